@@ -1,0 +1,15 @@
+//! The pure domain of minichat: identifiers, time, turn transitions, quota
+//! arithmetic, context assembly and the SSE grammar. No I/O and no async, so
+//! that every rule here can be tested by calling a function.
+
+pub mod context;
+pub mod error_code;
+pub mod ids;
+pub mod quota;
+pub mod stream;
+pub mod time;
+pub mod turn;
+
+pub use error_code::ErrorCode;
+pub use ids::{AttachmentId, ChatId, MessageId, RequestId, TenantId, TurnId, UserId};
+pub use time::{Clock, Date, SystemClock, Timestamp};

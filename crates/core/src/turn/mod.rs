@@ -1,0 +1,9 @@
+//! The life of a turn: one user message and the attempt to answer it.
+
+mod outcome;
+mod state;
+
+pub use outcome::{
+    BillingOutcome, IncompleteReason, Outcome, SettlementMethod, TurnErrorCode, Usage, billing,
+};
+pub use state::TurnState;
