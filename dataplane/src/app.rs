@@ -1,0 +1,22 @@
+//! What every request handler and job shares: one value, built once at start.
+
+use std::sync::Arc;
+
+use minichat_config::process::ProcessConfig;
+use minichat_core::Clock;
+use minichat_metrics::Metrics;
+use minichat_provider::ProviderClient;
+use minichat_store::Store;
+
+use crate::config_source::Tenants;
+
+/// The data plane's parts. Cloned per request as one [`Arc`].
+pub struct App {
+    pub config: ProcessConfig,
+    /// The tenants that are served now, swapped atomically on a change.
+    pub tenants: Arc<Tenants>,
+    pub store: Store,
+    pub provider: ProviderClient,
+    pub metrics: Arc<dyn Metrics>,
+    pub clock: Arc<dyn Clock>,
+}
