@@ -1,1 +1,25 @@
-//! minichat-provider
+//! Generation calls to LLM providers: one streamed request, its events
+//! translated to [`ProviderEvent`]s, and exactly one [`Terminal`] per stream.
+//!
+//! A call is *started* once its request was handed completely to an
+//! established connection (QUOTA-61); [`StartedFlag`] tells so even when the
+//! call is given up in the middle. Dropping a [`ProviderStream`], or the future
+//! that opens one, closes the connection at once (PLAT-105, TURN-48).
+
+mod adapter;
+mod client;
+mod event;
+mod failure;
+mod request;
+pub mod sse;
+mod stream;
+
+pub use adapter::Translator;
+pub use client::{ClientSettings, ProviderClient, ReadyConnection};
+pub use event::{Completion, DeltaKind, ProviderEvent, Terminal};
+pub use failure::{Failure, FailureKind, TimeoutStage};
+pub use request::{
+    InputMessage, ProviderCall, RequestMetadata, RequestType, Role, StartedFlag, TurnRequest,
+    user_hash,
+};
+pub use stream::ProviderStream;

@@ -1,0 +1,4 @@
+//! Protocols.
+/// Translates.
+#[derive(Debug)]
+pub struct Translator;

@@ -1,0 +1,57 @@
+//! What a provider's stream amounts to, whichever protocol it came in.
+
+use minichat_core::turn::{IncompleteReason, Usage};
+
+use crate::failure::Failure;
+
+/// One event of a stream. Text is borrowed from the stream's buffer until the
+/// next event is asked for.
+#[derive(Debug)]
+pub enum ProviderEvent<'a> {
+    /// A piece of the answer, never empty.
+    Delta {
+        /// Visible text or reasoning.
+        kind: DeltaKind,
+        /// The piece itself.
+        text: &'a str,
+    },
+    /// The provider said something that is no part of the answer; the turn is
+    /// alive (TURN-19).
+    Progress,
+    /// The end. Nothing follows.
+    Terminal(Terminal),
+}
+
+/// Whether a piece of text belongs to the answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeltaKind {
+    /// Part of the answer: shown and stored.
+    Text,
+    /// Thinking: shown, never stored (TURN-21).
+    Reasoning,
+}
+
+/// How a stream ended (PLAT-113, PLAT-114).
+#[derive(Debug, PartialEq, Eq)]
+pub enum Terminal {
+    /// The provider finished its answer.
+    Completed(Completion),
+    /// The provider stopped early; a success (TURN-30).
+    Incomplete {
+        /// Why it stopped.
+        reason: IncompleteReason,
+        /// What it reported.
+        completion: Completion,
+    },
+    /// The provider failed, or the connection to it did.
+    Failed(Failure),
+}
+
+/// What a provider reports when it ends its answer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Completion {
+    /// `None` when no usage was reported (D26).
+    pub usage: Option<Usage>,
+    /// The provider's id of the answer; never shown to clients (CONT-39).
+    pub response_id: Option<String>,
+}
