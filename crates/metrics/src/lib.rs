@@ -1,1 +1,23 @@
-//! minichat-metrics
+//! The metrics port (PLAT-50..58): the facts that minichat reports, their
+//! typed labels and the catalogue of all families. Adapters live elsewhere;
+//! this crate depends on nothing.
+
+pub mod catalogue;
+mod guard;
+mod label;
+mod markdown;
+mod noop;
+mod port;
+mod recorder;
+mod recording;
+
+pub use guard::{ActiveStreamGuard, PendingAttachmentGuard};
+pub use label::{
+    AbortTrigger, AuditResult, BacklogState, CleanupResource, CleanupRetryReason, Decision,
+    ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, Period, Stage, SummaryExecution,
+    SummaryTrigger, TierLabel, Trigger, UploadKind, UploadResult,
+};
+pub use noop::NoopMetrics;
+pub use port::Metrics;
+pub use recorder::{Label, Recorder};
+pub use recording::RecordingMetrics;

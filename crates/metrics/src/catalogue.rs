@@ -1,0 +1,293 @@
+//! The catalogue of all metric families (PLAT-58): the one place that knows
+//! their names, kinds, labels, buckets and help texts.
+
+use crate::label::{
+    AbortTrigger, AuditResult, BacklogState, CleanupResource, CleanupRetryReason, Decision,
+    ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, Period, Stage, SummaryExecution,
+    SummaryTrigger, TierLabel, Trigger, UploadKind, UploadResult,
+};
+
+pub use crate::markdown::markdown;
+
+/// The prefix of all series when the configuration names none (PLAT-51).
+pub const DEFAULT_PREFIX: &str = "mini_chat";
+
+/// The value that stands for everything outside a label's set (PLAT-54).
+pub const OTHER: &str = "other";
+
+/// What a family is for Prometheus.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Kind {
+    Counter,
+    /// A gauge that moves by steps of one, through guards only.
+    UpDown,
+    /// A gauge that is set to absolute values.
+    Gauge,
+    Histogram(Buckets),
+}
+
+/// The bucket bounds of a histogram, under the name the documentation uses.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Buckets {
+    pub name: &'static str,
+    pub unit: &'static str,
+    /// Upper bounds, ascending, without `+Inf`.
+    pub bounds: &'static [f64],
+}
+
+/// A label key with its closed set; `None` for the ids that come from
+/// configuration and are capped by the adapter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LabelKey {
+    pub name: &'static str,
+    pub values: Option<&'static [&'static str]>,
+}
+
+/// One family: a row of the catalogue.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Row {
+    pub family: Family,
+    /// Without prefix and without the `_total` that the exporter appends
+    /// (PLAT-52).
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [LabelKey],
+    help: &'static str,
+}
+
+impl Row {
+    /// The text of the `# HELP` line.
+    pub fn help(&self) -> &'static str {
+        self.help.trim()
+    }
+
+    /// The family's name as Prometheus sees it.
+    pub fn series(&self, prefix: &str) -> String {
+        let suffix = match self.kind {
+            Kind::Counter => "_total",
+            Kind::UpDown | Kind::Gauge | Kind::Histogram(_) => "",
+        };
+        format!("{prefix}_{}{suffix}", self.name)
+    }
+
+    /// Every combination of label values, in the order of the labels; `None`
+    /// if a label is open.
+    pub fn label_sets(&self) -> Option<Vec<Vec<&'static str>>> {
+        let mut sets = vec![Vec::new()];
+        for label in self.labels {
+            let values = label.values?;
+            sets = sets
+                .iter()
+                .flat_map(|set| {
+                    values.iter().map(move |value| {
+                        let mut longer = set.clone();
+                        longer.push(*value);
+                        longer
+                    })
+                })
+                .collect();
+        }
+        Some(sets)
+    }
+}
+
+impl Family {
+    pub fn row(self) -> &'static Row {
+        &CATALOGUE[self as usize]
+    }
+}
+
+/// Declares [`Family`] and [`CATALOGUE`] from one list, so that no family can
+/// lack a row. The doc comment of a family is its help text.
+macro_rules! catalogue {
+    ($($(#[doc = $help:literal])+ $family:ident: $name:literal $kind:expr, [$($label:expr),*];)+) => {
+        /// The identity of a metric family.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum Family { $($(#[doc = $help])+ $family),+ }
+
+        /// All families, in the order of [`Family`].
+        pub static CATALOGUE: [Row; 40] = [$(Row {
+            family: Family::$family,
+            name: $name,
+            kind: $kind,
+            labels: &[$($label),*],
+            help: concat!($($help),+),
+        }),+];
+    };
+}
+
+const FAST: Kind = Kind::Histogram(Buckets {
+    name: "FAST",
+    unit: "milliseconds",
+    bounds: &[
+        1., 2., 5., 10., 20., 35., 50., 75., 100., 150., 200., 300., 500., 1000., 2500., 5000.,
+    ],
+});
+const STREAM: Kind = Kind::Histogram(Buckets {
+    name: "STREAM",
+    unit: "milliseconds",
+    bounds: &[
+        50., 100., 200., 300., 500., 750., 1000., 1500., 2500., 5000., 10_000., 20_000., 30_000.,
+        60_000., 120_000., 300_000., 600_000.,
+    ],
+});
+const TOKENS: Kind = Kind::Histogram(Buckets {
+    name: "TOKENS",
+    unit: "tokens",
+    bounds: &[
+        64., 128., 256., 512., 1024., 2048., 4096., 8192., 16_384., 32_768., 65_536., 131_072.,
+        262_144., 524_288., 1_048_576.,
+    ],
+});
+const BYTES: Kind = Kind::Histogram(Buckets {
+    name: "BYTES",
+    unit: "bytes",
+    bounds: &[
+        1024.,
+        8192.,
+        65_536.,
+        262_144.,
+        1_048_576.,
+        5_242_880.,
+        10_485_760.,
+        16_777_216.,
+        26_214_400.,
+        52_428_800.,
+    ],
+});
+const COUNT: Kind = Kind::Histogram(Buckets {
+    name: "COUNT",
+    unit: "images",
+    bounds: &[1., 2., 3., 4., 8., 16.],
+});
+const SECS: Kind = Kind::Histogram(Buckets {
+    name: "SECS",
+    unit: "seconds",
+    bounds: &[
+        0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1., 2.5, 5., 10., 30., 60.,
+    ],
+});
+
+const fn open(name: &'static str) -> LabelKey {
+    LabelKey { name, values: None }
+}
+
+const fn closed(name: &'static str, values: &'static [&'static str]) -> LabelKey {
+    LabelKey {
+        name,
+        values: Some(values),
+    }
+}
+
+const PROVIDER: LabelKey = open("provider");
+const MODEL: LabelKey = open("model");
+const ERROR_CODE: LabelKey = closed("error_code", ErrorLabel::VALUES);
+const STAGE: LabelKey = closed("stage", Stage::VALUES);
+const OP: LabelKey = closed("op", MutationOp::VALUES);
+const MUTATION_RESULT: LabelKey = closed("result", MutationResult::VALUES);
+const AUDIT_RESULT: LabelKey = closed("result", AuditResult::VALUES);
+const DECISION: LabelKey = closed("decision", Decision::VALUES);
+const TIER: LabelKey = closed("tier", TierLabel::VALUES);
+const PERIOD: LabelKey = closed("period", Period::VALUES);
+const INCOMPLETE_REASON: LabelKey = closed("reason", IncompleteReasonLabel::VALUES);
+const TRIGGER: LabelKey = closed("trigger", Trigger::VALUES);
+const ABORT_TRIGGER: LabelKey = closed("trigger", AbortTrigger::VALUES);
+const UPLOAD_KIND: LabelKey = closed("kind", UploadKind::VALUES);
+const UPLOAD_RESULT: LabelKey = closed("result", UploadResult::VALUES);
+const RESOURCE: LabelKey = closed("resource_type", CleanupResource::VALUES);
+const FILE_RESOURCE: LabelKey = closed("resource_type", &[CleanupResource::File.as_str()]);
+const RETRY_REASON: LabelKey = closed("reason", CleanupRetryReason::VALUES);
+const STATE: LabelKey = closed("state", BacklogState::VALUES);
+const ORPHAN_REASON: LabelKey = closed("reason", &[STALE_PROGRESS]);
+const SUMMARY_TRIGGER: LabelKey = closed("result", SummaryTrigger::VALUES);
+const SUMMARY_EXECUTION: LabelKey = closed("result", SummaryExecution::VALUES);
+
+/// The only reason for which a turn is an orphan.
+pub(crate) const STALE_PROGRESS: &str = "stale_progress";
+
+catalogue! {
+    /// Streams whose provider task started, after all preflight; no replays.
+    StreamStarted: "stream_started" Kind::Counter, [PROVIDER, MODEL];
+    /// Started streams finalized as completed, those the provider ended early included.
+    StreamCompleted: "stream_completed" Kind::Counter, [PROVIDER, MODEL];
+    /// Started streams finalized in any other way, cancelled ones included.
+    StreamFailed: "stream_failed" Kind::Counter, [PROVIDER, MODEL, ERROR_CODE];
+    /// Live streams whose client connection was lost, by how far they were.
+    StreamDisconnected: "stream_disconnected" Kind::Counter, [STAGE];
+    /// Streams running in this process.
+    ActiveStreams: "active_streams" Kind::UpDown, [];
+    /// Milliseconds from the provider request to its first delta.
+    TtftProviderMs: "ttft_provider_ms" STREAM, [PROVIDER, MODEL];
+    /// Milliseconds from the provider's first delta to its hand-over to the client's response body.
+    TtftOverheadMs: "ttft_overhead_ms" FAST, [PROVIDER, MODEL];
+    /// Milliseconds from the start of a stream to its end, finalization included.
+    StreamTotalLatencyMs: "stream_total_latency_ms" STREAM, [PROVIDER, MODEL];
+    /// Authorized retries, edits and deletes of turns.
+    TurnMutation: "turn_mutation" Kind::Counter, [OP, MUTATION_RESULT];
+    /// Milliseconds that a turn mutation took, without the stream that follows.
+    TurnMutationLatencyMs: "turn_mutation_latency_ms" FAST, [OP];
+    /// Delivery attempts of audit events to a configured sink.
+    AuditEmit: "audit_emit" Kind::Counter, [AUDIT_RESULT];
+    /// Milliseconds from the start of a finalization to its commit.
+    FinalizationLatencyMs: "finalization_latency_ms" FAST, [];
+    /// Decisions of the quota preflight; the model is the effective one, on reject the selected one.
+    QuotaPreflight: "quota_preflight" Kind::Counter, [DECISION, MODEL, TIER];
+    /// Committed quota reserves, once for each period.
+    QuotaReserve: "quota_reserve" Kind::Counter, [PERIOD];
+    /// Committed settlements from actual usage, once for each period.
+    QuotaCommit: "quota_commit" Kind::Counter, [PERIOD];
+    /// Settlements from actual usage that exceeded their reserve in tokens.
+    QuotaOvershoot: "quota_overshoot" Kind::Counter, [PERIOD];
+    /// Tokens that allowed preflights reserve.
+    QuotaEstimatedTokens: "quota_estimated_tokens" TOKENS, [];
+    /// Input and output tokens of settlements from actual usage.
+    QuotaActualTokens: "quota_actual_tokens" TOKENS, [];
+    /// Completed streams that the provider ended early; part of stream_completed.
+    StreamIncomplete: "stream_incomplete" Kind::Counter, [PROVIDER, MODEL, INCOMPLETE_REASON];
+    /// Cancellation signals raised.
+    CancelRequested: "cancel_requested" Kind::Counter, [TRIGGER];
+    /// Cancellations whose provider connection is closed.
+    CancelEffective: "cancel_effective" Kind::Counter, [TRIGGER];
+    /// Milliseconds from a cancellation signal to the closed provider connection.
+    TimeToAbortMs: "time_to_abort_ms" FAST, [TRIGGER];
+    /// Finalized turns whose billing outcome is aborted.
+    StreamsAborted: "streams_aborted" Kind::Counter, [ABORT_TRIGGER];
+    /// Uploads to existing chats, once each.
+    AttachmentUpload: "attachment_upload" Kind::Counter, [UPLOAD_KIND, UPLOAD_RESULT];
+    /// Bytes of successful uploads.
+    AttachmentUploadBytes: "attachment_upload_bytes" BYTES, [UPLOAD_KIND];
+    /// Uploads being processed in this process.
+    AttachmentsPending: "attachments_pending" Kind::UpDown, [];
+    /// Images per turn, of turns that have any.
+    ImageInputsPerTurn: "image_inputs_per_turn" COUNT, [];
+    /// Provider objects deleted, or found gone, by the cleanup.
+    CleanupCompleted: "cleanup_completed" Kind::Counter, [RESOURCE];
+    /// Files whose cleanup failed for good.
+    CleanupFailed: "cleanup_failed" Kind::Counter, [FILE_RESOURCE];
+    /// Cleanups left for another attempt.
+    CleanupRetry: "cleanup_retry" Kind::Counter, [RESOURCE, RETRY_REASON];
+    /// Attachment rows in a cleanup state, read from the table at most 60 seconds ago.
+    CleanupBacklog: "cleanup_backlog" Kind::Gauge, [STATE, FILE_RESOURCE];
+    /// Vector stores deleted although the cleanup of a file of their chat failed.
+    CleanupVsWithFailedAttachments: "cleanup_vector_store_with_failed_attachments" Kind::Counter, [];
+    /// Turns without progress found by the watchdog, per scan.
+    OrphanDetected: "orphan_detected" Kind::Counter, [ORPHAN_REASON];
+    /// Turns without progress finalized by the watchdog.
+    OrphanFinalized: "orphan_finalized" Kind::Counter, [ORPHAN_REASON];
+    /// Seconds that a scan of the watchdog took, failed ones included.
+    OrphanScanDurationSeconds: "orphan_scan_duration_seconds" SECS, [];
+    /// Completed turns checked for a thread summary.
+    ThreadSummaryTrigger: "thread_summary_trigger" Kind::Counter, [SUMMARY_TRIGGER];
+    /// Runs of the thread summary handler that reached generation or commit.
+    ThreadSummaryExecution: "thread_summary_execution" Kind::Counter, [SUMMARY_EXECUTION];
+    /// Thread summaries given up because the frontier moved.
+    ThreadSummaryCasConflict: "thread_summary_cas_conflicts" Kind::Counter, [];
+    /// Failed summary generations that left the previous summary in place.
+    SummaryFallback: "summary_fallback" Kind::Counter, [];
+    /// Finished code interpreter calls of settled turns.
+    CodeInterpreterCalls: "code_interpreter_calls" Kind::Counter, [MODEL];
+}
+
+#[cfg(test)]
+#[path = "catalogue_tests.rs"]
+mod tests;
