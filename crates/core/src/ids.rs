@@ -97,8 +97,12 @@ mod tests {
     fn dedupe_key_is_three_times_32_hex_digits() {
         let key = usage_dedupe_key(TenantId::random(), TurnId::random(), RequestId::random());
         assert_eq!(key.len(), 98);
-        assert!(key.split('/').all(|part| part.len() == 32
-            && part.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())));
+        assert!(key.split('/').all(|part| {
+            part.len() == 32
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
+        }));
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod context;
 pub mod error_code;
 pub mod ids;
 pub mod quota;
+pub mod scrub;
 pub mod stream;
 pub mod time;
 pub mod turn;

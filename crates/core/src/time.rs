@@ -39,11 +39,7 @@ impl Timestamp {
 
     /// The UTC calendar date of this instant.
     pub fn date(self) -> Date {
-        Date(
-            self.to_jiff()
-                .to_zoned(jiff::tz::TimeZone::UTC)
-                .date(),
-        )
+        Date(self.to_jiff().to_zoned(jiff::tz::TimeZone::UTC).date())
     }
 
     fn to_jiff(self) -> jiff::Timestamp {
@@ -126,7 +122,9 @@ impl std::str::FromStr for Date {
     type Err = ParseTimeError;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        s.parse().map(Self).map_err(|_| ParseTimeError(s.to_owned()))
+        s.parse()
+            .map(Self)
+            .map_err(|_| ParseTimeError(s.to_owned()))
     }
 }
 
