@@ -1,0 +1,260 @@
+//! The table of keys: name, type, bounds, default and meaning of each. The
+//! loader, the environment and `docs/configuration.md` read it.
+
+/// One key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key {
+    /// Name with dots, such as `server.bind_addr`.
+    pub name: &'static str,
+    /// Type and bounds.
+    pub kind: Kind,
+    /// Default as it would be written; empty = none.
+    pub default: &'static str,
+    /// Meaning, one sentence of Markdown.
+    pub help: &'static str,
+}
+
+/// Type and bounds of a key.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    /// Any text.
+    Text,
+    /// A text that is never printed; `${VAR}` is replaced by the variable.
+    Secret,
+    /// IP address and port.
+    Address,
+    /// Whole number within bounds, both included.
+    Integer(u64, u64),
+    /// Number within bounds, both included.
+    Number(f64, f64),
+    /// `true` or `false`.
+    Bool,
+    /// One of the words.
+    Choice(&'static [&'static str]),
+    /// A UUID.
+    Uuid,
+    /// A list of networks.
+    Networks,
+}
+
+impl Key {
+    /// The environment variable that sets the key.
+    pub(super) fn variable(&self) -> String {
+        let mut name = String::from("MINICHAT_");
+        name.extend(self.name.chars().map(|c| {
+            if c == '.' {
+                '_'
+            } else {
+                c.to_ascii_uppercase()
+            }
+        }));
+        name
+    }
+}
+
+/// The key called `name`.
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
+    Key {
+        name,
+        kind,
+        default,
+        help,
+    }
+}
+
+const DAY: u64 = 86_400;
+const MILLION: u64 = 1_000_000;
+
+/// Every key, in the order of the reference.
+pub(super) const KEYS: &[Key] = &[
+    key(
+        "url_prefix",
+        Kind::Text,
+        "/mini-chat",
+        "Path of the API below `server.root_prefix`; `/v1` follows it.",
+    ),
+    key(
+        "server.bind_addr",
+        Kind::Address,
+        "0.0.0.0:8087",
+        "Where the API listens.",
+    ),
+    key(
+        "server.root_prefix",
+        Kind::Text,
+        "",
+        "Path before `url_prefix`, such as `/cf`.",
+    ),
+    key(
+        "server.body_limit_bytes",
+        Kind::Integer(1024, 1 << 30),
+        "16777216",
+        "Largest request body in bytes.",
+    ),
+    key(
+        "server.request_deadline_secs",
+        Kind::Integer(1, 3600),
+        "30",
+        "Seconds from request head to response head; a stream that has begun is not cut.",
+    ),
+    key(
+        "server.rate_limit.per_second",
+        Kind::Integer(0, MILLION),
+        "50",
+        "Requests per second and (tenant, user, method, route); 0 = no limit.",
+    ),
+    key(
+        "server.rate_limit.burst",
+        Kind::Integer(0, MILLION),
+        "100",
+        "Requests at once per (tenant, user, method, route); 0 = no limit.",
+    ),
+    key(
+        "server.rate_limit.in_flight",
+        Kind::Integer(0, MILLION),
+        "4096",
+        "Requests of the process that wait for their response head; 0 = no limit.",
+    ),
+    key(
+        "metrics.bind_addr",
+        Kind::Address,
+        "0.0.0.0:9090",
+        "Where health, `/metrics` and `/configz` listen; differs from `server.bind_addr`.",
+    ),
+    key(
+        "metrics.prefix",
+        Kind::Text,
+        "mini_chat",
+        "First part of every metric name; empty = `mini_chat`.",
+    ),
+    key(
+        "metrics.max_label_values",
+        Kind::Integer(1, MILLION),
+        "200",
+        "Distinct values of one label before further ones become `other`.",
+    ),
+    key(
+        "database.url",
+        Kind::Secret,
+        "sqlite://minichat.db",
+        "`sqlite://PATH` (a third slash makes the path absolute) or `postgres://USER:PASSWORD@HOST/DATABASE`.",
+    ),
+    key(
+        "database.max_conns",
+        Kind::Integer(1, 1000),
+        "10",
+        "Connections at most; on SQLite readers, besides one writer.",
+    ),
+    key(
+        "database.acquire_timeout_secs",
+        Kind::Integer(1, 3600),
+        "30",
+        "Seconds a request waits for a connection.",
+    ),
+    key(
+        "streaming.sse_channel_capacity",
+        Kind::Integer(16, 64),
+        "32",
+        "Events held between provider and client; a slow client slows the provider.",
+    ),
+    key(
+        "streaming.sse_ping_interval_seconds",
+        Kind::Integer(5, 60),
+        "15",
+        "Seconds of silence before a ping.",
+    ),
+    key(
+        "auth.mode",
+        Kind::Choice(&["dev", "trusted_headers"]),
+        "",
+        "Who the caller is: one fixed user, or what a trusted proxy says in `X-Tenant-Id`, `X-User-Id` and `X-Scopes`. Required.",
+    ),
+    key(
+        "auth.allow_dev",
+        Kind::Bool,
+        "false",
+        "Mode `dev` is refused without it.",
+    ),
+    key(
+        "auth.dev_tenant_id",
+        Kind::Uuid,
+        "",
+        "Tenant of every caller in mode `dev`; without it the first tenant, by id.",
+    ),
+    key(
+        "auth.dev_user_id",
+        Kind::Uuid,
+        "00000000-0000-4000-8000-000000000001",
+        "User of every caller in mode `dev`.",
+    ),
+    key(
+        "auth.trusted_peers",
+        Kind::Networks,
+        "",
+        "Networks whose peers are believed in mode `trusted_headers`, such as `10.0.0.0/8`.",
+    ),
+    key(
+        "auth.shared_secret_header",
+        Kind::Text,
+        "",
+        "Header that proves a trusted sender, instead of or besides `auth.trusted_peers`.",
+    ),
+    key(
+        "auth.shared_secret",
+        Kind::Secret,
+        "",
+        "Value of that header.",
+    ),
+    key(
+        "provider_http.allow_http",
+        Kind::Bool,
+        "false",
+        "Whether providers may be called without TLS.",
+    ),
+    key(
+        "logging.level",
+        Kind::Text,
+        "info",
+        "Least severity, such as `info` or `info,minichat_dataplane=debug`.",
+    ),
+    key(
+        "logging.format",
+        Kind::Choice(&["json", "text"]),
+        "json",
+        "One JSON object per line, or text for people.",
+    ),
+    key(
+        "tracing.enabled",
+        Kind::Bool,
+        "false",
+        "Whether spans are exported.",
+    ),
+    key(
+        "tracing.otlp_endpoint",
+        Kind::Text,
+        "",
+        "OTLP over HTTP, such as `http://127.0.0.1:4318`; required when enabled.",
+    ),
+    key(
+        "tracing.sample_ratio",
+        Kind::Number(0.0, 1.0),
+        "1",
+        "Share of traces begun here that are kept.",
+    ),
+    key(
+        "drain.min_secs",
+        Kind::Integer(0, 3600),
+        "0",
+        "Seconds after SIGTERM during which new requests are served.",
+    ),
+    key(
+        "drain.max_secs",
+        Kind::Integer(0, DAY),
+        "20",
+        "Seconds that open streams may then go on.",
+    ),
+];

@@ -1,0 +1,447 @@
+//! File and environment to validated settings.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::key::{self, KEYS, Key, Kind};
+use super::prefix;
+use super::types::{
+    Auth, Database, DatabaseUrl, Dev, Drain, IpNetwork, LogFormat, Logging, Metrics, ProcessConfig,
+    ProviderHttp, RateLimit, Server, SharedSecret, Streaming, Tracing, TrustedHeaders,
+};
+use crate::fault::Faults;
+use crate::secret::Secret;
+use crate::yaml;
+
+pub(super) fn load(
+    yaml: &str,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<ProcessConfig, Faults> {
+    let mut settings = Settings {
+        given: BTreeMap::new(),
+        env: env.into_iter().collect(),
+        faults: Faults::default(),
+    };
+    settings.read_file(yaml)?;
+    settings.read_environment();
+    let config = ProcessConfig {
+        url_prefix: settings.prefix("url_prefix"),
+        server: server(&mut settings),
+        metrics: metrics(&mut settings),
+        database: database(&mut settings),
+        streaming: Streaming {
+            sse_channel_capacity: settings.size("streaming.sse_channel_capacity"),
+            sse_ping_interval: settings.seconds("streaming.sse_ping_interval_seconds"),
+        },
+        auth: auth(&mut settings),
+        provider_http: ProviderHttp {
+            allow_http: settings.boolean("provider_http.allow_http"),
+        },
+        logging: Logging {
+            level: settings.text("logging.level"),
+            format: if settings.text("logging.format") == "text" {
+                LogFormat::Text
+            } else {
+                LogFormat::Json
+            },
+        },
+        tracing: tracing(&mut settings),
+        drain: Drain {
+            min: settings.seconds("drain.min_secs"),
+            max: settings.seconds("drain.max_secs"),
+        },
+    };
+    settings.faults.into_result(config)
+}
+
+fn server(settings: &mut Settings) -> Server {
+    Server {
+        bind_addr: settings.address("server.bind_addr"),
+        root_prefix: settings.prefix("server.root_prefix"),
+        body_limit_bytes: settings.size("server.body_limit_bytes"),
+        request_deadline: settings.seconds("server.request_deadline_secs"),
+        rate_limit: RateLimit {
+            per_second: settings.small("server.rate_limit.per_second"),
+            burst: settings.small("server.rate_limit.burst"),
+            in_flight: settings.small("server.rate_limit.in_flight"),
+        },
+    }
+}
+
+fn metrics(settings: &mut Settings) -> Metrics {
+    let bind_addr = settings.address("metrics.bind_addr");
+    // Port 0 lets the system choose, so two of them never meet.
+    let meets = bind_addr.port() != 0 && bind_addr == settings.address("server.bind_addr");
+    settings.require(
+        !meets,
+        "metrics.bind_addr",
+        "must differ from server.bind_addr",
+    );
+    let mut prefix = settings.text("metrics.prefix");
+    if prefix.is_empty() {
+        prefix.push_str("mini_chat");
+    }
+    let named = prefix.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && prefix
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    settings.require(
+        named,
+        "metrics.prefix",
+        "must be letters, digits and `_`, not beginning with a digit",
+    );
+    Metrics {
+        bind_addr,
+        prefix,
+        max_label_values: settings.size("metrics.max_label_values"),
+    }
+}
+
+fn database(settings: &mut Settings) -> Database {
+    let url = settings.secret("database.url");
+    let parsed = if let Some(path) = url
+        .strip_prefix("sqlite://")
+        .filter(|path| !path.is_empty())
+    {
+        DatabaseUrl::Sqlite(PathBuf::from(path))
+    } else {
+        let known = url.starts_with("postgres://") || url.starts_with("postgresql://");
+        settings.require(
+            known,
+            "database.url",
+            "must be `sqlite://PATH` or `postgres://…`",
+        );
+        DatabaseUrl::Postgres(Secret::new(url))
+    };
+    Database {
+        url: parsed,
+        max_conns: settings.size("database.max_conns"),
+        acquire_timeout: settings.seconds("database.acquire_timeout_secs"),
+    }
+}
+
+fn auth(settings: &mut Settings) -> Auth {
+    let dev = Dev {
+        tenant_id: settings.uuid("auth.dev_tenant_id").map(Into::into),
+        user_id: settings.uuid("auth.dev_user_id").unwrap_or_default().into(),
+    };
+    let allow_dev = settings.boolean("auth.allow_dev");
+    let trusted = trusted_headers(settings);
+    match settings.text("auth.mode").as_str() {
+        "dev" => {
+            settings.require(
+                allow_dev,
+                "auth.allow_dev",
+                "must be true for auth.mode `dev`, in which every caller is the same user",
+            );
+            Auth::Dev(dev)
+        }
+        "" => {
+            settings.require(
+                settings.given.contains_key("auth.mode"),
+                "auth.mode",
+                "is required: write `dev` with auth.allow_dev, or `trusted_headers`",
+            );
+            Auth::Dev(dev)
+        }
+        _ => {
+            let provable = !trusted.trusted_peers.is_empty() || trusted.shared_secret.is_some();
+            settings.require(
+                provable,
+                "auth.trusted_peers",
+                "auth.mode `trusted_headers` needs trusted peers or a shared secret header",
+            );
+            Auth::TrustedHeaders(trusted)
+        }
+    }
+}
+
+fn trusted_headers(settings: &mut Settings) -> TrustedHeaders {
+    let header = settings
+        .text("auth.shared_secret_header")
+        .to_ascii_lowercase();
+    let value = settings.secret("auth.shared_secret");
+    let header_is_token = header
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    settings.require(
+        header_is_token,
+        "auth.shared_secret_header",
+        "must be a header name",
+    );
+    settings.require(
+        header.is_empty() == value.is_empty(),
+        "auth.shared_secret",
+        "auth.shared_secret_header and auth.shared_secret belong together",
+    );
+    TrustedHeaders {
+        trusted_peers: settings.networks("auth.trusted_peers"),
+        shared_secret: (!header.is_empty() && !value.is_empty()).then(|| SharedSecret {
+            header,
+            value: Secret::new(value),
+        }),
+    }
+}
+
+fn tracing(settings: &mut Settings) -> Tracing {
+    let enabled = settings.boolean("tracing.enabled");
+    let endpoint = Some(settings.text("tracing.otlp_endpoint")).filter(|text| !text.is_empty());
+    let is_url = endpoint
+        .as_deref()
+        .is_none_or(|url| url.starts_with("http://") || url.starts_with("https://"));
+    settings.require(
+        is_url,
+        "tracing.otlp_endpoint",
+        "must begin with `http://` or `https://`",
+    );
+    settings.require(
+        !enabled || endpoint.is_some(),
+        "tracing.otlp_endpoint",
+        "is required when tracing.enabled is true",
+    );
+    Tracing {
+        enabled,
+        otlp_endpoint: endpoint,
+        sample_ratio: settings.number("tracing.sample_ratio"),
+    }
+}
+
+/// Settings by key as text, and what was wrong with them. A reader of a faulty
+/// value returns the default, so that the other faults are found too.
+struct Settings {
+    given: BTreeMap<String, String>,
+    env: HashMap<String, String>,
+    faults: Faults,
+}
+
+impl Settings {
+    fn read_file(&mut self, text: &str) -> Result<(), Faults> {
+        match yaml::document(text)? {
+            Value::Null => {}
+            Value::Object(map) => {
+                for (name, value) in map {
+                    self.read_value(&name, value);
+                }
+            }
+            _ => self.faults.add("", "the file must be a mapping of keys"),
+        }
+        Ok(())
+    }
+
+    fn read_value(&mut self, name: &str, value: Value) {
+        let list = matches!(
+            key::find(name),
+            Some(Key {
+                kind: Kind::Networks,
+                ..
+            })
+        );
+        match value {
+            Value::Object(map) if key::find(name).is_none() => {
+                let section = format!("{name}.");
+                if !KEYS.iter().any(|key| key.name.starts_with(&section)) {
+                    self.faults.add(name, "there is no such section");
+                    return;
+                }
+                for (child, value) in map {
+                    self.read_value(&format!("{section}{child}"), value);
+                }
+            }
+            _ if key::find(name).is_none() => self.faults.add(name, "there is no such key"),
+            Value::Array(items) if list => {
+                let items: Vec<_> = items.iter().filter_map(Value::as_str).collect();
+                self.given.insert(name.to_owned(), items.join(","));
+            }
+            Value::Object(_) | Value::Array(_) => self.faults.add(name, "must be a single value"),
+            Value::Null => {}
+            Value::String(text) => {
+                self.given.insert(name.to_owned(), text);
+            }
+            scalar => {
+                self.given.insert(name.to_owned(), scalar.to_string());
+            }
+        }
+    }
+
+    /// Variables win over the file. Foreign ones with the same prefix are
+    /// ignored: Kubernetes makes some for every Service.
+    fn read_environment(&mut self) {
+        for key in KEYS {
+            if let Some(value) = self.env.get(&key.variable()) {
+                self.given.insert(key.name.to_owned(), value.clone());
+            }
+        }
+    }
+
+    fn require(&mut self, holds: bool, key: &str, message: &str) {
+        self.faults.require(holds, key, message);
+    }
+
+    fn default(name: &str) -> &'static str {
+        key::find(name).map_or("", |key| key.default)
+    }
+
+    fn text(&mut self, name: &str) -> String {
+        let value = self
+            .given
+            .get(name)
+            .map_or(Self::default(name), String::as_str)
+            .to_owned();
+        if let Some(Key {
+            kind: Kind::Choice(words),
+            ..
+        }) = key::find(name)
+            && !value.is_empty()
+            && !words.contains(&value.as_str())
+        {
+            self.faults
+                .add(name, format!("must be one of `{}`", words.join("`, `")));
+            // Checks of the cross rules would only repeat the fault.
+            return String::new();
+        }
+        value
+    }
+
+    /// `parse` of the value; of the default, with a fault, when it fails.
+    fn parsed<T>(
+        &mut self,
+        name: &str,
+        message: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        if let Some(text) = self.given.get(name) {
+            match parse(text.trim()) {
+                Some(value) => return Some(value),
+                None => self.faults.add(name, message),
+            }
+        }
+        parse(Self::default(name))
+    }
+
+    fn from_str<T: FromStr + Default>(&mut self, name: &str, message: &str) -> T {
+        self.parsed(name, message, |text| text.parse().ok())
+            .unwrap_or_default()
+    }
+
+    fn boolean(&mut self, name: &str) -> bool {
+        self.from_str(name, "must be `true` or `false`")
+    }
+
+    fn address(&mut self, name: &str) -> SocketAddr {
+        self.parsed(
+            name,
+            "must be an IP address and a port such as `127.0.0.1:8087`",
+            |text| text.parse().ok(),
+        )
+        .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
+    }
+
+    fn integer(&mut self, name: &str) -> u64 {
+        let (low, high) = match key::find(name) {
+            Some(Key {
+                kind: Kind::Integer(low, high),
+                ..
+            }) => (*low, *high),
+            _ => (0, u64::MAX),
+        };
+        self.parsed(
+            name,
+            &format!("must be a whole number from {low} to {high}"),
+            |text| text.parse().ok().filter(|n| (low..=high).contains(n)),
+        )
+        .unwrap_or_default()
+    }
+
+    fn small(&mut self, name: &str) -> u32 {
+        u32::try_from(self.integer(name)).unwrap_or(u32::MAX)
+    }
+
+    fn size(&mut self, name: &str) -> usize {
+        usize::try_from(self.integer(name)).unwrap_or(usize::MAX)
+    }
+
+    fn seconds(&mut self, name: &str) -> Duration {
+        Duration::from_secs(self.integer(name))
+    }
+
+    fn number(&mut self, name: &str) -> f64 {
+        let (low, high) = match key::find(name) {
+            Some(Key {
+                kind: Kind::Number(low, high),
+                ..
+            }) => (*low, *high),
+            _ => (f64::MIN, f64::MAX),
+        };
+        self.parsed(
+            name,
+            &format!("must be a number from {low} to {high}"),
+            |text| text.parse().ok().filter(|n| (low..=high).contains(n)),
+        )
+        .unwrap_or_default()
+    }
+
+    fn uuid(&mut self, name: &str) -> Option<Uuid> {
+        if self
+            .given
+            .get(name)
+            .is_some_and(|text| text.trim().is_empty())
+        {
+            return None;
+        }
+        self.parsed(name, "must be a UUID", |text| text.parse().ok())
+    }
+
+    fn networks(&mut self, name: &str) -> Vec<IpNetwork> {
+        self.parsed(
+            name,
+            "must be networks such as `10.0.0.0/8`, separated by commas",
+            |text| {
+                text.split(',')
+                    .map(str::trim)
+                    .filter(|part| !part.is_empty())
+                    .map(|part| part.parse().ok())
+                    .collect()
+            },
+        )
+        .unwrap_or_default()
+    }
+
+    fn prefix(&mut self, name: &str) -> String {
+        match prefix::normalise(&self.text(name)) {
+            Ok(path) => path,
+            Err(message) => {
+                self.faults.add(name, message);
+                String::new()
+            }
+        }
+    }
+
+    /// The text with `${VAR}` replaced (PLAT-150).
+    fn secret(&mut self, name: &str) -> String {
+        let text = self.text(name);
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text.as_str();
+        while let Some((before, after)) = rest.split_once("${") {
+            out.push_str(before);
+            let Some((variable, after)) = after.split_once('}') else {
+                self.faults.add(name, "has `${` without `}`");
+                return out;
+            };
+            match self.env.get(variable) {
+                Some(value) => out.push_str(value),
+                None => self
+                    .faults
+                    .add(name, format!("the variable `{variable}` is not set")),
+            }
+            rest = after;
+        }
+        out.push_str(rest);
+        out
+    }
+}

@@ -1,0 +1,254 @@
+//! The validated settings.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use minichat_core::{TenantId, UserId};
+
+use crate::secret::Secret;
+
+/// Everything one process is configured with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProcessConfig {
+    /// `url_prefix`: first part of every path after the root prefix; normalised:
+    /// empty, or begins with `/` and does not end with one (API-1).
+    pub url_prefix: String,
+    /// `server.*`
+    pub server: Server,
+    /// `metrics.*`
+    pub metrics: Metrics,
+    /// `database.*`
+    pub database: Database,
+    /// `streaming.*`
+    pub streaming: Streaming,
+    /// `auth.*`
+    pub auth: Auth,
+    /// `provider_http.*`
+    pub provider_http: ProviderHttp,
+    /// `logging.*`
+    pub logging: Logging,
+    /// `tracing.*`
+    pub tracing: Tracing,
+    /// `drain.*`
+    pub drain: Drain,
+}
+
+impl ProcessConfig {
+    /// `{root_prefix}{url_prefix}`: the base path of the API without `/v1`.
+    pub fn base_path(&self) -> String {
+        format!("{}{}", self.server.root_prefix, self.url_prefix)
+    }
+}
+
+/// The application listener.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    /// Where the application listens.
+    pub bind_addr: SocketAddr,
+    /// Path before `url_prefix`, normalised alike (API-1).
+    pub root_prefix: String,
+    /// Largest request body in bytes.
+    pub body_limit_bytes: usize,
+    /// From request head to response head (API-26).
+    pub request_deadline: Duration,
+    /// Admission limits (D20).
+    pub rate_limit: RateLimit,
+}
+
+/// Admission limits (API-25, D20); 0 = off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Requests per second that a bucket of one caller and route refills.
+    pub per_second: u32,
+    /// Requests such a bucket holds.
+    pub burst: u32,
+    /// Requests of the whole process whose response head is not yet sent.
+    pub in_flight: u32,
+}
+
+/// The admin listener and its metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where health, metrics and `/configz` are served.
+    pub bind_addr: SocketAddr,
+    /// Prefix of every metric name, never empty (PLAT-51).
+    pub prefix: String,
+    /// Distinct values of one open label before they become `other`.
+    pub max_label_values: usize,
+}
+
+/// The database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Database {
+    /// Which and where.
+    pub url: DatabaseUrl,
+    /// Connections at most (readers on `SQLite`, whose writer is one).
+    pub max_conns: usize,
+    /// How long a caller waits for a connection.
+    pub acquire_timeout: Duration,
+}
+
+/// `sqlite://PATH` or `postgres://…`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    /// The file, created when absent.
+    Sqlite(PathBuf),
+    /// The whole URL, which may hold a password.
+    Postgres(Secret),
+}
+
+/// Streams to clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Streaming {
+    /// Events between provider and client, 16 to 64 (PLAT-115).
+    pub sse_channel_capacity: usize,
+    /// Silence after which a ping is sent.
+    pub sse_ping_interval: Duration,
+}
+
+/// Who the caller is (PLAT-130).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Auth {
+    /// Every caller is one fixed user; `auth.allow_dev` was given (PLAT-134).
+    Dev(Dev),
+    /// Headers of a proxy that the process trusts (PLAT-133).
+    TrustedHeaders(TrustedHeaders),
+}
+
+/// The one caller of mode `dev`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dev {
+    /// `None`: the first tenant of the configuration source in the order of
+    /// the ids.
+    pub tenant_id: Option<TenantId>,
+    /// The user.
+    pub user_id: UserId,
+}
+
+/// Which peers may say who the caller is: one of the two suffices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustedHeaders {
+    /// Networks whose peers are believed.
+    pub trusted_peers: Vec<IpNetwork>,
+    /// The header and the value that a believed request carries.
+    pub shared_secret: Option<SharedSecret>,
+}
+
+/// A header that proves the sender.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedSecret {
+    /// Header name in lower case.
+    pub header: String,
+    /// Value to compare in constant time.
+    pub value: Secret,
+}
+
+/// Calls to providers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProviderHttp {
+    /// Whether providers without TLS are allowed.
+    pub allow_http: bool,
+}
+
+/// Logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logging {
+    /// A filter such as `info` or `info,minichat_dataplane=debug`.
+    pub level: String,
+    /// Shape of a line.
+    pub format: LogFormat,
+}
+
+/// Shape of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Traces.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tracing {
+    /// Whether spans are exported.
+    pub enabled: bool,
+    /// OTLP over HTTP, such as `http://127.0.0.1:4318`; present when enabled.
+    pub otlp_endpoint: Option<String>,
+    /// Share of traces begun here that are kept, 0 to 1.
+    pub sample_ratio: f64,
+}
+
+/// What happens after SIGTERM (D29).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    /// How long requests are still served.
+    pub min: Duration,
+    /// How long open streams may go on.
+    pub max: Duration,
+}
+
+/// A network such as `10.0.0.0/8` or `fd00::/8`; an address alone is a network
+/// of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpNetwork {
+    address: IpAddr,
+    prefix_bits: u8,
+}
+
+impl IpNetwork {
+    /// The network of the first `prefix_bits` bits of `address`; `None` when an
+    /// address has fewer.
+    pub fn new(address: IpAddr, prefix_bits: u8) -> Option<Self> {
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        (prefix_bits <= longest).then_some(Self {
+            address,
+            prefix_bits,
+        })
+    }
+
+    /// Whether `peer` lies in the network. An IPv4 address mapped into IPv6 is
+    /// taken for the IPv4 address.
+    pub fn contains(&self, peer: IpAddr) -> bool {
+        match (self.address, peer.to_canonical()) {
+            (IpAddr::V4(network), IpAddr::V4(peer)) => {
+                let shift = 32 - u32::from(self.prefix_bits);
+                let differing = network.to_bits() ^ peer.to_bits();
+                differing.checked_shr(shift).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(network), IpAddr::V6(peer)) => {
+                let shift = 128 - u32::from(self.prefix_bits);
+                let differing = network.to_bits() ^ peer.to_bits();
+                differing.checked_shr(shift).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+impl std::str::FromStr for IpNetwork {
+    type Err = IpNetworkError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let (address, bits) = s.split_once('/').map_or((s, None), |(a, b)| (a, Some(b)));
+        let address: IpAddr = address.parse().map_err(|_| IpNetworkError)?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits
+            .map_or(Ok(longest), str::parse)
+            .map_err(|_| IpNetworkError)?;
+        Self::new(address, bits).ok_or(IpNetworkError)
+    }
+}
+
+impl fmt::Display for IpNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_bits)
+    }
+}
+
+/// The text is no network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be a network such as `10.0.0.0/8` or an address")]
+pub struct IpNetworkError;

@@ -1,0 +1,291 @@
+//! The rendered document: the raw form of a tenant's configuration, as it is
+//! written, hashed and stored (QUOTA-26, K8S-20). Unknown fields are refused at
+//! every level. Values are unchecked: see [`super::TenantConfig::new`].
+
+use std::collections::BTreeMap;
+
+use minichat_core::quota::{EstimationBudgets, KillSwitches, Tier};
+use minichat_core::{TenantId, UserId};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::provider::ProviderKind;
+use super::quota::UserLimits;
+
+/// The only document schema there is.
+pub const SCHEMA: u32 = 1;
+
+/// One tenant's rendered document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantDocument {
+    /// Always [`SCHEMA`].
+    pub schema: u32,
+    /// Whom the document configures.
+    pub tenant_id: TenantId,
+    /// Number within the tenant; absent without the operator (QUOTA-28).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_version: Option<u64>,
+    /// When the operator rendered it, RFC 3339; informational.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generated_at: Option<String>,
+    /// Checked against the computed one when present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_hash: Option<String>,
+    /// Name for people.
+    #[serde(default)]
+    pub display_name: String,
+    /// Whether requests are refused.
+    #[serde(default)]
+    pub suspended: bool,
+    /// Licence gates.
+    #[serde(default)]
+    pub features: FeaturesDocument,
+    /// The tenant's output-token cap.
+    pub max_output_tokens: u32,
+    /// Providers by id.
+    pub providers: BTreeMap<String, ProviderDocument>,
+    /// Catalog entries in their order.
+    pub model_catalog: Vec<ModelDocument>,
+    /// Switches.
+    #[serde(default)]
+    pub kill_switches: KillSwitches,
+    /// Context assembly.
+    #[serde(default)]
+    pub context: ContextDocument,
+    /// Allowances.
+    pub user_limits: UserLimitsDocument,
+}
+
+/// `features`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FeaturesDocument {
+    /// Default true.
+    pub ai_chat: bool,
+}
+
+impl Default for FeaturesDocument {
+    fn default() -> Self {
+        Self { ai_chat: true }
+    }
+}
+
+/// `context`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContextDocument {
+    /// Default 10.
+    pub recent_messages_limit: u32,
+}
+
+impl Default for ContextDocument {
+    fn default() -> Self {
+        Self {
+            recent_messages_limit: 10,
+        }
+    }
+}
+
+/// `user_limits`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UserLimitsDocument {
+    /// Limits of every user not listed.
+    pub default: UserLimits,
+    /// Limits by user id.
+    #[serde(default)]
+    pub by_user: BTreeMap<UserId, UserLimits>,
+}
+
+/// One value of `providers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderDocument {
+    /// Protocol.
+    pub kind: ProviderKind,
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    #[serde(default = "https_port")]
+    pub port: u16,
+    /// Plain HTTP instead of TLS.
+    #[serde(default)]
+    pub use_http: bool,
+    /// Absent = the kind's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_path: Option<String>,
+    /// Absent = no header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<AuthDocument>,
+    /// Seconds; absent ones have their defaults.
+    #[serde(default)]
+    pub timeouts: TimeoutsDocument,
+    /// Absent = the kind's default (PLAT-108).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_penalties: Option<bool>,
+    /// Default true.
+    #[serde(default = "yes")]
+    pub send_metadata: bool,
+}
+
+/// `auth` of a provider: all or nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthDocument {
+    /// Header name.
+    pub header: String,
+    /// Text before the credential, may be empty.
+    pub prefix: String,
+    /// Name of the credential.
+    pub secret_ref: String,
+}
+
+/// `timeouts` of a provider, whole seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimeoutsDocument {
+    /// 1 to 60.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_seconds: Option<u32>,
+    /// 1 to `idle_seconds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_byte_seconds: Option<u32>,
+    /// 1 to 240.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_seconds: Option<u32>,
+    /// 1 to 86,400.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_seconds: Option<u32>,
+}
+
+/// One entry of `model_catalog`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelDocument {
+    /// Public id.
+    pub id: String,
+    /// Name at the provider.
+    pub provider_model_id: String,
+    /// Name for people.
+    pub display_name: String,
+    /// Text for people.
+    #[serde(default)]
+    pub description: String,
+    /// Key of `providers`.
+    pub provider_id: String,
+    /// `standard` or `premium`.
+    pub tier: Tier,
+    /// A document that lacks it disables the entry (QUOTA-16).
+    #[serde(default)]
+    pub enabled: bool,
+    /// Such as `VISION_INPUT`.
+    #[serde(default)]
+    pub multimodal_capabilities: Vec<String>,
+    /// Tokens.
+    pub context_window: u32,
+    /// Tokens.
+    pub max_output_tokens: u32,
+    /// Tokens.
+    pub max_input_tokens: u32,
+    /// Micro-credits per 1,000,000 tokens.
+    pub input_tokens_credit_multiplier_micro: u64,
+    /// Micro-credits per 1,000,000 tokens.
+    pub output_tokens_credit_multiplier_micro: u64,
+    /// Price hint.
+    #[serde(default)]
+    pub multiplier_display: String,
+    /// Parameters of the estimate.
+    #[serde(default)]
+    pub estimation_budgets: EstimationBudgets,
+    /// Tool-call cap, default 2.
+    #[serde(default = "two")]
+    pub max_tool_calls: u32,
+    /// Parameters for the provider.
+    #[serde(default)]
+    pub general_config: GeneralConfigDocument,
+    /// UI hints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preference: Option<PreferenceDocument>,
+    /// Instructions.
+    #[serde(default)]
+    pub system_prompt: String,
+}
+
+/// `general_config` of a catalog entry.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GeneralConfigDocument {
+    /// Sampling parameters.
+    pub api_params: ApiParamsDocument,
+}
+
+/// `api_params` of a catalog entry; absent ones are not sent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApiParamsDocument {
+    /// 0 to 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
+    /// -2 to 2.
+    pub frequency_penalty: f64,
+    /// -2 to 2.
+    pub presence_penalty: f64,
+    /// At most 4.
+    pub stop: Vec<String>,
+    /// Opaque object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extra_body: Option<Value>,
+    /// Such as `low`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_effort: Option<String>,
+}
+
+/// `preference` of a catalog entry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PreferenceDocument {
+    /// At most one per tier.
+    pub is_default: bool,
+    /// UI hint.
+    pub sort_order: i32,
+}
+
+const fn https_port() -> u16 {
+    443
+}
+
+const fn yes() -> bool {
+    true
+}
+
+const fn two() -> u32 {
+    2
+}
+
+impl TenantDocument {
+    /// The bytes the content hash covers: everything but `policy_version`,
+    /// `generated_at` and `content_hash` (QUOTA-26).
+    fn hashed_content(&self) -> Result<Value, serde_json::Error> {
+        let mut value = serde_json::to_value(self)?;
+        if let Value::Object(map) = &mut value {
+            for key in ["policy_version", "generated_at", "content_hash"] {
+                map.remove(key);
+            }
+        }
+        Ok(value)
+    }
+
+    /// `sha256:` and 64 hex digits (QUOTA-26).
+    pub fn computed_hash(&self) -> Result<String, serde_json::Error> {
+        Ok(crate::canonical::hash(&self.hashed_content()?))
+    }
+
+    /// The document as canonical JSON: what is stored and measured.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        Ok(crate::canonical::to_string(&serde_json::to_value(self)?))
+    }
+}

@@ -1,0 +1,149 @@
+//! Where a model's requests go (PLAT-100 to PLAT-104, PLAT-118).
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// One provider of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provider {
+    /// The id that catalog entries name.
+    pub id: String,
+    /// Which protocol the endpoint speaks.
+    pub kind: ProviderKind,
+    /// Plain or encrypted.
+    pub scheme: Scheme,
+    /// Host name or address; an IPv6 address is in brackets.
+    pub host: String,
+    /// TCP port, never 0.
+    pub port: u16,
+    /// Path and optional query of the generation call; `{model}` stands for
+    /// the path-escaped `provider_model_id` (PLAT-101).
+    pub api_path: String,
+    /// The header that carries the credential; none = no header.
+    pub auth: Option<ProviderAuth>,
+    /// When a call is given up.
+    pub timeouts: ProviderTimeouts,
+    /// Whether penalties and `stop` are sent (PLAT-108, D9).
+    pub send_penalties: bool,
+    /// Whether `metadata` is sent (PLAT-109).
+    pub send_metadata: bool,
+}
+
+impl Provider {
+    /// `host:port`, the port left out where the scheme implies it: the `Host`
+    /// header and the authority of the URL.
+    pub fn authority(&self) -> String {
+        if self.port == self.scheme.default_port() {
+            self.host.clone()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Protocol of a provider's endpoint (PLAT-100).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProviderKind {
+    /// The Responses API of `OpenAI` and of Azure.
+    #[serde(rename = "openai_responses")]
+    OpenAiResponses,
+    /// The chat completions API.
+    #[serde(rename = "openai_chat_completions")]
+    OpenAiChatCompletions,
+    /// The Responses API as vLLM serves it.
+    VllmResponses,
+}
+
+impl ProviderKind {
+    /// The value in a rendered document.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenAiResponses => "openai_responses",
+            Self::OpenAiChatCompletions => "openai_chat_completions",
+            Self::VllmResponses => "vllm_responses",
+        }
+    }
+
+    /// Path when the provider names none.
+    pub const fn default_api_path(self) -> &'static str {
+        match self {
+            Self::OpenAiResponses | Self::VllmResponses => "/v1/responses",
+            Self::OpenAiChatCompletions => "/v1/chat/completions",
+        }
+    }
+
+    /// Whether penalties and `stop` are sent when the provider does not say:
+    /// the public Responses API does not know them (PLAT-108).
+    pub const fn sends_penalties(self) -> bool {
+        !matches!(self, Self::OpenAiResponses)
+    }
+}
+
+/// How a provider is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// Plain HTTP; a process must allow it (`provider_http.allow_http`).
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// The port a URL of this scheme implies.
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        })
+    }
+}
+
+/// `header`: `prefix` + the credential (PLAT-102).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderAuth {
+    /// Header name, such as `Authorization`.
+    pub header: String,
+    /// What precedes the credential, such as `Bearer `; may be empty.
+    pub prefix: String,
+    /// Name of the credential in [`crate::Credentials`].
+    pub secret_ref: String,
+}
+
+/// Limits of one streamed call (D13, D28). When one passes the call is given
+/// up as `provider_timeout`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProviderTimeouts {
+    /// To an open connection, TLS included; 1 to 60 s, default 10 s.
+    pub connect: Duration,
+    /// From the sent request to the status line; 1 s to `idle`, default 60 s.
+    pub first_byte: Duration,
+    /// Between two events; bytes that are no event do not count (D28). 1 to
+    /// 240 s, the default: a live process gives up on a silent provider before
+    /// the orphan watchdog may touch the turn (TURN-1).
+    pub idle: Duration,
+    /// The whole call; default 600 s.
+    pub total: Duration,
+}
+
+impl Default for ProviderTimeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            first_byte: Duration::from_secs(60),
+            idle: Duration::from_secs(240),
+            total: Duration::from_secs(600),
+        }
+    }
+}
