@@ -30,10 +30,11 @@ pub(super) fn load(
     };
     settings.read_file(yaml)?;
     settings.read_environment();
+    let server = server(&mut settings);
     let config = ProcessConfig {
         url_prefix: settings.prefix("url_prefix"),
-        server: server(&mut settings),
-        metrics: metrics(&mut settings),
+        metrics: metrics(&mut settings, server.bind_addr),
+        server,
         database: database(&mut settings),
         streaming: Streaming {
             sse_channel_capacity: settings.size("streaming.sse_channel_capacity"),
@@ -74,10 +75,10 @@ fn server(settings: &mut Settings) -> Server {
     }
 }
 
-fn metrics(settings: &mut Settings) -> Metrics {
+fn metrics(settings: &mut Settings, server: SocketAddr) -> Metrics {
     let bind_addr = settings.address("metrics.bind_addr");
     // Port 0 lets the system choose, so two of them never meet.
-    let meets = bind_addr.port() != 0 && bind_addr == settings.address("server.bind_addr");
+    let meets = bind_addr.port() != 0 && bind_addr == server;
     settings.require(
         !meets,
         "metrics.bind_addr",
@@ -324,13 +325,13 @@ impl Settings {
         parse(Self::default(name))
     }
 
-    fn from_str<T: FromStr + Default>(&mut self, name: &str, message: &str) -> T {
+    fn parse_or_default<T: FromStr + Default>(&mut self, name: &str, message: &str) -> T {
         self.parsed(name, message, |text| text.parse().ok())
             .unwrap_or_default()
     }
 
     fn boolean(&mut self, name: &str) -> bool {
-        self.from_str(name, "must be `true` or `false`")
+        self.parse_or_default(name, "must be `true` or `false`")
     }
 
     fn address(&mut self, name: &str) -> SocketAddr {

@@ -1,1 +1,258 @@
+//! Files and environments that are accepted, and every fault.
 
+use proptest::prelude::*;
+
+use super::key::{KEYS, Kind};
+use super::*;
+
+fn load(yaml: &str, env: &[(&str, &str)]) -> Result<ProcessConfig, Faults> {
+    let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+    ProcessConfig::from_yaml(yaml, env)
+}
+
+fn dev(yaml: &str) -> Result<ProcessConfig, Faults> {
+    load(
+        yaml,
+        &[
+            ("MINICHAT_AUTH_MODE", "dev"),
+            ("MINICHAT_AUTH_ALLOW_DEV", "true"),
+        ],
+    )
+}
+
+fn fault_keys(result: Result<ProcessConfig, Faults>) -> Vec<String> {
+    result
+        .unwrap_err()
+        .0
+        .into_iter()
+        .map(|fault| fault.path)
+        .collect()
+}
+
+/// PLAT-152
+#[test]
+fn defaults_are_those_of_the_specification() {
+    let config = dev("").unwrap();
+    assert_eq!(config.url_prefix, "/mini-chat");
+    assert_eq!(config.base_path(), "/mini-chat");
+    assert_eq!(config.server.bind_addr.to_string(), "0.0.0.0:8087");
+    assert_eq!(config.server.body_limit_bytes, 16 * 1024 * 1024);
+    assert_eq!(
+        config.server.rate_limit,
+        RateLimit {
+            per_second: 50,
+            burst: 100,
+            in_flight: 4096
+        }
+    );
+    assert_eq!(config.metrics.bind_addr.to_string(), "0.0.0.0:9090");
+    assert_eq!(config.metrics.prefix, "mini_chat");
+    assert_eq!(config.database.max_conns, 10);
+    assert_eq!(config.streaming.sse_channel_capacity, 32);
+    assert!(!config.provider_http.allow_http);
+    assert_eq!(config.drain.max.as_secs(), 20);
+}
+
+#[test]
+fn every_default_passes_its_own_check() {
+    let lines: Vec<_> = KEYS
+        .iter()
+        .filter(|key| !key.default.is_empty())
+        .map(|key| format!("{}: \"{}\"", key.name, key.default))
+        .collect();
+    let yaml = lines.join("\n");
+    // A dotted key at the top level names the same setting as the nested one.
+    assert_eq!(dev(&yaml), dev(""));
+}
+
+#[test]
+fn every_key_is_read_from_its_variable() {
+    for key in KEYS {
+        let wrong = match key.kind {
+            Kind::Address
+            | Kind::Integer(..)
+            | Kind::Number(..)
+            | Kind::Bool
+            | Kind::Choice(_)
+            | Kind::Uuid
+            | Kind::Networks => "?",
+            Kind::Secret => "${UNSET_VARIABLE}",
+            Kind::Text => "\u{7f}",
+        };
+        let variable = key.variable();
+        let result = load("auth: {mode: dev, allow_dev: true}", &[(&variable, wrong)]);
+        match result {
+            Err(faults) => assert!(
+                faults.0.iter().any(|f| f.path == key.name),
+                "{variable}: {faults}"
+            ),
+            Ok(config) => assert_eq!(config.logging.level, "\u{7f}", "{variable} is not read"),
+        }
+    }
+}
+
+#[test]
+fn environment_wins_over_the_file() {
+    let yaml = "server: {bind_addr: '127.0.0.1:1'}\nauth: {mode: dev, allow_dev: true}";
+    let config = load(yaml, &[("MINICHAT_SERVER_BIND_ADDR", "127.0.0.1:2")]).unwrap();
+    assert_eq!(config.server.bind_addr.port(), 2);
+}
+
+/// PLAT-151: start-up stops with every key and reason.
+#[test]
+fn all_faults_are_reported_at_once() {
+    let yaml = "
+server: {bind_addr: nowhere, colour: red, rate_limit: {burst: -1}}
+streaming: {sse_channel_capacity: 65, sse_ping_interval_seconds: 4}
+database: {url: 'mysql://x'}
+sever: {}
+auth: {mode: dev}
+";
+    let keys = fault_keys(load(yaml, &[]));
+    for key in [
+        "server.bind_addr",
+        "server.colour",
+        "server.rate_limit.burst",
+        "streaming.sse_channel_capacity",
+        "streaming.sse_ping_interval_seconds",
+        "database.url",
+        "sever",
+        "auth.allow_dev",
+    ] {
+        assert!(
+            keys.iter().any(|k| k == key),
+            "{key} is missing in {keys:?}"
+        );
+    }
+    assert_eq!(keys.len(), 8, "{keys:?}");
+}
+
+#[test]
+fn two_listeners_on_one_address_are_refused_but_two_chosen_ports_are_not() {
+    let same = "server: {bind_addr: '127.0.0.1:80'}\nmetrics: {bind_addr: '127.0.0.1:80'}";
+    assert_eq!(fault_keys(dev(same)), ["metrics.bind_addr"]);
+    let chosen = "server: {bind_addr: '127.0.0.1:0'}\nmetrics: {bind_addr: '127.0.0.1:0'}";
+    dev(chosen).unwrap();
+}
+
+/// PLAT-134
+#[test]
+fn dev_mode_needs_allow_dev_and_no_mode_is_refused() {
+    assert_eq!(
+        fault_keys(load("auth: {mode: dev}", &[])),
+        ["auth.allow_dev"]
+    );
+    assert_eq!(fault_keys(load("", &[])), ["auth.mode"]);
+    assert_eq!(fault_keys(load("auth: {mode: oidc}", &[])), ["auth.mode"]);
+}
+
+/// PLAT-133
+#[test]
+fn trusted_headers_need_a_reason_for_trust() {
+    assert_eq!(
+        fault_keys(load("auth: {mode: trusted_headers}", &[])),
+        ["auth.trusted_peers"]
+    );
+    let peers = load(
+        "auth: {mode: trusted_headers, trusted_peers: [10.0.0.0/8, '::1']}",
+        &[],
+    )
+    .unwrap();
+    let Auth::TrustedHeaders(trusted) = peers.auth else {
+        panic!("{:?}", peers.auth)
+    };
+    assert_eq!(trusted.trusted_peers.len(), 2);
+    let half =
+        "auth: {mode: trusted_headers, shared_secret_header: X-Proxy, trusted_peers: ['::1']}";
+    assert_eq!(fault_keys(load(half, &[])), ["auth.shared_secret"]);
+}
+
+/// PLAT-150
+#[test]
+fn variables_in_secrets_are_expanded_and_unset_ones_are_errors() {
+    let yaml = "
+auth: {mode: trusted_headers, shared_secret_header: X-Proxy, shared_secret: 'a${WORD}z'}
+database: {url: 'postgres://u:${MISSING}@h/d'}
+";
+    let faults = load(yaml, &[("WORD", "-b-")]).unwrap_err();
+    assert_eq!(
+        faults.to_string(),
+        "database.url: the variable `MISSING` is not set"
+    );
+    let config = load(yaml, &[("WORD", "-b-"), ("MISSING", "hidden")]).unwrap();
+    assert!(!format!("{config:?}").contains("hidden"), "{config:?}");
+    let DatabaseUrl::Postgres(url) = &config.database.url else {
+        panic!()
+    };
+    assert_eq!(url.expose(), "postgres://u:hidden@h/d");
+    let Auth::TrustedHeaders(trusted) = config.auth else {
+        panic!()
+    };
+    assert_eq!(trusted.shared_secret.unwrap().value.expose(), "a-b-z");
+}
+
+/// API-1
+#[test]
+fn prefixes_are_normalised_and_unsafe_ones_refused() {
+    for (written, path) in [
+        ("", ""),
+        ("/", ""),
+        ("cf", "/cf"),
+        ("//a///b//", "/a/b"),
+        ("/a.b_c-d", "/a.b_c-d"),
+    ] {
+        assert_eq!(prefix::normalise(written).as_deref(), Ok(path), "{written}");
+    }
+    for written in ["/a/../b", "/.", "/a b", "/ü", "/a?b", "/%2e"] {
+        let yaml = format!("server: {{root_prefix: '{written}'}}");
+        assert_eq!(fault_keys(dev(&yaml)), ["server.root_prefix"], "{written}");
+    }
+}
+
+#[test]
+fn not_yaml_and_not_a_mapping_are_faults_of_the_file() {
+    assert!(
+        dev("server: [")
+            .unwrap_err()
+            .to_string()
+            .contains("not valid YAML")
+    );
+    assert!(
+        dev("- a")
+            .unwrap_err()
+            .to_string()
+            .contains("must be a mapping")
+    );
+}
+
+#[test]
+fn networks_hold_their_addresses_and_mapped_ones() {
+    let inside = |network: &str, peer: &str| {
+        network
+            .parse::<IpNetwork>()
+            .unwrap()
+            .contains(peer.parse().unwrap())
+    };
+    assert!(inside("10.0.0.0/8", "10.255.1.2"));
+    assert!(!inside("10.0.0.0/8", "11.0.0.0"));
+    assert!(inside("10.0.0.0/8", "::ffff:10.1.1.1"));
+    assert!(inside("0.0.0.0/0", "203.0.113.1"));
+    assert!(!inside("0.0.0.0/0", "2001:db8::1"));
+    assert!(inside("fd00::/8", "fd12::1"));
+    assert!(inside("127.0.0.1", "127.0.0.1") && !inside("127.0.0.1", "127.0.0.2"));
+    for wrong in ["10.0.0.0/33", "::/129", "10.0.0/8", "x", "", "10.0.0.0/"] {
+        assert!(wrong.parse::<IpNetwork>().is_err(), "{wrong}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_network_holds_exactly_the_peers_that_share_its_bits(net: u32, peer: u32, bits in 0u8..=32) {
+        let network = IpNetwork::new(std::net::Ipv4Addr::from(net).into(), bits).unwrap();
+        let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
+        prop_assert_eq!(
+            network.contains(std::net::Ipv4Addr::from(peer).into()),
+            net & mask == peer & mask
+        );
+    }
+}

@@ -141,9 +141,9 @@ impl Default for ProviderTimeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(10),
-            first_byte: Duration::from_secs(60),
-            idle: Duration::from_secs(240),
-            total: Duration::from_secs(600),
+            first_byte: Duration::from_mins(1),
+            idle: Duration::from_mins(4),
+            total: Duration::from_mins(10),
         }
     }
 }
