@@ -1,0 +1,91 @@
+//! What one run of the load generator measured.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hdrhistogram::Histogram;
+
+use super::connection::Exchange;
+use super::events::{EventReader, Terminal};
+
+/// Longest latency a histogram tells apart: one minute in nanoseconds.
+const LONGEST_NANOS: u64 = 60_000_000_000;
+
+/// Counters and histograms of one run; all times in nanoseconds.
+#[derive(Debug)]
+pub struct Reading {
+    /// Streams that were started.
+    pub streams: u64,
+    /// Streams with a faithful answer: status 200, every chunk in order, one successful terminal event.
+    pub faithful: u64,
+    /// Chunks received.
+    pub chunks: u64,
+    /// From handing the request to the kernel to reading the first chunk.
+    pub first_token: Histogram<u64>,
+    /// From the provider writing a chunk to the client reading it.
+    pub chunk: Histogram<u64>,
+    /// From the first request to the end of the last stream.
+    pub elapsed: Duration,
+    /// What was wrong with the first stream that was not faithful.
+    pub first_fault: Option<String>,
+}
+
+impl Reading {
+    /// A reading of nothing.
+    pub fn new() -> anyhow::Result<Self> {
+        let histogram = || Histogram::new_with_max(LONGEST_NANOS, 3).context("histogram bounds");
+        Ok(Self {
+            streams: 0,
+            faithful: 0,
+            chunks: 0,
+            first_token: histogram()?,
+            chunk: histogram()?,
+            elapsed: Duration::ZERO,
+            first_fault: None,
+        })
+    }
+
+    pub(super) fn record_chunk(&mut self, nanos: u64) {
+        self.chunks += 1;
+        self.chunk.saturating_record(nanos);
+    }
+
+    pub(super) fn record_first_token(&mut self, nanos: u64) {
+        self.first_token.saturating_record(nanos);
+    }
+
+    pub(super) fn record_end(&mut self, exchange: Exchange, events: &EventReader, expected: u32) {
+        self.streams += 1;
+        let Exchange {
+            status,
+            complete,
+            sent_at: _,
+        } = exchange;
+        let faithful = status == 200
+            && complete
+            && events.in_order()
+            && events.stamps() == expected
+            && events.terminal() == Terminal::Completed;
+        if faithful {
+            self.faithful += 1;
+        } else {
+            self.record_fault(|| {
+                format!(
+                    "status {status}, framed to the end: {complete}, in order: {}, {} of {expected} chunks, terminal {:?}",
+                    events.in_order(),
+                    events.stamps(),
+                    events.terminal()
+                )
+            });
+        }
+    }
+
+    pub(super) fn record_error(&mut self, error: &std::io::Error) {
+        self.streams += 1;
+        self.record_fault(|| error.to_string());
+    }
+
+    fn record_fault(&mut self, describe: impl FnOnce() -> String) {
+        self.first_fault.get_or_insert_with(describe);
+    }
+}

@@ -1,0 +1,277 @@
+//! One round: every subject is measured in turn, under the same load.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use hdrhistogram::Histogram;
+
+use crate::cpu::{process_cpu_micros, process_rss_bytes};
+use crate::load::{self, Plan, Reading};
+use crate::samples::{Measure, Sample, Samples};
+use crate::subject::{Fleet, Pace, Running, Setup};
+
+/// How much load a round puts on each subject.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// Streams of one client, one after the other.
+    pub first_token_streams: usize,
+    /// Open streams of the loaded run.
+    pub open_streams: usize,
+    /// Streams that each of these clients reads, one after the other.
+    pub streams_per_client: usize,
+    /// One-token turns of the throughput run.
+    pub turns: usize,
+    /// Unpaced answers.
+    pub bursts: usize,
+}
+
+impl Load {
+    /// The load whose figures are published.
+    pub const FULL: Self = Self {
+        first_token_streams: 500,
+        open_streams: 200,
+        streams_per_client: 4,
+        turns: 4_000,
+        bursts: 24,
+    };
+    /// Enough to see a regression, too little to publish.
+    pub const SHORT: Self = Self {
+        first_token_streams: 200,
+        open_streams: 200,
+        streams_per_client: 2,
+        turns: 1_000,
+        bursts: 8,
+    };
+}
+
+/// Streams read before anything counts, so that connections, caches and statements exist.
+const WARM_UP_STREAMS: usize = 50;
+/// Clients of the throughput run.
+const TURN_CLIENTS: usize = 32;
+/// Clients of the unpaced run.
+const BURST_CLIENTS: usize = 4;
+/// Time over which the clients of the loaded run start: one answer's length.
+const RAMP: Duration = Duration::from_secs(2);
+/// How often resident memory is read while streams are open.
+const RSS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Starts the subjects afresh and measures each of them. The order rotates with the round, so that no subject is
+/// always measured on the warmest or the noisiest machine.
+pub fn measure(
+    round: u32,
+    setup: &Setup,
+    load: &Load,
+    samples: &mut Samples,
+) -> anyhow::Result<()> {
+    let fleet = Fleet::start(setup)?;
+    let mut order: Vec<&Running> = fleet.running().iter().collect();
+    let shift = round as usize % order.len();
+    order.rotate_left(shift);
+    for running in order {
+        let mut measuring = Measuring {
+            round,
+            running,
+            load,
+            samples,
+        };
+        measuring
+            .all()
+            .with_context(|| format!("{} in round {round}", running.subject.name()))?;
+    }
+    Ok(())
+}
+
+struct Measuring<'a> {
+    round: u32,
+    running: &'a Running,
+    load: &'a Load,
+    samples: &'a mut Samples,
+}
+
+/// What one run cost the subject.
+struct Cost {
+    reading: Reading,
+    cpu_micros: f64,
+    generator_micros: f64,
+    rss_growth_bytes: f64,
+}
+
+impl Measuring<'_> {
+    fn all(&mut self) -> anyhow::Result<()> {
+        let idle = process_rss_bytes(self.running.pid())?;
+        self.record(Measure::IdleRssKilobytes, as_f64(idle) / 1e3);
+        self.run(&Pace::INSTANT, 1, Duration::ZERO, WARM_UP_STREAMS)?;
+        self.first_token()?;
+        self.open_streams()?;
+        self.turns()?;
+        self.bursts()
+    }
+
+    fn first_token(&mut self) -> anyhow::Result<()> {
+        let cost = self.run(
+            &Pace::INSTANT,
+            1,
+            Duration::ZERO,
+            self.load.first_token_streams,
+        )?;
+        let histogram = &cost.reading.first_token;
+        self.record(
+            Measure::FirstTokenP50Micros,
+            quantile_micros(histogram, 0.5),
+        );
+        self.record(
+            Measure::FirstTokenP99Micros,
+            quantile_micros(histogram, 0.99),
+        );
+        Ok(())
+    }
+
+    fn open_streams(&mut self) -> anyhow::Result<()> {
+        let clients = self.load.open_streams;
+        let cost = self.run(
+            &Pace::STEADY,
+            clients,
+            RAMP,
+            clients * self.load.streams_per_client,
+        )?;
+        let reading = &cost.reading;
+        self.record(
+            Measure::LoadedFirstTokenP50Micros,
+            quantile_micros(&reading.first_token, 0.5),
+        );
+        self.record(
+            Measure::LoadedFirstTokenP99Micros,
+            quantile_micros(&reading.first_token, 0.99),
+        );
+        self.record(
+            Measure::ChunkP50Micros,
+            quantile_micros(&reading.chunk, 0.5),
+        );
+        self.record(
+            Measure::ChunkP99Micros,
+            quantile_micros(&reading.chunk, 0.99),
+        );
+        self.record(
+            Measure::ChunkCpuMicros,
+            cost.cpu_micros / as_f64(reading.chunks),
+        );
+        self.record(
+            Measure::StreamRssKilobytes,
+            cost.rss_growth_bytes / 1e3 / as_f64(clients as u64),
+        );
+        let elapsed_micros = reading.elapsed.as_secs_f64() * 1e6;
+        self.record(
+            Measure::GeneratorPercent,
+            cost.generator_micros / elapsed_micros * 100.0,
+        );
+        Ok(())
+    }
+
+    fn turns(&mut self) -> anyhow::Result<()> {
+        let turns = self.load.turns;
+        let cost = self.run(&Pace::INSTANT, TURN_CLIENTS, Duration::ZERO, turns)?;
+        let turns = as_f64(turns as u64);
+        self.record(Measure::TurnsPerCpuSecond, turns / (cost.cpu_micros / 1e6));
+        self.record(
+            Measure::TurnsPerSecond,
+            turns / cost.reading.elapsed.as_secs_f64(),
+        );
+        Ok(())
+    }
+
+    fn bursts(&mut self) -> anyhow::Result<()> {
+        let cost = self.run(
+            &Pace::BURST,
+            BURST_CLIENTS,
+            Duration::ZERO,
+            self.load.bursts,
+        )?;
+        self.record(
+            Measure::BurstChunkCpuMicros,
+            cost.cpu_micros / as_f64(cost.reading.chunks),
+        );
+        Ok(())
+    }
+
+    /// Prepares the streams, then runs them with the clocks of the subject and of this process read before and
+    /// after. A stream that is not faithful fails the benchmark: speed of wrong answers is worth nothing.
+    fn run(
+        &self,
+        pace: &Pace,
+        clients: usize,
+        ramp: Duration,
+        streams: usize,
+    ) -> anyhow::Result<Cost> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (subject, generator) = (self.running.pid(), std::process::id());
+        runtime.block_on(async {
+            let requests = self.running.prepare_streams(pace, streams).await?;
+            let target = self.running.address();
+            let plan = Plan {
+                target,
+                clients,
+                ramp,
+                requests,
+                expected_chunks: pace.chunks,
+            };
+            let rss = process_rss_bytes(subject)?;
+            let (cpu, own) = (process_cpu_micros(subject)?, process_cpu_micros(generator)?);
+            let (reading, peak) = with_peak_rss(subject, load::run(plan)).await?;
+            let (cpu_after, own_after) =
+                (process_cpu_micros(subject)?, process_cpu_micros(generator)?);
+            ensure!(
+                reading.faithful == reading.streams,
+                "{} of {} answers were not faithful, the first: {}",
+                reading.streams - reading.faithful,
+                reading.streams,
+                reading.first_fault.as_deref().unwrap_or("unknown")
+            );
+            Ok(Cost {
+                reading,
+                cpu_micros: as_f64(cpu_after - cpu),
+                generator_micros: as_f64(own_after - own),
+                rss_growth_bytes: as_f64(peak.saturating_sub(rss)),
+            })
+        })
+    }
+
+    fn record(&mut self, measure: Measure, value: f64) {
+        let subject = self.running.subject;
+        self.samples.push(Sample {
+            round: self.round,
+            subject,
+            measure,
+            value,
+        });
+    }
+}
+
+/// Runs the load and reads the subject's memory beside it; returns the largest value in bytes.
+async fn with_peak_rss(
+    pid: u32,
+    run: impl Future<Output = anyhow::Result<Reading>>,
+) -> anyhow::Result<(Reading, u64)> {
+    let mut peak = 0;
+    let mut run = std::pin::pin!(run);
+    let mut interval = tokio::time::interval(RSS_INTERVAL);
+    loop {
+        tokio::select! {
+            reading = &mut run => return Ok((reading?, peak)),
+            _ = interval.tick() => peak = peak.max(process_rss_bytes(pid)?),
+        }
+    }
+}
+
+fn quantile_micros(histogram: &Histogram<u64>, quantile: f64) -> f64 {
+    as_f64(histogram.value_at_quantile(quantile)) / 1e3
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "figures of a benchmark stay far below 2^52"
+)]
+fn as_f64(value: u64) -> f64 {
+    value as f64
+}

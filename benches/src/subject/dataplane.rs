@@ -1,0 +1,201 @@
+//! The data plane as a subject: its configuration, its manifests and one chat for every stream.
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::rc::Rc;
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use tokio::task::LocalSet;
+
+use super::pace::{Pace, post};
+use super::process::Process;
+use crate::load::Connection;
+
+const TENANT_ID: &str = "6f1c2a52-9f6e-4f0b-9b7d-3f2f3c0f6a10";
+const USER_ID: &str = "0b8f0a3e-51d5-4c55-8a52-6d8a6b1d2c33";
+const API: &str = "/mini-chat/v1";
+/// Connections over which chats are created before a measurement.
+const CREATORS: usize = 16;
+
+/// Where one data plane listens and what it stores to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings<'a> {
+    /// Application listener.
+    pub listen: SocketAddr,
+    /// Admin listener.
+    pub admin: SocketAddr,
+    /// The scripted provider.
+    pub provider: SocketAddr,
+    /// `database.url`.
+    pub database_url: &'a str,
+}
+
+/// Starts a data plane with durable accounting, as in production: callers come with trusted headers, only the
+/// admission limit per user is off because all streams are one user's.
+pub(super) fn start(
+    name: &str,
+    settings: Settings<'_>,
+    binaries: &Path,
+    directory: &Path,
+) -> anyhow::Result<Process> {
+    let manifests = directory.join(format!("{name}-manifests"));
+    fs::create_dir_all(&manifests)?;
+    fs::write(manifests.join("tenant.yaml"), manifest(settings.provider))?;
+    let mut command = Command::new(binaries.join("minichat-dataplane"));
+    command
+        .arg("serve")
+        .arg("--manifests")
+        .arg(&manifests)
+        .env("MINICHAT_SERVER_BIND_ADDR", settings.listen.to_string())
+        .env("MINICHAT_METRICS_BIND_ADDR", settings.admin.to_string())
+        .env("MINICHAT_DATABASE_URL", settings.database_url)
+        .env("MINICHAT_AUTH_MODE", "trusted_headers")
+        .env("MINICHAT_AUTH_TRUSTED_PEERS", "127.0.0.1/32")
+        .env("MINICHAT_PROVIDER_HTTP_ALLOW_HTTP", "true")
+        .env("MINICHAT_SERVER_RATE_LIMIT_PER_SECOND", "0");
+    let mut process = Process::start(name, command, directory)?;
+    process.wait_until("is ready", || is_ready(settings.admin))?;
+    Ok(process)
+}
+
+/// Creates one chat per stream and returns the request that opens each of them. Must run inside a current-thread
+/// runtime.
+pub(super) async fn prepare_streams(
+    target: SocketAddr,
+    pace: &Pace,
+    streams: usize,
+) -> anyhow::Result<Vec<Bytes>> {
+    let left = Rc::new(Cell::new(streams));
+    let requests = Rc::new(RefCell::new(Vec::with_capacity(streams)));
+    let local = LocalSet::new();
+    let creators: Vec<_> = (0..CREATORS.min(streams))
+        .map(|_| {
+            let (left, requests, model) = (Rc::clone(&left), Rc::clone(&requests), pace.id);
+            local.spawn_local(async move {
+                let mut connection = Connection::new(target);
+                while let Some(rest) = left.get().checked_sub(1) {
+                    left.set(rest);
+                    let chat = create_chat(&mut connection, target, model).await?;
+                    requests.borrow_mut().push(stream_request(target, &chat));
+                }
+                anyhow::Ok(())
+            })
+        })
+        .collect();
+    local.await;
+    for creator in creators {
+        creator.await??;
+    }
+    Ok(requests.take())
+}
+
+async fn create_chat(
+    connection: &mut Connection,
+    target: SocketAddr,
+    model: &str,
+) -> anyhow::Result<String> {
+    let body = format!(r#"{{"model":"{model}"}}"#);
+    let request = post(
+        &target.to_string(),
+        &format!("{API}/chats"),
+        &identity(),
+        &body,
+    );
+    let mut answer = Vec::new();
+    let exchange = connection
+        .exchange(&request, |bytes, _| answer.extend_from_slice(bytes))
+        .await?;
+    if exchange.status != 201 {
+        bail!(
+            "creating a chat: status {}: {}",
+            exchange.status,
+            String::from_utf8_lossy(&answer)
+        );
+    }
+    let chat: serde_json::Value = serde_json::from_slice(&answer).context("creating a chat")?;
+    Ok(chat["id"]
+        .as_str()
+        .context("the created chat has no id")?
+        .to_owned())
+}
+
+fn stream_request(target: SocketAddr, chat: &str) -> Bytes {
+    let path = format!("{API}/chats/{chat}/messages:stream");
+    post(
+        &target.to_string(),
+        &path,
+        &identity(),
+        r#"{"content":"Tell me more."}"#,
+    )
+}
+
+fn identity() -> String {
+    format!("x-tenant-id: {TENANT_ID}\r\nx-user-id: {USER_ID}\r\n")
+}
+
+fn is_ready(admin: SocketAddr) -> bool {
+    use std::io::{Read as _, Write as _};
+
+    let answer = || -> std::io::Result<String> {
+        let mut socket = std::net::TcpStream::connect(admin)?;
+        socket.write_all(b"GET /readyz HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        socket.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    answer().is_ok_and(|text| text.starts_with("HTTP/1.1 200"))
+}
+
+fn manifest(provider: SocketAddr) -> String {
+    let models: String = Pace::ALL.iter().map(model_entry).collect();
+    format!(
+        "apiVersion: minichat.io/v1alpha1
+kind: ChatTenant
+metadata: {{name: benchmark, namespace: default}}
+spec:
+  tenantId: {TENANT_ID}
+  providers:
+    - name: scripted
+      kind: OpenAIResponses
+      baseUrl: http://{provider}
+      auth: {{header: Authorization, prefix: 'Bearer ', secretKeyRef: {{name: scripted, key: api-key}}}}
+  models:
+{models}---
+apiVersion: minichat.io/v1alpha1
+kind: ChatQuota
+metadata: {{name: benchmark, namespace: default}}
+spec:
+  tenantRef: {{name: benchmark}}
+  limits:
+    standard: {{daily: '1000000000', monthly: '1000000000'}}
+    premium: {{daily: '1000000000', monthly: '1000000000'}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: scripted, namespace: default}}
+stringData: {{api-key: benchmark}}
+"
+    )
+}
+
+fn model_entry(pace: &Pace) -> String {
+    format!(
+        "    - id: {}
+      displayName: {}
+      providerRef: scripted
+      providerDisplayName: Scripted
+      providerModelId: {}
+      tier: Standard
+      contextWindow: 128000
+      maxInputTokens: 100000
+      maxOutputTokens: 4096
+      inputTokensCreditMultiplierMicro: 1000000
+      outputTokensCreditMultiplierMicro: 1000000
+",
+        pace.id, pace.id, pace.provider_model
+    )
+}
