@@ -1,0 +1,121 @@
+//! The accept loop of the application and the admin listener.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tower::ServiceExt;
+
+use crate::shutdown::Lifecycle;
+
+/// The peer of the TCP connection, as an extension of every request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerAddr(pub SocketAddr);
+
+/// How long a client may take to send a request head: what a slow or dead
+/// peer can hold is bounded.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long to wait when the operating system refuses a connection for want
+/// of something, such as file descriptors: trying at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves HTTP/1.1 until `lifecycle.stopping` fires and every connection has
+/// finished its answer. Bodies are passed on as they come, in both directions.
+///
+/// Dropping the future cuts the connections that are still open.
+pub async fn serve(listener: TcpListener, app: Router, lifecycle: Lifecycle) {
+    let mut connections = JoinSet::new();
+    let mut stopping = pin!(lifecycle.stopping.fired());
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stopping => break,
+            Some(ended) = connections.join_next() => report_panic(ended),
+            accepted = listener.accept() => match accepted {
+                Ok((socket, peer)) => {
+                    connections.spawn(connection(socket, peer, app.clone(), lifecycle.clone()));
+                }
+                Err(error) => refuse(&error).await,
+            },
+        }
+    }
+    drop(listener);
+    while let Some(ended) = connections.join_next().await {
+        report_panic(ended);
+    }
+}
+
+/// Serves one connection to its end.
+async fn connection(socket: TcpStream, peer: SocketAddr, app: Router, lifecycle: Lifecycle) {
+    // Each event of a stream is a small write: it must not wait for the
+    // acknowledgement of the one before.
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(%error, %peer, "TCP_NODELAY cannot be set");
+    }
+    let service = service_fn(|request| answer(request, peer, &app, &lifecycle));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(socket), service);
+    let mut connection = pin!(connection);
+    let result = tokio::select! {
+        result = &mut connection => result,
+        () = lifecycle.stopping.fired() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    // A client that goes away is its own business.
+    if let Err(error) = result {
+        tracing::debug!(%error, %peer, "connection ended early");
+    }
+}
+
+async fn answer(
+    mut request: Request<Incoming>,
+    peer: SocketAddr,
+    app: &Router,
+    lifecycle: &Lifecycle,
+) -> Result<Response<Body>, std::convert::Infallible> {
+    request.extensions_mut().insert(PeerAddr(peer));
+    let mut response = app.clone().oneshot(request).await?;
+    // An idle connection stays open while draining: closing it would race
+    // with the request that its client may be sending.
+    if lifecycle.draining.is_fired() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    Ok(response)
+}
+
+async fn refuse(error: &std::io::Error) {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    // The peer was gone before it was accepted.
+    if matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    ) {
+        return;
+    }
+    tracing::error!(%error, "a connection cannot be accepted");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+fn report_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a connection's task panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests;

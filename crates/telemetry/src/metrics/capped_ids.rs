@@ -1,0 +1,173 @@
+//! Provider and model ids as label values. They come from tenants, so only so
+//! many distinct ones get their own series; later ones count as `other`
+//! (PLAT-54).
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use minichat_metrics::catalogue::{OTHER, Row};
+use opentelemetry::StringValue;
+
+/// How many distinct label values and label sets are kept.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    values: usize,
+}
+
+impl Limits {
+    pub(super) const fn new(max_label_values: usize) -> Self {
+        Self {
+            values: max_label_values,
+        }
+    }
+
+    /// Distinct (provider, model) pairs. A model usually has one provider, so
+    /// pairs are few; without a bound of their own they could be the square of
+    /// `values`.
+    const fn pairs(self) -> usize {
+        self.values.saturating_mul(2)
+    }
+
+    /// How many label sets a family can have at most, `other` included.
+    pub(super) fn label_sets(self, row: &Row) -> usize {
+        let closed: usize = row
+            .labels
+            .iter()
+            .filter_map(|l| l.values)
+            .map(<[_]>::len)
+            .product();
+        let open = match row.labels.iter().filter(|l| l.values.is_none()).count() {
+            0 => 1,
+            1 => self.values.saturating_add(1),
+            _ => self.pairs().saturating_add(1),
+        };
+        closed.saturating_mul(open)
+    }
+}
+
+/// A provider and a model as label values.
+type Pair = (StringValue, StringValue);
+
+/// The ids met so far. Reading an id that is known takes a read lock and no
+/// allocation.
+pub(super) struct CappedIds {
+    limits: Limits,
+    known: RwLock<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    providers: HashSet<Arc<str>>,
+    models: HashSet<Arc<str>>,
+    /// By provider, then by model.
+    pairs: HashMap<Box<str>, HashMap<Box<str>, Pair>>,
+    pair_count: usize,
+}
+
+impl CappedIds {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            known: RwLock::default(),
+        }
+    }
+
+    /// The label value of a model alone.
+    pub(super) fn model(&self, model: &str) -> StringValue {
+        if let Some(known) = self.read().models.get(model) {
+            return known.clone().into();
+        }
+        admit(&mut self.write().models, model, self.limits.values)
+    }
+
+    /// The label values of a provider and a model.
+    pub(super) fn pair(&self, provider: &str, model: &str) -> Pair {
+        if let Some(pair) = self.read().pair(provider, model) {
+            return pair.clone();
+        }
+        let mut known = self.write();
+        // Another thread may have been here between the two locks.
+        if let Some(pair) = known.pair(provider, model) {
+            return pair.clone();
+        }
+        if known.pair_count >= self.limits.pairs() {
+            return (OTHER.into(), OTHER.into());
+        }
+        let pair = (
+            admit(&mut known.providers, provider, self.limits.values),
+            admit(&mut known.models, model, self.limits.values),
+        );
+        known.pair_count += 1;
+        let of_provider = known.pairs.entry(provider.into()).or_default();
+        of_provider.insert(model.into(), pair.clone());
+        pair
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn pair(&self, provider: &str, model: &str) -> Option<&Pair> {
+        self.pairs.get(provider)?.get(model)
+    }
+}
+
+/// The id itself if it is known or there is room for it, else `other`.
+fn admit(known: &mut HashSet<Arc<str>>, id: &str, limit: usize) -> StringValue {
+    if let Some(known) = known.get(id) {
+        return known.clone().into();
+    }
+    if known.len() >= limit {
+        return OTHER.into();
+    }
+    let id: Arc<str> = id.into();
+    known.insert(id.clone());
+    id.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(ids: &CappedIds, provider: &str, model: &str) -> (String, String) {
+        let (provider, model) = ids.pair(provider, model);
+        (provider.as_str().to_owned(), model.as_str().to_owned())
+    }
+
+    /// PLAT-54
+    #[test]
+    fn later_ids_are_other_and_earlier_ones_keep_their_value() {
+        let ids = CappedIds::new(Limits::new(2));
+        assert_eq!(ids.model("a").as_str(), "a");
+        assert_eq!(ids.model("b").as_str(), "b");
+        assert_eq!(ids.model("c").as_str(), "other");
+        assert_eq!(ids.model("a").as_str(), "a");
+        assert_eq!(pair(&ids, "p", "c"), ("p".into(), "other".into()));
+        assert_eq!(pair(&ids, "q", "a"), ("q".into(), "a".into()));
+        assert_eq!(pair(&ids, "r", "b"), ("other".into(), "b".into()));
+    }
+
+    /// PLAT-54
+    #[test]
+    fn pairs_have_a_limit_of_their_own() {
+        let ids = CappedIds::new(Limits::new(3));
+        let mut seen = HashSet::new();
+        for provider in ["a", "b", "c"] {
+            for model in ["x", "y", "z"] {
+                seen.insert(pair(&ids, provider, model));
+            }
+        }
+        assert_eq!(
+            seen.len(),
+            7,
+            "six pairs and (other, other), not nine: {seen:?}"
+        );
+        assert!(seen.contains(&("other".into(), "other".into())));
+    }
+}

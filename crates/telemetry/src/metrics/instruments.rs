@@ -1,0 +1,137 @@
+//! One OpenTelemetry instrument for each family of the catalogue.
+
+use std::borrow::Cow;
+
+use minichat_metrics::catalogue::{CATALOGUE, Family, Kind, OTHER, Row};
+use minichat_metrics::{Label, Recorder};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider, UpDownCounter};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+
+use super::capped_ids::{CappedIds, Limits};
+
+enum Instrument {
+    Counter(Counter<u64>),
+    UpDown(UpDownCounter<i64>),
+    Gauge(Gauge<u64>),
+    Histogram(Histogram<f64>),
+}
+
+/// The instruments in the order of the catalogue.
+pub(super) struct Instruments {
+    by_family: Vec<Instrument>,
+    ids: CappedIds,
+}
+
+impl Instruments {
+    pub(super) fn new(provider: &SdkMeterProvider, prefix: &str, limits: Limits) -> Self {
+        let meter = provider.meter("minichat");
+        let instruments = CATALOGUE.iter().map(|row| create(&meter, prefix, row));
+        let instruments = Self {
+            by_family: instruments.collect(),
+            ids: CappedIds::new(limits),
+        };
+        instruments.start_at_zero();
+        instruments
+    }
+
+    /// Makes every counter with closed labels, and every gauge, present from
+    /// the start, so that alerts see 0 instead of nothing (PLAT-55).
+    fn start_at_zero(&self) {
+        for row in &CATALOGUE {
+            for set in row.label_sets().unwrap_or_default() {
+                let labels: Vec<_> = set.into_iter().map(Label::Closed).collect();
+                match row.kind {
+                    Kind::Counter => self.add(row.family, &labels, 0),
+                    Kind::UpDown => self.shift(row.family, 0),
+                    Kind::Gauge => self.set(row.family, &labels, 0),
+                    Kind::Histogram(_) => {}
+                }
+            }
+        }
+    }
+
+    fn instrument(&self, family: Family) -> &Instrument {
+        &self.by_family[family as usize]
+    }
+
+    fn attributes(&self, family: Family, labels: &[Label<'_>]) -> Vec<KeyValue> {
+        let keys = family.row().labels.iter().map(|key| key.name);
+        let mut open = self.open_values(labels).into_iter().flatten();
+        keys.zip(labels)
+            .map(|(key, label)| match label {
+                Label::Closed(value) => KeyValue::new(key, *value),
+                Label::Open(_) => KeyValue::new(key, open.next().unwrap_or(OTHER.into())),
+            })
+            .collect()
+    }
+
+    /// The capped values of the open labels: a model alone, or a provider and
+    /// a model.
+    fn open_values(&self, labels: &[Label<'_>]) -> [Option<opentelemetry::StringValue>; 2] {
+        let mut open = labels.iter().filter_map(|label| match label {
+            Label::Open(value) => Some(*value),
+            Label::Closed(_) => None,
+        });
+        match (open.next(), open.next()) {
+            (Some(provider), Some(model)) => {
+                let (provider, model) = self.ids.pair(provider, model);
+                [Some(provider), Some(model)]
+            }
+            (Some(model), None) => [Some(self.ids.model(model)), None],
+            (None, _) => [None, None],
+        }
+    }
+}
+
+/// Names carry no `_total` and instruments no unit: the exporter would append
+/// both (PLAT-52).
+fn create(meter: &Meter, prefix: &str, row: &'static Row) -> Instrument {
+    let name: Cow<'static, str> = format!("{prefix}_{}", row.name).into();
+    let help = row.help();
+    match row.kind {
+        Kind::Counter => {
+            Instrument::Counter(meter.u64_counter(name).with_description(help).build())
+        }
+        Kind::UpDown => Instrument::UpDown(
+            meter
+                .i64_up_down_counter(name)
+                .with_description(help)
+                .build(),
+        ),
+        Kind::Gauge => Instrument::Gauge(meter.u64_gauge(name).with_description(help).build()),
+        Kind::Histogram(buckets) => {
+            let histogram = meter.f64_histogram(name).with_description(help);
+            let bounds = buckets.bounds.to_vec();
+            Instrument::Histogram(histogram.with_boundaries(bounds).build())
+        }
+    }
+}
+
+/// A verb that does not fit the family's kind is ignored: a recording never
+/// fails (PLAT-50), and the port's own tests refuse such a call.
+impl Recorder for Instruments {
+    fn add(&self, family: Family, labels: &[Label<'_>], increment: u64) {
+        if let Instrument::Counter(counter) = self.instrument(family) {
+            counter.add(increment, &self.attributes(family, labels));
+        }
+    }
+
+    fn shift(&self, family: Family, step: i64) {
+        if let Instrument::UpDown(gauge) = self.instrument(family) {
+            gauge.add(step, &[]);
+        }
+    }
+
+    fn set(&self, family: Family, labels: &[Label<'_>], value: u64) {
+        if let Instrument::Gauge(gauge) = self.instrument(family) {
+            gauge.record(value, &self.attributes(family, labels));
+        }
+    }
+
+    fn observe(&self, family: Family, labels: &[Label<'_>], value: f64) {
+        if let Instrument::Histogram(histogram) = self.instrument(family) {
+            histogram.record(value, &self.attributes(family, labels));
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The OpenTelemetry adapter of the metrics port.
+
+mod capped_ids;
+mod exposition;
+mod instruments;
+mod prefix;
+
+use std::sync::Arc;
+
+use minichat_metrics::Metrics;
+
+pub use exposition::Exposition;
+
+/// What the configuration says about metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct MetricsSettings<'a> {
+    /// First part of every series' name; empty means `mini_chat` (PLAT-51).
+    pub prefix: &'a str,
+    /// How many distinct providers, and models, keep their own series
+    /// (PLAT-54).
+    pub max_label_values: usize,
+}
+
+/// Why metrics cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    #[error("metrics prefix `{0}` does not match ^[a-zA-Z][a-zA-Z0-9_]*$")]
+    InvalidPrefix(String),
+    #[error("metrics prefix `{0}` leaves no room for the names of metrics")]
+    LongPrefix(String),
+    #[error("the metrics exporter cannot start")]
+    Exporter(#[from] opentelemetry_sdk::error::OTelSdkError),
+}
+
+/// Starts the metrics of this process: the port for the domain and the page
+/// for the scraper. Call it once, so that there is one instrumentation scope
+/// (PLAT-53).
+pub fn start(
+    settings: MetricsSettings<'_>,
+) -> Result<(Arc<dyn Metrics>, Exposition), MetricsError> {
+    let prefix = prefix::parse(settings.prefix)?;
+    let limits = capped_ids::Limits::new(settings.max_label_values);
+    let (provider, exposition) = exposition::start(|row| limits.label_sets(row), prefix)?;
+    let instruments = instruments::Instruments::new(&provider, prefix, limits);
+    Ok((Arc::new(instruments), exposition))
+}
+
+#[cfg(test)]
+mod tests;

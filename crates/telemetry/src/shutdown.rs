@@ -1,0 +1,101 @@
+//! How a process learns that it must end, and how its parts do.
+
+use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
+use tokio::sync::watch;
+
+/// A switch that goes on once and for all, and that any task can wait for.
+#[derive(Clone, Debug)]
+pub struct Signal(watch::Sender<bool>);
+
+impl Default for Signal {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Signal {
+    pub fn new() -> Self {
+        Self(watch::Sender::new(false))
+    }
+
+    /// Turns the switch on.
+    pub fn fire(&self) {
+        self.0.send_replace(true);
+    }
+
+    pub fn is_fired(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Returns once the switch is on; at once if it already is.
+    pub async fn fired(&self) {
+        // `self` holds the sender, so the wait cannot end without a value.
+        let _ = self.0.subscribe().wait_for(|fired| *fired).await;
+    }
+}
+
+/// The end of a process in two steps (D29, K8S-50).
+#[derive(Clone, Debug, Default)]
+pub struct Lifecycle {
+    /// Not ready any more; requests are still served, and each answer asks the
+    /// client to close its connection.
+    pub draining: Signal,
+    /// No more connections; what is being answered is answered to its end.
+    pub stopping: Signal,
+}
+
+/// The requests to terminate: SIGTERM and SIGINT.
+#[derive(Debug)]
+pub struct Terminations {
+    terminate: UnixSignal,
+    interrupt: UnixSignal,
+}
+
+impl Terminations {
+    /// Takes the two signals over from their default, sudden death. Errors
+    /// come from the operating system.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next request. The first one begins the drain, the second
+    /// one cuts it short (K8S-50).
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn waiting_for_a_fired_signal_returns_at_once() {
+        let signal = Signal::new();
+        assert!(!signal.is_fired());
+        signal.fire();
+        signal.fired().await;
+        assert!(signal.is_fired());
+    }
+
+    #[tokio::test]
+    async fn every_clone_sees_the_signal() {
+        let signal = Signal::new();
+        let waiters: Vec<_> = (0..3)
+            .map(|_| {
+                let signal = signal.clone();
+                tokio::spawn(async move { signal.fired().await })
+            })
+            .collect();
+        signal.fire();
+        for waiter in waiters {
+            waiter.await.unwrap();
+        }
+    }
+}
