@@ -1,7 +1,12 @@
 //! Why a call failed, in words for clients and for the operator of the
 //! service.
 
+use std::fmt;
+
+use minichat_core::scrub::{scrub, scrub_credentials};
 use minichat_core::turn::{TurnErrorCode, Usage};
+
+use crate::adapter::ReportedError;
 
 /// A failed call. It has two texts because clients must not see what
 /// identifies anything at the provider (CONT-39), while diagnosis needs it.
@@ -9,7 +14,7 @@ use minichat_core::turn::{TurnErrorCode, Usage};
 pub struct Failure {
     /// What happened.
     pub kind: FailureKind,
-    /// Text for clients, scrubbed, at most 200 characters (TURN-23).
+    /// Text for clients, scrubbed, at most 1000 characters (CONT-39).
     pub message: String,
     /// Text for `chat_turns.error_detail`: credentials scrubbed, ids kept
     /// (PLAT-117), at most 1000 characters.
@@ -83,5 +88,82 @@ impl Failure {
     /// The code of `chat_turns.error_code` and of the client's `error` event.
     pub const fn error_code(&self) -> TurnErrorCode {
         self.kind.error_code()
+    }
+}
+
+/// Characters of an unparseable body that reach a client (TURN-23).
+const RAW_CHARS: usize = 200;
+
+/// Characters of any foreign text that are kept.
+const MAX_CHARS: usize = 1000;
+
+impl Failure {
+    /// A failure in words of the provider: `message` for clients, `detail` for
+    /// diagnosis. Both are scrubbed here, before they are cut, so that no cut
+    /// hides a credential from the scrubber.
+    pub(crate) fn of_foreign_text(kind: FailureKind, message: &str, detail: &str) -> Self {
+        Self {
+            kind,
+            message: first_chars(&scrub(message), MAX_CHARS).to_owned(),
+            detail: first_chars(&scrub_credentials(detail), MAX_CHARS).to_owned(),
+            usage: None,
+            response_id: None,
+        }
+    }
+
+    /// A failure in our own words; `cause` is for diagnosis only.
+    pub(crate) fn of_cause(kind: FailureKind, message: &str, cause: &dyn fmt::Display) -> Self {
+        Self::of_foreign_text(kind, message, &format!("{message} ({cause})"))
+    }
+
+    pub(crate) fn timed_out(stage: TimeoutStage) -> Self {
+        let message = format!("Timed out {}.", stage.what());
+        Self::of_foreign_text(FailureKind::TimedOut(stage), &message, &message)
+    }
+
+    pub(crate) fn connect(cause: &dyn fmt::Display) -> Self {
+        let message = "The provider could not be reached.";
+        Self::of_cause(FailureKind::Connect, message, cause)
+    }
+
+    pub(crate) fn broken(cause: &dyn fmt::Display) -> Self {
+        let message = "The connection to the provider broke.";
+        Self::of_cause(FailureKind::Broken, message, cause)
+    }
+
+    /// An event that is not what it should be.
+    pub(crate) fn unreadable(cause: &dyn fmt::Display) -> Self {
+        let message = "The provider's answer could not be read.";
+        Self::of_cause(FailureKind::Unreadable, message, cause)
+    }
+
+    pub(crate) fn misconfigured(cause: &dyn fmt::Display) -> Self {
+        let message = "The provider is not configured correctly.";
+        Self::of_cause(FailureKind::Misconfigured, message, cause)
+    }
+
+    /// An HTTP answer that is not a stream: the provider's own words if it has
+    /// any (PLAT-116).
+    pub(crate) fn of_status(status: u16, body: &[u8]) -> Self {
+        let error = ReportedError::from_body(body).unwrap_or_default();
+        let message = error.message.unwrap_or_else(|| {
+            let raw = String::from_utf8_lossy(body);
+            first_chars(&scrub(raw.trim()), RAW_CHARS).to_owned()
+        });
+        let message = if message.is_empty() {
+            "The provider refused the request.".to_owned()
+        } else {
+            message
+        };
+        let code = error.code.as_deref().unwrap_or("no code");
+        let detail = format!("HTTP {status}, {code}: {message}");
+        Self::of_foreign_text(FailureKind::Status(status), &message, &detail)
+    }
+}
+
+fn first_chars(text: &str, count: usize) -> &str {
+    match text.char_indices().nth(count) {
+        Some((end, _)) => &text[..end],
+        None => text,
     }
 }

@@ -1,24 +1,175 @@
 //! The events of one call.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use minichat_config::tenant::ProviderKind;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::adapter::{Step, Translator};
+use crate::client::{Exchange, Pool};
 use crate::event::ProviderEvent;
+use crate::failure::{Failure, TimeoutStage};
+use crate::sse;
 
 /// The answer to one call. Dropping it closes the connection at once, unless
 /// the terminal event was seen: then the rest of the body is read in the
 /// background so that the connection serves another call (PLAT-105).
-#[derive(Debug)]
-pub struct ProviderStream {}
+pub struct ProviderStream {
+    /// `None` once the stream has ended.
+    exchange: Option<Exchange>,
+    parser: sse::Parser,
+    translator: Translator,
+    limits: Limits,
+    pool: Arc<Pool>,
+}
 
 impl ProviderStream {
+    pub(crate) fn new(
+        kind: ProviderKind,
+        exchange: Exchange,
+        limits: Limits,
+        pool: Arc<Pool>,
+    ) -> Self {
+        Self {
+            exchange: Some(exchange),
+            parser: sse::Parser::default(),
+            translator: Translator::new(kind),
+            limits,
+            pool,
+        }
+    }
+
     /// The next event; `None` after [`ProviderEvent::Terminal`]. Cancel-safe:
     /// a dropped future loses no event.
     pub async fn next(&mut self) -> Option<ProviderEvent<'_>> {
-        todo!()
+        let step = poll_fn(|cx| self.poll_step_or_timeout(cx)).await?;
+        Some(self.translator.event(step))
     }
 
     /// An event that has already arrived, without waiting. Call it until it
     /// says `None` after each [`next`](Self::next), and write what they gave at
     /// once: a burst then costs one write.
     pub fn try_next(&mut self) -> Option<ProviderEvent<'_>> {
-        todo!()
+        let mut cx = Context::from_waker(Waker::noop());
+        match self.poll_step(&mut cx) {
+            Poll::Ready(Some(step)) => Some(self.translator.event(step)),
+            Poll::Ready(None) | Poll::Pending => None,
+        }
+    }
+
+    fn poll_step_or_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
+        if let Poll::Ready(step) = self.poll_step(cx) {
+            return Poll::Ready(step);
+        }
+        match self.limits.poll_expired(cx) {
+            Poll::Ready(stage) => {
+                self.exchange = None;
+                self.translator.fail(Failure::timed_out(stage));
+                Poll::Ready(self.translator.take_step())
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// The next step of what has been received or can be read right now.
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
+        loop {
+            if let Some(step) = self.translator.take_step() {
+                self.limits.restart_idle();
+                return Poll::Ready(Some(step));
+            }
+            let Some(exchange) = &mut self.exchange else {
+                return Poll::Ready(None);
+            };
+            match self.parser.next_event() {
+                Ok(Some(event)) => {
+                    self.translator.feed(event);
+                    self.release_when_finished();
+                    continue;
+                }
+                Ok(None) => {}
+                Err(sse::TooLarge) => {
+                    self.fail(Failure::unreadable(&"an event is too large"));
+                    continue;
+                }
+            }
+            match exchange.poll_bytes(cx) {
+                Poll::Ready(Some(Ok(bytes))) => self.parser.push(&bytes),
+                Poll::Ready(Some(Err(error))) => self.fail(Failure::broken(&error)),
+                Poll::Ready(None) => self.fail(Failure::broken(&"no terminal event")),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.exchange = None;
+        self.translator.fail(failure);
+    }
+
+    fn release_when_finished(&mut self) {
+        if self.translator.is_finished()
+            && let Some(exchange) = self.exchange.take()
+        {
+            self.pool.put_after_drain(exchange);
+        }
+    }
+}
+
+impl std::fmt::Debug for ProviderStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProviderStream")
+            .field("exchange", &self.exchange)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The limits that hold while an answer is read (D28). Idle time counts from
+/// the moment the reader begins to wait: a slow reader is not a silent
+/// provider.
+pub(crate) struct Limits {
+    idle: Duration,
+    total_at: Instant,
+    waiting_since: Option<Instant>,
+    /// Made at the first wait. It is moved only when it fires, so that an event
+    /// costs no work in the timer.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Limits {
+    pub(crate) fn new(idle: Duration, total_at: Instant) -> Self {
+        Self {
+            idle,
+            total_at,
+            waiting_since: None,
+            timer: None,
+        }
+    }
+
+    fn restart_idle(&mut self) {
+        self.waiting_since = None;
+    }
+
+    /// Ready with the limit that has passed.
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<TimeoutStage> {
+        let now = Instant::now();
+        let idle_at = *self.waiting_since.get_or_insert(now) + self.idle;
+        let due = idle_at.min(self.total_at);
+        if now >= due {
+            return Poll::Ready(if self.total_at <= idle_at {
+                TimeoutStage::Total
+            } else {
+                TimeoutStage::Idle
+            });
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        while timer.as_mut().poll(cx).is_ready() {
+            timer.as_mut().reset(due);
+        }
+        Poll::Pending
     }
 }

@@ -1,10 +1,29 @@
 //! The process's one client of providers (PLAT-105).
 
+mod connection;
+mod head;
+mod open;
+mod origin;
+mod pool;
+mod transport;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use minichat_config::tenant::Provider;
+use tokio::time::timeout;
 
-use crate::failure::Failure;
+use connection::Connection;
+pub(crate) use connection::Exchange;
+use origin::Origin;
+pub(crate) use pool::Pool;
+use transport::Tls;
+
+use crate::failure::{Failure, TimeoutStage};
 use crate::request::ProviderCall;
 use crate::stream::ProviderStream;
 
@@ -33,40 +52,94 @@ impl Default for ClientSettings {
 /// Opens streams over one pool of kept-alive HTTP/1.1 connections, shared by
 /// all tenants; credentials belong to the call, never to the connection.
 /// Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ProviderClient {
-    settings: ClientSettings,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: Arc<Pool>,
+    tls: Tls,
+    retry_after_cap: Duration,
 }
 
 /// An established connection that waits for its call. Dropping it unused gives
 /// it back to the pool.
 #[derive(Debug)]
-pub struct ReadyConnection {}
+pub struct ReadyConnection {
+    connection: Option<Connection>,
+    client: ProviderClient,
+}
 
 impl ProviderClient {
     /// A client with an empty pool.
-    pub fn new(settings: ClientSettings) -> Self {
-        Self { settings }
+    pub fn new(settings: &ClientSettings) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                pool: Arc::new(Pool::new(settings)),
+                tls: Tls::default(),
+                retry_after_cap: settings.retry_after_cap,
+            }),
+        }
     }
 
-    /// Takes an idle connection to `provider` or makes one, before the request
-    /// is known to be wanted. Nothing is sent.
+    /// Takes an idle connection to `provider` or makes one, before it is known
+    /// whether the request will be wanted. Nothing is sent.
     pub async fn connect_ahead(&self, provider: &Provider) -> Result<ReadyConnection, Failure> {
-        todo!("{provider:?} {:?}", self.settings)
+        let connection = self.checkout(provider).await?;
+        Ok(ReadyConnection {
+            connection: Some(connection),
+            client: self.clone(),
+        })
     }
 
-    /// Sends `call` and waits for the head of the answer. Dropping the future
-    /// closes the connection at once.
+    /// Sends `call` and waits for the head of the answer, within the
+    /// provider's limits (D28) and with at most one more attempt (PLAT-119).
+    /// Dropping the future closes the connection at once.
     pub async fn open(&self, call: &ProviderCall<'_>) -> Result<ProviderStream, Failure> {
-        todo!("{call:?}")
+        open::open(self, None, call).await
     }
 
-    /// [`open`](Self::open) over a connection made ahead.
+    /// [`open`](Self::open) over a connection made ahead. One that leads
+    /// elsewhere is given back.
     pub async fn open_on(
         &self,
-        ready: ReadyConnection,
+        mut ready: ReadyConnection,
         call: &ProviderCall<'_>,
     ) -> Result<ProviderStream, Failure> {
-        todo!("{ready:?} {call:?}")
+        let fits = |connection: &mut Connection| *connection.origin == Origin::of(call.provider);
+        let connection = ready.connection.take_if(fits);
+        drop(ready);
+        open::open(self, connection, call).await
+    }
+
+    async fn checkout(&self, provider: &Provider) -> Result<Connection, Failure> {
+        let origin = Origin::of(provider);
+        match self.inner.pool.take(&origin) {
+            Some(connection) => Ok(connection),
+            None => self.establish(origin, provider.timeouts.connect).await,
+        }
+    }
+
+    async fn establish(&self, origin: Origin, limit: Duration) -> Result<Connection, Failure> {
+        let connect = Connection::establish(Arc::new(origin), &self.inner.tls);
+        timeout(limit, connect)
+            .await
+            .map_err(|_| Failure::timed_out(TimeoutStage::Connect))?
+            .map_err(|error| Failure::connect(&error))
+    }
+}
+
+impl fmt::Debug for ProviderClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProviderClient").finish_non_exhaustive()
+    }
+}
+
+impl Drop for ReadyConnection {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.client.inner.pool.put(connection);
+        }
     }
 }

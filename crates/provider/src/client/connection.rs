@@ -1,0 +1,174 @@
+//! One HTTP/1.1 connection, driven by whoever uses it.
+//!
+//! The future that moves bytes is polled by the task that reads the answer. No
+//! second task is woken per chunk, and dropping the connection closes its
+//! socket in that moment (TURN-48).
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+
+use super::origin::Origin;
+use super::transport::{Tls, Transport};
+use crate::request::StartedFlag;
+
+pub(crate) struct Connection {
+    sender: SendRequest<RequestBody>,
+    driver: http1::Connection<TokioIo<Transport>, RequestBody>,
+    is_closed: bool,
+    pub(super) origin: Arc<Origin>,
+}
+
+impl Connection {
+    /// Establishes a connection; no request is sent.
+    pub(super) async fn establish(origin: Arc<Origin>, tls: &Tls) -> io::Result<Self> {
+        let transport = Transport::connect(&origin, tls).await?;
+        let (sender, driver) = http1::handshake(TokioIo::new(transport))
+            .await
+            .map_err(io::Error::other)?;
+        let mut connection = Self {
+            sender,
+            driver,
+            is_closed: false,
+            origin,
+        };
+        connection.is_usable();
+        Ok(connection)
+    }
+
+    /// Sends `request` and waits for the head of its answer.
+    pub(super) async fn exchange(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, hyper::Error> {
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let driver = &mut self.driver;
+        let is_closed = &mut self.is_closed;
+        poll_fn(|cx| {
+            // A closed connection has already told the answer why.
+            *is_closed = *is_closed || Pin::new(&mut *driver).poll(cx).is_ready();
+            answer.as_mut().poll(cx)
+        })
+        .await
+        .map_err(|error| error.into_error())
+    }
+
+    /// Moves bytes between the socket and the bodies of the exchange.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        if !self.is_closed {
+            self.is_closed = Pin::new(&mut self.driver).poll(cx).is_ready();
+        }
+    }
+
+    /// Whether the connection is open and has no exchange in progress.
+    pub(super) fn is_usable(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        !self.is_closed && self.sender.is_ready()
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("origin", &self.origin)
+            .field("is_closed", &self.is_closed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection whose answer is being read.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(super) connection: Connection,
+    pub(super) body: Incoming,
+}
+
+impl Exchange {
+    /// The next bytes of the answer; `None` at its end.
+    pub(crate) fn poll_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+        if let Poll::Ready(bytes) = self.poll_body(cx) {
+            return Poll::Ready(bytes);
+        }
+        self.connection.drive(cx);
+        self.poll_body(cx)
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+        loop {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(bytes)));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Reads and forgets what is left; whether the answer ended well.
+    pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        loop {
+            match self.poll_bytes(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(false),
+                Poll::Ready(None) => return Poll::Ready(true),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// A request body in one piece, which tells when the connection took it.
+#[derive(Debug)]
+pub(super) struct RequestBody {
+    bytes: Option<Bytes>,
+    started: StartedFlag,
+}
+
+impl RequestBody {
+    pub(super) fn new(bytes: Bytes, started: StartedFlag) -> Self {
+        Self {
+            bytes: Some(bytes),
+            started,
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let bytes = self.bytes.take();
+        if bytes.is_some() {
+            self.started.set();
+        }
+        Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}

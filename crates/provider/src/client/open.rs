@@ -1,0 +1,170 @@
+//! From a call to its stream: attempts, limits, and answers that are no
+//! stream.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::response::Parts;
+use http::{HeaderMap, StatusCode};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::connection::{Connection, Exchange};
+use super::origin::Origin;
+use super::{ProviderClient, head};
+use crate::adapter;
+use crate::failure::{Failure, FailureKind, TimeoutStage};
+use crate::request::ProviderCall;
+use crate::stream::{Limits, ProviderStream};
+
+/// Bytes of a refusal that are read; its beginning says what is wrong.
+const MAX_REFUSAL_BYTES: usize = 16 * 1024;
+
+/// Longest time that the text of a refusal is waited for.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(5);
+
+/// What an attempt came to when it brought no stream.
+struct Refused {
+    failure: Failure,
+    /// `Some` when another attempt is allowed, after this pause (PLAT-119).
+    retry_after: Option<Duration>,
+}
+
+impl Refused {
+    fn finally(failure: Failure) -> Self {
+        Self {
+            failure,
+            retry_after: None,
+        }
+    }
+}
+
+/// Sends `call`, over `ready` if there is one, at most twice.
+pub(super) async fn open(
+    client: &ProviderClient,
+    ready: Option<Connection>,
+    call: &ProviderCall<'_>,
+) -> Result<ProviderStream, Failure> {
+    let total_at = Instant::now() + call.provider.timeouts.total;
+    let attempts = attempt_twice(client, ready, call, total_at);
+    timeout_at(total_at, attempts)
+        .await
+        .unwrap_or_else(|_| Err(Failure::timed_out(TimeoutStage::Total)))
+}
+
+async fn attempt_twice(
+    client: &ProviderClient,
+    ready: Option<Connection>,
+    call: &ProviderCall<'_>,
+    total_at: Instant,
+) -> Result<ProviderStream, Failure> {
+    let body = adapter::body(call.provider, &call.request)
+        .map(Bytes::from)
+        .map_err(|error| Failure::misconfigured(&error))?;
+    let first = match ready {
+        Some(connection) => Ok(connection),
+        None => client.checkout(call.provider).await,
+    };
+    let refused = match attempt(client, first, call, body.clone(), total_at).await {
+        Ok(stream) => return Ok(stream),
+        Err(refused) => refused,
+    };
+    let Some(pause) = refused.retry_after else {
+        return Err(refused.failure);
+    };
+    tracing::info!(
+        provider.id = call.provider.id,
+        pause_ms = pause.as_millis(),
+        cause = refused.failure.detail,
+        "calling the provider once more"
+    );
+    tokio::time::sleep(pause).await;
+    // Idle connections may have died together with the first one.
+    let origin = Origin::of(call.provider);
+    let fresh = client
+        .establish(origin, call.provider.timeouts.connect)
+        .await;
+    attempt(client, fresh, call, body, total_at)
+        .await
+        .map_err(|refused| refused.failure)
+}
+
+async fn attempt(
+    client: &ProviderClient,
+    connection: Result<Connection, Failure>,
+    call: &ProviderCall<'_>,
+    body: Bytes,
+    total_at: Instant,
+) -> Result<ProviderStream, Refused> {
+    let mut connection = connection.map_err(|failure| Refused {
+        retry_after: (failure.kind == FailureKind::Connect).then_some(Duration::ZERO),
+        failure,
+    })?;
+    let request = head::request(call, body).map_err(Refused::finally)?;
+    let limits = &call.provider.timeouts;
+    let response = timeout(limits.first_byte, connection.exchange(request))
+        .await
+        .map_err(|_| Refused::finally(Failure::timed_out(TimeoutStage::FirstByte)))?
+        .map_err(|error| Refused {
+            failure: Failure::broken(&error),
+            retry_after: Some(Duration::ZERO),
+        })?;
+    let (head, body) = response.into_parts();
+    let exchange = Exchange { connection, body };
+    if head.status.is_success() && is_event_stream(&head.headers) {
+        let limits = Limits::new(limits.idle, total_at);
+        let pool = Arc::clone(&client.inner.pool);
+        Ok(ProviderStream::new(
+            call.provider.kind,
+            exchange,
+            limits,
+            pool,
+        ))
+    } else {
+        Err(refusal(client, &head, exchange).await)
+    }
+}
+
+/// Reads an answer that is no stream (TURN-23).
+async fn refusal(client: &ProviderClient, head: &Parts, mut exchange: Exchange) -> Refused {
+    let mut text = Vec::new();
+    let read = read_refusal(&mut exchange, &mut text);
+    if let Ok(()) = timeout(REFUSAL_LIMIT, read).await {
+        client.inner.pool.put_after_drain(exchange);
+    }
+    Refused {
+        failure: Failure::of_status(head.status.as_u16(), &text),
+        retry_after: retry_after(head, client.inner.retry_after_cap),
+    }
+}
+
+async fn read_refusal(exchange: &mut Exchange, text: &mut Vec<u8>) {
+    while text.len() < MAX_REFUSAL_BYTES {
+        match poll_fn(|cx| exchange.poll_bytes(cx)).await {
+            Some(Ok(bytes)) => text.extend_from_slice(&bytes),
+            Some(Err(_)) | None => break,
+        }
+    }
+    text.truncate(MAX_REFUSAL_BYTES);
+}
+
+/// The pause that a 429 asks for, if it is short enough. Dates are not
+/// understood: they need a clock that agrees with the provider's.
+fn retry_after(head: &Parts, cap: Duration) -> Option<Duration> {
+    if head.status != StatusCode::TOO_MANY_REQUESTS {
+        return None;
+    }
+    let seconds = head.headers.get(RETRY_AFTER)?.to_str().ok()?;
+    let pause = Duration::from_secs(seconds.trim().parse().ok()?);
+    (pause <= cap).then_some(pause)
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|mime| mime.trim().eq_ignore_ascii_case("text/event-stream"))
+}

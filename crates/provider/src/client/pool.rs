@@ -1,0 +1,124 @@
+//! Idle connections by origin.
+//!
+//! Nobody waits on an idle connection. One sweeper looks at all of them every
+//! few seconds and drops those that the other side closed or that grew old; a
+//! connection is looked at once more when it is taken.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::ClientSettings;
+use super::connection::{Connection, Exchange};
+use super::origin::Origin;
+
+/// Longest time that the rest of an answer is read after its terminal event
+/// (PLAT-105).
+const DRAIN: Duration = Duration::from_secs(2);
+
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+pub(crate) struct Pool {
+    idle: Mutex<HashMap<Arc<Origin>, Vec<Idle>>>,
+    sweeper: Once,
+    max_idle_per_origin: usize,
+    idle_timeout: Duration,
+}
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+impl Pool {
+    pub(super) fn new(settings: &ClientSettings) -> Self {
+        Self {
+            idle: Mutex::default(),
+            sweeper: Once::new(),
+            max_idle_per_origin: settings.max_idle_per_origin,
+            idle_timeout: settings.idle_timeout,
+        }
+    }
+
+    /// Takes the connection to `origin` that was used last.
+    pub(super) fn take(&self, origin: &Origin) -> Option<Connection> {
+        let mut idle = self.lock();
+        let connections = idle.get_mut(origin)?;
+        while let Some(mut idle) = connections.pop() {
+            if idle.since.elapsed() < self.idle_timeout && idle.connection.is_usable() {
+                return Some(idle.connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps `connection` if it can serve another call.
+    pub(super) fn put(self: &Arc<Self>, mut connection: Connection) {
+        if !connection.is_usable() {
+            return;
+        }
+        let mut idle = self.lock();
+        let connections = idle.entry(Arc::clone(&connection.origin)).or_default();
+        if connections.len() < self.max_idle_per_origin {
+            connections.push(Idle {
+                connection,
+                since: Instant::now(),
+            });
+        }
+        drop(idle);
+        self.start_sweeper();
+    }
+
+    /// Takes back a connection whose answer has ended as far as the caller is
+    /// concerned. What has not arrived yet is awaited in the background.
+    pub(crate) fn put_after_drain(self: &Arc<Self>, mut exchange: Exchange) {
+        let now = exchange.poll_drain(&mut Context::from_waker(Waker::noop()));
+        match now {
+            Poll::Ready(true) => self.put(exchange.connection),
+            Poll::Ready(false) => {}
+            Poll::Pending => {
+                let pool = Arc::clone(self);
+                tokio::spawn(async move {
+                    let drained = poll_fn(|cx| exchange.poll_drain(cx));
+                    if let Ok(true) = tokio::time::timeout(DRAIN, drained).await {
+                        pool.put(exchange.connection);
+                    }
+                });
+            }
+        }
+    }
+
+    fn start_sweeper(self: &Arc<Self>) {
+        self.sweeper.call_once(|| {
+            let pool = Arc::downgrade(self);
+            tokio::spawn(sweep(pool));
+        });
+    }
+
+    fn drop_unusable(&self) {
+        self.lock().retain(|_, connections| {
+            connections.retain_mut(|idle| {
+                idle.since.elapsed() < self.idle_timeout && idle.connection.is_usable()
+            });
+            !connections.is_empty()
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<Origin>, Vec<Idle>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn sweep(pool: Weak<Pool>) {
+    loop {
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+        match pool.upgrade() {
+            Some(pool) => pool.drop_unusable(),
+            None => return,
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! One line of an event stream: `name`, or `name:value`, or a comment.
+
+use std::ops::Range;
+
+/// A field that matters here. `id` and `retry` concern clients that reconnect,
+/// which a paid generation never does.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    Name(Range<usize>),
+    Data(Range<usize>),
+}
+
+/// The field on `line`, its value as a range of `buffer`; `None` for comments
+/// and for fields that do not matter.
+pub(super) fn field(buffer: &[u8], line: Range<usize>) -> Option<Field> {
+    let text = &buffer[line.clone()];
+    if let Some(rest) = text.strip_prefix(b"data") {
+        value(rest, line.end).map(Field::Data)
+    } else if let Some(rest) = text.strip_prefix(b"event") {
+        value(rest, line.end).map(Field::Name)
+    } else {
+        None
+    }
+}
+
+/// The value in what follows a field's name: nothing, or a colon, at most one
+/// space, and the value. `None` when the name goes on.
+fn value(rest: &[u8], end: usize) -> Option<Range<usize>> {
+    match rest {
+        [] => Some(end..end),
+        [b':', b' ', value @ ..] | [b':', value @ ..] => Some(end - value.len()..end),
+        _ => None,
+    }
+}
