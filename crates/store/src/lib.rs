@@ -1,1 +1,47 @@
-//! minichat-store
+//! Everything durable: one concrete [`Store`] over `SQLite` and PostgreSQL.
+//!
+//! A *job* is a closure that receives one transaction. [`Store::write`] runs it
+//! in a read-write transaction and commits when it answers `Ok`;
+//! [`Store::read`] runs it against a snapshot. Resource files add methods to
+//! [`Tx`], named `resource_verb`, tenant first; handlers, jobs and tests write
+//! no SQL of their own.
+//!
+//! One SQL text serves both databases. What differs is in few places: types of
+//! columns in the migrations, the form of values in `value`, and row locks.
+
+mod admission;
+mod chats;
+mod error;
+mod health;
+mod messages;
+mod migrate;
+mod outbox;
+mod page;
+mod policy_snapshots;
+mod postgres;
+mod quota;
+mod settings;
+mod sqlite;
+mod store;
+mod turns;
+mod tx;
+mod value;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use admission::{AdmissionFacts, AdmissionQuery, RecentMessage};
+pub use chats::{Chat, NewChat};
+pub use error::{Constraint, StoreError};
+pub use futures_util::future::BoxFuture;
+pub use messages::{AttachmentSummary, Message, NewMessage, Reaction, Role};
+pub use outbox::OutboxMessage;
+pub use page::{Direction, Key, Page, PageRequest};
+pub use policy_snapshots::PolicySnapshot;
+pub use quota::{Bucket, Period, QuotaCell, QuotaCells, QuotaScope, Settlement, SettlementFault};
+pub use settings::DatabaseSettings;
+pub use store::Store;
+pub use turns::{FinishedTurn, NewTurn, Turn, TurnFinish};
+pub use tx::Tx;

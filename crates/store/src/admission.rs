@@ -1,0 +1,224 @@
+//! What admission of a message has to know, read in one round trip: the chat,
+//! the turn of the same request if there is one, the history that may enter
+//! the prompt, and the user's quota cells (QUOTA-44, TURN-10).
+
+use minichat_core::{ChatId, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
+
+use crate::page::Key;
+use crate::quota::{Period, QuotaCell, QuotaCells, cell_columns, cell_row};
+use crate::turns::{turn_columns, turn_row};
+use crate::tx::Query;
+use crate::value::{Row, params};
+use crate::{Role, StoreError, Turn, Tx};
+
+/// Whose message, into which chat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AdmissionQuery {
+    pub tenant_id: TenantId,
+    pub user_id: UserId,
+    pub chat_id: ChatId,
+    pub request_id: RequestId,
+    /// `context.recent_messages_limit` (CONT-5), 0 for none.
+    pub recent_messages_limit: u32,
+}
+
+/// The state of the chat and of its user's quota before a send.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AdmissionFacts {
+    /// The selected model.
+    pub model: String,
+    /// The turn of the same `request_id`, deleted or not.
+    pub existing_turn: Option<Turn>,
+    /// Whether an undeleted turn of the chat is running.
+    pub is_running: bool,
+    /// The newest message that may enter the prompt (CONT-4). Absent: the
+    /// history is empty.
+    pub boundary: Option<Key>,
+    /// The recent window (CONT-5), oldest first, nothing above `boundary`.
+    pub recent_messages: Vec<RecentMessage>,
+    /// Tokens of the newest answer that has a token count (QUOTA-37).
+    pub prior_context_tokens: u64,
+    /// An instant of the database's clock, above every timestamp of the chat:
+    /// `started_at` of the new turn (TURN-6).
+    pub now: Timestamp,
+    /// The user's cells on the date of `now`.
+    pub quota: QuotaCells,
+}
+
+/// A message that may enter the prompt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RecentMessage {
+    pub id: MessageId,
+    pub role: Role,
+    pub content: String,
+    pub created_at: Timestamp,
+}
+
+impl Tx {
+    /// Everything that admission reads. `None`: no such chat of this user
+    /// (PLAT-16).
+    pub async fn turn_admission_facts(
+        &mut self,
+        query: &AdmissionQuery,
+    ) -> Result<Option<AdmissionFacts>, StoreError> {
+        let AdmissionQuery {
+            tenant_id,
+            user_id,
+            chat_id,
+            request_id,
+            recent_messages_limit,
+        } = *query;
+        // At least one row is read, because the newest one is the boundary.
+        let window = recent_messages_limit.max(1);
+        let clock = self.process_now();
+        let (yesterday, tomorrow) = (
+            clock.plus_seconds(-SECONDS_PER_DAY).date(),
+            clock.plus_seconds(SECONDS_PER_DAY).date(),
+        );
+        let (heads, messages, cells) = self
+            .query3(
+                Query {
+                    sql: HEAD_SQL,
+                    params: &params![tenant_id, user_id, chat_id, request_id],
+                    map: head_row,
+                },
+                Query {
+                    sql: RECENT_SQL,
+                    params: &params![tenant_id, chat_id, window],
+                    map: recent_row,
+                },
+                Query {
+                    sql: CELLS_SQL,
+                    params: &params![
+                        tenant_id,
+                        user_id,
+                        yesterday.first_of_month(),
+                        tomorrow.first_of_month(),
+                        yesterday,
+                        tomorrow,
+                    ],
+                    map: cell_row,
+                },
+            )
+            .await?;
+        let limit = usize::try_from(recent_messages_limit).unwrap_or(usize::MAX);
+        Ok(heads
+            .into_iter()
+            .next()
+            .map(|head| head.facts(messages, limit, cells)))
+    }
+}
+
+const SECONDS_PER_DAY: i64 = 86_400;
+
+const HEAD_SQL: &str = concat!(
+    "SELECT c.model, statement_timestamp(), ",
+    latest!("started_at", "chat_turns"),
+    ", ",
+    latest!("created_at", "messages"),
+    ", EXISTS (SELECT 1 FROM chat_turns r WHERE r.tenant_id = $1 AND r.chat_id = $3 \
+     AND r.state = 'running' AND r.deleted_at IS NULL), \
+     (SELECT m.input_tokens + m.output_tokens FROM messages m \
+     WHERE m.tenant_id = $1 AND m.chat_id = $3 AND m.role = 'assistant' \
+     AND m.deleted_at IS NULL AND m.input_tokens + m.output_tokens > 0 \
+     ORDER BY m.created_at DESC, m.id DESC LIMIT 1), ",
+    turn_columns!(),
+    " FROM chats c LEFT JOIN chat_turns t \
+     ON t.chat_id = c.id AND t.tenant_id = c.tenant_id AND t.request_id = $4 \
+     WHERE c.tenant_id = $1 AND c.user_id = $2 AND c.id = $3 AND c.deleted_at IS NULL"
+);
+
+/// Joined to the chat by its id alone: rows are used only when the head row
+/// shows that the chat is the caller's.
+const RECENT_SQL: &str = "SELECT id, role, content, created_at FROM messages \
+     WHERE tenant_id = $1 AND chat_id = $2 AND request_id IS NOT NULL \
+     AND deleted_at IS NULL AND NOT is_compressed \
+     ORDER BY created_at DESC, id DESC LIMIT $3";
+
+/// Wider than a day, because the date of `now` is known only afterwards.
+const CELLS_SQL: &str = concat!(
+    cell_columns!(),
+    "WHERE tenant_id = $1 AND user_id = $2 \
+     AND ((period_type = 'monthly' AND period_start IN ($3, $4)) \
+     OR (period_type = 'daily' AND period_start BETWEEN $5 AND $6))"
+);
+
+macro_rules! latest {
+    ($column:literal, $table:literal) => {
+        concat!(
+            "(SELECT MAX(",
+            $column,
+            ") FROM ",
+            $table,
+            " WHERE tenant_id = $1 AND chat_id = $3 AND deleted_at IS NULL)"
+        )
+    };
+}
+use latest;
+
+struct Head {
+    model: String,
+    now: Timestamp,
+    latest_turn: Option<Timestamp>,
+    latest_message: Option<Timestamp>,
+    is_running: bool,
+    prior_context_tokens: Option<u64>,
+    turn: Option<Turn>,
+}
+
+fn head_row(row: &Row<'_>) -> Result<Head, StoreError> {
+    Ok(Head {
+        model: row.take()?,
+        now: row.take()?,
+        latest_turn: row.take()?,
+        latest_message: row.take()?,
+        is_running: row.take()?,
+        prior_context_tokens: row.take()?,
+        turn: row
+            .peek::<Option<TurnId>>()?
+            .map(|_| turn_row(row))
+            .transpose()?,
+    })
+}
+
+fn recent_row(row: &Row<'_>) -> Result<RecentMessage, StoreError> {
+    Ok(RecentMessage {
+        id: row.take()?,
+        role: row.take()?,
+        content: row.take()?,
+        created_at: row.take()?,
+    })
+}
+
+impl Head {
+    fn facts(
+        self,
+        mut messages: Vec<RecentMessage>,
+        limit: usize,
+        mut cells: Vec<QuotaCell>,
+    ) -> AdmissionFacts {
+        let boundary = messages.first().map(|newest| Key {
+            at: newest.created_at,
+            id: newest.id.0,
+        });
+        messages.truncate(limit);
+        messages.reverse();
+        let latest = self.latest_turn.max(self.latest_message);
+        let now = latest.map_or(self.now, |latest| self.now.max(latest.plus_micros(1)));
+        let (day, month) = (now.date(), now.date().first_of_month());
+        cells.retain(|cell| match cell.period {
+            Period::Daily => cell.period_start == day,
+            Period::Monthly => cell.period_start == month,
+        });
+        AdmissionFacts {
+            model: self.model,
+            existing_turn: self.turn,
+            is_running: self.is_running,
+            boundary,
+            recent_messages: messages,
+            prior_context_tokens: self.prior_context_tokens.unwrap_or(0),
+            now,
+            quota: QuotaCells::new(cells),
+        }
+    }
+}

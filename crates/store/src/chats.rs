@@ -1,0 +1,152 @@
+//! Chats (PLAT-5, API-50..55).
+
+use minichat_core::{ChatId, TenantId, Timestamp, UserId};
+
+use crate::page::{Direction, Key, Page, PageRequest};
+use crate::value::{Row, params};
+use crate::{StoreError, Tx};
+
+/// A chat that is not deleted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chat {
+    pub id: ChatId,
+    /// The selected model, fixed for the chat's life (API-52).
+    pub model: String,
+    pub title: Option<String>,
+    pub is_temporary: bool,
+    /// Undeleted messages that belong to a turn.
+    pub message_count: u64,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// A chat to insert; `created_at` becomes `updated_at` too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewChat<'a> {
+    pub id: ChatId,
+    pub tenant_id: TenantId,
+    pub user_id: UserId,
+    pub model: &'a str,
+    pub title: Option<&'a str>,
+    pub is_temporary: bool,
+    pub created_at: Timestamp,
+}
+
+impl Tx {
+    pub async fn chat_insert(&mut self, chat: &NewChat<'_>) -> Result<(), StoreError> {
+        let NewChat {
+            id,
+            tenant_id,
+            user_id,
+            model,
+            title,
+            is_temporary,
+            created_at,
+        } = *chat;
+        self.execute_later(
+            "INSERT INTO chats (id, tenant_id, user_id, model, title, is_temporary, \
+             created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
+            params![
+                id,
+                tenant_id,
+                user_id,
+                model,
+                title,
+                is_temporary,
+                created_at
+            ],
+        )
+    }
+
+    /// The caller's chat; `None` if it is absent, deleted or somebody else's.
+    pub async fn chat_get(
+        &mut self,
+        tenant: TenantId,
+        user: UserId,
+        chat: ChatId,
+    ) -> Result<Option<Chat>, StoreError> {
+        self.query_opt(
+            chat_select!("AND c.id = $3"),
+            &params![tenant, user, chat],
+            chat_row,
+        )
+        .await
+    }
+
+    /// The caller's chats, most recently active first (API-42).
+    pub async fn chat_list(
+        &mut self,
+        tenant: TenantId,
+        user: UserId,
+        request: PageRequest,
+    ) -> Result<Page<Chat>, StoreError> {
+        let limit = request.fetch_limit();
+        let rows = match request.cursor {
+            None => {
+                let sql = chat_select!("ORDER BY c.updated_at DESC, c.id DESC LIMIT $3");
+                self.query(sql, &params![tenant, user, limit], chat_row)
+                    .await?
+            }
+            Some((Key { at, id }, direction)) => {
+                let sql = match direction {
+                    Direction::Next => chat_select!(
+                        "AND (c.updated_at, c.id) < ($4, $5) \
+                         ORDER BY c.updated_at DESC, c.id DESC LIMIT $3"
+                    ),
+                    Direction::Previous => chat_select!(
+                        "AND (c.updated_at, c.id) > ($4, $5) \
+                         ORDER BY c.updated_at ASC, c.id ASC LIMIT $3"
+                    ),
+                };
+                self.query(sql, &params![tenant, user, limit, at, id], chat_row)
+                    .await?
+            }
+        };
+        Ok(request.page(rows, |chat| Key {
+            at: chat.updated_at,
+            id: chat.id.0,
+        }))
+    }
+
+    /// Marks activity: `updated_at` moves to `now`, never back (API-54).
+    pub async fn chat_touch(
+        &mut self,
+        tenant: TenantId,
+        user: UserId,
+        chat: ChatId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.execute_later(
+            "UPDATE chats SET updated_at = $4 WHERE tenant_id = $1 AND user_id = $2 \
+             AND id = $3 AND deleted_at IS NULL AND updated_at < $4",
+            params![tenant, user, chat, now],
+        )
+    }
+}
+
+macro_rules! chat_select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT c.id, c.model, c.title, c.is_temporary, \
+             (SELECT COUNT(*) FROM messages m WHERE m.chat_id = c.id \
+              AND m.tenant_id = c.tenant_id AND m.deleted_at IS NULL \
+              AND m.request_id IS NOT NULL), \
+             c.created_at, c.updated_at FROM chats c \
+             WHERE c.tenant_id = $1 AND c.user_id = $2 AND c.deleted_at IS NULL ",
+            $rest
+        )
+    };
+}
+use chat_select;
+
+fn chat_row(row: &Row<'_>) -> Result<Chat, StoreError> {
+    Ok(Chat {
+        id: row.take()?,
+        model: row.take()?,
+        title: row.take()?,
+        is_temporary: row.take()?,
+        message_count: row.take()?,
+        created_at: row.take()?,
+        updated_at: row.take()?,
+    })
+}

@@ -1,0 +1,241 @@
+//! Messages (PLAT-6, API-60, API-61).
+
+use minichat_core::turn::Usage;
+use minichat_core::{AttachmentId, ChatId, MessageId, RequestId, TenantId, Timestamp, UserId};
+
+use crate::page::{Direction, Key, Page, PageRequest};
+use crate::value::{FromValue, Param, Row, Value, params};
+use crate::{StoreError, Tx};
+
+/// Who a message is from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Role {
+    User,
+    Assistant,
+    System,
+}
+
+/// What a user thinks of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Reaction {
+    Like,
+    Dislike,
+}
+
+/// A message as its chat lists it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    pub id: MessageId,
+    pub request_id: RequestId,
+    pub role: Role,
+    pub content: String,
+    pub attachments: Vec<AttachmentSummary>,
+    /// The caller's own reaction, on assistant messages only.
+    pub my_reaction: Option<Reaction>,
+    /// The effective model, on assistant messages only.
+    pub model: Option<String>,
+    pub input_tokens: u64,
+    pub output_tokens: u64,
+    pub created_at: Timestamp,
+}
+
+/// A file of a message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AttachmentSummary {
+    pub attachment_id: AttachmentId,
+    pub kind: String,
+    pub filename: String,
+    pub status: String,
+}
+
+/// A message of a turn to insert.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewMessage<'a> {
+    pub id: MessageId,
+    pub tenant_id: TenantId,
+    pub chat_id: ChatId,
+    pub request_id: RequestId,
+    pub role: Role,
+    pub content: &'a str,
+    pub provider_response_id: Option<&'a str>,
+    /// Zeros when the provider did not report any (TURN-36).
+    pub usage: Usage,
+    /// The effective model, on assistant messages only.
+    pub model: Option<&'a str>,
+    /// Raised just above the chat's latest message if it is not greater
+    /// (TURN-6).
+    pub created_at: Timestamp,
+}
+
+impl Tx {
+    pub async fn message_insert(&mut self, message: &NewMessage<'_>) -> Result<(), StoreError> {
+        let NewMessage {
+            id,
+            tenant_id,
+            chat_id,
+            request_id,
+            role,
+            content,
+            provider_response_id,
+            usage,
+            model,
+            created_at,
+        } = *message;
+        self.execute_later(
+            "INSERT INTO messages (id, tenant_id, chat_id, request_id, role, content, \
+             content_type, request_kind, features_used, provider_response_id, model, \
+             input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens, \
+             reasoning_tokens, created_at) \
+             SELECT $1, $2, $3, $4, $5, $6, 'text', 'chat', '[]', $7, $8, \
+             $9, $10, $11, $12, $13, \
+             GREATEST($14, COALESCE(MAX(created_at) + $15, $14)) \
+             FROM messages WHERE chat_id = $3 AND tenant_id = $2 AND deleted_at IS NULL",
+            params![
+                id,
+                tenant_id,
+                chat_id,
+                request_id,
+                role.as_str(),
+                content,
+                provider_response_id,
+                model,
+                usage.input_tokens,
+                usage.output_tokens,
+                usage.cache_read_input_tokens,
+                usage.cache_write_input_tokens,
+                usage.reasoning_tokens,
+                created_at,
+                Param::Micros(1),
+            ],
+        )
+    }
+
+    /// The messages of a chat that the caller owns, oldest first (API-42,
+    /// API-61).
+    pub async fn message_list(
+        &mut self,
+        tenant: TenantId,
+        user: UserId,
+        chat: ChatId,
+        request: PageRequest,
+    ) -> Result<Page<Message>, StoreError> {
+        let limit = request.fetch_limit();
+        let rows = match request.cursor {
+            None => {
+                let sql = message_select!("ORDER BY m.created_at ASC, m.id ASC LIMIT $4");
+                self.query(sql, &params![tenant, user, chat, limit], message_row)
+                    .await?
+            }
+            Some((Key { at, id }, direction)) => {
+                let sql = match direction {
+                    Direction::Next => message_select!(
+                        "AND (m.created_at, m.id) > ($5, $6) \
+                         ORDER BY m.created_at ASC, m.id ASC LIMIT $4"
+                    ),
+                    Direction::Previous => message_select!(
+                        "AND (m.created_at, m.id) < ($5, $6) \
+                         ORDER BY m.created_at DESC, m.id DESC LIMIT $4"
+                    ),
+                };
+                let params = params![tenant, user, chat, limit, at, id];
+                self.query(sql, &params, message_row).await?
+            }
+        };
+        Ok(request.page(rows, |message| Key {
+            at: message.created_at,
+            id: message.id.0,
+        }))
+    }
+
+    /// The answer of a turn, for a replay (TURN-36): found by its own id
+    /// inside a chat that the caller owns.
+    pub async fn message_get(
+        &mut self,
+        tenant: TenantId,
+        user: UserId,
+        chat: ChatId,
+        message: MessageId,
+    ) -> Result<Option<Message>, StoreError> {
+        let sql = message_select!("AND m.id = $4");
+        let params = params![tenant, user, chat, message];
+        self.query_opt(sql, &params, message_row).await
+    }
+}
+
+macro_rules! message_select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT m.id, m.request_id, m.role, m.content, r.reaction, m.model, \
+             m.input_tokens, m.output_tokens, m.created_at FROM messages m \
+             LEFT JOIN message_reactions r ON r.message_id = m.id AND r.user_id = $2 \
+             AND r.tenant_id = m.tenant_id AND m.role = 'assistant' \
+             WHERE m.tenant_id = $1 AND m.chat_id = $3 AND m.deleted_at IS NULL \
+             AND m.request_id IS NOT NULL AND EXISTS (SELECT 1 FROM chats c \
+             WHERE c.id = m.chat_id AND c.tenant_id = $1 AND c.user_id = $2 \
+             AND c.deleted_at IS NULL) ",
+            $rest
+        )
+    };
+}
+use message_select;
+
+fn message_row(row: &Row<'_>) -> Result<Message, StoreError> {
+    Ok(Message {
+        id: row.take()?,
+        request_id: row.take()?,
+        role: row.take()?,
+        content: row.take()?,
+        attachments: Vec::new(),
+        my_reaction: row.take()?,
+        model: row.take()?,
+        input_tokens: row.take()?,
+        output_tokens: row.take()?,
+        created_at: row.take()?,
+    })
+}
+
+impl Role {
+    /// The value in `messages.role` and on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::System => "system",
+        }
+    }
+}
+
+impl FromValue for Role {
+    const EXPECTED: &'static str = "a role";
+
+    fn from_value(value: Value<'_>) -> Option<Self> {
+        match value {
+            Value::Text("user") => Some(Self::User),
+            Value::Text("assistant") => Some(Self::Assistant),
+            Value::Text("system") => Some(Self::System),
+            _ => None,
+        }
+    }
+}
+
+impl Reaction {
+    /// The value in `message_reactions.reaction` and on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Like => "like",
+            Self::Dislike => "dislike",
+        }
+    }
+}
+
+impl FromValue for Reaction {
+    const EXPECTED: &'static str = "a reaction";
+
+    fn from_value(value: Value<'_>) -> Option<Self> {
+        match value {
+            Value::Text("like") => Some(Self::Like),
+            Value::Text("dislike") => Some(Self::Dislike),
+            _ => None,
+        }
+    }
+}

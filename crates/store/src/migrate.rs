@@ -1,0 +1,123 @@
+//! Forward-only migrations, embedded in the binary (PLAT-1, K8S-43).
+//!
+//! They run in one transaction under a lock, so that of several processes
+//! starting at once one migrates and the others find the work done.
+
+use deadpool_postgres::ClientWrapper;
+use rusqlite::TransactionBehavior;
+
+use crate::StoreError;
+
+/// Version `n` is the n-th text.
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_initial.sql")];
+
+/// The key of the advisory lock, `minichat` in ASCII.
+const LOCK_KEY: i64 = 0x6d69_6e69_6368_6174;
+
+const CREATE_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_migrations \
+     (version BIGINT NOT NULL PRIMARY KEY)";
+const READ_VERSION: &str = "SELECT COALESCE(MAX(version), 0) FROM schema_migrations";
+
+/// The types of the migration texts. A length on `SQLite` is the application's
+/// business (chapter 05, section 1.1).
+const TYPES: [(&str, &str, &str); 18] = [
+    ("{uuid}", "UUID", "TEXT"),
+    ("{ts}", "TIMESTAMPTZ", "INTEGER"),
+    ("{date}", "DATE", "TEXT"),
+    ("{bool}", "BOOLEAN", "INTEGER"),
+    ("{i32}", "INTEGER", "INTEGER"),
+    ("{i64}", "BIGINT", "INTEGER"),
+    ("{text}", "TEXT", "TEXT"),
+    ("{json}", "JSONB", "TEXT"),
+    ("{bytes}", "BYTEA", "BLOB"),
+    ("{str16}", "VARCHAR(16)", "TEXT"),
+    ("{str32}", "VARCHAR(32)", "TEXT"),
+    ("{str64}", "VARCHAR(64)", "TEXT"),
+    ("{str128}", "VARCHAR(128)", "TEXT"),
+    ("{str255}", "VARCHAR(255)", "TEXT"),
+    ("{str1024}", "VARCHAR(1024)", "TEXT"),
+    ("{false}", "FALSE", "0"),
+    (
+        "{serial}",
+        "BIGINT GENERATED ALWAYS AS IDENTITY (CACHE 1) PRIMARY KEY",
+        "INTEGER PRIMARY KEY AUTOINCREMENT",
+    ),
+    ("{strict}", "", " STRICT"),
+];
+
+fn newest() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
+/// Versions to apply after `found`, with their texts.
+fn missing(found: i64) -> Result<impl Iterator<Item = (i64, &'static str)>, StoreError> {
+    let known = newest();
+    if found > known {
+        return Err(StoreError::NewerSchema { found, known });
+    }
+    Ok((1..)
+        .zip(MIGRATIONS.iter().copied())
+        .filter(move |(version, _)| *version > found))
+}
+
+fn for_postgres(text: &str) -> String {
+    TYPES
+        .iter()
+        .fold(text.to_owned(), |sql, (token, postgres, _)| {
+            sql.replace(token, postgres)
+        })
+}
+
+fn for_sqlite(text: &str) -> String {
+    TYPES
+        .iter()
+        .fold(text.to_owned(), |sql, (token, _, sqlite)| {
+            sql.replace(token, sqlite)
+        })
+}
+
+/// Brings a file up to date in one exclusive transaction.
+pub(crate) fn sqlite(connection: &mut rusqlite::Connection) -> Result<(), StoreError> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+    tx.execute_batch(CREATE_VERSIONS)?;
+    let found = tx.query_row(READ_VERSION, [], |row| row.get(0))?;
+    for (version, text) in missing(found)? {
+        tx.execute_batch(&for_sqlite(text))?;
+        tx.execute(
+            "INSERT INTO schema_migrations (version) VALUES (?1)",
+            [version],
+        )?;
+    }
+    Ok(tx.commit()?)
+}
+
+/// Brings a database up to date under an advisory lock, or only checks its
+/// version when `migrate` is false.
+pub(crate) async fn postgres(
+    connection: &mut ClientWrapper,
+    migrate: bool,
+) -> Result<(), StoreError> {
+    let tx = connection.transaction().await?;
+    tx.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK_KEY])
+        .await?;
+    tx.batch_execute(CREATE_VERSIONS).await?;
+    let found: i64 = tx.query_one(READ_VERSION, &[]).await?.get(0);
+    let missing = missing(found)?;
+    if !migrate {
+        let known = newest();
+        return if found < known {
+            Err(StoreError::OlderSchema { found, known })
+        } else {
+            Ok(())
+        };
+    }
+    for (version, text) in missing {
+        tx.batch_execute(&for_postgres(text)).await?;
+        tx.execute(
+            "INSERT INTO schema_migrations (version) VALUES ($1)",
+            &[&version],
+        )
+        .await?;
+    }
+    Ok(tx.commit().await?)
+}

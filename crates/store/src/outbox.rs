@@ -1,0 +1,68 @@
+//! The transactional outbox (PLAT-30..38): a side effect and the message that
+//! reports it commit or vanish together.
+
+use minichat_core::{TenantId, Timestamp};
+use uuid::Uuid;
+
+use crate::value::params;
+use crate::{StoreError, Tx};
+
+/// A message to put into a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutboxMessage<'a> {
+    pub queue: &'a str,
+    pub tenant_id: TenantId,
+    /// Messages of one key keep their order (PLAT-39).
+    pub key: Uuid,
+    /// `outbox.num_partitions`, at least 1.
+    pub partitions: u32,
+    /// A second message with the same key in the same queue is dropped
+    /// (PLAT-37). Begins with the tenant's 32 hex digits.
+    pub dedupe_key: Option<&'a str>,
+    /// JSON.
+    pub payload: &'a str,
+    pub created_at: Timestamp,
+}
+
+impl OutboxMessage<'_> {
+    /// `key mod partitions` (PLAT-31).
+    pub fn partition(&self) -> u32 {
+        let partition = self.key.as_u128() % u128::from(self.partitions.max(1));
+        u32::try_from(partition).unwrap_or_default()
+    }
+
+    fn check_dedupe_key(&self) -> Result<(), StoreError> {
+        let Some(key) = self.dedupe_key else {
+            return Ok(());
+        };
+        let tenant = self.tenant_id.0.as_simple().to_string();
+        let rest = key.strip_prefix(&tenant);
+        if rest.is_some_and(|rest| rest.starts_with('/')) {
+            Ok(())
+        } else {
+            Err(StoreError::DedupeKey)
+        }
+    }
+}
+
+impl Tx {
+    /// Enqueues a message with this transaction (PLAT-30). A dedupe key of
+    /// another tenant is [`StoreError::DedupeKey`], which aborts the job.
+    pub async fn outbox_enqueue(&mut self, message: &OutboxMessage<'_>) -> Result<(), StoreError> {
+        message.check_dedupe_key()?;
+        self.execute_later(
+            "INSERT INTO outbox_messages (queue, partition, tenant_id, dedupe_key, \
+             payload_type, payload, created_at) \
+             VALUES ($1, $2, $3, $4, 'application/json', $5, $6) \
+             ON CONFLICT (queue, dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING",
+            params![
+                message.queue,
+                message.partition(),
+                message.tenant_id,
+                message.dedupe_key,
+                message.payload,
+                message.created_at,
+            ],
+        )
+    }
+}

@@ -1,0 +1,390 @@
+//! Quota cells (PLAT-12, QUOTA-77..82): what a user spent and reserved in one
+//! bucket during one period.
+//!
+//! Every transaction that reserves or settles first ensures and locks the
+//! `total` rows of both periods, monthly before daily; that serialises all
+//! quota work of one user and is what keeps parallel sends from overspending.
+
+use minichat_core::turn::Usage;
+use minichat_core::{Date, TenantId, Timestamp, UserId};
+use uuid::Uuid;
+
+use crate::value::{FromValue, Param, Row, Value, params};
+use crate::{StoreError, Tx};
+
+/// A quota period in UTC (QUOTA-7).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Period {
+    Daily,
+    Monthly,
+}
+
+/// A quota bucket (QUOTA-10).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Bucket {
+    Total,
+    /// `tier:premium`
+    Premium,
+}
+
+/// Whose cells, on which day: the day's cell and the cell of its month.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QuotaScope {
+    pub tenant_id: TenantId,
+    pub user_id: UserId,
+    /// The UTC date of `started_at` (QUOTA-54), never today's at settlement.
+    pub day: Date,
+}
+
+/// One row of `quota_usage`. Credits in micro-credits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QuotaCell {
+    pub period: Period,
+    pub bucket: Bucket,
+    pub period_start: Date,
+    pub spent_credits_micro: u64,
+    pub reserved_credits_micro: u64,
+    pub calls: u64,
+    pub input_tokens: u64,
+    pub output_tokens: u64,
+    pub file_search_calls: u64,
+    pub web_search_calls: u64,
+    pub code_interpreter_calls: u64,
+}
+
+/// The cells of one scope; a row that does not exist yet is absent and counts
+/// as zero.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct QuotaCells {
+    cells: Vec<QuotaCell>,
+}
+
+/// What settlement books on the cells that the reserve touched (QUOTA-62).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settlement {
+    pub scope: QuotaScope,
+    /// Whether the turn ran on a premium model, so `tier:premium` is booked too.
+    pub premium: bool,
+    /// The turn's reserve, given back.
+    pub reserved_credits_micro: u64,
+    /// The charge.
+    pub committed_credits_micro: u64,
+    /// Provider counts when the method is `actual`, else zeros.
+    pub usage: Usage,
+    /// Completed tool calls; zeros when released.
+    pub file_search_calls: u32,
+    pub web_search_calls: u32,
+    pub code_interpreter_calls: u32,
+    pub now: Timestamp,
+}
+
+/// A reserve that settlement did not find as it was written (QUOTA-65): the
+/// cell is missing or holds less than the turn's reserve. It is clamped to 0;
+/// the caller logs it at error with the turn's id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SettlementFault {
+    pub period: Period,
+    pub bucket: Bucket,
+    /// What the cell held, in micro-credits.
+    pub reserved_credits_micro: u64,
+}
+
+impl Tx {
+    /// Ensures both total rows and locks all cells of `scope` (QUOTA-82): the
+    /// first call of a reserve transaction. One round trip.
+    pub async fn quota_lock(&mut self, scope: QuotaScope) -> Result<QuotaCells, StoreError> {
+        self.quota_ensure(scope)?;
+        let sql = self.dialect().quota_lock_sql();
+        let cells = self.query(sql, &scope.params(), cell_row).await?;
+        Ok(QuotaCells::new(cells))
+    }
+
+    /// The cells of `scope`, not locked.
+    pub async fn quota_cells(&mut self, scope: QuotaScope) -> Result<QuotaCells, StoreError> {
+        let cells = self
+            .query(cell_select!(""), &scope.params(), cell_row)
+            .await?;
+        Ok(QuotaCells::new(cells))
+    }
+
+    /// Adds a reserve to the total cells and, for a premium model, to the
+    /// premium cells (QUOTA-53). The caller holds the locks and has checked
+    /// the limits.
+    pub async fn quota_reserve(
+        &mut self,
+        scope: QuotaScope,
+        premium: bool,
+        reserved_credits_micro: u64,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        for bucket in Bucket::of_tier(premium) {
+            self.execute_later(
+                concat!(
+                    "INSERT INTO quota_usage (id, tenant_id, user_id, period_type, \
+                     period_start, bucket, reserved_credits_micro, updated_at) VALUES \
+                     ($1, $3, $4, 'monthly', $5, $7, $8, $9), \
+                     ($2, $3, $4, 'daily', $6, $7, $8, $9) ",
+                    cell_conflict!(),
+                    " DO UPDATE SET reserved_credits_micro = \
+                     quota_usage.reserved_credits_micro + excluded.reserved_credits_micro, \
+                     updated_at = excluded.updated_at"
+                ),
+                params![
+                    Uuid::new_v4(),
+                    Uuid::new_v4(),
+                    scope.tenant_id,
+                    scope.user_id,
+                    scope.day.first_of_month(),
+                    scope.day,
+                    bucket.as_str(),
+                    reserved_credits_micro,
+                    now,
+                ],
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Gives the reserve back and books the charge (QUOTA-62). `cells` are
+    /// those that [`Tx::turn_finish`] locked. Never fails because of what a
+    /// cell holds (QUOTA-65).
+    pub async fn quota_settle(
+        &mut self,
+        settlement: &Settlement,
+        cells: &QuotaCells,
+    ) -> Result<Vec<SettlementFault>, StoreError> {
+        let mut faults = Vec::new();
+        for bucket in Bucket::of_tier(settlement.premium) {
+            faults.extend(cells.faults(bucket, settlement.reserved_credits_micro));
+            self.execute_later(SETTLE_SQL, settlement.params(bucket))?;
+        }
+        Ok(faults)
+    }
+
+    /// A missing row cannot be locked, so both total rows are made first.
+    pub(crate) fn quota_ensure(&mut self, scope: QuotaScope) -> Result<(), StoreError> {
+        self.execute_later(
+            concat!(
+                "INSERT INTO quota_usage (id, tenant_id, user_id, period_type, period_start, \
+                 bucket, updated_at) VALUES \
+                 ($1, $3, $4, 'monthly', $5, 'total', statement_timestamp()), \
+                 ($2, $3, $4, 'daily', $6, 'total', statement_timestamp()) ",
+                cell_conflict!(),
+                " DO NOTHING"
+            ),
+            params![
+                Uuid::new_v4(),
+                Uuid::new_v4(),
+                scope.tenant_id,
+                scope.user_id,
+                scope.day.first_of_month(),
+                scope.day,
+            ],
+        )
+    }
+}
+
+macro_rules! cell_conflict {
+    () => {
+        "ON CONFLICT (tenant_id, user_id, period_type, period_start, bucket)"
+    };
+}
+use cell_conflict;
+
+macro_rules! cell_columns {
+    () => {
+        "SELECT period_type, bucket, period_start, spent_credits_micro, \
+         reserved_credits_micro, calls, input_tokens, output_tokens, file_search_calls, \
+         web_search_calls, code_interpreter_calls FROM quota_usage "
+    };
+}
+pub(crate) use cell_columns;
+
+macro_rules! cell_select {
+    ($lock:literal) => {
+        concat!(
+            cell_columns!(),
+            "WHERE tenant_id = $1 AND user_id = $2 \
+             AND ((period_type = 'monthly' AND period_start = $3) \
+             OR (period_type = 'daily' AND period_start = $4)) \
+             ORDER BY period_type DESC, bucket ",
+            $lock
+        )
+    };
+}
+use cell_select;
+
+pub(crate) const LOCK_SQLITE: &str = cell_select!("");
+pub(crate) const LOCK_POSTGRES: &str = cell_select!("FOR UPDATE");
+
+const SETTLE_SQL: &str = concat!(
+    "INSERT INTO quota_usage (id, tenant_id, user_id, period_type, period_start, bucket, \
+     spent_credits_micro, calls, input_tokens, output_tokens, file_search_calls, \
+     web_search_calls, code_interpreter_calls, updated_at) VALUES \
+     ($1, $3, $4, 'monthly', $5, $7, $8, 1, $10, $11, $12, $13, $14, $15), \
+     ($2, $3, $4, 'daily', $6, $7, $8, 1, $10, $11, $12, $13, $14, $15) ",
+    cell_conflict!(),
+    " DO UPDATE SET \
+     spent_credits_micro = quota_usage.spent_credits_micro + excluded.spent_credits_micro, \
+     reserved_credits_micro = GREATEST(0, quota_usage.reserved_credits_micro - $9), \
+     calls = quota_usage.calls + 1, \
+     input_tokens = quota_usage.input_tokens + excluded.input_tokens, \
+     output_tokens = quota_usage.output_tokens + excluded.output_tokens, \
+     file_search_calls = quota_usage.file_search_calls + excluded.file_search_calls, \
+     web_search_calls = quota_usage.web_search_calls + excluded.web_search_calls, \
+     code_interpreter_calls = \
+     quota_usage.code_interpreter_calls + excluded.code_interpreter_calls, \
+     updated_at = excluded.updated_at"
+);
+
+pub(crate) fn cell_row(row: &Row<'_>) -> Result<QuotaCell, StoreError> {
+    Ok(QuotaCell {
+        period: row.take()?,
+        bucket: row.take()?,
+        period_start: row.take()?,
+        spent_credits_micro: row.take()?,
+        reserved_credits_micro: row.take()?,
+        calls: row.take()?,
+        input_tokens: row.take()?,
+        output_tokens: row.take()?,
+        file_search_calls: row.take()?,
+        web_search_calls: row.take()?,
+        code_interpreter_calls: row.take()?,
+    })
+}
+
+impl QuotaScope {
+    /// Tenant, user, month, day.
+    pub(crate) fn params(self) -> [Param<'static>; 4] {
+        params![
+            self.tenant_id,
+            self.user_id,
+            self.day.first_of_month(),
+            self.day
+        ]
+    }
+}
+
+impl QuotaCells {
+    pub(crate) const fn new(cells: Vec<QuotaCell>) -> Self {
+        Self { cells }
+    }
+
+    /// The stored cell, if the row exists.
+    pub fn get(&self, period: Period, bucket: Bucket) -> Option<&QuotaCell> {
+        self.cells
+            .iter()
+            .find(|cell| cell.period == period && cell.bucket == bucket)
+    }
+
+    /// `spent + reserved` of a cell in micro-credits, 0 when the row is absent.
+    pub fn used_credits_micro(&self, period: Period, bucket: Bucket) -> u64 {
+        self.get(period, bucket).map_or(0, |cell| {
+            cell.spent_credits_micro
+                .saturating_add(cell.reserved_credits_micro)
+        })
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &QuotaCell> {
+        self.cells.iter()
+    }
+
+    fn faults(&self, bucket: Bucket, reserve: u64) -> impl Iterator<Item = SettlementFault> {
+        [Period::Monthly, Period::Daily]
+            .into_iter()
+            .map(move |period| SettlementFault {
+                period,
+                bucket,
+                reserved_credits_micro: self
+                    .get(period, bucket)
+                    .map_or(0, |cell| cell.reserved_credits_micro),
+            })
+            .filter(move |cell| cell.reserved_credits_micro < reserve)
+    }
+}
+
+impl Settlement {
+    /// Telemetry goes to the total cells alone (PLAT-12).
+    fn params(&self, bucket: Bucket) -> [Param<'static>; 15] {
+        let Self {
+            scope,
+            premium: _,
+            reserved_credits_micro,
+            committed_credits_micro,
+            usage,
+            file_search_calls,
+            web_search_calls,
+            code_interpreter_calls,
+            now,
+        } = *self;
+        let in_total = u64::from(bucket == Bucket::Total);
+        params![
+            Uuid::new_v4(),
+            Uuid::new_v4(),
+            scope.tenant_id,
+            scope.user_id,
+            scope.day.first_of_month(),
+            scope.day,
+            bucket.as_str(),
+            committed_credits_micro,
+            reserved_credits_micro,
+            usage.input_tokens * in_total,
+            usage.output_tokens * in_total,
+            u64::from(file_search_calls) * in_total,
+            u64::from(web_search_calls) * in_total,
+            u64::from(code_interpreter_calls) * in_total,
+            now,
+        ]
+    }
+}
+
+impl Period {
+    /// The value in `quota_usage.period_type`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Daily => "daily",
+            Self::Monthly => "monthly",
+        }
+    }
+}
+
+impl Bucket {
+    /// The value in `quota_usage.bucket`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Total => "total",
+            Self::Premium => "tier:premium",
+        }
+    }
+
+    /// The buckets that a turn of a tier is booked on.
+    fn of_tier(premium: bool) -> impl Iterator<Item = Self> {
+        [Some(Self::Total), premium.then_some(Self::Premium)]
+            .into_iter()
+            .flatten()
+    }
+}
+
+impl FromValue for Period {
+    const EXPECTED: &'static str = "a period type";
+
+    fn from_value(value: Value<'_>) -> Option<Self> {
+        match value {
+            Value::Text("daily") => Some(Self::Daily),
+            Value::Text("monthly") => Some(Self::Monthly),
+            _ => None,
+        }
+    }
+}
+
+impl FromValue for Bucket {
+    const EXPECTED: &'static str = "a bucket";
+
+    fn from_value(value: Value<'_>) -> Option<Self> {
+        match value {
+            Value::Text("total") => Some(Self::Total),
+            Value::Text("tier:premium") => Some(Self::Premium),
+            _ => None,
+        }
+    }
+}

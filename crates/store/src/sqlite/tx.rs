@@ -1,0 +1,132 @@
+//! A connection of one database thread and the transaction on it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use minichat_core::{Clock, Timestamp};
+use rusqlite::functions::FunctionFlags;
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Statement};
+
+use crate::StoreError;
+use crate::tx::Query;
+use crate::value::{Param, Row, Value};
+
+pub(crate) struct SqliteTx {
+    connection: Connection,
+    clock: Arc<dyn Clock>,
+    /// The instant of the running job in microseconds: `statement_timestamp()`.
+    now: Arc<AtomicI64>,
+}
+
+impl SqliteTx {
+    /// Teaches the connection the functions of PostgreSQL that our SQL uses.
+    pub(super) fn new(connection: Connection, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let now = Arc::new(AtomicI64::new(0));
+        let shared = Arc::clone(&now);
+        connection.create_scalar_function(
+            "statement_timestamp",
+            0,
+            FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_INNOCUOUS,
+            move |_| Ok(shared.load(Ordering::Relaxed)),
+        )?;
+        connection.create_scalar_function(
+            "greatest",
+            2,
+            FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC,
+            |arguments| Ok(arguments.get::<i64>(0)?.max(arguments.get(1)?)),
+        )?;
+        Ok(Self {
+            connection,
+            clock,
+            now,
+        })
+    }
+
+    pub(super) const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    pub(crate) fn process_now(&self) -> Timestamp {
+        Timestamp::from_micros(self.now.load(Ordering::Relaxed))
+    }
+
+    /// Begins or ends a transaction or a savepoint. Time stands still until
+    /// the next one.
+    pub(super) fn control(&self, sql: &'static str) -> Result<(), StoreError> {
+        let now = self.clock.now().as_micros();
+        self.now.store(now, Ordering::Relaxed);
+        self.connection.prepare_cached(sql)?.raw_execute()?;
+        Ok(())
+    }
+
+    pub(crate) fn execute(&self, sql: &str, params: &[Param<'_>]) -> Result<(), StoreError> {
+        if self.connection.is_readonly("main")? {
+            return Err(StoreError::ReadOnly);
+        }
+        let mut statement = self.connection.prepare_cached(sql)?;
+        bind(&mut statement, params)?;
+        statement.raw_execute()?;
+        Ok(())
+    }
+
+    pub(crate) fn query<T>(&self, query: &Query<'_, T>) -> Result<Vec<T>, StoreError> {
+        let mut statement = self.connection.prepare_cached(query.sql)?;
+        bind(&mut statement, query.params)?;
+        let mut rows = statement.raw_query();
+        let mut mapped = Vec::new();
+        while let Some(row) = rows.next()? {
+            mapped.push((query.map)(&Row::sqlite(row))?);
+        }
+        Ok(mapped)
+    }
+}
+
+/// Binds `$n` to the n-th value. `SQLite` takes `$n` for a name and numbers the
+/// names in the order of their appearance.
+fn bind(statement: &mut Statement<'_>, params: &[Param<'_>]) -> Result<(), StoreError> {
+    for index in 1..=statement.parameter_count() {
+        let number = statement
+            .parameter_name(index)
+            .and_then(|name| name.strip_prefix('$'))
+            .and_then(|number| number.parse::<usize>().ok());
+        let param = number
+            .and_then(|number| params.get(number.wrapping_sub(1)))
+            .ok_or(StoreError::Parameter("that is missing"))?;
+        statement.raw_bind_parameter(index, param)?;
+    }
+    Ok(())
+}
+
+impl rusqlite::ToSql for Param<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Self::Null => ToSqlOutput::Borrowed(ValueRef::Null),
+            Self::Uuid(id) => id.as_hyphenated().to_string().into(),
+            Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Self::Int(value) | Self::Micros(value) => (*value).into(),
+            Self::Bool(value) => (*value).into(),
+            Self::Time(at) => at.as_micros().into(),
+            Self::Date(date) => date.to_string().into(),
+        })
+    }
+}
+
+/// The column at `index`.
+pub(crate) fn value<'a>(row: &'a rusqlite::Row<'_>, index: usize) -> Result<Value<'a>, StoreError> {
+    match row.get_ref(index)? {
+        ValueRef::Null => Ok(Value::Null),
+        ValueRef::Integer(value) => Ok(Value::Int(value)),
+        ValueRef::Text(text) => match std::str::from_utf8(text) {
+            Ok(text) => Ok(Value::Text(text)),
+            Err(_) => Err(StoreError::Column {
+                index,
+                expected: "UTF-8",
+            }),
+        },
+        ValueRef::Real(_) | ValueRef::Blob(_) => Err(StoreError::Column {
+            index,
+            expected: "an integer or text",
+        }),
+    }
+}

@@ -1,0 +1,89 @@
+//! The store: a cheap handle on one database.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use minichat_core::Clock;
+
+use crate::postgres::Postgres;
+use crate::settings::Location;
+use crate::sqlite::Sqlite;
+use crate::{DatabaseSettings, StoreError, Tx};
+
+/// A handle on one database, cheap to clone. The last clone that is dropped
+/// ends the threads of a `SQLite` store and gives its file free.
+#[derive(Clone)]
+pub struct Store {
+    backend: Backend,
+}
+
+#[derive(Clone)]
+enum Backend {
+    Sqlite(Arc<Sqlite>),
+    Postgres(Postgres),
+}
+
+impl Store {
+    /// Opens the database and brings its schema up to date (PLAT-1). A schema
+    /// newer than this release is [`StoreError::NewerSchema`]; a `SQLite` file
+    /// that another process has open is [`StoreError::InUse`].
+    ///
+    /// `clock` tells the time of `SQLite` transactions (TURN-6).
+    pub async fn open(
+        settings: &DatabaseSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        let backend = match settings.location()? {
+            Location::Sqlite(path) => {
+                let readers = settings.max_conns;
+                let opened =
+                    tokio::task::spawn_blocking(move || Sqlite::open(&path, readers, clock));
+                let sqlite = opened.await.map_err(|_| StoreError::Closed)??;
+                Backend::Sqlite(Arc::new(sqlite))
+            }
+            Location::Postgres(config) => {
+                Backend::Postgres(Postgres::open(*config, settings, clock).await?)
+            }
+        };
+        Ok(Self { backend })
+    }
+
+    /// Whether the database is one file that this process owns (D16).
+    pub fn is_sqlite(&self) -> bool {
+        matches!(self.backend, Backend::Sqlite(_))
+    }
+
+    /// Runs `job` in one transaction: committed when it answers `Ok`, rolled
+    /// back when it answers `Err`, which comes back unchanged.
+    ///
+    /// `job` may run again after a collision with another transaction, so it
+    /// must not change anything but the database, and must await nothing but
+    /// its transaction: [`StoreError::JobSuspended`] on `SQLite`. Dropping the
+    /// returned future leaves no open transaction; whether it committed is
+    /// then unknown.
+    pub async fn write<T, E, F>(&self, job: F) -> Result<T, E>
+    where
+        F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        match &self.backend {
+            Backend::Sqlite(sqlite) => sqlite.write(job).await,
+            Backend::Postgres(postgres) => postgres.write(job).await,
+        }
+    }
+
+    /// Runs `job` for reading: against one snapshot on `SQLite`, statement by
+    /// statement on PostgreSQL. Statements that change anything are refused.
+    pub async fn read<T, E, F>(&self, job: F) -> Result<T, E>
+    where
+        F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        match &self.backend {
+            Backend::Sqlite(sqlite) => sqlite.read(job).await,
+            Backend::Postgres(postgres) => postgres.read(job).await,
+        }
+    }
+}

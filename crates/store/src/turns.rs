@@ -1,0 +1,277 @@
+//! Turns (PLAT-7): the row of one attempt to answer a message.
+
+use minichat_core::turn::{Outcome, TurnState};
+use minichat_core::{ChatId, Date, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
+
+use crate::quota::{QuotaCells, QuotaScope, cell_row};
+use crate::tx::Query;
+use crate::value::{FromValue, Param, Row, Value, params};
+use crate::{StoreError, Tx};
+
+/// A turn as it is stored, deleted or not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Turn {
+    pub id: TurnId,
+    pub chat_id: ChatId,
+    pub request_id: RequestId,
+    pub state: TurnState,
+    /// One of TURN-39's codes, on failed turns only.
+    pub error_code: Option<String>,
+    pub provider_response_id: Option<String>,
+    pub assistant_message_id: Option<MessageId>,
+    pub effective_model: Option<String>,
+    pub is_deleted: bool,
+    pub started_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// A turn to insert, in state `running`, inside the reserve transaction
+/// (TURN-11). The preflight facts never change afterwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewTurn<'a> {
+    pub id: TurnId,
+    pub tenant_id: TenantId,
+    pub chat_id: ChatId,
+    pub request_id: RequestId,
+    pub requester_user_id: UserId,
+    /// Id of the chosen provider.
+    pub provider_name: &'a str,
+    pub effective_model: &'a str,
+    pub reserve_tokens: u64,
+    pub reserved_credits_micro: u64,
+    pub policy_version_applied: u64,
+    pub max_output_tokens_applied: u32,
+    pub minimal_generation_floor_applied: u32,
+    /// The day of the reserve's daily cell (QUOTA-54).
+    pub reserve_day: Date,
+    pub web_search_enabled: bool,
+    pub started_at: Timestamp,
+}
+
+/// How a turn ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TurnFinish<'a> {
+    pub tenant_id: TenantId,
+    pub turn_id: TurnId,
+    pub outcome: Outcome,
+    pub provider_response_id: Option<&'a str>,
+    /// The watchdog's predicate (TURN-60): only if the last progress is not
+    /// later than this instant.
+    pub stale_at: Option<Timestamp>,
+}
+
+/// What the winner of the compare-and-set learns.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FinishedTurn {
+    /// The database's instant of the end: `completed_at` of the turn.
+    pub now: Timestamp,
+    /// The locked cells of the reserve's periods.
+    pub cells: QuotaCells,
+}
+
+impl Tx {
+    /// Inserts a running turn. A conflict is [`crate::Constraint::TurnRequest`]
+    /// or [`crate::Constraint::OneRunningTurn`] (TURN-12). `started_at` is
+    /// raised just above the chat's latest if it is not greater (TURN-6).
+    pub async fn turn_insert(&mut self, turn: &NewTurn<'_>) -> Result<(), StoreError> {
+        let NewTurn {
+            id,
+            tenant_id,
+            chat_id,
+            request_id,
+            requester_user_id,
+            provider_name,
+            effective_model,
+            reserve_tokens,
+            reserved_credits_micro,
+            policy_version_applied,
+            max_output_tokens_applied,
+            minimal_generation_floor_applied,
+            reserve_day,
+            web_search_enabled,
+            started_at,
+        } = *turn;
+        self.execute_later(
+            "INSERT INTO chat_turns (id, tenant_id, chat_id, request_id, requester_type, \
+             requester_user_id, state, provider_name, effective_model, reserve_tokens, \
+             reserved_credits_micro, policy_version_applied, max_output_tokens_applied, \
+             minimal_generation_floor_applied, reserve_day, web_search_enabled, \
+             started_at, last_progress_at, updated_at) \
+             SELECT $1, $2, $3, $4, 'user', $5, 'running', $6, $7, $8, $9, $10, $11, $12, \
+             $13, $14, s.at, s.at, s.at FROM (SELECT \
+             GREATEST($15, COALESCE(MAX(started_at) + $16, $15)) AS at \
+             FROM chat_turns WHERE chat_id = $3 AND tenant_id = $2 AND deleted_at IS NULL) s",
+            params![
+                id,
+                tenant_id,
+                chat_id,
+                request_id,
+                requester_user_id,
+                provider_name,
+                effective_model,
+                reserve_tokens,
+                reserved_credits_micro,
+                policy_version_applied,
+                max_output_tokens_applied,
+                minimal_generation_floor_applied,
+                reserve_day,
+                web_search_enabled,
+                started_at,
+                Param::Micros(1),
+            ],
+        )
+    }
+
+    /// The turn of a request, deleted or not, in a chat that the caller owns.
+    pub async fn turn_get(
+        &mut self,
+        tenant: TenantId,
+        user: UserId,
+        chat: ChatId,
+        request: RequestId,
+    ) -> Result<Option<Turn>, StoreError> {
+        self.query_opt(
+            concat!(
+                "SELECT ",
+                turn_columns!(),
+                " FROM chat_turns t \
+             JOIN chats c ON c.id = t.chat_id AND c.tenant_id = t.tenant_id \
+             WHERE t.tenant_id = $1 AND c.user_id = $2 AND c.deleted_at IS NULL \
+             AND t.chat_id = $3 AND t.request_id = $4"
+            ),
+            &params![tenant, user, chat, request],
+            turn_row,
+        )
+        .await
+    }
+
+    /// Whether the chat has a running turn that is not deleted.
+    pub async fn turn_is_running(
+        &mut self,
+        tenant: TenantId,
+        chat: ChatId,
+    ) -> Result<bool, StoreError> {
+        let running = self
+            .query_opt(
+                "SELECT 1 FROM chat_turns WHERE tenant_id = $1 AND chat_id = $2 \
+                 AND state = 'running' AND deleted_at IS NULL",
+                &params![tenant, chat],
+                |_| Ok(()),
+            )
+            .await?;
+        Ok(running.is_some())
+    }
+
+    /// First step of every finalization (TURN-33, QUOTA-82): locks the quota
+    /// rows of `scope`, which is the reserve's day, then moves the turn out of
+    /// `running`. `None`: another finalizer won; the job must return an error
+    /// or touch nothing else (QUOTA-56).
+    ///
+    /// The quota rows come first because a reserve of the same user holds them
+    /// while it waits for the chat's running turn to end.
+    pub async fn turn_finish(
+        &mut self,
+        finish: &TurnFinish<'_>,
+        scope: QuotaScope,
+    ) -> Result<Option<FinishedTurn>, StoreError> {
+        self.quota_ensure(scope)?;
+        let outcome = finish.outcome;
+        let update = params![
+            finish.tenant_id,
+            finish.turn_id,
+            outcome.state().as_str(),
+            outcome.error_code().map(|code| code.as_str()),
+            finish.provider_response_id,
+            finish.stale_at,
+        ];
+        let lock = scope.params();
+        let (cells, ended) = self
+            .query2(
+                Query {
+                    sql: self.dialect().quota_lock_sql(),
+                    params: &lock,
+                    map: cell_row,
+                },
+                Query {
+                    sql: "UPDATE chat_turns SET state = $3, error_code = $4, \
+                          provider_response_id = COALESCE($5, provider_response_id), \
+                          completed_at = statement_timestamp(), \
+                          updated_at = statement_timestamp() \
+                          WHERE tenant_id = $1 AND id = $2 AND state = 'running' \
+                          AND (CAST($6 AS TIMESTAMPTZ) IS NULL OR (deleted_at IS NULL AND last_progress_at <= $6)) \
+                          RETURNING completed_at",
+                    params: &update,
+                    map: |row| row.take::<Timestamp>(),
+                },
+            )
+            .await?;
+        Ok(ended.first().map(|now| FinishedTurn {
+            now: *now,
+            cells: QuotaCells::new(cells),
+        }))
+    }
+
+    /// Links the stored answer to its turn (TURN-33 step 4).
+    pub async fn turn_set_assistant_message(
+        &mut self,
+        tenant: TenantId,
+        turn: TurnId,
+        message: MessageId,
+    ) -> Result<(), StoreError> {
+        self.execute_later(
+            "UPDATE chat_turns SET assistant_message_id = $3 WHERE tenant_id = $1 AND id = $2",
+            params![tenant, turn, message],
+        )
+    }
+
+    /// Notes progress of a running turn (TURN-7). A turn that ended meanwhile
+    /// is left alone.
+    pub async fn turn_progress(
+        &mut self,
+        tenant: TenantId,
+        turn: TurnId,
+    ) -> Result<(), StoreError> {
+        self.execute_later(
+            "UPDATE chat_turns SET last_progress_at = statement_timestamp(), \
+             updated_at = statement_timestamp() \
+             WHERE tenant_id = $1 AND id = $2 AND state = 'running'",
+            params![tenant, turn],
+        )
+    }
+}
+
+macro_rules! turn_columns {
+    () => {
+        "t.id, t.chat_id, t.request_id, t.state, t.error_code, t.provider_response_id, \
+         t.assistant_message_id, t.effective_model, t.deleted_at IS NOT NULL, t.started_at, \
+         t.updated_at"
+    };
+}
+pub(crate) use turn_columns;
+
+pub(crate) fn turn_row(row: &Row<'_>) -> Result<Turn, StoreError> {
+    Ok(Turn {
+        id: row.take()?,
+        chat_id: row.take()?,
+        request_id: row.take()?,
+        state: row.take()?,
+        error_code: row.take()?,
+        provider_response_id: row.take()?,
+        assistant_message_id: row.take()?,
+        effective_model: row.take()?,
+        is_deleted: row.take()?,
+        started_at: row.take()?,
+        updated_at: row.take()?,
+    })
+}
+
+impl FromValue for TurnState {
+    const EXPECTED: &'static str = "a turn state";
+
+    fn from_value(value: Value<'_>) -> Option<Self> {
+        match value {
+            Value::Text(text) => Self::parse(text),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! One transaction on either database.
+//!
+//! Statements that answer nothing are *posted*: PostgreSQL receives them
+//! together with the next query or with the commit, in one round trip, and
+//! their failure appears there. `SQLite` runs them at once. So a job behaves
+//! the same on both as long as it does not go on after an error.
+
+use minichat_core::Timestamp;
+
+use crate::StoreError;
+use crate::postgres::PostgresTx;
+use crate::sqlite::SqliteTx;
+use crate::value::{Param, Row};
+
+/// A transaction, or a snapshot for reading. Its methods are in the files of
+/// the resources.
+pub struct Tx {
+    backend: Backend,
+}
+
+enum Backend {
+    Sqlite(SqliteTx),
+    Postgres(PostgresTx),
+}
+
+/// What SQL cannot say the same way on both databases.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+/// A query and how its rows are read.
+pub(crate) struct Query<'a, T> {
+    pub(crate) sql: &'static str,
+    pub(crate) params: &'a [Param<'a>],
+    pub(crate) map: fn(&Row<'_>) -> Result<T, StoreError>,
+}
+
+impl Dialect {
+    pub(crate) const fn quota_lock_sql(self) -> &'static str {
+        match self {
+            Self::Sqlite => crate::quota::LOCK_SQLITE,
+            Self::Postgres => crate::quota::LOCK_POSTGRES,
+        }
+    }
+}
+
+impl Tx {
+    pub(crate) const fn sqlite(tx: SqliteTx) -> Self {
+        Self {
+            backend: Backend::Sqlite(tx),
+        }
+    }
+
+    pub(crate) const fn postgres(tx: PostgresTx) -> Self {
+        Self {
+            backend: Backend::Postgres(tx),
+        }
+    }
+
+    pub(crate) const fn as_sqlite(&mut self) -> Option<&mut SqliteTx> {
+        match &mut self.backend {
+            Backend::Sqlite(tx) => Some(tx),
+            Backend::Postgres(_) => None,
+        }
+    }
+
+    pub(crate) const fn as_postgres(&mut self) -> Option<&mut PostgresTx> {
+        match &mut self.backend {
+            Backend::Sqlite(_) => None,
+            Backend::Postgres(tx) => Some(tx),
+        }
+    }
+
+    pub(crate) const fn dialect(&self) -> Dialect {
+        match self.backend {
+            Backend::Sqlite(_) => Dialect::Sqlite,
+            Backend::Postgres(_) => Dialect::Postgres,
+        }
+    }
+
+    /// The database's present instant in microseconds (TURN-6): its own clock
+    /// on PostgreSQL, the process clock on `SQLite`, where it stands still
+    /// within a transaction. One round trip.
+    pub async fn now(&mut self) -> Result<Timestamp, StoreError> {
+        let now = self
+            .query_opt("SELECT statement_timestamp()", &[], |row| row.take())
+            .await?;
+        now.ok_or(StoreError::Closed)
+    }
+
+    /// The process clock: good enough to narrow a query, never stored.
+    pub(crate) fn process_now(&self) -> Timestamp {
+        match &self.backend {
+            Backend::Sqlite(tx) => tx.process_now(),
+            Backend::Postgres(tx) => tx.process_now(),
+        }
+    }
+
+    /// Posts a statement whose answer nobody waits for.
+    pub(crate) fn execute_later<const N: usize>(
+        &mut self,
+        sql: &'static str,
+        params: [Param<'_>; N],
+    ) -> Result<(), StoreError> {
+        match &mut self.backend {
+            Backend::Sqlite(tx) => tx.execute(sql, &params),
+            Backend::Postgres(tx) => tx.post(sql, params.map(Param::into_owned).into()),
+        }
+    }
+
+    pub(crate) async fn query<T>(
+        &mut self,
+        sql: &'static str,
+        params: &[Param<'_>],
+        map: fn(&Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let query = Query { sql, params, map };
+        match &mut self.backend {
+            Backend::Sqlite(tx) => tx.query(&query),
+            Backend::Postgres(tx) => {
+                let [rows] = tx.send([(sql, params)]).await?;
+                query.map_postgres(&rows)
+            }
+        }
+    }
+
+    pub(crate) async fn query_opt<T>(
+        &mut self,
+        sql: &'static str,
+        params: &[Param<'_>],
+        map: fn(&Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        Ok(self.query(sql, params, map).await?.into_iter().next())
+    }
+
+    /// Two queries, one round trip.
+    pub(crate) async fn query2<A, B>(
+        &mut self,
+        a: Query<'_, A>,
+        b: Query<'_, B>,
+    ) -> Result<(Vec<A>, Vec<B>), StoreError> {
+        match &mut self.backend {
+            Backend::Sqlite(tx) => Ok((tx.query(&a)?, tx.query(&b)?)),
+            Backend::Postgres(tx) => {
+                let [first, second] = tx.send([a.statement(), b.statement()]).await?;
+                Ok((a.map_postgres(&first)?, b.map_postgres(&second)?))
+            }
+        }
+    }
+
+    /// Three queries, one round trip.
+    pub(crate) async fn query3<A, B, C>(
+        &mut self,
+        a: Query<'_, A>,
+        b: Query<'_, B>,
+        c: Query<'_, C>,
+    ) -> Result<(Vec<A>, Vec<B>, Vec<C>), StoreError> {
+        match &mut self.backend {
+            Backend::Sqlite(tx) => Ok((tx.query(&a)?, tx.query(&b)?, tx.query(&c)?)),
+            Backend::Postgres(tx) => {
+                let statements = [a.statement(), b.statement(), c.statement()];
+                let [first, second, third] = tx.send(statements).await?;
+                Ok((
+                    a.map_postgres(&first)?,
+                    b.map_postgres(&second)?,
+                    c.map_postgres(&third)?,
+                ))
+            }
+        }
+    }
+}
+
+impl<'a, T> Query<'a, T> {
+    const fn statement(&self) -> (&'static str, &'a [Param<'a>]) {
+        (self.sql, self.params)
+    }
+
+    fn map_postgres(&self, rows: &[tokio_postgres::Row]) -> Result<Vec<T>, StoreError> {
+        rows.iter()
+            .map(|row| (self.map)(&Row::postgres(row)))
+            .collect()
+    }
+}
