@@ -33,7 +33,7 @@ pub struct NewChat<'a> {
 }
 
 impl Tx {
-    pub async fn chat_insert(&mut self, chat: &NewChat<'_>) -> Result<(), StoreError> {
+    pub fn chat_insert(&mut self, chat: &NewChat<'_>) -> Result<(), StoreError> {
         let NewChat {
             id,
             tenant_id,
@@ -109,7 +109,7 @@ impl Tx {
     }
 
     /// Marks activity: `updated_at` moves to `now`, never back (API-54).
-    pub async fn chat_touch(
+    pub fn chat_touch(
         &mut self,
         tenant: TenantId,
         user: UserId,

@@ -68,7 +68,7 @@ pub struct NewMessage<'a> {
 }
 
 impl Tx {
-    pub async fn message_insert(&mut self, message: &NewMessage<'_>) -> Result<(), StoreError> {
+    pub fn message_insert(&mut self, message: &NewMessage<'_>) -> Result<(), StoreError> {
         let NewMessage {
             id,
             tenant_id,

@@ -48,7 +48,7 @@ impl OutboxMessage<'_> {
 impl Tx {
     /// Enqueues a message with this transaction (PLAT-30). A dedupe key of
     /// another tenant is [`StoreError::DedupeKey`], which aborts the job.
-    pub async fn outbox_enqueue(&mut self, message: &OutboxMessage<'_>) -> Result<(), StoreError> {
+    pub fn outbox_enqueue(&mut self, message: &OutboxMessage<'_>) -> Result<(), StoreError> {
         message.check_dedupe_key()?;
         self.execute_later(
             "INSERT INTO outbox_messages (queue, partition, tenant_id, dedupe_key, \

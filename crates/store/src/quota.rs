@@ -110,7 +110,7 @@ impl Tx {
     /// Adds a reserve to the total cells and, for a premium model, to the
     /// premium cells (QUOTA-53). The caller holds the locks and has checked
     /// the limits.
-    pub async fn quota_reserve(
+    pub fn quota_reserve(
         &mut self,
         scope: QuotaScope,
         premium: bool,
@@ -148,7 +148,7 @@ impl Tx {
     /// Gives the reserve back and books the charge (QUOTA-62). `cells` are
     /// those that [`Tx::turn_finish`] locked. Never fails because of what a
     /// cell holds (QUOTA-65).
-    pub async fn quota_settle(
+    pub fn quota_settle(
         &mut self,
         settlement: &Settlement,
         cells: &QuotaCells,

@@ -37,7 +37,7 @@ impl Store {
             Location::Sqlite(path) => {
                 let readers = settings.max_conns;
                 let opened =
-                    tokio::task::spawn_blocking(move || Sqlite::open(&path, readers, clock));
+                    tokio::task::spawn_blocking(move || Sqlite::open(&path, readers, &clock));
                 let sqlite = opened.await.map_err(|_| StoreError::Closed)??;
                 Backend::Sqlite(Arc::new(sqlite))
             }

@@ -1,6 +1,6 @@
 //! Turns (PLAT-7): the row of one attempt to answer a message.
 
-use minichat_core::turn::{Outcome, TurnState};
+use minichat_core::turn::{Outcome, TurnErrorCode, TurnState};
 use minichat_core::{ChatId, Date, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
 
 use crate::quota::{QuotaCells, QuotaScope, cell_row};
@@ -73,7 +73,7 @@ impl Tx {
     /// Inserts a running turn. A conflict is [`crate::Constraint::TurnRequest`]
     /// or [`crate::Constraint::OneRunningTurn`] (TURN-12). `started_at` is
     /// raised just above the chat's latest if it is not greater (TURN-6).
-    pub async fn turn_insert(&mut self, turn: &NewTurn<'_>) -> Result<(), StoreError> {
+    pub fn turn_insert(&mut self, turn: &NewTurn<'_>) -> Result<(), StoreError> {
         let NewTurn {
             id,
             tenant_id,
@@ -180,7 +180,7 @@ impl Tx {
             finish.tenant_id,
             finish.turn_id,
             outcome.state().as_str(),
-            outcome.error_code().map(|code| code.as_str()),
+            outcome.error_code().map(TurnErrorCode::as_str),
             finish.provider_response_id,
             finish.stale_at,
         ];
@@ -212,7 +212,7 @@ impl Tx {
     }
 
     /// Links the stored answer to its turn (TURN-33 step 4).
-    pub async fn turn_set_assistant_message(
+    pub fn turn_set_assistant_message(
         &mut self,
         tenant: TenantId,
         turn: TurnId,
@@ -226,11 +226,7 @@ impl Tx {
 
     /// Notes progress of a running turn (TURN-7). A turn that ended meanwhile
     /// is left alone.
-    pub async fn turn_progress(
-        &mut self,
-        tenant: TenantId,
-        turn: TurnId,
-    ) -> Result<(), StoreError> {
+    pub fn turn_progress(&mut self, tenant: TenantId, turn: TurnId) -> Result<(), StoreError> {
         self.execute_later(
             "UPDATE chat_turns SET last_progress_at = statement_timestamp(), \
              updated_at = statement_timestamp() \

@@ -13,7 +13,7 @@ use crate::sqlite::SqliteTx;
 use crate::value::{Param, Row};
 
 /// A transaction, or a snapshot for reading. Its methods are in the files of
-/// the resources.
+/// the resources; those that are not `async` post their statements.
 pub struct Tx {
     backend: Backend,
 }
@@ -85,7 +85,7 @@ impl Tx {
     /// within a transaction. One round trip.
     pub async fn now(&mut self) -> Result<Timestamp, StoreError> {
         let now = self
-            .query_opt("SELECT statement_timestamp()", &[], |row| row.take())
+            .query_opt("SELECT statement_timestamp()", &[], Row::take)
             .await?;
         now.ok_or(StoreError::Closed)
     }

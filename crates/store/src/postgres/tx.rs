@@ -163,7 +163,7 @@ impl PostgresTx {
         }
         // Each future sends when it is polled first, and both joins poll in
         // order: the server sees BEGIN, the statements, COMMIT.
-        let (begun, answers, committed) = join3(
+        let (opened, answers, committed) = join3(
             command(connection, begin, "BEGIN"),
             join_all(
                 prepared
@@ -174,7 +174,7 @@ impl PostgresTx {
             command(connection, commit, "COMMIT"),
         )
         .await;
-        begun?;
+        opened?;
         let rows = answers.into_iter().collect::<Result<Vec<_>, _>>();
         if commit && committed.is_ok() {
             // Whether it committed or, after a failure, rolled back.

@@ -43,7 +43,7 @@ impl Sqlite {
     pub(crate) fn open(
         path: &Path,
         max_readers: usize,
-        clock: Arc<dyn Clock>,
+        clock: &Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let lock = InstanceLock::acquire(path)?;
         let mut connection = connect(path, OpenFlags::default())?;
@@ -61,13 +61,13 @@ impl Sqlite {
             threads: Vec::new(),
             _lock: lock,
         };
-        let tx = SqliteTx::new(connection, Arc::clone(&clock))?;
+        let tx = SqliteTx::new(connection, Arc::clone(clock))?;
         let writes = Arc::clone(&store.writes);
         let written = Arc::clone(&checkpoints);
         store.spawn("sqlite-writer", move || writer::run(tx, &writes, &written))?;
         for _ in 0..max_readers.clamp(1, MAX_READERS) {
             let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-            let tx = SqliteTx::new(connection, Arc::clone(&clock))?;
+            let tx = SqliteTx::new(connection, Arc::clone(clock))?;
             let reads = Arc::clone(&store.reads);
             store.spawn("sqlite-reader", move || reader::run(tx, &reads))?;
         }
