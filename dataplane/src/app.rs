@@ -7,6 +7,8 @@ use minichat_core::Clock;
 use minichat_metrics::Metrics;
 use minichat_provider::ProviderClient;
 use minichat_store::Store;
+use minichat_telemetry::Signal;
+use tokio::sync::watch;
 
 use crate::config_source::Tenants;
 
@@ -19,4 +21,44 @@ pub struct App {
     pub provider: ProviderClient,
     pub metrics: Arc<dyn Metrics>,
     pub clock: Arc<dyn Clock>,
+    /// Fires when the streams that are still open must end now
+    /// (K8S-50).
+    pub abort: Signal,
+    /// The turns that are open in this process.
+    pub turns: OpenTurns,
+}
+
+/// Counts the turns that are open in this process, so that it does not exit
+/// before they are finalized (TURN-51).
+#[derive(Clone, Debug)]
+pub struct OpenTurns(watch::Sender<usize>);
+
+impl Default for OpenTurns {
+    fn default() -> Self {
+        Self(watch::Sender::new(0))
+    }
+}
+
+impl OpenTurns {
+    /// Counts one more until the guard is dropped.
+    pub fn enter(&self) -> OpenTurnGuard {
+        self.0.send_modify(|open| *open += 1);
+        OpenTurnGuard(self.clone())
+    }
+
+    /// Waits until none is open.
+    pub async fn idle(&self) {
+        // `self` holds the sender, so the wait cannot end without a value.
+        let _ = self.0.subscribe().wait_for(|open| *open == 0).await;
+    }
+}
+
+/// One open turn.
+#[derive(Debug)]
+pub struct OpenTurnGuard(OpenTurns);
+
+impl Drop for OpenTurnGuard {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|open| *open -= 1);
+    }
 }

@@ -1,1 +1,15 @@
-//! minichat-dataplane
+//! The data plane: serves the tenants of a configuration source.
+//!
+//! [`start`] is everything the binary does after reading its configuration,
+//! so that a test runs what users run.
+
+pub mod app;
+pub mod caller;
+pub mod config_source;
+pub mod http;
+pub mod problem;
+mod quota;
+mod serve;
+pub mod turn;
+
+pub use serve::{Running, start};

@@ -1,0 +1,67 @@
+//! The tenants that are served now.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use minichat_config::{Credentials, TenantConfig};
+use minichat_core::TenantId;
+
+/// One tenant as it runs: its configuration and what its providers need to be
+/// told. A request pins the [`Arc`] it began with (K8S-22).
+#[derive(Debug)]
+pub struct TenantRuntime {
+    /// Numbered (QUOTA-28).
+    pub config: TenantConfig,
+    pub credentials: Credentials,
+    /// `<policy version>-<hash>`: what `/configz` shows.
+    pub revision: String,
+    policy_version: u64,
+}
+
+impl TenantRuntime {
+    /// `config` under `policy_version`, with the credentials it refers to.
+    pub fn new(
+        config: TenantConfig,
+        policy_version: u64,
+        credentials: Credentials,
+        revision: String,
+    ) -> Self {
+        Self {
+            config: config.numbered(policy_version),
+            credentials,
+            revision,
+            policy_version,
+        }
+    }
+
+    /// The number that turns are pinned to (QUOTA-33).
+    pub const fn policy_version(&self) -> u64 {
+        self.policy_version
+    }
+}
+
+/// The registry: read by every request, swapped as a whole by the source.
+#[derive(Debug, Default)]
+pub struct Tenants {
+    current: ArcSwap<HashMap<TenantId, Arc<TenantRuntime>>>,
+}
+
+impl Tenants {
+    /// The tenant's present configuration; `None` when it is not served here.
+    pub fn get(&self, tenant: TenantId) -> Option<Arc<TenantRuntime>> {
+        self.current.load().get(&tenant).cloned()
+    }
+
+    /// The first tenant in the order of the ids: the default of mode `dev`.
+    pub fn first(&self) -> Option<Arc<TenantRuntime>> {
+        let current = self.current.load();
+        let id = current.keys().min()?;
+        current.get(id).cloned()
+    }
+
+    /// Replaces all tenants at once.
+    pub fn replace(&self, tenants: HashMap<TenantId, Arc<TenantRuntime>>) {
+        self.current.store(Arc::new(tenants));
+    }
+}

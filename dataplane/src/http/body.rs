@@ -1,0 +1,180 @@
+//! JSON request bodies (API-23, API-24). Unknown members are ignored (API-2).
+//!
+//! Request types keep required members optional, so that a missing one is told
+//! by [`required`] with its name.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use minichat_core::ErrorCode;
+use serde::de::DeserializeOwned;
+
+use crate::app::App;
+use crate::problem::Problem;
+
+/// A JSON body of type `T`.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        let limit = app.config.server.body_limit_bytes;
+        let (parts, body) = request.into_parts();
+        if declared_length(&parts.headers).is_some_and(|length| length > limit) {
+            return Err(too_large(limit));
+        }
+        if !is_json(&parts.headers) {
+            return Err(Problem::new(
+                ErrorCode::UnsupportedContentType,
+                "The body must be sent as Content-Type: application/json.",
+            ));
+        }
+        parse(&read(body, limit).await?).map(Self)
+    }
+}
+
+/// The value of a required member, or 400 that names it. An explicit `null`
+/// counts as missing (API-4).
+pub(super) fn required<T>(value: Option<T>, field: &str) -> Result<T, Problem> {
+    value.ok_or_else(|| Problem::invalid_field(field, "is required"))
+}
+
+/// Refuses text that no database column can hold.
+pub(super) fn storable(text: &str, field: &str) -> Result<(), Problem> {
+    if text.contains('\0') {
+        return Err(Problem::invalid_field(field, "must not contain U+0000"));
+    }
+    Ok(())
+}
+
+async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
+    match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large(limit)),
+        Err(_broken) => Err(Problem::invalid_field("body", "ended before it was complete")),
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let field = if path == "." { "body" } else { &path };
+        Problem::invalid_field(field, error.inner().to_string())
+    })?;
+    json.end()
+        .map_err(|error| Problem::invalid_field("body", error.to_string()))?;
+    Ok(value)
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// `application/json` or `application/*+json`, with any parameters.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(Ok(value)) = headers.get(CONTENT_TYPE).map(|value| value.to_str()) else {
+        return false;
+    };
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    let Some((kind, subtype)) = essence.split_once('/') else {
+        return false;
+    };
+    kind.eq_ignore_ascii_case("application")
+        && (subtype.eq_ignore_ascii_case("json") || has_json_suffix(subtype))
+}
+
+fn has_json_suffix(subtype: &str) -> bool {
+    subtype
+        .rsplit_once('+')
+        .is_some_and(|(name, suffix)| !name.is_empty() && suffix.eq_ignore_ascii_case("json"))
+}
+
+fn too_large(limit: usize) -> Problem {
+    Problem::new(
+        ErrorCode::PayloadTooLarge,
+        format!("The body is larger than {limit} bytes."),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Deserialize, Debug)]
+    struct Sample {
+        content: Option<String>,
+        web_search: Option<Nested>,
+    }
+
+    #[derive(Deserialize, Debug)]
+    struct Nested {
+        #[expect(dead_code, reason = "only its type matters")]
+        enabled: Option<bool>,
+    }
+
+    /// API-23
+    #[test]
+    fn json_media_types_are_accepted_and_no_others() {
+        for (value, accepted) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/merge-patch+json", true),
+            ("application/+json", false),
+            ("text/plain", false),
+            ("text/json", false),
+            ("application/jsonp", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(value));
+            assert_eq!(is_json(&headers), accepted, "{value}");
+        }
+        assert!(!is_json(&HeaderMap::new()));
+    }
+
+    /// API-23
+    #[test]
+    fn a_fault_names_the_member_it_is_in() {
+        for (text, field) in [
+            (r#"{"content":5}"#, "content"),
+            (r#"{"web_search":{"enabled":"yes"}}"#, "web_search.enabled"),
+            (r#"{"web_search":true}"#, "web_search"),
+            (r"[]", "body"),
+            ("", "body"),
+            (r"{} {}", "body"),
+        ] {
+            let problem = parse::<Sample>(text.as_bytes()).unwrap_err();
+            assert_eq!(problem.code, ErrorCode::InvalidRequest);
+            assert_eq!(problem.errors[0].field, field, "{text}");
+        }
+        let truncated = parse::<Sample>(br#"{"content":"a"#).unwrap_err();
+        assert_eq!(truncated.code, ErrorCode::InvalidRequest);
+    }
+
+    /// API-2, API-4
+    #[test]
+    fn unknown_members_are_ignored_and_null_is_absence() {
+        let sample: Sample = parse(br#"{"content":null,"more":[1,2]}"#).unwrap();
+        assert!(sample.content.is_none() && sample.web_search.is_none());
+        let problem = required(sample.content, "content").unwrap_err();
+        assert_eq!(problem.errors[0].field, "content");
+    }
+
+    /// API-24
+    #[tokio::test]
+    async fn a_body_of_one_byte_too_many_is_too_large() {
+        assert_eq!(read(Body::from("12345"), 5).await.unwrap().len(), 5);
+        let problem = read(Body::from("123456"), 5).await.unwrap_err();
+        assert_eq!(problem.code, ErrorCode::PayloadTooLarge);
+    }
+}

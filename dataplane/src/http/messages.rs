@@ -1,0 +1,129 @@
+//! Messages of a chat (API-60, API-61).
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use minichat_core::{AttachmentId, ChatId, MessageId, RequestId, Timestamp};
+use minichat_store::{AttachmentSummary, Message, Page, PageRequest};
+use serde::Serialize;
+
+use super::cursor::List;
+use super::list::{ListQuery, PageView};
+use super::path::{ChatPath, Params};
+use crate::app::App;
+use crate::caller::Caller;
+use crate::problem::Problem;
+
+/// A message as its chat's owner sees it.
+#[derive(Serialize)]
+struct MessageView {
+    id: MessageId,
+    request_id: RequestId,
+    role: &'static str,
+    content: String,
+    attachments: Vec<AttachmentView>,
+    my_reaction: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    #[serde(skip_serializing_if = "is_unknown")]
+    input_tokens: u64,
+    #[serde(skip_serializing_if = "is_unknown")]
+    output_tokens: u64,
+    created_at: Timestamp,
+}
+
+#[derive(Serialize)]
+struct AttachmentView {
+    attachment_id: AttachmentId,
+    kind: String,
+    filename: String,
+    status: String,
+}
+
+/// 0 stands for a count that nobody reported (D26).
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_unknown(tokens: &u64) -> bool {
+    *tokens == 0
+}
+
+impl From<Message> for MessageView {
+    fn from(message: Message) -> Self {
+        let Message {
+            id,
+            request_id,
+            role,
+            content,
+            attachments,
+            my_reaction,
+            model,
+            input_tokens,
+            output_tokens,
+            created_at,
+        } = message;
+        Self {
+            id,
+            request_id,
+            role: role.as_str(),
+            content,
+            attachments: attachments.into_iter().map(AttachmentView::from).collect(),
+            my_reaction: my_reaction.map(minichat_store::Reaction::as_str),
+            model,
+            input_tokens,
+            output_tokens,
+            created_at,
+        }
+    }
+}
+
+impl From<AttachmentSummary> for AttachmentView {
+    fn from(summary: AttachmentSummary) -> Self {
+        let AttachmentSummary {
+            attachment_id,
+            kind,
+            filename,
+            status,
+        } = summary;
+        Self {
+            attachment_id,
+            kind,
+            filename,
+            status,
+        }
+    }
+}
+
+/// `GET /chats/{id}/messages`
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Params(path): Params<ChatPath>,
+    query: ListQuery,
+) -> Result<Response, Problem> {
+    let request = query.page_request(List::Messages)?;
+    let page = read_page(&app, &caller, path.id, request).await?;
+    let view = PageView::new(List::Messages, request, page, MessageView::from);
+    Ok(Json(view).into_response())
+}
+
+/// An empty page can also mean that the caller has no such chat.
+async fn read_page(
+    app: &App,
+    caller: &Caller,
+    chat: ChatId,
+    request: PageRequest,
+) -> Result<Page<Message>, Problem> {
+    let (tenant, user) = (caller.tenant_id, caller.user_id);
+    app.store
+        .read(move |tx| {
+            Box::pin(async move {
+                let page = tx.message_list(tenant, user, chat, request).await?;
+                if page.items.is_empty() && tx.chat_get(tenant, user, chat).await?.is_none() {
+                    return Err(Problem::chat_not_found());
+                }
+                Ok(page)
+            })
+        })
+        .await
+}

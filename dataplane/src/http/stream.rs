@@ -1,0 +1,98 @@
+//! `POST /chats/{id}/messages:stream` (API-62): reads the message and hands it
+//! to the turn, whose events are the body of the answer.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Version};
+use minichat_core::{AttachmentId, ErrorCode, RequestId};
+use serde::Deserialize;
+
+use super::body::{Json, required, storable};
+use super::path::{ChatPath, Params};
+use super::pipeline::Admitted;
+use crate::app::App;
+use crate::problem::Problem;
+use crate::turn::{self, RequestContext, SendMessage};
+
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+const MAX_ATTACHMENTS: usize = 20;
+
+#[derive(Deserialize)]
+pub(super) struct SendBody {
+    content: Option<String>,
+    request_id: Option<RequestId>,
+    attachment_ids: Option<Vec<AttachmentId>>,
+    web_search: Option<WebSearch>,
+}
+
+#[derive(Deserialize)]
+struct WebSearch {
+    enabled: Option<bool>,
+}
+
+pub(super) async fn send(
+    State(app): State<Arc<App>>,
+    admitted: Admitted,
+    Params(path): Params<ChatPath>,
+    version: Version,
+    Json(body): Json<SendBody>,
+) -> Result<Response, Problem> {
+    let message = body.validated()?;
+    let context = RequestContext {
+        http_request_id: admitted.http_request_id.as_str().into(),
+        trace: admitted.trace,
+    };
+    let events = turn::send(app, admitted.caller, path.id, message, context).await?;
+    Ok(event_stream(Body::new(events), version))
+}
+
+impl SendBody {
+    fn validated(self) -> Result<SendMessage, Problem> {
+        let content = required(self.content, "content")?;
+        if content.trim().is_empty() {
+            return Err(Problem::invalid_field("content", "must not be blank"));
+        }
+        storable(&content, "content")?;
+        check_attachments(self.attachment_ids.as_deref().unwrap_or_default())?;
+        Ok(SendMessage {
+            content,
+            request_id: self.request_id,
+            web_search: self.web_search.and_then(|it| it.enabled).unwrap_or(false),
+        })
+    }
+}
+
+/// No attachment can exist, so every id is unknown.
+fn check_attachments(ids: &[AttachmentId]) -> Result<(), Problem> {
+    if ids.len() > MAX_ATTACHMENTS {
+        return Err(Problem::invalid_field(
+            "attachment_ids",
+            format!("holds more than {MAX_ATTACHMENTS} ids"),
+        ));
+    }
+    match ids.first() {
+        None => Ok(()),
+        Some(id) => Err(Problem::new(
+            ErrorCode::InvalidAttachment,
+            format!("This chat has no attachment {id}."),
+        )),
+    }
+}
+
+/// API-130: nothing between here and the client may hold an event back.
+fn event_stream(body: Body, version: Version) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    if version == Version::HTTP_11 {
+        headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
+    }
+    response
+}

@@ -1,0 +1,25 @@
+//! Quota cells between the database's rows and the pure rules.
+
+use minichat_core::quota::{Bucket, Cell, Cells, Period};
+use minichat_store::QuotaCells;
+
+/// The rows of one scope as preflight and status read them; a missing row is
+/// zero (QUOTA-78).
+pub(crate) fn cells(rows: &QuotaCells) -> Cells {
+    let mut cells = Cells::default();
+    for row in rows.iter() {
+        *cells.of_mut(row.bucket, row.period) = Cell {
+            spent: signed(row.spent_credits_micro),
+            reserved: signed(row.reserved_credits_micro),
+        };
+        if (row.bucket, row.period) == (Bucket::Total, Period::Daily) {
+            cells.web_search_calls = signed(row.web_search_calls);
+            cells.code_interpreter_calls = signed(row.code_interpreter_calls);
+        }
+    }
+    cells
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,230 @@
+//! The conversation with the provider: the inner function of an open turn.
+//!
+//! It relays deltas as they come, and returns how the provider ended or what
+//! interrupted it; it commits nothing. Every wait is raced against the signals
+//! that end a turn early (TURN-47).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use minichat_core::stream::{DeltaKind, StreamEvent};
+use minichat_core::turn::{IncompleteReason, Usage};
+use minichat_provider::{
+    Completion, Failure, ProviderCall, ProviderEvent, ProviderStream, RequestMetadata,
+    RequestType, StartedFlag, Terminal, TurnRequest, user_hash,
+};
+use minichat_telemetry::Signal;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::open::OpenTurn;
+use super::progress::Progress;
+use super::relay::{Labels, Shared};
+
+/// What the provider said so far; survives every kind of ending.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    /// Visible text (TURN-16). Reasoning is not kept (TURN-21).
+    pub(super) text: String,
+    pub(super) usage: Option<Usage>,
+    pub(super) response_id: Option<String>,
+    /// From the dispatched request to the first delta.
+    pub(super) ttft: Option<Duration>,
+}
+
+/// Why a turn did not reach the provider's end.
+#[derive(Debug)]
+pub(super) enum TurnError {
+    Provider(Failure),
+    /// A fault of ours.
+    Internal,
+    Cancelled(Cancel),
+}
+
+/// Who ended the turn early.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Cancel {
+    /// The relay was dropped.
+    Disconnect,
+    /// The process stops and the turn's time is over.
+    Drain,
+}
+
+/// The pipeline's end of the channel to the relay.
+pub(super) struct Sink {
+    events: mpsc::Sender<StreamEvent<'static>>,
+    shared: Arc<Shared>,
+    abort: Signal,
+}
+
+impl Sink {
+    pub(super) fn new(
+        events: mpsc::Sender<StreamEvent<'static>>,
+        shared: Arc<Shared>,
+        abort: Signal,
+    ) -> Self {
+        Self {
+            events,
+            shared,
+            abort,
+        }
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Sends `event`, waiting for room. A relay that is gone is a disconnect,
+    /// never a completion.
+    pub(super) async fn send(&self, event: StreamEvent<'static>) -> Result<(), Cancel> {
+        self.events
+            .send(event)
+            .await
+            .map_err(|_| Cancel::Disconnect)
+    }
+
+    /// Resolves when the turn must end early.
+    async fn cancelled(&self) -> Cancel {
+        tokio::select! {
+            () = self.events.closed() => Cancel::Disconnect,
+            () = self.abort.fired() => Cancel::Drain,
+        }
+    }
+}
+
+/// Asks the provider and relays its answer. `Ok` is the provider's own end:
+/// complete (`None`) or early.
+pub(super) async fn converse(
+    turn: &OpenTurn,
+    sink: &Sink,
+    started: &StartedFlag,
+    answer: &mut Answer,
+) -> Result<Option<IncompleteReason>, TurnError> {
+    let cancelled = sink.cancelled();
+    tokio::pin!(cancelled);
+
+    let dispatched = Instant::now();
+    let mut provider = tokio::select! {
+        biased;
+        cancel = &mut cancelled => return Err(TurnError::Cancelled(cancel)),
+        opened = open(turn, started) => opened?,
+    };
+    let mut progress = Progress::begin(turn);
+    loop {
+        let event = tokio::select! {
+            biased;
+            cancel = &mut cancelled => return Err(TurnError::Cancelled(cancel)),
+            event = provider.next() => event,
+        };
+        progress.note();
+        match event {
+            Some(ProviderEvent::Progress) => {}
+            Some(ProviderEvent::Delta { kind, text }) => {
+                let event = answer.take(kind, text);
+                if answer.ttft.is_none() {
+                    first_delta(turn, sink, dispatched, answer);
+                }
+                tokio::select! {
+                    biased;
+                    sent = sink.send(event) => sent.map_err(TurnError::Cancelled)?,
+                    cancel = &mut cancelled => return Err(TurnError::Cancelled(cancel)),
+                }
+            }
+            Some(ProviderEvent::Terminal(terminal)) => {
+                sink.shared().provider_ended.store(true, Ordering::Release);
+                return answer.conclude(terminal);
+            }
+            // The client of providers always gives a terminal first.
+            None => return Err(TurnError::Internal),
+        }
+    }
+}
+
+async fn open(turn: &OpenTurn, started: &StartedFlag) -> Result<ProviderStream, TurnError> {
+    let OpenTurn { app, plan, caller, .. } = turn;
+    let Some(provider) = plan.provider() else {
+        return Err(TurnError::Internal);
+    };
+    let model = plan.model();
+    let messages = plan.messages();
+    let user = user_hash(caller.tenant_id, caller.user_id);
+    let traceparent = turn.request.trace.child().traceparent();
+    let call = ProviderCall {
+        provider,
+        credential: plan.credential(),
+        client_request_id: Some(&turn.request.http_request_id),
+        traceparent: Some(&traceparent),
+        request: TurnRequest {
+            provider_model_id: &model.provider_model_id,
+            instructions: plan.context.instructions(),
+            messages: &messages,
+            max_output_tokens: plan.reserve.max_output_tokens_applied,
+            max_tool_calls: Some(model.max_tool_calls),
+            api_params: &model.api_params,
+            user: &user,
+            metadata: RequestMetadata {
+                tenant_id: caller.tenant_id,
+                user_id: Some(caller.user_id),
+                chat_id: turn.ids().chat_id,
+                request_type: RequestType::Chat,
+            },
+        },
+        started: started.clone(),
+    };
+    app.provider.open(&call).await.map_err(TurnError::Provider)
+}
+
+fn first_delta(turn: &OpenTurn, sink: &Sink, dispatched: Instant, answer: &mut Answer) {
+    let now = Instant::now();
+    // Set before the event is sent, read by the relay when it writes it.
+    let _ = sink.shared().first_delta_at.set(now);
+    let ttft = now - dispatched;
+    answer.ttft = Some(ttft);
+    let Labels {
+        metrics,
+        provider,
+        model,
+    } = &turn.labels;
+    metrics.ttft_provider_ms(provider, model, ttft);
+}
+
+impl Answer {
+    /// The client's event for a piece of the answer, kept when it is text.
+    fn take(&mut self, kind: minichat_provider::DeltaKind, text: &str) -> StreamEvent<'static> {
+        let kind = match kind {
+            minichat_provider::DeltaKind::Text => {
+                self.text.push_str(text);
+                DeltaKind::Text
+            }
+            minichat_provider::DeltaKind::Reasoning => DeltaKind::Reasoning,
+        };
+        StreamEvent::Delta {
+            kind,
+            text: text.to_owned().into(),
+        }
+    }
+
+    fn conclude(&mut self, terminal: Terminal) -> Result<Option<IncompleteReason>, TurnError> {
+        match terminal {
+            Terminal::Completed(completion) => {
+                self.report(completion);
+                Ok(None)
+            }
+            Terminal::Incomplete { reason, completion } => {
+                self.report(completion);
+                Ok(Some(reason))
+            }
+            Terminal::Failed(failure) => {
+                self.usage = failure.usage;
+                self.response_id.clone_from(&failure.response_id);
+                Err(TurnError::Provider(failure))
+            }
+        }
+    }
+
+    fn report(&mut self, completion: Completion) {
+        self.usage = completion.usage;
+        self.response_id = completion.response_id;
+    }
+}

@@ -1,0 +1,175 @@
+//! The values a turn passes through on its way to the provider.
+//!
+//! A *request* is what the client sent, a *draft* is a request whose chat was
+//! found, a *plan* is a draft with a model, a price and a context, and an *open
+//! turn* is a plan whose reserve is committed. Only an open turn reaches the
+//! provider, and every open turn is finalized (TURN-15).
+
+use std::sync::Arc;
+
+use minichat_config::{Model, Provider, Secret};
+use minichat_core::context::Role;
+use minichat_core::quota::{Decision, DowngradeReason, RequestFacts, Reserve};
+use minichat_core::{ChatId, MessageId, RequestId, Timestamp, TurnId};
+use minichat_provider::InputMessage;
+
+use super::{RequestContext, relay};
+use crate::app::App;
+use crate::caller::Caller;
+use crate::config_source::TenantRuntime;
+
+/// A request whose chat was found and whose key is new.
+#[derive(Clone)]
+pub(super) struct Draft {
+    pub(super) ids: Ids,
+    /// An instant of the database's clock above every other of the chat
+    /// (TURN-6); also the key of the quota periods (QUOTA-54).
+    pub(super) started_at: Timestamp,
+    /// The chat's model (API-145).
+    pub(super) selected_model: Arc<str>,
+    pub(super) content: Arc<str>,
+    pub(super) web_search_enabled: bool,
+    pub(super) facts: RequestFacts,
+    /// The recent window in chronological order (CONT-5).
+    pub(super) recent: Arc<[(Role, String)]>,
+}
+
+/// Every id of a turn, made before anything is written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ids {
+    pub(super) chat_id: ChatId,
+    pub(super) turn_id: TurnId,
+    pub(super) request_id: RequestId,
+    pub(super) user_message_id: MessageId,
+    /// Announced in `stream_started`; its row appears at finalization.
+    pub(super) assistant_message_id: MessageId,
+}
+
+/// A draft with everything decided.
+#[derive(Clone)]
+pub(super) struct Plan {
+    pub(super) draft: Draft,
+    pub(super) decision: Decision,
+    /// Index of the effective model in the catalog.
+    model: usize,
+    pub(super) reserve: Reserve,
+    pub(super) context: PlannedContext,
+    tenant: Arc<TenantRuntime>,
+}
+
+/// The context plan (CONT-2) as ranges of what the draft owns.
+#[derive(Clone)]
+pub(super) struct PlannedContext {
+    instructions: Option<String>,
+    /// How many of the draft's recent messages are left out, oldest first.
+    dropped: usize,
+}
+
+impl PlannedContext {
+    pub(super) fn new(instructions: Option<String>, dropped: usize) -> Self {
+        Self {
+            instructions,
+            dropped,
+        }
+    }
+
+    pub(super) fn instructions(&self) -> Option<&str> {
+        self.instructions.as_deref()
+    }
+}
+
+impl Plan {
+    pub(super) fn new(
+        tenant: Arc<TenantRuntime>,
+        draft: Draft,
+        decision: Decision,
+        (model, reserve): (usize, Reserve),
+        context: PlannedContext,
+    ) -> Self {
+        Self {
+            draft,
+            decision,
+            model,
+            reserve,
+            context,
+            tenant,
+        }
+    }
+
+    /// The effective model.
+    pub(super) fn model(&self) -> &Model {
+        &self.tenant.config.models[self.model]
+    }
+
+    /// The effective model's place in the catalog.
+    pub(super) const fn model_index(&self) -> usize {
+        self.model
+    }
+
+    /// The effective model's provider.
+    pub(super) fn provider(&self) -> Option<&Provider> {
+        self.tenant.config.provider_of(self.model())
+    }
+
+    /// The credential of the provider, read from the configuration that the
+    /// turn pinned.
+    pub(super) fn credential(&self) -> Option<&Secret> {
+        let auth = self.provider()?.auth.as_ref()?;
+        self.tenant.credentials.get(&auth.secret_ref)
+    }
+
+    /// The conversation for the provider, the new message last.
+    pub(super) fn messages(&self) -> Vec<InputMessage<'_>> {
+        let kept = self.draft.recent.iter().skip(self.context.dropped);
+        kept.map(|(role, text)| InputMessage {
+            role: match role {
+                Role::User => minichat_provider::Role::User,
+                Role::Assistant => minichat_provider::Role::Assistant,
+            },
+            text,
+        })
+        .chain(std::iter::once(InputMessage {
+            role: minichat_provider::Role::User,
+            text: &self.draft.content,
+        }))
+        .collect()
+    }
+
+    pub(super) const fn ids(&self) -> &Ids {
+        &self.draft.ids
+    }
+
+    /// The number of the policy that priced the reserve (QUOTA-33).
+    pub(super) fn policy_version(&self) -> u64 {
+        self.tenant.policy_version()
+    }
+
+    /// Whether the provider is configured, and its credential where one is
+    /// needed.
+    pub(super) fn is_routable(&self) -> bool {
+        self.provider()
+            .is_some_and(|provider| provider.auth.is_none() || self.credential().is_some())
+    }
+
+    pub(super) fn downgrade_reason(&self) -> Option<DowngradeReason> {
+        match self.decision {
+            Decision::Downgrade { reason, .. } => Some(reason),
+            Decision::Allow { .. } | Decision::Reject { .. } => None,
+        }
+    }
+}
+
+/// A turn whose reserve is committed and whose outcome is not.
+pub(super) struct OpenTurn {
+    pub(super) app: Arc<App>,
+    pub(super) caller: Caller,
+    pub(super) request: RequestContext,
+    pub(super) plan: Plan,
+    pub(super) labels: relay::Labels,
+}
+
+impl OpenTurn {
+    pub(super) const fn ids(&self) -> &Ids {
+        self.plan.ids()
+    }
+}

@@ -1,0 +1,292 @@
+//! The task that owns a turn from its reserve to its end (TURN-13).
+//!
+//! It is detached from the connection: a client that leaves changes how the
+//! turn ends, never whether it ends. The inner function [`converse`] answers
+//! with a result, and both arms are finalized here.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use minichat_core::quota::{Cells, status};
+use minichat_core::stream::{Done, QuotaDecision, StreamEvent, StreamStarted};
+use minichat_core::turn::{IncompleteReason, Outcome, TurnErrorCode, Usage};
+use minichat_metrics::{AbortTrigger, ActiveStreamGuard, Trigger};
+use minichat_provider::{FailureKind, StartedFlag};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::converse::{Answer, Cancel, Sink, TurnError, converse};
+use super::finalize::{Ending, Finalized, Verdict, finalize};
+use super::open::{Draft, OpenTurn};
+use super::relay::{Labels, Relay, Shared};
+use super::{RequestContext, SseBody, record, reserve};
+use crate::app::App;
+use crate::caller::Caller;
+use crate::problem::Problem;
+
+type Reply = oneshot::Sender<Result<SseBody, Problem>>;
+
+/// Opens the turn of `draft` and answers with its stream, or refuses.
+pub(super) async fn start(
+    app: Arc<App>,
+    caller: Caller,
+    request: RequestContext,
+    draft: Draft,
+    cells: Cells,
+) -> Result<SseBody, Problem> {
+    let (reply, opened) = oneshot::channel();
+    let open = app.turns.enter();
+    tokio::spawn(async move {
+        run(app, caller, request, draft, cells, reply).await;
+        drop(open);
+    });
+    opened.await.unwrap_or_else(|_| {
+        tracing::error!("a turn's task ended before it answered");
+        Err(Problem::internal())
+    })
+}
+
+async fn run(
+    app: Arc<App>,
+    caller: Caller,
+    request: RequestContext,
+    draft: Draft,
+    cells: Cells,
+    reply: Reply,
+) {
+    let plan = match reserve::reserve(&app, &caller, draft, cells).await {
+        Ok(plan) => plan,
+        Err(problem) => {
+            // A client that is gone needs no refusal.
+            let _ = reply.send(Err(problem));
+            return;
+        }
+    };
+    let labels = Labels {
+        metrics: Arc::clone(&app.metrics),
+        provider: plan.model().provider_id.as_str().into(),
+        model: plan.model().id.as_str().into(),
+    };
+    labels.metrics.stream_started(&labels.provider, &labels.model);
+    let active = ActiveStreamGuard::new(Arc::clone(&labels.metrics));
+    let turn = Arc::new(OpenTurn {
+        app,
+        caller,
+        request,
+        plan,
+        labels,
+    });
+    let sink = open_relay(&turn, reply);
+    live(&turn, &sink, active).await;
+}
+
+/// Hands the stream to the client. When the client is gone already, dropping
+/// the relay is what tells the pipeline.
+fn open_relay(turn: &Arc<OpenTurn>, reply: Reply) -> Sink {
+    let streaming = &turn.app.config.streaming;
+    let (events, receiver) = mpsc::channel(streaming.sse_channel_capacity);
+    let shared = Arc::new(Shared::default());
+    let started = StreamEvent::StreamStarted(StreamStarted {
+        request_id: turn.ids().request_id,
+        message_id: turn.ids().assistant_message_id,
+        is_new_turn: true,
+    });
+    let relay = Relay::new(
+        receiver,
+        &started,
+        Arc::clone(&shared),
+        turn.labels.clone(),
+        streaming.sse_ping_interval,
+    );
+    drop(reply.send(Ok(SseBody::live(relay))));
+    Sink::new(events, shared, turn.app.abort.clone())
+}
+
+async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
+    let began = Instant::now();
+    let started = StartedFlag::default();
+    let mut answer = Answer::default();
+    let conversation = AssertUnwindSafe(converse(turn, sink, &started, &mut answer))
+        .catch_unwind()
+        .await;
+    let ended = conversation.unwrap_or_else(|_| {
+        tracing::error!(turn.id = %turn.ids().turn_id, "a turn's conversation panicked");
+        Err(TurnError::Internal)
+    });
+    if let Err(error) = &ended {
+        interrupted(turn, sink, error);
+    }
+    let (outcome, message) = outcome(&ended);
+    let ending = Ending {
+        outcome,
+        text: std::mem::take(&mut answer.text).into(),
+        usage: answer.usage,
+        response_id: answer.response_id.as_deref().map(Arc::from),
+        provider_started: started.get(),
+    };
+    let verdict = finalize(turn, ending).await;
+    let total = began.elapsed();
+    conclude(turn, &ended, &verdict, total);
+    log(turn, &answer, &verdict, total);
+    drop(active);
+    if let Some(event) = terminal(turn, answer.usage, &verdict, message) {
+        // A client that left has read all it wanted.
+        let _ = sink.send(event).await;
+    }
+}
+
+/// How the conversation's end is stored, and what a failure tells the client.
+fn outcome(ended: &Result<Option<IncompleteReason>, TurnError>) -> (Outcome, Option<&str>) {
+    match ended {
+        Ok(reason) => (Outcome::Completed(*reason), None),
+        Err(TurnError::Provider(failure)) => (
+            Outcome::Failed(failure.error_code()),
+            Some(&failure.message),
+        ),
+        Err(TurnError::Internal) => (Outcome::Failed(TurnErrorCode::InternalError), None),
+        Err(TurnError::Cancelled(_)) => (Outcome::Cancelled, None),
+    }
+}
+
+/// The provider's connection is closed by now; records what closed it.
+fn interrupted(turn: &OpenTurn, sink: &Sink, error: &TurnError) {
+    let metrics = &turn.labels.metrics;
+    let (trigger, elapsed) = match error {
+        TurnError::Cancelled(Cancel::Disconnect) => {
+            let left_at = sink.shared().left_at.get();
+            (Trigger::Disconnect, left_at.map_or(Duration::ZERO, Instant::elapsed))
+        }
+        TurnError::Provider(failure) if matches!(failure.kind, FailureKind::TimedOut(_)) => {
+            (Trigger::Timeout, Duration::ZERO)
+        }
+        _ => return,
+    };
+    metrics.cancel_requested(trigger);
+    metrics.cancel_effective(trigger);
+    metrics.time_to_abort_ms(trigger, elapsed);
+}
+
+/// Records the end of a started stream; the terminal counter only for the
+/// winner (D1).
+fn conclude(
+    turn: &OpenTurn,
+    ended: &Result<Option<IncompleteReason>, TurnError>,
+    verdict: &Verdict,
+    total: Duration,
+) {
+    let abort = match ended {
+        Err(TurnError::Cancelled(Cancel::Disconnect)) => AbortTrigger::ClientDisconnect,
+        _ => AbortTrigger::InternalAbort,
+    };
+    if let Verdict::Won(finalized) = verdict {
+        record::finalized(&turn.labels, finalized, abort);
+    }
+    let Labels {
+        metrics,
+        provider,
+        model,
+    } = &turn.labels;
+    metrics.stream_total_latency_ms(provider, model, total);
+}
+
+/// The terminal event of what was committed; `None` leaves the last word to
+/// the relay (TURN-38).
+fn terminal(
+    turn: &OpenTurn,
+    usage: Option<Usage>,
+    verdict: &Verdict,
+    message: Option<&str>,
+) -> Option<StreamEvent<'static>> {
+    let Verdict::Won(finalized) = verdict else {
+        return None;
+    };
+    match finalized.outcome {
+        Outcome::Completed(_) => Some(done(turn, usage, finalized)),
+        Outcome::Failed(code) => Some(StreamEvent::Error {
+            code: code.into(),
+            message: message
+                .filter(|_| code != TurnErrorCode::MessagePersistenceFailed)
+                .unwrap_or("The answer could not be completed.")
+                .to_owned()
+                .into(),
+        }),
+        Outcome::Cancelled => None,
+    }
+}
+
+fn done(turn: &OpenTurn, usage: Option<Usage>, finalized: &Finalized) -> StreamEvent<'static> {
+    let draft = &turn.plan.draft;
+    let quota_decision = match turn.plan.downgrade_reason() {
+        None => QuotaDecision::Allow,
+        Some(reason) => QuotaDecision::Downgrade {
+            downgrade_from: draft.selected_model.as_ref().to_owned(),
+            downgrade_reason: Some(reason),
+        },
+    };
+    StreamEvent::Done(Box::new(Done {
+        usage: usage.and_then(Usage::known).map(Into::into),
+        effective_model: turn.plan.model().id.clone(),
+        selected_model: draft.selected_model.as_ref().to_owned(),
+        quota_decision,
+        quota_warnings: quota_warnings(turn, finalized),
+    }))
+}
+
+/// The cells after settlement. Left out when the turn began in an earlier
+/// period, whose cells say nothing about today's (QUOTA-102).
+fn quota_warnings(
+    turn: &OpenTurn,
+    finalized: &Finalized,
+) -> Option<Vec<minichat_core::quota::QuotaWarning>> {
+    if turn.plan.draft.started_at.date() != finalized.now.date() {
+        return None;
+    }
+    let pinned = &turn.caller.tenant;
+    let current = turn.app.tenants.get(turn.caller.tenant_id);
+    let config = &current.as_ref().unwrap_or(pinned).config;
+    let limits = config.limits_for(turn.caller.user_id);
+    let status = status::status(
+        &limits.credits(),
+        &finalized.cells,
+        limits.warning_threshold_pct,
+        finalized.now,
+    );
+    Some(status.warnings())
+}
+
+/// One line per finished stream (PLAT-164).
+fn log(turn: &OpenTurn, answer: &Answer, verdict: &Verdict, total: Duration) {
+    let outcome = match verdict {
+        Verdict::Won(finalized) => Some(finalized.outcome),
+        Verdict::Lost | Verdict::Uncommitted => None,
+    };
+    let ids = turn.ids();
+    let usage = answer.usage.unwrap_or_default();
+    tracing::info!(
+        http_request_id = %turn.request.http_request_id,
+        trace_id = %turn.request.trace.trace_id(),
+        tenant_id = %turn.caller.tenant_id,
+        user_id = %turn.caller.user_id,
+        requester_type = turn.caller.requester_type.as_str(),
+        chat_id = %ids.chat_id,
+        turn_id = %ids.turn_id,
+        request_id = %ids.request_id,
+        provider = %turn.labels.provider,
+        effective_model = %turn.labels.model,
+        selected_model = %turn.plan.draft.selected_model,
+        terminal = outcome.map_or("unknown", |outcome| outcome.state().as_str()),
+        error_code = outcome.and_then(Outcome::error_code).map(TurnErrorCode::as_str),
+        input_tokens = usage.input_tokens,
+        output_tokens = usage.output_tokens,
+        ttft_ms = answer.ttft.map(whole_millis),
+        total_ms = whole_millis(total),
+        provider_response_id = answer.response_id.as_deref(),
+        "stream finished"
+    );
+}
+
+fn whole_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

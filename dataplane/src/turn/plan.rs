@@ -1,0 +1,121 @@
+//! Model, price and context of a draft (API-64 f to i): pure decisions from
+//! the pinned configuration and the cells that the caller read.
+
+use minichat_core::ErrorCode;
+use minichat_core::context::{ContextBudgetExceeded, ContextRequest, PlanMessage, assemble, join_instructions};
+use minichat_core::quota::estimate::OfferedTools;
+use minichat_core::quota::{Cells, Decision, QuotaScope, Reserve, check_message_length, preflight};
+use serde_json::json;
+
+use super::open::{Draft, Plan, PlannedContext};
+use super::{policy, record};
+use crate::app::App;
+use crate::caller::Caller;
+use crate::problem::Problem;
+
+/// Decides everything about `draft`, or refuses it. The preflight decision of
+/// a refused draft is recorded here; that of a planned one is recorded when its
+/// reserve is known, because the repetition under locks may differ (QUOTA-103).
+pub(super) fn plan(
+    app: &App,
+    caller: &Caller,
+    draft: Draft,
+    cells: &Cells,
+) -> Result<Plan, Problem> {
+    let config = &caller.tenant.config;
+    let decision = decide(caller, &draft, cells);
+    let Some((index, reserve)) = decision.admitted() else {
+        record::preflight(app, config, &draft.selected_model, &decision);
+        return Err(quota_exceeded(&decision));
+    };
+    let refused = |problem| {
+        record::preflight(app, config, &draft.selected_model, &decision);
+        problem
+    };
+    let model = policy::model(&config.models[index]);
+    check_message_length(&model, draft.facts.message_bytes).map_err(|_| refused(input_too_long()))?;
+    let context = context(&draft, &model, &reserve).map_err(|error| refused(over_budget(&error)))?;
+    let plan = Plan::new(
+        caller.tenant.clone(),
+        draft,
+        decision,
+        (index, reserve),
+        context,
+    );
+    if plan.is_routable() {
+        Ok(plan)
+    } else {
+        tracing::error!(
+            model = %plan.model().id,
+            provider = %plan.model().provider_id,
+            "the model's provider or its credential is not configured"
+        );
+        record::preflight(app, config, &plan.draft.selected_model, &decision);
+        Err(Problem::internal())
+    }
+}
+
+/// The cascade of QUOTA-44 to 50 for what `cells` hold.
+pub(super) fn decide(caller: &Caller, draft: &Draft, cells: &Cells) -> Decision {
+    let config = &caller.tenant.config;
+    let models = policy::models(config);
+    let policy = policy::policy(config, &models, caller.user_id);
+    preflight(&policy, &draft.selected_model, &draft.facts, cells)
+}
+
+fn context(
+    draft: &Draft,
+    model: &minichat_core::quota::PolicyModel<'_>,
+    reserve: &Reserve,
+) -> Result<PlannedContext, ContextBudgetExceeded> {
+    let instructions = join_instructions(&[model.system_prompt]);
+    let recent: Vec<PlanMessage<'_>> = draft
+        .recent
+        .iter()
+        .map(|(role, text)| PlanMessage { role: *role, text })
+        .collect();
+    let assembled = assemble(&ContextRequest {
+        model,
+        max_output_tokens_applied: reserve.max_output_tokens_applied,
+        offered: OfferedTools::default(),
+        instructions: instructions.as_deref(),
+        recent: &recent,
+        user_text: &draft.content,
+    })?;
+    // The plan's last message is the new one; the others are the newest of
+    // the window.
+    let dropped = recent.len() + 1 - assembled.messages.len();
+    Ok(PlannedContext::new(instructions, dropped))
+}
+
+pub(super) fn quota_exceeded(decision: &Decision) -> Problem {
+    let scope = match decision {
+        Decision::Reject { scope, .. } => *scope,
+        Decision::Allow { .. } | Decision::Downgrade { .. } => QuotaScope::Tokens,
+    };
+    let detail = match scope {
+        QuotaScope::Tokens => "The remaining credits do not cover this message. See GET /quota/status.",
+        QuotaScope::WebSearch => "No web searches are left for today.",
+        QuotaScope::CodeInterpreter => "No code interpreter calls are left for today.",
+    };
+    let mut problem = Problem::new(ErrorCode::QuotaExceeded, detail);
+    problem.quota_scope = Some(scope.as_str());
+    problem
+}
+
+fn input_too_long() -> Problem {
+    Problem::new(
+        ErrorCode::InputTooLong,
+        "The message is longer than the model accepts. Shorten it.",
+    )
+}
+
+fn over_budget(error: &ContextBudgetExceeded) -> Problem {
+    let ContextBudgetExceeded { required, available } = *error;
+    let mut problem = Problem::new(ErrorCode::ContextBudgetExceeded, error.to_string());
+    problem.context = Some(json!({
+        "required_tokens": required,
+        "available_tokens": available,
+    }));
+    problem
+}

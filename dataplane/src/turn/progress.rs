@@ -1,0 +1,78 @@
+//! Signs of life of a running turn (TURN-7).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use minichat_core::{TenantId, TurnId};
+use tokio::time::Instant;
+
+use super::open::OpenTurn;
+use crate::app::App;
+
+/// The row is refreshed at most this often.
+const INTERVAL: Duration = Duration::from_secs(30);
+
+/// Writes `last_progress_at` beside the stream, never in its way.
+pub(super) struct Progress {
+    app: Arc<App>,
+    tenant_id: TenantId,
+    turn_id: TurnId,
+    due: Instant,
+    /// A write is under way; it clears the flag, and the next is due an
+    /// interval after one that succeeded, at the next event after one that
+    /// failed.
+    writing: Arc<AtomicBool>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Progress {
+    pub(super) fn begin(turn: &OpenTurn) -> Self {
+        Self {
+            app: Arc::clone(&turn.app),
+            tenant_id: turn.caller.tenant_id,
+            turn_id: turn.ids.turn_id,
+            due: Instant::now() + INTERVAL,
+            writing: Arc::default(),
+            failed: Arc::default(),
+        }
+    }
+
+    /// Notes an event read from the provider, whatever it was.
+    pub(super) fn note(&mut self) {
+        let now = Instant::now();
+        if now < self.due && !self.failed.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.writing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.failed.store(false, Ordering::Relaxed);
+        self.due = now + INTERVAL;
+        tokio::spawn(write(
+            Arc::clone(&self.app),
+            self.tenant_id,
+            self.turn_id,
+            Arc::clone(&self.writing),
+            Arc::clone(&self.failed),
+        ));
+    }
+}
+
+async fn write(
+    app: Arc<App>,
+    tenant_id: TenantId,
+    turn_id: TurnId,
+    writing: Arc<AtomicBool>,
+    failed: Arc<AtomicBool>,
+) {
+    let written = app
+        .store
+        .write(move |tx| Box::pin(async move { tx.turn_progress(tenant_id, turn_id).await }))
+        .await;
+    if let Err(error) = written {
+        tracing::warn!(turn.id = %turn_id, error = %error, "a sign of life could not be stored");
+        failed.store(true, Ordering::Relaxed);
+    }
+    writing.store(false, Ordering::Release);
+}

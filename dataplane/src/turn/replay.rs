@@ -1,0 +1,80 @@
+//! Replays (TURN-44): the recording of a completed turn, rebuilt from rows.
+//! This path reads only; it has no access to quota, provider or finalization.
+
+use std::borrow::Cow;
+
+use minichat_core::ChatId;
+use minichat_core::stream::{
+    DeltaKind, Done, DoneUsage, QuotaDecision, StreamEvent, StreamStarted,
+};
+use minichat_store::{Message, Turn};
+
+use super::SseBody;
+use crate::app::App;
+use crate::caller::Caller;
+use crate::problem::Problem;
+
+pub(super) async fn replay(
+    app: &App,
+    caller: &Caller,
+    chat_id: ChatId,
+    selected_model: &str,
+    turn: &Turn,
+) -> Result<SseBody, Problem> {
+    let Some(message_id) = turn.assistant_message_id else {
+        return Err(unreadable(turn));
+    };
+    let (tenant_id, user_id) = (caller.tenant_id, caller.user_id);
+    let message = app
+        .store
+        .read(move |tx| {
+            Box::pin(async move { tx.message_get(tenant_id, user_id, chat_id, message_id).await })
+        })
+        .await?
+        .ok_or_else(|| unreadable(turn))?;
+    Ok(SseBody::recorded(frames(turn, &message, selected_model)))
+}
+
+fn unreadable(turn: &Turn) -> Problem {
+    tracing::error!(turn.id = %turn.id, "a completed turn has no readable answer");
+    Problem::internal()
+}
+
+fn frames(turn: &Turn, message: &Message, selected_model: &str) -> Vec<u8> {
+    let effective_model = turn.effective_model.as_deref().unwrap_or(selected_model);
+    let usage = DoneUsage {
+        input_tokens: message.input_tokens,
+        output_tokens: message.output_tokens,
+    };
+    let quota_decision = if effective_model == selected_model {
+        QuotaDecision::Allow
+    } else {
+        QuotaDecision::Downgrade {
+            downgrade_from: selected_model.to_owned(),
+            downgrade_reason: None,
+        }
+    };
+    let events = [
+        StreamEvent::StreamStarted(StreamStarted {
+            request_id: turn.request_id,
+            message_id: message.id,
+            is_new_turn: false,
+        }),
+        StreamEvent::Delta {
+            kind: DeltaKind::Text,
+            text: Cow::Borrowed(&message.content),
+        },
+        StreamEvent::Done(Box::new(Done {
+            usage: (usage.input_tokens > 0 || usage.output_tokens > 0).then_some(usage),
+            effective_model: effective_model.to_owned(),
+            selected_model: selected_model.to_owned(),
+            quota_decision,
+            quota_warnings: None,
+        })),
+    ];
+    let mut frames = Vec::with_capacity(message.content.len() + 512);
+    for event in events {
+        event.encode(&mut frames);
+    }
+    frames
+}

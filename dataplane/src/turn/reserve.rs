@@ -1,0 +1,169 @@
+//! The reserve: the transaction that opens a turn (TURN-11).
+//!
+//! Under the locks of the user's quota rows the decision is made again; what
+//! comes out there is authoritative (QUOTA-52). User message, turn row and
+//! reserve commit together, before the provider is called.
+
+use std::sync::Arc;
+
+use minichat_core::quota::{Cells, Decision, Tier};
+use minichat_core::ErrorCode;
+use minichat_store::{
+    BoxFuture, Constraint, NewMessage, NewTurn, QuotaScope, Role, StoreError, Tx,
+};
+
+use super::open::{Draft, Plan};
+use super::plan::{decide, plan, quota_exceeded};
+use super::{admit, record};
+use crate::app::App;
+use crate::caller::Caller;
+use crate::problem::Problem;
+use crate::quota;
+
+/// How often the locked rows may show another picture than the one a plan was
+/// made from before the request is refused (QUOTA-52).
+const ATTEMPTS: usize = 3;
+
+/// What the transaction decided.
+enum Refusal {
+    /// The locked rows admit nothing.
+    Rejected(Decision),
+    /// The locked rows lead to another model: plan again.
+    Changed(Cells),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Plans and reserves. The answer is the plan of a turn that is now open, or a
+/// refusal that left nothing behind.
+pub(super) async fn reserve(
+    app: &Arc<App>,
+    caller: &Caller,
+    draft: Draft,
+    mut cells: Cells,
+) -> Result<Plan, Problem> {
+    let config = &caller.tenant.config;
+    for _ in 0..ATTEMPTS {
+        let planned = plan(app, caller, draft.clone(), &cells)?;
+        match write(app, caller, &planned).await {
+            Ok(()) => {
+                record::preflight(app, config, &draft.selected_model, &planned.decision);
+                record::reserved(app);
+                return Ok(planned);
+            }
+            Err(Refusal::Changed(locked)) => cells = locked,
+            Err(Refusal::Rejected(decision)) => {
+                record::preflight(app, config, &draft.selected_model, &decision);
+                return Err(quota_exceeded(&decision));
+            }
+            Err(Refusal::Store(error)) => {
+                record::preflight(app, config, &draft.selected_model, &planned.decision);
+                return Err(conflict(error));
+            }
+        }
+    }
+    let decision = decide(caller, &draft, &cells);
+    record::preflight(app, config, &draft.selected_model, &decision);
+    Err(quota_exceeded(&decision))
+}
+
+async fn write(app: &Arc<App>, caller: &Caller, plan: &Plan) -> Result<(), Refusal> {
+    let caller = caller.clone();
+    let plan = Arc::new(plan.clone());
+    app.store
+        .write(move |tx| -> BoxFuture<'_, Result<(), Refusal>> {
+            let (caller, plan) = (caller.clone(), Arc::clone(&plan));
+            Box::pin(async move { transaction(tx, &caller, &plan).await })
+        })
+        .await
+}
+
+async fn transaction(
+    tx: &mut Tx,
+    caller: &Caller,
+    plan: &Plan,
+) -> Result<(), Refusal> {
+    let scope = QuotaScope {
+        tenant_id: caller.tenant_id,
+        user_id: caller.user_id,
+        day: plan.draft.started_at.date(),
+    };
+    let cells = quota::cells(&tx.quota_lock(scope).await?);
+    let decision = decide(caller, &plan.draft, &cells);
+    match decision.admitted() {
+        None => return Err(Refusal::Rejected(decision)),
+        Some((model, _)) if model != plan.model_index() => return Err(Refusal::Changed(cells)),
+        Some(_) => {}
+    }
+    Ok(insert(tx, caller, plan, scope).await?)
+}
+
+async fn insert(
+    tx: &mut Tx,
+    caller: &Caller,
+    plan: &Plan,
+    scope: QuotaScope,
+) -> Result<(), StoreError> {
+    let now = plan.draft.started_at;
+    let ids = plan.ids();
+    let model = plan.model();
+    let reserve = &plan.reserve;
+    tx.quota_reserve(
+        scope,
+        model.tier == Tier::Premium,
+        reserve.reserved_credits_micro.unsigned_abs(),
+        now,
+    )
+    .await?;
+    tx.message_insert(&NewMessage {
+        id: ids.user_message_id,
+        tenant_id: caller.tenant_id,
+        chat_id: ids.chat_id,
+        request_id: ids.request_id,
+        role: Role::User,
+        content: &plan.draft.content,
+        provider_response_id: None,
+        usage: minichat_core::turn::Usage::default(),
+        model: None,
+        created_at: now,
+    })
+    .await?;
+    tx.turn_insert(&NewTurn {
+        id: ids.turn_id,
+        tenant_id: caller.tenant_id,
+        chat_id: ids.chat_id,
+        request_id: ids.request_id,
+        requester_user_id: caller.user_id,
+        provider_name: &model.provider_id,
+        effective_model: &model.id,
+        reserve_tokens: reserve.reserve_tokens,
+        reserved_credits_micro: reserve.reserved_credits_micro.unsigned_abs(),
+        policy_version_applied: plan.policy_version(),
+        max_output_tokens_applied: reserve.max_output_tokens_applied,
+        minimal_generation_floor_applied: reserve.minimal_generation_floor_applied,
+        reserve_day: scope.day,
+        web_search_enabled: plan.draft.web_search_enabled,
+        started_at: now,
+    })
+    .await?;
+    tx.chat_touch(caller.tenant_id, caller.user_id, ids.chat_id, now)
+        .await
+}
+
+/// Lost races are answers, not faults (TURN-12).
+fn conflict(error: StoreError) -> Problem {
+    match error {
+        StoreError::Unique(Constraint::TurnRequest) => admit::request_id_conflict(),
+        StoreError::Unique(Constraint::OneRunningTurn) => admit::generation_in_progress(),
+        StoreError::AcquireTimeout | StoreError::Closed => Problem::new(
+            ErrorCode::ServiceUnavailable,
+            "The database is not available at the moment. Try again.",
+        ),
+        error => error.into(),
+    }
+}
