@@ -1,1 +1,186 @@
-//! Databases for test suites.
+//! A private PostgreSQL server for test suites: made in a temporary directory,
+//! stopped with the process that asked for it, however that process ends.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tempfile::TempDir;
+
+/// Names a server to use instead of a private one:
+/// `postgres://user:password@host:port` without a database.
+pub const URL_VARIABLE: &str = "MINICHAT_TEST_POSTGRES_URL";
+
+/// A PostgreSQL server on which every test makes databases of its own.
+pub struct TestPostgres {
+    /// `postgres://…`, without a database.
+    base_url: String,
+    databases: AtomicU32,
+    _server: Option<Server>,
+}
+
+/// Why no server could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum TestPostgresError {
+    #[error("no PostgreSQL server binaries below /usr/lib/postgresql")]
+    NotInstalled,
+    #[error("initdb: {0}")]
+    Initialize(String),
+    #[error("the server ended before it was ready: {0}")]
+    Start(String),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Database(#[from] tokio_postgres::Error),
+}
+
+impl TestPostgres {
+    /// The server of this process, started by the first caller.
+    pub fn shared() -> Result<&'static Self, &'static TestPostgresError> {
+        static SHARED: OnceLock<Result<TestPostgres, TestPostgresError>> = OnceLock::new();
+        SHARED.get_or_init(Self::start).as_ref()
+    }
+
+    /// A server of its own, or the one that [`URL_VARIABLE`] names.
+    pub fn start() -> Result<Self, TestPostgresError> {
+        let (base_url, server) = if let Ok(url) = std::env::var(URL_VARIABLE) {
+            (url.trim_end_matches('/').to_owned(), None)
+        } else {
+            let server = Server::start()?;
+            let url = format!("postgres://postgres@127.0.0.1:{}", server.port);
+            (url, Some(server))
+        };
+        Ok(Self {
+            base_url,
+            databases: AtomicU32::new(0),
+            _server: server,
+        })
+    }
+
+    /// An empty database; its url for `database.url`.
+    pub async fn create_database(&self) -> Result<String, TestPostgresError> {
+        let number = self.databases.fetch_add(1, Ordering::Relaxed);
+        let name = format!("minichat_{}_{number}", std::process::id());
+        let url = format!("{}/postgres", self.base_url);
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await?;
+        let connection = tokio::spawn(connection);
+        client
+            .batch_execute(&format!("DROP DATABASE IF EXISTS {name}"))
+            .await?;
+        client
+            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .await?;
+        drop(client);
+        connection.abort();
+        Ok(format!("{}/{name}", self.base_url))
+    }
+}
+
+/// A running server. A shell between us and it waits for the end of its
+/// standard input, which comes even when this process is killed, then stops
+/// the server by its id and removes the directory.
+struct Server {
+    port: u16,
+    watcher: Child,
+    lifeline: Option<ChildStdin>,
+}
+
+const WATCHER: &str = r#"
+set -u
+bin=$1 dir=$2 port=$3
+"$bin/initdb" --pgdata="$dir/data" --username=postgres --auth=trust --encoding=UTF8 \
+    --locale=C --no-sync --no-instructions >"$dir/initdb.log" 2>&1 || { echo initdb; exit 1; }
+"$bin/postgres" -D "$dir/data" -p "$port" -c listen_addresses=127.0.0.1 \
+    -c unix_socket_directories="$dir" -c max_connections=300 -c fsync=off \
+    -c synchronous_commit=off -c full_page_writes=off \
+    >"$dir/server.log" 2>&1 </dev/null &
+server=$!
+for _ in $(seq 300); do
+    "$bin/pg_isready" -q -h 127.0.0.1 -p "$port" -U postgres && { echo ready; break; }
+    kill -0 "$server" 2>/dev/null || { echo start; exit 1; }
+    sleep 0.05
+done
+while read -r _; do :; done
+kill -INT "$server"
+wait "$server"
+rm -rf "$dir/data" "$dir"/*.log
+"#;
+
+impl Server {
+    fn start() -> Result<Self, TestPostgresError> {
+        let bin = server_binaries().ok_or(TestPostgresError::NotInstalled)?;
+        let directory = TempDir::with_prefix("minichat-postgres-")?.keep();
+        let port = free_port()?;
+        let mut command = as_unprivileged_user(&directory)?;
+        let mut watcher = command
+            .args(["sh", "-c", WATCHER, "sh"])
+            .args([&bin, &directory])
+            .arg(port.to_string())
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let lifeline = watcher.stdin.take();
+        let mut state = String::new();
+        if let Some(stdout) = watcher.stdout.take() {
+            BufReader::new(stdout).read_line(&mut state)?;
+        }
+        let log = |name| std::fs::read_to_string(directory.join(name)).unwrap_or_default();
+        match state.trim_end() {
+            "ready" => Ok(Self {
+                port,
+                watcher,
+                lifeline,
+            }),
+            "initdb" => Err(TestPostgresError::Initialize(log("initdb.log"))),
+            _ => Err(TestPostgresError::Start(log("server.log"))),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.lifeline.take());
+        // The watcher ends by itself; without a parent it does so all the same.
+        drop(self.watcher.wait());
+    }
+}
+
+/// The binaries of the newest installed release.
+fn server_binaries() -> Option<PathBuf> {
+    let releases = std::fs::read_dir("/usr/lib/postgresql").ok()?;
+    releases
+        .filter_map(|release| Some(release.ok()?.path().join("bin")))
+        .filter(|bin| bin.join("initdb").exists())
+        .max_by_key(|bin| {
+            let release = bin.parent().and_then(Path::file_name);
+            release.and_then(|name| name.to_str()?.parse::<u32>().ok())
+        })
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// The server refuses to run as root, so root hands it to user `postgres`,
+/// whom Debian's package creates.
+fn as_unprivileged_user(directory: &Path) -> std::io::Result<Command> {
+    let is_root = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self")?) == 0;
+    if !is_root {
+        return Ok(Command::new("env"));
+    }
+    let owned = Command::new("chown")
+        .arg("postgres")
+        .arg(directory)
+        .status()?;
+    if !owned.success() {
+        return Err(std::io::Error::other("no user postgres"));
+    }
+    let mut command = Command::new("runuser");
+    command.args(["-u", "postgres", "--"]);
+    Ok(command)
+}

@@ -4,7 +4,7 @@ use minichat_core::turn::{Outcome, TurnErrorCode, TurnState};
 use minichat_core::{ChatId, Date, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
 
 use crate::quota::{QuotaCells, QuotaScope, cell_row};
-use crate::tx::Query;
+use crate::tx::{Query, instant_row};
 use crate::value::{FromValue, Param, Row, Value, params};
 use crate::{StoreError, Tx};
 
@@ -201,7 +201,7 @@ impl Tx {
                           AND (CAST($6 AS TIMESTAMPTZ) IS NULL OR (deleted_at IS NULL AND last_progress_at <= $6)) \
                           RETURNING completed_at",
                     params: &update,
-                    map: |row| row.take::<Timestamp>(),
+                    map: instant_row,
                 },
             )
             .await?;

@@ -85,7 +85,7 @@ impl Tx {
     /// within a transaction. One round trip.
     pub async fn now(&mut self) -> Result<Timestamp, StoreError> {
         let now = self
-            .query_opt("SELECT statement_timestamp()", &[], Row::take)
+            .query_opt("SELECT statement_timestamp()", &[], instant_row)
             .await?;
         now.ok_or(StoreError::Closed)
     }
@@ -170,6 +170,11 @@ impl Tx {
             }
         }
     }
+}
+
+/// A row of one instant.
+pub(crate) fn instant_row(row: &Row<'_>) -> Result<Timestamp, StoreError> {
+    row.take()
 }
 
 impl<'a, T> Query<'a, T> {
