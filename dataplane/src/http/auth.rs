@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use http::{HeaderMap, HeaderName};
-use minichat_config::process::{Auth, Dev, IpNetwork, SharedSecret, TrustedHeaders};
+use minichat_config::process::types::SharedSecret;
+use minichat_config::process::{Auth, Dev, IpNetwork, TrustedHeaders};
 use minichat_core::{ErrorCode, TenantId, UserId};
 use sha2::{Digest, Sha256};
 

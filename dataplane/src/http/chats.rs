@@ -87,8 +87,8 @@ pub(super) async fn create(
     insert(&app, &caller, chat.clone()).await?;
     let location = HeaderValue::try_from(format!("{}/{}", uri.path(), chat.id))
         .map_err(|_| Problem::internal())?;
-    let created = (StatusCode::CREATED, [(LOCATION, location)]);
-    Ok((created, Json(ChatView::from(chat))).into_response())
+    let view = Json(ChatView::from(chat));
+    Ok((StatusCode::CREATED, [(LOCATION, location)], view).into_response())
 }
 
 async fn insert(app: &App, caller: &Caller, chat: Chat) -> Result<(), Problem> {
@@ -106,7 +106,6 @@ async fn insert(app: &App, caller: &Caller, chat: Chat) -> Result<(), Problem> {
                     is_temporary: chat.is_temporary,
                     created_at: chat.created_at,
                 })
-                .await
             })
         })
         .await?;

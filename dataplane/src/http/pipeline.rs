@@ -134,7 +134,9 @@ impl Pipeline {
             .map(|PeerAddr(address)| address.ip());
         let identity =
             self.authenticator
-                .identify(request.headers(), peer, || self.app.tenants.first_id())?;
+                .identify(request.headers(), peer, || {
+                    self.app.tenants.first().map(|tenant| tenant.config.tenant_id)
+                })?;
         let span = Span::current();
         span.record("tenant_id", tracing::field::display(identity.tenant_id));
         span.record("user_id", tracing::field::display(identity.user_id));
