@@ -1,1 +1,66 @@
-fn main() {}
+//! `cargo xtask`: everything one does with this workspace besides building it.
+#![expect(
+    clippy::print_stdout,
+    reason = "a command line program speaks on its output"
+)]
+
+mod bench;
+mod check;
+mod deny;
+mod dependencies;
+mod generate;
+mod packages;
+mod postgres;
+mod process;
+mod quickstart;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a scripted provider and the data plane, stream one answer, keep running
+    Quickstart(quickstart::Options),
+    /// Run every test on SQLite and on a PostgreSQL that it starts itself
+    Test(test::Options),
+    /// Formatting, lints, documentation, generated files, dependency rules
+    Check,
+    /// Write the generated files
+    Generate(generate::Options),
+    /// Say which dependencies break the rules of the house
+    CheckDeps,
+    /// Run the side-by-side benchmark and write docs/benchmarks.md
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    process::watch_for_interrupts()?;
+    match command {
+        Command::Quickstart(options) => quickstart::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Check => check::run(),
+        Command::Generate(options) => generate::run(&options),
+        Command::CheckDeps => dependencies::run(),
+        Command::Bench(options) => bench::run(&options),
+    }
+}

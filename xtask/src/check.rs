@@ -1,0 +1,48 @@
+//! `cargo xtask check`: everything that is not a test.
+
+use crate::{deny, dependencies, generate, process, workspace};
+
+pub(crate) fn run() -> anyhow::Result<()> {
+    step("formatting");
+    process::run(
+        "cargo fmt",
+        workspace::cargo().args(["fmt", "--all", "--check"]),
+    )?;
+    step("dependency rules");
+    dependencies::run()?;
+    step("generated files");
+    generate::check()?;
+    step("lints");
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "--deny",
+        "warnings",
+    ];
+    process::run("cargo clippy", workspace::cargo().args(clippy))?;
+    step("documentation");
+    let doc = [
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--locked",
+        "--document-private-items",
+    ];
+    process::run(
+        "cargo doc",
+        workspace::cargo()
+            .args(doc)
+            .env("RUSTDOCFLAGS", "--deny warnings"),
+    )?;
+    step("licences and sources");
+    deny::run()?;
+    println!("all checks passed");
+    Ok(())
+}
+
+fn step(name: &str) {
+    println!("== {name}");
+}

@@ -1,0 +1,37 @@
+//! `cargo xtask check-deps`: who may import whom (ARCHITECTURE.md).
+//!
+//! The tables are in [`rules`]; a crate that is missing from them is a violation too. `deny.toml` says the same of
+//! heavy dependencies, but only the graph of this workspace tells its members apart by name.
+
+mod graph;
+mod rules;
+
+use anyhow::{Context as _, bail};
+
+use crate::workspace;
+use graph::Graph;
+
+pub(crate) fn run() -> anyhow::Result<()> {
+    let arguments = [
+        "metadata",
+        "--format-version=1",
+        "--locked",
+        "--all-features",
+    ];
+    let output = workspace::cargo().args(arguments).output()?;
+    if !output.status.success() {
+        bail!(
+            "cargo metadata failed:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let graph = Graph::parse(&output.stdout).context("cargo metadata has an unknown form")?;
+    let violations = rules::violations(&graph);
+    if !violations.is_empty() {
+        bail!(
+            "dependency rules are broken:\n  {}",
+            violations.join("\n  ")
+        );
+    }
+    Ok(())
+}

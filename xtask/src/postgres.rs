@@ -1,0 +1,170 @@
+//! A private PostgreSQL in a temporary directory.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::packages;
+use crate::process::{self, Running};
+
+const STARTS_WITHIN: Duration = Duration::from_mins(1);
+
+/// Whether a crash of the machine may lose commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// Debian's defaults: every commit waits for the disk.
+    Durable,
+    /// Nothing waits for the disk: for tests.
+    Volatile,
+}
+
+/// A running server; dropped, it is stopped and its files are gone.
+pub(crate) struct Postgres {
+    _server: Running,
+    port: u16,
+    /// Held until the server has ended; declared last for that reason.
+    _directory: TempDir,
+}
+
+impl Postgres {
+    /// Installs Debian's package if need be and starts a server of its own on loopback.
+    pub(crate) fn start(durability: Durability) -> anyhow::Result<Self> {
+        let initdb = packages::ensure("initdb", "postgresql", debian_directories)?;
+        let directory = tempfile::Builder::new()
+            .prefix("minichat-postgres-")
+            .tempdir()?;
+        let owner = Owner::find()?;
+        owner.own(directory.path())?;
+        let data = directory.path().join("data");
+        let mut command = owner.command(&initdb);
+        command.arg("--pgdata").arg(&data).args([
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+        ]);
+        command.args(["--locale=C", "--no-sync", "--no-instructions"]);
+        process::run("initdb", command.stdout(Stdio::null()))?;
+
+        let port = free_port()?;
+        let mut command = owner.command(&initdb.with_file_name("postgres"));
+        command.arg("-D").arg(&data).arg("-p").arg(port.to_string());
+        command
+            .arg("-k")
+            .arg(directory.path())
+            .args(["-c", "listen_addresses=127.0.0.1"]);
+        command.args(["-c", "max_connections=500", "-c", "log_min_messages=fatal"]);
+        if durability == Durability::Volatile {
+            command.args([
+                "-c",
+                "fsync=off",
+                "-c",
+                "synchronous_commit=off",
+                "-c",
+                "full_page_writes=off",
+            ]);
+        }
+        let log = fs::File::create(directory.path().join("log"))?;
+        command.stdout(log.try_clone()?).stderr(log);
+        // The first interrupt of a server is its fast shutdown: connections are closed, files are left in order.
+        let mut server = Running::start("postgres", &mut command)?.stopped_by(Signal::INT);
+        let accepts = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+        server
+            .wait_until("accepts connections", STARTS_WITHIN, accepts)
+            .with_context(|| {
+                fs::read_to_string(directory.path().join("log")).unwrap_or_default()
+            })?;
+        Ok(Self {
+            _server: server,
+            port,
+            _directory: directory,
+        })
+    }
+
+    /// URL of the database that every server has.
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+}
+
+/// Debian keeps the server's programs out of the path, one directory per major version; the newest first.
+fn debian_directories() -> Vec<PathBuf> {
+    let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            Some((
+                entry.file_name().to_str()?.parse().ok()?,
+                entry.path().join("bin"),
+            ))
+        })
+        .collect();
+    versions.sort_by_key(|&(version, _)| std::cmp::Reverse(version));
+    versions.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Whose processes and files they are: PostgreSQL refuses to run as root, so root becomes the package's user.
+struct Owner(Option<(u32, u32)>);
+
+impl Owner {
+    fn find() -> anyhow::Result<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(Self(None));
+        }
+        let users = fs::read_to_string("/etc/passwd")?;
+        let Some(ids) = users.lines().find_map(postgres_ids) else {
+            bail!("there is no user postgres, and PostgreSQL refuses to run as root");
+        };
+        Ok(Self(Some(ids)))
+    }
+
+    fn own(&self, directory: &Path) -> anyhow::Result<()> {
+        if let Self(Some((user, group))) = *self {
+            chown(directory, Some(user), Some(group))?;
+        }
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
+        Ok(())
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        // The directory this program was started in may be closed to the other user.
+        command.current_dir("/").stdin(Stdio::null());
+        if let Self(Some((user, group))) = *self {
+            command.uid(user).gid(group);
+        }
+        command
+    }
+}
+
+/// User and group id in a line of `/etc/passwd`, if it is that of `postgres`.
+fn postgres_ids(line: &str) -> Option<(u32, u32)> {
+    let mut fields = line.strip_prefix("postgres:")?.split(':').skip(1);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ids_of_the_package_s_user_are_found() {
+        assert_eq!(
+            postgres_ids("postgres:x:104:111:PostgreSQL,,,:/var/lib/postgresql:/bin/bash"),
+            Some((104, 111))
+        );
+        assert_eq!(postgres_ids("postgres2:x:1:2::/:/bin/sh"), None);
+    }
+}

@@ -1,0 +1,142 @@
+//! Child processes: waited for, and ended by their own id when this program is interrupted or fails.
+
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+const POLL: Duration = Duration::from_millis(20);
+/// How long a child may take to end after it was asked to.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// From now on SIGINT and SIGTERM only set a flag, so that children and temporary directories are cleaned up.
+pub(crate) fn watch_for_interrupts() -> anyhow::Result<()> {
+    let flag = INTERRUPTED.get_or_init(Arc::default);
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(flag))?;
+    }
+    Ok(())
+}
+
+/// Whether this program was asked to end.
+pub(crate) fn is_interrupted() -> bool {
+    INTERRUPTED
+        .get()
+        .is_some_and(|flag| flag.load(Ordering::Relaxed))
+}
+
+/// A child process that does not outlive this value.
+pub(crate) struct Running {
+    child: Child,
+    name: String,
+    stop_signal: Signal,
+}
+
+impl Running {
+    /// Starts `command`; dropped, it is sent SIGTERM and waited for.
+    pub(crate) fn start(name: &str, command: &mut Command) -> anyhow::Result<Self> {
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {name} ({command:?})"))?;
+        Ok(Self {
+            child,
+            name: name.to_owned(),
+            stop_signal: Signal::TERM,
+        })
+    }
+
+    /// Ends it with `signal` instead of SIGTERM.
+    pub(crate) fn stopped_by(mut self, signal: Signal) -> Self {
+        self.stop_signal = signal;
+        self
+    }
+
+    /// The child itself, for its pipes.
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Waits for the end of the process; an interrupt is an error.
+    pub(crate) fn wait(mut self) -> anyhow::Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if is_interrupted() {
+                bail!("interrupted");
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Fails when the process has ended.
+    pub(crate) fn check_alive(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("{} ended with {status}", self.name),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until `is_true` says so; fails when the process ends first, on an interrupt, or after `within`.
+    pub(crate) fn wait_until(
+        &mut self,
+        what: &str,
+        within: Duration,
+        mut is_true: impl FnMut() -> bool,
+    ) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while !is_true() {
+            self.check_alive()?;
+            if is_interrupted() {
+                bail!("interrupted");
+            }
+            if started.elapsed() > within {
+                bail!(
+                    "{} has not got so far that it {what} within {} s",
+                    self.name,
+                    within.as_secs()
+                );
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let asked = pid.is_some_and(|pid| kill_process(pid, self.stop_signal).is_ok());
+        let started = Instant::now();
+        while asked && started.elapsed() < PATIENCE {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(POLL);
+        }
+        // An error here means that it has ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.stop();
+        }
+    }
+}
+
+/// Runs `command` to its end and fails unless it succeeds.
+pub(crate) fn run(name: &str, command: &mut Command) -> anyhow::Result<()> {
+    let status = Running::start(name, command)?.wait()?;
+    if !status.success() {
+        bail!("{name} failed ({status})");
+    }
+    Ok(())
+}

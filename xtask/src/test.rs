@@ -1,0 +1,103 @@
+//! `cargo xtask test`: every test, on SQLite and on PostgreSQL.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+
+use crate::postgres::{Durability, Postgres};
+use crate::process::Running;
+use crate::workspace;
+
+/// Names the server the suites create their databases on.
+const POSTGRES_URL: &str = "MINICHAT_TEST_POSTGRES_URL";
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Passed on to `cargo test`, such as `-p minichat-store` or the part of a test's name
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let postgres = Postgres::start(Durability::Volatile)?;
+    let mut command = workspace::cargo();
+    command.args(["test", "--no-fail-fast"]);
+    if !options
+        .arguments
+        .iter()
+        .any(|argument| argument.starts_with("-p"))
+    {
+        command.arg("--workspace");
+    }
+    command.args(&options.arguments);
+    command
+        .env(POSTGRES_URL, postgres.url())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut tests = Running::start("cargo test", &mut command)?;
+    let output = tests
+        .child()
+        .stdout
+        .take()
+        .context("cargo test has no output")?;
+    let mut totals = Totals::default();
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        totals.count(&line);
+        println!("{line}");
+    }
+    let status = tests.wait()?;
+    drop(postgres);
+    println!("{} passed, {} failed", totals.passed, totals.failed);
+    if !status.success() {
+        bail!("cargo test failed ({status})");
+    }
+    Ok(())
+}
+
+/// Sums over all test binaries.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Totals {
+    passed: u64,
+    failed: u64,
+}
+
+impl Totals {
+    fn count(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else {
+            return;
+        };
+        let number_before = |word: &str| -> u64 {
+            let before = result.split(word).next().unwrap_or_default().trim_end();
+            before
+                .rsplit(' ')
+                .next()
+                .and_then(|number| number.parse().ok())
+                .unwrap_or_default()
+        };
+        self.passed += number_before("passed");
+        self.failed += number_before("failed;");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_summed_over_all_binaries() {
+        let mut totals = Totals::default();
+        totals.count("running 3 tests");
+        totals.count("test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s");
+        totals.count("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0s");
+        assert_eq!(
+            totals,
+            Totals {
+                passed: 15,
+                failed: 2
+            }
+        );
+    }
+}
