@@ -2,10 +2,11 @@
 //! the turn of the same request if there is one, the history that may enter
 //! the prompt, and the user's quota cells (QUOTA-44, TURN-10).
 
+use minichat_core::quota::Period;
 use minichat_core::{ChatId, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
 
 use crate::page::Key;
-use crate::quota::{Period, QuotaCell, QuotaCells, cell_columns, cell_row};
+use crate::quota::{QuotaCell, QuotaCells, cell_columns, cell_row};
 use crate::turns::{turn_columns, turn_row};
 use crate::tx::Query;
 use crate::value::{Row, params};

@@ -150,6 +150,32 @@ impl Constraint {
     }
 }
 
+impl StoreError {
+    /// Whether the same operation may succeed later: the database could not
+    /// be reached or was too busy. Otherwise it refused what it was given.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Contended
+            | Self::AcquireTimeout
+            | Self::Closed
+            | Self::RolledBack
+            | Self::Pool(_)
+            | Self::Io(_) => true,
+            Self::Postgres(error) => error.as_db_error().is_none(),
+            Self::Sqlite(error) => matches!(
+                error.sqlite_error_code(),
+                Some(
+                    ffi::ErrorCode::DatabaseLocked
+                        | ffi::ErrorCode::SystemIoFailure
+                        | ffi::ErrorCode::DiskFull
+                        | ffi::ErrorCode::CannotOpen
+                )
+            ),
+            _ => false,
+        }
+    }
+}
+
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         let rusqlite::Error::SqliteFailure(failure, message) = &error else {

@@ -40,7 +40,7 @@ pub use messages::{AttachmentSummary, Message, NewMessage, Reaction, Role};
 pub use outbox::OutboxMessage;
 pub use page::{Direction, Key, Page, PageRequest};
 pub use policy_snapshots::PolicySnapshot;
-pub use quota::{Bucket, Period, QuotaCell, QuotaCells, QuotaScope, Settlement, SettlementFault};
+pub use quota::{QuotaCell, QuotaCells, QuotaScope, Settlement, SettlementFault};
 pub use settings::DatabaseSettings;
 pub use store::Store;
 pub use turns::{FinishedTurn, NewTurn, Turn, TurnFinish};

@@ -5,27 +5,13 @@
 //! `total` rows of both periods, monthly before daily; that serialises all
 //! quota work of one user and is what keeps parallel sends from overspending.
 
+use minichat_core::quota::{Bucket, Period, Tier};
 use minichat_core::turn::Usage;
 use minichat_core::{Date, TenantId, Timestamp, UserId};
 use uuid::Uuid;
 
 use crate::value::{FromValue, Param, Row, Value, params};
 use crate::{StoreError, Tx};
-
-/// A quota period in UTC (QUOTA-7).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Period {
-    Daily,
-    Monthly,
-}
-
-/// A quota bucket (QUOTA-10).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Bucket {
-    Total,
-    /// `tier:premium`
-    Premium,
-}
 
 /// Whose cells, on which day: the day's cell and the cell of its month.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,7 +103,7 @@ impl Tx {
         reserved_credits_micro: u64,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        for bucket in Bucket::of_tier(premium) {
+        for bucket in booked(premium).iter().copied() {
             self.execute_later(
                 concat!(
                     "INSERT INTO quota_usage (id, tenant_id, user_id, period_type, \
@@ -154,7 +140,7 @@ impl Tx {
         cells: &QuotaCells,
     ) -> Result<Vec<SettlementFault>, StoreError> {
         let mut faults = Vec::new();
-        for bucket in Bucket::of_tier(settlement.premium) {
+        for bucket in booked(settlement.premium).iter().copied() {
             faults.extend(cells.faults(bucket, settlement.reserved_credits_micro));
             self.execute_later(SETTLE_SQL, settlement.params(bucket))?;
         }
@@ -338,30 +324,12 @@ impl Settlement {
     }
 }
 
-impl Period {
-    /// The value in `quota_usage.period_type`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Daily => "daily",
-            Self::Monthly => "monthly",
-        }
-    }
-}
-
-impl Bucket {
-    /// The value in `quota_usage.bucket`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Total => "total",
-            Self::Premium => "tier:premium",
-        }
-    }
-
-    /// The buckets that a turn of a tier is booked on.
-    fn of_tier(premium: bool) -> impl Iterator<Item = Self> {
-        [Some(Self::Total), premium.then_some(Self::Premium)]
-            .into_iter()
-            .flatten()
+/// The buckets that a turn of a tier is booked on (QUOTA-9).
+const fn booked(premium: bool) -> &'static [Bucket] {
+    if premium {
+        Tier::Premium.buckets()
+    } else {
+        Tier::Standard.buckets()
     }
 }
 
@@ -370,8 +338,7 @@ impl FromValue for Period {
 
     fn from_value(value: Value<'_>) -> Option<Self> {
         match value {
-            Value::Text("daily") => Some(Self::Daily),
-            Value::Text("monthly") => Some(Self::Monthly),
+            Value::Text(text) => Self::parse(text),
             _ => None,
         }
     }
@@ -382,8 +349,7 @@ impl FromValue for Bucket {
 
     fn from_value(value: Value<'_>) -> Option<Self> {
         match value {
-            Value::Text("total") => Some(Self::Total),
-            Value::Text("tier:premium") => Some(Self::Premium),
+            Value::Text(text) => Self::parse(text),
             _ => None,
         }
     }

@@ -1,10 +1,11 @@
 //! Turns (PLAT-7): the row of one attempt to answer a message.
 
+use minichat_core::quota::Reserve;
 use minichat_core::turn::{Outcome, TurnErrorCode, TurnState};
 use minichat_core::{ChatId, Date, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
 
 use crate::quota::{QuotaCells, QuotaScope, cell_row};
-use crate::tx::{Query, instant_row};
+use crate::tx::Query;
 use crate::value::{FromValue, Param, Row, Value, params};
 use crate::{StoreError, Tx};
 
@@ -67,6 +68,9 @@ pub struct FinishedTurn {
     pub now: Timestamp,
     /// The locked cells of the reserve's periods.
     pub cells: QuotaCells,
+    /// What the reserve transaction pinned on the row (QUOTA-33). `None` on a
+    /// row that never held a reserve: it is ended without settlement.
+    pub reserve: Option<Reserve>,
 }
 
 impl Tx {
@@ -199,15 +203,18 @@ impl Tx {
                           updated_at = statement_timestamp() \
                           WHERE tenant_id = $1 AND id = $2 AND state = 'running' \
                           AND (CAST($6 AS TIMESTAMPTZ) IS NULL OR (deleted_at IS NULL AND last_progress_at <= $6)) \
-                          RETURNING completed_at",
+                          RETURNING completed_at, reserve_tokens, \
+                          max_output_tokens_applied, minimal_generation_floor_applied, \
+                          reserved_credits_micro",
                     params: &update,
-                    map: instant_row,
+                    map: finished_row,
                 },
             )
             .await?;
-        Ok(ended.first().map(|now| FinishedTurn {
+        Ok(ended.first().map(|(now, reserve)| FinishedTurn {
             now: *now,
             cells: QuotaCells::new(cells),
+            reserve: *reserve,
         }))
     }
 
@@ -244,6 +251,25 @@ macro_rules! turn_columns {
     };
 }
 pub(crate) use turn_columns;
+
+fn finished_row(row: &Row<'_>) -> Result<(Timestamp, Option<Reserve>), StoreError> {
+    Ok((row.take()?, reserve_row(row)?))
+}
+
+/// The four facts are written together; a row without one has no reserve.
+fn reserve_row(row: &Row<'_>) -> Result<Option<Reserve>, StoreError> {
+    let facts: (Option<u64>, Option<u32>, Option<u32>, Option<i64>) =
+        (row.take()?, row.take()?, row.take()?, row.take()?);
+    let (Some(tokens), Some(max_output), Some(floor), Some(credits)) = facts else {
+        return Ok(None);
+    };
+    Ok(Some(Reserve {
+        reserve_tokens: tokens,
+        max_output_tokens_applied: max_output,
+        minimal_generation_floor_applied: floor,
+        reserved_credits_micro: credits,
+    }))
+}
 
 pub(crate) fn turn_row(row: &Row<'_>) -> Result<Turn, StoreError> {
     Ok(Turn {
