@@ -1,9 +1,10 @@
 //! `cargo xtask test`: every test, on SQLite and on PostgreSQL.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::process::Stdio;
+use std::thread;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 
 use crate::postgres::{Durability, Postgres};
@@ -42,19 +43,28 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .stdout
         .take()
         .context("cargo test has no output")?;
-    let mut totals = Totals::default();
-    for line in BufReader::new(output).lines() {
-        let line = line?;
-        totals.count(&line);
-        println!("{line}");
-    }
+    // Read beside the wait, so that an interrupt is noticed while a test is silent.
+    let reader = thread::spawn(move || print_and_count(BufReader::new(output)));
     let status = tests.wait()?;
+    let totals = reader
+        .join()
+        .map_err(|_| anyhow!("reading the output failed"))??;
     drop(postgres);
     println!("{} passed, {} failed", totals.passed, totals.failed);
     if !status.success() {
         bail!("cargo test failed ({status})");
     }
     Ok(())
+}
+
+fn print_and_count(output: impl BufRead) -> io::Result<Totals> {
+    let mut totals = Totals::default();
+    for line in output.lines() {
+        let line = line?;
+        totals.count(&line);
+        println!("{line}");
+    }
+    Ok(totals)
 }
 
 /// Sums over all test binaries.
