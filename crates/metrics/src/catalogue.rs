@@ -242,7 +242,7 @@ catalogue! {
     QuotaEstimatedTokens: "quota_estimated_tokens" TOKENS, [];
     /// Input and output tokens of settlements from actual usage.
     QuotaActualTokens: "quota_actual_tokens" TOKENS, [];
-    /// Completed streams that the provider ended early; part of stream_completed.
+    /// Completed streams that the provider ended early; also counted as completed.
     StreamIncomplete: "stream_incomplete" Kind::Counter, [PROVIDER, MODEL, INCOMPLETE_REASON];
     /// Cancellation signals raised.
     CancelRequested: "cancel_requested" Kind::Counter, [TRIGGER];

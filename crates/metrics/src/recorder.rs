@@ -21,6 +21,7 @@ pub enum Label<'a> {
 }
 
 impl<'a> Label<'a> {
+    #[expect(clippy::match_same_arms, reason = "the arms bind different lifetimes")]
     pub const fn as_str(self) -> &'a str {
         match self {
             Self::Closed(value) => value,

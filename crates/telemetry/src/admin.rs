@@ -39,6 +39,7 @@ impl Readiness {
     }
 
     /// Adds a reason why the process serves worse than it should.
+    #[must_use]
     pub fn degraded(mut self, reason: impl Into<String>) -> Self {
         if self.status == ReadinessStatus::Ok {
             self.status = ReadinessStatus::Degraded;
@@ -48,6 +49,7 @@ impl Readiness {
     }
 
     /// Adds a reason why the process must get no requests.
+    #[must_use]
     pub fn not_ready(mut self, reason: impl Into<String>) -> Self {
         self.status = ReadinessStatus::NotReady;
         self.reasons.push(reason.into());
@@ -77,7 +79,7 @@ where
 {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
-        .route("/readyz", get(move || readiness()))
+        .route("/readyz", get(readiness))
         .route("/metrics", get(move || async move { metrics(&exposition) }))
 }
 

@@ -21,9 +21,11 @@ use crate::shutdown::Lifecycle;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerAddr(pub SocketAddr);
 
-/// How long a client may take to send a request head: what a slow or dead
-/// peer can hold is bounded.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may wait for the end of its next request head, so
+/// that what a dead peer holds is bounded. Longer than proxies and clients
+/// keep idle connections, 60 to 90 seconds: whoever closes one must not race
+/// with a request on its way.
+const HEAD_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// How long to wait when the operating system refuses a connection for want
 /// of something, such as file descriptors: trying at once would spin.

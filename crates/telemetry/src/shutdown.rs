@@ -98,4 +98,15 @@ mod tests {
             waiter.await.unwrap();
         }
     }
+    /// K8S-50
+    #[tokio::test]
+    async fn both_signals_are_heard_one_after_the_other() {
+        let mut terminations = Terminations::listen().unwrap();
+        for signal in ["-TERM", "-INT"] {
+            let own_id = std::process::id().to_string();
+            let mut kill = std::process::Command::new("kill");
+            assert!(kill.args([signal, &own_id]).status().unwrap().success());
+            terminations.next().await;
+        }
+    }
 }

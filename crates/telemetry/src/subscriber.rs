@@ -21,26 +21,28 @@ pub enum StartError {
     Twice(#[from] TryInitError),
 }
 
-/// Starts logs on stdout and, with `traces`, the export of spans. Call it
+/// Starts logs on stdout and, with `export`, the export of spans. Call it
 /// once per process, inside a tokio runtime. `component` says which part of
 /// minichat this process is, such as `serve` or `operator`.
 pub fn start(
     component: &'static str,
     logs: LogSettings<'_>,
-    traces: Option<TraceSettings<'_>>,
+    export: Option<TraceSettings<'_>>,
 ) -> Result<Tracer, StartError> {
     let registry = tracing_subscriber::registry()
         .with(filter(logs.level)?)
         .with(logs::layer(logs.format, component));
-    let Some(traces) = traces else {
+    let Some(settings) = export else {
         registry.try_init()?;
         return Ok(Tracer::without_export());
     };
-    if !traces.otlp_endpoint.starts_with("http://") {
-        return Err(StartError::EndpointScheme(traces.otlp_endpoint.to_owned()));
+    if !settings.otlp_endpoint.starts_with("http://") {
+        return Err(StartError::EndpointScheme(
+            settings.otlp_endpoint.to_owned(),
+        ));
     }
-    let (export, tracer) = traces::layer(traces, component)?;
-    registry.with(export).try_init()?;
+    let (layer, tracer) = traces::layer(settings, component)?;
+    registry.with(layer).try_init()?;
     Ok(tracer)
 }
 

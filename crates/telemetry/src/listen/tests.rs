@@ -1,1 +1,180 @@
+use axum::Extension;
+use axum::body::Bytes;
+use axum::routing::{get, post};
+use futures_util::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
+use super::*;
+
+async fn start(app: Router) -> (SocketAddr, Lifecycle, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let lifecycle = Lifecycle::default();
+    let server = tokio::spawn(serve(listener, app, lifecycle.clone()));
+    (address, lifecycle, server)
+}
+
+async fn send(socket: &mut TcpStream, path: &str) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+}
+
+/// Reads until what was read ends with `end`.
+async fn read_to(socket: &mut TcpStream, end: &str) -> String {
+    let mut text = String::new();
+    while !text.ends_with(end) {
+        let byte = socket.read_u8().await.unwrap();
+        text.push(char::from(byte));
+    }
+    text
+}
+
+/// A route whose body is what the test sends.
+fn scripted() -> (Router, mpsc::UnboundedSender<&'static str>) {
+    let (events, receiver) = mpsc::unbounded_channel();
+    let receiver = std::sync::Arc::new(std::sync::Mutex::new(Some(receiver)));
+    let handler = move || {
+        let receiver = receiver.lock().unwrap().take();
+        async move {
+            Body::from_stream(futures_util::stream::unfold(receiver, |receiver| async {
+                let mut receiver = receiver?;
+                let event = receiver.recv().await?;
+                Some((Ok::<_, std::convert::Infallible>(event), Some(receiver)))
+            }))
+        }
+    };
+    (Router::new().route("/events", get(handler)), events)
+}
+
+#[tokio::test]
+async fn a_request_knows_its_peer() {
+    let handler =
+        |Extension(PeerAddr(peer)): Extension<PeerAddr>| async move { format!("{peer}!") };
+    let (address, ..) = start(Router::new().route("/", get(handler))).await;
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    send(&mut socket, "/").await;
+    let answer = read_to(&mut socket, "!").await;
+    let peer = socket.local_addr().unwrap();
+    assert!(answer.ends_with(&format!("{peer}!")), "{answer}");
+}
+
+/// PLAT-160: each event reaches the client before the next one exists.
+#[tokio::test]
+async fn a_body_is_passed_on_as_it_comes() {
+    let (app, events) = scripted();
+    let (address, ..) = start(app).await;
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    send(&mut socket, "/events").await;
+    for event in ["first", "second"] {
+        events.send(event).unwrap();
+        read_to(&mut socket, &format!("{event}\r\n")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_body_is_read_as_it_comes() {
+    let (seen, mut parts) = mpsc::unbounded_channel::<Bytes>();
+    let handler = move |body: Body| async move {
+        let mut body = body.into_data_stream();
+        while let Some(Ok(part)) = body.next().await {
+            seen.send(part).unwrap();
+        }
+    };
+    let (address, ..) = start(Router::new().route("/", post(handler))).await;
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let head = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n";
+    socket.write_all(head).await.unwrap();
+    for part in ["first", "later"] {
+        socket.write_all(part.as_bytes()).await.unwrap();
+        assert_eq!(parts.recv().await.unwrap(), part);
+    }
+}
+
+/// D29, K8S-50
+#[tokio::test]
+async fn draining_serves_and_asks_for_the_connection_to_be_closed() {
+    let (address, lifecycle, _server) =
+        start(Router::new().route("/", get(|| async { "hello" }))).await;
+    let mut kept_alive = TcpStream::connect(address).await.unwrap();
+    send(&mut kept_alive, "/").await;
+    let answer = read_to(&mut kept_alive, "hello").await;
+    assert!(
+        !answer.to_lowercase().contains("connection: close"),
+        "{answer}"
+    );
+
+    lifecycle.draining.fire();
+    let mut new = TcpStream::connect(address).await.unwrap();
+    for socket in [&mut kept_alive, &mut new] {
+        send(socket, "/").await;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.to_lowercase().contains("connection: close"),
+            "{answer}"
+        );
+        assert!(answer.ends_with("hello"), "{answer}");
+    }
+}
+
+/// K8S-50
+#[tokio::test]
+async fn stopping_finishes_open_answers_and_closes_idle_connections() {
+    let (app, events) = scripted();
+    let (address, lifecycle, server) = start(app).await;
+    let mut idle = TcpStream::connect(address).await.unwrap();
+    send(&mut idle, "/absent").await;
+    read_to(&mut idle, "\r\n\r\n").await;
+    let mut streaming = TcpStream::connect(address).await.unwrap();
+    send(&mut streaming, "/events").await;
+    events.send("begun").unwrap();
+    read_to(&mut streaming, "begun\r\n").await;
+
+    lifecycle.stopping.fire();
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).await.unwrap();
+    assert!(!server.is_finished(), "a stream is still open");
+    events.send("ended").unwrap();
+    drop(events);
+    let mut rest = String::new();
+    streaming.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.ends_with("ended\r\n0\r\n\r\n"), "{rest}");
+    server.await.unwrap();
+    assert!(
+        TcpStream::connect(address).await.is_err(),
+        "the listener is closed"
+    );
+}
+
+/// TURN-49: the body is dropped as soon as its client is gone.
+#[tokio::test]
+async fn a_client_that_leaves_ends_its_stream() {
+    let (app, events) = scripted();
+    let (address, ..) = start(app).await;
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    send(&mut socket, "/events").await;
+    events.send("begun").unwrap();
+    read_to(&mut socket, "begun\r\n").await;
+    drop(socket);
+    events.closed().await;
+}
+
+#[tokio::test]
+async fn a_panic_costs_only_its_own_connection() {
+    async fn bug() -> &'static str {
+        panic!("a bug")
+    }
+    let app = Router::new()
+        .route("/", get(|| async { "hello" }))
+        .route("/bug", get(bug));
+    let (address, ..) = start(app).await;
+    let mut broken = TcpStream::connect(address).await.unwrap();
+    send(&mut broken, "/bug").await;
+    let mut rest = Vec::new();
+    broken.read_to_end(&mut rest).await.unwrap();
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    send(&mut socket, "/").await;
+    read_to(&mut socket, "hello").await;
+}

@@ -110,6 +110,9 @@ fn push_field(line: &mut Vec<u8>, name: &str, value: &Value) {
     let _ = serde_json::to_writer(&mut *line, value);
 }
 
+/// Instructions to the export of spans, of no use in a log.
+const EXPORT_FIELDS: &str = "otel.";
+
 /// Field values by name. `None` values leave no field.
 #[derive(Default)]
 struct Fields(Map<String, Value>);
@@ -124,7 +127,9 @@ impl Fields {
     }
 
     fn put(&mut self, field: &Field, value: impl Into<Value>) {
-        self.0.insert(field.name().to_owned(), value.into());
+        if !field.name().starts_with(EXPORT_FIELDS) {
+            self.0.insert(field.name().to_owned(), value.into());
+        }
     }
 }
 

@@ -40,7 +40,12 @@ fn one_line(log: impl FnOnce()) -> Value {
 #[test]
 fn a_line_has_the_fields_of_event_and_spans_at_the_top_level() {
     let line = one_line(|| {
-        let http = tracing::info_span!("http", trace_id = "4bf9", http_request_id = "r-1");
+        let http = tracing::info_span!(
+            "http",
+            otel.kind = "server",
+            trace_id = "4bf9",
+            http_request_id = "r-1"
+        );
         let _http = http.enter();
         let turn = tracing::info_span!(
             "turn",
@@ -119,4 +124,28 @@ fn an_error_is_logged_with_its_causes() {
     let error = Outer(io::Error::other("broken pipe"));
     let line = one_line(|| tracing::error!(error = &error as &dyn std::error::Error, "no"));
     assert_eq!(line["error"], "the database is gone: broken pipe");
+}
+
+/// PLAT-163: the ids of a request are on every line inside it, whatever level
+/// is logged.
+#[test]
+fn lines_inside_a_request_have_its_ids() {
+    let tracer = crate::Tracer::without_export();
+    let context = tracer.begin(None);
+    let captured = Captured::default();
+    let writer = captured.clone();
+    let layer = JsonLines::new("serve", move || writer.clone());
+    let only_errors = tracing_subscriber::filter::LevelFilter::ERROR;
+    let subscriber = tracing_subscriber::registry().with(only_errors).with(layer);
+    tracing::subscriber::with_default(subscriber, || {
+        let span = crate::traces::http_span(context, "r-1");
+        span.record("tenant_id", "t-1");
+        span.in_scope(|| tracing::error!("lost"));
+    });
+    let line: Value = serde_json::from_slice(&captured.0.lock().unwrap()).unwrap();
+    assert_eq!(line["trace_id"], context.trace_id());
+    assert_eq!(line["span_id"], context.span_id());
+    assert_eq!(line["http_request_id"], "r-1");
+    assert_eq!(line["tenant_id"], "t-1");
+    assert_eq!(line.get("user_id"), None);
 }

@@ -3,7 +3,7 @@
 //! (PLAT-54).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use minichat_metrics::catalogue::{OTHER, Row};
 use opentelemetry::StringValue;
@@ -21,9 +21,9 @@ impl Limits {
         }
     }
 
-    /// Distinct (provider, model) pairs. A model usually has one provider, so
-    /// pairs are few; without a bound of their own they could be the square of
-    /// `values`.
+    /// Distinct pairs of a provider and a model. A model usually has one
+    /// provider, so pairs are few; without a bound of their own they could be
+    /// the square of `values`.
     const fn pairs(self) -> usize {
         self.values.saturating_mul(2)
     }
@@ -39,7 +39,9 @@ impl Limits {
         let open = match row.labels.iter().filter(|l| l.values.is_none()).count() {
             0 => 1,
             1 => self.values.saturating_add(1),
-            _ => self.pairs().saturating_add(1),
+            // The pairs, each provider with `other`, `other` with each model,
+            // and `other` twice.
+            _ => self.pairs().saturating_add(self.pairs()).saturating_add(1),
         };
         closed.saturating_mul(open)
     }
@@ -48,7 +50,7 @@ impl Limits {
 /// A provider and a model as label values.
 type Pair = (StringValue, StringValue);
 
-/// The ids met so far. Reading an id that is known takes a read lock and no
+/// The ids met so far. Looking up ids that are known takes a read lock and no
 /// allocation.
 pub(super) struct CappedIds {
     limits: Limits,
@@ -59,8 +61,8 @@ pub(super) struct CappedIds {
 struct Known {
     providers: HashSet<Arc<str>>,
     models: HashSet<Arc<str>>,
-    /// By provider, then by model.
-    pairs: HashMap<Box<str>, HashMap<Box<str>, Pair>>,
+    /// Pairs of known ids, by provider, then by model.
+    pairs: HashMap<Arc<str>, HashMap<Arc<str>, Pair>>,
     pair_count: usize,
 }
 
@@ -77,7 +79,8 @@ impl CappedIds {
         if let Some(known) = self.read().models.get(model) {
             return known.clone().into();
         }
-        admit(&mut self.write().models, model, self.limits.values)
+        let known = admit(&mut self.write().models, model, self.limits.values);
+        known.map_or(OTHER.into(), StringValue::from)
     }
 
     /// The label values of a provider and a model.
@@ -86,28 +89,22 @@ impl CappedIds {
             return pair.clone();
         }
         let mut known = self.write();
-        // Another thread may have been here between the two locks.
-        if let Some(pair) = known.pair(provider, model) {
-            return pair.clone();
+        let provider = admit(&mut known.providers, provider, self.limits.values);
+        let model = admit(&mut known.models, model, self.limits.values);
+        match (provider, model) {
+            (Some(provider), Some(model)) => known.admit_pair(provider, model, self.limits.pairs()),
+            (provider, model) => (
+                provider.map_or(OTHER.into(), StringValue::from),
+                model.map_or(OTHER.into(), StringValue::from),
+            ),
         }
-        if known.pair_count >= self.limits.pairs() {
-            return (OTHER.into(), OTHER.into());
-        }
-        let pair = (
-            admit(&mut known.providers, provider, self.limits.values),
-            admit(&mut known.models, model, self.limits.values),
-        );
-        known.pair_count += 1;
-        let of_provider = known.pairs.entry(provider.into()).or_default();
-        of_provider.insert(model.into(), pair.clone());
-        pair
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Known> {
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Known> {
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -116,19 +113,35 @@ impl Known {
     fn pair(&self, provider: &str, model: &str) -> Option<&Pair> {
         self.pairs.get(provider)?.get(model)
     }
+
+    /// The pair if it is known or there is room for it, else the provider
+    /// with `other`.
+    fn admit_pair(&mut self, provider: Arc<str>, model: Arc<str>, limit: usize) -> Pair {
+        if let Some(pair) = self.pair(&provider, &model) {
+            return pair.clone();
+        }
+        if self.pair_count >= limit {
+            return (provider.into(), OTHER.into());
+        }
+        self.pair_count += 1;
+        let pair = (provider.clone().into(), model.clone().into());
+        let of_provider = self.pairs.entry(provider).or_default();
+        of_provider.insert(model, pair.clone());
+        pair
+    }
 }
 
-/// The id itself if it is known or there is room for it, else `other`.
-fn admit(known: &mut HashSet<Arc<str>>, id: &str, limit: usize) -> StringValue {
+/// The id itself if it is known or there is room for it.
+fn admit(known: &mut HashSet<Arc<str>>, id: &str, limit: usize) -> Option<Arc<str>> {
     if let Some(known) = known.get(id) {
-        return known.clone().into();
+        return Some(known.clone());
     }
     if known.len() >= limit {
-        return OTHER.into();
+        return None;
     }
     let id: Arc<str> = id.into();
     known.insert(id.clone());
-    id.into()
+    Some(id)
 }
 
 #[cfg(test)]
@@ -155,7 +168,7 @@ mod tests {
 
     /// PLAT-54
     #[test]
-    fn pairs_have_a_limit_of_their_own() {
+    fn pairs_have_a_limit_of_their_own_and_keep_the_provider() {
         let ids = CappedIds::new(Limits::new(3));
         let mut seen = HashSet::new();
         for provider in ["a", "b", "c"] {
@@ -163,11 +176,7 @@ mod tests {
                 seen.insert(pair(&ids, provider, model));
             }
         }
-        assert_eq!(
-            seen.len(),
-            7,
-            "six pairs and (other, other), not nine: {seen:?}"
-        );
-        assert!(seen.contains(&("other".into(), "other".into())));
+        assert_eq!(seen.len(), 7, "six pairs and (c, other): {seen:?}");
+        assert!(seen.contains(&("c".into(), "other".into())), "{seen:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use uuid::Uuid;
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 
 /// The name of the header.
 pub const TRACEPARENT: &str = "traceparent";
@@ -22,7 +22,7 @@ impl TraceContext {
     /// The first span of a new trace; `keep` decides by the trace id whether
     /// the trace is kept.
     pub(super) fn root(keep: impl FnOnce(u128) -> bool) -> Self {
-        let trace_id = Uuid::new_v4().as_u128();
+        let trace_id = random_trace_id();
         Self {
             trace_id,
             span_id: random_span_id(),
@@ -34,10 +34,11 @@ impl TraceContext {
     /// A span below the one that a `traceparent` header names; `None` if the
     /// header is malformed, which calls for a new trace.
     pub fn continued(traceparent: &str) -> Option<Self> {
-        parse(traceparent).map(|parent| parent.child())
+        parse(traceparent).map(Self::child)
     }
 
     /// A span below this one.
+    #[must_use]
     pub fn child(self) -> Self {
         Self {
             span_id: random_span_id(),
@@ -92,10 +93,14 @@ impl fmt::Display for TraceContext {
     }
 }
 
-/// Half of a random UUID, the one whose fixed bits are not zero: 62 random
-/// bits that never form the invalid id 0.
+/// All bits are random: the share of traces that is kept is drawn from the
+/// lower half, so an id with fixed bits, such as a UUID, would not do.
+fn random_trace_id() -> u128 {
+    u128::from_be_bytes(RandomIdGenerator::default().new_trace_id().to_bytes())
+}
+
 fn random_span_id() -> u64 {
-    Uuid::new_v4().as_u64_pair().1
+    u64::from_be_bytes(RandomIdGenerator::default().new_span_id().to_bytes())
 }
 
 /// The span that the header names. Later versions may append more parts; the
