@@ -32,7 +32,7 @@ impl Load {
         open_streams: 200,
         streams_per_client: 4,
         turns: 4_000,
-        bursts: 24,
+        bursts: 100,
     };
     /// Enough to see a regression, too little to publish.
     pub const SHORT: Self = Self {
@@ -40,7 +40,7 @@ impl Load {
         open_streams: 200,
         streams_per_client: 2,
         turns: 1_000,
-        bursts: 8,
+        bursts: 40,
     };
 }
 

@@ -56,7 +56,8 @@ pub(super) fn start(
         .env("MINICHAT_AUTH_MODE", "trusted_headers")
         .env("MINICHAT_AUTH_TRUSTED_PEERS", "127.0.0.1/32")
         .env("MINICHAT_PROVIDER_HTTP_ALLOW_HTTP", "true")
-        .env("MINICHAT_SERVER_RATE_LIMIT_PER_SECOND", "0");
+        .env("MINICHAT_SERVER_RATE_LIMIT_PER_SECOND", "0")
+        .env("MINICHAT_SERVER_RATE_LIMIT_BURST", "0");
     let mut process = Process::start(name, command, directory)?;
     process.wait_until("is ready", || is_ready(settings.admin))?;
     Ok(process)
@@ -153,7 +154,7 @@ fn is_ready(admin: SocketAddr) -> bool {
 fn manifest(provider: SocketAddr) -> String {
     let models: String = Pace::ALL.iter().map(model_entry).collect();
     format!(
-        "apiVersion: minichat.io/v1alpha1
+        "apiVersion: minichat.dev/v1alpha1
 kind: ChatTenant
 metadata: {{name: benchmark, namespace: default}}
 spec:
@@ -165,7 +166,7 @@ spec:
       auth: {{header: Authorization, prefix: 'Bearer ', secretKeyRef: {{name: scripted, key: api-key}}}}
   models:
 {models}---
-apiVersion: minichat.io/v1alpha1
+apiVersion: minichat.dev/v1alpha1
 kind: ChatQuota
 metadata: {{name: benchmark, namespace: default}}
 spec:
