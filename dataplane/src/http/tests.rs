@@ -1,0 +1,8 @@
+//! The API in process, on a SQLite file of its own: everything but the turn.
+
+mod access;
+mod harness;
+mod limits;
+mod lists;
+mod resources;
+mod send;
