@@ -26,7 +26,10 @@ async fn a_burst_is_granted_then_refused_then_refilled() {
     let verdict = limiter.take(key(1, 0)).unwrap();
     let problem = verdict.check().unwrap_err();
     assert_eq!(problem.code, ErrorCode::TooManyRequests);
-    assert_eq!(problem.headers[0], (RETRY_AFTER, HeaderValue::from_static("1")));
+    assert_eq!(
+        problem.headers[0],
+        (RETRY_AFTER, HeaderValue::from_static("1"))
+    );
 
     tokio::time::advance(Duration::from_millis(20)).await;
     assert!(granted(&limiter, key(1, 0)));
@@ -58,8 +61,15 @@ async fn headers_tell_the_policy_and_what_remains() {
 #[tokio::test(start_paused = true)]
 async fn retry_after_is_the_whole_wait() {
     let limit = Limit::new(1, 1).unwrap();
-    for (nanos, seconds) in [(1, "1"), (NANOS_PER_SECOND, "1"), (NANOS_PER_SECOND + 1, "2")] {
-        let verdict = Verdict { limit: &limit, taken: Err(Wait { nanos }) };
+    for (nanos, seconds) in [
+        (1, "1"),
+        (NANOS_PER_SECOND, "1"),
+        (NANOS_PER_SECOND + 1, "2"),
+    ] {
+        let verdict = Verdict {
+            limit: &limit,
+            taken: Err(Wait { nanos }),
+        };
         assert_eq!(verdict.check().unwrap_err().headers[0].1, seconds);
     }
 }
@@ -82,7 +92,10 @@ fn in_flight_requests_are_counted_until_they_leave() {
     let _second = in_flight.enter().unwrap();
     let problem = in_flight.enter().err().unwrap();
     assert_eq!(problem.code, ErrorCode::InFlightLimit);
-    assert_eq!(problem.headers[0], (RETRY_AFTER, HeaderValue::from_static("1")));
+    assert_eq!(
+        problem.headers[0],
+        (RETRY_AFTER, HeaderValue::from_static("1"))
+    );
     drop(first);
     assert!(in_flight.enter().is_ok());
 }

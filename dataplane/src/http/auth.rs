@@ -67,7 +67,9 @@ impl Authenticator {
                 let believed = peer.is_some_and(|peer| peers.iter().any(|n| n.contains(peer)))
                     || secret.as_ref().is_some_and(|secret| secret.is_in(headers));
                 if !believed {
-                    return Err(unauthenticated("The identity headers are not from a trusted peer."));
+                    return Err(unauthenticated(
+                        "The identity headers are not from a trusted peer.",
+                    ));
                 }
                 header_identity(headers)
             }

@@ -20,7 +20,10 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     pairs
         .iter()
         .map(|(name, value)| {
-            (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap())
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            )
         })
         .collect()
 }
@@ -61,7 +64,11 @@ fn headers_count_only_from_a_trusted_peer() {
 fn the_shared_secret_stands_in_for_the_peer() {
     let authenticator = trusted(&[], Some("open sesame"));
     let with = |secret| {
-        let pairs = [("x-tenant-id", TENANT), ("x-user-id", USER), ("x-proxy-secret", secret)];
+        let pairs = [
+            ("x-tenant-id", TENANT),
+            ("x-user-id", USER),
+            ("x-proxy-secret", secret),
+        ];
         identify(&authenticator, "192.0.2.1", &pairs)
     };
     assert!(with("open sesame").is_ok());
@@ -90,7 +97,11 @@ fn an_identity_that_is_missing_malformed_or_doubled_is_none() {
         &[("x-user-id", USER)],
         &[("x-tenant-id", "acme"), ("x-user-id", USER)],
         &[("x-tenant-id", TENANT), ("x-user-id", "")],
-        &[("x-tenant-id", TENANT), ("x-tenant-id", USER), ("x-user-id", USER)],
+        &[
+            ("x-tenant-id", TENANT),
+            ("x-tenant-id", USER),
+            ("x-user-id", USER),
+        ],
     ];
     for pairs in cases {
         assert_eq!(
@@ -106,27 +117,54 @@ fn an_identity_that_is_missing_malformed_or_doubled_is_none() {
 fn scopes_are_separated_by_spaces_or_commas() {
     let authenticator = trusted(&["127.0.0.1"], None);
     let scopes = |value| {
-        let pairs = [("x-tenant-id", TENANT), ("x-user-id", USER), ("x-scopes", value)];
-        identify(&authenticator, "127.0.0.1", &pairs).unwrap().scopes
+        let pairs = [
+            ("x-tenant-id", TENANT),
+            ("x-user-id", USER),
+            ("x-scopes", value),
+        ];
+        identify(&authenticator, "127.0.0.1", &pairs)
+            .unwrap()
+            .scopes
     };
-    let read_only = Scopes { read: true, write: false };
+    let read_only = Scopes {
+        read: true,
+        write: false,
+    };
     assert_eq!(scopes("openid ai:mini_chat:read"), read_only);
     assert_eq!(scopes("openid,ai:mini_chat:read"), read_only);
-    assert_eq!(scopes("openid, ai:mini_chat:read ai:mini_chat:write"), Scopes::ALL);
+    assert_eq!(
+        scopes("openid, ai:mini_chat:read ai:mini_chat:write"),
+        Scopes::ALL
+    );
     assert_eq!(scopes(""), Scopes::ALL);
-    assert_eq!(scopes("openid"), Scopes { read: false, write: false });
+    assert_eq!(
+        scopes("openid"),
+        Scopes {
+            read: false,
+            write: false
+        }
+    );
 }
 
 /// PLAT-134
 #[test]
 fn dev_is_one_user_of_the_configured_or_first_tenant() {
     let (tenant, user): (TenantId, UserId) = (TENANT.parse().unwrap(), USER.parse().unwrap());
-    let dev = |tenant_id| Authenticator::new(&Auth::Dev(Dev { tenant_id, user_id: user }));
+    let dev = |tenant_id| {
+        Authenticator::new(&Auth::Dev(Dev {
+            tenant_id,
+            user_id: user,
+        }))
+    };
     let stranger = headers(&[("x-user-id", TENANT)]);
 
-    let named = dev(Some(tenant)).identify(&stranger, None, || None).unwrap();
+    let named = dev(Some(tenant))
+        .identify(&stranger, None, || None)
+        .unwrap();
     assert_eq!((named.tenant_id, named.user_id), (tenant, user));
-    let first = dev(None).identify(&stranger, None, || Some(tenant)).unwrap();
+    let first = dev(None)
+        .identify(&stranger, None, || Some(tenant))
+        .unwrap();
     assert_eq!((first.tenant_id, first.user_id), (tenant, user));
     let nobody = dev(None).identify(&stranger, None, || None).unwrap_err();
     assert_eq!(nobody.code, ErrorCode::Unauthenticated);

@@ -57,7 +57,10 @@ async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
     match Limited::new(body, limit).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large(limit)),
-        Err(_broken) => Err(Problem::invalid_field("body", "ended before it was complete")),
+        Err(_broken) => Err(Problem::invalid_field(
+            "body",
+            "ended before it was complete",
+        )),
     }
 }
 

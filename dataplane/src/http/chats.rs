@@ -159,8 +159,13 @@ fn title(text: &str) -> Result<String, Problem> {
 /// The chat's model: the one asked for, if it is enabled, or the default.
 fn model(config: &TenantConfig, asked: Option<&str>) -> Result<String, Problem> {
     let model = match asked {
-        Some(id) => config.model(id).filter(|model| model.enabled).ok_or("is not an enabled model"),
-        None => config.default_model().ok_or("is required: no model is enabled"),
+        Some(id) => config
+            .model(id)
+            .filter(|model| model.enabled)
+            .ok_or("is not an enabled model"),
+        None => config
+            .default_model()
+            .ok_or("is required: no model is enabled"),
     };
     model
         .map(|model| model.id.clone())

@@ -168,7 +168,10 @@ mod tests {
             ("$filter=title eq 'a'".to_owned(), ErrorCode::InvalidFilter),
             ("%24filter=x".to_owned(), ErrorCode::InvalidFilter),
             ("$orderby=id".to_owned(), ErrorCode::InvalidOrderby),
-            (format!("cursor={cursor}&$orderby=id"), ErrorCode::InvalidCursor),
+            (
+                format!("cursor={cursor}&$orderby=id"),
+                ErrorCode::InvalidCursor,
+            ),
             ("cursor=garbage".to_owned(), ErrorCode::InvalidCursor),
             ("cursor=".to_owned(), ErrorCode::InvalidCursor),
         ] {

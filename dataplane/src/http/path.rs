@@ -38,9 +38,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Params<
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         match Path::from_request_parts(parts, state).await {
             Ok(Path(params)) => Ok(Self(params)),
-            Err(PathRejection::FailedToDeserializePathParams(error)) => {
-                Err(invalid(error.kind()))
-            }
+            Err(PathRejection::FailedToDeserializePathParams(error)) => Err(invalid(error.kind())),
             Err(error) => {
                 tracing::error!(%error, "a route has other parameters than its handler");
                 Err(Problem::internal())

@@ -132,11 +132,12 @@ impl Pipeline {
             .extensions()
             .get::<PeerAddr>()
             .map(|PeerAddr(address)| address.ip());
-        let identity =
-            self.authenticator
-                .identify(request.headers(), peer, || {
-                    self.app.tenants.first().map(|tenant| tenant.config.tenant_id)
-                })?;
+        let identity = self.authenticator.identify(request.headers(), peer, || {
+            self.app
+                .tenants
+                .first()
+                .map(|tenant| tenant.config.tenant_id)
+        })?;
         let span = Span::current();
         span.record("tenant_id", tracing::field::display(identity.tenant_id));
         span.record("user_id", tracing::field::display(identity.user_id));

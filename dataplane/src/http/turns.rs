@@ -54,7 +54,9 @@ pub(super) async fn show(
             Box::pin(async move {
                 match tx.turn_get(tenant, user, path.id, path.request_id).await? {
                     Some(turn) => Ok(turn),
-                    None if tx.chat_get(tenant, user, path.id).await?.is_some() => Err(turn_not_found()),
+                    None if tx.chat_get(tenant, user, path.id).await?.is_some() => {
+                        Err(turn_not_found())
+                    }
                     None => Err(Problem::chat_not_found()),
                 }
             })

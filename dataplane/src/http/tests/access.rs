@@ -45,7 +45,10 @@ async fn no_operation_answers_a_caller_without_identity() {
             call().user("alice"),
             call().peer("192.0.2.1:80"),
         ] {
-            let answer = harness.send(unidentified).await.problem(401, "unauthenticated");
+            let answer = harness
+                .send(unidentified)
+                .await
+                .problem(401, "unauthenticated");
             assert_eq!(answer.headers["www-authenticate"], "Bearer", "{name}");
         }
     }
@@ -109,10 +112,17 @@ async fn anothers_chat_is_like_no_chat_on_every_operation() {
         }
         let reference = without_ids(harness.send(to_nobodys()).await);
         for stranger in [to_alices().user(BOB), to_alices().tenant(OTHER_TENANT)] {
-            assert_eq!(without_ids(harness.send(stranger).await), reference, "{name}");
+            assert_eq!(
+                without_ids(harness.send(stranger).await),
+                reference,
+                "{name}"
+            );
         }
     }
-    for stranger in [Call::get("/chats").user(BOB), Call::get("/chats").tenant(OTHER_TENANT)] {
+    for stranger in [
+        Call::get("/chats").user(BOB),
+        Call::get("/chats").tenant(OTHER_TENANT),
+    ] {
         assert_eq!(harness.send(stranger).await.ok().body["items"], json!([]));
     }
 }
@@ -124,13 +134,25 @@ async fn the_first_failing_step_answers() {
     let unknown = || Call::get("/nothing");
     let steps = [
         (unknown().without("x-user-id"), 401, "unauthenticated"),
-        (unknown().tenant(UNKNOWN_TENANT), 403, "feature_not_licensed"),
-        (unknown().header("x-scopes", "x"), 403, "insufficient_permissions"),
+        (
+            unknown().tenant(UNKNOWN_TENANT),
+            403,
+            "feature_not_licensed",
+        ),
+        (
+            unknown().header("x-scopes", "x"),
+            403,
+            "insufficient_permissions",
+        ),
         (unknown(), 404, "not_found"),
         (unknown().absolute("/"), 404, "not_found"),
         (unknown().absolute("/v1/models"), 404, "not_found"),
         (Call::get("/chats/"), 404, "not_found"),
-        (Call::post("/chats/x/messages:stream", &json!({})), 400, "invalid_request"),
+        (
+            Call::post("/chats/x/messages:stream", &json!({})),
+            400,
+            "invalid_request",
+        ),
     ];
     for (call, status, code) in steps {
         harness.send(call).await.problem(status, code);
@@ -161,7 +183,9 @@ async fn a_known_path_names_its_methods() {
 async fn every_answer_carries_the_request_id_and_the_callers_trace() {
     let harness = Harness::new().await;
     for (path, status) in [("/models", 200), ("/chats/x", 400), ("/nothing", 404)] {
-        let answer = harness.send(Call::get(path).header("x-request-id", "abc")).await;
+        let answer = harness
+            .send(Call::get(path).header("x-request-id", "abc"))
+            .await;
         assert_eq!(answer.status, status);
         assert_eq!(answer.headers["x-request-id"], "abc");
         let made = harness.send(Call::get(path)).await.headers["x-request-id"].clone();

@@ -68,9 +68,7 @@ impl Harness {
         let store = Store::open(&DatabaseSettings::new(url), Arc::clone(&clock) as _)
             .await
             .unwrap();
-        let yaml = format!(
-            "auth:\n  mode: trusted_headers\n  trusted_peers: [127.0.0.1]\n{yaml}"
-        );
+        let yaml = format!("auth:\n  mode: trusted_headers\n  trusted_peers: [127.0.0.1]\n{yaml}");
         let app = Arc::new(App {
             config: ProcessConfig::from_yaml(&yaml, []).unwrap(),
             tenants: Arc::new(tenants()),
@@ -153,7 +151,9 @@ impl Call {
     }
 
     pub(super) fn peer(mut self, peer: &str) -> Self {
-        self.0.extensions_mut().insert(PeerAddr(peer.parse().unwrap()));
+        self.0
+            .extensions_mut()
+            .insert(PeerAddr(peer.parse().unwrap()));
         self
     }
 

@@ -40,9 +40,15 @@ async fn a_caller_who_asks_too_often_slows_nobody_else() {
 async fn paths_of_one_template_share_a_bucket() {
     let harness = Harness::with(TIGHT).await;
     for path in ["/nothing", "/nowhere"] {
-        harness.send(Call::get(path)).await.problem(404, "not_found");
+        harness
+            .send(Call::get(path))
+            .await
+            .problem(404, "not_found");
     }
-    harness.send(Call::get("/else")).await.problem(429, "too_many_requests");
+    harness
+        .send(Call::get("/else"))
+        .await
+        .problem(429, "too_many_requests");
     for model in ["premium", "unknown"] {
         harness.send(Call::get(&format!("/models/{model}"))).await;
     }
@@ -58,7 +64,10 @@ async fn a_body_over_the_limit_is_refused_with_or_without_a_length() {
     let call = || Call::post("/chats", &body);
     harness.send(call()).await.problem(413, "payload_too_large");
     let announced = call().header("content-length", "1040");
-    harness.send(announced).await.problem(413, "payload_too_large");
+    harness
+        .send(announced)
+        .await
+        .problem(413, "payload_too_large");
 }
 
 /// The harness's application around routes that misbehave.
@@ -88,7 +97,10 @@ async fn a_panic_is_one_callers_500() {
     let answer = harness.send(Call::get("/panics")).await;
     let answer = answer.problem(500, "internal_error");
     assert!(!answer.text.contains("secret"));
-    harness.send(Call::get("/panics")).await.problem(500, "internal_error");
+    harness
+        .send(Call::get("/panics"))
+        .await
+        .problem(500, "internal_error");
 }
 
 /// API-26
@@ -116,6 +128,9 @@ async fn requests_in_flight_are_bounded_and_given_back() {
     assert_eq!(refused.headers["retry-after"], "1");
     drop(hanging);
     for _ in 0..2 {
-        harness.send(Call::get("/panics")).await.problem(500, "internal_error");
+        harness
+            .send(Call::get("/panics"))
+            .await
+            .problem(500, "internal_error");
     }
 }

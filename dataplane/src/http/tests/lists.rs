@@ -9,12 +9,18 @@ use super::harness::{ALICE, Answer, Call, Harness, alice};
 
 fn ids(answer: &Answer) -> Vec<String> {
     let items = answer.body["items"].as_array().unwrap();
-    items.iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect()
+    items
+        .iter()
+        .map(|item| item["id"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// Walks to the last page and back; gives the pages in the order visited.
 async fn walk(harness: &Harness, path: &str) -> (Vec<Vec<String>>, Vec<Vec<String>>) {
-    let mut answer = harness.send(Call::get(&format!("{path}?limit=2"))).await.ok();
+    let mut answer = harness
+        .send(Call::get(&format!("{path}?limit=2")))
+        .await
+        .ok();
     assert_eq!(answer.body["page_info"]["prev_cursor"], Value::Null);
     let mut forward = vec![ids(&answer)];
     while let Some(cursor) = answer.body["page_info"]["next_cursor"].as_str() {
@@ -40,7 +46,10 @@ async fn chats_of_one_instant_are_each_on_one_page() {
         made.push(harness.create_chat(ALICE).await);
     }
     let (forward, mut backward) = walk(&harness, "/chats").await;
-    assert_eq!(forward.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 2, 1]);
+    assert_eq!(
+        forward.iter().map(Vec::len).collect::<Vec<_>>(),
+        [2, 2, 2, 1]
+    );
     made.sort_unstable_by(|a, b| b.cmp(a));
     assert_eq!(forward.concat(), made);
     backward.reverse();
@@ -63,7 +72,10 @@ async fn the_latest_chat_comes_first_and_the_oldest_message() {
     }
     let path = format!("/chats/{first}/messages");
     let answer = harness.send(Call::get(&path)).await.ok();
-    let contents: Vec<_> = answer.body["items"].as_array().unwrap().iter()
+    let contents: Vec<_> = answer.body["items"]
+        .as_array()
+        .unwrap()
+        .iter()
         .map(|message| message["content"].as_str().unwrap())
         .collect();
     assert_eq!(contents, ["0", "1", "2", "3", "4"]);
@@ -109,7 +121,10 @@ async fn the_page_tells_the_limit_applied() {
         harness.create_chat(ALICE).await;
     }
     for (query, limit, length) in [("", 20, 20), ("?limit=500", 100, 21), ("?limit=3", 3, 3)] {
-        let answer = harness.send(Call::get(&format!("/chats{query}"))).await.ok();
+        let answer = harness
+            .send(Call::get(&format!("/chats{query}")))
+            .await
+            .ok();
         assert_eq!(answer.body["page_info"]["limit"], limit);
         assert_eq!(ids(&answer).len(), length);
     }
@@ -130,14 +145,21 @@ async fn a_bad_query_is_told_by_its_code_on_both_lists() {
             ("cursor=garbage", 422, "invalid_cursor"),
             ("$orderby=id", 422, "invalid_orderby"),
             ("$filter=id%20eq%20null", 422, "invalid_filter"),
-            (&format!("cursor={cursor}&$orderby=id"), 422, "invalid_cursor"),
+            (
+                &format!("cursor={cursor}&$orderby=id"),
+                422,
+                "invalid_cursor",
+            ),
         ] {
             let answer = harness.send(Call::get(&format!("{path}?{query}"))).await;
             answer.problem(status, code);
         }
     }
     let messages = format!("/chats/{chat}/messages?cursor={cursor}");
-    harness.send(Call::get(&messages)).await.problem(422, "invalid_cursor");
+    harness
+        .send(Call::get(&messages))
+        .await
+        .problem(422, "invalid_cursor");
 }
 
 /// API-43: a cursor grants nothing.
@@ -150,6 +172,9 @@ async fn a_cursor_of_another_user_shows_ones_own_chats() {
     let alices = harness.send(Call::get("/chats?limit=1")).await.ok();
     let cursor = alices.body["page_info"]["next_cursor"].as_str().unwrap();
     let path = format!("/chats?cursor={cursor}");
-    let bobs = harness.send(Call::get(&path).user(super::harness::BOB)).await.ok();
+    let bobs = harness
+        .send(Call::get(&path).user(super::harness::BOB))
+        .await
+        .ok();
     assert_eq!(bobs.body["items"], json!([]));
 }

@@ -1,6 +1,6 @@
 //! Chats, messages, turns, models and quota as documents (API-50 to API-112).
 
-use minichat_core::turn::{TurnErrorCode, Outcome};
+use minichat_core::turn::{Outcome, TurnErrorCode};
 use minichat_core::{ChatId, RequestId, TurnId};
 use minichat_store::{NewTurn, QuotaScope, StoreError, TurnFinish};
 use serde_json::{Value, json};
@@ -22,7 +22,10 @@ async fn a_chat_is_created_with_defaults_and_read_back() {
     });
     assert!(now.ends_with('Z'));
     assert_eq!(created.body, expected);
-    assert_eq!(created.headers["location"], format!("/mini-chat/v1/chats/{id}"));
+    assert_eq!(
+        created.headers["location"],
+        format!("/mini-chat/v1/chats/{id}")
+    );
     let upper = Call::get(&format!("/chats/{}", id.to_uppercase()));
     assert_eq!(harness.send(upper).await.ok().body, expected);
     let read = harness.send(Call::get(&format!("/chats/{id}"))).await.ok();
@@ -34,13 +37,28 @@ async fn a_chat_is_created_with_defaults_and_read_back() {
 async fn title_and_model_are_honoured_and_the_rest_ignored() {
     let harness = Harness::new().await;
     for (body, title, model) in [
-        (json!({"title": "  a ", "model": "standard"}), json!("a"), "standard"),
-        (json!({"title": null, "model": null, "id": 5}), Value::Null, "premium"),
-        (json!({"title": "ä".repeat(255)}), json!("ä".repeat(255)), "premium"),
+        (
+            json!({"title": "  a ", "model": "standard"}),
+            json!("a"),
+            "standard",
+        ),
+        (
+            json!({"title": null, "model": null, "id": 5}),
+            Value::Null,
+            "premium",
+        ),
+        (
+            json!({"title": "ä".repeat(255)}),
+            json!("ä".repeat(255)),
+            "premium",
+        ),
     ] {
         let chat = harness.send(Call::post("/chats", &body)).await;
         assert_eq!(chat.status, 201, "{}", chat.text);
-        assert_eq!((&chat.body["title"], &chat.body["model"]), (&title, &json!(model)));
+        assert_eq!(
+            (&chat.body["title"], &chat.body["model"]),
+            (&title, &json!(model))
+        );
     }
 }
 
@@ -62,7 +80,10 @@ async fn a_chat_that_cannot_be_is_refused_by_field() {
         assert_eq!(answer.body["errors"][0]["field"], field, "{body}");
     }
     let text = Call::post("/chats", &json!({})).header("content-type", "text/plain");
-    harness.send(text).await.problem(415, "unsupported_content_type");
+    harness
+        .send(text)
+        .await
+        .problem(415, "unsupported_content_type");
     let list = harness.send(Call::get("/chats")).await.ok();
     assert_eq!(list.body["items"], json!([]));
 }
@@ -87,7 +108,10 @@ async fn models_show_what_clients_may_know() {
     assert_eq!(one.body, premium);
     for absent in ["retired", "unknown", "a%2Fb"] {
         let path = format!("/models/{absent}");
-        harness.send(Call::get(&path)).await.problem(404, "model_not_found");
+        harness
+            .send(Call::get(&path))
+            .await
+            .problem(404, "model_not_found");
     }
 }
 
@@ -115,13 +139,24 @@ async fn the_quota_of_a_new_user_is_untouched() {
 async fn a_chat_without_turns_has_no_messages_and_no_turn() {
     let harness = Harness::new().await;
     let chat = harness.create_chat(ALICE).await;
-    let messages = harness.send(Call::get(&format!("/chats/{chat}/messages"))).await;
+    let messages = harness
+        .send(Call::get(&format!("/chats/{chat}/messages")))
+        .await;
     assert_eq!(messages.ok().body["items"], json!([]));
     let turn = |chat: &str| format!("/chats/{chat}/turns/{}", Uuid::new_v4());
-    harness.send(Call::get(&turn(&chat))).await.problem(404, "turn_not_found");
-    harness.send(Call::get(&turn(&chat)).user(BOB)).await.problem(404, "chat_not_found");
+    harness
+        .send(Call::get(&turn(&chat)))
+        .await
+        .problem(404, "turn_not_found");
+    harness
+        .send(Call::get(&turn(&chat)).user(BOB))
+        .await
+        .problem(404, "chat_not_found");
     let malformed = format!("/chats/{chat}/turns/latest");
-    let answer = harness.send(Call::get(&malformed)).await.problem(400, "invalid_request");
+    let answer = harness
+        .send(Call::get(&malformed))
+        .await
+        .problem(400, "invalid_request");
     assert_eq!(answer.body["errors"][0]["field"], "request_id");
 }
 
@@ -132,12 +167,18 @@ async fn a_turn_tells_its_state_and_only_a_failed_one_its_error() {
     let chat: ChatId = harness.create_chat(ALICE).await.parse().unwrap();
     for (outcome, state, error_code) in [
         (Some(Outcome::Completed(None)), "done", None),
-        (Some(Outcome::Failed(TurnErrorCode::OrphanTimeout)), "error", Some("orphan_timeout")),
+        (
+            Some(Outcome::Failed(TurnErrorCode::OrphanTimeout)),
+            "error",
+            Some("orphan_timeout"),
+        ),
         (Some(Outcome::Cancelled), "cancelled", None),
         (None, "running", None),
     ] {
         let request_id = RequestId::random();
-        insert_turn(&harness, chat, request_id, outcome).await.unwrap();
+        insert_turn(&harness, chat, request_id, outcome)
+            .await
+            .unwrap();
         let path = format!("/chats/{chat}/turns/{request_id}");
         let turn = harness.send(Call::get(&path)).await.ok().body;
         let mut expected = json!({

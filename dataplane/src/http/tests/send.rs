@@ -20,10 +20,19 @@ async fn a_message_that_cannot_be_is_refused_by_field() {
         (json!({"content": " \n\t"}), "content"),
         (json!({"content": "a\u{0}b"}), "content"),
         (json!({"content": "a", "request_id": "x"}), "request_id"),
-        (json!({"content": "a", "attachment_ids": ["x"]}), "attachment_ids[0]"),
-        (json!({"content": "a", "attachment_ids": twenty_one}), "attachment_ids"),
+        (
+            json!({"content": "a", "attachment_ids": ["x"]}),
+            "attachment_ids[0]",
+        ),
+        (
+            json!({"content": "a", "attachment_ids": twenty_one}),
+            "attachment_ids",
+        ),
         (json!({"content": "a", "web_search": true}), "web_search"),
-        (json!({"content": "a", "web_search": {"enabled": 1}}), "web_search.enabled"),
+        (
+            json!({"content": "a", "web_search": {"enabled": 1}}),
+            "web_search.enabled",
+        ),
     ] {
         let call = Call::post(&path, &body).header("accept", "text/event-stream");
         let answer = harness.send(call).await.problem(400, "invalid_request");
@@ -42,12 +51,20 @@ async fn other_refusals_have_their_codes() {
     let chat = harness.create_chat(ALICE).await;
     let path = format!("/chats/{chat}/messages:stream");
     let untyped = Call::new(Method::POST, &path, "{}");
-    harness.send(untyped).await.problem(415, "unsupported_content_type");
+    harness
+        .send(untyped)
+        .await
+        .problem(415, "unsupported_content_type");
     let attached = json!({"content": "a", "attachment_ids": [Uuid::new_v4()]});
     let answer = harness.send(Call::post(&path, &attached)).await;
     answer.problem(400, "invalid_attachment");
     let nowhere = format!("/chats/{}/messages:stream", Uuid::new_v4());
-    let answer = harness.send(Call::post(&nowhere, &json!({"content": "a"}))).await;
+    let answer = harness
+        .send(Call::post(&nowhere, &json!({"content": "a"})))
+        .await;
     answer.problem(404, "chat_not_found");
-    harness.send(Call::get(&path)).await.problem(405, "method_not_allowed");
+    harness
+        .send(Call::get(&path))
+        .await
+        .problem(405, "method_not_allowed");
 }
