@@ -15,6 +15,7 @@
 pub mod clock;
 pub mod cpu;
 pub mod goals;
+pub mod interrupt;
 pub mod load;
 pub mod report;
 pub mod round;

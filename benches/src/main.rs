@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use minichat_benches::cpu::processor_model;
 use minichat_benches::goals::judge;
+use minichat_benches::interrupt;
 use minichat_benches::report::{self, Machine};
 use minichat_benches::round::{self, Load};
 use minichat_benches::samples::{Measure, Samples};
@@ -38,6 +39,7 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
+    interrupt::watch()?;
     let arguments = Arguments::parse();
     let setup = setup(&arguments)?;
     let load = if arguments.short {

@@ -6,6 +6,7 @@ use anyhow::{Context as _, ensure};
 use hdrhistogram::Histogram;
 
 use crate::cpu::{process_cpu_micros, process_rss_bytes};
+use crate::interrupt;
 use crate::load::{self, Plan, Reading};
 use crate::samples::{Measure, Sample, Samples};
 use crate::subject::{Fleet, Pace, Running, Setup};
@@ -259,7 +260,10 @@ async fn with_peak_rss(
     loop {
         tokio::select! {
             reading = &mut run => return Ok((reading?, peak)),
-            _ = interval.tick() => peak = peak.max(process_rss_bytes(pid)?),
+            _ = interval.tick() => {
+                interrupt::check()?;
+                peak = peak.max(process_rss_bytes(pid)?);
+            }
         }
     }
 }

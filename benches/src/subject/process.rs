@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
+use crate::interrupt;
+
 const READY_WITHIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -63,6 +65,7 @@ impl Process {
     ) -> anyhow::Result<()> {
         let started = Instant::now();
         while !is_true() {
+            interrupt::check()?;
             if let Some(status) = self.child.try_wait()? {
                 bail!(
                     "{} ended with {status} before it {what}\n{}",
