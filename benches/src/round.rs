@@ -220,6 +220,7 @@ impl Measuring<'_> {
             let rss = process_rss_bytes(subject)?;
             let (cpu, own) = (process_cpu_micros(subject)?, process_cpu_micros(generator)?);
             let (reading, peak) = with_peak_rss(subject, load::run(plan)).await?;
+            interrupt::check()?;
             let (cpu_after, own_after) =
                 (process_cpu_micros(subject)?, process_cpu_micros(generator)?);
             ensure!(
