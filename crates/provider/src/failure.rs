@@ -18,7 +18,7 @@ pub struct Failure {
     pub message: String,
     /// Text for `chat_turns.error_detail`: credentials scrubbed, ids kept
     /// (PLAT-117), at most 1000 characters.
-    pub detail: String,
+    pub detail: Box<str>,
     /// Usage that the provider reported with its failure.
     pub usage: Option<Usage>,
     /// The provider's id of the answer, if it gave one.
@@ -105,7 +105,7 @@ impl Failure {
         Self {
             kind,
             message: first_chars(&scrub(message), MAX_CHARS).to_owned(),
-            detail: first_chars(&scrub_credentials(detail), MAX_CHARS).to_owned(),
+            detail: first_chars(&scrub_credentials(detail), MAX_CHARS).into(),
             usage: None,
             response_id: None,
         }

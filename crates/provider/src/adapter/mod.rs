@@ -33,13 +33,13 @@ pub(crate) fn body(
 ) -> Result<Bytes, serde_json::Error> {
     let body = match provider.kind {
         ProviderKind::OpenAiResponses => {
-            serde_json::to_vec(&openai_responses::Body::new(provider, request))
+            serde_json::to_vec(&openai_responses::RequestJson::new(provider, request))
         }
-        ProviderKind::OpenAiChatCompletions => {
-            serde_json::to_vec(&openai_chat_completions::Body::new(provider, request))
-        }
+        ProviderKind::OpenAiChatCompletions => serde_json::to_vec(
+            &openai_chat_completions::RequestJson::new(provider, request),
+        ),
         ProviderKind::VllmResponses => {
-            serde_json::to_vec(&vllm_responses::Body::new(provider, request))
+            serde_json::to_vec(&vllm_responses::RequestJson::new(provider, request))
         }
     };
     body.map(Bytes::from)

@@ -19,7 +19,7 @@ use crate::sse;
 
 /// The request body (CONT-35).
 #[derive(Serialize)]
-pub(super) struct Body<'a> {
+pub(super) struct RequestJson<'a> {
     model: &'a str,
     stream: bool,
     stream_options: StreamOptions,
@@ -37,7 +37,7 @@ struct StreamOptions {
     include_usage: bool,
 }
 
-impl<'a> Body<'a> {
+impl<'a> RequestJson<'a> {
     pub(super) fn new(provider: &Provider, request: &TurnRequest<'a>) -> Self {
         Self {
             model: request.provider_model_id,

@@ -18,7 +18,7 @@ use crate::sse;
 
 /// The request body (CONT-31).
 #[derive(Serialize)]
-pub(super) struct Body<'a> {
+pub(super) struct RequestJson<'a> {
     model: &'a str,
     stream: bool,
     store: bool,
@@ -41,7 +41,7 @@ pub(super) struct Body<'a> {
     reasoning: Option<Reasoning<'a>>,
 }
 
-impl<'a> Body<'a> {
+impl<'a> RequestJson<'a> {
     pub(super) fn new(provider: &Provider, request: &TurnRequest<'a>) -> Self {
         Self {
             model: request.provider_model_id,

@@ -15,7 +15,7 @@ use crate::sse;
 
 /// The request body.
 #[derive(Serialize)]
-pub(super) struct Body<'a> {
+pub(super) struct RequestJson<'a> {
     model: &'a str,
     stream: bool,
     store: bool,
@@ -33,7 +33,7 @@ pub(super) struct Body<'a> {
     reasoning: Option<Reasoning<'a>>,
 }
 
-impl<'a> Body<'a> {
+impl<'a> RequestJson<'a> {
     pub(super) fn new(provider: &Provider, request: &TurnRequest<'a>) -> Self {
         Self {
             model: request.provider_model_id,

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 
@@ -59,7 +60,7 @@ impl Connection {
             answer.as_mut().poll(cx)
         })
         .await
-        .map_err(|error| error.into_error())
+        .map_err(TrySendError::into_error)
     }
 
     /// Moves bytes between the socket and the bodies of the exchange.

@@ -61,7 +61,6 @@ async fn attempt_twice(
     total_at: Instant,
 ) -> Result<ProviderStream, Failure> {
     let body = adapter::body(call.provider, &call.request)
-        .map(Bytes::from)
         .map_err(|error| Failure::misconfigured(&error))?;
     let first = match ready {
         Some(connection) => Ok(connection),

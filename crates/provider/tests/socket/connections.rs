@@ -1,0 +1,188 @@
+//! Reuse and closing of connections (PLAT-105, TURN-48, QUOTA-61).
+
+use std::time::{Duration, Instant};
+
+use minichat_provider::{InputMessage, ProviderEvent, Role, Terminal};
+
+use crate::scripted_provider::{Ending, Scenario};
+use crate::support::{Setup, read};
+
+const PING: [InputMessage<'static>; 1] = [InputMessage {
+    role: Role::User,
+    text: "PING",
+}];
+
+/// PLAT-105
+#[tokio::test]
+async fn answers_share_a_kept_alive_connection() {
+    let setup = Setup::responses().await;
+    for _ in 0..5 {
+        setup.ask("PING").await.unwrap();
+        // The end of the body may arrive after the terminal event.
+        setup
+            .server
+            .wait_until(|stats| stats.answers_open == 0)
+            .await;
+        tokio::task::yield_now().await;
+    }
+    let connections = setup.server.stats().connections_total;
+    assert!(connections < 5, "{connections} connections for 5 answers");
+}
+
+/// PLAT-105
+#[tokio::test]
+async fn providers_that_close_after_each_answer_work() {
+    let setup = Setup::responses().await;
+    setup.server.push_scenario(Scenario {
+        close: true,
+        times: 5,
+        ..Scenario::default()
+    });
+    for _ in 0..5 {
+        let answer = setup.ask("PING").await.unwrap();
+        assert!(matches!(answer.terminal, Terminal::Completed(_)));
+    }
+    assert_eq!(setup.server.requests().len(), 5);
+    setup
+        .server
+        .wait_until(|stats| stats.connections_open == 0)
+        .await;
+}
+
+/// PLAT-105, TURN-48
+#[tokio::test]
+async fn a_dropped_stream_closes_its_connection_at_once() {
+    let setup = Setup::responses().await;
+    setup
+        .server
+        .push_scenario(Scenario::deltas(&["a"], Ending::Hang));
+    let mut stream = setup.open("Hi").await.unwrap();
+    assert!(stream.next().await.is_some());
+    drop(stream);
+    let stats = setup
+        .server
+        .wait_until(|stats| stats.answers_aborted == 1)
+        .await;
+    assert_eq!(stats.answers_finished, 0);
+    setup
+        .server
+        .wait_until(|stats| stats.connections_open == 0)
+        .await;
+}
+
+/// TURN-47, QUOTA-61
+#[tokio::test]
+async fn an_abandoned_open_closes_its_connection_and_tells_that_it_started() {
+    let setup = Setup::responses().await;
+    setup.server.push_scenario(Scenario {
+        hold_before_head: true,
+        ..Scenario::default()
+    });
+    tokio::select! {
+        _ = setup.open("Hi") => panic!("the head is held"),
+        _ = setup.server.wait_until(|stats| stats.answers_started == 1) => {}
+    }
+    assert!(setup.started.get());
+    setup
+        .server
+        .wait_until(|stats| stats.answers_aborted == 1 && stats.connections_open == 0)
+        .await;
+}
+
+/// QUOTA-61
+#[tokio::test]
+async fn a_connection_made_ahead_carries_the_call_and_starts_nothing_itself() {
+    let setup = Setup::responses().await;
+    let ready = setup.client.connect_ahead(&setup.provider).await.unwrap();
+    setup
+        .server
+        .wait_until(|stats| stats.connections_open == 1)
+        .await;
+    assert!(!setup.started.get());
+    assert_eq!(setup.server.stats().answers_started, 0);
+    let mut stream = setup
+        .client
+        .open_on(ready, &setup.call(&PING))
+        .await
+        .unwrap();
+    assert_eq!(read(&mut stream).await.text, "PONG");
+    assert_eq!(setup.server.stats().connections_total, 1);
+}
+
+#[tokio::test]
+async fn an_unused_connection_made_ahead_serves_the_next_call() {
+    let setup = Setup::responses().await;
+    drop(setup.client.connect_ahead(&setup.provider).await.unwrap());
+    setup.ask("PING").await.unwrap();
+    assert_eq!(setup.server.stats().connections_total, 1);
+}
+
+#[tokio::test]
+async fn a_dropped_wait_loses_no_event() {
+    let setup = Setup::responses().await;
+    let deltas: Vec<String> = (0..200).map(|number| format!("{number} ")).collect();
+    let deltas: Vec<&str> = deltas.iter().map(String::as_str).collect();
+    setup.server.push_scenario(Scenario {
+        interval_ms: 1,
+        ..Scenario::deltas(&deltas, Ending::Completed)
+    });
+    let mut stream = setup.open("Hi").await.unwrap();
+    let mut text = String::new();
+    let mut ticks = tokio::time::interval(Duration::from_micros(300));
+    loop {
+        tokio::select! {
+            biased;
+            event = stream.next() => match event.unwrap() {
+                ProviderEvent::Delta { text: piece, .. } => text.push_str(piece),
+                ProviderEvent::Progress => {}
+                ProviderEvent::Terminal(terminal) => {
+                    assert!(matches!(terminal, Terminal::Completed(_)));
+                    break;
+                }
+            },
+            _ = ticks.tick() => {}
+        }
+    }
+    assert_eq!(text, deltas.concat());
+}
+
+/// What has arrived can be taken without waiting, in order and whole.
+#[tokio::test]
+async fn a_burst_is_taken_without_waiting() {
+    let mut setup = Setup::responses().await;
+    setup.model = "paced-ttft0-chunks2000-interval0";
+    let mut stream = setup.open("Hi").await.unwrap();
+    let (mut waits, mut deltas, mut ended) = (0, 0, false);
+    let mut count = |event: ProviderEvent<'_>| match event {
+        ProviderEvent::Delta { .. } => {
+            deltas += 1;
+            false
+        }
+        ProviderEvent::Progress => false,
+        ProviderEvent::Terminal(_) => true,
+    };
+    while !ended {
+        waits += 1;
+        ended = stream.next().await.is_some_and(&mut count);
+        while let Some(event) = stream.try_next() {
+            ended |= count(event);
+        }
+    }
+    assert_eq!(deltas, 2000);
+    assert!(waits < 1000, "{waits} waits for 2000 deltas");
+}
+
+/// Small writes are not held back for acknowledgements: with Nagle's algorithm
+/// on either side even the best of these takes 40 ms.
+#[tokio::test]
+async fn two_event_streams_over_a_kept_alive_connection_are_quick() {
+    let setup = Setup::responses().await;
+    setup.ask("PING").await.unwrap();
+    let mut best = Duration::MAX;
+    for _ in 0..20 {
+        let began = Instant::now();
+        setup.ask("Hi").await.unwrap();
+        best = best.min(began.elapsed());
+    }
+    assert!(best < Duration::from_millis(20), "{best:?}");
+}

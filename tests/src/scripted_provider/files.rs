@@ -1,0 +1,108 @@
+//! Files and vector stores in memory (PLAT-112).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    contents: BTreeMap<String, Bytes>,
+    stores: BTreeMap<String, BTreeSet<String>>,
+    next_id: u64,
+}
+
+/// What a storage call is answered with.
+pub(super) enum Reply {
+    Json(StatusCode, Value),
+    Content(Bytes),
+}
+
+impl Files {
+    /// Answers a call below `/v1` or `/openai`; `None` for other paths.
+    pub(super) fn answer(&mut self, method: &Method, path: &str, body: &Bytes) -> Option<Reply> {
+        let path = path.split('?').next().unwrap_or_default();
+        let path = path.strip_prefix("/openai").unwrap_or(path);
+        let path = path.strip_prefix("/v1").unwrap_or(path);
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        Some(match (method.as_str(), parts.as_slice()) {
+            ("POST", ["files"]) => self.upload(body),
+            ("GET", ["files", id]) => match self.contents.get(*id) {
+                Some(file) => found(json!({"id": id, "object": "file", "bytes": file.len()})),
+                None => not_found(id),
+            },
+            ("GET", ["files", id, "content"]) => match self.contents.get(*id) {
+                Some(file) => Reply::Content(file.clone()),
+                None => not_found(id),
+            },
+            ("DELETE", ["files", id]) => deleted(id, "file", self.contents.remove(*id).is_some()),
+            ("POST", ["vector_stores"]) => self.create_store(),
+            ("GET", ["vector_stores", id]) => match self.stores.get(*id) {
+                Some(files) => {
+                    found(json!({"id": id, "object": "vector_store", "file_count": files.len()}))
+                }
+                None => not_found(id),
+            },
+            ("DELETE", ["vector_stores", id]) => deleted(
+                id,
+                "vector_store.deleted",
+                self.stores.remove(*id).is_some(),
+            ),
+            ("POST", ["vector_stores", id, "files"]) => self.add_file(id, body),
+            ("DELETE", ["vector_stores", id, "files", file]) => {
+                let removed = self
+                    .stores
+                    .get_mut(*id)
+                    .is_some_and(|files| files.remove(*file));
+                deleted(file, "vector_store.file.deleted", removed)
+            }
+            _ => return None,
+        })
+    }
+
+    fn upload(&mut self, body: &Bytes) -> Reply {
+        let id = format!("file-mock-{:012x}", self.next());
+        self.contents.insert(id.clone(), body.clone());
+        found(json!({"id": id, "object": "file", "purpose": "assistants", "bytes": body.len()}))
+    }
+
+    fn create_store(&mut self) -> Reply {
+        let id = format!("vs_mock_{:012x}", self.next());
+        self.stores.insert(id.clone(), BTreeSet::new());
+        found(json!({"id": id, "object": "vector_store", "status": "completed"}))
+    }
+
+    fn add_file(&mut self, store: &str, body: &Bytes) -> Reply {
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let file = body["file_id"].as_str().unwrap_or_default().to_owned();
+        match self.stores.get_mut(store) {
+            Some(files) => {
+                files.insert(file.clone());
+                found(json!({"id": file, "object": "vector_store.file", "status": "completed"}))
+            }
+            None => not_found(store),
+        }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+}
+
+fn found(body: Value) -> Reply {
+    Reply::Json(StatusCode::OK, body)
+}
+
+fn deleted(id: &str, object: &str, was_there: bool) -> Reply {
+    found(json!({"id": id, "object": object, "deleted": was_there}))
+}
+
+fn not_found(id: &str) -> Reply {
+    let message = format!("No such object: {id}");
+    Reply::Json(
+        StatusCode::NOT_FOUND,
+        json!({"error": {"code": "not_found", "message": message}}),
+    )
+}

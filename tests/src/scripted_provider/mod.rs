@@ -1,0 +1,165 @@
+//! A provider that answers as told, over real sockets (PLAT-122).
+//!
+//! Without instructions the last user text chooses the answer ([`script`]). A
+//! model called `paced-ttft50-chunks100-interval20` sets the pace instead
+//! ([`pace`]). One-shot [`Scenario`]s override both, from the test itself or
+//! over `/_control/…` when the provider is another process ([`control`]).
+//!
+//! Connections are kept alive unless a scenario says otherwise, and every
+//! connection and stream is counted, so that a disconnect can be observed.
+
+mod answer;
+mod control;
+mod files;
+mod frames;
+mod pace;
+mod recorded;
+mod scenario;
+mod script;
+mod server;
+mod stats;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+pub use recorded::RecordedRequest;
+pub use scenario::{Ending, Scenario, Tokens};
+pub use stats::StatsSnapshot;
+
+use files::Files;
+use stats::Stats;
+
+/// A running scripted provider. Dropping it stops accepting connections.
+#[derive(Debug)]
+pub struct ScriptedProvider {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct Shared {
+    scenarios: Mutex<VecDeque<Scenario>>,
+    requests: Mutex<Vec<RecordedRequest>>,
+    files: Mutex<Files>,
+    stats: Arc<Stats>,
+    /// One permit lets one held answer go on.
+    releases: Arc<Semaphore>,
+}
+
+impl ScriptedProvider {
+    /// Starts on a free port of the loopback interface.
+    pub async fn start() -> io::Result<Self> {
+        Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// Starts on `addr`.
+    pub async fn start_on(addr: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(addr).await?;
+        let addr = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            scenarios: Mutex::default(),
+            requests: Mutex::default(),
+            files: Mutex::default(),
+            stats: Arc::default(),
+            releases: Arc::new(Semaphore::new(0)),
+        });
+        let accepting = tokio::spawn(server::accept(listener, Arc::clone(&shared)));
+        Ok(Self {
+            addr,
+            shared,
+            accepting,
+        })
+    }
+
+    /// Queues `scenario` for the next request that it fits.
+    pub fn push_scenario(&self, scenario: Scenario) {
+        self.shared.push_scenario(scenario);
+    }
+
+    /// Every recorded request, oldest first. Requests for paced models are
+    /// not recorded: benchmarks make very many.
+    pub fn requests(&self) -> Vec<RecordedRequest> {
+        self.shared.requests().clone()
+    }
+
+    /// Counters as they stand.
+    pub fn stats(&self) -> StatsSnapshot {
+        self.shared.stats.snapshot()
+    }
+
+    /// Waits until the counters satisfy `condition`.
+    pub async fn wait_until(&self, condition: impl Fn(&StatsSnapshot) -> bool) -> StatsSnapshot {
+        self.shared.stats.wait_until(condition).await
+    }
+
+    /// Lets `count` held answers go on, now or when they come to hold.
+    pub fn release(&self, count: usize) {
+        self.shared.releases.add_permits(count);
+    }
+
+    /// Forgets scenarios, requests, files, releases and counters of the past.
+    pub fn reset(&self) {
+        self.shared.reset();
+    }
+
+    /// Serves until the listener fails.
+    pub async fn run(mut self) {
+        // The only error is a panic of the accept loop, which has been printed.
+        let _ = (&mut self.accepting).await;
+    }
+}
+
+impl Drop for ScriptedProvider {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Shared {
+    fn push_scenario(&self, scenario: Scenario) {
+        let mut scenarios = lock(&self.scenarios);
+        for _ in 1..scenario.times {
+            scenarios.push_back(scenario.clone());
+        }
+        scenarios.push_back(scenario);
+    }
+
+    /// Takes the oldest scenario that fits a request.
+    fn take_scenario(&self, method: &str, path: &str, is_generation: bool) -> Option<Scenario> {
+        let mut scenarios = lock(&self.scenarios);
+        let fits = scenarios
+            .iter()
+            .position(|scenario| scenario.fits(method, path, is_generation))?;
+        scenarios.remove(fits)
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Vec<RecordedRequest>> {
+        lock(&self.requests)
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        lock(&self.files)
+    }
+
+    fn reset(&self) {
+        lock(&self.scenarios).clear();
+        self.requests().clear();
+        *self.files() = Files::default();
+        self.releases
+            .forget_permits(self.releases.available_permits());
+        self.stats.reset();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,200 @@
+//! One-shot instructions that override what a request would get.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// How one request is answered. What is left at its default follows the
+/// request's trigger.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an instruction of its own"
+)]
+pub struct Scenario {
+    /// For how many requests it stands in the queue.
+    pub times: u32,
+    /// Waits for a request of this method.
+    pub for_method: Option<String>,
+    /// Waits for a request whose path contains this; without it, for a
+    /// generation.
+    pub for_path: Option<String>,
+    /// Milliseconds before the response head.
+    pub delay_before_head_ms: u64,
+    /// Holds the response head until a release.
+    pub hold_before_head: bool,
+    /// Closes the connection instead of answering.
+    pub drop_connection: bool,
+    /// Status of the answer; other than 200 means a JSON answer.
+    pub status: u16,
+    /// Headers added to the answer.
+    pub headers: BTreeMap<String, String>,
+    /// A JSON answer instead of a stream.
+    pub body: Option<Value>,
+    /// The whole stream, byte for byte.
+    pub raw: Option<String>,
+    /// Pieces of text instead of the trigger's.
+    pub deltas: Option<Vec<String>>,
+    /// Milliseconds before each piece but the first.
+    pub interval_ms: u64,
+    /// Leaves out the first lifecycle event.
+    pub without_created: bool,
+    /// Leaves out the `event:` lines.
+    pub without_event_names: bool,
+    /// Holds the stream after the pieces of text until a release.
+    pub hold_before_end: bool,
+    /// How the stream ends.
+    pub ending: Ending,
+    /// Reported usage instead of the trigger's.
+    pub usage: Option<Tokens>,
+    /// Reports no usage.
+    pub without_usage: bool,
+    /// Ends the connection with the answer.
+    pub close: bool,
+}
+
+/// Token counts to report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tokens {
+    /// Tokens of the question.
+    pub input: u64,
+    /// Tokens of the answer.
+    pub output: u64,
+}
+
+/// The end of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Ending {
+    /// What the trigger says.
+    #[default]
+    Trigger,
+    /// `response.completed`.
+    Completed,
+    /// `response.completed`, its fields at top level.
+    CompletedFlat,
+    /// `response.incomplete` with this reason.
+    Incomplete {
+        /// Provider's word for why it stopped.
+        reason: String,
+    },
+    /// `response.incomplete`, its fields at top level.
+    IncompleteFlat {
+        /// Provider's word for why it stopped.
+        reason: String,
+    },
+    /// `response.failed` with the error in the response object.
+    Failed {
+        /// Provider's code.
+        code: String,
+        /// Provider's text.
+        message: String,
+    },
+    /// `response.failed`, error and usage at top level.
+    FailedFlat {
+        /// Provider's code.
+        code: String,
+        /// Provider's text.
+        message: String,
+    },
+    /// `error` with a nested error object.
+    Error {
+        /// Provider's code.
+        code: String,
+        /// Provider's text.
+        message: String,
+    },
+    /// `error` with its fields at top level.
+    ErrorFlat {
+        /// Provider's code.
+        code: String,
+        /// Provider's text.
+        message: String,
+    },
+    /// The body ends properly, without a terminal event.
+    Missing,
+    /// The connection breaks inside the body.
+    Cut,
+    /// Nothing more is sent until the client leaves.
+    Hang,
+    /// Only comments are sent, every so many milliseconds.
+    Comments {
+        /// Milliseconds between comments.
+        every_ms: u64,
+    },
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Self {
+            times: 1,
+            for_method: None,
+            for_path: None,
+            delay_before_head_ms: 0,
+            hold_before_head: false,
+            drop_connection: false,
+            status: 200,
+            headers: BTreeMap::new(),
+            body: None,
+            raw: None,
+            deltas: None,
+            interval_ms: 0,
+            without_created: false,
+            without_event_names: false,
+            hold_before_end: false,
+            ending: Ending::Trigger,
+            usage: None,
+            without_usage: false,
+            close: false,
+        }
+    }
+}
+
+impl Scenario {
+    /// An HTTP failure with a JSON body.
+    pub fn status(status: u16, body: Value) -> Self {
+        Self {
+            status,
+            body: Some(body),
+            ..Self::default()
+        }
+    }
+
+    /// The pieces `deltas`, then `ending`.
+    pub fn deltas(deltas: &[&str], ending: Ending) -> Self {
+        Self {
+            deltas: Some(deltas.iter().map(|delta| (*delta).to_owned()).collect()),
+            ending,
+            ..Self::default()
+        }
+    }
+
+    /// The stream `text`, byte for byte.
+    pub fn raw(text: impl Into<String>) -> Self {
+        Self {
+            raw: Some(text.into()),
+            ..Self::default()
+        }
+    }
+
+    /// The same with the header `name`.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: &str) -> Self {
+        self.headers.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    pub(super) fn fits(&self, method: &str, path: &str, is_generation: bool) -> bool {
+        let method_fits = self
+            .for_method
+            .as_deref()
+            .is_none_or(|wanted| wanted.eq_ignore_ascii_case(method));
+        let path_fits = match &self.for_path {
+            Some(wanted) => path.contains(wanted.as_str()),
+            None => is_generation,
+        };
+        method_fits && path_fits
+    }
+}

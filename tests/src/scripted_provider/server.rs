@@ -1,0 +1,202 @@
+//! Connections and routing.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+
+use super::answer::{Answer, take_release};
+use super::frames::{Frames, Protocol};
+use super::pace::Pace;
+use super::stats::{AnswerGuard, ConnectionGuard};
+use super::{RecordedRequest, Scenario, Shared, control, files, script};
+
+static NEXT_RESPONSE: AtomicU64 = AtomicU64::new(1);
+
+/// Serves `listener` until it fails.
+pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(serve(stream, Arc::clone(&shared)));
+    }
+}
+
+async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    // Without it small events wait for acknowledgements; a socket that refuses
+    // is already closed.
+    let _ = stream.set_nodelay(true);
+    let guard = ConnectionGuard::new(&shared.stats);
+    let service = service_fn(|request: Request<Incoming>| {
+        if request.uri().path().starts_with("/_control/") {
+            guard.forget();
+        }
+        answer(request, Arc::clone(&shared))
+    });
+    // How a connection ended shows in the counters.
+    let _ = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<Response<Answer>> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+    let path = head
+        .uri
+        .path_and_query()
+        .map_or("/", http::uri::PathAndQuery::as_str);
+    if let Some(action) = path.strip_prefix("/_control/") {
+        let (status, value) = control::answer(&shared, &head.method, action, &body);
+        let mut uncounted = AnswerGuard::new(&Arc::default());
+        uncounted.finish();
+        return Ok(json_answer(status, &value, uncounted));
+    }
+    let guard = AnswerGuard::new(&shared.stats);
+    let generation = Protocol::of_path(path).filter(|_| head.method == Method::POST);
+    if let Some(protocol) = generation
+        && let Some(pace) = pace_of(&body)
+    {
+        return Ok(stream(Answer::paced(pace, &frames(protocol, ""), guard)));
+    }
+    let json: Value = serde_json::from_slice(&body).unwrap_or_default();
+    record(&shared, &head, path, &json);
+    let scenario = shared.take_scenario(head.method.as_str(), path, generation.is_some());
+    let scenario = scenario.unwrap_or_default();
+    wait_before_head(&scenario, &shared).await;
+    if scenario.drop_connection {
+        return Err(io::Error::other("dropped by the scenario"));
+    }
+    let mut response = match (&scenario.body, generation) {
+        (Some(body), _) => {
+            let status = StatusCode::from_u16(scenario.status).unwrap_or(StatusCode::OK);
+            json_answer(status, body, guard)
+        }
+        (None, Some(protocol)) => generate(protocol, &json, &scenario, &shared, guard),
+        (None, None) => store(&shared, &head.method, path, &body, guard),
+    };
+    decorate(&mut response, &scenario);
+    Ok(response)
+}
+
+fn generate(
+    protocol: Protocol,
+    json: &Value,
+    scenario: &Scenario,
+    shared: &Shared,
+    guard: AnswerGuard,
+) -> Response<Answer> {
+    let mut frames = frames(protocol, json["model"].as_str().unwrap_or_default());
+    frames.without_event_names = scenario.without_event_names;
+    if json["stream"] == false {
+        return json_answer(StatusCode::OK, &script::whole_answer(&frames, json), guard);
+    }
+    let steps = script::steps(&frames, json, scenario);
+    stream(Answer::steps(steps, Arc::clone(&shared.releases), guard))
+}
+
+fn store(
+    shared: &Shared,
+    method: &Method,
+    path: &str,
+    body: &Bytes,
+    guard: AnswerGuard,
+) -> Response<Answer> {
+    let reply = shared.files().answer(method, path, body);
+    match reply {
+        Some(files::Reply::Json(status, value)) => json_answer(status, &value, guard),
+        Some(files::Reply::Content(bytes)) => Response::new(Answer::whole(bytes, guard)),
+        None => json_answer(
+            StatusCode::NOT_FOUND,
+            &json!({"error": {"code": "not_found", "message": "Unknown path"}}),
+            guard,
+        ),
+    }
+}
+
+/// The pace of the model, read without looking at the rest of the request.
+fn pace_of(body: &[u8]) -> Option<Pace> {
+    #[derive(Deserialize)]
+    struct Model<'a> {
+        model: &'a str,
+    }
+    let Model { model } = serde_json::from_slice(body).ok()?;
+    Pace::from_model(model)
+}
+
+fn frames(protocol: Protocol, model: &str) -> Frames {
+    let number = NEXT_RESPONSE.fetch_add(1, Ordering::Relaxed);
+    Frames {
+        protocol,
+        response_id: match protocol {
+            Protocol::Responses => format!("resp_mock_{number}"),
+            Protocol::ChatCompletions => format!("chatcmpl-mock-{number}"),
+        },
+        model: model.to_owned(),
+        without_event_names: false,
+    }
+}
+
+fn record(shared: &Shared, head: &Parts, path: &str, body: &Value) {
+    let headers = head.headers.iter().map(|(name, value)| {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        (name.as_str().to_owned(), value)
+    });
+    shared.requests().push(RecordedRequest {
+        method: head.method.to_string(),
+        path: path.to_owned(),
+        headers: headers.collect(),
+        body: body.clone(),
+    });
+}
+
+async fn wait_before_head(scenario: &Scenario, shared: &Shared) {
+    if scenario.delay_before_head_ms > 0 {
+        sleep(Duration::from_millis(scenario.delay_before_head_ms)).await;
+    }
+    if scenario.hold_before_head {
+        take_release(Arc::clone(&shared.releases)).await;
+    }
+}
+
+fn decorate(response: &mut Response<Answer>, scenario: &Scenario) {
+    for (name, value) in &scenario.headers {
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse()) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    if scenario.close {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+}
+
+fn stream(answer: Answer) -> Response<Answer> {
+    with_type(answer, "text/event-stream")
+}
+
+fn json_answer(status: StatusCode, value: &Value, guard: AnswerGuard) -> Response<Answer> {
+    let bytes = Bytes::from(value.to_string());
+    let mut response = with_type(Answer::whole(bytes, guard), "application/json");
+    *response.status_mut() = status;
+    response
+}
+
+fn with_type(answer: Answer, mime: &'static str) -> Response<Answer> {
+    let mut response = Response::new(answer);
+    let mime = HeaderValue::from_static(mime);
+    response.headers_mut().insert(CONTENT_TYPE, mime);
+    response
+}
