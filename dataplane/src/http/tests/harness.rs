@@ -211,7 +211,9 @@ fn tenants() -> Tenants {
             "suspended": id == SUSPENDED_TENANT,
             "features": {"ai_chat": id != UNLICENSED_TENANT},
             "max_output_tokens": 4096,
-            "providers": {"llm": {"kind": "openai_responses", "host": "llm.example"}},
+            "providers": {"llm": {
+                "kind": "openai_responses", "host": "127.0.0.1", "port": 1, "use_http": true,
+            }},
             "model_catalog": [
                 model("standard", "standard", true),
                 model("premium", "premium", true),
