@@ -16,14 +16,28 @@ pub(crate) struct Options {
 
 struct Generated {
     path: &'static str,
-    content: fn() -> String,
+    content: String,
 }
 
-/// The one table of generated files. `docs/benchmarks.md` is not among them: `cargo xtask bench` measures it.
-const FILES: &[Generated] = &[Generated {
-    path: "docs/metrics.md",
-    content: || minichat_metrics::catalogue::markdown("mini_chat"),
-}];
+/// The one list of generated files. `docs/benchmarks.md` is not among them: `cargo xtask bench` measures it.
+fn files() -> anyhow::Result<Vec<Generated>> {
+    let mut files = vec![
+        Generated {
+            path: "docs/metrics.md",
+            content: minichat_metrics::catalogue::markdown("mini_chat"),
+        },
+        Generated {
+            path: "docs/configuration.md",
+            content: minichat_config::process::reference::markdown(),
+        },
+    ];
+    let resources = minichat_crds::generate::files()?;
+    files.extend(resources.into_iter().map(|file| Generated {
+        path: file.path,
+        content: file.content,
+    }));
+    Ok(files)
+}
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.check { check() } else { write() }
@@ -31,9 +45,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 
 /// Fails when a committed file is not what the code generates.
 pub(crate) fn check() -> anyhow::Result<()> {
-    let stale: Vec<&str> = FILES
+    let files = files()?;
+    let stale: Vec<&str> = files
         .iter()
-        .filter(|file| is_stale(file))
+        .filter(|file| file.is_stale())
         .map(|file| file.path)
         .collect();
     if !stale.is_empty() {
@@ -46,21 +61,22 @@ pub(crate) fn check() -> anyhow::Result<()> {
 }
 
 fn write() -> anyhow::Result<()> {
-    for file in FILES.iter().filter(|file| is_stale(file)) {
+    for file in files()?.iter().filter(|file| file.is_stale()) {
         let path = workspace::root().join(file.path);
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
-        fs::write(&path, (file.content)())
-            .with_context(|| format!("cannot write {}", file.path))?;
+        fs::write(&path, &file.content).with_context(|| format!("cannot write {}", file.path))?;
         println!("{}", file.path);
     }
     Ok(())
 }
 
-fn is_stale(file: &Generated) -> bool {
-    fs::read_to_string(workspace::root().join(file.path))
-        .ok()
-        .as_deref()
-        != Some(&(file.content)())
+impl Generated {
+    fn is_stale(&self) -> bool {
+        fs::read_to_string(workspace::root().join(self.path))
+            .ok()
+            .as_ref()
+            != Some(&self.content)
+    }
 }
