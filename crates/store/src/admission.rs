@@ -2,11 +2,10 @@
 //! the turn of the same request if there is one, the history that may enter
 //! the prompt, and the user's quota cells (QUOTA-44, TURN-10).
 
-use minichat_core::quota::Period;
 use minichat_core::{ChatId, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
 
 use crate::page::Key;
-use crate::quota::{QuotaCell, QuotaCells, cell_columns, cell_row};
+use crate::quota::{QuotaCell, QuotaCells, cell_row};
 use crate::turns::{turn_columns, turn_row};
 use crate::tx::Query;
 use crate::value::{Row, params};
@@ -42,7 +41,7 @@ pub struct AdmissionFacts {
     /// An instant of the database's clock, above every timestamp of the chat:
     /// `started_at` of the new turn (TURN-6).
     pub now: Timestamp,
-    /// The user's cells on the date of `now`.
+    /// The user's cells on the date of the database's clock.
     pub quota: QuotaCells,
 }
 
@@ -71,11 +70,6 @@ impl Tx {
         } = *query;
         // At least one row is read, because the newest one is the boundary.
         let window = recent_messages_limit.max(1);
-        let clock = self.process_now();
-        let (yesterday, tomorrow) = (
-            clock.plus_seconds(-SECONDS_PER_DAY).date(),
-            clock.plus_seconds(SECONDS_PER_DAY).date(),
-        );
         let (heads, messages, cells) = self
             .query3(
                 Query {
@@ -89,15 +83,8 @@ impl Tx {
                     map: recent_row,
                 },
                 Query {
-                    sql: CELLS_SQL,
-                    params: &params![
-                        tenant_id,
-                        user_id,
-                        yesterday.first_of_month(),
-                        tomorrow.first_of_month(),
-                        yesterday,
-                        tomorrow,
-                    ],
+                    sql: self.dialect().quota_today_sql(),
+                    params: &params![tenant_id, user_id],
                     map: cell_row,
                 },
             )
@@ -109,8 +96,6 @@ impl Tx {
             .map(|head| head.facts(messages, limit, cells)))
     }
 }
-
-const SECONDS_PER_DAY: i64 = 86_400;
 
 const HEAD_SQL: &str = concat!(
     "SELECT c.model, statement_timestamp(), ",
@@ -135,14 +120,6 @@ const RECENT_SQL: &str = "SELECT id, role, content, created_at FROM messages \
      WHERE tenant_id = $1 AND chat_id = $2 AND request_id IS NOT NULL \
      AND deleted_at IS NULL AND NOT is_compressed \
      ORDER BY created_at DESC, id DESC LIMIT $3";
-
-/// Wider than a day, because the date of `now` is known only afterwards.
-const CELLS_SQL: &str = concat!(
-    cell_columns!(),
-    "WHERE tenant_id = $1 AND user_id = $2 \
-     AND ((period_type = 'monthly' AND period_start IN ($3, $4)) \
-     OR (period_type = 'daily' AND period_start BETWEEN $5 AND $6))"
-);
 
 macro_rules! latest {
     ($column:literal, $table:literal) => {
@@ -196,7 +173,7 @@ impl Head {
         self,
         mut messages: Vec<RecentMessage>,
         limit: usize,
-        mut cells: Vec<QuotaCell>,
+        cells: Vec<QuotaCell>,
     ) -> AdmissionFacts {
         let boundary = messages.first().map(|newest| Key {
             at: newest.created_at,
@@ -206,11 +183,6 @@ impl Head {
         messages.reverse();
         let latest = self.latest_turn.max(self.latest_message);
         let now = latest.map_or(self.now, |latest| self.now.max(latest.plus_micros(1)));
-        let (day, month) = (now.date(), now.date().first_of_month());
-        cells.retain(|cell| match cell.period {
-            Period::Daily => cell.period_start == day,
-            Period::Monthly => cell.period_start == month,
-        });
         AdmissionFacts {
             model: self.model,
             existing_turn: self.turn,

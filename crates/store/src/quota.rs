@@ -10,6 +10,7 @@ use minichat_core::turn::Usage;
 use minichat_core::{Date, TenantId, Timestamp, UserId};
 use uuid::Uuid;
 
+use crate::tx::Dialect;
 use crate::value::{FromValue, Param, Row, Value, params};
 use crate::{StoreError, Tx};
 
@@ -87,9 +88,7 @@ impl Tx {
 
     /// The cells of `scope`, not locked.
     pub async fn quota_cells(&mut self, scope: QuotaScope) -> Result<QuotaCells, StoreError> {
-        let cells = self
-            .query(cell_select!(""), &scope.params(), cell_row)
-            .await?;
+        let cells = self.query(CELLS_SQL, &scope.params(), cell_row).await?;
         Ok(QuotaCells::new(cells))
     }
 
@@ -177,31 +176,50 @@ macro_rules! cell_conflict {
 }
 use cell_conflict;
 
-macro_rules! cell_columns {
-    () => {
-        "SELECT period_type, bucket, period_start, spent_credits_micro, \
-         reserved_credits_micro, calls, input_tokens, output_tokens, file_search_calls, \
-         web_search_calls, code_interpreter_calls FROM quota_usage "
-    };
-}
-pub(crate) use cell_columns;
-
 macro_rules! cell_select {
-    ($lock:literal) => {
+    ($month:literal, $day:literal, $lock:literal) => {
         concat!(
-            cell_columns!(),
-            "WHERE tenant_id = $1 AND user_id = $2 \
-             AND ((period_type = 'monthly' AND period_start = $3) \
-             OR (period_type = 'daily' AND period_start = $4)) \
-             ORDER BY period_type DESC, bucket ",
+            "SELECT period_type, bucket, period_start, spent_credits_micro, \
+             reserved_credits_micro, calls, input_tokens, output_tokens, file_search_calls, \
+             web_search_calls, code_interpreter_calls FROM quota_usage \
+             WHERE tenant_id = $1 AND user_id = $2 \
+             AND ((period_type = 'monthly' AND period_start = ",
+            $month,
+            ") OR (period_type = 'daily' AND period_start = ",
+            $day,
+            ")) ORDER BY period_type DESC, bucket ",
             $lock
         )
     };
 }
-use cell_select;
+const CELLS_SQL: &str = cell_select!("$3", "$4", "");
 
-pub(crate) const LOCK_SQLITE: &str = cell_select!("");
-pub(crate) const LOCK_POSTGRES: &str = cell_select!("FOR UPDATE");
+impl Dialect {
+    /// The cells of a scope, locked in the order of QUOTA-82. The only writer
+    /// of `SQLite` has nobody to lock out.
+    pub(crate) const fn quota_lock_sql(self) -> &'static str {
+        match self {
+            Self::Sqlite => CELLS_SQL,
+            Self::Postgres => cell_select!("$3", "$4", "FOR UPDATE"),
+        }
+    }
+
+    /// The cells of a user on the UTC date of the database's clock.
+    pub(crate) const fn quota_today_sql(self) -> &'static str {
+        match self {
+            Self::Sqlite => cell_select!(
+                "strftime('%Y-%m-01', statement_timestamp() / 1000000, 'unixepoch')",
+                "strftime('%Y-%m-%d', statement_timestamp() / 1000000, 'unixepoch')",
+                ""
+            ),
+            Self::Postgres => cell_select!(
+                "CAST(date_trunc('month', statement_timestamp() AT TIME ZONE 'UTC') AS DATE)",
+                "CAST(statement_timestamp() AT TIME ZONE 'UTC' AS DATE)",
+                ""
+            ),
+        }
+    }
+}
 
 const SETTLE_SQL: &str = concat!(
     "INSERT INTO quota_usage (id, tenant_id, user_id, period_type, period_start, bucket, \

@@ -42,7 +42,7 @@ impl Store {
                 Backend::Sqlite(Arc::new(sqlite))
             }
             Location::Postgres(config) => {
-                Backend::Postgres(Postgres::open(*config, settings, clock).await?)
+                Backend::Postgres(Postgres::open(*config, settings).await?)
             }
         };
         Ok(Self { backend })

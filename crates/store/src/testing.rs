@@ -90,6 +90,8 @@ struct Server {
 
 const WATCHER: &str = r#"
 set -u
+# An interrupt reaches the whole process group; the server is stopped below.
+trap : INT
 bin=$1 dir=$2 port=$3
 "$bin/initdb" --pgdata="$dir/data" --username=postgres --auth=trust --encoding=UTF8 \
     --locale=C --no-sync --no-instructions >"$dir/initdb.log" 2>&1 || { echo initdb; exit 1; }
@@ -106,7 +108,7 @@ done
 while read -r _; do :; done
 kill -INT "$server"
 wait "$server"
-rm -rf "$dir/data" "$dir"/*.log
+rm -rf "$dir"
 "#;
 
 impl Server {

@@ -10,7 +10,7 @@ use minichat_core::Timestamp;
 use crate::StoreError;
 use crate::postgres::PostgresTx;
 use crate::sqlite::SqliteTx;
-use crate::value::{Param, Row};
+use crate::value::{FromValue, Param, Row};
 
 /// A transaction, or a snapshot for reading. Its methods are in the files of
 /// the resources; those that are not `async` post their statements.
@@ -35,15 +35,6 @@ pub(crate) struct Query<'a, T> {
     pub(crate) sql: &'static str,
     pub(crate) params: &'a [Param<'a>],
     pub(crate) map: fn(&Row<'_>) -> Result<T, StoreError>,
-}
-
-impl Dialect {
-    pub(crate) const fn quota_lock_sql(self) -> &'static str {
-        match self {
-            Self::Sqlite => crate::quota::LOCK_SQLITE,
-            Self::Postgres => crate::quota::LOCK_POSTGRES,
-        }
-    }
 }
 
 impl Tx {
@@ -85,17 +76,9 @@ impl Tx {
     /// within a transaction. One round trip.
     pub async fn now(&mut self) -> Result<Timestamp, StoreError> {
         let now = self
-            .query_opt("SELECT statement_timestamp()", &[], instant_row)
+            .query_opt("SELECT statement_timestamp()", &[], only_column)
             .await?;
         now.ok_or(StoreError::Closed)
-    }
-
-    /// The process clock: good enough to narrow a query, never stored.
-    pub(crate) fn process_now(&self) -> Timestamp {
-        match &self.backend {
-            Backend::Sqlite(tx) => tx.process_now(),
-            Backend::Postgres(tx) => tx.process_now(),
-        }
     }
 
     /// Posts a statement whose answer nobody waits for.
@@ -172,8 +155,8 @@ impl Tx {
     }
 }
 
-/// A row of one instant.
-pub(crate) fn instant_row(row: &Row<'_>) -> Result<Timestamp, StoreError> {
+/// Reads a row of one column.
+pub(crate) fn only_column<T: FromValue>(row: &Row<'_>) -> Result<T, StoreError> {
     row.take()
 }
 

@@ -7,11 +7,10 @@
 mod tx;
 pub(crate) mod wire;
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use futures_util::future::BoxFuture;
-use minichat_core::Clock;
 use tokio_postgres::NoTls;
 
 pub(crate) use tx::PostgresTx;
@@ -21,18 +20,17 @@ use crate::{DatabaseSettings, StoreError, Tx, migrate};
 /// Attempts of a write whose transaction collides with others (QUOTA-82): the
 /// first and three more.
 const ATTEMPTS: u32 = 4;
+const BACK_OFF: Duration = Duration::from_millis(10);
 
 #[derive(Clone)]
 pub(crate) struct Postgres {
     pool: Pool,
-    clock: Arc<dyn Clock>,
 }
 
 impl Postgres {
     pub(crate) async fn open(
         config: tokio_postgres::Config,
         settings: &DatabaseSettings,
-        clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let manager = Manager::from_config(
             config,
@@ -50,7 +48,7 @@ impl Postgres {
             .build()
             .map_err(|error| StoreError::Pool(error.to_string()))?;
         migrate::postgres(&mut *pool.get().await?, settings.auto_migrate).await?;
-        Ok(Self { pool, clock })
+        Ok(Self { pool })
     }
 
     pub(crate) async fn write<T, E, F>(&self, mut job: F) -> Result<T, E>
@@ -62,8 +60,7 @@ impl Postgres {
         let mut attempt = 1;
         loop {
             let connection = self.pool.get().await.map_err(StoreError::from)?;
-            let clock = Arc::clone(&self.clock);
-            let mut tx = Tx::postgres(PostgresTx::transaction(connection, clock));
+            let mut tx = Tx::postgres(PostgresTx::transaction(connection));
             let answer = job(&mut tx).await;
             let Some(transaction) = tx.as_postgres() else {
                 return answer;
@@ -79,6 +76,8 @@ impl Postgres {
             if !transaction.has_collided() || attempt == ATTEMPTS {
                 return result;
             }
+            // Lets the transaction that won go first.
+            tokio::time::sleep(BACK_OFF * attempt).await;
             attempt += 1;
         }
     }
@@ -90,8 +89,7 @@ impl Postgres {
         E: From<StoreError> + Send,
     {
         let connection = self.pool.get().await.map_err(StoreError::from)?;
-        let clock = Arc::clone(&self.clock);
-        let mut tx = Tx::postgres(PostgresTx::reading(connection, clock));
+        let mut tx = Tx::postgres(PostgresTx::reading(connection));
         job(&mut tx).await
     }
 }

@@ -1,11 +1,8 @@
 //! A transaction on one pooled connection.
 
-use std::sync::Arc;
-
 use deadpool_postgres::Object;
 use futures_util::TryStreamExt;
 use futures_util::future::{join_all, join3};
-use minichat_core::{Clock, Timestamp};
 use tokio_postgres::{Row, Statement};
 
 use crate::StoreError;
@@ -20,7 +17,6 @@ const PIPELINE_LIMIT: usize = 16;
 pub(crate) struct PostgresTx {
     /// `None` once the connection was given up.
     connection: Option<Object>,
-    clock: Arc<dyn Clock>,
     state: State,
     posted: Vec<Posted>,
     has_collided: bool,
@@ -38,26 +34,21 @@ enum State {
 }
 
 impl PostgresTx {
-    pub(crate) const fn transaction(connection: Object, clock: Arc<dyn Clock>) -> Self {
-        Self::new(connection, clock, State::NotBegun)
+    pub(crate) const fn transaction(connection: Object) -> Self {
+        Self::new(connection, State::NotBegun)
     }
 
-    pub(crate) const fn reading(connection: Object, clock: Arc<dyn Clock>) -> Self {
-        Self::new(connection, clock, State::Reading)
+    pub(crate) const fn reading(connection: Object) -> Self {
+        Self::new(connection, State::Reading)
     }
 
-    const fn new(connection: Object, clock: Arc<dyn Clock>, state: State) -> Self {
+    const fn new(connection: Object, state: State) -> Self {
         Self {
             connection: Some(connection),
-            clock,
             state,
             posted: Vec::new(),
             has_collided: false,
         }
-    }
-
-    pub(crate) fn process_now(&self) -> Timestamp {
-        self.clock.now()
     }
 
     /// Whether a statement failed because of another transaction.

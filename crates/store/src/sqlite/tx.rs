@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use minichat_core::{Clock, Timestamp};
+use minichat_core::Clock;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Statement};
@@ -45,10 +45,6 @@ impl SqliteTx {
 
     pub(super) const fn connection(&self) -> &Connection {
         &self.connection
-    }
-
-    pub(crate) fn process_now(&self) -> Timestamp {
-        Timestamp::from_micros(self.now.load(Ordering::Relaxed))
     }
 
     /// Begins or ends a transaction or a savepoint. Time stands still until

@@ -1,1 +1,12 @@
+//! One suite for both databases: what holds on one holds on the other.
 
+mod admission;
+mod fixture;
+mod outbox;
+mod paging;
+mod quota;
+mod running;
+mod schema;
+mod turns;
+
+use fixture::{Db, on_both_databases};

@@ -1,0 +1,56 @@
+use minichat_core::{RequestId, TenantId, TurnId};
+use uuid::Uuid;
+
+use super::fixture::NOON;
+use super::{Db, on_both_databases};
+use crate::{OutboxMessage, StoreError};
+
+const COUNT: &str = "SELECT COUNT(*) FROM outbox_messages WHERE done_at IS NULL";
+
+fn message(tenant_id: TenantId, dedupe_key: Option<&str>) -> OutboxMessage<'_> {
+    OutboxMessage {
+        queue: "usage",
+        tenant_id,
+        key: tenant_id.0,
+        partitions: 4,
+        dedupe_key,
+        payload: r#"{"event_type":"usage_snapshot"}"#,
+        created_at: NOON,
+    }
+}
+
+on_both_databases! {
+    /// PLAT-37: the second enqueue of a key is a no-op.
+    async fn a_dedupe_key_is_enqueued_once(db: Db) {
+        let tenant = db.tenant;
+        let key = minichat_core::ids::usage_dedupe_key(tenant, TurnId::random(), RequestId::random());
+        for _ in 0..2 {
+            let key = key.clone();
+            db.write(move |tx| tx.outbox_enqueue(&message(tenant, Some(&key)))).await.unwrap();
+        }
+        assert_eq!(db.count(COUNT, []).await, 1);
+        for _ in 0..2 {
+            db.write(move |tx| tx.outbox_enqueue(&message(tenant, None))).await.unwrap();
+        }
+        assert_eq!(db.count(COUNT, []).await, 3);
+    }
+
+    /// PLAT-37: a key of another tenant aborts the whole transaction.
+    async fn a_dedupe_key_of_another_tenant_aborts(db: Db) {
+        let (tenant, other) = (db.tenant, TenantId::random());
+        let key = minichat_core::ids::usage_dedupe_key(other, TurnId::random(), RequestId::random());
+        let refused = db.write(move |tx| {
+            tx.outbox_enqueue(&message(tenant, None))?;
+            tx.outbox_enqueue(&message(tenant, Some(&key)))
+        }).await;
+        assert!(matches!(refused, Err(StoreError::DedupeKey)), "{refused:?}");
+        assert_eq!(db.count(COUNT, []).await, 0);
+    }
+}
+
+/// PLAT-31: partition = key mod N.
+#[test]
+fn the_partition_is_the_key_modulo_the_number_of_partitions() {
+    let tenant = TenantId(Uuid::from_u128(0xabcd_0000_0000_0005));
+    assert_eq!(message(tenant, None).partition(), 1);
+}
