@@ -7,9 +7,6 @@ mod origin;
 mod pool;
 mod transport;
 
-#[cfg(test)]
-mod tests;
-
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use minichat_provider::{InputMessage, ProviderEvent, Role, Terminal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::scripted_provider::{Ending, Scenario};
 use crate::support::{Setup, read};
@@ -185,4 +187,72 @@ async fn two_event_streams_over_a_kept_alive_connection_are_quick() {
         best = best.min(began.elapsed());
     }
     assert!(best < Duration::from_millis(20), "{best:?}");
+}
+
+/// Answers the next connection with `pieces`, one write each, and closes it.
+async fn answer_raw(listener: &TcpListener, pieces: impl Iterator<Item = &[u8]>) {
+    let (mut socket, _) = listener.accept().await.unwrap();
+    socket.set_nodelay(true).unwrap();
+    let mut request = vec![0; 64 * 1024];
+    let _ = socket.read(&mut request).await.unwrap();
+    for piece in pieces {
+        socket.write_all(piece).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    socket.shutdown().await.unwrap();
+}
+
+async fn listener_for(setup: &mut Setup) -> TcpListener {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    setup.provider.port = listener.local_addr().unwrap().port();
+    listener
+}
+
+/// D27: neither the cutting of the bytes nor a body without a length matters.
+#[tokio::test]
+async fn an_answer_that_ends_with_its_connection_is_read_byte_by_byte() {
+    let answer = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\r\n\
+        \u{feff}: hello\r\nevent: response.output_text.delta\r\ndata: {\"delta\":\"né 🦀\"}\r\n\r\n\
+        event: response.completed\r\ndata: {\"response\":{\"id\":\"resp_1\"}}\r\n\r\n";
+    let mut setup = Setup::responses().await;
+    let listener = listener_for(&mut setup).await;
+    let server = answer_raw(&listener, answer.as_bytes().chunks(1));
+    let (answer, ()) = tokio::join!(setup.ask("Hi"), server);
+    let answer = answer.unwrap();
+    assert_eq!(answer.text, "né 🦀");
+    assert!(
+        matches!(answer.terminal, Terminal::Completed(_)),
+        "{answer:?}"
+    );
+}
+
+/// An idle connection that the provider closed is given up for a new one.
+#[tokio::test]
+async fn a_connection_closed_while_idle_is_not_used_again() {
+    let frame = "event: response.completed\ndata: {}\n\n";
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
+            transfer-encoding: chunked\r\n\r\n{:x}\r\n{frame}\r\n0\r\n\r\n",
+        frame.len()
+    );
+    let mut setup = Setup::responses().await;
+    let listener = listener_for(&mut setup).await;
+    let mut server = tokio::spawn(async move {
+        answer_raw(&listener, std::iter::once(answer.as_bytes())).await;
+        listener.accept().await.unwrap()
+    });
+    setup.ask("Hi").await.unwrap();
+    let reconnect = async {
+        loop {
+            let ready = setup.client.connect_ahead(&setup.provider).await.unwrap();
+            tokio::select! {
+                biased;
+                _ = &mut server => return,
+                () = tokio::task::yield_now() => drop(ready),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), reconnect)
+        .await
+        .unwrap();
 }

@@ -1,0 +1,36 @@
+//! Whatever a provider writes, each protocol gives text that is not empty and
+//! at most one end, after which nothing follows.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use minichat_config::tenant::ProviderKind;
+use minichat_provider::sse::Parser;
+use minichat_provider::{ProviderEvent, Translator};
+
+fuzz_target!(|stream: &[u8]| {
+    for kind in [
+        ProviderKind::OpenAiResponses,
+        ProviderKind::OpenAiChatCompletions,
+        ProviderKind::VllmResponses,
+    ] {
+        translate(kind, stream);
+    }
+});
+
+fn translate(kind: ProviderKind, stream: &[u8]) {
+    let mut parser = Parser::default();
+    let mut translator = Translator::new(kind);
+    let mut has_ended = false;
+    parser.push(stream);
+    while let Ok(Some(event)) = parser.next_event() {
+        translator.feed(event);
+        while let Some(event) = translator.take() {
+            assert!(!has_ended);
+            match event {
+                ProviderEvent::Delta { text, .. } => assert!(!text.is_empty()),
+                ProviderEvent::Progress => {}
+                ProviderEvent::Terminal(_) => has_ended = true,
+            }
+        }
+    }
+}
