@@ -1,0 +1,151 @@
+//! CEL rules (`x-kubernetes-validations`) of a schema, evaluated on a value.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use kube_cel::KubeCelExt;
+use kube_cel::cel::{Context, Program, Value as CelValue};
+use minichat_config::Faults;
+use serde_json::Value;
+
+/// The rules of one schema node and of those below.
+#[derive(Default)]
+pub(super) struct Rules {
+    here: Vec<Rule>,
+    properties: BTreeMap<String, Rules>,
+    items: Option<Box<Rules>>,
+}
+
+/// One rule; a program that does not compile refuses every object, as the API
+/// server would refuse the definition.
+struct Rule {
+    program: Option<Program>,
+    message: String,
+    /// Appended to the path of the node, such as `.tenantId`.
+    field_path: String,
+    /// Whether it compares with the stored object.
+    transition: bool,
+}
+
+impl Rules {
+    /// Compiles the rules of `schema`.
+    pub(super) fn of(schema: &Value) -> Self {
+        let here = schema["x-kubernetes-validations"].as_array();
+        let properties = schema["properties"].as_object();
+        Self {
+            here: here.into_iter().flatten().map(Rule::of).collect(),
+            properties: properties
+                .into_iter()
+                .flatten()
+                .map(|(name, schema)| (name.clone(), Self::of(schema)))
+                .filter(|(_, rules)| !rules.is_empty())
+                .collect(),
+            items: schema
+                .get("items")
+                .map(|schema| Box::new(Self::of(schema)))
+                .filter(|rules| !rules.is_empty()),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.here.is_empty() && self.properties.is_empty() && self.items.is_none()
+    }
+
+    /// Adds a fault for every rule that `value` breaks. Items of lists have no
+    /// stored counterpart: no rule of an item compares with one.
+    pub(super) fn evaluate(
+        &self,
+        value: &Value,
+        old: Option<&Value>,
+        path: &str,
+        faults: &mut Faults,
+    ) {
+        for rule in &self.here {
+            if !rule.holds(value, old) {
+                faults.add(format!("{path}{}", rule.field_path), &rule.message);
+            }
+        }
+        for (name, rules) in &self.properties {
+            if let Some(child) = value.get(name) {
+                let path = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
+                rules.evaluate(child, old.and_then(|old| old.get(name)), &path, faults);
+            }
+        }
+        if let (Some(rules), Some(items)) = (&self.items, value.as_array()) {
+            for (i, item) in items.iter().enumerate() {
+                rules.evaluate(item, None, &format!("{path}[{i}]"), faults);
+            }
+        }
+    }
+}
+
+impl Rule {
+    fn of(rule: &Value) -> Self {
+        let text = |key: &str| rule[key].as_str().unwrap_or_default();
+        Self {
+            program: Program::compile(text("rule")).ok(),
+            message: text("message").to_owned(),
+            field_path: text("fieldPath").to_owned(),
+            transition: text("rule").contains("oldSelf"),
+        }
+    }
+
+    fn holds(&self, value: &Value, old: Option<&Value>) -> bool {
+        if self.transition && old.is_none() {
+            return true;
+        }
+        let Some(program) = &self.program else {
+            return false;
+        };
+        let mut context = Context::default().with_all();
+        context.add_function("type", type_name);
+        for name in ["int", "string"] {
+            context.add_variable_from_value(name, name);
+        }
+        context.add_variable_from_value("self", cel_value(value));
+        if let Some(old) = old {
+            context.add_variable_from_value("oldSelf", cel_value(old));
+        }
+        // What cannot be evaluated is refused, as on the API server.
+        matches!(program.execute(&context), Ok(CelValue::Bool(true)))
+    }
+}
+
+/// The function `type()` that the interpreter lacks, as far as rules need it:
+/// its results compare equal to the variables `int` and `string`.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the interpreter passes values"
+)]
+fn type_name(value: CelValue) -> String {
+    let name = match value {
+        CelValue::Int(_) => "int",
+        CelValue::String(_) => "string",
+        _ => "other",
+    };
+    name.to_owned()
+}
+
+fn cel_value(value: &Value) -> CelValue {
+    match value {
+        Value::Null => CelValue::Null,
+        Value::Bool(b) => CelValue::Bool(*b),
+        Value::Number(n) => n.as_i64().map_or_else(
+            || CelValue::Float(n.as_f64().unwrap_or(f64::NAN)),
+            CelValue::Int,
+        ),
+        Value::String(text) => CelValue::String(Arc::new(text.clone())),
+        Value::Array(items) => CelValue::List(Arc::new(items.iter().map(cel_value).collect())),
+        Value::Object(map) => {
+            let map: HashMap<String, CelValue> = map
+                .iter()
+                .map(|(key, value)| (key.clone(), cel_value(value)))
+                .collect();
+            CelValue::Map(map.into())
+        }
+    }
+}

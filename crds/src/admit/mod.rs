@@ -1,0 +1,117 @@
+//! What the API server does to an object before it stores it, without an API
+//! server: unknown fields are refused, defaults filled in, types and bounds
+//! checked, CEL rules evaluated (K8S-4). All of it is driven by the generated
+//! schema, so a rule is written once and speaks with one message.
+
+mod cel;
+mod metadata;
+mod schema;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::LazyLock;
+
+use kube::CustomResourceExt;
+use minichat_config::Faults;
+use serde_json::{Map, Value};
+
+use crate::{ChatQuota, ChatTenant, GROUP, VERSION, generate};
+
+pub use metadata::{is_label, is_subdomain, metadata};
+
+static CHAT_TENANT: LazyLock<Admission> = LazyLock::new(Admission::of::<ChatTenant>);
+static CHAT_QUOTA: LazyLock<Admission> = LazyLock::new(Admission::of::<ChatQuota>);
+
+/// `object` as the API server would store it, read as a `ChatTenant`. With `old`
+/// the rules that compare with the stored object apply as well.
+pub fn chat_tenant(object: &Value, old: Option<&Value>) -> Result<ChatTenant, Faults> {
+    read(CHAT_TENANT.admit(object, old)?)
+}
+
+/// The same for a `ChatQuota`.
+pub fn chat_quota(object: &Value, old: Option<&Value>) -> Result<ChatQuota, Faults> {
+    read(CHAT_QUOTA.admit(object, old)?)
+}
+
+fn read<K: serde::de::DeserializeOwned>(object: Value) -> Result<K, Faults> {
+    serde_json::from_value(object).map_err(|error| {
+        let mut faults = Faults::default();
+        faults.add("", error.to_string());
+        faults
+    })
+}
+
+/// The schema of one kind with its rules compiled.
+struct Admission {
+    kind: String,
+    schema: Value,
+    rules: cel::Rules,
+}
+
+impl Admission {
+    fn of<K: CustomResourceExt>() -> Self {
+        let schema = generate::schema::<K>();
+        let rules = cel::Rules::of(&schema);
+        Self {
+            kind: K::crd().spec.names.kind,
+            schema,
+            rules,
+        }
+    }
+
+    fn admit(&self, object: &Value, old: Option<&Value>) -> Result<Value, Faults> {
+        let mut faults = Faults::default();
+        let admitted = self.defaulted(object, &mut faults);
+        // As on the API server, rules see only objects whose shape is right.
+        let admitted = faults.into_result(admitted)?;
+        let mut faults = Faults::default();
+        let old = old.map(|old| self.defaulted(old, &mut Faults::default()));
+        self.rules
+            .evaluate(&admitted, old.as_ref(), "", &mut faults);
+        faults.into_result(admitted)
+    }
+
+    /// The object with defaults; its status is left out, since only the status
+    /// subresource may write it.
+    fn defaulted(&self, object: &Value, faults: &mut Faults) -> Value {
+        let Value::Object(given) = object else {
+            faults.add("", "must be an object");
+            return Value::Null;
+        };
+        for key in given.keys() {
+            let known = matches!(
+                key.as_str(),
+                "apiVersion" | "kind" | "metadata" | "spec" | "status"
+            );
+            faults.require(known, key, "unknown field");
+        }
+        let api_version = format!("{GROUP}/{VERSION}");
+        faults.require(
+            given.get("apiVersion").is_some_and(|v| *v == api_version),
+            "apiVersion",
+            format!("must be {api_version}"),
+        );
+        faults.require(
+            given.get("kind").is_some_and(|v| *v == self.kind),
+            "kind",
+            format!("must be {}", self.kind),
+        );
+        let mut admitted = Map::new();
+        for key in ["apiVersion", "kind"] {
+            admitted.insert(key.to_owned(), given.get(key).cloned().unwrap_or_default());
+        }
+        admitted.insert(
+            "metadata".to_owned(),
+            metadata(given.get("metadata"), faults),
+        );
+        match given.get("spec") {
+            None | Some(Value::Null) => faults.add("spec", "is required"),
+            Some(spec) => {
+                let spec = schema::admit(&self.schema["properties"]["spec"], spec, "spec", faults);
+                admitted.insert("spec".to_owned(), spec);
+            }
+        }
+        Value::Object(admitted)
+    }
+}

@@ -1,0 +1,201 @@
+//! `ChatQuota`: what the users of a tenant may spend.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::chat_tenant::UUID;
+use crate::quantity::Credits;
+use crate::status::Condition;
+
+/// Allowances of a tenant's users: of those named, or of everybody else.
+/// Exactly one quota applies to a user: one that names the user, else one
+/// without subjects, else built-in defaults; among equals the higher priority,
+/// then the smaller name.
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "minichat.dev",
+    version = "v1alpha1",
+    kind = "ChatQuota",
+    plural = "chatquotas",
+    singular = "chatquota",
+    shortname = "cq",
+    category = "minichat",
+    namespaced,
+    status = "ChatQuotaStatus",
+    derive = "PartialEq",
+    doc = "Allowances of a tenant's users: of those named, or of everybody else.",
+    printcolumn(name = "Tenant", type_ = "string", json_path = ".spec.tenantRef.name"),
+    printcolumn(
+        name = "Daily",
+        type_ = "string",
+        json_path = ".spec.limits.standard.daily"
+    ),
+    printcolumn(
+        name = "Monthly",
+        type_ = "string",
+        json_path = ".spec.limits.standard.monthly"
+    ),
+    printcolumn(
+        name = "Premium-Daily",
+        type_ = "string",
+        json_path = ".spec.limits.premium.daily"
+    ),
+    printcolumn(name = "Subjects", type_ = "integer", json_path = ".status.subjects"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ChatQuotaSpec {
+    /// The `ChatTenant` in the same namespace. It cannot be changed.
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self == oldSelf",
+        "message": "tenantRef cannot be changed; create another ChatQuota instead"
+    }]))]
+    pub tenant_ref: TenantRef,
+
+    /// Users to whom the quota applies; empty means everybody not named by
+    /// another quota of the tenant.
+    #[serde(default)]
+    #[schemars(length(max = 256), extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["kind", "name"]
+    ))]
+    pub subjects: Vec<Subject>,
+
+    /// Credits per UTC day and month.
+    #[serde(default)]
+    pub limits: Limits,
+
+    /// Per cent by which a turn's actual cost may exceed its reserve.
+    #[serde(default = "ten")]
+    #[schemars(range(min = 0, max = 50))]
+    pub overshoot_tolerance_pct: u32,
+
+    /// Per cent of a limit from which a user is warned.
+    #[serde(default = "eighty")]
+    #[schemars(range(min = 1, max = 99))]
+    pub warning_threshold_pct: u32,
+
+    /// Decides between several quotas that would apply: the highest wins.
+    #[serde(default)]
+    pub priority: i32,
+}
+
+/// A `ChatTenant` in the same namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TenantRef {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Whom a quota names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Subject {
+    /// Always `User`.
+    pub kind: SubjectKind,
+    /// UUID of the authenticated user.
+    #[schemars(length(max = 36), regex(pattern = UUID))]
+    pub name: String,
+}
+
+/// Kind of a subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SubjectKind {
+    /// One user.
+    User,
+}
+
+/// Credits per tier.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Limits {
+    /// All spending.
+    pub standard: StandardLimits,
+    /// Spending on premium models, part of the above.
+    pub premium: PremiumLimits,
+}
+
+/// All spending, in credits; 0 = none allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StandardLimits {
+    /// Per UTC day.
+    pub daily: Credits,
+    /// Per UTC month.
+    pub monthly: Credits,
+}
+
+impl Default for StandardLimits {
+    fn default() -> Self {
+        Self {
+            daily: Credits::whole(100),
+            monthly: Credits::whole(1000),
+        }
+    }
+}
+
+/// Spending on premium models, in credits; 0 = none allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PremiumLimits {
+    /// Per UTC day.
+    pub daily: Credits,
+    /// Per UTC month.
+    pub monthly: Credits,
+}
+
+impl Default for PremiumLimits {
+    fn default() -> Self {
+        Self {
+            daily: Credits::whole(50),
+            monthly: Credits::whole(500),
+        }
+    }
+}
+
+/// What the operator has made of a quota.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ChatQuotaStatus {
+    /// Generation of the object that the status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Revision of the tenant's configuration that holds the quota.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_revision: Option<String>,
+    /// How many users the quota names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subjects: Option<i64>,
+    /// What holds and what does not.
+    #[serde(default)]
+    #[schemars(extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["type"]
+    ))]
+    pub conditions: Vec<Condition>,
+}
+
+const fn ten() -> u32 {
+    10
+}
+
+const fn eighty() -> u32 {
+    80
+}

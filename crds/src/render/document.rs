@@ -1,0 +1,262 @@
+//! Field by field from the custom resource to the rendered document.
+
+use minichat_config::tenant::document::{
+    ApiParamsDocument, AuthDocument, ContextDocument, FeaturesDocument, GeneralConfigDocument,
+    ModelDocument, PreferenceDocument, ProviderDocument, SCHEMA, TenantDocument, TimeoutsDocument,
+    UserLimitsDocument,
+};
+use minichat_config::{Fault, Faults, ProviderKind};
+use minichat_core::TenantId;
+use minichat_core::quota::{EstimationBudgets, KillSwitches, Tier};
+use serde_json::Value;
+
+use super::RenderSettings;
+use crate::ChatTenant;
+use crate::chat_tenant::{self as crd, ChatTenantSpec};
+
+pub(super) fn document(
+    tenant: &ChatTenant,
+    tenant_id: TenantId,
+    user_limits: UserLimitsDocument,
+    settings: RenderSettings,
+    faults: &mut Faults,
+) -> TenantDocument {
+    // Without `..`, so that a new field cannot be forgotten here.
+    let ChatTenantSpec {
+        tenant_id: _,
+        display_name,
+        suspended,
+        features: crd::Features { ai_chat },
+        providers,
+        models,
+        kill_switches,
+        streaming: crd::Streaming { max_output_tokens },
+        context: crd::Context {
+            recent_messages_limit,
+        },
+    } = &tenant.spec;
+    let crd::KillSwitches {
+        disable_premium_tier,
+        force_standard_tier,
+    } = kill_switches;
+    let providers = providers
+        .iter()
+        .enumerate()
+        .map(|(i, p)| {
+            (
+                p.name.clone(),
+                provider(p, &format!("spec.providers[{i}]"), settings, faults),
+            )
+        })
+        .collect();
+    TenantDocument {
+        schema: SCHEMA,
+        tenant_id,
+        policy_version: None,
+        generated_at: None,
+        content_hash: None,
+        display_name: display_name.clone(),
+        suspended: *suspended,
+        features: FeaturesDocument { ai_chat: *ai_chat },
+        max_output_tokens: *max_output_tokens,
+        providers,
+        model_catalog: models.iter().map(model).collect(),
+        kill_switches: KillSwitches {
+            disable_premium_tier: *disable_premium_tier,
+            force_standard_tier: *force_standard_tier,
+            ..KillSwitches::default()
+        },
+        context: ContextDocument {
+            recent_messages_limit: *recent_messages_limit,
+        },
+        user_limits,
+    }
+}
+
+/// The name under which a credential is handed over.
+pub(super) fn secret_ref(reference: &crd::SecretKeyRef) -> String {
+    format!("{}/{}", reference.name, reference.key)
+}
+
+fn provider(
+    provider: &crd::Provider,
+    path: &str,
+    settings: RenderSettings,
+    faults: &mut Faults,
+) -> ProviderDocument {
+    let crd::Provider {
+        name: _,
+        kind,
+        base_url,
+        api_path,
+        auth,
+        timeouts,
+        send_penalties,
+        send_metadata,
+    } = provider;
+    let url = base_url_parts(base_url);
+    if url.is_none() {
+        faults.add(
+            format!("{path}.baseUrl"),
+            "must have a host and a port from 1 to 65535",
+        );
+    }
+    let (use_http, host, port) = url.unwrap_or((false, String::new(), 443));
+    faults.require(
+        !use_http || settings.allow_http,
+        format!("{path}.baseUrl"),
+        "plain http is not allowed by this process; write https://, or set provider_http.allow_http",
+    );
+    let crd::Timeouts {
+        connect_seconds,
+        first_byte_seconds,
+        idle_seconds,
+        total_seconds,
+    } = timeouts;
+    ProviderDocument {
+        kind: match kind {
+            crd::ProviderKind::OpenAiResponses => ProviderKind::OpenAiResponses,
+            crd::ProviderKind::OpenAiChatCompletions => ProviderKind::OpenAiChatCompletions,
+            crd::ProviderKind::VllmResponses => ProviderKind::VllmResponses,
+        },
+        host,
+        port,
+        use_http,
+        api_path: api_path.clone(),
+        auth: auth.as_ref().map(|auth| AuthDocument {
+            header: auth.header.clone(),
+            prefix: auth.prefix.clone(),
+            secret_ref: secret_ref(&auth.secret_key_ref),
+        }),
+        timeouts: TimeoutsDocument {
+            connect_seconds: Some(*connect_seconds),
+            first_byte_seconds: Some(*first_byte_seconds),
+            idle_seconds: Some(*idle_seconds),
+            total_seconds: Some(*total_seconds),
+        },
+        send_penalties: *send_penalties,
+        send_metadata: *send_metadata,
+    }
+}
+
+/// Whether `url` is plain HTTP, its host and its port (D19). `None` when the
+/// host is empty or the port is none.
+pub(super) fn base_url_parts(url: &str) -> Option<(bool, String, u16)> {
+    let (use_http, authority) = match url.strip_prefix("http://") {
+        Some(rest) => (true, rest),
+        None => (false, url.strip_prefix("https://")?),
+    };
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
+    let default_port = if use_http { 80 } else { 443 };
+    // In an IPv6 address colons stand before the closing bracket.
+    let after_host = authority.rfind(']').map_or(0, |bracket| bracket + 1);
+    let (host, port) = match authority[after_host..].find(':') {
+        Some(colon) => {
+            let (host, port) = authority.split_at(after_host + colon);
+            (host, port[1..].parse().ok()?)
+        }
+        None => (authority, default_port),
+    };
+    (!host.is_empty() && port != 0).then(|| (use_http, host.to_owned(), port))
+}
+
+fn model(model: &crd::Model) -> ModelDocument {
+    let crd::Model {
+        id,
+        provider_model_id,
+        display_name,
+        description,
+        provider_ref,
+        tier,
+        enabled,
+        multimodal_capabilities,
+        context_window,
+        max_output_tokens,
+        max_input_tokens,
+        input_tokens_credit_multiplier_micro,
+        output_tokens_credit_multiplier_micro,
+        multiplier_display,
+        estimation_budgets,
+        api_params: params,
+        preference,
+        system_prompt,
+    } = model;
+    ModelDocument {
+        id: id.clone(),
+        provider_model_id: provider_model_id.clone(),
+        display_name: display_name.clone(),
+        description: description.clone(),
+        provider_id: provider_ref.clone(),
+        tier: match tier {
+            crd::Tier::Standard => Tier::Standard,
+            crd::Tier::Premium => Tier::Premium,
+        },
+        enabled: *enabled,
+        multimodal_capabilities: multimodal_capabilities.clone(),
+        context_window: *context_window,
+        max_output_tokens: *max_output_tokens,
+        max_input_tokens: *max_input_tokens,
+        input_tokens_credit_multiplier_micro: *input_tokens_credit_multiplier_micro,
+        output_tokens_credit_multiplier_micro: *output_tokens_credit_multiplier_micro,
+        multiplier_display: multiplier_display.clone(),
+        estimation_budgets: budgets(estimation_budgets),
+        max_tool_calls: 2,
+        general_config: GeneralConfigDocument {
+            api_params: api_params(params),
+        },
+        preference: preference.as_ref().map(|p| PreferenceDocument {
+            is_default: p.is_default,
+            sort_order: p.sort_order,
+        }),
+        system_prompt: system_prompt.clone(),
+    }
+}
+
+fn budgets(budgets: &crd::EstimationBudgets) -> EstimationBudgets {
+    let crd::EstimationBudgets {
+        bytes_per_token_conservative,
+        fixed_overhead_tokens,
+        safety_margin_pct,
+        minimal_generation_floor,
+    } = *budgets;
+    EstimationBudgets {
+        bytes_per_token_conservative,
+        fixed_overhead_tokens,
+        safety_margin_pct,
+        minimal_generation_floor,
+        ..EstimationBudgets::default()
+    }
+}
+
+fn api_params(params: &crd::ApiParams) -> ApiParamsDocument {
+    let crd::ApiParams {
+        temperature,
+        top_p,
+        frequency_penalty,
+        presence_penalty,
+        stop,
+        reasoning_effort,
+        extra_body,
+    } = params;
+    ApiParamsDocument {
+        temperature: *temperature,
+        top_p: *top_p,
+        frequency_penalty: *frequency_penalty,
+        presence_penalty: *presence_penalty,
+        stop: stop.clone(),
+        extra_body: extra_body.clone().map(Value::Object),
+        reasoning_effort: reasoning_effort.clone(),
+    }
+}
+
+/// Faults of a document with paths that a reader of the manifest knows. Only
+/// what CEL does not check gets here, such as the size of the whole.
+pub(super) fn in_words_of_the_manifest(faults: Faults) -> Faults {
+    let renamed = faults.0.into_iter().map(|fault| Fault {
+        path: format!("spec.{}", fault.path)
+            .trim_end_matches('.')
+            .replace("model_catalog", "models"),
+        message: fault.message,
+    });
+    Faults(renamed.collect())
+}

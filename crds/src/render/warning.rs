@@ -1,0 +1,43 @@
+//! What works but is probably not meant (QUOTA-17).
+
+use minichat_config::tenant::{Tier, UserLimits};
+use minichat_config::{Model, TenantConfig};
+use minichat_core::quota::{Bucket, Period, credits};
+
+pub(super) fn warnings(config: &TenantConfig) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !config
+        .models_enabled()
+        .any(|model| model.tier == Tier::Standard)
+    {
+        warnings.push(
+            "no enabled model is Standard: who has used up the premium allowance cannot chat"
+                .to_owned(),
+        );
+    }
+    if let Some(model) = config.default_model() {
+        warnings.extend(limits_below_one_message(config, model));
+    }
+    warnings
+}
+
+/// A limit that does not even cover an empty message on the default model.
+fn limits_below_one_message(config: &TenantConfig, model: &Model) -> Option<String> {
+    let least_input = model.estimation_budgets.text_tokens(0);
+    let output = model.max_output_tokens.min(config.max_output_tokens);
+    let reserve = credits(least_input, output.into(), model.pricing).ok()?;
+    let too_small = |limits: &UserLimits| {
+        let limits = limits.limits();
+        model.tier.buckets().iter().any(|bucket: &Bucket| {
+            [Period::Daily, Period::Monthly]
+                .into_iter()
+                .any(|period| limits.of(*bucket, period) < reserve)
+        })
+    };
+    too_small(&config.user_limits.default).then(|| {
+        format!(
+            "the default limits are smaller than the {reserve} micro-credits that the shortest message on {} reserves; raise them or lower maxOutputTokens",
+            model.id
+        )
+    })
+}

@@ -1,0 +1,39 @@
+//! Status that both kinds share (K8S-7).
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One condition of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// Name of the condition, such as `Accepted`.
+    #[serde(rename = "type")]
+    #[schemars(length(max = 64))]
+    pub type_: String,
+    /// Whether it holds.
+    pub status: ConditionStatus,
+    /// Why, as one word.
+    #[schemars(length(max = 128))]
+    pub reason: String,
+    /// Why, for people.
+    #[schemars(length(max = 32768))]
+    pub message: String,
+    /// Generation of the object that the condition speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// When `status` last changed.
+    #[schemars(extend("format" = "date-time"))]
+    pub last_transition_time: String,
+}
+
+/// Whether a condition holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ConditionStatus {
+    /// It holds.
+    True,
+    /// It does not hold.
+    False,
+    /// Not known.
+    Unknown,
+}
