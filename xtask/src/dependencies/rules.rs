@@ -39,8 +39,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("minichat-benches", &[]),
+    ("xtask", &[]),
     (
-        "xtask",
+        "xtask-generate",
         &["minichat-config", "minichat-crds", "minichat-metrics"],
     ),
 ];
