@@ -12,4 +12,4 @@ mod quota;
 mod serve;
 pub mod turn;
 
-pub use serve::{Running, start};
+pub use serve::{Running, start, start_traced};

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Parser, Subcommand};
-use minichat_config::ProcessConfig;
-use minichat_telemetry::{Terminations, logs};
+use minichat_config::{ProcessConfig, process};
+use minichat_telemetry::{LogFormat, LogSettings, StartError, Terminations, TraceSettings, Tracer};
 
 #[derive(Parser)]
 #[command(name = "minichat-dataplane", version, about = "Serves chat tenants.")]
@@ -43,15 +42,34 @@ fn main() -> ExitCode {
 
 fn serve(config: Option<PathBuf>, manifests: PathBuf) -> anyhow::Result<()> {
     let config = ProcessConfig::load(config.as_deref(), std::env::vars())?;
-    logs::init(&config.logging, "dataplane").context("logs cannot be started")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let mut terminations = Terminations::listen()?;
-        let running = minichat_dataplane::start(config, manifests).await?;
-        terminations.next().await;
-        running.drain(terminations).await;
+        let tracer = telemetry(&config)?;
+        let mut signals = Terminations::listen()?;
+        let running = minichat_dataplane::start_traced(config, manifests, tracer.clone()).await?;
+        signals.next().await;
+        running.drain(signals).await;
+        tracer.shutdown().await;
         Ok(())
     })
+}
+
+fn telemetry(config: &ProcessConfig) -> Result<Tracer, StartError> {
+    let logs = LogSettings {
+        level: &config.logging.level,
+        format: match config.logging.format {
+            process::LogFormat::Json => LogFormat::Json,
+            process::LogFormat::Text => LogFormat::Text,
+        },
+    };
+    let endpoint = config.tracing.otlp_endpoint.as_deref();
+    let traces = endpoint
+        .filter(|_| config.tracing.enabled)
+        .map(|otlp_endpoint| TraceSettings {
+            otlp_endpoint,
+            sample_ratio: config.tracing.sample_ratio,
+        });
+    minichat_telemetry::start("dataplane", logs, traces)
 }

@@ -10,7 +10,7 @@ pub struct Problem {
     /// Human text that is safe to show.
     pub detail: String,
     pub errors: Vec<FieldError>,
-    pub context: Option<serde_json::Value>,
+    pub context: Option<Box<serde_json::Value>>,
     pub quota_scope: Option<&'static str>,
     /// Extra response headers, such as `Retry-After` or `Allow`.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,

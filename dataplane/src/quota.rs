@@ -7,15 +7,19 @@ use minichat_store::QuotaCells;
 /// zero (QUOTA-78).
 pub(crate) fn cells(rows: &QuotaCells) -> Cells {
     let mut cells = Cells::default();
-    for row in rows.iter() {
-        *cells.of_mut(row.bucket, row.period) = Cell {
-            spent: signed(row.spent_credits_micro),
-            reserved: signed(row.reserved_credits_micro),
-        };
-        if (row.bucket, row.period) == (Bucket::Total, Period::Daily) {
-            cells.web_search_calls = signed(row.web_search_calls);
-            cells.code_interpreter_calls = signed(row.code_interpreter_calls);
+    for bucket in Bucket::ALL {
+        for period in Period::ALL {
+            if let Some(row) = rows.get(period, bucket) {
+                *cells.of_mut(bucket, period) = Cell {
+                    spent: signed(row.spent_credits_micro),
+                    reserved: signed(row.reserved_credits_micro),
+                };
+            }
         }
+    }
+    if let Some(today) = rows.get(Period::Daily, Bucket::Total) {
+        cells.web_search_calls = signed(today.web_search_calls);
+        cells.code_interpreter_calls = signed(today.code_interpreter_calls);
     }
     cells
 }

@@ -14,19 +14,17 @@ pub struct TenantRuntime {
     /// Numbered (QUOTA-28).
     pub config: TenantConfig,
     pub credentials: Credentials,
-    /// `<policy version>-<hash>`: what `/configz` shows.
+    /// `<policy version>-<first 12 digits of the content hash>`: what
+    /// `/configz` shows.
     pub revision: String,
     policy_version: u64,
 }
 
 impl TenantRuntime {
     /// `config` under `policy_version`, with the credentials it refers to.
-    pub fn new(
-        config: TenantConfig,
-        policy_version: u64,
-        credentials: Credentials,
-        revision: String,
-    ) -> Self {
+    pub fn new(config: TenantConfig, policy_version: u64, credentials: Credentials) -> Self {
+        let digits = config.content_hash.rsplit(':').next().unwrap_or_default();
+        let revision = format!("{policy_version}-{}", &digits[..digits.len().min(12)]);
         Self {
             config: config.numbered(policy_version),
             credentials,
@@ -58,6 +56,15 @@ impl Tenants {
         let current = self.current.load();
         let id = current.keys().min()?;
         current.get(id).cloned()
+    }
+
+    /// Every tenant, in no order.
+    pub fn all(&self) -> Vec<(TenantId, Arc<TenantRuntime>)> {
+        let current = self.current.load();
+        current
+            .iter()
+            .map(|(id, runtime)| (*id, Arc::clone(runtime)))
+            .collect()
     }
 
     /// Replaces all tenants at once.

@@ -87,7 +87,7 @@ fn document(problem: &Problem, instance: &str, trace_id: &str) -> Vec<u8> {
         code,
         trace_id,
         errors: &problem.errors,
-        context: problem.context.as_ref(),
+        context: problem.context.as_deref(),
         quota_scope: problem.quota_scope,
     };
     serde_json::to_vec(&document).unwrap_or_else(|error| {
@@ -151,7 +151,7 @@ mod tests {
     async fn optional_members_appear_when_they_have_a_value() {
         let mut problem = Problem::invalid_field("content", "is required");
         problem.quota_scope = Some("tokens");
-        problem.context = Some(serde_json::json!({"required_tokens": 2}));
+        problem.context = Some(Box::new(serde_json::json!({"required_tokens": 2})));
         let (_, json) = rendered(problem).await;
         assert_eq!(json["errors"][0]["field"], "content");
         assert_eq!(json["quota_scope"], "tokens");

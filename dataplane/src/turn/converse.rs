@@ -11,8 +11,8 @@ use std::time::Duration;
 use minichat_core::stream::{DeltaKind, StreamEvent};
 use minichat_core::turn::{IncompleteReason, Usage};
 use minichat_provider::{
-    Completion, Failure, ProviderCall, ProviderEvent, ProviderStream, RequestMetadata,
-    RequestType, StartedFlag, Terminal, TurnRequest, user_hash,
+    Completion, Failure, ProviderCall, ProviderEvent, ProviderStream, RequestMetadata, RequestType,
+    StartedFlag, Terminal, TurnRequest, user_hash,
 };
 use minichat_telemetry::Signal;
 use tokio::sync::mpsc;
@@ -142,7 +142,9 @@ pub(super) async fn converse(
 }
 
 async fn open(turn: &OpenTurn, started: &StartedFlag) -> Result<ProviderStream, TurnError> {
-    let OpenTurn { app, plan, caller, .. } = turn;
+    let OpenTurn {
+        app, plan, caller, ..
+    } = turn;
     let Some(provider) = plan.provider() else {
         return Err(TurnError::Internal);
     };

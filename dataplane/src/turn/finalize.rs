@@ -5,20 +5,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use minichat_core::quota::{Cells, Settlement, Tier, settle};
+use minichat_core::Timestamp;
+use minichat_core::quota::{Cells, Reserve, Settlement, Tier, settle};
 use minichat_core::turn::{
     BillingOutcome, Outcome, SettlementMethod, TurnErrorCode, Usage, billing,
 };
-use minichat_core::Timestamp;
 use minichat_store::{
-    BoxFuture, FinishedTurn, NewMessage, OutboxMessage, QuotaScope, Role, StoreError, Tx,
-    TurnFinish,
+    BoxFuture, FinishedTurn, NewMessage, OutboxMessage, QuotaScope, Role, StoreError, TurnFinish,
+    Tx,
 };
 use tokio::time::Instant;
 
 use super::open::OpenTurn;
+use super::record;
 use super::usage_event::{self, Bill, Subject, UsageEvent};
-use super::{policy, record};
 
 const ATTEMPTS: u32 = 3;
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -140,53 +140,71 @@ async fn transaction(tx: &mut Tx, turn: &OpenTurn, ending: &Ending) -> Result<Fi
 
     let usage = usage.and_then(Usage::known);
     let (billing, method) = billing(*outcome, *provider_started, usage.is_some());
-    let config = &turn.caller.tenant.config;
-    let settlement = settle(
-        &finished.reserve,
-        policy::pricing(turn.plan.model()),
-        method,
-        usage,
-        config.limits_for(turn.caller.user_id).overshoot_tolerance_pct,
-    );
-    if settlement.usage_out_of_bounds {
-        tracing::error!(turn.id = %turn.ids().turn_id, "the provider reported more tokens than can be priced");
+    // A row that never held a reserve has nothing to settle (QUOTA-69).
+    let reserve = finished.reserve.unwrap_or_default();
+    let settlement = price(turn, &reserve, method, usage);
+    if finished.reserve.is_some() {
+        book(tx, turn, scope, &finished, (&reserve, &settlement))?;
     }
-    book(tx, turn, scope, &finished, &settlement).await?;
-    store_answer(tx, turn, ending, usage, finished.now).await?;
-    report(tx, turn, &finished, &Bill {
-        outcome: *outcome,
-        billing,
-        method,
-        usage,
-        settlement: &settlement,
-        reserved_credits_micro: finished.reserve.reserved_credits_micro,
-        reserve_tokens: finished.reserve.reserve_tokens,
-        policy_version_applied: turn.plan.policy_version(),
-        timestamp: finished.now,
-    })
-    .await?;
+    store_answer(tx, turn, ending, usage, finished.now)?;
+    report(
+        tx,
+        turn,
+        &Bill {
+            outcome: *outcome,
+            billing,
+            method,
+            usage,
+            settlement: &settlement,
+            reserved_credits_micro: reserve.reserved_credits_micro,
+            reserve_tokens: reserve.reserve_tokens,
+            policy_version_applied: turn.plan.policy_version(),
+            timestamp: finished.now,
+        },
+    )?;
     Ok(Finalized {
         outcome: *outcome,
         billing,
         method,
-        cells: after(&finished, &settlement, turn.plan.model().tier),
+        cells: after(&finished, (&reserve, &settlement), turn.plan.model().tier),
         settlement,
         now: finished.now,
         latency: Duration::ZERO,
     })
 }
 
-async fn book(
+fn price(
+    turn: &OpenTurn,
+    reserve: &Reserve,
+    method: SettlementMethod,
+    usage: Option<Usage>,
+) -> Settlement {
+    let limits = turn.caller.tenant.config.limits_for(turn.caller.user_id);
+    let pricing = turn.plan.model().pricing;
+    let settlement = settle(
+        reserve,
+        pricing,
+        method,
+        usage,
+        limits.overshoot_tolerance_pct,
+    );
+    if settlement.usage_out_of_bounds {
+        tracing::error!(turn.id = %turn.ids().turn_id, "the provider reported more tokens than can be priced");
+    }
+    settlement
+}
+
+fn book(
     tx: &mut Tx,
     turn: &OpenTurn,
     scope: QuotaScope,
     finished: &FinishedTurn,
-    settlement: &Settlement,
+    (reserve, settlement): (&Reserve, &Settlement),
 ) -> Result<(), StoreError> {
     let booking = minichat_store::Settlement {
         scope,
         premium: turn.plan.model().tier == Tier::Premium,
-        reserved_credits_micro: finished.reserve.reserved_credits_micro.unsigned_abs(),
+        reserved_credits_micro: reserve.reserved_credits_micro.unsigned_abs(),
         committed_credits_micro: settlement.committed_credits_micro.unsigned_abs(),
         usage: Usage {
             input_tokens: settlement.input_tokens,
@@ -198,14 +216,14 @@ async fn book(
         code_interpreter_calls: 0,
         now: finished.now,
     };
-    for fault in tx.quota_settle(&booking, &finished.cells).await? {
+    for fault in tx.quota_settle(&booking, &finished.cells)? {
         tracing::error!(turn.id = %turn.ids().turn_id, ?fault, "a quota row did not hold the turn's reserve");
     }
     Ok(())
 }
 
 /// Stores the assistant's message where TURN-36 says so.
-async fn store_answer(
+fn store_answer(
     tx: &mut Tx,
     turn: &OpenTurn,
     ending: &Ending,
@@ -233,19 +251,12 @@ async fn store_answer(
         usage: usage.unwrap_or_default(),
         model: Some(&turn.plan.model().id),
         created_at: now,
-    })
-    .await?;
+    })?;
     tx.turn_set_assistant_message(tenant, ids.turn_id, ids.assistant_message_id)
-        .await
 }
 
 /// Enqueues the usage event with the settlement (QUOTA-85).
-async fn report(
-    tx: &mut Tx,
-    turn: &OpenTurn,
-    finished: &FinishedTurn,
-    bill: &Bill<'_>,
-) -> Result<(), Failure> {
+fn report(tx: &mut Tx, turn: &OpenTurn, bill: &Bill<'_>) -> Result<(), Failure> {
     let ids = turn.ids();
     let tenant = turn.caller.tenant_id;
     let subject = Subject {
@@ -268,15 +279,18 @@ async fn report(
         partitions: usage_event::PARTITIONS,
         dedupe_key: Some(&event.dedupe_key),
         payload: &payload,
-        created_at: finished.now,
-    })
-    .await?;
+        created_at: bill.timestamp,
+    })?;
     Ok(())
 }
 
 /// The locked cells with this settlement applied: what the same rows hold
 /// after the commit.
-fn after(finished: &FinishedTurn, settlement: &Settlement, tier: Tier) -> Cells {
+fn after(
+    finished: &FinishedTurn,
+    (reserve, settlement): (&Reserve, &Settlement),
+    tier: Tier,
+) -> Cells {
     use minichat_core::quota::Period;
     let mut cells = crate::quota::cells(&finished.cells);
     for bucket in tier.buckets() {
@@ -284,9 +298,11 @@ fn after(finished: &FinishedTurn, settlement: &Settlement, tier: Tier) -> Cells 
             let cell = cells.of_mut(*bucket, period);
             cell.reserved = cell
                 .reserved
-                .saturating_sub(finished.reserve.reserved_credits_micro)
+                .saturating_sub(reserve.reserved_credits_micro)
                 .max(0);
-            cell.spent = cell.spent.saturating_add(settlement.committed_credits_micro);
+            cell.spent = cell
+                .spent
+                .saturating_add(settlement.committed_credits_micro);
         }
     }
     cells

@@ -16,6 +16,7 @@ use minichat_metrics::{AbortTrigger, ActiveStreamGuard, Trigger};
 use minichat_provider::{FailureKind, StartedFlag};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::converse::{Answer, Cancel, Sink, TurnError, converse};
 use super::finalize::{Ending, Finalized, Verdict, finalize};
@@ -38,10 +39,11 @@ pub(super) async fn start(
 ) -> Result<SseBody, Problem> {
     let (reply, opened) = oneshot::channel();
     let open = app.turns.enter();
-    tokio::spawn(async move {
+    let task = async move {
         run(app, caller, request, draft, cells, reply).await;
         drop(open);
-    });
+    };
+    tokio::spawn(task.in_current_span());
     opened.await.unwrap_or_else(|_| {
         tracing::error!("a turn's task ended before it answered");
         Err(Problem::internal())
@@ -69,7 +71,9 @@ async fn run(
         provider: plan.model().provider_id.as_str().into(),
         model: plan.model().id.as_str().into(),
     };
-    labels.metrics.stream_started(&labels.provider, &labels.model);
+    labels
+        .metrics
+        .stream_started(&labels.provider, &labels.model);
     let active = ActiveStreamGuard::new(Arc::clone(&labels.metrics));
     let turn = Arc::new(OpenTurn {
         app,
@@ -156,7 +160,10 @@ fn interrupted(turn: &OpenTurn, sink: &Sink, error: &TurnError) {
     let (trigger, elapsed) = match error {
         TurnError::Cancelled(Cancel::Disconnect) => {
             let left_at = sink.shared().left_at.get();
-            (Trigger::Disconnect, left_at.map_or(Duration::ZERO, Instant::elapsed))
+            (
+                Trigger::Disconnect,
+                left_at.map_or(Duration::ZERO, Instant::elapsed),
+            )
         }
         TurnError::Provider(failure) if matches!(failure.kind, FailureKind::TimedOut(_)) => {
             (Trigger::Timeout, Duration::ZERO)
@@ -248,7 +255,7 @@ fn quota_warnings(
     let config = &current.as_ref().unwrap_or(pinned).config;
     let limits = config.limits_for(turn.caller.user_id);
     let status = status::status(
-        &limits.credits(),
+        &limits.limits(),
         &finalized.cells,
         limits.warning_threshold_pct,
         finalized.now,
@@ -256,7 +263,8 @@ fn quota_warnings(
     Some(status.warnings())
 }
 
-/// One line per finished stream (PLAT-164).
+/// One line per finished stream (PLAT-164); the request's span adds who and
+/// which trace (PLAT-163).
 fn log(turn: &OpenTurn, answer: &Answer, verdict: &Verdict, total: Duration) {
     let outcome = match verdict {
         Verdict::Won(finalized) => Some(finalized.outcome),
@@ -265,11 +273,6 @@ fn log(turn: &OpenTurn, answer: &Answer, verdict: &Verdict, total: Duration) {
     let ids = turn.ids();
     let usage = answer.usage.unwrap_or_default();
     tracing::info!(
-        http_request_id = %turn.request.http_request_id,
-        trace_id = %turn.request.trace.trace_id(),
-        tenant_id = %turn.caller.tenant_id,
-        user_id = %turn.caller.user_id,
-        requester_type = turn.caller.requester_type.as_str(),
         chat_id = %ids.chat_id,
         turn_id = %ids.turn_id,
         request_id = %ids.request_id,

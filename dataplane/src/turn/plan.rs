@@ -2,9 +2,13 @@
 //! the pinned configuration and the cells that the caller read.
 
 use minichat_core::ErrorCode;
-use minichat_core::context::{ContextBudgetExceeded, ContextRequest, PlanMessage, assemble, join_instructions};
+use minichat_core::context::{
+    ContextBudgetExceeded, ContextRequest, PlanMessage, assemble, join_instructions,
+};
 use minichat_core::quota::estimate::OfferedTools;
-use minichat_core::quota::{Cells, Decision, QuotaScope, Reserve, check_message_length, preflight};
+use minichat_core::quota::{
+    Cells, Decision, InputTooLong, QuotaScope, Reserve, check_message_length, preflight,
+};
 use serde_json::json;
 
 use super::open::{Draft, Plan, PlannedContext};
@@ -23,7 +27,7 @@ pub(super) fn plan(
     cells: &Cells,
 ) -> Result<Plan, Problem> {
     let config = &caller.tenant.config;
-    let decision = decide(caller, &draft, cells);
+    let decision = decide(caller, &draft, cells).map_err(|_| input_too_long())?;
     let Some((index, reserve)) = decision.admitted() else {
         record::preflight(app, config, &draft.selected_model, &decision);
         return Err(quota_exceeded(&decision));
@@ -32,9 +36,11 @@ pub(super) fn plan(
         record::preflight(app, config, &draft.selected_model, &decision);
         problem
     };
-    let model = policy::model(&config.models[index]);
-    check_message_length(&model, draft.facts.message_bytes).map_err(|_| refused(input_too_long()))?;
-    let context = context(&draft, &model, &reserve).map_err(|error| refused(over_budget(&error)))?;
+    let model = config.models[index].policy();
+    check_message_length(&model, draft.facts.message_bytes)
+        .map_err(|_| refused(input_too_long()))?;
+    let context =
+        context(&draft, &model, &reserve).map_err(|error| refused(over_budget(&error)))?;
     let plan = Plan::new(
         caller.tenant.clone(),
         draft,
@@ -55,8 +61,13 @@ pub(super) fn plan(
     }
 }
 
-/// The cascade of QUOTA-44 to 50 for what `cells` hold.
-pub(super) fn decide(caller: &Caller, draft: &Draft, cells: &Cells) -> Decision {
+/// The cascade of QUOTA-44 to 50 for what `cells` hold. A message beyond the
+/// bounds of the arithmetic has no decision (QUOTA-5).
+pub(super) fn decide(
+    caller: &Caller,
+    draft: &Draft,
+    cells: &Cells,
+) -> Result<Decision, InputTooLong> {
     let config = &caller.tenant.config;
     let models = policy::models(config);
     let policy = policy::policy(config, &models, caller.user_id);
@@ -94,7 +105,9 @@ pub(super) fn quota_exceeded(decision: &Decision) -> Problem {
         Decision::Allow { .. } | Decision::Downgrade { .. } => QuotaScope::Tokens,
     };
     let detail = match scope {
-        QuotaScope::Tokens => "The remaining credits do not cover this message. See GET /quota/status.",
+        QuotaScope::Tokens => {
+            "The remaining credits do not cover this message. See GET /quota/status."
+        }
         QuotaScope::WebSearch => "No web searches are left for today.",
         QuotaScope::CodeInterpreter => "No code interpreter calls are left for today.",
     };
@@ -103,7 +116,7 @@ pub(super) fn quota_exceeded(decision: &Decision) -> Problem {
     problem
 }
 
-fn input_too_long() -> Problem {
+pub(super) fn input_too_long() -> Problem {
     Problem::new(
         ErrorCode::InputTooLong,
         "The message is longer than the model accepts. Shorten it.",
@@ -111,11 +124,14 @@ fn input_too_long() -> Problem {
 }
 
 fn over_budget(error: &ContextBudgetExceeded) -> Problem {
-    let ContextBudgetExceeded { required, available } = *error;
+    let ContextBudgetExceeded {
+        required,
+        available,
+    } = *error;
     let mut problem = Problem::new(ErrorCode::ContextBudgetExceeded, error.to_string());
-    problem.context = Some(json!({
+    problem.context = Some(Box::new(json!({
         "required_tokens": required,
         "available_tokens": available,
-    }));
+    })));
     problem
 }

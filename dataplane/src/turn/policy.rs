@@ -3,34 +3,11 @@
 
 use minichat_config::{Model, TenantConfig};
 use minichat_core::UserId;
-use minichat_core::quota::{Policy, PolicyModel, Pricing, ToolQuotas, ToolSupport};
+use minichat_core::quota::{Policy, PolicyModel, ToolQuotas};
 
 /// The catalog, in its order, as preflight reads it.
 pub(crate) fn models(config: &TenantConfig) -> Vec<PolicyModel<'_>> {
-    config.models.iter().map(model).collect()
-}
-
-pub(crate) fn model(model: &Model) -> PolicyModel<'_> {
-    PolicyModel {
-        id: &model.id,
-        tier: model.tier,
-        enabled: model.enabled,
-        is_default: model.is_default(),
-        context_window: model.context_window,
-        max_input_tokens: model.max_input_tokens,
-        max_output_tokens: model.max_output_tokens,
-        pricing: pricing(model),
-        budgets: &model.estimation_budgets,
-        system_prompt: &model.system_prompt,
-        tools: ToolSupport::default(),
-    }
-}
-
-pub(crate) fn pricing(model: &Model) -> Pricing {
-    Pricing {
-        input_multiplier_micro: model.input_tokens_credit_multiplier_micro,
-        output_multiplier_micro: model.output_tokens_credit_multiplier_micro,
-    }
+    config.models.iter().map(Model::policy).collect()
 }
 
 /// What decides about a request of `user`, given the catalog of [`models`].
@@ -44,7 +21,7 @@ pub(crate) fn policy<'a>(
         models,
         kill_switches: config.kill_switches,
         max_output_tokens: config.max_output_tokens,
-        limits: limits.credits(),
+        limits: limits.limits(),
         negative_threshold_credits_micro: 0,
         tool_quotas: ToolQuotas::default(),
     }

@@ -31,7 +31,7 @@ impl Progress {
         Self {
             app: Arc::clone(&turn.app),
             tenant_id: turn.caller.tenant_id,
-            turn_id: turn.ids.turn_id,
+            turn_id: turn.ids().turn_id,
             due: Instant::now() + INTERVAL,
             writing: Arc::default(),
             failed: Arc::default(),
@@ -68,7 +68,7 @@ async fn write(
 ) {
     let written = app
         .store
-        .write(move |tx| Box::pin(async move { tx.turn_progress(tenant_id, turn_id).await }))
+        .write(move |tx| Box::pin(async move { tx.turn_progress(tenant_id, turn_id) }))
         .await;
     if let Err(error) = written {
         tracing::warn!(turn.id = %turn_id, error = %error, "a sign of life could not be stored");

@@ -69,7 +69,11 @@ pub(super) fn finalized(labels: &Labels, ended: &Finalized, abort: AbortTrigger)
 fn settled(labels: &Labels, ended: &Finalized) {
     let metrics = &labels.metrics;
     let settlement = &ended.settlement;
-    metrics.quota_actual_tokens(settlement.input_tokens.saturating_add(settlement.output_tokens));
+    metrics.quota_actual_tokens(
+        settlement
+            .input_tokens
+            .saturating_add(settlement.output_tokens),
+    );
     for period in [Period::Daily, Period::Monthly] {
         metrics.quota_commit(period);
         if settlement.overshoot {

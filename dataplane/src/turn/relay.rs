@@ -79,14 +79,21 @@ impl Relay {
 
     fn write(&mut self, event: &StreamEvent<'_>) {
         if !self.grammar.admit(event.kind()) {
-            tracing::warn!(event = event.kind().as_str(), "dropped an event that does not fit the stream's grammar");
+            tracing::warn!(
+                event = event.kind().as_str(),
+                "dropped an event that does not fit the stream's grammar"
+            );
             return;
         }
         event.encode(&mut self.buffer);
         if !self.seen_delta && matches!(event, StreamEvent::Delta { .. }) {
             self.seen_delta = true;
             if let Some(read_at) = self.shared.first_delta_at.get() {
-                let Labels { metrics, provider, model } = &self.labels;
+                let Labels {
+                    metrics,
+                    provider,
+                    model,
+                } = &self.labels;
                 metrics.ttft_overhead_ms(provider, model, read_at.elapsed());
             }
         }
@@ -183,7 +190,11 @@ impl Silence {
 
     /// Ready when the phase's interval passed without a frame.
     fn poll(&mut self, cx: &mut Context<'_>, pings: bool) -> Poll<()> {
-        let interval = if pings { self.ping_interval } else { COMMENT_INTERVAL };
+        let interval = if pings {
+            self.ping_interval
+        } else {
+            COMMENT_INTERVAL
+        };
         while self.timer.as_mut().poll(cx).is_ready() {
             let due = self.since + interval;
             let now = Instant::now();

@@ -28,7 +28,10 @@ pub(super) async fn replay(
     let message = app
         .store
         .read(move |tx| {
-            Box::pin(async move { tx.message_get(tenant_id, user_id, chat_id, message_id).await })
+            Box::pin(async move {
+                tx.message_get(tenant_id, user_id, chat_id, message_id)
+                    .await
+            })
         })
         .await?
         .ok_or_else(|| unreadable(turn))?;

@@ -6,14 +6,14 @@
 
 use std::sync::Arc;
 
-use minichat_core::quota::{Cells, Decision, Tier};
 use minichat_core::ErrorCode;
+use minichat_core::quota::{Cells, Decision, Tier};
 use minichat_store::{
     BoxFuture, Constraint, NewMessage, NewTurn, QuotaScope, Role, StoreError, Tx,
 };
 
 use super::open::{Draft, Plan};
-use super::plan::{decide, plan, quota_exceeded};
+use super::plan::{decide, input_too_long, plan, quota_exceeded};
 use super::{admit, record};
 use crate::app::App;
 use crate::caller::Caller;
@@ -30,6 +30,8 @@ enum Refusal {
     Rejected(Decision),
     /// The locked rows lead to another model: plan again.
     Changed(Cells),
+    /// Beyond the bounds of the arithmetic; the plan would have said so.
+    TooLong,
     Store(StoreError),
 }
 
@@ -57,6 +59,7 @@ pub(super) async fn reserve(
                 return Ok(planned);
             }
             Err(Refusal::Changed(locked)) => cells = locked,
+            Err(Refusal::TooLong) => return Err(input_too_long()),
             Err(Refusal::Rejected(decision)) => {
                 record::preflight(app, config, &draft.selected_model, &decision);
                 return Err(quota_exceeded(&decision));
@@ -67,7 +70,7 @@ pub(super) async fn reserve(
             }
         }
     }
-    let decision = decide(caller, &draft, &cells);
+    let decision = decide(caller, &draft, &cells).map_err(|_| input_too_long())?;
     record::preflight(app, config, &draft.selected_model, &decision);
     Err(quota_exceeded(&decision))
 }
@@ -83,32 +86,23 @@ async fn write(app: &Arc<App>, caller: &Caller, plan: &Plan) -> Result<(), Refus
         .await
 }
 
-async fn transaction(
-    tx: &mut Tx,
-    caller: &Caller,
-    plan: &Plan,
-) -> Result<(), Refusal> {
+async fn transaction(tx: &mut Tx, caller: &Caller, plan: &Plan) -> Result<(), Refusal> {
     let scope = QuotaScope {
         tenant_id: caller.tenant_id,
         user_id: caller.user_id,
         day: plan.draft.started_at.date(),
     };
     let cells = quota::cells(&tx.quota_lock(scope).await?);
-    let decision = decide(caller, &plan.draft, &cells);
+    let decision = decide(caller, &plan.draft, &cells).map_err(|_| Refusal::TooLong)?;
     match decision.admitted() {
         None => return Err(Refusal::Rejected(decision)),
         Some((model, _)) if model != plan.model_index() => return Err(Refusal::Changed(cells)),
         Some(_) => {}
     }
-    Ok(insert(tx, caller, plan, scope).await?)
+    Ok(insert(tx, caller, plan, scope)?)
 }
 
-async fn insert(
-    tx: &mut Tx,
-    caller: &Caller,
-    plan: &Plan,
-    scope: QuotaScope,
-) -> Result<(), StoreError> {
+fn insert(tx: &mut Tx, caller: &Caller, plan: &Plan, scope: QuotaScope) -> Result<(), StoreError> {
     let now = plan.draft.started_at;
     let ids = plan.ids();
     let model = plan.model();
@@ -118,8 +112,7 @@ async fn insert(
         model.tier == Tier::Premium,
         reserve.reserved_credits_micro.unsigned_abs(),
         now,
-    )
-    .await?;
+    )?;
     tx.message_insert(&NewMessage {
         id: ids.user_message_id,
         tenant_id: caller.tenant_id,
@@ -131,8 +124,7 @@ async fn insert(
         usage: minichat_core::turn::Usage::default(),
         model: None,
         created_at: now,
-    })
-    .await?;
+    })?;
     tx.turn_insert(&NewTurn {
         id: ids.turn_id,
         tenant_id: caller.tenant_id,
@@ -149,10 +141,8 @@ async fn insert(
         reserve_day: scope.day,
         web_search_enabled: plan.draft.web_search_enabled,
         started_at: now,
-    })
-    .await?;
+    })?;
     tx.chat_touch(caller.tenant_id, caller.user_id, ids.chat_id, now)
-        .await
 }
 
 /// Lost races are answers, not faults (TURN-12).

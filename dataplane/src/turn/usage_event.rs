@@ -1,8 +1,8 @@
 //! The usage event: what a consumer needs to bill one turn (QUOTA-86).
 
 use minichat_core::ids::usage_dedupe_key;
-use minichat_core::turn::{BillingOutcome, Outcome, SettlementMethod, Usage};
 use minichat_core::quota::Settlement;
+use minichat_core::turn::{BillingOutcome, Outcome, SettlementMethod, Usage};
 use minichat_core::{ChatId, RequestId, TenantId, Timestamp, TurnId, UserId};
 use serde::Serialize;
 

@@ -81,7 +81,7 @@ pub struct RequestFacts {
 }
 
 /// What is pinned on a turn at its reserve and settled at its end (QUOTA-33).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Reserve {
     /// Estimated input and the output cap together (QUOTA-43).
     pub reserve_tokens: u64,

@@ -222,7 +222,7 @@ fn tenants() -> Tenants {
             "user_limits": {"default": {}},
         });
         let config = TenantConfig::from_json(&document.to_string()).unwrap();
-        let runtime = TenantRuntime::new(config, 1, Credentials::default(), "1-test".to_owned());
+        let runtime = TenantRuntime::new(config, 1, Credentials::default());
         served.insert(id.parse().unwrap(), Arc::new(runtime));
     }
     let tenants = Tenants::default();

@@ -1,0 +1,221 @@
+//! A serving process: what is opened at start, and in which order it ends.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::routing::get;
+use minichat_config::ProcessConfig;
+use minichat_config::process::DatabaseUrl;
+use minichat_core::{Clock, SystemClock};
+use minichat_crds::RenderSettings;
+use minichat_provider::{ClientSettings, ProviderClient};
+use minichat_store::{DatabaseSettings, Store};
+use minichat_telemetry::admin::{self, Readiness};
+use minichat_telemetry::{
+    Exposition, Lifecycle, MetricsSettings, Signal, Terminations, Tracer, metrics,
+};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::app::{App, OpenTurns};
+use crate::config_source::{ManifestsSource, StoredPolicyVersions};
+use crate::http;
+
+/// What finalization may take once streams are cut (K8S-50).
+const CUT: Duration = Duration::from_secs(5);
+
+/// A data plane that serves.
+pub struct Running {
+    /// Where the application listens.
+    pub app_addr: SocketAddr,
+    /// Where health, metrics and `/configz` are served.
+    pub admin_addr: SocketAddr,
+    app: Arc<App>,
+    application: Listener,
+    admin: Listener,
+    source: ManifestsSource,
+}
+
+/// Opens everything, loads the tenants of `manifests`, and serves. Faults of
+/// single manifests do not stop the start: they are logged, shown by
+/// `/configz`, and concern only their tenants.
+pub async fn start(config: ProcessConfig, manifests: PathBuf) -> anyhow::Result<Running> {
+    start_traced(config, manifests, Tracer::without_export()).await
+}
+
+/// [`start`], with traces that go somewhere.
+pub async fn start_traced(
+    config: ProcessConfig,
+    manifests: PathBuf,
+    tracer: Tracer,
+) -> anyhow::Result<Running> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (metrics, exposition) = metrics::start(MetricsSettings {
+        prefix: &config.metrics.prefix,
+        max_label_values: config.metrics.max_label_values,
+    })?;
+    let store = Store::open(&database(&config), Arc::clone(&clock))
+        .await
+        .context("the database cannot be opened")?;
+    let source = ManifestsSource::start(
+        manifests,
+        RenderSettings {
+            allow_http: config.provider_http.allow_http,
+        },
+        StoredPolicyVersions::new(store.clone()),
+    )
+    .await?;
+    let app = Arc::new(App {
+        tenants: source.tenants(),
+        store,
+        provider: ProviderClient::new(&ClientSettings::default()),
+        metrics,
+        clock,
+        abort: Signal::new(),
+        turns: OpenTurns::default(),
+        config,
+    });
+    let application = listen(app.config.server.bind_addr, "server.bind_addr").await?;
+    let admin = listen(app.config.metrics.bind_addr, "metrics.bind_addr").await?;
+    let lifecycle = Lifecycle::default();
+    let admin_router = admin_router(&app, &source, exposition, &lifecycle);
+    let running = Running {
+        app_addr: application.local_addr()?,
+        admin_addr: admin.local_addr()?,
+        application: Listener::serve(
+            application,
+            http::router(Arc::clone(&app), tracer),
+            lifecycle,
+        ),
+        admin: Listener::serve(admin, admin_router, Lifecycle::default()),
+        app,
+        source,
+    };
+    tracing::info!(app_addr = %running.app_addr, admin_addr = %running.admin_addr, "serving");
+    Ok(running)
+}
+
+fn database(config: &ProcessConfig) -> DatabaseSettings {
+    DatabaseSettings {
+        max_conns: config.database.max_conns,
+        acquire_timeout: config.database.acquire_timeout,
+        ..DatabaseSettings::new(match &config.database.url {
+            DatabaseUrl::Sqlite(path) => format!("sqlite://{}", path.display()),
+            DatabaseUrl::Postgres(url) => url.expose().to_owned(),
+        })
+    }
+}
+
+async fn listen(addr: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr)
+        .await
+        .with_context(|| format!("{key}: cannot listen on {addr}"))
+}
+
+fn admin_router(
+    app: &Arc<App>,
+    source: &ManifestsSource,
+    exposition: Exposition,
+    lifecycle: &Lifecycle,
+) -> Router {
+    let (app, draining) = (Arc::clone(app), lifecycle.draining.clone());
+    let readiness = move || {
+        let (app, draining) = (Arc::clone(&app), draining.clone());
+        async move { readiness(&app, &draining).await }
+    };
+    let status = source.status();
+    let configz = get(move || {
+        let configz = status.configz();
+        async move { axum::Json(configz) }
+    });
+    admin::router(exposition, readiness).route("/configz", configz)
+}
+
+async fn readiness(app: &App, draining: &Signal) -> Readiness {
+    let mut readiness = Readiness::ok();
+    if draining.is_fired() {
+        readiness = readiness.not_ready("draining");
+    }
+    if app.tenants.first().is_none() {
+        readiness = readiness.not_ready("no tenant has a valid configuration");
+    }
+    if let Err(error) = app.store.ping().await {
+        tracing::warn!(%error, "the database does not answer");
+        readiness = readiness.not_ready("the database does not answer");
+    }
+    readiness
+}
+
+/// One listener's task.
+struct Listener {
+    lifecycle: Lifecycle,
+    task: JoinHandle<()>,
+}
+
+impl Listener {
+    fn serve(listener: TcpListener, router: Router, lifecycle: Lifecycle) -> Self {
+        let task = tokio::spawn(minichat_telemetry::serve(
+            listener,
+            router,
+            lifecycle.clone(),
+        ));
+        Self { lifecycle, task }
+    }
+}
+
+impl Running {
+    /// Ends the process's work in the order of K8S-50: not ready, but serving
+    /// for `drain.min`; then no new connections, and open streams go on until
+    /// shortly before `drain.max`; then they are cut and finalized. Another
+    /// signal skips to the cut.
+    pub async fn drain(self, mut signals: Terminations) {
+        let drain = self.app.config.drain;
+        tracing::info!("draining");
+        self.application.lifecycle.draining.fire();
+        let cut = tokio::select! {
+            () = tokio::time::sleep(drain.min) => false,
+            () = signals.next() => true,
+        };
+        self.application.lifecycle.stopping.fire();
+        if !cut {
+            tokio::select! {
+                () = self.app.turns.idle() => {}
+                () = tokio::time::sleep(drain.max.saturating_sub(CUT)) => {}
+                () = signals.next() => {}
+            }
+        }
+        self.stop().await;
+    }
+
+    /// Cuts the open streams, waits for their finalization, and ends.
+    pub async fn stop(self) {
+        let Self {
+            app_addr: _,
+            admin_addr: _,
+            app,
+            mut application,
+            admin,
+            source,
+        } = self;
+        application.lifecycle.draining.fire();
+        application.lifecycle.stopping.fire();
+        app.abort.fire();
+        let finalized = tokio::time::timeout(CUT, async {
+            app.turns.idle().await;
+            // Its failure is logged by the listener.
+            let _ = (&mut application.task).await;
+        });
+        if finalized.await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+        application.task.abort();
+        admin.lifecycle.stopping.fire();
+        admin.task.abort();
+        drop(source);
+        tracing::info!("stopped");
+    }
+}
