@@ -52,7 +52,8 @@ impl ProviderStream {
 
     /// An event that has already arrived, without waiting. Call it until it
     /// says `None` after each [`next`](Self::next), and write what they gave at
-    /// once: a burst then costs one write.
+    /// once: a burst then costs one write. A provider that writes faster than
+    /// it is read can keep this going, so bound what is gathered.
     pub fn try_next(&mut self) -> Option<ProviderEvent<'_>> {
         let mut cx = Context::from_waker(Waker::noop());
         match self.poll_step(&mut cx) {

@@ -62,3 +62,55 @@ pub(super) fn answer(
 fn done() -> (StatusCode, Value) {
     (StatusCode::OK, json!({}))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scripted_provider::ScriptedProvider;
+
+    fn call(
+        provider: &ScriptedProvider,
+        method: &Method,
+        action: &str,
+        body: &str,
+    ) -> (u16, Value) {
+        let body = Bytes::from(body.to_owned());
+        let (status, value) = answer(&provider.shared, method, action, &body);
+        (status.as_u16(), value)
+    }
+
+    #[tokio::test]
+    async fn scenarios_are_queued_one_or_many_and_typing_errors_are_told() {
+        let provider = ScriptedProvider::start().await.unwrap();
+        let one = r#"{"deltas": ["a"], "ending": {"failed": {"code": "c", "message": "m"}}}"#;
+        let many = r#"[{"ending": "hang", "times": 2}, {"status": 429, "body": {}}]"#;
+        for body in [one, many] {
+            assert_eq!(call(&provider, &Method::POST, "scenarios", body).0, 200);
+        }
+        let statuses: Vec<u16> = std::iter::from_fn(|| {
+            let scenario = provider.shared.take_scenario("POST", "/v1/responses", true);
+            scenario.map(|scenario| scenario.status)
+        })
+        .collect();
+        assert_eq!(statuses, [200, 200, 200, 429]);
+        let (status, _) = call(&provider, &Method::POST, "scenarios", r#"{"statsu": 1}"#);
+        assert_eq!(status, 400);
+    }
+
+    #[tokio::test]
+    async fn releases_are_counted_and_reset_forgets_them() {
+        let provider = ScriptedProvider::start().await.unwrap();
+        call(&provider, &Method::POST, "release?count=3", "");
+        call(&provider, &Method::POST, "release", "");
+        assert_eq!(provider.shared.releases.available_permits(), 4);
+        call(&provider, &Method::POST, "reset", "");
+        assert_eq!(provider.shared.releases.available_permits(), 0);
+        let (code, counters) = call(&provider, &Method::GET, "stats", "");
+        assert_eq!((code, &counters["answers_started"]), (200, &json!(0)));
+        assert_eq!(
+            call(&provider, &Method::GET, "requests", ""),
+            (200, json!([]))
+        );
+        assert_eq!(call(&provider, &Method::GET, "other", "").0, 404);
+    }
+}
