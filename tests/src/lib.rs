@@ -1,1 +1,12 @@
-//! minichat-tests
+//! Tests of minichat through its front door: the data plane in process on real
+//! sockets, a real database and a scripted provider. A suite claims what a rule
+//! of the specification says and names the rule.
+
+pub mod client;
+pub mod database;
+pub mod exposition;
+pub mod harness;
+pub mod manifest;
+pub mod postgres;
+pub mod scripted_provider;
+pub mod sse;

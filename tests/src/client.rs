@@ -1,0 +1,233 @@
+//! A client of the HTTP API over real sockets with kept-alive connections.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::sse::{EventStream, Events};
+
+/// The base path with the default prefixes (API-1).
+pub const BASE: &str = "/mini-chat/v1";
+
+/// One caller. Clones share connections.
+#[derive(Clone, Debug)]
+pub struct Api {
+    http: Client<HttpConnector, Full<Bytes>>,
+    origin: String,
+    headers: HeaderMap,
+}
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Answer {
+    pub fn json(&self) -> anyhow::Result<Value> {
+        serde_json::from_slice(&self.body).with_context(|| format!("not JSON: {:?}", self.body))
+    }
+
+    /// The body, if the answer has `status`.
+    pub fn expect(&self, status: u16) -> anyhow::Result<Value> {
+        ensure!(
+            self.status.as_u16() == status,
+            "expected {status}, got {}: {:?}",
+            self.status,
+            self.body
+        );
+        if self.body.is_empty() {
+            return Ok(Value::Null);
+        }
+        self.json()
+    }
+
+    /// The problem document, if the answer is one with `status` and `code` that
+    /// has every member which problems always have (API-30).
+    pub fn problem(&self, status: u16, code: &str) -> anyhow::Result<Value> {
+        let body = self.expect(status)?;
+        let media_type = self.header("content-type");
+        ensure!(media_type == "application/problem+json", "{media_type}");
+        ensure!(body["type"] == "about:blank", "{body}");
+        ensure!(body["title"] == code && body["code"] == code, "{body}");
+        ensure!(body["status"] == status, "{body}");
+        ensure!(
+            body["detail"]
+                .as_str()
+                .is_some_and(|detail| !detail.is_empty()),
+            "{body}"
+        );
+        ensure!(
+            body["instance"]
+                .as_str()
+                .is_some_and(|path| path.starts_with('/')),
+            "{body}"
+        );
+        ensure!(
+            body.get("quota_scope").is_some() == (code == "quota_exceeded"),
+            "{body}"
+        );
+        ensure!(
+            !self.header("x-request-id").is_empty(),
+            "{:?}",
+            self.headers
+        );
+        Ok(body)
+    }
+
+    /// The header's value; empty if it is absent.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    }
+}
+
+impl Api {
+    /// A caller without an identity.
+    pub fn new(address: SocketAddr) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        Self {
+            http: Client::builder(TokioExecutor::new()).build(connector),
+            origin: format!("http://{address}"),
+            headers: HeaderMap::new(),
+        }
+    }
+
+    /// The same with a header on every request.
+    pub fn with_header(&self, name: &'static str, value: &str) -> anyhow::Result<Self> {
+        let mut api = self.clone();
+        api.headers.insert(name, value.parse()?);
+        Ok(api)
+    }
+
+    /// The same as `user` of `tenant` (PLAT-133).
+    pub fn acting_as(&self, tenant: Uuid, user: Uuid) -> anyhow::Result<Self> {
+        self.with_header("x-tenant-id", &tenant.to_string())?
+            .with_header("x-user-id", &user.to_string())
+    }
+
+    /// Sends exactly this and waits for the head of the answer. `path` begins
+    /// with `/`.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> anyhow::Result<Response<Incoming>> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.origin));
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Ok(self.http.request(request.body(Full::new(body))?).await?)
+    }
+
+    /// A whole exchange with the API; `path` is relative to the base path.
+    pub async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> anyhow::Result<Answer> {
+        let path = format!("{BASE}{path}");
+        whole(self.send(method, &path, headers, body).await?).await
+    }
+
+    pub async fn get(&self, path: &str) -> anyhow::Result<Answer> {
+        self.exchange(Method::GET, path, &[], Bytes::new()).await
+    }
+
+    /// Like [`Self::get`], with a path that is not below the base path.
+    pub async fn get_absolute(&self, path: &str) -> anyhow::Result<Answer> {
+        whole(self.send(Method::GET, path, &[], Bytes::new()).await?).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        let json = [("content-type", "application/json")];
+        let body = Bytes::from(body.to_string());
+        self.exchange(Method::POST, path, &json, body).await
+    }
+
+    /// Creates a chat on the tenant's default model, or on `model`.
+    pub async fn create_chat(&self, model: Option<&str>) -> anyhow::Result<String> {
+        let chat = self
+            .post("/chats", &json!({ "model": model }))
+            .await?
+            .expect(201)?;
+        let id = chat["id"].as_str().context("a chat without an id")?;
+        Ok(id.to_owned())
+    }
+
+    /// Opens a stream; a refusal is an error.
+    pub async fn open(&self, chat: &str, body: &Value) -> anyhow::Result<EventStream> {
+        let path = format!("{BASE}/chats/{chat}/messages:stream");
+        let json = [("content-type", "application/json")];
+        let body = Bytes::from(body.to_string());
+        let response = self.send(Method::POST, &path, &json, body).await?;
+        if response.status() != StatusCode::OK {
+            let answer = whole(response).await?;
+            anyhow::bail!("refused with {}: {:?}", answer.status, answer.body);
+        }
+        let (head, body) = response.into_parts();
+        Ok(EventStream::new(head.headers, body))
+    }
+
+    /// Sends `content` and reads the stream to its end.
+    pub async fn say(&self, chat: &str, content: &str) -> anyhow::Result<Events> {
+        let stream = self.open(chat, &json!({ "content": content })).await?;
+        let events = stream.collect().await?;
+        events.check_grammar()?;
+        Ok(events)
+    }
+
+    /// Sends `content`, which must be refused before a stream opens.
+    pub async fn refused(&self, chat: &str, body: &Value) -> anyhow::Result<Answer> {
+        self.post(&format!("/chats/{chat}/messages:stream"), body)
+            .await
+    }
+
+    /// The turn with `request_id` (API-70).
+    pub async fn turn(&self, chat: &str, request_id: &str) -> anyhow::Result<Value> {
+        self.get(&format!("/chats/{chat}/turns/{request_id}"))
+            .await?
+            .expect(200)
+    }
+
+    /// The messages of `chat`, oldest first.
+    pub async fn messages(&self, chat: &str) -> anyhow::Result<Vec<Value>> {
+        let page = self
+            .get(&format!("/chats/{chat}/messages?limit=100"))
+            .await?
+            .expect(200)?;
+        Ok(page["items"].as_array().cloned().unwrap_or_default())
+    }
+}
+
+async fn whole(response: Response<Incoming>) -> anyhow::Result<Answer> {
+    let (head, body) = response.into_parts();
+    Ok(Answer {
+        status: head.status,
+        headers: head.headers,
+        body: body.collect().await?.to_bytes(),
+    })
+}

@@ -1,0 +1,316 @@
+//! Starts the data plane as one process would, on ephemeral ports, a fresh
+//! directory and a fresh database, with a scripted provider beside it.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use minichat_config::ProcessConfig;
+use minichat_dataplane::Running;
+use minichat_telemetry::Tracer;
+use serde_json::Value;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::client::{Answer, Api};
+use crate::database::{Database, DatabaseKind};
+use crate::exposition::Scrape;
+use crate::manifest::Tenant;
+use crate::scripted_provider::ScriptedProvider;
+
+/// Longest time that one claim may take.
+const CLAIM_LIMIT: Duration = Duration::from_secs(180);
+/// How long [`Stack::eventually`] waits.
+const EVENTUALLY_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a claim starts from: an empty directory and a fresh database.
+#[derive(Debug)]
+pub struct Env {
+    pub database: Database,
+    directory: TempDir,
+}
+
+/// A running data plane.
+pub struct Stack {
+    /// A caller without identity on the application listener.
+    pub api: Api,
+    /// A caller on the admin listener.
+    pub admin: Api,
+    pub database: Database,
+    manifests: PathBuf,
+    running: Running,
+}
+
+/// A running data plane with one tenant and its provider.
+pub struct Scene {
+    pub provider: ScriptedProvider,
+    pub tenant: Tenant,
+    pub stack: Stack,
+}
+
+impl Env {
+    async fn new(kind: DatabaseKind) -> anyhow::Result<Self> {
+        let directory = TempDir::with_prefix("minichat-test-")?;
+        let database = Database::create(kind, directory.path()).await?;
+        std::fs::create_dir(directory.path().join("manifests"))?;
+        Ok(Self {
+            database,
+            directory,
+        })
+    }
+
+    /// Where manifests are read from.
+    pub fn manifests(&self) -> PathBuf {
+        self.directory.path().join("manifests")
+    }
+
+    /// Writes `name.yaml` into the manifests directory, in one step.
+    pub fn write_manifest(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        write_manifest(&self.manifests(), name, text)
+    }
+
+    /// Serves one tenant, the fixture of chapter 03.
+    pub async fn scene(&self) -> anyhow::Result<Scene> {
+        self.scene_with(|tenant| tenant).await
+    }
+
+    /// Serves one tenant, changed by `change`.
+    pub async fn scene_with(&self, change: impl FnOnce(Tenant) -> Tenant) -> anyhow::Result<Scene> {
+        let provider = ScriptedProvider::start().await?;
+        let tenant = change(Tenant::new("acme", provider.addr));
+        let stack = self.serve(&[&tenant]).await?;
+        Ok(Scene {
+            provider,
+            tenant,
+            stack,
+        })
+    }
+
+    /// Serves `tenants`, with identities from headers and without admission
+    /// limits.
+    pub async fn serve(&self, tenants: &[&Tenant]) -> anyhow::Result<Stack> {
+        self.serve_with(tenants, "").await
+    }
+
+    /// The same; `settings` are further lines of the process configuration,
+    /// which win.
+    pub async fn serve_with(&self, tenants: &[&Tenant], settings: &str) -> anyhow::Result<Stack> {
+        for tenant in tenants {
+            self.write_manifest(&tenant.name, &tenant.manifest())?;
+        }
+        let config = process_config(&self.database.url(), settings)?;
+        let running =
+            minichat_dataplane::start_traced(config, self.manifests(), Tracer::without_export())
+                .await?;
+        let stack = Stack {
+            api: Api::new(running.app_addr),
+            admin: Api::new(running.admin_addr),
+            database: self.database.clone(),
+            manifests: self.manifests(),
+            running,
+        };
+        stack
+            .eventually("ready", async || {
+                Ok(stack.admin.get_absolute("/readyz").await?.status == 200)
+            })
+            .await?;
+        Ok(stack)
+    }
+}
+
+impl Stack {
+    /// `user` of `tenant`.
+    pub fn caller(&self, tenant: &Tenant, user: Uuid) -> anyhow::Result<Api> {
+        self.api.acting_as(tenant.id, user)
+    }
+
+    /// A user of `tenant` who was never seen before.
+    pub fn new_user(&self, tenant: &Tenant) -> anyhow::Result<Api> {
+        self.caller(tenant, Uuid::new_v4())
+    }
+
+    /// Address of the application listener.
+    pub fn app_addr(&self) -> SocketAddr {
+        self.running.app_addr
+    }
+
+    /// Writes or replaces a manifest file while the data plane runs.
+    pub fn write_manifest(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        write_manifest(&self.manifests, name, text)
+    }
+
+    pub async fn scrape(&self) -> anyhow::Result<Scrape> {
+        let answer = self.admin.get_absolute("/metrics").await?;
+        ensure!(answer.status == 200, "{answer:?}");
+        let media_type = answer.header("content-type");
+        ensure!(
+            media_type.starts_with("text/plain; version=0.0.4"),
+            "{media_type}"
+        );
+        Scrape::parse(std::str::from_utf8(&answer.body)?)
+    }
+
+    /// The entry of `tenant` in `/configz` (K8S-22).
+    pub async fn configz(&self, tenant: &Tenant) -> anyhow::Result<Value> {
+        let entries = self.admin.get_absolute("/configz").await?.expect(200)?;
+        let id = tenant.id.to_string();
+        let entry = entries
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|entry| entry["tenant_id"] == id.as_str());
+        entry
+            .cloned()
+            .with_context(|| format!("{id} is not in {entries}"))
+    }
+
+    /// Waits until `condition` holds; what the data plane does on its own takes
+    /// a moment, and this asks again until it is done.
+    pub async fn eventually(
+        &self,
+        what: &str,
+        condition: impl AsyncFn() -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let asking = async {
+            while !condition().await? {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(EVENTUALLY_LIMIT, asking)
+            .await
+            .with_context(|| format!("not {what} within {EVENTUALLY_LIMIT:?}"))?
+    }
+
+    /// Ends the data plane as SIGTERM does.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.running.stop().await;
+        Ok(())
+    }
+}
+
+impl Scene {
+    /// A user who was never seen before.
+    pub fn new_user(&self) -> anyhow::Result<Api> {
+        self.stack.new_user(&self.tenant)
+    }
+
+    pub fn database(&self) -> &Database {
+        &self.stack.database
+    }
+
+    /// Fails unless the refused requests left nothing behind (API-65).
+    pub async fn check_nothing_written(&self) -> anyhow::Result<()> {
+        for table in ["chat_turns", "messages", "quota_usage", "outbox_messages"] {
+            let rows = self
+                .database()
+                .number(&format!("SELECT count(*) FROM {table}"))
+                .await?;
+            let reserved = table == "quota_usage" && rows > 0;
+            if reserved {
+                let sum = "SELECT CAST(sum(reserved_credits_micro + spent_credits_micro) AS BIGINT) \
+                    FROM quota_usage";
+                ensure!(self.database().number(sum).await? == 0, "a reserve is left");
+            } else {
+                ensure!(rows == 0, "{rows} rows in {table}");
+            }
+        }
+        ensure!(
+            self.provider.requests().is_empty(),
+            "the provider was called"
+        );
+        Ok(())
+    }
+}
+
+/// What `answer` says, for texts that must or must not occur anywhere in it.
+pub fn whole_text(answer: &Answer) -> String {
+    format!(
+        "{:?}\n{}",
+        answer.headers,
+        String::from_utf8_lossy(&answer.body)
+    )
+}
+
+/// A file appears at once, with its whole content.
+fn write_manifest(directory: &std::path::Path, name: &str, text: &str) -> anyhow::Result<()> {
+    let draft = directory.join(format!(".{name}.draft"));
+    std::fs::write(&draft, text)?;
+    std::fs::rename(&draft, directory.join(format!("{name}.yaml")))?;
+    Ok(())
+}
+
+fn process_config(database_url: &str, settings: &str) -> anyhow::Result<ProcessConfig> {
+    let settings_of_tests = [
+        ("MINICHAT_SERVER_BIND_ADDR", "127.0.0.1:0"),
+        ("MINICHAT_METRICS_BIND_ADDR", "127.0.0.1:0"),
+        ("MINICHAT_SERVER_RATE_LIMIT_PER_SECOND", "0"),
+        ("MINICHAT_SERVER_RATE_LIMIT_BURST", "0"),
+        ("MINICHAT_DATABASE_URL", database_url),
+        ("MINICHAT_AUTH_MODE", "trusted_headers"),
+        ("MINICHAT_AUTH_TRUSTED_PEERS", "127.0.0.0/8"),
+        ("MINICHAT_PROVIDER_HTTP_ALLOW_HTTP", "true"),
+        ("MINICHAT_LOGGING_LEVEL", "warn"),
+        ("MINICHAT_DRAIN_MAX_SECS", "1"),
+    ];
+    let given = settings.lines().filter_map(|line| line.split_once('='));
+    let env = settings_of_tests
+        .into_iter()
+        .chain(given)
+        .map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()));
+    ProcessConfig::load(None, env).map_err(|faults| anyhow::anyhow!("{faults}"))
+}
+
+/// Runs `claim` on a fresh database of `kind`.
+pub fn run<F, Fut>(kind: DatabaseKind, claim: F) -> anyhow::Result<()>
+where
+    F: FnOnce(Env) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(async {
+        let env = Env::new(kind).await?;
+        let database = env.database.clone();
+        let result = tokio::time::timeout(CLAIM_LIMIT, claim(env))
+            .await
+            .with_context(|| format!("the claim takes longer than {CLAIM_LIMIT:?}"))?;
+        database.remove().await?;
+        result
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// Makes of each claim two tests, `name::sqlite` and `name::postgres`.
+///
+/// A claim is an `async fn` that takes an [`Env`] and returns
+/// `anyhow::Result<()>`.
+#[macro_export]
+macro_rules! on_each_database {
+    ($($(#[$meta:meta])* async fn $name:ident($env:ident) $body:block)*) => {$(
+        $(#[$meta])*
+        mod $name {
+            use super::*;
+
+            async fn claim($env: $crate::harness::Env) -> anyhow::Result<()> {
+                $body
+                Ok(())
+            }
+
+            #[test]
+            fn sqlite() -> anyhow::Result<()> {
+                $crate::harness::run($crate::database::DatabaseKind::Sqlite, claim)
+            }
+
+            #[test]
+            fn postgres() -> anyhow::Result<()> {
+                $crate::harness::run($crate::database::DatabaseKind::Postgres, claim)
+            }
+        }
+    )*};
+}

@@ -1,0 +1,120 @@
+//! Custom resources as tests write them. A JSON text is a YAML document.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// The key that tests give to the provider.
+pub const PROVIDER_KEY: &str = "sk-test-0123456789abcdef";
+
+/// A `ChatTenant` with the Secret of its provider, to be changed before it is
+/// written.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    pub id: Uuid,
+    pub name: String,
+    /// The `ChatTenant`.
+    pub resource: Value,
+    /// `ChatQuota` objects and the Secret.
+    pub others: Vec<Value>,
+}
+
+impl Tenant {
+    /// The fixture of chapter 03: models `prem` (premium, default) and `std`
+    /// (standard, default), both on the provider at `provider`.
+    pub fn new(name: &str, provider: SocketAddr) -> Self {
+        let id = Uuid::new_v4();
+        let models = [
+            model("prem", "Premium", 3_000_000, 15_000_000),
+            model("std", "Standard", 1_000_000, 3_000_000),
+        ];
+        let resource = json!({
+            "apiVersion": "minichat.dev/v1alpha1",
+            "kind": "ChatTenant",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {
+                "tenantId": id.to_string(),
+                "providers": [{
+                    "name": "main",
+                    "kind": "OpenAIResponses",
+                    "baseUrl": format!("http://{provider}"),
+                    "auth": {
+                        "header": "Authorization",
+                        "prefix": "Bearer ",
+                        "secretKeyRef": {"name": format!("{name}-provider"), "key": "api-key"},
+                    },
+                }],
+                "models": models,
+            },
+        });
+        let secret = json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": format!("{name}-provider"), "namespace": "default"},
+            "stringData": {"api-key": PROVIDER_KEY},
+        });
+        Self {
+            id,
+            name: name.to_owned(),
+            resource,
+            others: vec![secret],
+        }
+    }
+
+    /// The `spec` of the `ChatTenant`.
+    pub fn spec(&mut self) -> &mut Value {
+        &mut self.resource["spec"]
+    }
+
+    /// The entry of the model called `id`.
+    pub fn model(&mut self, id: &str) -> &mut Value {
+        let models = self.spec()["models"].as_array_mut();
+        models
+            .into_iter()
+            .flatten()
+            .find(|model| model["id"] == id)
+            .unwrap_or_else(|| unreachable!("the fixture has no model {id}"))
+    }
+
+    /// Adds the tenant's default `ChatQuota`; limits in micro-credits.
+    #[must_use]
+    pub fn with_limits(mut self, standard: (i64, i64), premium: (i64, i64)) -> Self {
+        let limits = |(daily, monthly): (i64, i64)| json!({"daily": format!("{daily}u"), "monthly": format!("{monthly}u")});
+        self.others.push(json!({
+            "apiVersion": "minichat.dev/v1alpha1",
+            "kind": "ChatQuota",
+            "metadata": {"name": format!("{}-default", self.name), "namespace": "default"},
+            "spec": {
+                "tenantRef": {"name": self.name},
+                "limits": {"standard": limits(standard), "premium": limits(premium)},
+            },
+        }));
+        self
+    }
+
+    /// The multi-document text of a manifest file.
+    pub fn manifest(&self) -> String {
+        let documents: Vec<String> = std::iter::once(&self.resource)
+            .chain(&self.others)
+            .map(Value::to_string)
+            .collect();
+        documents.join("\n---\n")
+    }
+}
+
+fn model(id: &str, tier: &str, input_multiplier: u64, output_multiplier: u64) -> Value {
+    json!({
+        "id": id,
+        "providerModelId": format!("{id}-at-provider"),
+        "displayName": id.to_uppercase(),
+        "providerRef": "main",
+        "tier": tier,
+        "contextWindow": 128_000,
+        "maxOutputTokens": 1000,
+        "maxInputTokens": 120_000,
+        "inputTokensCreditMultiplierMicro": input_multiplier,
+        "outputTokensCreditMultiplierMicro": output_multiplier,
+        "preference": {"isDefault": true},
+    })
+}

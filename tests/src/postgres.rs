@@ -1,0 +1,65 @@
+//! A PostgreSQL database per test, on the server of the process or of
+//! `MINICHAT_TEST_POSTGRES_URL`.
+
+use anyhow::Context as _;
+use minichat_store::testing::TestPostgres;
+use tokio_postgres::{NoTls, SimpleQueryMessage};
+
+use crate::database::Rows;
+
+const MISSING: &str = "these tests need PostgreSQL: install it (Debian: `apt-get install \
+    postgresql`), or set MINICHAT_TEST_POSTGRES_URL to a server on which databases may be created";
+
+/// One database, made for one test.
+#[derive(Clone, Debug)]
+pub struct PostgresDatabase {
+    url: String,
+}
+
+impl PostgresDatabase {
+    /// An empty database on the test server, which the first caller starts.
+    pub async fn create() -> anyhow::Result<Self> {
+        let server = tokio::task::spawn_blocking(TestPostgres::shared)
+            .await?
+            .context(MISSING)?;
+        let url = server.create_database().await.context(MISSING)?;
+        Ok(Self { url })
+    }
+
+    /// Removes the database, whoever is connected.
+    pub async fn remove(&self) -> anyhow::Result<()> {
+        let (server, name) = self
+            .url
+            .rsplit_once('/')
+            .context("a URL without a database")?;
+        let statement = format!("DROP DATABASE {name} WITH (FORCE)");
+        query(&format!("{server}/postgres"), &statement).await?;
+        Ok(())
+    }
+
+    /// For `database.url`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+/// Runs one statement; each value of its rows comes as text.
+pub async fn query(url: &str, sql: &str) -> anyhow::Result<Rows> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    let connection = tokio::spawn(connection);
+    let messages = client.simple_query(sql).await;
+    let messages = messages.with_context(|| format!("in {sql}"))?;
+    drop(client);
+    connection.await??;
+    let rows = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    Ok(rows
+        .map(|row| {
+            (0..row.len())
+                .map(|i| row.get(i).map(str::to_owned))
+                .collect()
+        })
+        .collect())
+}

@@ -1,0 +1,168 @@
+//! Many streams at once.
+
+use futures_util::future::try_join_all;
+use minichat_tests::harness::Stack;
+use minichat_tests::manifest::Tenant;
+use minichat_tests::on_each_database;
+use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
+use serde_json::json;
+use uuid::Uuid;
+
+const TENANTS: usize = 20;
+const STREAMS_PER_TENANT: usize = 10;
+
+/// A tenant whose provider path holds its name, so that scenarios can be meant
+/// for it.
+fn tenant(index: usize, provider: &ScriptedProvider) -> Tenant {
+    let name = format!("tenant-{index:02}");
+    let mut tenant = Tenant::new(&name, provider.addr);
+    tenant.spec()["providers"][0]["apiPath"] = json!(format!("/{name}/v1/responses"));
+    tenant
+}
+
+/// A text that no other stream gets, with what escaping could break.
+fn answer(tenant: usize, stream: usize) -> Vec<String> {
+    (0..20)
+        .map(|piece| format!("{tenant}/{stream}/{piece} \"ü\\\n\u{2028}🦀"))
+        .collect()
+}
+
+/// One turn of the tenant's user; what was streamed must be what is stored.
+async fn one_turn(stack: &Stack, tenant: &Tenant, user: Uuid) -> anyhow::Result<(String, String)> {
+    let api = stack.caller(tenant, user)?;
+    let chat = api.create_chat(Some("std")).await?;
+    let events = api.say(&chat, "hello").await?;
+    events.only("done")?;
+    let messages = api.messages(&chat).await?;
+    assert_eq!(messages.len(), 2);
+    assert_eq!(messages[1]["content"], events.answer());
+    Ok((chat, events.answer()))
+}
+
+on_each_database! {
+    /// PLAT-16, PLAT-56, API-14, API-15, TURN-66
+    async fn two_hundred_streams_of_twenty_tenants_stay_apart(env) {
+        let provider = ScriptedProvider::start().await?;
+        let tenants: Vec<Tenant> = (0..TENANTS).map(|index| tenant(index, &provider)).collect();
+        let stack = env.serve(&tenants.iter().collect::<Vec<_>>()).await?;
+        for (index, tenant) in tenants.iter().enumerate() {
+            for stream in 0..STREAMS_PER_TENANT {
+                let pieces = answer(index, stream);
+                let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+                provider.push_scenario(Scenario {
+                    for_path: Some(format!("/{}/", tenant.name)),
+                    ..Scenario::deltas(&pieces, Ending::Completed)
+                });
+            }
+        }
+        // The same user id in every tenant: only the tenant keeps them apart.
+        let user = Uuid::new_v4();
+        let turns = (0..TENANTS * STREAMS_PER_TENANT)
+            .map(|number| one_turn(&stack, &tenants[number % TENANTS], user));
+        let turns = try_join_all(turns).await?;
+
+        for (index, own) in tenants.iter().enumerate() {
+            let of_tenant = turns.iter().skip(index).step_by(TENANTS);
+            let mut answers: Vec<_> = of_tenant.map(|(_, answer)| answer.clone()).collect();
+            let mut expected: Vec<_> = (0..STREAMS_PER_TENANT)
+                .map(|stream| answer(index, stream).concat())
+                .collect();
+            answers.sort();
+            expected.sort();
+            assert_eq!(answers, expected, "tenant {index}");
+
+            let api = stack.caller(own, user)?;
+            let list = api.get("/chats?limit=100").await?.expect(200)?;
+            assert_eq!(list["items"].as_array().map(Vec::len), Some(STREAMS_PER_TENANT));
+            let (foreign, _) = &turns[(index + 1) % TENANTS];
+            api.get(&format!("/chats/{foreign}")).await?.problem(404, "chat_not_found")?;
+            let messages = api.get(&format!("/chats/{foreign}/messages")).await?;
+            messages.problem(404, "chat_not_found")?;
+            let body = json!({"content": "PING"});
+            api.refused(foreign, &body).await?.problem(404, "chat_not_found")?;
+        }
+        check_counters(&stack, turns.len()).await?;
+    }
+
+    /// TURN-66, PLAT-56, D1: the identity holds over every way to end.
+    async fn every_started_stream_is_counted_as_completed_or_failed(env) {
+        let scene = env.scene().await?;
+        let user = scene.new_user()?;
+        let endings = [
+            Ending::Completed,
+            Ending::Incomplete { reason: "max_output_tokens".to_owned() },
+            Ending::Cut,
+            Ending::Missing,
+            Ending::Failed { code: "server_error".to_owned(), message: "no".to_owned() },
+        ];
+        for ending in &endings {
+            let chat = user.create_chat(None).await?;
+            scene.provider.push_scenario(Scenario::deltas(&["ok"], ending.clone()));
+            user.say(&chat, "hello").await?;
+        }
+        let chat = user.create_chat(None).await?;
+        scene.provider.push_scenario(Scenario::deltas(&["ok"], Ending::Hang));
+        let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
+        stream.expect("stream_started").await?;
+        stream.expect("delta").await?;
+        drop(stream);
+        let stack = &scene.stack;
+        stack.eventually("idle", async || {
+            Ok(stack.scrape().await?.sum("mini_chat_active_streams", &[]) < 0.5)
+        }).await?;
+        stack.eventually("balanced", async || {
+            let scrape = stack.scrape().await?;
+            let sum = |name: &str| scrape.sum(name, &[]);
+            let ended = sum("mini_chat_stream_completed_total") + sum("mini_chat_stream_failed_total");
+            Ok((sum("mini_chat_stream_started_total") - ended).abs() < 0.5 && ended > 5.5)
+        }).await?;
+        let scrape = stack.scrape().await?;
+        for (code, count) in [("provider_error", 3.0), ("cancelled", 1.0)] {
+            let found = scrape.sum("mini_chat_stream_failed_total", &[("error_code", code)]);
+            assert!((found - count).abs() < 0.5, "{code}: {found}");
+        }
+    }
+
+    /// TURN-4, TURN-12, API-68
+    async fn of_parallel_sends_to_one_chat_exactly_one_streams(env) {
+        let scene = env.scene().await?;
+        let user = scene.new_user()?;
+        for same_id in [false, true] {
+            scene.provider.push_scenario(Scenario {
+                hold_before_head: true,
+                ..Scenario::deltas(&["ok"], Ending::Completed)
+            });
+            let chat = user.create_chat(None).await?;
+            let id = Uuid::new_v4();
+            let path = format!("/mini-chat/v1/chats/{chat}/messages:stream");
+            let sends = (0..20).map(|_| {
+                let id = if same_id { id } else { Uuid::new_v4() };
+                let body = json!({"content": "hello", "request_id": id.to_string()});
+                let (user, path) = (user.clone(), path.clone());
+                async move {
+                    let json = [("content-type", "application/json")];
+                    user.send(http::Method::POST, &path, &json, body.to_string().into()).await
+                }
+            });
+            let answers = try_join_all(sends).await?;
+            let accepted = answers.iter().filter(|answer| answer.status() == 200).count();
+            let refused = answers.iter().filter(|answer| answer.status() == 409).count();
+            assert_eq!((accepted, refused), (1, 19), "same id: {same_id}");
+            scene.provider.release(1);
+        }
+    }
+}
+
+async fn check_counters(stack: &Stack, turns: usize) -> anyhow::Result<()> {
+    let scrape = stack.scrape().await?;
+    let turns = turns.to_string();
+    for (name, expected) in [
+        ("mini_chat_stream_started_total", turns.as_str()),
+        ("mini_chat_stream_completed_total", &turns),
+        ("mini_chat_stream_failed_total", "0"),
+        ("mini_chat_active_streams", "0"),
+    ] {
+        assert_eq!(scrape.sum(name, &[]).to_string(), expected, "{name}");
+    }
+    Ok(())
+}

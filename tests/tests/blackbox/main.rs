@@ -1,0 +1,22 @@
+//! Claims about the data plane, each checked on SQLite and on PostgreSQL.
+
+#[cfg(test)]
+mod chats;
+#[cfg(test)]
+mod concurrency;
+#[cfg(test)]
+mod disconnects;
+#[cfg(test)]
+mod first_turn;
+#[cfg(test)]
+mod manifests;
+#[cfg(test)]
+mod metrics;
+#[cfg(test)]
+mod provider_failures;
+#[cfg(test)]
+mod quotas;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod streaming;

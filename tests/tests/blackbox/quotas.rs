@@ -1,0 +1,221 @@
+//! What the quota lets through, and what it charges.
+
+use futures_util::future::join_all;
+use minichat_tests::harness::Env;
+use minichat_tests::manifest::Tenant;
+use minichat_tests::on_each_database;
+use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider, Tokens};
+use serde_json::json;
+use uuid::Uuid;
+
+/// M of chapter 03: 4,000 bytes.
+fn message() -> String {
+    "x".repeat(4000)
+}
+
+const PLENTY: (i64, i64) = (100_000_000, 1_000_000_000);
+
+/// One turn with `usage` on a fresh user of model `std`; what the daily total
+/// row holds afterwards: spent, reserved, input and output tokens.
+async fn settled(env: &Env, scenario: Scenario) -> anyhow::Result<Vec<i64>> {
+    let scene = env.scene().await?;
+    scene.provider.push_scenario(scenario);
+    let user = scene.new_user()?;
+    let chat = user.create_chat(Some("std")).await?;
+    user.say(&chat, &message()).await?;
+    let cell = "SELECT spent_credits_micro, reserved_credits_micro, input_tokens, output_tokens \
+        FROM quota_usage WHERE period_type = 'daily' AND bucket = 'total'";
+    let rows = scene.database().query(cell).await?;
+    let numbers = rows[0].iter().map(|value| value.as_deref().unwrap_or("-").parse());
+    Ok(numbers.collect::<Result<_, _>>()?)
+}
+
+fn reporting(input: u64, output: u64) -> Scenario {
+    Scenario {
+        usage: Some(Tokens { input, output }),
+        ..Scenario::deltas(&["ok"], Ending::Completed)
+    }
+}
+
+on_each_database! {
+    /// QUOTA-12, QUOTA-13, QUOTA-22, QUOTA-47
+    async fn a_reserve_that_fits_exactly_is_allowed_and_one_more_is_a_downgrade(env) {
+        for (premium, decision) in [
+            ((18_630, 1_000_000), "allow"),
+            ((18_629, 1_000_000), "downgrade"),
+            ((1_000_000, 18_629), "downgrade"),
+        ] {
+            let scene = env.scene_with(|tenant| tenant.with_limits(PLENTY, premium)).await?;
+            let user = scene.new_user()?;
+            let chat = user.create_chat(Some("prem")).await?;
+            let events = user.say(&chat, &message()).await?;
+            let done = events.only("done")?;
+            assert_eq!(done["quota_decision"], decision, "{premium:?}");
+            assert_eq!(done["selected_model"], "prem");
+            let asked_for = &scene.provider.requests()[0].body["model"];
+            if decision == "downgrade" {
+                assert_eq!(done["downgrade_from"], "prem");
+                assert_eq!(done["downgrade_reason"], "premium_quota_exhausted");
+                assert_eq!(done["effective_model"], "std");
+                assert_eq!(asked_for, "std-at-provider");
+            } else {
+                assert_eq!(asked_for, "prem-at-provider");
+            }
+            scene.stack.stop().await?;
+        }
+    }
+
+    /// QUOTA-45, QUOTA-48, QUOTA-49, QUOTA-103
+    async fn exhausted_limits_refuse_without_a_trace(env) {
+        let scene = env.scene_with(|tenant| {
+            tenant.with_limits((4209, 1_000_000), (4000, 1_000_000))
+        }).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("prem")).await?;
+        let before = scene.stack.scrape().await?;
+        let body = json!({"content": message()});
+        let refusal = user.refused(&chat, &body).await?.problem(429, "quota_exceeded")?;
+        assert_eq!(refusal["quota_scope"], "tokens");
+        scene.check_nothing_written().await?;
+        let moved = scene.stack.scrape().await?.increases(&before);
+        let expected =
+            "mini_chat_quota_preflight_total{decision=\"reject\",model=\"prem\",tier=\"standard\"}";
+        assert_eq!(moved, [(expected.to_owned(), 1.0)]);
+    }
+
+    /// QUOTA-18, QUOTA-21, QUOTA-47
+    async fn switches_and_disabled_models_are_named_as_the_reason(env) {
+        let provider = ScriptedProvider::start().await?;
+        let mut tenant = Tenant::new("acme", provider.addr);
+        let stack = env.serve(&[&tenant]).await?;
+        let user = stack.new_user(&tenant)?;
+        let chat = user.create_chat(Some("prem")).await?;
+        let original = tenant.clone();
+        for (switches, enabled, reason) in [
+            (json!({"disablePremiumTier": true}), true, "disable_premium_tier"),
+            (json!({"forceStandardTier": true}), true, "force_standard_tier"),
+            (json!({"forceStandardTier": true, "disablePremiumTier": true}), true, "force_standard_tier"),
+            (json!({}), false, "model_disabled"),
+        ] {
+            let revision = stack.configz(&tenant).await?["revision"].clone();
+            tenant = original.clone();
+            tenant.spec()["killSwitches"] = switches;
+            tenant.model("prem")["enabled"] = json!(enabled);
+            stack.write_manifest("acme", &tenant.manifest())?;
+            stack.eventually("reloaded", async || {
+                Ok(stack.configz(&tenant).await?["revision"] != revision)
+            }).await?;
+            let done = user.say(&chat, "PING").await?.only("done")?.clone();
+            assert_eq!(done["downgrade_reason"], reason);
+            assert_eq!(done["effective_model"], "std");
+        }
+    }
+
+    /// QUOTA-52, QUOTA-80, QUOTA-82: room for ten of twenty-five.
+    async fn parallel_sends_never_pass_a_limit(env) {
+        let scene = env.scene_with(|tenant| {
+            tenant.with_limits((42_100, 1_000_000), (1_000, 1_000_000))
+        }).await?;
+        scene.provider.push_scenario(Scenario {
+            times: 10,
+            hold_before_head: true,
+            ..Scenario::deltas(&["ok"], Ending::Completed)
+        });
+        let user = scene.new_user()?;
+        let chats = join_all((0..25).map(|_| user.create_chat(Some("std")))).await;
+        let sends = chats.into_iter().map(|chat| {
+            let user = user.clone();
+            async move {
+                let body = json!({"content": message()});
+                let path = format!("/mini-chat/v1/chats/{}/messages:stream", chat?);
+                let json = [("content-type", "application/json")];
+                user.send(http::Method::POST, &path, &json, body.to_string().into()).await
+            }
+        });
+        let answers = join_all(sends).await;
+        let mut statuses = Vec::new();
+        for answer in &answers {
+            let answer = answer.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+            statuses.push(answer.status().as_u16());
+        }
+        statuses.sort_unstable();
+        assert_eq!(statuses, [[200; 10].as_slice(), &[429; 15]].concat());
+        let reserved = "SELECT reserved_credits_micro FROM quota_usage \
+            WHERE bucket = 'total' AND period_type = 'daily'";
+        assert_eq!(scene.database().number(reserved).await?, 42_100);
+        scene.provider.release(10);
+    }
+
+    /// QUOTA-58: within the tolerance the price stands.
+    async fn usage_within_the_tolerance_is_charged_in_full(env) {
+        assert_eq!(settled(&env, reporting(2000, 431)).await?, [3293, 0, 2000, 431]);
+    }
+
+    /// QUOTA-58: beyond it the reserve is the most that is charged.
+    async fn usage_beyond_the_tolerance_is_capped(env) {
+        assert_eq!(settled(&env, reporting(1432, 1000)).await?, [4210, 0, 1432, 1000]);
+    }
+
+    /// QUOTA-5
+    async fn impossible_usage_is_charged_the_reserve(env) {
+        let numbers = settled(&env, reporting(20_000_000, 1)).await?;
+        assert_eq!(numbers[..2], [4210, 0]);
+    }
+
+    /// QUOTA-57, QUOTA-59
+    async fn unknown_usage_is_charged_the_estimate(env) {
+        let scenario = Scenario {
+            without_usage: true,
+            ..Scenario::deltas(&["ok"], Ending::Completed)
+        };
+        assert_eq!(settled(&env, scenario).await?, [1360, 0, 0, 0]);
+    }
+
+    /// QUOTA-68, QUOTA-91, TURN-30
+    async fn a_truncated_answer_is_completed_and_says_why_in_the_usage_event(env) {
+        let scene = env.scene().await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(None).await?;
+        let before = scene.stack.scrape().await?;
+        let events = user.say(&chat, "TRUNCATE").await?;
+        events.only("done")?;
+        let rows = scene.database().query("SELECT payload FROM outbox_messages").await?;
+        let payload = rows[0][0].as_deref().unwrap_or_default();
+        let event: serde_json::Value = serde_json::from_str(payload)?;
+        assert_eq!(event["completion_signal"], json!({"kind": "incomplete", "reason": "max_tokens"}));
+        let after = scene.stack.scrape().await?;
+        for (name, labels) in [
+            ("mini_chat_stream_completed_total", [].as_slice()),
+            ("mini_chat_stream_incomplete_total", &[("reason", "max_tokens")]),
+        ] {
+            let moved = after.sum(name, labels) - before.sum(name, labels);
+            assert!((moved - 1.0).abs() < f64::EPSILON, "{name} moved by {moved}");
+        }
+    }
+
+    /// QUOTA-24, QUOTA-25
+    async fn a_quota_that_names_a_user_applies_to_that_user_alone(env) {
+        let named = Uuid::new_v4();
+        let scene = env.scene_with(|mut tenant| {
+            tenant.others.push(json!({
+                "apiVersion": "minichat.dev/v1alpha1",
+                "kind": "ChatQuota",
+                "metadata": {"name": "nothing", "namespace": "default"},
+                "spec": {
+                    "tenantRef": {"name": "acme"},
+                    "subjects": [{"kind": "User", "name": named.to_string()}],
+                    "limits": {"standard": {"daily": "0", "monthly": "0"},
+                               "premium": {"daily": "0", "monthly": "0"}},
+                },
+            }));
+            tenant
+        }).await?;
+        let without = scene.stack.caller(&scene.tenant, named)?;
+        let chat = without.create_chat(None).await?;
+        let refusal = without.refused(&chat, &json!({"content": "PING"})).await?;
+        refusal.problem(429, "quota_exceeded")?;
+        let other = scene.new_user()?;
+        let chat = other.create_chat(None).await?;
+        other.say(&chat, "PING").await?.only("done")?;
+    }
+}

@@ -1,0 +1,160 @@
+//! How a stream reaches its client.
+
+use std::time::{Duration, Instant};
+
+use minichat_tests::on_each_database;
+use minichat_tests::scripted_provider::{Ending, Scenario};
+use serde_json::json;
+
+on_each_database! {
+    /// API-130, API-22
+    async fn a_stream_has_the_headers_that_keep_it_unbuffered(env) {
+        let scene = env.scene().await?;
+        let user = scene.new_user()?
+            .with_header("accept-encoding", "gzip")?
+            .with_header("x-request-id", "abc-1")?;
+        let chat = user.create_chat(None).await?;
+        let stream = user.open(&chat, &json!({"content": "PING"})).await?;
+        for (name, value) in [
+            ("content-type", "text/event-stream"),
+            ("cache-control", "no-cache"),
+            ("x-accel-buffering", "no"),
+            ("x-request-id", "abc-1"),
+            ("connection", "keep-alive"),
+        ] {
+            let found = stream.headers.get(name).and_then(|found| found.to_str().ok());
+            assert_eq!(found, Some(value), "{name}");
+        }
+        for absent in ["content-encoding", "content-length"] {
+            assert!(!stream.headers.contains_key(absent), "{absent}");
+        }
+        stream.collect().await?.check_grammar()?;
+    }
+
+    /// API-130, TURN-26
+    async fn deltas_arrive_while_the_provider_is_still_speaking(env) {
+        let scene = env.scene().await?;
+        scene.provider.push_scenario(Scenario {
+            hold_before_end: true,
+            ..Scenario::deltas(&["first", "second"], Ending::Completed)
+        });
+        let user = scene.new_user()?;
+        let chat = user.create_chat(None).await?;
+        let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
+        stream.expect("stream_started").await?;
+        assert_eq!(stream.expect("delta").await?.text("content"), "first");
+        assert_eq!(stream.expect("delta").await?.text("content"), "second");
+        assert_eq!(scene.provider.stats().answers_finished, 0);
+        scene.provider.release(1);
+        stream.expect("done").await?;
+        assert!(stream.next().await?.is_none());
+    }
+
+    /// API-142, TURN-21
+    async fn reasoning_is_streamed_and_never_stored(env) {
+        let scene = env.scene_with(|mut tenant| {
+            tenant.spec()["providers"][0]["kind"] = json!("VllmResponses");
+            tenant
+        }).await?;
+        let pieces = ["<th", "ink>a</thi", "nk>b"];
+        scene.provider.push_scenario(Scenario::deltas(&pieces, Ending::Completed));
+        let user = scene.new_user()?;
+        let chat = user.create_chat(None).await?;
+        let events = user.say(&chat, "hello").await?;
+        let reasoning: String = events
+            .0
+            .iter()
+            .filter(|event| event.text("type") == "reasoning")
+            .map(|event| event.text("content"))
+            .collect();
+        assert_eq!((reasoning.as_str(), events.answer().as_str()), ("a", "b"));
+        let messages = user.messages(&chat).await?;
+        assert_eq!(messages[1]["content"], "b");
+    }
+
+    /// API-150: whoever has read `done` reads a completed turn and its answer.
+    async fn after_done_the_turn_is_done_a_thousand_times_of_a_thousand(env) {
+        let scene = env.scene_with(|tenant| {
+            let plenty = (1_000_000_000_000, 1_000_000_000_000);
+            tenant.with_limits(plenty, plenty)
+        }).await?;
+        let user = scene.new_user()?;
+        for round in 0..10 {
+            let chat = user.create_chat(Some("std")).await?;
+            for turn in 0..100 {
+                let mut stream = user.open(&chat, &json!({"content": "PING"})).await?;
+                let started = stream.expect("stream_started").await?;
+                stream.expect("delta").await?;
+                stream.expect("done").await?;
+                let state = user.turn(&chat, started.text("request_id")).await?;
+                assert_eq!(state["state"], "done", "turn {turn} of round {round}");
+                assert_eq!(state["assistant_message_id"], started.data["message_id"]);
+            }
+        }
+        let stored = "SELECT count(*) FROM messages WHERE role = 'assistant'";
+        assert_eq!(scene.database().number(stored).await?, 1000);
+    }
+
+    /// Small writes on both sides must not wait for acknowledgements: Nagle's
+    /// algorithm with delayed ones makes every exchange 40 ms long.
+    async fn the_best_of_twenty_short_exchanges_takes_less_than_twenty_milliseconds(env) {
+        let scene = env.scene().await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        let mut best = Duration::MAX;
+        for _ in 0..20 {
+            scene.provider.push_scenario(Scenario::deltas(&["ok"], Ending::Completed));
+            let begun = Instant::now();
+            let events = user.say(&chat, "hello").await?;
+            let done = events.0.last().map_or(begun, |event| event.at);
+            best = best.min(done.duration_since(begun));
+        }
+        assert!(best < Duration::from_millis(20), "the best took {best:?}");
+        assert!(scene.provider.stats().connections_total <= 2, "connections are reused");
+    }
+
+    /// API-134, PLAT-115: 40 MB that nobody reads stay with the provider.
+    async fn a_client_that_does_not_read_slows_its_provider_and_nobody_else(env) {
+        const PIECES: usize = 4000;
+        let scene = env.scene().await?;
+        let piece = "0123456789".repeat(1000);
+        let pieces = vec![piece.as_str(); PIECES];
+        scene.provider.push_scenario(Scenario::deltas(&pieces, Ending::Completed));
+        let slow = scene.new_user()?;
+        let chat = slow.create_chat(None).await?;
+        let mut stream = slow.open(&chat, &json!({"content": "hello"})).await?;
+        stream.expect("stream_started").await?;
+        stream.expect("delta").await?;
+
+        let quick = scene.new_user()?;
+        let other = quick.create_chat(None).await?;
+        for _ in 0..20 {
+            quick.say(&other, "PING").await?;
+        }
+        let stats = scene.provider.stats();
+        assert!(stats.chunks_written < PIECES as u64, "{stats:?}");
+        assert_eq!(stats.answers_open, 1);
+
+        let mut received = 1;
+        while let Some(event) = stream.next().await? {
+            if event.name == "delta" {
+                assert_eq!(event.text("content"), piece);
+                received += 1;
+            } else {
+                assert_eq!(event.name, "done");
+            }
+        }
+        assert_eq!(received, PIECES);
+    }
+
+    /// API-12, PLAT-134
+    async fn in_dev_mode_everybody_is_the_configured_user(env) {
+        let provider = minichat_tests::scripted_provider::ScriptedProvider::start().await?;
+        let tenant = minichat_tests::manifest::Tenant::new("acme", provider.addr);
+        let settings = "MINICHAT_AUTH_MODE=dev\nMINICHAT_AUTH_ALLOW_DEV=true";
+        let stack = env.serve_with(&[&tenant], settings).await?;
+        let chat = stack.api.create_chat(None).await?;
+        let stranger = stack.new_user(&tenant)?;
+        assert_eq!(stranger.say(&chat, "PING").await?.answer(), "PONG");
+    }
+}
