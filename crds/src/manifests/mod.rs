@@ -17,7 +17,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use minichat_config::yaml;
+use minichat_config::{Fault, yaml};
 use minichat_core::TenantId;
 
 use crate::render::{RenderSettings, Rendered};
@@ -75,11 +75,20 @@ pub struct TenantManifest {
     pub rendered: Rendered,
 }
 
-impl Manifests {
+/// The texts of a directory's manifests.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// By file name.
+    pub texts: BTreeMap<String, String>,
+    /// Files that could not be read, with the reason.
+    pub unreadable: BTreeMap<String, String>,
+}
+
+impl Files {
     /// Reads the files of `directory` that end in `.yaml`, `.yml` or `.json`;
     /// neither hidden ones nor subdirectories.
-    pub fn read(directory: &Path, settings: RenderSettings) -> io::Result<Self> {
-        let mut files = BTreeMap::new();
+    pub fn read(directory: &Path) -> io::Result<Self> {
+        let mut files = Self::default();
         for entry in std::fs::read_dir(directory)? {
             let path = entry?.path();
             let name = path
@@ -88,17 +97,45 @@ impl Manifests {
                 .unwrap_or_default();
             let extension = path.extension().and_then(|extension| extension.to_str());
             let is_manifest = matches!(extension, Some("yaml" | "yml" | "json"));
-            if is_manifest && !name.starts_with('.') && path.is_file() {
-                files.insert(name.to_owned(), std::fs::read_to_string(&path)?);
+            if !is_manifest || name.starts_with('.') || path.is_dir() {
+                continue;
+            }
+            match std::fs::read_to_string(&path) {
+                Ok(text) => {
+                    files.texts.insert(name.to_owned(), text);
+                }
+                // Removed since the directory was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    files.unreadable.insert(name.to_owned(), error.to_string());
+                }
             }
         }
-        Ok(Self::parse(&files, settings))
+        Ok(files)
+    }
+}
+
+impl Manifests {
+    /// Reads and renders the files of `directory`, see [`Files::read`].
+    pub fn read(directory: &Path, settings: RenderSettings) -> io::Result<Self> {
+        Ok(Self::parse(&Files::read(directory)?, settings))
     }
 
-    /// The same from texts by file name.
-    pub fn parse(files: &BTreeMap<String, String>, settings: RenderSettings) -> Self {
+    /// Renders the documents of `files`.
+    pub fn parse(files: &Files, settings: RenderSettings) -> Self {
         let mut collected = collect::Collected::default();
-        for (file, text) in files {
+        for (file, error) in &files.unreadable {
+            let source = Source {
+                file: file.clone(),
+                document: 1,
+            };
+            let fault = Fault {
+                path: String::new(),
+                message: format!("cannot be read: {error}"),
+            };
+            collected.problem(source, fault, Concern::Unknown);
+        }
+        for (file, text) in &files.texts {
             for document in yaml::documents(text) {
                 let source = Source {
                     file: file.clone(),
