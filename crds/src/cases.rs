@@ -1,1 +1,269 @@
-//! stub
+//! For every CEL rule a manifest that it accepts and one that it refuses
+//! (K8S-6). Run here without a cluster, and by the suites against an API server,
+//! which alone knows the cost of a rule.
+
+use serde_json::{Value, json};
+
+/// One rule with both manifests.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// The rule's message.
+    pub message: &'static str,
+    /// Path of the field that the refusal names.
+    pub path: &'static str,
+    /// What is stored before, when the rule compares with it.
+    pub old: Option<Value>,
+    /// A manifest that the rule accepts.
+    pub accepted: Value,
+    /// One that this rule refuses, and no other.
+    pub refused: Value,
+}
+
+/// A small valid `ChatTenant`.
+pub fn tenant() -> Value {
+    json!({
+        "apiVersion": "minichat.dev/v1alpha1",
+        "kind": "ChatTenant",
+        "metadata": {"name": "acme", "namespace": "default"},
+        "spec": {
+            "providers": [{"name": "main", "kind": "OpenAIResponses", "baseUrl": "https://api.openai.com"}],
+            "models": [model("small", "Standard"), model("large", "Premium")]
+        }
+    })
+}
+
+/// A small valid `ChatQuota` of [`tenant`].
+pub fn quota() -> Value {
+    json!({
+        "apiVersion": "minichat.dev/v1alpha1",
+        "kind": "ChatQuota",
+        "metadata": {"name": "acme-default", "namespace": "default"},
+        "spec": {"tenantRef": {"name": "acme"}}
+    })
+}
+
+fn model(id: &str, tier: &str) -> Value {
+    json!({
+        "id": id, "providerModelId": id, "displayName": id, "providerRef": "main", "tier": tier,
+        "contextWindow": 128_000, "maxOutputTokens": 4096, "maxInputTokens": 64_000,
+        "inputTokensCreditMultiplierMicro": 1_000_000, "outputTokensCreditMultiplierMicro": 2_000_000
+    })
+}
+
+/// `object` with `value` at `pointer`, whose parents exist.
+pub fn with(mut object: Value, pointer: &str, value: Value) -> Value {
+    if let Some((parent, key)) = pointer.rsplit_once('/')
+        && let Some(parent) = object.pointer_mut(parent)
+    {
+        match (parent, key.parse::<usize>()) {
+            (Value::Array(items), Ok(i)) if i < items.len() => items[i] = value,
+            (Value::Object(map), _) => {
+                map.insert(key.to_owned(), value);
+            }
+            _ => {}
+        }
+    }
+    object
+}
+
+fn on_tenant(
+    message: &'static str,
+    path: &'static str,
+    pointer: &str,
+    accepted: Value,
+    refused: Value,
+) -> Case {
+    Case {
+        message,
+        path,
+        old: None,
+        accepted: with(tenant(), pointer, accepted),
+        refused: with(tenant(), pointer, refused),
+    }
+}
+
+/// Every case, in the order of the schema.
+pub fn cases() -> Vec<Case> {
+    let mut cases = tenant_cases();
+    cases.extend(provider_cases());
+    cases.extend(model_cases());
+    cases.extend(quota_cases());
+    cases
+}
+
+fn tenant_cases() -> Vec<Case> {
+    const A: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01";
+    const B: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a02";
+    let with_id = |id: &str| with(tenant(), "/spec/tenantId", json!(id));
+    let window = |tokens: u32| with(tenant(), "/spec/models/0/contextWindow", json!(tokens));
+    vec![
+        Case {
+            message: "tenantId cannot be changed once it is set; create another ChatTenant instead",
+            path: "spec.tenantId",
+            old: Some(with_id(A)),
+            accepted: with_id(A),
+            refused: with_id(B),
+        },
+        on_tenant(
+            "every models[].providerRef must be the name of an entry of providers; correct it or add the provider",
+            "spec.models",
+            "/spec/models/1/providerRef",
+            json!("main"),
+            json!("mian"),
+        ),
+        Case {
+            message: "every models[].contextWindow must be greater than the smaller one of the model's maxOutputTokens and streaming.maxOutputTokens; lower one of these",
+            path: "spec.models",
+            old: None,
+            accepted: with(
+                window(4096),
+                "/spec/streaming",
+                json!({"maxOutputTokens": 4095}),
+            ),
+            refused: window(4096),
+        },
+    ]
+}
+
+fn provider_cases() -> Vec<Case> {
+    let auth = |key: &str, value: &str| {
+        let mut auth = json!({"secretKeyRef": {"name": "main", "key": "key"}});
+        auth[key] = json!(value);
+        auth
+    };
+    vec![
+        on_tenant(
+            "must be http:// or https:// with a host and no path, such as https://api.openai.com; write the path into apiPath",
+            "spec.providers[0].baseUrl",
+            "/spec/providers/0/baseUrl",
+            json!("http://[::1]:8000/"),
+            json!("https://api.openai.com/v1"),
+        ),
+        on_tenant(
+            "must begin with / and have neither spaces nor #, such as /v1/responses",
+            "spec.providers[0].apiPath",
+            "/spec/providers/0/apiPath",
+            json!("/openai/deployments/{model}/responses?api-version=2026-01-01"),
+            json!("v1/responses"),
+        ),
+        on_tenant(
+            "must be a header name such as Authorization or api-key",
+            "spec.providers[0].auth.header",
+            "/spec/providers/0/auth",
+            auth("header", "api-key"),
+            auth("header", "api key"),
+        ),
+        on_tenant(
+            "must be printable ASCII such as 'Bearer ', or empty",
+            "spec.providers[0].auth.prefix",
+            "/spec/providers/0/auth",
+            auth("prefix", ""),
+            auth("prefix", "Bearer\n"),
+        ),
+        on_tenant(
+            "firstByteSeconds must not exceed idleSeconds; lower it or raise idleSeconds",
+            "spec.providers[0].timeouts.firstByteSeconds",
+            "/spec/providers/0/timeouts",
+            json!({"idleSeconds": 60}),
+            json!({"idleSeconds": 59}),
+        ),
+    ]
+}
+
+fn model_cases() -> Vec<Case> {
+    let both_default = |tier: &str| {
+        let default = json!({"isDefault": true});
+        let first = with(model("small", tier), "/preference", default.clone());
+        json!([
+            first,
+            with(model("large", "Standard"), "/preference", default)
+        ])
+    };
+    let both_premium = |second: bool| {
+        let first = with(
+            model("small", "Premium"),
+            "/preference",
+            json!({"isDefault": true}),
+        );
+        json!([
+            first,
+            with(
+                model("large", "Premium"),
+                "/preference",
+                json!({"isDefault": second})
+            )
+        ])
+    };
+    let only =
+        |enabled: bool| json!([with(model("small", "Standard"), "/enabled", json!(enabled))]);
+    vec![
+        on_tenant(
+            "at least one model must be enabled; set enabled: true on one of them",
+            "spec.models",
+            "/spec/models",
+            only(true),
+            only(false),
+        ),
+        on_tenant(
+            "at most one Standard model may have preference.isDefault: true",
+            "spec.models",
+            "/spec/models",
+            both_default("Premium"),
+            both_default("Standard"),
+        ),
+        on_tenant(
+            "at most one Premium model may have preference.isDefault: true",
+            "spec.models",
+            "/spec/models",
+            both_premium(false),
+            both_premium(true),
+        ),
+        on_tenant(
+            "estimationBudgets.minimalGenerationFloor must not exceed maxOutputTokens; lower it",
+            "spec.models[0].estimationBudgets.minimalGenerationFloor",
+            "/spec/models/0/estimationBudgets",
+            json!({"minimalGenerationFloor": 4096}),
+            json!({"minimalGenerationFloor": 4097}),
+        ),
+        on_tenant(
+            "must have no control characters",
+            "spec.models[0].id",
+            "/spec/models/0/id",
+            json!("klein, größer: 2"),
+            json!("small\n"),
+        ),
+    ]
+}
+
+fn quota_cases() -> Vec<Case> {
+    let daily = |value: Value| {
+        with(
+            quota(),
+            "/spec/limits",
+            json!({"standard": {"daily": value}}),
+        )
+    };
+    vec![
+        Case {
+            message: "tenantRef cannot be changed; create another ChatQuota instead",
+            path: "spec.tenantRef",
+            old: Some(quota()),
+            accepted: quota(),
+            refused: with(quota(), "/spec/tenantRef/name", json!("other")),
+        },
+        Case {
+            message: "must be 0 to 1T credits; write a quantity such as \"100\", \"2500m\" or \"750u\"",
+            path: "spec.limits.standard.daily",
+            old: None,
+            accepted: daily(json!("0")),
+            refused: daily(json!("-1m")),
+        },
+        Case {
+            message: "must not be finer than a micro-credit; write at most six decimals, three with the suffix m and none with u",
+            path: "spec.limits.standard.daily",
+            old: None,
+            accepted: daily(json!("0.000001")),
+            refused: daily(json!("1n")),
+        },
+    ]
+}

@@ -200,3 +200,86 @@ impl JsonSchema for Credits {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// D18
+    #[test]
+    fn written_forms_are_read_exactly() {
+        for (text, micro) in [
+            ("100", 100_000_000),
+            ("2500m", 2_500_000),
+            ("750u", 750),
+            ("0", 0),
+            ("-0", 0),
+            ("+1", 1_000_000),
+            ("0.000001", 1),
+            (".5", 500_000),
+            ("5.", 5_000_000),
+            ("1.5k", 1_500_000_000),
+            ("1000n", 1),
+            ("0.1000m", 100),
+            ("1T", 1_000_000_000_000_000_000),
+            ("00000000000000000000001", 1_000_000),
+        ] {
+            assert_eq!(
+                Credits::parse(text).map(Credits::micro),
+                Ok(micro),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_refused_says_why() {
+        for (text, error) in [
+            ("", QuantityError::Syntax),
+            (".", QuantityError::Syntax),
+            ("m", QuantityError::Syntax),
+            ("1e3", QuantityError::Syntax),
+            ("1Ki", QuantityError::Syntax),
+            ("1 ", QuantityError::Syntax),
+            ("--1", QuantityError::Syntax),
+            ("-1u", QuantityError::Negative),
+            ("1n", QuantityError::TooFine),
+            ("0.0000001", QuantityError::TooFine),
+            ("0.5u", QuantityError::TooFine),
+            ("1.000001T", QuantityError::TooLarge),
+            (
+                "99999999999999999999999999999999999999999",
+                QuantityError::TooLarge,
+            ),
+        ] {
+            assert_eq!(Credits::parse(text), Err(error), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn writing_and_reading_back_changes_nothing(micro in 0..=1_000_000_000_000_000_000_i64) {
+            let credits = Credits(micro);
+            prop_assert_eq!(Credits::parse(&credits.to_string()), Ok(credits));
+            let json = serde_json::to_string(&credits).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Credits>(&json).unwrap(), credits);
+        }
+
+        #[test]
+        fn a_suffix_only_moves_the_point(whole in 0..1_000_000_u32, thousandths in 0..1000_u32) {
+            let decimal = format!("{whole}.{thousandths:03}");
+            let milli = format!("{}m", u64::from(whole) * 1000 + u64::from(thousandths));
+            let micro = format!("{}u", (u64::from(whole) * 1000 + u64::from(thousandths)) * 1000);
+            prop_assert_eq!(Credits::parse(&decimal), Credits::parse(&milli));
+            prop_assert_eq!(Credits::parse(&decimal), Credits::parse(&micro));
+            let thousands = format!("{}.{:03}k", whole / 1000, whole % 1000);
+            prop_assert_eq!(Credits::parse(&thousands), Credits::parse(&whole.to_string()));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in ".{0,50}") {
+            let _ = Credits::parse(&text);
+        }
+    }
+}

@@ -1,1 +1,292 @@
+//! Rules, structure and defaults, as on an API server.
 
+use std::collections::BTreeSet;
+
+use minichat_config::Faults;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::Credits;
+use crate::cases::{Case, cases, quota, tenant, with};
+
+fn admit(object: &Value, old: Option<&Value>) -> Result<Value, Faults> {
+    match object["kind"].as_str() {
+        Some("ChatTenant") => CHAT_TENANT.admit(object, old),
+        _ => CHAT_QUOTA.admit(object, old),
+    }
+}
+
+fn only_fault(object: &Value) -> (String, String) {
+    let faults = admit(object, None).unwrap_err();
+    assert_eq!(faults.0.len(), 1, "{faults}");
+    let fault = faults.0.into_iter().next().unwrap();
+    (fault.path, fault.message)
+}
+
+/// K8S-6
+#[test]
+fn every_case_is_accepted_and_refused_with_its_message_alone() {
+    for Case {
+        message,
+        path,
+        old,
+        accepted,
+        refused,
+    } in cases()
+    {
+        admit(&accepted, old.as_ref()).unwrap_or_else(|faults| panic!("{message}: {faults}"));
+        let faults = admit(&refused, old.as_ref()).expect_err(message);
+        let found: Vec<_> = faults
+            .0
+            .iter()
+            .map(|f| (f.path.as_str(), f.message.as_str()))
+            .collect();
+        assert_eq!(found, [(path, message)]);
+    }
+}
+
+/// K8S-6
+#[test]
+fn every_rule_of_the_schemas_has_a_case() {
+    fn messages(node: &Value, found: &mut BTreeSet<String>) {
+        match node {
+            Value::Object(map) => {
+                for rule in map
+                    .get("x-kubernetes-validations")
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten()
+                {
+                    found.insert(rule["message"].as_str().unwrap().to_owned());
+                }
+                map.values().for_each(|child| messages(child, found));
+            }
+            Value::Array(items) => items.iter().for_each(|child| messages(child, found)),
+            _ => {}
+        }
+    }
+    let mut written = BTreeSet::new();
+    messages(&CHAT_TENANT.schema, &mut written);
+    messages(&CHAT_QUOTA.schema, &mut written);
+    let tried: BTreeSet<_> = cases()
+        .into_iter()
+        .map(|case| case.message.to_owned())
+        .collect();
+    assert_eq!(written, tried);
+}
+
+#[test]
+fn every_rule_compiles() {
+    fn walk(rules: &Value) {
+        match rules {
+            Value::Object(map) => {
+                for rule in map
+                    .get("x-kubernetes-validations")
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten()
+                {
+                    let source = rule["rule"].as_str().unwrap();
+                    kube_cel::cel::Program::compile(source)
+                        .unwrap_or_else(|e| panic!("{source}: {e}"));
+                }
+                map.values().for_each(walk);
+            }
+            Value::Array(items) => items.iter().for_each(walk),
+            _ => {}
+        }
+    }
+    walk(&CHAT_TENANT.schema);
+    walk(&CHAT_QUOTA.schema);
+}
+
+/// K8S-5: defaults, also inside of defaults, and null as absent.
+#[test]
+fn defaults_are_filled_in() {
+    let admitted = admit(&with(tenant(), "/spec/displayName", Value::Null), None).unwrap();
+    let spec = &admitted["spec"];
+    assert_eq!(spec["displayName"], "");
+    assert_eq!(spec["features"]["aiChat"], true);
+    assert_eq!(spec["streaming"]["maxOutputTokens"], 32768);
+    assert_eq!(spec["context"]["recentMessagesLimit"], 10);
+    assert_eq!(spec["providers"][0]["timeouts"]["idleSeconds"], 240);
+    assert_eq!(
+        spec["models"][0]["estimationBudgets"]["minimalGenerationFloor"],
+        50
+    );
+    assert_eq!(spec["models"][0]["enabled"], true);
+    let spec = &admit(&quota(), None).unwrap()["spec"];
+    assert_eq!(spec["limits"]["premium"]["monthly"], "500");
+    assert_eq!(spec["overshootTolerancePct"], 10);
+    let partial = with(quota(), "/spec/limits", json!({"standard": {"daily": 7}}));
+    let spec = &admit(&partial, None).unwrap()["spec"];
+    assert_eq!(
+        spec["limits"]["standard"],
+        json!({"daily": 7, "monthly": "1000"})
+    );
+    assert_eq!(spec["limits"]["premium"]["daily"], "50");
+}
+
+#[test]
+fn unknown_fields_are_refused_with_the_right_spelling() {
+    let (path, message) = only_fault(&with(tenant(), "/spec/displayname", json!("x")));
+    assert_eq!(
+        (path.as_str(), message.as_str()),
+        ("spec.displayname", "unknown field; write displayName")
+    );
+    let (path, message) = only_fault(&with(tenant(), "/spec/models/0/colour", json!(1)));
+    assert_eq!(path, "spec.models[0].colour");
+    assert!(
+        message.starts_with("unknown field; known are "),
+        "{message}"
+    );
+    assert_eq!(
+        only_fault(&with(tenant(), "/metadata/nmae", json!("x"))).0,
+        "metadata.nmae"
+    );
+    assert_eq!(only_fault(&with(tenant(), "/sepc", json!({}))).0, "sepc");
+}
+
+/// `extraBody` alone takes anything.
+#[test]
+fn extra_body_is_kept_as_it_is() {
+    let body = json!({"anything": [null, {"nested": 1.5}]});
+    let object = with(
+        tenant(),
+        "/spec/models/0/apiParams",
+        json!({"extraBody": body}),
+    );
+    let admitted = admit(&object, None).unwrap();
+    assert_eq!(
+        admitted["spec"]["models"][0]["apiParams"]["extraBody"],
+        body
+    );
+}
+
+#[test]
+fn types_enums_bounds_and_list_keys_are_checked() {
+    let model = &tenant()["spec"]["models"][0];
+    for (pointer, value, path) in [
+        ("/spec/suspended", json!("yes"), "spec.suspended"),
+        ("/spec/models", json!({}), "spec.models"),
+        (
+            "/spec/models/0/tier",
+            json!("premium"),
+            "spec.models[0].tier",
+        ),
+        (
+            "/spec/models/0/contextWindow",
+            json!(0),
+            "spec.models[0].contextWindow",
+        ),
+        (
+            "/spec/models/0/contextWindow",
+            json!(1.5),
+            "spec.models[0].contextWindow",
+        ),
+        (
+            "/spec/models/0/contextWindow",
+            json!(10_000_001),
+            "spec.models[0].contextWindow",
+        ),
+        (
+            "/spec/models/0/displayName",
+            json!(""),
+            "spec.models[0].displayName",
+        ),
+        (
+            "/spec/models/0/inputTokensCreditMultiplierMicro",
+            json!(-1),
+            "spec.models[0].inputTokensCreditMultiplierMicro",
+        ),
+        ("/spec/models", json!([model, model]), "spec.models[1]"),
+        ("/spec/providers", json!([]), "spec.providers"),
+        (
+            "/spec/providers/0/kind",
+            json!("OpenAiResponses"),
+            "spec.providers[0].kind",
+        ),
+        (
+            "/spec/providers/0/timeouts",
+            json!({"idleSeconds": 241}),
+            "spec.providers[0].timeouts.idleSeconds",
+        ),
+        (
+            "/spec/tenantId",
+            json!("5F0C2F4E-8F0D-4C6B-9A43-0D7B8F6F1A01"),
+            "spec.tenantId",
+        ),
+        (
+            "/spec/context",
+            json!({"recentMessagesLimit": 101}),
+            "spec.context.recentMessagesLimit",
+        ),
+        (
+            "/spec/models/0/apiParams",
+            json!({"temperature": 2.5}),
+            "spec.models[0].apiParams.temperature",
+        ),
+        ("/spec", Value::Null, "spec"),
+        ("/metadata/name", json!("Acme"), "metadata.name"),
+        ("/apiVersion", json!("minichat.dev/v1"), "apiVersion"),
+    ] {
+        assert_eq!(
+            only_fault(&with(tenant(), pointer, value)).0,
+            path,
+            "{pointer}"
+        );
+    }
+    for (pointer, value, path) in [
+        (
+            "/spec/subjects",
+            json!([{"kind": "Group", "name": "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01"}]),
+            "spec.subjects[0].kind",
+        ),
+        (
+            "/spec/subjects",
+            json!([{"kind": "User", "name": "anna"}]),
+            "spec.subjects[0].name",
+        ),
+        (
+            "/spec/overshootTolerancePct",
+            json!(51),
+            "spec.overshootTolerancePct",
+        ),
+        (
+            "/spec/warningThresholdPct",
+            json!(0),
+            "spec.warningThresholdPct",
+        ),
+        ("/spec/priority", json!(3_000_000_000_i64), "spec.priority"),
+        ("/spec/tenantRef", json!({}), "spec.tenantRef.name"),
+        (
+            "/spec/limits",
+            json!({"standard": {"daily": "many"}}),
+            "spec.limits.standard.daily",
+        ),
+    ] {
+        assert_eq!(
+            only_fault(&with(quota(), pointer, value)).0,
+            path,
+            "{pointer}"
+        );
+    }
+}
+
+proptest! {
+    /// D18: what the rules accept is read exactly, what they refuse is not read
+    /// otherwise.
+    #[test]
+    fn the_rules_of_a_quantity_accept_only_what_can_be_read(text in "[+-]?[0-9]{1,14}([.][0-9]{1,8})?[numkMGT]?") {
+        let object = with(quota(), "/spec/limits", json!({"standard": {"daily": text}}));
+        if let Ok(quota) = chat_quota(&object, None) {
+            prop_assert_eq!(Ok(quota.spec.limits.standard.daily), Credits::parse(&text));
+        } else {
+            // Stricter only in writing: superfluous zeros behind the point.
+            let fraction = text.split_once('.').is_some_and(|(_, f)| f.contains('0'));
+            let zeros = text.ends_with("0n") || text.starts_with('-') || text.contains(['k', 'M', 'G', 'T']);
+            prop_assert!(fraction || zeros || Credits::parse(&text).is_err(), "{}", text);
+        }
+    }
+}
