@@ -15,14 +15,32 @@ const MOVED_BY_PING: [(&str, f64); 15] = [
     ("quota_commit_total{period=\"monthly\"}", 1.0),
     ("quota_estimated_tokens_count", 1.0),
     ("quota_estimated_tokens_sum", 1112.0),
-    ("quota_preflight_total{decision=\"allow\",model=\"prem\",tier=\"premium\"}", 1.0),
+    (
+        "quota_preflight_total{decision=\"allow\",model=\"prem\",tier=\"premium\"}",
+        1.0,
+    ),
     ("quota_reserve_total{period=\"daily\"}", 1.0),
     ("quota_reserve_total{period=\"monthly\"}", 1.0),
-    ("stream_completed_total{model=\"prem\",provider=\"main\"}", 1.0),
-    ("stream_started_total{model=\"prem\",provider=\"main\"}", 1.0),
-    ("stream_total_latency_ms_count{model=\"prem\",provider=\"main\"}", 1.0),
-    ("ttft_overhead_ms_count{model=\"prem\",provider=\"main\"}", 1.0),
-    ("ttft_provider_ms_count{model=\"prem\",provider=\"main\"}", 1.0),
+    (
+        "stream_completed_total{model=\"prem\",provider=\"main\"}",
+        1.0,
+    ),
+    (
+        "stream_started_total{model=\"prem\",provider=\"main\"}",
+        1.0,
+    ),
+    (
+        "stream_total_latency_ms_count{model=\"prem\",provider=\"main\"}",
+        1.0,
+    ),
+    (
+        "ttft_overhead_ms_count{model=\"prem\",provider=\"main\"}",
+        1.0,
+    ),
+    (
+        "ttft_provider_ms_count{model=\"prem\",provider=\"main\"}",
+        1.0,
+    ),
 ];
 
 on_each_database! {

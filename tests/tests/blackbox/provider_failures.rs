@@ -31,12 +31,7 @@ impl Cost {
 /// Sends M to a new chat; the turn must fail with `code` and `cost`, on the
 /// wire, in the turn, the messages, the quota, the usage event and the metrics.
 /// Returns the error event.
-async fn check_failure(
-    scene: &Scene,
-    user: &Api,
-    code: &str,
-    cost: Cost,
-) -> anyhow::Result<Value> {
+async fn check_failure(scene: &Scene, user: &Api, code: &str, cost: Cost) -> anyhow::Result<Value> {
     let database = scene.database();
     let spent = "SELECT CAST(coalesce(sum(spent_credits_micro), 0) AS BIGINT) FROM quota_usage \
         WHERE period_type = 'daily' AND bucket = 'total'";
@@ -46,16 +41,29 @@ async fn check_failure(
     let events = user.say(&chat, &"x".repeat(4000)).await?;
     let error = events.only("error")?.clone();
     assert_eq!(error["code"], code, "{error}");
-    assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()));
+    assert!(
+        error["message"]
+            .as_str()
+            .is_some_and(|text| !text.is_empty())
+    );
 
     let request = events.only("stream_started")?["request_id"].clone();
-    let turn = user.turn(&chat, request.as_str().unwrap_or_default()).await?;
-    assert_eq!((&turn["state"], &turn["error_code"]), (&json!("error"), &json!(code)));
+    let turn = user
+        .turn(&chat, request.as_str().unwrap_or_default())
+        .await?;
+    assert_eq!(
+        (&turn["state"], &turn["error_code"]),
+        (&json!("error"), &json!(code))
+    );
     assert!(turn.get("assistant_message_id").is_none(), "{turn}");
     assert_eq!(user.messages(&chat).await?.len(), 1);
 
     let (charge, method) = cost.parts();
-    assert_eq!(database.number(spent).await? - spent_before, charge, "{code} {cost:?}");
+    assert_eq!(
+        database.number(spent).await? - spent_before,
+        charge,
+        "{code} {cost:?}"
+    );
     let reserved = "SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0";
     assert_eq!(database.number(reserved).await?, 0);
     let last = "SELECT payload FROM outbox_messages \

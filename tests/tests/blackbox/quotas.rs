@@ -26,7 +26,9 @@ async fn settled(env: &Env, scenario: Scenario) -> anyhow::Result<Vec<i64>> {
     let cell = "SELECT spent_credits_micro, reserved_credits_micro, input_tokens, output_tokens \
         FROM quota_usage WHERE period_type = 'daily' AND bucket = 'total'";
     let rows = scene.database().query(cell).await?;
-    let numbers = rows[0].iter().map(|value| value.as_deref().unwrap_or("-").parse());
+    let numbers = rows[0]
+        .iter()
+        .map(|value| value.as_deref().unwrap_or("-").parse());
     Ok(numbers.collect::<Result<_, _>>()?)
 }
 

@@ -1,1 +1,283 @@
+//! Every code that a problem document of this API can carry, and what a refused
+//! message leaves behind.
 
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use http::Method;
+use minichat_core::ErrorCode;
+use minichat_tests::client::{Answer, Api};
+use minichat_tests::harness::{Env, Scene};
+use minichat_tests::on_each_database;
+use minichat_tests::scripted_provider::{Ending, Scenario};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// Codes that no request can get by itself: a failing database or a process
+/// that ends are needed, or features that are not offered.
+const NOT_BY_A_REQUEST: [ErrorCode; 6] = [
+    ErrorCode::InternalError,
+    ErrorCode::ServiceUnavailable,
+    ErrorCode::RequestTimeout,
+    ErrorCode::TooManyImages,
+    ErrorCode::ImagesDisabled,
+    ErrorCode::UnsupportedMedia,
+];
+
+/// Codes that claims of this file get from processes with other settings.
+const ELSEWHERE: [ErrorCode; 3] = [
+    ErrorCode::PayloadTooLarge,
+    ErrorCode::TooManyRequests,
+    ErrorCode::InFlightLimit,
+];
+
+fn check(answer: &Answer, code: ErrorCode) -> anyhow::Result<ErrorCode> {
+    answer.problem(code.http_status(), code.token())?;
+    Ok(code)
+}
+
+/// Requests that are refused before a handler looks anything up.
+async fn refused_at_the_door(scene: &Scene, user: &Api) -> anyhow::Result<Vec<ErrorCode>> {
+    let api = &scene.stack.api;
+    let stranger = api.acting_as(Uuid::new_v4(), Uuid::new_v4())?;
+    let reader = user.with_header("x-scopes", "ai:mini_chat:read")?;
+    let anonymous = api.get("/chats").await?;
+    assert_eq!(anonymous.header("www-authenticate"), "Bearer");
+    let put = user
+        .exchange(Method::PUT, "/chats", &[], Bytes::new())
+        .await?;
+    assert!(put.header("allow").contains("POST"), "{:?}", put.headers);
+    let plain = [("content-type", "text/plain")];
+    let plain = user
+        .exchange(Method::POST, "/chats", &plain, "{}".into())
+        .await?;
+    Ok(vec![
+        check(&anonymous, ErrorCode::Unauthenticated)?,
+        check(&api.get("/nothing").await?, ErrorCode::Unauthenticated)?,
+        check(
+            &stranger.get("/models").await?,
+            ErrorCode::FeatureNotLicensed,
+        )?,
+        check(
+            &reader.post("/chats", &json!({})).await?,
+            ErrorCode::InsufficientPermissions,
+        )?,
+        check(&user.get("/nothing").await?, ErrorCode::NotFound)?,
+        check(&put, ErrorCode::MethodNotAllowed)?,
+        check(&plain, ErrorCode::UnsupportedContentType)?,
+        check(&user.get("/chats/xyz").await?, ErrorCode::InvalidRequest)?,
+    ])
+}
+
+/// Lookups that find nothing and lists that are asked for wrongly.
+async fn refused_reads(user: &Api, chat: &str) -> anyhow::Result<Vec<ErrorCode>> {
+    let random = Uuid::new_v4();
+    let get = async |path: String| user.get(&path).await;
+    Ok(vec![
+        check(
+            &get(format!("/chats/{random}")).await?,
+            ErrorCode::ChatNotFound,
+        )?,
+        check(
+            &get(format!("/chats/{chat}/turns/{random}")).await?,
+            ErrorCode::TurnNotFound,
+        )?,
+        check(
+            &get("/models/nothing".to_owned()).await?,
+            ErrorCode::ModelNotFound,
+        )?,
+        check(
+            &get("/chats?limit=0".to_owned()).await?,
+            ErrorCode::InvalidLimit,
+        )?,
+        check(
+            &get("/chats?limit=x".to_owned()).await?,
+            ErrorCode::InvalidRequest,
+        )?,
+        check(
+            &get("/chats?cursor=garbage".to_owned()).await?,
+            ErrorCode::InvalidCursor,
+        )?,
+        check(
+            &get("/chats?$filter=nothing".to_owned()).await?,
+            ErrorCode::InvalidFilter,
+        )?,
+        check(
+            &get("/chats?$orderby=nothing".to_owned()).await?,
+            ErrorCode::InvalidOrderby,
+        )?,
+    ])
+}
+
+/// Messages that are refused and leave nothing behind.
+async fn refused_messages(user: &Api, chat: &str) -> anyhow::Result<Vec<ErrorCode>> {
+    let mut codes = Vec::new();
+    let ids: Vec<Value> = (0..21).map(|_| json!(Uuid::new_v4().to_string())).collect();
+    for (body, code) in [
+        (json!({}), ErrorCode::InvalidRequest),
+        (json!({"content": "  \n"}), ErrorCode::InvalidRequest),
+        (json!({"content": 5}), ErrorCode::InvalidRequest),
+        (json!({"content": "a\0b"}), ErrorCode::InvalidRequest),
+        (
+            json!({"content": "a", "request_id": "x"}),
+            ErrorCode::InvalidRequest,
+        ),
+        (
+            json!({"content": "a", "attachment_ids": ["x"]}),
+            ErrorCode::InvalidRequest,
+        ),
+        (
+            json!({"content": "a", "attachment_ids": ids}),
+            ErrorCode::InvalidRequest,
+        ),
+        (
+            json!({"content": "a", "attachment_ids": ids[..1]}),
+            ErrorCode::InvalidAttachment,
+        ),
+        (
+            json!({"content": "a", "web_search": {"enabled": true}}),
+            ErrorCode::WebSearchDisabled,
+        ),
+        // 4 bytes a token: over `max_input_tokens`, then over the window alone.
+        (
+            json!({"content": "x".repeat(16_000)}),
+            ErrorCode::InputTooLong,
+        ),
+        (
+            json!({"content": "x".repeat(9_000)}),
+            ErrorCode::ContextBudgetExceeded,
+        ),
+    ] {
+        let answer = user.refused(chat, &body).await?;
+        codes.push(check(&answer, code)?);
+    }
+    let problem = user.refused(chat, &json!({"content": 5})).await?.json()?;
+    assert_eq!(problem["errors"][0]["field"], "content");
+    Ok(codes)
+}
+
+/// A model whose window is smaller than what its input limit lets through.
+async fn narrow_scene(env: &Env) -> anyhow::Result<Scene> {
+    env.scene_with(|mut tenant| {
+        let model = tenant.model("std");
+        model["contextWindow"] = json!(3000);
+        model["maxInputTokens"] = json!(4000);
+        model["maxOutputTokens"] = json!(1000);
+        tenant
+    })
+    .await
+}
+
+on_each_database! {
+    /// API-20, API-30, API-31, API-32, API-65, TURN-9
+    async fn every_code_is_answered_to_the_request_that_deserves_it(env) {
+        let scene = narrow_scene(&env).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        let mut codes = refused_at_the_door(&scene, &user).await?;
+        codes.extend(refused_reads(&user, &chat).await?);
+        codes.extend(refused_messages(&user, &chat).await?);
+        scene.check_nothing_written().await?;
+        codes.extend(refused_while_running(&scene, &user, &chat).await?);
+        codes.push(ErrorCode::QuotaExceeded);
+
+        let answered: BTreeSet<&str> = codes
+            .iter()
+            .chain(&NOT_BY_A_REQUEST)
+            .chain(&ELSEWHERE)
+            .map(|code| code.token())
+            .collect();
+        let all: BTreeSet<&str> = ErrorCode::ALL.iter().map(|code| code.token()).collect();
+        assert_eq!(answered, all);
+    }
+
+    /// API-24
+    async fn a_body_over_the_limit_is_too_large(env) {
+        let provider = minichat_tests::scripted_provider::ScriptedProvider::start().await?;
+        let tenant = minichat_tests::manifest::Tenant::new("acme", provider.addr);
+        let settings = "MINICHAT_SERVER_BODY_LIMIT_BYTES=2048";
+        let stack = env.serve_with(&[&tenant], settings).await?;
+        let user = stack.new_user(&tenant)?;
+        let body = json!({"title": "a", "rest": "x".repeat(2048)});
+        check(&user.post("/chats", &body).await?, ErrorCode::PayloadTooLarge)?;
+        user.post("/chats", &json!({"title": "a"})).await?.expect(201)?;
+    }
+
+    /// API-25, D20: one caller's haste is nobody else's.
+    async fn a_hasty_caller_is_slowed_down_alone(env) {
+        let provider = minichat_tests::scripted_provider::ScriptedProvider::start().await?;
+        let tenant = minichat_tests::manifest::Tenant::new("acme", provider.addr);
+        let settings = "MINICHAT_SERVER_RATE_LIMIT_PER_SECOND=1\n\
+            MINICHAT_SERVER_RATE_LIMIT_BURST=5";
+        let stack = env.serve_with(&[&tenant], settings).await?;
+        let hasty = stack.new_user(&tenant)?;
+        let mut refused = None;
+        for _ in 0..20 {
+            let answer = hasty.get("/models").await?;
+            assert!(!answer.header("x-ratelimit-remaining").is_empty());
+            if answer.status != 200 {
+                refused = Some(answer);
+                break;
+            }
+        }
+        let Some(refused) = refused else {
+            anyhow::bail!("twenty requests at once were let through");
+        };
+        check(&refused, ErrorCode::TooManyRequests)?;
+        assert!(refused.header("retry-after").parse::<u32>()? >= 1);
+        hasty.get("/chats").await?.expect(200)?;
+        stack.new_user(&tenant)?.get("/models").await?.expect(200)?;
+    }
+
+    /// API-5, PLAT-19: nothing that a provider or a database calls its own.
+    async fn no_answer_tells_ids_of_tenants_users_or_providers(env) {
+        let scene = env.scene().await?;
+        let user_id = Uuid::new_v4();
+        let user = scene.stack.caller(&scene.tenant, user_id)?;
+        let chat = user.create_chat(None).await?;
+        let events = user.say(&chat, "PING").await?;
+        let mut seen: Vec<String> = events.0.iter().map(|event| event.data.to_string()).collect();
+        for path in ["/chats", "/models", "/quota/status", "/chats/xyz", "/nothing"] {
+            seen.push(minichat_tests::harness::whole_text(&user.get(path).await?));
+        }
+        let messages = user.get(&format!("/chats/{chat}/messages")).await?;
+        seen.push(minichat_tests::harness::whole_text(&messages));
+        let own = [scene.tenant.id.to_string(), user_id.to_string()];
+        for text in seen {
+            for secret in own.iter().map(String::as_str).chain(["resp_", "tenant_id", "user_id"]) {
+                assert!(!text.contains(secret), "{secret} in {text}");
+            }
+        }
+    }
+}
+
+/// Messages that meet a running turn (API-68).
+async fn refused_while_running(
+    scene: &Scene,
+    user: &Api,
+    chat: &str,
+) -> anyhow::Result<Vec<ErrorCode>> {
+    scene.provider.push_scenario(Scenario {
+        hold_before_head: true,
+        ..Scenario::deltas(&["ok"], Ending::Completed)
+    });
+    let id = Uuid::new_v4().to_string();
+    let same = json!({"content": "hello", "request_id": id});
+    let mut stream = user.open(chat, &same).await?;
+    stream.expect("stream_started").await?;
+    let other = json!({"content": "hello"});
+    let codes = vec![
+        check(
+            &user.refused(chat, &same).await?,
+            ErrorCode::RequestIdConflict,
+        )?,
+        check(
+            &user.refused(chat, &other).await?,
+            ErrorCode::GenerationInProgress,
+        )?,
+    ];
+    scene.provider.release(1);
+    stream.expect("delta").await?;
+    stream.expect("done").await?;
+    Ok(codes)
+}
