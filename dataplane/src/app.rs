@@ -21,6 +21,8 @@ pub struct App {
     pub provider: ProviderClient,
     pub metrics: Arc<dyn Metrics>,
     pub clock: Arc<dyn Clock>,
+    /// Fires when no new turn is begun any more (D29).
+    pub refusing: Signal,
     /// Fires when the streams that are still open must end now
     /// (K8S-50).
     pub abort: Signal,

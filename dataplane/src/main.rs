@@ -1,6 +1,6 @@
 //! `minichat-dataplane`: one binary, its roles as subcommands.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -19,11 +19,11 @@ enum Command {
     /// Serve the tenants of a directory of manifests.
     Serve {
         /// Process configuration (YAML). Every key can be given as an
-        /// environment variable instead: MINICHAT_SERVER_BIND_ADDR sets
-        /// server.bind_addr.
+        /// environment variable instead: `MINICHAT_SERVER_BIND_ADDR` sets
+        /// `server.bind_addr`.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Directory of ChatTenant, ChatQuota and Secret documents.
+        /// Directory of `ChatTenant`, `ChatQuota` and `Secret` documents.
         #[arg(long, value_name = "DIR")]
         manifests: PathBuf,
     },
@@ -31,7 +31,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let Command::Serve { config, manifests } = Cli::parse().command;
-    match serve(config, manifests) {
+    match serve(config.as_deref(), manifests) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("minichat-dataplane: {error:#}");
@@ -40,13 +40,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: Option<PathBuf>, manifests: PathBuf) -> anyhow::Result<()> {
-    let config = ProcessConfig::load(config.as_deref(), std::env::vars())?;
+fn serve(config: Option<&Path>, manifests: PathBuf) -> anyhow::Result<()> {
+    let config = ProcessConfig::load(config, std::env::vars())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let tracer = telemetry(&config)?;
+        std::panic::set_hook(Box::new(report_panic));
         let mut signals = Terminations::listen()?;
         let running = minichat_dataplane::start_traced(config, manifests, tracer.clone()).await?;
         signals.next().await;
@@ -72,4 +73,11 @@ fn telemetry(config: &ProcessConfig) -> Result<Tracer, StartError> {
             sample_ratio: config.tracing.sample_ratio,
         });
     minichat_telemetry::start("dataplane", logs, traces)
+}
+
+/// Says where, never what: the payload of a panic may quote a user's text
+/// (PLAT-165).
+fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let location = panic.location().map(ToString::to_string);
+    tracing::error!(location, "panicked");
 }

@@ -75,6 +75,7 @@ pub async fn start_traced(
         provider: ProviderClient::new(&ClientSettings::default()),
         metrics,
         clock,
+        refusing: Signal::new(),
         abort: Signal::new(),
         turns: OpenTurns::default(),
         config,
@@ -180,6 +181,7 @@ impl Running {
             () = tokio::time::sleep(drain.min) => false,
             () = signals.next() => true,
         };
+        self.app.refusing.fire();
         self.application.lifecycle.stopping.fire();
         if !cut {
             tokio::select! {
@@ -202,6 +204,7 @@ impl Running {
             source,
         } = self;
         application.lifecycle.draining.fire();
+        app.refusing.fire();
         application.lifecycle.stopping.fire();
         app.abort.fire();
         let finalized = tokio::time::timeout(CUT, async {

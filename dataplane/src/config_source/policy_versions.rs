@@ -36,7 +36,7 @@ impl StoredPolicyVersions {
                     let snapshot = PolicySnapshot {
                         policy_version: version,
                         content_hash: hash,
-                        snapshot: document(config.numbered(version))?,
+                        snapshot: document(&config.numbered(version))?,
                     };
                     tx.policy_snapshot_store(tenant, &snapshot).await?;
                     Ok(version)
@@ -46,7 +46,7 @@ impl StoredPolicyVersions {
     }
 }
 
-fn document(config: TenantConfig) -> Result<String, StoreError> {
+fn document(config: &TenantConfig) -> Result<String, StoreError> {
     config
         .document
         .to_json()

@@ -19,7 +19,7 @@ use crate::quota;
 /// What becomes of a message.
 pub(super) enum Admission {
     /// A new turn, with the user's cells as they were read.
-    New(Draft, Cells),
+    New(Box<Draft>, Cells),
     /// The key names a completed turn: its recording (API-67).
     Replay(SseBody),
 }
@@ -42,7 +42,7 @@ pub(super) async fn admit(
     }
     let cells = quota::cells(&facts.quota);
     Ok(Admission::New(
-        draft(chat_id, request_id, message, facts),
+        Box::new(draft(chat_id, request_id, message, facts)),
         cells,
     ))
 }

@@ -27,7 +27,7 @@ mod usage_event;
 
 use std::sync::Arc;
 
-use minichat_core::{ChatId, RequestId};
+use minichat_core::{ChatId, ErrorCode, RequestId};
 use minichat_telemetry::TraceContext;
 
 use crate::app::App;
@@ -63,9 +63,15 @@ pub async fn send(
     message: SendMessage,
     request: RequestContext,
 ) -> Result<SseBody, Problem> {
+    if app.refusing.is_fired() {
+        return Err(Problem::new(
+            ErrorCode::ServiceUnavailable,
+            "This server is shutting down. Send the message again; another one will answer.",
+        ));
+    }
     match admit::admit(&app, &caller, chat_id, message).await? {
         admit::Admission::New(draft, cells) => {
-            pipeline::start(app, caller, request, draft, cells).await
+            pipeline::start(app, caller, request, *draft, cells).await
         }
         admit::Admission::Replay(body) => Ok(body),
     }

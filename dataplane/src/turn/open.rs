@@ -35,6 +35,10 @@ pub(super) struct Draft {
 }
 
 /// Every id of a turn, made before anything is written.
+#[expect(
+    clippy::struct_field_names,
+    reason = "the names are those of the columns and events they appear in"
+)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ids {
     pub(super) chat_id: ChatId,

@@ -2,7 +2,7 @@
 
 use minichat_core::ids::usage_dedupe_key;
 use minichat_core::quota::Settlement;
-use minichat_core::turn::{BillingOutcome, Outcome, SettlementMethod, Usage};
+use minichat_core::turn::{BillingOutcome, Outcome, SettlementMethod, TurnErrorCode, Usage};
 use minichat_core::{ChatId, RequestId, TenantId, Timestamp, TurnId, UserId};
 use serde::Serialize;
 
@@ -106,7 +106,7 @@ impl<'a> UsageEvent<'a> {
                 kind: "incomplete",
                 reason: reason.as_str(),
             }),
-            error_code: bill.outcome.error_code().map(|code| code.as_str()),
+            error_code: bill.outcome.error_code().map(TurnErrorCode::as_str),
             usage: bill.usage,
             actual_credits_micro: bill.settlement.committed_credits_micro,
             committed_credits_micro: bill.settlement.committed_credits_micro,

@@ -76,6 +76,7 @@ impl Harness {
             provider: ProviderClient::new(&ClientSettings::default()),
             metrics: Arc::new(NoopMetrics),
             clock: Arc::clone(&clock) as _,
+            refusing: Signal::default(),
             abort: Signal::default(),
             turns: OpenTurns::default(),
         });
