@@ -1,5 +1,10 @@
 //! `ChatQuota`: what the users of a tenant may spend.
 
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "several printer columns are of one type"
+)]
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,10 @@
 //! `ChatTenant`: one customer, with providers, models and switches.
 
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "several printer columns are of one type"
+)]
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -88,13 +88,11 @@ fn object(schema: &Value, given: &Map<String, Value>, path: &str, faults: &mut F
 
 fn unknown(key: &str, properties: &Map<String, Value>) -> String {
     let same_letters = |known: &&String| known.eq_ignore_ascii_case(key);
-    match properties.keys().find(same_letters) {
-        Some(known) => format!("unknown field; write {known}"),
-        None => {
-            let known: Vec<_> = properties.keys().map(String::as_str).collect();
-            format!("unknown field; known are {}", known.join(", "))
-        }
+    if let Some(known) = properties.keys().find(same_letters) {
+        return format!("unknown field; write {known}");
     }
+    let known: Vec<_> = properties.keys().map(String::as_str).collect();
+    format!("unknown field; known are {}", known.join(", "))
 }
 
 fn array(schema: &Value, items: &[Value], path: &str, faults: &mut Faults) -> Value {

@@ -47,7 +47,7 @@ impl Collected {
     }
 
     /// Files `object` under its kind and name.
-    pub(super) fn add(&mut self, source: Source, object: Value) {
+    pub(super) fn add(&mut self, source: Source, object: &Value) {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
         let group = text("/apiVersion")
             .and_then(|v| v.split('/').next())
@@ -88,12 +88,12 @@ impl Collected {
             "ChatTenant" => {
                 self.ids
                     .entry(name.clone())
-                    .or_insert_with(|| claimed_id(&name, &object));
+                    .or_insert_with(|| claimed_id(&name, object));
                 file(
                     &mut self.tenants,
                     name,
                     source,
-                    admit::chat_tenant(&object, None),
+                    admit::chat_tenant(object, None),
                 );
             }
             "ChatQuota" => {
@@ -105,10 +105,10 @@ impl Collected {
                     &mut self.quotas,
                     name,
                     source,
-                    admit::chat_quota(&object, None),
+                    admit::chat_quota(object, None),
                 );
             }
-            _ => file(&mut self.secrets, name, source, secret::values(&object)),
+            _ => file(&mut self.secrets, name, source, secret::values(object)),
         }
     }
 

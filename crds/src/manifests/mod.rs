@@ -142,7 +142,7 @@ impl Manifests {
                     document: document.number,
                 };
                 match document.value {
-                    Ok(value) => collected.add(source, value),
+                    Ok(value) => collected.add(source, &value),
                     Err(fault) => collected.problem(source, fault, Concern::Unknown),
                 }
             }

@@ -1,1 +1,253 @@
+//! Directories with and without problems.
 
+use std::fs;
+
+use super::*;
+
+const TENANT: &str = r#"
+apiVersion: minichat.dev/v1alpha1
+kind: ChatTenant
+metadata: {name: NAME}
+spec:
+  providers:
+  - {name: p, kind: OpenAIResponses, baseUrl: "https://h", auth: {secretKeyRef: {name: keys, key: k}}}
+  models:
+  - {id: m, providerModelId: m, displayName: M, providerRef: p, tier: Standard, contextWindow: 1000,
+     maxOutputTokens: 100, maxInputTokens: 500, inputTokensCreditMultiplierMicro: 1, outputTokensCreditMultiplierMicro: 1}
+"#;
+const QUOTA: &str = "
+apiVersion: minichat.dev/v1alpha1
+kind: ChatQuota
+metadata: {name: q}
+spec: {tenantRef: {name: a}, limits: {standard: {daily: 7}}}
+";
+const SECRET: &str = "
+apiVersion: v1
+kind: Secret
+metadata: {name: keys}
+stringData: {k: sk-visible}
+";
+
+fn tenant(name: &str) -> String {
+    TENANT.replace("NAME", name)
+}
+
+fn parse(files: &[(&str, &str)]) -> Manifests {
+    let texts = files
+        .iter()
+        .map(|(file, text)| ((*file).to_owned(), (*text).to_owned()))
+        .collect();
+    let files = Files {
+        texts,
+        ..Files::default()
+    };
+    Manifests::parse(&files, RenderSettings::default())
+}
+
+fn names(manifests: &Manifests) -> Vec<&str> {
+    let mut names: Vec<_> = manifests
+        .tenants
+        .values()
+        .map(|tenant| tenant.name.as_str())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+fn problems(manifests: &Manifests) -> Vec<String> {
+    manifests.problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn documents_of_one_tenant_may_stand_in_several_files() {
+    let manifests = parse(&[
+        ("1.yaml", &tenant("a")),
+        ("2.yaml", &format!("{QUOTA}---{SECRET}")),
+    ]);
+    assert_eq!(problems(&manifests), Vec::<String>::new());
+    let tenant = manifests.tenants.values().next().unwrap();
+    assert_eq!(tenant.name, "default/a");
+    assert_eq!(
+        tenant.files,
+        BTreeSet::from(["1.yaml".to_owned(), "2.yaml".to_owned()])
+    );
+    assert_eq!(
+        tenant.rendered.config.user_limits.default.standard.daily,
+        7_000_000
+    );
+    assert_eq!(
+        tenant.rendered.credentials.get("keys/k").unwrap().expose(),
+        "sk-visible"
+    );
+}
+
+/// PLAT-151, K8S-4: file, document, field, and what to write; the other tenant
+/// is untouched.
+#[test]
+fn a_problem_names_its_place_and_disables_only_its_tenant() {
+    let b = tenant("b");
+    let broken = [
+        (
+            tenant("a").replace("tier: Standard", "tier: Gold"),
+            "1.yaml, document 1, spec.models[0].tier: unsupported value \"Gold\"",
+        ),
+        (
+            tenant("a").replace("providerRef: p", "providerRef: x"),
+            "1.yaml, document 1, spec.models: every models[].providerRef must be",
+        ),
+        (
+            tenant("a").replace("displayName", "dispalyName"),
+            "1.yaml, document 1, spec.models[0].dispalyName: unknown field",
+        ),
+        (
+            tenant("a").replace("key: k}", "key: kk}"),
+            "1.yaml, document 1, spec.providers[0].auth.secretKeyRef.key: the Secret keys has no key kk",
+        ),
+        (
+            tenant("a").replace("https:", "http:"),
+            "1.yaml, document 1, spec.providers[0].baseUrl: plain http is not allowed",
+        ),
+    ];
+    for (text, place) in broken {
+        let manifests = parse(&[("1.yaml", &text), ("2.yaml", &format!("{b}---{SECRET}"))]);
+        assert_eq!(names(&manifests), ["default/b"], "{place}");
+        let found = problems(&manifests);
+        assert!(
+            found.iter().any(|problem| problem.starts_with(place)),
+            "{place} is not in {found:?}"
+        );
+    }
+}
+
+#[test]
+fn a_broken_quota_refuses_the_tenant_it_names() {
+    let quota = QUOTA.replace("daily: 7", "daily: -7");
+    let manifests = parse(&[("1.yaml", &format!("{}---{SECRET}---{quota}", tenant("a")))]);
+    assert!(manifests.tenants.is_empty());
+    assert!(matches!(manifests.problems[0].concerns, Concern::Tenant(_)));
+    assert!(
+        problems(&manifests)[0]
+            .starts_with("1.yaml, document 3, spec.limits.standard.daily: must be 0 to")
+    );
+}
+
+#[test]
+fn a_quota_of_no_tenant_concerns_nobody() {
+    let manifests = parse(&[("1.yaml", &format!("{}---{SECRET}---{QUOTA}", tenant("b")))]);
+    assert_eq!(names(&manifests), ["default/b"]);
+    assert_eq!(manifests.problems[0].concerns, Concern::Nobody);
+    assert!(problems(&manifests)[0].contains("spec.tenantRef.name: there is no ChatTenant a"));
+}
+
+#[test]
+fn a_broken_secret_refuses_the_tenants_that_refer_to_it_and_is_not_shown() {
+    let secret = SECRET.replace("stringData", "data");
+    let manifests = parse(&[("1.yaml", &tenant("a")), ("2.yaml", &secret)]);
+    assert!(manifests.tenants.is_empty());
+    let found = problems(&manifests).join("\n");
+    assert!(
+        found.contains("2.yaml, document 1, data.k: must be base64"),
+        "{found}"
+    );
+    assert!(!found.contains("sk-visible"));
+}
+
+#[test]
+fn what_cannot_be_told_apart_is_reported_and_refuses_no_other() {
+    for text in [
+        "a: [",
+        "kind: ConfigMap\napiVersion: v1",
+        "just text",
+        "apiVersion: minichat.dev/v1alpha1\nkind: ChatTenant",
+    ] {
+        let manifests = parse(&[
+            ("1.yaml", text),
+            ("2.yaml", &format!("{}---{SECRET}", tenant("b"))),
+        ]);
+        assert_eq!(names(&manifests), ["default/b"], "{text}");
+        assert_eq!(manifests.problems.len(), 1);
+        assert_eq!(manifests.problems[0].concerns, Concern::Unknown, "{text}");
+    }
+}
+
+#[test]
+fn two_documents_of_one_name_are_refused() {
+    let manifests = parse(&[
+        ("1.yaml", &format!("{}---{SECRET}", tenant("a"))),
+        ("2.yaml", &tenant("a")),
+    ]);
+    assert!(manifests.tenants.is_empty());
+    assert!(problems(&manifests)[0].contains(
+        "2.yaml, document 1, metadata.name: ChatTenant default/a is also in 1.yaml, document 1"
+    ));
+    let twice = parse(&[("1.yaml", &format!("{}---{SECRET}---{SECRET}", tenant("a")))]);
+    assert!(twice.tenants.is_empty());
+    assert!(
+        problems(&twice)[0].contains(
+            "document 3, metadata.name: Secret default/keys is also in 1.yaml, document 2"
+        )
+    );
+}
+
+#[test]
+fn two_tenants_of_one_id_are_both_refused() {
+    let id = "spec:\n  tenantId: 5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01";
+    let (a, b) = (
+        tenant("a").replace("spec:", id),
+        tenant("b").replace("spec:", id),
+    );
+    let manifests = parse(&[("1.yaml", &format!("{a}---{b}---{}---{SECRET}", tenant("c")))]);
+    assert_eq!(names(&manifests), ["default/c"]);
+    assert_eq!(manifests.problems.len(), 2);
+    assert!(problems(&manifests)[0].contains("is also the id of ChatTenant default/b"));
+}
+
+#[test]
+fn a_secret_of_another_namespace_is_not_used() {
+    let secret = SECRET.replace("{name: keys}", "{name: keys, namespace: other}");
+    let manifests = parse(&[("1.yaml", &tenant("a")), ("2.yaml", &secret)]);
+    assert!(problems(&manifests)[0].contains("there is no Secret keys in the namespace"));
+}
+
+#[test]
+fn only_manifest_files_of_the_directory_itself_are_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("a.yaml"), tenant("a")).unwrap();
+    fs::write(at("secret.yml"), SECRET).unwrap();
+    for ignored in [".hidden.yaml", "a.yaml.swp", "README.md"] {
+        fs::write(at(ignored), "a: [").unwrap();
+    }
+    fs::create_dir(at("sub.yaml")).unwrap();
+    fs::write(at("latin1.yaml"), b"a: \xe9").unwrap();
+    let manifests = Manifests::read(directory.path(), RenderSettings::default()).unwrap();
+    assert_eq!(names(&manifests), ["default/a"]);
+    let found = problems(&manifests);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("latin1.yaml, document 1: cannot be read"));
+    assert!(Manifests::read(&at("missing"), RenderSettings::default()).is_err());
+}
+
+/// Every example is a manifest that works.
+#[test]
+fn examples_render_without_problem_or_warning() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+    let all = Files::read(Path::new(examples)).unwrap();
+    assert!(all.texts.len() >= 2);
+    for (file, text) in all.texts {
+        let one = Files {
+            texts: BTreeMap::from([(file.clone(), text)]),
+            ..Files::default()
+        };
+        let manifests = Manifests::parse(&one, RenderSettings { allow_http: true });
+        assert_eq!(problems(&manifests), Vec::<String>::new());
+        assert_eq!(manifests.tenants.len(), 1, "{file}");
+        for tenant in manifests.tenants.values() {
+            assert_eq!(tenant.rendered.warnings, Vec::<String>::new(), "{file}");
+            assert!(
+                tenant.rendered.config.models_enabled().count() >= 2,
+                "{file}"
+            );
+        }
+    }
+}

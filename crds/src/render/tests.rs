@@ -1,1 +1,331 @@
+//! Rendering of whole tenants.
 
+use minichat_config::tenant::{ProviderKind, Scheme, Tier};
+use minichat_core::UserId;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::admit;
+use crate::cases::{quota, tenant, with};
+
+const ALLOW_HTTP: RenderSettings = RenderSettings { allow_http: true };
+
+fn secrets() -> Secrets {
+    let keys = BTreeMap::from([("key".to_owned(), Secret::new("sk-visible"))]);
+    BTreeMap::from([("main".to_owned(), keys)])
+}
+
+fn rendered(tenant: &Value, quotas: &[Value]) -> Result<Rendered, Faults> {
+    let tenant = admit::chat_tenant(tenant, None)?;
+    let quotas: Vec<_> = quotas
+        .iter()
+        .map(|q| admit::chat_quota(q, None).unwrap())
+        .collect();
+    render(
+        &tenant,
+        &quotas.iter().collect::<Vec<_>>(),
+        &secrets(),
+        ALLOW_HTTP,
+    )
+}
+
+fn named(name: &str, spec: Value) -> Value {
+    let mut object = quota();
+    object["metadata"]["name"] = json!(name);
+    for (key, value) in spec.as_object().unwrap() {
+        object["spec"][key] = value.clone();
+    }
+    object
+}
+
+#[test]
+fn every_field_reaches_the_configuration() {
+    let spec = json!({
+        "tenantId": "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01",
+        "displayName": "Acme", "suspended": true, "features": {"aiChat": false},
+        "providers": [{
+            "name": "p", "kind": "VllmResponses", "baseUrl": "http://[::1]:8000/", "apiPath": "/x/{model}",
+            "auth": {"header": "api-key", "prefix": "", "secretKeyRef": {"name": "main", "key": "key"}},
+            "timeouts": {"connectSeconds": 1, "firstByteSeconds": 2, "idleSeconds": 3, "totalSeconds": 4},
+            "sendPenalties": false, "sendMetadata": false
+        }],
+        "models": [{
+            "id": "m", "providerModelId": "pm", "displayName": "M", "description": "d", "providerRef": "p",
+            "tier": "Premium", "multimodalCapabilities": ["VISION_INPUT"],
+            "contextWindow": 1000, "maxOutputTokens": 100, "maxInputTokens": 500,
+            "inputTokensCreditMultiplierMicro": 0, "outputTokensCreditMultiplierMicro": 7,
+            "multiplierDisplay": "2x", "systemPrompt": "be kind",
+            "estimationBudgets": {"bytesPerTokenConservative": 3, "fixedOverheadTokens": 2, "safetyMarginPct": 1, "minimalGenerationFloor": 9},
+            "apiParams": {"temperature": 0.5, "topP": 0.25, "frequencyPenalty": 1, "presencePenalty": -1,
+                "stop": ["END"], "reasoningEffort": "low", "extraBody": {"k": 1}},
+            "preference": {"isDefault": true, "sortOrder": 4}
+        }],
+        "killSwitches": {"disablePremiumTier": true, "forceStandardTier": true},
+        "streaming": {"maxOutputTokens": 50}, "context": {"recentMessagesLimit": 3}
+    });
+    let Rendered {
+        config,
+        credentials,
+        ..
+    } = rendered(&with(tenant(), "/spec", spec), &[]).unwrap();
+    assert_eq!(
+        config.tenant_id.to_string(),
+        "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01"
+    );
+    assert_eq!(
+        (
+            config.display_name.as_str(),
+            config.suspended,
+            config.features.ai_chat
+        ),
+        ("Acme", true, false)
+    );
+    assert_eq!(
+        (
+            config.max_output_tokens,
+            config.context.recent_messages_limit
+        ),
+        (50, 3)
+    );
+    assert!(config.kill_switches.disable_premium_tier && config.kill_switches.force_standard_tier);
+    let provider = &config.providers["p"];
+    assert_eq!(
+        (provider.scheme, provider.authority().as_str()),
+        (Scheme::Http, "[::1]:8000")
+    );
+    assert_eq!(
+        (provider.kind, provider.api_path.as_str()),
+        (ProviderKind::VllmResponses, "/x/{model}")
+    );
+    assert!(!provider.send_penalties && !provider.send_metadata);
+    let timeouts = provider.timeouts;
+    let seconds = [
+        timeouts.connect,
+        timeouts.first_byte,
+        timeouts.idle,
+        timeouts.total,
+    ]
+    .map(|t| t.as_secs());
+    assert_eq!(seconds, [1, 2, 3, 4]);
+    let auth = provider.auth.as_ref().unwrap();
+    assert_eq!(
+        (auth.header.as_str(), auth.prefix.as_str()),
+        ("api-key", "")
+    );
+    assert_eq!(
+        credentials.get(&auth.secret_ref).unwrap().expose(),
+        "sk-visible"
+    );
+    let model = config.model("m").unwrap();
+    assert_eq!(
+        (model.tier, model.provider_model_id.as_str()),
+        (Tier::Premium, "pm")
+    );
+    assert_eq!(
+        (
+            model.context_window,
+            model.max_output_tokens,
+            model.max_input_tokens
+        ),
+        (1000, 100, 500)
+    );
+    assert_eq!(
+        (
+            model.pricing.input_multiplier_micro,
+            model.pricing.output_multiplier_micro
+        ),
+        (0, 7)
+    );
+    assert_eq!(
+        (
+            model.description.as_str(),
+            model.multiplier_display.as_str(),
+            model.system_prompt.as_str()
+        ),
+        ("d", "2x", "be kind")
+    );
+    assert_eq!(model.multimodal_capabilities, ["VISION_INPUT"]);
+    let budgets = model.estimation_budgets;
+    assert_eq!(
+        (
+            budgets.bytes_per_token_conservative,
+            budgets.fixed_overhead_tokens
+        ),
+        (3, 2)
+    );
+    assert_eq!(
+        (budgets.safety_margin_pct, budgets.minimal_generation_floor),
+        (1, 9)
+    );
+    let params = &model.api_params;
+    assert_eq!((params.temperature, params.top_p), (Some(0.5), Some(0.25)));
+    assert_eq!(
+        (params.frequency_penalty, params.presence_penalty),
+        (1.0, -1.0)
+    );
+    assert_eq!(
+        (params.stop.clone(), params.reasoning_effort.as_deref()),
+        (vec!["END".to_owned()], Some("low"))
+    );
+    assert_eq!(params.extra_body, Some(json!({"k": 1})));
+    let preference = model.preference.unwrap();
+    assert_eq!((preference.is_default, preference.sort_order), (true, 4));
+}
+
+/// K8S-20: the document holds no secret.
+#[test]
+fn no_secret_is_in_the_document() {
+    let auth = json!({"secretKeyRef": {"name": "main", "key": "key"}});
+    let rendered = rendered(&with(tenant(), "/spec/providers/0/auth", auth), &[]).unwrap();
+    assert!(
+        !rendered
+            .config
+            .document
+            .to_json()
+            .unwrap()
+            .contains("sk-visible")
+    );
+    assert!(!format!("{rendered:?}").contains("sk-visible"));
+    assert_eq!(rendered.config.policy_version, None);
+}
+
+#[test]
+fn a_missing_secret_or_key_says_what_to_write() {
+    for (reference, path, what) in [
+        (
+            json!({"name": "other", "key": "key"}),
+            "spec.providers[0].auth.secretKeyRef.name",
+            "no Secret other",
+        ),
+        (
+            json!({"name": "main", "key": "k"}),
+            "spec.providers[0].auth.secretKeyRef.key",
+            "its keys are: key",
+        ),
+    ] {
+        let tenant = with(
+            tenant(),
+            "/spec/providers/0/auth",
+            json!({"secretKeyRef": reference}),
+        );
+        let faults = rendered(&tenant, &[]).unwrap_err();
+        assert_eq!(faults.0[0].path, path);
+        assert!(faults.0[0].message.contains(what), "{faults}");
+    }
+}
+
+/// PLAT-152: `provider_http.allow_http`.
+#[test]
+fn plain_http_needs_permission() {
+    let tenant = with(
+        tenant(),
+        "/spec/providers/0/baseUrl",
+        json!("http://127.0.0.1"),
+    );
+    assert_eq!(
+        rendered(&tenant, &[]).unwrap().config.providers["main"].port,
+        80
+    );
+    let tenant = admit::chat_tenant(&tenant, None).unwrap();
+    let faults = render(&tenant, &[], &secrets(), RenderSettings::default()).unwrap_err();
+    assert_eq!(faults.0[0].path, "spec.providers[0].baseUrl");
+}
+
+/// D19
+#[test]
+fn base_url_is_split_into_scheme_host_and_port() {
+    for (url, parts) in [
+        (
+            "https://api.openai.com",
+            Some((false, "api.openai.com", 443)),
+        ),
+        ("http://a:1/", Some((true, "a", 1))),
+        ("https://[2001:db8::1]", Some((false, "[2001:db8::1]", 443))),
+        ("http://[::1]:18080", Some((true, "[::1]", 18080))),
+        ("http://a:0", None),
+        ("http://a:65536", None),
+        ("ftp://a", None),
+        ("https://", None),
+    ] {
+        let found = document::base_url_parts(url);
+        assert_eq!(
+            found,
+            parts.map(|(http, host, port)| (http, host.to_owned(), port)),
+            "{url}"
+        );
+    }
+}
+
+/// QUOTA-25
+#[test]
+fn exactly_one_quota_applies_to_a_user() {
+    const ANNA: &str = "1c7e0000-0000-4000-8000-000000000001";
+    let daily = |credits: u32| json!({"standard": {"daily": credits}});
+    let subjects = json!([{"kind": "User", "name": ANNA}]);
+    let quotas = [
+        named("b-default", json!({"limits": daily(3)})),
+        named("a-default", json!({"limits": daily(2)})),
+        named("b-user", json!({"limits": daily(5), "subjects": subjects})),
+        named("a-user", json!({"limits": daily(4), "subjects": subjects})),
+    ];
+    let limit = |quotas: &[Value], user: UserId| {
+        rendered(&tenant(), quotas)
+            .unwrap()
+            .config
+            .limits_for(user)
+            .standard
+            .daily
+            / 1_000_000
+    };
+    let anna: UserId = ANNA.parse().unwrap();
+    assert_eq!(limit(&quotas, anna), 4);
+    assert_eq!(limit(&quotas, UserId::random()), 2);
+    assert_eq!(limit(&[], anna), 100);
+    let mut preferred = quotas.clone();
+    preferred[0]["spec"]["priority"] = json!(1);
+    preferred[2]["spec"]["priority"] = json!(1);
+    assert_eq!(limit(&preferred, anna), 5);
+    assert_eq!(limit(&preferred, UserId::random()), 3);
+    let warnings = rendered(&tenant(), &quotas).unwrap().warnings;
+    assert!(
+        warnings
+            .iter()
+            .any(|w| w.contains("b-default") && w.contains("a-default")),
+        "{warnings:?}"
+    );
+}
+
+/// QUOTA-17
+#[test]
+fn what_is_probably_not_meant_is_a_warning() {
+    let warns = |tenant: &Value, quotas: &[Value], what: &str| {
+        let warnings = rendered(tenant, quotas).unwrap().warnings;
+        warnings.iter().any(|warning| warning.contains(what))
+    };
+    let above = named(
+        "q",
+        json!({"limits": {"standard": {"daily": 1}, "premium": {"daily": 2}}}),
+    );
+    assert!(warns(
+        &tenant(),
+        &[above],
+        "limits.premium.daily (2) is above"
+    ));
+    let only_premium = with(tenant(), "/spec/models/0/enabled", json!(false));
+    assert!(warns(&only_premium, &[], "no enabled model is Standard"));
+    let tiny = named("q", json!({"limits": {"standard": {"daily": "1u"}}}));
+    assert!(warns(&tenant(), &[tiny], "the default limits are smaller"));
+    assert!(rendered(&tenant(), &[quota()]).unwrap().warnings.is_empty());
+}
+
+/// K8S, section 2: `tenantId`.
+#[test]
+fn an_id_is_derived_from_namespace_and_name_and_never_changes() {
+    let id = |namespace: &str| {
+        let tenant = with(tenant(), "/metadata/namespace", json!(namespace));
+        rendered(&tenant, &[]).unwrap().config.tenant_id.to_string()
+    };
+    assert_eq!(id("default"), id("default"));
+    assert_ne!(id("default"), id("other"));
+    assert_eq!(id("default"), "1024b263-4d80-5e6d-9656-d2222cf4e009");
+}
