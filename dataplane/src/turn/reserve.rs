@@ -12,7 +12,7 @@ use minichat_store::{
     BoxFuture, Constraint, NewMessage, NewTurn, QuotaScope, Role, StoreError, Tx,
 };
 
-use super::open::{Draft, Plan};
+use super::open::{Draft, Ids, Plan};
 use super::plan::{decide, input_too_long, plan, quota_exceeded};
 use super::{admit, record};
 use crate::app::App;
@@ -66,7 +66,7 @@ pub(super) async fn reserve(
             }
             Err(Refusal::Store(error)) => {
                 record::preflight(app, config, &draft.selected_model, &planned.decision);
-                return Err(conflict(error));
+                return Err(conflict(app, caller, draft.ids, error).await);
             }
         }
     }
@@ -113,18 +113,7 @@ fn insert(tx: &mut Tx, caller: &Caller, plan: &Plan, scope: QuotaScope) -> Resul
         reserve.reserved_credits_micro.unsigned_abs(),
         now,
     )?;
-    tx.message_insert(&NewMessage {
-        id: ids.user_message_id,
-        tenant_id: caller.tenant_id,
-        chat_id: ids.chat_id,
-        request_id: ids.request_id,
-        role: Role::User,
-        content: &plan.draft.content,
-        provider_response_id: None,
-        usage: minichat_core::turn::Usage::default(),
-        model: None,
-        created_at: now,
-    })?;
+    // First, so that a lost race is reported by the turn's own constraints.
     tx.turn_insert(&NewTurn {
         id: ids.turn_id,
         tenant_id: caller.tenant_id,
@@ -142,18 +131,48 @@ fn insert(tx: &mut Tx, caller: &Caller, plan: &Plan, scope: QuotaScope) -> Resul
         web_search_enabled: plan.draft.web_search_enabled,
         started_at: now,
     })?;
+    tx.message_insert(&NewMessage {
+        id: ids.user_message_id,
+        tenant_id: caller.tenant_id,
+        chat_id: ids.chat_id,
+        request_id: ids.request_id,
+        role: Role::User,
+        content: &plan.draft.content,
+        provider_response_id: None,
+        usage: minichat_core::turn::Usage::default(),
+        model: None,
+        created_at: now,
+    })?;
     tx.chat_touch(caller.tenant_id, caller.user_id, ids.chat_id, now)
 }
 
-/// Lost races are answers, not faults (TURN-12).
-fn conflict(error: StoreError) -> Problem {
+/// Lost races are answers, not faults (TURN-12). A turn of the same key
+/// violates both constraints of the turn, and which of them a database names is
+/// its own choice; so the key is looked up.
+async fn conflict(app: &App, caller: &Caller, ids: Ids, error: StoreError) -> Problem {
     match error {
-        StoreError::Unique(Constraint::TurnRequest) => admit::request_id_conflict(),
-        StoreError::Unique(Constraint::OneRunningTurn) => admit::generation_in_progress(),
+        StoreError::Unique(
+            Constraint::TurnRequest | Constraint::OneRunningTurn | Constraint::MessageRole,
+        ) => lost_race(app, caller, ids).await,
         StoreError::AcquireTimeout | StoreError::Closed => Problem::new(
             ErrorCode::ServiceUnavailable,
             "The database is not available at the moment. Try again.",
         ),
         error => error.into(),
+    }
+}
+
+async fn lost_race(app: &App, caller: &Caller, ids: Ids) -> Problem {
+    let (tenant, user) = (caller.tenant_id, caller.user_id);
+    let winner: Result<_, StoreError> = app
+        .store
+        .read(move |tx| {
+            Box::pin(async move { tx.turn_get(tenant, user, ids.chat_id, ids.request_id).await })
+        })
+        .await;
+    match winner {
+        Ok(Some(_)) => admit::request_id_conflict(),
+        Ok(None) => admit::generation_in_progress(),
+        Err(error) => error.into(),
     }
 }
