@@ -188,7 +188,6 @@ fn model_entry(pace: &Pace) -> String {
         "    - id: {}
       displayName: {}
       providerRef: scripted
-      providerDisplayName: Scripted
       providerModelId: {}
       tier: Standard
       contextWindow: 128000
