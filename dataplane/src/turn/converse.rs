@@ -14,7 +14,7 @@ use minichat_provider::{
     Completion, Failure, ProviderCall, ProviderEvent, ProviderStream, RequestMetadata, RequestType,
     StartedFlag, Terminal, TurnRequest, user_hash,
 };
-use minichat_telemetry::Signal;
+use minichat_telemetry::{Signal, TraceContext};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -98,6 +98,7 @@ impl Sink {
 pub(super) async fn converse(
     turn: &OpenTurn,
     sink: &Sink,
+    trace: TraceContext,
     started: &StartedFlag,
     answer: &mut Answer,
 ) -> Result<Option<IncompleteReason>, TurnError> {
@@ -108,7 +109,7 @@ pub(super) async fn converse(
     let mut provider = tokio::select! {
         biased;
         cancel = &mut cancelled => return Err(TurnError::Cancelled(cancel)),
-        opened = open(turn, started) => opened?,
+        opened = open(turn, trace, started) => opened?,
     };
     let mut progress = Progress::begin(turn);
     loop {
@@ -141,7 +142,11 @@ pub(super) async fn converse(
     }
 }
 
-async fn open(turn: &OpenTurn, started: &StartedFlag) -> Result<ProviderStream, TurnError> {
+async fn open(
+    turn: &OpenTurn,
+    trace: TraceContext,
+    started: &StartedFlag,
+) -> Result<ProviderStream, TurnError> {
     let OpenTurn {
         app, plan, caller, ..
     } = turn;
@@ -151,7 +156,7 @@ async fn open(turn: &OpenTurn, started: &StartedFlag) -> Result<ProviderStream, 
     let model = plan.model();
     let messages = plan.messages();
     let user = user_hash(caller.tenant_id, caller.user_id);
-    let traceparent = turn.request.trace.child().traceparent();
+    let traceparent = trace.traceparent();
     let call = ProviderCall {
         provider,
         credential: plan.credential(),

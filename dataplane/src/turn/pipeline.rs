@@ -14,6 +14,7 @@ use minichat_core::stream::{Done, QuotaDecision, StreamEvent, StreamStarted};
 use minichat_core::turn::{IncompleteReason, Outcome, TurnErrorCode, Usage};
 use minichat_metrics::{AbortTrigger, ActiveStreamGuard, Trigger};
 use minichat_provider::{FailureKind, StartedFlag};
+use minichat_telemetry::{TraceContext, traces};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -112,8 +113,10 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
     let began = Instant::now();
     let started = StartedFlag::default();
     let mut answer = Answer::default();
-    let conversation = AssertUnwindSafe(converse(turn, sink, &started, &mut answer))
+    let (span, context) = provider_span(turn);
+    let conversation = AssertUnwindSafe(converse(turn, sink, context, &started, &mut answer))
         .catch_unwind()
+        .instrument(span)
         .await;
     let ended = conversation.unwrap_or_else(|_| {
         tracing::error!(turn.id = %turn.ids().turn_id, "a turn's conversation panicked");
@@ -139,6 +142,26 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
         // A client that left has read all it wanted.
         let _ = sink.send(event).await;
     }
+}
+
+/// The span of the provider's call, and its context for the provider. A trace
+/// that nobody keeps costs no span.
+fn provider_span(turn: &OpenTurn) -> (tracing::Span, TraceContext) {
+    let context = turn.request.trace.child();
+    if !context.sampled() {
+        return (tracing::Span::none(), context);
+    }
+    let ids = turn.ids();
+    let span = tracing::info_span!(
+        "provider_stream",
+        otel.kind = "client",
+        chat_id = %ids.chat_id,
+        turn_request_id = %ids.request_id,
+        turn_id = %ids.turn_id,
+        model = %turn.labels.model,
+    );
+    traces::adopt(&span, context);
+    (span, context)
 }
 
 /// How the conversation's end is stored, and what a failure tells the client.
