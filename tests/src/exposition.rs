@@ -64,6 +64,15 @@ impl Scrape {
             .sum()
     }
 
+    /// The same as a whole number.
+    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> anyhow::Result<usize> {
+        let sum = self.sum(name, labels);
+        // An empty sum of floats is -0.
+        let text = (sum + 0.0).to_string();
+        text.parse()
+            .with_context(|| format!("{name} counts {text}"))
+    }
+
     /// Whether a series called `name` has `labels`.
     pub fn has(&self, name: &str, labels: &[(&str, &str)]) -> bool {
         self.samples

@@ -4,12 +4,12 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use minichat_config::ProcessConfig;
 use minichat_dataplane::Running;
-use minichat_telemetry::Tracer;
+use minichat_store::StoreError;
 use serde_json::Value;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -21,7 +21,7 @@ use crate::manifest::Tenant;
 use crate::scripted_provider::ScriptedProvider;
 
 /// Longest time that one claim may take.
-const CLAIM_LIMIT: Duration = Duration::from_secs(180);
+const CLAIM_LIMIT: Duration = Duration::from_mins(3);
 /// How long [`Stack::eventually`] waits.
 const EVENTUALLY_LIMIT: Duration = Duration::from_secs(10);
 
@@ -101,9 +101,7 @@ impl Env {
             self.write_manifest(&tenant.name, &tenant.manifest())?;
         }
         let config = process_config(&self.database.url(), settings)?;
-        let running =
-            minichat_dataplane::start_traced(config, self.manifests(), Tracer::without_export())
-                .await?;
+        let running = start(&config, self.manifests()).await?;
         let stack = Stack {
             api: Api::new(running.app_addr),
             admin: Api::new(running.admin_addr),
@@ -232,6 +230,23 @@ pub fn whole_text(answer: &Answer) -> String {
         answer.headers,
         String::from_utf8_lossy(&answer.body)
     )
+}
+
+/// Starts the data plane. One that was stopped in this process holds its
+/// database file until its last task is gone, which is waited for.
+async fn start(config: &ProcessConfig, manifests: PathBuf) -> anyhow::Result<Running> {
+    let deadline = Instant::now() + EVENTUALLY_LIMIT;
+    loop {
+        let started = minichat_dataplane::start(config.clone(), manifests.clone()).await;
+        let is_in_use = started.as_ref().is_err_and(|error| {
+            let cause = error.downcast_ref::<StoreError>();
+            matches!(cause, Some(StoreError::InUse { .. }))
+        });
+        if !is_in_use || Instant::now() > deadline {
+            return started;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// A file appears at once, with its whole content.

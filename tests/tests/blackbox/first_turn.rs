@@ -154,8 +154,9 @@ on_each_database! {
         assert_eq!(request.body["max_output_tokens"], 400);
         assert_eq!(request.body["store"], false);
         assert_eq!(request.body["stream"], true);
-        let sent = request.body.to_string();
-        assert!(!sent.contains(&scene.tenant.id.to_string()), "{sent}");
+        let caller = request.body["user"].as_str().unwrap_or_default();
+        assert!(caller.len() == 64 && caller.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        assert!(request.body.get("tools").is_none());
     }
 
     /// API-145, QUOTA-99, QUOTA-102

@@ -135,7 +135,9 @@ on_each_database! {
             Scenario::deltas(&["a"], Ending::ErrorFlat { code, message }),
             Scenario::raw(garbage),
             Scenario::status(200, json!({"id": "resp_1"})),
-            Scenario { drop_connection: true, ..Scenario::default() },
+            Scenario { drop_connection: true,
+                // A connection that fails before the answer is tried once more.
+                times: 2, ..Scenario::default() },
         ] {
             scene.provider.push_scenario(scenario);
             check_failure(&scene, &user, "provider_error", Cost::Estimated).await?;

@@ -15,13 +15,14 @@ use uuid::Uuid;
 
 /// Codes that no request can get by itself: a failing database or a process
 /// that ends are needed, or features that are not offered.
-const NOT_BY_A_REQUEST: [ErrorCode; 6] = [
+const NOT_BY_A_REQUEST: [ErrorCode; 7] = [
     ErrorCode::InternalError,
     ErrorCode::ServiceUnavailable,
     ErrorCode::RequestTimeout,
     ErrorCode::TooManyImages,
     ErrorCode::ImagesDisabled,
     ErrorCode::UnsupportedMedia,
+    ErrorCode::WebSearchDisabled,
 ];
 
 /// Codes that claims of this file get from processes with other settings.
@@ -133,10 +134,6 @@ async fn refused_messages(user: &Api, chat: &str) -> anyhow::Result<Vec<ErrorCod
         (
             json!({"content": "a", "attachment_ids": ids[..1]}),
             ErrorCode::InvalidAttachment,
-        ),
-        (
-            json!({"content": "a", "web_search": {"enabled": true}}),
-            ErrorCode::WebSearchDisabled,
         ),
         // 4 bytes a token: over `max_input_tokens`, then over the window alone.
         (
