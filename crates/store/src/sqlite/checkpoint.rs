@@ -12,7 +12,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 /// Commits after which a checkpoint starts at once.
-const COMMITS: u32 = 256;
+const COMMITS: u32 = 64;
 /// How long fewer commits wait for one.
 const DELAY: Duration = Duration::from_secs(1);
 /// Pages (of 4 KiB) after which the writer helps: 32 MiB.
