@@ -30,7 +30,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 18080)]
     provider_port: u16,
     /// What to ask
-    #[arg(long, default_value = "Hello! What can you do?")]
+    #[arg(long, default_value = "Write two sentences about streams.")]
     message: String,
 }
 

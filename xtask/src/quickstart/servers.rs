@@ -32,7 +32,7 @@ pub(super) fn build() -> anyhow::Result<()> {
     ];
     let mut command = workspace::cargo();
     command
-        .args(["build", "--quiet", "--workspace", "--locked"])
+        .args(["build", "--workspace", "--locked"])
         .args(binaries);
     process::run("cargo build", &mut command)
 }
