@@ -29,7 +29,7 @@ fn rendered(tenant: &Value, quotas: &[Value]) -> Result<Rendered, Faults> {
     )
 }
 
-fn named(name: &str, spec: Value) -> Value {
+fn named(name: &str, spec: &Value) -> Value {
     let mut object = quota();
     object["metadata"]["name"] = json!(name);
     for (key, value) in spec.as_object().unwrap() {
@@ -39,6 +39,7 @@ fn named(name: &str, spec: Value) -> Value {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one line per field")]
 fn every_field_reaches_the_configuration() {
     let spec = json!({
         "tenantId": "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01",
@@ -263,10 +264,10 @@ fn exactly_one_quota_applies_to_a_user() {
     let daily = |credits: u32| json!({"standard": {"daily": credits}});
     let subjects = json!([{"kind": "User", "name": ANNA}]);
     let quotas = [
-        named("b-default", json!({"limits": daily(3)})),
-        named("a-default", json!({"limits": daily(2)})),
-        named("b-user", json!({"limits": daily(5), "subjects": subjects})),
-        named("a-user", json!({"limits": daily(4), "subjects": subjects})),
+        named("b-default", &json!({"limits": daily(3)})),
+        named("a-default", &json!({"limits": daily(2)})),
+        named("b-user", &json!({"limits": daily(5), "subjects": subjects})),
+        named("a-user", &json!({"limits": daily(4), "subjects": subjects})),
     ];
     let limit = |quotas: &[Value], user: UserId| {
         rendered(&tenant(), quotas)
@@ -304,7 +305,7 @@ fn what_is_probably_not_meant_is_a_warning() {
     };
     let above = named(
         "q",
-        json!({"limits": {"standard": {"daily": 1}, "premium": {"daily": 2}}}),
+        &json!({"limits": {"standard": {"daily": 1}, "premium": {"daily": 2}}}),
     );
     assert!(warns(
         &tenant(),
@@ -313,7 +314,7 @@ fn what_is_probably_not_meant_is_a_warning() {
     ));
     let only_premium = with(tenant(), "/spec/models/0/enabled", json!(false));
     assert!(warns(&only_premium, &[], "no enabled model is Standard"));
-    let tiny = named("q", json!({"limits": {"standard": {"daily": "1u"}}}));
+    let tiny = named("q", &json!({"limits": {"standard": {"daily": "1u"}}}));
     assert!(warns(&tenant(), &[tiny], "the default limits are smaller"));
     assert!(rendered(&tenant(), &[quota()]).unwrap().warnings.is_empty());
 }

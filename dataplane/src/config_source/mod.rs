@@ -1,7 +1,9 @@
 //! Where tenants come from, and the registry of those that are served.
 
+mod loader;
 mod manifests;
 mod policy_versions;
+mod revision;
 mod status;
 mod tenants;
 

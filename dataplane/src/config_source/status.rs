@@ -1,55 +1,55 @@
-//! What `/configz` tells (K8S-22, D33, D34): which revision of each tenant
-//! runs, and what is wrong with a newer one. No content, no secrets.
+//! What `/configz` shows (K8S-22, D33, D34).
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use minichat_core::TenantId;
 use serde::Serialize;
 
-/// A handle on the latest picture; clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct Status(Arc<RwLock<Configz>>);
+/// The state of every tenant the source knows, also of those that never ran.
+/// Neither content nor secrets.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    entries: Arc<ArcSwap<Configz>>,
+}
 
-/// The answer of `GET /configz`: the tenants, then what concerns none of them
-/// in particular.
+/// One entry per tenant, in the order of the ids.
 pub type Configz = Vec<Entry>;
 
-/// One tenant, or, without `tenant_id`, a document that could not be told
-/// apart.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+/// One tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
-    pub tenant_id: Option<TenantId>,
+    /// Which one.
+    pub tenant_id: TenantId,
     /// The one that runs; `null` if none ever did.
     pub revision: Option<String>,
     pub state: State,
+    /// Whether the tenant's requests are refused.
+    pub suspended: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub suspended: Option<bool>,
-    /// Every problem of the newer manifests, with file, document and field.
+    pub rejected_revision: Option<String>,
+    /// Every problem of the refused one, separated by `; `.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+/// Whether the newest configuration runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
+    /// It runs.
     Active,
-    /// A newer configuration was refused; `revision` still runs.
+    /// It was refused; an older one may run.
     Rejected,
 }
 
 impl Status {
-    pub fn configz(&self) -> Configz {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// The body of `GET /configz`.
+    pub fn configz(&self) -> Arc<Configz> {
+        self.entries.load_full()
     }
 
-    pub(super) fn replace(&self, configz: Configz) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = configz;
+    pub(super) fn publish(&self, entries: Configz) {
+        self.entries.store(Arc::new(entries));
     }
 }
-
-/// Problems by whom they concern.
-pub(super) type Refusals = BTreeMap<Option<TenantId>, Vec<String>>;

@@ -14,8 +14,7 @@ pub struct TenantRuntime {
     /// Numbered (QUOTA-28).
     pub config: TenantConfig,
     pub credentials: Credentials,
-    /// `<policy version>-<first 12 digits of the content hash>`: what
-    /// `/configz` shows.
+    /// `<policy version>-<12 digits>`: what `/configz` shows.
     pub revision: String,
     policy_version: u64,
 }
@@ -31,6 +30,13 @@ impl TenantRuntime {
             revision,
             policy_version,
         }
+    }
+
+    /// The same under a revision that covers the credentials too (K8S-20).
+    #[must_use]
+    pub(super) fn with_revision(mut self, revision: String) -> Self {
+        self.revision = revision;
+        self
     }
 
     /// The number that turns are pinned to (QUOTA-33).
