@@ -121,7 +121,10 @@ on_each_database! {
         let scene = env.scene().await?;
         let piece = "0123456789".repeat(1000);
         let pieces = vec![piece.as_str(); PIECES];
-        scene.provider.push_scenario(Scenario::deltas(&pieces, Ending::Completed));
+        // Unlike the other endings this one does not repeat the text.
+        let reason = "max_output_tokens".to_owned();
+        let ending = Ending::Incomplete { reason };
+        scene.provider.push_scenario(Scenario::deltas(&pieces, ending));
         let slow = scene.new_user()?;
         let chat = slow.create_chat(None).await?;
         let mut stream = slow.open(&chat, &json!({"content": "hello"})).await?;
