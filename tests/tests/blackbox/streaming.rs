@@ -98,18 +98,26 @@ on_each_database! {
     }
 
     /// Small writes on both sides must not wait for acknowledgements: Nagle's
-    /// algorithm with delayed ones makes every exchange 40 ms long.
-    async fn the_best_of_twenty_short_exchanges_takes_less_than_twenty_milliseconds(env) {
+    /// algorithm with delayed ones makes every exchange 40 ms long, once a
+    /// connection is warm. On a busy machine some are slow; one quick one
+    /// suffices.
+    async fn the_best_of_many_short_exchanges_takes_less_than_twenty_milliseconds(env) {
+        const WARM_UP: usize = 10;
         let scene = env.scene().await?;
         let user = scene.new_user()?;
         let chat = user.create_chat(Some("std")).await?;
         let mut best = Duration::MAX;
-        for _ in 0..20 {
+        for exchange in 0..200 {
             scene.provider.push_scenario(Scenario::deltas(&["ok"], Ending::Completed));
             let begun = Instant::now();
             let events = user.say(&chat, "hello").await?;
             let done = events.0.last().map_or(begun, |event| event.at);
-            best = best.min(done.duration_since(begun));
+            if exchange >= WARM_UP {
+                best = best.min(done.duration_since(begun));
+            }
+            if best < Duration::from_millis(20) && exchange >= WARM_UP + 20 {
+                break;
+            }
         }
         assert!(best < Duration::from_millis(20), "the best took {best:?}");
         assert!(scene.provider.stats().connections_total <= 2, "connections are reused");
