@@ -77,8 +77,18 @@ impl Drop for ManifestsSource {
     }
 }
 
+/// Whether the directory may say something else now. Reading it is an event
+/// too: taken for a change, it would be read for ever.
+fn is_change(event: &notify::Event) -> bool {
+    !event.kind.is_access()
+}
+
 fn watch(directory: &Path, changed: Arc<Notify>) -> Option<RecommendedWatcher> {
-    let notify = move |_: notify::Result<notify::Event>| changed.notify_one();
+    let notify = move |event: notify::Result<notify::Event>| {
+        if event.as_ref().map_or(true, is_change) {
+            changed.notify_one();
+        }
+    };
     let watcher = notify::recommended_watcher(notify).and_then(|mut watcher| {
         watcher.watch(directory, RecursiveMode::NonRecursive)?;
         Ok(watcher)
@@ -157,5 +167,29 @@ impl Reader {
         };
         let complete = self.loader.apply(manifests, &files).await;
         self.loaded = complete.then_some(files);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind};
+    use notify::{Event, EventKind};
+
+    use super::is_change;
+
+    /// K8S-21
+    #[test]
+    fn reading_the_directory_is_no_change_of_it() {
+        let change = |kind| is_change(&Event::new(kind));
+        assert!(!change(EventKind::Access(AccessKind::Open(
+            AccessMode::Any
+        ))));
+        assert!(!change(EventKind::Access(AccessKind::Close(
+            AccessMode::Read
+        ))));
+        assert!(change(EventKind::Modify(ModifyKind::Any)));
+        assert!(change(EventKind::Create(CreateKind::File)));
+        assert!(change(EventKind::Remove(RemoveKind::File)));
+        assert!(change(EventKind::Any));
     }
 }
