@@ -21,7 +21,10 @@ fn reserve(reserved_credits_micro: i64) -> Reserve {
     }
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "usage is optional where it is used")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "usage is optional where it is used"
+)]
 fn usage(input_tokens: u64, output_tokens: u64) -> Option<Usage> {
     Some(Usage {
         input_tokens,
