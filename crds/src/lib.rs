@@ -5,7 +5,7 @@
 //!   `crds/manifests` are generated from them.
 //! * [`admit`]: what the API server does to an object before it is stored:
 //!   defaults, schema and CEL rules, with the same messages (K8S-4).
-//! * [`render`]: resources and Secrets to one tenant's configuration, pure.
+//! * [`mod@render`]: resources and Secrets to one tenant's configuration, pure.
 //! * [`manifests`]: a directory of YAML files to rendered tenants.
 
 pub mod admit;

@@ -3,7 +3,7 @@
 //!
 //! | Call | Does |
 //! |---|---|
-//! | `POST scenarios` | queues one [`Scenario`](super::Scenario), or an array of them |
+//! | `POST scenarios` | queues one [`Scenario`], or an array of them |
 //! | `GET requests` | the recorded requests |
 //! | `GET stats` | the counters |
 //! | `POST release?count=n` | lets n (default 1) held answers go on |
