@@ -164,6 +164,8 @@ fn parse_frame(frame: &str) -> anyhow::Result<Option<Event>> {
     if frame == ":" {
         return Ok(None);
     }
+    // JSON escapes it, and as white space it would pass for the end of a line.
+    ensure!(!frame.contains('\r'), "a carriage return: {frame:?}");
     let (event, data) = frame
         .split_once('\n')
         .with_context(|| format!("a frame of one line: {frame:?}"))?;

@@ -88,9 +88,14 @@ impl Postgres {
         })
     }
 
+    /// `postgres://user@host:port`, without a database.
+    pub(crate) fn server_url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}", self.port)
+    }
+
     /// URL of the database that every server has.
     pub(crate) fn url(&self) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+        format!("{}/postgres", self.server_url())
     }
 }
 

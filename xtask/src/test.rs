@@ -11,7 +11,7 @@ use crate::postgres::{Durability, Postgres};
 use crate::process::Running;
 use crate::workspace;
 
-/// Names the server the suites create their databases on.
+/// Names the server the suites create their databases on; the URL names no database.
 const POSTGRES_URL: &str = "MINICHAT_TEST_POSTGRES_URL";
 
 #[derive(Args)]
@@ -34,7 +34,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     command.args(&options.arguments);
     command
-        .env(POSTGRES_URL, postgres.url())
+        .env(POSTGRES_URL, postgres.server_url())
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let mut tests = Running::start("cargo test", &mut command)?;
