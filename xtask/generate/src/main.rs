@@ -5,6 +5,8 @@
     reason = "a command line program speaks on its output"
 )]
 
+mod chart;
+
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,6 +21,7 @@ struct Arguments {
     check: bool,
 }
 
+/// A generated file: its path from the root of the workspace, and what it must hold.
 struct Generated {
     path: &'static str,
     content: String,
@@ -44,6 +47,7 @@ fn files() -> anyhow::Result<Vec<Generated>> {
                 content: file.content,
             }),
     );
+    files.extend(chart::files()?);
     Ok(files)
 }
 

@@ -10,6 +10,7 @@ mod key;
 mod load;
 mod prefix;
 pub mod reference;
+pub mod schema;
 pub mod types;
 
 #[cfg(test)]

@@ -1,0 +1,96 @@
+{{/* The pod of the pool, the same in the Deployment on PostgreSQL and the StatefulSet on SQLite. */}}
+
+{{- define "minichat.onPostgres" -}}
+{{- if .Values.database.existingSecret }}true{{ end -}}
+{{- end }}
+
+{{/* drain.min + drain.max + 15, so that the kubelet never cuts what the drain would end by itself (K8S-50). */}}
+{{- define "minichat.terminationGracePeriodSeconds" -}}
+{{- $drain := .Values.pool.config.drain -}}
+{{- add (int $drain.min_secs) (int $drain.max_secs) 15 -}}
+{{- end }}
+
+{{- define "minichat.poolPod" -}}
+metadata:
+  labels:
+    {{- include "minichat.podLabels" (list . "pool") | nindent 4 }}
+    minichat.dev/pool: {{ .Values.pool.name }}
+    {{- with .Values.pool.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  annotations:
+    checksum/config: {{ toYaml .Values.pool.config | sha256sum }}
+    {{- with .Values.pool.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  {{- with include "minichat.pullSecrets" . }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  serviceAccountName: {{ include "minichat.poolServiceAccount" . }}
+  automountServiceAccountToken: true
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: {{ include "minichat.terminationGracePeriodSeconds" . }}
+  securityContext:
+    {{- include "minichat.podSecurityContext" . | nindent 4 }}
+    {{- if not (include "minichat.onPostgres" .) }}
+    fsGroup: 65532
+    fsGroupChangePolicy: OnRootMismatch
+    {{- end }}
+  containers:
+    - name: dataplane
+      image: {{ include "minichat.image" (list . .Values.pool.image.repository) }}
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      args:
+        - serve
+        - --config=/etc/minichat/config.yaml
+        - --kubernetes
+      env:
+        {{- include "minichat.poolEnv" . | nindent 8 }}
+      ports:
+        - name: http
+          containerPort: 8087
+        - name: admin
+          containerPort: 9090
+      {{- include "minichat.probes" . | nindent 6 }}
+      resources:
+        {{- toYaml .Values.pool.resources | nindent 8 }}
+      securityContext:
+        {{- include "minichat.containerSecurityContext" . | nindent 8 }}
+      volumeMounts:
+        - name: config
+          mountPath: /etc/minichat
+          readOnly: true
+        {{- if not (include "minichat.onPostgres" .) }}
+        - name: data
+          mountPath: /var/lib/minichat
+        {{- end }}
+  {{- with include "minichat.placement" .Values.pool }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  volumes:
+    - name: config
+      configMap:
+        name: {{ include "minichat.pool" . }}
+{{- end }}
+
+{{- define "minichat.poolEnv" -}}
+- name: MINICHAT_DATABASE_URL
+  {{- if include "minichat.onPostgres" . }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.database.existingSecret }}
+      key: {{ .Values.database.secretKey }}
+  {{- else }}
+  value: sqlite:///var/lib/minichat/minichat.db
+  {{- end }}
+{{- with .Values.pool.sharedSecret }}
+{{- if .existingSecret }}
+- name: MINICHAT_AUTH_SHARED_SECRET
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: {{ .secretKey }}
+{{- end }}
+{{- end }}
+{{- end }}

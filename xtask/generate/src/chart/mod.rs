@@ -1,0 +1,69 @@
+//! What is generated below `charts/`: the definitions of the custom resources as templates, and the values of the
+//! chart in their three forms.
+
+mod reference;
+mod schema;
+mod values;
+mod yaml;
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use crate::Generated;
+use values::{ChartValue, VALUES};
+
+/// Every generated file of both charts.
+pub(crate) fn files() -> anyhow::Result<Vec<Generated>> {
+    let tree = tree()?;
+    Ok(vec![
+        Generated {
+            path: "charts/minichat/values.yaml",
+            content: yaml::values(&tree)?,
+        },
+        Generated {
+            path: "charts/minichat/values.schema.json",
+            content: schema::values(&tree)?,
+        },
+        Generated {
+            path: "charts/minichat/README.md",
+            content: reference::markdown(VALUES),
+        },
+    ])
+}
+
+/// The rows as the tree that their paths make.
+enum Node {
+    Section(Vec<(&'static str, Node)>),
+    Leaf(&'static ChartValue, Value),
+}
+
+fn tree() -> anyhow::Result<Node> {
+    let mut root = Node::Section(Vec::new());
+    for row in VALUES {
+        let default = serde_json::from_str(row.default)
+            .with_context(|| format!("{}: the default is no JSON", row.path))?;
+        let mut parts: Vec<&str> = row.path.split('.').collect();
+        let name = parts.pop().unwrap_or_default();
+        let section = parts.into_iter().try_fold(&mut root, Node::section);
+        let section = section.with_context(|| format!("{}: below another value", row.path))?;
+        if let Node::Section(children) = section {
+            children.push((name, Node::Leaf(row, default)));
+        }
+    }
+    Ok(root)
+}
+
+impl Node {
+    /// The section `name` below this one, made where it is missing; nothing below a leaf.
+    fn section(&mut self, name: &'static str) -> Option<&mut Self> {
+        let Self::Section(children) = self else {
+            return None;
+        };
+        let known = children.iter().position(|(child, _)| *child == name);
+        let at = known.unwrap_or_else(|| {
+            children.push((name, Self::Section(Vec::new())));
+            children.len() - 1
+        });
+        Some(&mut children[at].1)
+    }
+}

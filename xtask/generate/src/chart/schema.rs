@@ -1,0 +1,72 @@
+//! `values.schema.json`: strict, so that Helm refuses a misspelt value.
+
+use serde_json::{Map, Value, json};
+
+use super::Node;
+use super::values::Kind;
+
+pub(super) fn values(root: &Node) -> anyhow::Result<String> {
+    let mut schema = of(root);
+    schema["$schema"] = "https://json-schema.org/draft-07/schema#".into();
+    // Helm puts it there where the chart is a part of another.
+    schema["properties"]["global"] = json!({ "type": "object" });
+    Ok(serde_json::to_string_pretty(&schema)? + "\n")
+}
+
+fn of(node: &Node) -> Value {
+    match node {
+        Node::Section(children) => {
+            let properties: Map<String, Value> = children
+                .iter()
+                .map(|(name, child)| ((*name).to_owned(), of(child)))
+                .collect();
+            object(&properties)
+        }
+        Node::Leaf(row, default) => {
+            let mut schema = of_kind(&row.kind);
+            schema["description"] = row.help.into();
+            schema["default"] = default.clone();
+            schema
+        }
+    }
+}
+
+fn of_kind(kind: &Kind) -> Value {
+    match kind {
+        Kind::Text("") => json!({ "type": "string" }),
+        Kind::Text(pattern) => json!({ "type": "string", "pattern": pattern }),
+        Kind::Integer(low, high) => json!({ "type": "integer", "minimum": low, "maximum": high }),
+        Kind::Bool => json!({ "type": "boolean" }),
+        Kind::Choice(words) => json!({ "type": "string", "enum": words }),
+        Kind::Texts(pattern) => {
+            json!({ "type": "array", "items": { "type": "string", "pattern": pattern } })
+        }
+        Kind::TextByName => {
+            json!({ "type": "object", "additionalProperties": { "type": "string" } })
+        }
+        Kind::Resources => resources(),
+        Kind::Object => json!({ "type": "object" }),
+        Kind::Objects => json!({ "type": "array", "items": { "type": "object" } }),
+        Kind::ProcessConfig => process_config(),
+    }
+}
+
+fn object(properties: &Map<String, Value>) -> Value {
+    json!({ "type": "object", "additionalProperties": false, "properties": properties })
+}
+
+fn resources() -> Value {
+    let quantities =
+        json!({ "type": "object", "additionalProperties": { "type": ["string", "number"] } });
+    let properties = ["requests", "limits"].map(|name| (name.to_owned(), quantities.clone()));
+    object(&properties.into_iter().collect())
+}
+
+/// The time that a pod gets to end is computed from the drain's, so both must be numbers, not null.
+fn process_config() -> Value {
+    let mut schema = minichat_config::process::schema::json_schema();
+    schema["required"] = json!(["auth", "drain"]);
+    schema["properties"]["auth"]["required"] = json!(["mode"]);
+    schema["properties"]["drain"]["required"] = json!(["min_secs", "max_secs"]);
+    schema
+}

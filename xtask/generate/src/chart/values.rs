@@ -1,0 +1,342 @@
+//! The values of `charts/minichat`: one row each, of which `values.yaml`, its schema and the reference are made.
+
+/// One value of the chart.
+pub(super) struct ChartValue {
+    /// Path with dots, such as `operator.replicaCount`.
+    pub path: &'static str,
+    /// Type and bounds.
+    pub kind: Kind,
+    /// Default as JSON.
+    pub default: &'static str,
+    /// Meaning, Markdown of one paragraph.
+    pub help: &'static str,
+}
+
+/// Type and bounds of a value.
+pub(super) enum Kind {
+    /// Text that matches the pattern; empty = any.
+    Text(&'static str),
+    Integer(u32, u32),
+    Bool,
+    Choice(&'static [&'static str]),
+    /// Texts that match the pattern.
+    Texts(&'static str),
+    /// Text by name, as labels and annotations are.
+    TextByName,
+    /// `resources` of a container.
+    Resources,
+    /// An object of Kubernetes, which the API server checks.
+    Object,
+    /// A list of objects of Kubernetes.
+    Objects,
+    /// Process configuration of the data plane.
+    ProcessConfig,
+}
+
+const fn value(
+    path: &'static str,
+    kind: Kind,
+    default: &'static str,
+    help: &'static str,
+) -> ChartValue {
+    ChartValue {
+        path,
+        kind,
+        default,
+        help,
+    }
+}
+
+/// Name of a namespace, of a label's value that is not empty, and of most objects.
+const DNS_LABEL: &str = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$";
+/// Name of a Secret or a `ServiceAccount`; may be left empty.
+const OBJECT_NAME: &str = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$";
+const QUANTITY: &str = "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$";
+const NOT_EMPTY: &str = "^.+$";
+const UUID_OR_EMPTY: &str = "^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})?$";
+
+/// Every value, in the order of the reference.
+pub(super) const VALUES: &[ChartValue] = &[
+    value(
+        "nameOverride",
+        Kind::Text(""),
+        "\"\"",
+        "Instead of the chart's name in names and labels.",
+    ),
+    value(
+        "fullnameOverride",
+        Kind::Text(""),
+        "\"\"",
+        "First part of every object's name; empty = made of release and chart.",
+    ),
+    value(
+        "commonLabels",
+        Kind::TextByName,
+        "{}",
+        "Labels of every object and pod, besides the usual ones.",
+    ),
+    value(
+        "image.registry",
+        Kind::Text(""),
+        "\"\"",
+        "Where images are pulled from, such as `registry.example.com/minichat`; empty = the node's default.",
+    ),
+    value(
+        "image.tag",
+        Kind::Text(""),
+        "\"\"",
+        "Tag of the images; empty = the chart's `appVersion`.",
+    ),
+    value(
+        "image.pullPolicy",
+        Kind::Choice(&["IfNotPresent", "Always", "Never"]),
+        "\"IfNotPresent\"",
+        "When images are pulled.",
+    ),
+    value(
+        "image.pullSecrets",
+        Kind::Texts(DNS_LABEL),
+        "[]",
+        "Names of Secrets with the registry's credentials.",
+    ),
+    value(
+        "operator.replicaCount",
+        Kind::Integer(1, 5),
+        "1",
+        "Operators; one leads, the others wait.",
+    ),
+    value(
+        "operator.namespaces",
+        Kind::Texts(DNS_LABEL),
+        "[]",
+        "Namespaces whose tenants are served, with a Role in each; empty = all, with a ClusterRole.",
+    ),
+    value(
+        "operator.image.repository",
+        Kind::Text(NOT_EMPTY),
+        "\"minichat-operator\"",
+        "Image of the operator, below `image.registry`.",
+    ),
+    value(
+        "operator.serviceAccount.create",
+        Kind::Bool,
+        "true",
+        "Whether the chart makes the operator's ServiceAccount.",
+    ),
+    value(
+        "operator.serviceAccount.name",
+        Kind::Text(OBJECT_NAME),
+        "\"\"",
+        "Its name; empty = made of the release's.",
+    ),
+    value(
+        "operator.serviceAccount.annotations",
+        Kind::TextByName,
+        "{}",
+        "Its annotations.",
+    ),
+    value(
+        "operator.resources",
+        Kind::Resources,
+        r#"{"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}"#,
+        "Requests and limits. A limit of CPU would only slow it down.",
+    ),
+    value(
+        "operator.podLabels",
+        Kind::TextByName,
+        "{}",
+        "Further labels of the pods.",
+    ),
+    value(
+        "operator.podAnnotations",
+        Kind::TextByName,
+        "{}",
+        "Annotations of the pods.",
+    ),
+    value(
+        "operator.nodeSelector",
+        Kind::TextByName,
+        "{}",
+        "Labels of the nodes that the pods may run on.",
+    ),
+    value(
+        "operator.tolerations",
+        Kind::Objects,
+        "[]",
+        "Taints that the pods bear.",
+    ),
+    value(
+        "operator.affinity",
+        Kind::Object,
+        "{}",
+        "Which nodes and neighbours the pods seek or avoid.",
+    ),
+    value(
+        "operator.topologySpreadConstraints",
+        Kind::Objects,
+        "[]",
+        "How the pods spread over zones and nodes.",
+    ),
+    value(
+        "operator.priorityClassName",
+        Kind::Text(OBJECT_NAME),
+        "\"\"",
+        "Priority of the pods.",
+    ),
+    value(
+        "database.existingSecret",
+        Kind::Text(OBJECT_NAME),
+        "\"\"",
+        "Secret with the URL of a PostgreSQL database. Empty = SQLite in a volume of the pool's single pod.",
+    ),
+    value(
+        "database.secretKey",
+        Kind::Text(NOT_EMPTY),
+        "\"url\"",
+        "Key of the URL in that Secret: `postgres://USER:PASSWORD@HOST/DATABASE`.",
+    ),
+    value(
+        "pool.name",
+        Kind::Text(DNS_LABEL),
+        "\"default\"",
+        "Name of the pool: the label `minichat.dev/pool` of its pods and of the rendered tenants that they serve.",
+    ),
+    value(
+        "pool.replicaCount",
+        Kind::Integer(0, 100),
+        "1",
+        "Data planes. More than one needs `database.existingSecret`.",
+    ),
+    value(
+        "pool.config",
+        Kind::ProcessConfig,
+        r#"{"auth": {"mode": "trusted_headers", "trusted_peers": ["127.0.0.0/8", "::1/128"]}, "drain": {"min_secs": 10, "max_secs": 300}}"#,
+        "Process configuration of the data plane, the keys of [docs/configuration.md](../../docs/configuration.md) nested. A change rolls the pods. The default believes the headers `X-Tenant-Id` and `X-User-Id` of `kubectl port-forward` and of nobody else.",
+    ),
+    value(
+        "pool.sharedSecret.existingSecret",
+        Kind::Text(OBJECT_NAME),
+        "\"\"",
+        "Secret with the value of `auth.shared_secret`, by which a gateway proves that it may set the headers of `trusted_headers`.",
+    ),
+    value(
+        "pool.sharedSecret.secretKey",
+        Kind::Text(NOT_EMPTY),
+        "\"shared-secret\"",
+        "Its key in that Secret.",
+    ),
+    value(
+        "pool.persistence.size",
+        Kind::Text(QUANTITY),
+        "\"2Gi\"",
+        "Size of the volume of the SQLite database.",
+    ),
+    value(
+        "pool.persistence.storageClassName",
+        Kind::Text(OBJECT_NAME),
+        "\"\"",
+        "Its storage class; empty = the cluster's default.",
+    ),
+    value(
+        "pool.persistence.accessMode",
+        Kind::Choice(&["ReadWriteOnce", "ReadWriteOncePod"]),
+        "\"ReadWriteOnce\"",
+        "Its access mode; `ReadWriteOncePod` where the storage driver knows it.",
+    ),
+    value(
+        "pool.service.type",
+        Kind::Choice(&["ClusterIP", "NodePort", "LoadBalancer"]),
+        "\"ClusterIP\"",
+        "Type of the Service of the API, port 8087.",
+    ),
+    value(
+        "pool.service.annotations",
+        Kind::TextByName,
+        "{}",
+        "Its annotations.",
+    ),
+    value(
+        "pool.image.repository",
+        Kind::Text(NOT_EMPTY),
+        "\"minichat-dataplane\"",
+        "Image of the data plane, below `image.registry`.",
+    ),
+    value(
+        "pool.serviceAccount.create",
+        Kind::Bool,
+        "true",
+        "Whether the chart makes the pool's ServiceAccount.",
+    ),
+    value(
+        "pool.serviceAccount.name",
+        Kind::Text(OBJECT_NAME),
+        "\"\"",
+        "Its name; empty = made of the release's.",
+    ),
+    value(
+        "pool.serviceAccount.annotations",
+        Kind::TextByName,
+        "{}",
+        "Its annotations.",
+    ),
+    value(
+        "pool.resources",
+        Kind::Resources,
+        r#"{"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}"#,
+        "Requests and limits. A limit of CPU would only delay tokens.",
+    ),
+    value(
+        "pool.podLabels",
+        Kind::TextByName,
+        "{}",
+        "Further labels of the pods.",
+    ),
+    value(
+        "pool.podAnnotations",
+        Kind::TextByName,
+        "{}",
+        "Annotations of the pods.",
+    ),
+    value(
+        "pool.nodeSelector",
+        Kind::TextByName,
+        "{}",
+        "Labels of the nodes that the pods may run on.",
+    ),
+    value(
+        "pool.tolerations",
+        Kind::Objects,
+        "[]",
+        "Taints that the pods bear.",
+    ),
+    value(
+        "pool.affinity",
+        Kind::Object,
+        "{}",
+        "Which nodes and neighbours the pods seek or avoid.",
+    ),
+    value(
+        "pool.topologySpreadConstraints",
+        Kind::Objects,
+        "[]",
+        "How the pods spread over zones and nodes.",
+    ),
+    value(
+        "pool.priorityClassName",
+        Kind::Text(OBJECT_NAME),
+        "\"\"",
+        "Priority of the pods.",
+    ),
+    value(
+        "test.tenantId",
+        Kind::Text(UUID_OR_EMPTY),
+        "\"\"",
+        "Tenant that `helm test` chats with, in the mode `trusted_headers`; in the mode `dev` the process knows it.",
+    ),
+    value(
+        "test.userId",
+        Kind::Text(UUID_OR_EMPTY),
+        "\"00000000-0000-4000-8000-000000000001\"",
+        "User that `helm test` chats as, in the mode `trusted_headers`.",
+    ),
+];
