@@ -163,9 +163,31 @@ impl Api {
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        self.send_json(Method::POST, path, body).await
+    }
+
+    /// A whole exchange with a JSON body.
+    pub async fn send_json(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> anyhow::Result<Answer> {
         let json = [("content-type", "application/json")];
         let body = Bytes::from(body.to_string());
-        self.exchange(Method::POST, path, &json, body).await
+        self.exchange(method, path, &json, body).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        self.send_json(Method::PUT, path, body).await
+    }
+
+    pub async fn patch(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        self.send_json(Method::PATCH, path, body).await
+    }
+
+    pub async fn delete(&self, path: &str) -> anyhow::Result<Answer> {
+        self.exchange(Method::DELETE, path, &[], Bytes::new()).await
     }
 
     /// Creates a chat on the tenant's default model, or on `model`.

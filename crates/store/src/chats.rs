@@ -3,6 +3,7 @@
 use minichat_core::{ChatId, TenantId, Timestamp, UserId};
 
 use crate::page::{Direction, Key, Page, PageRequest};
+use crate::tx::only_column;
 use crate::value::{Row, params};
 use crate::{StoreError, Tx};
 
@@ -106,6 +107,52 @@ impl Tx {
             at: chat.updated_at,
             id: chat.id.0,
         }))
+    }
+
+    /// Renames the caller's chat, which is activity (API-52, API-54); `None` if
+    /// the caller has no such chat.
+    pub async fn chat_rename(
+        &mut self,
+        tenant: TenantId,
+        user: UserId,
+        chat: ChatId,
+        title: &str,
+        now: Timestamp,
+    ) -> Result<Option<Chat>, StoreError> {
+        self.execute_later(
+            "UPDATE chats SET title = $4, updated_at = GREATEST($5, updated_at) \
+             WHERE tenant_id = $1 AND user_id = $2 AND id = $3 AND deleted_at IS NULL",
+            params![tenant, user, chat, title, now],
+        )?;
+        self.chat_get(tenant, user, chat).await
+    }
+
+    /// Soft-deletes the caller's chat and hands its files over to cleanup
+    /// (API-55, CONT-163); `false` if the caller has no such chat.
+    pub async fn chat_delete(
+        &mut self,
+        tenant: TenantId,
+        user: UserId,
+        chat: ChatId,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let deleted: Option<ChatId> = self
+            .query_opt(
+                "UPDATE chats SET deleted_at = $4 WHERE tenant_id = $1 AND user_id = $2 \
+                 AND id = $3 AND deleted_at IS NULL RETURNING id",
+                &params![tenant, user, chat, now],
+                only_column,
+            )
+            .await?;
+        if deleted.is_none() {
+            return Ok(false);
+        }
+        self.execute_later(
+            "UPDATE attachments SET cleanup_status = 'pending', cleanup_updated_at = $3 \
+             WHERE tenant_id = $1 AND chat_id = $2 AND cleanup_status IS NULL",
+            params![tenant, chat, now],
+        )?;
+        Ok(true)
     }
 
     /// Marks activity: `updated_at` moves to `now`, never back (API-54).

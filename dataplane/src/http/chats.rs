@@ -1,4 +1,4 @@
-//! Chats (API-50 to API-54).
+//! Chats (API-50 to API-55).
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use http::header::LOCATION;
 use http::{HeaderValue, StatusCode, Uri};
 use minichat_config::TenantConfig;
-use minichat_core::{ChatId, Timestamp};
-use minichat_store::{Chat, NewChat};
+use minichat_core::{ChatId, RequestId, TenantId, Timestamp};
+use minichat_store::{Chat, NewChat, OutboxMessage};
 use serde::{Deserialize, Serialize};
 
 use super::body::{self, storable};
@@ -141,6 +141,87 @@ pub(super) async fn show(
         .await?
         .ok_or_else(Problem::chat_not_found)?;
     Ok(Json(ChatView::from(chat)).into_response())
+}
+
+#[derive(Deserialize)]
+pub(super) struct UpdateBody {
+    title: Option<String>,
+}
+
+/// `PATCH /chats/{id}`: the title and nothing else (API-52).
+pub(super) async fn update(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Params(path): Params<ChatPath>,
+    body::Json(body): body::Json<UpdateBody>,
+) -> Result<Response, Problem> {
+    let title = title(&body::required(body.title, "title")?)?;
+    let (tenant, user) = (caller.tenant_id, caller.user_id);
+    let now = app.clock.now();
+    let chat = app
+        .store
+        .write(move |tx| {
+            let title = title.clone();
+            Box::pin(async move { tx.chat_rename(tenant, user, path.id, &title, now).await })
+        })
+        .await?
+        .ok_or_else(Problem::chat_not_found)?;
+    Ok(Json(ChatView::from(chat)).into_response())
+}
+
+/// The queue of deleted chats, whose files at providers are still there.
+const CLEANUP_QUEUE: &str = "mini-chat.chat_cleanup";
+
+/// Partitions of the queue (PLAT-31).
+const CLEANUP_PARTITIONS: u32 = 4;
+
+/// What cleanup is told (CONT-163).
+#[derive(Serialize)]
+struct CleanupEvent {
+    reason: &'static str,
+    tenant_id: TenantId,
+    chat_id: ChatId,
+    system_request_id: RequestId,
+    chat_deleted_at: Timestamp,
+}
+
+/// `DELETE /chats/{id}` (API-55). A running turn goes on to its own end.
+pub(super) async fn delete(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Params(path): Params<ChatPath>,
+) -> Result<StatusCode, Problem> {
+    let (tenant, user) = (caller.tenant_id, caller.user_id);
+    let event = CleanupEvent {
+        reason: "chat_soft_delete",
+        tenant_id: tenant,
+        chat_id: path.id,
+        system_request_id: RequestId::random(),
+        chat_deleted_at: app.clock.now(),
+    };
+    let payload = serde_json::to_string(&event).map_err(|_| Problem::internal())?;
+    let now = event.chat_deleted_at;
+    app.store
+        .write(move |tx| {
+            let payload = payload.clone();
+            Box::pin(async move {
+                if !tx.chat_delete(tenant, user, path.id, now).await? {
+                    return Err(Problem::chat_not_found());
+                }
+                tx.outbox_enqueue(&OutboxMessage {
+                    queue: CLEANUP_QUEUE,
+                    tenant_id: tenant,
+                    key: path.id.0,
+                    partitions: CLEANUP_PARTITIONS,
+                    dedupe_key: None,
+                    payload: &payload,
+                    created_at: now,
+                })?;
+                Ok(())
+            })
+        })
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// The title without the space around it.

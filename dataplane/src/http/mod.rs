@@ -16,6 +16,7 @@ mod panic;
 mod path;
 mod pipeline;
 mod quota;
+mod reactions;
 mod request_id;
 mod stream;
 mod turns;
@@ -26,7 +27,7 @@ mod tests;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use http::Method;
 use minichat_core::ErrorCode;
 use minichat_telemetry::Tracer;
@@ -41,9 +42,21 @@ fn operations() -> Vec<(Method, &'static str, MethodRouter<Arc<App>>)> {
         (M::POST, "/chats", post(chats::create)),
         (M::GET, "/chats", get(chats::list)),
         (M::GET, "/chats/{id}", get(chats::show)),
+        (M::PATCH, "/chats/{id}", patch(chats::update)),
+        (M::DELETE, "/chats/{id}", delete(chats::delete)),
         (M::GET, "/chats/{id}/messages", get(messages::list)),
         (M::POST, "/chats/{id}/messages:stream", post(stream::send)),
         (M::GET, "/chats/{id}/turns/{request_id}", get(turns::show)),
+        (
+            M::PUT,
+            "/chats/{id}/messages/{msg_id}/reaction",
+            put(reactions::put),
+        ),
+        (
+            M::DELETE,
+            "/chats/{id}/messages/{msg_id}/reaction",
+            delete(reactions::delete),
+        ),
         (M::GET, "/models", get(models::list)),
         (M::GET, "/models/{model_id}", get(models::show)),
         (M::GET, "/quota/status", get(quota::status)),

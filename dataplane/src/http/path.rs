@@ -4,7 +4,7 @@ use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
-use minichat_core::{ChatId, RequestId};
+use minichat_core::{ChatId, MessageId, RequestId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -24,6 +24,13 @@ pub(super) struct ChatPath {
 pub(super) struct TurnPath {
     pub(super) id: ChatId,
     pub(super) request_id: RequestId,
+}
+
+/// `/chats/{id}/messages/{msg_id}` and what is below it.
+#[derive(Deserialize, Clone, Copy)]
+pub(super) struct MessagePath {
+    pub(super) id: ChatId,
+    pub(super) msg_id: MessageId,
 }
 
 /// `/models/{model_id}`.

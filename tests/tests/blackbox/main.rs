@@ -1,6 +1,8 @@
 //! Claims about the data plane, each checked on SQLite and on PostgreSQL.
 
 #[cfg(test)]
+mod chat_changes;
+#[cfg(test)]
 mod chats;
 #[cfg(test)]
 mod concurrency;

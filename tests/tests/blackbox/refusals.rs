@@ -176,6 +176,7 @@ on_each_database! {
         codes.extend(refused_messages(&user, &chat).await?);
         scene.check_nothing_written().await?;
         codes.extend(refused_while_running(&scene, &user, &chat).await?);
+        codes.extend(refused_reactions(&user, &chat).await?);
         codes.push(ErrorCode::QuotaExceeded);
 
         let answered: BTreeSet<&str> = codes
@@ -246,6 +247,22 @@ on_each_database! {
             }
         }
     }
+}
+
+/// Reactions to what cannot be reacted to.
+async fn refused_reactions(user: &Api, chat: &str) -> anyhow::Result<Vec<ErrorCode>> {
+    let like = json!({"reaction": "like"});
+    let question = user.messages(chat).await?[0]["id"].clone();
+    let path = |id: &str| format!("/chats/{chat}/messages/{id}/reaction");
+    let question = path(question.as_str().unwrap_or_default());
+    let random = path(&Uuid::new_v4().to_string());
+    Ok(vec![
+        check(
+            &user.put(&question, &like).await?,
+            ErrorCode::InvalidReactionTarget,
+        )?,
+        check(&user.put(&random, &like).await?, ErrorCode::MessageNotFound)?,
+    ])
 }
 
 /// Messages that meet a running turn (API-68).
