@@ -189,7 +189,7 @@ impl JsonSchema for Credits {
             "pattern": "^[+-]?[0-9]{1,18}([.][0-9]{1,18})?[numkMGT]?$",
             "x-kubernetes-validations": [
                 {
-                    "rule": "type(self) == int ? self >= 0 && self <= 1000000000000 : isQuantity(self) && quantity(self).sign() >= 0 && !quantity(self).isGreaterThan(quantity('1T'))",
+                    "rule": "type(self) == int ? self >= 0 && self <= 1000000000000 : isQuantity(self) && !quantity(self).isLessThan(quantity('0')) && !quantity(self).isGreaterThan(quantity('1T'))",
                     "message": "must be 0 to 1T credits; write a quantity such as \"100\", \"2500m\" or \"750u\""
                 },
                 {

@@ -6,6 +6,7 @@
 
 mod bench;
 mod check;
+mod cluster;
 mod deny;
 mod dependencies;
 mod generate;
@@ -39,6 +40,8 @@ enum Command {
     Generate(generate::Options),
     /// Say which dependencies break the rules of the house
     CheckDeps,
+    /// Start or stop a real Kubernetes on this machine
+    Cluster(cluster::Options),
     /// Run the side-by-side benchmark and write docs/benchmarks.md
     Bench(bench::Options),
 }
@@ -61,6 +64,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Check => check::run(),
         Command::Generate(options) => generate::run(&options),
         Command::CheckDeps => dependencies::run(),
+        Command::Cluster(options) => cluster::run(&options),
         Command::Bench(options) => bench::run(&options),
     }
 }

@@ -29,6 +29,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "minichat-tests",
         &[
+            "minichat-cluster",
             "minichat-config",
             "minichat-core",
             "minichat-crds",
@@ -38,8 +39,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "minichat-telemetry",
         ],
     ),
+    ("minichat-cluster", &[]),
     ("minichat-benches", &[]),
-    ("xtask", &[]),
+    ("xtask", &["minichat-cluster"]),
     (
         "xtask-generate",
         &["minichat-config", "minichat-crds", "minichat-metrics"],
@@ -68,6 +70,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("kube*", &["minichat-crds"]),
     ("opentelemetry*", &["minichat-telemetry"]),
     ("prometheus", &["minichat-telemetry"]),
+    ("rcgen", &["minichat-cluster"]),
     ("rusqlite", &["minichat-store", "minichat-tests"]),
     ("schemars", &["minichat-crds"]),
     ("serde-saphyr", &["minichat-config"]),

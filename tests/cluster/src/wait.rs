@@ -1,0 +1,24 @@
+//! Waiting, never without an end.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+
+const POLL: Duration = Duration::from_millis(25);
+
+/// Asks `is_so` until it says yes; fails with it, or after `within`.
+pub(crate) fn until(
+    what: &str,
+    within: Duration,
+    mut is_so: impl FnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let started = Instant::now();
+    while !is_so()? {
+        if started.elapsed() > within {
+            bail!("{what}: not within {} s", within.as_secs());
+        }
+        thread::sleep(POLL);
+    }
+    Ok(())
+}
