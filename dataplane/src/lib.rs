@@ -7,6 +7,7 @@ pub mod app;
 pub mod caller;
 pub mod config_source;
 pub mod http;
+pub mod jobs;
 pub mod problem;
 mod quota;
 mod serve;

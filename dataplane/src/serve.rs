@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use crate::app::{App, OpenTurns};
 use crate::config_source::{ManifestsSource, StoredPolicyVersions};
 use crate::http;
+use crate::jobs::{Watchdog, WatchdogHost};
 
 /// What finalization may take once streams are cut (K8S-50).
 const CUT: Duration = Duration::from_secs(5);
@@ -38,6 +39,8 @@ pub struct Running {
     application: Listener,
     admin: Listener,
     source: ManifestsSource,
+    /// The process that owns a `SQLite` file hosts its own watchdog (D16).
+    watchdog: Option<WatchdogHost>,
 }
 
 /// Opens everything, loads the tenants of `manifests`, and serves. Faults of
@@ -61,6 +64,14 @@ pub async fn start_traced(
     let store = Store::open(&database(&config), Arc::clone(&clock))
         .await
         .context("the database cannot be opened")?;
+    if store.is_sqlite() {
+        recover(&Watchdog {
+            store: store.clone(),
+            metrics: Arc::clone(&metrics),
+            timeout: config.orphan_watchdog.timeout,
+        })
+        .await?;
+    }
     let source = ManifestsSource::start(
         manifests,
         RenderSettings {
@@ -93,11 +104,36 @@ pub async fn start_traced(
             lifecycle,
         ),
         admin: Listener::serve(admin, admin_router, Lifecycle::default()),
+        watchdog: host(&app),
         app,
         source,
     };
     tracing::info!(app_addr = %running.app_addr, admin_addr = %running.admin_addr, "serving");
     Ok(running)
+}
+
+/// Ends what the file's last owner left running, before anybody is served
+/// (TURN-63).
+async fn recover(watchdog: &Watchdog) -> anyhow::Result<()> {
+    let report = watchdog.recover().await;
+    match report.error {
+        Some(error) => anyhow::bail!("turns that were left running cannot be listed: {error}"),
+        None => Ok(()),
+    }
+}
+
+fn host(app: &App) -> Option<WatchdogHost> {
+    let settings = app.config.orphan_watchdog;
+    let is_ours = app.store.is_sqlite() && settings.enabled;
+    is_ours.then(|| WatchdogHost::start(watchdog(app), settings.scan_interval))
+}
+
+fn watchdog(app: &App) -> Watchdog {
+    Watchdog {
+        store: app.store.clone(),
+        metrics: Arc::clone(&app.metrics),
+        timeout: app.config.orphan_watchdog.timeout,
+    }
 }
 
 fn database(config: &ProcessConfig) -> DatabaseSettings {
@@ -169,6 +205,12 @@ impl Listener {
 }
 
 impl Running {
+    /// A watchdog on this process's database, for whoever wants to decide
+    /// when it runs.
+    pub fn watchdog(&self) -> Watchdog {
+        watchdog(&self.app)
+    }
+
     /// Ends the process's work in the order of K8S-50: not ready, but serving
     /// for `drain.min`; then no new connections, and open streams go on until
     /// shortly before `drain.max`; then they are cut and finalized. Another
@@ -202,6 +244,7 @@ impl Running {
             mut application,
             admin,
             source,
+            watchdog,
         } = self;
         application.lifecycle.draining.fire();
         app.refusing.fire();
@@ -216,6 +259,9 @@ impl Running {
             tracing::warn!("some connections did not end in time");
         }
         application.task.abort();
+        if let Some(watchdog) = watchdog {
+            watchdog.stop().await;
+        }
         admin.lifecycle.stopping.fire();
         admin.task.abort();
         drop(source);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use rusqlite::types::ValueRef;
+use uuid::Uuid;
 
 use crate::postgres::{self, PostgresDatabase};
 
@@ -64,6 +65,69 @@ impl Database {
         value
             .parse()
             .with_context(|| format!("{value:?} is no number: {sql}"))
+    }
+
+    /// Moves the last progress of the turns that `condition` names an hour into
+    /// the past, beyond every timeout of the watchdog.
+    pub async fn age_turns(&self, condition: &str) -> anyhow::Result<()> {
+        let hour = match self {
+            Self::Sqlite(_) => "3600000000",
+            Self::Postgres(_) => "INTERVAL '1 hour'",
+        };
+        let sql = format!(
+            "UPDATE chat_turns SET last_progress_at = last_progress_at - {hour} WHERE {condition}"
+        );
+        self.query(&sql).await?;
+        Ok(())
+    }
+
+    /// The payloads of a queue, oldest first.
+    pub async fn payloads(&self, queue: &str) -> anyhow::Result<Vec<serde_json::Value>> {
+        let sql =
+            format!("SELECT payload FROM outbox_messages WHERE queue = '{queue}' ORDER BY id");
+        let rows = self.query(&sql).await?;
+        let texts = rows.iter().map(|row| row[0].as_deref().unwrap_or_default());
+        texts.map(|text| Ok(serde_json::from_str(text)?)).collect()
+    }
+
+    /// Copies the one running turn, with its reserve, into `count` new chats of
+    /// the same user.
+    pub async fn copy_running_turn(&self, count: usize) -> anyhow::Result<()> {
+        let id = match self {
+            Self::Sqlite(_) => |column: &str| format!("v.{column}"),
+            Self::Postgres(_) => |column: &str| format!("CAST(v.{column} AS UUID)"),
+        };
+        let (chat, turn) = (id("chat_id"), id("turn_id"));
+        let columns = "requester_type, requester_user_id, state, provider_name, reserve_tokens, \
+            reserved_credits_micro, policy_version_applied, max_output_tokens_applied, \
+            minimal_generation_floor_applied, effective_model, reserve_day, started_at, \
+            last_progress_at, updated_at";
+        let rows: Vec<String> = (0..count)
+            .map(|_| format!("('{}', '{}')", Uuid::new_v4(), Uuid::new_v4()))
+            .collect();
+        for sql in [
+            "CREATE TABLE copied (chat_id TEXT, turn_id TEXT)".to_owned(),
+            format!("INSERT INTO copied VALUES {}", rows.join(", ")),
+            format!(
+                "INSERT INTO chats (id, tenant_id, user_id, model, created_at, updated_at) \
+                 SELECT {chat}, c.tenant_id, c.user_id, c.model, c.created_at, c.updated_at \
+                 FROM copied v, chats c"
+            ),
+            format!(
+                "INSERT INTO chat_turns (id, tenant_id, chat_id, request_id, {columns}) \
+                 SELECT {turn}, t.tenant_id, {chat}, t.request_id, {columns} \
+                 FROM copied v, chat_turns t"
+            ),
+            format!(
+                "UPDATE quota_usage SET reserved_credits_micro = \
+                 reserved_credits_micro * {}",
+                count + 1
+            ),
+            "DROP TABLE copied".to_owned(),
+        ] {
+            self.query(&sql).await?;
+        }
+        Ok(())
     }
 
     /// Removes what does not lie in the test's directory.

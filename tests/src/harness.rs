@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use minichat_config::ProcessConfig;
 use minichat_dataplane::Running;
+use minichat_dataplane::jobs::Watchdog;
 use minichat_store::StoreError;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -132,6 +133,11 @@ impl Stack {
     /// Address of the application listener.
     pub fn app_addr(&self) -> SocketAddr {
         self.running.app_addr
+    }
+
+    /// The watchdog of the data plane's database, to be run at will.
+    pub fn watchdog(&self) -> Watchdog {
+        self.running.watchdog()
     }
 
     /// Writes or replaces a manifest file while the data plane runs.

@@ -71,6 +71,9 @@ pub struct FinishedTurn {
     /// What the reserve transaction pinned on the row (QUOTA-33). `None` on a
     /// row that never held a reserve: it is ended without settlement.
     pub reserve: Option<Reserve>,
+    /// Completed tool calls, as the row counts them.
+    pub web_search_calls: u32,
+    pub code_interpreter_calls: u32,
 }
 
 impl Tx {
@@ -205,16 +208,19 @@ impl Tx {
                           AND (CAST($6 AS TIMESTAMPTZ) IS NULL OR (deleted_at IS NULL AND last_progress_at <= $6)) \
                           RETURNING completed_at, reserve_tokens, \
                           max_output_tokens_applied, minimal_generation_floor_applied, \
-                          reserved_credits_micro",
+                          reserved_credits_micro, web_search_completed_count, \
+                          code_interpreter_completed_count",
                     params: &update,
-                    map: finished_row,
+                    map: ended_row,
                 },
             )
             .await?;
-        Ok(ended.first().map(|(now, reserve)| FinishedTurn {
-            now: *now,
+        Ok(ended.first().map(|ended| FinishedTurn {
+            now: ended.now,
             cells: QuotaCells::new(cells),
-            reserve: *reserve,
+            reserve: ended.reserve,
+            web_search_calls: ended.web_search_calls,
+            code_interpreter_calls: ended.code_interpreter_calls,
         }))
     }
 
@@ -252,8 +258,21 @@ macro_rules! turn_columns {
 }
 pub(crate) use turn_columns;
 
-fn finished_row(row: &Row<'_>) -> Result<(Timestamp, Option<Reserve>), StoreError> {
-    Ok((row.take()?, reserve_row(row)?))
+/// The row of a turn that was just ended.
+struct EndedRow {
+    now: Timestamp,
+    reserve: Option<Reserve>,
+    web_search_calls: u32,
+    code_interpreter_calls: u32,
+}
+
+fn ended_row(row: &Row<'_>) -> Result<EndedRow, StoreError> {
+    Ok(EndedRow {
+        now: row.take()?,
+        reserve: reserve_row(row)?,
+        web_search_calls: row.take()?,
+        code_interpreter_calls: row.take()?,
+    })
 }
 
 /// The four facts are written together; a row without one has no reserve.

@@ -5,56 +5,99 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use minichat_core::Timestamp;
 use minichat_core::quota::{Cells, Reserve, Settlement, Tier, settle};
 use minichat_core::turn::{
     BillingOutcome, Outcome, SettlementMethod, TurnErrorCode, Usage, billing,
 };
+use minichat_core::{MessageId, Timestamp};
 use minichat_store::{
-    BoxFuture, FinishedTurn, NewMessage, OutboxMessage, QuotaScope, Role, StoreError, TurnFinish,
-    Tx,
+    BoxFuture, FinishedTurn, NewMessage, OutboxMessage, Role, Store, StoreError, TurnFinish, Tx,
 };
+use serde::Serialize;
 use tokio::time::Instant;
 
-use super::open::OpenTurn;
-use super::record;
-use super::usage_event::{self, Bill, Subject, UsageEvent};
+use super::account::{Account, Price};
+use super::audit_event::{self, TurnEvent};
+use super::usage_event::{self, Bill, UsageEvent};
 
 const ATTEMPTS: u32 = 3;
 const BACK_OFF: Duration = Duration::from_millis(50);
 
-/// What the stream knows at its end.
+/// How a turn ends, as far as its finalizer knows.
 #[derive(Clone, Debug)]
-pub(super) struct Ending {
-    pub(super) outcome: Outcome,
-    pub(super) text: Arc<str>,
+pub(crate) struct Ending {
+    pub(crate) outcome: Outcome,
+    /// The visible text, possibly empty, under the id that was announced.
+    pub(crate) answer: Option<(MessageId, Arc<str>)>,
     /// As reported; not yet judged known.
-    pub(super) usage: Option<Usage>,
-    pub(super) response_id: Option<Arc<str>>,
+    pub(crate) usage: Option<Usage>,
+    pub(crate) response_id: Option<Arc<str>>,
     /// Whether the provider must be assumed to have worked (QUOTA-61).
-    pub(super) provider_started: bool,
+    pub(crate) provider_started: bool,
+    /// When the turn's task began, and how long its first delta took.
+    pub(crate) began: Option<Instant>,
+    pub(crate) ttft: Option<Duration>,
+    /// Only if the turn made no progress after this instant (TURN-60).
+    pub(crate) stale_at: Option<Timestamp>,
+}
+
+impl Ending {
+    /// The end of a turn whose process is gone (TURN-60).
+    pub(crate) const fn orphaned(stale_at: Option<Timestamp>) -> Self {
+        Self {
+            outcome: Outcome::Failed(TurnErrorCode::OrphanTimeout),
+            answer: None,
+            usage: None,
+            response_id: None,
+            provider_started: true,
+            began: None,
+            ttft: None,
+            stale_at,
+        }
+    }
+
+    /// The message to store, where TURN-36 says so.
+    fn kept(&self) -> Option<&(MessageId, Arc<str>)> {
+        let answer = self.answer.as_ref();
+        match self.outcome {
+            Outcome::Completed(_) => answer,
+            Outcome::Cancelled => answer.filter(|(_, text)| !text.is_empty()),
+            Outcome::Failed(_) => None,
+        }
+    }
+
+    /// The same ending for a database that refuses the answer (TURN-37).
+    fn without_answer(mut self) -> Self {
+        if matches!(self.outcome, Outcome::Completed(_)) {
+            self.outcome = Outcome::Failed(TurnErrorCode::MessagePersistenceFailed);
+        }
+        self.answer = None;
+        self
+    }
 }
 
 /// A finalization that this process won.
 #[derive(Debug)]
-pub(super) struct Finalized {
+pub(crate) struct Finalized {
     /// What was committed; differs from the ending's when its answer could not
     /// be stored (TURN-37).
-    pub(super) outcome: Outcome,
-    pub(super) billing: BillingOutcome,
-    pub(super) method: SettlementMethod,
-    pub(super) settlement: Settlement,
+    pub(crate) outcome: Outcome,
+    pub(crate) billing: BillingOutcome,
+    pub(crate) method: SettlementMethod,
+    pub(crate) settlement: Settlement,
     /// The user's cells of the reserve's periods after settlement.
-    pub(super) cells: Cells,
-    pub(super) now: Timestamp,
-    pub(super) latency: Duration,
+    pub(crate) cells: Cells,
+    pub(crate) code_interpreter_calls: u32,
+    pub(crate) now: Timestamp,
+    pub(crate) latency: Duration,
 }
 
 /// What became of a finalization.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Won(Box<Finalized>),
-    /// Another finalizer was first; nothing was changed.
+    /// Another finalizer was first, or the turn made progress; nothing was
+    /// changed.
     Lost,
     /// Nothing could be committed; the row stays `running` for the watchdog
     /// (TURN-38).
@@ -72,23 +115,23 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// Ends `turn` as `ending` says. Tries three times; when the database refuses
-/// the answer itself the turn ends without it (TURN-37).
-pub(super) async fn finalize(turn: &Arc<OpenTurn>, mut ending: Ending) -> Verdict {
+/// Ends the turn of `account` as `ending` says. Tries three times; when the
+/// database refuses the answer itself the turn ends without it (TURN-37).
+pub(crate) async fn finalize(store: &Store, account: &Arc<Account>, mut ending: Ending) -> Verdict {
     let entered = Instant::now();
     for attempt in 1..=ATTEMPTS {
-        match commit(turn, &ending).await {
+        match commit(store, account, &ending).await {
             Ok(mut finalized) => {
                 finalized.latency = entered.elapsed();
                 return Verdict::Won(Box::new(finalized));
             }
             Err(Failure::Lost) => return Verdict::Lost,
             Err(Failure::Store(error)) => {
-                tracing::error!(turn.id = %turn.ids().turn_id, attempt, error = %error, "a turn could not be finalized");
+                tracing::error!(turn.id = %account.turn_id, attempt, error = %error, "a turn could not be finalized");
                 if error.is_unavailable() {
                     tokio::time::sleep(BACK_OFF * attempt).await;
                 } else {
-                    ending = without_answer(ending);
+                    ending = ending.without_answer();
                 }
             }
         }
@@ -96,115 +139,154 @@ pub(super) async fn finalize(turn: &Arc<OpenTurn>, mut ending: Ending) -> Verdic
     Verdict::Uncommitted
 }
 
-/// The same ending for a database that refuses the answer.
-fn without_answer(mut ending: Ending) -> Ending {
-    if matches!(ending.outcome, Outcome::Completed(_)) {
-        ending.outcome = Outcome::Failed(TurnErrorCode::MessagePersistenceFailed);
-    }
-    ending.text = Arc::from("");
-    ending
-}
-
-async fn commit(turn: &Arc<OpenTurn>, ending: &Ending) -> Result<Finalized, Failure> {
-    let (turn, ending) = (Arc::clone(turn), ending.clone());
-    let store = turn.app.store.clone();
+async fn commit(
+    store: &Store,
+    account: &Arc<Account>,
+    ending: &Ending,
+) -> Result<Finalized, Failure> {
+    let (account, ending) = (Arc::clone(account), ending.clone());
     store
         .write(move |tx| -> BoxFuture<'_, Result<Finalized, Failure>> {
-            let (turn, ending) = (Arc::clone(&turn), ending.clone());
-            Box::pin(async move { transaction(tx, &turn, &ending).await })
+            let (account, ending) = (Arc::clone(&account), ending.clone());
+            Box::pin(async move { transaction(tx, &account, &ending).await })
         })
         .await
 }
 
-async fn transaction(tx: &mut Tx, turn: &OpenTurn, ending: &Ending) -> Result<Finalized, Failure> {
-    let Ending {
-        outcome,
-        text: _,
-        usage,
-        response_id,
-        provider_started,
-    } = ending;
-    let scope = QuotaScope {
-        tenant_id: turn.caller.tenant_id,
-        user_id: turn.caller.user_id,
-        day: turn.plan.draft.started_at.date(),
-    };
+async fn transaction(
+    tx: &mut Tx,
+    account: &Account,
+    ending: &Ending,
+) -> Result<Finalized, Failure> {
+    let outcome = ending.outcome;
     let finish = TurnFinish {
-        tenant_id: turn.caller.tenant_id,
-        turn_id: turn.ids().turn_id,
-        outcome: *outcome,
-        provider_response_id: response_id.as_deref(),
-        stale_at: None,
+        tenant_id: account.tenant_id,
+        turn_id: account.turn_id,
+        outcome,
+        provider_response_id: ending.response_id.as_deref(),
+        stale_at: ending.stale_at,
     };
-    let finished = tx.turn_finish(&finish, scope).await?.ok_or(Failure::Lost)?;
+    let finished = tx.turn_finish(&finish, account.scope()).await?;
+    let finished = finished.ok_or(Failure::Lost)?;
 
-    let usage = usage.and_then(Usage::known);
-    let (billing, method) = billing(*outcome, *provider_started, usage.is_some());
-    // A row that never held a reserve has nothing to settle (QUOTA-69).
-    let reserve = finished.reserve.unwrap_or_default();
-    let settlement = price(turn, &reserve, method, usage);
-    if finished.reserve.is_some() {
-        book(tx, turn, scope, &finished, (&reserve, &settlement))?;
+    let usage = ending.usage.and_then(Usage::known);
+    let (billing, method) = billing(outcome, ending.provider_started, usage.is_some());
+    let charge = Charge::new(account, &finished, method, usage);
+    if let Some(price) = charge.price {
+        book(tx, account, price.tier, &finished, &charge)?;
     }
-    store_answer(tx, turn, ending, usage, finished.now)?;
+    store_answer(tx, account, ending, usage, finished.now)?;
     report(
         tx,
-        turn,
+        account,
         &Bill {
-            outcome: *outcome,
+            outcome,
             billing,
             method,
             usage,
-            settlement: &settlement,
-            reserved_credits_micro: reserve.reserved_credits_micro,
-            reserve_tokens: reserve.reserve_tokens,
-            policy_version_applied: turn.plan.policy_version(),
+            settlement: &charge.settlement,
+            reserved_credits_micro: charge.reserve.reserved_credits_micro,
+            reserve_tokens: charge.reserve.reserve_tokens,
+            web_search_calls: charge.web_search_calls,
+            code_interpreter_calls: charge.code_interpreter_calls,
             timestamp: finished.now,
         },
     )?;
+    audit(tx, account, ending, usage, &finished)?;
     Ok(Finalized {
-        outcome: *outcome,
+        outcome,
         billing,
         method,
-        cells: after(&finished, (&reserve, &settlement), turn.plan.model().tier),
-        settlement,
+        cells: charge.after(&finished),
+        settlement: charge.settlement,
+        code_interpreter_calls: charge.code_interpreter_calls,
         now: finished.now,
         latency: Duration::ZERO,
     })
 }
 
-fn price(
-    turn: &OpenTurn,
-    reserve: &Reserve,
-    method: SettlementMethod,
-    usage: Option<Usage>,
-) -> Settlement {
-    let limits = turn.caller.tenant.config.limits_for(turn.caller.user_id);
-    let pricing = turn.plan.model().pricing;
-    let settlement = settle(
-        reserve,
-        pricing,
-        method,
-        usage,
-        limits.overshoot_tolerance_pct,
-    );
-    if settlement.usage_out_of_bounds {
-        tracing::error!(turn.id = %turn.ids().turn_id, "the provider reported more tokens than can be priced");
+/// What the turn is charged.
+struct Charge {
+    /// `None`: the row never held a reserve, so there is nothing to settle
+    /// (QUOTA-69).
+    price: Option<Price>,
+    reserve: Reserve,
+    settlement: Settlement,
+    web_search_calls: u32,
+    code_interpreter_calls: u32,
+}
+
+impl Charge {
+    /// Every amount comes from the row and the policy it was priced by
+    /// (TURN-35).
+    fn new(
+        account: &Account,
+        finished: &FinishedTurn,
+        method: SettlementMethod,
+        usage: Option<Usage>,
+    ) -> Self {
+        let is_released = method == SettlementMethod::Released;
+        let calls = |completed: u32| if is_released { 0 } else { completed };
+        let priced = account.price.zip(finished.reserve);
+        if priced.is_none() {
+            tracing::warn!(turn.id = %account.turn_id, "a turn without a reserve is ended without settlement");
+        }
+        let settlement = priced.map(|(price, reserve)| {
+            settle(
+                &reserve,
+                price.pricing,
+                method,
+                usage,
+                price.overshoot_tolerance_pct,
+            )
+        });
+        let settlement = settlement.unwrap_or_default();
+        if settlement.usage_out_of_bounds {
+            tracing::error!(turn.id = %account.turn_id, "the provider reported more tokens than can be priced");
+        }
+        Self {
+            price: priced.map(|(price, _)| price),
+            reserve: priced.map(|(_, reserve)| reserve).unwrap_or_default(),
+            settlement,
+            web_search_calls: calls(finished.web_search_calls),
+            code_interpreter_calls: calls(finished.code_interpreter_calls),
+        }
     }
-    settlement
+
+    /// The locked cells with this charge applied: what the same rows hold
+    /// after the commit.
+    fn after(&self, finished: &FinishedTurn) -> Cells {
+        use minichat_core::quota::Period;
+        let mut cells = crate::quota::cells(&finished.cells);
+        let buckets = self.price.map_or(&[][..], |price| price.tier.buckets());
+        for bucket in buckets {
+            for period in Period::ALL {
+                let cell = cells.of_mut(*bucket, period);
+                cell.reserved = cell
+                    .reserved
+                    .saturating_sub(self.reserve.reserved_credits_micro)
+                    .max(0);
+                cell.spent = cell
+                    .spent
+                    .saturating_add(self.settlement.committed_credits_micro);
+            }
+        }
+        cells
+    }
 }
 
 fn book(
     tx: &mut Tx,
-    turn: &OpenTurn,
-    scope: QuotaScope,
+    account: &Account,
+    tier: Tier,
     finished: &FinishedTurn,
-    (reserve, settlement): (&Reserve, &Settlement),
+    charge: &Charge,
 ) -> Result<(), StoreError> {
+    let settlement = &charge.settlement;
     let booking = minichat_store::Settlement {
-        scope,
-        premium: turn.plan.model().tier == Tier::Premium,
-        reserved_credits_micro: reserve.reserved_credits_micro.unsigned_abs(),
+        scope: account.scope(),
+        premium: tier == Tier::Premium,
+        reserved_credits_micro: charge.reserve.reserved_credits_micro.unsigned_abs(),
         committed_credits_micro: settlement.committed_credits_micro.unsigned_abs(),
         usage: Usage {
             input_tokens: settlement.input_tokens,
@@ -212,98 +294,87 @@ fn book(
             ..Usage::default()
         },
         file_search_calls: 0,
-        web_search_calls: 0,
-        code_interpreter_calls: 0,
+        web_search_calls: charge.web_search_calls,
+        code_interpreter_calls: charge.code_interpreter_calls,
         now: finished.now,
     };
     for fault in tx.quota_settle(&booking, &finished.cells)? {
-        tracing::error!(turn.id = %turn.ids().turn_id, ?fault, "a quota row did not hold the turn's reserve");
+        tracing::error!(turn.id = %account.turn_id, ?fault, "a quota row did not hold the turn's reserve");
     }
     Ok(())
 }
 
-/// Stores the assistant's message where TURN-36 says so.
+/// Stores the assistant's message (TURN-33 step 4).
 fn store_answer(
     tx: &mut Tx,
-    turn: &OpenTurn,
+    account: &Account,
     ending: &Ending,
     usage: Option<Usage>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let kept = match ending.outcome {
-        Outcome::Completed(_) => true,
-        Outcome::Cancelled => !ending.text.is_empty(),
-        Outcome::Failed(_) => false,
-    };
-    if !kept {
+    let Some((id, text)) = ending.kept() else {
         return Ok(());
-    }
-    let ids = turn.ids();
-    let tenant = turn.caller.tenant_id;
+    };
+    let tenant = account.tenant_id;
     tx.message_insert(&NewMessage {
-        id: ids.assistant_message_id,
+        id: *id,
         tenant_id: tenant,
-        chat_id: ids.chat_id,
-        request_id: ids.request_id,
+        chat_id: account.chat_id,
+        request_id: account.request_id,
         role: Role::Assistant,
-        content: &ending.text,
+        content: text,
         provider_response_id: ending.response_id.as_deref(),
         usage: usage.unwrap_or_default(),
-        model: Some(&turn.plan.model().id),
+        model: Some(&account.effective_model),
         created_at: now,
     })?;
-    tx.turn_set_assistant_message(tenant, ids.turn_id, ids.assistant_message_id)
+    tx.turn_set_assistant_message(tenant, account.turn_id, *id)
 }
 
 /// Enqueues the usage event with the settlement (QUOTA-85).
-fn report(tx: &mut Tx, turn: &OpenTurn, bill: &Bill<'_>) -> Result<(), Failure> {
-    let ids = turn.ids();
-    let tenant = turn.caller.tenant_id;
-    let subject = Subject {
-        tenant_id: tenant,
-        user_id: turn.caller.user_id,
-        chat_id: ids.chat_id,
-        turn_id: ids.turn_id,
-        request_id: ids.request_id,
-        requester_type: turn.caller.requester_type.as_str(),
-        selected_model: &turn.plan.draft.selected_model,
-        effective_model: &turn.plan.model().id,
-        downgrade_reason: record::reason_text(turn.plan.downgrade_reason()),
-    };
-    let event = UsageEvent::new(&subject, bill);
-    let payload = serde_json::to_string(&event).map_err(|_| StoreError::Parameter("payload"))?;
+fn report(tx: &mut Tx, account: &Account, bill: &Bill<'_>) -> Result<(), StoreError> {
+    let event = UsageEvent::new(account, bill);
+    let payload = json(&event)?;
     tx.outbox_enqueue(&OutboxMessage {
         queue: usage_event::QUEUE,
-        tenant_id: tenant,
-        key: tenant.0,
+        tenant_id: account.tenant_id,
+        key: account.tenant_id.0,
         partitions: usage_event::PARTITIONS,
         dedupe_key: Some(&event.dedupe_key),
         payload: &payload,
         created_at: bill.timestamp,
-    })?;
-    Ok(())
+    })
 }
 
-/// The locked cells with this settlement applied: what the same rows hold
-/// after the commit.
-fn after(
+/// Enqueues the audit event (TURN-33 step 6).
+fn audit(
+    tx: &mut Tx,
+    account: &Account,
+    ending: &Ending,
+    usage: Option<Usage>,
     finished: &FinishedTurn,
-    (reserve, settlement): (&Reserve, &Settlement),
-    tier: Tier,
-) -> Cells {
-    use minichat_core::quota::Period;
-    let mut cells = crate::quota::cells(&finished.cells);
-    for bucket in tier.buckets() {
-        for period in Period::ALL {
-            let cell = cells.of_mut(*bucket, period);
-            cell.reserved = cell
-                .reserved
-                .saturating_sub(reserve.reserved_credits_micro)
-                .max(0);
-            cell.spent = cell
-                .spent
-                .saturating_add(settlement.committed_credits_micro);
-        }
-    }
-    cells
+) -> Result<(), StoreError> {
+    let end = audit_event::End {
+        outcome: ending.outcome,
+        usage,
+        ttft: ending.ttft,
+        total: ending.began.map(|began| began.elapsed()),
+        web_search_calls: finished.web_search_calls,
+        code_interpreter_calls: finished.code_interpreter_calls,
+        timestamp: finished.now,
+    };
+    let payload = json(&TurnEvent::new(account, &end))?;
+    tx.outbox_enqueue(&OutboxMessage {
+        queue: audit_event::QUEUE,
+        tenant_id: account.tenant_id,
+        key: account.tenant_id.0,
+        partitions: audit_event::PARTITIONS,
+        dedupe_key: None,
+        payload: &payload,
+        created_at: finished.now,
+    })
+}
+
+fn json(event: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(event).map_err(|_| StoreError::Parameter("payload"))
 }

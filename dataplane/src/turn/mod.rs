@@ -10,17 +10,19 @@
 //! [`finalize`] writes the second transaction for every outcome, and
 //! [`pipeline`] ties them together in one detached task (TURN-13).
 
+pub(crate) mod account;
 mod admit;
+mod audit_event;
 mod body;
 mod converse;
-mod finalize;
+pub(crate) mod finalize;
 mod open;
 mod pipeline;
 mod plan;
 pub(crate) mod policy;
 mod progress;
-mod record;
-mod relay;
+pub(crate) mod record;
+pub(crate) mod relay;
 mod replay;
 mod reserve;
 mod usage_event;

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use super::account::Account;
 use super::converse::{Answer, Cancel, Sink, TurnError, converse};
 use super::finalize::{Ending, Finalized, Verdict, finalize};
 use super::open::{Draft, OpenTurn};
@@ -128,12 +129,19 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
     let (outcome, message) = outcome(&ended);
     let ending = Ending {
         outcome,
-        text: std::mem::take(&mut answer.text).into(),
+        answer: Some((
+            turn.ids().assistant_message_id,
+            std::mem::take(&mut answer.text).into(),
+        )),
         usage: answer.usage,
         response_id: answer.response_id.as_deref().map(Arc::from),
         provider_started: started.get(),
+        began: Some(began),
+        ttft: answer.ttft,
+        stale_at: None,
     };
-    let verdict = finalize(turn, ending).await;
+    let account = Arc::new(Account::of_open(turn));
+    let verdict = finalize(&turn.app.store, &account, ending).await;
     let total = began.elapsed();
     conclude(turn, &ended, &verdict, total);
     log(turn, &answer, &verdict, total);

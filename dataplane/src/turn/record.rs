@@ -39,7 +39,7 @@ pub(super) fn reserved(app: &App) {
 
 /// This process won the compare-and-set: the one record of the turn's end
 /// (D1).
-pub(super) fn finalized(labels: &Labels, ended: &Finalized, abort: AbortTrigger) {
+pub(crate) fn finalized(labels: &Labels, ended: &Finalized, abort: AbortTrigger) {
     let Labels {
         metrics,
         provider,
@@ -74,6 +74,9 @@ fn settled(labels: &Labels, ended: &Finalized) {
             .input_tokens
             .saturating_add(settlement.output_tokens),
     );
+    if ended.code_interpreter_calls > 0 {
+        metrics.code_interpreter_calls(&labels.model, ended.code_interpreter_calls.into());
+    }
     for period in [Period::Daily, Period::Monthly] {
         metrics.quota_commit(period);
         if settlement.overshoot {

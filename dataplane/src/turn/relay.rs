@@ -39,10 +39,10 @@ pub(super) struct Shared {
 
 /// The labels of a stream's metrics.
 #[derive(Clone)]
-pub(super) struct Labels {
-    pub(super) metrics: Arc<dyn Metrics>,
-    pub(super) provider: Arc<str>,
-    pub(super) model: Arc<str>,
+pub(crate) struct Labels {
+    pub(crate) metrics: Arc<dyn Metrics>,
+    pub(crate) provider: Arc<str>,
+    pub(crate) model: Arc<str>,
 }
 
 pub(super) struct Relay {

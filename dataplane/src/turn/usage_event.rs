@@ -6,6 +6,9 @@ use minichat_core::turn::{BillingOutcome, Outcome, SettlementMethod, TurnErrorCo
 use minichat_core::{ChatId, RequestId, TenantId, Timestamp, TurnId, UserId};
 use serde::Serialize;
 
+use super::account::Account;
+use super::audit_event::CompletionSignal;
+
 /// The queue of usage events (QUOTA-85).
 pub(super) const QUEUE: &str = "mini-chat.usage_snapshot";
 
@@ -17,7 +20,8 @@ pub(super) struct UsageEvent<'a> {
     event_type: &'static str,
     pub(super) dedupe_key: String,
     tenant_id: TenantId,
-    user_id: UserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<UserId>,
     chat_id: ChatId,
     turn_id: TurnId,
     request_id: RequestId,
@@ -48,25 +52,6 @@ pub(super) struct UsageEvent<'a> {
     timestamp: Timestamp,
 }
 
-#[derive(Serialize)]
-struct CompletionSignal {
-    kind: &'static str,
-    reason: &'static str,
-}
-
-/// The turn that an event is about.
-pub(super) struct Subject<'a> {
-    pub(super) tenant_id: TenantId,
-    pub(super) user_id: UserId,
-    pub(super) chat_id: ChatId,
-    pub(super) turn_id: TurnId,
-    pub(super) request_id: RequestId,
-    pub(super) requester_type: &'static str,
-    pub(super) selected_model: &'a str,
-    pub(super) effective_model: &'a str,
-    pub(super) downgrade_reason: Option<&'static str>,
-}
-
 /// How the turn was settled.
 pub(super) struct Bill<'a> {
     pub(super) outcome: Outcome,
@@ -77,35 +62,38 @@ pub(super) struct Bill<'a> {
     pub(super) settlement: &'a Settlement,
     pub(super) reserved_credits_micro: i64,
     pub(super) reserve_tokens: u64,
-    pub(super) policy_version_applied: u64,
+    /// Completed calls; zeros when the reserve was released.
+    pub(super) web_search_calls: u32,
+    pub(super) code_interpreter_calls: u32,
     pub(super) timestamp: Timestamp,
 }
 
 impl<'a> UsageEvent<'a> {
-    pub(super) fn new(subject: &Subject<'a>, bill: &Bill<'_>) -> Self {
-        let downgraded = subject.selected_model != subject.effective_model;
+    pub(super) fn new(account: &'a Account, bill: &Bill<'_>) -> Self {
+        let downgrade_from = account.downgrade_from();
         Self {
             event_type: "usage_snapshot",
-            dedupe_key: usage_dedupe_key(subject.tenant_id, subject.turn_id, subject.request_id),
-            tenant_id: subject.tenant_id,
-            user_id: subject.user_id,
-            chat_id: subject.chat_id,
-            turn_id: subject.turn_id,
-            request_id: subject.request_id,
-            requester_type: subject.requester_type,
-            selected_model: subject.selected_model,
-            effective_model: subject.effective_model,
-            quota_decision: if downgraded { "downgrade" } else { "allow" },
-            downgrade_from: downgraded.then_some(subject.selected_model),
-            downgrade_reason: subject.downgrade_reason,
+            dedupe_key: usage_dedupe_key(account.tenant_id, account.turn_id, account.request_id),
+            tenant_id: account.tenant_id,
+            user_id: account.user_id,
+            chat_id: account.chat_id,
+            turn_id: account.turn_id,
+            request_id: account.request_id,
+            requester_type: account.requester_type.as_str(),
+            selected_model: &account.selected_model,
+            effective_model: &account.effective_model,
+            quota_decision: if downgrade_from.is_some() {
+                "downgrade"
+            } else {
+                "allow"
+            },
+            downgrade_from,
+            downgrade_reason: account.downgrade_reason(),
             terminal_state: bill.outcome.state().as_str(),
             billing_outcome: bill.billing.as_str(),
             outcome: bill.billing.as_str(),
             settlement_method: bill.method.as_str(),
-            completion_signal: bill.outcome.incomplete().map(|reason| CompletionSignal {
-                kind: "incomplete",
-                reason: reason.as_str(),
-            }),
+            completion_signal: CompletionSignal::of(bill.outcome),
             error_code: bill.outcome.error_code().map(TurnErrorCode::as_str),
             usage: bill.usage,
             actual_credits_micro: bill.settlement.committed_credits_micro,
@@ -113,9 +101,9 @@ impl<'a> UsageEvent<'a> {
             reserved_credits_micro: bill.reserved_credits_micro,
             reserve_tokens: bill.reserve_tokens,
             overshoot_capped: bill.settlement.overshoot_capped,
-            policy_version_applied: bill.policy_version_applied,
-            web_search_calls: 0,
-            code_interpreter_calls: 0,
+            policy_version_applied: account.policy_version,
+            web_search_calls: bill.web_search_calls,
+            code_interpreter_calls: bill.code_interpreter_calls,
             file_search_calls: 0,
             timestamp: bill.timestamp,
         }

@@ -62,7 +62,8 @@ on_each_database! {
         let cells = "SELECT count(*) FROM quota_usage \
             WHERE spent_credits_micro = 4380 AND reserved_credits_micro = 0";
         assert_eq!(scene.database().number(cells).await?, 4);
-        let rows = scene.database().query("SELECT payload FROM outbox_messages").await?;
+        let rows = scene.database().query("SELECT payload FROM outbox_messages \
+            WHERE queue = 'mini-chat.usage_snapshot'").await?;
         let event: Value = serde_json::from_str(rows[0][0].as_deref().unwrap_or_default())?;
         assert_eq!(event["billing_outcome"], "aborted");
         assert_eq!(event["settlement_method"], "estimated");

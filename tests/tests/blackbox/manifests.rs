@@ -126,7 +126,8 @@ on_each_database! {
         stream.expect("done").await?;
         user.say(&chat, "hello").await?;
 
-        let rows = scene.database().query("SELECT payload FROM outbox_messages ORDER BY id").await?;
+        let rows = scene.database().query("SELECT payload FROM outbox_messages \
+            WHERE queue = 'mini-chat.usage_snapshot' ORDER BY id").await?;
         let mut settled = Vec::new();
         for row in &rows {
             let event: Value = serde_json::from_str(row[0].as_deref().unwrap_or_default())?;

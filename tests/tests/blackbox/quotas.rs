@@ -181,7 +181,8 @@ on_each_database! {
         let before = scene.stack.scrape().await?;
         let events = user.say(&chat, "TRUNCATE").await?;
         events.only("done")?;
-        let rows = scene.database().query("SELECT payload FROM outbox_messages").await?;
+        let rows = scene.database().query("SELECT payload FROM outbox_messages \
+            WHERE queue = 'mini-chat.usage_snapshot'").await?;
         let payload = rows[0][0].as_deref().unwrap_or_default();
         let event: serde_json::Value = serde_json::from_str(payload)?;
         assert_eq!(event["completion_signal"], json!({"kind": "incomplete", "reason": "max_tokens"}));

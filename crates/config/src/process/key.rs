@@ -257,4 +257,22 @@ pub(super) const KEYS: &[Key] = &[
         "20",
         "Seconds that open streams may then go on.",
     ),
+    key(
+        "orphan_watchdog.enabled",
+        Kind::Bool,
+        "true",
+        "Whether turns that a dead process left running are looked for.",
+    ),
+    key(
+        "orphan_watchdog.scan_interval_secs",
+        Kind::Integer(1, DAY),
+        "60",
+        "Seconds between two searches.",
+    ),
+    key(
+        "orphan_watchdog.timeout_secs",
+        Kind::Integer(90, 3600),
+        "300",
+        "Seconds without progress after which a running turn is taken for left behind; a provider may be silent for 60 seconds less.",
+    ),
 ];

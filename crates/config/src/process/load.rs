@@ -12,8 +12,9 @@ use uuid::Uuid;
 use super::key::{self, KEYS, Key, Kind};
 use super::prefix;
 use super::types::{
-    Auth, Database, DatabaseUrl, Dev, Drain, IpNetwork, LogFormat, Logging, Metrics, ProcessConfig,
-    ProviderHttp, RateLimit, Server, SharedSecret, Streaming, Tracing, TrustedHeaders,
+    Auth, Database, DatabaseUrl, Dev, Drain, IpNetwork, JobConfig, LogFormat, Logging, Metrics,
+    OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, SharedSecret, Streaming,
+    Tracing, TrustedHeaders,
 };
 use crate::fault::Faults;
 use crate::secret::Secret;
@@ -23,13 +24,7 @@ pub(super) fn load(
     yaml: &str,
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Result<ProcessConfig, Faults> {
-    let mut settings = Settings {
-        given: BTreeMap::new(),
-        env: env.into_iter().collect(),
-        faults: Faults::default(),
-    };
-    settings.read_file(yaml)?;
-    settings.read_environment();
+    let mut settings = Settings::read(yaml, env)?;
     let server = server(&mut settings);
     let config = ProcessConfig {
         url_prefix: settings.prefix("url_prefix"),
@@ -44,21 +39,47 @@ pub(super) fn load(
         provider_http: ProviderHttp {
             allow_http: settings.boolean("provider_http.allow_http"),
         },
-        logging: Logging {
-            level: settings.text("logging.level"),
-            format: if settings.text("logging.format") == "text" {
-                LogFormat::Text
-            } else {
-                LogFormat::Json
-            },
-        },
+        logging: logging(&mut settings),
         tracing: tracing(&mut settings),
         drain: Drain {
             min: settings.seconds("drain.min_secs"),
             max: settings.seconds("drain.max_secs"),
         },
+        orphan_watchdog: orphan_watchdog(&mut settings),
     };
     settings.faults.into_result(config)
+}
+
+pub(super) fn load_job(
+    yaml: &str,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<JobConfig, Faults> {
+    let mut settings = Settings::read(yaml, env)?;
+    let config = JobConfig {
+        database: database(&mut settings),
+        logging: logging(&mut settings),
+        orphan_watchdog: orphan_watchdog(&mut settings),
+    };
+    settings.faults.into_result(config)
+}
+
+fn logging(settings: &mut Settings) -> Logging {
+    Logging {
+        level: settings.text("logging.level"),
+        format: if settings.text("logging.format") == "text" {
+            LogFormat::Text
+        } else {
+            LogFormat::Json
+        },
+    }
+}
+
+fn orphan_watchdog(settings: &mut Settings) -> OrphanWatchdog {
+    OrphanWatchdog {
+        enabled: settings.boolean("orphan_watchdog.enabled"),
+        scan_interval: settings.seconds("orphan_watchdog.scan_interval_secs"),
+        timeout: settings.seconds("orphan_watchdog.timeout_secs"),
+    }
 }
 
 fn server(settings: &mut Settings) -> Server {
@@ -222,6 +243,17 @@ struct Settings {
 }
 
 impl Settings {
+    fn read(yaml: &str, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, Faults> {
+        let mut settings = Self {
+            given: BTreeMap::new(),
+            env: env.into_iter().collect(),
+            faults: Faults::default(),
+        };
+        settings.read_file(yaml)?;
+        settings.read_environment();
+        Ok(settings)
+    }
+
     fn read_file(&mut self, text: &str) -> Result<(), Faults> {
         match yaml::document(text)? {
             Value::Null => {}

@@ -21,8 +21,9 @@ use std::path::Path;
 use crate::fault::Faults;
 
 pub use types::{
-    Auth, Database, DatabaseUrl, Dev, Drain, IpNetwork, LogFormat, Logging, Metrics, ProcessConfig,
-    ProviderHttp, RateLimit, Server, Streaming, Tracing, TrustedHeaders,
+    Auth, Database, DatabaseUrl, Dev, Drain, IpNetwork, JobConfig, LogFormat, Logging, Metrics,
+    OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, Streaming, Tracing,
+    TrustedHeaders,
 };
 
 impl ProcessConfig {
@@ -34,14 +35,7 @@ impl ProcessConfig {
         file: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Faults> {
-        let text = match file {
-            None => String::new(),
-            Some(path) => std::fs::read_to_string(path).map_err(|error| crate::Fault {
-                path: path.display().to_string(),
-                message: error.to_string(),
-            })?,
-        };
-        Self::from_yaml(&text, env)
+        Self::from_yaml(&text(file)?, env)
     }
 
     /// The same from the text of a file; an empty text is all defaults.
@@ -51,4 +45,28 @@ impl ProcessConfig {
     ) -> Result<Self, Faults> {
         load::load(yaml, env)
     }
+}
+
+impl JobConfig {
+    /// Reads the same sources as [`ProcessConfig::load`], but of a job's own
+    /// sections alone: a job has no callers, so it needs no `auth.mode`. Keys
+    /// that do not exist are errors here too.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Faults> {
+        load::load_job(&text(file)?, env)
+    }
+}
+
+fn text(file: Option<&Path>) -> Result<String, Faults> {
+    let Some(path) = file else {
+        return Ok(String::new());
+    };
+    std::fs::read_to_string(path).map_err(|error| {
+        Faults::from(crate::Fault {
+            path: path.display().to_string(),
+            message: error.to_string(),
+        })
+    })
 }

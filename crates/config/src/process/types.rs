@@ -33,6 +33,8 @@ pub struct ProcessConfig {
     pub tracing: Tracing,
     /// `drain.*`
     pub drain: Drain,
+    /// `orphan_watchdog.*`
+    pub orphan_watchdog: OrphanWatchdog,
 }
 
 impl ProcessConfig {
@@ -179,6 +181,28 @@ pub struct Tracing {
     pub otlp_endpoint: Option<String>,
     /// Share of traces begun here that are kept, 0 to 1.
     pub sample_ratio: f64,
+}
+
+/// The search for turns whose process is gone (TURN-56).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrphanWatchdog {
+    /// Whether it runs at all (TURN-64).
+    pub enabled: bool,
+    /// Between two scans.
+    pub scan_interval: Duration,
+    /// Age of the last progress from which a turn is an orphan.
+    pub timeout: Duration,
+}
+
+/// The settings of a job, which needs the database and no more (TURN-59).
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobConfig {
+    /// `database.*`
+    pub database: Database,
+    /// `logging.*`
+    pub logging: Logging,
+    /// `orphan_watchdog.*`
+    pub orphan_watchdog: OrphanWatchdog,
 }
 
 /// What happens after SIGTERM (D29).

@@ -1,0 +1,216 @@
+//! The orphan watchdog: ends turns whose process is gone (TURN-56 to TURN-64).
+//!
+//! It needs the database and nothing else. Listing is separate from acting:
+//! between the two a row may end or show life, and then the compare-and-set of
+//! its finalization finds nothing to change. So any number of watchdogs and
+//! live processes may meet on the same rows (TURN-61).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use minichat_core::Timestamp;
+use minichat_metrics::{AbortTrigger, Metrics};
+use minichat_store::{Orphan, OrphanKey, OrphanQuery, Store, StoreError};
+use minichat_telemetry::Signal;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::stored_price::StoredPrices;
+use crate::turn::account::Account;
+use crate::turn::finalize::{Ending, Finalized, Verdict, finalize};
+use crate::turn::record;
+use crate::turn::relay::Labels;
+
+/// Rows of one selection (TURN-58).
+const BATCH: u32 = 100;
+
+/// The label of a turn whose row names no provider or model.
+const UNKNOWN: &str = "other";
+
+/// Finalizes orphans.
+#[derive(Clone)]
+pub struct Watchdog {
+    pub store: Store,
+    pub metrics: Arc<dyn Metrics>,
+    /// Age of the last progress from which a turn is an orphan (TURN-57).
+    pub timeout: Duration,
+}
+
+/// What one run did.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Report {
+    /// Rows that were selected.
+    pub detected: u32,
+    /// Turns that this run ended.
+    pub finalized: u32,
+    /// Turns that had ended or shown life since their selection.
+    pub skipped: u32,
+    /// Rows that stay `running` although they should not; the log says why.
+    pub failed: u32,
+    /// A stop signal ended the run before its work was done.
+    pub stopped: bool,
+    /// Why a selection failed, which ended the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Report {
+    /// Whether every selection worked and no row was left (TURN-62).
+    pub const fn is_success(&self) -> bool {
+        self.failed == 0 && self.error.is_none()
+    }
+}
+
+/// Which turns a run is after.
+#[derive(Clone, Copy)]
+enum Prey {
+    /// Those without progress for the timeout.
+    Stale,
+    /// All that are running: their process was the only one that could be
+    /// running them, and it is gone (TURN-63).
+    LeftBehind,
+}
+
+impl Watchdog {
+    /// Ends every orphan there is, in batches, the oldest first. `stop` is
+    /// honoured between rows.
+    pub async fn run_once(&self, stop: &Signal) -> Report {
+        self.run(Prey::Stale, stop).await
+    }
+
+    /// Ends every running turn. Only for the owner of an embedded database,
+    /// before it serves.
+    pub(crate) async fn recover(&self) -> Report {
+        self.run(Prey::LeftBehind, &Signal::new()).await
+    }
+
+    async fn run(&self, prey: Prey, stop: &Signal) -> Report {
+        let mut run = Run {
+            watchdog: self,
+            prey,
+            prices: StoredPrices::new(self.store.clone()),
+            behind: None,
+            report: Report::default(),
+        };
+        loop {
+            let began = Instant::now();
+            let scanned = run.scan(stop).await;
+            if matches!(prey, Prey::Stale) {
+                self.metrics.orphan_scan_duration_seconds(began.elapsed());
+            }
+            match scanned {
+                Ok(selected) if selected == BATCH && !run.report.stopped => {}
+                Ok(_) => return run.report,
+                Err(error) => {
+                    tracing::error!(%error, "orphaned turns cannot be selected");
+                    run.report.error = Some(error.to_string());
+                    return run.report;
+                }
+            }
+        }
+    }
+}
+
+struct Run<'a> {
+    watchdog: &'a Watchdog,
+    prey: Prey,
+    prices: StoredPrices,
+    /// The last row that was looked at. What failed lies before it, so that it
+    /// cannot starve the rest (TURN-58).
+    behind: Option<OrphanKey>,
+    report: Report,
+}
+
+impl Run<'_> {
+    /// One selection and its rows; answers how many were selected.
+    async fn scan(&mut self, stop: &Signal) -> Result<u32, StoreError> {
+        let (stale_at, orphans) = self.select().await?;
+        let selected = u32::try_from(orphans.len()).unwrap_or(u32::MAX);
+        self.report.detected += selected;
+        if matches!(self.prey, Prey::Stale) {
+            for _ in &orphans {
+                self.watchdog.metrics.orphan_detected();
+            }
+        }
+        for orphan in orphans {
+            if stop.is_fired() {
+                self.report.stopped = true;
+                break;
+            }
+            self.behind = Some(orphan.key);
+            self.end(&orphan, stale_at).await;
+        }
+        Ok(selected)
+    }
+
+    /// The next rows, and the instant that they were judged by. The database
+    /// tells the time (TURN-57).
+    async fn select(&self) -> Result<(Option<Timestamp>, Vec<Orphan>), StoreError> {
+        let (prey, after) = (self.prey, self.behind);
+        let timeout = self.watchdog.timeout.as_micros();
+        let timeout = i64::try_from(timeout).unwrap_or(i64::MAX);
+        self.watchdog
+            .store
+            .read(move |tx| {
+                Box::pin(async move {
+                    let stale_at = match prey {
+                        Prey::Stale => Some(tx.now().await?.plus_micros(-timeout)),
+                        Prey::LeftBehind => None,
+                    };
+                    let query = OrphanQuery {
+                        stale_at,
+                        after,
+                        limit: BATCH,
+                    };
+                    Ok((stale_at, tx.orphan_list(&query).await?))
+                })
+            })
+            .await
+    }
+
+    async fn end(&mut self, orphan: &Orphan, stale_at: Option<Timestamp>) {
+        let turn_id = orphan.key.turn_id;
+        let price = match self.prices.of(orphan).await {
+            Ok(price) => price,
+            Err(error) => {
+                tracing::error!(turn.id = %turn_id, %error, "an orphaned turn cannot be priced");
+                self.report.failed += 1;
+                return;
+            }
+        };
+        let account = Arc::new(Account::of_row(orphan, price));
+        let ending = Ending::orphaned(stale_at);
+        match finalize(&self.watchdog.store, &account, ending).await {
+            Verdict::Won(finalized) => {
+                self.report.finalized += 1;
+                self.record(orphan, &account, &finalized);
+            }
+            Verdict::Lost => self.report.skipped += 1,
+            Verdict::Uncommitted => self.report.failed += 1,
+        }
+    }
+
+    fn record(&self, orphan: &Orphan, account: &Account, finalized: &Finalized) {
+        let metrics = &self.watchdog.metrics;
+        let labels = Labels {
+            metrics: Arc::clone(metrics),
+            provider: orphan.provider_name.as_deref().unwrap_or(UNKNOWN).into(),
+            model: orphan.effective_model.as_deref().unwrap_or(UNKNOWN).into(),
+        };
+        let trigger = match self.prey {
+            Prey::Stale => AbortTrigger::OrphanTimeout,
+            Prey::LeftBehind => AbortTrigger::PodCrash,
+        };
+        record::finalized(&labels, finalized, trigger);
+        if matches!(self.prey, Prey::Stale) {
+            metrics.orphan_finalized();
+        }
+        tracing::warn!(
+            chat_id = %account.chat_id,
+            turn_id = %account.turn_id,
+            request_id = %account.request_id,
+            trigger = trigger.as_str(),
+            "a turn was left running and is ended"
+        );
+    }
+}

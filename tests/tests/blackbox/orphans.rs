@@ -1,0 +1,341 @@
+//! Turns whose process is gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use minichat_dataplane::jobs::{Report, Watchdog};
+use minichat_metrics::catalogue::Family;
+use minichat_metrics::{Label, Recorder, RecordingMetrics};
+use minichat_telemetry::Signal;
+use minichat_tests::client::Api;
+use minichat_tests::database::Database;
+use minichat_tests::harness::Scene;
+use minichat_tests::on_each_database;
+use minichat_tests::scripted_provider::{Ending, Scenario};
+use minichat_tests::sse::{Event, EventStream};
+use serde_json::json;
+
+const USAGE: &str = "mini-chat.usage_snapshot";
+const AUDIT: &str = "mini-chat.audit";
+const RUNNING: &str = "SELECT count(*) FROM chat_turns WHERE state = 'running'";
+const ORPHANED: &str =
+    "SELECT count(*) FROM chat_turns WHERE state = 'failed' AND error_code = 'orphan_timeout'";
+const RESERVED: &str = "SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0";
+
+/// A turn whose provider has said one word and then nothing.
+struct Stalled {
+    user: Api,
+    chat: String,
+    stream: EventStream,
+    started: Event,
+}
+
+async fn stalled(scene: &Scene, model: &str) -> anyhow::Result<Stalled> {
+    scene.provider.push_scenario(Scenario {
+        hold_before_end: true,
+        ..Scenario::deltas(&["part"], Ending::Completed)
+    });
+    let user = scene.new_user()?;
+    let chat = user.create_chat(Some(model)).await?;
+    let body = json!({"content": "x".repeat(4000)});
+    let mut stream = user.open(&chat, &body).await?;
+    let started = stream.expect("stream_started").await?;
+    stream.expect("delta").await?;
+    Ok(Stalled {
+        user,
+        chat,
+        stream,
+        started,
+    })
+}
+
+/// One run that counts for itself.
+async fn watch(scene: &Scene) -> (Report, Arc<RecordingMetrics>) {
+    let metrics = Arc::new(RecordingMetrics::default());
+    let watchdog = Watchdog {
+        metrics: metrics.clone(),
+        ..scene.stack.watchdog()
+    };
+    (watchdog.run_once(&Signal::new()).await, metrics)
+}
+
+fn report(detected: u32, finalized: u32, skipped: u32, failed: u32) -> Report {
+    Report {
+        detected,
+        finalized,
+        skipped,
+        failed,
+        ..Report::default()
+    }
+}
+
+/// Changes the database, or raises a signal, in the moment between the
+/// selection of rows and the first of their finalizations.
+struct Between {
+    database: Database,
+    sql: Option<String>,
+    stop: Option<Signal>,
+    counted: RecordingMetrics,
+}
+
+impl Recorder for Between {
+    fn add(&self, family: Family, labels: &[Label<'_>], increment: u64) {
+        if family.row().name == "orphan_detected" {
+            if let Some(sql) = self.sql.clone() {
+                let database = self.database.clone();
+                let changed = std::thread::spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .enable_all()
+                        .build()
+                        .unwrap();
+                    runtime.block_on(database.query(&sql)).unwrap();
+                });
+                changed.join().unwrap();
+            }
+            self.stop.iter().for_each(Signal::fire);
+        }
+        self.counted.add(family, labels, increment);
+    }
+
+    fn shift(&self, family: Family, step: i64) {
+        self.counted.shift(family, step);
+    }
+
+    fn set(&self, family: Family, labels: &[Label<'_>], value: u64) {
+        self.counted.set(family, labels, value);
+    }
+
+    fn observe(&self, family: Family, labels: &[Label<'_>], value: f64) {
+        self.counted.observe(family, labels, value);
+    }
+}
+
+on_each_database! {
+    /// TURN-56, 57, 60, 61, D1; QUOTA-34, 59: from the row and the policy it
+    /// was priced by, though the tenant's prices have changed since.
+    async fn an_orphan_is_settled_from_what_is_stored(env) {
+        let scene = env.scene().await?;
+        let Stalled { user, chat, mut stream, started } = stalled(&scene, "prem").await?;
+        let stack = &scene.stack;
+        let before = stack.configz(&scene.tenant).await?;
+        let mut dearer = scene.tenant.clone();
+        dearer.model("prem")["inputTokensCreditMultiplierMicro"] = json!(30_000_000);
+        dearer.model("prem")["tier"] = json!("Standard");
+        dearer.model("prem")["preference"] = json!({"isDefault": false});
+        stack.write_manifest("acme", &dearer.manifest())?;
+        stack.eventually("reloaded", async || {
+            Ok(stack.configz(&dearer).await?["revision"] != before["revision"])
+        }).await?;
+        let database = scene.database();
+        database.age_turns("state = 'running'").await?;
+        let messages = user.messages(&chat).await?;
+
+        let (run, metrics) = watch(&scene).await;
+        assert_eq!(run, report(1, 1, 0, 0));
+        assert!(run.is_success());
+        let turn = user.turn(&chat, started.text("request_id")).await?;
+        assert_eq!((&turn["state"], &turn["error_code"]), (&json!("error"), &json!("orphan_timeout")));
+        assert_eq!(user.messages(&chat).await?, messages);
+        let cells = "SELECT count(*) FROM quota_usage \
+            WHERE spent_credits_micro = 4380 AND reserved_credits_micro = 0 AND calls = 1";
+        assert_eq!(database.number(cells).await?, 4);
+
+        let usage = database.payloads(USAGE).await?;
+        assert_eq!(usage.len(), 1);
+        for (member, expected) in [
+            ("terminal_state", json!("failed")), ("billing_outcome", json!("aborted")),
+            ("settlement_method", json!("estimated")), ("error_code", json!("orphan_timeout")),
+            ("selected_model", json!("prem")), ("effective_model", json!("prem")),
+            ("committed_credits_micro", json!(4380)), ("policy_version_applied", json!(1)),
+            ("usage", json!(null)),
+        ] {
+            assert_eq!(usage[0][member], expected, "{member} in {}", usage[0]);
+        }
+        let audit = database.payloads(AUDIT).await?;
+        assert_eq!(audit.len(), 1);
+        assert_eq!(audit[0]["event_type"], "turn_failed");
+        assert_eq!(audit[0]["error_code"], "orphan_timeout");
+        assert_eq!(audit[0]["usage"]["input_tokens"], 0);
+        assert_eq!(audit[0]["latency_ms"], json!({}));
+        assert_eq!(audit[0]["policy_decisions"]["quota"], json!({"decision": "unknown"}));
+
+        let counted = |name: &str, labels: &[&str]| assert_eq!(metrics.counter(name, labels), 1, "{name}");
+        counted("orphan_detected", &["stale_progress"]);
+        counted("orphan_finalized", &["stale_progress"]);
+        counted("streams_aborted", &["orphan_timeout"]);
+        counted("stream_failed", &["main", "prem", "orphan_timeout"]);
+        assert_eq!(metrics.observations("finalization_latency_ms", &[]).len(), 1);
+        assert_eq!(metrics.observations("orphan_scan_duration_seconds", &[]).len(), 1);
+        assert_eq!(metrics.counter_sum("quota_commit"), 0);
+
+        // TURN-38, TURN-42: the task that lives after all has lost.
+        scene.provider.release(1);
+        assert_eq!(stream.expect("error").await?.text("code"), "stream_interrupted");
+        assert_eq!(user.turn(&chat, started.text("request_id")).await?, turn);
+        assert_eq!(database.payloads(USAGE).await?, usage);
+        let scrape = stack.scrape().await?;
+        for name in ["stream_completed", "stream_failed", "finalization_latency_ms"] {
+            assert!(scrape.sum(&format!("mini_chat_{name}_total"), &[]) < 0.5, "{name}");
+        }
+        scene.provider.push_scenario(Scenario::deltas(&["new"], Ending::Completed));
+        user.say(&chat, "again").await?;
+        let body = json!({"content": "again", "request_id": started.text("request_id")});
+        user.refused(&chat, &body).await?.problem(409, "request_id_conflict")?;
+    }
+
+    /// TURN-57: neither age nor state alone makes an orphan.
+    async fn what_lives_or_ended_or_is_deleted_is_left_alone(env) {
+        let scene = env.scene().await?;
+        let fresh = stalled(&scene, "std").await?;
+        let deleted = stalled(&scene, "std").await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(None).await?;
+        user.say(&chat, "PING").await?;
+        let database = scene.database();
+        let request = |turn: &Stalled| format!("request_id = '{}'", turn.started.text("request_id"));
+        database.age_turns(&format!("NOT ({})", request(&fresh))).await?;
+        database.query(&format!(
+            "UPDATE chat_turns SET started_at = last_progress_at, deleted_at = updated_at WHERE {}",
+            request(&deleted)
+        )).await?;
+        let before = database.query("SELECT id, state, error_code, updated_at FROM chat_turns ORDER BY id").await?;
+        let (run, _) = watch(&scene).await;
+        assert_eq!(run, report(0, 0, 0, 0));
+        let after = database.query("SELECT id, state, error_code, updated_at FROM chat_turns ORDER BY id").await?;
+        assert_eq!(after, before);
+    }
+
+    /// TURN-60: the compare-and-set repeats the whole predicate.
+    async fn a_sign_of_life_after_the_selection_saves_the_turn(env) {
+        let scene = env.scene().await?;
+        let turn = stalled(&scene, "std").await?;
+        let database = scene.database();
+        database.age_turns("state = 'running'").await?;
+        let between = Arc::new(Between {
+            database: database.clone(),
+            sql: Some("UPDATE chat_turns SET last_progress_at = started_at".to_owned()),
+            stop: None,
+            counted: RecordingMetrics::default(),
+        });
+        let watchdog = Watchdog { metrics: between.clone(), ..scene.stack.watchdog() };
+        assert_eq!(watchdog.run_once(&Signal::new()).await, report(1, 0, 1, 0));
+        assert_eq!(between.counted.counter_sum("orphan_detected"), 1);
+        assert_eq!(between.counted.counter_sum("orphan_finalized"), 0);
+        assert_eq!(between.counted.counter_sum("stream_failed"), 0);
+        assert_eq!(database.number(RUNNING).await?, 1);
+        assert_eq!(database.payloads(USAGE).await?.len(), 0);
+        assert_eq!(database.payloads(AUDIT).await?.len(), 0);
+        drop(turn);
+    }
+
+    /// TURN-58, TURN-62: the rest does not starve, and the run says that it
+    /// left something.
+    async fn rows_that_cannot_be_finalized_do_not_starve_the_rest(env) {
+        let scene = env.scene().await?;
+        let _turn = stalled(&scene, "std").await?;
+        let database = scene.database();
+        database.copy_running_turn(249).await?;
+        database.age_turns("state = 'running'").await?;
+        let poisoned = "id IN (SELECT id FROM chat_turns ORDER BY id LIMIT 3)";
+        database.query(&format!(
+            "UPDATE chat_turns SET policy_version_applied = 999 WHERE {poisoned}"
+        )).await?;
+        database.age_turns(poisoned).await?;
+        let (run, metrics) = watch(&scene).await;
+        assert_eq!(run, report(250, 247, 0, 3));
+        assert!(!run.is_success());
+        assert_eq!(metrics.counter_sum("orphan_finalized"), 247);
+        assert_eq!(metrics.observations("orphan_scan_duration_seconds", &[]).len(), 3);
+        assert_eq!(database.number(ORPHANED).await?, 247);
+        assert_eq!(database.payloads(USAGE).await?.len(), 247);
+        // The next run finds what is left, and nothing else.
+        database.query("UPDATE chat_turns SET policy_version_applied = 1").await?;
+        let (run, _) = watch(&scene).await;
+        assert_eq!(run, report(3, 3, 0, 0));
+        assert_eq!(database.number(RESERVED).await?, 0);
+    }
+
+    /// TURN-58: between rows.
+    async fn a_stop_signal_ends_a_run_before_its_next_row(env) {
+        let scene = env.scene().await?;
+        let _turn = stalled(&scene, "std").await?;
+        let database = scene.database();
+        database.copy_running_turn(4).await?;
+        database.age_turns("state = 'running'").await?;
+        let stop = Signal::new();
+        let between = Arc::new(Between {
+            database: database.clone(),
+            sql: None,
+            stop: Some(stop.clone()),
+            counted: RecordingMetrics::default(),
+        });
+        let watchdog = Watchdog { metrics: between, ..scene.stack.watchdog() };
+        let run = watchdog.run_once(&stop).await;
+        assert_eq!(run, Report { stopped: true, ..report(5, 0, 0, 0) });
+        assert_eq!(database.number(RUNNING).await?, 5);
+    }
+
+    /// TURN-60, QUOTA-69
+    async fn a_turn_without_a_reserve_is_ended_without_settlement(env) {
+        let scene = env.scene().await?;
+        let _turn = stalled(&scene, "std").await?;
+        let database = scene.database();
+        database.age_turns("state = 'running'").await?;
+        database.query("UPDATE chat_turns SET reserve_tokens = NULL").await?;
+        let cells = "SELECT * FROM quota_usage ORDER BY id";
+        let before = database.query(cells).await?;
+        let (run, _) = watch(&scene).await;
+        assert_eq!(run, report(1, 1, 0, 0));
+        assert_eq!(database.query(cells).await?, before);
+        let usage = database.payloads(USAGE).await?;
+        assert_eq!(usage[0]["committed_credits_micro"], 0);
+        assert_eq!(usage[0]["reserved_credits_micro"], 0);
+        assert_eq!(usage[0]["billing_outcome"], "aborted");
+    }
+}
+
+/// TURN-59, TURN-64, D16: the process that owns the file runs the watchdog,
+/// unless it is told not to.
+#[test]
+fn the_owner_of_a_file_hosts_its_watchdog() -> anyhow::Result<()> {
+    minichat_tests::harness::run(
+        minichat_tests::database::DatabaseKind::Sqlite,
+        async |env| {
+            for (enabled, found) in [(false, 0_i32), (true, 1)] {
+                let provider = minichat_tests::scripted_provider::ScriptedProvider::start().await?;
+                let tenant = minichat_tests::manifest::Tenant::new("acme", provider.addr);
+                let settings = format!(
+                    "MINICHAT_ORPHAN_WATCHDOG_ENABLED={enabled}\n\
+                 MINICHAT_ORPHAN_WATCHDOG_SCAN_INTERVAL_SECS=1"
+                );
+                let stack = env.serve_with(&[&tenant], &settings).await?;
+                let scene = Scene {
+                    provider,
+                    tenant,
+                    stack,
+                };
+                let turn = stalled(&scene, "std").await?;
+                scene.database().age_turns("state = 'running'").await?;
+                if enabled {
+                    let database = scene.database();
+                    scene
+                        .stack
+                        .eventually("found", async || Ok(database.number(ORPHANED).await? == 1))
+                        .await?;
+                } else {
+                    tokio::time::sleep(Duration::from_millis(1500)).await;
+                }
+                assert_eq!(scene.database().number(ORPHANED).await?, i64::from(found));
+                let finalized = scene
+                    .stack
+                    .scrape()
+                    .await?
+                    .sum("mini_chat_orphan_finalized_total", &[]);
+                assert!((finalized - f64::from(found)).abs() < 0.5);
+                drop(turn);
+                scene.stack.stop().await?;
+            }
+            Ok(())
+        },
+    )
+}
