@@ -119,6 +119,7 @@ fn credentials(tenant: &ChatTenant, secrets: &Secrets, faults: &mut Faults) -> C
     credentials
 }
 
-fn is_header_value(value: &str) -> bool {
+/// Whether a header may carry `value` (PLAT-102).
+pub(crate) fn is_header_value(value: &str) -> bool {
     !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use minichat_core::TenantId;
+use minichat_crds::Revisions;
 use minichat_crds::manifests::{Concern, Files, Manifests, Problem, TenantManifest};
 
-use super::revision::Revisions;
 use super::status::{Entry, State};
 use super::{Status, StoredPolicyVersions, TenantRuntime, Tenants};
 

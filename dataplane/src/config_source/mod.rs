@@ -3,7 +3,6 @@
 mod loader;
 mod manifests;
 mod policy_versions;
-mod revision;
 mod status;
 mod tenants;
 

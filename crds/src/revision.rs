@@ -6,13 +6,20 @@ use uuid::Uuid;
 
 /// Makes revisions. The key keeps a revision, which is public, from telling
 /// anything about the credentials that it covers.
-pub(super) struct Revisions {
+pub struct Revisions {
     key: [u8; 32],
 }
 
+impl Default for Revisions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Revisions {
-    /// With a random key: revisions of another process differ.
-    pub(super) fn new() -> Self {
+    /// With a random key: revisions of another process differ, so a revision is
+    /// kept with what it names, and never computed anew to be compared.
+    pub fn new() -> Self {
         let mut key = [0; 32];
         key[..16].copy_from_slice(Uuid::new_v4().as_bytes());
         key[16..].copy_from_slice(Uuid::new_v4().as_bytes());
@@ -20,7 +27,7 @@ impl Revisions {
     }
 
     /// `<version>-<12 hex digits over the document and the credentials>`.
-    pub(super) fn of(&self, version: u64, content_hash: &str, credentials: &Credentials) -> String {
+    pub fn of(&self, version: u64, content_hash: &str, credentials: &Credentials) -> String {
         let mut keyed = Sha256::new_with_prefix(self.key);
         for (name, secret) in credentials.iter() {
             for part in [name, secret.expose()] {
@@ -36,7 +43,7 @@ impl Revisions {
 
     /// `refused-<12 hex digits>` of what was refused before it could be
     /// numbered: `texts` are those of its files, which may hold Secrets.
-    pub(super) fn of_refused<'a>(&self, texts: impl Iterator<Item = &'a str>) -> String {
+    pub fn of_refused<'a>(&self, texts: impl Iterator<Item = &'a str>) -> String {
         let mut keyed = Sha256::new_with_prefix(self.key);
         for text in texts {
             keyed.update(text.len().to_be_bytes());

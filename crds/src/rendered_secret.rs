@@ -1,0 +1,355 @@
+//! The rendered Secret (K8S-20): one tenant's configuration on its way from the
+//! operator to the data plane. Both link this module, so that what one writes
+//! is what the other reads.
+//!
+//! `tenant.json` holds the document and no secret value, `credentials.json` the
+//! credentials by reference name, the annotation [`REVISION`] names the two.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use minichat_config::tenant::Scheme;
+use minichat_config::{Credentials, Faults, TenantConfig};
+use minichat_core::{TenantId, Timestamp};
+
+use crate::RenderSettings;
+use crate::render::is_header_value;
+
+/// The Secret's `type`, which is immutable.
+pub const TYPE: &str = "minichat.dev/tenant-config";
+/// Key of the tenant's document.
+pub const TENANT_KEY: &str = "tenant.json";
+/// Key of the tenant's credentials.
+pub const CREDENTIALS_KEY: &str = "credentials.json";
+/// Annotation with `<policy version>-<12 hex digits>`.
+pub const REVISION: &str = "minichat.dev/revision";
+/// Annotation with `namespace/name` of the `ChatTenant`, for people and for the
+/// scan that removes what has lost its tenant.
+pub const SOURCE: &str = "minichat.dev/source";
+/// Label with the name of the pool that serves the tenant.
+pub const POOL_LABEL: &str = "minichat.dev/pool";
+/// Largest sum of both keys in bytes; the API server takes 1 MiB of all.
+const MAX_BYTES: usize = 900 * 1024;
+const NAME_PREFIX: &str = "minichat-tenant-";
+
+/// One tenant as it travels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RenderedTenant {
+    /// Numbered: [`TenantConfig::policy_version`] is present.
+    pub config: TenantConfig,
+    /// By reference name, `<secret>/<key>`.
+    pub credentials: Credentials,
+    /// `<policy version>-<12 hex digits>`: what `/configz` shows.
+    pub revision: String,
+}
+
+/// `minichat-tenant-<tenant id>`.
+pub fn name(tenant: TenantId) -> String {
+    format!("{NAME_PREFIX}{tenant}")
+}
+
+/// The tenant whose rendered Secret is called `name`. It is known even when
+/// what the Secret holds is not valid.
+pub fn tenant_of(name: &str) -> Option<TenantId> {
+    name.strip_prefix(NAME_PREFIX)?.parse().ok()
+}
+
+impl RenderedTenant {
+    /// The Secret that carries this tenant to the pods of `pool`, without a
+    /// namespace, owners and further labels. `generated_at` is when the document
+    /// was first rendered like this. A fault says by how much it is too large.
+    pub fn to_pool_secret(&self, pool: &str, generated_at: Timestamp) -> Result<Secret, Faults> {
+        let mut document = (*self.config.document).clone();
+        document.generated_at = Some(generated_at.to_string());
+        document.content_hash = Some(self.config.content_hash.clone());
+        let document = document.to_json().map_err(whole)?;
+        let exposed: BTreeMap<_, _> = self
+            .credentials
+            .iter()
+            .map(|(reference, secret)| (reference, secret.expose()))
+            .collect();
+        let credentials = serde_json::to_string(&exposed).map_err(whole)?;
+        let bytes = document.len() + credentials.len();
+        if bytes > MAX_BYTES {
+            return Err(whole(format!(
+                "the rendered Secret has {bytes} bytes; at most {MAX_BYTES} are allowed: name fewer users in ChatQuota objects, or shorten models and prompts"
+            )));
+        }
+        let data = [(TENANT_KEY, document), (CREDENTIALS_KEY, credentials)];
+        Ok(Secret {
+            metadata: ObjectMeta {
+                name: Some(name(self.config.tenant_id)),
+                labels: Some(text_map(&[(POOL_LABEL, pool)])),
+                annotations: Some(text_map(&[(REVISION, &self.revision)])),
+                ..ObjectMeta::default()
+            },
+            type_: Some(TYPE.to_owned()),
+            data: Some(
+                data.into_iter()
+                    .map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes())))
+                    .collect(),
+            ),
+            ..Secret::default()
+        })
+    }
+
+    /// Reads what [`Self::to_pool_secret`] wrote. Paths of faults begin with the
+    /// key they stand in.
+    pub fn from_secret(secret: &Secret, settings: RenderSettings) -> Result<Self, Faults> {
+        let found = secret.type_.as_deref().unwrap_or_default();
+        if found != TYPE {
+            return Err(at("type", format!("is {found:?}; must be {TYPE}")));
+        }
+        let revision = revision_of(secret)
+            .ok_or_else(|| at(&format!("metadata.annotations[{REVISION}]"), "is required"))?;
+        let data = secret.data.as_ref();
+        let key = |key: &str| {
+            let bytes = data.and_then(|data| data.get(key));
+            let bytes = bytes.ok_or_else(|| at(key, "is required"))?;
+            std::str::from_utf8(&bytes.0).map_err(|_| at(key, "must be UTF-8"))
+        };
+        let tenant = Self::parse(revision, key(TENANT_KEY)?, key(CREDENTIALS_KEY)?, settings)?;
+        let expected = name(tenant.config.tenant_id);
+        match secret.metadata.name.as_deref() {
+            Some(name) if name != expected => Err(at(
+                &format!("{TENANT_KEY}.tenant_id"),
+                format!("does not belong into {name}, only into {expected}"),
+            )),
+            _ => Ok(tenant),
+        }
+    }
+
+    /// Reads both keys, as a Secret or the files of a mounted one hold them.
+    pub fn parse(
+        revision: &str,
+        tenant: &str,
+        credentials: &str,
+        settings: RenderSettings,
+    ) -> Result<Self, Faults> {
+        let config = TenantConfig::from_json(tenant).map_err(|faults| below(TENANT_KEY, faults))?;
+        // The text of a JSON error may quote the value.
+        let credentials: Credentials = serde_json::from_str(credentials)
+            .map_err(|_| at(CREDENTIALS_KEY, "must be a JSON object of texts"))?;
+        let mut faults = Faults::default();
+        faults.require(
+            config.policy_version.is_some(),
+            format!("{TENANT_KEY}.policy_version"),
+            "is required",
+        );
+        let number = config.policy_version.unwrap_or_default().to_string();
+        faults.require(
+            revision.split_once('-').is_some_and(|(version, digits)| {
+                version == number && !digits.is_empty() && digits.is_ascii()
+            }),
+            format!("metadata.annotations[{REVISION}]"),
+            format!("is {revision:?}; must begin with the policy version, {number}-"),
+        );
+        usable(&config, &credentials, settings, &mut faults);
+        faults.into_result(Self {
+            config,
+            credentials,
+            revision: revision.to_owned(),
+        })
+    }
+}
+
+/// The revision that `secret` claims to carry, valid or not.
+pub fn revision_of(secret: &Secret) -> Option<&str> {
+    let annotations = secret.metadata.annotations.as_ref()?;
+    annotations.get(REVISION).map(String::as_str)
+}
+
+/// Every provider can be called: its scheme is allowed and its credential here.
+fn usable(
+    config: &TenantConfig,
+    credentials: &Credentials,
+    settings: RenderSettings,
+    faults: &mut Faults,
+) {
+    for (id, provider) in &config.providers {
+        let path = format!("{TENANT_KEY}.providers.{id}");
+        faults.require(
+            provider.scheme != Scheme::Http || settings.allow_http,
+            format!("{path}.use_http"),
+            "plain http is not allowed by this process; set provider_http.allow_http, or use https",
+        );
+        if let Some(auth) = &provider.auth {
+            let credential = credentials.get(&auth.secret_ref);
+            faults.require(
+                credential.is_some_and(|secret| is_header_value(secret.expose())),
+                format!("{path}.auth.secret_ref"),
+                format!(
+                    "{CREDENTIALS_KEY} has no {} that a header may carry",
+                    auth.secret_ref
+                ),
+            );
+        }
+    }
+}
+
+fn text_map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn at(path: &str, message: impl Into<String>) -> Faults {
+    let mut faults = Faults::default();
+    faults.add(path, message);
+    faults
+}
+
+fn whole(message: impl ToString) -> Faults {
+    at("", message.to_string())
+}
+
+fn below(key: &str, mut faults: Faults) -> Faults {
+    for fault in &mut faults.0 {
+        fault.path = format!("{key}.{}", fault.path)
+            .trim_end_matches('.')
+            .to_owned();
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use minichat_config::Secret as Value;
+    use serde_json::json;
+
+    use super::*;
+    use crate::cases::{tenant, with};
+    use crate::render::Secrets;
+    use crate::{Revisions, admit, render};
+
+    const STRICT: RenderSettings = RenderSettings { allow_http: false };
+
+    fn rendered(temperature: f64) -> RenderedTenant {
+        let auth = json!({"secretKeyRef": {"name": "main", "key": "key"}});
+        let object = with(tenant(), "/spec/providers/0/auth", auth);
+        let object = with(
+            object,
+            "/spec/models/0/apiParams",
+            json!({"temperature": temperature}),
+        );
+        let keys = BTreeMap::from([("key".to_owned(), Value::new("sk-visible"))]);
+        let secrets = Secrets::from([("main".to_owned(), keys)]);
+        let tenant = admit::chat_tenant(&object, None).unwrap();
+        let rendered = render(&tenant, &[], &secrets, STRICT).unwrap();
+        let hash = &rendered.config.content_hash;
+        RenderedTenant {
+            revision: Revisions::new().of(7, hash, &rendered.credentials),
+            config: rendered.config.numbered(7),
+            credentials: rendered.credentials,
+        }
+    }
+
+    fn secret(tenant: &RenderedTenant) -> Secret {
+        let at = "2026-02-28T15:30:00Z".parse().unwrap();
+        tenant.to_pool_secret("main", at).unwrap()
+    }
+
+    fn edited(key: &str, from: &str, to: &str) -> Faults {
+        let mut secret = secret(&rendered(0.5));
+        let text = secret
+            .data
+            .as_mut()
+            .and_then(|data| data.get_mut(key))
+            .unwrap();
+        let edited = std::str::from_utf8(&text.0).unwrap().replace(from, to);
+        assert_ne!(edited.as_bytes(), text.0, "{from}");
+        text.0 = edited.into_bytes();
+        RenderedTenant::from_secret(&secret, STRICT).unwrap_err()
+    }
+
+    /// K8S-20
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        let tenant = rendered(0.5);
+        let secret = secret(&tenant);
+        let read = RenderedTenant::from_secret(&secret, STRICT).unwrap();
+        assert_eq!(read.credentials, tenant.credentials);
+        assert_eq!(read.config.content_hash, tenant.config.content_hash);
+        assert_eq!(read.config.policy_version, Some(7));
+        assert_eq!(read.revision, tenant.revision);
+        assert_eq!(secret.type_.as_deref(), Some(TYPE));
+        let name = secret.metadata.name.as_deref().unwrap();
+        assert_eq!(tenant_of(name), Some(tenant.config.tenant_id));
+        assert_eq!(tenant_of("minichat-tenant-acme"), None);
+        assert_eq!(revision_of(&secret), Some(tenant.revision.as_str()));
+        assert!(tenant.revision.starts_with("7-") && tenant.revision.len() == 14);
+    }
+
+    /// K8S-20: the document is not secret, the other key is.
+    #[test]
+    fn only_the_second_key_holds_secrets() {
+        let data = secret(&rendered(0.5)).data.unwrap();
+        let text = |key: &str| std::str::from_utf8(&data[key].0).unwrap().to_owned();
+        assert!(!text(TENANT_KEY).contains("sk-visible"));
+        assert_eq!(text(CREDENTIALS_KEY), r#"{"main/key":"sk-visible"}"#);
+    }
+
+    /// QUOTA-26: hashes cover numbers that have been through text.
+    #[test]
+    fn a_number_survives_the_way() {
+        for temperature in [0.1, 0.7, 1.1, 0.300_000_000_000_000_04, f64::MIN_POSITIVE] {
+            let secret = secret(&rendered(temperature));
+            let read = RenderedTenant::from_secret(&secret, STRICT).unwrap();
+            let found = read.config.models[0].api_params.temperature;
+            assert_eq!(found.map(f64::to_bits), Some(temperature.to_bits()));
+        }
+    }
+
+    /// K8S-22: what a person may have edited is refused with the field's path.
+    #[test]
+    fn an_edited_secret_is_refused_with_the_path_of_the_field() {
+        let found = edited(TENANT_KEY, "\"schema\":1", "\"schema\":2").to_string();
+        assert!(found.contains("tenant.json.schema: must be 1"), "{found}");
+        let found = edited(
+            TENANT_KEY,
+            "\"display_name\":\"\"",
+            "\"display_name\":\"x\"",
+        );
+        assert!(found.to_string().contains("tenant.json.content_hash"));
+        let found = edited(TENANT_KEY, "\"policy_version\":7", "\"policy_version\":8");
+        assert!(
+            found
+                .to_string()
+                .contains("must begin with the policy version, 8-")
+        );
+        let found = edited(CREDENTIALS_KEY, "main/key", "main/other").to_string();
+        assert!(
+            found.contains("tenant.json.providers.main.auth.secret_ref"),
+            "{found}"
+        );
+        let found = edited(CREDENTIALS_KEY, "\"sk-visible\"", "[\"sk-visible\"]").to_string();
+        assert!(found.starts_with("credentials.json: ") && !found.contains("sk-visible"));
+        let found = edited(CREDENTIALS_KEY, "sk-visible", "sk-\\n").to_string();
+        assert!(found.contains("that a header may carry"), "{found}");
+    }
+
+    #[test]
+    fn a_secret_under_another_name_or_type_is_refused() {
+        let mut other = secret(&rendered(0.5));
+        other.metadata.name = Some(name(TenantId::random()));
+        let found = RenderedTenant::from_secret(&other, STRICT).unwrap_err();
+        assert_eq!(found.0[0].path, "tenant.json.tenant_id");
+        other.type_ = Some("Opaque".to_owned());
+        let found = RenderedTenant::from_secret(&other, STRICT).unwrap_err();
+        assert_eq!(found.0[0].path, "type");
+    }
+
+    /// K8S-20: the API server would refuse more than 1 MiB.
+    #[test]
+    fn a_secret_that_is_too_large_is_refused_in_words() {
+        let mut tenant = rendered(0.5);
+        let large = Value::new("x".repeat(MAX_BYTES));
+        tenant.credentials.insert("main/large", large);
+        let at = "2026-02-28T15:30:00Z".parse().unwrap();
+        let faults = tenant.to_pool_secret("main", at).unwrap_err();
+        assert!(faults.to_string().contains("at most 921600 are allowed"));
+    }
+}
