@@ -11,7 +11,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use minichat_config::tenant::Scheme;
-use minichat_config::{Credentials, Faults, TenantConfig};
+use minichat_config::{Credentials, Fault, Faults, TenantConfig};
 use minichat_core::{TenantId, Timestamp};
 
 use crate::RenderSettings;
@@ -64,13 +64,16 @@ impl RenderedTenant {
         let mut document = (*self.config.document).clone();
         document.generated_at = Some(generated_at.to_string());
         document.content_hash = Some(self.config.content_hash.clone());
-        let document = document.to_json().map_err(whole)?;
+        let document = document
+            .to_json()
+            .map_err(|error| whole(error.to_string()))?;
         let exposed: BTreeMap<_, _> = self
             .credentials
             .iter()
             .map(|(reference, secret)| (reference, secret.expose()))
             .collect();
-        let credentials = serde_json::to_string(&exposed).map_err(whole)?;
+        let credentials =
+            serde_json::to_string(&exposed).map_err(|error| whole(error.to_string()))?;
         let bytes = document.len() + credentials.len();
         if bytes > MAX_BYTES {
             return Err(whole(format!(
@@ -202,17 +205,19 @@ fn at(path: &str, message: impl Into<String>) -> Faults {
     faults
 }
 
-fn whole(message: impl ToString) -> Faults {
-    at("", message.to_string())
+fn whole(message: String) -> Faults {
+    at("", message)
 }
 
-fn below(key: &str, mut faults: Faults) -> Faults {
-    for fault in &mut faults.0 {
-        fault.path = format!("{key}.{}", fault.path)
-            .trim_end_matches('.')
-            .to_owned();
-    }
-    faults
+fn below(key: &str, faults: Faults) -> Faults {
+    let moved = faults.0.into_iter().map(|fault| Fault {
+        path: match fault.path.as_str() {
+            "" => key.to_owned(),
+            path => format!("{key}.{path}"),
+        },
+        message: fault.message,
+    });
+    Faults(moved.collect())
 }
 
 #[cfg(test)]
