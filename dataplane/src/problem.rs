@@ -50,6 +50,13 @@ impl Problem {
         Self::new(ErrorCode::ChatNotFound, "There is no such chat.")
     }
 
+    pub fn turn_not_found() -> Self {
+        Self::new(
+            ErrorCode::TurnNotFound,
+            "The chat has no turn with this request_id.",
+        )
+    }
+
     /// 500 with a generic text; the caller logs the cause (API-31).
     pub fn internal() -> Self {
         Self::new(

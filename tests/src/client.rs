@@ -202,10 +202,38 @@ impl Api {
 
     /// Opens a stream; a refusal is an error.
     pub async fn open(&self, chat: &str, body: &Value) -> anyhow::Result<EventStream> {
-        let path = format!("{BASE}/chats/{chat}/messages:stream");
+        let path = format!("/chats/{chat}/messages:stream");
+        self.open_at(Method::POST, &path, body).await
+    }
+
+    /// Opens the stream of a retry; a refusal is an error.
+    pub async fn open_retry(&self, chat: &str, request_id: &str) -> anyhow::Result<EventStream> {
+        let path = format!("/chats/{chat}/turns/{request_id}/retry");
+        self.open_at(Method::POST, &path, &Value::Null).await
+    }
+
+    /// Opens the stream of an edit; a refusal is an error.
+    pub async fn open_edit(
+        &self,
+        chat: &str,
+        request_id: &str,
+        content: &str,
+    ) -> anyhow::Result<EventStream> {
+        let path = format!("/chats/{chat}/turns/{request_id}");
+        let body = json!({ "content": content });
+        self.open_at(Method::PATCH, &path, &body).await
+    }
+
+    async fn open_at(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> anyhow::Result<EventStream> {
+        let path = format!("{BASE}{path}");
         let json = [("content-type", "application/json")];
         let body = Bytes::from(body.to_string());
-        let response = self.send(Method::POST, &path, &json, body).await?;
+        let response = self.send(method, &path, &json, body).await?;
         if response.status() != StatusCode::OK {
             let answer = whole(response).await?;
             anyhow::bail!("refused with {}: {:?}", answer.status, answer.body);
@@ -233,6 +261,32 @@ impl Api {
         self.get(&format!("/chats/{chat}/turns/{request_id}"))
             .await?
             .expect(200)
+    }
+
+    /// Retries a turn and waits for the whole answer, stream or refusal.
+    pub async fn retry(&self, chat: &str, request_id: &str) -> anyhow::Result<Answer> {
+        let path = format!("/chats/{chat}/turns/{request_id}/retry");
+        self.exchange(Method::POST, &path, &[], Bytes::new()).await
+    }
+
+    /// Edits a turn's message and waits for the whole answer.
+    pub async fn edit(
+        &self,
+        chat: &str,
+        request_id: &str,
+        content: &str,
+    ) -> anyhow::Result<Answer> {
+        let path = format!("/chats/{chat}/turns/{request_id}");
+        let json = [("content-type", "application/json")];
+        let body = Bytes::from(json!({ "content": content }).to_string());
+        self.exchange(Method::PATCH, &path, &json, body).await
+    }
+
+    /// Deletes a turn.
+    pub async fn delete_turn(&self, chat: &str, request_id: &str) -> anyhow::Result<Answer> {
+        let path = format!("/chats/{chat}/turns/{request_id}");
+        self.exchange(Method::DELETE, &path, &[], Bytes::new())
+            .await
     }
 
     /// The messages of `chat`, oldest first.

@@ -9,6 +9,7 @@ pub enum ErrorCode {
     ImagesDisabled,
     WebSearchDisabled,
     InvalidReactionTarget,
+    InvalidTurnState,
     Unauthenticated,
     FeatureNotLicensed,
     InsufficientPermissions,
@@ -19,6 +20,7 @@ pub enum ErrorCode {
     NotFound,
     MethodNotAllowed,
     GenerationInProgress,
+    NotLatestTurn,
     RequestIdConflict,
     PayloadTooLarge,
     UnsupportedMedia,
@@ -39,13 +41,14 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for tables and tests that must cover all of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::InvalidRequest,
         Self::InvalidAttachment,
         Self::TooManyImages,
         Self::ImagesDisabled,
         Self::WebSearchDisabled,
         Self::InvalidReactionTarget,
+        Self::InvalidTurnState,
         Self::Unauthenticated,
         Self::FeatureNotLicensed,
         Self::InsufficientPermissions,
@@ -56,6 +59,7 @@ impl ErrorCode {
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::GenerationInProgress,
+        Self::NotLatestTurn,
         Self::RequestIdConflict,
         Self::PayloadTooLarge,
         Self::UnsupportedMedia,
@@ -83,6 +87,7 @@ impl ErrorCode {
             Self::ImagesDisabled => ("images_disabled", 400),
             Self::WebSearchDisabled => ("web_search_disabled", 400),
             Self::InvalidReactionTarget => ("invalid_reaction_target", 400),
+            Self::InvalidTurnState => ("invalid_turn_state", 400),
             Self::Unauthenticated => ("unauthenticated", 401),
             Self::FeatureNotLicensed => ("feature_not_licensed", 403),
             Self::InsufficientPermissions => ("insufficient_permissions", 403),
@@ -93,6 +98,7 @@ impl ErrorCode {
             Self::NotFound => ("not_found", 404),
             Self::MethodNotAllowed => ("method_not_allowed", 405),
             Self::GenerationInProgress => ("generation_in_progress", 409),
+            Self::NotLatestTurn => ("not_latest_turn", 409),
             Self::RequestIdConflict => ("request_id_conflict", 409),
             Self::PayloadTooLarge => ("payload_too_large", 413),
             Self::UnsupportedMedia => ("unsupported_media", 415),

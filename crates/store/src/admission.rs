@@ -17,6 +17,7 @@ pub struct AdmissionQuery {
     pub tenant_id: TenantId,
     pub user_id: UserId,
     pub chat_id: ChatId,
+    /// The request of the message, or of the turn that it replaces.
     pub request_id: RequestId,
     /// `context.recent_messages_limit` (CONT-5), 0 for none.
     pub recent_messages_limit: u32,
@@ -79,7 +80,7 @@ impl Tx {
                 },
                 Query {
                     sql: RECENT_SQL,
-                    params: &params![tenant_id, chat_id, window],
+                    params: &params![tenant_id, chat_id, request_id, window],
                     map: recent_row,
                 },
                 Query {
@@ -106,7 +107,8 @@ const HEAD_SQL: &str = concat!(
      AND r.state = 'running' AND r.deleted_at IS NULL), \
      (SELECT m.input_tokens + m.output_tokens FROM messages m \
      WHERE m.tenant_id = $1 AND m.chat_id = $3 AND m.role = 'assistant' \
-     AND m.deleted_at IS NULL AND m.input_tokens + m.output_tokens > 0 \
+     AND m.request_id <> $4 AND m.deleted_at IS NULL \
+     AND m.input_tokens + m.output_tokens > 0 \
      ORDER BY m.created_at DESC, m.id DESC LIMIT 1), ",
     turn_columns!(),
     " FROM chats c LEFT JOIN chat_turns t \
@@ -115,11 +117,12 @@ const HEAD_SQL: &str = concat!(
 );
 
 /// Joined to the chat by its id alone: rows are used only when the head row
-/// shows that the chat is the caller's.
+/// shows that the chat is the caller's. A new request has no messages yet, and
+/// those of a turn that is to be replaced are no part of the history (TURN-55).
 const RECENT_SQL: &str = "SELECT id, role, content, created_at FROM messages \
      WHERE tenant_id = $1 AND chat_id = $2 AND request_id IS NOT NULL \
-     AND deleted_at IS NULL AND NOT is_compressed \
-     ORDER BY created_at DESC, id DESC LIMIT $3";
+     AND request_id <> $3 AND deleted_at IS NULL AND NOT is_compressed \
+     ORDER BY created_at DESC, id DESC LIMIT $4";
 
 macro_rules! latest {
     ($column:literal, $table:literal) => {

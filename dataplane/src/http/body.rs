@@ -45,6 +45,16 @@ pub(super) fn required<T>(value: Option<T>, field: &str) -> Result<T, Problem> {
     value.ok_or_else(|| Problem::invalid_field(field, "is required"))
 }
 
+/// The text of a message: not blank, and kept as it was sent (API-62, API-72).
+pub(super) fn message(content: Option<String>) -> Result<String, Problem> {
+    let content = required(content, "content")?;
+    if content.trim().is_empty() {
+        return Err(Problem::invalid_field("content", "must not be blank"));
+    }
+    storable(&content, "content")?;
+    Ok(content)
+}
+
 /// Refuses text that no database column can hold.
 pub(super) fn storable(text: &str, field: &str) -> Result<(), Problem> {
     if text.contains('\0') {

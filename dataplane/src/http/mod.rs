@@ -57,6 +57,21 @@ fn operations() -> Vec<(Method, &'static str, MethodRouter<Arc<App>>)> {
             "/chats/{id}/messages/{msg_id}/reaction",
             delete(reactions::delete),
         ),
+        (
+            M::PATCH,
+            "/chats/{id}/turns/{request_id}",
+            patch(turns::edit),
+        ),
+        (
+            M::DELETE,
+            "/chats/{id}/turns/{request_id}",
+            delete(turns::delete),
+        ),
+        (
+            M::POST,
+            "/chats/{id}/turns/{request_id}/retry",
+            post(turns::retry),
+        ),
         (M::GET, "/models", get(models::list)),
         (M::GET, "/models/{model_id}", get(models::show)),
         (M::GET, "/quota/status", get(quota::status)),

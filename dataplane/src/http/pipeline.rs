@@ -25,6 +25,7 @@ use super::{deadline, error, panic};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
+use crate::turn::RequestContext;
 
 /// What the pipeline found out about a request that it lets pass.
 #[derive(Clone)]
@@ -32,6 +33,16 @@ pub(super) struct Admitted {
     pub(super) caller: Caller,
     pub(super) http_request_id: HttpRequestId,
     pub(super) trace: TraceContext,
+}
+
+impl Admitted {
+    /// What the request is called beyond this process.
+    pub(super) fn context(&self) -> RequestContext {
+        RequestContext {
+            http_request_id: self.http_request_id.as_str().into(),
+            trace: self.trace,
+        }
+    }
 }
 
 /// Puts the pipeline around the routes and fallbacks of `router`. `templates`

@@ -11,12 +11,12 @@ use http::{HeaderName, HeaderValue, Version};
 use minichat_core::{AttachmentId, ErrorCode, RequestId};
 use serde::Deserialize;
 
-use super::body::{Json, required, storable};
+use super::body::{self, Json};
 use super::path::{ChatPath, Params};
 use super::pipeline::Admitted;
 use crate::app::App;
 use crate::problem::Problem;
-use crate::turn::{self, RequestContext, SendMessage};
+use crate::turn::{self, SendMessage};
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -43,21 +43,14 @@ pub(super) async fn send(
     Json(body): Json<SendBody>,
 ) -> Result<Response, Problem> {
     let message = body.validated()?;
-    let context = RequestContext {
-        http_request_id: admitted.http_request_id.as_str().into(),
-        trace: admitted.trace,
-    };
+    let context = admitted.context();
     let events = turn::send(app, admitted.caller, path.id, message, context).await?;
     Ok(event_stream(Body::new(events), version))
 }
 
 impl SendBody {
     fn validated(self) -> Result<SendMessage, Problem> {
-        let content = required(self.content, "content")?;
-        if content.trim().is_empty() {
-            return Err(Problem::invalid_field("content", "must not be blank"));
-        }
-        storable(&content, "content")?;
+        let content = body::message(self.content)?;
         check_attachments(self.attachment_ids.as_deref().unwrap_or_default())?;
         Ok(SendMessage {
             content,
@@ -85,7 +78,7 @@ fn check_attachments(ids: &[AttachmentId]) -> Result<(), Problem> {
 }
 
 /// API-130: nothing between here and the client may hold an event back.
-fn event_stream(body: Body, version: Version) -> Response {
+pub(super) fn event_stream(body: Body, version: Version) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

@@ -1,19 +1,26 @@
-//! The state of a turn (API-70): what a client asks after a disconnect.
+//! Turns (API-70 to 74): their state, which a client asks for after a
+//! disconnect, and what can be done to them.
 
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use http::{StatusCode, Version};
 use minichat_core::turn::TurnState;
-use minichat_core::{ErrorCode, MessageId, RequestId, Timestamp};
+use minichat_core::{MessageId, RequestId, Timestamp};
 use minichat_store::Turn;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::body;
 use super::path::{Params, TurnPath};
+use super::pipeline::Admitted;
+use super::stream::event_stream;
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
+use crate::turn::{self, Replacement};
 
 /// A turn as its chat's owner sees it.
 #[derive(Serialize)]
@@ -55,7 +62,7 @@ pub(super) async fn show(
                 match tx.turn_get(tenant, user, path.id, path.request_id).await? {
                     Some(turn) => Ok(turn),
                     None if tx.chat_get(tenant, user, path.id).await?.is_some() => {
-                        Err(turn_not_found())
+                        Err(Problem::turn_not_found())
                     }
                     None => Err(Problem::chat_not_found()),
                 }
@@ -65,9 +72,53 @@ pub(super) async fn show(
     Ok(Json(TurnView::from(turn)).into_response())
 }
 
-fn turn_not_found() -> Problem {
-    Problem::new(
-        ErrorCode::TurnNotFound,
-        "The chat has no turn with this request_id.",
-    )
+#[derive(Deserialize)]
+pub(super) struct EditBody {
+    content: Option<String>,
+}
+
+/// `POST /chats/{id}/turns/{request_id}/retry`. A body is ignored (API-72).
+pub(super) async fn retry(
+    State(app): State<Arc<App>>,
+    admitted: Admitted,
+    Params(path): Params<TurnPath>,
+    version: Version,
+) -> Result<Response, Problem> {
+    replace(app, admitted, path, version, Replacement::Retry).await
+}
+
+/// `PATCH /chats/{id}/turns/{request_id}`.
+pub(super) async fn edit(
+    State(app): State<Arc<App>>,
+    admitted: Admitted,
+    Params(path): Params<TurnPath>,
+    version: Version,
+    body::Json(body): body::Json<EditBody>,
+) -> Result<Response, Problem> {
+    let content = body::message(body.content)?;
+    replace(app, admitted, path, version, Replacement::Edit { content }).await
+}
+
+async fn replace(
+    app: Arc<App>,
+    admitted: Admitted,
+    path: TurnPath,
+    version: Version,
+    change: Replacement,
+) -> Result<Response, Problem> {
+    let context = admitted.context();
+    let TurnPath { id, request_id } = path;
+    let events = turn::replace(app, admitted.caller, id, request_id, change, context).await?;
+    Ok(event_stream(Body::new(events), version))
+}
+
+/// `DELETE /chats/{id}/turns/{request_id}`.
+pub(super) async fn delete(
+    State(app): State<Arc<App>>,
+    admitted: Admitted,
+    Params(path): Params<TurnPath>,
+) -> Result<StatusCode, Problem> {
+    let context = admitted.context();
+    turn::delete(app, admitted.caller, path.id, path.request_id, context).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -1,5 +1,6 @@
-//! The checks that come before any decision about quota (API-64 a to c): the
-//! chat, the idempotency key, and the one running turn of a chat.
+//! The ways to begin a turn, and the checks that come before any decision about
+//! quota: those of a send (API-64 a to e), and those of a retry or an edit
+//! (API-71).
 
 use std::sync::Arc;
 
@@ -7,8 +8,9 @@ use minichat_core::context::Role;
 use minichat_core::quota::{Cells, RequestFacts};
 use minichat_core::turn::TurnState;
 use minichat_core::{ChatId, ErrorCode, MessageId, RequestId, TurnId};
-use minichat_store::{AdmissionFacts, AdmissionQuery, Turn};
+use minichat_store::{AdmissionFacts, AdmissionQuery, MutationTarget, StoreError, Turn};
 
+use super::mutation::{self, Replaced, Replacement};
 use super::open::{Draft, Ids};
 use super::{SendMessage, SseBody, replay};
 use crate::app::App;
@@ -24,7 +26,16 @@ pub(super) enum Admission {
     Replay(SseBody),
 }
 
-pub(super) async fn admit(
+/// What enters a draft from the client, or from the turn that it replaces.
+struct Message {
+    request_id: RequestId,
+    content: String,
+    web_search: bool,
+    replaces: Option<Replaced>,
+}
+
+/// Admits a message that a client sent.
+pub(super) async fn send(
     app: &App,
     caller: &Caller,
     chat_id: ChatId,
@@ -40,11 +51,94 @@ pub(super) async fn admit(
     if facts.is_running {
         return Err(generation_in_progress());
     }
+    check_web_search(caller, message.web_search)?;
     let cells = quota::cells(&facts.quota);
+    let message = Message {
+        request_id,
+        content: message.content,
+        web_search: message.web_search,
+        replaces: None,
+    };
     Ok(Admission::New(
-        Box::new(draft(chat_id, request_id, message, facts)),
+        Box::new(draft(chat_id, message, facts)),
         cells,
     ))
+}
+
+/// Admits a turn in the place of the chat's newest, which `target` must name.
+/// The new turn gets a request id of its own (API-72).
+pub(super) async fn replacement(
+    app: &App,
+    caller: &Caller,
+    chat_id: ChatId,
+    target: RequestId,
+    change: Replacement,
+) -> Result<(Draft, Cells), Problem> {
+    let (found, facts) = read_target(app, caller, chat_id, target).await?;
+    let turn = mutation::check(found, caller)?;
+    let facts = facts.ok_or_else(Problem::chat_not_found)?;
+    if facts.is_running {
+        return Err(generation_in_progress());
+    }
+    check_web_search(caller, turn.web_search_enabled)?;
+    let op = change.op();
+    let content = match change {
+        Replacement::Edit { content } => content,
+        Replacement::Retry => turn.content.ok_or_else(|| {
+            tracing::error!(turn.id = %turn.id, "a turn has no message of its user");
+            Problem::internal()
+        })?,
+    };
+    let cells = quota::cells(&facts.quota);
+    let message = Message {
+        request_id: RequestId::random(),
+        content,
+        web_search: turn.web_search_enabled,
+        replaces: Some(Replaced {
+            op,
+            request_id: target,
+        }),
+    };
+    Ok((draft(chat_id, message, facts), cells))
+}
+
+/// Step 7 of TURN-9, for what was asked for and for what is inherited.
+fn check_web_search(caller: &Caller, requested: bool) -> Result<(), Problem> {
+    if requested && caller.tenant.config.kill_switches.disable_web_search {
+        return Err(Problem::new(
+            ErrorCode::WebSearchDisabled,
+            "Web search is switched off. Send the message without it.",
+        ));
+    }
+    Ok(())
+}
+
+fn admission_query(caller: &Caller, chat_id: ChatId, request_id: RequestId) -> AdmissionQuery {
+    AdmissionQuery {
+        tenant_id: caller.tenant_id,
+        user_id: caller.user_id,
+        chat_id,
+        request_id,
+        recent_messages_limit: caller.tenant.config.context.recent_messages_limit,
+    }
+}
+
+async fn read_target(
+    app: &App,
+    caller: &Caller,
+    chat_id: ChatId,
+    target: RequestId,
+) -> Result<(MutationTarget, Option<AdmissionFacts>), StoreError> {
+    let mutation = mutation::query(caller, chat_id, target);
+    let admission = admission_query(caller, chat_id, target);
+    app.store
+        .read(move |tx| {
+            Box::pin(async move {
+                let found = tx.turn_mutation_target(&mutation).await?;
+                Ok((found, tx.turn_admission_facts(&admission).await?))
+            })
+        })
+        .await
 }
 
 async fn read(
@@ -53,13 +147,7 @@ async fn read(
     chat_id: ChatId,
     request_id: RequestId,
 ) -> Result<AdmissionFacts, Problem> {
-    let query = AdmissionQuery {
-        tenant_id: caller.tenant_id,
-        user_id: caller.user_id,
-        chat_id,
-        request_id,
-        recent_messages_limit: caller.tenant.config.context.recent_messages_limit,
-    };
+    let query = admission_query(caller, chat_id, request_id);
     app.store
         .read(move |tx| Box::pin(async move { tx.turn_admission_facts(&query).await }))
         .await?
@@ -80,12 +168,7 @@ async fn existing(
     Ok(Admission::Replay(body))
 }
 
-fn draft(
-    chat_id: ChatId,
-    request_id: RequestId,
-    message: SendMessage,
-    facts: AdmissionFacts,
-) -> Draft {
+fn draft(chat_id: ChatId, message: Message, facts: AdmissionFacts) -> Draft {
     let recent: Vec<(Role, String)> = facts
         .recent_messages
         .into_iter()
@@ -95,7 +178,7 @@ fn draft(
         ids: Ids {
             chat_id,
             turn_id: TurnId::random(),
-            request_id,
+            request_id: message.request_id,
             user_message_id: MessageId::random(),
             assistant_message_id: MessageId::random(),
         },
@@ -110,6 +193,7 @@ fn draft(
         content: message.content.into(),
         web_search_enabled: message.web_search,
         recent: Arc::from(recent),
+        replaces: message.replaces,
     }
 }
 

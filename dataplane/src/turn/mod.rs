@@ -16,6 +16,8 @@ mod audit_event;
 mod body;
 mod converse;
 pub(crate) mod finalize;
+mod mutation;
+mod mutation_event;
 mod open;
 mod pipeline;
 mod plan;
@@ -37,6 +39,7 @@ use crate::caller::Caller;
 use crate::problem::Problem;
 
 pub use body::SseBody;
+pub use mutation::{Replacement, delete};
 
 /// A message to a chat (API-62), checked for form.
 #[derive(Debug)]
@@ -65,16 +68,46 @@ pub async fn send(
     message: SendMessage,
     request: RequestContext,
 ) -> Result<SseBody, Problem> {
-    if app.refusing.is_fired() {
-        return Err(Problem::new(
-            ErrorCode::ServiceUnavailable,
-            "This server is shutting down. Send the message again; another one will answer.",
-        ));
-    }
-    match admit::admit(&app, &caller, chat_id, message).await? {
+    check_serving(&app)?;
+    match admit::send(&app, &caller, chat_id, message).await? {
         admit::Admission::New(draft, cells) => {
-            pipeline::start(app, caller, request, *draft, cells).await
+            pipeline::start(app, caller, request, (*draft, cells), None).await
         }
         admit::Admission::Replay(body) => Ok(body),
     }
+}
+
+/// Puts a new turn in the place of the chat's newest and answers with its
+/// stream (TURN-55). A [`Problem`] means that nothing was changed.
+pub async fn replace(
+    app: Arc<App>,
+    caller: Caller,
+    chat_id: ChatId,
+    request_id: RequestId,
+    change: Replacement,
+    request: RequestContext,
+) -> Result<SseBody, Problem> {
+    let attempt = mutation::Attempt::begin(&app.metrics, change.op());
+    let admitted = match check_serving(&app) {
+        Ok(()) => admit::replacement(&app, &caller, chat_id, request_id, change).await,
+        Err(problem) => Err(problem),
+    };
+    match admitted {
+        Ok(admitted) => pipeline::start(app, caller, request, admitted, Some(attempt)).await,
+        Err(problem) => {
+            let refused = Err(problem);
+            attempt.end(&refused);
+            refused
+        }
+    }
+}
+
+fn check_serving(app: &App) -> Result<(), Problem> {
+    if app.refusing.is_fired() {
+        return Err(Problem::new(
+            ErrorCode::ServiceUnavailable,
+            "This server is shutting down. Send the request again; another one will answer.",
+        ));
+    }
+    Ok(())
 }

@@ -13,6 +13,7 @@ use minichat_core::quota::{Decision, DowngradeReason, RequestFacts, Reserve};
 use minichat_core::{ChatId, MessageId, RequestId, Timestamp, TurnId};
 use minichat_provider::InputMessage;
 
+use super::mutation::Replaced;
 use super::{RequestContext, relay};
 use crate::app::App;
 use crate::caller::Caller;
@@ -32,6 +33,8 @@ pub(super) struct Draft {
     pub(super) facts: RequestFacts,
     /// The recent window in chronological order (CONT-5).
     pub(super) recent: Arc<[(Role, String)]>,
+    /// The turn whose place this one takes.
+    pub(super) replaces: Option<Replaced>,
 }
 
 /// Every id of a turn, made before anything is written.

@@ -22,6 +22,7 @@ use tracing::Instrument;
 use super::account::Account;
 use super::converse::{Answer, Cancel, Sink, TurnError, converse};
 use super::finalize::{Ending, Finalized, Verdict, finalize};
+use super::mutation::Attempt;
 use super::open::{Draft, OpenTurn};
 use super::relay::{Labels, Relay, Shared};
 use super::{RequestContext, SseBody, record, reserve};
@@ -31,18 +32,19 @@ use crate::problem::Problem;
 
 type Reply = oneshot::Sender<Result<SseBody, Problem>>;
 
-/// Opens the turn of `draft` and answers with its stream, or refuses.
+/// Opens the turn of a draft, for which `cells` were read, and answers with its
+/// stream, or refuses. `attempt` is the mutation that wants the turn.
 pub(super) async fn start(
     app: Arc<App>,
     caller: Caller,
     request: RequestContext,
-    draft: Draft,
-    cells: Cells,
+    admitted: (Draft, Cells),
+    attempt: Option<Attempt>,
 ) -> Result<SseBody, Problem> {
     let (reply, opened) = oneshot::channel();
     let open = app.turns.enter();
     let task = async move {
-        run(app, caller, request, draft, cells, reply).await;
+        run(app, caller, request, admitted, attempt, reply).await;
         drop(open);
     };
     tokio::spawn(task.in_current_span());
@@ -56,11 +58,15 @@ async fn run(
     app: Arc<App>,
     caller: Caller,
     request: RequestContext,
-    draft: Draft,
-    cells: Cells,
+    (draft, cells): (Draft, Cells),
+    attempt: Option<Attempt>,
     reply: Reply,
 ) {
-    let plan = match reserve::reserve(&app, &caller, draft, cells).await {
+    let planned = reserve::reserve(&app, &caller, &request, draft, cells).await;
+    if let Some(attempt) = attempt {
+        attempt.end(&planned);
+    }
+    let plan = match planned {
         Ok(plan) => plan,
         Err(problem) => {
             // A client that is gone needs no refusal.

@@ -2,7 +2,8 @@
 //!
 //! Under the locks of the user's quota rows the decision is made again; what
 //! comes out there is authoritative (QUOTA-52). User message, turn row and
-//! reserve commit together, before the provider is called.
+//! reserve commit together, before the provider is called; so does the deletion
+//! of the turn whose place the new one takes (TURN-55).
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use minichat_store::{
 
 use super::open::{Draft, Ids, Plan};
 use super::plan::{decide, input_too_long, plan, quota_exceeded};
-use super::{admit, record};
+use super::{RequestContext, admit, mutation, record};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
@@ -32,6 +33,8 @@ enum Refusal {
     Changed(Cells),
     /// Beyond the bounds of the arithmetic; the plan would have said so.
     TooLong,
+    /// The turn to replace is not what it was.
+    Replacement(Problem),
     Store(StoreError),
 }
 
@@ -41,18 +44,28 @@ impl From<StoreError> for Refusal {
     }
 }
 
+impl From<mutation::Refusal> for Refusal {
+    fn from(refusal: mutation::Refusal) -> Self {
+        match refusal {
+            mutation::Refusal::Answer(problem) => Self::Replacement(problem),
+            mutation::Refusal::Store(error) => Self::Store(error),
+        }
+    }
+}
+
 /// Plans and reserves. The answer is the plan of a turn that is now open, or a
 /// refusal that left nothing behind.
 pub(super) async fn reserve(
     app: &Arc<App>,
     caller: &Caller,
+    request: &RequestContext,
     draft: Draft,
     mut cells: Cells,
 ) -> Result<Plan, Problem> {
     let config = &caller.tenant.config;
     for _ in 0..ATTEMPTS {
         let planned = plan(app, caller, draft.clone(), &cells)?;
-        match write(app, caller, &planned).await {
+        match write(app, caller, request, &planned).await {
             Ok(()) => {
                 record::preflight(app, config, &draft.selected_model, &planned.decision);
                 record::reserved(app);
@@ -63,6 +76,10 @@ pub(super) async fn reserve(
             Err(Refusal::Rejected(decision)) => {
                 record::preflight(app, config, &draft.selected_model, &decision);
                 return Err(quota_exceeded(&decision));
+            }
+            Err(Refusal::Replacement(problem)) => {
+                record::preflight(app, config, &draft.selected_model, &planned.decision);
+                return Err(problem);
             }
             Err(Refusal::Store(error)) => {
                 record::preflight(app, config, &draft.selected_model, &planned.decision);
@@ -75,24 +92,39 @@ pub(super) async fn reserve(
     Err(quota_exceeded(&decision))
 }
 
-async fn write(app: &Arc<App>, caller: &Caller, plan: &Plan) -> Result<(), Refusal> {
-    let caller = caller.clone();
+async fn write(
+    app: &Arc<App>,
+    caller: &Caller,
+    request: &RequestContext,
+    plan: &Plan,
+) -> Result<(), Refusal> {
+    let (caller, request) = (caller.clone(), request.clone());
     let plan = Arc::new(plan.clone());
     app.store
         .write(move |tx| -> BoxFuture<'_, Result<(), Refusal>> {
-            let (caller, plan) = (caller.clone(), Arc::clone(&plan));
-            Box::pin(async move { transaction(tx, &caller, &plan).await })
+            let (caller, request, plan) = (caller.clone(), request.clone(), Arc::clone(&plan));
+            Box::pin(async move { transaction(tx, &caller, &request, &plan).await })
         })
         .await
 }
 
-async fn transaction(tx: &mut Tx, caller: &Caller, plan: &Plan) -> Result<(), Refusal> {
+async fn transaction(
+    tx: &mut Tx,
+    caller: &Caller,
+    request: &RequestContext,
+    plan: &Plan,
+) -> Result<(), Refusal> {
     let scope = QuotaScope {
         tenant_id: caller.tenant_id,
         user_id: caller.user_id,
         day: plan.draft.started_at.date(),
     };
     let cells = quota::cells(&tx.quota_lock(scope).await?);
+    if let Some(replaced) = plan.draft.replaces {
+        // Before the decision: whose turn was replaced meanwhile learns that,
+        // whatever the quota says.
+        mutation::replace(tx, caller, request, &plan.draft, replaced).await?;
+    }
     let decision = decide(caller, &plan.draft, &cells).map_err(|_| Refusal::TooLong)?;
     match decision.admitted() {
         None => return Err(Refusal::Rejected(decision)),

@@ -15,6 +15,8 @@ mod manifests;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod mutations;
+#[cfg(test)]
 mod orphans;
 #[cfg(test)]
 mod provider_failures;

@@ -289,9 +289,12 @@ async fn refused_while_running(
             &user.refused(chat, &other).await?,
             ErrorCode::GenerationInProgress,
         )?,
+        check(&user.retry(chat, &id).await?, ErrorCode::InvalidTurnState)?,
     ];
     scene.provider.release(1);
     stream.expect("delta").await?;
     stream.expect("done").await?;
-    Ok(codes)
+    user.delete_turn(chat, &id).await?.expect(204)?;
+    let gone = user.delete_turn(chat, &id).await?;
+    Ok([codes, vec![check(&gone, ErrorCode::NotLatestTurn)?]].concat())
 }

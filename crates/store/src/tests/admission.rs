@@ -30,7 +30,7 @@ on_both_databases! {
         assert_eq!(running.quota.used_credits_micro(Period::Monthly, Bucket::Total), RESERVE);
         assert!(send.complete(&db.store).await.unwrap());
 
-        let facts = db.facts(send.request, 10).await.unwrap();
+        let facts = db.facts(RequestId::random(), 10).await.unwrap();
         assert!(!facts.is_running);
         assert_eq!(facts.prior_context_tokens, 52);
         let texts: Vec<_> = facts.recent_messages.iter()
@@ -41,6 +41,23 @@ on_both_databases! {
         assert_eq!(facts.boundary.map(|key| key.id), Some(newest.id.0));
         let daily = facts.quota.get(Period::Daily, Bucket::Total).unwrap();
         assert_eq!((daily.spent_credits_micro, daily.web_search_calls), (600, 1));
+    }
+
+    /// TURN-55: what a new turn shall replace is no part of its history.
+    async fn facts_for_a_replacement_leave_its_turn_out(db: Db) {
+        let first = db.send(NOON);
+        first.reserve(&db.store).await.unwrap();
+        assert!(first.complete(&db.store).await.unwrap());
+        let facts = db.facts(first.request, 10).await.unwrap();
+        assert_eq!(facts.boundary, None);
+        assert!(facts.recent_messages.is_empty());
+        assert_eq!(facts.prior_context_tokens, 0);
+        let second = db.send(NOON);
+        second.reserve(&db.store).await.unwrap();
+        assert!(second.complete(&db.store).await.unwrap());
+        let facts = db.facts(second.request, 10).await.unwrap();
+        assert_eq!(facts.recent_messages.len(), 2);
+        assert_eq!(facts.prior_context_tokens, 52);
     }
 
     /// CONT-5: the window is the newest rows; a limit of 0 still has a boundary.

@@ -1,7 +1,7 @@
 //! Who may do what, and in which order that is decided (API-10 to API-22).
 
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::harness::{
@@ -9,6 +9,9 @@ use super::harness::{
     UNLICENSED_TENANT,
 };
 use crate::http::operations;
+
+/// A body that every operation understands.
+const BODY: &str = r#"{"content": "hello", "title": "a", "reaction": "like"}"#;
 
 /// Every operation as a valid call that concerns `chat`.
 fn calls(chat: &str) -> Vec<(String, Box<dyn Fn() -> Call>)> {
@@ -18,15 +21,13 @@ fn calls(chat: &str) -> Vec<(String, Box<dyn Fn() -> Call>)> {
             let path = template
                 .replace("{id}", chat)
                 .replace("{request_id}", &Uuid::new_v4().to_string())
+                .replace("{msg_id}", &Uuid::new_v4().to_string())
                 .replace("{model_id}", "premium");
             let name = format!("{method} {template}");
-            let body = match method {
-                Method::GET => Value::Null,
-                _ => json!({"content": "hello"}),
-            };
             let call = move || match method {
                 Method::GET => Call::get(&path),
-                _ => Call::post(&path, &body),
+                _ => Call::new(method.clone(), &path, BODY)
+                    .header("content-type", "application/json"),
             };
             (name, Box::new(call) as Box<dyn Fn() -> Call>)
         })

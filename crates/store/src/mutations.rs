@@ -1,0 +1,157 @@
+//! Retry, edit and delete of a chat's newest turn (TURN-54, TURN-55): what
+//! their checks read, and what they change.
+
+use minichat_core::turn::TurnState;
+use minichat_core::{ChatId, RequestId, TenantId, Timestamp, TurnId, UserId};
+
+use crate::tx::{Dialect, Query, only_column};
+use crate::value::{Row, params};
+use crate::{StoreError, Tx};
+
+/// Which turn a mutation is about, and who wants it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MutationQuery {
+    pub tenant_id: TenantId,
+    pub user_id: UserId,
+    pub chat_id: ChatId,
+    pub request_id: RequestId,
+}
+
+/// What the checks of a mutation found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MutationTarget {
+    /// No such chat of this user.
+    NoChat,
+    /// The chat never had a turn of this request.
+    NoTurn,
+    Turn(TargetTurn),
+}
+
+/// A turn that shall be replaced or deleted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TargetTurn {
+    pub id: TurnId,
+    pub state: TurnState,
+    pub requester_user_id: Option<UserId>,
+    pub web_search_enabled: bool,
+    /// Not deleted, and no undeleted turn of the chat is newer by
+    /// `(started_at, id)`.
+    pub is_newest: bool,
+    /// The user's message; `None` once it is deleted.
+    pub content: Option<String>,
+    /// The database's instant of the look.
+    pub now: Timestamp,
+}
+
+impl Tx {
+    /// The turn of a mutation, not locked.
+    pub async fn turn_mutation_target(
+        &mut self,
+        query: &MutationQuery,
+    ) -> Result<MutationTarget, StoreError> {
+        let found = self
+            .query_opt(TARGET_SQL, &query.params(), target_row)
+            .await?;
+        Ok(found.unwrap_or(MutationTarget::NoChat))
+    }
+
+    /// The turn of a mutation, which no other mutation of the chat can change
+    /// until this transaction ends.
+    ///
+    /// The chat's row is what is locked: a lock on the newest turn would let a
+    /// waiting mutation go on with the next newest when the newest vanishes,
+    /// and would not show it the turn that took its place.
+    pub async fn turn_mutation_lock(
+        &mut self,
+        query: &MutationQuery,
+    ) -> Result<MutationTarget, StoreError> {
+        let params = query.params();
+        let lock = Query {
+            sql: self.dialect().chat_lock_sql(),
+            params: &params[..3],
+            map: only_column::<ChatId>,
+        };
+        let target = Query {
+            sql: TARGET_SQL,
+            params: &params,
+            map: target_row,
+        };
+        // A statement of its own, so that it sees what the lock waited for.
+        let (_, found) = self.query2(lock, target).await?;
+        Ok(found.into_iter().next().unwrap_or(MutationTarget::NoChat))
+    }
+
+    /// Deletes a turn and its messages. `replaced_by` is the request of the
+    /// turn that takes its place.
+    pub fn turn_delete(
+        &mut self,
+        query: &MutationQuery,
+        turn: TurnId,
+        replaced_by: Option<RequestId>,
+    ) -> Result<(), StoreError> {
+        self.execute_later(
+            "UPDATE chat_turns SET deleted_at = statement_timestamp(), \
+             updated_at = statement_timestamp(), replaced_by_request_id = $3 \
+             WHERE tenant_id = $1 AND id = $2",
+            params![query.tenant_id, turn, replaced_by],
+        )?;
+        self.execute_later(
+            "UPDATE messages SET deleted_at = statement_timestamp() \
+             WHERE tenant_id = $1 AND chat_id = $2 AND request_id = $3 AND deleted_at IS NULL",
+            params![query.tenant_id, query.chat_id, query.request_id],
+        )
+    }
+}
+
+impl MutationQuery {
+    fn params(&self) -> [crate::value::Param<'static>; 4] {
+        params![self.tenant_id, self.user_id, self.chat_id, self.request_id]
+    }
+}
+
+macro_rules! chat_lock {
+    ($lock:literal) => {
+        concat!(
+            "SELECT id FROM chats WHERE tenant_id = $1 AND user_id = $2 AND id = $3 \
+             AND deleted_at IS NULL ",
+            $lock
+        )
+    };
+}
+
+impl Dialect {
+    /// The only writer of `SQLite` has nobody to lock out. Rows that refer to
+    /// the chat may still be inserted.
+    const fn chat_lock_sql(self) -> &'static str {
+        match self {
+            Self::Sqlite => chat_lock!(""),
+            Self::Postgres => chat_lock!("FOR NO KEY UPDATE"),
+        }
+    }
+}
+
+const TARGET_SQL: &str = "SELECT t.id, t.state, t.requester_user_id, t.web_search_enabled, \
+     t.deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM chat_turns n \
+     WHERE n.tenant_id = $1 AND n.chat_id = $3 AND n.deleted_at IS NULL \
+     AND (n.started_at, n.id) > (t.started_at, t.id)), \
+     m.content, statement_timestamp() FROM chats c \
+     LEFT JOIN chat_turns t ON t.chat_id = c.id AND t.tenant_id = c.tenant_id \
+     AND t.request_id = $4 \
+     LEFT JOIN messages m ON m.chat_id = c.id AND m.tenant_id = c.tenant_id \
+     AND m.request_id = $4 AND m.role = 'user' AND m.deleted_at IS NULL \
+     WHERE c.tenant_id = $1 AND c.user_id = $2 AND c.id = $3 AND c.deleted_at IS NULL";
+
+fn target_row(row: &Row<'_>) -> Result<MutationTarget, StoreError> {
+    if row.peek::<Option<TurnId>>()?.is_none() {
+        return Ok(MutationTarget::NoTurn);
+    }
+    Ok(MutationTarget::Turn(TargetTurn {
+        id: row.take()?,
+        state: row.take()?,
+        requester_user_id: row.take()?,
+        web_search_enabled: row.take()?,
+        is_newest: row.take()?,
+        content: row.take()?,
+        now: row.take()?,
+    }))
+}

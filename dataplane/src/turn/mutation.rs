@@ -1,0 +1,229 @@
+//! Retry, edit and delete of a chat's newest turn (TURN-54, TURN-55).
+//!
+//! Retry and edit *replace* the turn: they are other ways to admit, and what
+//! follows is the flow of a send, whose reserve transaction also deletes the
+//! old turn. A refused replacement therefore leaves it in place.
+
+use std::sync::Arc;
+
+use minichat_core::turn::TurnState;
+use minichat_core::{ChatId, ErrorCode, RequestId};
+use minichat_metrics::{Metrics, MutationOp, MutationResult};
+use minichat_store::{BoxFuture, MutationQuery, MutationTarget, StoreError, TargetTurn, Tx};
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use super::RequestContext;
+use super::mutation_event::Change;
+use super::open::Draft;
+use crate::app::App;
+use crate::caller::Caller;
+use crate::problem::Problem;
+
+/// What a replacement changes.
+#[derive(Debug)]
+pub enum Replacement {
+    /// The same message again.
+    Retry,
+    /// Another message in its place; not blank.
+    Edit { content: String },
+}
+
+impl Replacement {
+    pub(super) const fn op(&self) -> MutationOp {
+        match self {
+            Self::Retry => MutationOp::Retry,
+            Self::Edit { .. } => MutationOp::Edit,
+        }
+    }
+}
+
+/// The turn that a draft takes the place of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Replaced {
+    pub(super) op: MutationOp,
+    pub(super) request_id: RequestId,
+}
+
+/// Conditions 1 to 5 of TURN-54, in their order.
+pub(super) fn check(target: MutationTarget, caller: &Caller) -> Result<TargetTurn, Problem> {
+    let turn = match target {
+        MutationTarget::NoChat => return Err(Problem::chat_not_found()),
+        MutationTarget::NoTurn => return Err(Problem::turn_not_found()),
+        MutationTarget::Turn(turn) => turn,
+    };
+    if turn.requester_user_id != Some(caller.user_id) {
+        return Err(Problem::new(
+            ErrorCode::InsufficientPermissions,
+            "Only the user who sent the message may change its turn.",
+        ));
+    }
+    if turn.state == TurnState::Running {
+        return Err(Problem::new(
+            ErrorCode::InvalidTurnState,
+            "The turn is running. Wait for it to end, or cancel it.",
+        ));
+    }
+    if !turn.is_newest {
+        return Err(not_latest_turn());
+    }
+    Ok(turn)
+}
+
+fn not_latest_turn() -> Problem {
+    Problem::new(
+        ErrorCode::NotLatestTurn,
+        "Only the chat's newest turn can be retried, edited or deleted.",
+    )
+}
+
+/// Puts the draft's turn in the place of `replaced`: checks it once more, now
+/// that no other mutation can interfere, and deletes it.
+pub(super) async fn replace(
+    tx: &mut Tx,
+    caller: &Caller,
+    request: &RequestContext,
+    draft: &Draft,
+    replaced: Replaced,
+) -> Result<(), Refusal> {
+    let query = query(caller, draft.ids.chat_id, replaced.request_id);
+    let turn = check(tx.turn_mutation_lock(&query).await?, caller).map_err(Refusal::Answer)?;
+    let new = draft.ids.request_id;
+    tx.turn_delete(&query, turn.id, Some(new))?;
+    let change = Change {
+        caller,
+        request,
+        chat_id: query.chat_id,
+        turn_id: turn.id,
+        at: turn.now,
+    };
+    let event = change.replacement(replaced.op, replaced.request_id, new);
+    Ok(event.enqueue(tx)?)
+}
+
+/// Deletes the chat's newest turn without a replacement (API-74).
+pub async fn delete(
+    app: Arc<App>,
+    caller: Caller,
+    chat_id: ChatId,
+    request_id: RequestId,
+    request: RequestContext,
+) -> Result<(), Problem> {
+    let attempt = Attempt::begin(&app.metrics, MutationOp::Delete);
+    let query = query(&caller, chat_id, request_id);
+    // A task of its own: what is recorded is what was committed, also when the
+    // client has left.
+    let task = async move {
+        let deleted = app
+            .store
+            .write(move |tx| -> BoxFuture<'_, Result<(), Refusal>> {
+                let (caller, request) = (caller.clone(), request.clone());
+                Box::pin(async move { delete_in(tx, &caller, &request, &query).await })
+            })
+            .await
+            .map_err(Refusal::into_problem);
+        attempt.end(&deleted);
+        deleted
+    };
+    tokio::spawn(task.in_current_span())
+        .await
+        .unwrap_or_else(|_| {
+            tracing::error!("the deletion of a turn ended before it answered");
+            Err(Problem::internal())
+        })
+}
+
+async fn delete_in(
+    tx: &mut Tx,
+    caller: &Caller,
+    request: &RequestContext,
+    query: &MutationQuery,
+) -> Result<(), Refusal> {
+    let turn = check(tx.turn_mutation_lock(query).await?, caller).map_err(Refusal::Answer)?;
+    tx.turn_delete(query, turn.id, None)?;
+    let change = Change {
+        caller,
+        request,
+        chat_id: query.chat_id,
+        turn_id: turn.id,
+        at: turn.now,
+    };
+    Ok(change.deletion(query.request_id).enqueue(tx)?)
+}
+
+pub(super) const fn query(
+    caller: &Caller,
+    chat_id: ChatId,
+    request_id: RequestId,
+) -> MutationQuery {
+    MutationQuery {
+        tenant_id: caller.tenant_id,
+        user_id: caller.user_id,
+        chat_id,
+        request_id,
+    }
+}
+
+/// Why a change was rolled back.
+pub(super) enum Refusal {
+    /// The turn is not, or no longer, one that may be changed.
+    Answer(Problem),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Refusal {
+    fn into_problem(self) -> Problem {
+        match self {
+            Self::Answer(problem) => problem,
+            Self::Store(error) => error.into(),
+        }
+    }
+}
+
+/// One authorized attempt to change a turn, counted once however it ends
+/// (API-74). Dropped without an answer it counts as an error.
+pub(super) struct Attempt {
+    metrics: Arc<dyn Metrics>,
+    op: MutationOp,
+    began: Instant,
+    result: MutationResult,
+}
+
+impl Attempt {
+    pub(super) fn begin(metrics: &Arc<dyn Metrics>, op: MutationOp) -> Self {
+        Self {
+            metrics: Arc::clone(metrics),
+            op,
+            began: Instant::now(),
+            result: MutationResult::Error,
+        }
+    }
+
+    /// The change is committed, or refused with `answer`'s problem.
+    pub(super) fn end<T>(mut self, answer: &Result<T, Problem>) {
+        self.result = match answer {
+            Ok(_) => MutationResult::Ok,
+            Err(problem) => match problem.code {
+                ErrorCode::InsufficientPermissions => MutationResult::Forbidden,
+                ErrorCode::InvalidTurnState => MutationResult::InvalidState,
+                ErrorCode::NotLatestTurn => MutationResult::NotLatest,
+                ErrorCode::GenerationInProgress => MutationResult::GenerationInProgress,
+                _ => MutationResult::Error,
+            },
+        };
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.metrics.turn_mutation(self.op, self.result);
+        self.metrics
+            .turn_mutation_latency_ms(self.op, self.began.elapsed());
+    }
+}

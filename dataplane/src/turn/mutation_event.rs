@@ -1,0 +1,115 @@
+//! Audit events of mutations (PLAT-81, 82, 84): who did what to which turn. They
+//! enter the queue in the transaction of the change that they report, whether
+//! or not the tenant has a sink; delivery decides that.
+
+use minichat_core::{ChatId, RequestId, TenantId, Timestamp, TurnId, UserId};
+use minichat_metrics::MutationOp;
+use minichat_store::{OutboxMessage, StoreError, Tx};
+use serde::Serialize;
+
+use super::RequestContext;
+use super::audit_event::{PARTITIONS, QUEUE};
+use crate::caller::Caller;
+
+/// One event: what all have in common, and the `details` of its kind.
+#[derive(Serialize)]
+pub(super) struct MutationEvent<'a, D> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    event_type: &'static str,
+    timestamp: Timestamp,
+    tenant_id: TenantId,
+    requester_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+    chat_id: ChatId,
+    turn_id: TurnId,
+    #[serde(flatten)]
+    details: D,
+}
+
+/// Who changed a turn, and when.
+pub(super) struct Change<'a> {
+    pub(super) caller: &'a Caller,
+    pub(super) request: &'a RequestContext,
+    pub(super) chat_id: ChatId,
+    /// The turn that was replaced or deleted.
+    pub(super) turn_id: TurnId,
+    pub(super) at: Timestamp,
+}
+
+#[derive(Serialize)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the names are those of the event"
+)]
+pub(super) struct Replacement {
+    actor_user_id: UserId,
+    original_request_id: RequestId,
+    new_request_id: RequestId,
+}
+
+#[derive(Serialize)]
+pub(super) struct Deletion {
+    actor_user_id: UserId,
+    request_id: RequestId,
+}
+
+impl<D: Serialize> MutationEvent<'_, D> {
+    /// Puts the event into the queue with the rest of the transaction.
+    pub(super) fn enqueue(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        let payload = serde_json::to_string(self).map_err(|_| StoreError::Parameter("payload"))?;
+        tx.outbox_enqueue(&OutboxMessage {
+            queue: QUEUE,
+            tenant_id: self.tenant_id,
+            key: self.tenant_id.0,
+            partitions: PARTITIONS,
+            dedupe_key: None,
+            payload: &payload,
+            created_at: self.timestamp,
+        })
+    }
+}
+
+impl<'a> Change<'a> {
+    /// A retry or an edit: `original` gave way to `new`.
+    pub(super) fn replacement(
+        &self,
+        op: MutationOp,
+        original: RequestId,
+        new: RequestId,
+    ) -> MutationEvent<'a, Replacement> {
+        let details = Replacement {
+            actor_user_id: self.caller.user_id,
+            original_request_id: original,
+            new_request_id: new,
+        };
+        self.event("mutation", op, details)
+    }
+
+    pub(super) fn deletion(&self, request_id: RequestId) -> MutationEvent<'a, Deletion> {
+        let details = Deletion {
+            actor_user_id: self.caller.user_id,
+            request_id,
+        };
+        self.event("delete", MutationOp::Delete, details)
+    }
+
+    fn event<D>(&self, kind: &'static str, op: MutationOp, details: D) -> MutationEvent<'a, D> {
+        MutationEvent {
+            kind,
+            event_type: match op {
+                MutationOp::Retry => "turn_retry",
+                MutationOp::Edit => "turn_edit",
+                MutationOp::Delete => "turn_delete",
+            },
+            timestamp: self.at,
+            tenant_id: self.caller.tenant_id,
+            requester_type: self.caller.requester_type.as_str(),
+            trace_id: Some(self.request.trace.trace_id()),
+            chat_id: self.chat_id,
+            turn_id: self.turn_id,
+            details,
+        }
+    }
+}
