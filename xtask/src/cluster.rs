@@ -1,7 +1,12 @@
 //! `cargo xtask cluster`: a real Kubernetes on this machine, for people.
 
+use std::env;
+use std::path::Path;
+
+use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
-use minichat_cluster::{ApiTier, programs, state};
+use minichat_cluster::programs::Program;
+use minichat_cluster::{ApiTier, NodeTier, api, state};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -11,7 +16,7 @@ pub(crate) struct Options {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Start it, unless it runs, and print its kubeconfig
+    /// Start it, unless it runs, and print how to use it
     Up {
         /// How much of it
         #[arg(long, value_enum, default_value_t)]
@@ -28,44 +33,64 @@ enum Action {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum Tier {
-    /// etcd, API server, controller manager: any user, no pods
-    #[default]
+enum Tier {
+    /// etcd, API server and controller manager: any user, no pods
     Api,
+    /// These and a node that runs pods: root on Linux
+    #[default]
+    Node,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     match options.action {
-        Action::Up { tier: Tier::Api } => up_api(),
-        Action::Down {
-            tier: None | Some(Tier::Api),
-        } => minichat_cluster::api::stop_all(&state::kept()?),
+        Action::Up { tier: Tier::Api } => show(&up_api()?.kubeconfig()),
+        Action::Up { tier: Tier::Node } => show(&NodeTier::up()?.kubeconfig()),
+        Action::Down { tier } => {
+            if tier != Some(Tier::Api) {
+                NodeTier::down()?;
+            }
+            if tier != Some(Tier::Node) {
+                api::stop_all(&state::kept()?)?;
+            }
+            Ok(())
+        }
         Action::Status => status(),
     }
 }
 
-fn up_api() -> anyhow::Result<()> {
+fn up_api() -> anyhow::Result<ApiTier> {
     let directory = state::kept()?;
-    let tier = if ApiTier::is_up(&directory) {
-        ApiTier::open(&directory)?
-    } else {
-        ApiTier::start(&directory)?
-    };
-    println!("export KUBECONFIG={}", tier.kubeconfig().display());
-    println!(
-        "export PATH={}:$PATH",
-        programs::Program::Kubectl
-            .path()?
-            .parent()
-            .unwrap_or(&directory)
-            .display()
-    );
+    if ApiTier::is_up(&directory) {
+        return ApiTier::open(&directory);
+    }
+    ApiTier::start(&directory)
+}
+
+/// Lines for a shell.
+fn show(kubeconfig: &Path) -> anyhow::Result<()> {
+    println!("export KUBECONFIG={}", kubeconfig.display());
+    let mut path = Vec::new();
+    for program in [Program::Kubectl, Program::Helm] {
+        let program = program.path()?;
+        let directory = program.parent().context("a program without a directory")?;
+        path.push(directory.to_owned());
+    }
+    let path = env::join_paths(path)?;
+    println!("export PATH={}:$PATH", path.display());
     Ok(())
 }
 
 fn status() -> anyhow::Result<()> {
     let directory = state::kept()?;
-    let is_up = ApiTier::is_up(&directory);
-    println!("API tier: {}", if is_up { "up" } else { "down" });
+    let api = ApiTier::is_up(&directory).then(|| ApiTier::open(&directory));
+    let node = NodeTier::is_up().then(NodeTier::open);
+    let api = api.transpose()?.map(|tier| tier.kubeconfig());
+    let node = node.transpose()?.map(|tier| tier.kubeconfig());
+    for (tier, kubeconfig) in [("api ", api), ("node", node)] {
+        match kubeconfig {
+            Some(kubeconfig) => println!("{tier}  up    {}", kubeconfig.display()),
+            None => println!("{tier}  down"),
+        }
+    }
     Ok(())
 }

@@ -1,12 +1,11 @@
 //! The command line of Kubernetes, as a person would use it.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
-use anyhow::{Context as _, bail};
 use serde_json::Value;
 
+use crate::command;
 use crate::programs::Program;
 
 /// `kubectl` for one kubeconfig.
@@ -32,12 +31,7 @@ impl Kubectl {
 
     /// The same with something to read, such as a manifest for `apply --filename=-`.
     pub fn run_with_input(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
-        let output = self.output(arguments, input)?;
-        if !output.status.success() {
-            let message = String::from_utf8_lossy(&output.stderr);
-            bail!("kubectl {}: {}", arguments.join(" "), message.trim());
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        command::output(self.command().args(arguments), input)
     }
 
     /// Applies an object on the server's side, or a `List` of objects.
@@ -49,8 +43,8 @@ impl Kubectl {
 
     /// Whether the server calls itself ready.
     pub fn is_server_ready(&self) -> bool {
-        let asked = self.output(&["get", "--raw=/readyz", "--request-timeout=2s"], "");
-        asked.is_ok_and(|output| output.status.success())
+        self.run(&["get", "--raw=/readyz", "--request-timeout=2s"])
+            .is_ok()
     }
 
     /// A command for what the other methods cannot do, such as following a log.
@@ -58,21 +52,5 @@ impl Kubectl {
         let mut command = Command::new(&self.program);
         command.arg("--kubeconfig").arg(&self.kubeconfig);
         command
-    }
-
-    fn output(&self, arguments: &[&str], input: &str) -> anyhow::Result<Output> {
-        let mut child = self
-            .command()
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot start kubectl")?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A kubectl that does not read its input says why on its own output.
-            let _ = stdin.write_all(input.as_bytes());
-        }
-        Ok(child.wait_with_output()?)
     }
 }

@@ -12,8 +12,13 @@
 
 pub mod api;
 pub mod audit;
+mod command;
+pub mod helm;
+pub mod image;
 mod kubeconfig;
 pub mod kubectl;
+pub mod node;
+mod packages;
 mod pki;
 mod processes;
 pub mod programs;
@@ -22,4 +27,11 @@ mod wait;
 
 pub use api::{ApiTier, OwnedApiTier};
 pub use audit::Write;
+pub use helm::Helm;
 pub use kubectl::Kubectl;
+pub use node::NodeTier;
+
+/// Kubeconfig of the cluster that the suites of the node tier use: one's own, or the one of this machine.
+pub const KUBECONFIG: &str = "MINICHAT_TEST_KUBECONFIG";
+/// Directory of the API tier that the suites share.
+pub const API_TIER: &str = "MINICHAT_TEST_API_TIER";

@@ -38,6 +38,8 @@ pub enum Program {
     CoreDns,
     /// Installs charts.
     Helm,
+    /// Holds the namespaces of a pod.
+    Pause,
 }
 
 /// What the API tier needs.
@@ -55,6 +57,7 @@ pub const NODE_TIER: &[Program] = &[
     Program::KubeProxy,
     Program::CoreDns,
     Program::Helm,
+    Program::Pause,
 ];
 
 impl Program {
@@ -90,6 +93,7 @@ impl Program {
             Self::Kubectl => "kubectl",
             Self::CoreDns => "coredns",
             Self::Helm => "helm",
+            Self::Pause => "pause",
         }
     }
 
@@ -98,6 +102,7 @@ impl Program {
             Self::Etcd => format!("etcd-{}", etcd_version()?),
             Self::Helm => format!("helm-{HELM_VERSION}"),
             Self::CoreDns => format!("coredns-{COREDNS_VERSION}"),
+            Self::Pause => "pause-1".to_owned(),
             _ => format!("kubernetes-{}", kubernetes_version()?),
         };
         let machine = format!("{}-{}", env::consts::OS, env::consts::ARCH);
@@ -147,6 +152,12 @@ impl Program {
                     .env("GOBIN", directory)
                     .args(["install", "-trimpath", "-ldflags", "-s -w"])
                     .arg(package);
+            }
+            Self::Pause => {
+                command.current_dir(Path::new(MODULES).join("pause"));
+                command.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]);
+                // It runs in a container, whatever this machine is.
+                command.env("GOOS", "linux").arg(output).arg(".");
             }
             Self::Etcd => {
                 command.current_dir(Path::new(MODULES).join("etcd"));

@@ -17,6 +17,7 @@ use crate::processes::Processes;
 use crate::programs::API_TIER;
 use crate::{kubeconfig, state};
 
+pub(crate) use parts::{POD_RANGE, SERVICE_RANGE};
 pub(crate) use plan::{Network, Plan};
 
 const STARTS_WITHIN: Duration = Duration::from_mins(2);
@@ -41,9 +42,16 @@ impl ApiTier {
     /// Starts one in `directory`, after cleaning up what an earlier start left there. Programs that are missing are
     /// built first.
     pub fn start(directory: &Path) -> anyhow::Result<Self> {
-        Self::start_in(directory, Network::Loopback).map(|(tier, _)| tier)
+        stop_all(directory)?;
+        let started = Self::start_in(directory, Network::Loopback);
+        if started.is_err() {
+            // What is left of it is in nobody's interest; the end of its logs is in the error.
+            let _ = stop_all(directory);
+        }
+        started.map(|(tier, _)| tier)
     }
 
+    /// Starts it in a directory in which none runs.
     pub(crate) fn start_in(
         directory: &Path,
         network: Network,
@@ -51,18 +59,12 @@ impl ApiTier {
         for program in API_TIER {
             program.ensure()?;
         }
-        stop_all(directory)?;
         state::create_private(directory)?;
         let plan = Plan::new(network)?;
         let authority = write_files(directory, &plan)?;
         plan.write(directory)?;
         let tier = Self::open(directory)?;
-        let started = tier.start_parts();
-        if started.is_err() {
-            // What is left of it is in nobody's interest; its logs are in the error.
-            let _ = stop_all(directory);
-        }
-        started?;
+        tier.start_parts()?;
         Ok((tier, authority))
     }
 
@@ -122,6 +124,10 @@ impl ApiTier {
     /// Ends its processes and removes its files.
     pub fn stop(&self) -> anyhow::Result<()> {
         stop_all(&self.directory)
+    }
+
+    pub(crate) fn server(&self) -> String {
+        self.plan.server()
     }
 
     fn start_parts(&self) -> anyhow::Result<()> {
@@ -185,15 +191,20 @@ pub(crate) fn kubeconfig_of(directory: &Path, user: &str) -> PathBuf {
 
 /// Ends the processes of `directory`, those that need the API server first, and removes the directory.
 pub fn stop_all(directory: &Path) -> anyhow::Result<()> {
-    let processes = Processes::of(directory);
-    processes.stop(CONTROLLER_MANAGER, PATIENCE)?;
-    processes.stop(API_SERVER, API_SERVER_PATIENCE)?;
-    processes.stop(ETCD, PATIENCE)?;
+    stop_processes(directory)?;
     if directory.exists() {
         fs::remove_dir_all(directory)
             .with_context(|| format!("cannot remove {}", directory.display()))?;
     }
     Ok(())
+}
+
+/// Ends the processes of `directory`.
+pub(crate) fn stop_processes(directory: &Path) -> anyhow::Result<()> {
+    let processes = Processes::of(directory);
+    processes.stop(CONTROLLER_MANAGER, PATIENCE)?;
+    processes.stop(API_SERVER, API_SERVER_PATIENCE)?;
+    processes.stop(ETCD, PATIENCE)
 }
 
 /// Certificates, keys, kubeconfigs and policies.

@@ -84,7 +84,7 @@ pub(super) fn api_server(directory: &Path, plan: &Plan) -> anyhow::Result<Comman
             "--bind-address=127.0.0.1",
             // Nobody reaches this server through its Service. The address is one of documentation (RFC 5737): the
             // server insists on one that is not loopback.
-            "--advertise-address=192.0.2.1",
+            "--advertise-address=203.0.113.1",
             "--endpoint-reconciler-type=none",
         ]),
         Network::Node(address) => command.arg(format!("--advertise-address={address}")),

@@ -1,0 +1,40 @@
+//! Programs that run to their end.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail};
+
+/// What `program` prints; its own words when it fails.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    output(Command::new(program).args(arguments), "")
+}
+
+/// The same with something to read.
+pub(crate) fn run_with_input(
+    program: &str,
+    arguments: &[&str],
+    input: &str,
+) -> anyhow::Result<String> {
+    output(Command::new(program).args(arguments), input)
+}
+
+/// What `command` prints; its own words when it fails.
+pub(crate) fn output(command: &mut Command, input: &str) -> anyhow::Result<String> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that does not read its input says why on its own output.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?}: {}", message.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,111 @@
+//! Taking a node tier away, one that was stopped in order or one whose starter was killed at any point.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{network, parts};
+use crate::processes::Processes;
+use crate::{api, command, wait};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+const KILLED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Ends every process and removes every trace of the tier in `directory`.
+pub(super) fn everything(directory: &Path) -> anyhow::Result<()> {
+    let processes = Processes::of(directory);
+    // Nobody may start containers anew or write rules while they are removed.
+    for name in [parts::KUBELET, parts::PROXY, parts::SCHEDULER, parts::DNS] {
+        processes.stop(name, PATIENCE)?;
+    }
+    processes.stop(parts::CONTAINERD, PATIENCE)?;
+    end_containers(directory)?;
+    api::stop_processes(directory)?;
+    unmount_below(directory)?;
+    network::remove(directory)?;
+    remove_cgroups();
+    if directory.exists() {
+        fs::remove_dir_all(directory)
+            .with_context(|| format!("cannot remove {}", directory.display()))?;
+    }
+    Ok(())
+}
+
+/// Ends containers and their shims, which outlive containerd. Their process ids stand in their bundles.
+fn end_containers(directory: &Path) -> anyhow::Result<()> {
+    let bundles = directory.join("containerd/state/io.containerd.runtime.v2.task/k8s.io");
+    for entry in fs::read_dir(bundles).into_iter().flatten().flatten() {
+        let Ok(id) = entry.file_name().into_string() else {
+            continue;
+        };
+        // The shim first, or it would report the end of its container to a log that nobody reads.
+        for (file, witness) in [("shim.pid", "cmdline"), ("init.pid", "cgroup")] {
+            let pid = fs::read_to_string(entry.path().join(file)).ok();
+            if let Some(pid) = pid.and_then(|pid| pid.trim().parse().ok()) {
+                end(pid, witness, &id)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Kills a process whose `/proc` file `witness` names the container `id`: ids of processes are used again.
+fn end(pid: i32, witness: &str, id: &str) -> anyhow::Result<()> {
+    let witness = PathBuf::from(format!("/proc/{pid}/{witness}"));
+    let is_ours =
+        || fs::read(&witness).is_ok_and(|text| String::from_utf8_lossy(&text).contains(id));
+    let Some(process) = Pid::from_raw(pid) else {
+        return Ok(());
+    };
+    if !is_ours() {
+        return Ok(());
+    }
+    // It may end by itself meanwhile.
+    let _ = kill_process(process, Signal::KILL);
+    wait::until(&format!("the end of process {pid}"), KILLED_WITHIN, || {
+        Ok(!is_ours() || is_zombie(pid))
+    })
+}
+
+fn is_zombie(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:\tZ"))
+}
+
+/// Unmounts everything below `directory`, the innermost first.
+fn unmount_below(directory: &Path) -> anyhow::Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    let mut points: Vec<&str> = points
+        .filter(|point| Path::new(point).starts_with(directory))
+        .collect();
+    points.reverse();
+    for point in points {
+        command::run("umount", &["--lazy", point])?;
+    }
+    Ok(())
+}
+
+/// Empty groups that the kubelet leaves. Those of others are in use and stay.
+fn remove_cgroups() {
+    for controller in fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        remove_groups(&controller.path().join("kubepods"));
+    }
+    remove_groups(Path::new("/sys/fs/cgroup/kubepods"));
+}
+
+fn remove_groups(group: &Path) {
+    for child in fs::read_dir(group).into_iter().flatten().flatten() {
+        if child.path().is_dir() {
+            remove_groups(&child.path());
+        }
+    }
+    let _ = fs::remove_dir(group);
+}

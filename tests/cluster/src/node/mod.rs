@@ -1,0 +1,178 @@
+//! The node tier: an API tier and one node of this machine that runs pods. Root on Linux only, and once per machine.
+
+mod clean;
+mod files;
+mod network;
+mod objects;
+mod parts;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use crate::api::{ApiTier, Network};
+use crate::helm::Helm;
+use crate::image;
+use crate::kubectl::Kubectl;
+use crate::packages::{self, Package};
+use crate::processes::Processes;
+use crate::programs::NODE_TIER;
+
+/// Name of the only node.
+pub const NODE: &str = "minichat";
+
+/// One place for the whole machine, so that every start finds what an earlier one left.
+const DIRECTORY: &str = "/var/lib/minichat-cluster";
+const LOCK: &str = "/var/lib/minichat-cluster.lock";
+
+pub use objects::STORAGE_CLASS;
+
+const STARTS_WITHIN: Duration = Duration::from_mins(2);
+
+const PACKAGES: &[Package] = &[
+    Package::new("containerd", "containerd"),
+    Package::new("runc", "runc"),
+    Package::new("nft", "nftables"),
+    Package::new("iptables", "iptables"),
+    Package::new("conntrack", "conntrack"),
+    Package::new("buildah", "buildah"),
+    Package::new("ip", "iproute2"),
+    Package::new("/usr/lib/cni/bridge", "containernetworking-plugins"),
+];
+
+/// A running node tier. Dropping the value leaves it running.
+#[derive(Debug, Clone)]
+pub struct NodeTier {
+    api: ApiTier,
+}
+
+impl NodeTier {
+    /// The one of this machine: started unless it runs.
+    pub fn up() -> anyhow::Result<Self> {
+        require_root()?;
+        let _lock = lock()?;
+        if Self::is_up() {
+            let tier = Self::open()?;
+            objects::refresh_volumes(tier.kubectl(), &volumes())?;
+            return Ok(tier);
+        }
+        packages::ensure(PACKAGES)?;
+        for program in NODE_TIER {
+            program.ensure()?;
+        }
+        clean::everything(Path::new(DIRECTORY))?;
+        let started = Self::start();
+        if started.is_err() {
+            // What is left of it is in nobody's interest; the end of its logs is in the error.
+            let _ = clean::everything(Path::new(DIRECTORY));
+        }
+        started
+    }
+
+    /// Stops it and removes everything that it made of the machine.
+    pub fn down() -> anyhow::Result<()> {
+        if !Path::new(DIRECTORY).exists() {
+            return Ok(());
+        }
+        require_root()?;
+        let _lock = lock()?;
+        clean::everything(Path::new(DIRECTORY))
+    }
+
+    /// The one that runs.
+    pub fn open() -> anyhow::Result<Self> {
+        Ok(Self {
+            api: ApiTier::open(Path::new(DIRECTORY))?,
+        })
+    }
+
+    /// Whether all of it runs and the node takes pods.
+    pub fn is_up() -> bool {
+        let directory = Path::new(DIRECTORY);
+        let processes = Processes::of(directory);
+        parts::NAMES.iter().all(|name| processes.is_running(name))
+            && ApiTier::is_up(directory)
+            && Self::open().is_ok_and(|tier| tier.is_node_ready())
+    }
+
+    /// Its API server, which suites may stop and start.
+    pub fn api(&self) -> &ApiTier {
+        &self.api
+    }
+
+    /// Kubeconfig of the cluster's administrator.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.api.kubeconfig()
+    }
+
+    /// `kubectl` as the administrator.
+    pub fn kubectl(&self) -> &Kubectl {
+        self.api.kubectl()
+    }
+
+    /// Helm as the administrator.
+    pub fn helm(&self) -> anyhow::Result<Helm> {
+        Helm::new(&self.kubeconfig())
+    }
+
+    /// Makes the images of an archive (see [`image::build`]) known to the node, under the names they have in it. Pods
+    /// use them with `imagePullPolicy: IfNotPresent` or `Never`.
+    pub fn load_image(&self, archive: &Path) -> anyhow::Result<()> {
+        parts::load_image(self.api.directory(), archive)
+    }
+
+    fn start() -> anyhow::Result<Self> {
+        let directory = Path::new(DIRECTORY);
+        network::remember(directory)?;
+        network::set_up(directory)?;
+        let (api, authority) = ApiTier::start_in(directory, Network::Node(network::NODE_ADDRESS))?;
+        let tier = Self { api };
+        files::write(directory, &tier.api.server(), &authority)?;
+        objects::apply(tier.kubectl(), &volumes())?;
+        let processes = Processes::of(directory);
+        parts::start_containerd(directory, &processes)?;
+        let pause = image::pause(directory)?;
+        parts::load_image(directory, &pause)?;
+        parts::start_others(directory, &processes)?;
+        processes.wait_until(
+            parts::KUBELET,
+            "makes the node ready",
+            STARTS_WITHIN,
+            || tier.is_node_ready(),
+        )?;
+        Ok(tier)
+    }
+
+    fn is_node_ready(&self) -> bool {
+        let path = "-o=jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
+        let status = self.kubectl().run(&["get", "node", NODE, path]);
+        status.is_ok_and(|status| status == "True")
+    }
+}
+
+/// Why this machine or user cannot have a node of its own, and what to do instead.
+pub fn require_root() -> anyhow::Result<()> {
+    if cfg!(target_os = "linux") && rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    bail!(
+        "a node of its own needs root on Linux; use a cluster that you have (kind, k3d, …): set {} to its kubeconfig",
+        crate::KUBECONFIG
+    )
+}
+
+/// One start or stop at a time on this machine.
+fn lock() -> anyhow::Result<File> {
+    let lock = File::create(LOCK).with_context(|| format!("cannot open {LOCK}"))?;
+    if lock.try_lock().is_err() {
+        eprintln!("another start or stop of the cluster of this machine goes on; waiting ({LOCK})");
+        lock.lock()?;
+    }
+    Ok(lock)
+}
+
+fn volumes() -> PathBuf {
+    Path::new(DIRECTORY).join("volumes")
+}

@@ -1,0 +1,80 @@
+//! The node's network: a bridge that pods hang on, and rules that let nothing of it leave the machine.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use crate::api::{POD_RANGE, SERVICE_RANGE};
+use crate::command;
+
+/// The node's own address, on the bridge.
+pub(crate) const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+/// Addresses of the node's pods.
+pub(super) const NODE_PODS: &str = "10.244.0.0/24";
+pub(super) const BRIDGE: &str = "minichat0";
+
+const TABLE: &str = "minichat-cluster";
+/// Tables that kube-proxy leaves when it ends.
+const PROXY_TABLES: [&str; 2] = ["ip", "ip6"];
+const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+/// What `FORWARDING` was before.
+const FORWARDED: &str = "ip_forward";
+
+/// Before anything else is started: the rules come first, then addresses.
+pub(super) fn set_up(directory: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(directory)?;
+    command::run_with_input("nft", &["-f", "-"], &rules())?;
+    command::run("ip", &["link", "add", BRIDGE, "type", "bridge"])?;
+    let address = format!("{NODE_ADDRESS}/24");
+    command::run("ip", &["address", "add", &address, "dev", BRIDGE])?;
+    command::run("ip", &["link", "set", BRIDGE, "up"])?;
+    // An address without a Service ends on the bridge instead of at the default gateway.
+    command::run("ip", &["route", "add", SERVICE_RANGE, "dev", BRIDGE])?;
+    fs::write(FORWARDING, "1")?;
+    Ok(())
+}
+
+/// Keeps what the machine forwarded before; to be called before [`set_up`].
+pub(super) fn remember(directory: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(directory)?;
+    fs::write(directory.join(FORWARDED), fs::read_to_string(FORWARDING)?)?;
+    Ok(())
+}
+
+/// Removes all of it, whatever is there; the route goes with the bridge.
+pub(super) fn remove(directory: &Path) -> anyhow::Result<()> {
+    if Path::new("/sys/class/net").join(BRIDGE).exists() {
+        command::run("ip", &["link", "delete", BRIDGE])?;
+    }
+    for family in PROXY_TABLES {
+        remove_table(family, "kube-proxy");
+    }
+    remove_table("inet", TABLE);
+    if let Ok(before) = fs::read_to_string(directory.join(FORWARDED)) {
+        fs::write(FORWARDING, before)?;
+    }
+    Ok(())
+}
+
+/// A table that does not exist is what is wanted.
+fn remove_table(family: &str, table: &str) {
+    let _ = command::run("nft", &["delete", "table", family, table]);
+}
+
+/// Pods reach each other and this machine, Services are reached from this machine, and nothing goes elsewhere.
+fn rules() -> String {
+    format!(
+        r#"table inet {TABLE} {{
+  chain forward {{
+    type filter hook forward priority -10; policy accept;
+    iifname "{BRIDGE}" oifname != "{BRIDGE}" reject
+    iifname != "{BRIDGE}" oifname "{BRIDGE}" reject
+  }}
+  chain output {{
+    type filter hook output priority -10; policy accept;
+    ip daddr {{ {POD_RANGE}, {SERVICE_RANGE} }} oifname != {{ "{BRIDGE}", "lo" }} reject
+  }}
+}}
+"#
+    )
+}
