@@ -1,14 +1,16 @@
 //! What every request handler and job shares: one value, built once at start.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use minichat_config::process::ProcessConfig;
-use minichat_core::Clock;
+use minichat_core::{Clock, TurnId};
 use minichat_metrics::Metrics;
 use minichat_provider::ProviderClient;
 use minichat_store::Store;
 use minichat_telemetry::Signal;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::config_source::Tenants;
 
@@ -30,37 +32,108 @@ pub struct App {
     pub turns: OpenTurns,
 }
 
-/// Counts the turns that are open in this process, so that it does not exit
-/// before they are finalized (TURN-51).
-#[derive(Clone, Debug)]
-pub struct OpenTurns(watch::Sender<usize>);
-
-impl Default for OpenTurns {
-    fn default() -> Self {
-        Self(watch::Sender::new(0))
-    }
-}
+/// The turns that are open in this process: it does not exit before they are
+/// finalized (TURN-51), and it can stop them (D3).
+#[derive(Clone, Debug, Default)]
+pub struct OpenTurns(watch::Sender<HashMap<TurnId, Stop>>);
 
 impl OpenTurns {
     /// Counts one more until the guard is dropped.
-    pub fn enter(&self) -> OpenTurnGuard {
-        self.0.send_modify(|open| *open += 1);
-        OpenTurnGuard(self.clone())
+    pub fn enter(&self, turn: TurnId) -> OpenTurnGuard {
+        let stop = Stop::default();
+        self.0.send_modify(|open| {
+            open.insert(turn, stop.clone());
+        });
+        OpenTurnGuard {
+            open: self.clone(),
+            turn,
+            stop,
+        }
+    }
+
+    /// Asks `turn` to end, if it is open here; whether it is.
+    pub fn stop(&self, turn: TurnId) -> bool {
+        let stop = self.0.borrow().get(&turn).cloned();
+        if let Some(stop) = &stop {
+            stop.ask();
+        }
+        stop.is_some()
     }
 
     /// Waits until none is open.
     pub async fn idle(&self) {
         // `self` holds the sender, so the wait cannot end without a value.
-        let _ = self.0.subscribe().wait_for(|open| *open == 0).await;
+        let _ = self.0.subscribe().wait_for(HashMap::is_empty).await;
     }
 }
 
 /// One open turn.
 #[derive(Debug)]
-pub struct OpenTurnGuard(OpenTurns);
+pub struct OpenTurnGuard {
+    open: OpenTurns,
+    turn: TurnId,
+    stop: Stop,
+}
+
+impl OpenTurnGuard {
+    /// How the turn learns that it shall end.
+    pub fn stop(&self) -> Stop {
+        self.stop.clone()
+    }
+}
 
 impl Drop for OpenTurnGuard {
     fn drop(&mut self) {
-        self.0.0.send_modify(|open| *open -= 1);
+        self.open.0.send_modify(|open| {
+            open.remove(&self.turn);
+        });
+    }
+}
+
+/// The wish that a turn ends: expressed once, however often it is repeated.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(watch::Sender<Option<Instant>>);
+
+impl Stop {
+    fn ask(&self) {
+        self.0.send_if_modified(|asked| {
+            let first = asked.is_none();
+            asked.get_or_insert_with(Instant::now);
+            first
+        });
+    }
+
+    /// When the wish was first expressed.
+    pub fn asked_at(&self) -> Option<Instant> {
+        *self.0.borrow()
+    }
+
+    /// Returns once the wish is expressed.
+    pub async fn asked(&self) {
+        // `self` holds the sender, so the wait cannot end without a value.
+        let _ = self.0.subscribe().wait_for(Option::is_some).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_turn_can_be_stopped_while_it_is_open() {
+        let turns = OpenTurns::default();
+        let turn = TurnId::random();
+        assert!(!turns.stop(turn));
+        let open = turns.enter(turn);
+        let stop = open.stop();
+        assert!(stop.asked_at().is_none());
+        assert!(turns.stop(turn));
+        stop.asked().await;
+        let first = stop.asked_at();
+        assert!(turns.stop(turn));
+        assert_eq!(stop.asked_at(), first);
+        drop(open);
+        assert!(!turns.stop(turn));
+        turns.idle().await;
     }
 }

@@ -25,6 +25,7 @@ use crate::app::{App, OpenTurns};
 use crate::config_source::{ManifestsSource, StoredPolicyVersions};
 use crate::http;
 use crate::jobs::{Watchdog, WatchdogHost};
+use crate::turn;
 
 /// What finalization may take once streams are cut (K8S-50).
 const CUT: Duration = Duration::from_secs(5);
@@ -41,6 +42,8 @@ pub struct Running {
     source: ManifestsSource,
     /// The process that owns a `SQLite` file hosts its own watchdog (D16).
     watchdog: Option<WatchdogHost>,
+    /// Hears what other processes of the same PostgreSQL want stopped (D3).
+    stops: Option<JoinHandle<()>>,
 }
 
 /// Opens everything, loads the tenants of `manifests`, and serves. Faults of
@@ -95,7 +98,9 @@ pub async fn start_traced(
     let admin = listen(app.config.metrics.bind_addr, "metrics.bind_addr").await?;
     let lifecycle = Lifecycle::default();
     let admin_router = admin_router(&app, &source, exposition, &lifecycle);
+    let stops = app.store.stop_requests().await;
     let running = Running {
+        stops: stops.map(|stops| tokio::spawn(turn::obey(app.turns.clone(), stops))),
         app_addr: application.local_addr()?,
         admin_addr: admin.local_addr()?,
         application: Listener::serve(
@@ -245,6 +250,7 @@ impl Running {
             admin,
             source,
             watchdog,
+            stops,
         } = self;
         application.lifecycle.draining.fire();
         app.refusing.fire();
@@ -259,6 +265,9 @@ impl Running {
             tracing::warn!("some connections did not end in time");
         }
         application.task.abort();
+        if let Some(stops) = stops {
+            stops.abort();
+        }
         if let Some(watchdog) = watchdog {
             watchdog.stop().await;
         }

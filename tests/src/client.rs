@@ -282,6 +282,12 @@ impl Api {
         self.exchange(Method::PATCH, &path, &json, body).await
     }
 
+    /// Asks a turn to stop.
+    pub async fn cancel(&self, chat: &str, request_id: &str) -> anyhow::Result<Answer> {
+        let path = format!("/chats/{chat}/turns/{request_id}/cancel");
+        self.exchange(Method::POST, &path, &[], Bytes::new()).await
+    }
+
     /// Deletes a turn.
     pub async fn delete_turn(&self, chat: &str, request_id: &str) -> anyhow::Result<Answer> {
         let path = format!("/chats/{chat}/turns/{request_id}");

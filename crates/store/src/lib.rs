@@ -45,6 +45,7 @@ pub use orphans::{Orphan, OrphanKey, OrphanQuery};
 pub use outbox::OutboxMessage;
 pub use page::{Direction, Key, Page, PageRequest};
 pub use policy_snapshots::PolicySnapshot;
+pub use postgres::StopRequests;
 pub use quota::{QuotaCell, QuotaCells, QuotaScope, Settlement, SettlementFault};
 pub use reactions::NewReaction;
 pub use settings::DatabaseSettings;

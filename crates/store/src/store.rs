@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use minichat_core::Clock;
 
-use crate::postgres::Postgres;
+use crate::postgres::{Postgres, StopRequests};
 use crate::settings::Location;
 use crate::sqlite::Sqlite;
 use crate::{DatabaseSettings, StoreError, Tx};
@@ -51,6 +51,15 @@ impl Store {
     /// Whether the database is one file that this process owns (D16).
     pub fn is_sqlite(&self) -> bool {
         matches!(self.backend, Backend::Sqlite(_))
+    }
+
+    /// The requests of other processes to stop a turn (D3), heard from the
+    /// return on. `None` on `SQLite`, whose file has one process.
+    pub async fn stop_requests(&self) -> Option<StopRequests> {
+        match &self.backend {
+            Backend::Sqlite(_) => None,
+            Backend::Postgres(postgres) => Some(postgres.stop_requests().await),
+        }
     }
 
     /// Runs `job` in one transaction: committed when it answers `Ok`, rolled

@@ -5,7 +5,7 @@ use minichat_core::turn::{Outcome, TurnErrorCode, TurnState};
 use minichat_core::{ChatId, Date, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
 
 use crate::quota::{QuotaCells, QuotaScope, cell_row};
-use crate::tx::Query;
+use crate::tx::{Dialect, Query};
 use crate::value::{FromValue, Param, Row, Value, params};
 use crate::{StoreError, Tx};
 
@@ -167,6 +167,18 @@ impl Tx {
             )
             .await?;
         Ok(running.is_some())
+    }
+
+    /// Asks the process that runs `turn`, whichever it is, to stop it. Heard at
+    /// the commit. On `SQLite` there is no other process to ask.
+    pub fn turn_request_stop(&mut self, turn: TurnId) -> Result<(), StoreError> {
+        match self.dialect() {
+            Dialect::Sqlite => Ok(()),
+            Dialect::Postgres => self.execute_later(
+                "SELECT pg_notify('minichat_turn_stop', $1)",
+                params![turn.0.to_string().as_str()],
+            ),
+        }
     }
 
     /// First step of every finalization (TURN-33, QUOTA-82): locks the quota

@@ -72,6 +72,11 @@ fn operations() -> Vec<(Method, &'static str, MethodRouter<Arc<App>>)> {
             "/chats/{id}/turns/{request_id}/retry",
             post(turns::retry),
         ),
+        (
+            M::POST,
+            "/chats/{id}/turns/{request_id}/cancel",
+            post(turns::cancel),
+        ),
         (M::GET, "/models", get(models::list)),
         (M::GET, "/models/{model_id}", get(models::show)),
         (M::GET, "/quota/status", get(quota::status)),

@@ -54,9 +54,30 @@ pub(super) async fn show(
     caller: Caller,
     Params(path): Params<TurnPath>,
 ) -> Result<Response, Problem> {
+    let turn = read(&app, &caller, path).await?;
+    Ok(Json(TurnView::from(turn)).into_response())
+}
+
+/// `POST /chats/{id}/turns/{request_id}/cancel` (D3): 202 when the turn was
+/// running, and then it ends soon; 200 when it had ended.
+pub(super) async fn cancel(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Params(path): Params<TurnPath>,
+) -> Result<Response, Problem> {
+    let turn = read(&app, &caller, path).await?;
+    let status = if turn.state == TurnState::Running {
+        turn::stop(&app, turn.id).await?;
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::OK
+    };
+    Ok((status, Json(TurnView::from(turn))).into_response())
+}
+
+async fn read(app: &App, caller: &Caller, path: TurnPath) -> Result<Turn, Problem> {
     let (tenant, user) = (caller.tenant_id, caller.user_id);
-    let turn: Turn = app
-        .store
+    app.store
         .read(move |tx| {
             Box::pin(async move {
                 match tx.turn_get(tenant, user, path.id, path.request_id).await? {
@@ -68,8 +89,7 @@ pub(super) async fn show(
                 }
             })
         })
-        .await?;
-    Ok(Json(TurnView::from(turn)).into_response())
+        .await
 }
 
 #[derive(Deserialize)]

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::open::OpenTurn;
 use super::progress::Progress;
 use super::relay::{Labels, Shared};
+use crate::app::Stop;
 
 /// What the provider said so far; survives every kind of ending.
 #[derive(Debug, Default)]
@@ -47,6 +48,8 @@ pub(super) enum TurnError {
 pub(super) enum Cancel {
     /// The relay was dropped.
     Disconnect,
+    /// Somebody asked for it (D3).
+    Stop,
     /// The process stops and the turn's time is over.
     Drain,
 }
@@ -55,6 +58,7 @@ pub(super) enum Cancel {
 pub(super) struct Sink {
     events: mpsc::Sender<StreamEvent<'static>>,
     shared: Arc<Shared>,
+    stop: Stop,
     abort: Signal,
 }
 
@@ -62,17 +66,28 @@ impl Sink {
     pub(super) fn new(
         events: mpsc::Sender<StreamEvent<'static>>,
         shared: Arc<Shared>,
+        stop: Stop,
         abort: Signal,
     ) -> Self {
         Self {
             events,
             shared,
+            stop,
             abort,
         }
     }
 
     pub(super) fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    /// When whoever ended the turn early expressed it, as far as it is known.
+    pub(super) fn cancelled_at(&self, cancel: Cancel) -> Option<Instant> {
+        match cancel {
+            Cancel::Disconnect => self.shared.left_at.get().copied(),
+            Cancel::Stop => self.stop.asked_at(),
+            Cancel::Drain => None,
+        }
     }
 
     /// Sends `event`, waiting for room. A relay that is gone is a disconnect,
@@ -88,6 +103,7 @@ impl Sink {
     async fn cancelled(&self) -> Cancel {
         tokio::select! {
             () = self.events.closed() => Cancel::Disconnect,
+            () = self.stop.asked() => Cancel::Stop,
             () = self.abort.fired() => Cancel::Drain,
         }
     }

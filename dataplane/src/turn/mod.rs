@@ -27,6 +27,7 @@ pub(crate) mod record;
 pub(crate) mod relay;
 mod replay;
 mod reserve;
+mod stop;
 mod usage_event;
 
 use std::sync::Arc;
@@ -40,6 +41,8 @@ use crate::problem::Problem;
 
 pub use body::SseBody;
 pub use mutation::{Replacement, delete};
+pub(crate) use stop::obey;
+pub use stop::stop;
 
 /// A message to a chat (API-62), checked for form.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use minichat_core::quota::{Cells, status};
-use minichat_core::stream::{Done, QuotaDecision, StreamEvent, StreamStarted};
+use minichat_core::stream::{Done, QuotaDecision, StreamErrorCode, StreamEvent, StreamStarted};
 use minichat_core::turn::{IncompleteReason, Outcome, TurnErrorCode, Usage};
 use minichat_metrics::{AbortTrigger, ActiveStreamGuard, Trigger};
 use minichat_provider::{FailureKind, StartedFlag};
@@ -26,9 +26,12 @@ use super::mutation::Attempt;
 use super::open::{Draft, OpenTurn};
 use super::relay::{Labels, Relay, Shared};
 use super::{RequestContext, SseBody, record, reserve};
-use crate::app::App;
+use crate::app::{App, Stop};
 use crate::caller::Caller;
 use crate::problem::Problem;
+
+/// What [`converse`] answers.
+type Ended = Result<Option<IncompleteReason>, TurnError>;
 
 type Reply = oneshot::Sender<Result<SseBody, Problem>>;
 
@@ -42,9 +45,19 @@ pub(super) async fn start(
     attempt: Option<Attempt>,
 ) -> Result<SseBody, Problem> {
     let (reply, opened) = oneshot::channel();
-    let open = app.turns.enter();
+    // Before the reserve, so that a stop finds the turn as soon as its row can
+    // be read.
+    let open = app.turns.enter(admitted.0.ids.turn_id);
     let task = async move {
-        run(app, caller, request, admitted, attempt, reply).await;
+        run(
+            app,
+            caller,
+            request,
+            admitted,
+            attempt,
+            (reply, open.stop()),
+        )
+        .await;
         drop(open);
     };
     tokio::spawn(task.in_current_span());
@@ -60,7 +73,7 @@ async fn run(
     request: RequestContext,
     (draft, cells): (Draft, Cells),
     attempt: Option<Attempt>,
-    reply: Reply,
+    (reply, stop): (Reply, Stop),
 ) {
     let planned = reserve::reserve(&app, &caller, &request, draft, cells).await;
     if let Some(attempt) = attempt {
@@ -90,13 +103,13 @@ async fn run(
         plan,
         labels,
     });
-    let sink = open_relay(&turn, reply);
+    let sink = open_relay(&turn, reply, stop);
     live(&turn, &sink, active).await;
 }
 
 /// Hands the stream to the client. When the client is gone already, dropping
 /// the relay is what tells the pipeline.
-fn open_relay(turn: &Arc<OpenTurn>, reply: Reply) -> Sink {
+fn open_relay(turn: &Arc<OpenTurn>, reply: Reply, stop: Stop) -> Sink {
     let streaming = &turn.app.config.streaming;
     let (events, receiver) = mpsc::channel(streaming.sse_channel_capacity);
     let shared = Arc::new(Shared::default());
@@ -113,7 +126,7 @@ fn open_relay(turn: &Arc<OpenTurn>, reply: Reply) -> Sink {
         streaming.sse_ping_interval,
     );
     drop(reply.send(Ok(SseBody::live(relay))));
-    Sink::new(events, shared, turn.app.abort.clone())
+    Sink::new(events, shared, stop, turn.app.abort.clone())
 }
 
 async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
@@ -132,9 +145,8 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
     if let Err(error) = &ended {
         interrupted(turn, sink, error);
     }
-    let (outcome, message) = outcome(&ended);
     let ending = Ending {
-        outcome,
+        outcome: outcome(&ended),
         answer: Some((
             turn.ids().assistant_message_id,
             std::mem::take(&mut answer.text).into(),
@@ -152,7 +164,7 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
     conclude(turn, &ended, &verdict, total);
     log(turn, &answer, &verdict, total);
     drop(active);
-    if let Some(event) = terminal(turn, answer.usage, &verdict, message) {
+    if let Some(event) = terminal(turn, answer.usage, &verdict, &ended) {
         // A client that left has read all it wanted.
         let _ = sink.send(event).await;
     }
@@ -178,16 +190,13 @@ fn provider_span(turn: &OpenTurn) -> (tracing::Span, TraceContext) {
     (span, context)
 }
 
-/// How the conversation's end is stored, and what a failure tells the client.
-fn outcome(ended: &Result<Option<IncompleteReason>, TurnError>) -> (Outcome, Option<&str>) {
+/// How the conversation's end is stored.
+fn outcome(ended: &Ended) -> Outcome {
     match ended {
-        Ok(reason) => (Outcome::Completed(*reason), None),
-        Err(TurnError::Provider(failure)) => (
-            Outcome::Failed(failure.error_code()),
-            Some(&failure.message),
-        ),
-        Err(TurnError::Internal) => (Outcome::Failed(TurnErrorCode::InternalError), None),
-        Err(TurnError::Cancelled(_)) => (Outcome::Cancelled, None),
+        Ok(reason) => Outcome::Completed(*reason),
+        Err(TurnError::Provider(failure)) => Outcome::Failed(failure.error_code()),
+        Err(TurnError::Internal) => Outcome::Failed(TurnErrorCode::InternalError),
+        Err(TurnError::Cancelled(_)) => Outcome::Cancelled,
     }
 }
 
@@ -195,18 +204,20 @@ fn outcome(ended: &Result<Option<IncompleteReason>, TurnError>) -> (Outcome, Opt
 fn interrupted(turn: &OpenTurn, sink: &Sink, error: &TurnError) {
     let metrics = &turn.labels.metrics;
     let (trigger, elapsed) = match error {
-        TurnError::Cancelled(Cancel::Disconnect) => {
-            let left_at = sink.shared().left_at.get();
-            (
-                Trigger::Disconnect,
-                left_at.map_or(Duration::ZERO, Instant::elapsed),
-            )
+        TurnError::Cancelled(cancel) => {
+            let trigger = match cancel {
+                Cancel::Disconnect => Trigger::Disconnect,
+                Cancel::Stop => Trigger::UserStop,
+                Cancel::Drain => return,
+            };
+            (trigger, sink.cancelled_at(*cancel))
         }
         TurnError::Provider(failure) if matches!(failure.kind, FailureKind::TimedOut(_)) => {
-            (Trigger::Timeout, Duration::ZERO)
+            (Trigger::Timeout, None)
         }
         _ => return,
     };
+    let elapsed = elapsed.map_or(Duration::ZERO, |signal| signal.elapsed());
     metrics.cancel_requested(trigger);
     metrics.cancel_effective(trigger);
     metrics.time_to_abort_ms(trigger, elapsed);
@@ -214,14 +225,11 @@ fn interrupted(turn: &OpenTurn, sink: &Sink, error: &TurnError) {
 
 /// Records the end of a started stream; the terminal counter only for the
 /// winner (D1).
-fn conclude(
-    turn: &OpenTurn,
-    ended: &Result<Option<IncompleteReason>, TurnError>,
-    verdict: &Verdict,
-    total: Duration,
-) {
+fn conclude(turn: &OpenTurn, ended: &Ended, verdict: &Verdict, total: Duration) {
     let abort = match ended {
-        Err(TurnError::Cancelled(Cancel::Disconnect)) => AbortTrigger::ClientDisconnect,
+        Err(TurnError::Cancelled(Cancel::Disconnect | Cancel::Stop)) => {
+            AbortTrigger::ClientDisconnect
+        }
         _ => AbortTrigger::InternalAbort,
     };
     if let Verdict::Won(finalized) = verdict {
@@ -241,23 +249,24 @@ fn terminal(
     turn: &OpenTurn,
     usage: Option<Usage>,
     verdict: &Verdict,
-    message: Option<&str>,
+    ended: &Ended,
 ) -> Option<StreamEvent<'static>> {
     let Verdict::Won(finalized) = verdict else {
         return None;
     };
-    match finalized.outcome {
-        Outcome::Completed(_) => Some(done(turn, usage, finalized)),
-        Outcome::Failed(code) => Some(StreamEvent::Error {
-            code: code.into(),
-            message: message
-                .filter(|_| code != TurnErrorCode::MessagePersistenceFailed)
-                .unwrap_or("The answer could not be completed.")
-                .to_owned()
-                .into(),
-        }),
-        Outcome::Cancelled => None,
-    }
+    let (code, message) = match (finalized.outcome, ended) {
+        (Outcome::Completed(_), _) => return Some(done(turn, usage, finalized)),
+        (Outcome::Failed(code), Err(TurnError::Provider(failure))) => {
+            (code.into(), failure.message.clone().into())
+        }
+        (Outcome::Failed(code), _) => (code.into(), "The answer could not be completed.".into()),
+        (Outcome::Cancelled, Err(TurnError::Cancelled(Cancel::Stop))) => (
+            StreamErrorCode::Cancelled,
+            "The answer was stopped on request.".into(),
+        ),
+        (Outcome::Cancelled, _) => return None,
+    };
+    Some(StreamEvent::Error { code, message })
 }
 
 fn done(turn: &OpenTurn, usage: Option<Usage>, finalized: &Finalized) -> StreamEvent<'static> {

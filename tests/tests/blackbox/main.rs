@@ -25,4 +25,6 @@ mod quotas;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod stops;
+#[cfg(test)]
 mod streaming;

@@ -296,5 +296,6 @@ async fn refused_while_running(
     stream.expect("done").await?;
     user.delete_turn(chat, &id).await?.expect(204)?;
     let gone = user.delete_turn(chat, &id).await?;
+    user.say(chat, "hello").await?;
     Ok([codes, vec![check(&gone, ErrorCode::NotLatestTurn)?]].concat())
 }

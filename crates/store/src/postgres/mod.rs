@@ -4,15 +4,18 @@
 //! statements posted last. A failed statement makes the server answer a
 //! pipelined `COMMIT` by rolling back, so nothing can be committed by halves.
 
+mod stops;
 mod tx;
 pub(crate) mod wire;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use futures_util::future::BoxFuture;
 use tokio_postgres::NoTls;
 
+pub use stops::StopRequests;
 pub(crate) use tx::PostgresTx;
 
 use crate::{DatabaseSettings, StoreError, Tx, migrate};
@@ -25,6 +28,8 @@ const BACK_OFF: Duration = Duration::from_millis(10);
 #[derive(Clone)]
 pub(crate) struct Postgres {
     pool: Pool,
+    /// For connections that are none of the pool's.
+    config: Arc<tokio_postgres::Config>,
 }
 
 impl Postgres {
@@ -33,7 +38,7 @@ impl Postgres {
         settings: &DatabaseSettings,
     ) -> Result<Self, StoreError> {
         let manager = Manager::from_config(
-            config,
+            config.clone(),
             NoTls,
             ManagerConfig {
                 recycling_method: RecyclingMethod::Fast,
@@ -48,7 +53,14 @@ impl Postgres {
             .build()
             .map_err(|error| StoreError::Pool(error.to_string()))?;
         migrate::postgres(&mut *pool.get().await?, settings.auto_migrate).await?;
-        Ok(Self { pool })
+        Ok(Self {
+            pool,
+            config: Arc::new(config),
+        })
+    }
+
+    pub(crate) async fn stop_requests(&self) -> StopRequests {
+        StopRequests::open((*self.config).clone()).await
     }
 
     pub(crate) async fn write<T, E, F>(&self, mut job: F) -> Result<T, E>
