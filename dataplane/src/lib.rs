@@ -4,6 +4,7 @@
 //! so that a test runs what users run.
 
 pub mod app;
+pub mod ask;
 pub mod caller;
 pub mod config_source;
 pub mod http;

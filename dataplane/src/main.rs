@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use http::{HeaderName, HeaderValue, Uri};
 use minichat_config::{ProcessConfig, process};
+use minichat_dataplane::ask::{self, Question};
 use minichat_telemetry::{LogFormat, LogSettings, StartError, Terminations, TraceSettings, Tracer};
 
 #[derive(Parser)]
@@ -27,11 +29,35 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         manifests: PathBuf,
     },
+    /// Ask a running data plane one question and print the answer as it
+    /// arrives; fails unless it comes whole.
+    Ask {
+        /// Base path of the API, without TLS.
+        #[arg(long, default_value = "http://127.0.0.1:8087/mini-chat/v1")]
+        url: Uri,
+        /// Header that says who asks, `Name: value`; may be repeated.
+        #[arg(long = "header", value_name = "HEADER", value_parser = ask::header)]
+        headers: Vec<(HeaderName, HeaderValue)>,
+        /// What to ask.
+        #[arg(default_value = "Hello")]
+        message: String,
+    },
 }
 
 fn main() -> ExitCode {
-    let Command::Serve { config, manifests } = Cli::parse().command;
-    match serve(config.as_deref(), manifests) {
+    let done = match Cli::parse().command {
+        Command::Serve { config, manifests } => serve(config.as_deref(), manifests),
+        Command::Ask {
+            url,
+            headers,
+            message,
+        } => ask_once(&Question {
+            url,
+            headers: headers.into_iter().collect(),
+            message,
+        }),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("minichat-dataplane: {error:#}");
@@ -55,6 +81,13 @@ fn serve(config: Option<&Path>, manifests: PathBuf) -> anyhow::Result<()> {
         tracer.shutdown().await;
         Ok(())
     })
+}
+
+fn ask_once(question: &Question) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(ask::ask(question, &mut std::io::stdout()))
 }
 
 fn telemetry(config: &ProcessConfig) -> Result<Tracer, StartError> {

@@ -44,7 +44,6 @@ spec:
       args:
         - serve
         - --config=/etc/minichat/config.yaml
-        - --kubernetes
       env:
         {{- include "minichat.poolEnv" . | nindent 8 }}
       ports:
@@ -75,6 +74,8 @@ spec:
 {{- end }}
 
 {{- define "minichat.poolEnv" -}}
+- name: MINICHAT_SOURCE_POOL
+  value: {{ .Values.pool.name | quote }}
 - name: MINICHAT_DATABASE_URL
   {{- if include "minichat.onPostgres" . }}
   valueFrom:
@@ -84,8 +85,12 @@ spec:
   {{- else }}
   value: sqlite:///var/lib/minichat/minichat.db
   {{- end }}
+{{ include "minichat.sharedSecretEnv" . }}
+{{- end }}
+
+{{- define "minichat.sharedSecretEnv" -}}
 {{- with .Values.pool.sharedSecret }}
-{{- if .existingSecret }}
+{{- if .existingSecret -}}
 - name: MINICHAT_AUTH_SHARED_SECRET
   valueFrom:
     secretKeyRef:
@@ -93,4 +98,10 @@ spec:
       key: {{ .secretKey }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* Path of the API (API-1). */}}
+{{- define "minichat.basePath" -}}
+{{- $config := .Values.pool.config -}}
+{{- dig "server" "root_prefix" "" $config }}{{ default "/mini-chat" $config.url_prefix }}/v1
 {{- end }}

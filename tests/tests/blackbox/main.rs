@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod chat_changes;
+mod ask;
 #[cfg(test)]
 mod chats;
 #[cfg(test)]

@@ -6,12 +6,14 @@ use serde_json::{Value, json};
 use super::key::{KEYS, Key, Kind};
 
 /// A strict schema of the file, without secrets, which belong into
-/// environment variables, and without addresses to listen on, which belong to
-/// whoever starts the process.
-pub fn json_schema() -> Value {
+/// environment variables, and without addresses to listen on and the sections
+/// `left_out`, which belong to whoever starts the process.
+pub fn json_schema(left_out: &[&str]) -> Value {
     let mut root = section();
     for key in KEYS {
-        if matches!(key.kind, Kind::Secret | Kind::Address) {
+        let section_name = key.name.split('.').next().unwrap_or_default();
+        let is_foreign = left_out.contains(&section_name);
+        if is_foreign || matches!(key.kind, Kind::Secret | Kind::Address) {
             continue;
         }
         let (path, name) = key.name.rsplit_once('.').unwrap_or(("", key.name));
@@ -53,16 +55,17 @@ mod tests {
 
     #[test]
     fn sections_nest_and_refuse_what_they_do_not_know() {
-        let schema = json_schema();
+        let schema = json_schema(&[]);
         let limit = &schema["properties"]["server"]["properties"]["rate_limit"];
         assert_eq!(limit["additionalProperties"], false);
         assert_eq!(limit["properties"]["burst"]["maximum"], 1_000_000);
     }
 
     #[test]
-    fn secrets_and_addresses_are_left_out() {
-        let schema = json_schema();
+    fn secrets_addresses_and_named_sections_are_left_out() {
+        let schema = json_schema(&["tracing"]);
         let properties = &schema["properties"];
+        assert!(properties.get("tracing").is_none());
         assert!(properties["database"]["properties"].get("url").is_none());
         assert!(
             properties["server"]["properties"]

@@ -331,12 +331,12 @@ pub(super) const VALUES: &[ChartValue] = &[
         "test.tenantId",
         Kind::Text(UUID_OR_EMPTY),
         "\"\"",
-        "Tenant that `helm test` chats with, in the mode `trusted_headers`; in the mode `dev` the process knows it.",
+        "Tenant that `helm test` chats with in the mode `trusted_headers`; the test's pod must be among `auth.trusted_peers`, or `pool.sharedSecret` be set. Empty = there is a test only in the mode `dev`.",
     ),
     value(
         "test.userId",
         Kind::Text(UUID_OR_EMPTY),
         "\"00000000-0000-4000-8000-000000000001\"",
-        "User that `helm test` chats as, in the mode `trusted_headers`.",
+        "User that `helm test` chats as in the mode `trusted_headers`.",
     ),
 ];

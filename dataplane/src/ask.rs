@@ -1,0 +1,127 @@
+//! A client that asks one question, for whoever wants to know whether a pool
+//! answers: the test of the chart, and people without `curl` in an image.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use minichat_provider::sse::{MAX_EVENT_BYTES, Parser};
+use serde_json::{Value, json};
+
+/// Longest wait from the question to the end of the answer.
+const ANSWER_WITHIN: Duration = Duration::from_mins(2);
+
+/// What is asked, where, and by whom.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Base path of the API, such as `http://127.0.0.1:8087/mini-chat/v1`.
+    pub url: Uri,
+    /// Headers that say who asks.
+    pub headers: HeaderMap,
+    /// The message.
+    pub message: String,
+}
+
+/// `name: value`, as on the command line of `curl`.
+pub fn header(text: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
+    let (name, value) = text
+        .split_once(':')
+        .context("write `Name: value`, with a colon between")?;
+    let name = name.trim().parse();
+    let value = value.trim().parse();
+    Ok((
+        name.context("not the name of a header")?,
+        value.context("not the value of a header")?,
+    ))
+}
+
+/// Opens a chat, sends the message and writes the answer to `out` as it
+/// arrives. A refusal and an answer that ends in anything but `done` are
+/// errors.
+pub async fn ask(question: &Question, out: &mut impl Write) -> anyhow::Result<()> {
+    tokio::time::timeout(ANSWER_WITHIN, converse(question, out))
+        .await
+        .with_context(|| format!("no whole answer within {} s", ANSWER_WITHIN.as_secs()))?
+}
+
+async fn converse(question: &Question, out: &mut impl Write) -> anyhow::Result<()> {
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let chat = post(&client, question, "/chats", &json!({})).await?;
+    let chat: Value = serde_json::from_slice(&chat.into_body().collect().await?.to_bytes())?;
+    let id = chat["id"].as_str().context("the chat has no id")?;
+    let path = format!("/chats/{id}/messages:stream");
+    let message = json!({ "content": question.message });
+    let answer = post(&client, question, &path, &message).await?;
+    relay(answer.into_body(), out).await
+}
+
+async fn post(
+    client: &Client<HttpConnector, Full<Bytes>>,
+    question: &Question,
+    path: &str,
+    body: &Value,
+) -> anyhow::Result<Response<Incoming>> {
+    let url = format!("{}{path}", question.url.to_string().trim_end_matches('/'));
+    let mut request = Request::post(&url).body(Full::new(Bytes::from(body.to_string())))?;
+    *request.headers_mut() = question.headers.clone();
+    let json = HeaderValue::from_static("application/json");
+    request.headers_mut().insert(CONTENT_TYPE, json);
+    let response = client.request(request).await;
+    let response = response.with_context(|| format!("{url} does not answer"))?;
+    if !response.status().is_success() {
+        let status = response.status();
+        let problem = response.into_body().collect().await?.to_bytes();
+        bail!("{url}: {status}\n{}", String::from_utf8_lossy(&problem));
+    }
+    Ok(response)
+}
+
+/// Reads events until the one that ends the answer.
+async fn relay(mut body: Incoming, out: &mut impl Write) -> anyhow::Result<()> {
+    let mut parser = Parser::with_limit(MAX_EVENT_BYTES);
+    while let Some(frame) = body.frame().await {
+        let Ok(bytes) = frame.context("the stream broke off")?.into_data() else {
+            continue;
+        };
+        parser.push(&bytes);
+        let too_large = |_| anyhow!("an event exceeds {MAX_EVENT_BYTES} bytes");
+        while let Some(event) = parser.next_event().map_err(too_large)? {
+            let data: Value = serde_json::from_slice(event.data)?;
+            match event.name {
+                b"delta" => write!(out, "{}", data["content"].as_str().unwrap_or_default())?,
+                b"done" => {
+                    writeln!(out, "\nmodel {}", data["effective_model"])?;
+                    return Ok(());
+                }
+                b"error" => bail!("the answer ended in an error: {data}"),
+                _ => {}
+            }
+        }
+        out.flush()?;
+    }
+    bail!("the stream ended without `done`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_needs_a_colon_and_a_name() {
+        let (name, value) = header("X-Tenant-Id: a:b").unwrap();
+        assert_eq!(
+            (name.as_str(), value.to_str().unwrap()),
+            ("x-tenant-id", "a:b")
+        );
+        assert!(header("X-Tenant-Id").is_err());
+        assert!(header("Tenant Id: a").is_err());
+    }
+}
