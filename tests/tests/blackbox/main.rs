@@ -1,8 +1,9 @@
 //! Claims about the data plane, each checked on SQLite and on PostgreSQL.
 
 #[cfg(test)]
-mod chat_changes;
 mod ask;
+#[cfg(test)]
+mod chat_changes;
 #[cfg(test)]
 mod chats;
 #[cfg(test)]

@@ -1,0 +1,93 @@
+//! Helm, as a user would call it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, anyhow, bail};
+use minichat_cluster::programs::{Program, kubernetes_version};
+use minichat_config::yaml;
+use serde_json::Value;
+
+/// The namespace that everything is rendered for.
+pub(crate) const NAMESPACE: &str = "chat";
+
+pub(crate) fn chart(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../charts")
+        .join(name)
+}
+
+/// What Helm prints; its own words when it fails.
+pub(crate) fn helm(arguments: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(Program::Helm.ensure()?)
+        .args(arguments)
+        .output()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if !output.status.success() {
+        bail!("{}{}", text(&output.stdout), text(&output.stderr));
+    }
+    Ok(text(&output.stdout))
+}
+
+/// The objects that a chart renders.
+#[derive(Debug)]
+pub(crate) struct Rendered(Vec<Value>);
+
+/// Renders `minichat` with `--set` of each of `settings`.
+pub(crate) fn render(settings: &[&str]) -> anyhow::Result<Rendered> {
+    render_chart("minichat", settings)
+}
+
+pub(crate) fn render_chart(name: &str, settings: &[&str]) -> anyhow::Result<Rendered> {
+    let (chart, version) = (chart(name), kubernetes_version()?);
+    let chart = chart.to_str().context("a path that is not UTF-8")?;
+    let mut arguments = vec!["template", "minichat", chart, "--namespace", NAMESPACE];
+    arguments.extend(["--kube-version", &version]);
+    for setting in settings {
+        arguments.extend(["--set", setting]);
+    }
+    let documents = yaml::documents(&helm(&arguments)?);
+    let objects = documents.into_iter().map(|document| document.value);
+    let objects = objects.collect::<Result<_, _>>();
+    Ok(Rendered(objects.map_err(|fault| anyhow!("{fault}"))?))
+}
+
+/// A file of one YAML document.
+pub(crate) fn document(path: impl AsRef<Path>) -> anyhow::Result<Value> {
+    let text = std::fs::read_to_string(path)?;
+    yaml::document(&text).map_err(|fault| anyhow!("{fault}"))
+}
+
+impl Rendered {
+    pub(crate) fn all(&self) -> &[Value] {
+        &self.0
+    }
+
+    pub(crate) fn names(&self, kind: &str) -> Vec<String> {
+        let of_kind = self.0.iter().filter(|object| object["kind"] == kind);
+        of_kind
+            .map(|object| object["metadata"]["name"].to_string().replace('"', ""))
+            .collect()
+    }
+
+    /// The only object of `kind` called `name`.
+    pub(crate) fn get(&self, kind: &str, name: &str) -> anyhow::Result<&Value> {
+        let found = self
+            .0
+            .iter()
+            .find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+        found.with_context(|| format!("no {kind} {name} among {:?}", self.names(kind)))
+    }
+
+    /// Every pod that the objects would make, and the pods themselves.
+    pub(crate) fn pod_specs(&self) -> Vec<&Value> {
+        self.0
+            .iter()
+            .filter_map(|object| match object["kind"].as_str()? {
+                "Pod" => Some(&object["spec"]),
+                "Deployment" | "StatefulSet" => Some(&object["spec"]["template"]["spec"]),
+                _ => None,
+            })
+            .collect()
+    }
+}

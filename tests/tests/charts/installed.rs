@@ -1,0 +1,169 @@
+//! The charts on a real API server. It has no node: pods are admitted and wait.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use minichat_cluster::{Kubectl, OwnedApiTier};
+use serde_json::{Value, json};
+
+use crate::helm::{NAMESPACE, chart, helm};
+
+const WITHIN: Duration = Duration::from_secs(30);
+const EXAMPLE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../crds/examples/scripted.yaml"
+);
+
+struct Server {
+    tier: OwnedApiTier,
+    kubeconfig: String,
+}
+
+impl Server {
+    /// With a namespace that enforces pod security `restricted`.
+    fn start() -> anyhow::Result<Self> {
+        let tier = OwnedApiTier::start()?;
+        let kubeconfig = tier.kubeconfig().display().to_string();
+        tier.kubectl().apply(&json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {
+                "name": NAMESPACE,
+                "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+            },
+        }))?;
+        Ok(Self { tier, kubeconfig })
+    }
+
+    fn kubectl(&self) -> &Kubectl {
+        self.tier.kubectl()
+    }
+
+    fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut all = arguments.to_vec();
+        all.extend(["--namespace", NAMESPACE, "--kubeconfig", &self.kubeconfig]);
+        helm(&all)
+    }
+
+    fn install(&self, name: &str) -> anyhow::Result<String> {
+        self.helm(&["install", name, &chart(name).display().to_string()])
+    }
+
+    fn upgrade(&self, settings: &[&str]) -> anyhow::Result<String> {
+        let chart = chart("minichat").display().to_string();
+        let mut arguments = vec!["upgrade", "minichat", &chart];
+        for setting in settings {
+            arguments.extend(["--set", setting]);
+        }
+        self.helm(&arguments)
+    }
+
+    fn get(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+        let mut all = vec!["--namespace", NAMESPACE, "get", "--output=json"];
+        all.extend(arguments);
+        Ok(serde_json::from_str(&self.kubectl().run(&all)?)?)
+    }
+
+    /// Waits until the controllers have made as many pods of `component` as `count`.
+    fn await_pods(&self, component: &str, count: usize) -> anyhow::Result<()> {
+        let selector = format!("--selector=app.kubernetes.io/component={component}");
+        let started = Instant::now();
+        loop {
+            let pods = self.get(&["pods", &selector])?;
+            let found = pods["items"].as_array().map_or(0, Vec::len);
+            if found == count {
+                return Ok(());
+            }
+            let events = || {
+                self.kubectl()
+                    .run(&["--namespace", NAMESPACE, "get", "events"])
+            };
+            ensure!(
+                started.elapsed() < WITHIN,
+                "{found} pods of {component} instead of {count}:\n{}",
+                events()?
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// K8S-52, K8S-70, K8S-71; checks 18 and 20 of chapter 06
+#[test]
+fn the_pods_of_install_and_upgrade_are_admitted_where_restricted_is_enforced() -> anyhow::Result<()>
+{
+    let server = Server::start()?;
+    let unfit = ["run", "unfit", "--image=unfit", "--namespace", NAMESPACE];
+    let refused = server.kubectl().run(&unfit).unwrap_err().to_string();
+    assert!(refused.contains("violates PodSecurity"), "{refused}");
+
+    server.install("minichat-crds")?;
+    let notes = server.install("minichat")?;
+    assert!(
+        notes.contains("port-forward service/minichat-pool 8087"),
+        "{notes}"
+    );
+    assert!(
+        !notes.contains("The custom resources are missing"),
+        "{notes}"
+    );
+    server.await_pods("operator", 1)?;
+    server.await_pods("pool", 1)?;
+    let claim = server.get(&["persistentvolumeclaim", "data-minichat-pool-0"])?;
+    assert_eq!(claim["spec"]["resources"]["requests"]["storage"], "2Gi");
+
+    server.upgrade(&["database.existingSecret=database", "pool.replicaCount=2"])?;
+    server.await_pods("pool", 2)?;
+    let owners = server.get(&["deployments,statefulsets"])?;
+    let owners: Vec<&Value> = owners["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|object| &object["kind"])
+        .collect();
+    assert_eq!(owners, ["Deployment", "Deployment"]);
+    server.helm(&["rollback", "minichat", "1"])?;
+    server.await_pods("pool", 1)?;
+    server.get(&["statefulset", "minichat-pool"])?;
+    Ok(())
+}
+
+/// K8S-70; check 20 of chapter 06
+#[test]
+fn uninstalling_both_charts_keeps_the_definitions_the_tenants_and_the_data() -> anyhow::Result<()> {
+    let server = Server::start()?;
+    server.install("minichat-crds")?;
+    server.install("minichat")?;
+    let apply = ["apply", "--namespace", "default", "--filename", EXAMPLE];
+    server.kubectl().run(&apply)?;
+    server.await_pods("pool", 1)?;
+    server.helm(&["uninstall", "minichat"])?;
+    server.helm(&["uninstall", "minichat-crds"])?;
+    let kept = [
+        "get",
+        "chattenants,chatquotas",
+        "--namespace",
+        "default",
+        "--output=name",
+    ];
+    let kept = server.kubectl().run(&kept)?;
+    let kept: Vec<&str> = kept.lines().collect();
+    let (tenant, quotas) = kept.split_first().context("nothing is left")?;
+    assert_eq!(*tenant, "chattenant.minichat.dev/acme");
+    assert_eq!(quotas.len(), 2, "{quotas:?}");
+    server.get(&["persistentvolumeclaim", "data-minichat-pool-0"])?;
+
+    // What is left is taken over by the next installation.
+    server.install("minichat-crds")?;
+    server.install("minichat")?;
+    Ok(())
+}
+
+/// K8S-70
+#[test]
+fn without_the_custom_resources_the_notes_say_what_is_missing() -> anyhow::Result<()> {
+    let server = Server::start()?;
+    let notes = server.install("minichat")?;
+    assert!(notes.contains("helm install minichat-crds"), "{notes}");
+    Ok(())
+}

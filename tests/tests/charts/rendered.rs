@@ -1,0 +1,229 @@
+//! What the charts render.
+
+use minichat_config::ProcessConfig;
+use serde_json::{Value, json};
+
+use crate::helm::{NAMESPACE, chart, document, helm, render, render_chart};
+
+const ON_POSTGRES: &[&str] = &["database.existingSecret=database", "pool.replicaCount=2"];
+const POOL: &str = "minichat-pool";
+const OPERATOR: &str = "minichat-operator";
+
+/// K8S-70
+#[test]
+fn both_charts_pass_a_strict_lint() -> anyhow::Result<()> {
+    for name in ["minichat", "minichat-crds"] {
+        helm(&["lint", "--strict", &chart(name).display().to_string()])?;
+    }
+    Ok(())
+}
+
+/// K8S-70, K8S-73
+#[test]
+fn both_charts_have_the_version_of_the_programs() -> anyhow::Result<()> {
+    for name in ["minichat", "minichat-crds"] {
+        let document = document(chart(name).join("Chart.yaml"))?;
+        for field in ["version", "appVersion"] {
+            assert_eq!(
+                document[field],
+                env!("CARGO_PKG_VERSION"),
+                "{name}: {field}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// K8S-71
+#[test]
+fn without_values_the_pool_is_one_pod_on_sqlite_with_a_volume() -> anyhow::Result<()> {
+    let rendered = render(&[])?;
+    assert_eq!(rendered.names("Deployment"), [OPERATOR]);
+    let pool = &rendered.get("StatefulSet", POOL)?["spec"];
+    assert_eq!(pool["replicas"], 1);
+    let claim = &pool["volumeClaimTemplates"][0];
+    assert_eq!(claim["metadata"]["name"], "data");
+    let container = &pool["template"]["spec"]["containers"][0];
+    assert_eq!(
+        container["env"][1],
+        json!({"name": "MINICHAT_DATABASE_URL", "value": "sqlite:///var/lib/minichat/minichat.db"})
+    );
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    assert!(mounts.contains(&json!({"name": "data", "mountPath": "/var/lib/minichat"})));
+    assert!(rendered.names("PodDisruptionBudget").is_empty());
+    Ok(())
+}
+
+/// K8S-71: one process owns the file.
+#[test]
+fn sqlite_with_two_replicas_is_refused_with_what_to_set_instead() {
+    let refused = render(&["pool.replicaCount=2"]).unwrap_err().to_string();
+    assert!(refused.contains("set database.existingSecret"), "{refused}");
+}
+
+/// K8S-51, K8S-71
+#[test]
+fn on_postgres_the_pool_is_a_deployment_that_rolls_without_a_gap() -> anyhow::Result<()> {
+    let rendered = render(ON_POSTGRES)?;
+    assert!(rendered.names("StatefulSet").is_empty());
+    let pool = &rendered.get("Deployment", POOL)?["spec"];
+    assert_eq!(pool["replicas"], 2);
+    assert_eq!(pool["minReadySeconds"], 5);
+    assert_eq!(
+        pool["strategy"]["rollingUpdate"],
+        json!({"maxUnavailable": 0, "maxSurge": 1})
+    );
+    let url = &pool["template"]["spec"]["containers"][0]["env"][1];
+    let reference = json!({"secretKeyRef": {"name": "database", "key": "url"}});
+    assert_eq!(url["valueFrom"], reference);
+    let budget = &rendered.get("PodDisruptionBudget", POOL)?["spec"];
+    assert_eq!(budget["maxUnavailable"], 1);
+    Ok(())
+}
+
+/// K8S-50
+#[test]
+fn a_pod_gets_as_long_as_the_drain_may_take_and_a_margin() -> anyhow::Result<()> {
+    let grace = |settings: &[&str]| -> anyhow::Result<Value> {
+        let rendered = render(settings)?;
+        let pool = rendered.get("StatefulSet", POOL)?;
+        Ok(pool["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].clone())
+    };
+    assert_eq!(grace(&[])?, 10 + 300 + 15);
+    let shorter = [
+        "pool.config.drain.min_secs=1",
+        "pool.config.drain.max_secs=20",
+    ];
+    assert_eq!(grace(&shorter)?, 1 + 20 + 15);
+    Ok(())
+}
+
+/// K8S-52
+#[test]
+fn every_pod_fits_a_restricted_namespace_and_has_requests_but_no_cpu_limit() -> anyhow::Result<()> {
+    for settings in [
+        &["test.tenantId=5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01"],
+        ON_POSTGRES,
+    ] {
+        let rendered = render(settings)?;
+        assert!(rendered.pod_specs().len() >= 2);
+        for pod in rendered.pod_specs() {
+            let context = &pod["securityContext"];
+            assert_eq!(context["runAsNonRoot"], true, "{pod}");
+            assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault", "{pod}");
+            for container in pod["containers"].as_array().unwrap() {
+                let context = &container["securityContext"];
+                assert_eq!(context["allowPrivilegeEscalation"], false, "{container}");
+                assert_eq!(context["readOnlyRootFilesystem"], true, "{container}");
+                assert_eq!(context["capabilities"], json!({"drop": ["ALL"]}));
+                let resources = &container["resources"];
+                for resource in ["cpu", "memory"] {
+                    assert!(resources["requests"][resource].is_string(), "{container}");
+                }
+                assert!(resources["limits"].get("cpu").is_none(), "{container}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// K8S-16
+#[test]
+fn a_list_of_namespaces_gets_roles_instead_of_a_cluster_role() -> anyhow::Result<()> {
+    let everywhere = render(&[])?;
+    assert_eq!(everywhere.names("ClusterRole"), ["chat-minichat-operator"]);
+    let listed = render(&["operator.namespaces={red,blue}"])?;
+    assert!(listed.names("ClusterRole").is_empty());
+    assert!(listed.names("ClusterRoleBinding").is_empty());
+    let namespaces: Vec<&Value> = listed
+        .all()
+        .iter()
+        .filter(|object| object["metadata"]["name"] == "minichat-operator-tenants")
+        .map(|object| &object["metadata"]["namespace"])
+        .collect();
+    assert_eq!(namespaces, ["red", "blue", "red", "blue"]);
+    let cluster_wide = &everywhere.get("ClusterRole", "chat-minichat-operator")?["rules"];
+    let per_namespace = &listed.get("Role", "minichat-operator-tenants")?["rules"];
+    assert_eq!(cluster_wide, per_namespace);
+    Ok(())
+}
+
+/// K8S-16, K8S-21
+#[test]
+fn the_pool_may_read_secrets_of_its_namespace_and_nothing_else() -> anyhow::Result<()> {
+    let rendered = render(&[])?;
+    let role = rendered.get("Role", POOL)?;
+    assert_eq!(role["metadata"]["namespace"], NAMESPACE);
+    assert_eq!(
+        role["rules"],
+        json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch"]}])
+    );
+    let account = json!({"kind": "ServiceAccount", "name": POOL, "namespace": NAMESPACE});
+    let bindings = rendered.all().iter().filter(|object| {
+        object["subjects"]
+            .as_array()
+            .is_some_and(|subjects| subjects.contains(&account))
+    });
+    let bound: Vec<&Value> = bindings
+        .map(|binding| &binding["roleRef"]["name"])
+        .collect();
+    assert_eq!(bound, [POOL]);
+    Ok(())
+}
+
+/// K8S-13
+#[test]
+fn every_object_has_the_usual_labels_and_the_common_ones() -> anyhow::Result<()> {
+    for object in render(&["commonLabels.team=chat"])?.all() {
+        let labels = &object["metadata"]["labels"];
+        for label in [
+            "name",
+            "instance",
+            "component",
+            "part-of",
+            "managed-by",
+            "version",
+        ] {
+            let label = format!("app.kubernetes.io/{label}");
+            assert!(labels[&label].is_string(), "{label} of {object}");
+        }
+        assert_eq!(labels["team"], "chat");
+    }
+    Ok(())
+}
+
+/// The configuration in the `ConfigMap` is one that the data plane takes.
+#[test]
+fn the_data_plane_accepts_the_default_configuration() -> anyhow::Result<()> {
+    let rendered = render(&["pool.config.server.body_limit_bytes=16777216"])?;
+    let text = rendered.get("ConfigMap", POOL)?["data"]["config.yaml"].clone();
+    let config = ProcessConfig::from_yaml(text.as_str().unwrap_or_default(), []);
+    let config = config.map_err(|faults| anyhow::anyhow!("{faults}"))?;
+    assert_eq!(config.drain.min.as_secs(), 10);
+    assert_eq!(config.drain.max.as_secs(), 300);
+    Ok(())
+}
+
+/// K8S-70
+#[test]
+fn the_definitions_stay_when_their_chart_goes() -> anyhow::Result<()> {
+    let rendered = render_chart("minichat-crds", &[])?;
+    let mut names = rendered.names("CustomResourceDefinition");
+    names.sort();
+    assert_eq!(
+        names,
+        ["chatquotas.minichat.dev", "chattenants.minichat.dev"]
+    );
+    for definition in rendered.all() {
+        let policy = &definition["metadata"]["annotations"]["helm.sh/resource-policy"];
+        assert_eq!(policy, "keep");
+        let name = definition["metadata"]["name"].as_str().unwrap();
+        let file = format!(
+            "{}/../crds/manifests/{name}.yaml",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let committed = document(file)?;
+        assert_eq!(definition["spec"], committed["spec"], "{name}");
+    }
+    Ok(())
+}
