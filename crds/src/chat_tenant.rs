@@ -491,6 +491,12 @@ pub struct ChatTenantStatus {
     /// Revision of the rendered configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// How the ready pods stand to the revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_plane: Option<DataPlane>,
+    /// How many `ChatQuota` objects name the tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quotas: Option<i64>,
     /// What holds and what does not.
     #[serde(default)]
     #[schemars(extend(
@@ -498,6 +504,18 @@ pub struct ChatTenantStatus {
         "x-kubernetes-list-map-keys" = ["type"]
     ))]
     pub conditions: Vec<Condition>,
+}
+
+/// Counts of pods that are ready and do not drain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DataPlane {
+    /// All of them.
+    pub ready: i64,
+    /// Those that run the revision.
+    pub programmed: i64,
+    /// Those that have refused it.
+    pub rejected: i64,
 }
 
 const fn yes() -> bool {

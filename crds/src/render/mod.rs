@@ -10,10 +10,12 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use minichat_config::{Credentials, Faults, Secret, TenantConfig};
+use minichat_config::tenant::document::UserLimitsDocument;
+use minichat_config::{Credentials, Fault, Faults, Secret, TenantConfig};
 use minichat_core::TenantId;
 use uuid::Uuid;
 
+use crate::chat_tenant::SecretKeyRef;
 use crate::{ChatQuota, ChatTenant};
 
 /// What one process or pool decides for all tenants.
@@ -48,7 +50,8 @@ pub fn render(
     settings: RenderSettings,
 ) -> Result<Rendered, Faults> {
     let mut faults = Faults::default();
-    let credentials = credentials(tenant, secrets, &mut faults);
+    let (credentials, unresolved) = resolve(tenant, secrets);
+    faults.0.extend(unresolved.into_iter().map(|one| one.fault));
     let (user_limits, mut warnings) = quota::user_limits(quotas);
     let document = document::document(
         tenant,
@@ -87,36 +90,86 @@ pub(crate) fn derived_id(namespace: &str, name: &str) -> TenantId {
     Uuid::new_v5(&space, format!("{namespace}/{name}").as_bytes()).into()
 }
 
-fn credentials(tenant: &ChatTenant, secrets: &Secrets, faults: &mut Faults) -> Credentials {
-    let mut credentials = Credentials::default();
+/// A reference to a Secret that cannot be followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unresolved {
+    /// Where it stands, and what to write instead.
+    pub fault: Fault,
+    pub kind: UnresolvedKind,
+    /// Name of the Secret.
+    pub secret: String,
+    pub key: String,
+    /// Name of the credential, `<secret>/<key>`.
+    pub reference: String,
+}
+
+/// Why a reference cannot be followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnresolvedKind {
+    /// There is no such Secret.
+    SecretNotFound,
+    /// It has no such key, or one that is no credential.
+    KeyMissing,
+}
+
+/// The credentials that `tenant` refers to, and the references that lead nowhere.
+pub fn resolve(tenant: &ChatTenant, secrets: &Secrets) -> (Credentials, Vec<Unresolved>) {
+    let (mut credentials, mut unresolved) = (Credentials::default(), Vec::new());
     for (i, provider) in tenant.spec.providers.iter().enumerate() {
         let Some(auth) = &provider.auth else { continue };
         let reference = &auth.secret_key_ref;
-        let path = format!("spec.providers[{i}].auth.secretKeyRef");
-        let Some(secret) = secrets.get(&reference.name) else {
-            let message = format!(
-                "there is no Secret {} in the namespace; create it or write the name of one that exists",
-                reference.name
-            );
-            faults.add(format!("{path}.name"), message);
-            continue;
-        };
-        match secret.get(&reference.key) {
-            None => {
-                let keys: Vec<_> = secret.keys().map(String::as_str).collect();
-                let message = format!("the Secret {} has no key {}; its keys are: {}", reference.name, reference.key, keys.join(", "));
-                faults.add(format!("{path}.key"), message);
-            }
-            Some(value) if !is_header_value(value.expose()) => faults.add(
-                format!("{path}.key"),
-                format!("the value of {} in the Secret {} is empty or has characters that no header may have, such as a line break; correct the Secret", reference.key, reference.name),
-            ),
-            Some(value) => {
-                credentials.insert(document::secret_ref(reference), value.clone());
+        match credential(reference, secrets) {
+            Ok(value) => credentials.insert(document::secret_ref(reference), value.clone()),
+            Err((kind, message)) => {
+                let field = match kind {
+                    UnresolvedKind::SecretNotFound => "name",
+                    UnresolvedKind::KeyMissing => "key",
+                };
+                let path = format!("spec.providers[{i}].auth.secretKeyRef.{field}");
+                unresolved.push(Unresolved {
+                    fault: Fault { path, message },
+                    kind,
+                    secret: reference.name.clone(),
+                    key: reference.key.clone(),
+                    reference: document::secret_ref(reference),
+                });
             }
         }
     }
-    credentials
+    (credentials, unresolved)
+}
+
+fn credential<'a>(
+    reference: &SecretKeyRef,
+    secrets: &'a Secrets,
+) -> Result<&'a Secret, (UnresolvedKind, String)> {
+    let SecretKeyRef { name, key } = reference;
+    let secret = secrets.get(name).ok_or_else(|| {
+        let message = format!(
+            "there is no Secret {name} in the namespace; create it or write the name of one that exists"
+        );
+        (UnresolvedKind::SecretNotFound, message)
+    })?;
+    let value = secret.get(key).ok_or_else(|| {
+        let keys: Vec<_> = secret.keys().map(String::as_str).collect();
+        let message = format!(
+            "the Secret {name} has no key {key}; its keys are: {}",
+            keys.join(", ")
+        );
+        (UnresolvedKind::KeyMissing, message)
+    })?;
+    if is_header_value(value.expose()) {
+        return Ok(value);
+    }
+    let message = format!(
+        "the value of {key} in the Secret {name} is empty or has characters that no header may have, such as a line break; correct the Secret"
+    );
+    Err((UnresolvedKind::KeyMissing, message))
+}
+
+/// The limits that `quotas` of one tenant make (QUOTA-25).
+pub fn limits(quotas: &[&ChatQuota]) -> UserLimitsDocument {
+    quota::user_limits(quotas).0
 }
 
 /// Whether a header may carry `value` (PLAT-102).

@@ -27,6 +27,16 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "minichat-operator",
+        &[
+            "minichat-config",
+            "minichat-core",
+            "minichat-crds",
+            "minichat-metrics",
+            "minichat-telemetry",
+        ],
+    ),
+    (
         "minichat-tests",
         &[
             "minichat-cluster",
@@ -52,7 +62,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
 const OWNERS: &[(&str, &[&str])] = &[
     (
         "axum",
-        &["minichat-dataplane", "minichat-telemetry", "minichat-tests"],
+        &[
+            "minichat-dataplane",
+            "minichat-operator",
+            "minichat-telemetry",
+            "minichat-tests",
+        ],
     ),
     ("deadpool-postgres", &["minichat-store"]),
     (
@@ -66,8 +81,8 @@ const OWNERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("jiff", &["minichat-core"]),
-    ("k8s-openapi", &["minichat-crds"]),
-    ("kube*", &["minichat-crds"]),
+    ("k8s-openapi", &["minichat-crds", "minichat-operator"]),
+    ("kube*", &["minichat-crds", "minichat-operator"]),
     ("opentelemetry*", &["minichat-telemetry"]),
     ("prometheus", &["minichat-telemetry"]),
     ("rcgen", &["minichat-cluster"]),

@@ -1,0 +1,73 @@
+//! When something that failed is tried again: exponentially later, from one
+//! second to five minutes, with jitter (K8S-10).
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+const FIRST: Duration = Duration::from_secs(1);
+const LAST: Duration = Duration::from_mins(5);
+
+/// Failures in a row, by object.
+#[derive(Debug)]
+pub(crate) struct Backoff<K>(Mutex<HashMap<K, u32>>);
+
+impl<K: Eq + Hash> Backoff<K> {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::default())
+    }
+
+    /// Counts a failure, and says how long to wait.
+    pub(crate) fn failed(&self, key: K) -> Duration {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(key).or_default();
+        *count = count.saturating_add(1);
+        let (random, _) = Uuid::new_v4().as_u64_pair();
+        delay(*count, random)
+    }
+
+    /// Forgets the failures.
+    pub(crate) fn succeeded(&self, key: &K) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.remove(key);
+    }
+}
+
+/// The whole delay less up to a quarter, which `random` decides.
+fn delay(failures: u32, random: u64) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    let whole = FIRST.saturating_mul(1 << doublings).min(LAST);
+    let less = whole / 4 * u32::try_from(random % 1024).unwrap_or_default() / 1024;
+    (whole - less).max(FIRST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// K8S-10
+    #[test]
+    fn delays_double_from_one_second_to_five_minutes_with_jitter() {
+        assert_eq!(delay(1, 0), FIRST);
+        assert_eq!(delay(3, 0), Duration::from_secs(4));
+        assert_eq!(delay(u32::MAX, 0), LAST);
+        assert!(delay(9, 1023) < delay(9, 0));
+        assert!(delay(9, u64::MAX) >= delay(9, 0) * 3 / 4);
+        assert_eq!(delay(1, 1023), FIRST);
+    }
+
+    #[test]
+    fn success_forgets_failures_of_that_object_alone() {
+        let backoff = Backoff::new();
+        for _ in 0..8 {
+            backoff.failed("a");
+            backoff.failed("b");
+        }
+        backoff.succeeded(&"a");
+        assert_eq!(backoff.failed("a"), FIRST);
+        assert!(backoff.failed("b") > FIRST * 100);
+    }
+}

@@ -1,0 +1,109 @@
+//! Tenants: the render loop ([`render`]) and the object loop ([`reconcile`]).
+
+mod apply;
+mod build;
+mod dereference;
+mod update_status;
+mod validate;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use kube::ResourceExt as _;
+use kube::runtime::controller::Action;
+use minichat_crds::rendered_secret::revision_of;
+use minichat_crds::{ChatTenant, render as rendering};
+
+use crate::condition::{Reason, Type, Verdict};
+use crate::context::{Context, ReconcileError};
+use crate::write::FINALIZER;
+
+use build::Build;
+use dereference::Dereferenced;
+use validate::Validated;
+
+/// Pods that were not asked for long enough are asked again after this.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Names of the Secrets that `tenant` refers to.
+pub(crate) fn secret_names(tenant: &ChatTenant) -> BTreeSet<String> {
+    let auths = tenant
+        .spec
+        .providers
+        .iter()
+        .filter_map(|provider| provider.auth.as_ref());
+    auths.map(|auth| auth.secret_key_ref.name.clone()).collect()
+}
+
+/// Brings what the tenant asks for to the pool. Whatever is wrong leaves the last
+/// good configuration in place (K8S-8), and is told by the object loop.
+pub(crate) async fn render(
+    tenant: &ChatTenant,
+    context: &Context,
+) -> Result<Action, ReconcileError> {
+    if tenant.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let seen = dereference::dereference(&context.caches, tenant);
+    let is_new = !tenant
+        .finalizers()
+        .iter()
+        .any(|finalizer| finalizer == FINALIZER);
+    if is_new {
+        context.writer.set_finalizer(tenant, true).await?;
+    }
+    if let Ok((_, Build::Write(secret))) = decide(tenant, &seen, context) {
+        apply::apply(&context.writer, &seen, &secret).await?;
+        let revision = revision_of(&secret).unwrap_or_default();
+        tracing::info!(
+            tenant.name = crate::cache::full_name(tenant),
+            revision,
+            "rendered"
+        );
+    }
+    apply::remove_others(&context.writer, &seen).await?;
+    Ok(Action::await_change())
+}
+
+/// What the tenant asks for and whether it has it, or what is wrong with it.
+fn decide(
+    tenant: &ChatTenant,
+    seen: &Dereferenced,
+    context: &Context,
+) -> Result<(Validated, Build), Validated> {
+    let mut validated = validate::validate(tenant, seen, context.settings);
+    let Some(rendered) = validated.rendered.take() else {
+        return Err(validated);
+    };
+    let now = context.clock.now();
+    match build::build(tenant, seen, rendered, context, now) {
+        Ok(build) => Ok((validated, build)),
+        Err(faults) => {
+            validated.accepted = Verdict::no(Type::Accepted, Reason::Invalid, faults.to_string());
+            Err(validated)
+        }
+    }
+}
+
+/// Status, events, and the end of the tenant.
+pub(crate) async fn reconcile(
+    tenant: &ChatTenant,
+    context: &Context,
+) -> Result<Action, ReconcileError> {
+    let seen = dereference::dereference(&context.caches, tenant);
+    if tenant.metadata.deletion_timestamp.is_some() {
+        apply::remove(&context.writer, tenant, &seen).await?;
+        return Ok(Action::await_change());
+    }
+    let validated = match decide(tenant, &seen, context) {
+        // The render loop is about to write; its write brings this loop back.
+        Ok((_, Build::Write(_))) => return Ok(Action::requeue(AGAIN)),
+        Ok((validated, Build::Stands)) | Err(validated) => validated,
+    };
+    update_status::update(tenant, &seen, validated, context).await
+}
+
+/// The id under which `tenant` is served.
+fn id_of(tenant: &ChatTenant) -> minichat_core::TenantId {
+    rendering::tenant_id(tenant)
+}

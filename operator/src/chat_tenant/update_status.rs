@@ -1,0 +1,173 @@
+//! What the tenant is told: conditions, the numbers of its policy, events.
+
+use std::time::Duration;
+
+use kube::runtime::controller::Action;
+use minichat_crds::ChatTenant;
+use minichat_crds::chat_tenant::{ChatTenantStatus, DataPlane};
+use minichat_crds::rendered_secret::revision_of;
+
+use super::dereference::Dereferenced;
+use super::validate::Validated;
+use super::{AGAIN, id_of};
+use crate::condition::{Reason, Type, Verdict, conditions};
+use crate::context::{Context, ReconcileError};
+use crate::event;
+use crate::pool::Acknowledgement;
+
+/// Pods that are as fast as usual are not reported as pending.
+const SOON: Duration = Duration::from_secs(1);
+/// Less than the deadline of a reconcile.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for the pods and writes the status, in between too when they take long.
+pub(super) async fn update(
+    tenant: &ChatTenant,
+    seen: &Dereferenced,
+    validated: Validated,
+    context: &Context,
+) -> Result<Action, ReconcileError> {
+    let Some(revision) = seen
+        .rendered
+        .as_ref()
+        .and_then(|secret| revision_of(secret))
+    else {
+        let nothing = Verdict::no(
+            Type::Programmed,
+            Reason::Pending,
+            "nothing has been rendered yet",
+        );
+        let status = status(
+            tenant,
+            seen,
+            &validated,
+            nothing,
+            &Acknowledgement::default(),
+            context,
+        );
+        write(tenant, status, context).await?;
+        return Ok(Action::await_change());
+    };
+    let id = id_of(tenant);
+    let mut standing = context.pool.acknowledged(id, revision, SOON).await;
+    let programmed = programmed(&standing, revision);
+    let first = status(tenant, seen, &validated, programmed, &standing, context);
+    write(tenant, first, context).await?;
+    if standing.is_final() && standing.rejected == 0 {
+        return Ok(Action::await_change());
+    }
+    if !standing.is_final() {
+        standing = context.pool.acknowledged(id, revision, PATIENCE).await;
+    }
+    Ok(if standing.programmed == standing.ready {
+        // The status that was written above is what the cache does not show yet.
+        Action::requeue(Duration::from_millis(50))
+    } else {
+        Action::requeue(AGAIN)
+    })
+}
+
+/// A status with the verdicts and events that led to it.
+struct Told {
+    status: ChatTenantStatus,
+    verdicts: Vec<Verdict>,
+}
+
+fn programmed(standing: &Acknowledgement, revision: &str) -> Verdict {
+    let Acknowledgement {
+        ready,
+        programmed,
+        rejected: _,
+        refusal,
+    } = standing;
+    if let Some((pod, words)) = refusal {
+        return Verdict::no(
+            Type::Programmed,
+            Reason::Rejected,
+            format!("pod {pod} refused revision {revision}: {words}"),
+        );
+    }
+    if *ready == 0 {
+        let message = format!("revision {revision} is rendered, but no pod of the pool is ready");
+        return Verdict::no(Type::Programmed, Reason::NoPods, message);
+    }
+    if programmed == ready {
+        return Verdict::yes(
+            Type::Programmed,
+            Reason::Programmed,
+            format!("revision {revision}"),
+        );
+    }
+    let message = format!("{programmed} of {ready} ready pods run revision {revision}");
+    Verdict::no(Type::Programmed, Reason::Pending, message)
+}
+
+fn status(
+    tenant: &ChatTenant,
+    seen: &Dereferenced,
+    validated: &Validated,
+    programmed: Verdict,
+    standing: &Acknowledgement,
+    context: &Context,
+) -> Told {
+    let mut verdicts = vec![
+        validated.accepted.clone(),
+        validated.resolved.clone(),
+        programmed,
+    ];
+    verdicts.push(Verdict::ready(&verdicts));
+    verdicts.extend(validated.degraded.clone());
+    let generation = tenant.metadata.generation;
+    let before = tenant.status.as_ref();
+    let old = before
+        .map(|status| status.conditions.as_slice())
+        .unwrap_or_default();
+    let carried = seen.carried.as_ref();
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let status = ChatTenantStatus {
+        observed_generation: generation,
+        tenant_id: Some(id_of(tenant).to_string()),
+        policy_version: carried
+            .and_then(|carried| i64::try_from(carried.config.policy_version?).ok())
+            .or(before.and_then(|before| before.policy_version)),
+        policy_hash: carried
+            .map(|carried| carried.config.content_hash.clone())
+            .or_else(|| before.and_then(|before| before.policy_hash.clone())),
+        revision: seen
+            .rendered
+            .as_ref()
+            .and_then(|secret| revision_of(secret))
+            .map(str::to_owned),
+        data_plane: Some(DataPlane {
+            ready: number(standing.ready),
+            programmed: number(standing.programmed),
+            rejected: number(standing.rejected),
+        }),
+        quotas: Some(number(seen.quotas.len())),
+        conditions: conditions(&verdicts, old, generation, context.clock.now()),
+    };
+    Told { status, verdicts }
+}
+
+/// Nothing is written when nothing has changed (K8S-12).
+async fn write(tenant: &ChatTenant, told: Told, context: &Context) -> Result<(), ReconcileError> {
+    let Told { status, verdicts } = told;
+    if tenant.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    context.writer.apply_status(tenant, &status).await?;
+    let old = tenant
+        .status
+        .as_ref()
+        .map(|status| status.conditions.as_slice());
+    let changes = event::changes(&verdicts, old.unwrap_or_default());
+    event::publish(
+        &context.writer,
+        &context.identity,
+        tenant,
+        changes,
+        context.clock.now(),
+    )
+    .await;
+    Ok(())
+}

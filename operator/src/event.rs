@@ -1,0 +1,151 @@
+//! Events for people who look at an object: one per change (K8S-9).
+
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff;
+use kube::{Resource, ResourceExt as _};
+use minichat_core::Timestamp;
+use uuid::Uuid;
+
+use crate::condition::{Verdict, find};
+use crate::write::{MANAGER, Writer};
+use minichat_crds::status::{Condition, ConditionStatus};
+
+/// The API server takes 1 kB.
+const MAX_NOTE: usize = 1000;
+
+/// One thing to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Told {
+    warning: bool,
+    reason: &'static str,
+    note: String,
+}
+
+/// What is new in `verdicts` against the conditions that stood before.
+/// `Ready` only sums up the others.
+pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<Told> {
+    let is_new = |verdict: &&Verdict| {
+        find(before, verdict.type_).is_none_or(|old| {
+            let status = if verdict.holds {
+                ConditionStatus::True
+            } else {
+                ConditionStatus::False
+            };
+            old.status != status
+                || old.reason != verdict.reason.as_str()
+                || old.message != verdict.message
+        })
+    };
+    let is_told = |verdict: &&Verdict| {
+        use crate::condition::{Reason, Type};
+        verdict.type_ != Type::Ready
+            && !matches!(verdict.reason, Reason::Pending | Reason::Resolved)
+    };
+    verdicts
+        .iter()
+        .filter(is_told)
+        .filter(is_new)
+        .map(told)
+        .collect()
+}
+
+fn told(verdict: &Verdict) -> Told {
+    use crate::condition::Type;
+    let reason = match (verdict.type_, verdict.holds) {
+        (Type::Accepted, true) => "Accepted",
+        (Type::Accepted, false) => "Refused",
+        (Type::Degraded, _) | (_, false) => verdict.reason.as_str(),
+        (type_, true) => type_.as_str(),
+    };
+    Told {
+        warning: !verdict.holds || verdict.type_ == Type::Degraded,
+        reason,
+        note: verdict.message.clone(),
+    }
+}
+
+/// Publishes `told` about `object`. A failure is logged: an event is never
+/// worth another reconcile.
+pub(crate) async fn publish<K>(
+    writer: &Writer,
+    identity: &str,
+    object: &K,
+    told: Vec<Told>,
+    now: Timestamp,
+) where
+    K: Resource<DynamicType = ()>,
+{
+    for one in told {
+        let event = event(identity, object, one, now);
+        if let Err(error) = writer.create_event(&event).await {
+            tracing::warn!(%error, object = object.name_any(), "an event is lost");
+        }
+    }
+}
+
+fn event<K: Resource<DynamicType = ()>>(
+    identity: &str,
+    of: &K,
+    told: Told,
+    now: Timestamp,
+) -> Event {
+    let Told {
+        warning,
+        reason,
+        mut note,
+    } = told;
+    if note.len() > MAX_NOTE {
+        let end = (0..=MAX_NOTE).rev().find(|end| note.is_char_boundary(*end));
+        note.truncate(end.unwrap_or_default());
+    }
+    let time = jiff::Timestamp::from_microsecond(now.as_micros()).unwrap_or_default();
+    let name = of.name_any();
+    // With the suffix a name stays below 253 characters.
+    let stem: String = name.chars().take(210).collect();
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{stem}.{}", Uuid::new_v4())),
+            namespace: of.meta().namespace.clone(),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(time)),
+        action: Some("Reconcile".to_owned()),
+        reason: Some(reason.to_owned()),
+        note: Some(note),
+        regarding: Some(of.object_ref(&())),
+        reporting_controller: Some(format!("minichat.dev/{MANAGER}")),
+        reporting_instance: Some(identity.chars().take(128).collect()),
+        type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
+        ..Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::condition::{Reason, Type, conditions};
+
+    /// K8S-9: one per change, not per reconcile.
+    #[test]
+    fn what_stood_before_is_not_told_again() {
+        let verdicts = [
+            Verdict::yes(Type::Accepted, Reason::Valid, ""),
+            Verdict::no(Type::Programmed, Reason::Rejected, "pod a: no"),
+        ];
+        let told = changes(&verdicts, &[]);
+        let reasons: Vec<_> = told
+            .iter()
+            .map(|told| (told.reason, told.warning))
+            .collect();
+        assert_eq!(reasons, [("Accepted", false), ("Rejected", true)]);
+        let stood = conditions(&verdicts, &[], Some(1), Timestamp::from_micros(0));
+        assert_eq!(changes(&verdicts, &stood), []);
+        let now = [Verdict::yes(
+            Type::Programmed,
+            Reason::Programmed,
+            "revision 1-a",
+        )];
+        assert_eq!(changes(&now, &stood)[0].note, "revision 1-a");
+    }
+}

@@ -1,0 +1,109 @@
+//! What the process is told at its start, by flags or by environment.
+
+use std::net::SocketAddr;
+
+use clap::{Args, ValueEnum};
+use minichat_telemetry::LogFormat;
+
+/// Flags of `minichat-operator run`.
+#[derive(Args, Debug, Clone)]
+pub struct Settings {
+    /// Namespace of the pool and of its rendered Secrets; the operator's own by default.
+    #[arg(long, env = "MINICHAT_OPERATOR_NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Name of the pool that serves the tenants, the value of the label `minichat.dev/pool`.
+    #[arg(long, env = "MINICHAT_OPERATOR_POOL", default_value = "default")]
+    pub pool: String,
+    /// Label selector of the pool's pods.
+    #[arg(
+        long,
+        env = "MINICHAT_OPERATOR_POD_SELECTOR",
+        default_value = "app.kubernetes.io/name=minichat,app.kubernetes.io/component=pool"
+    )]
+    pub pod_selector: String,
+    /// Admin port of pods whose containers name no port `admin`.
+    #[arg(long, env = "MINICHAT_OPERATOR_POD_ADMIN_PORT", default_value_t = 9090)]
+    pub pod_admin_port: u16,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served.
+    #[arg(
+        long,
+        env = "MINICHAT_OPERATOR_ADMIN_ADDR",
+        default_value = "0.0.0.0:9090"
+    )]
+    pub admin_addr: SocketAddr,
+    /// Namespaces whose tenants are served, separated by commas; all by default.
+    #[arg(
+        long,
+        env = "MINICHAT_OPERATOR_WATCH_NAMESPACES",
+        value_delimiter = ','
+    )]
+    pub watch_namespaces: Vec<String>,
+    /// Allow providers without TLS.
+    #[arg(long, env = "MINICHAT_OPERATOR_ALLOW_HTTP")]
+    pub allow_http: bool,
+    /// Work only while holding the Lease `minichat-operator`; needed for several replicas.
+    #[arg(long, env = "MINICHAT_OPERATOR_LEADER_ELECTION")]
+    pub leader_election: bool,
+    /// Who this process is, in the Lease and in events: the name of its pod.
+    #[arg(long, env = "MINICHAT_OPERATOR_IDENTITY")]
+    pub identity: Option<String>,
+    /// First part of every metric's name.
+    #[arg(
+        long,
+        env = "MINICHAT_OPERATOR_METRICS_PREFIX",
+        default_value = "mini_chat"
+    )]
+    pub metrics_prefix: String,
+    /// Level of the log, such as `info` or `info,minichat_operator=debug`.
+    #[arg(long, env = "MINICHAT_OPERATOR_LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// Form of the log.
+    #[arg(
+        long,
+        env = "MINICHAT_OPERATOR_LOG_FORMAT",
+        value_enum,
+        default_value = "json"
+    )]
+    pub log_format: Format,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Format {
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl From<Format> for LogFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Json => Self::Json,
+            Format::Text => Self::Text,
+        }
+    }
+}
+
+impl Settings {
+    /// Namespaces to watch; `None` stands for all at once.
+    pub(crate) fn scopes(&self) -> Vec<Option<String>> {
+        let named: Vec<_> = self
+            .watch_namespaces
+            .iter()
+            .map(|name| name.trim())
+            .filter(|name| !name.is_empty())
+            .map(|name| Some(name.to_owned()))
+            .collect();
+        if named.is_empty() { vec![None] } else { named }
+    }
+
+    /// Who this process is.
+    pub(crate) fn identity(&self) -> String {
+        let hostname = || std::env::var("HOSTNAME").ok();
+        self.identity
+            .clone()
+            .or_else(hostname)
+            .unwrap_or_else(|| format!("minichat-operator-{}", uuid::Uuid::new_v4()))
+    }
+}

@@ -1,0 +1,161 @@
+//! The only place that writes to the API server: server-side applies under one
+//! field manager, and only while this process may (K8S-12, K8S-14).
+
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource, ResourceExt as _};
+use minichat_crds::ChatTenant;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::leader::Leadership;
+
+/// The field manager of every write.
+pub(crate) const MANAGER: &str = "minichat-operator";
+/// Holds a deleted tenant until its rendered Secret is gone.
+pub(crate) const FINALIZER: &str = "minichat.dev/tenant";
+
+/// Why something was not written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WriteError {
+    #[error("this process does not lead any more")]
+    NotLeading,
+    #[error("{0}")]
+    Api(#[from] kube::Error),
+}
+
+impl WriteError {
+    /// Whether the object is not there, or is another one of the same name.
+    fn is_gone(&self) -> bool {
+        matches!(self, Self::Api(kube::Error::Api(status)) if status.code == 404 || status.code == 409)
+    }
+}
+
+/// Writes while leading.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    client: Client,
+    leadership: Leadership,
+    /// Of the pool.
+    namespace: String,
+}
+
+impl Writer {
+    pub(crate) fn new(client: Client, leadership: Leadership, namespace: String) -> Self {
+        Self {
+            client,
+            leadership,
+            namespace,
+        }
+    }
+
+    fn may(&self) -> Result<(), WriteError> {
+        self.leadership
+            .holds()
+            .then_some(())
+            .ok_or(WriteError::NotLeading)
+    }
+
+    /// Applies a rendered Secret to the pool's namespace.
+    pub(crate) async fn apply_rendered(&self, secret: &Secret) -> Result<(), WriteError> {
+        self.may()?;
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let name = secret.name_any();
+        api.patch(&name, &forced(), &Patch::Apply(secret)).await?;
+        Ok(())
+    }
+
+    /// Deletes a rendered Secret, if it is still the one that was seen.
+    pub(crate) async fn delete_rendered(&self, secret: &Secret) -> Result<(), WriteError> {
+        self.may()?;
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: secret.metadata.uid.clone(),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        let deleted = api.delete(&secret.name_any(), &parameters).await;
+        gone_is_fine(deleted.map(drop).map_err(WriteError::from))
+    }
+
+    /// Adds the finalizer, or takes it away.
+    pub(crate) async fn set_finalizer(
+        &self,
+        tenant: &ChatTenant,
+        present: bool,
+    ) -> Result<(), WriteError> {
+        let finalizers: &[&str] = if present { &[FINALIZER] } else { &[] };
+        let mut object = identity(tenant);
+        object["metadata"]["finalizers"] = json!(finalizers);
+        self.may()?;
+        let api: Api<ChatTenant> = self.api(tenant);
+        let name = tenant.name_any();
+        let patched = api.patch(&name, &forced(), &Patch::Apply(&object)).await;
+        gone_is_fine(patched.map(drop).map_err(WriteError::from))
+    }
+
+    /// Applies a status.
+    pub(crate) async fn apply_status<K, S>(&self, of: &K, status: &S) -> Result<(), WriteError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+        S: Serialize,
+    {
+        let mut object = identity(of);
+        object["status"] = serde_json::to_value(status).unwrap_or_default();
+        self.may()?;
+        let patch = Patch::Apply(&object);
+        let patched = self
+            .api(of)
+            .patch_status(&of.name_any(), &forced(), &patch)
+            .await;
+        gone_is_fine(patched.map(drop).map_err(WriteError::from))
+    }
+
+    pub(crate) async fn create_event(&self, event: &Event) -> Result<(), WriteError> {
+        self.may()?;
+        let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
+        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        let parameters = PostParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        api.create(&parameters, event).await?;
+        Ok(())
+    }
+
+    fn api<K>(&self, of: &K) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        let namespace = of.meta().namespace.as_deref().unwrap_or_default();
+        Api::namespaced(self.client.clone(), namespace)
+    }
+}
+
+fn forced() -> PatchParams {
+    PatchParams::apply(MANAGER).force()
+}
+
+/// With the uid an apply never creates the object anew that it means to change.
+fn identity<K: Resource<DynamicType = ()>>(of: &K) -> Value {
+    json!({
+        "apiVersion": K::api_version(&()), "kind": K::kind(&()),
+        "metadata": {"name": of.meta().name, "namespace": of.meta().namespace, "uid": of.meta().uid}
+    })
+}
+
+/// What is gone needs no change.
+fn gone_is_fine(written: Result<(), WriteError>) -> Result<(), WriteError> {
+    match written {
+        Err(error) if error.is_gone() => Ok(()),
+        other => other,
+    }
+}
