@@ -41,7 +41,7 @@ fn delay(failures: u32, random: u64) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     let whole = FIRST.saturating_mul(1 << doublings).min(LAST);
     let less = whole / 4 * u32::try_from(random % 1024).unwrap_or_default() / 1024;
-    (whole - less).max(FIRST)
+    whole.saturating_sub(less).max(FIRST)
 }
 
 #[cfg(test)]

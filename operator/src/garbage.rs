@@ -22,7 +22,7 @@ pub(crate) async fn scan(caches: &Caches, scopes: &[Option<String>], writer: &Wr
                 "a rendered Secret without a tenant is deleted"
             ),
             Err(error) => {
-                tracing::warn!(secret = name, %error, "a rendered Secret without a tenant stays")
+                tracing::warn!(secret = name, %error, "a rendered Secret without a tenant stays");
             }
         }
     }

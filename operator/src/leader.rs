@@ -96,7 +96,7 @@ impl Election {
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "the Lease cannot be renewed"),
                 Err(_) => {
-                    tracing::warn!("the Lease cannot be renewed: the API server does not answer")
+                    tracing::warn!("the Lease cannot be renewed: the API server does not answer");
                 }
             }
             tokio::time::sleep(RETRY).await;

@@ -21,14 +21,14 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Watch the custom resources and render them.
-    Run(Settings),
+    Run(Box<Settings>),
     /// Print the custom resource definitions, for `kubectl apply -f -`.
     Crd,
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Run(settings) => run(settings),
+        Command::Run(settings) => run(*settings),
         Command::Crd => print_definitions(),
     };
     match done {

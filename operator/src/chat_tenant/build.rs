@@ -20,7 +20,7 @@ use crate::write::FINALIZER;
 const MAX_LABEL: usize = 63;
 
 pub(super) enum Build {
-    /// The pool has it already.
+    /// Nothing: the pool has it, or is to keep what it has.
     Stands,
     Write(Box<Secret>),
 }
@@ -40,8 +40,10 @@ pub(super) fn build(
     });
     let revision = carried
         .filter(|carried| carried.credentials == rendered.credentials)
-        .map(|carried| carried.revision.clone())
-        .unwrap_or_else(|| context.revisions.of(version, &hash, &rendered.credentials));
+        .map_or_else(
+            || context.revisions.of(version, &hash, &rendered.credentials),
+            |carried| carried.revision.clone(),
+        );
     let generated_at = carried
         .and_then(|carried| {
             carried
@@ -109,13 +111,14 @@ fn version(tenant: &ChatTenant, seen: &Dereferenced, hash: &str, now: Timestamp)
     }
 }
 
-/// 1, unless the tenant has had versions that are forgotten.
+/// 1, unless the tenant may have had versions that are forgotten: it was taken
+/// in hand before, and its status is lost with everything else.
 fn first_version(tenant: &ChatTenant, now: Timestamp) -> u64 {
-    let is_known = tenant
+    let is_in_hand = tenant
         .finalizers()
         .iter()
         .any(|finalizer| finalizer == FINALIZER);
-    if is_known {
+    if is_in_hand && tenant.status.is_none() {
         u64::try_from(now.as_micros() / 1_000_000).unwrap_or(1)
     } else {
         1

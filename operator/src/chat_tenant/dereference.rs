@@ -98,11 +98,13 @@ mod tests {
 
     fn tenant(name: &str, created: &str) -> Arc<ChatTenant> {
         let mut object = cases::tenant();
-        object["metadata"] = json!({
-            "name": name, "namespace": "a", "uid": name, "creationTimestamp": created
-        });
         object["spec"]["tenantId"] = json!("5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01");
-        Arc::new(minichat_crds::admit::chat_tenant(&object, None).unwrap())
+        let mut tenant = minichat_crds::admit::chat_tenant(&object, None).unwrap();
+        tenant.metadata = serde_json::from_value(json!({
+            "name": name, "namespace": "a", "uid": name, "creationTimestamp": created
+        }))
+        .unwrap();
+        Arc::new(tenant)
     }
 
     /// K8S, section 2: `tenantId`.

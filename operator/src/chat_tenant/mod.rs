@@ -52,7 +52,7 @@ pub(crate) async fn render(
     if is_new {
         context.writer.set_finalizer(tenant, true).await?;
     }
-    if let Ok((_, Build::Write(secret))) = decide(tenant, &seen, context) {
+    if let (_, Build::Write(secret)) = decide(tenant, &seen, context) {
         apply::apply(&context.writer, &seen, &secret).await?;
         let revision = revision_of(&secret).unwrap_or_default();
         tracing::info!(
@@ -65,24 +65,18 @@ pub(crate) async fn render(
     Ok(Action::await_change())
 }
 
-/// What the tenant asks for and whether it has it, or what is wrong with it.
-fn decide(
-    tenant: &ChatTenant,
-    seen: &Dereferenced,
-    context: &Context,
-) -> Result<(Validated, Build), Validated> {
+/// What is right and wrong with the tenant, and what must be written for it.
+fn decide(tenant: &ChatTenant, seen: &Dereferenced, context: &Context) -> (Validated, Build) {
     let mut validated = validate::validate(tenant, seen, context.settings);
     let Some(rendered) = validated.rendered.take() else {
-        return Err(validated);
+        return (validated, Build::Stands);
     };
     let now = context.clock.now();
-    match build::build(tenant, seen, rendered, context, now) {
-        Ok(build) => Ok((validated, build)),
-        Err(faults) => {
-            validated.accepted = Verdict::no(Type::Accepted, Reason::Invalid, faults.to_string());
-            Err(validated)
-        }
-    }
+    let build = build::build(tenant, seen, rendered, context, now).unwrap_or_else(|faults| {
+        validated.accepted = Verdict::no(Type::Accepted, Reason::Invalid, faults.to_string());
+        Build::Stands
+    });
+    (validated, build)
 }
 
 /// Status, events, and the end of the tenant.
@@ -97,8 +91,8 @@ pub(crate) async fn reconcile(
     }
     let validated = match decide(tenant, &seen, context) {
         // The render loop is about to write; its write brings this loop back.
-        Ok((_, Build::Write(_))) => return Ok(Action::requeue(AGAIN)),
-        Ok((validated, Build::Stands)) | Err(validated) => validated,
+        (_, Build::Write(_)) => return Ok(Action::requeue(AGAIN)),
+        (validated, Build::Stands) => validated,
     };
     update_status::update(tenant, &seen, validated, context).await
 }

@@ -17,10 +17,8 @@ use crate::pool::Acknowledgement;
 
 /// Pods that are as fast as usual are not reported as pending.
 const SOON: Duration = Duration::from_secs(1);
-/// Less than the deadline of a reconcile.
-const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Waits for the pods and writes the status, in between too when they take long.
+/// Asks the pods and writes the status; those that take long are asked again.
 pub(super) async fn update(
     tenant: &ChatTenant,
     seen: &Dereferenced,
@@ -48,20 +46,16 @@ pub(super) async fn update(
         write(tenant, status, context).await?;
         return Ok(Action::await_change());
     };
-    let id = id_of(tenant);
-    let mut standing = context.pool.acknowledged(id, revision, SOON).await;
+    let standing = context
+        .pool
+        .acknowledged(id_of(tenant), revision, SOON)
+        .await;
     let programmed = programmed(&standing, revision);
-    let first = status(tenant, seen, &validated, programmed, &standing, context);
-    write(tenant, first, context).await?;
-    if standing.is_final() && standing.rejected == 0 {
-        return Ok(Action::await_change());
-    }
-    if !standing.is_final() {
-        standing = context.pool.acknowledged(id, revision, PATIENCE).await;
-    }
+    let told = status(tenant, seen, &validated, programmed, &standing, context);
+    write(tenant, told, context).await?;
+    // An edit must not wait for a pod that does not answer.
     Ok(if standing.programmed == standing.ready {
-        // The status that was written above is what the cache does not show yet.
-        Action::requeue(Duration::from_millis(50))
+        Action::await_change()
     } else {
         Action::requeue(AGAIN)
     })
