@@ -2,7 +2,7 @@
 
 use minichat_core::{ChatId, TenantId, Timestamp, UserId};
 
-use crate::page::{Direction, Key, Page, PageRequest};
+use crate::page::{Columns, Key, Page, PageRequest};
 use crate::tx::only_column;
 use crate::value::{Row, params};
 use crate::{StoreError, Tx};
@@ -32,6 +32,11 @@ pub struct NewChat<'a> {
     pub is_temporary: bool,
     pub created_at: Timestamp,
 }
+
+const COLUMNS: Columns = Columns {
+    at: "c.updated_at",
+    id: "c.id",
+};
 
 impl Tx {
     pub fn chat_insert(&mut self, chat: &NewChat<'_>) -> Result<(), StoreError> {
@@ -74,35 +79,18 @@ impl Tx {
         .await
     }
 
-    /// The caller's chats, most recently active first (API-42).
+    /// One page of the caller's chats.
     pub async fn chat_list(
         &mut self,
         tenant: TenantId,
         user: UserId,
-        request: PageRequest,
+        request: &PageRequest,
     ) -> Result<Page<Chat>, StoreError> {
-        let limit = request.fetch_limit();
-        let rows = match request.cursor {
-            None => {
-                let sql = chat_select!("ORDER BY c.updated_at DESC, c.id DESC LIMIT $3");
-                self.query(sql, &params![tenant, user, limit], chat_row)
-                    .await?
-            }
-            Some((Key { at, id }, direction)) => {
-                let sql = match direction {
-                    Direction::Next => chat_select!(
-                        "AND (c.updated_at, c.id) < ($4, $5) \
-                         ORDER BY c.updated_at DESC, c.id DESC LIMIT $3"
-                    ),
-                    Direction::Previous => chat_select!(
-                        "AND (c.updated_at, c.id) > ($4, $5) \
-                         ORDER BY c.updated_at ASC, c.id ASC LIMIT $3"
-                    ),
-                };
-                self.query(sql, &params![tenant, user, limit, at, id], chat_row)
-                    .await?
-            }
-        };
+        let mut params = params![tenant, user].to_vec();
+        let sql = request.complete(chat_select!(""), &mut params, COLUMNS, self.dialect());
+        let rows = self
+            .query_page(&sql, request.filter.is_none(), &params, chat_row)
+            .await?;
         Ok(request.page(rows, |chat| Key {
             at: chat.updated_at,
             id: chat.id.0,

@@ -3,7 +3,7 @@
 use minichat_core::turn::Usage;
 use minichat_core::{AttachmentId, ChatId, MessageId, RequestId, TenantId, Timestamp, UserId};
 
-use crate::page::{Direction, Key, Page, PageRequest};
+use crate::page::{Columns, Key, Page, PageRequest};
 use crate::value::{FromValue, Param, Row, Value, params};
 use crate::{StoreError, Tx};
 
@@ -67,6 +67,11 @@ pub struct NewMessage<'a> {
     pub created_at: Timestamp,
 }
 
+const COLUMNS: Columns = Columns {
+    at: "m.created_at",
+    id: "m.id",
+};
+
 impl Tx {
     pub fn message_insert(&mut self, message: &NewMessage<'_>) -> Result<(), StoreError> {
         let NewMessage {
@@ -110,37 +115,19 @@ impl Tx {
         )
     }
 
-    /// The messages of a chat that the caller owns, oldest first (API-42,
-    /// API-61).
+    /// One page of the messages of a chat that the caller owns (API-61).
     pub async fn message_list(
         &mut self,
         tenant: TenantId,
         user: UserId,
         chat: ChatId,
-        request: PageRequest,
+        request: &PageRequest,
     ) -> Result<Page<Message>, StoreError> {
-        let limit = request.fetch_limit();
-        let rows = match request.cursor {
-            None => {
-                let sql = message_select!("ORDER BY m.created_at ASC, m.id ASC LIMIT $4");
-                self.query(sql, &params![tenant, user, chat, limit], message_row)
-                    .await?
-            }
-            Some((Key { at, id }, direction)) => {
-                let sql = match direction {
-                    Direction::Next => message_select!(
-                        "AND (m.created_at, m.id) > ($5, $6) \
-                         ORDER BY m.created_at ASC, m.id ASC LIMIT $4"
-                    ),
-                    Direction::Previous => message_select!(
-                        "AND (m.created_at, m.id) < ($5, $6) \
-                         ORDER BY m.created_at DESC, m.id DESC LIMIT $4"
-                    ),
-                };
-                let params = params![tenant, user, chat, limit, at, id];
-                self.query(sql, &params, message_row).await?
-            }
-        };
+        let mut params = params![tenant, user, chat].to_vec();
+        let sql = request.complete(message_select!(""), &mut params, COLUMNS, self.dialect());
+        let rows = self
+            .query_page(&sql, request.filter.is_none(), &params, message_row)
+            .await?;
         Ok(request.page(rows, |message| Key {
             at: message.created_at,
             id: message.id.0,
@@ -203,6 +190,13 @@ impl Role {
             Self::System => "system",
         }
     }
+
+    /// The role of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::User, Self::Assistant, Self::System]
+            .into_iter()
+            .find(|role| role.as_str() == name)
+    }
 }
 
 impl FromValue for Role {
@@ -210,9 +204,7 @@ impl FromValue for Role {
 
     fn from_value(value: Value<'_>) -> Option<Self> {
         match value {
-            Value::Text("user") => Some(Self::User),
-            Value::Text("assistant") => Some(Self::Assistant),
-            Value::Text("system") => Some(Self::System),
+            Value::Text(name) => Self::named(name),
             _ => None,
         }
     }

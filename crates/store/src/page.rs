@@ -1,8 +1,14 @@
-//! Keyset paging (API-40..43): a page is found by the key of its boundary row,
+//! Keyset paging (API-40..44): a page is found by the key of its boundary row,
 //! never by an offset.
+
+use std::fmt::Write as _;
 
 use minichat_core::Timestamp;
 use uuid::Uuid;
+
+use crate::filter::{Filter, Writer};
+use crate::tx::Dialect;
+use crate::value::Param;
 
 /// The key of a row in both lists: `updated_at` for chats, `created_at` for
 /// messages, then the id. It is total because ids are unique.
@@ -19,13 +25,32 @@ pub enum Direction {
     Previous,
 }
 
-/// One page of a list: the first one when `cursor` is absent.
+/// Which way a key grows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sort {
+    Ascending,
+    Descending,
+}
+
+/// The order of a list, total because ids are unique (API-42).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// By the list's instant, then by id.
+    At(Sort, Sort),
+    /// By id, after which nothing is left to order.
+    Id(Sort),
+}
+
+/// One page of a list: the first one when `cursor` is absent.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PageRequest {
     /// Rows wanted, at least 1.
     pub limit: u32,
+    pub order: Order,
     /// The boundary row, excluded from the page.
     pub cursor: Option<(Key, Direction)>,
+    /// Which rows belong to the list.
+    pub filter: Option<Filter>,
 }
 
 /// Rows in the order of the list, whichever way the page was reached.
@@ -38,22 +63,106 @@ pub struct Page<T> {
     pub previous: Option<Key>,
 }
 
-impl PageRequest {
-    /// The first page.
-    pub const fn first(limit: u32) -> Self {
-        Self {
-            limit,
-            cursor: None,
+/// The columns of a list that can be ordered by.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns {
+    pub(crate) at: &'static str,
+    pub(crate) id: &'static str,
+}
+
+impl Sort {
+    const fn reversed(self) -> Self {
+        match self {
+            Self::Ascending => Self::Descending,
+            Self::Descending => Self::Ascending,
         }
     }
 
-    /// One row more than the page tells whether another page follows.
-    pub(crate) const fn fetch_limit(self) -> i64 {
-        self.limit as i64 + 1
+    const fn keyword(self) -> &'static str {
+        match self {
+            Self::Ascending => "ASC",
+            Self::Descending => "DESC",
+        }
+    }
+
+    const fn after(self) -> &'static str {
+        match self {
+            Self::Ascending => ">",
+            Self::Descending => "<",
+        }
+    }
+}
+
+impl Order {
+    /// Most recently active first: how chats are listed.
+    pub const NEWEST_FIRST: Self = Self::At(Sort::Descending, Sort::Descending);
+    /// How messages are listed.
+    pub const OLDEST_FIRST: Self = Self::At(Sort::Ascending, Sort::Ascending);
+
+    const fn reversed(self) -> Self {
+        match self {
+            Self::At(at, id) => Self::At(at.reversed(), id.reversed()),
+            Self::Id(id) => Self::Id(id.reversed()),
+        }
+    }
+}
+
+impl PageRequest {
+    /// The first page of the whole list.
+    pub const fn first(limit: u32, order: Order) -> Self {
+        Self {
+            limit,
+            order,
+            cursor: None,
+            filter: None,
+        }
+    }
+
+    /// Completes a query that ends in a condition with the condition, order
+    /// and length of the page. One row more than the page tells whether
+    /// another page follows.
+    pub(crate) fn complete(
+        &self,
+        select: &str,
+        params: &mut Vec<Param<'static>>,
+        columns: Columns,
+        dialect: Dialect,
+    ) -> String {
+        let Columns { at, id } = columns;
+        let mut sql = select.to_owned();
+        let mut writer = Writer {
+            dialect,
+            at,
+            id,
+            sql: &mut sql,
+            params,
+        };
+        if let Some(filter) = &self.filter {
+            writer.sql.push_str("AND ");
+            writer.filter(filter);
+        }
+        let order = match self.cursor {
+            Some((_, Direction::Previous)) => self.order.reversed(),
+            _ => self.order,
+        };
+        if let Some((key, _)) = self.cursor {
+            beyond(&mut writer, order, key);
+        }
+        let _ = match order {
+            Order::At(a, b) => write!(
+                writer.sql,
+                " ORDER BY {at} {}, {id} {} LIMIT ",
+                a.keyword(),
+                b.keyword()
+            ),
+            Order::Id(sort) => write!(writer.sql, " ORDER BY {id} {} LIMIT ", sort.keyword()),
+        };
+        writer.param(Param::Int(i64::from(self.limit) + 1));
+        sql
     }
 
     /// Makes the page out of the rows found, nearest to the boundary first.
-    pub(crate) fn page<T>(self, mut rows: Vec<T>, key: impl Fn(&T) -> Key) -> Page<T> {
+    pub(crate) fn page<T>(&self, mut rows: Vec<T>, key: impl Fn(&T) -> Key) -> Page<T> {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let more = rows.len() > limit;
         rows.truncate(limit);
@@ -71,6 +180,30 @@ impl PageRequest {
             next: rows.last().filter(|_| has_next).map(&key),
             previous: rows.first().filter(|_| has_previous).map(&key),
             items: rows,
+        }
+    }
+}
+
+/// The condition that a row lies beyond `key` in `order`.
+fn beyond(writer: &mut Writer<'_>, order: Order, key: Key) {
+    let (at, id) = (writer.at, writer.id);
+    let mut part = |text: String, value: Param<'_>| {
+        writer.sql.push_str(&text);
+        writer.param(value);
+    };
+    match order {
+        Order::Id(sort) => part(format!(" AND {id} {} ", sort.after()), key.id.into()),
+        // As one comparison of rows it is a range of the index.
+        Order::At(a, b) if a == b => {
+            part(format!(" AND ({at}, {id}) {} (", a.after()), key.at.into());
+            part(", ".to_owned(), key.id.into());
+            writer.sql.push(')');
+        }
+        Order::At(a, b) => {
+            part(format!(" AND ({at} {} ", a.after()), key.at.into());
+            part(format!(" OR ({at} = "), key.at.into());
+            part(format!(" AND {id} {} ", b.after()), key.id.into());
+            writer.sql.push_str("))");
         }
     }
 }

@@ -118,6 +118,24 @@ impl Tx {
         Ok(self.query(sql, params, map).await?.into_iter().next())
     }
 
+    /// A query for reading whose text is made at run time. It is kept prepared
+    /// if `keep`, which is for texts of which there are few.
+    pub(crate) async fn query_page<T>(
+        &mut self,
+        sql: &str,
+        keep: bool,
+        params: &[Param<'_>],
+        map: fn(&Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        match &mut self.backend {
+            Backend::Sqlite(tx) => tx.query_page(sql, keep, params, map),
+            Backend::Postgres(tx) => {
+                let rows = tx.send_page(sql, keep, params).await?;
+                rows.iter().map(|row| map(&Row::postgres(row))).collect()
+            }
+        }
+    }
+
     /// Two queries, one round trip.
     pub(crate) async fn query2<A, B>(
         &mut self,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::body::{self, storable};
 use super::cursor::List;
-use super::list::{ListQuery, PageView};
+use super::list::ListQuery;
 use super::path::{ChatPath, Params};
 use crate::app::App;
 use crate::caller::Caller;
@@ -118,13 +118,17 @@ pub(super) async fn list(
     caller: Caller,
     query: ListQuery,
 ) -> Result<Response, Problem> {
-    let request = query.page_request(List::Chats)?;
+    let request = query.read(List::Chats)?;
     let (tenant, user) = (caller.tenant_id, caller.user_id);
+    let wanted = request.page.clone();
     let page = app
         .store
-        .read(move |tx| Box::pin(async move { tx.chat_list(tenant, user, request).await }))
+        .read(move |tx| {
+            let wanted = wanted.clone();
+            Box::pin(async move { tx.chat_list(tenant, user, &wanted).await })
+        })
         .await?;
-    let view = PageView::new(List::Chats, request, page, ChatView::from);
+    let view = request.view(page, ChatView::from);
     Ok(Json(view).into_response())
 }
 

@@ -1,32 +1,33 @@
-//! Page cursors (API-43): where a page ends, as opaque text. A cursor grants
-//! nothing, because every query names the owner anyway.
+//! Page cursors (API-43, API-44): where a page ends, in which order, and of
+//! which filter, as opaque text. A cursor grants nothing, because every query
+//! names the owner anyway.
 
 use std::ops::RangeInclusive;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use minichat_core::{ErrorCode, Timestamp};
-use minichat_store::{Direction, Key};
+use minichat_store::{Direction, Key, Order, Sort};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::problem::Problem;
 
-/// Changes when the layout or a list's default order changes.
-const VERSION: u8 = 1;
+/// Changes when the layout changes.
+const VERSION: u8 = 2;
 
-/// Version, list, direction, instant, id.
-const LENGTH: usize = 3 + 8 + 16;
+/// Version, list, direction, order, instant, id, filter.
+const LENGTH: usize = 4 + 8 + 16 + DIGEST_LENGTH;
+const DIGEST_LENGTH: usize = 8;
 
 /// 1970 to 9999: what every database can compare with. A forged cursor beyond
 /// it must not surface as a database error.
-const INSTANTS: RangeInclusive<i64> = 0..=253_402_300_799_999_999;
+pub(super) const INSTANTS: RangeInclusive<i64> = 0..=253_402_300_799_999_999;
 
-/// Which list a cursor belongs to; each has one order (API-42).
+/// Which list a cursor belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum List {
-    /// By `updated_at`, then `id`, newest first.
     Chats,
-    /// By `created_at`, then `id`, oldest first.
     Messages,
 }
 
@@ -39,29 +40,74 @@ impl List {
     }
 }
 
-/// Unpadded base64url text for the page that lies in `direction` of the row
-/// with `key`.
-pub(super) fn encode(list: List, key: Key, direction: Direction) -> String {
-    let mut bytes = [0; LENGTH];
-    bytes[0] = VERSION;
-    bytes[1] = list.byte();
-    bytes[2] = match direction {
-        Direction::Next => 0,
-        Direction::Previous => 1,
-    };
-    bytes[3..11].copy_from_slice(&key.at.as_micros().to_be_bytes());
-    bytes[11..].copy_from_slice(key.id.as_bytes());
-    URL_SAFE_NO_PAD.encode(bytes)
+/// What a page continues.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Cursor {
+    pub(super) list: List,
+    pub(super) order: Order,
+    pub(super) filter: FilterDigest,
+    pub(super) key: Key,
+    pub(super) direction: Direction,
 }
 
-/// Reads what [`encode`] wrote for the same list; anything else is 422
-/// `invalid_cursor`.
-pub(super) fn decode(text: &str, list: List) -> Result<(Key, Direction), Problem> {
-    let bytes = bytes(text).ok_or_else(|| invalid("The cursor is not one this service made."))?;
-    if bytes[1] != list.byte() {
-        return Err(invalid("The cursor belongs to another list."));
+/// Recognises a filter that is repeated unchanged; none is all zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FilterDigest([u8; DIGEST_LENGTH]);
+
+impl FilterDigest {
+    pub(super) fn of(filter: Option<&str>) -> Self {
+        let mut digest = [0; DIGEST_LENGTH];
+        if let Some(text) = filter {
+            let whole = Sha256::digest(text);
+            digest.copy_from_slice(&whole[..DIGEST_LENGTH]);
+        }
+        Self(digest)
     }
-    fields(&bytes).ok_or_else(|| invalid("The cursor is not one this service made."))
+}
+
+impl Cursor {
+    /// Unpadded base64url text.
+    pub(super) fn encode(&self) -> String {
+        let mut bytes = [0; LENGTH];
+        bytes[0] = VERSION;
+        bytes[1] = self.list.byte();
+        bytes[2] = match self.direction {
+            Direction::Next => 0,
+            Direction::Previous => 1,
+        };
+        bytes[3] = order_byte(self.order);
+        bytes[4..12].copy_from_slice(&self.key.at.as_micros().to_be_bytes());
+        bytes[12..28].copy_from_slice(self.key.id.as_bytes());
+        bytes[28..].copy_from_slice(&self.filter.0);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// Reads what [`Self::encode`] wrote for the same list; anything else is
+    /// 422 `invalid_cursor`.
+    pub(super) fn decode(text: &str, list: List) -> Result<Self, Problem> {
+        let foreign = || invalid("The cursor is not one this service made.");
+        let bytes = bytes(text).ok_or_else(foreign)?;
+        if bytes[1] != list.byte() {
+            return Err(invalid("The cursor belongs to another list."));
+        }
+        fields(&bytes, list).ok_or_else(foreign)
+    }
+}
+
+const ORDERS: [Order; 6] = [
+    Order::At(Sort::Ascending, Sort::Ascending),
+    Order::At(Sort::Ascending, Sort::Descending),
+    Order::At(Sort::Descending, Sort::Ascending),
+    Order::At(Sort::Descending, Sort::Descending),
+    Order::Id(Sort::Ascending),
+    Order::Id(Sort::Descending),
+];
+
+fn order_byte(order: Order) -> u8 {
+    let position = ORDERS.iter().position(|known| *known == order);
+    position
+        .and_then(|position| u8::try_from(position).ok())
+        .unwrap_or(u8::MAX)
 }
 
 fn bytes(text: &str) -> Option<[u8; LENGTH]> {
@@ -70,18 +116,23 @@ fn bytes(text: &str) -> Option<[u8; LENGTH]> {
     (length == LENGTH && bytes[0] == VERSION).then_some(bytes)
 }
 
-fn fields(bytes: &[u8; LENGTH]) -> Option<(Key, Direction)> {
+fn fields(bytes: &[u8; LENGTH], list: List) -> Option<Cursor> {
     let direction = match bytes[2] {
         0 => Direction::Next,
         1 => Direction::Previous,
         _ => return None,
     };
-    let micros = i64::from_be_bytes(bytes[3..11].try_into().ok()?);
-    let key = Key {
-        at: Timestamp::from_micros(micros),
-        id: Uuid::from_slice(&bytes[11..]).ok()?,
-    };
-    INSTANTS.contains(&micros).then_some((key, direction))
+    let micros = i64::from_be_bytes(bytes[4..12].try_into().ok()?);
+    INSTANTS.contains(&micros).then_some(Cursor {
+        list,
+        order: *ORDERS.get(usize::from(bytes[3]))?,
+        filter: FilterDigest(bytes[28..].try_into().ok()?),
+        key: Key {
+            at: Timestamp::from_micros(micros),
+            id: Uuid::from_slice(&bytes[12..28]).ok()?,
+        },
+        direction,
+    })
 }
 
 fn invalid(detail: &str) -> Problem {
@@ -94,26 +145,49 @@ mod tests {
 
     use super::*;
 
+    fn cursor(list: List, micros: i64, id: u128) -> Cursor {
+        Cursor {
+            list,
+            order: Order::NEWEST_FIRST,
+            filter: FilterDigest::of(None),
+            key: Key {
+                at: Timestamp::from_micros(micros),
+                id: Uuid::from_u128(id),
+            },
+            direction: Direction::Next,
+        }
+    }
+
     proptest! {
         /// API-43
         #[test]
-        fn a_cursor_reads_back_as_written(micros in INSTANTS, id: u128, back: bool, chats: bool) {
+        fn a_cursor_reads_back_as_written(
+            (micros, id) in (INSTANTS, any::<u128>()),
+            back: bool,
+            chats: bool,
+            order in 0..ORDERS.len(),
+            filter in prop::option::of(".*"),
+        ) {
             let list = if chats { List::Chats } else { List::Messages };
-            let direction = if back { Direction::Previous } else { Direction::Next };
-            let key = Key { at: Timestamp::from_micros(micros), id: Uuid::from_u128(id) };
-            let text = encode(list, key, direction);
+            let cursor = Cursor {
+                direction: if back { Direction::Previous } else { Direction::Next },
+                order: ORDERS[order],
+                filter: FilterDigest::of(filter.as_deref()),
+                ..cursor(list, micros, id)
+            };
+            let text = cursor.encode();
             prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)));
-            prop_assert_eq!(decode(&text, list).unwrap(), (key, direction));
+            prop_assert_eq!(Cursor::decode(&text, list).unwrap(), cursor);
         }
 
         /// API-46: whatever the bytes, never a panic, and never a key that a
         /// database cannot hold.
         #[test]
-        fn forged_bytes_are_refused_or_harmless(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        fn forged_bytes_are_refused_or_harmless(bytes in prop::collection::vec(any::<u8>(), 0..50)) {
             let mut forged = bytes;
             forged.iter_mut().zip([VERSION, b'c']).for_each(|(byte, valid)| *byte = valid);
-            match decode(&URL_SAFE_NO_PAD.encode(forged), List::Chats) {
-                Ok((key, _)) => prop_assert!(INSTANTS.contains(&key.at.as_micros())),
+            match Cursor::decode(&URL_SAFE_NO_PAD.encode(forged), List::Chats) {
+                Ok(cursor) => prop_assert!(INSTANTS.contains(&cursor.key.at.as_micros())),
                 Err(problem) => prop_assert_eq!(problem.code, ErrorCode::InvalidCursor),
             }
         }
@@ -122,11 +196,7 @@ mod tests {
     /// API-46
     #[test]
     fn a_cursor_of_another_list_or_of_nobody_is_refused() {
-        let key = Key {
-            at: Timestamp::from_micros(1),
-            id: Uuid::nil(),
-        };
-        let chats = encode(List::Chats, key, Direction::Next);
+        let chats = cursor(List::Chats, 1, 0).encode();
         let longer = format!("{chats}AAAA");
         let padded = format!("{chats}=");
         for (text, list) in [
@@ -137,7 +207,7 @@ mod tests {
             ("", List::Chats),
             ("garbage!", List::Chats),
         ] {
-            let problem = decode(text, list).unwrap_err();
+            let problem = Cursor::decode(text, list).unwrap_err();
             assert_eq!(problem.code, ErrorCode::InvalidCursor, "{text}");
         }
     }

@@ -1,4 +1,4 @@
-//! Paging of lists (API-40 to API-44, API-46).
+//! Lists: paging, filter and order (API-40 to API-47).
 
 use axum::extract::{FromRequestParts, Query};
 use http::request::Parts;
@@ -6,11 +6,15 @@ use minichat_core::ErrorCode;
 use minichat_store::{Direction, Page, PageRequest};
 use serde::Serialize;
 
-use super::cursor::{self, List};
+use super::cursor::{Cursor, FilterDigest, List};
+use super::{filter, order};
 use crate::problem::Problem;
 
 const DEFAULT_LIMIT: u32 = 20;
 const MAX_LIMIT: u32 = 100;
+
+const MAX_SELECT_BYTES: usize = 2048;
+const MAX_SELECT_NAMES: usize = 100;
 
 /// The answer of a list route (API-40).
 #[derive(Serialize, Debug)]
@@ -27,17 +31,30 @@ struct PageInfo {
     prev_cursor: Option<String>,
 }
 
-impl<T> PageView<T> {
-    pub(super) fn new<Row>(
-        list: List,
-        request: PageRequest,
-        page: Page<Row>,
-        item: impl FnMut(Row) -> T,
-    ) -> Self {
-        let cursor = |key, direction| cursor::encode(list, key, direction);
-        Self {
+/// What a list route is asked for.
+pub(super) struct ListRequest {
+    list: List,
+    filter: FilterDigest,
+    pub(super) page: PageRequest,
+}
+
+impl ListRequest {
+    /// The answer that shows `page`, item by item.
+    pub(super) fn view<Row, T>(&self, page: Page<Row>, item: impl FnMut(Row) -> T) -> PageView<T> {
+        let cursor = |key, direction| {
+            let (list, filter, order) = (self.list, self.filter, self.page.order);
+            let cursor = Cursor {
+                list,
+                order,
+                filter,
+                key,
+                direction,
+            };
+            cursor.encode()
+        };
+        PageView {
             page_info: PageInfo {
-                limit: request.limit,
+                limit: self.page.limit,
                 next_cursor: page.next.map(|key| cursor(key, Direction::Next)),
                 prev_cursor: page.previous.map(|key| cursor(key, Direction::Previous)),
             },
@@ -61,27 +78,43 @@ impl<S: Send + Sync> FromRequestParts<S> for ListQuery {
 }
 
 impl ListQuery {
-    /// Which page of `list` is asked for.
-    pub(super) fn page_request(&self, list: List) -> Result<PageRequest, Problem> {
-        if self.one("$filter")?.is_some() {
-            return Err(Problem::new(
-                ErrorCode::InvalidFilter,
-                "This list cannot be filtered. Leave $filter out.",
-            ));
+    /// What is asked of `list`.
+    pub(super) fn read(&self, list: List) -> Result<ListRequest, Problem> {
+        if let Some(names) = self.one("$select")? {
+            check_select(names)?;
         }
+        let text = self.one("$filter")?;
+        let filter = text.map(|text| filter::parse(text, list)).transpose()?;
+        let digest = FilterDigest::of(text);
         let limit = self.one("limit")?.map_or(Ok(DEFAULT_LIMIT), limit)?;
-        let cursor = match (self.one("cursor")?, self.one("$orderby")?) {
+        let (order, cursor) = match (self.one("cursor")?, self.one("$orderby")?) {
             (Some(_), Some(_)) => Err(Problem::new(
                 ErrorCode::InvalidCursor,
                 "A cursor brings its order along. Leave $orderby out.",
             )),
-            (None, Some(_)) => Err(Problem::new(
-                ErrorCode::InvalidOrderby,
-                "The order of this list is fixed. Leave $orderby out.",
-            )),
-            (text, None) => text.map(|text| cursor::decode(text, list)).transpose(),
+            (None, None) => Ok((order::default(list), None)),
+            (None, Some(text)) => Ok((order::parse(text, list)?, None)),
+            (Some(text), None) => {
+                let cursor = Cursor::decode(text, list)?;
+                Ok((cursor.order, Some(cursor)))
+            }
         }?;
-        Ok(PageRequest { limit, cursor })
+        if cursor.is_some_and(|cursor| cursor.filter != digest) {
+            return Err(Problem::new(
+                ErrorCode::InvalidFilter,
+                "$filter must be the same on every page: repeat the one of the first page.",
+            ));
+        }
+        Ok(ListRequest {
+            list,
+            filter: digest,
+            page: PageRequest {
+                limit,
+                order,
+                cursor: cursor.map(|cursor| (cursor.key, cursor.direction)),
+                filter,
+            },
+        })
     }
 
     /// The value of a parameter that may be given once.
@@ -92,6 +125,31 @@ impl ListQuery {
             (value, _) => Ok(value.map(|(_, value)| value.as_str())),
         }
     }
+}
+
+/// API-47: names are counted and compared, and have no effect.
+fn check_select(text: &str) -> Result<(), Problem> {
+    let refused = |reason: &str| Err(Problem::invalid_field("$select", reason));
+    if text.len() > MAX_SELECT_BYTES {
+        return refused("is longer than 2048 bytes");
+    }
+    let mut names: Vec<String> = text
+        .split(',')
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect();
+    if names.iter().any(String::is_empty) {
+        return refused("must be names, separated by commas");
+    }
+    if names.len() > MAX_SELECT_NAMES {
+        return refused("has more than 100 names");
+    }
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    if names.len() < count {
+        return refused("has a name twice");
+    }
+    Ok(())
 }
 
 /// API-41: any number of digits is a number, and above 100 it is 100.
@@ -112,71 +170,5 @@ fn limit(text: &str) -> Result<u32, Problem> {
 }
 
 #[cfg(test)]
-mod tests {
-    use minichat_core::Timestamp;
-    use minichat_store::Key;
-    use uuid::Uuid;
-
-    use super::*;
-
-    fn request(query: &str) -> Result<PageRequest, Problem> {
-        let uri = format!("/chats?{query}").parse().unwrap();
-        let Query(parameters) = Query::try_from_uri(&uri).unwrap();
-        ListQuery(parameters).page_request(List::Chats)
-    }
-
-    /// API-41
-    #[test]
-    fn the_limit_is_defaulted_clamped_or_refused() {
-        for (query, limit) in [
-            ("", 20),
-            ("limit=1", 1),
-            ("limit=007", 7),
-            ("limit=100", 100),
-            ("limit=101", 100),
-            ("limit=99999999999999999999999", 100),
-            ("unknown=1", 20),
-        ] {
-            assert_eq!(request(query).unwrap().limit, limit, "{query}");
-        }
-        for (query, code) in [
-            ("limit=0", ErrorCode::InvalidLimit),
-            ("limit=x", ErrorCode::InvalidRequest),
-            ("limit=-1", ErrorCode::InvalidRequest),
-            ("limit=%2B1", ErrorCode::InvalidRequest),
-            ("limit=1.0", ErrorCode::InvalidRequest),
-            ("limit=", ErrorCode::InvalidRequest),
-            ("limit=1&limit=2", ErrorCode::InvalidRequest),
-        ] {
-            assert_eq!(request(query).unwrap_err().code, code, "{query}");
-        }
-    }
-
-    /// API-44, API-46
-    #[test]
-    fn order_and_filter_are_refused_with_their_own_codes() {
-        let key = Key {
-            at: Timestamp::from_micros(1),
-            id: Uuid::nil(),
-        };
-        let cursor = cursor::encode(List::Chats, key, Direction::Next);
-        assert_eq!(
-            request(&format!("cursor={cursor}")).unwrap().cursor,
-            Some((key, Direction::Next))
-        );
-        for (query, code) in [
-            ("$filter=title eq 'a'".to_owned(), ErrorCode::InvalidFilter),
-            ("%24filter=x".to_owned(), ErrorCode::InvalidFilter),
-            ("$orderby=id".to_owned(), ErrorCode::InvalidOrderby),
-            (
-                format!("cursor={cursor}&$orderby=id"),
-                ErrorCode::InvalidCursor,
-            ),
-            ("cursor=garbage".to_owned(), ErrorCode::InvalidCursor),
-            ("cursor=".to_owned(), ErrorCode::InvalidCursor),
-        ] {
-            let query = query.replace(' ', "+");
-            assert_eq!(request(&query).unwrap_err().code, code, "{query}");
-        }
-    }
-}
+#[path = "list_tests.rs"]
+mod tests;

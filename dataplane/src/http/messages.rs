@@ -10,7 +10,7 @@ use minichat_store::{AttachmentSummary, Message, Page, PageRequest};
 use serde::Serialize;
 
 use super::cursor::List;
-use super::list::{ListQuery, PageView};
+use super::list::ListQuery;
 use super::path::{ChatPath, Params};
 use crate::app::App;
 use crate::caller::Caller;
@@ -101,9 +101,9 @@ pub(super) async fn list(
     Params(path): Params<ChatPath>,
     query: ListQuery,
 ) -> Result<Response, Problem> {
-    let request = query.page_request(List::Messages)?;
-    let page = read_page(&app, &caller, path.id, request).await?;
-    let view = PageView::new(List::Messages, request, page, MessageView::from);
+    let request = query.read(List::Messages)?;
+    let page = read_page(&app, &caller, path.id, request.page.clone()).await?;
+    let view = request.view(page, MessageView::from);
     Ok(Json(view).into_response())
 }
 
@@ -117,8 +117,9 @@ async fn read_page(
     let (tenant, user) = (caller.tenant_id, caller.user_id);
     app.store
         .read(move |tx| {
+            let request = request.clone();
             Box::pin(async move {
-                let page = tx.message_list(tenant, user, chat, request).await?;
+                let page = tx.message_list(tenant, user, chat, &request).await?;
                 if page.items.is_empty() && tx.chat_get(tenant, user, chat).await?.is_none() {
                     return Err(Problem::chat_not_found());
                 }

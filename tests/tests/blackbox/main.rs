@@ -13,6 +13,8 @@ mod disconnects;
 #[cfg(test)]
 mod first_turn;
 #[cfg(test)]
+mod lists;
+#[cfg(test)]
 mod manifests;
 #[cfg(test)]
 mod metrics;

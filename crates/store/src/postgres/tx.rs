@@ -87,6 +87,23 @@ impl PostgresTx {
         Ok(std::array::from_fn(|_| rows.next().unwrap_or_default()))
     }
 
+    /// Sends a query of a snapshot, kept prepared if `keep`; otherwise the
+    /// server forgets it.
+    pub(crate) async fn send_page(
+        &mut self,
+        sql: &str,
+        keep: bool,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        let connection = self.connection.as_ref().ok_or(StoreError::Closed)?;
+        let statement = if keep {
+            connection.prepare_cached(sql).await?
+        } else {
+            connection.prepare(sql).await?
+        };
+        Ok(run(connection, &statement, params).await?)
+    }
+
     /// Sends what was posted together with `COMMIT`.
     pub(crate) async fn commit(&mut self) -> Result<(), StoreError> {
         self.flush_excess().await?;

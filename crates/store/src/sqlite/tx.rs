@@ -36,6 +36,31 @@ impl SqliteTx {
             FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC,
             |arguments| Ok(arguments.get::<i64>(0)?.max(arguments.get(1)?)),
         )?;
+        connection.create_scalar_function(
+            "strpos",
+            2,
+            FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC,
+            |arguments| {
+                let text: Option<String> = arguments.get(0)?;
+                let part: Option<String> = arguments.get(1)?;
+                let position = text.zip(part).map(|(text, part)| {
+                    text.find(&part)
+                        .map_or(0, |byte| text[..byte].chars().count() + 1)
+                });
+                Ok(position.map(|position| i64::try_from(position).unwrap_or(i64::MAX)))
+            },
+        )?;
+        // `lower` of SQLite knows ASCII only.
+        connection.create_scalar_function(
+            "unicode_lower",
+            1,
+            FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC,
+            |arguments| {
+                Ok(arguments
+                    .get::<Option<String>>(0)?
+                    .map(|s| s.to_lowercase()))
+            },
+        )?;
         Ok(Self {
             connection,
             clock,
@@ -68,14 +93,36 @@ impl SqliteTx {
 
     pub(crate) fn query<T>(&self, query: &Query<'_, T>) -> Result<Vec<T>, StoreError> {
         let mut statement = self.connection.prepare_cached(query.sql)?;
-        bind(&mut statement, query.params)?;
-        let mut rows = statement.raw_query();
-        let mut mapped = Vec::new();
-        while let Some(row) = rows.next()? {
-            mapped.push((query.map)(&Row::sqlite(row))?);
-        }
-        Ok(mapped)
+        rows(&mut statement, query.params, query.map)
     }
+
+    pub(crate) fn query_page<T>(
+        &self,
+        sql: &str,
+        keep: bool,
+        params: &[Param<'_>],
+        map: fn(&Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        if keep {
+            rows(&mut *self.connection.prepare_cached(sql)?, params, map)
+        } else {
+            rows(&mut self.connection.prepare(sql)?, params, map)
+        }
+    }
+}
+
+fn rows<T>(
+    statement: &mut Statement<'_>,
+    params: &[Param<'_>],
+    map: fn(&Row<'_>) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    bind(statement, params)?;
+    let mut rows = statement.raw_query();
+    let mut mapped = Vec::new();
+    while let Some(row) = rows.next()? {
+        mapped.push(map(&Row::sqlite(row))?);
+    }
+    Ok(mapped)
 }
 
 /// Binds `$n` to the n-th value. `SQLite` takes `$n` for a name and numbers the

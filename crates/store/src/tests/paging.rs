@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::Db;
 use super::fixture::NOON;
 use crate::value::params;
-use crate::{Direction, Key, Page, PageRequest, StoreError};
+use crate::{Direction, Key, Order, Page, PageRequest, StoreError};
 
 /// Offsets in microseconds from a range so small that many are equal.
 fn lists() -> impl Strategy<Value = (Vec<i64>, u32)> {
@@ -57,8 +57,9 @@ async fn chats_walk_both_ways(db: &Db, offsets: Vec<i64>, limit: u32) {
     let chats = walk(|cursor| {
         db.store.read(move |tx| {
             Box::pin(async move {
-                tx.chat_list(tenant, user, PageRequest { limit, cursor })
-                    .await
+                let mut request = PageRequest::first(limit, Order::NEWEST_FIRST);
+                request.cursor = cursor;
+                tx.chat_list(tenant, user, &request).await
             })
         })
     });
@@ -85,8 +86,9 @@ async fn messages_walk_both_ways(db: &Db, offsets: Vec<i64>, limit: u32) {
     let messages = walk(|cursor| {
         db.store.read(move |tx| {
             Box::pin(async move {
-                let request = PageRequest { limit, cursor };
-                tx.message_list(tenant, user, chat, request).await
+                let mut request = PageRequest::first(limit, Order::OLDEST_FIRST);
+                request.cursor = cursor;
+                tx.message_list(tenant, user, chat, &request).await
             })
         })
     });
@@ -149,8 +151,8 @@ async fn lists_show_turn_messages_and_reactions(db: Db) {
     let (tenant, user, chat) = (db.tenant, db.user, db.chat);
     let both = db.store.read(move |tx| {
         Box::pin(async move {
-            let request = PageRequest::first(20);
-            let listed = tx.message_list(tenant, user, chat, request).await?;
+            let request = PageRequest::first(20, Order::OLDEST_FIRST);
+            let listed = tx.message_list(tenant, user, chat, &request).await?;
             Ok::<_, StoreError>((listed, tx.chat_get(tenant, user, chat).await?))
         })
     });
@@ -169,7 +171,8 @@ async fn lists_show_turn_messages_and_reactions(db: Db) {
     assert_eq!(chat_row.unwrap().message_count, 2);
     let foreign = db.store.read(move |tx| {
         Box::pin(async move {
-            tx.message_list(tenant, UserId::random(), chat, PageRequest::first(20))
+            let request = PageRequest::first(20, Order::OLDEST_FIRST);
+            tx.message_list(tenant, UserId::random(), chat, &request)
                 .await
         })
     });

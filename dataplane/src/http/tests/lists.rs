@@ -143,7 +143,7 @@ async fn a_bad_query_is_told_by_its_code_on_both_lists() {
             ("limit=0", 422, "invalid_limit"),
             ("limit=x", 400, "invalid_request"),
             ("cursor=garbage", 422, "invalid_cursor"),
-            ("$orderby=id", 422, "invalid_orderby"),
+            ("$orderby=role", 422, "invalid_orderby"),
             ("$filter=id%20eq%20null", 422, "invalid_filter"),
             (
                 &format!("cursor={cursor}&$orderby=id"),
