@@ -2,12 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use http::{HeaderName, HeaderValue, Uri};
-use minichat_config::{ProcessConfig, process};
+use minichat_config::process::{self, JobConfig, ProcessConfig};
 use minichat_dataplane::ask::{self, Question};
-use minichat_telemetry::{LogFormat, LogSettings, StartError, Terminations, TraceSettings, Tracer};
+use minichat_dataplane::jobs;
+use minichat_telemetry::{
+    LogFormat, LogSettings, Signal, StartError, Terminations, TraceSettings, Tracer,
+};
 
 #[derive(Parser)]
 #[command(name = "minichat-dataplane", version, about = "Serves chat tenants.")]
@@ -42,11 +46,33 @@ enum Command {
         #[arg(default_value = "Hello")]
         message: String,
     },
+    /// End turns that a dead process left running, and print a line of JSON
+    /// about it. Needs the database and nothing else. Exit code 1: something
+    /// is left; the log says what.
+    Watchdog {
+        /// Process configuration (YAML), of which `database`,
+        /// `orphan_watchdog` and `logging` are read.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Look once; the default.
+        #[arg(long, conflicts_with = "interval")]
+        once: bool,
+        /// Look every so many seconds, until SIGTERM.
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+        interval: Option<u64>,
+    },
+    /// Bring the schema of the database up to date.
+    Migrate {
+        /// Process configuration (YAML), of which `database` and `logging` are
+        /// read.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Serve { config, manifests } => serve(config.as_deref(), manifests),
+        Command::Serve { config, manifests } => serve(config.as_deref(), manifests).map(|()| true),
         Command::Ask {
             url,
             headers,
@@ -55,10 +81,18 @@ fn main() -> ExitCode {
             url,
             headers: headers.into_iter().collect(),
             message,
-        }),
+        })
+        .map(|()| true),
+        Command::Watchdog {
+            config,
+            once: _,
+            interval,
+        } => watchdog(config.as_deref(), interval.map(Duration::from_secs)),
+        Command::Migrate { config } => migrate(config.as_deref()),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("minichat-dataplane: {error:#}");
             ExitCode::FAILURE
@@ -68,10 +102,7 @@ fn main() -> ExitCode {
 
 fn serve(config: Option<&Path>, manifests: PathBuf) -> anyhow::Result<()> {
     let config = ProcessConfig::load(config, std::env::vars())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let tracer = telemetry(&config)?;
         std::panic::set_hook(Box::new(report_panic));
         let mut signals = Terminations::listen()?;
@@ -90,14 +121,54 @@ fn ask_once(question: &Question) -> anyhow::Result<()> {
     runtime.block_on(ask::ask(question, &mut std::io::stdout()))
 }
 
-fn telemetry(config: &ProcessConfig) -> Result<Tracer, StartError> {
-    let logs = LogSettings {
-        level: &config.logging.level,
-        format: match config.logging.format {
+fn watchdog(config: Option<&Path>, interval: Option<Duration>) -> anyhow::Result<bool> {
+    let config = JobConfig::load(config, std::env::vars())?;
+    runtime()?.block_on(async {
+        job_telemetry("watchdog", &config.logging)?;
+        let mut signals = Terminations::listen()?;
+        let stop = Signal::new();
+        let stopping = stop.clone();
+        let listening = tokio::spawn(async move {
+            signals.next().await;
+            stopping.fire();
+        });
+        let done = jobs::process::watchdog(&config, interval, &stop).await;
+        listening.abort();
+        done
+    })
+}
+
+fn migrate(config: Option<&Path>) -> anyhow::Result<bool> {
+    let config = JobConfig::load(config, std::env::vars())?;
+    runtime()?.block_on(async {
+        job_telemetry("migrate", &config.logging)?;
+        jobs::process::migrate(&config).await.map(|()| true)
+    })
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+}
+
+fn job_telemetry(job: &'static str, logging: &process::Logging) -> Result<Tracer, StartError> {
+    std::panic::set_hook(Box::new(report_panic));
+    minichat_telemetry::start(job, log_settings(logging), None)
+}
+
+fn log_settings(logging: &process::Logging) -> LogSettings<'_> {
+    LogSettings {
+        level: &logging.level,
+        format: match logging.format {
             process::LogFormat::Json => LogFormat::Json,
             process::LogFormat::Text => LogFormat::Text,
         },
-    };
+    }
+}
+
+fn telemetry(config: &ProcessConfig) -> Result<Tracer, StartError> {
+    let logs = log_settings(&config.logging);
     let endpoint = config.tracing.otlp_endpoint.as_deref();
     let traces = endpoint
         .filter(|_| config.tracing.enabled)

@@ -27,8 +27,16 @@ use crate::http;
 use crate::jobs::{Watchdog, WatchdogHost};
 use crate::turn;
 
-/// What finalization may take once streams are cut (K8S-50).
+/// How long before the deadline the open streams are cut (K8S-50).
 const CUT: Duration = Duration::from_secs(5);
+
+/// How long their finalization is waited for. The grace period of a pod is
+/// longer than the whole drain by 15 s, so that a database that does not answer
+/// at once costs no turn.
+const FINALIZATION: Duration = Duration::from_secs(14);
+
+/// How long a client may take to read the end of its answer.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// A data plane that serves.
 pub struct Running {
@@ -217,20 +225,22 @@ impl Running {
     }
 
     /// Ends the process's work in the order of K8S-50: not ready, but serving
-    /// for `drain.min`; then no new connections, and open streams go on until
-    /// shortly before `drain.max`; then they are cut and finalized. Another
-    /// signal skips to the cut.
+    /// for `drain.min`; then no new connections and no new turns, and open
+    /// streams go on until shortly before `drain.max`; then they are cut and
+    /// finalized. Another signal skips to the cut, even before `drain.min`:
+    /// whoever asks twice wants an end.
     pub async fn drain(self, mut signals: Terminations) {
         let drain = self.app.config.drain;
         tracing::info!("draining");
-        self.application.lifecycle.draining.fire();
-        let cut = tokio::select! {
+        let lifecycle = &self.application.lifecycle;
+        lifecycle.draining.fire();
+        let asked_again = tokio::select! {
             () = tokio::time::sleep(drain.min) => false,
             () = signals.next() => true,
         };
         self.app.refusing.fire();
-        self.application.lifecycle.stopping.fire();
-        if !cut {
+        lifecycle.refusing.fire();
+        if !asked_again {
             tokio::select! {
                 () = self.app.turns.idle() => {}
                 () = tokio::time::sleep(drain.max.saturating_sub(CUT)) => {}
@@ -256,15 +266,18 @@ impl Running {
         app.refusing.fire();
         application.lifecycle.stopping.fire();
         app.abort.fire();
-        let finalized = tokio::time::timeout(CUT, async {
-            app.turns.idle().await;
-            // Its failure is logged by the listener.
-            let _ = (&mut application.task).await;
-        });
-        if finalized.await.is_err() {
-            tracing::warn!("some connections did not end in time");
+        finalized(&app.turns, FINALIZATION).await;
+        // A failure of the task is logged by the listener.
+        if tokio::time::timeout(GOODBYE, &mut application.task)
+            .await
+            .is_err()
+        {
+            tracing::warn!("some clients did not take the end of their answers in time");
+            application.task.abort();
         }
-        application.task.abort();
+        // A request that was being admitted at the cut has opened its turn
+        // since then.
+        finalized(&app.turns, GOODBYE).await;
         if let Some(stops) = stops {
             stops.abort();
         }
@@ -275,5 +288,12 @@ impl Running {
         admin.task.abort();
         drop(source);
         tracing::info!("stopped");
+    }
+}
+
+/// Waits until no turn is open (TURN-51).
+async fn finalized(turns: &OpenTurns, patience: Duration) {
+    if tokio::time::timeout(patience, turns.idle()).await.is_err() {
+        tracing::error!("some turns could not be finalized in time; the watchdog will end them");
     }
 }

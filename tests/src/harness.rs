@@ -264,6 +264,16 @@ fn write_manifest(directory: &std::path::Path, name: &str, text: &str) -> anyhow
 }
 
 fn process_config(database_url: &str, settings: &str) -> anyhow::Result<ProcessConfig> {
+    ProcessConfig::load(None, variables(database_url, settings))
+        .map_err(|faults| anyhow::anyhow!("{faults}"))
+}
+
+/// The process configuration of tests as environment variables; those of
+/// `settings`, one to a line, win.
+pub(crate) fn variables(
+    database_url: &str,
+    settings: &str,
+) -> impl Iterator<Item = (String, String)> {
     let settings_of_tests = [
         ("MINICHAT_SERVER_BIND_ADDR", "127.0.0.1:0"),
         ("MINICHAT_METRICS_BIND_ADDR", "127.0.0.1:0"),
@@ -277,11 +287,12 @@ fn process_config(database_url: &str, settings: &str) -> anyhow::Result<ProcessC
         ("MINICHAT_DRAIN_MAX_SECS", "1"),
     ];
     let given = settings.lines().filter_map(|line| line.split_once('='));
-    let env = settings_of_tests
+    let env: Vec<_> = settings_of_tests
         .into_iter()
         .chain(given)
-        .map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()));
-    ProcessConfig::load(None, env).map_err(|faults| anyhow::anyhow!("{faults}"))
+        .map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
+        .collect();
+    env.into_iter()
 }
 
 /// Runs `claim` on a fresh database of `kind`.

@@ -2,6 +2,7 @@
 //! sockets, a real database and a scripted provider. A suite claims what a rule
 //! of the specification says and names the rule.
 
+pub mod child;
 pub mod client;
 pub mod database;
 pub mod exposition;

@@ -32,15 +32,17 @@ const HEAD_TIMEOUT: Duration = Duration::from_mins(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves HTTP/1.1 until `lifecycle.stopping` fires and every connection has
-/// finished its answer. Bodies are passed on as they come, in both directions.
+/// finished its answer; accepts until `lifecycle.refusing` fires. Bodies are passed on as they come, in both directions.
 ///
 /// Dropping the future cuts the connections that are still open.
 pub async fn serve(listener: TcpListener, app: Router, lifecycle: Lifecycle) {
     let mut connections = JoinSet::new();
+    let mut refusing = pin!(lifecycle.refusing.fired());
     let mut stopping = pin!(lifecycle.stopping.fired());
     loop {
         tokio::select! {
             biased;
+            () = &mut refusing => break,
             () = &mut stopping => break,
             Some(ended) = connections.join_next() => report_panic(ended),
             accepted = listener.accept() => match accepted {

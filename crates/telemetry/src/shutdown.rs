@@ -34,13 +34,16 @@ impl Signal {
     }
 }
 
-/// The end of a process in two steps (D29, K8S-50).
+/// The end of a process in three steps (D29, K8S-50).
 #[derive(Clone, Debug, Default)]
 pub struct Lifecycle {
     /// Not ready any more; requests are still served, and each answer asks the
     /// client to close its connection.
     pub draining: Signal,
-    /// No more connections; what is being answered is answered to its end.
+    /// No more connections. Those that are open may still ask, and whoever
+    /// answers can refuse: closing them would race with a request on its way.
+    pub refusing: Signal,
+    /// What is being answered is answered to its end; nothing else is.
     pub stopping: Signal,
 }
 

@@ -3,6 +3,7 @@
 //! timer inside the process that owns a `SQLite` file (D16).
 
 mod host;
+pub mod process;
 mod stored_price;
 pub mod watchdog;
 

@@ -11,6 +11,8 @@ mod concurrency;
 #[cfg(test)]
 mod disconnects;
 #[cfg(test)]
+mod finalization;
+#[cfg(test)]
 mod first_turn;
 #[cfg(test)]
 mod lists;
@@ -22,6 +24,8 @@ mod metrics;
 mod mutations;
 #[cfg(test)]
 mod orphans;
+#[cfg(test)]
+mod process_end;
 #[cfg(test)]
 mod provider_failures;
 #[cfg(test)]

@@ -1,0 +1,153 @@
+//! The data plane as a process of its own, to be ended as users, clusters and
+//! kernels end it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::client::Api;
+use crate::exposition::Scrape;
+use crate::harness::{Env, variables};
+
+/// How long a process may take to serve, or to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A serving process. It is killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    /// A caller without identity on the application listener.
+    pub api: Api,
+    /// A caller on the admin listener.
+    pub admin: Api,
+    pub app_addr: SocketAddr,
+    child: Child,
+    /// Kept open, so that the process can log.
+    logs: Lines<BufReader<ChildStdout>>,
+}
+
+impl Process {
+    /// Starts `binary` on the database and the manifests of `env` and waits
+    /// until it serves; `settings` are variables, one to a line.
+    pub async fn serve(binary: &str, env: &Env, settings: &str) -> anyhow::Result<Self> {
+        let mut child = command(binary)
+            .arg("serve")
+            .arg("--manifests")
+            .arg(env.manifests())
+            .envs(variables(&env.database.url(), settings))
+            .env("MINICHAT_LOGGING_LEVEL", "info")
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().context("no stdout")?;
+        let mut logs = BufReader::new(stdout).lines();
+        let (app_addr, admin_addr) = tokio::time::timeout(PATIENCE, addresses(&mut logs))
+            .await
+            .context("the process does not serve")??;
+        Ok(Self {
+            api: Api::new(app_addr),
+            admin: Api::new(admin_addr),
+            app_addr,
+            child,
+            logs,
+        })
+    }
+
+    pub async fn scrape(&self) -> anyhow::Result<Scrape> {
+        let answer = self.admin.get_absolute("/metrics").await?;
+        ensure!(answer.status == 200, "{answer:?}");
+        Scrape::parse(std::str::from_utf8(&answer.body)?)
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        let id = self.child.id().context("the process has ended")?;
+        let id = rustix::process::Pid::from_raw(i32::try_from(id)?).context("no process id")?;
+        Ok(rustix::process::kill_process(
+            id,
+            rustix::process::Signal::TERM,
+        )?)
+    }
+
+    /// SIGKILL; returns when the process is gone.
+    pub async fn kill(mut self) -> anyhow::Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    /// Waits for the end, reading what is logged.
+    pub async fn ended(mut self) -> anyhow::Result<ExitStatus> {
+        let reading = async {
+            while let Ok(Some(_)) = self.logs.next_line().await {}
+            self.child.wait().await
+        };
+        let status = tokio::time::timeout(PATIENCE, reading).await;
+        Ok(status.context("the process does not end")??)
+    }
+}
+
+/// What a job printed, and how it ended.
+#[derive(Debug)]
+pub struct JobRun {
+    pub status: ExitStatus,
+    /// The lines that are reports, not logs.
+    pub reports: Vec<Value>,
+    pub stderr: String,
+}
+
+/// Starts a job of `binary` on `database_url`, which is all it is told.
+pub fn job(binary: &str, arguments: &[&str], database_url: &str) -> anyhow::Result<Child> {
+    Ok(command(binary)
+        .args(arguments)
+        .env("MINICHAT_DATABASE_URL", database_url)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?)
+}
+
+/// Waits for a job.
+pub async fn job_run(job: Child) -> anyhow::Result<JobRun> {
+    let output = tokio::time::timeout(PATIENCE, job.wait_with_output())
+        .await
+        .context("the job does not end")??;
+    let stdout = String::from_utf8(output.stdout)?;
+    let lines = stdout.lines().map(serde_json::from_str::<Value>);
+    let lines: Vec<Value> = lines.collect::<Result<_, _>>().context(stdout.clone())?;
+    let is_report = |line: &Value| line.get("job").is_some();
+    Ok(JobRun {
+        status: output.status,
+        reports: lines.into_iter().filter(is_report).collect(),
+        stderr: String::from_utf8(output.stderr)?,
+    })
+}
+
+fn command(binary: &str) -> Command {
+    let mut command = Command::new(Path::new(binary));
+    command.env_clear().kill_on_drop(true);
+    command
+}
+
+/// Application and admin address, from the line that says so.
+async fn addresses(
+    logs: &mut Lines<BufReader<ChildStdout>>,
+) -> anyhow::Result<(SocketAddr, SocketAddr)> {
+    while let Some(line) = logs.next_line().await? {
+        let line: Value = serde_json::from_str(&line)?;
+        let address = |name: &str| find(&line, name)?.as_str()?.parse().ok();
+        if let (Some(app), Some(admin)) = (address("app_addr"), address("admin_addr")) {
+            return Ok((app, admin));
+        }
+    }
+    anyhow::bail!("the process ended before it served")
+}
+
+/// A field of a log line, however deep.
+fn find<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
+    let fields = line.as_object()?;
+    fields
+        .get(name)
+        .or_else(|| fields.values().find_map(|value| find(value, name)))
+}
