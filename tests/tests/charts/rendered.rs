@@ -227,3 +227,44 @@ fn the_definitions_stay_when_their_chart_goes() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// K8S-14, K8S-16, K8S-20
+#[test]
+fn the_operator_is_told_what_the_pool_is_told() -> anyhow::Result<()> {
+    let rendered = render(&[
+        "operator.replicaCount=2",
+        "operator.namespaces={red,blue}",
+        "pool.name=fast",
+        "pool.config.provider_http.allow_http=true",
+        "database.existingSecret=database",
+    ])?;
+    let env = |name: &str, variable: &str| -> anyhow::Result<Value> {
+        let pod = &rendered.get("Deployment", name)?["spec"]["template"]["spec"];
+        let variables = pod["containers"][0]["env"].as_array();
+        let found = variables
+            .into_iter()
+            .flatten()
+            .find(|entry| entry["name"] == variable);
+        Ok(found.map_or(Value::Null, |entry| entry["value"].clone()))
+    };
+    assert_eq!(env(OPERATOR, "MINICHAT_OPERATOR_POOL")?, "fast");
+    assert_eq!(env(POOL, "MINICHAT_SOURCE_POOL")?, "fast");
+    assert_eq!(env(OPERATOR, "MINICHAT_OPERATOR_NAMESPACE")?, NAMESPACE);
+    assert_eq!(
+        env(OPERATOR, "MINICHAT_OPERATOR_WATCH_NAMESPACES")?,
+        "red,blue"
+    );
+    assert_eq!(env(OPERATOR, "MINICHAT_OPERATOR_ALLOW_HTTP")?, "true");
+    assert_eq!(env(OPERATOR, "MINICHAT_OPERATOR_LEADER_ELECTION")?, "true");
+    let selector = env(OPERATOR, "MINICHAT_OPERATOR_POD_SELECTOR")?;
+    let pool = rendered.get("Deployment", POOL)?;
+    let labels = pool["spec"]["selector"]["matchLabels"].as_object();
+    for (label, value) in labels.into_iter().flatten() {
+        let pair = format!("{label}={}", value.as_str().unwrap_or_default());
+        assert!(
+            selector.as_str().unwrap_or_default().contains(&pair),
+            "{pair}"
+        );
+    }
+    Ok(())
+}

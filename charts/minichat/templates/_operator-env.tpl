@@ -1,0 +1,22 @@
+{{/* What the operator shares with the pool stands in one place, so that they cannot disagree. */}}
+{{- define "minichat.operatorEnv" -}}
+{{- $pool := .Values.pool -}}
+- name: MINICHAT_OPERATOR_NAMESPACE
+  value: {{ .Release.Namespace }}
+- name: MINICHAT_OPERATOR_POOL
+  value: {{ $pool.name | quote }}
+- name: MINICHAT_OPERATOR_POD_SELECTOR
+  value: {{ printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s,app.kubernetes.io/component=pool" (include "minichat.name" .) .Release.Name }}
+- name: MINICHAT_OPERATOR_WATCH_NAMESPACES
+  value: {{ join "," .Values.operator.namespaces | quote }}
+- name: MINICHAT_OPERATOR_ALLOW_HTTP
+  value: {{ dig "provider_http" "allow_http" false $pool.config | quote }}
+- name: MINICHAT_OPERATOR_METRICS_PREFIX
+  value: {{ dig "metrics" "prefix" "mini_chat" $pool.config | quote }}
+- name: MINICHAT_OPERATOR_LEADER_ELECTION
+  value: {{ gt (int .Values.operator.replicaCount) 1 | quote }}
+- name: MINICHAT_OPERATOR_IDENTITY
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+{{- end }}
