@@ -4,6 +4,7 @@
 
 pub mod child;
 pub mod client;
+pub mod cluster;
 pub mod database;
 pub mod exposition;
 pub mod harness;

@@ -32,7 +32,7 @@ struct Arguments {
 enum Command {
     /// Start a scripted provider and the data plane, stream one answer, keep running
     Quickstart(quickstart::Options),
-    /// Run every test on SQLite and on a PostgreSQL that it starts itself
+    /// Run every test, on a PostgreSQL and a Kubernetes that it starts itself
     Test(test::Options),
     /// Formatting, lints, documentation, generated files, dependency rules
     Check,

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test, on SQLite and on PostgreSQL.
+//! `cargo xtask test`: every test, on SQLite and on PostgreSQL, on an API server and on a node.
 
 use std::io::{self, BufRead, BufReader};
 use std::process::Stdio;
@@ -7,6 +7,7 @@ use std::thread;
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 
+use crate::cluster::Clusters;
 use crate::postgres::{Durability, Postgres};
 use crate::process::Running;
 use crate::workspace;
@@ -23,6 +24,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let postgres = Postgres::start(Durability::Volatile)?;
+    let clusters = Clusters::for_tests(&options.arguments)?;
     let mut command = workspace::cargo();
     command.args(["test", "--no-fail-fast"]);
     if !options
@@ -35,6 +37,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     command.args(&options.arguments);
     command
         .env(POSTGRES_URL, postgres.server_url())
+        .envs(clusters.environment())
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let mut tests = Running::start("cargo test", &mut command)?;
@@ -50,6 +53,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .join()
         .map_err(|_| anyhow!("reading the output failed"))??;
     drop(postgres);
+    clusters.stop()?;
     println!("{} passed, {} failed", totals.passed, totals.failed);
     if !status.success() {
         bail!("cargo test failed ({status})");

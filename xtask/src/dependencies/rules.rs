@@ -81,8 +81,14 @@ const OWNERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("jiff", &["minichat-core"]),
-    ("k8s-openapi", &["minichat-crds", "minichat-operator"]),
-    ("kube*", &["minichat-crds", "minichat-operator"]),
+    (
+        "k8s-openapi",
+        &["minichat-crds", "minichat-operator", "minichat-tests"],
+    ),
+    (
+        "kube*",
+        &["minichat-crds", "minichat-operator", "minichat-tests"],
+    ),
     ("opentelemetry*", &["minichat-telemetry"]),
     ("prometheus", &["minichat-telemetry"]),
     ("rcgen", &["minichat-cluster"]),

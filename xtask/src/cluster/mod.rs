@@ -1,5 +1,7 @@
 //! `cargo xtask cluster`: a real Kubernetes on this machine, for people.
 
+mod for_tests;
+
 use std::env;
 use std::path::Path;
 
@@ -7,6 +9,8 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use minichat_cluster::programs::Program;
 use minichat_cluster::{ApiTier, NodeTier, api, state};
+
+pub(crate) use for_tests::Clusters;
 
 #[derive(Args)]
 pub(crate) struct Options {

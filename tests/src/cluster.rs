@@ -1,0 +1,106 @@
+//! The clusters of a test run, as clients.
+//!
+//! `cargo xtask test` starts them and says where they are; a suite that must take
+//! the API server away starts an [`OwnedApiTier`](minichat_cluster::OwnedApiTier)
+//! of its own.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use kube::api::{Api, DeleteParams, PostParams};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use minichat_cluster::{API_TIER, ApiTier, KUBECONFIG};
+use uuid::Uuid;
+
+/// The API tier that the suites of this run share.
+pub fn api_tier() -> anyhow::Result<ApiTier> {
+    let directory = env::var_os(API_TIER).with_context(|| {
+        format!(
+            "these tests need an API server: `cargo xtask test -p minichat-tests --test api_server` starts one; or run \
+             `cargo xtask cluster up --tier api` and set {API_TIER} to the directory of the kubeconfig that it prints"
+        )
+    })?;
+    ApiTier::open(Path::new(&directory))
+}
+
+/// Kubeconfig of the cluster with a node that the suites of this run share.
+pub fn node_kubeconfig() -> anyhow::Result<PathBuf> {
+    let kubeconfig = env::var_os(KUBECONFIG).with_context(|| {
+        format!(
+            "these tests need a cluster that runs pods: `cargo xtask test -p minichat-tests --test node` starts one as \
+             root on Linux; or set {KUBECONFIG} to the kubeconfig of a cluster that you have (kind, k3d, …)"
+        )
+    })?;
+    Ok(kubeconfig.into())
+}
+
+/// A client as the user of a kubeconfig: the administrator, on clusters of ours.
+pub async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
+    Ok(Client::try_from(config(kubeconfig).await?)?)
+}
+
+/// A client as a `ServiceAccount`, with nothing but its rights.
+pub async fn service_account(
+    kubeconfig: &Path,
+    namespace: &str,
+    name: &str,
+) -> anyhow::Result<Client> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client(kubeconfig).await?, namespace);
+    let request = TokenRequest::default();
+    let answer = accounts
+        .create_token_request(name, &PostParams::default(), &request)
+        .await?;
+    let token = answer
+        .status
+        .context("a token request without a token")?
+        .token;
+    let mut config = config(kubeconfig).await?;
+    config.auth_info = AuthInfo {
+        token: Some(token.into()),
+        ..AuthInfo::default()
+    };
+    Ok(Client::try_from(config)?)
+}
+
+async fn config(kubeconfig: &Path) -> anyhow::Result<Config> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    Ok(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
+}
+
+/// A namespace of one test. [`TestNamespace::remove`] deletes it; a test that fails leaves it for whoever looks.
+#[derive(Debug, Clone)]
+pub struct TestNamespace {
+    name: String,
+}
+
+impl TestNamespace {
+    /// A new one, whose name begins with `prefix`.
+    pub async fn create(client: &Client, prefix: &str) -> anyhow::Result<Self> {
+        let name = format!("{prefix}-{}", &Uuid::new_v4().simple().to_string()[..8]);
+        let mut namespace = Namespace::default();
+        namespace.metadata.name = Some(name.clone());
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        namespaces
+            .create(&PostParams::default(), &namespace)
+            .await?;
+        Ok(Self { name })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Deletes it with all that it holds, without waiting for the end of that.
+    pub async fn remove(self, client: &Client) -> anyhow::Result<()> {
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        namespaces
+            .delete(&self.name, &DeleteParams::default())
+            .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! An API server with the custom resources, and a namespace of the test.
+
+use std::time::Duration;
+
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::core::GroupVersionKind;
+use kube::{Client, CustomResourceExt};
+use minichat_cluster::ApiTier;
+use minichat_crds::{ChatQuota, ChatTenant, GROUP, VERSION, generate};
+use minichat_tests::cluster::{self, TestNamespace};
+use serde_json::{Value, json};
+
+const ESTABLISHED: &str = "--for=condition=Established";
+
+pub(crate) struct Fixture {
+    pub(crate) tier: ApiTier,
+    pub(crate) client: Client,
+    pub(crate) namespace: TestNamespace,
+}
+
+impl Fixture {
+    pub(crate) async fn new() -> Self {
+        let tier = cluster::api_tier().unwrap();
+        let definitions = [
+            generate::definition::<ChatTenant>().unwrap(),
+            generate::definition::<ChatQuota>().unwrap(),
+        ];
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": definitions});
+        tier.kubectl().apply(&list).unwrap();
+        for crd in [ChatTenant::crd_name(), ChatQuota::crd_name()] {
+            let crd = format!("crd/{crd}");
+            let wait = ["wait", ESTABLISHED, "--timeout=60s", crd.as_str()];
+            tier.kubectl().run(&wait).unwrap();
+        }
+        let client = cluster::client(&tier.kubeconfig()).await.unwrap();
+        let namespace = TestNamespace::create(&client, "crds").await.unwrap();
+        Self {
+            tier,
+            client,
+            namespace,
+        }
+    }
+
+    /// The objects of one kind in the namespace of the test.
+    pub(crate) fn api(&self, kind: &str) -> Api<DynamicObject> {
+        let kind = GroupVersionKind::gvk(GROUP, VERSION, kind);
+        let resource = ApiResource::from_gvk(&kind);
+        Api::namespaced_with(self.client.clone(), self.namespace.name(), &resource)
+    }
+
+    /// `kubectl` in the namespace of the test.
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let namespace = format!("--namespace={}", self.namespace.name());
+        let arguments = [arguments, &[namespace.as_str()]].concat();
+        self.tier.kubectl().run(&arguments)
+    }
+
+    pub(crate) async fn end(self) {
+        self.namespace.remove(&self.client).await.unwrap();
+    }
+
+    /// How long the API server may take to show what it was told.
+    pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+}
+
+/// `manifest` as an object of the test's namespace, called `name`.
+pub(crate) fn object(manifest: &Value, namespace: &str, name: &str) -> DynamicObject {
+    let mut manifest = manifest.clone();
+    manifest["metadata"]["name"] = json!(name);
+    manifest["metadata"]["namespace"] = json!(namespace);
+    serde_json::from_value(manifest).unwrap()
+}

@@ -1,0 +1,10 @@
+//! Claims about the custom resources, checked on a real API server.
+
+#[cfg(test)]
+mod audit;
+#[cfg(test)]
+mod columns;
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod rules;

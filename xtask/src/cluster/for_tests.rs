@@ -1,0 +1,144 @@
+//! The clusters of one run of `cargo xtask test`.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use minichat_cluster::{API_TIER, KUBECONFIG, NodeTier, OwnedApiTier};
+
+/// Test binaries of `minichat-tests` that need an API server.
+const ON_API_SERVER: &[&str] = &["api_server"];
+/// Test binaries of `minichat-tests` that need a node.
+const ON_NODE: &[&str] = &["node"];
+
+/// What the suites of this run need, and no more.
+pub(crate) struct Clusters {
+    api: Option<OwnedApiTier>,
+    node: Option<Node>,
+}
+
+struct Node {
+    kubeconfig: PathBuf,
+    /// Whether this run started it.
+    is_ours: bool,
+}
+
+impl Clusters {
+    /// Starts what the tests that `arguments` of `cargo test` choose may need. A part that is missing is an error.
+    pub(crate) fn for_tests(arguments: &[String]) -> anyhow::Result<Self> {
+        let reaches = |binaries: &[&str]| binaries.iter().any(|name| may_run(arguments, name));
+        // First, since it says at once when it cannot.
+        let node = reaches(ON_NODE).then(Node::find).transpose()?;
+        let api = reaches(ON_API_SERVER)
+            .then(OwnedApiTier::start)
+            .transpose()?;
+        Ok(Self { api, node })
+    }
+
+    /// Variables by which suites find them.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, OsString)> {
+        let api = self
+            .api
+            .iter()
+            .map(|tier| (API_TIER, tier.directory().into()));
+        let node = self
+            .node
+            .iter()
+            .map(|node| (KUBECONFIG, node.kubeconfig.clone().into()));
+        api.chain(node).collect()
+    }
+
+    /// Stops what this run started.
+    pub(crate) fn stop(self) -> anyhow::Result<()> {
+        match self.node {
+            Some(Node { is_ours: true, .. }) => NodeTier::down(),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Node {
+    /// A cluster of one's own, else the one that runs on this machine, else a new one.
+    fn find() -> anyhow::Result<Self> {
+        if let Some(own) = env::var_os(KUBECONFIG).filter(|value| !value.is_empty()) {
+            return Ok(Self {
+                kubeconfig: own.into(),
+                is_ours: false,
+            });
+        }
+        let is_ours = !NodeTier::is_up();
+        let tier = NodeTier::up()?;
+        Ok(Self {
+            kubeconfig: tier.kubeconfig(),
+            is_ours,
+        })
+    }
+}
+
+/// Whether `cargo test` with these arguments may run the integration test `binary` of `minichat-tests`.
+fn may_run(arguments: &[String], binary: &str) -> bool {
+    let ours = arguments.split(|argument| argument == "--").next();
+    let ours = ours.unwrap_or_default();
+    let named = |long: &str, short: &str| -> Vec<&str> {
+        let mut values = Vec::new();
+        for (i, argument) in ours.iter().enumerate() {
+            let value = match argument.strip_prefix(long) {
+                Some("") => ours.get(i + 1).map(String::as_str),
+                Some(value) => value.strip_prefix('='),
+                None if !short.is_empty() && argument == short => {
+                    ours.get(i + 1).map(String::as_str)
+                }
+                None => None,
+            };
+            values.extend(value);
+        }
+        values
+    };
+    let packages = named("--package", "-p");
+    if !packages.is_empty() && !packages.contains(&"minichat-tests") {
+        return false;
+    }
+    let binaries = named("--test", "");
+    if !binaries.is_empty() {
+        return binaries.contains(&binary);
+    }
+    let others = [
+        "--lib",
+        "--bin",
+        "--bins",
+        "--doc",
+        "--example",
+        "--examples",
+    ];
+    !ours
+        .iter()
+        .any(|argument| others.contains(&argument.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn may(arguments: &str) -> bool {
+        let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
+        may_run(&arguments, "node")
+    }
+
+    #[test]
+    fn a_cluster_is_started_when_a_suite_may_need_it() {
+        assert!(may(""));
+        assert!(may("some_name"));
+        assert!(may("-p minichat-tests some_name"));
+        assert!(may("--package=minichat-tests --test node"));
+        assert!(may("--test=node -- --nocapture"));
+        assert!(may("-- --lib"));
+    }
+
+    #[test]
+    fn no_cluster_is_started_for_other_tests() {
+        assert!(!may("-p minichat-store quota"));
+        assert!(!may("-p minichat-tests --test blackbox"));
+        assert!(!may("--package minichat-core"));
+        assert!(!may("--lib"));
+    }
+}
