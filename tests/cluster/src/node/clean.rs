@@ -34,29 +34,36 @@ pub(super) fn everything(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends containers and their shims, which outlive containerd. Their process ids stand in their bundles.
+/// Ends containers and their shims, which outlive containerd. Shims are known by the socket of ours on their command
+/// line, containers by the process ids in their bundles.
 fn end_containers(directory: &Path) -> anyhow::Result<()> {
+    let socket = parts::socket(directory).display().to_string();
+    // The shims first, or they would report the end of their containers to a containerd that is gone.
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let pid = entry.file_name().to_str().and_then(|pid| pid.parse().ok());
+        if let Some(pid) = pid {
+            end(pid, "cmdline", &socket)?;
+        }
+    }
     let bundles = directory.join("containerd/state/io.containerd.runtime.v2.task/k8s.io");
     for entry in fs::read_dir(bundles).into_iter().flatten().flatten() {
         let Ok(id) = entry.file_name().into_string() else {
             continue;
         };
-        // The shim first, or it would report the end of its container to a log that nobody reads.
-        for (file, witness) in [("shim.pid", "cmdline"), ("init.pid", "cgroup")] {
-            let pid = fs::read_to_string(entry.path().join(file)).ok();
-            if let Some(pid) = pid.and_then(|pid| pid.trim().parse().ok()) {
-                end(pid, witness, &id)?;
-            }
+        let pid = fs::read_to_string(entry.path().join("init.pid")).ok();
+        if let Some(pid) = pid.and_then(|pid| pid.trim().parse().ok()) {
+            end(pid, "cgroup", &id)?;
         }
     }
     Ok(())
 }
 
-/// Kills a process whose `/proc` file `witness` names the container `id`: ids of processes are used again.
-fn end(pid: i32, witness: &str, id: &str) -> anyhow::Result<()> {
+/// Kills a process whose `/proc` file `witness` holds the text `mark`; any other is left alone: ids of processes are
+/// used again.
+fn end(pid: i32, witness: &str, mark: &str) -> anyhow::Result<()> {
     let witness = PathBuf::from(format!("/proc/{pid}/{witness}"));
     let is_ours =
-        || fs::read(&witness).is_ok_and(|text| String::from_utf8_lossy(&text).contains(id));
+        || fs::read(&witness).is_ok_and(|text| String::from_utf8_lossy(&text).contains(mark));
     let Some(process) = Pid::from_raw(pid) else {
         return Ok(());
     };
