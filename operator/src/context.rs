@@ -9,6 +9,7 @@ use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, Revisions};
 
 use crate::backoff::Backoff;
 use crate::cache::Caches;
+use crate::numbers::Numbers;
 use crate::pool::Pool;
 use crate::write::{WriteError, Writer};
 
@@ -24,6 +25,7 @@ pub(crate) struct Context {
     pub(crate) identity: String,
     pub(crate) settings: RenderSettings,
     pub(crate) revisions: Revisions,
+    pub(crate) numbers: Numbers,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) render_failures: Backoff<ObjectRef<ChatTenant>>,
     pub(crate) object_failures: Backoff<ObjectRef<ChatTenant>>,

@@ -16,6 +16,7 @@ mod context;
 mod event;
 mod garbage;
 mod leader;
+mod numbers;
 mod pool;
 mod run;
 mod settings;

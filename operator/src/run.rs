@@ -21,6 +21,7 @@ use crate::backoff::Backoff;
 use crate::cache::{Caches, Queues};
 use crate::context::{Context, DEADLINE, ReconcileError};
 use crate::leader::{Election, Leadership};
+use crate::numbers::Numbers;
 use crate::pool::Pool;
 use crate::settings::Settings;
 use crate::write::Writer;
@@ -92,6 +93,7 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
             allow_http: settings.allow_http,
         },
         revisions: Revisions::new(),
+        numbers: Numbers::default(),
         clock,
         render_failures: Backoff::new(),
         object_failures: Backoff::new(),

@@ -13,7 +13,9 @@ use minichat_crds::{ChatTenant, RenderedTenant};
 
 use super::dereference::Dereferenced;
 use crate::cache::full_name;
+use crate::condition::{Reason, Type, find};
 use crate::context::Context;
+use crate::numbers::Number;
 use crate::write::FINALIZER;
 
 /// The longest value of a label.
@@ -22,7 +24,8 @@ const MAX_LABEL: usize = 63;
 pub(super) enum Build {
     /// Nothing: the pool has it, or is to keep what it has.
     Stands,
-    Write(Box<Secret>),
+    /// The Secret, and how its policy is numbered.
+    Write(Box<Secret>, Number),
 }
 
 /// What must be written for `rendered` to be delivered.
@@ -34,7 +37,8 @@ pub(super) fn build(
     now: Timestamp,
 ) -> Result<Build, Faults> {
     let hash = rendered.config.content_hash.clone();
-    let version = version(tenant, seen, &hash, now);
+    let last = context.numbers.last(rendered.config.tenant_id);
+    let version = version(tenant, seen, last.as_ref(), &hash, now);
     let carried = seen.carried.as_ref().filter(|carried| {
         carried.config.policy_version == Some(version) && carried.config.content_hash == hash
     });
@@ -54,6 +58,10 @@ pub(super) fn build(
                 .parse()
                 .ok()
         })
+        .or_else(|| {
+            let last = last.filter(|last| last.version == version && last.hash == hash)?;
+            Some(last.generated_at)
+        })
         .unwrap_or(now);
     let delivered = RenderedTenant {
         config: rendered.config.numbered(version),
@@ -66,15 +74,26 @@ pub(super) fn build(
         .rendered
         .as_ref()
         .is_some_and(|existing| holds(existing, &secret));
+    let number = Number {
+        version,
+        hash,
+        generated_at,
+    };
     Ok(if stands {
         Build::Stands
     } else {
-        Build::Write(Box::new(secret))
+        Build::Write(Box::new(secret), number)
     })
 }
 
 /// QUOTA-27: the last version while the hash is the same, else the next one.
-fn version(tenant: &ChatTenant, seen: &Dereferenced, hash: &str, now: Timestamp) -> u64 {
+fn version(
+    tenant: &ChatTenant,
+    seen: &Dereferenced,
+    last: Option<&Number>,
+    hash: &str,
+    now: Timestamp,
+) -> u64 {
     let status = tenant.status.as_ref();
     let told = status
         .and_then(|status| u64::try_from(status.policy_version?).ok())
@@ -96,29 +115,34 @@ fn version(tenant: &ChatTenant, seen: &Dereferenced, hash: &str, now: Timestamp)
         .as_ref()
         .and_then(|secret| revision_of(secret)?.split('-').next()?.parse().ok())
         .map(|version| (version, None));
-    let known = [told, carried, annotated];
-    let Some(last) = known.iter().flatten().map(|(version, _)| *version).max() else {
+    let remembered = last.map(|last| (last.version, Some(last.hash.as_str())));
+    let known = [told, carried, annotated, remembered];
+    let Some(highest) = known.iter().flatten().map(|(version, _)| *version).max() else {
         return first_version(tenant, now);
     };
     let is_same = known
         .iter()
         .flatten()
-        .any(|known| *known == (last, Some(hash)));
+        .any(|known| *known == (highest, Some(hash)));
     if is_same {
-        last
+        highest
     } else {
-        last.saturating_add(1)
+        highest.saturating_add(1)
     }
 }
 
-/// 1, unless the tenant may have had versions that are forgotten: it was taken
-/// in hand before, and its status is lost with everything else.
+/// 1, unless the id may have had versions that are forgotten: the tenant was taken
+/// in hand before and its status is lost, or it waited for another to give up the id.
 fn first_version(tenant: &ChatTenant, now: Timestamp) -> u64 {
     let is_in_hand = tenant
         .finalizers()
         .iter()
         .any(|finalizer| finalizer == FINALIZER);
-    if is_in_hand && tenant.status.is_none() {
+    let may_be_used = tenant.status.as_ref().map_or(is_in_hand, |status| {
+        find(&status.conditions, Type::Accepted)
+            .is_some_and(|accepted| accepted.reason == Reason::Conflict.as_str())
+    });
+    if may_be_used {
         u64::try_from(now.as_micros() / 1_000_000).unwrap_or(1)
     } else {
         1
@@ -182,4 +206,101 @@ fn has_all<V: PartialEq>(
         .into_iter()
         .flatten()
         .all(|(key, value)| existing.and_then(|existing| existing.get(key)) == Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use minichat_crds::{cases, chat_tenant::ChatTenantStatus};
+
+    use super::*;
+    use crate::condition::{Verdict, conditions};
+
+    const NOW: Timestamp = Timestamp::from_micros(1_772_292_609_000_000);
+    const SECONDS: u64 = 1_772_292_609;
+
+    fn tenant() -> ChatTenant {
+        minichat_crds::admit::chat_tenant(&cases::tenant(), None).unwrap()
+    }
+
+    fn seen() -> Dereferenced {
+        Dereferenced {
+            quotas: Vec::new(),
+            secrets: BTreeMap::new(),
+            rendered: None,
+            carried: None,
+            others: Vec::new(),
+            older: None,
+        }
+    }
+
+    fn status(version: Option<i64>, hash: Option<&str>) -> ChatTenantStatus {
+        ChatTenantStatus {
+            policy_version: version,
+            policy_hash: hash.map(str::to_owned),
+            ..ChatTenantStatus::default()
+        }
+    }
+
+    /// QUOTA-27
+    #[test]
+    fn a_version_is_kept_with_its_hash_and_followed_by_the_next() {
+        let mut tenant = tenant();
+        assert_eq!(version(&tenant, &seen(), None, "a", NOW), 1);
+        tenant.status = Some(status(Some(7), Some("a")));
+        assert_eq!(version(&tenant, &seen(), None, "a", NOW), 7);
+        assert_eq!(version(&tenant, &seen(), None, "b", NOW), 8);
+        let mut annotated = Secret::default();
+        let revision = "9-abc".to_owned();
+        annotated.annotations_mut().insert(
+            minichat_crds::rendered_secret::REVISION.to_owned(),
+            revision,
+        );
+        let seen = Dereferenced {
+            rendered: Some(annotated.into()),
+            ..seen()
+        };
+        assert_eq!(
+            version(&tenant, &seen, None, "a", NOW),
+            10,
+            "of the higher one no hash is known"
+        );
+    }
+
+    /// QUOTA-27: never a number that a database may know already.
+    #[test]
+    fn versions_that_may_be_forgotten_are_passed_over() {
+        let mut tenant = tenant();
+        tenant.finalizers_mut().push(FINALIZER.to_owned());
+        assert_eq!(version(&tenant, &seen(), None, "a", NOW), SECONDS);
+        tenant.status = Some(status(None, None));
+        assert_eq!(
+            version(&tenant, &seen(), None, "a", NOW),
+            1,
+            "it waited for a Secret"
+        );
+        let waited = [Verdict::no(Type::Accepted, Reason::Conflict, "")];
+        let conditions = conditions(&waited, &[], None, NOW);
+        tenant.status = Some(ChatTenantStatus {
+            conditions,
+            ..status(None, None)
+        });
+        assert_eq!(version(&tenant, &seen(), None, "a", NOW), SECONDS);
+    }
+
+    /// QUOTA-27: of two edits in a row the second one never gets the number of the
+    /// first, although no cache shows that yet.
+    #[test]
+    fn a_number_that_no_cache_shows_yet_is_not_given_again() {
+        let mut tenant = tenant();
+        tenant.finalizers_mut().push(FINALIZER.to_owned());
+        let last = Number {
+            version: 2,
+            hash: "b".to_owned(),
+            generated_at: NOW,
+        };
+        assert_eq!(version(&tenant, &seen(), Some(&last), "b", NOW), 2);
+        assert_eq!(version(&tenant, &seen(), Some(&last), "c", NOW), 3);
+        tenant.status = Some(status(Some(1), Some("c")));
+        assert_eq!(version(&tenant, &seen(), Some(&last), "c", NOW), 3);
+    }
 }

@@ -52,7 +52,8 @@ pub(crate) async fn render(
     if is_new {
         context.writer.set_finalizer(tenant, true).await?;
     }
-    if let (_, Build::Write(secret)) = decide(tenant, &seen, context) {
+    if let (_, Build::Write(secret, number)) = decide(tenant, &seen, context) {
+        context.numbers.remember(id_of(tenant), number);
         apply::apply(&context.writer, &seen, &secret).await?;
         let revision = revision_of(&secret).unwrap_or_default();
         tracing::info!(
@@ -91,7 +92,7 @@ pub(crate) async fn reconcile(
     }
     let validated = match decide(tenant, &seen, context) {
         // The render loop is about to write; its write brings this loop back.
-        (_, Build::Write(_)) => return Ok(Action::requeue(AGAIN)),
+        (_, Build::Write(..)) => return Ok(Action::requeue(AGAIN)),
         (validated, Build::Stands) => validated,
     };
     update_status::update(tenant, &seen, validated, context).await
