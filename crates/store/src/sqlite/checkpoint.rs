@@ -15,7 +15,7 @@ use rusqlite::Connection;
 const COMMITS: u32 = 64;
 /// How long fewer commits wait for one.
 const DELAY: Duration = Duration::from_secs(1);
-/// Pages (of 4 KiB) after which the writer helps: 32 MiB.
+/// Pages (of 1 KiB) after which the writer helps: 8 MiB.
 const LONG_LOG: i64 = 8_192;
 
 #[derive(Default)]

@@ -48,12 +48,17 @@ impl Sqlite {
     ) -> Result<Self, StoreError> {
         let lock = InstanceLock::acquire(path)?;
         let mut connection = connect(path, OpenFlags::default())?;
+        // Bytes; of a new file. A commit writes each page it touched, mostly
+        // for one row of an index, so small pages make small commits.
+        connection.pragma_update(None, "page_size", 1_024)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         // A commit that was answered survives a power failure.
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         // KiB. The pages of one group commit fit, so none is spilled early.
         connection.pragma_update(None, "cache_size", -8_192)?;
+        // The journal of savepoints stays in memory, too.
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
         migrate::sqlite(&mut connection)?;
 
         let checkpoints = Arc::new(Checkpoints::default());

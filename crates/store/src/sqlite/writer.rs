@@ -29,20 +29,42 @@ pub(super) fn run(tx: SqliteTx, jobs: &Queue<Box<dyn Job>>, checkpoints: &Checkp
     }
 }
 
-/// Runs every job in a savepoint of one transaction, so that a failing one
-/// harms no other, and commits.
+/// Runs every job in one transaction and commits. The jobs are first run
+/// without savepoints, whose journal would double what is written: failing
+/// jobs are rare, and one of a batch only means that the others run again.
 fn run_batch(tx: &mut Tx, batch: &mut Jobs) {
-    let mut succeeded = vec![false; batch.len()];
-    if let Err(error) = try_batch(tx, batch, &mut succeeded) {
-        tracing::error!(%error, jobs = batch.len(), "group commit failed");
-        control(tx, "ROLLBACK").unwrap_or_default();
-        for (job, _) in batch.iter_mut().zip(succeeded).filter(|(_, ok)| *ok) {
-            job.fail(StoreError::RolledBack);
-        }
+    match try_together(tx, batch) {
+        Ok(true) => {}
+        Ok(false) if batch.len() == 1 => {}
+        Ok(false) => run_apart(tx, batch),
+        Err(error) => group_failed(tx, batch, &error),
     }
 }
 
-fn try_batch(tx: &mut Tx, batch: &mut Jobs, succeeded: &mut [bool]) -> Result<(), StoreError> {
+/// Whether all jobs succeeded and are committed; otherwise nothing was changed.
+fn try_together(tx: &mut Tx, batch: &mut Jobs) -> Result<bool, StoreError> {
+    control(tx, "BEGIN IMMEDIATE")?;
+    let succeeded = batch.iter_mut().all(|job| job.run(tx));
+    if succeeded {
+        control(tx, "COMMIT")?;
+    } else {
+        // An error of the disk has rolled back already.
+        let _ = control(tx, "ROLLBACK");
+    }
+    Ok(succeeded)
+}
+
+/// Runs every job in a savepoint of one transaction, so that a failing one
+/// harms no other, and commits.
+fn run_apart(tx: &mut Tx, batch: &mut Jobs) {
+    let mut succeeded = vec![false; batch.len()];
+    if let Err(error) = try_apart(tx, batch, &mut succeeded) {
+        let failed = batch.iter_mut().zip(succeeded).filter(|(_, ok)| *ok);
+        group_failed(tx, failed.map(|(job, _)| job), &error);
+    }
+}
+
+fn try_apart(tx: &mut Tx, batch: &mut Jobs, succeeded: &mut [bool]) -> Result<(), StoreError> {
     control(tx, "BEGIN IMMEDIATE")?;
     for (job, succeeded) in batch.iter_mut().zip(succeeded) {
         control(tx, "SAVEPOINT job")?;
@@ -56,6 +78,19 @@ fn try_batch(tx: &mut Tx, batch: &mut Jobs, succeeded: &mut [bool]) -> Result<()
         control(tx, "RELEASE job")?;
     }
     control(tx, "COMMIT")
+}
+
+/// Nothing of `jobs` is on disk.
+fn group_failed<'j>(
+    tx: &mut Tx,
+    jobs: impl IntoIterator<Item = &'j mut Box<dyn Job>>,
+    error: &StoreError,
+) {
+    tracing::error!(%error, "group commit failed");
+    let _ = control(tx, "ROLLBACK");
+    for job in jobs {
+        job.fail(StoreError::RolledBack);
+    }
 }
 
 fn control(tx: &mut Tx, sql: &'static str) -> Result<(), StoreError> {
