@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use http::{HeaderName, HeaderValue, Uri};
 use minichat_config::process::{self, JobConfig, ProcessConfig};
 use minichat_dataplane::ask::{self, Question};
@@ -22,16 +22,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve the tenants of a directory of manifests.
+    /// Serve the tenants of one source.
     Serve {
         /// Process configuration (YAML). Every key can be given as an
         /// environment variable instead: `MINICHAT_SERVER_BIND_ADDR` sets
         /// `server.bind_addr`.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Directory of `ChatTenant`, `ChatQuota` and `Secret` documents.
-        #[arg(long, value_name = "DIR")]
-        manifests: PathBuf,
+        #[command(flatten)]
+        source: Source,
     },
     /// Ask a running data plane one question and print the answer as it
     /// arrives; fails unless it comes whole.
@@ -70,9 +69,57 @@ enum Command {
     },
 }
 
+/// Where the tenants come from. Each flag is a key of the configuration too,
+/// and wins over it.
+#[derive(Args)]
+struct Source {
+    /// Serve the tenants of a directory of `ChatTenant`, `ChatQuota` and
+    /// `Secret` documents (`source.manifests`).
+    #[arg(long, value_name = "DIR", group = "tenants")]
+    manifests: Option<String>,
+    /// Serve the rendered tenants of a directory: a mounted Secret, or a folder
+    /// or file for each (`source.directory`).
+    #[arg(long, value_name = "DIR", group = "tenants")]
+    directory: Option<String>,
+    /// Serve the rendered tenants of a pool, watched in the cluster
+    /// (`source.pool`).
+    #[arg(long, value_name = "NAME", group = "tenants")]
+    pool: Option<String>,
+    /// Namespace of the pool; by default the process's own (`source.namespace`).
+    #[arg(long, value_name = "NAMESPACE", conflicts_with_all = ["manifests", "directory"])]
+    namespace: Option<String>,
+    /// File that names the cluster; by default the one of the environment
+    /// (`source.kubeconfig`).
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["manifests", "directory"])]
+    kubeconfig: Option<String>,
+}
+
+impl Source {
+    /// The flags as the variables that set the same keys.
+    fn into_variables(self) -> impl Iterator<Item = (String, String)> {
+        let flags = [
+            ("MANIFESTS", self.manifests),
+            ("DIRECTORY", self.directory),
+            ("POOL", self.pool),
+            ("NAMESPACE", self.namespace),
+            ("KUBECONFIG", self.kubeconfig),
+        ];
+        flags
+            .into_iter()
+            .filter_map(|(key, value)| Some((format!("MINICHAT_SOURCE_{key}"), value?)))
+    }
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Serve { config, manifests } => serve(config.as_deref(), manifests).map(|()| true),
+        Command::Serve { config, source } => {
+            let environment = std::env::vars().chain(source.into_variables());
+            let config = ProcessConfig::load(config.as_deref(), environment);
+            config
+                .map_err(anyhow::Error::new)
+                .and_then(serve)
+                .map(|()| true)
+        }
         Command::Ask {
             url,
             headers,
@@ -100,13 +147,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: Option<&Path>, manifests: PathBuf) -> anyhow::Result<()> {
-    let config = ProcessConfig::load(config, std::env::vars())?;
+fn serve(config: ProcessConfig) -> anyhow::Result<()> {
     runtime()?.block_on(async {
         let tracer = telemetry(&config)?;
         std::panic::set_hook(Box::new(report_panic));
         let mut signals = Terminations::listen()?;
-        let running = minichat_dataplane::start_traced(config, manifests, tracer.clone()).await?;
+        let running = minichat_dataplane::start_traced(config, tracer.clone()).await?;
         signals.next().await;
         running.drain(signals).await;
         tracer.shutdown().await;

@@ -1,7 +1,6 @@
 //! A serving process: what is opened at start, and in which order it ends.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::app::{App, OpenTurns};
-use crate::config_source::{ManifestsSource, StoredPolicyVersions};
+use crate::config_source::{ConfigSource, StoredPolicyVersions};
 use crate::http;
 use crate::jobs::{Watchdog, WatchdogHost};
 use crate::turn;
@@ -38,6 +37,9 @@ const FINALIZATION: Duration = Duration::from_secs(14);
 /// How long a client may take to read the end of its answer.
 const GOODBYE: Duration = Duration::from_secs(2);
 
+const NO_SOURCE: &str = "no source of tenants: give one of --manifests DIR, --directory DIR and --pool NAME, \
+    or source.manifests, source.directory or source.pool in the configuration";
+
 /// A data plane that serves.
 pub struct Running {
     /// Where the application listens.
@@ -47,26 +49,22 @@ pub struct Running {
     app: Arc<App>,
     application: Listener,
     admin: Listener,
-    source: ManifestsSource,
+    source: ConfigSource,
     /// The process that owns a `SQLite` file hosts its own watchdog (D16).
     watchdog: Option<WatchdogHost>,
     /// Hears what other processes of the same PostgreSQL want stopped (D3).
     stops: Option<JoinHandle<()>>,
 }
 
-/// Opens everything, loads the tenants of `manifests`, and serves. Faults of
-/// single manifests do not stop the start: they are logged, shown by
-/// `/configz`, and concern only their tenants.
-pub async fn start(config: ProcessConfig, manifests: PathBuf) -> anyhow::Result<Running> {
-    start_traced(config, manifests, Tracer::without_export()).await
+/// Opens everything, loads the tenants of the source that `config` names, and
+/// serves. Faults of single tenants do not stop the start: they are logged,
+/// shown by `/configz`, and concern only their tenants.
+pub async fn start(config: ProcessConfig) -> anyhow::Result<Running> {
+    start_traced(config, Tracer::without_export()).await
 }
 
 /// [`start`], with traces that go somewhere.
-pub async fn start_traced(
-    config: ProcessConfig,
-    manifests: PathBuf,
-    tracer: Tracer,
-) -> anyhow::Result<Running> {
+pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Result<Running> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (metrics, exposition) = metrics::start(MetricsSettings {
         prefix: &config.metrics.prefix,
@@ -83,8 +81,8 @@ pub async fn start_traced(
         })
         .await?;
     }
-    let source = ManifestsSource::start(
-        manifests,
+    let source = ConfigSource::start(
+        config.source.as_ref().context(NO_SOURCE)?,
         RenderSettings {
             allow_http: config.provider_http.allow_http,
         },
@@ -168,14 +166,15 @@ async fn listen(addr: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
 
 fn admin_router(
     app: &Arc<App>,
-    source: &ManifestsSource,
+    source: &ConfigSource,
     exposition: Exposition,
     lifecycle: &Lifecycle,
 ) -> Router {
     let (app, draining) = (Arc::clone(app), lifecycle.draining.clone());
+    let tenants = source.readiness();
     let readiness = move || {
-        let (app, draining) = (Arc::clone(&app), draining.clone());
-        async move { readiness(&app, &draining).await }
+        let (app, draining, tenants) = (Arc::clone(&app), draining.clone(), tenants());
+        async move { readiness(&app, &draining, tenants).await }
     };
     let status = source.status();
     let configz = get(move || {
@@ -185,13 +184,13 @@ fn admin_router(
     admin::router(exposition, readiness).route("/configz", configz)
 }
 
-async fn readiness(app: &App, draining: &Signal) -> Readiness {
+async fn readiness(app: &App, draining: &Signal, tenants: Option<&str>) -> Readiness {
     let mut readiness = Readiness::ok();
     if draining.is_fired() {
         readiness = readiness.not_ready("draining");
     }
-    if app.tenants.first().is_none() {
-        readiness = readiness.not_ready("no tenant has a valid configuration");
+    if let Some(reason) = tenants {
+        readiness = readiness.not_ready(reason);
     }
     if let Err(error) = app.store.ping().await {
         tracing::warn!(%error, "the database does not answer");

@@ -37,9 +37,7 @@ impl Process {
     pub async fn serve(binary: &str, env: &Env, settings: &str) -> anyhow::Result<Self> {
         let mut child = command(binary)
             .arg("serve")
-            .arg("--manifests")
-            .arg(env.manifests())
-            .envs(variables(&env.database.url(), settings))
+            .envs(variables(&env.database.url(), &env.manifests(), settings))
             .env("MINICHAT_LOGGING_LEVEL", "info")
             .stdout(Stdio::piped())
             .spawn()?;

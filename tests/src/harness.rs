@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -101,8 +101,8 @@ impl Env {
         for tenant in tenants {
             self.write_manifest(&tenant.name, &tenant.manifest())?;
         }
-        let config = process_config(&self.database.url(), settings)?;
-        let running = start(&config, self.manifests()).await?;
+        let config = process_config(&self.database.url(), &self.manifests(), settings)?;
+        let running = start(&config).await?;
         let stack = Stack {
             api: Api::new(running.app_addr),
             admin: Api::new(running.admin_addr),
@@ -240,10 +240,10 @@ pub fn whole_text(answer: &Answer) -> String {
 
 /// Starts the data plane. One that was stopped in this process holds its
 /// database file until its last task is gone, which is waited for.
-async fn start(config: &ProcessConfig, manifests: PathBuf) -> anyhow::Result<Running> {
+async fn start(config: &ProcessConfig) -> anyhow::Result<Running> {
     let deadline = Instant::now() + EVENTUALLY_LIMIT;
     loop {
-        let started = minichat_dataplane::start(config.clone(), manifests.clone()).await;
+        let started = minichat_dataplane::start(config.clone()).await;
         let is_in_use = started.as_ref().is_err_and(|error| {
             let cause = error.downcast_ref::<StoreError>();
             matches!(cause, Some(StoreError::InUse { .. }))
@@ -263,8 +263,12 @@ fn write_manifest(directory: &std::path::Path, name: &str, text: &str) -> anyhow
     Ok(())
 }
 
-fn process_config(database_url: &str, settings: &str) -> anyhow::Result<ProcessConfig> {
-    ProcessConfig::load(None, variables(database_url, settings))
+fn process_config(
+    database_url: &str,
+    manifests: &Path,
+    settings: &str,
+) -> anyhow::Result<ProcessConfig> {
+    ProcessConfig::load(None, variables(database_url, manifests, settings))
         .map_err(|faults| anyhow::anyhow!("{faults}"))
 }
 
@@ -272,14 +276,17 @@ fn process_config(database_url: &str, settings: &str) -> anyhow::Result<ProcessC
 /// `settings`, one to a line, win.
 pub(crate) fn variables(
     database_url: &str,
+    manifests: &Path,
     settings: &str,
 ) -> impl Iterator<Item = (String, String)> {
+    let manifests = manifests.display().to_string();
     let settings_of_tests = [
         ("MINICHAT_SERVER_BIND_ADDR", "127.0.0.1:0"),
         ("MINICHAT_METRICS_BIND_ADDR", "127.0.0.1:0"),
         ("MINICHAT_SERVER_RATE_LIMIT_PER_SECOND", "0"),
         ("MINICHAT_SERVER_RATE_LIMIT_BURST", "0"),
         ("MINICHAT_DATABASE_URL", database_url),
+        ("MINICHAT_SOURCE_MANIFESTS", &manifests),
         ("MINICHAT_AUTH_MODE", "trusted_headers"),
         ("MINICHAT_AUTH_TRUSTED_PEERS", "127.0.0.0/8"),
         ("MINICHAT_PROVIDER_HTTP_ALLOW_HTTP", "true"),

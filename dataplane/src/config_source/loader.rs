@@ -1,40 +1,23 @@
 //! From manifests to what runs: one load compares what the files say with what
 //! runs, and swaps only what is valid (QUOTA-31, K8S-22).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 use minichat_core::TenantId;
 use minichat_crds::Revisions;
 use minichat_crds::manifests::{Concern, Files, Manifests, Problem, TenantManifest};
 
-use super::status::{Entry, State};
-use super::{Status, StoredPolicyVersions, TenantRuntime, Tenants};
+use super::registry::Registry;
+use super::{StoredPolicyVersions, TenantRuntime};
 
 /// Everything the loads of one process share.
 pub(super) struct Loader {
     versions: StoredPolicyVersions,
     revisions: Revisions,
-    states: BTreeMap<TenantId, TenantState>,
-    pub(super) tenants: Arc<Tenants>,
-    pub(super) status: Status,
-}
-
-/// What is known of one tenant.
-#[derive(Default)]
-struct TenantState {
-    running: Option<Arc<TenantRuntime>>,
-    /// Files that the running configuration was read from.
-    files: BTreeSet<String>,
-    rejected: Option<Rejected>,
-}
-
-/// A configuration that was refused.
-#[derive(Clone, PartialEq, Eq)]
-struct Rejected {
-    revision: String,
-    error: String,
+    /// Files that the running configurations were read from.
+    files: BTreeMap<TenantId, BTreeSet<String>>,
+    pub(super) registry: Registry,
 }
 
 /// What the files say about one tenant, given what runs.
@@ -55,9 +38,8 @@ impl Loader {
         Self {
             versions,
             revisions: Revisions::new(),
-            states: BTreeMap::new(),
-            tenants: Arc::default(),
-            status: Status::default(),
+            files: BTreeMap::new(),
+            registry: Registry::default(),
         }
     }
 
@@ -71,7 +53,7 @@ impl Loader {
         {
             tracing::warn!(%problem, "a manifest is refused");
         }
-        let mut known: BTreeSet<TenantId> = self.states.keys().copied().collect();
+        let mut known: BTreeSet<TenantId> = self.registry.known().collect();
         known.extend(manifests.tenants.keys());
         known.extend(
             manifests
@@ -88,13 +70,13 @@ impl Loader {
                 Verdict::Serve(manifest) => served.push((id, *manifest)),
                 Verdict::Reject(refusal) => self.reject(id, refusal, files),
                 Verdict::Remove => {
-                    self.states.remove(&id);
-                    tracing::info!(tenant.id = %id, "the tenant is gone");
+                    self.files.remove(&id);
+                    self.registry.remove(id);
                 }
             }
         }
         let complete = self.serve(served, files).await;
-        self.publish();
+        self.registry.publish();
         complete
     }
 
@@ -105,7 +87,7 @@ impl Loader {
         }
         // A document that cannot be told apart may be one of this tenant's: a
         // quota, say, without which the tenant must not go on.
-        let files = self.states.get(&id).map(|state| &state.files);
+        let files = self.files.get(&id);
         let mut lost = manifests
             .problems
             .iter()
@@ -128,22 +110,13 @@ impl Loader {
         } = refusal;
         let texts = names.iter().filter_map(|name| files.texts.get(name));
         let revision = self.revisions.of_refused(texts.map(String::as_str));
-        let rejected = Rejected { revision, error };
-        let state = self.states.entry(id).or_default();
-        if state.rejected.as_ref() != Some(&rejected) {
-            let running = state
-                .running
-                .as_ref()
-                .map(|running| running.revision.as_str());
-            tracing::warn!(tenant.id = %id, error = rejected.error, running, "a configuration is refused");
-        }
-        state.rejected = Some(rejected);
+        self.registry.reject(id, revision, error);
     }
 
     /// Numbers what is new, all tenants at once so that they share commits.
     async fn serve(&mut self, served: Vec<(TenantId, TenantManifest)>, files: &Files) -> bool {
         let numbered = join_all(served.into_iter().map(|(id, manifest)| {
-            let running = self.states.get(&id).and_then(|state| state.running.clone());
+            let running = self.registry.running(id).cloned();
             let versions = self.versions.clone();
             async move {
                 let config = &manifest.rendered.config;
@@ -186,57 +159,14 @@ impl Loader {
             &rendered.config.content_hash,
             &rendered.credentials,
         );
-        let state = self.states.entry(id).or_default();
-        state.files = files;
-        state.rejected = None;
-        if state
-            .running
-            .as_ref()
-            .is_some_and(|running| running.revision == revision)
-        {
-            return;
-        }
-        tracing::info!(tenant.id = %id, tenant.name = name, revision, "a configuration runs");
-        for warning in &rendered.warnings {
-            tracing::warn!(tenant.id = %id, warning, "a configuration is probably not meant so");
-        }
+        self.files.insert(id, files);
         let runtime = TenantRuntime::new(rendered.config, version, rendered.credentials)
             .with_revision(revision);
-        state.running = Some(Arc::new(runtime));
-    }
-
-    /// Swaps the registry and the status. Requests that pinned an older
-    /// configuration keep it.
-    fn publish(&self) {
-        let running: HashMap<_, _> = self
-            .states
-            .iter()
-            .filter_map(|(id, state)| Some((*id, Arc::clone(state.running.as_ref()?))))
-            .collect();
-        self.tenants.replace(running);
-        self.status.publish(
-            self.states
-                .iter()
-                .map(|(id, state)| entry(*id, state))
-                .collect(),
-        );
-    }
-}
-
-fn entry(tenant_id: TenantId, state: &TenantState) -> Entry {
-    let running = state.running.as_ref();
-    let rejected = state.rejected.as_ref();
-    Entry {
-        tenant_id,
-        revision: running.map(|running| running.revision.clone()),
-        state: if rejected.is_some() {
-            State::Rejected
-        } else {
-            State::Active
-        },
-        suspended: running.is_some_and(|running| running.config.suspended),
-        rejected_revision: rejected.map(|rejected| rejected.revision.clone()),
-        error: rejected.map(|rejected| rejected.error.clone()),
+        if self.registry.run(id, runtime) {
+            for warning in &rendered.warnings {
+                tracing::warn!(tenant.id = %id, tenant.name = name, warning, "a configuration is probably not meant so");
+            }
+        }
     }
 }
 

@@ -1,15 +1,29 @@
 //! Where tenants come from, and the registry of those that are served.
+//!
+//! * `manifests`: a directory of custom resources, rendered here.
+//! * `directory`: a directory of rendered tenants, as a sidecar has them.
+//! * `kubernetes`: the rendered Secrets of a pool, watched in the cluster.
 
+mod directory;
+mod folder;
+mod kubernetes;
 mod loader;
 mod manifests;
 mod policy_versions;
+mod registry;
+mod rendered;
+mod source;
 mod status;
 mod tenants;
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod rendered_tests;
+#[cfg(test)]
 mod tests;
 
-pub use manifests::ManifestsSource;
 pub use policy_versions::StoredPolicyVersions;
+pub use source::ConfigSource;
 pub use status::{Configz, Entry, State, Status};
 pub use tenants::{TenantRuntime, Tenants};

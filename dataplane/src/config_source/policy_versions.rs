@@ -1,4 +1,5 @@
-//! Numbers for documents that no operator numbered (QUOTA-28).
+//! Policies in the database: numbers for documents that no operator numbered
+//! (QUOTA-28), and the snapshots that turns are priced by (QUOTA-30).
 
 use minichat_config::TenantConfig;
 use minichat_store::{BoxFuture, PolicySnapshot, Store, StoreError};
@@ -33,17 +34,34 @@ impl StoredPolicyVersions {
                         Some(stored) => stored.policy_version + 1,
                         None => 1,
                     };
-                    let snapshot = PolicySnapshot {
-                        policy_version: version,
-                        content_hash: hash,
-                        snapshot: document(&config.numbered(version))?,
-                    };
+                    let snapshot = snapshot(config, version)?;
                     tx.policy_snapshot_store(tenant, &snapshot).await?;
                     Ok(version)
                 })
             })
             .await
     }
+
+    /// Stores `config` as `version`, which the operator gave it. The same
+    /// version with another hash is [`StoreError::PolicyHashMismatch`].
+    pub async fn store(&self, config: &TenantConfig, version: u64) -> Result<(), StoreError> {
+        let tenant = config.tenant_id;
+        let snapshot = snapshot(config.clone(), version)?;
+        self.store
+            .write(move |tx| -> BoxFuture<'_, Result<(), StoreError>> {
+                let snapshot = snapshot.clone();
+                Box::pin(async move { tx.policy_snapshot_store(tenant, &snapshot).await })
+            })
+            .await
+    }
+}
+
+fn snapshot(config: TenantConfig, version: u64) -> Result<PolicySnapshot, StoreError> {
+    Ok(PolicySnapshot {
+        policy_version: version,
+        content_hash: config.content_hash.clone(),
+        snapshot: document(&config.numbered(version))?,
+    })
 }
 
 fn document(config: &TenantConfig) -> Result<String, StoreError> {

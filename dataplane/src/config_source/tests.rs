@@ -5,49 +5,19 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use minichat_config::process::TenantSource;
 use minichat_core::{SystemClock, TenantId};
 use minichat_crds::RenderSettings;
 use minichat_store::{DatabaseSettings, Store};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{ManifestsSource, StoredPolicyVersions, TenantRuntime};
+use super::fixtures::{A, B, daily, tenant};
+use super::{ConfigSource, StoredPolicyVersions, TenantRuntime};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const A: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01";
-const B: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a02";
-
-/// A tenant with its quota and Secret, in one text.
-fn tenant(id: &str, daily: u32, key: &str) -> String {
-    let name = format!("t{}", &id[id.len() - 2..]);
-    format!(
-        r#"
-apiVersion: minichat.dev/v1alpha1
-kind: ChatTenant
-metadata: {{name: {name}}}
-spec:
-  tenantId: {id}
-  providers:
-  - {{name: p, kind: OpenAIResponses, baseUrl: "https://h", auth: {{secretKeyRef: {{name: {name}, key: k}}}}}}
-  models:
-  - {{id: m, providerModelId: m, displayName: M, providerRef: p, tier: Standard, contextWindow: 1000,
-     maxOutputTokens: 100, maxInputTokens: 500, inputTokensCreditMultiplierMicro: 1, outputTokensCreditMultiplierMicro: 1}}
----
-apiVersion: minichat.dev/v1alpha1
-kind: ChatQuota
-metadata: {{name: {name}}}
-spec: {{tenantRef: {{name: {name}}}, limits: {{standard: {{daily: {daily}}}}}}}
----
-apiVersion: v1
-kind: Secret
-metadata: {{name: {name}}}
-stringData: {{k: {key}}}
-"#
-    )
-}
-
 struct Scene {
-    source: ManifestsSource,
+    source: ConfigSource,
     store: Store,
     manifests: TempDir,
     _database: TempDir,
@@ -111,16 +81,16 @@ impl Scene {
     }
 }
 
-async fn source(manifests: &TempDir, store: &Store) -> ManifestsSource {
+async fn source(manifests: &TempDir, store: &Store) -> ConfigSource {
     let versions = StoredPolicyVersions::new(store.clone());
     let directory = manifests.path().to_owned();
-    ManifestsSource::start(directory, RenderSettings::default(), versions)
-        .await
-        .unwrap()
-}
-
-fn daily(runtime: &TenantRuntime) -> i64 {
-    runtime.config.user_limits.default.standard.daily / 1_000_000
+    ConfigSource::start(
+        &TenantSource::Manifests(directory),
+        RenderSettings::default(),
+        versions,
+    )
+    .await
+    .unwrap()
 }
 
 /// QUOTA-28, D34
@@ -292,6 +262,11 @@ async fn a_missing_directory_stops_the_start() {
     let scene = Scene::start(&[]).await;
     let versions = StoredPolicyVersions::new(scene.store.clone());
     let missing = scene.manifests.path().join("missing");
-    let started = ManifestsSource::start(missing, RenderSettings::default(), versions).await;
+    let started = ConfigSource::start(
+        &TenantSource::Manifests(missing),
+        RenderSettings::default(),
+        versions,
+    )
+    .await;
     assert!(started.is_err_and(|error| error.to_string().contains("missing")));
 }

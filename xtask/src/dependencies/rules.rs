@@ -83,11 +83,21 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("jiff", &["minichat-core"]),
     (
         "k8s-openapi",
-        &["minichat-crds", "minichat-operator", "minichat-tests"],
+        &[
+            "minichat-crds",
+            "minichat-dataplane",
+            "minichat-operator",
+            "minichat-tests",
+        ],
     ),
     (
         "kube*",
-        &["minichat-crds", "minichat-operator", "minichat-tests"],
+        &[
+            "minichat-crds",
+            "minichat-dataplane",
+            "minichat-operator",
+            "minichat-tests",
+        ],
     ),
     ("opentelemetry*", &["minichat-telemetry"]),
     ("prometheus", &["minichat-telemetry"]),

@@ -210,6 +210,36 @@ pub(super) const KEYS: &[Key] = &[
         "Value of that header.",
     ),
     key(
+        "source.manifests",
+        Kind::Text,
+        "",
+        "Directory of `ChatTenant`, `ChatQuota` and `Secret` documents whose tenants are served. `serve` needs exactly one of `source.manifests`, `source.directory` and `source.pool`.",
+    ),
+    key(
+        "source.directory",
+        Kind::Text,
+        "",
+        "Directory of rendered tenants: a mounted Secret, or a folder or file for each.",
+    ),
+    key(
+        "source.pool",
+        Kind::Text,
+        "",
+        "Pool whose rendered tenants are watched in the cluster: Secrets with the label `minichat.dev/pool`.",
+    ),
+    key(
+        "source.namespace",
+        Kind::Text,
+        "",
+        "Namespace of those Secrets; without it that of the pod, or of the kubeconfig's context.",
+    ),
+    key(
+        "source.kubeconfig",
+        Kind::Text,
+        "",
+        "File that names the cluster of `source.pool`; without it `KUBECONFIG`, `~/.kube/config`, or the cluster that the pod runs in.",
+    ),
+    key(
         "provider_http.allow_http",
         Kind::Bool,
         "false",

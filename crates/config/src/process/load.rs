@@ -14,7 +14,7 @@ use super::prefix;
 use super::types::{
     Auth, Database, DatabaseUrl, Dev, Drain, IpNetwork, JobConfig, LogFormat, Logging, Metrics,
     OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, SharedSecret, Streaming,
-    Tracing, TrustedHeaders,
+    TenantSource, Tracing, TrustedHeaders,
 };
 use crate::fault::Faults;
 use crate::secret::Secret;
@@ -36,6 +36,7 @@ pub(super) fn load(
             sse_ping_interval: settings.seconds("streaming.sse_ping_interval_seconds"),
         },
         auth: auth(&mut settings),
+        source: source(&mut settings),
         provider_http: ProviderHttp {
             allow_http: settings.boolean("provider_http.allow_http"),
         },
@@ -209,6 +210,56 @@ fn trusted_headers(settings: &mut Settings) -> TrustedHeaders {
             value: Secret::new(value),
         }),
     }
+}
+
+fn source(settings: &mut Settings) -> Option<TenantSource> {
+    let mut given = |name: &str| Some(settings.text(name)).filter(|text| !text.is_empty());
+    let manifests = given("source.manifests");
+    let directory = given("source.directory");
+    let pool = given("source.pool");
+    let namespace = given("source.namespace");
+    let kubeconfig = given("source.kubeconfig");
+    let sources = [&manifests, &directory, &pool];
+    settings.require(
+        sources.iter().filter(|source| source.is_some()).count() <= 1,
+        "source",
+        "only one of source.manifests, source.directory and source.pool may be given",
+    );
+    settings.require(
+        pool.as_deref().is_none_or(is_label_value),
+        "source.pool",
+        "must be at most 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends",
+    );
+    for (name, value) in [
+        ("source.namespace", &namespace),
+        ("source.kubeconfig", &kubeconfig),
+    ] {
+        settings.require(
+            value.is_none() || pool.is_some(),
+            name,
+            "belongs to source.pool, which is not given",
+        );
+    }
+    let manifests = manifests.map(|path| TenantSource::Manifests(path.into()));
+    let directory = directory.map(|path| TenantSource::Directory(path.into()));
+    let kubernetes = pool.map(|pool| TenantSource::Kubernetes {
+        pool,
+        namespace,
+        kubeconfig: kubeconfig.map(PathBuf::from),
+    });
+    manifests.or(directory).or(kubernetes)
+}
+
+/// Whether a Kubernetes label may have the value.
+fn is_label_value(value: &str) -> bool {
+    let ends = [value.bytes().next(), value.bytes().last()];
+    value.len() <= 63
+        && ends
+            .iter()
+            .all(|end| end.is_some_and(|byte| byte.is_ascii_alphanumeric()))
+        && value
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 fn tracing(settings: &mut Settings) -> Tracing {

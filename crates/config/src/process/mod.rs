@@ -22,8 +22,8 @@ use crate::fault::Faults;
 
 pub use types::{
     Auth, Database, DatabaseUrl, Dev, Drain, IpNetwork, JobConfig, LogFormat, Logging, Metrics,
-    OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, Streaming, Tracing,
-    TrustedHeaders,
+    OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, Streaming, TenantSource,
+    Tracing, TrustedHeaders,
 };
 
 impl ProcessConfig {

@@ -86,7 +86,13 @@ fn every_key_is_read_from_its_variable() {
                 faults.0.iter().any(|f| f.path == key.name),
                 "{variable}: {faults}"
             ),
-            Ok(config) => assert_eq!(config.logging.level, "\u{7f}", "{variable} is not read"),
+            // These take any text.
+            Ok(config) => assert!(
+                config.logging.level == wrong
+                    || config.source == Some(TenantSource::Manifests(wrong.into()))
+                    || config.source == Some(TenantSource::Directory(wrong.into())),
+                "{variable} is not read"
+            ),
         }
     }
 }
@@ -255,4 +261,44 @@ proptest! {
             net & mask == peer & mask
         );
     }
+}
+
+/// K8S-21
+#[test]
+fn there_is_at_most_one_source_of_tenants() {
+    let source = |yaml: &str| dev(yaml).map(|config| config.source);
+    assert_eq!(source("").unwrap(), None);
+    assert_eq!(
+        source("source: {manifests: /m}").unwrap(),
+        Some(TenantSource::Manifests("/m".into()))
+    );
+    assert_eq!(
+        source("source: {directory: /d}").unwrap(),
+        Some(TenantSource::Directory("/d".into()))
+    );
+    assert_eq!(
+        source("source: {pool: main, namespace: chat}").unwrap(),
+        Some(TenantSource::Kubernetes {
+            pool: "main".to_owned(),
+            namespace: Some("chat".to_owned()),
+            kubeconfig: None
+        })
+    );
+    let two = source("source: {manifests: /m, pool: main}").unwrap_err();
+    assert_eq!(
+        two.to_string(),
+        "source: only one of source.manifests, source.directory and source.pool may be given"
+    );
+}
+
+#[test]
+fn a_pool_is_the_value_of_a_label() {
+    for pool in ["-main", "main.", "a,b", "a=b", &"x".repeat(64)] {
+        let faults = dev(&format!("source: {{pool: \"{pool}\"}}"));
+        assert_eq!(fault_keys(faults), ["source.pool"], "{pool}");
+    }
+    assert_eq!(
+        fault_keys(dev("source: {namespace: chat}")),
+        ["source.namespace"]
+    );
 }

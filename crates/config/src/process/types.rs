@@ -25,6 +25,8 @@ pub struct ProcessConfig {
     pub streaming: Streaming,
     /// `auth.*`
     pub auth: Auth,
+    /// `source.*`; a process that serves needs one.
+    pub source: Option<TenantSource>,
     /// `provider_http.*`
     pub provider_http: ProviderHttp,
     /// `logging.*`
@@ -145,6 +147,24 @@ pub struct SharedSecret {
     pub header: String,
     /// Value to compare in constant time.
     pub value: Secret,
+}
+
+/// Where tenants come from (K8S-21).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TenantSource {
+    /// A directory of manifests (K8S-4).
+    Manifests(PathBuf),
+    /// A directory of rendered tenants, as a sidecar has them.
+    Directory(PathBuf),
+    /// The rendered Secrets of a pool, watched in the cluster.
+    Kubernetes {
+        /// Value of the label `minichat.dev/pool`.
+        pool: String,
+        /// `None`: the process's own.
+        namespace: Option<String>,
+        /// `None`: as the environment says.
+        kubeconfig: Option<PathBuf>,
+    },
 }
 
 /// Calls to providers.

@@ -1,0 +1,277 @@
+//! The source `directory` (K8S-21): rendered tenants as files. A tenant is
+//!
+//! * a mounted Secret: the directory itself, or a folder of it, that holds
+//!   `tenant.json` and `credentials.json`;
+//! * or a file: the rendered Secret as YAML or JSON.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::Secret;
+use minichat_config::{Faults, TenantConfig, yaml};
+use minichat_core::TenantId;
+use minichat_crds::manifests::Files;
+use minichat_crds::rendered_secret::{self, CREDENTIALS_KEY, TENANT_KEY};
+use minichat_crds::{RenderSettings, RenderedTenant, Revisions};
+use notify::RecursiveMode;
+
+use super::folder::Reader;
+use super::rendered::{Delivery, Intake};
+
+/// Separates folder and file in the names of [`Files`].
+const SEPARATOR: char = '/';
+
+/// Reads the rendered tenants of a directory.
+pub(super) struct DirectoryReader {
+    settings: RenderSettings,
+    intake: Intake,
+    revisions: Revisions,
+    /// Tenants by the folder or file that held them: what is broken now still
+    /// belongs to somebody.
+    places: BTreeMap<String, TenantId>,
+}
+
+impl DirectoryReader {
+    pub(super) fn new(settings: RenderSettings, intake: Intake) -> Self {
+        Self {
+            settings,
+            intake,
+            revisions: Revisions::new(),
+            places: BTreeMap::new(),
+        }
+    }
+}
+
+impl Reader for DirectoryReader {
+    const DEPTH: RecursiveMode = RecursiveMode::Recursive;
+
+    fn read(directory: &Path) -> io::Result<Files> {
+        let mut files = Files::default();
+        for entry in std::fs::read_dir(directory)? {
+            let path = entry?.path();
+            let Some(name) = visible_name(&path) else {
+                continue;
+            };
+            if path.is_dir() {
+                for key in [TENANT_KEY, CREDENTIALS_KEY] {
+                    read_file(
+                        &mut files,
+                        format!("{name}{SEPARATOR}{key}"),
+                        &path.join(key),
+                    );
+                }
+            } else if is_key(name) {
+                read_file(&mut files, format!("{SEPARATOR}{name}"), &path);
+            } else if is_document(&path) {
+                read_file(&mut files, name.to_owned(), &path);
+            }
+        }
+        Ok(files)
+    }
+
+    async fn load(&mut self, files: Files) -> bool {
+        let mut deliveries: BTreeMap<_, _> = self
+            .intake
+            .registry
+            .known()
+            .map(|id| (id, Delivery::Gone))
+            .collect();
+        let mut places = BTreeMap::new();
+        for (place, found) in self.found(&files) {
+            let known = found.tenant.or_else(|| self.places.get(&place).copied());
+            let Some(id) = known.or_else(|| rendered_secret::tenant_of(&place)) else {
+                tracing::warn!(place, error = found.error(), "no tenant can be read here");
+                continue;
+            };
+            if let Some((other, _)) = places.iter().find(|(_, taken)| **taken == id) {
+                tracing::warn!(place, other, tenant.id = %id, "the tenant stands there too; this one is ignored");
+                continue;
+            }
+            places.insert(place, id);
+            deliveries.insert(id, found.delivery);
+        }
+        self.places = places;
+        self.intake.take(deliveries).await;
+        !self.intake.is_incomplete()
+    }
+}
+
+/// What one folder or file says.
+struct Found {
+    /// Known as soon as the document names it, valid or not.
+    tenant: Option<TenantId>,
+    delivery: Delivery,
+}
+
+impl Found {
+    fn of(
+        tenant: Option<TenantId>,
+        revision: String,
+        read: Result<RenderedTenant, Faults>,
+    ) -> Self {
+        match read {
+            Ok(rendered) => Self {
+                tenant: Some(rendered.config.tenant_id),
+                delivery: Delivery::Rendered(Box::new(rendered)),
+            },
+            Err(faults) => Self {
+                tenant,
+                delivery: Delivery::Refused {
+                    revision,
+                    error: faults.to_string(),
+                },
+            },
+        }
+    }
+
+    fn error(&self) -> Option<&str> {
+        match &self.delivery {
+            Delivery::Refused { error, .. } => Some(error),
+            Delivery::Rendered(_) | Delivery::Gone => None,
+        }
+    }
+}
+
+impl DirectoryReader {
+    fn found(&self, files: &Files) -> BTreeMap<String, Found> {
+        let mut found = BTreeMap::new();
+        for name in files.texts.keys().chain(files.unreadable.keys()) {
+            match name.split_once(SEPARATOR) {
+                Some((place, _)) if !found.contains_key(place) => {
+                    found.insert(place.to_owned(), self.mounted(place, files));
+                }
+                Some(_) => {}
+                None => {
+                    found.insert(name.clone(), self.document(name, files));
+                }
+            }
+        }
+        found
+    }
+
+    /// A folder with the two keys of a Secret. The annotation that names its
+    /// revision is not mounted, so one is made.
+    fn mounted(&self, place: &str, files: &Files) -> Found {
+        let name = |key| format!("{place}{SEPARATOR}{key}");
+        let texts = [TENANT_KEY, CREDENTIALS_KEY].map(|key| text(files, &name(key)));
+        let refused = || {
+            let texts = texts.iter().filter_map(|text| text.as_ref().ok().copied());
+            self.revisions.of_refused(texts)
+        };
+        let (tenant, credentials) = match texts.clone() {
+            [Ok(tenant), Ok(credentials)] => (tenant, credentials),
+            [tenant, credentials] => {
+                let id = tenant.as_ref().ok().and_then(|text| id_of(text));
+                let mut faults = Faults::default();
+                for (key, text) in [(TENANT_KEY, tenant), (CREDENTIALS_KEY, credentials)] {
+                    if let Err(error) = text {
+                        faults.add(key, error);
+                    }
+                }
+                return Found::of(id, refused(), Err(faults));
+            }
+        };
+        let version = TenantConfig::from_json(tenant)
+            .ok()
+            .and_then(|config| Some((config.policy_version?, config.content_hash)));
+        let credentials_read = serde_json::from_str(credentials).ok();
+        let revision = match (version, credentials_read) {
+            (Some((version, hash)), Some(credentials)) => {
+                self.revisions.of(version, &hash, &credentials)
+            }
+            _ => refused(),
+        };
+        let read = RenderedTenant::parse(&revision, tenant, credentials, self.settings);
+        Found::of(id_of(tenant), revision, read)
+    }
+
+    /// A file that holds a whole Secret.
+    fn document(&self, name: &str, files: &Files) -> Found {
+        let text = match text(files, name) {
+            Ok(text) => text,
+            Err(error) => {
+                let faults = minichat_config::Fault {
+                    path: String::new(),
+                    message: error,
+                };
+                return Found::of(None, "unknown".to_owned(), Err(faults.into()));
+            }
+        };
+        let secret = yaml::document(text)
+            .map_err(Faults::from)
+            .and_then(|value| {
+                serde_json::from_value::<Secret>(value).map_err(|_| {
+                    // The text of the error may quote the Secret.
+                    Faults::from(minichat_config::Fault {
+                        path: String::new(),
+                        message:
+                            "must be a rendered Secret, as `kubectl get secret -o yaml` shows it"
+                                .to_owned(),
+                    })
+                })
+            });
+        match secret {
+            Ok(secret) => {
+                let id = secret.metadata.name.as_deref();
+                let revision = rendered_secret::revision_of(&secret).unwrap_or("unknown");
+                let read = RenderedTenant::from_secret(&secret, self.settings);
+                Found::of(
+                    id.and_then(rendered_secret::tenant_of),
+                    revision.to_owned(),
+                    read,
+                )
+            }
+            Err(faults) => {
+                let revision = self.revisions.of_refused(std::iter::once(text));
+                Found::of(None, revision, Err(faults))
+            }
+        }
+    }
+}
+
+/// The text of the file called `name`, or why there is none.
+fn text<'a>(files: &'a Files, name: &str) -> Result<&'a str, String> {
+    match files.texts.get(name) {
+        Some(text) => Ok(text),
+        None => Err(files.unreadable.get(name).map_or_else(
+            || "is missing".to_owned(),
+            |error| format!("cannot be read: {error}"),
+        )),
+    }
+}
+
+/// The tenant that a document names, however invalid the rest of it is.
+fn id_of(document: &str) -> Option<TenantId> {
+    let value: serde_json::Value = serde_json::from_str(document).ok()?;
+    value.get("tenant_id")?.as_str()?.parse().ok()
+}
+
+/// The name unless it is hidden, as the folders are in which the kubelet keeps
+/// the versions of a mounted Secret.
+fn visible_name(path: &Path) -> Option<&str> {
+    let name = path.file_name()?.to_str()?;
+    (!name.starts_with('.')).then_some(name)
+}
+
+fn is_key(name: &str) -> bool {
+    name == TENANT_KEY || name == CREDENTIALS_KEY
+}
+
+fn is_document(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("yaml" | "yml" | "json"))
+}
+
+fn read_file(files: &mut Files, name: String, path: &Path) {
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            files.texts.insert(name, text);
+        }
+        // Not there, or removed since the directory was listed.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => {
+            files.unreadable.insert(name, error.to_string());
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The source `kubernetes` (K8S-21): the rendered Secrets of a pool, watched in
+//! one namespace.
+
+mod cluster;
+mod watch;
+
+#[cfg(test)]
+mod watch_tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret;
+use minichat_core::TenantId;
+use minichat_crds::{RenderSettings, RenderedTenant, rendered_secret};
+use minichat_telemetry::Signal;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::rendered::{Delivery, Intake};
+
+pub(super) use cluster::Pool;
+use watch::{Change, Watch};
+
+/// How often the database is offered what it did not take.
+const RETRY: Duration = Duration::from_secs(2);
+/// Changes between the API server and the registry; the watch waits when they
+/// are not taken over as fast as they come.
+const CHANGES: usize = 64;
+
+/// Follows a pool until it is dropped.
+pub(super) struct Watching {
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Watching {
+    /// Fires `loaded` once the pool was read as a whole.
+    pub(super) fn start(
+        pool: Pool,
+        settings: RenderSettings,
+        intake: Intake,
+        loaded: Signal,
+    ) -> Self {
+        let (sender, changes) = mpsc::channel(CHANGES);
+        let taking = Taking {
+            settings,
+            intake,
+            loaded,
+        };
+        Self {
+            tasks: [
+                tokio::spawn(Watch::new(pool, sender).follow()),
+                tokio::spawn(taking.follow(changes)),
+            ],
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// Takes changes over.
+struct Taking {
+    settings: RenderSettings,
+    intake: Intake,
+    loaded: Signal,
+}
+
+impl Taking {
+    async fn follow(mut self, mut changes: mpsc::Receiver<Change>) {
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                received = changes.recv_many(&mut batch, CHANGES) => {
+                    if received == 0 {
+                        return;
+                    }
+                    self.take(std::mem::take(&mut batch)).await;
+                }
+                () = tokio::time::sleep(RETRY), if self.intake.is_incomplete() => {
+                    self.intake.retry().await;
+                }
+            }
+        }
+    }
+
+    /// Takes over what is newest after `batch`: an edit that is overtaken is
+    /// never built.
+    async fn take(&mut self, batch: Vec<Change>) {
+        let mut newest = BTreeMap::new();
+        let mut is_whole = false;
+        for change in batch {
+            match change {
+                Change::Whole(secrets) => {
+                    is_whole = true;
+                    let known: BTreeSet<_> = self.intake.registry.known().collect();
+                    newest = known.into_iter().map(|id| (id, None)).collect();
+                    newest.extend(secrets.into_iter().filter_map(named));
+                }
+                Change::Set(secret) => newest.extend(named(*secret)),
+                Change::Gone(secret) => {
+                    newest.extend(named(*secret).map(|(id, _)| (id, None)));
+                }
+            }
+        }
+        let deliveries = newest
+            .into_iter()
+            .map(|(id, secret)| (id, delivery(secret, self.settings)));
+        self.intake.take(deliveries.collect()).await;
+        if is_whole {
+            self.loaded.fire();
+        }
+    }
+}
+
+/// The tenant that a Secret is called after, and the Secret.
+fn named(secret: Secret) -> Option<(TenantId, Option<Secret>)> {
+    let name = secret.metadata.name.as_deref().unwrap_or_default();
+    let id = rendered_secret::tenant_of(name);
+    if id.is_none() {
+        tracing::warn!(
+            secret = name,
+            "the Secret has the pool's label, but not the name of a rendered tenant; it is ignored"
+        );
+    }
+    Some((id?, Some(secret)))
+}
+
+fn delivery(secret: Option<Secret>, settings: RenderSettings) -> Delivery {
+    let Some(secret) = secret else {
+        return Delivery::Gone;
+    };
+    match RenderedTenant::from_secret(&secret, settings) {
+        Ok(tenant) => Delivery::Rendered(Box::new(tenant)),
+        Err(faults) => Delivery::Refused {
+            revision: rendered_secret::revision_of(&secret)
+                .unwrap_or("unknown")
+                .to_owned(),
+            error: faults.to_string(),
+        },
+    }
+}

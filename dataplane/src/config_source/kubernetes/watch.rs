@@ -1,0 +1,226 @@
+//! One watch after the other, each resumed where the last one ended (K8S-21).
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, pin_mut};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use uuid::Uuid;
+
+use super::Pool;
+
+/// The API server ends a watch after this many seconds. Between two changes a
+/// watch is silent, so that nothing but its end shows that it still lives.
+const WATCH_SECONDS: u32 = 20;
+/// A watch that has not ended by then is dead: its connection was cut without
+/// a word (K8S-21: noticed within 30 s).
+const DEAD: Duration = Duration::from_secs(26);
+/// A list that takes longer is tried again.
+const LIST: Duration = Duration::from_secs(30);
+/// A watch that ends sooner was not worth its request.
+const TOO_SHORT: Duration = Duration::from_secs(1);
+/// First and longest wait after a failure.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// What became of the pool's Secrets.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// These are all.
+    Whole(Vec<Secret>),
+    Set(Box<Secret>),
+    Gone(Box<Secret>),
+}
+
+/// Follows the Secrets of one pool.
+pub(super) struct Watch {
+    pool: Pool,
+    changes: mpsc::Sender<Change>,
+    /// Where the next watch begins; `None` when all must be listed.
+    version: Option<String>,
+    /// Failures since the API server last answered as it should.
+    failures: u32,
+}
+
+/// Why a watch or a list ended.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the API server no longer knows where the last watch ended; everything is listed anew")]
+    Expired,
+    #[error("the API server has not answered for {} s", .0.as_secs())]
+    Silent(Duration),
+    #[error("the watch ended at once")]
+    Short,
+    #[error("{0:#}")]
+    Refused(anyhow::Error),
+    #[error("nobody takes changes over")]
+    Unheard,
+}
+
+impl Watch {
+    pub(super) fn new(pool: Pool, changes: mpsc::Sender<Change>) -> Self {
+        Self {
+            pool,
+            changes,
+            version: None,
+            failures: 0,
+        }
+    }
+
+    /// For ever, or until nobody listens.
+    pub(super) async fn follow(mut self) {
+        loop {
+            match self.once().await {
+                Ok(()) => {}
+                Err(Failure::Unheard) => return,
+                Err(failure) => {
+                    self.report(&failure);
+                    if matches!(failure, Failure::Expired) {
+                        self.version = None;
+                    }
+                    sleep(backoff(self.failures)).await;
+                    self.failures = self.failures.saturating_add(1);
+                }
+            }
+        }
+    }
+
+    /// Lists if that must be, and watches once.
+    async fn once(&mut self) -> Result<(), Failure> {
+        let version = match self.version.clone() {
+            Some(version) => version,
+            None => self.list().await?,
+        };
+        let began = Instant::now();
+        let heard = self.watch(&version, began + DEAD).await?;
+        if !heard && began.elapsed() < TOO_SHORT {
+            return Err(Failure::Short);
+        }
+        self.answered();
+        Ok(())
+    }
+
+    async fn list(&mut self) -> Result<String, Failure> {
+        let parameters = ListParams::default().labels(&self.pool.selector);
+        let listed = timeout(LIST, self.pool.secrets.list(&parameters)).await;
+        let listed = listed.map_err(|_| Failure::Silent(LIST))??;
+        let version = listed.metadata.resource_version.unwrap_or_default();
+        tracing::info!(
+            pool = self.pool.name,
+            tenants = listed.items.len(),
+            "the pool's tenants are read"
+        );
+        self.tell(Change::Whole(listed.items)).await?;
+        self.version = Some(version.clone());
+        self.answered();
+        Ok(version)
+    }
+
+    /// Passes on what changed until the watch ends; whether it said anything.
+    async fn watch(&mut self, version: &str, dead: Instant) -> Result<bool, Failure> {
+        let parameters = WatchParams::default()
+            .labels(&self.pool.selector)
+            .timeout(WATCH_SECONDS);
+        let silent = |_| Failure::Silent(DEAD);
+        let secrets = self.pool.secrets.clone();
+        let events = timeout_at(dead, secrets.watch(&parameters, version)).await;
+        let events = events.map_err(silent)??;
+        pin_mut!(events);
+        let mut heard = false;
+        while let Some(event) = timeout_at(dead, events.next()).await.map_err(silent)? {
+            self.hear(event?).await?;
+            heard = true;
+        }
+        Ok(heard)
+    }
+
+    async fn hear(&mut self, event: WatchEvent<Secret>) -> Result<(), Failure> {
+        match event {
+            WatchEvent::Added(secret) | WatchEvent::Modified(secret) => {
+                let version = secret.metadata.resource_version.clone();
+                self.tell(Change::Set(Box::new(secret))).await?;
+                self.version = version;
+            }
+            WatchEvent::Deleted(secret) => {
+                let version = secret.metadata.resource_version.clone();
+                self.tell(Change::Gone(Box::new(secret))).await?;
+                self.version = version;
+            }
+            WatchEvent::Bookmark(bookmark) => {
+                self.version = Some(bookmark.metadata.resource_version);
+            }
+            WatchEvent::Error(status) => return Err(kube::Error::Api(status).into()),
+        }
+        self.answered();
+        Ok(())
+    }
+
+    async fn tell(&self, change: Change) -> Result<(), Failure> {
+        self.changes
+            .send(change)
+            .await
+            .map_err(|_| Failure::Unheard)
+    }
+
+    fn report(&self, failure: &Failure) {
+        let pool = &self.pool.name;
+        match failure {
+            Failure::Expired | Failure::Short => tracing::info!(pool, "{failure}"),
+            // Once per outage: the next ones say the same.
+            _ if self.failures > 0 => tracing::debug!(pool, error = %failure, "still"),
+            _ => {
+                tracing::warn!(pool, error = %failure, "the pool cannot be watched; what runs goes on");
+            }
+        }
+    }
+
+    fn answered(&mut self) {
+        if std::mem::take(&mut self.failures) > 1 {
+            tracing::info!(pool = self.pool.name, "the pool is watched again");
+        }
+    }
+}
+
+impl From<kube::Error> for Failure {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) if status.code == 410 => Self::Expired,
+            kube::Error::Api(status) => {
+                Self::Refused(anyhow::anyhow!("{} ({})", status.message, status.code))
+            }
+            // Its text may quote what was read, and that is a Secret.
+            kube::Error::SerdeError(_) => Self::Refused(anyhow::anyhow!(
+                "the answer holds something else than Secrets"
+            )),
+            error => Self::Refused(error.into()),
+        }
+    }
+}
+
+/// Twice as long after each failure, and up to a quarter less, so that pods do
+/// not come back all at once.
+fn backoff(failures: u32) -> Duration {
+    let (first, longest) = BACKOFF;
+    let wait = first.saturating_mul(1 << failures.min(16)).min(longest);
+    let share = u32::from(Uuid::new_v4().as_bytes()[0]);
+    wait.saturating_sub(wait / 4 * share / 255)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_stay_within_bounds() {
+        let mut longest = Duration::ZERO;
+        for failures in 0..40 {
+            let wait = backoff(failures);
+            let full = BACKOFF.0 * 2_u32.pow(failures.min(10));
+            let full = full.min(BACKOFF.1);
+            assert!(wait <= full && wait >= full * 3 / 4, "{failures}: {wait:?}");
+            longest = longest.max(wait);
+        }
+        assert!(longest > BACKOFF.1 / 2);
+    }
+}

@@ -1,0 +1,121 @@
+//! What runs and what was refused, by tenant: what every source fills (K8S-22).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use minichat_core::TenantId;
+
+use super::status::{Entry, State};
+use super::{Status, TenantRuntime, Tenants};
+
+/// The state of every tenant of a source, and its two public sides: what
+/// requests read and what `/configz` shows.
+#[derive(Default)]
+pub(super) struct Registry {
+    states: BTreeMap<TenantId, TenantState>,
+    tenants: Arc<Tenants>,
+    status: Status,
+}
+
+#[derive(Default)]
+struct TenantState {
+    running: Option<Arc<TenantRuntime>>,
+    rejected: Option<Rejected>,
+}
+
+/// A configuration that was refused.
+#[derive(Clone, PartialEq, Eq)]
+struct Rejected {
+    revision: String,
+    error: String,
+}
+
+impl Registry {
+    pub(super) fn tenants(&self) -> Arc<Tenants> {
+        Arc::clone(&self.tenants)
+    }
+
+    pub(super) fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    /// Every tenant that runs or was refused.
+    pub(super) fn known(&self) -> impl Iterator<Item = TenantId> {
+        self.states.keys().copied()
+    }
+
+    pub(super) fn running(&self, id: TenantId) -> Option<&Arc<TenantRuntime>> {
+        self.states.get(&id)?.running.as_ref()
+    }
+
+    /// Takes over what is valid. `false` when the same runs already.
+    pub(super) fn run(&mut self, id: TenantId, runtime: TenantRuntime) -> bool {
+        let state = self.states.entry(id).or_default();
+        state.rejected = None;
+        if state.running.as_deref().is_some_and(|running| {
+            running.revision == runtime.revision
+                && running.config.content_hash == runtime.config.content_hash
+                && running.credentials == runtime.credentials
+        }) {
+            return false;
+        }
+        tracing::info!(tenant.id = %id, revision = runtime.revision, "a configuration runs");
+        state.running = Some(Arc::new(runtime));
+        true
+    }
+
+    /// Refuses `revision`; what runs goes on.
+    pub(super) fn reject(&mut self, id: TenantId, revision: String, error: String) {
+        let rejected = Rejected { revision, error };
+        let state = self.states.entry(id).or_default();
+        if state.rejected.as_ref() != Some(&rejected) {
+            let running = state
+                .running
+                .as_ref()
+                .map(|running| running.revision.as_str());
+            tracing::warn!(tenant.id = %id, revision = rejected.revision, error = rejected.error, running, "a configuration is refused");
+        }
+        state.rejected = Some(rejected);
+    }
+
+    /// Ends serving the tenant; its open streams keep what they pinned.
+    pub(super) fn remove(&mut self, id: TenantId) {
+        if self.states.remove(&id).is_some() {
+            tracing::info!(tenant.id = %id, "the tenant is gone");
+        }
+    }
+
+    /// Makes all changes visible at once. Requests that pinned an older
+    /// configuration keep it.
+    pub(super) fn publish(&self) {
+        let running: HashMap<_, _> = self
+            .states
+            .iter()
+            .filter_map(|(id, state)| Some((*id, Arc::clone(state.running.as_ref()?))))
+            .collect();
+        self.tenants.replace(running);
+        self.status.publish(
+            self.states
+                .iter()
+                .map(|(id, state)| entry(*id, state))
+                .collect(),
+        );
+    }
+}
+
+fn entry(tenant_id: TenantId, state: &TenantState) -> Entry {
+    let running = state.running.as_ref();
+    let rejected = state.rejected.as_ref();
+    Entry {
+        tenant_id,
+        revision: running.map(|running| running.revision.clone()),
+        state: if rejected.is_some() {
+            State::Rejected
+        } else {
+            State::Active
+        },
+        suspended: running.is_some_and(|running| running.config.suspended),
+        rejected_revision: rejected.map(|rejected| rejected.revision.clone()),
+        error: rejected.map(|rejected| rejected.error.clone()),
+    }
+}

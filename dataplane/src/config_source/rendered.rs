@@ -1,0 +1,148 @@
+//! Tenants that the operator rendered and numbered, taken over (K8S-22,
+//! QUOTA-29).
+
+use std::collections::BTreeMap;
+
+use futures_util::future::join_all;
+use minichat_core::TenantId;
+use minichat_crds::RenderedTenant;
+use minichat_store::StoreError;
+
+use super::registry::Registry;
+use super::{StoredPolicyVersions, TenantRuntime};
+
+/// What the source says about one tenant now.
+#[derive(Debug)]
+pub(super) enum Delivery {
+    Rendered(Box<RenderedTenant>),
+    /// What was delivered is not valid.
+    Refused {
+        revision: String,
+        error: String,
+    },
+    Gone,
+}
+
+/// Takes over deliveries.
+pub(super) struct Intake {
+    versions: StoredPolicyVersions,
+    pub(super) registry: Registry,
+    /// Valid ones that the database has not taken yet.
+    unstored: BTreeMap<TenantId, Box<RenderedTenant>>,
+}
+
+impl Intake {
+    pub(super) fn new(versions: StoredPolicyVersions) -> Self {
+        Self {
+            versions,
+            registry: Registry::default(),
+            unstored: BTreeMap::new(),
+        }
+    }
+
+    /// Takes over the newest delivery of each tenant, and publishes all of them
+    /// at once.
+    pub(super) async fn take(&mut self, deliveries: BTreeMap<TenantId, Delivery>) {
+        let mut rendered = Vec::new();
+        for (id, delivery) in deliveries {
+            self.unstored.remove(&id);
+            match delivery {
+                Delivery::Rendered(tenant) => rendered.push((id, tenant)),
+                Delivery::Refused { revision, error } => self.registry.reject(id, revision, error),
+                Delivery::Gone => self.registry.remove(id),
+            }
+        }
+        self.store(rendered).await;
+        self.registry.publish();
+    }
+
+    /// Whether a delivery still waits for the database.
+    pub(super) fn is_incomplete(&self) -> bool {
+        !self.unstored.is_empty()
+    }
+
+    /// Offers the database what it did not take.
+    pub(super) async fn retry(&mut self) {
+        let waiting = std::mem::take(&mut self.unstored).into_iter().collect();
+        self.store(waiting).await;
+        self.registry.publish();
+    }
+
+    /// Stores each policy before a turn can be priced by it (QUOTA-30), all
+    /// tenants at once so that they share commits.
+    async fn store(&mut self, rendered: Vec<(TenantId, Box<RenderedTenant>)>) {
+        let stored = join_all(rendered.into_iter().map(|(id, tenant)| {
+            let running = self.registry.running(id).cloned();
+            let versions = self.versions.clone();
+            async move {
+                let refused = admit(&tenant, running.as_deref(), &versions).await.err();
+                (id, tenant, refused)
+            }
+        }));
+        for (id, tenant, refused) in stored.await {
+            match refused {
+                None => self.run(id, *tenant),
+                Some(refused) => {
+                    let error = refused.to_string();
+                    self.registry.reject(id, tenant.revision.clone(), error);
+                    if refused.is_temporary() {
+                        self.unstored.insert(id, tenant);
+                    }
+                }
+            }
+        }
+    }
+
+    fn run(&mut self, id: TenantId, tenant: RenderedTenant) {
+        let version = tenant.config.policy_version.unwrap_or_default();
+        let runtime = TenantRuntime::new(tenant.config, version, tenant.credentials)
+            .with_revision(tenant.revision);
+        self.registry.run(id, runtime);
+    }
+}
+
+/// Why a valid delivery is not taken over.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(
+        "policy version {delivered} is lower than {running}, which runs; versions only go up (QUOTA-29)"
+    )]
+    Lower { delivered: u64, running: u64 },
+    #[error(
+        "policy version {0} is stored with other content; a changed policy needs a higher version"
+    )]
+    OtherContent(u64),
+    #[error("the policy cannot be stored: {0}; it is tried again")]
+    Database(StoreError),
+}
+
+impl Refused {
+    fn is_temporary(&self) -> bool {
+        matches!(self, Self::Database(_))
+    }
+}
+
+async fn admit(
+    tenant: &RenderedTenant,
+    running: Option<&TenantRuntime>,
+    versions: &StoredPolicyVersions,
+) -> Result<(), Refused> {
+    let delivered = tenant.config.policy_version.unwrap_or_default();
+    if let Some(running) = running {
+        let current = running.policy_version();
+        if delivered < current {
+            return Err(Refused::Lower {
+                delivered,
+                running: current,
+            });
+        }
+        if delivered == current && running.config.content_hash == tenant.config.content_hash {
+            return Ok(());
+        }
+    }
+    match versions.store(&tenant.config, delivered).await {
+        Ok(()) => Ok(()),
+        Err(StoreError::PolicyHashMismatch { version }) => Err(Refused::OtherContent(version)),
+        Err(error) => Err(Refused::Database(error)),
+    }
+}

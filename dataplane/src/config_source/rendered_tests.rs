@@ -1,0 +1,142 @@
+//! Deliveries, taken over or refused.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use minichat_core::TenantId;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::fixtures::{A, B, daily, id, rendered, store};
+use super::rendered::{Delivery, Intake};
+use super::{StoredPolicyVersions, TenantRuntime};
+
+struct Scene {
+    intake: Intake,
+    _database: TempDir,
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let database = TempDir::new().unwrap();
+        let versions = StoredPolicyVersions::new(store(&database).await);
+        Self {
+            intake: Intake::new(versions),
+            _database: database,
+        }
+    }
+
+    async fn take(&mut self, deliveries: impl IntoIterator<Item = (TenantId, Delivery)>) {
+        self.intake
+            .take(deliveries.into_iter().collect::<BTreeMap<_, _>>())
+            .await;
+    }
+
+    fn running(&self, tenant: &str) -> Option<Arc<TenantRuntime>> {
+        self.intake.registry.tenants().get(id(tenant))
+    }
+
+    fn configz(&self, tenant: &str) -> Value {
+        let all = serde_json::to_value(&*self.intake.registry.status().configz()).unwrap();
+        let mut entries = all.as_array().unwrap().iter();
+        let found = entries.find(|entry| entry["tenant_id"] == tenant);
+        found.cloned().unwrap_or_default()
+    }
+}
+
+fn delivered(tenant: &str, version: u64, daily: u32, key: &str) -> (TenantId, Delivery) {
+    let rendered = rendered(tenant, version, daily, key);
+    (id(tenant), Delivery::Rendered(Box::new(rendered)))
+}
+
+/// K8S-20, K8S-22: the number and the revision are the operator's.
+#[tokio::test]
+async fn a_delivery_runs_under_the_operators_version_and_revision() {
+    let mut scene = Scene::start().await;
+    scene.take([delivered(A, 41, 7, "key")]).await;
+    let first = scene.running(A).unwrap();
+    assert_eq!((first.policy_version(), daily(&first)), (41, 7));
+    assert_eq!(scene.configz(A)["revision"], "41-7key");
+    scene.take([delivered(A, 42, 8, "key")]).await;
+    assert_eq!(daily(&scene.running(A).unwrap()), 8);
+    assert_eq!(daily(&first), 7, "who pinned the older one keeps it");
+    // New credentials are a new revision of the same version.
+    scene.take([delivered(A, 42, 8, "new")]).await;
+    let after = scene.running(A).unwrap();
+    assert_eq!(
+        (after.policy_version(), after.revision.as_str()),
+        (42, "42-8new")
+    );
+    let (_, key) = after.credentials.iter().next().unwrap();
+    assert_eq!(key.expose(), "new");
+}
+
+/// K8S-22
+#[tokio::test]
+async fn what_is_delivered_again_changes_nothing() {
+    let mut scene = Scene::start().await;
+    scene.take([delivered(A, 1, 7, "key")]).await;
+    let before = scene.running(A).unwrap();
+    scene.take([delivered(A, 1, 7, "key")]).await;
+    assert!(Arc::ptr_eq(&before, &scene.running(A).unwrap()));
+}
+
+/// K8S-22, D34
+#[tokio::test]
+async fn a_refused_delivery_leaves_what_runs_and_shows_both() {
+    let mut scene = Scene::start().await;
+    scene
+        .take([delivered(A, 1, 7, "key"), delivered(B, 1, 7, "key")])
+        .await;
+    let (a, b) = (scene.running(A).unwrap(), scene.running(B).unwrap());
+    let refused = Delivery::Refused {
+        revision: "2-bad".to_owned(),
+        error: "tenant.json.schema: must be 1".to_owned(),
+    };
+    scene.take([(id(A), refused)]).await;
+    assert!(Arc::ptr_eq(&a, &scene.running(A).unwrap()));
+    assert!(Arc::ptr_eq(&b, &scene.running(B).unwrap()));
+    let shown = scene.configz(A);
+    assert_eq!(
+        (&shown["state"], &shown["revision"]),
+        (&"rejected".into(), &"1-7key".into())
+    );
+    assert_eq!(shown["rejected_revision"], "2-bad");
+    assert_eq!(shown["error"], "tenant.json.schema: must be 1");
+    scene.take([delivered(A, 2, 8, "key")]).await;
+    assert_eq!(scene.configz(A)["state"], "active");
+    assert_eq!(scene.configz(A)["error"], Value::Null);
+}
+
+/// QUOTA-29
+#[tokio::test]
+async fn a_version_never_goes_down_nor_changes_what_it_means() {
+    let mut scene = Scene::start().await;
+    scene.take([delivered(A, 5, 7, "key")]).await;
+    for (version, limit, expected) in [
+        (4, 8, "policy version 4 is lower than 5, which runs"),
+        (5, 8, "policy version 5 is stored with other content"),
+    ] {
+        scene.take([delivered(A, version, limit, "key")]).await;
+        let shown = scene.configz(A);
+        assert_eq!(shown["revision"], "5-7key");
+        assert!(
+            shown["error"].as_str().unwrap().starts_with(expected),
+            "{shown}"
+        );
+        assert!(!scene.intake.is_incomplete(), "it is not tried again");
+    }
+    assert_eq!(daily(&scene.running(A).unwrap()), 7);
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_gone_is_neither_served_nor_shown() {
+    let mut scene = Scene::start().await;
+    scene
+        .take([delivered(A, 1, 7, "key"), delivered(B, 1, 7, "key")])
+        .await;
+    scene.take([(id(A), Delivery::Gone)]).await;
+    assert!(scene.running(A).is_none());
+    assert_eq!(scene.configz(A), Value::Null);
+    assert!(scene.running(B).is_some());
+}

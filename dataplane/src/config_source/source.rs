@@ -1,0 +1,156 @@
+//! The one source of a process's tenants (K8S-21).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use minichat_config::process::TenantSource;
+use minichat_crds::RenderSettings;
+use minichat_telemetry::Signal;
+
+use super::directory::DirectoryReader;
+use super::folder::Followed;
+use super::kubernetes::{Pool, Watching};
+use super::loader::Loader;
+use super::manifests::ManifestReader;
+use super::registry::Registry;
+use super::rendered::Intake;
+use super::{Status, StoredPolicyVersions, Tenants};
+
+/// The tenants of a source, kept up to date until it is dropped.
+pub struct ConfigSource {
+    public: Public,
+    _follower: Follower,
+}
+
+/// What the rest of the process sees of a source.
+#[derive(Clone)]
+struct Public {
+    tenants: Arc<Tenants>,
+    status: Status,
+    /// Fires once the source was read as a whole.
+    loaded: Signal,
+    /// Whether a source without any tenant is what it should be: a pool may
+    /// wait for its first one, a directory is filled before the start.
+    may_be_empty: bool,
+}
+
+/// What keeps the tenants up to date, until dropped.
+enum Follower {
+    Directory { _followed: Followed },
+    Cluster { _watching: Watching },
+}
+
+impl ConfigSource {
+    /// Loads the tenants of `source` and follows it. What is wrong with single
+    /// tenants does not stop the start; a directory that cannot be read does, and
+    /// a cluster that nothing names. An API server that does not answer is waited for.
+    pub async fn start(
+        source: &TenantSource,
+        settings: RenderSettings,
+        versions: StoredPolicyVersions,
+    ) -> anyhow::Result<Self> {
+        match source {
+            TenantSource::Manifests(path) => {
+                Self::manifests(path.clone(), settings, versions).await
+            }
+            TenantSource::Directory(path) => {
+                Self::directory(path.clone(), settings, versions).await
+            }
+            TenantSource::Kubernetes {
+                pool,
+                namespace,
+                kubeconfig,
+            } => {
+                let pool = Pool::connect(pool, namespace.as_deref(), kubeconfig.as_deref()).await?;
+                Ok(Self::kubernetes(pool, settings, versions))
+            }
+        }
+    }
+
+    async fn manifests(
+        directory: PathBuf,
+        settings: RenderSettings,
+        versions: StoredPolicyVersions,
+    ) -> anyhow::Result<Self> {
+        let loader = Loader::new(versions);
+        let public = Public::of(&loader.registry, false);
+        let reader = ManifestReader { settings, loader };
+        public.followed(directory, reader).await
+    }
+
+    async fn directory(
+        directory: PathBuf,
+        settings: RenderSettings,
+        versions: StoredPolicyVersions,
+    ) -> anyhow::Result<Self> {
+        let intake = Intake::new(versions);
+        let public = Public::of(&intake.registry, false);
+        let reader = DirectoryReader::new(settings, intake);
+        public.followed(directory, reader).await
+    }
+
+    /// Follows `pool`. Returns before the API server has answered.
+    fn kubernetes(pool: Pool, settings: RenderSettings, versions: StoredPolicyVersions) -> Self {
+        let intake = Intake::new(versions);
+        let public = Public::of(&intake.registry, true);
+        let watching = Watching::start(pool, settings, intake, public.loaded.clone());
+        Self {
+            public,
+            _follower: Follower::Cluster {
+                _watching: watching,
+            },
+        }
+    }
+
+    /// The registry that this source fills.
+    pub fn tenants(&self) -> Arc<Tenants> {
+        Arc::clone(&self.public.tenants)
+    }
+
+    /// What runs and what was refused.
+    pub fn status(&self) -> Status {
+        self.public.status.clone()
+    }
+
+    /// Says, whenever it is asked, why the tenants do not make the process ready;
+    /// `None` when they do (K8S-21, QUOTA-31).
+    pub fn readiness(&self) -> impl Fn() -> Option<&'static str> + Clone + Send + Sync + 'static {
+        let public = self.public.clone();
+        move || public.not_ready()
+    }
+}
+
+impl Public {
+    fn of(registry: &Registry, may_be_empty: bool) -> Self {
+        Self {
+            tenants: registry.tenants(),
+            status: registry.status(),
+            loaded: Signal::new(),
+            may_be_empty,
+        }
+    }
+
+    async fn followed(
+        self,
+        directory: PathBuf,
+        reader: impl super::folder::Reader,
+    ) -> anyhow::Result<ConfigSource> {
+        let followed = Followed::start(directory, reader).await?;
+        self.loaded.fire();
+        Ok(ConfigSource {
+            public: self,
+            _follower: Follower::Directory {
+                _followed: followed,
+            },
+        })
+    }
+
+    fn not_ready(&self) -> Option<&'static str> {
+        if !self.loaded.is_fired() {
+            return Some("the tenants have not been loaded yet");
+        }
+        let is_empty_on_purpose = self.may_be_empty && self.status.configz().is_empty();
+        (self.tenants.first().is_none() && !is_empty_on_purpose)
+            .then_some("no tenant has a valid configuration")
+    }
+}
