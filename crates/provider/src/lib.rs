@@ -15,7 +15,7 @@ pub mod sse;
 mod stream;
 
 pub use adapter::Translator;
-pub use client::{ClientSettings, ProviderClient, ReadyConnection};
+pub use client::{ClientSettings, FetchError, FetchLimits, ProviderClient, ReadyConnection};
 pub use event::{Completion, DeltaKind, ProviderEvent, Terminal};
 pub use failure::{Failure, FailureKind, TimeoutStage};
 pub use request::{

@@ -2,8 +2,8 @@
 
 use minichat_config::tenant::document::{
     ApiParamsDocument, AuthDocument, ContextDocument, FeaturesDocument, GeneralConfigDocument,
-    ModelDocument, PreferenceDocument, ProviderDocument, SCHEMA, TenantDocument, TimeoutsDocument,
-    UserLimitsDocument,
+    IssuerDocument, ModelDocument, PreferenceDocument, ProviderDocument, SCHEMA, TenantDocument,
+    TimeoutsDocument, UserLimitsDocument,
 };
 use minichat_config::{Fault, Faults, ProviderKind};
 use minichat_core::TenantId;
@@ -27,6 +27,7 @@ pub(super) fn document(
         display_name,
         suspended,
         features: crd::Features { ai_chat },
+        auth: crd::TenantAuth { issuers },
         providers,
         models,
         kill_switches,
@@ -49,6 +50,11 @@ pub(super) fn document(
             )
         })
         .collect();
+    let issuers = issuers
+        .iter()
+        .enumerate()
+        .map(|(i, entry)| issuer(entry, &format!("spec.auth.issuers[{i}]"), settings, faults))
+        .collect();
     TenantDocument {
         schema: SCHEMA,
         tenant_id,
@@ -58,6 +64,7 @@ pub(super) fn document(
         display_name: display_name.clone(),
         suspended: *suspended,
         features: FeaturesDocument { ai_chat: *ai_chat },
+        issuers,
         max_output_tokens: *max_output_tokens,
         providers,
         model_catalog: models.iter().map(model).collect(),
@@ -70,6 +77,38 @@ pub(super) fn document(
             recent_messages_limit: *recent_messages_limit,
         },
         user_limits,
+    }
+}
+
+fn issuer(
+    issuer: &crd::Issuer,
+    path: &str,
+    settings: RenderSettings,
+    faults: &mut Faults,
+) -> IssuerDocument {
+    let crd::Issuer {
+        issuer,
+        audience,
+        jwks_uri,
+        tenant_claim,
+        user_claim,
+        scopes_claim,
+    } = issuer;
+    let plain = |url: &str| url.starts_with("http://") && !settings.allow_http;
+    for (key, url) in [("issuer", Some(issuer)), ("jwksUri", jwks_uri.as_ref())] {
+        faults.require(
+            !url.is_some_and(|url| plain(url)),
+            format!("{path}.{key}"),
+            "plain http is not allowed by this process; write https://, or set provider_http.allow_http",
+        );
+    }
+    IssuerDocument {
+        issuer: issuer.clone(),
+        audience: audience.clone(),
+        jwks_uri: jwks_uri.clone(),
+        tenant_claim: tenant_claim.clone(),
+        user_claim: user_claim.clone(),
+        scopes_claim: scopes_claim.clone(),
     }
 }
 
@@ -255,7 +294,8 @@ pub(super) fn in_words_of_the_manifest(faults: Faults) -> Faults {
     let renamed = faults.0.into_iter().map(|fault| Fault {
         path: format!("spec.{}", fault.path)
             .trim_end_matches('.')
-            .replace("model_catalog", "models"),
+            .replace("model_catalog", "models")
+            .replace("spec.issuers", "spec.auth.issuers"),
         message: fault.message,
     });
     Faults(renamed.collect())

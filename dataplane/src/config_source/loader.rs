@@ -8,6 +8,7 @@ use minichat_core::TenantId;
 use minichat_crds::Revisions;
 use minichat_crds::manifests::{Concern, Files, Manifests, Problem, TenantManifest};
 
+use super::issuers;
 use super::registry::Registry;
 use super::{StoredPolicyVersions, TenantRuntime};
 
@@ -75,6 +76,7 @@ impl Loader {
                 }
             }
         }
+        self.refuse_foreign_issuers(&mut served, files);
         let complete = self.serve(served, files).await;
         self.registry.publish();
         complete
@@ -101,6 +103,30 @@ impl Loader {
             Some(manifest) => Verdict::Serve(Box::new(manifest)),
             None => Verdict::Remove,
         }
+    }
+
+    /// No issuer opens two tenants by accident.
+    fn refuse_foreign_issuers(
+        &mut self,
+        served: &mut Vec<(TenantId, TenantManifest)>,
+        files: &Files,
+    ) {
+        let offered: Vec<_> = served
+            .iter()
+            .map(|(_, manifest)| &manifest.rendered.config)
+            .collect();
+        let refused = issuers::refused(&offered, &self.registry.all_running());
+        served.retain(|(id, manifest)| {
+            let Some(error) = refused.get(id) else {
+                return true;
+            };
+            let refusal = Refusal {
+                error: error.clone(),
+                files: manifest.files.clone(),
+            };
+            self.reject(*id, refusal, files);
+            false
+        });
     }
 
     fn reject(&mut self, id: TenantId, refusal: Refusal, files: &Files) {

@@ -6,6 +6,7 @@
 
 mod directory;
 mod folder;
+mod issuers;
 mod kubernetes;
 mod loader;
 mod manifests;
@@ -23,6 +24,7 @@ mod rendered_tests;
 #[cfg(test)]
 mod tests;
 
+pub use issuers::{Listing, SharedIssuer};
 pub use policy_versions::StoredPolicyVersions;
 pub use source::ConfigSource;
 pub use status::{Configz, Entry, State, Status};

@@ -48,6 +48,13 @@ impl Registry {
         self.states.get(&id)?.running.as_ref()
     }
 
+    pub(super) fn all_running(&self) -> HashMap<TenantId, Arc<TenantRuntime>> {
+        self.states
+            .iter()
+            .filter_map(|(id, state)| Some((*id, Arc::clone(state.running.as_ref()?))))
+            .collect()
+    }
+
     /// Takes over what is valid. `false` when the same runs already.
     pub(super) fn run(&mut self, id: TenantId, runtime: TenantRuntime) -> bool {
         let state = self.states.entry(id).or_default();
@@ -88,12 +95,7 @@ impl Registry {
     /// Makes all changes visible at once. Requests that pinned an older
     /// configuration keep it.
     pub(super) fn publish(&self) {
-        let running: HashMap<_, _> = self
-            .states
-            .iter()
-            .filter_map(|(id, state)| Some((*id, Arc::clone(state.running.as_ref()?))))
-            .collect();
-        self.tenants.replace(running);
+        self.tenants.replace(self.all_running());
         self.status.publish(
             self.states
                 .iter()

@@ -8,6 +8,7 @@ use minichat_core::TenantId;
 use minichat_crds::RenderedTenant;
 use minichat_store::StoreError;
 
+use super::issuers;
 use super::registry::Registry;
 use super::{StoredPolicyVersions, TenantRuntime};
 
@@ -29,6 +30,8 @@ pub(super) struct Intake {
     pub(super) registry: Registry,
     /// Valid ones that the database has not taken yet.
     unstored: BTreeMap<TenantId, Box<RenderedTenant>>,
+    /// Valid ones that list an issuer of another tenant; it may give it up.
+    contested: BTreeMap<TenantId, Box<RenderedTenant>>,
 }
 
 impl Intake {
@@ -37,6 +40,7 @@ impl Intake {
             versions,
             registry: Registry::default(),
             unstored: BTreeMap::new(),
+            contested: BTreeMap::new(),
         }
     }
 
@@ -46,13 +50,14 @@ impl Intake {
         let mut rendered = Vec::new();
         for (id, delivery) in deliveries {
             self.unstored.remove(&id);
+            self.contested.remove(&id);
             match delivery {
                 Delivery::Rendered(tenant) => rendered.push((id, tenant)),
                 Delivery::Refused { revision, error } => self.registry.reject(id, revision, error),
                 Delivery::Gone => self.registry.remove(id),
             }
         }
-        self.store(rendered).await;
+        self.offer(rendered).await;
         self.registry.publish();
     }
 
@@ -64,8 +69,26 @@ impl Intake {
     /// Offers the database what it did not take.
     pub(super) async fn retry(&mut self) {
         let waiting = std::mem::take(&mut self.unstored).into_iter().collect();
-        self.store(waiting).await;
+        self.offer(waiting).await;
         self.registry.publish();
+    }
+
+    /// Takes over what no other tenant's issuers forbid: no issuer opens two
+    /// tenants by accident. What they forbade before is looked at anew.
+    async fn offer(&mut self, mut rendered: Vec<(TenantId, Box<RenderedTenant>)>) {
+        rendered.extend(std::mem::take(&mut self.contested));
+        let offered: Vec<_> = rendered.iter().map(|(_, tenant)| &tenant.config).collect();
+        let mut refused = issuers::refused(&offered, &self.registry.all_running());
+        let mut free = Vec::with_capacity(rendered.len());
+        for (id, tenant) in rendered {
+            if let Some(error) = refused.remove(&id) {
+                self.registry.reject(id, tenant.revision.clone(), error);
+                self.contested.insert(id, tenant);
+            } else {
+                free.push((id, tenant));
+            }
+        }
+        self.store(free).await;
     }
 
     /// Stores each policy before a turn can be priced by it (QUOTA-30), all

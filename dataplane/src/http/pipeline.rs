@@ -3,14 +3,15 @@
 //! and a request costs one future.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{FromRequestParts, MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::Route;
-use http::Method;
 use http::request::Parts;
+use http::{HeaderMap, Method};
 use minichat_core::ErrorCode;
 use minichat_telemetry::traces::{TRACEPARENT, http_span};
 use minichat_telemetry::{PeerAddr, TraceContext, Tracer};
@@ -55,7 +56,11 @@ pub(super) fn around(
 ) -> Router {
     let limits = app.config.server.rate_limit;
     let pipeline = Arc::new(Pipeline {
-        authenticator: Authenticator::new(&app.config.auth),
+        authenticator: Authenticator::new(
+            &app.config.auth,
+            app.provider.clone(),
+            app.config.provider_http.allow_http,
+        ),
         rate_limiter: RateLimiter::new(limits.per_second, limits.burst),
         in_flight: InFlight::new(limits.in_flight),
         templates,
@@ -118,7 +123,11 @@ impl Pipeline {
         verdict: &mut Option<Verdict<'a>>,
     ) -> Result<Response, Problem> {
         let _in_flight = self.in_flight.enter()?;
-        let identity = self.identify(&request)?;
+        let peer = request
+            .extensions()
+            .get::<PeerAddr>()
+            .map(|PeerAddr(address)| address.ip());
+        let identity = self.identify(request.headers(), peer).await?;
         *verdict = self.rate_limiter.take(BucketKey {
             tenant_id: identity.tenant_id,
             user_id: identity.user_id,
@@ -138,17 +147,16 @@ impl Pipeline {
         }
     }
 
-    fn identify(&self, request: &Request) -> Result<Identity, Problem> {
-        let peer = request
-            .extensions()
-            .get::<PeerAddr>()
-            .map(|PeerAddr(address)| address.ip());
-        let identity = self.authenticator.identify(request.headers(), peer, || {
-            self.app
-                .tenants
-                .first()
-                .map(|tenant| tenant.config.tenant_id)
-        })?;
+    async fn identify(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Result<Identity, Problem> {
+        let now = self.app.clock.now();
+        let identity = self
+            .authenticator
+            .identify(headers, peer, &self.app.tenants, now)
+            .await?;
         let span = Span::current();
         span.record("tenant_id", tracing::field::display(identity.tenant_id));
         span.record("user_id", tracing::field::display(identity.user_id));

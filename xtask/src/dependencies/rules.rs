@@ -7,6 +7,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("minichat-core", &[]),
     ("minichat-metrics", &[]),
     ("minichat-config", &["minichat-core"]),
+    ("minichat-identity", &["minichat-core"]),
     ("minichat-crds", &["minichat-config", "minichat-core"]),
     (
         "minichat-telemetry",
@@ -20,6 +21,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "minichat-config",
             "minichat-core",
             "minichat-crds",
+            "minichat-identity",
             "minichat-metrics",
             "minichat-provider",
             "minichat-store",
@@ -102,6 +104,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("opentelemetry*", &["minichat-telemetry"]),
     ("prometheus", &["minichat-telemetry"]),
     ("rcgen", &["minichat-cluster"]),
+    ("ring", &["minichat-identity", "minichat-tests"]),
     ("rusqlite", &["minichat-store", "minichat-tests"]),
     ("schemars", &["minichat-crds"]),
     ("serde-saphyr", &["minichat-config"]),

@@ -169,9 +169,45 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "auth.mode",
-        Kind::Choice(&["dev", "trusted_headers"]),
+        Kind::Choice(&["oidc", "trusted_headers", "dev"]),
+        "oidc",
+        "Who the caller is: whom a bearer token names, what a trusted proxy says in `X-Tenant-Id`, `X-User-Id` and `X-Scopes`, or one fixed user. Tenants with issuers of their own are opened by these alone.",
+    ),
+    key(
+        "auth.issuer",
+        Kind::Text,
         "",
-        "Who the caller is: one fixed user, or what a trusted proxy says in `X-Tenant-Id`, `X-User-Id` and `X-Scopes`. Required.",
+        "Mode `oidc`: the claim `iss` of tokens, a URL whose discovery document names the keys. Required where `auth.mode` is left out; without it only tenants with issuers of their own can be used.",
+    ),
+    key(
+        "auth.audience",
+        Kind::Text,
+        "",
+        "What the claim `aud` must hold; required with `auth.issuer`.",
+    ),
+    key(
+        "auth.jwks_uri",
+        Kind::Text,
+        "",
+        "Where the issuer's keys are, instead of where its discovery document says.",
+    ),
+    key(
+        "auth.tenant_claim",
+        Kind::Text,
+        "tenant_id",
+        "The claim with the tenant's id.",
+    ),
+    key(
+        "auth.user_claim",
+        Kind::Text,
+        "sub",
+        "The claim with the user; what is no UUID becomes one, the same each time.",
+    ),
+    key(
+        "auth.scopes_claim",
+        Kind::Text,
+        "scope",
+        "The claim with the scopes, separated by spaces or a list; where it is `scope`, `scp` stands in for it.",
     ),
     key(
         "auth.allow_dev",
@@ -243,7 +279,7 @@ pub(super) const KEYS: &[Key] = &[
         "provider_http.allow_http",
         Kind::Bool,
         "false",
-        "Whether providers may be called without TLS.",
+        "Whether providers, and issuers of tokens, may be called without TLS.",
     ),
     key(
         "logging.level",

@@ -17,6 +17,7 @@ use super::types::{
     TenantSource, Tracing, TrustedHeaders,
 };
 use crate::fault::Faults;
+use crate::issuer::Issuer;
 use crate::secret::Secret;
 use crate::yaml;
 
@@ -26,6 +27,9 @@ pub(super) fn load(
 ) -> Result<ProcessConfig, Faults> {
     let mut settings = Settings::read(yaml, env)?;
     let server = server(&mut settings);
+    let provider_http = ProviderHttp {
+        allow_http: settings.boolean("provider_http.allow_http"),
+    };
     let config = ProcessConfig {
         url_prefix: settings.prefix("url_prefix"),
         metrics: metrics(&mut settings, server.bind_addr),
@@ -35,11 +39,9 @@ pub(super) fn load(
             sse_channel_capacity: settings.size("streaming.sse_channel_capacity"),
             sse_ping_interval: settings.seconds("streaming.sse_ping_interval_seconds"),
         },
-        auth: auth(&mut settings),
+        auth: auth(&mut settings, provider_http.allow_http),
         source: source(&mut settings),
-        provider_http: ProviderHttp {
-            allow_http: settings.boolean("provider_http.allow_http"),
-        },
+        provider_http,
         logging: logging(&mut settings),
         tracing: tracing(&mut settings),
         drain: Drain {
@@ -149,13 +151,14 @@ fn database(settings: &mut Settings) -> Database {
     }
 }
 
-fn auth(settings: &mut Settings) -> Auth {
+fn auth(settings: &mut Settings, allow_http: bool) -> Auth {
     let dev = Dev {
         tenant_id: settings.uuid("auth.dev_tenant_id").map(Into::into),
         user_id: settings.uuid("auth.dev_user_id").unwrap_or_default().into(),
     };
     let allow_dev = settings.boolean("auth.allow_dev");
     let trusted = trusted_headers(settings);
+    let issuer = issuer(settings, allow_http);
     match settings.text("auth.mode").as_str() {
         "dev" => {
             settings.require(
@@ -165,14 +168,16 @@ fn auth(settings: &mut Settings) -> Auth {
             );
             Auth::Dev(dev)
         }
-        "" => {
+        "oidc" => {
             settings.require(
-                settings.given.contains_key("auth.mode"),
-                "auth.mode",
-                "is required: write `dev` with auth.allow_dev, or `trusted_headers`",
+                issuer.is_some() || settings.given.contains_key("auth.mode"),
+                "auth.issuer",
+                "is required for auth.mode `oidc`, the default; or write another mode, `trusted_headers` or `dev`",
             );
-            Auth::Dev(dev)
+            Auth::Oidc(issuer)
         }
+        // A fault already.
+        "" => Auth::Oidc(None),
         _ => {
             let provable = !trusted.trusted_peers.is_empty() || trusted.shared_secret.is_some();
             settings.require(
@@ -183,6 +188,31 @@ fn auth(settings: &mut Settings) -> Auth {
             Auth::TrustedHeaders(trusted)
         }
     }
+}
+
+fn issuer(settings: &mut Settings, allow_http: bool) -> Option<Issuer> {
+    let issuer = Issuer {
+        issuer: settings.text("auth.issuer"),
+        audience: settings.text("auth.audience"),
+        jwks_uri: Some(settings.text("auth.jwks_uri")).filter(|uri| !uri.is_empty()),
+        tenant_claim: Some(settings.text("auth.tenant_claim")),
+        user_claim: settings.text("auth.user_claim"),
+        scopes_claim: settings.text("auth.scopes_claim"),
+    };
+    if issuer.issuer.is_empty() {
+        let needs = "needs auth.issuer, whose tokens it concerns";
+        settings.require(issuer.audience.is_empty(), "auth.audience", needs);
+        settings.require(issuer.jwks_uri.is_none(), "auth.jwks_uri", needs);
+        issuer.check_claims(|key| format!("auth.{key}"), &mut settings.faults);
+        return None;
+    }
+    issuer.check(|key| format!("auth.{key}"), &mut settings.faults);
+    settings.require(
+        allow_http || !issuer.is_plain_http(),
+        "auth.issuer",
+        "plain http is not allowed; write https://, or set provider_http.allow_http",
+    );
+    Some(issuer)
 }
 
 fn trusted_headers(settings: &mut Settings) -> TrustedHeaders {

@@ -148,8 +148,8 @@ fn dev_mode_needs_allow_dev_and_no_mode_is_refused() {
         fault_keys(load("auth: {mode: dev}", &[])),
         ["auth.allow_dev"]
     );
-    assert_eq!(fault_keys(load("", &[])), ["auth.mode"]);
-    assert_eq!(fault_keys(load("auth: {mode: oidc}", &[])), ["auth.mode"]);
+    assert_eq!(fault_keys(load("", &[])), ["auth.issuer"]);
+    assert_eq!(fault_keys(load("auth: {mode: basic}", &[])), ["auth.mode"]);
 }
 
 /// PLAT-133

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use minichat_core::{TenantId, UserId};
 
+use crate::issuer::Issuer;
 use crate::secret::Secret;
 
 /// Everything one process is configured with.
@@ -115,6 +116,8 @@ pub struct Streaming {
 /// Who the caller is (PLAT-130).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Auth {
+    /// Bearer tokens (PLAT-131), of this issuer or of a tenant's own.
+    Oidc(Option<Issuer>),
     /// Every caller is one fixed user; `auth.allow_dev` was given (PLAT-134).
     Dev(Dev),
     /// Headers of a proxy that the process trusts (PLAT-133).

@@ -1,6 +1,7 @@
 //! The process's one client of providers (PLAT-105).
 
 mod connection;
+mod fetch;
 mod head;
 mod open;
 mod origin;
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 
 use connection::Connection;
 pub(crate) use connection::Exchange;
+pub use fetch::{FetchError, FetchLimits};
 use origin::Origin;
 pub(crate) use pool::Pool;
 use transport::Tls;
