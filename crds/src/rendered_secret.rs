@@ -165,12 +165,20 @@ pub fn revision_of(secret: &Secret) -> Option<&str> {
 }
 
 /// Every provider can be called: its scheme is allowed and its credential here.
+/// Every issuer can be asked for its keys.
 fn usable(
     config: &TenantConfig,
     credentials: &Credentials,
     settings: RenderSettings,
     faults: &mut Faults,
 ) {
+    for (i, issuer) in config.issuers.iter().enumerate() {
+        faults.require(
+            settings.allow_http || !issuer.is_plain_http(),
+            format!("{TENANT_KEY}.issuers[{i}]"),
+            "plain http is not allowed by this process; set provider_http.allow_http, or use https",
+        );
+    }
     for (id, provider) in &config.providers {
         let path = format!("{TENANT_KEY}.providers.{id}");
         faults.require(
