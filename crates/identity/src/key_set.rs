@@ -2,6 +2,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use p521::ecdsa::signature::Verifier as _;
+use p521::ecdsa::{Signature as P521Signature, VerifyingKey as P521Key};
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256,
     RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
@@ -40,6 +42,8 @@ enum Public {
     Rsa(RsaPublicKeyComponents<Vec<u8>>),
     P256(Vec<u8>),
     P384(Vec<u8>),
+    /// The one curve that `ring` does not have.
+    P521(Box<P521Key>),
     Ed25519(Vec<u8>),
 }
 
@@ -50,6 +54,7 @@ pub(crate) enum Algorithm {
     Rsa(&'static RsaParameters),
     P256,
     P384,
+    P521,
     Ed25519,
 }
 
@@ -64,6 +69,7 @@ impl Algorithm {
             "PS512" => Self::Rsa(&RSA_PSS_2048_8192_SHA512),
             "ES256" => Self::P256,
             "ES384" => Self::P384,
+            "ES512" => Self::P521,
             "EdDSA" | "Ed25519" => Self::Ed25519,
             _ => return None,
         })
@@ -148,6 +154,10 @@ impl Key {
             }),
             ("EC", Some("P-256")) => Public::P256(point(&bytes(document.x)?, &bytes(document.y)?)),
             ("EC", Some("P-384")) => Public::P384(point(&bytes(document.x)?, &bytes(document.y)?)),
+            ("EC", Some("P-521")) => {
+                let point = point(&bytes(document.x)?, &bytes(document.y)?);
+                Public::P521(Box::new(P521Key::from_sec1_bytes(&point).ok()?))
+            }
             ("OKP", Some("Ed25519")) => Public::Ed25519(bytes(document.x)?),
             _ => return None,
         };
@@ -185,6 +195,8 @@ impl Public {
             (Self::P384(key), Algorithm::P384) => {
                 verified_by(&ECDSA_P384_SHA384_FIXED, key, message, signature)
             }
+            (Self::P521(key), Algorithm::P521) => P521Signature::from_slice(signature)
+                .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
             (Self::Ed25519(key), Algorithm::Ed25519) => {
                 verified_by(&ED25519, key, message, signature)
             }

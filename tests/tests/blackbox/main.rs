@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod ask;
 #[cfg(test)]
+mod bearer_tokens;
+#[cfg(test)]
 mod chat_changes;
 #[cfg(test)]
 mod chats;
@@ -14,6 +16,8 @@ mod disconnects;
 mod finalization;
 #[cfg(test)]
 mod first_turn;
+#[cfg(test)]
+mod issuers;
 #[cfg(test)]
 mod lists;
 #[cfg(test)]

@@ -102,6 +102,7 @@ const OWNERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("opentelemetry*", &["minichat-telemetry"]),
+    ("p521", &["minichat-identity", "minichat-tests"]),
     ("prometheus", &["minichat-telemetry"]),
     ("rcgen", &["minichat-cluster"]),
     ("ring", &["minichat-identity", "minichat-tests"]),

@@ -12,11 +12,11 @@ use minichat_identity::{Claims, KeySet, KeySetError, Rejection, Token};
 use minichat_provider::{FetchError, FetchLimits, ProviderClient};
 use serde::Deserialize;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// Longest key set and discovery document in bytes.
 const MAX_BYTES: usize = 512 * 1024;
-/// Longest time that one of the two may take.
+/// Longest time that both of them may take.
 const FETCH: Duration = Duration::from_secs(5);
 /// Between two fetches on behalf of unknown keys (PLAT-131).
 const BETWEEN_REFRESHES: Duration = Duration::from_mins(1);
@@ -61,7 +61,9 @@ struct Loaded {
 /// share one fetch.
 #[derive(Default)]
 struct Attempts {
-    first: Option<Instant>,
+    /// The end of the last fetch.
+    ended: Option<Instant>,
+    /// The beginning of the last one on behalf of an unknown key.
     refresh: Option<Instant>,
 }
 
@@ -69,6 +71,8 @@ struct Attempts {
 enum FetchKeysError {
     #[error("{0}: {1}")]
     Fetch(String, FetchError),
+    #[error("the answers took longer than {FETCH:?}")]
+    TimedOut,
     #[error("the discovery document: {0}")]
     Discovery(#[from] serde_json::Error),
     #[error("the discovery document is that of another issuer")]
@@ -127,18 +131,17 @@ impl IssuerKeys {
         Arc::clone(entries.entry(source.clone()).or_default())
     }
 
-    /// The first keys; one request fetches, the others wait for it.
+    /// The first keys; one request fetches, the others wait for it and share
+    /// what comes of it.
     async fn first(self: &Arc<Self>, source: &Source, entry: &Arc<Entry>) -> Option<Arc<Loaded>> {
-        let mut attempts = Arc::clone(&entry.attempts).lock_owned().await;
+        let asked = Instant::now();
+        let attempts = Arc::clone(&entry.attempts).lock_owned().await;
         if let Some(loaded) = entry.keys.load_full() {
             return Some(loaded);
         }
-        if is_due(attempts.first, BETWEEN_ATTEMPTS) {
-            self.fetch_in_its_own_task(source, entry, {
-                attempts.first = Some(Instant::now());
-                attempts
-            })
-            .await;
+        let is_shared = attempts.ended.is_some_and(|ended| ended >= asked);
+        if !is_shared && is_due(attempts.ended, BETWEEN_ATTEMPTS) {
+            self.fetch_in_its_own_task(source, entry, attempts).await;
         }
         entry.keys.load_full()
     }
@@ -171,11 +174,10 @@ impl IssuerKeys {
         if known.at.elapsed() < MAX_AGE {
             return;
         }
-        let Ok(mut attempts) = Arc::clone(&entry.attempts).try_lock_owned() else {
+        let Ok(attempts) = Arc::clone(&entry.attempts).try_lock_owned() else {
             return;
         };
-        if is_due(attempts.first, BETWEEN_REFRESHES) {
-            attempts.first = Some(Instant::now());
+        if is_due(attempts.ended, BETWEEN_REFRESHES) {
             let (keys, source, entry) = (Arc::clone(self), source.clone(), Arc::clone(entry));
             tokio::spawn(async move { keys.fetch_into(&source, &entry, attempts).await });
         }
@@ -198,9 +200,10 @@ impl IssuerKeys {
         &self,
         source: &Source,
         entry: &Entry,
-        attempts: OwnedMutexGuard<Attempts>,
+        mut attempts: OwnedMutexGuard<Attempts>,
     ) {
-        match self.fetch(source).await {
+        let fetched = timeout(FETCH, self.fetch(source)).await;
+        match fetched.unwrap_or(Err(FetchKeysError::TimedOut)) {
             Ok(keys) => {
                 let at = Instant::now();
                 entry.keys.store(Some(Arc::new(Loaded { keys, at })));
@@ -210,7 +213,7 @@ impl IssuerKeys {
                 tracing::warn!(issuer = source.issuer, %error, "the issuer's keys cannot be loaded");
             }
         }
-        drop(attempts);
+        attempts.ended = Some(Instant::now());
     }
 
     async fn fetch(&self, source: &Source) -> Result<KeySet, FetchKeysError> {
