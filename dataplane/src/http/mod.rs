@@ -6,6 +6,7 @@ mod admission;
 mod auth;
 mod body;
 mod chats;
+mod cors;
 mod cursor;
 mod deadline;
 mod error;
@@ -83,6 +84,12 @@ fn operations() -> Vec<(Method, &'static str, MethodRouter<Arc<App>>)> {
         (M::GET, "/models/{model_id}", get(models::show)),
         (M::GET, "/quota/status", get(quota::status)),
     ]
+}
+
+/// Method and path of every operation, below the base path.
+pub fn routes() -> Vec<(Method, &'static str)> {
+    let routes = operations().into_iter();
+    routes.map(|(method, path, _)| (method, path)).collect()
 }
 
 /// The application's service. Every request, to whatever path, passes the

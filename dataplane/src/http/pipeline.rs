@@ -10,6 +10,7 @@ use axum::Router;
 use axum::extract::{FromRequestParts, MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::Route;
+use http::header::ORIGIN;
 use http::request::Parts;
 use http::{HeaderMap, Method};
 use minichat_core::ErrorCode;
@@ -21,6 +22,7 @@ use tracing::{Instrument, Span};
 
 use super::admission::{BucketKey, InFlight, RateLimiter, Verdict};
 use super::auth::{Authenticator, Identity};
+use super::cors::Cors;
 use super::request_id::{HttpRequestId, X_REQUEST_ID};
 use super::{deadline, error, panic};
 use crate::app::App;
@@ -63,6 +65,7 @@ pub(super) fn around(
         ),
         rate_limiter: RateLimiter::new(limits.per_second, limits.burst),
         in_flight: InFlight::new(limits.in_flight),
+        cors: app.config.server.cors.as_ref().map(Cors::new),
         templates,
         tracer,
         app,
@@ -78,6 +81,7 @@ struct Pipeline {
     authenticator: Authenticator,
     rate_limiter: RateLimiter,
     in_flight: InFlight,
+    cors: Option<Cors>,
     templates: Vec<String>,
     tracer: Tracer,
 }
@@ -94,19 +98,27 @@ async fn serve(
         .begin(traceparent.and_then(|value| value.to_str().ok()));
     let uri = request.uri().clone();
     let span = http_span(trace, id.as_str());
+    let origin = request.headers().get(ORIGIN).cloned();
     let mut verdict = None;
 
-    let deadline = pipeline.app.config.server.request_deadline;
-    let work = pipeline.admit(route, request, &id, trace, &mut verdict);
-    let work = panic::caught(deadline::within(deadline, work));
-    let answer = work.instrument(span).await;
-
-    let response = answer.unwrap_or_else(Problem::into_response);
+    let preflight = pipeline.cors.as_ref().and_then(|cors| cors.preflight(&request));
+    let response = if let Some(preflight) = preflight {
+        preflight
+    } else {
+        let deadline = pipeline.app.config.server.request_deadline;
+        let work = pipeline.admit(route, request, &id, trace, &mut verdict);
+        let work = panic::caught(deadline::within(deadline, work));
+        let answer = work.instrument(span).await;
+        answer.unwrap_or_else(Problem::into_response)
+    };
     let mut response = error::render(response, uri.path(), trace);
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, id.into_header());
     if let Some(verdict) = verdict {
         verdict.write_headers(headers);
+    }
+    if let Some(cors) = &pipeline.cors {
+        cors.write_headers(origin.as_ref(), headers);
     }
     Ok(response)
 }

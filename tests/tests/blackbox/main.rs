@@ -11,6 +11,8 @@ mod chats;
 #[cfg(test)]
 mod concurrency;
 #[cfg(test)]
+mod cross_origin;
+#[cfg(test)]
 mod disconnects;
 #[cfg(test)]
 mod finalization;
@@ -36,6 +38,8 @@ mod provider_failures;
 mod quotas;
 #[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod routes;
 #[cfg(test)]
 mod stops;
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub(super) enum Kind {
     Uuid,
     /// A list of networks.
     Networks,
+    /// A list of texts.
+    Texts,
 }
 
 impl Key {
@@ -118,6 +120,42 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Integer(0, MILLION),
         "4096",
         "Requests of the process that wait for their response head; 0 = no limit.",
+    ),
+    key(
+        "server.cors.enabled",
+        Kind::Bool,
+        "false",
+        "Whether pages of other origins may call the API from a browser.",
+    ),
+    key(
+        "server.cors.allowed_origins",
+        Kind::Texts,
+        "*",
+        "Origins that may, such as `https://chat.example.com`; `*` = every one.",
+    ),
+    key(
+        "server.cors.allowed_methods",
+        Kind::Texts,
+        "GET,POST,PUT,PATCH,DELETE,OPTIONS",
+        "Methods that their requests may have.",
+    ),
+    key(
+        "server.cors.allowed_headers",
+        Kind::Texts,
+        "*",
+        "Headers that their requests may have, besides `Authorization`, which always may; `*` = every one.",
+    ),
+    key(
+        "server.cors.allow_credentials",
+        Kind::Bool,
+        "false",
+        "Whether browsers send cookies and client certificates along; needs named origins.",
+    ),
+    key(
+        "server.cors.max_age_secs",
+        Kind::Integer(0, DAY),
+        "600",
+        "Seconds that a browser may remember what is allowed.",
     ),
     key(
         "metrics.bind_addr",

@@ -1,5 +1,7 @@
 //! File and environment to validated settings.
 
+mod cors;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -96,6 +98,7 @@ fn server(settings: &mut Settings) -> Server {
             burst: settings.small("server.rate_limit.burst"),
             in_flight: settings.small("server.rate_limit.in_flight"),
         },
+        cors: cors::cors(settings),
     }
 }
 
@@ -352,7 +355,7 @@ impl Settings {
         let list = matches!(
             key::find(name),
             Some(Key {
-                kind: Kind::Networks,
+                kind: Kind::Networks | Kind::Texts,
                 ..
             })
         );
@@ -524,6 +527,15 @@ impl Settings {
             },
         )
         .unwrap_or_default()
+    }
+
+    fn texts(&mut self, name: &str) -> Vec<String> {
+        self.text(name)
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
+            .collect()
     }
 
     fn prefix(&mut self, name: &str) -> String {

@@ -21,7 +21,7 @@ use std::path::Path;
 use crate::fault::Faults;
 
 pub use types::{
-    Auth, Database, DatabaseUrl, Dev, Drain, IpNetwork, JobConfig, LogFormat, Logging, Metrics,
+    Allowed, Auth, Cors, Database, DatabaseUrl, Dev, Drain, IpNetwork, JobConfig, LogFormat, Logging, Metrics,
     OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, Streaming, TenantSource,
     Tracing, TrustedHeaders,
 };

@@ -75,7 +75,8 @@ fn every_key_is_read_from_its_variable() {
             | Kind::Bool
             | Kind::Choice(_)
             | Kind::Uuid
-            | Kind::Networks => "?",
+            | Kind::Networks
+            | Kind::Texts => "?",
             Kind::Secret => "${UNSET_VARIABLE}",
             Kind::Text => "\u{7f}",
         };
@@ -301,4 +302,50 @@ fn a_pool_is_the_value_of_a_label() {
         fault_keys(dev("source: {namespace: chat}")),
         ["source.namespace"]
     );
+}
+
+/// API-28
+#[test]
+fn cors_is_off_and_otherwise_allows_what_is_usual() {
+    assert_eq!(dev("").unwrap().server.cors, None);
+    let cors = dev("server: {cors: {enabled: true}}").unwrap().server.cors;
+    let methods = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    assert_eq!(
+        cors,
+        Some(Cors {
+            origins: Allowed::Any,
+            methods: methods.map(str::to_owned).to_vec(),
+            headers: Allowed::Any,
+            credentials: false,
+            max_age: std::time::Duration::from_mins(10),
+        })
+    );
+    let named = "server: {cors: {enabled: true, allow_credentials: true, \
+        allowed_origins: ['https://Chat.example.com', 'http://localhost:5173', 'http://[::1]:3000'], \
+        allowed_headers: [Content-Type]}}";
+    let cors = dev(named).unwrap().server.cors.unwrap();
+    let only = |texts: &[&str]| Allowed::Only(texts.iter().map(|t| (*t).to_owned()).collect());
+    let origins = ["https://chat.example.com", "http://localhost:5173", "http://[::1]:3000"];
+    assert_eq!(cors.origins, only(&origins));
+    assert_eq!(cors.headers, only(&["content-type"]));
+}
+
+/// API-28: credentials together with any origin fail start-up.
+#[test]
+fn what_cors_cannot_mean_is_refused_with_its_key() {
+    for (wrong, key) in [
+        ("allow_credentials: true", "allow_credentials"),
+        ("allowed_origins: [chat.example.com]", "allowed_origins"),
+        ("allowed_origins: ['https://chat.example.com/']", "allowed_origins"),
+        ("allowed_origins: ['https://*.example.com']", "allowed_origins"),
+        ("allowed_origins: ['*', 'https://chat.example.com']", "allowed_origins"),
+        ("allowed_origins: []", "allowed_origins"),
+        ("allowed_methods: [get]", "allowed_methods"),
+        ("allowed_methods: ['*']", "allowed_methods"),
+        ("allowed_headers: ['content type']", "allowed_headers"),
+        ("max_age_secs: -1", "max_age_secs"),
+    ] {
+        let faults = fault_keys(dev(&format!("server: {{cors: {{enabled: true, {wrong}}}}}")));
+        assert_eq!(faults, [format!("server.cors.{key}")], "{wrong}");
+    }
 }

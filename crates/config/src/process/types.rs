@@ -60,6 +60,32 @@ pub struct Server {
     pub request_deadline: Duration,
     /// Admission limits (D20).
     pub rate_limit: RateLimit,
+    /// What pages of other origins may do; `None`: nothing.
+    pub cors: Option<Cors>,
+}
+
+/// Cross-origin requests of browsers (API-28).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cors {
+    /// As browsers write them: scheme, host and port where it is unusual.
+    pub origins: Allowed,
+    /// In capitals.
+    pub methods: Vec<String>,
+    /// In lower case; `authorization` is allowed besides.
+    pub headers: Allowed,
+    /// Whether cookies come along; never with any origin.
+    pub credentials: bool,
+    /// How long a browser may remember the answer to a preflight.
+    pub max_age: Duration,
+}
+
+/// What is allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Allowed {
+    /// `*`
+    Any,
+    /// These.
+    Only(Vec<String>),
 }
 
 /// Admission limits (API-25, D20); 0 = off.
