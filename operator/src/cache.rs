@@ -18,6 +18,7 @@ use minichat_crds::{ChatQuota, ChatTenant, render};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::issuers::{DeliveredIssuers, Listed, exclude_each_other};
 use crate::settings::Settings;
 
 /// One watched kind in one namespace, or in all.
@@ -41,6 +42,8 @@ pub(crate) struct Caches {
     /// Rendered Secrets of the pool.
     pub(crate) rendered: Arc<Cache<Secret>>,
     pub(crate) pods: Arc<Cache<Pod>>,
+    /// What the rendered Secrets list.
+    pub(crate) issuers: Arc<DeliveredIssuers>,
 }
 
 /// Where those are told who must look again.
@@ -142,20 +145,18 @@ impl Caches {
         queues: &Queues,
     ) -> Arc<Self> {
         Arc::new_cyclic(|weak: &std::sync::Weak<Self>| {
-            let scope = |scope: &Option<String>| {
-                let tell = Telling {
-                    caches: weak.clone(),
-                    queues: queues.clone(),
-                };
-                Scope::start(client, scope.as_deref(), &tell)
-            };
+            let issuers = Arc::<DeliveredIssuers>::default();
             let tell = Telling {
                 caches: weak.clone(),
+                issuers: Arc::clone(&issuers),
                 queues: queues.clone(),
             };
+            let scope = |scope: &Option<String>| Scope::start(client, scope.as_deref(), &tell);
+            let scopes = settings.scopes().iter().map(scope).collect();
             let pods = tell.clone();
             Self {
-                scopes: settings.scopes().iter().map(scope).collect(),
+                scopes,
+                issuers,
                 rendered: Cache::start(
                     Api::namespaced(client.clone(), namespace),
                     watcher::Config::default().labels(&format!("{POOL_LABEL}={}", settings.pool)),
@@ -293,6 +294,7 @@ where
 #[derive(Clone)]
 struct Telling {
     caches: std::sync::Weak<Caches>,
+    issuers: Arc<DeliveredIssuers>,
     queues: Queues,
 }
 
@@ -307,13 +309,17 @@ impl Telling {
                 {
                     self.look(new);
                     self.siblings(new);
+                    let before = old.as_deref().map(Listed::by_tenant);
+                    self.rivals(new, &before.unwrap_or_default());
                 }
                 if old.as_ref().is_none_or(|old| old.status != new.status) {
                     self.quotas_of(new);
+                    self.rivals(new, &Listed::by_tenant(new));
                 }
             }
             Change::Gone(tenant) => {
                 self.siblings(tenant);
+                self.rivals(tenant, &Listed::by_tenant(tenant));
                 self.quotas_of(tenant);
             }
             Change::Whole => self.everybody(),
@@ -359,14 +365,28 @@ impl Telling {
     }
 
     fn rendered(&self, change: &Change<'_, Secret>) {
-        let secret = match change {
-            Change::Set { new, .. } => *new,
-            Change::Gone(secret) => *secret,
-            Change::Whole => return self.everybody(),
+        let (secret, before) = match change {
+            Change::Set { new, .. } => (*new, self.issuers.set(new)),
+            Change::Gone(secret) => (*secret, self.issuers.remove(secret)),
+            Change::Whole => {
+                if let Some(caches) = self.caches() {
+                    let secrets = caches.rendered.store.state();
+                    self.issuers.replace(secrets.iter().map(AsRef::as_ref));
+                }
+                return self.everybody();
+            }
         };
-        let id = rendered_secret::tenant_of(&secret.name_any());
+        let Some(id) = rendered_secret::tenant_of(&secret.name_any()) else {
+            return;
+        };
+        let now = self.issuers.of(id);
         for tenant in self.caches().iter().flat_map(|caches| caches.tenants()) {
-            if Some(render::tenant_id(&tenant)) == id {
+            let is_rival = || {
+                let listed = Listed::by_tenant(&tenant);
+                before != now
+                    && (exclude_each_other(&listed, &before) || exclude_each_other(&listed, &now))
+            };
+            if render::tenant_id(&tenant) == id || is_rival() {
                 self.look(&tenant);
             }
         }
@@ -410,6 +430,24 @@ impl Telling {
         let id = render::tenant_id(tenant);
         for other in self.caches().iter().flat_map(|caches| caches.tenants()) {
             if other.metadata.uid != tenant.metadata.uid && render::tenant_id(&other) == id {
+                self.look(&other);
+            }
+        }
+    }
+
+    /// Other tenants that cannot be delivered with an issuer of `tenant`, or with
+    /// one that it listed `before`.
+    fn rivals(&self, tenant: &ChatTenant, before: &[Listed]) {
+        let now = Listed::by_tenant(tenant);
+        if now.is_empty() && before.is_empty() {
+            return;
+        }
+        let id = render::tenant_id(tenant);
+        for other in self.caches().iter().flat_map(|caches| caches.tenants()) {
+            let listed = Listed::by_tenant(&other);
+            if render::tenant_id(&other) != id
+                && (exclude_each_other(&listed, &now) || exclude_each_other(&listed, before))
+            {
                 self.look(&other);
             }
         }

@@ -15,6 +15,7 @@ mod condition;
 mod context;
 mod event;
 mod garbage;
+mod issuers;
 mod leader;
 mod numbers;
 mod pool;

@@ -230,6 +230,7 @@ mod tests {
             carried: None,
             others: Vec::new(),
             older: None,
+            contested: None,
         }
     }
 
