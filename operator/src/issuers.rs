@@ -173,7 +173,9 @@ fn holder(
     let holders = delivered.excluding(listed);
     let mut others = holders.iter().filter(|holder| **holder != id);
     if !has_it && let Some(first) = others.next() {
-        let object = tenants.iter().find(|other| render::tenant_id(other) == *first);
+        let object = tenants
+            .iter()
+            .find(|other| render::tenant_id(other) == *first);
         return Some(object.map_or_else(
             || format!("the tenant {first}, which is being removed,"),
             |other| format!("the ChatTenant {}", full_name(other.as_ref())),
@@ -186,10 +188,15 @@ fn holder(
             && is_equal
             && age(other) < age(tenant)
             && is_asking(other)
-            && Listed::by_tenant(other).iter().any(|entry| entry.excludes(listed))
+            && Listed::by_tenant(other)
+                .iter()
+                .any(|entry| entry.excludes(listed))
     });
     let oldest = rivals.min_by_key(|other| age(other))?;
-    Some(format!("the older ChatTenant {}", full_name(oldest.as_ref())))
+    Some(format!(
+        "the older ChatTenant {}",
+        full_name(oldest.as_ref())
+    ))
 }
 
 /// The oldest comes first; among equals the smaller name.
@@ -279,11 +286,19 @@ mod tests {
     #[test]
     fn of_two_that_were_not_delivered_the_oldest_has_the_issuer() {
         let delivered = DeliveredIssuers::default();
-        let (old, new) = (tenant(OLD, &["https://x"]), tenant(NEW, &["https://y", "https://x"]));
+        let (old, new) = (
+            tenant(OLD, &["https://x"]),
+            tenant(NEW, &["https://y", "https://x"]),
+        );
         let (of_old, of_new) = conflicts(&old, &new, &delivered);
         assert_eq!(of_old, None);
         let message = of_new.unwrap();
-        assert!(message.starts_with("spec.auth.issuers[1].issuer: https://x is listed by the older ChatTenant a/t1 too"), "{message}");
+        assert!(
+            message.starts_with(
+                "spec.auth.issuers[1].issuer: https://x is listed by the older ChatTenant a/t1 too"
+            ),
+            "{message}"
+        );
         for (old, new, fits) in [
             ("https://x org", "https://x org", true),
             ("https://x org", "https://x", false),
@@ -311,7 +326,12 @@ mod tests {
         assert_eq!(conflicts(&old, &new, &delivered).0, None);
         // A Secret whose tenant is gone still delivers.
         delivered.set(&secret(3, &["https://x"]));
-        assert!(conflicts(&old, &new, &delivered).0.unwrap().contains(&id(3)));
+        assert!(
+            conflicts(&old, &new, &delivered)
+                .0
+                .unwrap()
+                .contains(&id(3))
+        );
         delivered.remove(&secret(3, &[]));
         assert_eq!(conflicts(&old, &new, &delivered).0, None);
     }

@@ -101,7 +101,10 @@ async fn serve(
     let origin = request.headers().get(ORIGIN).cloned();
     let mut verdict = None;
 
-    let preflight = pipeline.cors.as_ref().and_then(|cors| cors.preflight(&request));
+    let preflight = pipeline
+        .cors
+        .as_ref()
+        .and_then(|cors| cors.preflight(&request));
     let response = if let Some(preflight) = preflight {
         preflight
     } else {

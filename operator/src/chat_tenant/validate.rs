@@ -35,9 +35,7 @@ pub(super) fn validate(
                 "spec.tenantId is also the id of the older ChatTenant {older}; give each its own"
             ),
         ),
-        (None, Err(faults), _) => {
-            Verdict::no(Type::Accepted, Reason::Invalid, faults.to_string())
-        }
+        (None, Err(faults), _) => Verdict::no(Type::Accepted, Reason::Invalid, faults.to_string()),
         (None, Ok(_), Some(contested)) => Verdict::no(Type::Accepted, Reason::Conflict, contested),
         (None, Ok(rendered), None) => {
             Verdict::yes(Type::Accepted, Reason::Valid, rendered.warnings.join("; "))

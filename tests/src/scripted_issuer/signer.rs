@@ -129,10 +129,7 @@ fn rsa(encoding: &'static dyn RsaEncoding) -> anyhow::Result<Key> {
     Ok(Key::Rsa(Box::new(pair), encoding))
 }
 
-fn ecdsa(
-    curve: &'static str,
-    algorithm: &'static EcdsaSigningAlgorithm,
-) -> anyhow::Result<Key> {
+fn ecdsa(curve: &'static str, algorithm: &'static EcdsaSigningAlgorithm) -> anyhow::Result<Key> {
     let random = SystemRandom::new();
     let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random)
         .map_err(|_| anyhow!("no key for {curve}"))?;
@@ -153,8 +150,7 @@ fn p521() -> anyhow::Result<Key> {
 fn ed25519() -> anyhow::Result<Key> {
     let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
         .map_err(|_| anyhow!("no key for Ed25519"))?;
-    let pair =
-        Ed25519KeyPair::from_pkcs8(document.as_ref()).map_err(|error| anyhow!("{error}"))?;
+    let pair = Ed25519KeyPair::from_pkcs8(document.as_ref()).map_err(|error| anyhow!("{error}"))?;
     Ok(Key::Ed25519(Box::new(pair)))
 }
 

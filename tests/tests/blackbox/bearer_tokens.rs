@@ -61,7 +61,9 @@ impl Door {
 }
 
 fn bearer(stack: &Stack, token: &str) -> anyhow::Result<Api> {
-    stack.api.with_header("authorization", &format!("Bearer {token}"))
+    stack
+        .api
+        .with_header("authorization", &format!("Bearer {token}"))
 }
 
 fn check_unauthenticated(answer: &Answer, case: &str) -> anyhow::Result<()> {

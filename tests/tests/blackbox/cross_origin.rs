@@ -31,19 +31,26 @@ async fn preflight(api: &Api, path: &str, origin: &str) -> anyhow::Result<Answer
     let headers = [
         ("origin", origin),
         ("access-control-request-method", "POST"),
-        ("access-control-request-headers", "authorization,content-type"),
+        (
+            "access-control-request-headers",
+            "authorization,content-type",
+        ),
     ];
-    api.exchange(Method::OPTIONS, path, &headers, Bytes::new()).await
+    api.exchange(Method::OPTIONS, path, &headers, Bytes::new())
+        .await
 }
 
 async fn from(api: &Api, origin: &str, method: Method, path: &str) -> anyhow::Result<Answer> {
     let headers = [("origin", origin), ("content-type", "application/json")];
-    api.exchange(method, path, &headers, Bytes::from_static(b"{}")).await
+    api.exchange(method, path, &headers, Bytes::from_static(b"{}"))
+        .await
 }
 
 fn cors_headers(answer: &Answer) -> Vec<String> {
     let names = answer.headers.keys().map(|name| name.as_str().to_owned());
-    names.filter(|name| name.starts_with("access-control-")).collect()
+    names
+        .filter(|name| name.starts_with("access-control-"))
+        .collect()
 }
 
 on_each_database! {

@@ -65,11 +65,7 @@ async fn refusal(stack: &Stack, tenant: &Tenant) -> anyhow::Result<String> {
     Ok(stack.configz(tenant).await?["error"].to_string())
 }
 
-async fn serve(
-    env: &Env,
-    tenants: &[&Tenant],
-    process: Option<&Login>,
-) -> anyhow::Result<Stack> {
+async fn serve(env: &Env, tenants: &[&Tenant], process: Option<&Login>) -> anyhow::Result<Stack> {
     let settings = process.map_or_else(String::new, |login| login.issuer.settings());
     env.serve_with(tenants, &settings).await
 }

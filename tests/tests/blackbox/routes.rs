@@ -61,7 +61,9 @@ impl Call {
     async fn by(&self, caller: &Api) -> anyhow::Result<Answer> {
         let json = [("content-type", "application/json")];
         let body = Bytes::from_static(BODY);
-        caller.exchange(self.method.clone(), &self.path, &json, body).await
+        caller
+            .exchange(self.method.clone(), &self.path, &json, body)
+            .await
     }
 }
 
@@ -78,7 +80,10 @@ fn calls(things: &Things) -> Vec<Call> {
     });
     let calls: Vec<_> = calls.collect();
     for call in &calls {
-        assert!(!call.path.contains('{'), "what stands for a parameter of {call:?}?");
+        assert!(
+            !call.path.contains('{'),
+            "what stands for a parameter of {call:?}?"
+        );
     }
     calls
 }
@@ -91,8 +96,7 @@ impl House {
         let alices = Tenant::new("alices", provider.addr);
         let other = Tenant::new("other", provider.addr);
         let mut own = Tenant::new("own", provider.addr);
-        own.spec()["auth"] =
-            json!({"issuers": [{"issuer": foreign.name(), "audience": AUDIENCE}]});
+        own.spec()["auth"] = json!({"issuers": [{"issuer": foreign.name(), "audience": AUDIENCE}]});
         let tenants = [&alices, &other, &own];
         let stack = env.serve_with(&tenants, &issuer.settings()).await?;
         let claims = json!({"tenant_id": alices.id, "sub": "alice"});
@@ -131,16 +135,28 @@ impl House {
     /// The same words, signed by the issuer of another tenant under `name`.
     fn foreign(&self, name: &str) -> anyhow::Result<Api> {
         let claims = json!({"iss": name, "tenant_id": self.alices.id, "sub": "alice"});
-        bearer(&self.stack, &self.foreign.token(&self.foreign_signer, &claims))
+        bearer(
+            &self.stack,
+            &self.foreign.token(&self.foreign_signer, &claims),
+        )
     }
 
     /// Fails unless Alice's chat, turn and message are as they were.
     async fn check_untouched(&self) -> anyhow::Result<()> {
         let alice = self.caller(&json!({}))?;
         let things = &self.things;
-        let chat = alice.get(&format!("/chats/{}", things.chat)).await?.expect(200)?;
-        assert_eq!((&chat["message_count"], chat.get("title")), (&json!(2), None));
-        assert_eq!(alice.turn(&things.chat, &things.request_id).await?["state"], "done");
+        let chat = alice
+            .get(&format!("/chats/{}", things.chat))
+            .await?
+            .expect(200)?;
+        assert_eq!(
+            (&chat["message_count"], chat.get("title")),
+            (&json!(2), None)
+        );
+        assert_eq!(
+            alice.turn(&things.chat, &things.request_id).await?["state"],
+            "done"
+        );
         let messages = alice.messages(&things.chat).await?;
         assert!(messages[1]["my_reaction"].is_null());
         let chats = alice.get("/chats").await?.expect(200)?;
@@ -150,12 +166,16 @@ impl House {
 }
 
 fn bearer(stack: &Stack, token: &str) -> anyhow::Result<Api> {
-    stack.api.with_header("authorization", &format!("Bearer {token}"))
+    stack
+        .api
+        .with_header("authorization", &format!("Bearer {token}"))
 }
 
 fn check(answer: &Answer, status: u16, code: &str, call: &Call) -> anyhow::Result<()> {
     let problem = answer.problem(status, code);
-    problem.map(|_| ()).map_err(|error| error.context(format!("{call:?}")))
+    problem
+        .map(|_| ())
+        .map_err(|error| error.context(format!("{call:?}")))
 }
 
 on_each_database! {

@@ -21,9 +21,9 @@ use std::path::Path;
 use crate::fault::Faults;
 
 pub use types::{
-    Allowed, Auth, Cors, Database, DatabaseUrl, Dev, Drain, IpNetwork, JobConfig, LogFormat, Logging, Metrics,
-    OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, Streaming, TenantSource,
-    Tracing, TrustedHeaders,
+    Allowed, Auth, Cors, Database, DatabaseUrl, Dev, Drain, IpNetwork, JobConfig, LogFormat,
+    Logging, Metrics, OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, Streaming,
+    TenantSource, Tracing, TrustedHeaders,
 };
 
 impl ProcessConfig {

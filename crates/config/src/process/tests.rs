@@ -325,7 +325,11 @@ fn cors_is_off_and_otherwise_allows_what_is_usual() {
         allowed_headers: [Content-Type]}}";
     let cors = dev(named).unwrap().server.cors.unwrap();
     let only = |texts: &[&str]| Allowed::Only(texts.iter().map(|t| (*t).to_owned()).collect());
-    let origins = ["https://chat.example.com", "http://localhost:5173", "http://[::1]:3000"];
+    let origins = [
+        "https://chat.example.com",
+        "http://localhost:5173",
+        "http://[::1]:3000",
+    ];
     assert_eq!(cors.origins, only(&origins));
     assert_eq!(cors.headers, only(&["content-type"]));
 }
@@ -336,16 +340,27 @@ fn what_cors_cannot_mean_is_refused_with_its_key() {
     for (wrong, key) in [
         ("allow_credentials: true", "allow_credentials"),
         ("allowed_origins: [chat.example.com]", "allowed_origins"),
-        ("allowed_origins: ['https://chat.example.com/']", "allowed_origins"),
-        ("allowed_origins: ['https://*.example.com']", "allowed_origins"),
-        ("allowed_origins: ['*', 'https://chat.example.com']", "allowed_origins"),
+        (
+            "allowed_origins: ['https://chat.example.com/']",
+            "allowed_origins",
+        ),
+        (
+            "allowed_origins: ['https://*.example.com']",
+            "allowed_origins",
+        ),
+        (
+            "allowed_origins: ['*', 'https://chat.example.com']",
+            "allowed_origins",
+        ),
         ("allowed_origins: []", "allowed_origins"),
         ("allowed_methods: [get]", "allowed_methods"),
         ("allowed_methods: ['*']", "allowed_methods"),
         ("allowed_headers: ['content type']", "allowed_headers"),
         ("max_age_secs: -1", "max_age_secs"),
     ] {
-        let faults = fault_keys(dev(&format!("server: {{cors: {{enabled: true, {wrong}}}}}")));
+        let faults = fault_keys(dev(&format!(
+            "server: {{cors: {{enabled: true, {wrong}}}}}"
+        )));
         assert_eq!(faults, [format!("server.cors.{key}")], "{wrong}");
     }
 }

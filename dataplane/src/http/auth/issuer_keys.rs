@@ -249,3 +249,7 @@ impl IssuerKeys {
 fn is_due(last: Option<Instant>, pause: Duration) -> bool {
     last.is_none_or(|last| last.elapsed() >= pause)
 }
+
+#[cfg(test)]
+#[path = "issuer_keys_tests.rs"]
+mod tests;

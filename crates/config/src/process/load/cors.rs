@@ -45,9 +45,15 @@ pub(super) fn cors(settings: &mut Settings) -> Option<Cors> {
 fn methods(settings: &mut Settings) -> Vec<String> {
     let methods = settings.texts(METHODS);
     settings.require(
-        !methods.is_empty() && methods.iter().all(|name| KNOWN_METHODS.contains(&name.as_str())),
+        !methods.is_empty()
+            && methods
+                .iter()
+                .all(|name| KNOWN_METHODS.contains(&name.as_str())),
         METHODS,
-        &format!("must be some of {}, separated by commas", KNOWN_METHODS.join(", ")),
+        &format!(
+            "must be some of {}, separated by commas",
+            KNOWN_METHODS.join(", ")
+        ),
     );
     methods
 }
@@ -87,12 +93,17 @@ fn is_origin(text: &str) -> bool {
         return false;
     };
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+        && scheme
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
     let is_host = !host.is_empty()
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b));
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b));
     is_scheme && is_host
 }
 
 fn is_header_name(text: &str) -> bool {
-    text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    text.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
 }
