@@ -13,6 +13,7 @@ use super::TenantRuntime;
 
 pub(super) const A: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01";
 pub(super) const B: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a02";
+pub(super) const C: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a03";
 
 /// A tenant with its quota and Secret, in one text.
 pub(super) fn tenant(id: &str, daily: u32, key: &str) -> String {
