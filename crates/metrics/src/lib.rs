@@ -7,6 +7,7 @@ mod guard;
 mod label;
 mod markdown;
 mod noop;
+mod operator;
 mod port;
 mod recorder;
 mod recording;
@@ -14,10 +15,12 @@ mod recording;
 pub use guard::{ActiveStreamGuard, PendingAttachmentGuard};
 pub use label::{
     AbortTrigger, AuditResult, BacklogState, CleanupResource, CleanupRetryReason, Decision,
-    ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, Period, Stage, SummaryExecution,
-    SummaryTrigger, TierLabel, Trigger, UploadKind, UploadResult,
+    ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, Period, ReconcileErrorLabel,
+    ReconcileKind, ReconcileLoop, Stage, SummaryExecution, SummaryTrigger, TierLabel, Trigger,
+    UploadKind, UploadResult,
 };
 pub use noop::NoopMetrics;
+pub use operator::OperatorMetrics;
 pub use port::Metrics;
 pub use recorder::{Label, Recorder};
 pub use recording::RecordingMetrics;
