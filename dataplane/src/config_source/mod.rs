@@ -17,6 +17,8 @@ mod status;
 mod tenants;
 
 #[cfg(test)]
+mod directory_tests;
+#[cfg(test)]
 mod fixtures;
 #[cfg(test)]
 mod rendered_tests;
