@@ -49,6 +49,12 @@ use crate::status::Condition;
         type_ = "string",
         json_path = ".status.tenantId",
         priority = 1
+    ),
+    printcolumn(
+        name = "Pods",
+        type_ = "string",
+        json_path = ".status.dataPlane.pods",
+        priority = 1
     )
 )]
 #[serde(rename_all = "camelCase")]
@@ -507,7 +513,7 @@ pub struct ChatTenantStatus {
 }
 
 /// Counts of pods that are ready and do not drain.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DataPlane {
     /// All of them.
@@ -516,6 +522,9 @@ pub struct DataPlane {
     pub programmed: i64,
     /// Those that have refused it.
     pub rejected: i64,
+    /// Those that run it, of all, as people read it: `3/3`.
+    #[serde(default)]
+    pub pods: String,
 }
 
 const fn yes() -> bool {

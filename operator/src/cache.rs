@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use futures_util::{StreamExt as _, pin_mut};
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -15,9 +15,11 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use minichat_core::TenantId;
 use minichat_crds::rendered_secret::{self, POOL_LABEL};
 use minichat_crds::{ChatQuota, ChatTenant, render};
+use minichat_metrics::OperatorMetrics;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::propagation::Propagation;
 use crate::settings::Settings;
 
 /// One watched kind in one namespace, or in all.
@@ -139,21 +141,15 @@ impl Caches {
         client: &Client,
         settings: &Settings,
         namespace: &str,
-        queues: &Queues,
+        telling: &Telling,
     ) -> Arc<Self> {
-        Arc::new_cyclic(|weak: &std::sync::Weak<Self>| {
-            let scope = |scope: &Option<String>| {
-                let tell = Telling {
-                    caches: weak.clone(),
-                    queues: queues.clone(),
-                };
-                Scope::start(client, scope.as_deref(), &tell)
-            };
+        Arc::new_cyclic(|weak| {
             let tell = Telling {
                 caches: weak.clone(),
-                queues: queues.clone(),
+                ..telling.clone()
             };
-            let pods = tell.clone();
+            let scope = |scope: &Option<String>| Scope::start(client, scope.as_deref(), &tell);
+            let (tell, pods) = (tell.clone(), tell.clone());
             Self {
                 scopes: settings.scopes().iter().map(scope).collect(),
                 rendered: Cache::start(
@@ -291,12 +287,27 @@ where
 
 /// From changes to those whom they concern.
 #[derive(Clone)]
-struct Telling {
-    caches: std::sync::Weak<Caches>,
+pub(crate) struct Telling {
+    caches: Weak<Caches>,
     queues: Queues,
+    propagation: Arc<Propagation>,
+    metrics: Arc<dyn OperatorMetrics>,
 }
 
 impl Telling {
+    pub(crate) fn new(
+        queues: Queues,
+        propagation: Arc<Propagation>,
+        metrics: Arc<dyn OperatorMetrics>,
+    ) -> Self {
+        Self {
+            caches: Weak::new(),
+            queues,
+            propagation,
+            metrics,
+        }
+    }
+
     /// A status that this process wrote concerns only the tenant's quotas (K8S-10).
     fn tenant(&self, change: &Change<'_, ChatTenant>) {
         match change {
@@ -313,6 +324,7 @@ impl Telling {
                 }
             }
             Change::Gone(tenant) => {
+                self.propagation.forget(&ObjectRef::from_obj(*tenant));
                 self.siblings(tenant);
                 self.quotas_of(tenant);
             }
@@ -337,8 +349,7 @@ impl Telling {
         self.send(&self.queues.quotas, ObjectRef::from_obj(quota));
         let tenant = ObjectRef::new(&quota.spec.tenant_ref.name)
             .within(quota.metadata.namespace.as_deref().unwrap_or_default());
-        self.send(&self.queues.render, tenant.clone());
-        self.send(&self.queues.objects, tenant);
+        self.look_at(tenant);
     }
 
     /// Secrets concern the tenants of their namespace that name them.
@@ -359,6 +370,9 @@ impl Telling {
     }
 
     fn rendered(&self, change: &Change<'_, Secret>) {
+        if let Some(caches) = self.caches() {
+            self.metrics.rendered_tenants(caches.rendered.store.len());
+        }
         let secret = match change {
             Change::Set { new, .. } => *new,
             Change::Gone(secret) => *secret,
@@ -401,8 +415,13 @@ impl Telling {
     }
 
     fn look(&self, tenant: &ChatTenant) {
-        self.send(&self.queues.render, ObjectRef::from_obj(tenant));
-        self.send(&self.queues.objects, ObjectRef::from_obj(tenant));
+        self.look_at(ObjectRef::from_obj(tenant));
+    }
+
+    fn look_at(&self, tenant: ObjectRef<ChatTenant>) {
+        self.propagation.noticed(&tenant);
+        self.send(&self.queues.render, tenant.clone());
+        self.send(&self.queues.objects, tenant);
     }
 
     /// Other tenants that ask for the same id.

@@ -18,6 +18,7 @@ mod garbage;
 mod leader;
 mod numbers;
 mod pool;
+mod propagation;
 mod run;
 mod settings;
 mod write;

@@ -8,7 +8,7 @@ use minichat_core::TenantId;
 use minichat_crds::Revisions;
 use minichat_crds::manifests::{Concern, Files, Manifests, Problem, TenantManifest};
 
-use super::registry::Registry;
+use super::registry::{Registry, Rejected};
 use super::{StoredPolicyVersions, TenantRuntime};
 
 /// Everything the loads of one process share.
@@ -110,7 +110,12 @@ impl Loader {
         } = refusal;
         let texts = names.iter().filter_map(|name| files.texts.get(name));
         let revision = self.revisions.of_refused(texts.map(String::as_str));
-        self.registry.reject(id, revision, error);
+        let rejected = Rejected {
+            revision,
+            error,
+            stored_version: None,
+        };
+        self.registry.reject(id, rejected);
     }
 
     /// Numbers what is new, all tenants at once so that they share commits.

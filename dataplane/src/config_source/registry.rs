@@ -25,9 +25,11 @@ struct TenantState {
 
 /// A configuration that was refused.
 #[derive(Clone, PartialEq, Eq)]
-struct Rejected {
-    revision: String,
-    error: String,
+pub(super) struct Rejected {
+    pub(super) revision: String,
+    pub(super) error: String,
+    /// The version that the next one must exceed, if that was the reason.
+    pub(super) stored_version: Option<u64>,
 }
 
 impl Registry {
@@ -64,9 +66,8 @@ impl Registry {
         true
     }
 
-    /// Refuses `revision`; what runs goes on.
-    pub(super) fn reject(&mut self, id: TenantId, revision: String, error: String) {
-        let rejected = Rejected { revision, error };
+    /// Refuses a configuration; what runs goes on.
+    pub(super) fn reject(&mut self, id: TenantId, rejected: Rejected) {
         let state = self.states.entry(id).or_default();
         if state.rejected.as_ref() != Some(&rejected) {
             let running = state
@@ -117,5 +118,6 @@ fn entry(tenant_id: TenantId, state: &TenantState) -> Entry {
         suspended: running.is_some_and(|running| running.config.suspended),
         rejected_revision: rejected.map(|rejected| rejected.revision.clone()),
         error: rejected.map(|rejected| rejected.error.clone()),
+        stored_version: rejected.and_then(|rejected| rejected.stored_version),
     }
 }

@@ -8,7 +8,7 @@ use minichat_core::TenantId;
 use minichat_crds::RenderedTenant;
 use minichat_store::StoreError;
 
-use super::registry::Registry;
+use super::registry::{Registry, Rejected};
 use super::{StoredPolicyVersions, TenantRuntime};
 
 /// What the source says about one tenant now.
@@ -48,7 +48,14 @@ impl Intake {
             self.unstored.remove(&id);
             match delivery {
                 Delivery::Rendered(tenant) => rendered.push((id, tenant)),
-                Delivery::Refused { revision, error } => self.registry.reject(id, revision, error),
+                Delivery::Refused { revision, error } => {
+                    let rejected = Rejected {
+                        revision,
+                        error,
+                        stored_version: None,
+                    };
+                    self.registry.reject(id, rejected);
+                }
                 Delivery::Gone => self.registry.remove(id),
             }
         }
@@ -83,8 +90,12 @@ impl Intake {
             match refused {
                 None => self.run(id, *tenant),
                 Some(refused) => {
-                    let error = refused.to_string();
-                    self.registry.reject(id, tenant.revision.clone(), error);
+                    let rejected = Rejected {
+                        revision: tenant.revision.clone(),
+                        error: refused.to_string(),
+                        stored_version: refused.stored_version(),
+                    };
+                    self.registry.reject(id, rejected);
                     if refused.is_temporary() {
                         self.unstored.insert(id, tenant);
                     }
@@ -109,9 +120,9 @@ enum Refused {
     )]
     Lower { delivered: u64, running: u64 },
     #[error(
-        "policy version {0} is stored with other content; a changed policy needs a higher version"
+        "policy version {delivered} is stored with other content, and {newest} is the newest one; a changed policy needs a higher version"
     )]
-    OtherContent(u64),
+    OtherContent { delivered: u64, newest: u64 },
     #[error("the policy cannot be stored: {0}; it is tried again")]
     Database(StoreError),
 }
@@ -119,6 +130,15 @@ enum Refused {
 impl Refused {
     fn is_temporary(&self) -> bool {
         matches!(self, Self::Database(_))
+    }
+
+    /// What the number of the next delivery must exceed, if numbers are at fault.
+    fn stored_version(&self) -> Option<u64> {
+        match self {
+            Self::Lower { running, .. } => Some(*running),
+            Self::OtherContent { newest, .. } => Some(*newest),
+            Self::Database(_) => None,
+        }
     }
 }
 
@@ -142,7 +162,14 @@ async fn admit(
     }
     match versions.store(&tenant.config, delivered).await {
         Ok(()) => Ok(()),
-        Err(StoreError::PolicyHashMismatch { version }) => Err(Refused::OtherContent(version)),
+        Err(StoreError::PolicyHashMismatch { .. }) => Err(Refused::OtherContent {
+            delivered,
+            newest: versions
+                .newest(tenant.config.tenant_id)
+                .await
+                .map_err(Refused::Database)?
+                .map_or(delivered, |newest| newest.max(delivered)),
+        }),
         Err(error) => Err(Refused::Database(error)),
     }
 }

@@ -124,9 +124,30 @@ async fn a_version_never_goes_down_nor_changes_what_it_means() {
             shown["error"].as_str().unwrap().starts_with(expected),
             "{shown}"
         );
+        assert_eq!(shown["stored_version"], 5, "what the next must exceed");
         assert!(!scene.intake.is_incomplete(), "it is not tried again");
     }
     assert_eq!(daily(&scene.running(A).unwrap()), 7);
+}
+
+/// QUOTA-29: a tenant that was deleted and made again begins with one anew,
+/// while the database knows what one meant.
+#[tokio::test]
+async fn a_tenant_that_comes_back_is_told_which_numbers_are_taken() {
+    let mut scene = Scene::start().await;
+    for (version, limit) in [(1, 11), (2, 12), (3, 13), (4, 14)] {
+        scene.take([delivered(A, version, limit, "key")]).await;
+    }
+    scene.take([(id(A), Delivery::Gone)]).await;
+    scene.take([delivered(A, 1, 99, "key")]).await;
+    let shown = scene.configz(A);
+    assert_eq!(
+        (&shown["revision"], &shown["stored_version"]),
+        (&Value::Null, &4.into())
+    );
+    scene.take([delivered(A, 5, 99, "key")]).await;
+    assert_eq!(daily(&scene.running(A).unwrap()), 99);
+    assert_eq!(scene.configz(A)["stored_version"], Value::Null);
 }
 
 #[tokio::test]
