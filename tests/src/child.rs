@@ -13,7 +13,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::client::Api;
 use crate::exposition::Scrape;
-use crate::harness::{Env, variables};
+use crate::harness::{Env, variables, variables_without_source};
 
 /// How long a process may take to serve, or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -122,6 +122,13 @@ pub async fn job_run(job: Child) -> anyhow::Result<JobRun> {
     })
 }
 
+/// Variables of a data plane that is told its pool by flags; `settings` are
+/// further ones, one to a line, which win.
+pub fn variables_of_a_pool(database_url: &str, settings: &str) -> Vec<(String, String)> {
+    let settings = format!("MINICHAT_LOGGING_LEVEL=info\n{settings}");
+    variables_without_source(database_url, &settings).collect()
+}
+
 fn command(binary: &str) -> Command {
     let mut command = Command::new(Path::new(binary));
     command.env_clear().kill_on_drop(true);
@@ -134,7 +141,7 @@ async fn addresses(
 ) -> anyhow::Result<(SocketAddr, SocketAddr)> {
     while let Some(line) = logs.next_line().await? {
         let line: Value = serde_json::from_str(&line)?;
-        let address = |name: &str| find(&line, name)?.as_str()?.parse().ok();
+        let address = |name: &str| field(&line, name)?.as_str()?.parse().ok();
         if let (Some(app), Some(admin)) = (address("app_addr"), address("admin_addr")) {
             return Ok((app, admin));
         }
@@ -143,9 +150,9 @@ async fn addresses(
 }
 
 /// A field of a log line, however deep.
-fn find<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
+pub fn field<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
     let fields = line.as_object()?;
     fields
         .get(name)
-        .or_else(|| fields.values().find_map(|value| find(value, name)))
+        .or_else(|| fields.values().find_map(|value| field(value, name)))
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use minichat_cluster::{API_TIER, KUBECONFIG, NodeTier, OwnedApiTier};
 
 /// Test binaries of `minichat-tests` that need an API server.
-const ON_API_SERVER: &[&str] = &["api_server"];
+const ON_API_SERVER: &[&str] = &["api_server", "operator"];
 /// Test binaries of `minichat-tests` that need a node.
 const ON_NODE: &[&str] = &["node"];
 
