@@ -419,7 +419,12 @@ impl Telling {
     }
 
     fn look_at(&self, tenant: ObjectRef<ChatTenant>) {
-        self.propagation.noticed(&tenant);
+        // A quota may name a tenant that is not there.
+        let namespace = tenant.namespace.as_deref().unwrap_or_default();
+        let caches = self.caches();
+        if caches.is_some_and(|caches| caches.tenant(namespace, &tenant.name).is_some()) {
+            self.propagation.noticed(&tenant);
+        }
         self.send(&self.queues.render, tenant.clone());
         self.send(&self.queues.objects, tenant);
     }

@@ -53,6 +53,11 @@ impl Propagation {
         Some(delivered.elapsed())
     }
 
+    /// Forgets what was noticed while another process led.
+    pub(crate) fn begin(&self) {
+        self.changes().clear();
+    }
+
     /// The tenant is gone.
     pub(crate) fn forget(&self, tenant: &ObjectRef<ChatTenant>) {
         self.changes().remove(tenant);
@@ -102,6 +107,8 @@ mod tests {
         assert!(propagation.arrived(&tenant).is_some());
         propagation.noticed(&tenant);
         propagation.forget(&tenant);
+        propagation.noticed(&tenant);
+        propagation.begin();
         propagation.looked(&tenant, true);
         assert_eq!(propagation.arrived(&tenant), None);
     }

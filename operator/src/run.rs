@@ -183,6 +183,7 @@ async fn work(
     tracing::info!(tenants = context.caches.tenants().len(), "leading");
     garbage::scan(&context.caches, &settings.scopes(), &context.writer).await;
     let scopes = settings.scopes();
+    context.propagation.begin();
     let render = routed(receivers.render, &scopes);
     let objects = routed(receivers.objects, &scopes);
     let quotas = routed(receivers.quotas, &scopes);
