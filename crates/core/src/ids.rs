@@ -5,7 +5,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use uuid::{Builder, Uuid};
+
+use crate::Timestamp;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -18,6 +20,12 @@ macro_rules! id {
             /// A new random (version 4) id.
             pub fn random() -> Self {
                 Self(Uuid::new_v4())
+            }
+
+            /// A new id that sorts by `instant`, to the millisecond (version 7).
+            /// Rows that are made together then lie together in an index.
+            pub fn at(instant: Timestamp) -> Self {
+                Self(at(instant))
             }
         }
 
@@ -78,6 +86,16 @@ id! {
     AttachmentId
 }
 
+fn at(instant: Timestamp) -> Uuid {
+    let millis = u64::try_from(instant.as_micros() / 1_000).unwrap_or_default();
+    // Of a random id, bytes that hold no version and no variant.
+    let random = Uuid::new_v4().into_bytes();
+    let mut bytes = [0; 10];
+    bytes[..6].copy_from_slice(&random[..6]);
+    bytes[6..].copy_from_slice(&random[12..]);
+    Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid()
+}
+
 /// `{tenant}/{turn}/{request}`, each as 32 lower-case hex digits: the key by
 /// which consumers recognise one usage event (QUOTA-93).
 pub fn usage_dedupe_key(tenant: TenantId, turn: TurnId, request: RequestId) -> String {
@@ -103,6 +121,16 @@ mod tests {
                     .bytes()
                     .all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
         }));
+    }
+
+    #[test]
+    fn ids_of_instants_sort_by_time_and_never_repeat() {
+        let first = Timestamp::from_micros(1_773_144_000_000_000);
+        let (a, b) = (TurnId::at(first), TurnId::at(first));
+        assert_ne!(a, b);
+        assert_eq!(a.0.get_version_num(), 7);
+        let later = TurnId::at(first.plus_micros(1_000));
+        assert!(a.to_string() < later.to_string() && b < later);
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub(super) async fn create(
     let model = model(&caller.tenant.config, body.model.as_deref())?;
     let now = app.clock.now();
     let chat = Chat {
-        id: ChatId::random(),
+        id: ChatId::at(now),
         model,
         title,
         is_temporary: false,
