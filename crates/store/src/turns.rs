@@ -187,13 +187,13 @@ impl Tx {
     /// or touch nothing else (QUOTA-56).
     ///
     /// The quota rows come first because a reserve of the same user holds them
-    /// while it waits for the chat's running turn to end.
+    /// while it waits for the chat's running turn to end. The reserve has made
+    /// them, so that they are missing only when somebody removed them.
     pub async fn turn_finish(
         &mut self,
         finish: &TurnFinish<'_>,
         scope: QuotaScope,
     ) -> Result<Option<FinishedTurn>, StoreError> {
-        self.quota_ensure(scope)?;
         let outcome = finish.outcome;
         let update = params![
             finish.tenant_id,
@@ -227,9 +227,16 @@ impl Tx {
                 },
             )
             .await?;
-        Ok(ended.first().map(|ended| FinishedTurn {
+        let Some(ended) = ended.into_iter().next() else {
+            return Ok(None);
+        };
+        let mut cells = QuotaCells::new(cells);
+        if !cells.has_totals(scope.day) {
+            cells = self.quota_lock(scope).await?;
+        }
+        Ok(Some(FinishedTurn {
             now: ended.now,
-            cells: QuotaCells::new(cells),
+            cells,
             reserve: ended.reserve,
             web_search_calls: ended.web_search_calls,
             code_interpreter_calls: ended.code_interpreter_calls,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use minichat_core::quota::{Cells, status};
+use minichat_core::quota::status;
 use minichat_core::stream::{Done, QuotaDecision, StreamErrorCode, StreamEvent, StreamStarted};
 use minichat_core::turn::{IncompleteReason, Outcome, TurnErrorCode, Usage};
 use minichat_metrics::{AbortTrigger, ActiveStreamGuard, Trigger};
@@ -20,12 +20,14 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::account::Account;
+use super::admit::Wish;
 use super::converse::{Answer, Cancel, Sink, TurnError, converse};
 use super::finalize::{Ending, Finalized, Verdict, finalize};
 use super::mutation::Attempt;
-use super::open::{Draft, OpenTurn};
+use super::open::OpenTurn;
 use super::relay::{Labels, Relay, Shared};
-use super::{RequestContext, SseBody, record, reserve};
+use super::reserve::{self, Opened};
+use super::{RequestContext, SseBody, record};
 use crate::app::{App, Stop};
 use crate::caller::Caller;
 use crate::problem::Problem;
@@ -35,29 +37,21 @@ type Ended = Result<Option<IncompleteReason>, TurnError>;
 
 type Reply = oneshot::Sender<Result<SseBody, Problem>>;
 
-/// Opens the turn of a draft, for which `cells` were read, and answers with its
-/// stream, or refuses. `attempt` is the mutation that wants the turn.
+/// Opens the turn of `wish` and answers with its stream, or refuses. `attempt`
+/// is the mutation that wants the turn.
 pub(super) async fn start(
     app: Arc<App>,
     caller: Caller,
     request: RequestContext,
-    admitted: (Draft, Cells),
+    wish: Wish,
     attempt: Option<Attempt>,
 ) -> Result<SseBody, Problem> {
     let (reply, opened) = oneshot::channel();
     // Before the reserve, so that a stop finds the turn as soon as its row can
     // be read.
-    let open = app.turns.enter(admitted.0.ids.turn_id);
+    let open = app.turns.enter(wish.ids.turn_id);
     let task = async move {
-        run(
-            app,
-            caller,
-            request,
-            admitted,
-            attempt,
-            (reply, open.stop()),
-        )
-        .await;
+        run(app, caller, request, wish, attempt, (reply, open.stop())).await;
         drop(open);
     };
     tokio::spawn(task.in_current_span());
@@ -71,16 +65,21 @@ async fn run(
     app: Arc<App>,
     caller: Caller,
     request: RequestContext,
-    (draft, cells): (Draft, Cells),
+    wish: Wish,
     attempt: Option<Attempt>,
     (reply, stop): (Reply, Stop),
 ) {
-    let planned = reserve::reserve(&app, &caller, &request, draft, cells).await;
+    let planned = reserve::reserve(&app, &caller, &request, wish).await;
     if let Some(attempt) = attempt {
         attempt.end(&planned);
     }
     let plan = match planned {
-        Ok(plan) => plan,
+        Ok(Opened::Turn(plan)) => *plan,
+        Ok(Opened::Replay(body)) => {
+            // A client that is gone reads nothing.
+            let _ = reply.send(Ok(body));
+            return;
+        }
         Err(problem) => {
             // A client that is gone needs no refusal.
             let _ = reply.send(Err(problem));

@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 
-use minichat_core::ChatId;
 use minichat_core::stream::{
     DeltaKind, Done, DoneUsage, QuotaDecision, StreamEvent, StreamStarted,
 };
@@ -14,13 +13,22 @@ use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
 
+/// A turn that can be replayed.
+pub(super) struct Recorded {
+    pub(super) turn: Turn,
+    pub(super) selected_model: String,
+}
+
 pub(super) async fn replay(
     app: &App,
     caller: &Caller,
-    chat_id: ChatId,
-    selected_model: &str,
-    turn: &Turn,
+    recorded: &Recorded,
 ) -> Result<SseBody, Problem> {
+    let Recorded {
+        turn,
+        selected_model,
+    } = recorded;
+    let chat_id = turn.chat_id;
     let Some(message_id) = turn.assistant_message_id else {
         return Err(unreadable(turn));
     };

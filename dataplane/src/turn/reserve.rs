@@ -1,40 +1,32 @@
 //! The reserve: the transaction that opens a turn (TURN-11).
 //!
-//! Under the locks of the user's quota rows the decision is made again; what
-//! comes out there is authoritative (QUOTA-52). User message, turn row and
-//! reserve commit together, before the provider is called; so does the deletion
-//! of the turn whose place the new one takes (TURN-55).
+//! It reads what admission has to know under the locks of the user's quota
+//! rows, so that what is decided then is authoritative (QUOTA-52), and writes
+//! user message, turn row and reserve, with the deletion of the turn whose place
+//! the new one takes (TURN-55). All of it commits before the provider is called.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use minichat_core::ErrorCode;
-use minichat_core::quota::{Cells, Decision, Tier};
+use minichat_core::quota::{Decision, Tier};
 use minichat_store::{
     BoxFuture, Constraint, NewMessage, NewTurn, QuotaScope, Role, StoreError, Tx,
 };
 
+use super::admit::{self, Wish};
 use super::open::{Draft, Ids, Plan};
-use super::plan::{decide, input_too_long, plan, quota_exceeded};
-use super::{RequestContext, admit, mutation, record};
+use super::plan::{decide, input_too_long, plan};
+use super::replay::{Recorded, replay};
+use super::{RequestContext, SseBody, mutation, record};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
-use crate::quota;
 
-/// How often the locked rows may show another picture than the one a plan was
-/// made from before the request is refused (QUOTA-52).
-const ATTEMPTS: usize = 3;
-
-/// What the transaction decided.
-enum Refusal {
-    /// The locked rows admit nothing.
-    Rejected(Decision),
-    /// The locked rows lead to another model: plan again.
-    Changed(Cells),
-    /// Beyond the bounds of the arithmetic; the plan would have said so.
-    TooLong,
-    /// The turn to replace is not what it was.
-    Replacement(Problem),
+/// Why no turn was opened.
+pub(super) enum Refusal {
+    /// The key names a completed turn: its recording is the answer (API-67).
+    Replay(Box<Recorded>),
+    Answer(Problem),
     Store(StoreError),
 }
 
@@ -44,98 +36,124 @@ impl From<StoreError> for Refusal {
     }
 }
 
-impl From<mutation::Refusal> for Refusal {
-    fn from(refusal: mutation::Refusal) -> Self {
-        match refusal {
-            mutation::Refusal::Answer(problem) => Self::Replacement(problem),
-            mutation::Refusal::Store(error) => Self::Store(error),
-        }
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self::Answer(problem)
     }
 }
 
-/// Plans and reserves. The answer is the plan of a turn that is now open, or a
-/// refusal that left nothing behind.
+/// What a request leads to when nothing fails.
+pub(super) enum Opened {
+    /// A turn that is now open.
+    Turn(Box<Plan>),
+    Replay(SseBody),
+}
+
+/// A turn that shall be opened.
+struct Opening {
+    caller: Caller,
+    request: RequestContext,
+    wish: Wish,
+    /// The preflight that counts: that of the transaction's last attempt.
+    preflight: Mutex<Option<Preflight>>,
+}
+
+#[derive(Clone)]
+struct Preflight {
+    selected_model: Arc<str>,
+    decision: Decision,
+}
+
+/// Admits, plans and reserves. A refusal left nothing behind.
 pub(super) async fn reserve(
-    app: &Arc<App>,
+    app: &App,
     caller: &Caller,
     request: &RequestContext,
-    draft: Draft,
-    mut cells: Cells,
-) -> Result<Plan, Problem> {
-    let config = &caller.tenant.config;
-    for _ in 0..ATTEMPTS {
-        let planned = plan(app, caller, draft.clone(), &cells)?;
-        match write(app, caller, request, &planned).await {
-            Ok(()) => {
-                record::preflight(app, config, &draft.selected_model, &planned.decision);
-                record::reserved(app);
-                return Ok(planned);
-            }
-            Err(Refusal::Changed(locked)) => cells = locked,
-            Err(Refusal::TooLong) => return Err(input_too_long()),
-            Err(Refusal::Rejected(decision)) => {
-                record::preflight(app, config, &draft.selected_model, &decision);
-                return Err(quota_exceeded(&decision));
-            }
-            Err(Refusal::Replacement(problem)) => {
-                record::preflight(app, config, &draft.selected_model, &planned.decision);
-                return Err(problem);
-            }
-            Err(Refusal::Store(error)) => {
-                record::preflight(app, config, &draft.selected_model, &planned.decision);
-                return Err(conflict(app, caller, draft.ids, error).await);
-            }
-        }
+    wish: Wish,
+) -> Result<Opened, Problem> {
+    let opening = Arc::new(Opening {
+        caller: caller.clone(),
+        request: request.clone(),
+        wish,
+        preflight: Mutex::default(),
+    });
+    let answer = write(app, &opening).await;
+    if let Some(preflight) = opening.preflight() {
+        let Preflight {
+            selected_model,
+            decision,
+        } = &preflight;
+        record::preflight(app, &caller.tenant.config, selected_model, decision);
     }
-    let decision = decide(caller, &draft, &cells).map_err(|_| input_too_long())?;
-    record::preflight(app, config, &draft.selected_model, &decision);
-    Err(quota_exceeded(&decision))
+    match answer {
+        Ok(plan) => {
+            record::reserved(app);
+            Ok(Opened::Turn(Box::new(plan)))
+        }
+        Err(Refusal::Replay(recorded)) => replay(app, caller, &recorded).await.map(Opened::Replay),
+        Err(Refusal::Answer(problem)) => Err(problem),
+        Err(Refusal::Store(error)) => Err(conflict(app, caller, opening.wish.ids, error).await),
+    }
 }
 
-async fn write(
-    app: &Arc<App>,
-    caller: &Caller,
-    request: &RequestContext,
-    plan: &Plan,
-) -> Result<(), Refusal> {
-    let (caller, request) = (caller.clone(), request.clone());
-    let plan = Arc::new(plan.clone());
+async fn write(app: &App, opening: &Arc<Opening>) -> Result<Plan, Refusal> {
+    let opening = Arc::clone(opening);
     app.store
-        .write(move |tx| -> BoxFuture<'_, Result<(), Refusal>> {
-            let (caller, request, plan) = (caller.clone(), request.clone(), Arc::clone(&plan));
-            Box::pin(async move { transaction(tx, &caller, &request, &plan).await })
-        })
-        .await
+        .write(
+            move |tx| -> BoxFuture<'_, Result<Result<Plan, Refusal>, StoreError>> {
+                let opening = Arc::clone(&opening);
+                Box::pin(async move {
+                    match opening.transaction(tx).await {
+                        Err(Refusal::Store(error)) => Err(error),
+                        // A refusal comes before anything is written. To commit
+                        // nothing spares others in the same commit a rollback.
+                        answer => Ok(answer),
+                    }
+                })
+            },
+        )
+        .await?
 }
 
-async fn transaction(
-    tx: &mut Tx,
-    caller: &Caller,
-    request: &RequestContext,
-    plan: &Plan,
-) -> Result<(), Refusal> {
+impl Opening {
+    async fn transaction(&self, tx: &mut Tx) -> Result<Plan, Refusal> {
+        let caller = &self.caller;
+        let (draft, cells) = self.wish.admit(tx, caller).await?;
+        let decision = decide(caller, &draft, &cells).map_err(|_| input_too_long())?;
+        self.decided(&draft, decision);
+        let plan = plan(caller, draft, decision)?;
+        if let Some(replaced) = &plan.draft.replaces {
+            mutation::replace(tx, caller, &self.request, &plan.draft, replaced)?;
+        }
+        insert(tx, caller, &plan)?;
+        Ok(plan)
+    }
+
+    fn decided(&self, draft: &Draft, decision: Decision) {
+        *self
+            .preflight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Preflight {
+            selected_model: Arc::clone(&draft.selected_model),
+            decision,
+        });
+    }
+
+    fn preflight(&self) -> Option<Preflight> {
+        self.preflight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+fn insert(tx: &mut Tx, caller: &Caller, plan: &Plan) -> Result<(), StoreError> {
+    let now = plan.draft.started_at;
     let scope = QuotaScope {
         tenant_id: caller.tenant_id,
         user_id: caller.user_id,
-        day: plan.draft.started_at.date(),
+        day: now.date(),
     };
-    let cells = quota::cells(&tx.quota_lock(scope).await?);
-    if let Some(replaced) = plan.draft.replaces {
-        // Before the decision: whose turn was replaced meanwhile learns that,
-        // whatever the quota says.
-        mutation::replace(tx, caller, request, &plan.draft, replaced).await?;
-    }
-    let decision = decide(caller, &plan.draft, &cells).map_err(|_| Refusal::TooLong)?;
-    match decision.admitted() {
-        None => return Err(Refusal::Rejected(decision)),
-        Some((model, _)) if model != plan.model_index() => return Err(Refusal::Changed(cells)),
-        Some(_) => {}
-    }
-    Ok(insert(tx, caller, plan, scope)?)
-}
-
-fn insert(tx: &mut Tx, caller: &Caller, plan: &Plan, scope: QuotaScope) -> Result<(), StoreError> {
-    let now = plan.draft.started_at;
     let ids = plan.ids();
     let model = plan.model();
     let reserve = &plan.reserve;
