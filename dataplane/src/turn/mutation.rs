@@ -77,8 +77,27 @@ fn not_latest_turn() -> Problem {
     )
 }
 
-/// Puts the draft's turn in the place of `replaced`: checks it once more, now
-/// that no other mutation can interfere, and deletes it.
+/// Deletes the turn that `query` names, in favour of `successor` if there is
+/// one: checked once more, now that no other mutation can interfere.
+async fn displace<'a>(
+    tx: &mut Tx,
+    caller: &'a Caller,
+    request: &'a RequestContext,
+    query: &MutationQuery,
+    successor: Option<RequestId>,
+) -> Result<Change<'a>, Refusal> {
+    let turn = check(tx.turn_mutation_lock(query).await?, caller).map_err(Refusal::Answer)?;
+    tx.turn_delete(query, turn.id, successor)?;
+    Ok(Change {
+        caller,
+        request,
+        chat_id: query.chat_id,
+        turn_id: turn.id,
+        at: turn.now,
+    })
+}
+
+/// Puts the draft's turn in the place of `replaced`.
 pub(super) async fn replace(
     tx: &mut Tx,
     caller: &Caller,
@@ -87,16 +106,8 @@ pub(super) async fn replace(
     replaced: Replaced,
 ) -> Result<(), Refusal> {
     let query = query(caller, draft.ids.chat_id, replaced.request_id);
-    let turn = check(tx.turn_mutation_lock(&query).await?, caller).map_err(Refusal::Answer)?;
     let new = draft.ids.request_id;
-    tx.turn_delete(&query, turn.id, Some(new))?;
-    let change = Change {
-        caller,
-        request,
-        chat_id: query.chat_id,
-        turn_id: turn.id,
-        at: turn.now,
-    };
+    let change = displace(tx, caller, request, &query, Some(new)).await?;
     let event = change.replacement(replaced.op, replaced.request_id, new);
     Ok(event.enqueue(tx)?)
 }
@@ -139,15 +150,7 @@ async fn delete_in(
     request: &RequestContext,
     query: &MutationQuery,
 ) -> Result<(), Refusal> {
-    let turn = check(tx.turn_mutation_lock(query).await?, caller).map_err(Refusal::Answer)?;
-    tx.turn_delete(query, turn.id, None)?;
-    let change = Change {
-        caller,
-        request,
-        chat_id: query.chat_id,
-        turn_id: turn.id,
-        at: turn.now,
-    };
+    let change = displace(tx, caller, request, query, None).await?;
     Ok(change.deletion(query.request_id).enqueue(tx)?)
 }
 
