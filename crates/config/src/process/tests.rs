@@ -90,11 +90,17 @@ fn every_key_is_read_from_its_variable() {
             Ok(config) => assert!(
                 config.logging.level == wrong
                     || config.source == Some(TenantSource::Manifests(wrong.into()))
-                    || config.source == Some(TenantSource::Directory(wrong.into())),
+                    || config.source == Some(TenantSource::Directory(wrong.into()))
+                    || job(&variable, wrong).report_file == Some(wrong.into()),
                 "{variable} is not read"
             ),
         }
     }
+}
+
+fn job(variable: &str, value: &str) -> Job {
+    let env = [(variable.to_owned(), value.to_owned())];
+    JobConfig::load(None, env).unwrap().job
 }
 
 #[test]
