@@ -240,7 +240,7 @@ impl Answer {
             }
             Terminal::Failed(failure) => {
                 self.usage = failure.usage;
-                self.response_id.clone_from(&failure.response_id);
+                self.response_id = failure.response_id.as_deref().map(str::to_owned);
                 Err(TurnError::Provider(failure))
             }
         }

@@ -213,7 +213,7 @@ fn interrupted(turn: &OpenTurn, sink: &Sink, error: &TurnError) {
             (trigger, sink.cancelled_at(*cancel))
         }
         TurnError::Provider(failure) if matches!(failure.kind, FailureKind::TimedOut(_)) => {
-            (Trigger::Timeout, None)
+            (Trigger::Timeout, failure.expired_at)
         }
         _ => return,
     };
@@ -257,7 +257,7 @@ fn terminal(
     let (code, message) = match (finalized.outcome, ended) {
         (Outcome::Completed(_), _) => return Some(done(turn, usage, finalized)),
         (Outcome::Failed(code), Err(TurnError::Provider(failure))) => {
-            (code.into(), failure.message.clone().into())
+            (code.into(), String::from(failure.message.clone()).into())
         }
         (Outcome::Failed(code), _) => (code.into(), "The answer could not be completed.".into()),
         (Outcome::Cancelled, Err(TurnError::Cancelled(Cancel::Stop))) => (

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minichat_config::tenant::Provider;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use connection::Connection;
 pub(crate) use connection::Exchange;
@@ -120,9 +120,10 @@ impl ProviderClient {
 
     async fn establish(&self, origin: Origin, limit: Duration) -> Result<Connection, Failure> {
         let connect = Connection::establish(Arc::new(origin), &self.inner.tls);
-        timeout(limit, connect)
+        let expires_at = Instant::now() + limit;
+        timeout_at(expires_at, connect)
             .await
-            .map_err(|_| Failure::timed_out(TimeoutStage::Connect))?
+            .map_err(|_| Failure::timed_out(TimeoutStage::Connect, expires_at))?
             .map_err(|error| Failure::connect(&error))
     }
 }
