@@ -10,5 +10,6 @@ pub mod exposition;
 pub mod harness;
 pub mod manifest;
 pub mod postgres;
+pub mod postgres_proxy;
 pub mod scripted_provider;
 pub mod sse;

@@ -3,7 +3,7 @@
 
 use anyhow::Context as _;
 use minichat_store::testing::TestPostgres;
-use tokio_postgres::{NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::database::Rows;
 
@@ -40,6 +40,23 @@ impl PostgresDatabase {
     /// For `database.url`.
     pub fn url(&self) -> &str {
         &self.url
+    }
+}
+
+/// An open transaction; dropping it rolls it back.
+#[derive(Debug)]
+pub struct Transaction {
+    _client: Client,
+}
+
+impl Transaction {
+    /// Begins one with `sql`.
+    pub async fn begin(url: &str, sql: &str) -> anyhow::Result<Self> {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+        tokio::spawn(connection);
+        client.batch_execute("BEGIN").await?;
+        client.batch_execute(sql).await?;
+        Ok(Self { _client: client })
     }
 }
 

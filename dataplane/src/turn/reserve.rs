@@ -81,6 +81,13 @@ pub(super) async fn reserve(
                 record::preflight(app, config, &draft.selected_model, &planned.decision);
                 return Err(problem);
             }
+            Err(Refusal::Store(error))
+                if error.is_unanswered() && opened_unheard(app, caller, &planned).await =>
+            {
+                record::preflight(app, config, &draft.selected_model, &planned.decision);
+                record::reserved(app);
+                return Ok(planned);
+            }
             Err(Refusal::Store(error)) => {
                 record::preflight(app, config, &draft.selected_model, &planned.decision);
                 return Err(conflict(app, caller, draft.ids, error).await);
@@ -108,17 +115,45 @@ async fn write(
         .await
 }
 
+/// Whether the turn is open although the answer to the commit was lost: then it
+/// must not be left without a task (TURN-15).
+async fn opened_unheard(app: &App, caller: &Caller, plan: &Plan) -> bool {
+    let (scope, ids) = (scope(caller, plan), *plan.ids());
+    let found: Result<_, StoreError> = app
+        .store
+        .write(move |tx| {
+            Box::pin(async move {
+                // Waits for the lost transaction's end, if that is yet to come.
+                tx.quota_lock(scope).await?;
+                tx.turn_get(scope.tenant_id, scope.user_id, ids.chat_id, ids.request_id)
+                    .await
+            })
+        })
+        .await;
+    match found {
+        Ok(turn) => turn.is_some_and(|turn| turn.id == ids.turn_id),
+        Err(error) => {
+            tracing::error!(turn.id = %ids.turn_id, %error, "it is not known whether a turn was opened; if it was, the watchdog ends it");
+            false
+        }
+    }
+}
+
+fn scope(caller: &Caller, plan: &Plan) -> QuotaScope {
+    QuotaScope {
+        tenant_id: caller.tenant_id,
+        user_id: caller.user_id,
+        day: plan.draft.started_at.date(),
+    }
+}
+
 async fn transaction(
     tx: &mut Tx,
     caller: &Caller,
     request: &RequestContext,
     plan: &Plan,
 ) -> Result<(), Refusal> {
-    let scope = QuotaScope {
-        tenant_id: caller.tenant_id,
-        user_id: caller.user_id,
-        day: plan.draft.started_at.date(),
-    };
+    let scope = scope(caller, plan);
     let cells = quota::cells(&tx.quota_lock(scope).await?);
     if let Some(replaced) = plan.draft.replaces {
         // Before the decision: whose turn was replaced meanwhile learns that,

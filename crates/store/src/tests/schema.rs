@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::fixture::NOON;
 use super::{Db, on_both_databases};
+use crate::migrate::newest;
 use crate::tx::only_column;
 use crate::value::{Param, params};
 use crate::{Constraint, Store, StoreError};
@@ -124,13 +125,13 @@ on_both_databases! {
     async fn a_newer_schema_is_refused(db: Db) {
 
         let count = "SELECT COUNT(*) FROM schema_migrations";
-        assert_eq!(db.count(count, []).await, 1);
+        assert_eq!(db.count(count, []).await, newest());
         db.sql("INSERT INTO schema_migrations (version) VALUES (1000)", []).await.unwrap();
         let Db { store, settings, clock, directory, .. } = db;
         drop(store);
         let opened = Store::open(&settings, clock).await;
         assert!(
-            matches!(opened, Err(StoreError::NewerSchema { found: 1000, known: 1 })),
+            matches!(opened, Err(StoreError::NewerSchema { found: 1000, known }) if known == newest()),
             "{:?}", opened.err()
         );
         drop(directory);
@@ -204,7 +205,7 @@ async fn an_older_schema_is_refused_when_migration_is_off() {
     let refused = Store::open(&settings, clock.clone()).await;
     assert!(matches!(
         refused.err(),
-        Some(StoreError::OlderSchema { found: 0, known: 1 })
+        Some(StoreError::OlderSchema { found: 0, .. })
     ));
     settings.auto_migrate = true;
     Store::open(&settings, clock.clone()).await.unwrap();
