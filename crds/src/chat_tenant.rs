@@ -436,6 +436,8 @@ pub struct KillSwitches {
     pub disable_premium_tier: bool,
     /// The same; named as the reason when both are set.
     pub force_standard_tier: bool,
+    /// Messages that ask for web search are refused.
+    pub disable_web_search: bool,
 }
 
 /// Streamed answers.

@@ -178,6 +178,9 @@ fn usable(
             format!("{path}.use_http"),
             "plain http is not allowed by this process; set provider_http.allow_http, or use https",
         );
+        if let Some(message) = settings.refuse_idle(provider.timeouts.idle) {
+            faults.add(format!("{path}.timeouts.idle_seconds"), message);
+        }
         if let Some(auth) = &provider.auth {
             let credential = credentials.get(&auth.secret_ref);
             faults.require(
@@ -230,7 +233,7 @@ mod tests {
     use crate::render::Secrets;
     use crate::{Revisions, admit, render};
 
-    const STRICT: RenderSettings = RenderSettings { allow_http: false };
+    const STRICT: RenderSettings = RenderSettings::STRICT;
 
     fn rendered(temperature: f64) -> RenderedTenant {
         let auth = json!({"secretKeyRef": {"name": "main", "key": "key"}});

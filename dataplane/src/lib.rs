@@ -6,6 +6,7 @@
 pub mod app;
 pub mod ask;
 pub mod caller;
+pub mod check_config;
 pub mod config_source;
 pub mod http;
 pub mod jobs;

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::stream::{self, Stream, StreamExt as _};
@@ -91,6 +92,7 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
         identity,
         settings: RenderSettings {
             allow_http: settings.allow_http,
+            orphan_timeout: Duration::from_secs(settings.orphan_timeout_secs),
         },
         revisions: Revisions::new(),
         numbers: Numbers::default(),

@@ -61,14 +61,19 @@ impl Process {
         Scrape::parse(std::str::from_utf8(&answer.body)?)
     }
 
+    /// Memory that the process has in use.
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let id = self.child.id().context("the process has ended")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kib: u64 = kib.context("no VmRSS")?.trim().parse()?;
+        Ok(kib * 1024)
+    }
+
     /// SIGTERM.
     pub fn terminate(&self) -> anyhow::Result<()> {
-        let id = self.child.id().context("the process has ended")?;
-        let id = rustix::process::Pid::from_raw(i32::try_from(id)?).context("no process id")?;
-        Ok(rustix::process::kill_process(
-            id,
-            rustix::process::Signal::TERM,
-        )?)
+        terminate(&self.child)
     }
 
     /// SIGKILL; returns when the process is gone.
@@ -87,6 +92,16 @@ impl Process {
     }
 }
 
+/// SIGTERM.
+pub fn terminate(child: &Child) -> anyhow::Result<()> {
+    let id = child.id().context("the process has ended")?;
+    let id = rustix::process::Pid::from_raw(i32::try_from(id)?).context("no process id")?;
+    Ok(rustix::process::kill_process(
+        id,
+        rustix::process::Signal::TERM,
+    )?)
+}
+
 /// What a job printed, and how it ended.
 #[derive(Debug)]
 pub struct JobRun {
@@ -98,9 +113,18 @@ pub struct JobRun {
 
 /// Starts a job of `binary` on `database_url`, which is all it is told.
 pub fn job(binary: &str, arguments: &[&str], database_url: &str) -> anyhow::Result<Child> {
+    told(
+        binary,
+        arguments,
+        &[("MINICHAT_DATABASE_URL", database_url)],
+    )
+}
+
+/// Starts `binary` with these variables and no others.
+pub fn told(binary: &str, arguments: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<Child> {
     Ok(command(binary)
         .args(arguments)
-        .env("MINICHAT_DATABASE_URL", database_url)
+        .envs(variables.iter().copied())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?)

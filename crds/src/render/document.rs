@@ -1,5 +1,7 @@
 //! Field by field from the custom resource to the rendered document.
 
+use std::time::Duration;
+
 use minichat_config::tenant::document::{
     ApiParamsDocument, AuthDocument, ContextDocument, FeaturesDocument, GeneralConfigDocument,
     ModelDocument, PreferenceDocument, ProviderDocument, SCHEMA, TenantDocument, TimeoutsDocument,
@@ -38,6 +40,7 @@ pub(super) fn document(
     let crd::KillSwitches {
         disable_premium_tier,
         force_standard_tier,
+        disable_web_search,
     } = kill_switches;
     let providers = providers
         .iter()
@@ -64,6 +67,7 @@ pub(super) fn document(
         kill_switches: KillSwitches {
             disable_premium_tier: *disable_premium_tier,
             force_standard_tier: *force_standard_tier,
+            disable_web_search: *disable_web_search,
             ..KillSwitches::default()
         },
         context: ContextDocument {
@@ -113,6 +117,9 @@ fn provider(
         idle_seconds,
         total_seconds,
     } = timeouts;
+    if let Some(message) = settings.refuse_idle(Duration::from_secs((*idle_seconds).into())) {
+        faults.add(format!("{path}.timeouts.idleSeconds"), message);
+    }
     ProviderDocument {
         kind: match kind {
             crd::ProviderKind::OpenAiResponses => ProviderKind::OpenAiResponses,

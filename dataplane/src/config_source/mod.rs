@@ -5,6 +5,7 @@
 //! * `kubernetes`: the rendered Secrets of a pool, watched in the cluster.
 
 mod directory;
+mod examine;
 mod folder;
 mod kubernetes;
 mod loader;
@@ -23,6 +24,7 @@ mod rendered_tests;
 #[cfg(test)]
 mod tests;
 
+pub use examine::{Examined, examine};
 pub use policy_versions::StoredPolicyVersions;
 pub use source::ConfigSource;
 pub use status::{Configz, Entry, State, Status};

@@ -43,10 +43,9 @@ pub(super) fn dereference(caches: &Caches, tenant: &ChatTenant) -> Dereferenced 
         .rendered_of(id)
         .filter(|secret| older.is_none() || is_ours(secret));
     // What was accepted once is not refused here for a setting that changed since.
-    let lenient = RenderSettings { allow_http: true };
     let carried = rendered
         .as_ref()
-        .and_then(|secret| RenderedTenant::from_secret(secret, lenient).ok());
+        .and_then(|secret| RenderedTenant::from_secret(secret, RenderSettings::LENIENT).ok());
     let name = rendered_secret::name(id);
     Dereferenced {
         quotas: caches.quotas_of(&namespace, &tenant.name_any()),

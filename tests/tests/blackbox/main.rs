@@ -9,11 +9,15 @@ mod chats;
 #[cfg(test)]
 mod concurrency;
 #[cfg(test)]
+mod database_failures;
+#[cfg(test)]
 mod disconnects;
 #[cfg(test)]
 mod finalization;
 #[cfg(test)]
 mod first_turn;
+#[cfg(test)]
+mod jobs;
 #[cfg(test)]
 mod lists;
 #[cfg(test)]
@@ -27,12 +31,18 @@ mod orphans;
 #[cfg(test)]
 mod process_end;
 #[cfg(test)]
+mod progress;
+#[cfg(test)]
 mod provider_failures;
 #[cfg(test)]
 mod quotas;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod replays;
+#[cfg(test)]
 mod stops;
 #[cfg(test)]
 mod streaming;
+#[cfg(test)]
+mod timeouts;

@@ -15,21 +15,21 @@ use uuid::Uuid;
 
 /// Codes that no request can get by itself: a failing database or a process
 /// that ends are needed, or features that are not offered.
-const NOT_BY_A_REQUEST: [ErrorCode; 7] = [
+const NOT_BY_A_REQUEST: [ErrorCode; 6] = [
     ErrorCode::InternalError,
     ErrorCode::ServiceUnavailable,
     ErrorCode::RequestTimeout,
     ErrorCode::TooManyImages,
     ErrorCode::ImagesDisabled,
     ErrorCode::UnsupportedMedia,
-    ErrorCode::WebSearchDisabled,
 ];
 
 /// Codes that claims of this file get from processes with other settings.
-const ELSEWHERE: [ErrorCode; 3] = [
+const ELSEWHERE: [ErrorCode; 4] = [
     ErrorCode::PayloadTooLarge,
     ErrorCode::TooManyRequests,
     ErrorCode::InFlightLimit,
+    ErrorCode::WebSearchDisabled,
 ];
 
 fn check(answer: &Answer, code: ErrorCode) -> anyhow::Result<ErrorCode> {
@@ -199,6 +199,20 @@ on_each_database! {
         let body = json!({"title": "a", "rest": "x".repeat(2048)});
         check(&user.post("/chats", &body).await?, ErrorCode::PayloadTooLarge)?;
         user.post("/chats", &json!({"title": "a"})).await?.expect(201)?;
+    }
+
+    /// TURN-9, QUOTA-18: nothing is written, and without web search it works.
+    async fn a_switched_off_web_search_is_refused(env) {
+        let scene = env.scene_with(|mut tenant| {
+            tenant.spec()["killSwitches"] = json!({"disableWebSearch": true});
+            tenant
+        }).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(None).await?;
+        let body = |enabled: bool| json!({"content": "PING", "web_search": {"enabled": enabled}});
+        check(&user.refused(&chat, &body(true)).await?, ErrorCode::WebSearchDisabled)?;
+        scene.check_nothing_written().await?;
+        user.open(&chat, &body(false)).await?.collect().await?.only("done")?;
     }
 
     /// API-25, D20: one caller's haste is nobody else's.

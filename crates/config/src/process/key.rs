@@ -156,6 +156,12 @@ pub(super) const KEYS: &[Key] = &[
         "Seconds a request waits for a connection.",
     ),
     key(
+        "database.auto_migrate",
+        Kind::Bool,
+        "true",
+        "Whether `serve` brings an older schema of PostgreSQL up to date; without it `migrate` must have run. SQLite is always brought up to date.",
+    ),
+    key(
         "streaming.sse_channel_capacity",
         Kind::Integer(16, 64),
         "32",
@@ -304,5 +310,11 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Integer(90, 3600),
         "300",
         "Seconds without progress after which a running turn is taken for left behind; a provider may be silent for 60 seconds less.",
+    ),
+    key(
+        "job.report_file",
+        Kind::Text,
+        "",
+        "File in which `watchdog` leaves what it counted, for whoever has metrics to add it to; without it `/dev/termination-log`, if that exists.",
     ),
 ];

@@ -12,18 +12,20 @@ use uuid::Uuid;
 use super::key::{self, KEYS, Key, Kind};
 use super::prefix;
 use super::types::{
-    Auth, Database, DatabaseUrl, Dev, Drain, IpNetwork, JobConfig, LogFormat, Logging, Metrics,
-    OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, SharedSecret, Streaming,
-    TenantSource, Tracing, TrustedHeaders,
+    Auth, Database, DatabaseUrl, Dev, Drain, IpNetwork, Job, JobConfig, LogFormat, Logging,
+    Metrics, OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, SharedSecret,
+    Streaming, TenantSource, Tracing, TrustedHeaders,
 };
 use crate::fault::Faults;
 use crate::secret::Secret;
 use crate::yaml;
 
-pub(super) fn load(
+/// What the sources say, with defaults in the place of what is faulty, and every
+/// fault. `Err` when the file cannot be read at all.
+pub(super) fn examine(
     yaml: &str,
     env: impl IntoIterator<Item = (String, String)>,
-) -> Result<ProcessConfig, Faults> {
+) -> Result<(ProcessConfig, Faults), Faults> {
     let mut settings = Settings::read(yaml, env)?;
     let server = server(&mut settings);
     let config = ProcessConfig {
@@ -48,7 +50,7 @@ pub(super) fn load(
         },
         orphan_watchdog: orphan_watchdog(&mut settings),
     };
-    settings.faults.into_result(config)
+    Ok((config, settings.faults))
 }
 
 pub(super) fn load_job(
@@ -60,6 +62,11 @@ pub(super) fn load_job(
         database: database(&mut settings),
         logging: logging(&mut settings),
         orphan_watchdog: orphan_watchdog(&mut settings),
+        job: Job {
+            report_file: Some(settings.text("job.report_file"))
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
+        },
     };
     settings.faults.into_result(config)
 }
@@ -146,6 +153,7 @@ fn database(settings: &mut Settings) -> Database {
         url: parsed,
         max_conns: settings.size("database.max_conns"),
         acquire_timeout: settings.seconds("database.acquire_timeout_secs"),
+        auto_migrate: settings.boolean("database.auto_migrate"),
     }
 }
 

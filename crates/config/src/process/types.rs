@@ -92,6 +92,8 @@ pub struct Database {
     pub max_conns: usize,
     /// How long a caller waits for a connection.
     pub acquire_timeout: Duration,
+    /// Whether serving brings an older schema of PostgreSQL up to date (K8S-43).
+    pub auto_migrate: bool,
 }
 
 /// `sqlite://PATH` or `postgres://…`.
@@ -223,6 +225,15 @@ pub struct JobConfig {
     pub logging: Logging,
     /// `orphan_watchdog.*`
     pub orphan_watchdog: OrphanWatchdog,
+    /// `job.*`
+    pub job: Job,
+}
+
+/// What only jobs are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Where the counts are left (K8S-44); `None`: where Kubernetes looks.
+    pub report_file: Option<PathBuf>,
 }
 
 /// What happens after SIGTERM (D29).
