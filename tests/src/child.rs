@@ -87,6 +87,21 @@ impl Process {
     }
 }
 
+/// What `binary` says when it ends instead of serving; that it serves is an
+/// error.
+pub async fn refused_to_start(binary: &str, env: &Env, settings: &str) -> anyhow::Result<String> {
+    let starting = command(binary)
+        .arg("serve")
+        .envs(variables(&env.database.url(), &env.manifests(), settings))
+        .output();
+    let output = tokio::time::timeout(PATIENCE, starting)
+        .await
+        .context("the process does not end")??;
+    ensure!(!output.status.success(), "the process ended well");
+    let told = [output.stdout, output.stderr].concat();
+    Ok(String::from_utf8(told)?)
+}
+
 /// What a job printed, and how it ended.
 #[derive(Debug)]
 pub struct JobRun {

@@ -14,6 +14,7 @@ mod packages;
 mod postgres;
 mod process;
 mod quickstart;
+mod schemathesis;
 mod test;
 mod workspace;
 

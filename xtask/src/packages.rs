@@ -4,7 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
 use crate::process;
 
@@ -19,17 +19,18 @@ pub(crate) fn ensure(
     if let Some(found) = find() {
         return Ok(found);
     }
-    if !rustix::process::geteuid().is_root() || !Path::new("/usr/bin/apt-get").exists() {
-        bail!("{program} is missing: install the package {package} (Debian's name)");
-    }
-    install(package)?;
+    install(package).with_context(|| format!("{program} is missing"))?;
     match find() {
         Some(found) => Ok(found),
         None => bail!("{package} is installed, but {program} is still missing"),
     }
 }
 
-fn install(package: &str) -> anyhow::Result<()> {
+/// Installs Debian's `package`, which only root on a Debian can.
+pub(crate) fn install(package: &str) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() || !Path::new("/usr/bin/apt-get").exists() {
+        bail!("install the package {package} (Debian's name)");
+    }
     println!("installing {package}");
     let apt = |arguments: &[&str]| {
         let mut command = Command::new("/usr/bin/apt-get");

@@ -7,10 +7,10 @@ use std::thread;
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 
-use crate::cluster::Clusters;
+use crate::cluster::{Clusters, may_run};
 use crate::postgres::{Durability, Postgres};
 use crate::process::Running;
-use crate::workspace;
+use crate::{schemathesis, workspace};
 
 /// Names the server the suites create their databases on; the URL names no database.
 const POSTGRES_URL: &str = "MINICHAT_TEST_POSTGRES_URL";
@@ -24,6 +24,9 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let postgres = Postgres::start(Durability::Volatile)?;
+    let schemathesis = may_run(&options.arguments, schemathesis::SUITE)
+        .then(schemathesis::ensure)
+        .transpose()?;
     let clusters = Clusters::for_tests(&options.arguments)?;
     let mut command = workspace::cargo();
     command.args(["test", "--no-fail-fast"]);
@@ -38,6 +41,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     command
         .env(POSTGRES_URL, postgres.server_url())
         .envs(clusters.environment())
+        .envs(schemathesis.map(|program| (schemathesis::PROGRAM, program)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let mut tests = Running::start("cargo test", &mut command)?;

@@ -1,9 +1,11 @@
 //! Identifiers. Each is a UUID on every wire and in every table; the types keep
 //! one kind from being passed for another.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -44,6 +46,20 @@ macro_rules! id {
 
             fn from_str(s: &str) -> Result<Self, Self::Err> {
                 Uuid::from_str(s).map(Self)
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "format": "uuid" })
             }
         }
     };

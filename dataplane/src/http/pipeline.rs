@@ -45,20 +45,23 @@ impl Admitted {
     }
 }
 
-/// Puts the pipeline around the routes and fallbacks of `router`. `templates`
-/// are the paths of the routes as the router names them.
-pub(super) fn around(
-    router: Router,
-    app: Arc<App>,
-    tracer: Tracer,
-    templates: Vec<String>,
-) -> Router {
+/// The paths of the routes as the router names them.
+#[derive(Default)]
+pub(super) struct Paths {
+    /// Of operations.
+    pub(super) templates: Vec<String>,
+    /// Of what needs no identity (API-27).
+    pub(super) open: Vec<String>,
+}
+
+/// Puts the pipeline around the routes and fallbacks of `router`.
+pub(super) fn around(router: Router, app: Arc<App>, tracer: Tracer, paths: Paths) -> Router {
     let limits = app.config.server.rate_limit;
     let pipeline = Arc::new(Pipeline {
         authenticator: Authenticator::new(&app.config.auth),
         rate_limiter: RateLimiter::new(limits.per_second, limits.burst),
         in_flight: InFlight::new(limits.in_flight),
-        templates,
+        paths,
         tracer,
         app,
     });
@@ -73,7 +76,7 @@ struct Pipeline {
     authenticator: Authenticator,
     rate_limiter: RateLimiter,
     in_flight: InFlight,
-    templates: Vec<String>,
+    paths: Paths,
     tracer: Tracer,
 }
 
@@ -118,6 +121,9 @@ impl Pipeline {
         verdict: &mut Option<Verdict<'a>>,
     ) -> Result<Response, Problem> {
         let _in_flight = self.in_flight.enter()?;
+        if self.is_open(&request) {
+            return handle(route, request).await;
+        }
         let identity = self.identify(&request)?;
         *verdict = self.rate_limiter.take(BucketKey {
             tenant_id: identity.tenant_id,
@@ -132,10 +138,12 @@ impl Pipeline {
             http_request_id: id.clone(),
             trace,
         });
-        match route.oneshot(request).await {
-            Ok(response) => Ok(response),
-            Err(never) => match never {},
-        }
+        handle(route, request).await
+    }
+
+    fn is_open(&self, request: &Request) -> bool {
+        let path = request.extensions().get::<MatchedPath>();
+        path.is_some_and(|path| self.paths.open.iter().any(|open| open == path.as_str()))
     }
 
     fn identify(&self, request: &Request) -> Result<Identity, Problem> {
@@ -162,8 +170,8 @@ impl Pipeline {
         let template = request
             .extensions()
             .get::<MatchedPath>()
-            .and_then(|path| self.templates.iter().position(|t| t == path.as_str()))
-            .unwrap_or(self.templates.len());
+            .and_then(|path| self.paths.templates.iter().position(|t| t == path.as_str()))
+            .unwrap_or(self.paths.templates.len());
         let method = match *request.method() {
             Method::GET | Method::HEAD => 0,
             Method::POST => 1,
@@ -195,6 +203,13 @@ impl Pipeline {
                     "Chat is not available to this tenant.",
                 )
             })
+    }
+}
+
+async fn handle(route: Route, request: Request) -> Result<Response, Problem> {
+    match route.oneshot(request).await {
+        Ok(response) => Ok(response),
+        Err(never) => match never {},
     }
 }
 

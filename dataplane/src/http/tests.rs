@@ -1,6 +1,7 @@
 //! The API in process, on a SQLite file of its own: everything but the turn.
 
 mod access;
+mod documents;
 mod harness;
 mod limits;
 mod lists;

@@ -215,3 +215,7 @@ fn interrupted() -> StreamEvent<'static> {
         message: "The stream ended before its outcome was known. Ask for the turn's status.".into(),
     }
 }
+
+#[cfg(test)]
+#[path = "relay_tests.rs"]
+mod tests;

@@ -11,9 +11,13 @@ mod concurrency;
 #[cfg(test)]
 mod disconnects;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod finalization;
 #[cfg(test)]
 mod first_turn;
+#[cfg(test)]
+mod limits;
 #[cfg(test)]
 mod lists;
 #[cfg(test)]
@@ -32,6 +36,8 @@ mod provider_failures;
 mod quotas;
 #[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod requests;
 #[cfg(test)]
 mod stops;
 #[cfg(test)]

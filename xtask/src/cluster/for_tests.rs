@@ -76,7 +76,7 @@ impl Node {
 }
 
 /// Whether `cargo test` with these arguments may run the integration test `binary` of `minichat-tests`.
-fn may_run(arguments: &[String], binary: &str) -> bool {
+pub(crate) fn may_run(arguments: &[String], binary: &str) -> bool {
     let ours = arguments.split(|argument| argument == "--").next();
     let ours = ours.unwrap_or_default();
     let named = |long: &str, short: &str| -> Vec<&str> {

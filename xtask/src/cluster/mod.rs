@@ -10,7 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use minichat_cluster::programs::Program;
 use minichat_cluster::{ApiTier, NodeTier, api, state};
 
-pub(crate) use for_tests::Clusters;
+pub(crate) use for_tests::{Clusters, may_run};
 
 #[derive(Args)]
 pub(crate) struct Options {

@@ -54,7 +54,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("xtask", &["minichat-cluster"]),
     (
         "xtask-generate",
-        &["minichat-config", "minichat-crds", "minichat-metrics"],
+        &[
+            "minichat-config",
+            "minichat-crds",
+            "minichat-dataplane",
+            "minichat-metrics",
+        ],
     ),
 ];
 
@@ -103,7 +108,10 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prometheus", &["minichat-telemetry"]),
     ("rcgen", &["minichat-cluster"]),
     ("rusqlite", &["minichat-store", "minichat-tests"]),
-    ("schemars", &["minichat-crds"]),
+    (
+        "schemars",
+        &["minichat-core", "minichat-crds", "minichat-dataplane"],
+    ),
     ("serde-saphyr", &["minichat-config"]),
     ("tokio-postgres", &["minichat-store", "minichat-tests"]),
     ("tokio-rustls", &["minichat-provider"]),

@@ -19,6 +19,8 @@ pub(super) struct Api {
     agent: Agent,
     /// Base path of the API.
     pub base: String,
+    /// The page that shows the API.
+    pub docs: String,
     /// The admin listener.
     pub admin: String,
 }
@@ -37,6 +39,7 @@ impl Api {
         Self {
             agent,
             base,
+            docs: format!("http://127.0.0.1:{port}/docs"),
             admin: format!("http://127.0.0.1:{admin_port}"),
         }
     }

@@ -90,6 +90,12 @@ pub(super) const KEYS: &[Key] = &[
         "Path before `url_prefix`, such as `/cf`.",
     ),
     key(
+        "server.docs_enabled",
+        Kind::Bool,
+        "",
+        "Whether `/openapi.json` and the page `/docs` are served below `server.root_prefix`, to anybody; without it only in mode `dev`.",
+    ),
+    key(
         "server.body_limit_bytes",
         Kind::Integer(1024, 1 << 30),
         "16777216",

@@ -87,6 +87,7 @@ fn server(settings: &mut Settings) -> Server {
     Server {
         bind_addr: settings.address("server.bind_addr"),
         root_prefix: settings.prefix("server.root_prefix"),
+        docs_enabled: docs_enabled(settings),
         body_limit_bytes: settings.size("server.body_limit_bytes"),
         request_deadline: settings.seconds("server.request_deadline_secs"),
         rate_limit: RateLimit {
@@ -95,6 +96,15 @@ fn server(settings: &mut Settings) -> Server {
             in_flight: settings.small("server.rate_limit.in_flight"),
         },
     }
+}
+
+/// Documents are for those who develop, unless somebody wants them (D21).
+fn docs_enabled(settings: &mut Settings) -> bool {
+    if settings.given.contains_key("server.docs_enabled") {
+        return settings.boolean("server.docs_enabled");
+    }
+    let mode = settings.given.get("auth.mode");
+    mode.is_some_and(|mode| mode == "dev")
 }
 
 fn metrics(settings: &mut Settings, server: SocketAddr) -> Metrics {

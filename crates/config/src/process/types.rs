@@ -55,6 +55,8 @@ pub struct Server {
     pub root_prefix: String,
     /// Largest request body in bytes.
     pub body_limit_bytes: usize,
+    /// Whether the OpenAPI document and its viewer are served (API-27).
+    pub docs_enabled: bool,
     /// From request head to response head (API-26).
     pub request_deadline: Duration,
     /// Admission limits (D20).

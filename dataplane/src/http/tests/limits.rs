@@ -85,7 +85,7 @@ fn misbehaving(harness: &Harness) -> Router {
         router,
         std::sync::Arc::clone(&harness.app),
         Tracer::without_export(),
-        Vec::new(),
+        crate::http::pipeline::Paths::default(),
     )
 }
 
