@@ -13,6 +13,8 @@ mod failure;
 mod request;
 pub mod sse;
 mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use adapter::Translator;
 pub use client::{ClientSettings, ProviderClient, ReadyConnection};

@@ -19,7 +19,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 
 use super::origin::Origin;
-use super::transport::{Tls, Transport};
+use super::transport::{Dialer, Transport};
 use crate::request::StartedFlag;
 
 pub(crate) struct Connection {
@@ -31,8 +31,8 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Establishes a connection; no request is sent.
-    pub(super) async fn establish(origin: Arc<Origin>, tls: &Tls) -> io::Result<Self> {
-        let transport = Transport::connect(&origin, tls).await?;
+    pub(super) async fn establish(origin: Arc<Origin>, dialer: &Dialer) -> io::Result<Self> {
+        let transport = Transport::connect(&origin, dialer).await?;
         let (sender, driver) = http1::handshake(TokioIo::new(transport))
             .await
             .map_err(io::Error::other)?;

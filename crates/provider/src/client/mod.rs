@@ -18,7 +18,7 @@ use connection::Connection;
 pub(crate) use connection::Exchange;
 use origin::Origin;
 pub(crate) use pool::Pool;
-use transport::Tls;
+use transport::Dialer;
 
 use crate::failure::{Failure, TimeoutStage};
 use crate::request::ProviderCall;
@@ -56,7 +56,7 @@ pub struct ProviderClient {
 
 struct Inner {
     pool: Arc<Pool>,
-    tls: Tls,
+    dialer: Dialer,
     retry_after_cap: Duration,
 }
 
@@ -71,10 +71,28 @@ pub struct ReadyConnection {
 impl ProviderClient {
     /// A client with an empty pool.
     pub fn new(settings: &ClientSettings) -> Self {
+        Self::dialing(settings, Dialer::default())
+    }
+
+    /// The same, with `dial` in the place of the network, whatever a provider's
+    /// address is.
+    #[cfg(feature = "testing")]
+    pub fn in_memory(settings: &ClientSettings, dial: crate::testing::Dial) -> Self {
+        let memory = Some(dial);
+        Self::dialing(
+            settings,
+            Dialer {
+                memory,
+                ..Dialer::default()
+            },
+        )
+    }
+
+    fn dialing(settings: &ClientSettings, dialer: Dialer) -> Self {
         Self {
             inner: Arc::new(Inner {
                 pool: Arc::new(Pool::new(settings)),
-                tls: Tls::default(),
+                dialer,
                 retry_after_cap: settings.retry_after_cap,
             }),
         }
@@ -119,7 +137,7 @@ impl ProviderClient {
     }
 
     async fn establish(&self, origin: Origin, limit: Duration) -> Result<Connection, Failure> {
-        let connect = Connection::establish(Arc::new(origin), &self.inner.tls);
+        let connect = Connection::establish(Arc::new(origin), &self.inner.dialer);
         timeout(limit, connect)
             .await
             .map_err(|_| Failure::timed_out(TimeoutStage::Connect))?
