@@ -80,7 +80,7 @@ impl Watchdog {
 
     /// Ends every running turn. Only for the owner of an embedded database,
     /// before it serves.
-    pub(crate) async fn recover(&self) -> Report {
+    pub async fn recover(&self) -> Report {
         self.run(Prey::LeftBehind, &Signal::new()).await
     }
 

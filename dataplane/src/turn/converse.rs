@@ -99,9 +99,11 @@ impl Sink {
             .map_err(|_| Cancel::Disconnect)
     }
 
-    /// Resolves when the turn must end early.
+    /// Resolves when the turn must end early. Of several reasons at once the
+    /// first of the list counts, so that chance decides nothing.
     async fn cancelled(&self) -> Cancel {
         tokio::select! {
+            biased;
             () = self.events.closed() => Cancel::Disconnect,
             () = self.stop.asked() => Cancel::Stop,
             () = self.abort.fired() => Cancel::Drain,
