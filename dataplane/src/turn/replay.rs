@@ -7,9 +7,9 @@ use minichat_core::ChatId;
 use minichat_core::stream::{
     DeltaKind, Done, DoneUsage, QuotaDecision, StreamEvent, StreamStarted,
 };
-use minichat_store::{Message, Turn};
+use minichat_store::{Message, StoreError, Turn};
 
-use super::SseBody;
+use super::{SseBody, admit};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
@@ -25,16 +25,30 @@ pub(super) async fn replay(
         return Err(unreadable(turn));
     };
     let (tenant_id, user_id) = (caller.tenant_id, caller.user_id);
-    let message = app
+    let request_id = turn.request_id;
+    let (message, now) = app
         .store
         .read(move |tx| {
             Box::pin(async move {
-                tx.message_get(tenant_id, user_id, chat_id, message_id)
-                    .await
+                let message = tx
+                    .message_get(tenant_id, user_id, chat_id, message_id)
+                    .await?;
+                // A missing message is explained by the turn as it is now.
+                let now = match &message {
+                    Some(_) => None,
+                    None => Some(tx.turn_get(tenant_id, user_id, chat_id, request_id).await?),
+                };
+                Ok::<_, StoreError>((message, now))
             })
         })
-        .await?
-        .ok_or_else(|| unreadable(turn))?;
+        .await?;
+    let message = match (message, now) {
+        (Some(message), _) => message,
+        // The turn was replaced or deleted since it was admitted, or its chat.
+        (None, Some(Some(turn))) if turn.is_deleted => return Err(admit::request_id_conflict()),
+        (None, Some(None)) => return Err(Problem::chat_not_found()),
+        (None, _) => return Err(unreadable(turn)),
+    };
     Ok(SseBody::recorded(frames(turn, &message, selected_model)))
 }
 
