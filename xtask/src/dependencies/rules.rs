@@ -45,6 +45,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "minichat-crds",
             "minichat-dataplane",
             "minichat-metrics",
+            "minichat-provider",
             "minichat-store",
             "minichat-telemetry",
         ],
