@@ -9,6 +9,7 @@ pub mod caller;
 pub mod config_source;
 pub mod http;
 pub mod jobs;
+pub mod open_turns;
 pub mod problem;
 mod quota;
 mod serve;

@@ -20,10 +20,11 @@ use minichat_telemetry::{
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::app::{App, OpenTurns};
+use crate::app::App;
 use crate::config_source::{ConfigSource, StoredPolicyVersions};
 use crate::http;
 use crate::jobs::{Watchdog, WatchdogHost};
+use crate::open_turns::OpenTurns;
 use crate::turn;
 
 /// How long before the deadline the open streams are cut (K8S-50).
@@ -96,7 +97,6 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
         metrics,
         clock,
         refusing: Signal::new(),
-        abort: Signal::new(),
         turns: OpenTurns::default(),
         config,
     });
@@ -264,7 +264,7 @@ impl Running {
         application.lifecycle.draining.fire();
         app.refusing.fire();
         application.lifecycle.stopping.fire();
-        app.abort.fire();
+        app.turns.abort();
         finalized(&app.turns, FINALIZATION).await;
         // A failure of the task is logged by the listener.
         if tokio::time::timeout(GOODBYE, &mut application.task)

@@ -15,6 +15,9 @@ pub(crate) struct Options {
     /// Rounds to measure
     #[arg(long)]
     rounds: Option<u32>,
+    /// Parts of the load to measure, for `--short`: first-token, streams, turns, bursts
+    #[arg(long, requires = "short", value_delimiter = ',')]
+    parts: Vec<String>,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -39,6 +42,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     command.arg("--rounds").arg(rounds.to_string());
     if options.short {
         command.arg("--short");
+        if !options.parts.is_empty() {
+            command.arg("--parts").arg(options.parts.join(","));
+        }
     } else {
         command.args(["--out", "docs"]);
     }

@@ -139,6 +139,8 @@ pub(crate) struct Limits {
     /// Made at the first wait. It is moved only when it fires, so that an event
     /// costs no work in the timer.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Whom the timer wakes.
+    waiter: Option<Waker>,
 }
 
 impl Limits {
@@ -148,6 +150,7 @@ impl Limits {
             total_at,
             waiting_since: None,
             timer: None,
+            waiter: None,
         }
     }
 
@@ -168,9 +171,17 @@ impl Limits {
             });
         }
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        let is_awaited = self
+            .waiter
+            .as_ref()
+            .is_some_and(|it| it.will_wake(cx.waker()));
+        if is_awaited && now < timer.deadline() {
+            return Poll::Pending;
+        }
         while timer.as_mut().poll(cx).is_ready() {
             timer.as_mut().reset(due);
         }
+        self.waiter = Some(cx.waker().clone());
         Poll::Pending
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod account;
 mod admit;
 mod audit_event;
 mod body;
+mod channel;
 mod converse;
 pub(crate) mod finalize;
 mod mutation;

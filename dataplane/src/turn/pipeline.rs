@@ -15,19 +15,21 @@ use minichat_core::turn::{IncompleteReason, Outcome, TurnErrorCode, Usage};
 use minichat_metrics::{AbortTrigger, ActiveStreamGuard, Trigger};
 use minichat_provider::{FailureKind, StartedFlag};
 use minichat_telemetry::{TraceContext, traces};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::account::Account;
-use super::converse::{Answer, Cancel, Sink, TurnError, converse};
+use super::channel;
+use super::converse::{Answer, Sink, TurnError, converse};
 use super::finalize::{Ending, Finalized, Verdict, finalize};
 use super::mutation::Attempt;
 use super::open::{Draft, OpenTurn};
-use super::relay::{Labels, Relay, Shared};
+use super::relay::{Labels, Relay};
 use super::{RequestContext, SseBody, record, reserve};
-use crate::app::{App, Stop};
+use crate::app::App;
 use crate::caller::Caller;
+use crate::open_turns::{Cancel, Interrupt};
 use crate::problem::Problem;
 
 /// What [`converse`] answers.
@@ -55,7 +57,7 @@ pub(super) async fn start(
             request,
             admitted,
             attempt,
-            (reply, open.stop()),
+            (reply, open.interrupt()),
         )
         .await;
         drop(open);
@@ -73,7 +75,7 @@ async fn run(
     request: RequestContext,
     (draft, cells): (Draft, Cells),
     attempt: Option<Attempt>,
-    (reply, stop): (Reply, Stop),
+    (reply, interrupt): (Reply, Arc<Interrupt>),
 ) {
     let planned = reserve::reserve(&app, &caller, &request, draft, cells).await;
     if let Some(attempt) = attempt {
@@ -103,30 +105,28 @@ async fn run(
         plan,
         labels,
     });
-    let sink = open_relay(&turn, reply, stop);
+    let sink = open_relay(&turn, reply, interrupt);
     live(&turn, &sink, active).await;
 }
 
 /// Hands the stream to the client. When the client is gone already, dropping
 /// the relay is what tells the pipeline.
-fn open_relay(turn: &Arc<OpenTurn>, reply: Reply, stop: Stop) -> Sink {
+fn open_relay(turn: &OpenTurn, reply: Reply, interrupt: Arc<Interrupt>) -> Sink {
     let streaming = &turn.app.config.streaming;
-    let (events, receiver) = mpsc::channel(streaming.sse_channel_capacity);
-    let shared = Arc::new(Shared::default());
     let started = StreamEvent::StreamStarted(StreamStarted {
         request_id: turn.ids().request_id,
         message_id: turn.ids().assistant_message_id,
         is_new_turn: true,
     });
+    let (events, receiver) = channel::channel(streaming.sse_channel_capacity, &started);
     let relay = Relay::new(
         receiver,
-        &started,
-        Arc::clone(&shared),
+        Arc::clone(&interrupt),
         turn.labels.clone(),
         streaming.sse_ping_interval,
     );
     drop(reply.send(Ok(SseBody::live(relay))));
-    Sink::new(events, shared, stop, turn.app.abort.clone())
+    Sink::new(events, interrupt)
 }
 
 async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
@@ -166,7 +166,7 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
     drop(active);
     if let Some(event) = terminal(turn, answer.usage, &verdict, &ended) {
         // A client that left has read all it wanted.
-        let _ = sink.send(event).await;
+        let _ = sink.send(&event).await;
     }
 }
 
@@ -210,7 +210,7 @@ fn interrupted(turn: &OpenTurn, sink: &Sink, error: &TurnError) {
                 Cancel::Stop => Trigger::UserStop,
                 Cancel::Drain => return,
             };
-            (trigger, sink.cancelled_at(*cancel))
+            (trigger, sink.cancelled_at())
         }
         TurnError::Provider(failure) if matches!(failure.kind, FailureKind::TimedOut(_)) => {
             (Trigger::Timeout, None)

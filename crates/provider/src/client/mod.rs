@@ -4,6 +4,7 @@ mod connection;
 mod head;
 mod open;
 mod origin;
+mod poller;
 mod pool;
 mod transport;
 

@@ -111,7 +111,7 @@ async fn attempt(
             retry_after: Some(Duration::ZERO),
         })?;
     let (head, body) = response.into_parts();
-    let exchange = Exchange { connection, body };
+    let exchange = Exchange::new(connection, body);
     if head.status.is_success() && is_event_stream(&head.headers) {
         let limits = Limits::new(limits.idle, total_at);
         let pool = Arc::clone(&client.inner.pool);

@@ -18,8 +18,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
-use crate::app::{App, OpenTurns};
+use crate::app::App;
 use crate::config_source::{TenantRuntime, Tenants};
+use crate::open_turns::OpenTurns;
 
 /// `url_prefix` is left at its default.
 pub(super) const BASE: &str = "/mini-chat/v1";
@@ -77,7 +78,6 @@ impl Harness {
             metrics: Arc::new(NoopMetrics),
             clock: Arc::clone(&clock) as _,
             refusing: Signal::default(),
-            abort: Signal::default(),
             turns: OpenTurns::default(),
         });
         Self {
