@@ -10,5 +10,6 @@ pub mod exposition;
 pub mod harness;
 pub mod manifest;
 pub mod postgres;
-pub mod scripted_provider;
 pub mod sse;
+
+pub use minichat_scripted_provider as scripted_provider;

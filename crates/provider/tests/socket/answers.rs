@@ -4,8 +4,8 @@ use minichat_config::tenant::ProviderKind;
 use minichat_core::turn::{IncompleteReason, TurnErrorCode, Usage};
 use minichat_provider::{Completion, FailureKind, Terminal};
 
-use crate::scripted_provider::{Ending, Scenario, Tokens};
 use crate::support::Setup;
+use minichat_scripted_provider::{Ending, Scenario, Tokens};
 
 const KINDS: [ProviderKind; 3] = [
     ProviderKind::OpenAiResponses,

@@ -6,8 +6,8 @@ use minichat_core::turn::TurnErrorCode;
 use minichat_provider::{FailureKind, TimeoutStage};
 use serde_json::json;
 
-use crate::scripted_provider::{Ending, Scenario};
 use crate::support::{Setup, provider};
+use minichat_scripted_provider::{Ending, Scenario};
 
 const SHORT: Duration = Duration::from_millis(60);
 
