@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use minichat_cluster::{API_TIER, ApiTier, KUBECONFIG};
+use serde_json::json;
 use uuid::Uuid;
 
 /// The API tier that the suites of this run share.
@@ -88,6 +89,16 @@ impl TestNamespace {
             .create(&PostParams::default(), &namespace)
             .await?;
         Ok(Self { name })
+    }
+
+    /// Makes it refuse pods that are not as careful as the standard `restricted` of pod security asks.
+    pub async fn restrict(&self, client: &Client) -> anyhow::Result<()> {
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let label =
+            json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(label));
+        namespaces.patch(&self.name, &parameters, &patch).await?;
+        Ok(())
     }
 
     /// Its name.

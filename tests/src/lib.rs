@@ -8,7 +8,9 @@ pub mod cluster;
 pub mod database;
 pub mod exposition;
 pub mod harness;
+pub mod installation;
 pub mod manifest;
+pub mod pool;
 pub mod postgres;
 pub mod sse;
 

@@ -12,9 +12,6 @@ use crate::postgres::{Durability, Postgres};
 use crate::process::Running;
 use crate::workspace;
 
-/// Names the server the suites create their databases on; the URL names no database.
-const POSTGRES_URL: &str = "MINICHAT_TEST_POSTGRES_URL";
-
 #[derive(Args)]
 pub(crate) struct Options {
     /// Passed on to `cargo test`, such as `-p minichat-store` or the part of a test's name
@@ -23,8 +20,9 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let postgres = Postgres::start(Durability::Volatile)?;
+    // Its node comes first, since the database listens on an address of it.
     let clusters = Clusters::for_tests(&options.arguments)?;
+    let postgres = Postgres::start(Durability::Volatile, clusters.reach())?;
     let mut command = workspace::cargo();
     command.args(["test", "--no-fail-fast"]);
     if !options
@@ -36,7 +34,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     command.args(&options.arguments);
     command
-        .env(POSTGRES_URL, postgres.server_url())
+        .envs(postgres.environment())
         .envs(clusters.environment())
         .stdin(Stdio::null())
         .stdout(Stdio::piped());

@@ -6,7 +6,7 @@ mod network;
 mod objects;
 mod parts;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,7 +26,11 @@ pub const NODE: &str = "minichat";
 /// One place for the whole machine, so that every start finds what an earlier one left.
 const DIRECTORY: &str = "/var/lib/minichat-cluster";
 const LOCK: &str = "/var/lib/minichat-cluster.lock";
+const USERS: &str = "/var/lib/minichat-cluster.users";
+/// In the directory of a tier that only a person takes down.
+const KEPT: &str = "kept";
 
+pub use network::{NODE_ADDRESS as ADDRESS, NODE_PODS as PODS};
 pub use objects::STORAGE_CLASS;
 
 const STARTS_WITHIN: Duration = Duration::from_mins(2);
@@ -37,7 +41,7 @@ const PACKAGES: &[Package] = &[
     Package::new("nft", "nftables"),
     Package::new("iptables", "iptables"),
     Package::new("conntrack", "conntrack"),
-    Package::new("buildah", "buildah"),
+    image::BUILDER,
     Package::new("ip", "iproute2"),
     Package::new("/usr/lib/cni/bridge", "containernetworking-plugins"),
 ];
@@ -79,6 +83,12 @@ impl NodeTier {
         require_root()?;
         let _lock = lock()?;
         clean::everything(Path::new(DIRECTORY))
+    }
+
+    /// Leaves it up whoever else has done with it, until somebody says [`Self::down`].
+    pub fn keep(&self) -> anyhow::Result<()> {
+        fs::write(Path::new(DIRECTORY).join(KEPT), "")?;
+        Ok(())
     }
 
     /// The one that runs.
@@ -149,6 +159,32 @@ impl NodeTier {
         let path = "-o=jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
         let status = self.kubectl().run(&["get", "node", NODE, path]);
         status.is_ok_and(|status| status == "True")
+    }
+}
+
+/// A use of the tier of this machine. Several programs may use it at once.
+#[derive(Debug)]
+pub struct Use {
+    users: File,
+}
+
+impl Use {
+    /// To be called before [`NodeTier::up`], so that nobody takes it down between.
+    pub fn begin() -> anyhow::Result<Self> {
+        require_root()?;
+        let users = File::create(USERS).with_context(|| format!("cannot open {USERS}"))?;
+        users.lock_shared()?;
+        Ok(Self { users })
+    }
+
+    /// Takes the tier down, unless it is kept or used by another program.
+    pub fn end(self) -> anyhow::Result<()> {
+        self.users.unlock()?;
+        let is_last = self.users.try_lock().is_ok();
+        if is_last && !Path::new(DIRECTORY).join(KEPT).exists() {
+            NodeTier::down()?;
+        }
+        Ok(())
     }
 }
 
