@@ -109,8 +109,12 @@ fn apply(kubectl: &Kubectl, manifest: &str) -> anyhow::Result<()> {
 }
 
 fn show_operator(operator: &Api) -> anyhow::Result<()> {
-    println!("\nMetrics of the operator:");
-    for (series, value) in operator.metrics()? {
+    let metrics = operator.metrics()?;
+    println!(
+        "\nMetrics of the operator ({} series, without those at 0):",
+        metrics.len()
+    );
+    for (series, value) in metrics.iter().filter(|&(_, value)| *value > 0.0) {
         println!("  {series} {value}");
     }
     Ok(())
