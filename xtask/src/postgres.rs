@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::iter;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -102,7 +102,14 @@ impl Postgres {
         command.stdout(log.try_clone()?).stderr(log);
         // The first interrupt of a server is its fast shutdown: connections are closed, files are left in order.
         let mut server = Running::start("postgres", &mut command)?.stopped_by(Signal::INT);
-        let accepts = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+        // A server that is still starting accepts a connection and refuses to speak.
+        let asked = initdb.with_file_name("pg_isready");
+        let accepts = || {
+            let mut ask = Command::new(&asked);
+            ask.args(["--quiet", "--host=127.0.0.1", "--port"]);
+            let answer = ask.arg(port.to_string()).status();
+            answer.is_ok_and(|status| status.success())
+        };
         server
             .wait_until("accepts connections", STARTS_WITHIN, accepts)
             .with_context(|| {
