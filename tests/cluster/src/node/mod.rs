@@ -19,6 +19,7 @@ use crate::kubectl::Kubectl;
 use crate::packages::{self, Package};
 use crate::processes::Processes;
 use crate::programs::NODE_TIER;
+use crate::wait;
 
 /// Name of the only node.
 pub const NODE: &str = "minichat";
@@ -27,8 +28,8 @@ pub const NODE: &str = "minichat";
 const DIRECTORY: &str = "/var/lib/minichat-cluster";
 const LOCK: &str = "/var/lib/minichat-cluster.lock";
 const USERS: &str = "/var/lib/minichat-cluster.users";
-/// In the directory of a tier that only a person takes down.
-const KEPT: &str = "kept";
+/// There while only a person takes the tier down.
+const KEPT: &str = "/var/lib/minichat-cluster.kept";
 
 pub use network::{NODE_ADDRESS as ADDRESS, NODE_PODS as PODS};
 pub use objects::STORAGE_CLASS;
@@ -57,6 +58,17 @@ impl NodeTier {
     pub fn up() -> anyhow::Result<Self> {
         require_root()?;
         let _lock = lock()?;
+        if Self::runs() {
+            // On a busy machine it may be slow to answer, and a new one would be empty.
+            let answers = || Ok(Self::is_up());
+            let _ = wait::until(
+                "the cluster of this machine answers",
+                STARTS_WITHIN,
+                answers,
+            );
+        } else {
+            forget_kept()?;
+        }
         if Self::is_up() {
             let tier = Self::open()?;
             objects::refresh_volumes(tier.kubectl(), &volumes())?;
@@ -82,13 +94,13 @@ impl NodeTier {
         }
         require_root()?;
         let _lock = lock()?;
-        clean::everything(Path::new(DIRECTORY))
+        clean::everything(Path::new(DIRECTORY))?;
+        forget_kept()
     }
 
     /// Leaves it up whoever else has done with it, until somebody says [`Self::down`].
     pub fn keep(&self) -> anyhow::Result<()> {
-        fs::write(Path::new(DIRECTORY).join(KEPT), "")?;
-        Ok(())
+        fs::write(KEPT, "").with_context(|| format!("cannot write {KEPT}"))
     }
 
     /// The one that runs.
@@ -100,11 +112,15 @@ impl NodeTier {
 
     /// Whether all of it runs and the node takes pods.
     pub fn is_up() -> bool {
-        let directory = Path::new(DIRECTORY);
-        let processes = Processes::of(directory);
-        parts::NAMES.iter().all(|name| processes.is_running(name))
-            && ApiTier::is_up(directory)
+        Self::runs()
+            && ApiTier::is_up(Path::new(DIRECTORY))
             && Self::open().is_ok_and(|tier| tier.is_node_ready())
+    }
+
+    /// Whether the processes of the node are there.
+    fn runs() -> bool {
+        let processes = Processes::of(Path::new(DIRECTORY));
+        parts::NAMES.iter().all(|name| processes.is_running(name))
     }
 
     /// Its API server, which suites may stop and start.
@@ -181,7 +197,7 @@ impl Use {
     pub fn end(self) -> anyhow::Result<()> {
         self.users.unlock()?;
         let is_last = self.users.try_lock().is_ok();
-        if is_last && !Path::new(DIRECTORY).join(KEPT).exists() {
+        if is_last && !Path::new(KEPT).exists() {
             NodeTier::down()?;
         }
         Ok(())
@@ -207,6 +223,13 @@ fn lock() -> anyhow::Result<File> {
         lock.lock()?;
     }
     Ok(lock)
+}
+
+fn forget_kept() -> anyhow::Result<()> {
+    if Path::new(KEPT).exists() {
+        fs::remove_file(KEPT)?;
+    }
+    Ok(())
 }
 
 fn volumes() -> PathBuf {
