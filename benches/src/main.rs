@@ -15,7 +15,7 @@ use minichat_benches::cpu::processor_model;
 use minichat_benches::goals::judge;
 use minichat_benches::interrupt;
 use minichat_benches::report::{self, Machine};
-use minichat_benches::round::{self, Load};
+use minichat_benches::round::{self, Load, Part};
 use minichat_benches::samples::{Measure, Samples};
 use minichat_benches::subject::{Setup, Subject};
 
@@ -30,6 +30,9 @@ struct Arguments {
     /// Subjects to measure; all of them if absent (PostgreSQL only with its URL).
     #[arg(long, value_delimiter = ',')]
     subjects: Vec<String>,
+    /// Parts of the load to put on them: first-token, streams, turns, bursts; all of them if absent.
+    #[arg(long, value_delimiter = ',', value_parser = part, conflicts_with = "out")]
+    parts: Vec<Part>,
     /// Database for the data plane on PostgreSQL.
     #[arg(long, env = "MINICHAT_BENCH_POSTGRES_URL")]
     postgres_url: Option<String>,
@@ -56,10 +59,14 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     } else {
         Load::FULL
     };
+    let parts = match arguments.parts.as_slice() {
+        [] => &Part::ALL,
+        chosen => chosen,
+    };
     let mut samples = Samples::default();
     for number in 1..=arguments.rounds {
         eprintln!("round {number} of {}", arguments.rounds);
-        round::measure(number, &setup, &load, &mut samples)?;
+        round::measure(number, &setup, &load, parts, &mut samples)?;
     }
     let dropped = drop_noisy_rounds(&mut samples, arguments.rounds);
     let judgements = judge(&samples);
@@ -80,6 +87,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         )?;
     }
     Ok(())
+}
+
+fn part(name: &str) -> Result<Part, String> {
+    Part::ALL
+        .into_iter()
+        .find(|part| part.name() == name)
+        .ok_or_else(|| format!("expected one of {}", Part::ALL.map(Part::name).join(", ")))
 }
 
 fn setup(arguments: &Arguments) -> anyhow::Result<Setup> {

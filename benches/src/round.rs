@@ -45,6 +45,34 @@ impl Load {
     };
 }
 
+/// A part of the load, to be measured alone when one thing is worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Streams of one client.
+    FirstToken,
+    /// Many paced streams at once.
+    Streams,
+    /// One-token turns.
+    Turns,
+    /// Unpaced answers.
+    Bursts,
+}
+
+impl Part {
+    /// Every part, in the order of a round.
+    pub const ALL: [Self; 4] = [Self::FirstToken, Self::Streams, Self::Turns, Self::Bursts];
+
+    /// Name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FirstToken => "first-token",
+            Self::Streams => "streams",
+            Self::Turns => "turns",
+            Self::Bursts => "bursts",
+        }
+    }
+}
+
 /// Streams read before anything counts, so that connections, caches and statements exist.
 const WARM_UP_STREAMS: usize = 50;
 /// Clients of the throughput run.
@@ -62,6 +90,7 @@ pub fn measure(
     round: u32,
     setup: &Setup,
     load: &Load,
+    parts: &[Part],
     samples: &mut Samples,
 ) -> anyhow::Result<()> {
     let fleet = Fleet::start(setup)?;
@@ -76,7 +105,7 @@ pub fn measure(
             samples,
         };
         measuring
-            .all()
+            .all(parts)
             .with_context(|| format!("{} in round {round}", running.subject.name()))?;
     }
     Ok(())
@@ -98,14 +127,19 @@ struct Cost {
 }
 
 impl Measuring<'_> {
-    fn all(&mut self) -> anyhow::Result<()> {
+    fn all(&mut self, parts: &[Part]) -> anyhow::Result<()> {
         let idle = process_rss_bytes(self.running.pid())?;
         self.record(Measure::IdleRssKilobytes, as_f64(idle) / 1e3);
         self.run(&Pace::INSTANT, 1, Duration::ZERO, WARM_UP_STREAMS)?;
-        self.first_token()?;
-        self.open_streams()?;
-        self.turns()?;
-        self.bursts()
+        for part in parts {
+            match part {
+                Part::FirstToken => self.first_token()?,
+                Part::Streams => self.open_streams()?,
+                Part::Turns => self.turns()?,
+                Part::Bursts => self.bursts()?,
+            }
+        }
+        Ok(())
     }
 
     fn first_token(&mut self) -> anyhow::Result<()> {

@@ -85,6 +85,7 @@ fn on_tenant(
 /// Every case, in the order of the schema.
 pub fn cases() -> Vec<Case> {
     let mut cases = tenant_cases();
+    cases.extend(issuer_cases());
     cases.extend(provider_cases());
     cases.extend(model_cases());
     cases.extend(quota_cases());
@@ -122,6 +123,30 @@ fn tenant_cases() -> Vec<Case> {
             ),
             refused: window(4096),
         },
+    ]
+}
+
+fn issuer_cases() -> Vec<Case> {
+    let issuer = |issuer: &str, jwks_uri: &str| json!({"issuers": [{"issuer": issuer, "audience": "minichat", "jwksUri": jwks_uri}]});
+    let (name, keys) = (
+        "https://login.example.com/realms/acme",
+        "https://login.example.com/keys",
+    );
+    vec![
+        on_tenant(
+            "must be the claim iss of the tokens, a URL without query such as https://login.example.com",
+            "spec.auth.issuers[0].issuer",
+            "/spec/auth",
+            issuer(name, keys),
+            issuer("login.example.com", keys),
+        ),
+        on_tenant(
+            "must be a URL without query such as https://login.example.com/keys",
+            "spec.auth.issuers[0].jwksUri",
+            "/spec/auth",
+            issuer(name, "http://[::1]:8080/keys"),
+            issuer(name, "https://user@login.example.com/keys"),
+        ),
     ]
 }
 

@@ -49,6 +49,12 @@ use crate::status::Condition;
         type_ = "string",
         json_path = ".status.tenantId",
         priority = 1
+    ),
+    printcolumn(
+        name = "Pods",
+        type_ = "string",
+        json_path = ".status.dataPlane.pods",
+        priority = 1
     )
 )]
 #[serde(rename_all = "camelCase")]
@@ -89,6 +95,10 @@ pub struct ChatTenantSpec {
     /// What the tenant is licensed for.
     #[serde(default)]
     pub features: Features,
+
+    /// Who may open the tenant.
+    #[serde(default)]
+    pub auth: TenantAuth,
 
     /// Where models are served, by name.
     #[schemars(length(min = 1, max = 16), extend(
@@ -146,6 +156,63 @@ impl Default for Features {
     fn default() -> Self {
         Self { ai_chat: true }
     }
+}
+
+/// Who may open the tenant.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TenantAuth {
+    /// Issuers of `OpenID` Connect whose tokens open the tenant, and nothing else
+    /// does. Without one the tenant is opened as the process says (`auth.mode`).
+    #[schemars(length(max = 8), extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["issuer"]
+    ))]
+    pub issuers: Vec<Issuer>,
+}
+
+/// One issuer of tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Issuer {
+    /// The claim `iss` of its tokens, exactly as they have it. Its discovery
+    /// document tells where the keys are. Plain `http://` only where the process
+    /// allows it.
+    #[schemars(length(max = 512), extend("x-kubernetes-validations" = [{
+        "rule": r"self.matches('^https?://[A-Za-z0-9._\\[\\]-][!$-;=A-Z\\[\\]_a-z~]*$') && !self.contains('@')",
+        "message": "must be the claim iss of the tokens, a URL without query such as https://login.example.com"
+    }]))]
+    pub issuer: String,
+
+    /// What the claim `aud` of its tokens must hold.
+    #[schemars(length(min = 1, max = 512))]
+    pub audience: String,
+
+    /// Where the keys are, instead of where the discovery document says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512), extend("x-kubernetes-validations" = [{
+        "rule": r"self.matches('^https?://[A-Za-z0-9._\\[\\]-][!$-;=A-Z\\[\\]_a-z~]*$') && !self.contains('@')",
+        "message": "must be a URL without query such as https://login.example.com/keys"
+    }]))]
+    pub jwks_uri: Option<String>,
+
+    /// The claim with the tenant's id, for an issuer that several tenants list.
+    /// Without it every token of the issuer opens this tenant, and no other
+    /// tenant may list the issuer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub tenant_claim: Option<String>,
+
+    /// The claim with the user. What is no UUID becomes one, the same each time.
+    #[serde(default = "sub")]
+    #[schemars(length(min = 1, max = 128))]
+    pub user_claim: String,
+
+    /// The claim with the scopes, separated by spaces or a list; where it is
+    /// `scope`, `scp` stands in for it. Without the claim nothing is restricted.
+    #[serde(default = "scope")]
+    #[schemars(length(min = 1, max = 128))]
+    pub scopes_claim: String,
 }
 
 /// One endpoint that serves models.
@@ -436,6 +503,8 @@ pub struct KillSwitches {
     pub disable_premium_tier: bool,
     /// The same; named as the reason when both are set.
     pub force_standard_tier: bool,
+    /// Messages that ask for web search are refused.
+    pub disable_web_search: bool,
 }
 
 /// Streamed answers.
@@ -507,7 +576,7 @@ pub struct ChatTenantStatus {
 }
 
 /// Counts of pods that are ready and do not drain.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DataPlane {
     /// All of them.
@@ -516,10 +585,21 @@ pub struct DataPlane {
     pub programmed: i64,
     /// Those that have refused it.
     pub rejected: i64,
+    /// Those that run it, of all, as people read it: `3/3`.
+    #[serde(default)]
+    pub pods: String,
 }
 
 const fn yes() -> bool {
     true
+}
+
+fn sub() -> String {
+    minichat_config::issuer::USER_CLAIM.to_owned()
+}
+
+fn scope() -> String {
+    minichat_config::issuer::SCOPES_CLAIM.to_owned()
 }
 
 fn authorization() -> String {

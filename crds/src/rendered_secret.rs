@@ -165,12 +165,20 @@ pub fn revision_of(secret: &Secret) -> Option<&str> {
 }
 
 /// Every provider can be called: its scheme is allowed and its credential here.
+/// Every issuer can be asked for its keys.
 fn usable(
     config: &TenantConfig,
     credentials: &Credentials,
     settings: RenderSettings,
     faults: &mut Faults,
 ) {
+    for (i, issuer) in config.issuers.iter().enumerate() {
+        faults.require(
+            settings.allow_http || !issuer.is_plain_http(),
+            format!("{TENANT_KEY}.issuers[{i}]"),
+            "plain http is not allowed by this process; set provider_http.allow_http, or use https",
+        );
+    }
     for (id, provider) in &config.providers {
         let path = format!("{TENANT_KEY}.providers.{id}");
         faults.require(
@@ -178,6 +186,9 @@ fn usable(
             format!("{path}.use_http"),
             "plain http is not allowed by this process; set provider_http.allow_http, or use https",
         );
+        if let Some(message) = settings.refuse_idle(provider.timeouts.idle) {
+            faults.add(format!("{path}.timeouts.idle_seconds"), message);
+        }
         if let Some(auth) = &provider.auth {
             let credential = credentials.get(&auth.secret_ref);
             faults.require(
@@ -230,7 +241,7 @@ mod tests {
     use crate::render::Secrets;
     use crate::{Revisions, admit, render};
 
-    const STRICT: RenderSettings = RenderSettings { allow_http: false };
+    const STRICT: RenderSettings = RenderSettings::STRICT;
 
     fn rendered(temperature: f64) -> RenderedTenant {
         let auth = json!({"secretKeyRef": {"name": "main", "key": "key"}});

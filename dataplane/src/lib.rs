@@ -6,9 +6,11 @@
 pub mod app;
 pub mod ask;
 pub mod caller;
+pub mod check_config;
 pub mod config_source;
 pub mod http;
 pub mod jobs;
+pub mod open_turns;
 pub mod problem;
 mod quota;
 mod serve;

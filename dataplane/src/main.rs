@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use http::{HeaderName, HeaderValue, Uri};
 use minichat_config::process::{self, JobConfig, ProcessConfig};
 use minichat_dataplane::ask::{self, Question};
+use minichat_dataplane::check_config;
 use minichat_dataplane::jobs;
 use minichat_telemetry::{
     LogFormat, LogSettings, Signal, StartError, Terminations, TraceSettings, Tracer,
@@ -32,6 +33,15 @@ enum Command {
         #[command(flatten)]
         source: Source,
     },
+    /// Say everything that `serve` would refuse with the same flags and
+    /// variables, without starting. Exit code 1: something would be refused.
+    CheckConfig {
+        /// Process configuration (YAML).
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        source: Source,
+    },
     /// Ask a running data plane one question and print the answer as it
     /// arrives; fails unless it comes whole.
     Ask {
@@ -50,7 +60,7 @@ enum Command {
     /// is left; the log says what.
     Watchdog {
         /// Process configuration (YAML), of which `database`,
-        /// `orphan_watchdog` and `logging` are read.
+        /// `orphan_watchdog`, `job` and `logging` are read.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
         /// Look once; the default.
@@ -119,6 +129,11 @@ fn main() -> ExitCode {
                 .map_err(anyhow::Error::new)
                 .and_then(serve)
                 .map(|()| true)
+        }
+        Command::CheckConfig { config, source } => {
+            let environment = std::env::vars().chain(source.into_variables());
+            check_config::check(config.as_deref(), environment, &mut std::io::stdout())
+                .map_err(anyhow::Error::new)
         }
         Command::Ask {
             url,

@@ -1,6 +1,8 @@
 //! A refusal: what a problem document says (API-30).
 
 use minichat_core::ErrorCode;
+use minichat_store::StoreError;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// A request that is answered with an error document. Nothing was written.
@@ -17,8 +19,9 @@ pub struct Problem {
 }
 
 /// One violated field.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct FieldError {
+    /// The member, parameter or `body` that is wrong.
     pub field: String,
     pub message: String,
 }
@@ -72,10 +75,34 @@ impl Problem {
     }
 }
 
-impl From<minichat_store::StoreError> for Problem {
+impl From<StoreError> for Problem {
     /// The one place where a storage failure becomes an answer; logged here.
-    fn from(error: minichat_store::StoreError) -> Self {
+    fn from(error: StoreError) -> Self {
         tracing::error!(error = %error, "the database refused an operation");
-        Self::internal()
+        match error {
+            StoreError::AcquireTimeout | StoreError::Pool(_) | StoreError::Closed => Self::new(
+                ErrorCode::ServiceUnavailable,
+                "The request cannot be served at the moment. Try again.",
+            ),
+            _ => Self::internal(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// API-31, API-32: what passes by itself is told apart from faults, and
+    /// neither is told by its own words.
+    #[test]
+    fn a_database_that_cannot_be_reached_is_unavailable() {
+        let unreachable = Problem::from(StoreError::Pool("10.0.0.1 refused".to_owned()));
+        assert_eq!(unreachable.code, ErrorCode::ServiceUnavailable);
+        assert!(!unreachable.detail.contains("10.0.0.1"));
+        let busy = Problem::from(StoreError::AcquireTimeout);
+        assert_eq!(busy.code, ErrorCode::ServiceUnavailable);
+        let fault = Problem::from(StoreError::Check);
+        assert_eq!(fault.code, ErrorCode::InternalError);
     }
 }

@@ -20,10 +20,11 @@ use minichat_telemetry::{
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::app::{App, OpenTurns};
+use crate::app::App;
 use crate::config_source::{ConfigSource, StoredPolicyVersions};
 use crate::http;
 use crate::jobs::{Watchdog, WatchdogHost};
+use crate::open_turns::OpenTurns;
 use crate::turn;
 
 /// How long before the deadline the open streams are cut (K8S-50).
@@ -37,7 +38,7 @@ const FINALIZATION: Duration = Duration::from_secs(14);
 /// How long a client may take to read the end of its answer.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-const NO_SOURCE: &str = "no source of tenants: give one of --manifests DIR, --directory DIR and --pool NAME, \
+pub(crate) const NO_SOURCE: &str = "no source of tenants: give one of --manifests DIR, --directory DIR and --pool NAME, \
     or source.manifests, source.directory or source.pool in the configuration";
 
 /// A data plane that serves.
@@ -83,9 +84,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
     }
     let source = ConfigSource::start(
         config.source.as_ref().context(NO_SOURCE)?,
-        RenderSettings {
-            allow_http: config.provider_http.allow_http,
-        },
+        render_settings(&config),
         StoredPolicyVersions::new(store.clone()),
     )
     .await?;
@@ -96,7 +95,6 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
         metrics,
         clock,
         refusing: Signal::new(),
-        abort: Signal::new(),
         turns: OpenTurns::default(),
         config,
     });
@@ -147,10 +145,19 @@ fn watchdog(app: &App) -> Watchdog {
     }
 }
 
+/// What the process allows its tenants.
+pub(crate) fn render_settings(config: &ProcessConfig) -> RenderSettings {
+    RenderSettings {
+        allow_http: config.provider_http.allow_http,
+        orphan_timeout: config.orphan_watchdog.timeout,
+    }
+}
+
 fn database(config: &ProcessConfig) -> DatabaseSettings {
     DatabaseSettings {
         max_conns: config.database.max_conns,
         acquire_timeout: config.database.acquire_timeout,
+        auto_migrate: config.database.auto_migrate,
         ..DatabaseSettings::new(match &config.database.url {
             DatabaseUrl::Sqlite(path) => format!("sqlite://{}", path.display()),
             DatabaseUrl::Postgres(url) => url.expose().to_owned(),
@@ -264,7 +271,7 @@ impl Running {
         application.lifecycle.draining.fire();
         app.refusing.fire();
         application.lifecycle.stopping.fire();
-        app.abort.fire();
+        app.turns.abort();
         finalized(&app.turns, FINALIZATION).await;
         // A failure of the task is logged by the listener.
         if tokio::time::timeout(GOODBYE, &mut application.task)

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use futures_util::{StreamExt as _, pin_mut};
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -15,9 +15,12 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use minichat_core::TenantId;
 use minichat_crds::rendered_secret::{self, POOL_LABEL};
 use minichat_crds::{ChatQuota, ChatTenant, render};
+use minichat_metrics::OperatorMetrics;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::issuers::{DeliveredIssuers, Listed, exclude_each_other};
+use crate::propagation::Propagation;
 use crate::settings::Settings;
 
 /// One watched kind in one namespace, or in all.
@@ -41,6 +44,8 @@ pub(crate) struct Caches {
     /// Rendered Secrets of the pool.
     pub(crate) rendered: Arc<Cache<Secret>>,
     pub(crate) pods: Arc<Cache<Pod>>,
+    /// What the rendered Secrets list.
+    pub(crate) issuers: Arc<DeliveredIssuers>,
 }
 
 /// Where those are told who must look again.
@@ -139,23 +144,20 @@ impl Caches {
         client: &Client,
         settings: &Settings,
         namespace: &str,
-        queues: &Queues,
+        telling: &Telling,
     ) -> Arc<Self> {
-        Arc::new_cyclic(|weak: &std::sync::Weak<Self>| {
-            let scope = |scope: &Option<String>| {
-                let tell = Telling {
-                    caches: weak.clone(),
-                    queues: queues.clone(),
-                };
-                Scope::start(client, scope.as_deref(), &tell)
-            };
+        Arc::new_cyclic(|weak| {
             let tell = Telling {
                 caches: weak.clone(),
-                queues: queues.clone(),
+                ..telling.clone()
             };
-            let pods = tell.clone();
+            let scope = |scope: &Option<String>| Scope::start(client, scope.as_deref(), &tell);
+            let scopes = settings.scopes().iter().map(scope).collect();
+            let issuers = Arc::clone(&tell.issuers);
+            let (tell, pods) = (tell.clone(), tell.clone());
             Self {
-                scopes: settings.scopes().iter().map(scope).collect(),
+                scopes,
+                issuers,
                 rendered: Cache::start(
                     Api::namespaced(client.clone(), namespace),
                     watcher::Config::default().labels(&format!("{POOL_LABEL}={}", settings.pool)),
@@ -291,12 +293,29 @@ where
 
 /// From changes to those whom they concern.
 #[derive(Clone)]
-struct Telling {
-    caches: std::sync::Weak<Caches>,
+pub(crate) struct Telling {
+    caches: Weak<Caches>,
+    issuers: Arc<DeliveredIssuers>,
     queues: Queues,
+    propagation: Arc<Propagation>,
+    metrics: Arc<dyn OperatorMetrics>,
 }
 
 impl Telling {
+    pub(crate) fn new(
+        queues: Queues,
+        propagation: Arc<Propagation>,
+        metrics: Arc<dyn OperatorMetrics>,
+    ) -> Self {
+        Self {
+            caches: Weak::new(),
+            issuers: Arc::default(),
+            queues,
+            propagation,
+            metrics,
+        }
+    }
+
     /// A status that this process wrote concerns only the tenant's quotas (K8S-10).
     fn tenant(&self, change: &Change<'_, ChatTenant>) {
         match change {
@@ -307,13 +326,18 @@ impl Telling {
                 {
                     self.look(new);
                     self.siblings(new);
+                    let before = old.as_deref().map(Listed::by_tenant);
+                    self.rivals(new, &before.unwrap_or_default());
                 }
                 if old.as_ref().is_none_or(|old| old.status != new.status) {
                     self.quotas_of(new);
+                    self.rivals(new, &Listed::by_tenant(new));
                 }
             }
             Change::Gone(tenant) => {
+                self.propagation.forget(&ObjectRef::from_obj(*tenant));
                 self.siblings(tenant);
+                self.rivals(tenant, &Listed::by_tenant(tenant));
                 self.quotas_of(tenant);
             }
             Change::Whole => self.everybody(),
@@ -337,8 +361,7 @@ impl Telling {
         self.send(&self.queues.quotas, ObjectRef::from_obj(quota));
         let tenant = ObjectRef::new(&quota.spec.tenant_ref.name)
             .within(quota.metadata.namespace.as_deref().unwrap_or_default());
-        self.send(&self.queues.render, tenant.clone());
-        self.send(&self.queues.objects, tenant);
+        self.look_at(tenant);
     }
 
     /// Secrets concern the tenants of their namespace that name them.
@@ -359,14 +382,31 @@ impl Telling {
     }
 
     fn rendered(&self, change: &Change<'_, Secret>) {
-        let secret = match change {
-            Change::Set { new, .. } => *new,
-            Change::Gone(secret) => *secret,
-            Change::Whole => return self.everybody(),
+        if let Some(caches) = self.caches() {
+            self.metrics.rendered_tenants(caches.rendered.store.len());
+        }
+        let (secret, before) = match change {
+            Change::Set { new, .. } => (*new, self.issuers.set(new)),
+            Change::Gone(secret) => (*secret, self.issuers.remove(secret)),
+            Change::Whole => {
+                if let Some(caches) = self.caches() {
+                    let secrets = caches.rendered.store.state();
+                    self.issuers.replace(secrets.iter().map(AsRef::as_ref));
+                }
+                return self.everybody();
+            }
         };
-        let id = rendered_secret::tenant_of(&secret.name_any());
+        let Some(id) = rendered_secret::tenant_of(&secret.name_any()) else {
+            return;
+        };
+        let now = self.issuers.of(id);
         for tenant in self.caches().iter().flat_map(|caches| caches.tenants()) {
-            if Some(render::tenant_id(&tenant)) == id {
+            let is_rival = || {
+                let listed = Listed::by_tenant(&tenant);
+                before != now
+                    && (exclude_each_other(&listed, &before) || exclude_each_other(&listed, &now))
+            };
+            if render::tenant_id(&tenant) == id || is_rival() {
                 self.look(&tenant);
             }
         }
@@ -401,8 +441,18 @@ impl Telling {
     }
 
     fn look(&self, tenant: &ChatTenant) {
-        self.send(&self.queues.render, ObjectRef::from_obj(tenant));
-        self.send(&self.queues.objects, ObjectRef::from_obj(tenant));
+        self.look_at(ObjectRef::from_obj(tenant));
+    }
+
+    fn look_at(&self, tenant: ObjectRef<ChatTenant>) {
+        // A quota may name a tenant that is not there.
+        let namespace = tenant.namespace.as_deref().unwrap_or_default();
+        let caches = self.caches();
+        if caches.is_some_and(|caches| caches.tenant(namespace, &tenant.name).is_some()) {
+            self.propagation.noticed(&tenant);
+        }
+        self.send(&self.queues.render, tenant.clone());
+        self.send(&self.queues.objects, tenant);
     }
 
     /// Other tenants that ask for the same id.
@@ -410,6 +460,24 @@ impl Telling {
         let id = render::tenant_id(tenant);
         for other in self.caches().iter().flat_map(|caches| caches.tenants()) {
             if other.metadata.uid != tenant.metadata.uid && render::tenant_id(&other) == id {
+                self.look(&other);
+            }
+        }
+    }
+
+    /// Other tenants that cannot be delivered with an issuer of `tenant`, or with
+    /// one that it listed `before`.
+    fn rivals(&self, tenant: &ChatTenant, before: &[Listed]) {
+        let now = Listed::by_tenant(tenant);
+        if now.is_empty() && before.is_empty() {
+            return;
+        }
+        let id = render::tenant_id(tenant);
+        for other in self.caches().iter().flat_map(|caches| caches.tenants()) {
+            let listed = Listed::by_tenant(&other);
+            if render::tenant_id(&other) != id
+                && (exclude_each_other(&listed, &now) || exclude_each_other(&listed, before))
+            {
                 self.look(&other);
             }
         }

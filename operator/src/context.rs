@@ -6,11 +6,13 @@ use std::time::Duration;
 use kube::runtime::reflector::ObjectRef;
 use minichat_core::Clock;
 use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, Revisions};
+use minichat_metrics::{OperatorMetrics, ReconcileErrorLabel};
 
 use crate::backoff::Backoff;
-use crate::cache::Caches;
+use crate::cache::{Caches, Queues};
 use crate::numbers::Numbers;
 use crate::pool::Pool;
+use crate::propagation::Propagation;
 use crate::write::{WriteError, Writer};
 
 /// One reconcile takes no longer (K8S-10).
@@ -27,9 +29,20 @@ pub(crate) struct Context {
     pub(crate) revisions: Revisions,
     pub(crate) numbers: Numbers,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) queues: Queues,
+    pub(crate) propagation: Arc<Propagation>,
+    pub(crate) metrics: Arc<dyn OperatorMetrics>,
     pub(crate) render_failures: Backoff<ObjectRef<ChatTenant>>,
     pub(crate) object_failures: Backoff<ObjectRef<ChatTenant>>,
     pub(crate) quota_failures: Backoff<ObjectRef<ChatQuota>>,
+}
+
+impl Context {
+    /// Sends `tenant` through the render loop once more.
+    pub(crate) fn look_again(&self, tenant: &ChatTenant) {
+        // Nobody listens any more only while the process ends.
+        let _ = self.queues.render.send(ObjectRef::from_obj(tenant));
+    }
 }
 
 /// Why a reconcile is tried again.
@@ -39,4 +52,25 @@ pub(crate) enum ReconcileError {
     Write(#[from] WriteError),
     #[error("it took longer than {} s", DEADLINE.as_secs())]
     Deadline,
+}
+
+impl ReconcileError {
+    /// The label that counts it.
+    pub(crate) fn label(&self) -> ReconcileErrorLabel {
+        use ReconcileErrorLabel::{Forbidden, Invalid, Other, Unavailable};
+        match self {
+            Self::Deadline => ReconcileErrorLabel::Deadline,
+            Self::Write(WriteError::NotLeading) => ReconcileErrorLabel::NotLeading,
+            Self::Write(WriteError::Api(kube::Error::Api(status))) => match status.code {
+                401 | 403 => Forbidden,
+                400 | 422 => Invalid,
+                408 | 429 | 500..=599 => Unavailable,
+                _ => Other,
+            },
+            Self::Write(WriteError::Api(kube::Error::Service(_) | kube::Error::HyperError(_))) => {
+                Unavailable
+            }
+            Self::Write(WriteError::Api(_)) => Other,
+        }
+    }
 }

@@ -22,6 +22,13 @@ pub(crate) struct Told {
     note: String,
 }
 
+impl Told {
+    /// Whether a pod refused a revision.
+    pub(crate) fn is_rejection(&self) -> bool {
+        self.reason == crate::condition::Reason::Rejected.as_str()
+    }
+}
+
 /// What is new in `verdicts` against the conditions that stood before.
 /// `Ready` only sums up the others.
 pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<Told> {

@@ -23,31 +23,48 @@ use crate::cache::Caches;
 const FIRST: Duration = Duration::from_millis(50);
 const LAST: Duration = Duration::from_secs(2);
 /// A pod that does not answer for so long has not answered.
-const ANSWER: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(2);
 const MAX_BODY: usize = 16 << 20;
 
-/// Where a pod is asked, if it counts: it is ready and does not drain.
+/// Where a pod that runs and does not drain is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    pub(crate) pod: String,
+    pod: String,
     uid: String,
     authority: String,
+    is_ready: bool,
 }
 
-/// How the ready pods stand to one revision.
+/// How the pods stand to one revision.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Acknowledgement {
     pub(crate) ready: usize,
+    /// Ready pods that run it.
     pub(crate) programmed: usize,
+    /// Ready pods that refused it; when none is ready, pods that did.
     pub(crate) rejected: usize,
     /// A pod that refused the revision, and its own words.
     pub(crate) refusal: Option<(String, String)>,
+    /// The highest policy version that a refusing pod names as taken.
+    pub(crate) stored_version: Option<u64>,
+    /// Pods that were asked, ready or not.
+    asked: usize,
 }
 
 impl Acknowledgement {
-    /// Whether waiting would not change it.
+    /// Whether waiting would not change it. Pods that are not ready are waited
+    /// for only while they are all there is: a pod whose one tenant is refused
+    /// never becomes ready.
     pub(crate) fn is_final(&self) -> bool {
+        if self.ready == 0 {
+            return self.rejected == self.asked;
+        }
         self.programmed + self.rejected == self.ready
+    }
+
+    /// Whether every ready pod runs it, and there is one.
+    pub(crate) fn is_everywhere(&self) -> bool {
+        self.ready > 0 && self.programmed == self.ready
     }
 }
 
@@ -58,12 +75,20 @@ struct Entry {
     revision: Option<String>,
     rejected_revision: Option<String>,
     error: Option<String>,
+    stored_version: Option<u64>,
 }
 
-/// What all ready pods said. `None` for a pod without an answer.
+/// What all pods said that were asked.
 struct Snapshot {
     begun: Instant,
-    pods: Vec<(String, Option<BTreeMap<TenantId, Entry>>)>,
+    pods: Vec<Answer>,
+}
+
+/// What one pod said; `None` is no answer.
+struct Answer {
+    pod: String,
+    is_ready: bool,
+    entries: Option<BTreeMap<TenantId, Entry>>,
 }
 
 /// Asks the pods while somebody waits.
@@ -83,7 +108,8 @@ pub(crate) fn endpoint(pod: &Pod, port: u16) -> Option<Endpoint> {
     let is_ready = conditions
         .iter()
         .any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    if !is_ready || pod.metadata.deletion_timestamp.is_some() {
+    let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    if has_ended || pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
     let address = status.pod_ip.as_deref()?;
@@ -102,7 +128,20 @@ pub(crate) fn endpoint(pod: &Pod, port: u16) -> Option<Endpoint> {
         pod: pod.name_any(),
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         authority,
+        is_ready,
     })
+}
+
+/// Those that are ready. While none is, the others: a pod whose only tenant is
+/// refused never becomes ready, and says why. One that cannot be reached would
+/// hold up the answers of all. In the order of their names, so that of several
+/// that refuse the same one is quoted each time.
+fn to_ask(mut pods: Vec<Endpoint>) -> Vec<Endpoint> {
+    pods.sort_by(|one, other| one.pod.cmp(&other.pod));
+    if pods.iter().any(|pod| pod.is_ready) {
+        pods.retain(|pod| pod.is_ready);
+    }
+    pods
 }
 
 impl Pool {
@@ -131,8 +170,13 @@ impl Pool {
         let begun = Instant::now();
         let _waiting = Waiting::new(self);
         let mut snapshots = self.snapshots.subscribe();
+        let endpoints = self.endpoints();
         let mut newest = Acknowledgement {
-            ready: self.endpoints().len(),
+            ready: endpoints
+                .iter()
+                .filter(|endpoint| endpoint.is_ready)
+                .count(),
+            asked: endpoints.len(),
             ..Acknowledgement::default()
         };
         let finished = async {
@@ -155,9 +199,8 @@ impl Pool {
 
     fn endpoints(&self) -> Vec<Endpoint> {
         let pods = self.caches.pods.store.state();
-        pods.iter()
-            .filter_map(|pod| endpoint(pod, self.port))
-            .collect()
+        let all = pods.iter().filter_map(|pod| endpoint(pod, self.port));
+        to_ask(all.collect())
     }
 
     /// Rounds of 50 ms, doubling to 2 s; somebody new begins anew.
@@ -188,8 +231,8 @@ impl Pool {
         }
     }
 
-    async fn ask(&self, endpoint: Endpoint) -> (String, Option<BTreeMap<TenantId, Entry>>) {
-        let answer = tokio::time::timeout(ANSWER, self.fetch(&endpoint.authority)).await;
+    async fn ask(&self, endpoint: Endpoint) -> Answer {
+        let answer = tokio::time::timeout(PATIENCE, self.fetch(&endpoint.authority)).await;
         let entries = match answer {
             Ok(Ok(entries)) => Some(entries),
             Ok(Err(error)) => {
@@ -202,7 +245,11 @@ impl Pool {
             }
             Err(_) => None,
         };
-        (endpoint.pod, entries)
+        Answer {
+            pod: endpoint.pod,
+            is_ready: endpoint.is_ready,
+            entries,
+        }
     }
 
     async fn fetch(&self, authority: &str) -> anyhow::Result<BTreeMap<TenantId, Entry>> {
@@ -221,18 +268,26 @@ impl Pool {
 
 impl Snapshot {
     fn standing(&self, tenant: TenantId, revision: &str) -> Acknowledgement {
+        let ready = self.pods.iter().filter(|pod| pod.is_ready).count();
         let mut standing = Acknowledgement {
-            ready: self.pods.len(),
+            ready,
+            asked: self.pods.len(),
             ..Acknowledgement::default()
         };
-        for (pod, entries) in &self.pods {
-            let entry = entries.as_ref().and_then(|entries| entries.get(&tenant));
+        for pod in &self.pods {
+            let entry = pod
+                .entries
+                .as_ref()
+                .and_then(|entries| entries.get(&tenant));
             let Some(entry) = entry else { continue };
             if entry.rejected_revision.as_deref() == Some(revision) {
                 standing.rejected += 1;
+                standing.stored_version = standing.stored_version.max(entry.stored_version);
                 let words = entry.error.clone().unwrap_or_default();
-                standing.refusal.get_or_insert_with(|| (pod.clone(), words));
-            } else if entry.revision.as_deref() == Some(revision) {
+                standing
+                    .refusal
+                    .get_or_insert_with(|| (pod.pod.clone(), words));
+            } else if pod.is_ready && entry.revision.as_deref() == Some(revision) {
                 standing.programmed += 1;
             }
         }
@@ -274,7 +329,7 @@ mod tests {
 
     /// K8S-23
     #[test]
-    fn only_ready_pods_that_do_not_drain_are_asked() {
+    fn only_ready_pods_are_asked_while_there_are_any() {
         let authority = |pod: &Pod| endpoint(pod, 9090).map(|endpoint| endpoint.authority);
         assert_eq!(authority(&pod(|_| ())).as_deref(), Some("10.0.0.1:9191"));
         let unnamed = pod(|pod| pod["spec"]["containers"][0]["ports"][0]["name"] = json!("http"));
@@ -282,37 +337,52 @@ mod tests {
         let draining =
             pod(|pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
         assert_eq!(authority(&draining), None);
+        let ended = pod(|pod| pod["status"]["phase"] = json!("Failed"));
+        assert_eq!(authority(&ended), None);
         let starting = pod(|pod| pod["status"]["conditions"][0]["status"] = json!("False"));
-        assert_eq!(authority(&starting), None);
+        let starting = endpoint(&starting, 9090).unwrap();
+        assert!(!starting.is_ready);
+        let ready = endpoint(&pod(|_| ()), 9090).unwrap();
+        assert_eq!(to_ask(vec![starting.clone(), ready.clone()]), [ready]);
+        assert_eq!(to_ask(vec![starting.clone()]), [starting]);
         let six = pod(|pod| pod["status"]["podIP"] = json!("fd00::1"));
         assert_eq!(authority(&six).as_deref(), Some("[fd00::1]:9191"));
+    }
+
+    fn answer(pod: &str, is_ready: bool, entry: Option<Entry>) -> Answer {
+        Answer {
+            pod: pod.to_owned(),
+            is_ready,
+            entries: entry.map(|entry| BTreeMap::from([(entry.tenant_id, entry)])),
+        }
+    }
+
+    fn entry(tenant_id: TenantId, revision: &str, rejected: Option<&str>) -> Entry {
+        Entry {
+            tenant_id,
+            revision: Some(revision.to_owned()),
+            rejected_revision: rejected.map(str::to_owned),
+            error: rejected.map(|_| "tenant.json.schema: must be 1".to_owned()),
+            stored_version: rejected.map(|_| 7),
+        }
+    }
+
+    fn snapshot(pods: Vec<Answer>) -> Snapshot {
+        Snapshot {
+            begun: Instant::now(),
+            pods,
+        }
     }
 
     /// K8S-22, K8S-23
     #[test]
     fn a_refusal_is_told_in_the_pods_own_words() {
         let tenant = TenantId::random();
-        let entry = |revision: &str, rejected: Option<&str>| Entry {
-            tenant_id: tenant,
-            revision: Some(revision.to_owned()),
-            rejected_revision: rejected.map(str::to_owned),
-            error: rejected.map(|_| "tenant.json.schema: must be 1".to_owned()),
-        };
-        let pods = vec![
-            (
-                "a".to_owned(),
-                Some(BTreeMap::from([(tenant, entry("2-b", None))])),
-            ),
-            (
-                "b".to_owned(),
-                Some(BTreeMap::from([(tenant, entry("1-a", Some("2-b")))])),
-            ),
-            ("c".to_owned(), None),
-        ];
-        let snapshot = Snapshot {
-            begun: Instant::now(),
-            pods,
-        };
+        let snapshot = snapshot(vec![
+            answer("a", true, Some(entry(tenant, "2-b", None))),
+            answer("b", true, Some(entry(tenant, "1-a", Some("2-b")))),
+            answer("c", true, None),
+        ]);
         let standing = snapshot.standing(tenant, "2-b");
         assert_eq!(
             (standing.ready, standing.programmed, standing.rejected),
@@ -321,6 +391,26 @@ mod tests {
         assert!(!standing.is_final());
         let words = "tenant.json.schema: must be 1".to_owned();
         assert_eq!(standing.refusal, Some(("b".to_owned(), words)));
-        assert_eq!(snapshot.standing(tenant, "1-a").programmed, 1);
+        assert_eq!(standing.stored_version, Some(7));
+        let old = snapshot.standing(tenant, "1-a");
+        assert_eq!((old.programmed, old.stored_version), (1, None));
+    }
+
+    /// K8S-23: a pod whose only tenant is refused is not ready, and says why.
+    #[test]
+    fn where_no_pod_is_ready_a_refusal_of_one_that_is_not_is_told() {
+        let tenant = TenantId::random();
+        let refused = || answer("a", false, Some(entry(tenant, "1-a", Some("2-b"))));
+        let standing = snapshot(vec![refused()]).standing(tenant, "2-b");
+        assert_eq!((standing.ready, standing.rejected), (0, 1));
+        assert!(standing.refusal.is_some() && standing.is_final());
+        let starting = snapshot(vec![refused(), answer("b", false, None)]);
+        assert!(!starting.standing(tenant, "2-b").is_final());
+        let running = answer("b", false, Some(entry(tenant, "2-b", None)));
+        assert_eq!(
+            snapshot(vec![running]).standing(tenant, "2-b").programmed,
+            0
+        );
+        assert!(snapshot(Vec::new()).standing(tenant, "2-b").is_final());
     }
 }

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures_util::stream::{self, Stream, StreamExt as _};
@@ -12,17 +13,19 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Config, Resource};
 use minichat_core::{Clock, SystemClock};
 use minichat_crds::{RenderSettings, Revisions};
-use minichat_telemetry::{Lifecycle, MetricsSettings, metrics};
+use minichat_metrics::{ReconcileKind, ReconcileLoop};
+use minichat_telemetry::{Lifecycle, metrics};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
 use crate::backoff::Backoff;
-use crate::cache::{Caches, Queues};
+use crate::cache::{Caches, Queues, Telling};
 use crate::context::{Context, DEADLINE, ReconcileError};
 use crate::leader::{Election, Leadership};
 use crate::numbers::Numbers;
 use crate::pool::Pool;
+use crate::propagation::Propagation;
 use crate::settings::Settings;
 use crate::write::Writer;
 use crate::{admin, chat_quota, chat_tenant, garbage};
@@ -56,14 +59,17 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
         .clone()
         .unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).context("no client for the API server")?;
-    let (_, exposition) = metrics::start(MetricsSettings {
-        prefix: &settings.metrics_prefix,
-        max_label_values: 0,
-    })?;
+    let (metrics, exposition) = metrics::start_operator(&settings.metrics_prefix)?;
+    let propagation = Arc::new(Propagation::default());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let identity = settings.identity();
     let (queues, receivers) = queues();
-    let caches = Caches::start(&client, &settings, &namespace, &queues);
+    let telling = Telling::new(
+        queues.clone(),
+        Arc::clone(&propagation),
+        Arc::clone(&metrics),
+    );
+    let caches = Caches::start(&client, &settings, &namespace, &telling);
     let leadership = if settings.leader_election {
         Election::start(
             client.clone(),
@@ -91,10 +97,14 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
         identity,
         settings: RenderSettings {
             allow_http: settings.allow_http,
+            orphan_timeout: Duration::from_secs(settings.orphan_timeout_secs),
         },
         revisions: Revisions::new(),
         numbers: Numbers::default(),
         clock,
+        queues,
+        propagation,
+        metrics,
         render_failures: Backoff::new(),
         object_failures: Backoff::new(),
         quota_failures: Backoff::new(),
@@ -169,10 +179,12 @@ async fn work(
         () = leadership.acquired() => {}
         () = forget() => {}
     }
+    context.metrics.leader(true);
     context.caches.synced().await;
     tracing::info!(tenants = context.caches.tenants().len(), "leading");
     garbage::scan(&context.caches, &settings.scopes(), &context.writer).await;
     let scopes = settings.scopes();
+    context.propagation.begin();
     let render = routed(receivers.render, &scopes);
     let objects = routed(receivers.objects, &scopes);
     let quotas = routed(receivers.quotas, &scopes);
@@ -192,6 +204,7 @@ async fn work(
             tenants.clone(),
             render.1,
             RENDERED_AT_ONCE,
+            (ReconcileKind::ChatTenant, ReconcileLoop::Render),
             |tenant, context| async move { chat_tenant::render(&tenant, &context).await },
             |context| &context.render_failures,
         ));
@@ -200,6 +213,7 @@ async fn work(
             tenants,
             objects.1,
             OBJECTS_AT_ONCE,
+            (ReconcileKind::ChatTenant, ReconcileLoop::Object),
             |tenant, context| async move { chat_tenant::reconcile(&tenant, &context).await },
             |context| &context.object_failures,
         ));
@@ -208,6 +222,7 @@ async fn work(
             all_quotas,
             quotas.1,
             RENDERED_AT_ONCE,
+            (ReconcileKind::ChatQuota, ReconcileLoop::Object),
             |quota, context| async move { chat_quota::reconcile(&quota, &context).await },
             |context| &context.quota_failures,
         ));
@@ -247,6 +262,7 @@ async fn follow<K, F>(
     store: Store<K>,
     queue: UnboundedReceiver<ObjectRef<K>>,
     at_once: u16,
+    (kind, of): (ReconcileKind, ReconcileLoop),
     reconcile: impl Fn(Arc<K>, Arc<Context>) -> F + Copy + Send + Sync + 'static,
     failures: impl Fn(&Context) -> &Backoff<ObjectRef<K>> + Copy + Send + Sync + 'static,
 ) where
@@ -256,8 +272,10 @@ async fn follow<K, F>(
     let reconcile = move |object: Arc<K>, context: Arc<Context>| {
         Box::pin(async move {
             let key = ObjectRef::from_obj(object.as_ref());
+            let begun = Instant::now();
             let done =
                 tokio::time::timeout(DEADLINE, reconcile(object, Arc::clone(&context))).await;
+            context.metrics.reconcile(kind, of, begun.elapsed());
             let action = done.map_err(|_| ReconcileError::Deadline)??;
             failures(&context).succeeded(&key);
             Ok(action)
@@ -266,6 +284,7 @@ async fn follow<K, F>(
     let retry = move |object: Arc<K>, error: &ReconcileError, context: Arc<Context>| {
         let key = ObjectRef::from_obj(object.as_ref());
         let delay = failures(&context).failed(key.clone());
+        context.metrics.reconcile_error(kind, error.label());
         tracing::warn!(object = %key, %error, again_in_ms = delay.as_millis(), "a reconcile failed");
         Action::requeue(delay)
     };

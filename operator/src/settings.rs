@@ -41,6 +41,14 @@ pub struct Settings {
     /// Allow providers without TLS.
     #[arg(long, env = "MINICHAT_OPERATOR_ALLOW_HTTP")]
     pub allow_http: bool,
+    /// `orphan_watchdog.timeout_secs` of the pool; providers may be silent for 60 seconds less.
+    #[arg(
+        long,
+        env = "MINICHAT_OPERATOR_ORPHAN_TIMEOUT_SECS",
+        default_value_t = 300,
+        value_parser = clap::value_parser!(u64).range(90..=3600)
+    )]
+    pub orphan_timeout_secs: u64,
     /// Work only while holding the Lease `minichat-operator`; needed for several replicas.
     #[arg(long, env = "MINICHAT_OPERATOR_LEADER_ELECTION")]
     pub leader_election: bool,

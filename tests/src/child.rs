@@ -13,7 +13,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::client::Api;
 use crate::exposition::Scrape;
-use crate::harness::{Env, variables};
+use crate::harness::{Env, variables, variables_without_source};
 
 /// How long a process may take to serve, or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -61,14 +61,19 @@ impl Process {
         Scrape::parse(std::str::from_utf8(&answer.body)?)
     }
 
+    /// Memory that the process has in use.
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let id = self.child.id().context("the process has ended")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kib: u64 = kib.context("no VmRSS")?.trim().parse()?;
+        Ok(kib * 1024)
+    }
+
     /// SIGTERM.
     pub fn terminate(&self) -> anyhow::Result<()> {
-        let id = self.child.id().context("the process has ended")?;
-        let id = rustix::process::Pid::from_raw(i32::try_from(id)?).context("no process id")?;
-        Ok(rustix::process::kill_process(
-            id,
-            rustix::process::Signal::TERM,
-        )?)
+        terminate(&self.child)
     }
 
     /// SIGKILL; returns when the process is gone.
@@ -87,6 +92,31 @@ impl Process {
     }
 }
 
+/// SIGTERM.
+pub fn terminate(child: &Child) -> anyhow::Result<()> {
+    let id = child.id().context("the process has ended")?;
+    let id = rustix::process::Pid::from_raw(i32::try_from(id)?).context("no process id")?;
+    Ok(rustix::process::kill_process(
+        id,
+        rustix::process::Signal::TERM,
+    )?)
+}
+
+/// What `binary` says when it ends instead of serving; that it serves is an
+/// error.
+pub async fn refused_to_start(binary: &str, env: &Env, settings: &str) -> anyhow::Result<String> {
+    let starting = command(binary)
+        .arg("serve")
+        .envs(variables(&env.database.url(), &env.manifests(), settings))
+        .output();
+    let output = tokio::time::timeout(PATIENCE, starting)
+        .await
+        .context("the process does not end")??;
+    ensure!(!output.status.success(), "the process ended well");
+    let told = [output.stdout, output.stderr].concat();
+    Ok(String::from_utf8(told)?)
+}
+
 /// What a job printed, and how it ended.
 #[derive(Debug)]
 pub struct JobRun {
@@ -98,9 +128,18 @@ pub struct JobRun {
 
 /// Starts a job of `binary` on `database_url`, which is all it is told.
 pub fn job(binary: &str, arguments: &[&str], database_url: &str) -> anyhow::Result<Child> {
+    told(
+        binary,
+        arguments,
+        &[("MINICHAT_DATABASE_URL", database_url)],
+    )
+}
+
+/// Starts `binary` with these variables and no others.
+pub fn told(binary: &str, arguments: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<Child> {
     Ok(command(binary)
         .args(arguments)
-        .env("MINICHAT_DATABASE_URL", database_url)
+        .envs(variables.iter().copied())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?)
@@ -122,6 +161,13 @@ pub async fn job_run(job: Child) -> anyhow::Result<JobRun> {
     })
 }
 
+/// Variables of a data plane that is told its pool by flags; `settings` are
+/// further ones, one to a line, which win.
+pub fn variables_of_a_pool(database_url: &str, settings: &str) -> Vec<(String, String)> {
+    let settings = format!("MINICHAT_LOGGING_LEVEL=info\n{settings}");
+    variables_without_source(database_url, &settings).collect()
+}
+
 fn command(binary: &str) -> Command {
     let mut command = Command::new(Path::new(binary));
     command.env_clear().kill_on_drop(true);
@@ -134,7 +180,7 @@ async fn addresses(
 ) -> anyhow::Result<(SocketAddr, SocketAddr)> {
     while let Some(line) = logs.next_line().await? {
         let line: Value = serde_json::from_str(&line)?;
-        let address = |name: &str| find(&line, name)?.as_str()?.parse().ok();
+        let address = |name: &str| field(&line, name)?.as_str()?.parse().ok();
         if let (Some(app), Some(admin)) = (address("app_addr"), address("admin_addr")) {
             return Ok((app, admin));
         }
@@ -143,9 +189,9 @@ async fn addresses(
 }
 
 /// A field of a log line, however deep.
-fn find<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
+pub fn field<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
     let fields = line.as_object()?;
     fields
         .get(name)
-        .or_else(|| fields.values().find_map(|value| find(value, name)))
+        .or_else(|| fields.values().find_map(|value| field(value, name)))
 }

@@ -10,11 +10,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::{Client, Config, CustomResourceExt as _};
 use minichat_cluster::{API_TIER, ApiTier, KUBECONFIG};
+use minichat_crds::{ChatQuota, ChatTenant, generate};
+use serde_json::json;
 use uuid::Uuid;
+
+const ESTABLISHED: &str = "--for=condition=Established";
 
 /// The API tier that the suites of this run share.
 pub fn api_tier() -> anyhow::Result<ApiTier> {
@@ -49,6 +53,35 @@ pub async fn service_account(
     namespace: &str,
     name: &str,
 ) -> anyhow::Result<Client> {
+    let kubeconfig = as_service_account(kubeconfig, namespace, name).await?;
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+    Ok(Client::try_from(config)?)
+}
+
+/// Writes a kubeconfig of a `ServiceAccount` for a process, as `into`.
+pub async fn service_account_kubeconfig(
+    kubeconfig: &Path,
+    namespace: &str,
+    name: &str,
+    into: &Path,
+) -> anyhow::Result<()> {
+    let mut account = as_service_account(kubeconfig, namespace, name).await?;
+    for context in &mut account.contexts {
+        if let Some(context) = &mut context.context {
+            context.namespace = Some(namespace.to_owned());
+        }
+    }
+    // JSON is YAML.
+    Ok(std::fs::write(into, serde_json::to_string(&account)?)?)
+}
+
+/// The same cluster with the token of a `ServiceAccount` and no other right.
+async fn as_service_account(
+    kubeconfig: &Path,
+    namespace: &str,
+    name: &str,
+) -> anyhow::Result<Kubeconfig> {
     let accounts: Api<ServiceAccount> = Api::namespaced(client(kubeconfig).await?, namespace);
     let request = TokenRequest::default();
     let answer = accounts
@@ -58,12 +91,30 @@ pub async fn service_account(
         .status
         .context("a token request without a token")?
         .token;
-    let mut config = config(kubeconfig).await?;
-    config.auth_info = AuthInfo {
-        token: Some(token.into()),
-        ..AuthInfo::default()
-    };
-    Ok(Client::try_from(config)?)
+    let mut kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    for user in &mut kubeconfig.auth_infos {
+        user.auth_info = Some(AuthInfo {
+            token: Some(token.clone().into()),
+            ..AuthInfo::default()
+        });
+    }
+    Ok(kubeconfig)
+}
+
+/// Installs the custom resources and waits until they are served.
+pub fn install_definitions(tier: &ApiTier) -> anyhow::Result<()> {
+    let definitions = [
+        generate::definition::<ChatTenant>()?,
+        generate::definition::<ChatQuota>()?,
+    ];
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": definitions});
+    tier.kubectl().apply(&list)?;
+    for crd in [ChatTenant::crd_name(), ChatQuota::crd_name()] {
+        let crd = format!("crd/{crd}");
+        let wait = ["wait", ESTABLISHED, "--timeout=60s", crd.as_str()];
+        tier.kubectl().run(&wait)?;
+    }
+    Ok(())
 }
 
 async fn config(kubeconfig: &Path) -> anyhow::Result<Config> {
@@ -88,6 +139,16 @@ impl TestNamespace {
             .create(&PostParams::default(), &namespace)
             .await?;
         Ok(Self { name })
+    }
+
+    /// Makes it refuse pods that are not as careful as the standard `restricted` of pod security asks.
+    pub async fn restrict(&self, client: &Client) -> anyhow::Result<()> {
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let label =
+            json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(label));
+        namespaces.patch(&self.name, &parameters, &patch).await?;
+        Ok(())
     }
 
     /// Its name.

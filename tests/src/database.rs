@@ -26,6 +26,13 @@ pub enum Database {
     Postgres(PostgresDatabase),
 }
 
+/// While it lives, nobody else writes.
+#[derive(Debug)]
+pub enum WriteLock {
+    Sqlite(rusqlite::Connection),
+    Postgres(postgres::Transaction),
+}
+
 impl Database {
     /// A new one; the SQLite file will lie in `directory`.
     pub async fn create(kind: DatabaseKind, directory: &Path) -> anyhow::Result<Self> {
@@ -128,6 +135,24 @@ impl Database {
             self.query(&sql).await?;
         }
         Ok(())
+    }
+
+    /// Lets nobody else write until the lock is dropped. Who wants to, waits.
+    pub async fn lock_writes(&self) -> anyhow::Result<WriteLock> {
+        match self {
+            Self::Sqlite(path) => {
+                let connection = rusqlite::Connection::open(path)?;
+                connection.busy_timeout(std::time::Duration::from_secs(10))?;
+                connection.execute_batch("BEGIN IMMEDIATE")?;
+                Ok(WriteLock::Sqlite(connection))
+            }
+            Self::Postgres(database) => {
+                let lock = "LOCK TABLE chat_turns, quota_usage IN EXCLUSIVE MODE";
+                Ok(WriteLock::Postgres(
+                    postgres::Transaction::begin(database.url(), lock).await?,
+                ))
+            }
+        }
     }
 
     /// Removes what does not lie in the test's directory.

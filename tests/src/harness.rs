@@ -278,15 +278,23 @@ pub(crate) fn variables(
     database_url: &str,
     manifests: &Path,
     settings: &str,
-) -> impl Iterator<Item = (String, String)> {
+) -> impl Iterator<Item = (String, String)> + use<> {
     let manifests = manifests.display().to_string();
+    let source = ("MINICHAT_SOURCE_MANIFESTS".to_owned(), manifests);
+    std::iter::once(source).chain(variables_without_source(database_url, settings))
+}
+
+/// The same for a process that is told its source in another way.
+pub(crate) fn variables_without_source(
+    database_url: &str,
+    settings: &str,
+) -> impl Iterator<Item = (String, String)> + use<> {
     let settings_of_tests = [
         ("MINICHAT_SERVER_BIND_ADDR", "127.0.0.1:0"),
         ("MINICHAT_METRICS_BIND_ADDR", "127.0.0.1:0"),
         ("MINICHAT_SERVER_RATE_LIMIT_PER_SECOND", "0"),
         ("MINICHAT_SERVER_RATE_LIMIT_BURST", "0"),
         ("MINICHAT_DATABASE_URL", database_url),
-        ("MINICHAT_SOURCE_MANIFESTS", &manifests),
         ("MINICHAT_AUTH_MODE", "trusted_headers"),
         ("MINICHAT_AUTH_TRUSTED_PEERS", "127.0.0.0/8"),
         ("MINICHAT_PROVIDER_HTTP_ALLOW_HTTP", "true"),

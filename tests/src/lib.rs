@@ -8,7 +8,12 @@ pub mod cluster;
 pub mod database;
 pub mod exposition;
 pub mod harness;
+pub mod installation;
 pub mod manifest;
+pub mod pool;
 pub mod postgres;
-pub mod scripted_provider;
+pub mod postgres_proxy;
+pub mod scripted_issuer;
 pub mod sse;
+
+pub use minichat_scripted_provider as scripted_provider;

@@ -1,11 +1,16 @@
 //! A PostgreSQL database per test, on the server of the process or of
 //! `MINICHAT_TEST_POSTGRES_URL`.
 
+use std::env;
+
 use anyhow::Context as _;
 use minichat_store::testing::TestPostgres;
-use tokio_postgres::{NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::database::Rows;
+
+/// The server of `MINICHAT_TEST_POSTGRES_URL` as pods of the test cluster reach it.
+pub const URL_OF_PODS: &str = "MINICHAT_TEST_POSTGRES_URL_OF_PODS";
 
 const MISSING: &str = "these tests need PostgreSQL: install it (Debian: `apt-get install \
     postgresql`), or set MINICHAT_TEST_POSTGRES_URL to a server on which databases may be created";
@@ -37,9 +42,41 @@ impl PostgresDatabase {
         Ok(())
     }
 
+    /// For `database.url` of a pod of the test cluster.
+    pub fn url_of_pods(&self) -> anyhow::Result<String> {
+        let server = env::var(URL_OF_PODS).with_context(|| {
+            format!(
+                "{URL_OF_PODS} is not set: `cargo xtask test -p minichat-tests --test node` sets it; on a cluster of \
+                 your own, set it to the server of MINICHAT_TEST_POSTGRES_URL as pods reach it, without a database"
+            )
+        })?;
+        let (_, name) = self
+            .url
+            .rsplit_once('/')
+            .context("a URL without a database")?;
+        Ok(format!("{server}/{name}"))
+    }
+
     /// For `database.url`.
     pub fn url(&self) -> &str {
         &self.url
+    }
+}
+
+/// An open transaction; dropping it rolls it back.
+#[derive(Debug)]
+pub struct Transaction {
+    _client: Client,
+}
+
+impl Transaction {
+    /// Begins one with `sql`.
+    pub async fn begin(url: &str, sql: &str) -> anyhow::Result<Self> {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+        tokio::spawn(connection);
+        client.batch_execute("BEGIN").await?;
+        client.batch_execute(sql).await?;
+        Ok(Self { _client: client })
     }
 }
 

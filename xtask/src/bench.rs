@@ -3,21 +3,32 @@
 use std::process::Command;
 
 use clap::Args;
+use minichat_cluster::packages::Package;
 
-use crate::postgres::{Durability, Postgres};
-use crate::{packages, process, workspace};
+use crate::cluster::Clusters;
+use crate::postgres::{Durability, Postgres, Reach};
+use crate::{process, workspace};
 
 #[derive(Args)]
 pub(crate) struct Options {
     /// Few rounds of a small load, and nothing is written: enough to see a regression
     #[arg(long)]
     short: bool,
+    /// How fast a change of a manifest reaches the pods of a cluster, instead of the side-by-side benchmark
+    #[arg(long, conflicts_with_all = ["short", "rounds"])]
+    cluster: bool,
     /// Rounds to measure
     #[arg(long)]
     rounds: Option<u32>,
+    /// Parts of the load to measure, for `--short`: first-token, streams, turns, bursts
+    #[arg(long, requires = "short", value_delimiter = ',')]
+    parts: Vec<String>,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    if options.cluster {
+        return run_on_cluster();
+    }
     let build = ["build", "--release", "--locked", "--bins"];
     let packages = [
         "-p",
@@ -25,11 +36,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         "-p",
         "minichat-dataplane",
         "-p",
-        "minichat-tests",
+        "minichat-scripted-provider",
     ];
     process::run("cargo build", workspace::cargo().args(build).args(packages))?;
-    packages::ensure("nginx", "nginx-light", Vec::new)?;
-    let postgres = Postgres::start(Durability::Durable)?;
+    Package::new("nginx", "nginx-light").ensure(Vec::new)?;
+    let postgres = Postgres::start(Durability::Durable, Reach::Loopback)?;
     let mut command = Command::new(workspace::target().join("release/minichat-bench"));
     command
         .current_dir(workspace::root())
@@ -39,8 +50,27 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     command.arg("--rounds").arg(rounds.to_string());
     if options.short {
         command.arg("--short");
+        if !options.parts.is_empty() {
+            command.arg("--parts").arg(options.parts.join(","));
+        }
     } else {
         command.args(["--out", "docs"]);
     }
     process::run("the benchmark", &mut command)
+}
+
+/// Prints what it measures, on the node of this machine.
+fn run_on_cluster() -> anyhow::Result<()> {
+    let binary = ["--bin", "minichat-delivery-bench"];
+    let build = ["build", "--workspace", "--locked"];
+    process::run("cargo build", workspace::cargo().args(build).args(binary))?;
+    let cluster = Clusters::with_node()?;
+    let postgres = Postgres::start(Durability::Durable, cluster.reach())?;
+    let mut command = Command::new(workspace::target().join("debug/minichat-delivery-bench"));
+    command.envs(cluster.environment());
+    command.envs(postgres.environment());
+    let measured = process::run("the benchmark", &mut command);
+    drop(postgres);
+    cluster.stop()?;
+    measured
 }

@@ -10,10 +10,11 @@ mod cluster;
 mod deny;
 mod dependencies;
 mod generate;
-mod packages;
+mod images;
 mod postgres;
 mod process;
 mod quickstart;
+mod schemathesis;
 mod test;
 mod workspace;
 
@@ -42,6 +43,8 @@ enum Command {
     CheckDeps,
     /// Start or stop a real Kubernetes on this machine
     Cluster(cluster::Options),
+    /// Build the images of the Dockerfile without Docker
+    Images,
     /// Run the side-by-side benchmark and write docs/benchmarks.md
     Bench(bench::Options),
 }
@@ -65,6 +68,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Generate(options) => generate::run(&options),
         Command::CheckDeps => dependencies::run(),
         Command::Cluster(options) => cluster::run(&options),
+        Command::Images => images::run(),
         Command::Bench(options) => bench::run(&options),
     }
 }

@@ -1,7 +1,9 @@
 //! A private PostgreSQL in a temporary directory.
 
-use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::iter;
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -9,13 +11,19 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use minichat_cluster::node;
+use minichat_cluster::packages::Package;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::packages;
 use crate::process::{self, Running};
 
 const STARTS_WITHIN: Duration = Duration::from_mins(1);
+
+/// Names the server the suites create their databases on; the URL names no database.
+const URL: &str = "MINICHAT_TEST_POSTGRES_URL";
+/// The same server as pods of the node reach it.
+const URL_OF_PODS: &str = "MINICHAT_TEST_POSTGRES_URL_OF_PODS";
 
 /// Whether a crash of the machine may lose commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,18 +34,28 @@ pub(crate) enum Durability {
     Volatile,
 }
 
+/// Who may connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Processes of this machine.
+    Loopback,
+    /// Pods of this machine's node as well, which must be up.
+    Pods,
+}
+
 /// A running server; dropped, it is stopped and its files are gone.
 pub(crate) struct Postgres {
     _server: Running,
     port: u16,
+    reach: Reach,
     /// Held until the server has ended; declared last for that reason.
     _directory: TempDir,
 }
 
 impl Postgres {
-    /// Installs Debian's package if need be and starts a server of its own on loopback.
-    pub(crate) fn start(durability: Durability) -> anyhow::Result<Self> {
-        let initdb = packages::ensure("initdb", "postgresql", debian_directories)?;
+    /// Installs Debian's package if need be and starts a server of its own.
+    pub(crate) fn start(durability: Durability, reach: Reach) -> anyhow::Result<Self> {
+        let initdb = Package::new("initdb", "postgresql").ensure(debian_directories)?;
         let directory = tempfile::Builder::new()
             .prefix("minichat-postgres-")
             .tempdir()?;
@@ -53,13 +71,22 @@ impl Postgres {
         command.args(["--locale=C", "--no-sync", "--no-instructions"]);
         process::run("initdb", command.stdout(Stdio::null()))?;
 
+        let mut addresses = "127.0.0.1".to_owned();
+        if reach == Reach::Pods {
+            addresses = format!("{addresses},{}", node::ADDRESS);
+            let mut rules = OpenOptions::new()
+                .append(true)
+                .open(data.join("pg_hba.conf"))?;
+            writeln!(rules, "host all all {} trust", node::PODS)?;
+        }
         let port = free_port()?;
         let mut command = owner.command(&initdb.with_file_name("postgres"));
         command.arg("-D").arg(&data).arg("-p").arg(port.to_string());
         command
             .arg("-k")
             .arg(directory.path())
-            .args(["-c", "listen_addresses=127.0.0.1"]);
+            .arg("-c")
+            .arg(format!("listen_addresses={addresses}"));
         command.args(["-c", "max_connections=500", "-c", "log_min_messages=fatal"]);
         if durability == Durability::Volatile {
             command.args([
@@ -75,7 +102,14 @@ impl Postgres {
         command.stdout(log.try_clone()?).stderr(log);
         // The first interrupt of a server is its fast shutdown: connections are closed, files are left in order.
         let mut server = Running::start("postgres", &mut command)?.stopped_by(Signal::INT);
-        let accepts = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+        // A server that is still starting accepts a connection and refuses to speak.
+        let asked = initdb.with_file_name("pg_isready");
+        let accepts = || {
+            let mut ask = Command::new(&asked);
+            ask.args(["--quiet", "--host=127.0.0.1", "--port"]);
+            let answer = ask.arg(port.to_string()).status();
+            answer.is_ok_and(|status| status.success())
+        };
         server
             .wait_until("accepts connections", STARTS_WITHIN, accepts)
             .with_context(|| {
@@ -84,13 +118,23 @@ impl Postgres {
         Ok(Self {
             _server: server,
             port,
+            reach,
             _directory: directory,
         })
     }
 
     /// `postgres://user@host:port`, without a database.
-    pub(crate) fn server_url(&self) -> String {
+    fn server_url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}", self.port)
+    }
+
+    /// Variables by which suites find it.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
+        let of_pods = format!("postgres://postgres@{}:{}", node::ADDRESS, self.port);
+        let of_pods = (self.reach == Reach::Pods).then_some((URL_OF_PODS, of_pods));
+        iter::once((URL, self.server_url()))
+            .chain(of_pods)
+            .collect()
     }
 
     /// URL of the database that every server has.

@@ -7,13 +7,10 @@ use std::thread;
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 
-use crate::cluster::Clusters;
+use crate::cluster::{Clusters, may_run};
 use crate::postgres::{Durability, Postgres};
 use crate::process::Running;
-use crate::workspace;
-
-/// Names the server the suites create their databases on; the URL names no database.
-const POSTGRES_URL: &str = "MINICHAT_TEST_POSTGRES_URL";
+use crate::{schemathesis, workspace};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -23,8 +20,12 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let postgres = Postgres::start(Durability::Volatile)?;
+    let schemathesis = may_run(&options.arguments, schemathesis::SUITE)
+        .then(schemathesis::ensure)
+        .transpose()?;
+    // Its node comes first, since the database listens on an address of it.
     let clusters = Clusters::for_tests(&options.arguments)?;
+    let postgres = Postgres::start(Durability::Volatile, clusters.reach())?;
     let mut command = workspace::cargo();
     command.args(["test", "--no-fail-fast"]);
     if !options
@@ -36,8 +37,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     command.args(&options.arguments);
     command
-        .env(POSTGRES_URL, postgres.server_url())
+        .envs(postgres.environment())
         .envs(clusters.environment())
+        .envs(schemathesis.map(|program| (schemathesis::PROGRAM, program)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let mut tests = Running::start("cargo test", &mut command)?;

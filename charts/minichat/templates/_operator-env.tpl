@@ -11,6 +11,8 @@
   value: {{ join "," .Values.operator.namespaces | quote }}
 - name: MINICHAT_OPERATOR_ALLOW_HTTP
   value: {{ dig "provider_http" "allow_http" false $pool.config | quote }}
+- name: MINICHAT_OPERATOR_ORPHAN_TIMEOUT_SECS
+  value: {{ dig "orphan_watchdog" "timeout_secs" 300 $pool.config | int | quote }}
 - name: MINICHAT_OPERATOR_METRICS_PREFIX
   value: {{ dig "metrics" "prefix" "mini_chat" $pool.config | quote }}
 - name: MINICHAT_OPERATOR_LEADER_ELECTION

@@ -7,12 +7,14 @@
 
 pub mod canonical;
 pub mod fault;
+pub mod issuer;
 pub mod process;
 pub mod secret;
 pub mod tenant;
 pub mod yaml;
 
 pub use fault::{Fault, Faults};
+pub use issuer::Issuer;
 pub use process::ProcessConfig;
 pub use secret::{Credentials, Secret};
 pub use tenant::{Model, Provider, ProviderKind, TenantConfig};

@@ -1,11 +1,15 @@
 //! Identifiers. Each is a UUID on every wire and in every table; the types keep
 //! one kind from being passed for another.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use uuid::{Builder, Uuid};
+
+use crate::Timestamp;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -18,6 +22,12 @@ macro_rules! id {
             /// A new random (version 4) id.
             pub fn random() -> Self {
                 Self(Uuid::new_v4())
+            }
+
+            /// A new id that sorts by `instant`, to the millisecond (version 7).
+            /// Rows that are made together then lie together in an index.
+            pub fn at(instant: Timestamp) -> Self {
+                Self(at(instant))
             }
         }
 
@@ -44,6 +54,20 @@ macro_rules! id {
 
             fn from_str(s: &str) -> Result<Self, Self::Err> {
                 Uuid::from_str(s).map(Self)
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "format": "uuid" })
             }
         }
     };
@@ -78,6 +102,16 @@ id! {
     AttachmentId
 }
 
+fn at(instant: Timestamp) -> Uuid {
+    let millis = u64::try_from(instant.as_micros() / 1_000).unwrap_or_default();
+    // Of a random id, bytes that hold no version and no variant.
+    let random = Uuid::new_v4().into_bytes();
+    let mut bytes = [0; 10];
+    bytes[..6].copy_from_slice(&random[..6]);
+    bytes[6..].copy_from_slice(&random[12..]);
+    Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid()
+}
+
 /// `{tenant}/{turn}/{request}`, each as 32 lower-case hex digits: the key by
 /// which consumers recognise one usage event (QUOTA-93).
 pub fn usage_dedupe_key(tenant: TenantId, turn: TurnId, request: RequestId) -> String {
@@ -103,6 +137,16 @@ mod tests {
                     .bytes()
                     .all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
         }));
+    }
+
+    #[test]
+    fn ids_of_instants_sort_by_time_and_never_repeat() {
+        let first = Timestamp::from_micros(1_773_144_000_000_000);
+        let (a, b) = (TurnId::at(first), TurnId::at(first));
+        assert_ne!(a, b);
+        assert_eq!(a.0.get_version_num(), 7);
+        let later = TurnId::at(first.plus_micros(1_000));
+        assert!(a.to_string() < later.to_string() && b < later);
     }
 
     #[test]

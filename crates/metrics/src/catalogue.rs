@@ -1,10 +1,12 @@
-//! The catalogue of all metric families (PLAT-58): the one place that knows
-//! their names, kinds, labels, buckets and help texts.
+//! The catalogue of all metric families: the one place that knows their names,
+//! kinds, labels, buckets and help texts. [`CATALOGUE`] is the data plane's
+//! (PLAT-58), [`OPERATOR`] the operator's (K8S-15).
 
 use crate::label::{
     AbortTrigger, AuditResult, BacklogState, CleanupResource, CleanupRetryReason, Decision,
-    ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, Period, Stage, SummaryExecution,
-    SummaryTrigger, TierLabel, Trigger, UploadKind, UploadResult,
+    ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, Period, ReconcileErrorLabel,
+    ReconcileKind, ReconcileLoop, Stage, SummaryExecution, SummaryTrigger, TierLabel, Trigger,
+    UploadKind, UploadResult,
 };
 
 pub use crate::markdown::markdown;
@@ -92,27 +94,40 @@ impl Row {
 }
 
 impl Family {
+    /// How many there are, in all tables.
+    pub const COUNT: usize = CATALOGUE.len() + OPERATOR.len();
+
     pub fn row(self) -> &'static Row {
-        &CATALOGUE[self as usize]
+        let index = self as usize;
+        match index.checked_sub(CATALOGUE.len()) {
+            Some(index) => &OPERATOR[index],
+            None => &CATALOGUE[index],
+        }
     }
 }
 
-/// Declares [`Family`] and [`CATALOGUE`] from one list, so that no family can
-/// lack a row. The doc comment of a family is its help text.
+/// Declares [`Family`] and its tables from one list, so that no family can lack
+/// a row. The doc comment of a family is its help text.
 macro_rules! catalogue {
-    ($($(#[doc = $help:literal])+ $family:ident: $name:literal $kind:expr, [$($label:expr),*];)+) => {
+    ($(
+        $(#[$doc:meta])* $table:ident: $count:literal {
+            $($(#[doc = $help:literal])+ $family:ident: $name:literal $kind:expr, [$($label:expr),*];)+
+        }
+    )+) => {
         /// The identity of a metric family.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-        pub enum Family { $($(#[doc = $help])+ $family),+ }
+        pub enum Family { $($($(#[doc = $help])+ $family),+),+ }
 
-        /// All families, in the order of [`Family`].
-        pub static CATALOGUE: [Row; 40] = [$(Row {
-            family: Family::$family,
-            name: $name,
-            kind: $kind,
-            labels: &[$($label),*],
-            help: concat!($($help),+),
-        }),+];
+        $(
+            $(#[$doc])*
+            pub static $table: [Row; $count] = [$(Row {
+                family: Family::$family,
+                name: $name,
+                kind: $kind,
+                labels: &[$($label),*],
+                help: concat!($($help),+),
+            }),+];
+        )+
     };
 }
 
@@ -201,91 +216,115 @@ const STATE: LabelKey = closed("state", BacklogState::VALUES);
 const ORPHAN_REASON: LabelKey = closed("reason", &[STALE_PROGRESS]);
 const SUMMARY_TRIGGER: LabelKey = closed("result", SummaryTrigger::VALUES);
 const SUMMARY_EXECUTION: LabelKey = closed("result", SummaryExecution::VALUES);
+const RECONCILE_KIND: LabelKey = closed("kind", ReconcileKind::VALUES);
+const RECONCILE_LOOP: LabelKey = closed("loop", ReconcileLoop::VALUES);
+const RECONCILE_ERROR: LabelKey = closed("reason", ReconcileErrorLabel::VALUES);
 
 /// The only reason for which a turn is an orphan.
 pub(crate) const STALE_PROGRESS: &str = "stale_progress";
 
 catalogue! {
-    /// Streams whose provider task started, after all preflight; no replays.
-    StreamStarted: "stream_started" Kind::Counter, [PROVIDER, MODEL];
-    /// Started streams finalized as completed, those the provider ended early included.
-    StreamCompleted: "stream_completed" Kind::Counter, [PROVIDER, MODEL];
-    /// Started streams finalized in any other way, cancelled ones included.
-    StreamFailed: "stream_failed" Kind::Counter, [PROVIDER, MODEL, ERROR_CODE];
-    /// Live streams whose client connection was lost, by how far they were.
-    StreamDisconnected: "stream_disconnected" Kind::Counter, [STAGE];
-    /// Streams running in this process.
-    ActiveStreams: "active_streams" Kind::UpDown, [];
-    /// Milliseconds from the provider request to its first delta.
-    TtftProviderMs: "ttft_provider_ms" STREAM, [PROVIDER, MODEL];
-    /// Milliseconds from the provider's first delta to its hand-over to the client's response body.
-    TtftOverheadMs: "ttft_overhead_ms" FAST, [PROVIDER, MODEL];
-    /// Milliseconds from the start of a stream to its end, finalization included.
-    StreamTotalLatencyMs: "stream_total_latency_ms" STREAM, [PROVIDER, MODEL];
-    /// Authorized retries, edits and deletes of turns.
-    TurnMutation: "turn_mutation" Kind::Counter, [OP, MUTATION_RESULT];
-    /// Milliseconds that a turn mutation took, without the stream that follows.
-    TurnMutationLatencyMs: "turn_mutation_latency_ms" FAST, [OP];
-    /// Delivery attempts of audit events to a configured sink.
-    AuditEmit: "audit_emit" Kind::Counter, [AUDIT_RESULT];
-    /// Milliseconds from the start of a finalization to its commit.
-    FinalizationLatencyMs: "finalization_latency_ms" FAST, [];
-    /// Decisions of the quota preflight; the model is the effective one, on reject the selected one.
-    QuotaPreflight: "quota_preflight" Kind::Counter, [DECISION, MODEL, TIER];
-    /// Committed quota reserves, once for each period.
-    QuotaReserve: "quota_reserve" Kind::Counter, [PERIOD];
-    /// Committed settlements from actual usage, once for each period.
-    QuotaCommit: "quota_commit" Kind::Counter, [PERIOD];
-    /// Settlements from actual usage that exceeded their reserve in tokens.
-    QuotaOvershoot: "quota_overshoot" Kind::Counter, [PERIOD];
-    /// Tokens that allowed preflights reserve.
-    QuotaEstimatedTokens: "quota_estimated_tokens" TOKENS, [];
-    /// Input and output tokens of settlements from actual usage.
-    QuotaActualTokens: "quota_actual_tokens" TOKENS, [];
-    /// Completed streams that the provider ended early; also counted as completed.
-    StreamIncomplete: "stream_incomplete" Kind::Counter, [PROVIDER, MODEL, INCOMPLETE_REASON];
-    /// Cancellation signals raised.
-    CancelRequested: "cancel_requested" Kind::Counter, [TRIGGER];
-    /// Cancellations whose provider connection is closed.
-    CancelEffective: "cancel_effective" Kind::Counter, [TRIGGER];
-    /// Milliseconds from a cancellation signal to the closed provider connection.
-    TimeToAbortMs: "time_to_abort_ms" FAST, [TRIGGER];
-    /// Finalized turns whose billing outcome is aborted.
-    StreamsAborted: "streams_aborted" Kind::Counter, [ABORT_TRIGGER];
-    /// Uploads to existing chats, once each.
-    AttachmentUpload: "attachment_upload" Kind::Counter, [UPLOAD_KIND, UPLOAD_RESULT];
-    /// Bytes of successful uploads.
-    AttachmentUploadBytes: "attachment_upload_bytes" BYTES, [UPLOAD_KIND];
-    /// Uploads being processed in this process.
-    AttachmentsPending: "attachments_pending" Kind::UpDown, [];
-    /// Images per turn, of turns that have any.
-    ImageInputsPerTurn: "image_inputs_per_turn" COUNT, [];
-    /// Provider objects deleted, or found gone, by the cleanup.
-    CleanupCompleted: "cleanup_completed" Kind::Counter, [RESOURCE];
-    /// Files whose cleanup failed for good.
-    CleanupFailed: "cleanup_failed" Kind::Counter, [FILE_RESOURCE];
-    /// Cleanups left for another attempt.
-    CleanupRetry: "cleanup_retry" Kind::Counter, [RESOURCE, RETRY_REASON];
-    /// Attachment rows in a cleanup state, read from the table at most 60 seconds ago.
-    CleanupBacklog: "cleanup_backlog" Kind::Gauge, [STATE, FILE_RESOURCE];
-    /// Vector stores deleted although the cleanup of a file of their chat failed.
-    CleanupVsWithFailedAttachments: "cleanup_vector_store_with_failed_attachments" Kind::Counter, [];
-    /// Turns without progress found by the watchdog, per scan.
-    OrphanDetected: "orphan_detected" Kind::Counter, [ORPHAN_REASON];
-    /// Turns without progress finalized by the watchdog.
-    OrphanFinalized: "orphan_finalized" Kind::Counter, [ORPHAN_REASON];
-    /// Seconds that a scan of the watchdog took, failed ones included.
-    OrphanScanDurationSeconds: "orphan_scan_duration_seconds" SECS, [];
-    /// Completed turns checked for a thread summary.
-    ThreadSummaryTrigger: "thread_summary_trigger" Kind::Counter, [SUMMARY_TRIGGER];
-    /// Runs of the thread summary handler that reached generation or commit.
-    ThreadSummaryExecution: "thread_summary_execution" Kind::Counter, [SUMMARY_EXECUTION];
-    /// Thread summaries given up because the frontier moved.
-    ThreadSummaryCasConflict: "thread_summary_cas_conflicts" Kind::Counter, [];
-    /// Failed summary generations that left the previous summary in place.
-    SummaryFallback: "summary_fallback" Kind::Counter, [];
-    /// Finished code interpreter calls of settled turns.
-    CodeInterpreterCalls: "code_interpreter_calls" Kind::Counter, [MODEL];
+    /// The families of the data plane, in the order of [`Family`].
+    CATALOGUE: 40 {
+        /// Streams whose provider task started, after all preflight; no replays.
+        StreamStarted: "stream_started" Kind::Counter, [PROVIDER, MODEL];
+        /// Started streams finalized as completed, those the provider ended early included.
+        StreamCompleted: "stream_completed" Kind::Counter, [PROVIDER, MODEL];
+        /// Started streams finalized in any other way, cancelled ones included.
+        StreamFailed: "stream_failed" Kind::Counter, [PROVIDER, MODEL, ERROR_CODE];
+        /// Live streams whose client connection was lost, by how far they were.
+        StreamDisconnected: "stream_disconnected" Kind::Counter, [STAGE];
+        /// Streams running in this process.
+        ActiveStreams: "active_streams" Kind::UpDown, [];
+        /// Milliseconds from the provider request to its first delta.
+        TtftProviderMs: "ttft_provider_ms" STREAM, [PROVIDER, MODEL];
+        /// Milliseconds from the provider's first delta to its hand-over to the client's response body.
+        TtftOverheadMs: "ttft_overhead_ms" FAST, [PROVIDER, MODEL];
+        /// Milliseconds from the start of a stream to its end, finalization included.
+        StreamTotalLatencyMs: "stream_total_latency_ms" STREAM, [PROVIDER, MODEL];
+        /// Authorized retries, edits and deletes of turns.
+        TurnMutation: "turn_mutation" Kind::Counter, [OP, MUTATION_RESULT];
+        /// Milliseconds that a turn mutation took, without the stream that follows.
+        TurnMutationLatencyMs: "turn_mutation_latency_ms" FAST, [OP];
+        /// Delivery attempts of audit events to a configured sink.
+        AuditEmit: "audit_emit" Kind::Counter, [AUDIT_RESULT];
+        /// Milliseconds from the start of a finalization to its commit.
+        FinalizationLatencyMs: "finalization_latency_ms" FAST, [];
+        /// Decisions of the quota preflight; the model is the effective one, on reject the selected one.
+        QuotaPreflight: "quota_preflight" Kind::Counter, [DECISION, MODEL, TIER];
+        /// Committed quota reserves, once for each period.
+        QuotaReserve: "quota_reserve" Kind::Counter, [PERIOD];
+        /// Committed settlements from actual usage, once for each period.
+        QuotaCommit: "quota_commit" Kind::Counter, [PERIOD];
+        /// Settlements from actual usage that exceeded their reserve in tokens.
+        QuotaOvershoot: "quota_overshoot" Kind::Counter, [PERIOD];
+        /// Tokens that allowed preflights reserve.
+        QuotaEstimatedTokens: "quota_estimated_tokens" TOKENS, [];
+        /// Input and output tokens of settlements from actual usage.
+        QuotaActualTokens: "quota_actual_tokens" TOKENS, [];
+        /// Completed streams that the provider ended early; also counted as completed.
+        StreamIncomplete: "stream_incomplete" Kind::Counter, [PROVIDER, MODEL, INCOMPLETE_REASON];
+        /// Cancellation signals raised.
+        CancelRequested: "cancel_requested" Kind::Counter, [TRIGGER];
+        /// Cancellations whose provider connection is closed.
+        CancelEffective: "cancel_effective" Kind::Counter, [TRIGGER];
+        /// Milliseconds from a cancellation signal to the closed provider connection.
+        TimeToAbortMs: "time_to_abort_ms" FAST, [TRIGGER];
+        /// Finalized turns whose billing outcome is aborted.
+        StreamsAborted: "streams_aborted" Kind::Counter, [ABORT_TRIGGER];
+        /// Uploads to existing chats, once each.
+        AttachmentUpload: "attachment_upload" Kind::Counter, [UPLOAD_KIND, UPLOAD_RESULT];
+        /// Bytes of successful uploads.
+        AttachmentUploadBytes: "attachment_upload_bytes" BYTES, [UPLOAD_KIND];
+        /// Uploads being processed in this process.
+        AttachmentsPending: "attachments_pending" Kind::UpDown, [];
+        /// Images per turn, of turns that have any.
+        ImageInputsPerTurn: "image_inputs_per_turn" COUNT, [];
+        /// Provider objects deleted, or found gone, by the cleanup.
+        CleanupCompleted: "cleanup_completed" Kind::Counter, [RESOURCE];
+        /// Files whose cleanup failed for good.
+        CleanupFailed: "cleanup_failed" Kind::Counter, [FILE_RESOURCE];
+        /// Cleanups left for another attempt.
+        CleanupRetry: "cleanup_retry" Kind::Counter, [RESOURCE, RETRY_REASON];
+        /// Attachment rows in a cleanup state, read from the table at most 60 seconds ago.
+        CleanupBacklog: "cleanup_backlog" Kind::Gauge, [STATE, FILE_RESOURCE];
+        /// Vector stores deleted although the cleanup of a file of their chat failed.
+        CleanupVsWithFailedAttachments: "cleanup_vector_store_with_failed_attachments" Kind::Counter, [];
+        /// Turns without progress found by the watchdog, per scan.
+        OrphanDetected: "orphan_detected" Kind::Counter, [ORPHAN_REASON];
+        /// Turns without progress finalized by the watchdog.
+        OrphanFinalized: "orphan_finalized" Kind::Counter, [ORPHAN_REASON];
+        /// Seconds that a scan of the watchdog took, failed ones included.
+        OrphanScanDurationSeconds: "orphan_scan_duration_seconds" SECS, [];
+        /// Completed turns checked for a thread summary.
+        ThreadSummaryTrigger: "thread_summary_trigger" Kind::Counter, [SUMMARY_TRIGGER];
+        /// Runs of the thread summary handler that reached generation or commit.
+        ThreadSummaryExecution: "thread_summary_execution" Kind::Counter, [SUMMARY_EXECUTION];
+        /// Thread summaries given up because the frontier moved.
+        ThreadSummaryCasConflict: "thread_summary_cas_conflicts" Kind::Counter, [];
+        /// Failed summary generations that left the previous summary in place.
+        SummaryFallback: "summary_fallback" Kind::Counter, [];
+        /// Finished code interpreter calls of settled turns.
+        CodeInterpreterCalls: "code_interpreter_calls" Kind::Counter, [MODEL];
+    }
+
+    /// The families of the operator, which follow in the order of [`Family`].
+    OPERATOR: 7 {
+        /// Reconciles, failed ones included.
+        Reconcile: "operator_reconcile" Kind::Counter, [RECONCILE_KIND, RECONCILE_LOOP];
+        /// Seconds that a reconcile took; of a tenant's objects with the wait for its pods.
+        ReconcileDurationSeconds: "operator_reconcile_duration_seconds" SECS, [RECONCILE_KIND, RECONCILE_LOOP];
+        /// Reconciles that failed and are tried again.
+        ReconcileError: "operator_reconcile_error" Kind::Counter, [RECONCILE_KIND, RECONCILE_ERROR];
+        /// Seconds from the notice of a change to its revision on every ready pod.
+        ConfigPropagationSeconds: "operator_config_propagation_seconds" SECS, [];
+        /// Tenants whose configuration is delivered to the pool.
+        RenderedTenants: "operator_rendered_tenants" Kind::Gauge, [];
+        /// Revisions that a pod refused.
+        ConfigRejected: "operator_config_rejected" Kind::Counter, [];
+        /// 1 while this process leads, else 0.
+        Leader: "operator_leader" Kind::Gauge, [];
+    }
 }
 
 #[cfg(test)]

@@ -223,3 +223,35 @@ closed_set! {
         EmptySummary = "empty_summary",
     }
 }
+closed_set! {
+    /// What the operator reconciles.
+    ReconcileKind {
+        ChatTenant = "chat_tenant",
+        ChatQuota = "chat_quota",
+    }
+}
+
+closed_set! {
+    /// The operator's loops (K8S-11).
+    ReconcileLoop {
+        Render = "render",
+        Object = "object",
+    }
+}
+
+closed_set! {
+    /// Why a reconcile is tried again.
+    ReconcileErrorLabel {
+        /// The API server did not answer, or not in time.
+        Unavailable = "unavailable",
+        /// The operator's role lacks a right.
+        Forbidden = "forbidden",
+        /// The API server found the object invalid.
+        Invalid = "invalid",
+        /// The reconcile took longer than it may.
+        Deadline = "deadline",
+        /// Another process leads.
+        NotLeading = "not_leading",
+        Other = "other",
+    }
+}

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::job_report::JobReport;
 use crate::label::{
     AbortTrigger, AuditResult, BacklogState, CleanupResource, CleanupRetryReason, Decision,
     ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, Period, Stage, SummaryExecution,
@@ -114,4 +115,7 @@ pub trait Metrics: Send + Sync {
 
     /// Finished code interpreter calls of a settled turn; more than zero.
     fn code_interpreter_calls(&self, model: &str, calls: u64);
+
+    /// All that a job recorded, which was found in its report (K8S-44).
+    fn replay(&self, report: &JobReport);
 }

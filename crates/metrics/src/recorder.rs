@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::catalogue::{Family, STALE_PROGRESS};
+use crate::job_report::JobReport;
 use crate::label::{
     AbortTrigger, AuditResult, BacklogState, CleanupResource, CleanupRetryReason, Decision,
     ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, Period, Stage, SummaryExecution,
@@ -250,5 +251,9 @@ impl<R: Recorder> Metrics for R {
 
     fn code_interpreter_calls(&self, model: &str, calls: u64) {
         self.add(Family::CodeInterpreterCalls, &[Open(model)], calls);
+    }
+
+    fn replay(&self, report: &JobReport) {
+        report.replay(self);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::catalogue::{CATALOGUE, Family, Kind};
+use crate::catalogue::{CATALOGUE, Family, Kind, OPERATOR};
 use crate::recorder::{Label, Recorder};
 
 /// Family name without prefix and `_total`, then label values in the order of
@@ -94,7 +94,8 @@ impl RecordingMetrics {
 }
 
 fn known_name(name: &str) -> &'static str {
-    let row = CATALOGUE.iter().find(|row| row.name == name);
+    let mut rows = CATALOGUE.iter().chain(&OPERATOR);
+    let row = rows.find(|row| row.name == name);
     assert!(row.is_some(), "the catalogue has no family `{name}`");
     row.map_or("", |row| row.name)
 }

@@ -6,6 +6,8 @@ use std::fmt;
 use minichat_core::scrub::{scrub, scrub_credentials};
 use minichat_core::turn::{TurnErrorCode, Usage};
 
+use tokio::time::Instant;
+
 use crate::adapter::ReportedError;
 
 /// A failed call. It has two texts because clients must not see what
@@ -15,14 +17,16 @@ pub struct Failure {
     /// What happened.
     pub kind: FailureKind,
     /// Text for clients, scrubbed, at most 1000 characters (CONT-39).
-    pub message: String,
+    pub message: Box<str>,
     /// Text for `chat_turns.error_detail`: credentials scrubbed, ids kept
     /// (PLAT-117), at most 1000 characters.
     pub detail: Box<str>,
     /// Usage that the provider reported with its failure.
     pub usage: Option<Usage>,
     /// The provider's id of the answer, if it gave one.
-    pub response_id: Option<String>,
+    pub response_id: Option<Box<str>>,
+    /// When the limit passed after which we gave up waiting.
+    pub expired_at: Option<Instant>,
 }
 
 /// What happened to a failed call.
@@ -104,10 +108,11 @@ impl Failure {
     pub(crate) fn of_foreign_text(kind: FailureKind, message: &str, detail: &str) -> Self {
         Self {
             kind,
-            message: first_chars(&scrub(message), MAX_CHARS).to_owned(),
+            message: first_chars(&scrub(message), MAX_CHARS).into(),
             detail: first_chars(&scrub_credentials(detail), MAX_CHARS).into(),
             usage: None,
             response_id: None,
+            expired_at: None,
         }
     }
 
@@ -116,9 +121,13 @@ impl Failure {
         Self::of_foreign_text(kind, message, &format!("{message} ({cause})"))
     }
 
-    pub(crate) fn timed_out(stage: TimeoutStage) -> Self {
+    /// The limit of `stage`, which passed at `expired_at`.
+    pub(crate) fn timed_out(stage: TimeoutStage, expired_at: Instant) -> Self {
         let message = format!("Timed out {}.", stage.what());
-        Self::of_foreign_text(FailureKind::TimedOut(stage), &message, &message)
+        Self {
+            expired_at: Some(expired_at),
+            ..Self::of_foreign_text(FailureKind::TimedOut(stage), &message, &message)
+        }
     }
 
     pub(crate) fn connect(cause: &dyn fmt::Display) -> Self {

@@ -13,9 +13,11 @@ mod failure;
 mod request;
 pub mod sse;
 mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use adapter::Translator;
-pub use client::{ClientSettings, ProviderClient, ReadyConnection};
+pub use client::{ClientSettings, FetchError, FetchLimits, ProviderClient, ReadyConnection};
 pub use event::{Completion, DeltaKind, ProviderEvent, Terminal};
 pub use failure::{Failure, FailureKind, TimeoutStage};
 pub use request::{

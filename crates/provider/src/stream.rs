@@ -67,9 +67,9 @@ impl ProviderStream {
             return Poll::Ready(step);
         }
         match self.limits.poll_expired(cx) {
-            Poll::Ready(stage) => {
+            Poll::Ready((stage, expired_at)) => {
                 self.exchange = None;
-                self.translator.fail(Failure::timed_out(stage));
+                self.translator.fail(Failure::timed_out(stage, expired_at));
                 Poll::Ready(self.translator.take_step())
             }
             Poll::Pending => Poll::Pending,
@@ -139,6 +139,8 @@ pub(crate) struct Limits {
     /// Made at the first wait. It is moved only when it fires, so that an event
     /// costs no work in the timer.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Whom the timer wakes.
+    waiter: Option<Waker>,
 }
 
 impl Limits {
@@ -148,6 +150,7 @@ impl Limits {
             total_at,
             waiting_since: None,
             timer: None,
+            waiter: None,
         }
     }
 
@@ -155,22 +158,31 @@ impl Limits {
         self.waiting_since = None;
     }
 
-    /// Ready with the limit that has passed.
-    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<TimeoutStage> {
+    /// Ready with the limit that has passed, and when it did.
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<(TimeoutStage, Instant)> {
         let now = Instant::now();
         let idle_at = *self.waiting_since.get_or_insert(now) + self.idle;
         let due = idle_at.min(self.total_at);
         if now >= due {
-            return Poll::Ready(if self.total_at <= idle_at {
+            let stage = if self.total_at <= idle_at {
                 TimeoutStage::Total
             } else {
                 TimeoutStage::Idle
-            });
+            };
+            return Poll::Ready((stage, due));
         }
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        let is_awaited = self
+            .waiter
+            .as_ref()
+            .is_some_and(|it| it.will_wake(cx.waker()));
+        if is_awaited && now < timer.deadline() {
+            return Poll::Pending;
+        }
         while timer.as_mut().poll(cx).is_ready() {
             timer.as_mut().reset(due);
         }
+        self.waiter = Some(cx.waker().clone());
         Poll::Pending
     }
 }

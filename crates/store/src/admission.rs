@@ -1,14 +1,14 @@
-//! What admission of a message has to know, read in one round trip: the chat,
-//! the turn of the same request if there is one, the history that may enter
-//! the prompt, and the user's quota cells (QUOTA-44, TURN-10).
+//! What admission of a message has to know, read in one round trip: the user's
+//! quota cells, which stay locked, the chat, the turn of the same request if
+//! there is one, and the history that may enter the prompt (QUOTA-44, TURN-10).
 
 use minichat_core::{ChatId, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
 
 use crate::page::Key;
-use crate::quota::{QuotaCell, QuotaCells, cell_row};
+use crate::quota::{QuotaCell, QuotaCells, QuotaScope, cell_row};
 use crate::turns::{turn_columns, turn_row};
 use crate::tx::Query;
-use crate::value::{Row, params};
+use crate::value::{Param, Row, params};
 use crate::{Role, StoreError, Turn, Tx};
 
 /// Whose message, into which chat.
@@ -42,7 +42,7 @@ pub struct AdmissionFacts {
     /// An instant of the database's clock, above every timestamp of the chat:
     /// `started_at` of the new turn (TURN-6).
     pub now: Timestamp,
-    /// The user's cells on the date of the database's clock.
+    /// The user's cells of the date of `now`, both total rows among them.
     pub quota: QuotaCells,
 }
 
@@ -56,11 +56,44 @@ pub struct RecentMessage {
 }
 
 impl Tx {
-    /// Everything that admission reads. `None`: no such chat of this user
-    /// (PLAT-16).
+    /// Everything that admission reads, under the locks of the user's quota rows
+    /// (QUOTA-82): the first call of a reserve transaction. Until it ends, no
+    /// other transaction can open a turn of this user. `None`: no such chat of
+    /// this user (PLAT-16).
     pub async fn turn_admission_facts(
         &mut self,
         query: &AdmissionQuery,
+    ) -> Result<Option<AdmissionFacts>, StoreError> {
+        let (tenant_id, user_id) = (query.tenant_id, query.user_id);
+        let lock = self.dialect().quota_lock_today_sql();
+        let mut facts = self
+            .admission_read(query, lock, &params![tenant_id, user_id])
+            .await?;
+        // A missing row cannot be locked. What was read beside it may be out of
+        // date, so all of it is read again once the rows are there.
+        while let Some(found) = &facts {
+            let scope = QuotaScope {
+                tenant_id,
+                user_id,
+                day: found.now.date(),
+            };
+            if found.quota.has_totals(scope.day) {
+                break;
+            }
+            self.quota_ensure(scope)?;
+            let lock = self.dialect().quota_lock_sql();
+            facts = self.admission_read(query, lock, &scope.params()).await?;
+        }
+        Ok(facts)
+    }
+
+    /// The locks come first, so that the other statements see what they waited
+    /// for.
+    async fn admission_read(
+        &mut self,
+        query: &AdmissionQuery,
+        lock: &'static str,
+        scope: &[Param<'_>],
     ) -> Result<Option<AdmissionFacts>, StoreError> {
         let AdmissionQuery {
             tenant_id,
@@ -71,8 +104,13 @@ impl Tx {
         } = *query;
         // At least one row is read, because the newest one is the boundary.
         let window = recent_messages_limit.max(1);
-        let (heads, messages, cells) = self
+        let (cells, heads, messages) = self
             .query3(
+                Query {
+                    sql: lock,
+                    params: scope,
+                    map: cell_row,
+                },
                 Query {
                     sql: HEAD_SQL,
                     params: &params![tenant_id, user_id, chat_id, request_id],
@@ -82,11 +120,6 @@ impl Tx {
                     sql: RECENT_SQL,
                     params: &params![tenant_id, chat_id, request_id, window],
                     map: recent_row,
-                },
-                Query {
-                    sql: self.dialect().quota_today_sql(),
-                    params: &params![tenant_id, user_id],
-                    map: cell_row,
                 },
             )
             .await?;

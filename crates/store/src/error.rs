@@ -161,7 +161,7 @@ impl StoreError {
             | Self::RolledBack
             | Self::Pool(_)
             | Self::Io(_) => true,
-            Self::Postgres(error) => error.as_db_error().is_none(),
+            Self::Postgres(_) => self.is_unanswered(),
             Self::Sqlite(error) => matches!(
                 error.sqlite_error_code(),
                 Some(
@@ -174,6 +174,25 @@ impl StoreError {
             _ => false,
         }
     }
+
+    /// Whether the connection was lost, so that nobody knows whether a commit
+    /// took place.
+    pub fn is_unanswered(&self) -> bool {
+        match self {
+            Self::Postgres(error) => match error.as_db_error() {
+                Some(refusal) => is_outage(refusal.code()),
+                None => true,
+            },
+            _ => false,
+        }
+    }
+}
+
+/// Whether the server ends sessions or has no room for one: the classes of
+/// connections (08), resources (53), operators (57) and the system (58).
+fn is_outage(code: &SqlState) -> bool {
+    let class = code.code().get(..2);
+    class.is_some_and(|class| ["08", "53", "57", "58"].contains(&class))
 }
 
 impl From<rusqlite::Error> for StoreError {

@@ -182,6 +182,8 @@ fn message_row(row: &Row<'_>) -> Result<Message, StoreError> {
 }
 
 impl Role {
+    pub const ALL: [Self; 3] = [Self::User, Self::Assistant, Self::System];
+
     /// The value in `messages.role` and on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -193,9 +195,7 @@ impl Role {
 
     /// The role of that name.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::User, Self::Assistant, Self::System]
-            .into_iter()
-            .find(|role| role.as_str() == name)
+        Self::ALL.into_iter().find(|role| role.as_str() == name)
     }
 }
 
@@ -211,6 +211,8 @@ impl FromValue for Role {
 }
 
 impl Reaction {
+    pub const ALL: [Self; 2] = [Self::Like, Self::Dislike];
+
     /// The value in `message_reactions.reaction` and on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {

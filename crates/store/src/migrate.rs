@@ -9,7 +9,10 @@ use rusqlite::TransactionBehavior;
 use crate::StoreError;
 
 /// Version `n` is the n-th text.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_stop_requests.sql"),
+];
 
 /// The key of the advisory lock, `minichat` in ASCII.
 const LOCK_KEY: i64 = 0x6d69_6e69_6368_6174;
@@ -45,7 +48,7 @@ const TYPES: [(&str, &str, &str); 18] = [
     ("{strict}", "", " STRICT"),
 ];
 
-fn newest() -> i64 {
+pub(crate) fn newest() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 

@@ -77,8 +77,8 @@ pub struct SettlementFault {
 }
 
 impl Tx {
-    /// Ensures both total rows and locks all cells of `scope` (QUOTA-82): the
-    /// first call of a reserve transaction. One round trip.
+    /// Ensures both total rows and locks all cells of `scope` (QUOTA-82). One
+    /// round trip.
     pub async fn quota_lock(&mut self, scope: QuotaScope) -> Result<QuotaCells, StoreError> {
         self.quota_ensure(scope)?;
         let sql = self.dialect().quota_lock_sql();
@@ -204,8 +204,8 @@ impl Dialect {
         }
     }
 
-    /// The cells of a user on the UTC date of the database's clock.
-    pub(crate) const fn quota_today_sql(self) -> &'static str {
+    /// The same for the UTC date of the database's clock.
+    pub(crate) const fn quota_lock_today_sql(self) -> &'static str {
         match self {
             Self::Sqlite => cell_select!(
                 "strftime('%Y-%m-01', statement_timestamp() / 1000000, 'unixepoch')",
@@ -215,7 +215,7 @@ impl Dialect {
             Self::Postgres => cell_select!(
                 "CAST(date_trunc('month', statement_timestamp() AT TIME ZONE 'UTC') AS DATE)",
                 "CAST(statement_timestamp() AT TIME ZONE 'UTC' AS DATE)",
-                ""
+                "FOR UPDATE"
             ),
         }
     }
@@ -287,6 +287,15 @@ impl QuotaCells {
             cell.spent_credits_micro
                 .saturating_add(cell.reserved_credits_micro)
         })
+    }
+
+    /// Whether both total rows of `day` are among the cells.
+    pub(crate) fn has_totals(&self, day: Date) -> bool {
+        let has = |period, start| {
+            self.get(period, Bucket::Total)
+                .is_some_and(|cell| cell.period_start == start)
+        };
+        has(Period::Monthly, day.first_of_month()) && has(Period::Daily, day)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &QuotaCell> {

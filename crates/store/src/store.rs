@@ -15,6 +15,8 @@ use crate::{DatabaseSettings, StoreError, Tx};
 #[derive(Clone)]
 pub struct Store {
     backend: Backend,
+    #[cfg(feature = "testing")]
+    turnstile: Option<crate::testing::Turnstile>,
 }
 
 #[derive(Clone)]
@@ -45,7 +47,19 @@ impl Store {
                 Backend::Postgres(Postgres::open(*config, settings).await?)
             }
         };
-        Ok(Self { backend })
+        Ok(Self {
+            backend,
+            #[cfg(feature = "testing")]
+            turnstile: None,
+        })
+    }
+
+    /// The same database, every transaction of which waits at `turnstile`.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn behind(mut self, turnstile: crate::testing::Turnstile) -> Self {
+        self.turnstile = Some(turnstile);
+        self
     }
 
     /// Whether the database is one file that this process owns (D16).
@@ -76,15 +90,47 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
+        #[cfg(feature = "testing")]
+        if let Some(turnstile) = &self.turnstile {
+            let passage = turnstile.enter(crate::testing::Access::Write).await;
+            let answer = self.run_write(job).await;
+            passage.leave().await;
+            return answer;
+        }
+        self.run_write(job).await
+    }
+
+    /// Runs `job` for reading: against one snapshot on `SQLite`, statement by
+    /// statement on PostgreSQL. Statements that change anything are refused.
+    pub async fn read<T, E, F>(&self, job: F) -> Result<T, E>
+    where
+        F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        #[cfg(feature = "testing")]
+        if let Some(turnstile) = &self.turnstile {
+            let passage = turnstile.enter(crate::testing::Access::Read).await;
+            let answer = self.run_read(job).await;
+            passage.leave().await;
+            return answer;
+        }
+        self.run_read(job).await
+    }
+
+    async fn run_write<T, E, F>(&self, job: F) -> Result<T, E>
+    where
+        F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
         match &self.backend {
             Backend::Sqlite(sqlite) => sqlite.write(job).await,
             Backend::Postgres(postgres) => postgres.write(job).await,
         }
     }
 
-    /// Runs `job` for reading: against one snapshot on `SQLite`, statement by
-    /// statement on PostgreSQL. Statements that change anything are refused.
-    pub async fn read<T, E, F>(&self, job: F) -> Result<T, E>
+    async fn run_read<T, E, F>(&self, job: F) -> Result<T, E>
     where
         F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
         T: Send + 'static,

@@ -170,14 +170,22 @@ impl Tx {
     }
 
     /// Asks the process that runs `turn`, whichever it is, to stop it. Heard at
-    /// the commit. On `SQLite` there is no other process to ask.
+    /// the commit, or as soon as that process listens again. On `SQLite` there
+    /// is no other process to ask.
     pub fn turn_request_stop(&mut self, turn: TurnId) -> Result<(), StoreError> {
         match self.dialect() {
             Dialect::Sqlite => Ok(()),
-            Dialect::Postgres => self.execute_later(
-                "SELECT pg_notify('minichat_turn_stop', $1)",
-                params![turn.0.to_string().as_str()],
-            ),
+            Dialect::Postgres => {
+                self.execute_later(
+                    "UPDATE chat_turns SET stop_requested_at = statement_timestamp() \
+                     WHERE id = $1 AND state = 'running'",
+                    params![turn],
+                )?;
+                self.execute_later(
+                    "SELECT pg_notify('minichat_turn_stop', $1)",
+                    params![turn.0.to_string().as_str()],
+                )
+            }
         }
     }
 
@@ -187,13 +195,13 @@ impl Tx {
     /// or touch nothing else (QUOTA-56).
     ///
     /// The quota rows come first because a reserve of the same user holds them
-    /// while it waits for the chat's running turn to end.
+    /// while it waits for the chat's running turn to end. The reserve has made
+    /// them, so that they are missing only when somebody removed them.
     pub async fn turn_finish(
         &mut self,
         finish: &TurnFinish<'_>,
         scope: QuotaScope,
     ) -> Result<Option<FinishedTurn>, StoreError> {
-        self.quota_ensure(scope)?;
         let outcome = finish.outcome;
         let update = params![
             finish.tenant_id,
@@ -227,13 +235,42 @@ impl Tx {
                 },
             )
             .await?;
-        Ok(ended.first().map(|ended| FinishedTurn {
+        let Some(ended) = ended.into_iter().next() else {
+            return Ok(None);
+        };
+        let mut cells = QuotaCells::new(cells);
+        if !cells.has_totals(scope.day) {
+            cells = self.quota_lock(scope).await?;
+        }
+        Ok(Some(FinishedTurn {
             now: ended.now,
-            cells: QuotaCells::new(cells),
+            cells,
             reserve: ended.reserve,
             web_search_calls: ended.web_search_calls,
             code_interpreter_calls: ended.code_interpreter_calls,
         }))
+    }
+
+    /// Whether `turn` was ended as `state` at this very instant of the
+    /// database's clock: how a finalizer whose commit was not answered learns
+    /// that it was heard. No other one has the same instant, because each waits
+    /// for the locks of the one before.
+    pub async fn turn_ended_at(
+        &mut self,
+        tenant: TenantId,
+        turn: TurnId,
+        state: TurnState,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let found = self
+            .query_opt(
+                "SELECT 1 FROM chat_turns WHERE tenant_id = $1 AND id = $2 \
+                 AND state = $3 AND completed_at = $4",
+                &params![tenant, turn, state.as_str(), at],
+                |_| Ok(()),
+            )
+            .await?;
+        Ok(found.is_some())
     }
 
     /// Links the stored answer to its turn (TURN-33 step 4).

@@ -73,6 +73,7 @@ async fn connection(socket: TcpStream, peer: SocketAddr, app: Router, lifecycle:
         .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
     let result = tokio::select! {
+        biased;
         result = &mut connection => result,
         () = lifecycle.stopping.fired() => {
             connection.as_mut().graceful_shutdown();

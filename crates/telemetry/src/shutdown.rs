@@ -1,36 +1,58 @@
 //! How a process learns that it must end, and how its parts do.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Waker};
+
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// A switch that goes on once and for all, and that any task can wait for.
-#[derive(Clone, Debug)]
-pub struct Signal(watch::Sender<bool>);
+///
+/// Whoever waits beside other work asks again and again; that costs one load,
+/// because a waiter registers once.
+#[derive(Clone, Debug, Default)]
+pub struct Signal(Arc<Switch>);
 
-impl Default for Signal {
-    fn default() -> Self {
-        Self::new()
-    }
+#[derive(Debug, Default)]
+struct Switch {
+    is_on: AtomicBool,
+    went_on: Notify,
 }
 
 impl Signal {
     pub fn new() -> Self {
-        Self(watch::Sender::new(false))
+        Self::default()
     }
 
     /// Turns the switch on.
     pub fn fire(&self) {
-        self.0.send_replace(true);
+        self.0.is_on.store(true, Ordering::Release);
+        self.0.went_on.notify_waiters();
     }
 
     pub fn is_fired(&self) -> bool {
-        *self.0.borrow()
+        self.0.is_on.load(Ordering::Acquire)
     }
 
     /// Returns once the switch is on; at once if it already is.
     pub async fn fired(&self) {
-        // `self` holds the sender, so the wait cannot end without a value.
-        let _ = self.0.subscribe().wait_for(|fired| *fired).await;
+        // From here on it hears `fire`, also before it is polled.
+        let mut went_on = pin!(self.0.went_on.notified());
+        let mut waiter: Option<Waker> = None;
+        poll_fn(|cx| {
+            if self.is_fired() {
+                return Poll::Ready(());
+            }
+            if waiter.as_ref().is_some_and(|it| it.will_wake(cx.waker())) {
+                return Poll::Pending;
+            }
+            waiter = Some(cx.waker().clone());
+            went_on.as_mut().poll(cx)
+        })
+        .await;
     }
 }
 
@@ -101,6 +123,20 @@ mod tests {
             waiter.await.unwrap();
         }
     }
+    /// Provokes a switch that goes on while a waiter begins to wait.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_waiter_misses_the_moment() {
+        for _ in 0..2_000 {
+            let signal = Signal::new();
+            let waiting = tokio::spawn({
+                let signal = signal.clone();
+                async move { signal.fired().await }
+            });
+            signal.fire();
+            waiting.await.unwrap();
+        }
+    }
+
     /// K8S-50
     #[tokio::test]
     async fn both_signals_are_heard_one_after_the_other() {

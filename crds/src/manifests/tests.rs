@@ -239,7 +239,7 @@ fn examples_render_without_problem_or_warning() {
             texts: BTreeMap::from([(file.clone(), text)]),
             ..Files::default()
         };
-        let manifests = Manifests::parse(&one, RenderSettings { allow_http: true });
+        let manifests = Manifests::parse(&one, RenderSettings::LENIENT);
         assert_eq!(problems(&manifests), Vec::<String>::new());
         assert_eq!(manifests.tenants.len(), 1, "{file}");
         for tenant in manifests.tenants.values() {

@@ -1,9 +1,11 @@
 //! Field by field from the custom resource to the rendered document.
 
+use std::time::Duration;
+
 use minichat_config::tenant::document::{
     ApiParamsDocument, AuthDocument, ContextDocument, FeaturesDocument, GeneralConfigDocument,
-    ModelDocument, PreferenceDocument, ProviderDocument, SCHEMA, TenantDocument, TimeoutsDocument,
-    UserLimitsDocument,
+    IssuerDocument, ModelDocument, PreferenceDocument, ProviderDocument, SCHEMA, TenantDocument,
+    TimeoutsDocument, UserLimitsDocument,
 };
 use minichat_config::{Fault, Faults, ProviderKind};
 use minichat_core::TenantId;
@@ -27,6 +29,7 @@ pub(super) fn document(
         display_name,
         suspended,
         features: crd::Features { ai_chat },
+        auth: crd::TenantAuth { issuers },
         providers,
         models,
         kill_switches,
@@ -38,6 +41,7 @@ pub(super) fn document(
     let crd::KillSwitches {
         disable_premium_tier,
         force_standard_tier,
+        disable_web_search,
     } = kill_switches;
     let providers = providers
         .iter()
@@ -49,6 +53,11 @@ pub(super) fn document(
             )
         })
         .collect();
+    let issuers = issuers
+        .iter()
+        .enumerate()
+        .map(|(i, entry)| issuer(entry, &format!("spec.auth.issuers[{i}]"), settings, faults))
+        .collect();
     TenantDocument {
         schema: SCHEMA,
         tenant_id,
@@ -58,18 +67,52 @@ pub(super) fn document(
         display_name: display_name.clone(),
         suspended: *suspended,
         features: FeaturesDocument { ai_chat: *ai_chat },
+        issuers,
         max_output_tokens: *max_output_tokens,
         providers,
         model_catalog: models.iter().map(model).collect(),
         kill_switches: KillSwitches {
             disable_premium_tier: *disable_premium_tier,
             force_standard_tier: *force_standard_tier,
+            disable_web_search: *disable_web_search,
             ..KillSwitches::default()
         },
         context: ContextDocument {
             recent_messages_limit: *recent_messages_limit,
         },
         user_limits,
+    }
+}
+
+fn issuer(
+    issuer: &crd::Issuer,
+    path: &str,
+    settings: RenderSettings,
+    faults: &mut Faults,
+) -> IssuerDocument {
+    let crd::Issuer {
+        issuer,
+        audience,
+        jwks_uri,
+        tenant_claim,
+        user_claim,
+        scopes_claim,
+    } = issuer;
+    let plain = |url: &str| url.starts_with("http://") && !settings.allow_http;
+    for (key, url) in [("issuer", Some(issuer)), ("jwksUri", jwks_uri.as_ref())] {
+        faults.require(
+            !url.is_some_and(|url| plain(url)),
+            format!("{path}.{key}"),
+            "plain http is not allowed by this process; write https://, or set provider_http.allow_http",
+        );
+    }
+    IssuerDocument {
+        issuer: issuer.clone(),
+        audience: audience.clone(),
+        jwks_uri: jwks_uri.clone(),
+        tenant_claim: tenant_claim.clone(),
+        user_claim: user_claim.clone(),
+        scopes_claim: scopes_claim.clone(),
     }
 }
 
@@ -113,6 +156,9 @@ fn provider(
         idle_seconds,
         total_seconds,
     } = timeouts;
+    if let Some(message) = settings.refuse_idle(Duration::from_secs((*idle_seconds).into())) {
+        faults.add(format!("{path}.timeouts.idleSeconds"), message);
+    }
     ProviderDocument {
         kind: match kind {
             crd::ProviderKind::OpenAiResponses => ProviderKind::OpenAiResponses,
@@ -255,7 +301,8 @@ pub(super) fn in_words_of_the_manifest(faults: Faults) -> Faults {
     let renamed = faults.0.into_iter().map(|fault| Fault {
         path: format!("spec.{}", fault.path)
             .trim_end_matches('.')
-            .replace("model_catalog", "models"),
+            .replace("model_catalog", "models")
+            .replace("spec.issuers", "spec.auth.issuers"),
         message: fault.message,
     });
     Faults(renamed.collect())

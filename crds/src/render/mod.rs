@@ -9,6 +9,7 @@ mod warning;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use minichat_config::tenant::document::UserLimitsDocument;
 use minichat_config::{Credentials, Fault, Faults, Secret, TenantConfig};
@@ -19,11 +20,53 @@ use crate::chat_tenant::SecretKeyRef;
 use crate::{ChatQuota, ChatTenant};
 
 /// What one process or pool decides for all tenants.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct RenderSettings {
     /// Whether providers without TLS are allowed (`provider_http.allow_http`).
     pub allow_http: bool,
+    /// Age of the last progress from which a turn is taken for left behind
+    /// (`orphan_watchdog.timeout_secs`).
+    pub orphan_timeout: Duration,
 }
+
+impl RenderSettings {
+    /// The strictest: TLS only, and the default of the watchdog.
+    pub const STRICT: Self = Self {
+        allow_http: false,
+        orphan_timeout: Duration::from_mins(5),
+    };
+
+    /// What was valid once: for documents that are read for what is in them,
+    /// not to be served.
+    pub const LENIENT: Self = Self {
+        allow_http: true,
+        orphan_timeout: Duration::MAX,
+    };
+
+    /// Why a provider may not be silent for `idle`: a live process must have
+    /// given it up before its turn is taken for left behind (TURN-1).
+    pub(crate) fn refuse_idle(self, idle: Duration) -> Option<String> {
+        let timeout = self.orphan_timeout;
+        let longest = timeout.saturating_sub(PROGRESS_SLACK);
+        (idle > longest).then(|| {
+            format!(
+                "must be at most {}, 60 seconds below orphan_watchdog.timeout_secs, which is {}: \
+                 lower this, or raise that",
+                longest.as_secs(),
+                timeout.as_secs()
+            )
+        })
+    }
+}
+
+impl Default for RenderSettings {
+    fn default() -> Self {
+        Self::STRICT
+    }
+}
+
+/// How far the progress that is stored may lag behind (TURN-1).
+const PROGRESS_SLACK: Duration = Duration::from_mins(1);
 
 /// Secrets of the tenant's namespace: name, then key, then value.
 pub type Secrets = BTreeMap<String, BTreeMap<String, Secret>>;

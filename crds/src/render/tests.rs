@@ -8,7 +8,10 @@ use super::*;
 use crate::admit;
 use crate::cases::{quota, tenant, with};
 
-const ALLOW_HTTP: RenderSettings = RenderSettings { allow_http: true };
+const ALLOW_HTTP: RenderSettings = RenderSettings {
+    allow_http: true,
+    ..RenderSettings::STRICT
+};
 
 fn secrets() -> Secrets {
     let keys = BTreeMap::from([("key".to_owned(), Secret::new("sk-visible"))]);
@@ -61,7 +64,7 @@ fn every_field_reaches_the_configuration() {
                 "stop": ["END"], "reasoningEffort": "low", "extraBody": {"k": 1}},
             "preference": {"isDefault": true, "sortOrder": 4}
         }],
-        "killSwitches": {"disablePremiumTier": true, "forceStandardTier": true},
+        "killSwitches": {"disablePremiumTier": true, "forceStandardTier": true, "disableWebSearch": true},
         "streaming": {"maxOutputTokens": 50}, "context": {"recentMessagesLimit": 3}
     });
     let Rendered {
@@ -89,6 +92,7 @@ fn every_field_reaches_the_configuration() {
         (50, 3)
     );
     assert!(config.kill_switches.disable_premium_tier && config.kill_switches.force_standard_tier);
+    assert!(config.kill_switches.disable_web_search);
     let provider = &config.providers["p"];
     assert_eq!(
         (provider.scheme, provider.authority().as_str()),
@@ -230,6 +234,32 @@ fn plain_http_needs_permission() {
     let tenant = admit::chat_tenant(&tenant, None).unwrap();
     let faults = render(&tenant, &[], &secrets(), RenderSettings::default()).unwrap_err();
     assert_eq!(faults.0[0].path, "spec.providers[0].baseUrl");
+}
+
+/// TURN-1: a live process gives a silent provider up before its turn is taken
+/// for left behind.
+#[test]
+fn a_provider_may_not_be_silent_for_as_long_as_the_watchdog_waits() {
+    let settings = |seconds| RenderSettings {
+        allow_http: true,
+        orphan_timeout: Duration::from_secs(seconds),
+    };
+    let idle = |seconds: u32| {
+        let timeouts = json!({"firstByteSeconds": 1, "idleSeconds": seconds});
+        let tenant = with(tenant(), "/spec/providers/0/timeouts", timeouts);
+        admit::chat_tenant(&tenant, None).unwrap()
+    };
+    let check = |seconds, timeout| render(&idle(seconds), &[], &secrets(), settings(timeout));
+    assert!(check(30, 90).is_ok() && check(240, 300).is_ok());
+    let faults = check(31, 90).unwrap_err();
+    assert_eq!(faults.0[0].path, "spec.providers[0].timeouts.idleSeconds");
+    let message = &faults.0[0].message;
+    assert!(
+        message.starts_with(
+            "must be at most 30, 60 seconds below orphan_watchdog.timeout_secs, which is 90:"
+        ),
+        "{message}"
+    );
 }
 
 /// D19

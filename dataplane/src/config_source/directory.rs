@@ -24,9 +24,8 @@ const SEPARATOR: char = '/';
 
 /// Reads the rendered tenants of a directory.
 pub(super) struct DirectoryReader {
-    settings: RenderSettings,
+    places_of: Places,
     intake: Intake,
-    revisions: Revisions,
     /// Tenants by the folder or file that held them: what is broken now still
     /// belongs to somebody.
     places: BTreeMap<String, TenantId>,
@@ -35,12 +34,29 @@ pub(super) struct DirectoryReader {
 impl DirectoryReader {
     pub(super) fn new(settings: RenderSettings, intake: Intake) -> Self {
         Self {
-            settings,
+            places_of: Places::new(settings),
             intake,
-            revisions: Revisions::new(),
             places: BTreeMap::new(),
         }
     }
+}
+
+/// The tenant or the error of every place of `directory`, without serving any.
+pub(super) fn examine(
+    directory: &Path,
+    settings: RenderSettings,
+) -> io::Result<Vec<(String, Result<TenantId, String>)>> {
+    let files = DirectoryReader::read(directory)?;
+    let found = Places::new(settings).found(&files).into_iter();
+    let places = found.map(|(place, found)| {
+        let tenant = match found.delivery {
+            Delivery::Rendered(tenant) => Ok(tenant.config.tenant_id),
+            Delivery::Refused { error, .. } => Err(error),
+            Delivery::Gone => Err("holds nothing".to_owned()),
+        };
+        (place, tenant)
+    });
+    Ok(places.collect())
 }
 
 impl Reader for DirectoryReader {
@@ -78,7 +94,7 @@ impl Reader for DirectoryReader {
             .map(|id| (id, Delivery::Gone))
             .collect();
         let mut places = BTreeMap::new();
-        for (place, found) in self.found(&files) {
+        for (place, found) in self.places_of.found(&files) {
             let known = found.tenant.or_else(|| self.places.get(&place).copied());
             let Some(id) = known.or_else(|| rendered_secret::tenant_of(&place)) else {
                 tracing::warn!(place, error = found.error(), "no tenant can be read here");
@@ -133,7 +149,20 @@ impl Found {
     }
 }
 
-impl DirectoryReader {
+/// Reads what stands in the places of a directory.
+struct Places {
+    settings: RenderSettings,
+    revisions: Revisions,
+}
+
+impl Places {
+    fn new(settings: RenderSettings) -> Self {
+        Self {
+            settings,
+            revisions: Revisions::new(),
+        }
+    }
+
     fn found(&self, files: &Files) -> BTreeMap<String, Found> {
         let mut found = BTreeMap::new();
         for name in files.texts.keys().chain(files.unreadable.keys()) {

@@ -13,6 +13,7 @@ use super::TenantRuntime;
 
 pub(super) const A: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01";
 pub(super) const B: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a02";
+pub(super) const C: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a03";
 
 /// A tenant with its quota and Secret, in one text.
 pub(super) fn tenant(id: &str, daily: u32, key: &str) -> String {
@@ -43,18 +44,42 @@ stringData: {{k: {key}}}
     )
 }
 
+/// The same with issuers, each `<issuer>` or `<issuer> <tenant claim>`.
+pub(super) fn opened_by(id: &str, issuers: &[&str]) -> String {
+    let issuers: Vec<_> = issuers
+        .iter()
+        .map(|issuer| match issuer.split_once(' ') {
+            Some((issuer, claim)) => {
+                format!("{{issuer: \"{issuer}\", audience: minichat, tenantClaim: {claim}}}")
+            }
+            None => format!("{{issuer: \"{issuer}\", audience: minichat}}"),
+        })
+        .collect();
+    let auth = format!("spec:\n  auth: {{issuers: [{}]}}\n", issuers.join(", "));
+    tenant(id, 7, "key").replacen("spec:\n", &auth, 1)
+}
+
 /// The same as the operator renders it, as `version`.
 pub(super) fn rendered(id: &str, version: u64, daily: u32, key: &str) -> RenderedTenant {
+    let revision = format!("{version}-{daily}{key}");
+    rendered_from(tenant(id, daily, key), id, version, revision)
+}
+
+/// `text` as the operator renders it.
+pub(super) fn rendered_from(
+    text: String,
+    id: &str,
+    version: u64,
+    revision: String,
+) -> RenderedTenant {
     let mut files = Files::default();
-    files
-        .texts
-        .insert("a.yaml".to_owned(), tenant(id, daily, key));
+    files.texts.insert("a.yaml".to_owned(), text);
     let mut manifests = Manifests::parse(&files, RenderSettings::default());
     let manifest = manifests.tenants.remove(&self::id(id)).unwrap();
     RenderedTenant {
         config: manifest.rendered.config.numbered(version),
         credentials: manifest.rendered.credentials,
-        revision: format!("{version}-{daily}{key}"),
+        revision,
     }
 }
 

@@ -8,7 +8,8 @@ use minichat_core::TenantId;
 use minichat_crds::Revisions;
 use minichat_crds::manifests::{Concern, Files, Manifests, Problem, TenantManifest};
 
-use super::registry::Registry;
+use super::issuers;
+use super::registry::{Registry, Rejected};
 use super::{StoredPolicyVersions, TenantRuntime};
 
 /// Everything the loads of one process share.
@@ -75,6 +76,7 @@ impl Loader {
                 }
             }
         }
+        self.refuse_foreign_issuers(&mut served, files);
         let complete = self.serve(served, files).await;
         self.registry.publish();
         complete
@@ -103,6 +105,30 @@ impl Loader {
         }
     }
 
+    /// No issuer opens two tenants by accident.
+    fn refuse_foreign_issuers(
+        &mut self,
+        served: &mut Vec<(TenantId, TenantManifest)>,
+        files: &Files,
+    ) {
+        let offered: Vec<_> = served
+            .iter()
+            .map(|(_, manifest)| &manifest.rendered.config)
+            .collect();
+        let refused = issuers::refused(&offered, &self.registry.all_running());
+        served.retain(|(id, manifest)| {
+            let Some(error) = refused.get(id) else {
+                return true;
+            };
+            let refusal = Refusal {
+                error: error.clone(),
+                files: manifest.files.clone(),
+            };
+            self.reject(*id, refusal, files);
+            false
+        });
+    }
+
     fn reject(&mut self, id: TenantId, refusal: Refusal, files: &Files) {
         let Refusal {
             error,
@@ -110,7 +136,12 @@ impl Loader {
         } = refusal;
         let texts = names.iter().filter_map(|name| files.texts.get(name));
         let revision = self.revisions.of_refused(texts.map(String::as_str));
-        self.registry.reject(id, revision, error);
+        let rejected = Rejected {
+            revision,
+            error,
+            stored_version: None,
+        };
+        self.registry.reject(id, rejected);
     }
 
     /// Numbers what is new, all tenants at once so that they share commits.

@@ -5,7 +5,9 @@
 //! * `kubernetes`: the rendered Secrets of a pool, watched in the cluster.
 
 mod directory;
+mod examine;
 mod folder;
+mod issuers;
 mod kubernetes;
 mod loader;
 mod manifests;
@@ -17,12 +19,16 @@ mod status;
 mod tenants;
 
 #[cfg(test)]
+mod directory_tests;
+#[cfg(test)]
 mod fixtures;
 #[cfg(test)]
 mod rendered_tests;
 #[cfg(test)]
 mod tests;
 
+pub use examine::{Examined, examine};
+pub use issuers::{Listing, SharedIssuer};
 pub use policy_versions::StoredPolicyVersions;
 pub use source::ConfigSource;
 pub use status::{Configz, Entry, State, Status};

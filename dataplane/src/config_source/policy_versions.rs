@@ -2,6 +2,7 @@
 //! (QUOTA-28), and the snapshots that turns are priced by (QUOTA-30).
 
 use minichat_config::TenantConfig;
+use minichat_core::TenantId;
 use minichat_store::{BoxFuture, PolicySnapshot, Store, StoreError};
 
 /// Numbers policies by what the database holds, and stores each before any
@@ -53,6 +54,15 @@ impl StoredPolicyVersions {
                 Box::pin(async move { tx.policy_snapshot_store(tenant, &snapshot).await })
             })
             .await
+    }
+
+    /// The highest version that `tenant` ever had.
+    pub async fn newest(&self, tenant: TenantId) -> Result<Option<u64>, StoreError> {
+        let stored = self
+            .store
+            .read(move |tx| Box::pin(async move { tx.policy_snapshot_newest(tenant).await }))
+            .await?;
+        Ok(stored.map(|stored| stored.policy_version))
     }
 }
 

@@ -25,9 +25,11 @@ struct TenantState {
 
 /// A configuration that was refused.
 #[derive(Clone, PartialEq, Eq)]
-struct Rejected {
-    revision: String,
-    error: String,
+pub(super) struct Rejected {
+    pub(super) revision: String,
+    pub(super) error: String,
+    /// The version that the next one must exceed, if that was the reason.
+    pub(super) stored_version: Option<u64>,
 }
 
 impl Registry {
@@ -48,6 +50,13 @@ impl Registry {
         self.states.get(&id)?.running.as_ref()
     }
 
+    pub(super) fn all_running(&self) -> HashMap<TenantId, Arc<TenantRuntime>> {
+        self.states
+            .iter()
+            .filter_map(|(id, state)| Some((*id, Arc::clone(state.running.as_ref()?))))
+            .collect()
+    }
+
     /// Takes over what is valid. `false` when the same runs already.
     pub(super) fn run(&mut self, id: TenantId, runtime: TenantRuntime) -> bool {
         let state = self.states.entry(id).or_default();
@@ -64,9 +73,8 @@ impl Registry {
         true
     }
 
-    /// Refuses `revision`; what runs goes on.
-    pub(super) fn reject(&mut self, id: TenantId, revision: String, error: String) {
-        let rejected = Rejected { revision, error };
+    /// Refuses a configuration; what runs goes on.
+    pub(super) fn reject(&mut self, id: TenantId, rejected: Rejected) {
         let state = self.states.entry(id).or_default();
         if state.rejected.as_ref() != Some(&rejected) {
             let running = state
@@ -88,12 +96,7 @@ impl Registry {
     /// Makes all changes visible at once. Requests that pinned an older
     /// configuration keep it.
     pub(super) fn publish(&self) {
-        let running: HashMap<_, _> = self
-            .states
-            .iter()
-            .filter_map(|(id, state)| Some((*id, Arc::clone(state.running.as_ref()?))))
-            .collect();
-        self.tenants.replace(running);
+        self.tenants.replace(self.all_running());
         self.status.publish(
             self.states
                 .iter()
@@ -117,5 +120,6 @@ fn entry(tenant_id: TenantId, state: &TenantState) -> Entry {
         suspended: running.is_some_and(|running| running.config.suspended),
         rejected_revision: rejected.map(|rejected| rejected.revision.clone()),
         error: rejected.map(|rejected| rejected.error.clone()),
+        stored_version: rejected.and_then(|rejected| rejected.stored_version),
     }
 }

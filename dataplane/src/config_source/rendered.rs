@@ -8,7 +8,8 @@ use minichat_core::TenantId;
 use minichat_crds::RenderedTenant;
 use minichat_store::StoreError;
 
-use super::registry::Registry;
+use super::issuers;
+use super::registry::{Registry, Rejected};
 use super::{StoredPolicyVersions, TenantRuntime};
 
 /// What the source says about one tenant now.
@@ -29,6 +30,8 @@ pub(super) struct Intake {
     pub(super) registry: Registry,
     /// Valid ones that the database has not taken yet.
     unstored: BTreeMap<TenantId, Box<RenderedTenant>>,
+    /// Valid ones that list an issuer of another tenant; it may give it up.
+    contested: BTreeMap<TenantId, Box<RenderedTenant>>,
 }
 
 impl Intake {
@@ -37,6 +40,7 @@ impl Intake {
             versions,
             registry: Registry::default(),
             unstored: BTreeMap::new(),
+            contested: BTreeMap::new(),
         }
     }
 
@@ -46,13 +50,21 @@ impl Intake {
         let mut rendered = Vec::new();
         for (id, delivery) in deliveries {
             self.unstored.remove(&id);
+            self.contested.remove(&id);
             match delivery {
                 Delivery::Rendered(tenant) => rendered.push((id, tenant)),
-                Delivery::Refused { revision, error } => self.registry.reject(id, revision, error),
+                Delivery::Refused { revision, error } => {
+                    let rejected = Rejected {
+                        revision,
+                        error,
+                        stored_version: None,
+                    };
+                    self.registry.reject(id, rejected);
+                }
                 Delivery::Gone => self.registry.remove(id),
             }
         }
-        self.store(rendered).await;
+        self.offer(rendered).await;
         self.registry.publish();
     }
 
@@ -64,8 +76,31 @@ impl Intake {
     /// Offers the database what it did not take.
     pub(super) async fn retry(&mut self) {
         let waiting = std::mem::take(&mut self.unstored).into_iter().collect();
-        self.store(waiting).await;
+        self.offer(waiting).await;
         self.registry.publish();
+    }
+
+    /// Takes over what no other tenant's issuers forbid: no issuer opens two
+    /// tenants by accident. What they forbade before is looked at anew.
+    async fn offer(&mut self, mut rendered: Vec<(TenantId, Box<RenderedTenant>)>) {
+        rendered.extend(std::mem::take(&mut self.contested));
+        let offered: Vec<_> = rendered.iter().map(|(_, tenant)| &tenant.config).collect();
+        let mut refused = issuers::refused(&offered, &self.registry.all_running());
+        let mut free = Vec::with_capacity(rendered.len());
+        for (id, tenant) in rendered {
+            if let Some(error) = refused.remove(&id) {
+                let rejected = Rejected {
+                    revision: tenant.revision.clone(),
+                    error,
+                    stored_version: None,
+                };
+                self.registry.reject(id, rejected);
+                self.contested.insert(id, tenant);
+            } else {
+                free.push((id, tenant));
+            }
+        }
+        self.store(free).await;
     }
 
     /// Stores each policy before a turn can be priced by it (QUOTA-30), all
@@ -83,8 +118,12 @@ impl Intake {
             match refused {
                 None => self.run(id, *tenant),
                 Some(refused) => {
-                    let error = refused.to_string();
-                    self.registry.reject(id, tenant.revision.clone(), error);
+                    let rejected = Rejected {
+                        revision: tenant.revision.clone(),
+                        error: refused.to_string(),
+                        stored_version: refused.stored_version(),
+                    };
+                    self.registry.reject(id, rejected);
                     if refused.is_temporary() {
                         self.unstored.insert(id, tenant);
                     }
@@ -109,9 +148,9 @@ enum Refused {
     )]
     Lower { delivered: u64, running: u64 },
     #[error(
-        "policy version {0} is stored with other content; a changed policy needs a higher version"
+        "policy version {delivered} is stored with other content, and {newest} is the newest one; a changed policy needs a higher version"
     )]
-    OtherContent(u64),
+    OtherContent { delivered: u64, newest: u64 },
     #[error("the policy cannot be stored: {0}; it is tried again")]
     Database(StoreError),
 }
@@ -119,6 +158,15 @@ enum Refused {
 impl Refused {
     fn is_temporary(&self) -> bool {
         matches!(self, Self::Database(_))
+    }
+
+    /// What the number of the next delivery must exceed, if numbers are at fault.
+    fn stored_version(&self) -> Option<u64> {
+        match self {
+            Self::Lower { running, .. } => Some(*running),
+            Self::OtherContent { newest, .. } => Some(*newest),
+            Self::Database(_) => None,
+        }
     }
 }
 
@@ -142,7 +190,14 @@ async fn admit(
     }
     match versions.store(&tenant.config, delivered).await {
         Ok(()) => Ok(()),
-        Err(StoreError::PolicyHashMismatch { version }) => Err(Refused::OtherContent(version)),
+        Err(StoreError::PolicyHashMismatch { .. }) => Err(Refused::OtherContent {
+            delivered,
+            newest: versions
+                .newest(tenant.config.tenant_id)
+                .await
+                .map_err(Refused::Database)?
+                .map_or(delivered, |newest| newest.max(delivered)),
+        }),
         Err(error) => Err(Refused::Database(error)),
     }
 }

@@ -7,7 +7,7 @@ use minichat_core::TenantId;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::fixtures::{A, B, daily, id, rendered, store};
+use super::fixtures::{A, B, C, daily, id, opened_by, rendered, rendered_from, store};
 use super::rendered::{Delivery, Intake};
 use super::{StoredPolicyVersions, TenantRuntime};
 
@@ -46,6 +46,12 @@ impl Scene {
 
 fn delivered(tenant: &str, version: u64, daily: u32, key: &str) -> (TenantId, Delivery) {
     let rendered = rendered(tenant, version, daily, key);
+    (id(tenant), Delivery::Rendered(Box::new(rendered)))
+}
+
+fn opened(tenant: &str, version: u64, issuers: &[&str]) -> (TenantId, Delivery) {
+    let text = opened_by(tenant, issuers);
+    let rendered = rendered_from(text, tenant, version, format!("{version}-issuers"));
     (id(tenant), Delivery::Rendered(Box::new(rendered)))
 }
 
@@ -124,9 +130,30 @@ async fn a_version_never_goes_down_nor_changes_what_it_means() {
             shown["error"].as_str().unwrap().starts_with(expected),
             "{shown}"
         );
+        assert_eq!(shown["stored_version"], 5, "what the next must exceed");
         assert!(!scene.intake.is_incomplete(), "it is not tried again");
     }
     assert_eq!(daily(&scene.running(A).unwrap()), 7);
+}
+
+/// QUOTA-29: a tenant that was deleted and made again begins with one anew,
+/// while the database knows what one meant.
+#[tokio::test]
+async fn a_tenant_that_comes_back_is_told_which_numbers_are_taken() {
+    let mut scene = Scene::start().await;
+    for (version, limit) in [(1, 11), (2, 12), (3, 13), (4, 14)] {
+        scene.take([delivered(A, version, limit, "key")]).await;
+    }
+    scene.take([(id(A), Delivery::Gone)]).await;
+    scene.take([delivered(A, 1, 99, "key")]).await;
+    let shown = scene.configz(A);
+    assert_eq!(
+        (&shown["revision"], &shown["stored_version"]),
+        (&Value::Null, &4.into())
+    );
+    scene.take([delivered(A, 5, 99, "key")]).await;
+    assert_eq!(daily(&scene.running(A).unwrap()), 99);
+    assert_eq!(scene.configz(A)["stored_version"], Value::Null);
 }
 
 #[tokio::test]
@@ -139,4 +166,65 @@ async fn a_tenant_that_is_gone_is_neither_served_nor_shown() {
     assert!(scene.running(A).is_none());
     assert_eq!(scene.configz(A), Value::Null);
     assert!(scene.running(B).is_some());
+}
+
+/// K8S, section 2, `auth.issuers`: what runs comes before what is new, whichever
+/// is delivered first.
+#[tokio::test]
+async fn an_issuer_of_another_tenant_is_refused_until_that_one_gives_it_up() {
+    let mut scene = Scene::start().await;
+    scene.take([opened(B, 1, &["https://login"])]).await;
+    scene.take([opened(A, 1, &["https://login"])]).await;
+    assert!(scene.running(A).is_none());
+    let shown = scene.configz(A);
+    let error = shown["error"].as_str().unwrap();
+    assert!(
+        error.starts_with("spec.auth.issuers[0].issuer: ") && error.contains(B),
+        "{error}"
+    );
+    assert_eq!(scene.configz(B)["state"], "active");
+    assert!(!scene.intake.is_incomplete());
+
+    scene.take([delivered(B, 2, 7, "key")]).await;
+    assert_eq!(scene.running(A).unwrap().config.issuers.len(), 1);
+    assert_eq!(scene.configz(A)["state"], "active");
+}
+
+/// K8S, section 2, `auth.issuers`
+#[tokio::test]
+async fn an_issuer_is_shared_only_by_tenants_that_all_name_a_claim() {
+    for (a, b, runs) in [
+        ("https://login tenant", "https://login org", true),
+        ("https://login tenant", "https://login", false),
+        ("https://login", "https://login tenant", false),
+        ("https://login", "https://login/b", true),
+    ] {
+        let mut scene = Scene::start().await;
+        scene.take([opened(A, 1, &[a]), opened(B, 1, &[b])]).await;
+        assert!(scene.running(A).is_some(), "{a}, {b}");
+        assert_eq!(scene.running(B).is_some(), runs, "{a}, {b}");
+    }
+}
+
+/// K8S, section 2, `auth.issuers`: what is refused keeps the issuers that run.
+#[tokio::test]
+async fn a_tenant_that_wants_another_ones_issuer_keeps_its_own() {
+    let mut scene = Scene::start().await;
+    scene
+        .take([
+            opened(A, 1, &["https://login/a"]),
+            opened(B, 1, &["https://login/b"]),
+        ])
+        .await;
+    scene.take([opened(A, 2, &["https://login/b"])]).await;
+    let running = scene.running(A).unwrap();
+    assert_eq!(running.config.issuers[0].issuer, "https://login/a");
+    assert_eq!(scene.configz(A)["state"], "rejected");
+    // Nobody else gets what is kept.
+    scene.take([opened(C, 1, &["https://login/a"])]).await;
+    assert!(scene.running(C).is_none());
+    scene.take([opened(B, 2, &["https://login/c"])]).await;
+    let running = scene.running(A).unwrap();
+    assert_eq!(running.config.issuers[0].issuer, "https://login/b");
+    assert!(scene.running(C).is_some());
 }

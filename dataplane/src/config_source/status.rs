@@ -31,6 +31,10 @@ pub struct Entry {
     /// Every problem of the refused one, separated by `; `.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The newest policy version in the database, when the refused one would
+    /// have to be higher.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored_version: Option<u64>,
 }
 
 /// Whether the newest configuration runs.

@@ -7,6 +7,8 @@ use arc_swap::ArcSwap;
 use minichat_config::{Credentials, TenantConfig};
 use minichat_core::TenantId;
 
+use super::issuers::{self, Listing};
+
 /// One tenant as it runs: its configuration and what its providers need to be
 /// told. A request pins the [`Arc`] it began with (K8S-22).
 #[derive(Debug)]
@@ -48,26 +50,39 @@ impl TenantRuntime {
 /// The registry: read by every request, swapped as a whole by the source.
 #[derive(Debug, Default)]
 pub struct Tenants {
-    current: ArcSwap<HashMap<TenantId, Arc<TenantRuntime>>>,
+    current: ArcSwap<Registry>,
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    tenants: HashMap<TenantId, Arc<TenantRuntime>>,
+    issuers: HashMap<String, Listing>,
 }
 
 impl Tenants {
     /// The tenant's present configuration; `None` when it is not served here.
     pub fn get(&self, tenant: TenantId) -> Option<Arc<TenantRuntime>> {
-        self.current.load().get(&tenant).cloned()
+        self.current.load().tenants.get(&tenant).cloned()
     }
 
     /// The first tenant in the order of the ids: the default of mode `dev`.
     pub fn first(&self) -> Option<Arc<TenantRuntime>> {
         let current = self.current.load();
-        let id = current.keys().min()?;
-        current.get(id).cloned()
+        let id = current.tenants.keys().min()?;
+        current.tenants.get(id).cloned()
+    }
+
+    /// Which tenants list the issuer called `name`.
+    pub fn listing(&self, name: &str) -> Listing {
+        let current = self.current.load();
+        current.issuers.get(name).cloned().unwrap_or_default()
     }
 
     /// Every tenant, in no order.
     pub fn all(&self) -> Vec<(TenantId, Arc<TenantRuntime>)> {
         let current = self.current.load();
         current
+            .tenants
             .iter()
             .map(|(id, runtime)| (*id, Arc::clone(runtime)))
             .collect()
@@ -75,6 +90,7 @@ impl Tenants {
 
     /// Replaces all tenants at once.
     pub fn replace(&self, tenants: HashMap<TenantId, Arc<TenantRuntime>>) {
-        self.current.store(Arc::new(tenants));
+        let issuers = issuers::index(&tenants);
+        self.current.store(Arc::new(Registry { tenants, issuers }));
     }
 }

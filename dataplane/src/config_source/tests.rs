@@ -12,7 +12,7 @@ use minichat_store::{DatabaseSettings, Store};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::fixtures::{A, B, daily, tenant};
+use super::fixtures::{A, B, daily, opened_by, tenant};
 use super::{ConfigSource, StoredPolicyVersions, TenantRuntime};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -240,6 +240,22 @@ async fn a_deleted_tenant_disappears_and_a_new_one_appears() {
         .await;
     assert_eq!(scene.configz(A), Value::Null);
     assert!(scene.running(B).is_some());
+}
+
+/// K8S, section 2, `auth.issuers`
+#[tokio::test]
+async fn an_issuer_of_a_running_tenant_is_refused_in_another_ones_manifest() {
+    let scene = Scene::start(&[("b.yaml", opened_by(B, &["https://login"]))]).await;
+    scene.write("a.yaml", &opened_by(A, &["https://login"]));
+    let error = scene.rejected(A).await["error"].to_string();
+    assert!(
+        error.contains("spec.auth.issuers[0].issuer: ") && error.contains(B),
+        "{error}"
+    );
+    scene.write("b.yaml", &tenant(B, 7, "key"));
+    scene
+        .until("given up", |scene| scene.running(A).is_some())
+        .await;
 }
 
 #[tokio::test]

@@ -1,5 +1,9 @@
 //! Who is calling (API-10, API-11): the only place where tenant and user ids
-//! come from. The process's configuration fixes the mode (PLAT-130).
+//! come from. The process's configuration fixes the mode (PLAT-130); a tenant
+//! with issuers of its own is opened by their tokens alone, in every mode.
+
+mod bearer;
+mod issuer_keys;
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -7,10 +11,15 @@ use std::str::FromStr;
 use http::{HeaderMap, HeaderName};
 use minichat_config::process::types::SharedSecret;
 use minichat_config::process::{Auth, Dev, IpNetwork, TrustedHeaders};
-use minichat_core::{ErrorCode, TenantId, UserId};
+use minichat_core::{ErrorCode, TenantId, Timestamp, UserId};
+use minichat_identity::Token;
+use minichat_provider::ProviderClient;
 use sha2::{Digest, Sha256};
 
+use self::bearer::Bearer;
+
 use crate::caller::{RequesterType, Scopes};
+use crate::config_source::{Listing, Tenants};
 use crate::problem::Problem;
 
 const X_TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
@@ -27,10 +36,18 @@ pub(super) struct Identity {
 }
 
 /// Decides identities in the configured mode.
-pub(super) enum Authenticator {
-    /// One fixed user (PLAT-134).
+pub(super) struct Authenticator {
+    mode: Mode,
+    bearer: Bearer,
+}
+
+/// What a request without a believed token is.
+enum Mode {
+    /// Nobody's.
+    Oidc,
+    /// That of one fixed user (PLAT-134).
     Dev(Dev),
-    /// Headers of a trusted proxy (PLAT-133).
+    /// That of whom a trusted proxy names (PLAT-133).
     TrustedHeaders {
         peers: Vec<IpNetwork>,
         secret: Option<SecretHeader>,
@@ -38,31 +55,93 @@ pub(super) enum Authenticator {
 }
 
 impl Authenticator {
-    pub(super) fn new(auth: &Auth) -> Self {
-        match auth {
-            Auth::Dev(dev) => Self::Dev(*dev),
+    /// `client` fetches the keys of issuers, over plain HTTP if `allow_http`.
+    pub(super) fn new(auth: &Auth, client: ProviderClient, allow_http: bool) -> Self {
+        let mut process_issuer = None;
+        let mode = match auth {
+            Auth::Oidc(issuer) => {
+                process_issuer.clone_from(issuer);
+                Mode::Oidc
+            }
+            Auth::Dev(dev) => Mode::Dev(*dev),
             Auth::TrustedHeaders(TrustedHeaders {
                 trusted_peers,
                 shared_secret,
-            }) => Self::TrustedHeaders {
+            }) => Mode::TrustedHeaders {
                 peers: trusted_peers.clone(),
                 // A name that is no header name never arrives: nobody is
                 // believed by it.
                 secret: shared_secret.as_ref().and_then(SecretHeader::new),
             },
+        };
+        Self {
+            mode,
+            bearer: Bearer::new(process_issuer, client, allow_http),
         }
     }
 
-    /// The identity of a request from `peer`, or 401. `first_tenant` is whom
-    /// mode `dev` serves when its configuration names nobody.
-    pub(super) fn identify(
+    /// The identity of a request from `peer` that came at `now`, or 401; 503
+    /// when nobody can say whether its token is genuine.
+    pub(super) async fn identify(
         &self,
         headers: &HeaderMap,
         peer: Option<IpAddr>,
-        first_tenant: impl FnOnce() -> Option<TenantId>,
+        tenants: &Tenants,
+        now: Timestamp,
+    ) -> Result<Identity, Problem> {
+        if let Some(token) = self.token(headers, tenants)? {
+            return self.bearer.identify(&token, tenants, now).await;
+        }
+        let identity = self.mode.identify(headers, peer, tenants)?;
+        let needs_token = tenants
+            .get(identity.tenant_id)
+            .is_some_and(|tenant| !tenant.config.issuers.is_empty());
+        if needs_token {
+            return Err(unauthenticated(
+                "This tenant is opened by tokens of its own issuers only.",
+            ));
+        }
+        Ok(identity)
+    }
+
+    /// The token that decides. Outside mode `oidc` it is one of an issuer that
+    /// some tenant lists: others are of no concern here, a proxy may have left
+    /// them in.
+    fn token<'h>(
+        &self,
+        headers: &'h HeaderMap,
+        tenants: &Tenants,
+    ) -> Result<Option<Token<'h>>, Problem> {
+        let is_required = matches!(self.mode, Mode::Oidc);
+        let Some(text) = bearer::token(headers) else {
+            return if is_required {
+                Err(unauthenticated("A bearer token is needed."))
+            } else {
+                Ok(None)
+            };
+        };
+        let is_listed = |token: &Token<'_>| {
+            let name = token.unverified().issuer();
+            name.is_ok_and(|name| !matches!(tenants.listing(name), Listing::Nobody))
+        };
+        match Token::parse(text) {
+            Ok(token) if is_required || is_listed(&token) => Ok(Some(token)),
+            Err(rejection) if is_required => Err(bearer::rejected(rejection)),
+            Ok(_) | Err(_) => Ok(None),
+        }
+    }
+}
+
+impl Mode {
+    fn identify(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+        tenants: &Tenants,
     ) -> Result<Identity, Problem> {
         match self {
-            Self::Dev(dev) => dev_identity(*dev, first_tenant),
+            Self::Oidc => Err(unauthenticated("A bearer token is needed.")),
+            Self::Dev(dev) => dev_identity(*dev, || Some(tenants.first()?.config.tenant_id)),
             Self::TrustedHeaders { peers, secret } => {
                 let believed = peer.is_some_and(|peer| peers.iter().any(|n| n.contains(peer)))
                     || secret.as_ref().is_some_and(|secret| secret.is_in(headers));

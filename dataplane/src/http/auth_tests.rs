@@ -1,13 +1,19 @@
 use http::HeaderValue;
 use minichat_config::Secret;
+use minichat_provider::ClientSettings;
 
 use super::*;
 
 const TENANT: &str = "11111111-1111-4111-8111-111111111111";
 const USER: &str = "22222222-2222-4222-8222-222222222222";
 
+fn authenticator(auth: &Auth) -> Authenticator {
+    let client = ProviderClient::new(&ClientSettings::default());
+    Authenticator::new(auth, client, false)
+}
+
 fn trusted(peers: &[&str], secret: Option<&str>) -> Authenticator {
-    Authenticator::new(&Auth::TrustedHeaders(TrustedHeaders {
+    authenticator(&Auth::TrustedHeaders(TrustedHeaders {
         trusted_peers: peers.iter().map(|peer| peer.parse().unwrap()).collect(),
         shared_secret: secret.map(|value| SharedSecret {
             header: "x-proxy-secret".to_owned(),
@@ -34,7 +40,8 @@ fn identify(
     pairs: &[(&'static str, &str)],
 ) -> Result<Identity, ErrorCode> {
     authenticator
-        .identify(&headers(pairs), peer.parse().ok(), || None)
+        .mode
+        .identify(&headers(pairs), peer.parse().ok(), &Tenants::default())
         .map_err(|problem| problem.code)
 }
 
@@ -150,22 +157,14 @@ fn scopes_are_separated_by_spaces_or_commas() {
 #[test]
 fn dev_is_one_user_of_the_configured_or_first_tenant() {
     let (tenant, user): (TenantId, UserId) = (TENANT.parse().unwrap(), USER.parse().unwrap());
-    let dev = |tenant_id| {
-        Authenticator::new(&Auth::Dev(Dev {
-            tenant_id,
-            user_id: user,
-        }))
+    let dev = |tenant_id| Dev {
+        tenant_id,
+        user_id: user,
     };
-    let stranger = headers(&[("x-user-id", TENANT)]);
-
-    let named = dev(Some(tenant))
-        .identify(&stranger, None, || None)
-        .unwrap();
+    let named = dev_identity(dev(Some(tenant)), || None).unwrap();
     assert_eq!((named.tenant_id, named.user_id), (tenant, user));
-    let first = dev(None)
-        .identify(&stranger, None, || Some(tenant))
-        .unwrap();
+    let first = dev_identity(dev(None), || Some(tenant)).unwrap();
     assert_eq!((first.tenant_id, first.user_id), (tenant, user));
-    let nobody = dev(None).identify(&stranger, None, || None).unwrap_err();
+    let nobody = dev_identity(dev(None), || None).unwrap_err();
     assert_eq!(nobody.code, ErrorCode::Unauthenticated);
 }

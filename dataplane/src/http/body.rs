@@ -3,6 +3,8 @@
 //! Request types keep required members optional, so that a missing one is told
 //! by [`required`] with its name.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -12,7 +14,8 @@ use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use minichat_core::ErrorCode;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 
 use crate::app::App;
 use crate::problem::Problem;
@@ -63,6 +66,31 @@ pub(super) fn storable(text: &str, field: &str) -> Result<(), Problem> {
     Ok(())
 }
 
+/// A `T` that is written as an object. By itself, serde reads the members of a
+/// struct from an array as well.
+#[derive(Debug)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+    }
+}
+
 async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
     match Limited::new(body, limit).collect().await {
         Ok(body) => Ok(body.to_bytes()),
@@ -76,7 +104,7 @@ async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let field = if path == "." { "body" } else { &path };
         Problem::invalid_field(field, error.inner().to_string())
@@ -126,7 +154,7 @@ mod tests {
     #[derive(Deserialize, Debug)]
     struct Sample {
         content: Option<String>,
-        web_search: Option<Nested>,
+        web_search: Option<Object<Nested>>,
     }
 
     #[derive(Deserialize, Debug)]
@@ -162,7 +190,9 @@ mod tests {
             (r#"{"content":5}"#, "content"),
             (r#"{"web_search":{"enabled":"yes"}}"#, "web_search.enabled"),
             (r#"{"web_search":true}"#, "web_search"),
+            (r#"{"web_search":[true]}"#, "web_search"),
             (r"[]", "body"),
+            (r"[null,null]", "body"),
             ("", "body"),
             (r"{} {}", "body"),
         ] {

@@ -10,6 +10,7 @@ use http::{HeaderValue, StatusCode, Uri};
 use minichat_config::TenantConfig;
 use minichat_core::{ChatId, RequestId, TenantId, Timestamp};
 use minichat_store::{Chat, NewChat, OutboxMessage};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::body::{self, storable};
@@ -24,15 +25,18 @@ use crate::problem::Problem;
 const MAX_TITLE: usize = 255;
 
 /// A chat as its owner sees it (API-50).
-#[derive(Serialize)]
-struct ChatView {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Chat")]
+pub(super) struct ChatView {
     id: ChatId,
+    /// The selected model, fixed for the chat's life.
     model: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     title: Option<String>,
     is_temporary: bool,
     message_count: u64,
     created_at: Timestamp,
+    /// The latest activity.
     updated_at: Timestamp,
 }
 
@@ -59,9 +63,14 @@ impl From<Chat> for ChatView {
     }
 }
 
-#[derive(Deserialize)]
+/// What a chat is created with; `{}` is enough.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "CreateChat")]
 pub(super) struct CreateBody {
+    /// 1 to 255 characters besides the space around them.
+    #[schemars(pattern(r"^\s*\S([\s\S]{0,253}\S)?\s*$"))]
     title: Option<String>,
+    /// The id of a model; without it the tenant's default.
     model: Option<String>,
 }
 
@@ -76,7 +85,7 @@ pub(super) async fn create(
     let model = model(&caller.tenant.config, body.model.as_deref())?;
     let now = app.clock.now();
     let chat = Chat {
-        id: ChatId::random(),
+        id: ChatId::at(now),
         model,
         title,
         is_temporary: false,
@@ -147,8 +156,12 @@ pub(super) async fn show(
     Ok(Json(ChatView::from(chat)).into_response())
 }
 
-#[derive(Deserialize)]
+/// What of a chat can be changed.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "UpdateChat")]
 pub(super) struct UpdateBody {
+    /// 1 to 255 characters besides the space around them.
+    #[schemars(required, pattern(r"^\s*\S([\s\S]{0,253}\S)?\s*$"))]
     title: Option<String>,
 }
 

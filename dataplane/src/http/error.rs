@@ -11,7 +11,9 @@ use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use minichat_core::ErrorCode;
+use minichat_core::quota::QuotaScope;
 use minichat_telemetry::TraceContext;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::problem::{FieldError, Problem};
@@ -23,21 +25,36 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 struct Attached(Arc<Problem>);
 
 /// The wire form of a problem (RFC 9457 and API-30).
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(
+    rename = "Problem",
+    description = "Why a request was refused. Clients decide by `code`."
+)]
+pub(super) struct Document<'a> {
     #[serde(rename = "type")]
+    #[schemars(extend("const" = "about:blank"))]
     kind: &'static str,
+    /// The same as `code`.
     title: &'static str,
+    /// The HTTP status.
     status: u16,
+    /// Text for people, safe to show.
     detail: &'a str,
+    /// The path of the request.
     instance: &'a str,
+    #[schemars(extend("enum" = ErrorCode::ALL.map(ErrorCode::token).to_vec()))]
     code: &'static str,
+    #[schemars(pattern("^[0-9a-f]{32}$"))]
     trace_id: &'a str,
+    /// What is wrong, field by field.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: &'a [FieldError],
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// Further facts, such as `required_tokens` and `available_tokens`.
     context: Option<&'a serde_json::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// The allowance that is used up; always and only with `quota_exceeded`.
+    #[schemars(extend("enum" = QuotaScope::ALL.map(QuotaScope::as_str)))]
     quota_scope: Option<&'static str>,
 }
 

@@ -45,6 +45,17 @@ pub(super) enum Field {
     Role,
 }
 
+impl Field {
+    /// What the field can be tested with.
+    pub(super) const fn operators(self) -> &'static [&'static str] {
+        match self {
+            Self::Title => &["eq", "ne", "in", "contains", "startswith", "endswith"],
+            Self::At => &["eq", "ne", "gt", "ge", "lt", "le", "in"],
+            Self::Id | Self::Role => &["eq", "ne", "in"],
+        }
+    }
+}
+
 /// The fields of `list`, by their names.
 pub(super) const fn fields(list: List) -> &'static [(&'static str, Field)] {
     match list {

@@ -245,3 +245,41 @@ proptest! {
         }
     }
 }
+
+/// API-27, API-45: the document names what a filter takes, and nothing else.
+#[test]
+fn the_operators_that_a_field_names_are_those_it_takes() {
+    let literal = |field: Field| match field {
+        Field::Title => "'a'",
+        Field::At => "2030-01-01T00:00:00Z",
+        Field::Id => "018f6d0e-7c1a-7b11-9d00-0a54b1d2c3e4",
+        Field::Role => "'user'",
+    };
+    for list in [List::Chats, List::Messages] {
+        for (name, field) in fields(list) {
+            let literal = literal(*field);
+            for operator in [
+                "eq",
+                "ne",
+                "gt",
+                "ge",
+                "lt",
+                "le",
+                "in",
+                "contains",
+                "startswith",
+                "endswith",
+            ] {
+                let text = match operator {
+                    "in" => format!("{name} in ({literal})"),
+                    "contains" | "startswith" | "endswith" => {
+                        format!("{operator}({name},{literal})")
+                    }
+                    _ => format!("{name} {operator} {literal}"),
+                };
+                let is_named = field.operators().contains(&operator);
+                assert_eq!(parse(&text, list).is_ok(), is_named, "{text}");
+            }
+        }
+    }
+}

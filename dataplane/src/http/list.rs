@@ -4,30 +4,35 @@ use axum::extract::{FromRequestParts, Query};
 use http::request::Parts;
 use minichat_core::ErrorCode;
 use minichat_store::{Direction, Page, PageRequest};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::cursor::{Cursor, FilterDigest, List};
 use super::{filter, order};
 use crate::problem::Problem;
 
-const DEFAULT_LIMIT: u32 = 20;
-const MAX_LIMIT: u32 = 100;
+pub(super) const DEFAULT_LIMIT: u32 = 20;
+pub(super) const MAX_LIMIT: u32 = 100;
 
 const MAX_SELECT_BYTES: usize = 2048;
 const MAX_SELECT_NAMES: usize = 100;
 
-/// The answer of a list route (API-40).
-#[derive(Serialize, Debug)]
+/// One page of a list (API-40).
+#[derive(Serialize, JsonSchema, Debug)]
+#[schemars(rename = "{T}Page")]
 pub(super) struct PageView<T> {
     items: Vec<T>,
     page_info: PageInfo,
 }
 
-#[derive(Serialize, Debug)]
+/// Where a page stands in its list.
+#[derive(Serialize, JsonSchema, Debug)]
 struct PageInfo {
     /// The limit applied.
     limit: u32,
+    /// `cursor` of the next page; `null` on the last.
     next_cursor: Option<String>,
+    /// `cursor` of the page before; `null` on one asked for without a cursor.
     prev_cursor: Option<String>,
 }
 

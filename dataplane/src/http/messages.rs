@@ -6,7 +6,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use minichat_core::{AttachmentId, ChatId, MessageId, RequestId, Timestamp};
-use minichat_store::{AttachmentSummary, Message, Page, PageRequest};
+use minichat_store::{AttachmentSummary, Message, Page, PageRequest, Reaction, Role};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::cursor::List;
@@ -17,15 +18,21 @@ use crate::caller::Caller;
 use crate::problem::Problem;
 
 /// A message as its chat's owner sees it.
-#[derive(Serialize)]
-struct MessageView {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Message")]
+pub(super) struct MessageView {
     id: MessageId,
+    /// The turn that the message belongs to.
     request_id: RequestId,
+    #[schemars(extend("enum" = Role::ALL.map(Role::as_str)))]
     role: &'static str,
     content: String,
     attachments: Vec<AttachmentView>,
+    /// The caller's reaction to an answer.
+    #[schemars(extend("enum" = reactions()))]
     my_reaction: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// The model that answered.
     model: Option<String>,
     #[serde(skip_serializing_if = "is_unknown")]
     input_tokens: u64,
@@ -34,12 +41,20 @@ struct MessageView {
     created_at: Timestamp,
 }
 
-#[derive(Serialize)]
+/// A file of a message.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "MessageAttachment")]
 struct AttachmentView {
     attachment_id: AttachmentId,
     kind: String,
     filename: String,
     status: String,
+}
+
+/// The values of `my_reaction`.
+fn reactions() -> Vec<Option<&'static str>> {
+    let reactions = Reaction::ALL.map(|reaction| Some(reaction.as_str()));
+    reactions.into_iter().chain([None]).collect()
 }
 
 /// 0 stands for a count that nobody reported (D26).
@@ -68,7 +83,7 @@ impl From<Message> for MessageView {
             role: role.as_str(),
             content,
             attachments: attachments.into_iter().map(AttachmentView::from).collect(),
-            my_reaction: my_reaction.map(minichat_store::Reaction::as_str),
+            my_reaction: my_reaction.map(Reaction::as_str),
             model,
             input_tokens,
             output_tokens,

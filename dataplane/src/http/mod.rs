@@ -6,13 +6,18 @@ mod admission;
 mod auth;
 mod body;
 mod chats;
+mod cors;
 mod cursor;
 mod deadline;
+mod docs;
 mod error;
 mod filter;
 mod list;
 mod messages;
 mod models;
+pub mod openapi;
+mod operation;
+mod operations;
 mod order;
 mod panic;
 mod path;
@@ -29,60 +34,18 @@ mod tests;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use http::Method;
 use minichat_core::ErrorCode;
 use minichat_telemetry::Tracer;
 
+use self::pipeline::Paths;
 use crate::app::App;
 use crate::problem::Problem;
 
-/// Every operation, below `{root_prefix}{url_prefix}/v1` (API-1, API-6).
-fn operations() -> Vec<(Method, &'static str, MethodRouter<Arc<App>>)> {
-    use Method as M;
-    vec![
-        (M::POST, "/chats", post(chats::create)),
-        (M::GET, "/chats", get(chats::list)),
-        (M::GET, "/chats/{id}", get(chats::show)),
-        (M::PATCH, "/chats/{id}", patch(chats::update)),
-        (M::DELETE, "/chats/{id}", delete(chats::delete)),
-        (M::GET, "/chats/{id}/messages", get(messages::list)),
-        (M::POST, "/chats/{id}/messages:stream", post(stream::send)),
-        (M::GET, "/chats/{id}/turns/{request_id}", get(turns::show)),
-        (
-            M::PUT,
-            "/chats/{id}/messages/{msg_id}/reaction",
-            put(reactions::put),
-        ),
-        (
-            M::DELETE,
-            "/chats/{id}/messages/{msg_id}/reaction",
-            delete(reactions::delete),
-        ),
-        (
-            M::PATCH,
-            "/chats/{id}/turns/{request_id}",
-            patch(turns::edit),
-        ),
-        (
-            M::DELETE,
-            "/chats/{id}/turns/{request_id}",
-            delete(turns::delete),
-        ),
-        (
-            M::POST,
-            "/chats/{id}/turns/{request_id}/retry",
-            post(turns::retry),
-        ),
-        (
-            M::POST,
-            "/chats/{id}/turns/{request_id}/cancel",
-            post(turns::cancel),
-        ),
-        (M::GET, "/models", get(models::list)),
-        (M::GET, "/models/{model_id}", get(models::show)),
-        (M::GET, "/quota/status", get(quota::status)),
-    ]
+/// Method and path of every operation, below the base path.
+pub fn routes() -> Vec<(Method, &'static str)> {
+    let operations = operations::all().into_iter();
+    operations.map(|it| (it.method, it.path)).collect()
 }
 
 /// The application's service. Every request, to whatever path, passes the
@@ -90,13 +53,17 @@ fn operations() -> Vec<(Method, &'static str, MethodRouter<Arc<App>>)> {
 pub fn router(app: Arc<App>, tracer: Tracer) -> Router {
     let base = format!("{}/v1", app.config.base_path());
     let mut router = Router::new();
-    let mut templates = Vec::new();
-    for (_, path, handler) in operations() {
-        let template = format!("{base}{path}");
-        router = router.route(&template, handler);
-        if !templates.contains(&template) {
-            templates.push(template);
+    let mut paths = Paths::default();
+    for operation in operations::all() {
+        let template = format!("{base}{}", operation.path);
+        router = router.route(&template, operation.handler);
+        if !paths.templates.contains(&template) {
+            paths.templates.push(template);
         }
+    }
+    for (template, handler) in docs::routes(&app.config) {
+        router = router.route(&template, handler);
+        paths.open.push(template);
     }
     let router = router
         .fallback(async || Problem::new(ErrorCode::NotFound, "There is no such path."))
@@ -104,5 +71,5 @@ pub fn router(app: Arc<App>, tracer: Tracer) -> Router {
             Problem::new(ErrorCode::MethodNotAllowed, "This path has no such method.")
         })
         .with_state(Arc::clone(&app));
-    pipeline::around(router, app, tracer, templates)
+    pipeline::around(router, app, tracer, paths)
 }

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use minichat_config::Model;
 use minichat_core::ErrorCode;
 use minichat_core::quota::Tier;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::path::{ModelPath, Params};
@@ -12,8 +13,9 @@ use crate::caller::Caller;
 use crate::problem::Problem;
 
 /// What clients see of a catalog entry, and nothing else of it.
-#[derive(Serialize)]
-struct ModelView<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Model")]
+pub(super) struct ModelView<'a> {
     model_id: &'a str,
     display_name: &'a str,
     tier: Tier,
@@ -38,8 +40,9 @@ impl<'a> From<&'a Model> for ModelView<'a> {
     }
 }
 
-#[derive(Serialize)]
-struct ModelList<'a> {
+/// The enabled models, in the order of the catalog.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ModelList<'a> {
     items: Vec<ModelView<'a>>,
 }
 

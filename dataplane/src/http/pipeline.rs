@@ -3,14 +3,16 @@
 //! and a request costs one future.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{FromRequestParts, MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::Route;
-use http::Method;
+use http::header::ORIGIN;
 use http::request::Parts;
+use http::{HeaderMap, Method};
 use minichat_core::ErrorCode;
 use minichat_telemetry::traces::{TRACEPARENT, http_span};
 use minichat_telemetry::{PeerAddr, TraceContext, Tracer};
@@ -20,6 +22,7 @@ use tracing::{Instrument, Span};
 
 use super::admission::{BucketKey, InFlight, RateLimiter, Verdict};
 use super::auth::{Authenticator, Identity};
+use super::cors::Cors;
 use super::request_id::{HttpRequestId, X_REQUEST_ID};
 use super::{deadline, error, panic};
 use crate::app::App;
@@ -45,20 +48,28 @@ impl Admitted {
     }
 }
 
-/// Puts the pipeline around the routes and fallbacks of `router`. `templates`
-/// are the paths of the routes as the router names them.
-pub(super) fn around(
-    router: Router,
-    app: Arc<App>,
-    tracer: Tracer,
-    templates: Vec<String>,
-) -> Router {
+/// The paths of the routes as the router names them.
+#[derive(Default)]
+pub(super) struct Paths {
+    /// Of operations.
+    pub(super) templates: Vec<String>,
+    /// Of what needs no identity (API-27).
+    pub(super) open: Vec<String>,
+}
+
+/// Puts the pipeline around the routes and fallbacks of `router`.
+pub(super) fn around(router: Router, app: Arc<App>, tracer: Tracer, paths: Paths) -> Router {
     let limits = app.config.server.rate_limit;
     let pipeline = Arc::new(Pipeline {
-        authenticator: Authenticator::new(&app.config.auth),
+        authenticator: Authenticator::new(
+            &app.config.auth,
+            app.provider.clone(),
+            app.config.provider_http.allow_http,
+        ),
         rate_limiter: RateLimiter::new(limits.per_second, limits.burst),
         in_flight: InFlight::new(limits.in_flight),
-        templates,
+        cors: app.config.server.cors.as_ref().map(Cors::new),
+        paths,
         tracer,
         app,
     });
@@ -73,7 +84,8 @@ struct Pipeline {
     authenticator: Authenticator,
     rate_limiter: RateLimiter,
     in_flight: InFlight,
-    templates: Vec<String>,
+    cors: Option<Cors>,
+    paths: Paths,
     tracer: Tracer,
 }
 
@@ -89,19 +101,30 @@ async fn serve(
         .begin(traceparent.and_then(|value| value.to_str().ok()));
     let uri = request.uri().clone();
     let span = http_span(trace, id.as_str());
+    let origin = request.headers().get(ORIGIN).cloned();
     let mut verdict = None;
 
-    let deadline = pipeline.app.config.server.request_deadline;
-    let work = pipeline.admit(route, request, &id, trace, &mut verdict);
-    let work = panic::caught(deadline::within(deadline, work));
-    let answer = work.instrument(span).await;
-
-    let response = answer.unwrap_or_else(Problem::into_response);
+    let preflight = pipeline
+        .cors
+        .as_ref()
+        .and_then(|cors| cors.preflight(&request));
+    let response = if let Some(preflight) = preflight {
+        preflight
+    } else {
+        let deadline = pipeline.app.config.server.request_deadline;
+        let work = pipeline.admit(route, request, &id, trace, &mut verdict);
+        let work = panic::caught(deadline::within(deadline, work));
+        let answer = work.instrument(span).await;
+        answer.unwrap_or_else(Problem::into_response)
+    };
     let mut response = error::render(response, uri.path(), trace);
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, id.into_header());
     if let Some(verdict) = verdict {
         verdict.write_headers(headers);
+    }
+    if let Some(cors) = &pipeline.cors {
+        cors.write_headers(origin.as_ref(), headers);
     }
     Ok(response)
 }
@@ -118,7 +141,14 @@ impl Pipeline {
         verdict: &mut Option<Verdict<'a>>,
     ) -> Result<Response, Problem> {
         let _in_flight = self.in_flight.enter()?;
-        let identity = self.identify(&request)?;
+        if self.is_open(&request) {
+            return handle(route, request).await;
+        }
+        let peer = request
+            .extensions()
+            .get::<PeerAddr>()
+            .map(|PeerAddr(address)| address.ip());
+        let identity = self.identify(request.headers(), peer).await?;
         *verdict = self.rate_limiter.take(BucketKey {
             tenant_id: identity.tenant_id,
             user_id: identity.user_id,
@@ -132,23 +162,24 @@ impl Pipeline {
             http_request_id: id.clone(),
             trace,
         });
-        match route.oneshot(request).await {
-            Ok(response) => Ok(response),
-            Err(never) => match never {},
-        }
+        handle(route, request).await
     }
 
-    fn identify(&self, request: &Request) -> Result<Identity, Problem> {
-        let peer = request
-            .extensions()
-            .get::<PeerAddr>()
-            .map(|PeerAddr(address)| address.ip());
-        let identity = self.authenticator.identify(request.headers(), peer, || {
-            self.app
-                .tenants
-                .first()
-                .map(|tenant| tenant.config.tenant_id)
-        })?;
+    fn is_open(&self, request: &Request) -> bool {
+        let path = request.extensions().get::<MatchedPath>();
+        path.is_some_and(|path| self.paths.open.iter().any(|open| open == path.as_str()))
+    }
+
+    async fn identify(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Result<Identity, Problem> {
+        let now = self.app.clock.now();
+        let identity = self
+            .authenticator
+            .identify(headers, peer, &self.app.tenants, now)
+            .await?;
         let span = Span::current();
         span.record("tenant_id", tracing::field::display(identity.tenant_id));
         span.record("user_id", tracing::field::display(identity.user_id));
@@ -162,8 +193,8 @@ impl Pipeline {
         let template = request
             .extensions()
             .get::<MatchedPath>()
-            .and_then(|path| self.templates.iter().position(|t| t == path.as_str()))
-            .unwrap_or(self.templates.len());
+            .and_then(|path| self.paths.templates.iter().position(|t| t == path.as_str()))
+            .unwrap_or(self.paths.templates.len());
         let method = match *request.method() {
             Method::GET | Method::HEAD => 0,
             Method::POST => 1,
@@ -195,6 +226,13 @@ impl Pipeline {
                     "Chat is not available to this tenant.",
                 )
             })
+    }
+}
+
+async fn handle(route: Route, request: Request) -> Result<Response, Problem> {
+    match route.oneshot(request).await {
+        Ok(response) => Ok(response),
+        Err(never) => match never {},
     }
 }
 

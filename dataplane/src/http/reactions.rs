@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use minichat_core::{ChatId, ErrorCode, MessageId, Timestamp};
 use minichat_store::{NewReaction, Reaction, Role, Tx};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::body;
@@ -16,14 +17,20 @@ use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
 
-#[derive(Deserialize)]
+/// What the caller thinks of an answer.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "PutReaction")]
 pub(super) struct ReactionBody {
+    #[schemars(required, extend("enum" = Reaction::ALL.map(Reaction::as_str)))]
     reaction: Option<String>,
 }
 
-#[derive(Serialize)]
-struct ReactionView {
+/// What the caller thinks of an answer.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Reaction")]
+pub(super) struct ReactionView {
     message_id: MessageId,
+    #[schemars(extend("enum" = Reaction::ALL.map(Reaction::as_str)))]
     reaction: &'static str,
     created_at: Timestamp,
 }

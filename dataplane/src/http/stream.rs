@@ -9,9 +9,10 @@ use axum::response::Response;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Version};
 use minichat_core::{AttachmentId, ErrorCode, RequestId};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::body::{self, Json};
+use super::body::{self, Json, Object};
 use super::path::{ChatPath, Params};
 use super::pipeline::Admitted;
 use crate::app::App;
@@ -22,16 +23,27 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 
 const MAX_ATTACHMENTS: usize = 20;
 
-#[derive(Deserialize)]
+/// A message to be answered.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "SendMessage")]
 pub(super) struct SendBody {
+    /// Stored as it is sent.
+    #[schemars(required, pattern(r"\S"))]
     content: Option<String>,
+    /// Names the turn that begins: made once for each message, and sent again
+    /// only to recover its answer. Without it the server makes one.
     request_id: Option<RequestId>,
+    /// Files of the chat.
+    #[schemars(length(max = 20), extend("uniqueItems" = true))]
     attachment_ids: Option<Vec<AttachmentId>>,
-    web_search: Option<WebSearch>,
+    #[schemars(with = "Option<WebSearch>")]
+    web_search: Option<Object<WebSearch>>,
 }
 
-#[derive(Deserialize)]
+/// Whether the answer may come from the web.
+#[derive(Deserialize, JsonSchema)]
 struct WebSearch {
+    /// `false` when it is left out.
     enabled: Option<bool>,
 }
 
@@ -55,7 +67,10 @@ impl SendBody {
         Ok(SendMessage {
             content,
             request_id: self.request_id,
-            web_search: self.web_search.and_then(|it| it.enabled).unwrap_or(false),
+            web_search: self
+                .web_search
+                .and_then(|Object(it)| it.enabled)
+                .unwrap_or(false),
         })
     }
 }

@@ -8,9 +8,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, Version};
-use minichat_core::turn::TurnState;
+use minichat_core::turn::{TurnErrorCode, TurnState};
 use minichat_core::{MessageId, RequestId, Timestamp};
 use minichat_store::Turn;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::body;
@@ -23,13 +24,18 @@ use crate::problem::Problem;
 use crate::turn::{self, Replacement};
 
 /// A turn as its chat's owner sees it.
-#[derive(Serialize)]
-struct TurnView {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Turn")]
+pub(super) struct TurnView {
     request_id: RequestId,
+    #[schemars(extend("enum" = TurnState::ALL.map(TurnState::wire)))]
     state: &'static str,
+    /// Why the turn failed.
+    #[schemars(extend("enum" = TurnErrorCode::ALL.map(TurnErrorCode::as_str)))]
     #[serde(skip_serializing_if = "Option::is_none")]
     error_code: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// The answer, if one is stored.
     assistant_message_id: Option<MessageId>,
     updated_at: Timestamp,
 }
@@ -92,8 +98,12 @@ async fn read(app: &App, caller: &Caller, path: TurnPath) -> Result<Turn, Proble
         .await
 }
 
-#[derive(Deserialize)]
+/// What of a turn can be changed.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "EditTurn")]
 pub(super) struct EditBody {
+    /// The new message.
+    #[schemars(required, pattern(r"\S"))]
     content: Option<String>,
 }
 

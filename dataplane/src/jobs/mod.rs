@@ -4,6 +4,7 @@
 
 mod host;
 pub mod process;
+mod report_file;
 mod stored_price;
 pub mod watchdog;
 

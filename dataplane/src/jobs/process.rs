@@ -8,11 +8,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use minichat_config::process::{DatabaseUrl, JobConfig};
 use minichat_core::SystemClock;
-use minichat_metrics::NoopMetrics;
+use minichat_metrics::JobMetrics;
 use minichat_store::{DatabaseSettings, Store};
 use minichat_telemetry::Signal;
 use serde::Serialize;
 
+use super::report_file::ReportFile;
 use super::{Report, Watchdog};
 
 /// One line for each run.
@@ -25,19 +26,21 @@ struct Line<'a> {
 
 /// Runs the watchdog once, or every `interval` until `stop` fires, and prints
 /// a line of JSON for each run. `Ok(false)`: the last run left something undone
-/// (TURN-62).
+/// (TURN-62). What is counted is left in the report file (K8S-44).
 pub async fn watchdog(
     config: &JobConfig,
     interval: Option<Duration>,
     stop: &Signal,
 ) -> anyhow::Result<bool> {
+    let metrics = Arc::new(JobMetrics::default());
+    let mut file = ReportFile::open("watchdog", config.job.report_file.as_deref())?;
     let watchdog = Watchdog {
         store: open(config, false).await?,
-        metrics: Arc::new(NoopMetrics),
+        metrics: metrics.clone(),
         timeout: config.orphan_watchdog.timeout,
     };
     loop {
-        let report = watchdog.run_once(stop).await;
+        let report = watchdog.run_telling(stop, || file.write(&metrics)).await;
         print(&Line {
             job: "watchdog",
             report: &report,

@@ -75,16 +75,22 @@ impl Watchdog {
     /// Ends every orphan there is, in batches, the oldest first. `stop` is
     /// honoured between rows.
     pub async fn run_once(&self, stop: &Signal) -> Report {
-        self.run(Prey::Stale, stop).await
+        self.run_telling(stop, || ()).await
+    }
+
+    /// [`run_once`](Self::run_once), calling `tell` whenever something was
+    /// recorded: after every row and after every batch.
+    pub async fn run_telling(&self, stop: &Signal, tell: impl FnMut()) -> Report {
+        self.run(Prey::Stale, stop, tell).await
     }
 
     /// Ends every running turn. Only for the owner of an embedded database,
     /// before it serves.
-    pub(crate) async fn recover(&self) -> Report {
-        self.run(Prey::LeftBehind, &Signal::new()).await
+    pub async fn recover(&self) -> Report {
+        self.run(Prey::LeftBehind, &Signal::new(), || ()).await
     }
 
-    async fn run(&self, prey: Prey, stop: &Signal) -> Report {
+    async fn run(&self, prey: Prey, stop: &Signal, mut tell: impl FnMut()) -> Report {
         let mut run = Run {
             watchdog: self,
             prey,
@@ -94,10 +100,11 @@ impl Watchdog {
         };
         loop {
             let began = Instant::now();
-            let scanned = run.scan(stop).await;
+            let scanned = run.scan(stop, &mut tell).await;
             if matches!(prey, Prey::Stale) {
                 self.metrics.orphan_scan_duration_seconds(began.elapsed());
             }
+            tell();
             match scanned {
                 Ok(selected) if selected == BATCH && !run.report.stopped => {}
                 Ok(_) => return run.report,
@@ -123,7 +130,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// One selection and its rows; answers how many were selected.
-    async fn scan(&mut self, stop: &Signal) -> Result<u32, StoreError> {
+    async fn scan(&mut self, stop: &Signal, tell: &mut impl FnMut()) -> Result<u32, StoreError> {
         let (stale_at, orphans) = self.select().await?;
         let selected = u32::try_from(orphans.len()).unwrap_or(u32::MAX);
         self.report.detected += selected;
@@ -139,6 +146,7 @@ impl Run<'_> {
             }
             self.behind = Some(orphan.key);
             self.end(&orphan, stale_at).await;
+            tell();
         }
         Ok(selected)
     }

@@ -1,105 +1,204 @@
 //! The ways to begin a turn, and the checks that come before any decision about
 //! quota: those of a send (API-64 a to e), and those of a retry or an edit
-//! (API-71).
+//! (API-71). They run inside the reserve transaction, which sees the chat as it
+//! is and holds the locks of its user, so that nothing they find changes before
+//! the turn is written.
 
 use std::sync::Arc;
 
 use minichat_core::context::Role;
 use minichat_core::quota::{Cells, RequestFacts};
 use minichat_core::turn::TurnState;
-use minichat_core::{ChatId, ErrorCode, MessageId, RequestId, TurnId};
-use minichat_store::{AdmissionFacts, AdmissionQuery, MutationTarget, StoreError, Turn};
+use minichat_core::{ChatId, ErrorCode, MessageId, RequestId, Timestamp, TurnId};
+use minichat_store::{AdmissionFacts, AdmissionQuery, TargetTurn, Tx};
 
+use super::SendMessage;
 use super::mutation::{self, Replaced, Replacement};
 use super::open::{Draft, Ids};
-use super::{SendMessage, SseBody, replay};
-use crate::app::App;
+use super::replay::Recorded;
+use super::reserve::Refusal;
 use crate::caller::Caller;
 use crate::problem::Problem;
 use crate::quota;
 
-/// What becomes of a message.
-pub(super) enum Admission {
-    /// A new turn, with the user's cells as they were read.
-    New(Box<Draft>, Cells),
-    /// The key names a completed turn: its recording (API-67).
-    Replay(SseBody),
+/// What a client wants, with every id that the turn will have.
+pub(super) struct Wish {
+    pub(super) ids: Ids,
+    kind: Kind,
+}
+
+enum Kind {
+    Send {
+        content: Arc<str>,
+        web_search: bool,
+    },
+    Replace {
+        target: RequestId,
+        change: Replacement,
+    },
 }
 
 /// What enters a draft from the client, or from the turn that it replaces.
 struct Message {
-    request_id: RequestId,
-    content: String,
+    content: Arc<str>,
     web_search: bool,
     replaces: Option<Replaced>,
 }
 
-/// Admits a message that a client sent.
-pub(super) async fn send(
-    app: &App,
-    caller: &Caller,
-    chat_id: ChatId,
-    message: SendMessage,
-) -> Result<Admission, Problem> {
-    let request_id = message.request_id.unwrap_or_else(RequestId::random);
-    let facts = read(app, caller, chat_id, request_id).await?;
-    // Idempotency precedes the parallel check, so a replay works while another
-    // turn runs (TURN-46).
-    if let Some(turn) = &facts.existing_turn {
-        return existing(app, caller, chat_id, &facts, turn).await;
+impl Wish {
+    /// A message that a client sent at `now`.
+    pub(super) fn send(chat_id: ChatId, message: SendMessage, now: Timestamp) -> Self {
+        let request_id = message.request_id.unwrap_or_else(RequestId::random);
+        Self {
+            ids: Ids::new(chat_id, request_id, now),
+            kind: Kind::Send {
+                content: message.content.into(),
+                web_search: message.web_search,
+            },
+        }
     }
-    if facts.is_running {
-        return Err(generation_in_progress());
+
+    /// A turn in the place of the chat's newest, which `target` must name. The
+    /// new turn gets a request id of its own (API-72).
+    pub(super) fn replace(
+        chat_id: ChatId,
+        target: RequestId,
+        change: Replacement,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            ids: Ids::new(chat_id, RequestId::random(), now),
+            kind: Kind::Replace { target, change },
+        }
     }
-    check_web_search(caller, message.web_search)?;
-    let cells = quota::cells(&facts.quota);
-    let message = Message {
-        request_id,
-        content: message.content,
-        web_search: message.web_search,
-        replaces: None,
-    };
-    Ok(Admission::New(
-        Box::new(draft(chat_id, message, facts)),
-        cells,
-    ))
+
+    /// Admits it, with the user's cells as they were read and locked.
+    pub(super) async fn admit(
+        &self,
+        tx: &mut Tx,
+        caller: &Caller,
+    ) -> Result<(Draft, Cells), Refusal> {
+        let (message, facts) = match &self.kind {
+            Kind::Send {
+                content,
+                web_search,
+            } => {
+                let facts = read(tx, caller, self.ids.chat_id, self.ids.request_id).await?;
+                check_key(&facts)?;
+                let message = Message {
+                    content: Arc::clone(content),
+                    web_search: *web_search,
+                    replaces: None,
+                };
+                (message, facts)
+            }
+            Kind::Replace { target, change } => {
+                let facts = read(tx, caller, self.ids.chat_id, *target).await?;
+                let query = mutation::query(caller, self.ids.chat_id, *target);
+                let turn = mutation::check(tx.turn_mutation_lock(&query).await?, caller)?;
+                (replacing(turn, *target, change)?, facts)
+            }
+        };
+        if facts.is_running {
+            return Err(generation_in_progress().into());
+        }
+        check_web_search(caller, message.web_search)?;
+        let cells = quota::cells(&facts.quota);
+        Ok((self.draft(message, facts), cells))
+    }
+
+    fn draft(&self, message: Message, facts: AdmissionFacts) -> Draft {
+        let recent: Vec<(Role, String)> = facts
+            .recent_messages
+            .into_iter()
+            .filter_map(|message| Some((role(message.role)?, message.content)))
+            .collect();
+        Draft {
+            ids: self.ids,
+            facts: RequestFacts {
+                message_bytes: message.content.len() as u64,
+                prior_context_tokens: facts.prior_context_tokens,
+                web_search_requested: message.web_search,
+                ..RequestFacts::default()
+            },
+            started_at: facts.now,
+            selected_model: facts.model.into(),
+            content: message.content,
+            web_search_enabled: message.web_search,
+            recent: Arc::from(recent),
+            replaces: message.replaces,
+        }
+    }
 }
 
-/// Admits a turn in the place of the chat's newest, which `target` must name.
-/// The new turn gets a request id of its own (API-72).
-pub(super) async fn replacement(
-    app: &App,
+impl Ids {
+    fn new(chat_id: ChatId, request_id: RequestId, now: Timestamp) -> Self {
+        Self {
+            chat_id,
+            turn_id: TurnId::at(now),
+            request_id,
+            user_message_id: MessageId::at(now),
+            // Version 4 by contract (TURN-14).
+            assistant_message_id: MessageId::random(),
+        }
+    }
+}
+
+async fn read(
+    tx: &mut Tx,
     caller: &Caller,
     chat_id: ChatId,
-    target: RequestId,
-    change: Replacement,
-) -> Result<(Draft, Cells), Problem> {
-    let (found, facts) = read_target(app, caller, chat_id, target).await?;
-    let turn = mutation::check(found, caller)?;
-    let facts = facts.ok_or_else(Problem::chat_not_found)?;
-    if facts.is_running {
-        return Err(generation_in_progress());
+    request_id: RequestId,
+) -> Result<AdmissionFacts, Refusal> {
+    let query = AdmissionQuery {
+        tenant_id: caller.tenant_id,
+        user_id: caller.user_id,
+        chat_id,
+        request_id,
+        recent_messages_limit: caller.tenant.config.context.recent_messages_limit,
+    };
+    let facts = tx.turn_admission_facts(&query).await?;
+    facts.ok_or_else(|| Problem::chat_not_found().into())
+}
+
+/// Idempotency precedes the parallel check, so a replay works while another
+/// turn runs (TURN-46).
+fn check_key(facts: &AdmissionFacts) -> Result<(), Refusal> {
+    match &facts.existing_turn {
+        None => Ok(()),
+        Some(turn) if turn.state == TurnState::Completed && !turn.is_deleted => {
+            Err(Refusal::Replay(Box::new(Recorded {
+                turn: turn.clone(),
+                selected_model: facts.model.clone(),
+            })))
+        }
+        Some(_) => Err(request_id_conflict().into()),
     }
-    check_web_search(caller, turn.web_search_enabled)?;
-    let op = change.op();
+}
+
+/// The message of a turn in the place of `turn`.
+fn replacing(
+    turn: TargetTurn,
+    target: RequestId,
+    change: &Replacement,
+) -> Result<Message, Problem> {
     let content = match change {
-        Replacement::Edit { content } => content,
-        Replacement::Retry => turn.content.ok_or_else(|| {
+        Replacement::Edit { content } => content.as_str().into(),
+        Replacement::Retry => turn.content.map(Arc::from).ok_or_else(|| {
             tracing::error!(turn.id = %turn.id, "a turn has no message of its user");
             Problem::internal()
         })?,
     };
-    let cells = quota::cells(&facts.quota);
-    let message = Message {
-        request_id: RequestId::random(),
+    Ok(Message {
         content,
         web_search: turn.web_search_enabled,
         replaces: Some(Replaced {
-            op,
+            op: change.op(),
             request_id: target,
+            turn_id: turn.id,
+            at: turn.now,
         }),
-    };
-    Ok((draft(chat_id, message, facts), cells))
+    })
 }
 
 /// Step 7 of TURN-9, for what was asked for and for what is inherited.
@@ -111,90 +210,6 @@ fn check_web_search(caller: &Caller, requested: bool) -> Result<(), Problem> {
         ));
     }
     Ok(())
-}
-
-fn admission_query(caller: &Caller, chat_id: ChatId, request_id: RequestId) -> AdmissionQuery {
-    AdmissionQuery {
-        tenant_id: caller.tenant_id,
-        user_id: caller.user_id,
-        chat_id,
-        request_id,
-        recent_messages_limit: caller.tenant.config.context.recent_messages_limit,
-    }
-}
-
-async fn read_target(
-    app: &App,
-    caller: &Caller,
-    chat_id: ChatId,
-    target: RequestId,
-) -> Result<(MutationTarget, Option<AdmissionFacts>), StoreError> {
-    let mutation = mutation::query(caller, chat_id, target);
-    let admission = admission_query(caller, chat_id, target);
-    app.store
-        .read(move |tx| {
-            Box::pin(async move {
-                let found = tx.turn_mutation_target(&mutation).await?;
-                Ok((found, tx.turn_admission_facts(&admission).await?))
-            })
-        })
-        .await
-}
-
-async fn read(
-    app: &App,
-    caller: &Caller,
-    chat_id: ChatId,
-    request_id: RequestId,
-) -> Result<AdmissionFacts, Problem> {
-    let query = admission_query(caller, chat_id, request_id);
-    app.store
-        .read(move |tx| Box::pin(async move { tx.turn_admission_facts(&query).await }))
-        .await?
-        .ok_or_else(Problem::chat_not_found)
-}
-
-async fn existing(
-    app: &App,
-    caller: &Caller,
-    chat_id: ChatId,
-    facts: &AdmissionFacts,
-    turn: &Turn,
-) -> Result<Admission, Problem> {
-    if turn.state != TurnState::Completed || turn.is_deleted {
-        return Err(request_id_conflict());
-    }
-    let body = replay::replay(app, caller, chat_id, &facts.model, turn).await?;
-    Ok(Admission::Replay(body))
-}
-
-fn draft(chat_id: ChatId, message: Message, facts: AdmissionFacts) -> Draft {
-    let recent: Vec<(Role, String)> = facts
-        .recent_messages
-        .into_iter()
-        .filter_map(|message| Some((role(message.role)?, message.content)))
-        .collect();
-    Draft {
-        ids: Ids {
-            chat_id,
-            turn_id: TurnId::random(),
-            request_id: message.request_id,
-            user_message_id: MessageId::random(),
-            assistant_message_id: MessageId::random(),
-        },
-        facts: RequestFacts {
-            message_bytes: message.content.len() as u64,
-            prior_context_tokens: facts.prior_context_tokens,
-            web_search_requested: message.web_search,
-            ..RequestFacts::default()
-        },
-        started_at: facts.now,
-        selected_model: facts.model.into(),
-        content: message.content.into(),
-        web_search_enabled: message.web_search,
-        recent: Arc::from(recent),
-        replaces: message.replaces,
-    }
 }
 
 /// System rows never enter a request (CONT-2).

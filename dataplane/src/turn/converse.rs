@@ -5,7 +5,6 @@
 //! that end a turn early (TURN-47).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use minichat_core::stream::{DeltaKind, StreamEvent};
@@ -14,14 +13,14 @@ use minichat_provider::{
     Completion, Failure, ProviderCall, ProviderEvent, ProviderStream, RequestMetadata, RequestType,
     StartedFlag, Terminal, TurnRequest, user_hash,
 };
-use minichat_telemetry::{Signal, TraceContext};
-use tokio::sync::mpsc;
+use minichat_telemetry::TraceContext;
 use tokio::time::Instant;
 
+use super::channel::{self, Sender};
 use super::open::OpenTurn;
 use super::progress::Progress;
-use super::relay::{Labels, Shared};
-use crate::app::Stop;
+use super::relay::Labels;
+use crate::open_turns::{Cancel, Interrupt};
 
 /// What the provider said so far; survives every kind of ending.
 #[derive(Debug, Default)]
@@ -43,69 +42,27 @@ pub(super) enum TurnError {
     Cancelled(Cancel),
 }
 
-/// Who ended the turn early.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Cancel {
-    /// The relay was dropped.
-    Disconnect,
-    /// Somebody asked for it (D3).
-    Stop,
-    /// The process stops and the turn's time is over.
-    Drain,
-}
-
-/// The pipeline's end of the channel to the relay.
+/// What the pipeline and the conversation share with the rest of the process.
 pub(super) struct Sink {
-    events: mpsc::Sender<StreamEvent<'static>>,
-    shared: Arc<Shared>,
-    stop: Stop,
-    abort: Signal,
+    events: Sender,
+    interrupt: Arc<Interrupt>,
 }
 
 impl Sink {
-    pub(super) fn new(
-        events: mpsc::Sender<StreamEvent<'static>>,
-        shared: Arc<Shared>,
-        stop: Stop,
-        abort: Signal,
-    ) -> Self {
-        Self {
-            events,
-            shared,
-            stop,
-            abort,
-        }
-    }
-
-    pub(super) fn shared(&self) -> &Shared {
-        &self.shared
+    pub(super) fn new(events: Sender, interrupt: Arc<Interrupt>) -> Self {
+        Self { events, interrupt }
     }
 
     /// When whoever ended the turn early expressed it, as far as it is known.
-    pub(super) fn cancelled_at(&self, cancel: Cancel) -> Option<Instant> {
-        match cancel {
-            Cancel::Disconnect => self.shared.left_at.get().copied(),
-            Cancel::Stop => self.stop.asked_at(),
-            Cancel::Drain => None,
-        }
+    pub(super) fn cancelled_at(&self) -> Option<Instant> {
+        self.interrupt.fired().map(|(_, at)| at)
     }
 
     /// Sends `event`, waiting for room. A relay that is gone is a disconnect,
     /// never a completion.
-    pub(super) async fn send(&self, event: StreamEvent<'static>) -> Result<(), Cancel> {
-        self.events
-            .send(event)
-            .await
-            .map_err(|_| Cancel::Disconnect)
-    }
-
-    /// Resolves when the turn must end early.
-    async fn cancelled(&self) -> Cancel {
-        tokio::select! {
-            () = self.events.closed() => Cancel::Disconnect,
-            () = self.stop.asked() => Cancel::Stop,
-            () = self.abort.fired() => Cancel::Drain,
-        }
+    pub(super) async fn send(&self, event: &StreamEvent<'_>) -> Result<(), Cancel> {
+        let sent = self.events.send(event).await;
+        sent.map_err(|channel::Closed| Cancel::Disconnect)
     }
 }
 
@@ -118,7 +75,7 @@ pub(super) async fn converse(
     started: &StartedFlag,
     answer: &mut Answer,
 ) -> Result<Option<IncompleteReason>, TurnError> {
-    let cancelled = sink.cancelled();
+    let cancelled = sink.interrupt.wait();
     tokio::pin!(cancelled);
 
     let dispatched = Instant::now();
@@ -144,12 +101,12 @@ pub(super) async fn converse(
                 }
                 tokio::select! {
                     biased;
-                    sent = sink.send(event) => sent.map_err(TurnError::Cancelled)?,
+                    sent = sink.send(&event) => sent.map_err(TurnError::Cancelled)?,
                     cancel = &mut cancelled => return Err(TurnError::Cancelled(cancel)),
                 }
             }
             Some(ProviderEvent::Terminal(terminal)) => {
-                sink.shared().provider_ended.store(true, Ordering::Release);
+                sink.events.provider_ended();
                 return answer.conclude(terminal);
             }
             // The client of providers always gives a terminal first.
@@ -200,8 +157,7 @@ async fn open(
 
 fn first_delta(turn: &OpenTurn, sink: &Sink, dispatched: Instant, answer: &mut Answer) {
     let now = Instant::now();
-    // Set before the event is sent, read by the relay when it writes it.
-    let _ = sink.shared().first_delta_at.set(now);
+    sink.events.first_delta(now);
     let ttft = now - dispatched;
     answer.ttft = Some(ttft);
     let Labels {
@@ -214,7 +170,7 @@ fn first_delta(turn: &OpenTurn, sink: &Sink, dispatched: Instant, answer: &mut A
 
 impl Answer {
     /// The client's event for a piece of the answer, kept when it is text.
-    fn take(&mut self, kind: minichat_provider::DeltaKind, text: &str) -> StreamEvent<'static> {
+    fn take<'a>(&mut self, kind: minichat_provider::DeltaKind, text: &'a str) -> StreamEvent<'a> {
         let kind = match kind {
             minichat_provider::DeltaKind::Text => {
                 self.text.push_str(text);
@@ -224,7 +180,7 @@ impl Answer {
         };
         StreamEvent::Delta {
             kind,
-            text: text.to_owned().into(),
+            text: text.into(),
         }
     }
 
@@ -240,7 +196,7 @@ impl Answer {
             }
             Terminal::Failed(failure) => {
                 self.usage = failure.usage;
-                self.response_id.clone_from(&failure.response_id);
+                self.response_id = failure.response_id.as_deref().map(str::to_owned);
                 Err(TurnError::Provider(failure))
             }
         }

@@ -2,7 +2,7 @@
 //! its charge, stores its answer and reports its usage (TURN-33). The
 //! compare-and-set in it is the only arbiter between finalizers (TURN-42).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use minichat_core::quota::{Cells, Reserve, Settlement, Tier, settle};
@@ -77,7 +77,7 @@ impl Ending {
 }
 
 /// A finalization that this process won.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Finalized {
     /// What was committed; differs from the ending's when its answer could not
     /// be stored (TURN-37).
@@ -115,12 +115,24 @@ impl From<StoreError> for Failure {
     }
 }
 
+/// What the last attempt is about to commit, for when the answer to the commit
+/// is lost.
+type Attempted = Arc<Mutex<Option<Finalized>>>;
+
 /// Ends the turn of `account` as `ending` says. Tries three times; when the
 /// database refuses the answer itself the turn ends without it (TURN-37).
 pub(crate) async fn finalize(store: &Store, account: &Arc<Account>, mut ending: Ending) -> Verdict {
     let entered = Instant::now();
+    let attempted = Attempted::default();
     for attempt in 1..=ATTEMPTS {
-        match commit(store, account, &ending).await {
+        let finalized = match commit(store, account, &ending, &attempted).await {
+            Err(Failure::Lost) => match won_unheard(store, account, &attempted).await {
+                Some(finalized) => Ok(finalized),
+                None => return Verdict::Lost,
+            },
+            answered => answered,
+        };
+        match finalized {
             Ok(mut finalized) => {
                 finalized.latency = entered.elapsed();
                 return Verdict::Won(Box::new(finalized));
@@ -143,14 +155,47 @@ async fn commit(
     store: &Store,
     account: &Arc<Account>,
     ending: &Ending,
+    attempted: &Attempted,
 ) -> Result<Finalized, Failure> {
     let (account, ending) = (Arc::clone(account), ending.clone());
+    let attempted = Arc::clone(attempted);
     store
         .write(move |tx| -> BoxFuture<'_, Result<Finalized, Failure>> {
             let (account, ending) = (Arc::clone(&account), ending.clone());
-            Box::pin(async move { transaction(tx, &account, &ending).await })
+            let attempted = Arc::clone(&attempted);
+            Box::pin(async move {
+                let finalized = transaction(tx, &account, &ending).await?;
+                let mut attempted = attempted.lock().unwrap_or_else(PoisonError::into_inner);
+                *attempted = Some(finalized.clone());
+                Ok(finalized)
+            })
         })
         .await
+}
+
+/// What an earlier attempt committed although its answer was lost: then the
+/// turn was not lost to anybody else, and nobody else counts it (D1).
+async fn won_unheard(store: &Store, account: &Account, attempted: &Attempted) -> Option<Finalized> {
+    let attempted = {
+        let mut attempted = attempted.lock().unwrap_or_else(PoisonError::into_inner);
+        attempted.take()?
+    };
+    let (tenant, turn) = (account.tenant_id, account.turn_id);
+    let (state, at) = (attempted.outcome.state(), attempted.now);
+    let ended: Result<bool, StoreError> = store
+        .read(move |tx| Box::pin(async move { tx.turn_ended_at(tenant, turn, state, at).await }))
+        .await;
+    match ended {
+        Ok(true) => {
+            tracing::info!(turn.id = %turn, "a commit whose answer was lost had taken place");
+            Some(attempted)
+        }
+        Ok(false) => None,
+        Err(error) => {
+            tracing::error!(turn.id = %turn, %error, "it is not known who ended a turn");
+            None
+        }
+    }
 }
 
 async fn transaction(

@@ -5,8 +5,9 @@
 //! ```
 //!
 //! [`admit`] is the only place where ways to begin a turn differ; [`plan`]
-//! chooses model, price and context; [`reserve`] writes the first transaction,
-//! after which the turn is *open*; [`converse`] talks to the provider;
+//! chooses model, price and context; [`reserve`] is the first transaction, in
+//! which both happen and after which the turn is *open*; [`converse`] talks to
+//! the provider;
 //! [`finalize`] writes the second transaction for every outcome, and
 //! [`pipeline`] ties them together in one detached task (TURN-13).
 
@@ -14,6 +15,7 @@ pub(crate) mod account;
 mod admit;
 mod audit_event;
 mod body;
+mod channel;
 mod converse;
 pub(crate) mod finalize;
 mod mutation;
@@ -38,6 +40,7 @@ use minichat_telemetry::TraceContext;
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
+use admit::Wish;
 
 pub use body::SseBody;
 pub use mutation::{Replacement, delete};
@@ -72,12 +75,8 @@ pub async fn send(
     request: RequestContext,
 ) -> Result<SseBody, Problem> {
     check_serving(&app)?;
-    match admit::send(&app, &caller, chat_id, message).await? {
-        admit::Admission::New(draft, cells) => {
-            pipeline::start(app, caller, request, (*draft, cells), None).await
-        }
-        admit::Admission::Replay(body) => Ok(body),
-    }
+    let wish = Wish::send(chat_id, message, app.clock.now());
+    pipeline::start(app, caller, request, wish, None).await
 }
 
 /// Puts a new turn in the place of the chat's newest and answers with its
@@ -91,18 +90,13 @@ pub async fn replace(
     request: RequestContext,
 ) -> Result<SseBody, Problem> {
     let attempt = mutation::Attempt::begin(&app.metrics, change.op());
-    let admitted = match check_serving(&app) {
-        Ok(()) => admit::replacement(&app, &caller, chat_id, request_id, change).await,
-        Err(problem) => Err(problem),
-    };
-    match admitted {
-        Ok(admitted) => pipeline::start(app, caller, request, admitted, Some(attempt)).await,
-        Err(problem) => {
-            let refused = Err(problem);
-            attempt.end(&refused);
-            refused
-        }
+    if let Err(problem) = check_serving(&app) {
+        let refused = Err(problem);
+        attempt.end(&refused);
+        return refused;
     }
+    let wish = Wish::replace(chat_id, request_id, change, app.clock.now());
+    pipeline::start(app, caller, request, wish, Some(attempt)).await
 }
 
 fn check_serving(app: &App) -> Result<(), Problem> {

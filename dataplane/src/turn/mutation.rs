@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use minichat_core::turn::TurnState;
-use minichat_core::{ChatId, ErrorCode, RequestId};
+use minichat_core::{ChatId, ErrorCode, RequestId, Timestamp, TurnId};
 use minichat_metrics::{Metrics, MutationOp, MutationResult};
 use minichat_store::{BoxFuture, MutationQuery, MutationTarget, StoreError, TargetTurn, Tx};
 use tokio::time::Instant;
@@ -43,6 +43,9 @@ impl Replacement {
 pub(super) struct Replaced {
     pub(super) op: MutationOp,
     pub(super) request_id: RequestId,
+    pub(super) turn_id: TurnId,
+    /// The database's instant of the check.
+    pub(super) at: Timestamp,
 }
 
 /// Conditions 1 to 5 of TURN-54, in their order.
@@ -77,28 +80,41 @@ fn not_latest_turn() -> Problem {
     )
 }
 
-/// Puts the draft's turn in the place of `replaced`: checks it once more, now
-/// that no other mutation can interfere, and deletes it.
-pub(super) async fn replace(
+/// Deletes the turn that `query` names, in favour of `successor` if there is
+/// one. The transaction has checked it and holds the lock of its chat.
+fn displace<'a>(
+    tx: &mut Tx,
+    caller: &'a Caller,
+    request: &'a RequestContext,
+    query: &MutationQuery,
+    (turn_id, at): (TurnId, Timestamp),
+    successor: Option<RequestId>,
+) -> Result<Change<'a>, StoreError> {
+    tx.turn_delete(query, turn_id, successor)?;
+    Ok(Change {
+        caller,
+        request,
+        chat_id: query.chat_id,
+        turn_id,
+        at,
+    })
+}
+
+/// Deletes the turn whose place the draft's turn takes; the transaction has
+/// checked it and holds the lock of its chat.
+pub(super) fn replace(
     tx: &mut Tx,
     caller: &Caller,
     request: &RequestContext,
     draft: &Draft,
-    replaced: Replaced,
-) -> Result<(), Refusal> {
+    replaced: &Replaced,
+) -> Result<(), StoreError> {
     let query = query(caller, draft.ids.chat_id, replaced.request_id);
-    let turn = check(tx.turn_mutation_lock(&query).await?, caller).map_err(Refusal::Answer)?;
     let new = draft.ids.request_id;
-    tx.turn_delete(&query, turn.id, Some(new))?;
-    let change = Change {
-        caller,
-        request,
-        chat_id: query.chat_id,
-        turn_id: turn.id,
-        at: turn.now,
-    };
+    let turn = (replaced.turn_id, replaced.at);
+    let change = displace(tx, caller, request, &query, turn, Some(new))?;
     let event = change.replacement(replaced.op, replaced.request_id, new);
-    Ok(event.enqueue(tx)?)
+    event.enqueue(tx)
 }
 
 /// Deletes the chat's newest turn without a replacement (API-74).
@@ -140,14 +156,7 @@ async fn delete_in(
     query: &MutationQuery,
 ) -> Result<(), Refusal> {
     let turn = check(tx.turn_mutation_lock(query).await?, caller).map_err(Refusal::Answer)?;
-    tx.turn_delete(query, turn.id, None)?;
-    let change = Change {
-        caller,
-        request,
-        chat_id: query.chat_id,
-        turn_id: turn.id,
-        at: turn.now,
-    };
+    let change = displace(tx, caller, request, query, (turn.id, turn.now), None)?;
     Ok(change.deletion(query.request_id).enqueue(tx)?)
 }
 
@@ -165,7 +174,7 @@ pub(super) const fn query(
 }
 
 /// Why a change was rolled back.
-pub(super) enum Refusal {
+enum Refusal {
     /// The turn is not, or no longer, one that may be changed.
     Answer(Problem),
     Store(StoreError),

@@ -20,7 +20,6 @@ use crate::caller::Caller;
 use crate::config_source::TenantRuntime;
 
 /// A request whose chat was found and whose key is new.
-#[derive(Clone)]
 pub(super) struct Draft {
     pub(super) ids: Ids,
     /// An instant of the database's clock above every other of the chat
@@ -53,7 +52,6 @@ pub(super) struct Ids {
 }
 
 /// A draft with everything decided.
-#[derive(Clone)]
 pub(super) struct Plan {
     pub(super) draft: Draft,
     pub(super) decision: Decision,
@@ -65,7 +63,6 @@ pub(super) struct Plan {
 }
 
 /// The context plan (CONT-2) as ranges of what the draft owns.
-#[derive(Clone)]
 pub(super) struct PlannedContext {
     instructions: Option<String>,
     /// How many of the draft's recent messages are left out, oldest first.
@@ -106,11 +103,6 @@ impl Plan {
     /// The effective model.
     pub(super) fn model(&self) -> &Model {
         &self.tenant.config.models[self.model]
-    }
-
-    /// The effective model's place in the catalog.
-    pub(super) const fn model_index(&self) -> usize {
-        self.model
     }
 
     /// The effective model's provider.

@@ -9,25 +9,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use minichat_core::quota::{Cells, status};
+use minichat_core::quota::status;
 use minichat_core::stream::{Done, QuotaDecision, StreamErrorCode, StreamEvent, StreamStarted};
 use minichat_core::turn::{IncompleteReason, Outcome, TurnErrorCode, Usage};
 use minichat_metrics::{AbortTrigger, ActiveStreamGuard, Trigger};
 use minichat_provider::{FailureKind, StartedFlag};
 use minichat_telemetry::{TraceContext, traces};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::account::Account;
-use super::converse::{Answer, Cancel, Sink, TurnError, converse};
+use super::admit::Wish;
+use super::channel;
+use super::converse::{Answer, Sink, TurnError, converse};
 use super::finalize::{Ending, Finalized, Verdict, finalize};
 use super::mutation::Attempt;
-use super::open::{Draft, OpenTurn};
-use super::relay::{Labels, Relay, Shared};
-use super::{RequestContext, SseBody, record, reserve};
-use crate::app::{App, Stop};
+use super::open::OpenTurn;
+use super::relay::{Labels, Relay};
+use super::reserve::{self, Opened};
+use super::{RequestContext, SseBody, record};
+use crate::app::App;
 use crate::caller::Caller;
+use crate::open_turns::{Cancel, Interrupt};
 use crate::problem::Problem;
 
 /// What [`converse`] answers.
@@ -35,29 +39,22 @@ type Ended = Result<Option<IncompleteReason>, TurnError>;
 
 type Reply = oneshot::Sender<Result<SseBody, Problem>>;
 
-/// Opens the turn of a draft, for which `cells` were read, and answers with its
-/// stream, or refuses. `attempt` is the mutation that wants the turn.
+/// Opens the turn of `wish` and answers with its stream, or refuses. `attempt`
+/// is the mutation that wants the turn.
 pub(super) async fn start(
     app: Arc<App>,
     caller: Caller,
     request: RequestContext,
-    admitted: (Draft, Cells),
+    wish: Wish,
     attempt: Option<Attempt>,
 ) -> Result<SseBody, Problem> {
     let (reply, opened) = oneshot::channel();
     // Before the reserve, so that a stop finds the turn as soon as its row can
     // be read.
-    let open = app.turns.enter(admitted.0.ids.turn_id);
+    let open = app.turns.enter(wish.ids.turn_id);
     let task = async move {
-        run(
-            app,
-            caller,
-            request,
-            admitted,
-            attempt,
-            (reply, open.stop()),
-        )
-        .await;
+        let ends = (reply, open.interrupt());
+        run(app, caller, request, wish, attempt, ends).await;
         drop(open);
     };
     tokio::spawn(task.in_current_span());
@@ -71,16 +68,21 @@ async fn run(
     app: Arc<App>,
     caller: Caller,
     request: RequestContext,
-    (draft, cells): (Draft, Cells),
+    wish: Wish,
     attempt: Option<Attempt>,
-    (reply, stop): (Reply, Stop),
+    (reply, interrupt): (Reply, Arc<Interrupt>),
 ) {
-    let planned = reserve::reserve(&app, &caller, &request, draft, cells).await;
+    let planned = reserve::reserve(&app, &caller, &request, wish).await;
     if let Some(attempt) = attempt {
         attempt.end(&planned);
     }
     let plan = match planned {
-        Ok(plan) => plan,
+        Ok(Opened::Turn(plan)) => *plan,
+        Ok(Opened::Replay(body)) => {
+            // A client that is gone reads nothing.
+            let _ = reply.send(Ok(body));
+            return;
+        }
         Err(problem) => {
             // A client that is gone needs no refusal.
             let _ = reply.send(Err(problem));
@@ -103,30 +105,28 @@ async fn run(
         plan,
         labels,
     });
-    let sink = open_relay(&turn, reply, stop);
+    let sink = open_relay(&turn, reply, interrupt);
     live(&turn, &sink, active).await;
 }
 
 /// Hands the stream to the client. When the client is gone already, dropping
 /// the relay is what tells the pipeline.
-fn open_relay(turn: &Arc<OpenTurn>, reply: Reply, stop: Stop) -> Sink {
+fn open_relay(turn: &OpenTurn, reply: Reply, interrupt: Arc<Interrupt>) -> Sink {
     let streaming = &turn.app.config.streaming;
-    let (events, receiver) = mpsc::channel(streaming.sse_channel_capacity);
-    let shared = Arc::new(Shared::default());
     let started = StreamEvent::StreamStarted(StreamStarted {
         request_id: turn.ids().request_id,
         message_id: turn.ids().assistant_message_id,
         is_new_turn: true,
     });
+    let (events, receiver) = channel::channel(streaming.sse_channel_capacity, &started);
     let relay = Relay::new(
         receiver,
-        &started,
-        Arc::clone(&shared),
+        Arc::clone(&interrupt),
         turn.labels.clone(),
         streaming.sse_ping_interval,
     );
     drop(reply.send(Ok(SseBody::live(relay))));
-    Sink::new(events, shared, stop, turn.app.abort.clone())
+    Sink::new(events, interrupt)
 }
 
 async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
@@ -166,7 +166,7 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
     drop(active);
     if let Some(event) = terminal(turn, answer.usage, &verdict, &ended) {
         // A client that left has read all it wanted.
-        let _ = sink.send(event).await;
+        let _ = sink.send(&event).await;
     }
 }
 
@@ -210,10 +210,10 @@ fn interrupted(turn: &OpenTurn, sink: &Sink, error: &TurnError) {
                 Cancel::Stop => Trigger::UserStop,
                 Cancel::Drain => return,
             };
-            (trigger, sink.cancelled_at(*cancel))
+            (trigger, sink.cancelled_at())
         }
         TurnError::Provider(failure) if matches!(failure.kind, FailureKind::TimedOut(_)) => {
-            (Trigger::Timeout, None)
+            (Trigger::Timeout, failure.expired_at)
         }
         _ => return,
     };
@@ -257,7 +257,7 @@ fn terminal(
     let (code, message) = match (finalized.outcome, ended) {
         (Outcome::Completed(_), _) => return Some(done(turn, usage, finalized)),
         (Outcome::Failed(code), Err(TurnError::Provider(failure))) => {
-            (code.into(), failure.message.clone().into())
+            (code.into(), String::from(failure.message.clone()).into())
         }
         (Outcome::Failed(code), _) => (code.into(), "The answer could not be completed.".into()),
         (Outcome::Cancelled, Err(TurnError::Cancelled(Cancel::Stop))) => (

@@ -1,5 +1,5 @@
 //! Model, price and context of a draft (API-64 f to i): pure decisions from
-//! the pinned configuration and the cells that the caller read.
+//! the pinned configuration and the user's locked cells.
 
 use minichat_core::ErrorCode;
 use minichat_core::context::{
@@ -12,35 +12,19 @@ use minichat_core::quota::{
 use serde_json::json;
 
 use super::open::{Draft, Plan, PlannedContext};
-use super::{policy, record};
-use crate::app::App;
+use super::policy;
 use crate::caller::Caller;
 use crate::problem::Problem;
 
-/// Decides everything about `draft`, or refuses it. The preflight decision of
-/// a refused draft is recorded here; that of a planned one is recorded when its
-/// reserve is known, because the repetition under locks may differ (QUOTA-103).
-pub(super) fn plan(
-    app: &App,
-    caller: &Caller,
-    draft: Draft,
-    cells: &Cells,
-) -> Result<Plan, Problem> {
+/// Everything that follows from `decision` about `draft`, or a refusal.
+pub(super) fn plan(caller: &Caller, draft: Draft, decision: Decision) -> Result<Plan, Problem> {
     let config = &caller.tenant.config;
-    let decision = decide(caller, &draft, cells).map_err(|_| input_too_long())?;
     let Some((index, reserve)) = decision.admitted() else {
-        record::preflight(app, config, &draft.selected_model, &decision);
         return Err(quota_exceeded(&decision));
     };
-    let refused = |problem| {
-        record::preflight(app, config, &draft.selected_model, &decision);
-        problem
-    };
     let model = config.models[index].policy();
-    check_message_length(&model, draft.facts.message_bytes)
-        .map_err(|_| refused(input_too_long()))?;
-    let context =
-        context(&draft, &model, &reserve).map_err(|error| refused(over_budget(&error)))?;
+    check_message_length(&model, draft.facts.message_bytes).map_err(|_| input_too_long())?;
+    let context = context(&draft, &model, &reserve).map_err(|error| over_budget(&error))?;
     let plan = Plan::new(
         caller.tenant.clone(),
         draft,
@@ -49,16 +33,14 @@ pub(super) fn plan(
         context,
     );
     if plan.is_routable() {
-        Ok(plan)
-    } else {
-        tracing::error!(
-            model = %plan.model().id,
-            provider = %plan.model().provider_id,
-            "the model's provider or its credential is not configured"
-        );
-        record::preflight(app, config, &plan.draft.selected_model, &decision);
-        Err(Problem::internal())
+        return Ok(plan);
     }
+    tracing::error!(
+        model = %plan.model().id,
+        provider = %plan.model().provider_id,
+        "the model's provider or its credential is not configured"
+    );
+    Err(Problem::internal())
 }
 
 /// The cascade of QUOTA-44 to 50 for what `cells` hold. A message beyond the
@@ -99,7 +81,7 @@ fn context(
     Ok(PlannedContext::new(instructions, dropped))
 }
 
-pub(super) fn quota_exceeded(decision: &Decision) -> Problem {
+fn quota_exceeded(decision: &Decision) -> Problem {
     let scope = match decision {
         Decision::Reject { scope, .. } => *scope,
         Decision::Allow { .. } | Decision::Downgrade { .. } => QuotaScope::Tokens,

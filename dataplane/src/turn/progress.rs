@@ -24,6 +24,8 @@ pub(super) struct Progress {
     /// failed.
     writing: Arc<AtomicBool>,
     failed: Arc<AtomicBool>,
+    /// A write was begun, so that `failed` may be set.
+    has_written: bool,
 }
 
 impl Progress {
@@ -35,19 +37,22 @@ impl Progress {
             due: Instant::now() + INTERVAL,
             writing: Arc::default(),
             failed: Arc::default(),
+            has_written: false,
         }
     }
 
     /// Notes an event read from the provider, whatever it was.
     pub(super) fn note(&mut self) {
         let now = Instant::now();
-        if now < self.due && !self.failed.load(Ordering::Relaxed) {
+        let failed = self.has_written && self.failed.load(Ordering::Relaxed);
+        if now < self.due && !failed {
             return;
         }
         if self.writing.swap(true, Ordering::AcqRel) {
             return;
         }
         self.failed.store(false, Ordering::Relaxed);
+        self.has_written = true;
         self.due = now + INTERVAL;
         tokio::spawn(write(
             Arc::clone(&self.app),

@@ -3,39 +3,60 @@
 
 use std::borrow::Cow;
 
-use minichat_core::ChatId;
 use minichat_core::stream::{
     DeltaKind, Done, DoneUsage, QuotaDecision, StreamEvent, StreamStarted,
 };
-use minichat_store::{Message, Turn};
+use minichat_store::{Message, StoreError, Turn};
 
 use super::SseBody;
+use super::admit::request_id_conflict;
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
 
+/// A turn that can be replayed.
+pub(super) struct Recorded {
+    pub(super) turn: Turn,
+    pub(super) selected_model: String,
+}
+
 pub(super) async fn replay(
     app: &App,
     caller: &Caller,
-    chat_id: ChatId,
-    selected_model: &str,
-    turn: &Turn,
+    recorded: &Recorded,
 ) -> Result<SseBody, Problem> {
+    let Recorded {
+        turn,
+        selected_model,
+    } = recorded;
+    let chat_id = turn.chat_id;
     let Some(message_id) = turn.assistant_message_id else {
         return Err(unreadable(turn));
     };
-    let (tenant_id, user_id) = (caller.tenant_id, caller.user_id);
-    let message = app
+    let (tenant_id, user_id, request_id) = (caller.tenant_id, caller.user_id, turn.request_id);
+    let (message, now) = app
         .store
         .read(move |tx| {
             Box::pin(async move {
-                tx.message_get(tenant_id, user_id, chat_id, message_id)
-                    .await
+                let message = tx
+                    .message_get(tenant_id, user_id, chat_id, message_id)
+                    .await?;
+                // A missing message is explained by the turn as it is now.
+                let now = match &message {
+                    Some(_) => None,
+                    None => Some(tx.turn_get(tenant_id, user_id, chat_id, request_id).await?),
+                };
+                Ok::<_, StoreError>((message, now))
             })
         })
-        .await?
-        .ok_or_else(|| unreadable(turn))?;
-    Ok(SseBody::recorded(frames(turn, &message, selected_model)))
+        .await?;
+    match (message, now) {
+        (Some(message), _) => Ok(SseBody::recorded(frames(turn, &message, selected_model))),
+        // The turn was replaced or deleted since it was found, or its chat.
+        (None, Some(Some(turn))) if turn.is_deleted => Err(request_id_conflict()),
+        (None, Some(None)) => Err(Problem::chat_not_found()),
+        (None, _) => Err(unreadable(turn)),
+    }
 }
 
 fn unreadable(turn: &Turn) -> Problem {

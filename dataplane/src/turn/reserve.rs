@@ -1,40 +1,32 @@
 //! The reserve: the transaction that opens a turn (TURN-11).
 //!
-//! Under the locks of the user's quota rows the decision is made again; what
-//! comes out there is authoritative (QUOTA-52). User message, turn row and
-//! reserve commit together, before the provider is called; so does the deletion
-//! of the turn whose place the new one takes (TURN-55).
+//! It reads what admission has to know under the locks of the user's quota
+//! rows, so that what is decided then is authoritative (QUOTA-52), and writes
+//! user message, turn row and reserve, with the deletion of the turn whose place
+//! the new one takes (TURN-55). All of it commits before the provider is called.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use minichat_core::ErrorCode;
-use minichat_core::quota::{Cells, Decision, Tier};
+use minichat_core::quota::{Decision, Tier};
 use minichat_store::{
     BoxFuture, Constraint, NewMessage, NewTurn, QuotaScope, Role, StoreError, Tx,
 };
 
-use super::open::{Draft, Ids, Plan};
-use super::plan::{decide, input_too_long, plan, quota_exceeded};
-use super::{RequestContext, admit, mutation, record};
+use super::admit::{self, Wish};
+use super::open::{Ids, Plan};
+use super::plan::{decide, input_too_long, plan};
+use super::replay::{Recorded, replay};
+use super::{RequestContext, SseBody, mutation, record};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
-use crate::quota;
 
-/// How often the locked rows may show another picture than the one a plan was
-/// made from before the request is refused (QUOTA-52).
-const ATTEMPTS: usize = 3;
-
-/// What the transaction decided.
-enum Refusal {
-    /// The locked rows admit nothing.
-    Rejected(Decision),
-    /// The locked rows lead to another model: plan again.
-    Changed(Cells),
-    /// Beyond the bounds of the arithmetic; the plan would have said so.
-    TooLong,
-    /// The turn to replace is not what it was.
-    Replacement(Problem),
+/// Why no turn was opened.
+pub(super) enum Refusal {
+    /// The key names a completed turn: its recording is the answer (API-67).
+    Replay(Box<Recorded>),
+    Answer(Problem),
     Store(StoreError),
 }
 
@@ -44,98 +36,170 @@ impl From<StoreError> for Refusal {
     }
 }
 
-impl From<mutation::Refusal> for Refusal {
-    fn from(refusal: mutation::Refusal) -> Self {
-        match refusal {
-            mutation::Refusal::Answer(problem) => Self::Replacement(problem),
-            mutation::Refusal::Store(error) => Self::Store(error),
-        }
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self::Answer(problem)
     }
 }
 
-/// Plans and reserves. The answer is the plan of a turn that is now open, or a
-/// refusal that left nothing behind.
+/// What a request leads to when nothing fails.
+pub(super) enum Opened {
+    /// A turn that is now open.
+    Turn(Box<Plan>),
+    Replay(SseBody),
+}
+
+/// A turn that shall be opened.
+struct Opening {
+    caller: Caller,
+    request: RequestContext,
+    wish: Wish,
+    /// What the transaction's last attempt came to: the one that counts.
+    decided: Mutex<Decided>,
+}
+
+#[derive(Default)]
+struct Decided {
+    preflight: Option<Preflight>,
+    /// Of a turn that is open if the transaction commits.
+    plan: Option<Plan>,
+}
+
+struct Preflight {
+    selected_model: Arc<str>,
+    decision: Decision,
+}
+
+/// Admits, plans and reserves. A refusal left nothing behind.
 pub(super) async fn reserve(
-    app: &Arc<App>,
+    app: &App,
     caller: &Caller,
     request: &RequestContext,
-    draft: Draft,
-    mut cells: Cells,
-) -> Result<Plan, Problem> {
-    let config = &caller.tenant.config;
-    for _ in 0..ATTEMPTS {
-        let planned = plan(app, caller, draft.clone(), &cells)?;
-        match write(app, caller, request, &planned).await {
-            Ok(()) => {
-                record::preflight(app, config, &draft.selected_model, &planned.decision);
-                record::reserved(app);
-                return Ok(planned);
-            }
-            Err(Refusal::Changed(locked)) => cells = locked,
-            Err(Refusal::TooLong) => return Err(input_too_long()),
-            Err(Refusal::Rejected(decision)) => {
-                record::preflight(app, config, &draft.selected_model, &decision);
-                return Err(quota_exceeded(&decision));
-            }
-            Err(Refusal::Replacement(problem)) => {
-                record::preflight(app, config, &draft.selected_model, &planned.decision);
-                return Err(problem);
-            }
-            Err(Refusal::Store(error)) => {
-                record::preflight(app, config, &draft.selected_model, &planned.decision);
-                return Err(conflict(app, caller, draft.ids, error).await);
-            }
+    wish: Wish,
+) -> Result<Opened, Problem> {
+    let opening = Arc::new(Opening {
+        caller: caller.clone(),
+        request: request.clone(),
+        wish,
+        decided: Mutex::default(),
+    });
+    let answer = write(app, &opening).await;
+    let Decided { preflight, plan } = opening.take_decided();
+    if let Some(preflight) = preflight {
+        let Preflight {
+            selected_model,
+            decision,
+        } = &preflight;
+        record::preflight(app, &caller.tenant.config, selected_model, decision);
+    }
+    match (answer, plan) {
+        (Ok(()), Some(plan)) => Ok(opened(app, plan)),
+        (Ok(()), None) => {
+            tracing::error!("a turn was opened without a plan; the watchdog ends it");
+            Err(Problem::internal())
+        }
+        (Err(Refusal::Store(error)), Some(plan))
+            if error.is_unanswered() && opened_unheard(app, caller, &plan).await =>
+        {
+            Ok(opened(app, plan))
+        }
+        (Err(Refusal::Store(error)), _) => {
+            Err(conflict(app, caller, opening.wish.ids, error).await)
+        }
+        (Err(Refusal::Replay(recorded)), _) => {
+            replay(app, caller, &recorded).await.map(Opened::Replay)
+        }
+        (Err(Refusal::Answer(problem)), _) => Err(problem),
+    }
+}
+
+fn opened(app: &App, plan: Plan) -> Opened {
+    record::reserved(app);
+    Opened::Turn(Box::new(plan))
+}
+
+async fn write(app: &App, opening: &Arc<Opening>) -> Result<(), Refusal> {
+    let opening = Arc::clone(opening);
+    app.store
+        .write(
+            move |tx| -> BoxFuture<'_, Result<Result<(), Refusal>, StoreError>> {
+                let opening = Arc::clone(&opening);
+                Box::pin(async move {
+                    match opening.transaction(tx).await {
+                        Err(Refusal::Store(error)) => Err(error),
+                        // A refusal comes before anything is written. To commit
+                        // nothing spares others in the same commit a rollback.
+                        answer => Ok(answer),
+                    }
+                })
+            },
+        )
+        .await?
+}
+
+/// Whether the turn is open although the answer to the commit was lost: then it
+/// must not be left without a task (TURN-15).
+async fn opened_unheard(app: &App, caller: &Caller, plan: &Plan) -> bool {
+    let (scope, ids) = (scope(caller, plan), *plan.ids());
+    let found: Result<_, StoreError> = app
+        .store
+        .write(move |tx| {
+            Box::pin(async move {
+                // Waits for the lost transaction's end, if that is yet to come.
+                tx.quota_lock(scope).await?;
+                tx.turn_get(scope.tenant_id, scope.user_id, ids.chat_id, ids.request_id)
+                    .await
+            })
+        })
+        .await;
+    match found {
+        Ok(turn) => turn.is_some_and(|turn| turn.id == ids.turn_id),
+        Err(error) => {
+            tracing::error!(turn.id = %ids.turn_id, %error, "it is not known whether a turn was opened; if it was, the watchdog ends it");
+            false
         }
     }
-    let decision = decide(caller, &draft, &cells).map_err(|_| input_too_long())?;
-    record::preflight(app, config, &draft.selected_model, &decision);
-    Err(quota_exceeded(&decision))
 }
 
-async fn write(
-    app: &Arc<App>,
-    caller: &Caller,
-    request: &RequestContext,
-    plan: &Plan,
-) -> Result<(), Refusal> {
-    let (caller, request) = (caller.clone(), request.clone());
-    let plan = Arc::new(plan.clone());
-    app.store
-        .write(move |tx| -> BoxFuture<'_, Result<(), Refusal>> {
-            let (caller, request, plan) = (caller.clone(), request.clone(), Arc::clone(&plan));
-            Box::pin(async move { transaction(tx, &caller, &request, &plan).await })
-        })
-        .await
-}
-
-async fn transaction(
-    tx: &mut Tx,
-    caller: &Caller,
-    request: &RequestContext,
-    plan: &Plan,
-) -> Result<(), Refusal> {
-    let scope = QuotaScope {
+fn scope(caller: &Caller, plan: &Plan) -> QuotaScope {
+    QuotaScope {
         tenant_id: caller.tenant_id,
         user_id: caller.user_id,
         day: plan.draft.started_at.date(),
-    };
-    let cells = quota::cells(&tx.quota_lock(scope).await?);
-    if let Some(replaced) = plan.draft.replaces {
-        // Before the decision: whose turn was replaced meanwhile learns that,
-        // whatever the quota says.
-        mutation::replace(tx, caller, request, &plan.draft, replaced).await?;
     }
-    let decision = decide(caller, &plan.draft, &cells).map_err(|_| Refusal::TooLong)?;
-    match decision.admitted() {
-        None => return Err(Refusal::Rejected(decision)),
-        Some((model, _)) if model != plan.model_index() => return Err(Refusal::Changed(cells)),
-        Some(_) => {}
-    }
-    Ok(insert(tx, caller, plan, scope)?)
 }
 
-fn insert(tx: &mut Tx, caller: &Caller, plan: &Plan, scope: QuotaScope) -> Result<(), StoreError> {
+impl Opening {
+    async fn transaction(&self, tx: &mut Tx) -> Result<(), Refusal> {
+        let caller = &self.caller;
+        *self.decided() = Decided::default();
+        let (draft, cells) = self.wish.admit(tx, caller).await?;
+        let decision = decide(caller, &draft, &cells).map_err(|_| input_too_long())?;
+        self.decided().preflight = Some(Preflight {
+            selected_model: Arc::clone(&draft.selected_model),
+            decision,
+        });
+        let plan = plan(caller, draft, decision)?;
+        if let Some(replaced) = &plan.draft.replaces {
+            mutation::replace(tx, caller, &self.request, &plan.draft, replaced)?;
+        }
+        insert(tx, caller, &plan)?;
+        self.decided().plan = Some(plan);
+        Ok(())
+    }
+
+    fn decided(&self) -> MutexGuard<'_, Decided> {
+        self.decided.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_decided(&self) -> Decided {
+        std::mem::take(&mut *self.decided())
+    }
+}
+
+fn insert(tx: &mut Tx, caller: &Caller, plan: &Plan) -> Result<(), StoreError> {
     let now = plan.draft.started_at;
+    let scope = scope(caller, plan);
     let ids = plan.ids();
     let model = plan.model();
     let reserve = &plan.reserve;

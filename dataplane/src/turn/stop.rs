@@ -4,7 +4,8 @@
 use minichat_core::TurnId;
 use minichat_store::{StopRequests, StoreError};
 
-use crate::app::{App, OpenTurns};
+use crate::app::App;
+use crate::open_turns::OpenTurns;
 
 /// Asks `turn`, which was just seen running, to end. It does so in its own time,
 /// as any other ending: the first terminal wins.

@@ -29,9 +29,8 @@ pub(super) fn dereference(caches: &Caches, quota: &ChatQuota) -> Dereferenced {
 }
 
 fn holds_quotas(caches: &Caches, tenant: &ChatTenant, namespace: &str, secret: &Secret) -> bool {
-    let lenient = RenderSettings { allow_http: true };
     let quotas = caches.quotas_of(namespace, &tenant.name_any());
     let quotas: Vec<_> = quotas.iter().map(AsRef::as_ref).collect();
-    RenderedTenant::from_secret(secret, lenient)
+    RenderedTenant::from_secret(secret, RenderSettings::LENIENT)
         .is_ok_and(|carried| carried.config.document.user_limits == render::limits(&quotas))
 }

@@ -15,7 +15,7 @@ use super::dereference::Dereferenced;
 use crate::cache::full_name;
 use crate::condition::{Reason, Type, find};
 use crate::context::Context;
-use crate::numbers::Number;
+use crate::numbers::{Known, Number};
 use crate::write::FINALIZER;
 
 /// The longest value of a label.
@@ -37,8 +37,8 @@ pub(super) fn build(
     now: Timestamp,
 ) -> Result<Build, Faults> {
     let hash = rendered.config.content_hash.clone();
-    let last = context.numbers.last(rendered.config.tenant_id);
-    let version = version(tenant, seen, last.as_ref(), &hash, now);
+    let known = context.numbers.known(rendered.config.tenant_id);
+    let version = version(tenant, seen, &known, &hash, now);
     let carried = seen.carried.as_ref().filter(|carried| {
         carried.config.policy_version == Some(version) && carried.config.content_hash == hash
     });
@@ -59,7 +59,9 @@ pub(super) fn build(
                 .ok()
         })
         .or_else(|| {
-            let last = last.filter(|last| last.version == version && last.hash == hash)?;
+            let last = known
+                .last
+                .filter(|last| last.version == version && last.hash == hash)?;
             Some(last.generated_at)
         })
         .unwrap_or(now);
@@ -86,14 +88,16 @@ pub(super) fn build(
     })
 }
 
-/// QUOTA-27: the last version while the hash is the same, else the next one.
+/// QUOTA-27: the last version while the hash is the same, else the next one; never
+/// one that is taken.
 fn version(
     tenant: &ChatTenant,
     seen: &Dereferenced,
-    last: Option<&Number>,
+    remembered: &Known,
     hash: &str,
     now: Timestamp,
 ) -> u64 {
+    let taken = remembered.taken;
     let status = tenant.status.as_ref();
     let told = status
         .and_then(|status| u64::try_from(status.policy_version?).ok())
@@ -115,11 +119,15 @@ fn version(
         .as_ref()
         .and_then(|secret| revision_of(secret)?.split('-').next()?.parse().ok())
         .map(|version| (version, None));
-    let remembered = last.map(|last| (last.version, Some(last.hash.as_str())));
-    let known = [told, carried, annotated, remembered];
+    let last = remembered.last.as_ref();
+    let last = last.map(|last| (last.version, Some(last.hash.as_str())));
+    let known = [told, carried, annotated, last];
     let Some(highest) = known.iter().flatten().map(|(version, _)| *version).max() else {
-        return first_version(tenant, now);
+        return first_version(tenant, now).max(taken + 1);
     };
+    if highest <= taken {
+        return taken + 1;
+    }
     let is_same = known
         .iter()
         .flatten()
@@ -230,6 +238,7 @@ mod tests {
             carried: None,
             others: Vec::new(),
             older: None,
+            contested: None,
         }
     }
 
@@ -245,10 +254,10 @@ mod tests {
     #[test]
     fn a_version_is_kept_with_its_hash_and_followed_by_the_next() {
         let mut tenant = tenant();
-        assert_eq!(version(&tenant, &seen(), None, "a", NOW), 1);
+        assert_eq!(version(&tenant, &seen(), &Known::default(), "a", NOW), 1);
         tenant.status = Some(status(Some(7), Some("a")));
-        assert_eq!(version(&tenant, &seen(), None, "a", NOW), 7);
-        assert_eq!(version(&tenant, &seen(), None, "b", NOW), 8);
+        assert_eq!(version(&tenant, &seen(), &Known::default(), "a", NOW), 7);
+        assert_eq!(version(&tenant, &seen(), &Known::default(), "b", NOW), 8);
         let mut annotated = Secret::default();
         let revision = "9-abc".to_owned();
         annotated.annotations_mut().insert(
@@ -260,7 +269,7 @@ mod tests {
             ..seen()
         };
         assert_eq!(
-            version(&tenant, &seen, None, "a", NOW),
+            version(&tenant, &seen, &Known::default(), "a", NOW),
             10,
             "of the higher one no hash is known"
         );
@@ -271,10 +280,13 @@ mod tests {
     fn versions_that_may_be_forgotten_are_passed_over() {
         let mut tenant = tenant();
         tenant.finalizers_mut().push(FINALIZER.to_owned());
-        assert_eq!(version(&tenant, &seen(), None, "a", NOW), SECONDS);
+        assert_eq!(
+            version(&tenant, &seen(), &Known::default(), "a", NOW),
+            SECONDS
+        );
         tenant.status = Some(status(None, None));
         assert_eq!(
-            version(&tenant, &seen(), None, "a", NOW),
+            version(&tenant, &seen(), &Known::default(), "a", NOW),
             1,
             "it waited for a Secret"
         );
@@ -284,7 +296,10 @@ mod tests {
             conditions,
             ..status(None, None)
         });
-        assert_eq!(version(&tenant, &seen(), None, "a", NOW), SECONDS);
+        assert_eq!(
+            version(&tenant, &seen(), &Known::default(), "a", NOW),
+            SECONDS
+        );
     }
 
     /// QUOTA-27: of two edits in a row the second one never gets the number of the
@@ -298,9 +313,27 @@ mod tests {
             hash: "b".to_owned(),
             generated_at: NOW,
         };
-        assert_eq!(version(&tenant, &seen(), Some(&last), "b", NOW), 2);
-        assert_eq!(version(&tenant, &seen(), Some(&last), "c", NOW), 3);
+        let mut known = Known {
+            last: Some(last),
+            taken: 0,
+        };
+        assert_eq!(version(&tenant, &seen(), &known, "b", NOW), 2);
+        assert_eq!(version(&tenant, &seen(), &known, "c", NOW), 3);
         tenant.status = Some(status(Some(1), Some("c")));
-        assert_eq!(version(&tenant, &seen(), Some(&last), "c", NOW), 3);
+        assert_eq!(version(&tenant, &seen(), &known, "c", NOW), 3);
+        known.taken = 1;
+        assert_eq!(version(&tenant, &seen(), &known, "b", NOW), 2);
+        known.taken = 6;
+        assert_eq!(version(&tenant, &seen(), &known, "b", NOW), 7);
+    }
+
+    /// QUOTA-29: a pod's database remembers longer than the cluster.
+    #[test]
+    fn a_first_number_is_none_that_is_taken() {
+        let known = Known {
+            last: None,
+            taken: 4,
+        };
+        assert_eq!(version(&tenant(), &seen(), &known, "a", NOW), 5);
     }
 }

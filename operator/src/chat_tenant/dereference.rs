@@ -12,6 +12,7 @@ use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, RenderedTenant};
 
 use super::{id_of, secret_names};
 use crate::cache::{Caches, full_name};
+use crate::issuers::{self, age};
 
 pub(super) struct Dereferenced {
     pub(super) quotas: Vec<Arc<ChatQuota>>,
@@ -25,6 +26,8 @@ pub(super) struct Dereferenced {
     pub(super) others: Vec<Arc<Secret>>,
     /// `namespace/name` of an older tenant with the same id.
     pub(super) older: Option<String>,
+    /// Why an issuer that the tenant lists is another tenant's.
+    pub(super) contested: Option<String>,
 }
 
 pub(super) fn dereference(caches: &Caches, tenant: &ChatTenant) -> Dereferenced {
@@ -38,15 +41,16 @@ pub(super) fn dereference(caches: &Caches, tenant: &ChatTenant) -> Dereferenced 
         })
         .collect();
     let is_ours = |secret: &Secret| secret.annotations().get(SOURCE) == Some(&full);
-    let older = older(&caches.tenants(), tenant);
+    let tenants = caches.tenants();
+    let older = older(&tenants, tenant);
+    let contested = issuers::conflict(tenant, &tenants, &caches.issuers);
     let rendered = caches
         .rendered_of(id)
         .filter(|secret| older.is_none() || is_ours(secret));
     // What was accepted once is not refused here for a setting that changed since.
-    let lenient = RenderSettings { allow_http: true };
     let carried = rendered
         .as_ref()
-        .and_then(|secret| RenderedTenant::from_secret(secret, lenient).ok());
+        .and_then(|secret| RenderedTenant::from_secret(secret, RenderSettings::LENIENT).ok());
     let name = rendered_secret::name(id);
     Dereferenced {
         quotas: caches.quotas_of(&namespace, &tenant.name_any()),
@@ -58,20 +62,13 @@ pub(super) fn dereference(caches: &Caches, tenant: &ChatTenant) -> Dereferenced 
             .store
             .state_filter(|secret| is_ours(secret) && secret.name_any() != name),
         older,
+        contested,
     }
 }
 
 /// The oldest of all tenants with one id has it; among equals the smaller name.
 fn older(tenants: &[Arc<ChatTenant>], tenant: &ChatTenant) -> Option<String> {
     let id = id_of(tenant);
-    let age = |tenant: &ChatTenant| {
-        let created = tenant
-            .metadata
-            .creation_timestamp
-            .as_ref()
-            .map(|time| time.0);
-        (created, full_name(tenant))
-    };
     let same = tenants
         .iter()
         .filter(|other| other.metadata.uid != tenant.metadata.uid && id_of(other) == id);

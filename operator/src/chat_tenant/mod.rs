@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use kube::ResourceExt as _;
 use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
 use minichat_crds::rendered_secret::revision_of;
 use minichat_crds::{ChatTenant, render as rendering};
 
@@ -52,7 +53,9 @@ pub(crate) async fn render(
     if is_new {
         context.writer.set_finalizer(tenant, true).await?;
     }
-    if let (_, Build::Write(secret, number)) = decide(tenant, &seen, context) {
+    let (_, build) = decide(tenant, &seen, context);
+    let delivers = matches!(build, Build::Write(..));
+    if let Build::Write(secret, number) = build {
         context.numbers.remember(id_of(tenant), number);
         apply::apply(&context.writer, &seen, &secret).await?;
         let revision = revision_of(&secret).unwrap_or_default();
@@ -62,6 +65,9 @@ pub(crate) async fn render(
             "rendered"
         );
     }
+    context
+        .propagation
+        .looked(&ObjectRef::from_obj(tenant), delivers);
     apply::remove_others(&context.writer, &seen).await?;
     Ok(Action::await_change())
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
 use minichat_crds::ChatTenant;
 use minichat_crds::chat_tenant::{ChatTenantStatus, DataPlane};
 use minichat_crds::rendered_secret::revision_of;
@@ -10,6 +11,7 @@ use minichat_crds::rendered_secret::revision_of;
 use super::dereference::Dereferenced;
 use super::validate::Validated;
 use super::{AGAIN, id_of};
+use crate::cache::full_name;
 use crate::condition::{Reason, Type, Verdict, conditions};
 use crate::context::{Context, ReconcileError};
 use crate::event;
@@ -50,11 +52,27 @@ pub(super) async fn update(
         .pool
         .acknowledged(id_of(tenant), revision, SOON)
         .await;
+    if let Some(stored) = standing.stored_version
+        && context.numbers.take(id_of(tenant), stored)
+    {
+        tracing::info!(
+            tenant.name = full_name(tenant),
+            revision,
+            stored,
+            "a pod knows higher policy versions; the next one is above them"
+        );
+        context.look_again(tenant);
+    }
+    if standing.is_everywhere()
+        && let Some(elapsed) = context.propagation.arrived(&ObjectRef::from_obj(tenant))
+    {
+        context.metrics.config_propagation_seconds(elapsed);
+    }
     let programmed = programmed(&standing, revision);
     let told = status(tenant, seen, &validated, programmed, &standing, context);
     write(tenant, told, context).await?;
     // An edit must not wait for a pod that does not answer.
-    Ok(if standing.programmed == standing.ready {
+    Ok(if standing.is_final() && standing.refusal.is_none() {
         Action::await_change()
     } else {
         Action::requeue(AGAIN)
@@ -71,8 +89,8 @@ fn programmed(standing: &Acknowledgement, revision: &str) -> Verdict {
     let Acknowledgement {
         ready,
         programmed,
-        rejected: _,
         refusal,
+        ..
     } = standing;
     if let Some((pod, words)) = refusal {
         return Verdict::no(
@@ -85,7 +103,7 @@ fn programmed(standing: &Acknowledgement, revision: &str) -> Verdict {
         let message = format!("revision {revision} is rendered, but no pod of the pool is ready");
         return Verdict::no(Type::Programmed, Reason::NoPods, message);
     }
-    if programmed == ready {
+    if standing.is_everywhere() {
         return Verdict::yes(
             Type::Programmed,
             Reason::Programmed,
@@ -136,6 +154,7 @@ fn status(
             ready: number(standing.ready),
             programmed: number(standing.programmed),
             rejected: number(standing.rejected),
+            pods: format!("{}/{}", standing.programmed, standing.ready),
         }),
         quotas: Some(number(seen.quotas.len())),
         conditions: conditions(&verdicts, old, generation, context.clock.now()),
@@ -155,6 +174,9 @@ async fn write(tenant: &ChatTenant, told: Told, context: &Context) -> Result<(),
         .as_ref()
         .map(|status| status.conditions.as_slice());
     let changes = event::changes(&verdicts, old.unwrap_or_default());
+    if changes.iter().any(event::Told::is_rejection) {
+        context.metrics.config_rejected();
+    }
     event::publish(
         &context.writer,
         &context.identity,

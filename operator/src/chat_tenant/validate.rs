@@ -27,16 +27,17 @@ pub(super) fn validate(
     let lost = keep_old(&mut secrets, &unresolved, old);
     let quotas: Vec<_> = seen.quotas.iter().map(AsRef::as_ref).collect();
     let rendered = render::render(tenant, &quotas, &secrets, settings);
-    let accepted = match (&seen.older, &rendered) {
-        (Some(older), _) => Verdict::no(
+    let accepted = match (&seen.older, &rendered, &seen.contested) {
+        (Some(older), ..) => Verdict::no(
             Type::Accepted,
             Reason::Conflict,
             format!(
                 "spec.tenantId is also the id of the older ChatTenant {older}; give each its own"
             ),
         ),
-        (None, Err(faults)) => Verdict::no(Type::Accepted, Reason::Invalid, faults.to_string()),
-        (None, Ok(rendered)) => {
+        (None, Err(faults), _) => Verdict::no(Type::Accepted, Reason::Invalid, faults.to_string()),
+        (None, Ok(_), Some(contested)) => Verdict::no(Type::Accepted, Reason::Conflict, contested),
+        (None, Ok(rendered), None) => {
             Verdict::yes(Type::Accepted, Reason::Valid, rendered.warnings.join("; "))
         }
     };

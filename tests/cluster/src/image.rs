@@ -6,32 +6,30 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use crate::command;
+use crate::packages::Package;
 use crate::programs::Program;
 
 /// Image of the process that holds a pod's namespaces.
 pub(crate) const PAUSE: &str = "minichat.dev/pause:1";
 
-/// Builds `dockerfile` in the directory `context` and writes the image, called `name` (with a tag), to `archive`, in the
-/// format of `docker save`. Needs root and buildah; nothing is pulled: the Dockerfile starts `FROM scratch`.
-pub fn build(context: &Path, dockerfile: &Path, name: &str, archive: &Path) -> anyhow::Result<()> {
-    let context = path(context)?;
-    let dockerfile = path(dockerfile)?;
+/// What [`build`] needs.
+pub const BUILDER: Package = Package::new("buildah", "buildah");
+
+/// Builds `dockerfile` in the directory `context`, with further `options` of `buildah bud`, and writes the image, called
+/// `name` (with a tag), to `archive`, in the format of `docker save`. Needs root and [`BUILDER`]; nothing is pulled: what
+/// is built starts `FROM scratch`.
+pub fn build(
+    context: &Path,
+    dockerfile: &Path,
+    options: &[&str],
+    name: &str,
+    archive: &Path,
+) -> anyhow::Result<()> {
     let storage = "--storage-driver=overlay";
-    command::run(
-        "buildah",
-        &[
-            storage,
-            "bud",
-            "--isolation=chroot",
-            "--pull-never",
-            "--tag",
-            name,
-            "--file",
-            dockerfile,
-            context,
-        ],
-    )
-    .with_context(|| format!("building the image {name}"))?;
+    let fixed = [storage, "bud", "--isolation=chroot", "--pull-never"];
+    let this = ["--tag", name, "--file", path(dockerfile)?, path(context)?];
+    command::run("buildah", &[&fixed, options, &this].concat())
+        .with_context(|| format!("building the image {name}"))?;
     // buildah does not overwrite an archive.
     if archive.exists() {
         fs::remove_file(archive)?;
@@ -53,7 +51,7 @@ pub(crate) fn pause(directory: &Path) -> anyhow::Result<PathBuf> {
     )?;
     fs::copy(Program::Pause.ensure()?, context.join("pause"))?;
     let archive = directory.join("pause.tar");
-    build(&context, &dockerfile, PAUSE, &archive)?;
+    build(&context, &dockerfile, &[], PAUSE, &archive)?;
     Ok(archive)
 }
 

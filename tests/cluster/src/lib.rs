@@ -18,7 +18,7 @@ pub mod image;
 mod kubeconfig;
 pub mod kubectl;
 pub mod node;
-mod packages;
+pub mod packages;
 mod pki;
 mod processes;
 pub mod programs;

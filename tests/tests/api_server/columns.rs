@@ -53,7 +53,9 @@ async fn kubectl_get_shows_the_columns_and_the_short_names_work() {
     assert!(table.contains("False"), "{table}");
     assert!(table.contains("InvalidReference"), "{table}");
     let table = fixture.kubectl(&["get", "ctn", "--output=wide"]).unwrap();
-    assert!(titles(&table).contains(&"TENANTID"), "{table}");
+    for title in ["TENANTID", "PODS"] {
+        assert!(titles(&table).contains(&title), "{table}");
+    }
 
     let table = fixture.kubectl(&["get", "cq"]).unwrap();
     let expected = [

@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
+use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::GroupVersionKind;
-use kube::{Client, CustomResourceExt};
 use minichat_cluster::ApiTier;
-use minichat_crds::{ChatQuota, ChatTenant, GROUP, VERSION, generate};
+use minichat_crds::{GROUP, VERSION};
 use minichat_tests::cluster::{self, TestNamespace};
 use serde_json::{Value, json};
-
-const ESTABLISHED: &str = "--for=condition=Established";
 
 pub(crate) struct Fixture {
     pub(crate) tier: ApiTier,
@@ -21,17 +19,7 @@ pub(crate) struct Fixture {
 impl Fixture {
     pub(crate) async fn new() -> Self {
         let tier = cluster::api_tier().unwrap();
-        let definitions = [
-            generate::definition::<ChatTenant>().unwrap(),
-            generate::definition::<ChatQuota>().unwrap(),
-        ];
-        let list = json!({"apiVersion": "v1", "kind": "List", "items": definitions});
-        tier.kubectl().apply(&list).unwrap();
-        for crd in [ChatTenant::crd_name(), ChatQuota::crd_name()] {
-            let crd = format!("crd/{crd}");
-            let wait = ["wait", ESTABLISHED, "--timeout=60s", crd.as_str()];
-            tier.kubectl().run(&wait).unwrap();
-        }
+        cluster::install_definitions(&tier).unwrap();
         let client = cluster::client(&tier.kubeconfig()).await.unwrap();
         let namespace = TestNamespace::create(&client, "crds").await.unwrap();
         Self {

@@ -1,6 +1,9 @@
 //! Many streams at once.
 
+use anyhow::{Context as _, ensure};
 use futures_util::future::try_join_all;
+use http_body_util::BodyExt as _;
+use minichat_tests::client::Api;
 use minichat_tests::harness::Stack;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
@@ -123,35 +126,68 @@ on_each_database! {
         }
     }
 
-    /// TURN-4, TURN-12, API-68
+    /// TURN-4, TURN-12, TURN-43, API-68: a hundred rounds, with one key and with
+    /// twenty.
     async fn of_parallel_sends_to_one_chat_exactly_one_streams(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
-        for same_id in [false, true] {
-            scene.provider.push_scenario(Scenario {
-                hold_before_head: true,
-                ..Scenario::deltas(&["ok"], Ending::Completed)
-            });
-            let chat = user.create_chat(None).await?;
-            let id = Uuid::new_v4();
-            let path = format!("/mini-chat/v1/chats/{chat}/messages:stream");
-            let sends = (0..20).map(|_| {
-                let id = if same_id { id } else { Uuid::new_v4() };
-                let body = json!({"content": "hello", "request_id": id.to_string()});
-                let (user, path) = (user.clone(), path.clone());
-                async move {
-                    let json = [("content-type", "application/json")];
-                    user.send(http::Method::POST, &path, &json, body.to_string().into()).await
-                }
-            });
-            let answers = try_join_all(sends).await?;
-            let mut statuses: Vec<_> = answers.iter().map(|answer| answer.status().as_u16()).collect();
-            statuses.sort_unstable();
-            assert_eq!(statuses, [&[200], [409; 19].as_slice()].concat(), "same id: {same_id}");
-            drop(answers);
-            scene.provider.wait_until(|stats| stats.answers_open == 0).await;
+        for round in 0..100 {
+            for same_id in [false, true] {
+                scene.provider.push_scenario(Scenario {
+                    hold_before_head: true,
+                    ..Scenario::deltas(&["ok"], Ending::Completed)
+                });
+                let refusal = if same_id { "request_id_conflict" } else { "generation_in_progress" };
+                parallel_sends(&user, same_id, refusal)
+                    .await
+                    .with_context(|| format!("round {round}, same id: {same_id}"))?;
+                scene.provider.wait_until(|stats| stats.answers_open == 0).await;
+            }
         }
+        let running = "SELECT count(*) FROM chat_turns WHERE state = 'running'";
+        let stack = &scene.stack;
+        stack.eventually("ended", async || Ok(stack.database.number(running).await? == 0)).await?;
+        let database = scene.database();
+        assert_eq!(database.number("SELECT count(*) FROM chat_turns").await?, 200);
+        let reserved = "SELECT CAST(sum(reserved_credits_micro) AS BIGINT) FROM quota_usage";
+        assert_eq!(database.number(reserved).await?, 0);
     }
+}
+
+/// Twenty sends to a new chat at once: one streams, all others are refused with
+/// `refusal`.
+async fn parallel_sends(user: &Api, same_id: bool, refusal: &str) -> anyhow::Result<()> {
+    let chat = user.create_chat(None).await?;
+    let id = Uuid::new_v4();
+    let path = format!("/mini-chat/v1/chats/{chat}/messages:stream");
+    let sends = (0..20).map(|_| {
+        let id = if same_id { id } else { Uuid::new_v4() };
+        let body = json!({"content": "hello", "request_id": id.to_string()});
+        let path = &path;
+        async move {
+            let json = [("content-type", "application/json")];
+            user.send(http::Method::POST, path, &json, body.to_string().into())
+                .await
+        }
+    });
+    let mut streams = 0;
+    let mut refusals = 0;
+    for answer in try_join_all(sends).await? {
+        let status = answer.status().as_u16();
+        if status == 200 {
+            streams += 1;
+            continue;
+        }
+        let problem = answer.into_body().collect().await?.to_bytes();
+        let problem: serde_json::Value = serde_json::from_slice(&problem)?;
+        ensure!(
+            status == 409 && problem["code"] == refusal,
+            "{status} {problem}"
+        );
+        refusals += 1;
+    }
+    ensure!((streams, refusals) == (1, 19), "{streams} streams");
+    Ok(())
 }
 
 async fn check_counters(stack: &Stack, turns: usize) -> anyhow::Result<()> {

@@ -2,11 +2,19 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
+use minichat_tests::child::Process;
 use minichat_tests::client::Api;
 use minichat_tests::harness::Scene;
+use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
-use minichat_tests::scripted_provider::{Ending, Scenario};
+use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use uuid::Uuid;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_minichat-dataplane-under-test");
 
 /// Longest time from a client's leaving to the end of the provider's stream.
 const ABORT_LIMIT: Duration = Duration::from_millis(200);
@@ -34,7 +42,212 @@ async fn check_counted_once(
     Ok(())
 }
 
+/// A client that takes a stream up to its first delta and then nothing more,
+/// with little room for what arrives.
+async fn stop_reading(
+    process: &Process,
+    tenant: &Tenant,
+    user: Uuid,
+    chat: &str,
+) -> anyhow::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(16 * 1024)?;
+    let mut reader = socket.connect(process.app_addr).await?;
+    let body = json!({"content": "hello"}).to_string();
+    let request = format!(
+        "POST /mini-chat/v1/chats/{chat}/messages:stream HTTP/1.1\r\nhost: a\r\n\
+         x-tenant-id: {}\r\nx-user-id: {user}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        tenant.id,
+        body.len()
+    );
+    reader.write_all(request.as_bytes()).await?;
+    let (mut text, mut buffer) = (Vec::new(), [0; 1024]);
+    while !String::from_utf8_lossy(&text).contains("event: delta") {
+        let count = reader.read(&mut buffer).await?;
+        anyhow::ensure!(count > 0, "{}", String::from_utf8_lossy(&text));
+        text.extend_from_slice(&buffer[..count]);
+    }
+    Ok(reader)
+}
+
+/// The pieces that the provider has written once it writes no more.
+async fn stalled(provider: &ScriptedProvider) -> u64 {
+    let mut written = 0;
+    loop {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let now = provider.stats().chunks_written;
+        if now == written && now > 0 {
+            return written;
+        }
+        written = now;
+    }
+}
+
 on_each_database! {
+    /// API-134, TURN-16, TURN-47, TURN-49: 60 MB that nobody reads stay with the
+    /// provider; a full channel holds up neither memory nor a cancellation.
+    async fn a_reader_that_stops_costs_no_memory_and_cancels_by_leaving(env) {
+        const PIECES: u64 = 6000;
+        const ROOM: u64 = 24 * 1024 * 1024;
+        let provider = ScriptedProvider::start().await?;
+        let tenant = Tenant::new("acme", provider.addr);
+        env.write_manifest(&tenant.name, &tenant.manifest())?;
+        let process = Process::serve(BINARY, &env, "").await?;
+        let id = Uuid::new_v4();
+        let user = process.api.acting_as(tenant.id, id)?;
+        let chat = user.create_chat(Some("std")).await?;
+        user.say(&chat, "PING").await?;
+        let before = process.resident_bytes()?;
+        let piece = "0123456789".repeat(1000);
+        let pieces = vec![piece.as_str(); usize::try_from(PIECES)?];
+        provider.push_scenario(Scenario::deltas(&pieces, Ending::Hang));
+        let counted = provider.stats().chunks_written;
+        let reader = stop_reading(&process, &tenant, id, &chat).await?;
+        let written = stalled(&provider).await - counted;
+        assert!(written < PIECES / 2, "{written} of {PIECES} pieces");
+        let held = process.resident_bytes()?.saturating_sub(before);
+        assert!(held < ROOM, "{held} bytes for a reader that reads nothing");
+        assert_eq!(stalled(&provider).await - counted, written);
+
+        drop(reader);
+        provider.wait_until(|stats| stats.answers_aborted == 1).await;
+        let messages = async || user.messages(&chat).await;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while messages().await?.len() < 4 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let states = env.database.query("SELECT state FROM chat_turns ORDER BY started_at").await?;
+        assert_eq!(states[1][0].as_deref(), Some("cancelled"));
+        let stored = messages().await?;
+        let text = stored.last().context("no message")?["content"].as_str().unwrap_or_default();
+        assert!(!text.is_empty() && text.len() % piece.len() == 0, "{} bytes", text.len());
+        let scrape = process.scrape().await?;
+        for (name, labels) in [
+            ("stream_disconnected_total", [("stage", "mid_stream")]),
+            ("cancel_requested_total", [("trigger", "disconnect")]),
+            ("cancel_effective_total", [("trigger", "disconnect")]),
+            ("time_to_abort_ms_count", [("trigger", "disconnect")]),
+            ("stream_failed_total", [("error_code", "cancelled")]),
+        ] {
+            assert_eq!(scrape.count(&format!("mini_chat_{name}"), &labels)?, 1, "{name}");
+        }
+    }
+
+    /// TURN-42, TURN-49: whoever leaves after the provider's end cancels
+    /// nothing. The commit is held up, so that there is time to leave.
+    async fn leaving_after_the_providers_end_changes_nothing(env) {
+        const STAGE: &str = "mini_chat_stream_disconnected_total";
+        let scene = env.scene().await?;
+        let user = scene.new_user()?;
+        let mut left_late = false;
+        for round in 1..=100 {
+            scene.provider.push_scenario(Scenario {
+                hold_before_end: true,
+                ..Scenario::deltas(&["part"], Ending::Completed)
+            });
+            let chat = user.create_chat(Some("std")).await?;
+            let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
+            let started = stream.expect("stream_started").await?;
+            stream.expect("delta").await?;
+            let lock = env.database.lock_writes().await?;
+            scene.provider.release(1);
+            scene.provider.wait_until(|stats| stats.answers_finished == round).await;
+            let request = started.text("request_id");
+            // On its way to the data plane the end is overtaken by nobody who
+            // asks this often.
+            for _ in 0..5 {
+                assert_eq!(user.turn(&chat, request).await?["state"], "running");
+            }
+            drop(stream);
+            let left = async || Ok(scene.stack.scrape().await?.count(STAGE, &[])? as u64 == round);
+            scene.stack.eventually("left", left).await?;
+            drop(lock);
+            let turn = ended(&scene, &user, &chat, request).await?;
+            // What a turn ends with is counted after its commit.
+            let is_idle = async || Ok(scene.stack.scrape().await?.sum("mini_chat_active_streams", &[]) < 0.5);
+            scene.stack.eventually("idle", is_idle).await?;
+            let scrape = scene.stack.scrape().await?;
+            let cancelled = scrape.count("mini_chat_cancel_requested_total", &[])?;
+            if scrape.count(STAGE, &[("stage", "after_done")])? == 0 {
+                // The end had not arrived; then it was a cancellation.
+                assert_eq!(turn["state"], "cancelled");
+                assert_eq!(cancelled as u64, round);
+                continue;
+            }
+            assert_eq!(turn["state"], "done");
+            assert_eq!(user.messages(&chat).await?[1]["content"], "part");
+            assert_eq!(cancelled as u64, round - 1);
+            assert_eq!(scrape.count("mini_chat_stream_completed_total", &[])?, 1);
+            left_late = true;
+            break;
+        }
+        assert!(left_late, "no client left after the end");
+    }
+
+    /// TURN-13, TURN-49, QUOTA-60: whoever leaves while the turn is being
+    /// opened pays nothing, because the provider was not asked.
+    async fn leaving_before_the_first_byte_releases_the_reserve(env) {
+        let scene = env.scene().await?;
+        let id = Uuid::new_v4();
+        let user = scene.stack.caller(&scene.tenant, id)?;
+        let database = scene.database();
+        let (mut opened, mut released) = (0, false);
+        for _ in 0..100 {
+            scene.provider.reset();
+            scene.provider.push_scenario(Scenario { hold_before_head: true, ..Scenario::default() });
+            let chat = user.create_chat(Some("std")).await?;
+            let request = Uuid::new_v4().to_string();
+            let body = json!({"content": "hello", "request_id": request});
+            let lock = database.lock_writes().await?;
+            {
+                let leaving = scene.stack.caller(&scene.tenant, id)?;
+                let send = leaving.open(&chat, &body);
+                let asking = async {
+                    for _ in 0..5 {
+                        user.get(&format!("/chats/{chat}/turns/{request}")).await?.expect(404)?;
+                    }
+                    anyhow::Ok(())
+                };
+                tokio::select! {
+                    answered = send => anyhow::bail!("answered before the commit: {answered:?}"),
+                    asked = asking => asked?,
+                }
+            }
+            for _ in 0..5 {
+                user.get(&format!("/chats/{chat}")).await?.expect(200)?;
+            }
+            drop(lock);
+            let is_open = async || Ok(user.get(&format!("/chats/{chat}/turns/{request}")).await?.status == 200);
+            let arrival = scene.stack.eventually("opened", is_open);
+            let Ok(arrived) = tokio::time::timeout(Duration::from_secs(1), arrival).await else {
+                // Its client left before the request had come this far.
+                continue;
+            };
+            arrived?;
+            opened += 1;
+            let turn = ended(&scene, &user, &chat, &request).await?;
+            assert_eq!(turn["state"], "cancelled");
+            assert_eq!(user.messages(&chat).await?.len(), 1);
+            let usage = database.payloads("mini-chat.usage_snapshot").await?;
+            let usage = usage.last().context("no usage event")?;
+            assert_eq!(usage["billing_outcome"], "aborted");
+            let stage = [("stage", "before_first_token")];
+            let left = async || {
+                let scrape = scene.stack.scrape().await?;
+                Ok(scrape.count("mini_chat_stream_disconnected_total", &stage)? == opened)
+            };
+            scene.stack.eventually("counted", left).await?;
+            if usage["settlement_method"] == "released" {
+                assert_eq!(usage["committed_credits_micro"], 0);
+                assert_eq!(scene.provider.stats().answers_started, 0);
+                released = true;
+                break;
+            }
+        }
+        assert!(released, "no client left before the provider was asked");
+    }
+
     /// API-153, TURN-49, PLAT-56: partial text stays, the estimate is charged.
     async fn leaving_mid_stream_cancels_the_turn_and_keeps_its_text(env) {
         let scene = env.scene().await?;
@@ -110,11 +323,11 @@ on_each_database! {
     async fn no_turn_stays_running_whenever_its_client_leaves(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
-        for round in 0..50 {
+        for round in 0..200 {
             let chat = user.create_chat(Some("std")).await?;
             let body = json!({"content": "hello"});
             let send = user.open(&chat, &body);
-            let patience = Duration::from_micros(200 * round);
+            let patience = Duration::from_micros(250 * round);
             drop(tokio::time::timeout(patience, send).await);
         }
         let database = scene.database();

@@ -3,17 +3,31 @@
 #[cfg(test)]
 mod ask;
 #[cfg(test)]
+mod bearer_tokens;
+#[cfg(test)]
 mod chat_changes;
 #[cfg(test)]
 mod chats;
 #[cfg(test)]
 mod concurrency;
 #[cfg(test)]
+mod cross_origin;
+#[cfg(test)]
+mod database_failures;
+#[cfg(test)]
 mod disconnects;
+#[cfg(test)]
+mod events;
 #[cfg(test)]
 mod finalization;
 #[cfg(test)]
 mod first_turn;
+#[cfg(test)]
+mod issuers;
+#[cfg(test)]
+mod jobs;
+#[cfg(test)]
+mod limits;
 #[cfg(test)]
 mod lists;
 #[cfg(test)]
@@ -27,12 +41,22 @@ mod orphans;
 #[cfg(test)]
 mod process_end;
 #[cfg(test)]
+mod progress;
+#[cfg(test)]
 mod provider_failures;
 #[cfg(test)]
 mod quotas;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod replays;
+#[cfg(test)]
+mod requests;
+#[cfg(test)]
+mod routes;
+#[cfg(test)]
 mod stops;
 #[cfg(test)]
 mod streaming;
+#[cfg(test)]
+mod timeouts;

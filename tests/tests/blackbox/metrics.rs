@@ -2,6 +2,8 @@
 
 use minichat_metrics::catalogue::{self, Kind};
 use minichat_tests::on_each_database;
+use minichat_tests::scripted_provider::{Ending, Scenario};
+use serde_json::json;
 
 const PREFIX: &str = "mini_chat";
 
@@ -105,6 +107,26 @@ on_each_database! {
         let chat = user.create_chat(None).await?;
         user.say(&chat, "PING").await?;
         user.say(&chat, "ERROR").await?;
+        let events = user.say(&chat, "PING").await?;
+        let request = events.only("stream_started")?["request_id"].clone();
+        let request = request.as_str().unwrap_or_default();
+        user.retry(&chat, request).await?;
+        user.retry(&chat, request).await?.problem(409, "not_latest_turn")?;
+        let hanging = Scenario::deltas(&["part"], Ending::Hang);
+        for is_stopped in [true, false] {
+            scene.provider.push_scenario(hanging.clone());
+            let chat = user.create_chat(None).await?;
+            let mut stream = user.open(&chat, &json!({"content": "https://example.com/a.txt"})).await?;
+            let started = stream.expect("stream_started").await?;
+            stream.expect("delta").await?;
+            if is_stopped {
+                user.cancel(&chat, started.text("request_id")).await?.expect(202)?;
+                stream.expect("error").await?;
+            }
+        }
+        scene.provider.wait_until(|stats| stats.answers_open == 0).await;
+        scene.database().age_turns("state = 'running'").await?;
+        scene.stack.watchdog().run_once(&minichat_telemetry::Signal::new()).await;
         for sample in scene.stack.scrape().await?.samples {
             let known = |name: &str| {
                 let base = sample.name.trim_start_matches("mini_chat_");
@@ -116,6 +138,7 @@ on_each_database! {
             for (key, value) in &sample.labels {
                 assert!(known(key), "{key} of {}", sample.name);
                 assert!(value.parse::<uuid::Uuid>().is_err(), "{value} of {}", sample.name);
+                assert!(!value.contains("://") && !value.contains(".txt"), "{value} of {}", sample.name);
             }
             assert!(!sample.name.contains("_total_total"), "{}", sample.name);
         }

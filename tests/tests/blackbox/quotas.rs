@@ -221,4 +221,49 @@ on_each_database! {
         let chat = other.create_chat(None).await?;
         other.say(&chat, "PING").await?.only("done")?;
     }
+
+    /// API-112: percentages are rounded down, and a period without allowance
+    /// is not shown.
+    async fn the_status_warns_at_the_threshold_and_says_when_nothing_is_left(env) {
+        let provider = ScriptedProvider::start().await?;
+        let tenant = Tenant::new("acme", provider.addr);
+        let stack = env.serve(&[&tenant]).await?;
+        let user = stack.new_user(&tenant)?;
+        let chat = user.create_chat(Some("prem")).await?;
+        user.say(&chat, "PING").await?;
+        let revision = stack.configz(&tenant).await?["revision"].clone();
+        let tenant = tenant.with_limits((1000, 0), (0, 100));
+        stack.write_manifest("acme", &tenant.manifest())?;
+        stack.eventually("reloaded", async || {
+            Ok(stack.configz(&tenant).await?["revision"] != revision)
+        }).await?;
+        // Of 1000 and of 100.
+        for (spent, left, percentage, warning, exhausted) in [
+            (79, [921, 21], [92, 21], [false, false], [false, false]),
+            (80, [920, 20], [92, 20], [false, true], [false, false]),
+            (99, [901, 1], [90, 1], [false, true], [false, false]),
+            (100, [900, 0], [90, 0], [false, true], [false, true]),
+            (1001, [0, 0], [0, 0], [true, true], [true, true]),
+        ] {
+            let change = format!("UPDATE quota_usage SET spent_credits_micro = {spent}");
+            env.database.query(&change).await?;
+            let status = user.get("/quota/status").await?.expect(200)?;
+            let tiers: Vec<_> = status["tiers"].as_array().into_iter().flatten().collect();
+            assert_eq!((&tiers[0]["tier"], &tiers[1]["tier"]), (&json!("premium"), &json!("total")));
+            // One period each: the other has no allowance.
+            for (cell, (tier, period)) in [(1, "daily"), (0, "monthly")].into_iter().enumerate() {
+                let periods = tiers[tier]["periods"].as_array();
+                let [shown] = periods.map(Vec::as_slice).unwrap_or_default() else {
+                    anyhow::bail!("{status}");
+                };
+                assert_eq!(shown["period"], period);
+                assert_eq!(shown["used_credits_micro"], spent);
+                assert_eq!(shown["remaining_credits_micro"], left[cell], "{status}");
+                assert_eq!(shown["remaining_percentage"], percentage[cell], "{status}");
+                assert_eq!(shown["warning"], warning[cell], "{status}");
+                assert_eq!(shown["exhausted"], exhausted[cell], "{status}");
+                assert!(shown["next_reset"].as_str().is_some_and(|at| at.ends_with("T00:00:00Z")));
+            }
+        }
+    }
 }

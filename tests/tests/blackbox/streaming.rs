@@ -50,6 +50,87 @@ on_each_database! {
         assert!(stream.next().await?.is_none());
     }
 
+    /// API-141, TURN-24, TURN-25: only before the first content; later silence
+    /// is no event.
+    async fn silence_before_the_first_content_is_broken_by_pings(env) {
+        let provider = minichat_tests::scripted_provider::ScriptedProvider::start().await?;
+        let tenant = minichat_tests::manifest::Tenant::new("acme", provider.addr);
+        let settings = "MINICHAT_STREAMING_SSE_PING_INTERVAL_SECONDS=5";
+        let stack = env.serve_with(&[&tenant], settings).await?;
+        provider.push_scenario(Scenario {
+            hold_before_head: true,
+            interval_ms: 7000,
+            ..Scenario::deltas(&["a", "b"], Ending::Completed)
+        });
+        let user = stack.new_user(&tenant)?;
+        let chat = user.create_chat(None).await?;
+        let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
+        let mut last = stream.expect("stream_started").await?.at;
+        for _ in 0..2 {
+            let ping = stream.expect("ping").await?;
+            assert_eq!(ping.data, json!({}));
+            let silence = ping.at - last;
+            assert!(silence > Duration::from_secs(3), "{silence:?}");
+            last = ping.at;
+        }
+        provider.release(1);
+        stream.expect("delta").await?;
+        stream.expect("delta").await?;
+        stream.expect("done").await?;
+        assert!(stream.next().await?.is_none());
+    }
+
+    /// TURN-22, TURN-30: where usage and finish reason stand is the provider's
+    /// choice, and no content is lost beside them.
+    async fn chat_completions_end_in_every_form(env) {
+        let scene = env.scene_with(|mut tenant| {
+            tenant.spec()["providers"][0]["kind"] = json!("OpenAIChatCompletions");
+            tenant
+        }).await?;
+        let user = scene.new_user()?;
+        let first = json!({"id": "c1", "choices": [{"index": 0, "delta": {"content": "one "}}]});
+        let last = |reason: &str| json!({"id": "c1", "choices": [
+            {"index": 0, "delta": {"content": "two"}, "finish_reason": reason},
+        ]});
+        let usage = json!({"prompt_tokens": 30, "completion_tokens": 2});
+        let with_usage = |mut frame: serde_json::Value| {
+            frame["usage"] = usage.clone();
+            frame
+        };
+        let alone = with_usage(json!({"id": "c1", "choices": []}));
+        for (frames, is_known, incomplete) in [
+            (vec![with_usage(last("stop"))], true, None),
+            (vec![last("stop"), alone.clone()], true, None),
+            (vec![last("stop")], false, None),
+            (vec![last("length"), alone.clone()], true, Some("max_tokens")),
+            (vec![last("content_filter"), alone], true, Some("content_filter")),
+        ] {
+            let frames = std::iter::once(&first).chain(&frames).map(|frame| format!("data: {frame}\n\n"));
+            let raw = frames.collect::<String>() + "data: [DONE]\n\n";
+            scene.provider.push_scenario(Scenario::raw(raw));
+            let before = scene.stack.scrape().await?;
+            let chat = user.create_chat(Some("std")).await?;
+            let events = user.say(&chat, "hello").await?;
+            assert_eq!(events.answer(), "one two");
+            assert_eq!(user.messages(&chat).await?[1]["content"], "one two");
+            let done = events.only("done")?;
+            let expected = json!({"input_tokens": 30, "output_tokens": 2});
+            assert_eq!(done["usage"], if is_known { expected } else { json!(null) }, "{done}");
+            let after = scene.stack.scrape().await?;
+            let counted = |labels: &[(&str, &str)]| -> anyhow::Result<usize> {
+                let name = "mini_chat_stream_incomplete_total";
+                Ok(after.count(name, labels)? - before.count(name, labels)?)
+            };
+            assert_eq!(counted(&[])?, usize::from(incomplete.is_some()));
+            if let Some(reason) = incomplete {
+                assert_eq!(counted(&[("reason", reason)])?, 1);
+            }
+        }
+        scene.provider.push_scenario(Scenario::raw("data: {\"error\":{\"message\":\"no\"}}\n\n"));
+        let chat = user.create_chat(Some("std")).await?;
+        assert_eq!(user.say(&chat, "hello").await?.only("error")?["code"], "provider_error");
+    }
+
     /// API-142, TURN-21
     async fn reasoning_is_streamed_and_never_stored(env) {
         let scene = env.scene_with(|mut tenant| {

@@ -1,6 +1,7 @@
 //! What the charts render.
 
 use minichat_config::ProcessConfig;
+use minichat_config::process::{Allowed, Auth};
 use serde_json::{Value, json};
 
 use crate::helm::{NAMESPACE, chart, document, helm, render, render_chart};
@@ -225,6 +226,34 @@ fn the_definitions_stay_when_their_chart_goes() -> anyhow::Result<()> {
         let committed = document(file)?;
         assert_eq!(definition["spec"], committed["spec"], "{name}");
     }
+    Ok(())
+}
+
+/// PLAT-130, API-28: the pool gets issuer and origins as the values have them;
+/// no test is made up for a mode that nobody here has a token for.
+#[test]
+fn bearer_tokens_and_origins_are_values_of_the_pool() -> anyhow::Result<()> {
+    let tenant = "test.tenantId=5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01";
+    let rendered = render(&[
+        "pool.config.auth.mode=oidc",
+        "pool.config.auth.issuer=https://login.example.com",
+        "pool.config.auth.audience=minichat",
+        "pool.config.server.cors.enabled=true",
+        "pool.config.server.cors.allowed_origins={https://chat.example.com}",
+        tenant,
+    ])?;
+    let text = rendered.get("ConfigMap", POOL)?["data"]["config.yaml"].clone();
+    let config = ProcessConfig::from_yaml(text.as_str().unwrap_or_default(), []);
+    let config = config.map_err(|faults| anyhow::anyhow!("{faults}"))?;
+    let Auth::Oidc(Some(issuer)) = config.auth else {
+        panic!("{:?}", config.auth);
+    };
+    assert_eq!(issuer.issuer, "https://login.example.com");
+    let origins = config.server.cors.unwrap().origins;
+    let page = "https://chat.example.com".to_owned();
+    assert_eq!(origins, Allowed::Only(vec![page]));
+    let tests = |rendered: &crate::helm::Rendered| rendered.names("Pod").len();
+    assert_eq!((tests(&rendered), tests(&render(&[tenant])?)), (0, 1));
     Ok(())
 }
 

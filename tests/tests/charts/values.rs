@@ -34,6 +34,7 @@ fn a_value_out_of_its_range_is_refused() {
         "pool.config.auth.mode=open",
         "pool.config.drain.max_secs=null",
         "pool.config.server.body_limit_bytes=1",
+        "pool.config.server.cors.allowed_origins=https://chat.example.com",
         "pool.persistence.size=big",
         "test.tenantId=acme",
     ] {

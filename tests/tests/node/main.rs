@@ -1,4 +1,10 @@
 //! Claims that need pods, checked on a cluster with a node.
 
 #[cfg(test)]
+mod chart;
+#[cfg(test)]
+mod images;
+#[cfg(test)]
 mod pods;
+#[cfg(test)]
+mod postgres;

@@ -1,7 +1,5 @@
 //! The test cluster itself: it runs pods as a careful cluster does.
 
-use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, Patch, PatchParams};
 use minichat_cluster::Kubectl;
 use minichat_tests::cluster::{self, TestNamespace};
 use serde_json::json;
@@ -12,17 +10,7 @@ async fn a_pod_with_a_volume_runs_in_a_restricted_namespace() {
     let kubeconfig = cluster::node_kubeconfig().unwrap();
     let client = cluster::client(&kubeconfig).await.unwrap();
     let namespace = TestNamespace::create(&client, "pods").await.unwrap();
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let label =
-        json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
-    namespaces
-        .patch(
-            namespace.name(),
-            &PatchParams::default(),
-            &Patch::Merge(label),
-        )
-        .await
-        .unwrap();
+    namespace.restrict(&client).await.unwrap();
     let claim = json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim",
         "metadata": {"name": "data", "namespace": namespace.name()},

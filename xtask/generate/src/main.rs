@@ -38,6 +38,13 @@ fn files() -> anyhow::Result<Vec<Generated>> {
             path: "docs/configuration.md",
             content: minichat_config::process::reference::markdown(),
         },
+        Generated {
+            path: "docs/openapi.json",
+            content: format!(
+                "{:#}\n",
+                minichat_dataplane::http::openapi::document("/mini-chat/v1")
+            ),
+        },
     ];
     files.extend(
         minichat_crds::generate::files()?

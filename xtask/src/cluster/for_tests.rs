@@ -4,12 +4,20 @@ use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use minichat_cluster::{API_TIER, KUBECONFIG, NodeTier, OwnedApiTier};
+use minichat_cluster::node::Use;
+use minichat_cluster::{API_TIER, KUBECONFIG, NodeTier, OwnedApiTier, node};
+
+use crate::images::Images;
+use crate::postgres::Reach;
 
 /// Test binaries of `minichat-tests` that need an API server.
-const ON_API_SERVER: &[&str] = &["api_server"];
-/// Test binaries of `minichat-tests` that need a node.
-const ON_NODE: &[&str] = &["node"];
+const ON_API_SERVER: &[&str] = &["api_server", "operator"];
+/// Test binaries of `minichat-tests` that need a node, and the images.
+const ON_NODE: &[&str] = &["node", "node_alone"];
+/// Directory of the archives of the images.
+const IMAGES: &str = "MINICHAT_TEST_IMAGES";
+/// Tag of the images.
+const IMAGE_TAG: &str = "MINICHAT_TEST_IMAGE_TAG";
 
 /// What the suites of this run need, and no more.
 pub(crate) struct Clusters {
@@ -19,8 +27,9 @@ pub(crate) struct Clusters {
 
 struct Node {
     kubeconfig: PathBuf,
-    /// Whether this run started it.
-    is_ours: bool,
+    images: Images,
+    /// None of a cluster of one's own.
+    usage: Option<Use>,
 }
 
 impl Clusters {
@@ -35,48 +44,71 @@ impl Clusters {
         Ok(Self { api, node })
     }
 
+    /// A node with the images, whatever runs on it.
+    pub(crate) fn with_node() -> anyhow::Result<Self> {
+        let node = Some(Node::find()?);
+        Ok(Self { api: None, node })
+    }
+
     /// Variables by which suites find them.
     pub(crate) fn environment(&self) -> Vec<(&'static str, OsString)> {
         let api = self
             .api
             .iter()
             .map(|tier| (API_TIER, tier.directory().into()));
-        let node = self
-            .node
-            .iter()
-            .map(|node| (KUBECONFIG, node.kubeconfig.clone().into()));
+        let node = self.node.iter().flat_map(|node| {
+            [
+                (KUBECONFIG, node.kubeconfig.clone().into()),
+                (IMAGES, node.images.directory().into()),
+                (IMAGE_TAG, node.images.tag().into()),
+            ]
+        });
         api.chain(node).collect()
     }
 
-    /// Stops what this run started.
-    pub(crate) fn stop(self) -> anyhow::Result<()> {
-        match self.node {
-            Some(Node { is_ours: true, .. }) => NodeTier::down(),
-            _ => Ok(()),
+    /// Who needs the database of the tests: pods, if they run on this machine's own node.
+    pub(crate) fn reach(&self) -> Reach {
+        match &self.node {
+            Some(Node { usage: Some(_), .. }) => Reach::Pods,
+            _ => Reach::Loopback,
         }
+    }
+
+    /// Stops what nobody else uses or keeps.
+    pub(crate) fn stop(self) -> anyhow::Result<()> {
+        let usage = self.node.and_then(|node| node.usage);
+        usage.map_or(Ok(()), Use::end)
     }
 }
 
 impl Node {
-    /// A cluster of one's own, else the one that runs on this machine, else a new one.
+    /// A cluster of one's own, which has the images, else the one that runs on this machine, else a new one.
     fn find() -> anyhow::Result<Self> {
-        if let Some(own) = env::var_os(KUBECONFIG).filter(|value| !value.is_empty()) {
+        let own = env::var_os(KUBECONFIG).filter(|value| !value.is_empty());
+        if own.is_none() {
+            node::require_root()?;
+        }
+        let images = Images::build()?;
+        if let Some(own) = own {
             return Ok(Self {
                 kubeconfig: own.into(),
-                is_ours: false,
+                images,
+                usage: None,
             });
         }
-        let is_ours = !NodeTier::is_up();
+        let usage = Use::begin()?;
         let tier = NodeTier::up()?;
+        images.load_into(&tier)?;
         Ok(Self {
             kubeconfig: tier.kubeconfig(),
-            is_ours,
+            images,
+            usage: Some(usage),
         })
     }
 }
 
 /// Whether `cargo test` with these arguments may run the integration test `binary` of `minichat-tests`.
-fn may_run(arguments: &[String], binary: &str) -> bool {
+pub(crate) fn may_run(arguments: &[String], binary: &str) -> bool {
     let ours = arguments.split(|argument| argument == "--").next();
     let ours = ours.unwrap_or_default();
     let named = |long: &str, short: &str| -> Vec<&str> {

@@ -1,5 +1,6 @@
 //! `cargo xtask cluster`: a real Kubernetes on this machine, for people.
 
+mod demo;
 mod for_tests;
 
 use std::env;
@@ -10,7 +11,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use minichat_cluster::programs::Program;
 use minichat_cluster::{ApiTier, NodeTier, api, state};
 
-pub(crate) use for_tests::Clusters;
+pub(crate) use for_tests::{Clusters, may_run};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -25,6 +26,9 @@ enum Action {
         /// How much of it
         #[arg(long, value_enum, default_value_t)]
         tier: Tier,
+        /// Install minichat as well, with a scripted provider and a first tenant, and stream one answer
+        #[arg(long, conflicts_with = "tier")]
+        demo: bool,
     },
     /// Stop it and remove its files
     Down {
@@ -47,8 +51,17 @@ enum Tier {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     match options.action {
-        Action::Up { tier: Tier::Api } => show(&up_api()?.kubeconfig()),
-        Action::Up { tier: Tier::Node } => show(&NodeTier::up()?.kubeconfig()),
+        Action::Up { demo: true, .. } => demo::run(),
+        Action::Up {
+            tier: Tier::Api, ..
+        } => show(&up_api()?.kubeconfig()),
+        Action::Up {
+            tier: Tier::Node, ..
+        } => {
+            let tier = NodeTier::up()?;
+            tier.keep()?;
+            show(&tier.kubeconfig())
+        }
         Action::Down { tier } => {
             if tier != Some(Tier::Api) {
                 NodeTier::down()?;

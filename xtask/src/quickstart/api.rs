@@ -15,10 +15,12 @@ use super::exposition;
 const ANSWER_WITHIN: Duration = Duration::from_mins(2);
 
 /// A client of one data plane on loopback.
-pub(super) struct Api {
+pub(crate) struct Api {
     agent: Agent,
     /// Base path of the API.
     pub base: String,
+    /// The page that shows the API.
+    pub docs: String,
     /// The admin listener.
     pub admin: String,
 }
@@ -27,7 +29,7 @@ pub(super) struct Api {
 pub(super) type Stream = BufReader<BodyReader<'static>>;
 
 impl Api {
-    pub(super) fn new(port: u16, admin_port: u16) -> Self {
+    pub(crate) fn new(port: u16, admin_port: u16) -> Self {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_recv_response(Some(ANSWER_WITHIN))
@@ -37,6 +39,7 @@ impl Api {
         Self {
             agent,
             base,
+            docs: format!("http://127.0.0.1:{port}/docs"),
             admin: format!("http://127.0.0.1:{admin_port}"),
         }
     }
@@ -82,7 +85,7 @@ impl Api {
     }
 
     /// `GET /metrics` on the admin listener: value by series.
-    pub(super) fn metrics(&self) -> anyhow::Result<BTreeMap<String, f64>> {
+    pub(crate) fn metrics(&self) -> anyhow::Result<BTreeMap<String, f64>> {
         let mut response = self.agent.get(format!("{}/metrics", self.admin)).call()?;
         Ok(exposition::series(&response.body_mut().read_to_string()?))
     }

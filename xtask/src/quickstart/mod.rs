@@ -1,6 +1,6 @@
 //! `cargo xtask quickstart`: from manifests to one streamed answer, then keep running.
 
-mod api;
+pub(crate) mod api;
 mod exposition;
 mod servers;
 mod show;
@@ -30,9 +30,12 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 18080)]
     provider_port: u16,
     /// What to ask
-    #[arg(long, default_value = "Write two sentences about streams.")]
+    #[arg(long, default_value = MESSAGE)]
     message: String,
 }
+
+/// What is asked unless the user says something else.
+pub(crate) const MESSAGE: &str = "Write two sentences about streams.";
 
 /// Who answers.
 #[derive(Clone)]
@@ -64,7 +67,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn converse(api: &Api, message: &str) -> anyhow::Result<()> {
+/// One chat with one answer, with all that it shows.
+pub(crate) fn converse(api: &Api, message: &str) -> anyhow::Result<()> {
     let before = api.metrics()?;
     let models = api.models()?;
     show::models(&models);

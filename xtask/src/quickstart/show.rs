@@ -83,7 +83,9 @@ pub(super) fn moved_metrics(before: &BTreeMap<String, f64>, after: &BTreeMap<Str
 }
 
 pub(super) fn how_to_go_on(api: &Api, directory: &Path, options: &Options) {
-    let Api { base, admin, .. } = api;
+    let Api {
+        base, docs, admin, ..
+    } = api;
     println!(
         "
 Go on with:
@@ -94,6 +96,7 @@ Go on with:
   curl {base}/quota/status
   curl {admin}/configz
   curl {admin}/metrics
+Every operation with its answers: {docs}
 Edit the manifests in {directory}/manifests and watch /configz: a change is live at once.
 Logs: {directory}/dataplane.log",
         directory = directory.display(),

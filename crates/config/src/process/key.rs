@@ -35,6 +35,8 @@ pub(super) enum Kind {
     Uuid,
     /// A list of networks.
     Networks,
+    /// A list of texts.
+    Texts,
 }
 
 impl Key {
@@ -90,6 +92,12 @@ pub(super) const KEYS: &[Key] = &[
         "Path before `url_prefix`, such as `/cf`.",
     ),
     key(
+        "server.docs_enabled",
+        Kind::Bool,
+        "",
+        "Whether `/openapi.json` and the page `/docs` are served below `server.root_prefix`, to anybody; without it only in mode `dev`.",
+    ),
+    key(
         "server.body_limit_bytes",
         Kind::Integer(1024, 1 << 30),
         "16777216",
@@ -118,6 +126,42 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Integer(0, MILLION),
         "4096",
         "Requests of the process that wait for their response head; 0 = no limit.",
+    ),
+    key(
+        "server.cors.enabled",
+        Kind::Bool,
+        "false",
+        "Whether pages of other origins may call the API from a browser.",
+    ),
+    key(
+        "server.cors.allowed_origins",
+        Kind::Texts,
+        "*",
+        "Origins that may, such as `https://chat.example.com`; `*` = every one.",
+    ),
+    key(
+        "server.cors.allowed_methods",
+        Kind::Texts,
+        "GET,POST,PUT,PATCH,DELETE,OPTIONS",
+        "Methods that their requests may have.",
+    ),
+    key(
+        "server.cors.allowed_headers",
+        Kind::Texts,
+        "*",
+        "Headers that their requests may have, besides `Authorization`, which always may; `*` = every one.",
+    ),
+    key(
+        "server.cors.allow_credentials",
+        Kind::Bool,
+        "false",
+        "Whether browsers send cookies and client certificates along; needs named origins.",
+    ),
+    key(
+        "server.cors.max_age_secs",
+        Kind::Integer(0, DAY),
+        "600",
+        "Seconds that a browser may remember what is allowed.",
     ),
     key(
         "metrics.bind_addr",
@@ -156,6 +200,12 @@ pub(super) const KEYS: &[Key] = &[
         "Seconds a request waits for a connection.",
     ),
     key(
+        "database.auto_migrate",
+        Kind::Bool,
+        "true",
+        "Whether `serve` brings an older schema of PostgreSQL up to date; without it `migrate` must have run. SQLite is always brought up to date.",
+    ),
+    key(
         "streaming.sse_channel_capacity",
         Kind::Integer(16, 64),
         "32",
@@ -169,9 +219,45 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "auth.mode",
-        Kind::Choice(&["dev", "trusted_headers"]),
+        Kind::Choice(&["oidc", "trusted_headers", "dev"]),
+        "oidc",
+        "Who the caller is: whom a bearer token names, what a trusted proxy says in `X-Tenant-Id`, `X-User-Id` and `X-Scopes`, or one fixed user. Tenants with issuers of their own are opened by these alone.",
+    ),
+    key(
+        "auth.issuer",
+        Kind::Text,
         "",
-        "Who the caller is: one fixed user, or what a trusted proxy says in `X-Tenant-Id`, `X-User-Id` and `X-Scopes`. Required.",
+        "Mode `oidc`: the claim `iss` of tokens, a URL whose discovery document names the keys. Required where `auth.mode` is left out; without it only tenants with issuers of their own can be used.",
+    ),
+    key(
+        "auth.audience",
+        Kind::Text,
+        "",
+        "What the claim `aud` must hold; required with `auth.issuer`.",
+    ),
+    key(
+        "auth.jwks_uri",
+        Kind::Text,
+        "",
+        "Where the issuer's keys are, instead of where its discovery document says.",
+    ),
+    key(
+        "auth.tenant_claim",
+        Kind::Text,
+        "tenant_id",
+        "The claim with the tenant's id.",
+    ),
+    key(
+        "auth.user_claim",
+        Kind::Text,
+        "sub",
+        "The claim with the user; what is no UUID becomes one, the same each time.",
+    ),
+    key(
+        "auth.scopes_claim",
+        Kind::Text,
+        "scope",
+        "The claim with the scopes, separated by spaces or a list; where it is `scope`, `scp` stands in for it.",
     ),
     key(
         "auth.allow_dev",
@@ -243,7 +329,7 @@ pub(super) const KEYS: &[Key] = &[
         "provider_http.allow_http",
         Kind::Bool,
         "false",
-        "Whether providers may be called without TLS.",
+        "Whether providers, and issuers of tokens, may be called without TLS.",
     ),
     key(
         "logging.level",
@@ -304,5 +390,11 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Integer(90, 3600),
         "300",
         "Seconds without progress after which a running turn is taken for left behind; a provider may be silent for 60 seconds less.",
+    ),
+    key(
+        "job.report_file",
+        Kind::Text,
+        "",
+        "File in which `watchdog` leaves what it counted, for whoever has metrics to add it to; without it `/dev/termination-log`, if that exists.",
     ),
 ];

@@ -1,5 +1,7 @@
 //! File and environment to validated settings.
 
+mod cors;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,20 +14,26 @@ use uuid::Uuid;
 use super::key::{self, KEYS, Key, Kind};
 use super::prefix;
 use super::types::{
-    Auth, Database, DatabaseUrl, Dev, Drain, IpNetwork, JobConfig, LogFormat, Logging, Metrics,
-    OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, SharedSecret, Streaming,
-    TenantSource, Tracing, TrustedHeaders,
+    Auth, Database, DatabaseUrl, Dev, Drain, IpNetwork, Job, JobConfig, LogFormat, Logging,
+    Metrics, OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, SharedSecret,
+    Streaming, TenantSource, Tracing, TrustedHeaders,
 };
 use crate::fault::Faults;
+use crate::issuer::Issuer;
 use crate::secret::Secret;
 use crate::yaml;
 
-pub(super) fn load(
+/// What the sources say, with defaults in the place of what is faulty, and every
+/// fault. `Err` when the file cannot be read at all.
+pub(super) fn examine(
     yaml: &str,
     env: impl IntoIterator<Item = (String, String)>,
-) -> Result<ProcessConfig, Faults> {
+) -> Result<(ProcessConfig, Faults), Faults> {
     let mut settings = Settings::read(yaml, env)?;
     let server = server(&mut settings);
+    let provider_http = ProviderHttp {
+        allow_http: settings.boolean("provider_http.allow_http"),
+    };
     let config = ProcessConfig {
         url_prefix: settings.prefix("url_prefix"),
         metrics: metrics(&mut settings, server.bind_addr),
@@ -35,11 +43,9 @@ pub(super) fn load(
             sse_channel_capacity: settings.size("streaming.sse_channel_capacity"),
             sse_ping_interval: settings.seconds("streaming.sse_ping_interval_seconds"),
         },
-        auth: auth(&mut settings),
+        auth: auth(&mut settings, provider_http.allow_http),
         source: source(&mut settings),
-        provider_http: ProviderHttp {
-            allow_http: settings.boolean("provider_http.allow_http"),
-        },
+        provider_http,
         logging: logging(&mut settings),
         tracing: tracing(&mut settings),
         drain: Drain {
@@ -48,7 +54,7 @@ pub(super) fn load(
         },
         orphan_watchdog: orphan_watchdog(&mut settings),
     };
-    settings.faults.into_result(config)
+    Ok((config, settings.faults))
 }
 
 pub(super) fn load_job(
@@ -60,6 +66,11 @@ pub(super) fn load_job(
         database: database(&mut settings),
         logging: logging(&mut settings),
         orphan_watchdog: orphan_watchdog(&mut settings),
+        job: Job {
+            report_file: Some(settings.text("job.report_file"))
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
+        },
     };
     settings.faults.into_result(config)
 }
@@ -87,6 +98,7 @@ fn server(settings: &mut Settings) -> Server {
     Server {
         bind_addr: settings.address("server.bind_addr"),
         root_prefix: settings.prefix("server.root_prefix"),
+        docs_enabled: docs_enabled(settings),
         body_limit_bytes: settings.size("server.body_limit_bytes"),
         request_deadline: settings.seconds("server.request_deadline_secs"),
         rate_limit: RateLimit {
@@ -94,7 +106,17 @@ fn server(settings: &mut Settings) -> Server {
             burst: settings.small("server.rate_limit.burst"),
             in_flight: settings.small("server.rate_limit.in_flight"),
         },
+        cors: cors::cors(settings),
     }
+}
+
+/// Documents are for those who develop, unless somebody wants them (D21).
+fn docs_enabled(settings: &mut Settings) -> bool {
+    if settings.given.contains_key("server.docs_enabled") {
+        return settings.boolean("server.docs_enabled");
+    }
+    let mode = settings.given.get("auth.mode");
+    mode.is_some_and(|mode| mode == "dev")
 }
 
 fn metrics(settings: &mut Settings, server: SocketAddr) -> Metrics {
@@ -146,16 +168,18 @@ fn database(settings: &mut Settings) -> Database {
         url: parsed,
         max_conns: settings.size("database.max_conns"),
         acquire_timeout: settings.seconds("database.acquire_timeout_secs"),
+        auto_migrate: settings.boolean("database.auto_migrate"),
     }
 }
 
-fn auth(settings: &mut Settings) -> Auth {
+fn auth(settings: &mut Settings, allow_http: bool) -> Auth {
     let dev = Dev {
         tenant_id: settings.uuid("auth.dev_tenant_id").map(Into::into),
         user_id: settings.uuid("auth.dev_user_id").unwrap_or_default().into(),
     };
     let allow_dev = settings.boolean("auth.allow_dev");
     let trusted = trusted_headers(settings);
+    let issuer = issuer(settings, allow_http);
     match settings.text("auth.mode").as_str() {
         "dev" => {
             settings.require(
@@ -165,14 +189,16 @@ fn auth(settings: &mut Settings) -> Auth {
             );
             Auth::Dev(dev)
         }
-        "" => {
+        "oidc" => {
             settings.require(
-                settings.given.contains_key("auth.mode"),
-                "auth.mode",
-                "is required: write `dev` with auth.allow_dev, or `trusted_headers`",
+                issuer.is_some() || settings.given.contains_key("auth.mode"),
+                "auth.issuer",
+                "is required for auth.mode `oidc`, the default; or write another mode, `trusted_headers` or `dev`",
             );
-            Auth::Dev(dev)
+            Auth::Oidc(issuer)
         }
+        // A fault already.
+        "" => Auth::Oidc(None),
         _ => {
             let provable = !trusted.trusted_peers.is_empty() || trusted.shared_secret.is_some();
             settings.require(
@@ -183,6 +209,31 @@ fn auth(settings: &mut Settings) -> Auth {
             Auth::TrustedHeaders(trusted)
         }
     }
+}
+
+fn issuer(settings: &mut Settings, allow_http: bool) -> Option<Issuer> {
+    let issuer = Issuer {
+        issuer: settings.text("auth.issuer"),
+        audience: settings.text("auth.audience"),
+        jwks_uri: Some(settings.text("auth.jwks_uri")).filter(|uri| !uri.is_empty()),
+        tenant_claim: Some(settings.text("auth.tenant_claim")),
+        user_claim: settings.text("auth.user_claim"),
+        scopes_claim: settings.text("auth.scopes_claim"),
+    };
+    if issuer.issuer.is_empty() {
+        let needs = "needs auth.issuer, whose tokens it concerns";
+        settings.require(issuer.audience.is_empty(), "auth.audience", needs);
+        settings.require(issuer.jwks_uri.is_none(), "auth.jwks_uri", needs);
+        issuer.check_claims(|key| format!("auth.{key}"), &mut settings.faults);
+        return None;
+    }
+    issuer.check(|key| format!("auth.{key}"), &mut settings.faults);
+    settings.require(
+        allow_http || !issuer.is_plain_http(),
+        "auth.issuer",
+        "plain http is not allowed; write https://, or set provider_http.allow_http",
+    );
+    Some(issuer)
 }
 
 fn trusted_headers(settings: &mut Settings) -> TrustedHeaders {
@@ -322,7 +373,7 @@ impl Settings {
         let list = matches!(
             key::find(name),
             Some(Key {
-                kind: Kind::Networks,
+                kind: Kind::Networks | Kind::Texts,
                 ..
             })
         );
@@ -494,6 +545,15 @@ impl Settings {
             },
         )
         .unwrap_or_default()
+    }
+
+    fn texts(&mut self, name: &str) -> Vec<String> {
+        self.text(name)
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
+            .collect()
     }
 
     fn prefix(&mut self, name: &str) -> String {

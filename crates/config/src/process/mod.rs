@@ -21,9 +21,9 @@ use std::path::Path;
 use crate::fault::Faults;
 
 pub use types::{
-    Auth, Database, DatabaseUrl, Dev, Drain, IpNetwork, JobConfig, LogFormat, Logging, Metrics,
-    OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, Streaming, TenantSource,
-    Tracing, TrustedHeaders,
+    Allowed, Auth, Cors, Database, DatabaseUrl, Dev, Drain, IpNetwork, Job, JobConfig, LogFormat,
+    Logging, Metrics, OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, Streaming,
+    TenantSource, Tracing, TrustedHeaders,
 };
 
 impl ProcessConfig {
@@ -43,7 +43,18 @@ impl ProcessConfig {
         yaml: &str,
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Faults> {
-        load::load(yaml, env)
+        let (config, faults) = load::examine(yaml, env)?;
+        faults.into_result(config)
+    }
+
+    /// The same sources as [`load`](Self::load), with defaults in the place of
+    /// what is faulty, so that what depends on the rest can be checked too.
+    /// `Err` when the file cannot be read at all.
+    pub fn examine(
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Self, Faults), Faults> {
+        load::examine(&text(file)?, env)
     }
 }
 

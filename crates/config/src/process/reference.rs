@@ -37,6 +37,7 @@ fn kind(key: &Key) -> String {
         Kind::Choice(words) => format!("`{}`", words.join("`, `")),
         Kind::Uuid => "UUID".to_owned(),
         Kind::Networks => "list of networks".to_owned(),
+        Kind::Texts => "list of texts".to_owned(),
     }
 }
 

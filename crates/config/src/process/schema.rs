@@ -41,7 +41,7 @@ fn property(key: &Key) -> Value {
         Kind::Bool => json!({ "type": "boolean" }),
         Kind::Choice(words) => json!({ "type": "string", "enum": words }),
         Kind::Uuid => json!({ "type": "string", "pattern": UUID }),
-        Kind::Networks => json!({ "type": "array", "items": { "type": "string" } }),
+        Kind::Networks | Kind::Texts => json!({ "type": "array", "items": { "type": "string" } }),
     };
     schema["description"] = key.help.into();
     schema

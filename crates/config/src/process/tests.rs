@@ -53,6 +53,23 @@ fn defaults_are_those_of_the_specification() {
     assert_eq!(config.drain.max.as_secs(), 20);
 }
 
+/// API-27, D21
+#[test]
+fn documents_are_on_for_developers_and_wherever_somebody_wants_them() {
+    let trusted = "auth:\n  mode: trusted_headers\n  trusted_peers: [10.0.0.0/8]\n";
+    let wanted = |is: bool| format!("server:\n  docs_enabled: {is}\n");
+    for (config, is_on) in [
+        (dev(""), true),
+        (dev(&wanted(false)), false),
+        (load(trusted, &[]), false),
+        (load(&(trusted.to_owned() + &wanted(true)), &[]), true),
+    ] {
+        assert_eq!(config.unwrap().server.docs_enabled, is_on);
+    }
+    let faulty = dev("server:\n  docs_enabled: maybe");
+    assert_eq!(fault_keys(faulty), ["server.docs_enabled"]);
+}
+
 #[test]
 fn every_default_passes_its_own_check() {
     let lines: Vec<_> = KEYS
@@ -75,7 +92,8 @@ fn every_key_is_read_from_its_variable() {
             | Kind::Bool
             | Kind::Choice(_)
             | Kind::Uuid
-            | Kind::Networks => "?",
+            | Kind::Networks
+            | Kind::Texts => "?",
             Kind::Secret => "${UNSET_VARIABLE}",
             Kind::Text => "\u{7f}",
         };
@@ -89,12 +107,19 @@ fn every_key_is_read_from_its_variable() {
             // These take any text.
             Ok(config) => assert!(
                 config.logging.level == wrong
+                    || key.name == "job.report_file"
                     || config.source == Some(TenantSource::Manifests(wrong.into()))
-                    || config.source == Some(TenantSource::Directory(wrong.into())),
+                    || config.source == Some(TenantSource::Directory(wrong.into()))
+                    || job(&variable, wrong).report_file == Some(wrong.into()),
                 "{variable} is not read"
             ),
         }
     }
+}
+
+fn job(variable: &str, value: &str) -> Job {
+    let env = [(variable.to_owned(), value.to_owned())];
+    JobConfig::load(None, env).unwrap().job
 }
 
 #[test]
@@ -148,8 +173,8 @@ fn dev_mode_needs_allow_dev_and_no_mode_is_refused() {
         fault_keys(load("auth: {mode: dev}", &[])),
         ["auth.allow_dev"]
     );
-    assert_eq!(fault_keys(load("", &[])), ["auth.mode"]);
-    assert_eq!(fault_keys(load("auth: {mode: oidc}", &[])), ["auth.mode"]);
+    assert_eq!(fault_keys(load("", &[])), ["auth.issuer"]);
+    assert_eq!(fault_keys(load("auth: {mode: basic}", &[])), ["auth.mode"]);
 }
 
 /// PLAT-133
@@ -301,4 +326,65 @@ fn a_pool_is_the_value_of_a_label() {
         fault_keys(dev("source: {namespace: chat}")),
         ["source.namespace"]
     );
+}
+
+/// API-28
+#[test]
+fn cors_is_off_and_otherwise_allows_what_is_usual() {
+    assert_eq!(dev("").unwrap().server.cors, None);
+    let cors = dev("server: {cors: {enabled: true}}").unwrap().server.cors;
+    let methods = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    assert_eq!(
+        cors,
+        Some(Cors {
+            origins: Allowed::Any,
+            methods: methods.map(str::to_owned).to_vec(),
+            headers: Allowed::Any,
+            credentials: false,
+            max_age: std::time::Duration::from_mins(10),
+        })
+    );
+    let named = "server: {cors: {enabled: true, allow_credentials: true, \
+        allowed_origins: ['https://Chat.example.com', 'http://localhost:5173', 'http://[::1]:3000'], \
+        allowed_headers: [Content-Type]}}";
+    let cors = dev(named).unwrap().server.cors.unwrap();
+    let only = |texts: &[&str]| Allowed::Only(texts.iter().map(|t| (*t).to_owned()).collect());
+    let origins = [
+        "https://chat.example.com",
+        "http://localhost:5173",
+        "http://[::1]:3000",
+    ];
+    assert_eq!(cors.origins, only(&origins));
+    assert_eq!(cors.headers, only(&["content-type"]));
+}
+
+/// API-28: credentials together with any origin fail start-up.
+#[test]
+fn what_cors_cannot_mean_is_refused_with_its_key() {
+    for (wrong, key) in [
+        ("allow_credentials: true", "allow_credentials"),
+        ("allowed_origins: [chat.example.com]", "allowed_origins"),
+        (
+            "allowed_origins: ['https://chat.example.com/']",
+            "allowed_origins",
+        ),
+        (
+            "allowed_origins: ['https://*.example.com']",
+            "allowed_origins",
+        ),
+        (
+            "allowed_origins: ['*', 'https://chat.example.com']",
+            "allowed_origins",
+        ),
+        ("allowed_origins: []", "allowed_origins"),
+        ("allowed_methods: [get]", "allowed_methods"),
+        ("allowed_methods: ['*']", "allowed_methods"),
+        ("allowed_headers: ['content type']", "allowed_headers"),
+        ("max_age_secs: -1", "max_age_secs"),
+    ] {
+        let faults = fault_keys(dev(&format!(
+            "server: {{cors: {{enabled: true, {wrong}}}}}"
+        )));
+        assert_eq!(faults, [format!("server.cors.{key}")], "{wrong}");
+    }
 }

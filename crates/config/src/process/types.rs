@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use minichat_core::{TenantId, UserId};
 
+use crate::issuer::Issuer;
 use crate::secret::Secret;
 
 /// Everything one process is configured with.
@@ -55,10 +56,38 @@ pub struct Server {
     pub root_prefix: String,
     /// Largest request body in bytes.
     pub body_limit_bytes: usize,
+    /// Whether the OpenAPI document and its viewer are served (API-27).
+    pub docs_enabled: bool,
     /// From request head to response head (API-26).
     pub request_deadline: Duration,
     /// Admission limits (D20).
     pub rate_limit: RateLimit,
+    /// What pages of other origins may do; `None`: nothing.
+    pub cors: Option<Cors>,
+}
+
+/// Cross-origin requests of browsers (API-28).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cors {
+    /// As browsers write them: scheme, host and port where it is unusual.
+    pub origins: Allowed,
+    /// In capitals.
+    pub methods: Vec<String>,
+    /// In lower case; `authorization` is allowed besides.
+    pub headers: Allowed,
+    /// Whether cookies come along; never with any origin.
+    pub credentials: bool,
+    /// How long a browser may remember the answer to a preflight.
+    pub max_age: Duration,
+}
+
+/// What is allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Allowed {
+    /// `*`
+    Any,
+    /// These.
+    Only(Vec<String>),
 }
 
 /// Admission limits (API-25, D20); 0 = off.
@@ -92,6 +121,8 @@ pub struct Database {
     pub max_conns: usize,
     /// How long a caller waits for a connection.
     pub acquire_timeout: Duration,
+    /// Whether serving brings an older schema of PostgreSQL up to date (K8S-43).
+    pub auto_migrate: bool,
 }
 
 /// `sqlite://PATH` or `postgres://…`.
@@ -115,6 +146,8 @@ pub struct Streaming {
 /// Who the caller is (PLAT-130).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Auth {
+    /// Bearer tokens (PLAT-131), of this issuer or of a tenant's own.
+    Oidc(Option<Issuer>),
     /// Every caller is one fixed user; `auth.allow_dev` was given (PLAT-134).
     Dev(Dev),
     /// Headers of a proxy that the process trusts (PLAT-133).
@@ -223,6 +256,15 @@ pub struct JobConfig {
     pub logging: Logging,
     /// `orphan_watchdog.*`
     pub orphan_watchdog: OrphanWatchdog,
+    /// `job.*`
+    pub job: Job,
+}
+
+/// What only jobs are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Where the counts are left (K8S-44); `None`: where Kubernetes looks.
+    pub report_file: Option<PathBuf>,
 }
 
 /// What happens after SIGTERM (D29).

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::provider::ProviderKind;
 use super::quota::UserLimits;
+use crate::issuer;
 
 /// The only document schema there is.
 pub const SCHEMA: u32 = 1;
@@ -41,6 +42,9 @@ pub struct TenantDocument {
     /// Licence gates.
     #[serde(default)]
     pub features: FeaturesDocument,
+    /// Who may open the tenant; empty = as the process says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<IssuerDocument>,
     /// The tenant's output-token cap.
     pub max_output_tokens: u32,
     /// Providers by id.
@@ -69,6 +73,36 @@ impl Default for FeaturesDocument {
     fn default() -> Self {
         Self { ai_chat: true }
     }
+}
+
+/// One entry of `issuers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerDocument {
+    /// The claim `iss`.
+    pub issuer: String,
+    /// What `aud` must hold.
+    pub audience: String,
+    /// Absent = by discovery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwks_uri: Option<String>,
+    /// Absent = the issuer is this tenant's alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant_claim: Option<String>,
+    /// Default `sub`.
+    #[serde(default = "user_claim")]
+    pub user_claim: String,
+    /// Default `scope`.
+    #[serde(default = "scopes_claim")]
+    pub scopes_claim: String,
+}
+
+fn user_claim() -> String {
+    issuer::USER_CLAIM.to_owned()
+}
+
+fn scopes_claim() -> String {
+    issuer::SCOPES_CLAIM.to_owned()
 }
 
 /// `context`.

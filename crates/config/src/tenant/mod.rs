@@ -3,6 +3,7 @@
 //! hashed; a [`TenantConfig`] is what the program works with.
 
 pub mod document;
+mod issuers;
 pub mod provider;
 mod quota;
 mod validate;
@@ -18,8 +19,10 @@ use minichat_core::{TenantId, UserId};
 use serde_json::Value;
 
 use crate::fault::Faults;
+use crate::issuer::Issuer;
 
 pub use document::TenantDocument;
+pub use issuers::{IssuerConflict, issuer_conflicts};
 pub use minichat_core::quota::{EstimationBudgets, KillSwitches, Tier, TierLimits};
 pub use provider::{Provider, ProviderAuth, ProviderKind, ProviderTimeouts, Scheme};
 pub use quota::UserLimits;
@@ -42,6 +45,8 @@ pub struct TenantConfig {
     pub suspended: bool,
     /// The licence gate of the chat feature (PLAT-135).
     pub features: Features,
+    /// Whose tokens open the tenant; empty: as the process's mode says.
+    pub issuers: Vec<Arc<Issuer>>,
     /// The tenant's cap on output tokens of one answer (QUOTA-42).
     pub max_output_tokens: u32,
     /// Models in catalog order, 1 to 64, at least one enabled (QUOTA-16, 17).

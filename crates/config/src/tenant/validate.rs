@@ -12,6 +12,7 @@ use super::document::{
     ApiParamsDocument, AuthDocument, ModelDocument, ProviderDocument, SCHEMA, TenantDocument,
     TimeoutsDocument, UserLimitsDocument,
 };
+use super::issuers;
 use super::provider::{Provider, ProviderAuth, ProviderTimeouts, Scheme};
 use super::quota::UserLimits;
 use super::{
@@ -35,6 +36,7 @@ pub(super) fn tenant(document: TenantDocument) -> Result<TenantConfig, Faults> {
         "context.recent_messages_limit",
         "must be 0 to 100",
     );
+    let issuers = issuers::issuers(&document.issuers, &mut faults);
     let providers = providers(&document.providers, &mut faults);
     let models = models(
         &document.model_catalog,
@@ -52,6 +54,7 @@ pub(super) fn tenant(document: TenantDocument) -> Result<TenantConfig, Faults> {
         features: Features {
             ai_chat: document.features.ai_chat,
         },
+        issuers,
         max_output_tokens: cap,
         models,
         kill_switches: document.kill_switches,

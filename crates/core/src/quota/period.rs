@@ -1,5 +1,6 @@
 //! Buckets, periods, and the row keys that an instant selects (QUOTA-7..9).
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::time::{Date, Timestamp};
@@ -30,7 +31,7 @@ impl Bucket {
 }
 
 /// How long spending counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Period {
     /// A UTC calendar day.

@@ -1,12 +1,13 @@
 //! The view of a tenant's policy that quota decisions need (QUOTA-15).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Bucket, EstimationBudgets, Period};
 
 /// The tier of a model. A premium turn counts towards both buckets, a standard
 /// one only towards the total (QUOTA-9).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
     #[serde(alias = "Standard")]

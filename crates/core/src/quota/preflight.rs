@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
+
 use super::credits::MAX_TOKENS;
 use super::estimate::{Demand, OfferedTools, estimated_input_tokens};
 use super::{Bucket, CreditsOutOfBounds, Period, Policy, PolicyModel, Tier, credits};
@@ -102,7 +104,8 @@ impl Reserve {
 }
 
 /// Why a turn does not run on the model that its chat selected (QUOTA-48).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum DowngradeReason {
     PremiumQuotaExhausted,
     ForceStandardTier,
@@ -130,6 +133,8 @@ pub enum QuotaScope {
 }
 
 impl QuotaScope {
+    pub const ALL: [Self; 3] = [Self::Tokens, Self::WebSearch, Self::CodeInterpreter];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Tokens => "tokens",

@@ -1,12 +1,13 @@
 //! What a user sees of the quota (QUOTA-99..102).
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Bucket, Cells, Limits, Period};
 use crate::time::Timestamp;
 
 /// The tier of a status entry: its wire name is the bucket's short form.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StatusTier {
     Premium,
@@ -26,27 +27,28 @@ impl StatusTier {
 }
 
 /// The answer of `GET /v1/quota/status`, serialized as it is (QUOTA-99).
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct QuotaStatus {
     pub tiers: Vec<TierStatus>,
     pub warning_threshold_pct: u32,
 }
 
 /// The periods of one tier that have a limit; possibly none (QUOTA-100).
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct TierStatus {
     pub tier: StatusTier,
     pub periods: Vec<PeriodStatus>,
 }
 
 /// One cell as its user sees it. Amounts in micro-credits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct PeriodStatus {
     pub period: Period,
     pub limit_credits_micro: i64,
     pub used_credits_micro: i64,
     pub remaining_credits_micro: i64,
     /// 0 to 100, rounded down.
+    #[schemars(range(max = 100))]
     pub remaining_percentage: u8,
     pub next_reset: Timestamp,
     pub warning: bool,
@@ -54,7 +56,7 @@ pub struct PeriodStatus {
 }
 
 /// One cell in the `quota_warnings` of the SSE `done` event (QUOTA-102).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct QuotaWarning {
     pub tier: StatusTier,
     pub period: Period,

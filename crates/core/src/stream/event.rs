@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use super::grammar::EventKind;
@@ -31,8 +32,8 @@ pub enum StreamEvent<'a> {
     },
 }
 
-/// API-140
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+/// The first event of every stream (API-140).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct StreamStarted {
     pub request_id: RequestId,
     /// The id under which the answer will be stored.
@@ -41,7 +42,7 @@ pub struct StreamStarted {
     pub is_new_turn: bool,
 }
 
-/// API-142
+/// What a piece of text is (API-142).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum DeltaKind {
     /// Part of the stored answer.
@@ -59,8 +60,8 @@ impl DeltaKind {
     }
 }
 
-/// API-145
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+/// The end of an answer, whole or cut at a limit (API-145).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct Done {
     /// `null` when the provider reported none (D26).
     pub usage: Option<DoneUsage>,
@@ -74,7 +75,7 @@ pub struct Done {
 }
 
 /// The token counts that clients see.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct DoneUsage {
     pub input_tokens: u64,
     pub output_tokens: u64,
@@ -90,7 +91,7 @@ impl From<Usage> for DoneUsage {
 }
 
 /// The quota members of `done`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 #[serde(tag = "quota_decision", rename_all = "snake_case")]
 pub enum QuotaDecision {
     Allow,

@@ -11,6 +11,13 @@ pub enum TurnState {
 }
 
 impl TurnState {
+    pub const ALL: [Self; 4] = [
+        Self::Running,
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+    ];
+
     /// The value in `chat_turns.state`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -32,14 +39,7 @@ impl TurnState {
     }
 
     pub fn parse(text: &str) -> Option<Self> {
-        [
-            Self::Running,
-            Self::Completed,
-            Self::Failed,
-            Self::Cancelled,
-        ]
-        .into_iter()
-        .find(|state| state.as_str() == text)
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
     }
 
     pub const fn is_terminal(self) -> bool {

@@ -65,7 +65,7 @@ impl ReportedError {
             .map(|code| format!("{code}: {message}"));
         Failure {
             usage,
-            response_id,
+            response_id: response_id.map(Into::into),
             ..Failure::of_foreign_text(
                 FailureKind::Reported,
                 message,

@@ -127,10 +127,7 @@ fn an_error_may_be_a_text_or_carry_a_number_as_code() {
             panic!("{frame}");
         };
         assert_eq!(failure.kind, FailureKind::Reported);
-        assert_eq!(
-            (failure.message.as_str(), &*failure.detail),
-            (message, detail)
-        );
+        assert_eq!((&*failure.message, &*failure.detail), (message, detail));
     }
 }
 

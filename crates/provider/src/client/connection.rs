@@ -19,7 +19,8 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 
 use super::origin::Origin;
-use super::transport::{Tls, Transport};
+use super::poller::Poller;
+use super::transport::{Dialer, Transport};
 use crate::request::StartedFlag;
 
 pub(crate) struct Connection {
@@ -31,8 +32,8 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Establishes a connection; no request is sent.
-    pub(super) async fn establish(origin: Arc<Origin>, tls: &Tls) -> io::Result<Self> {
-        let transport = Transport::connect(&origin, tls).await?;
+    pub(super) async fn establish(origin: Arc<Origin>, dialer: &Dialer) -> io::Result<Self> {
+        let transport = Transport::connect(&origin, dialer).await?;
         let (sender, driver) = http1::handshake(TokioIo::new(transport))
             .await
             .map_err(io::Error::other)?;
@@ -90,35 +91,33 @@ impl std::fmt::Debug for Connection {
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(super) connection: Connection,
-    pub(super) body: Incoming,
+    body: Incoming,
+    poller: Poller,
 }
 
 impl Exchange {
+    pub(super) fn new(connection: Connection, body: Incoming) -> Self {
+        Self {
+            connection,
+            body,
+            poller: Poller::default(),
+        }
+    }
+
     /// The next bytes of the answer; `None` at its end.
     pub(crate) fn poll_bytes(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, hyper::Error>>> {
-        if let Poll::Ready(bytes) = self.poll_body(cx) {
-            return Poll::Ready(bytes);
-        }
-        self.connection.drive(cx);
-        self.poll_body(cx)
-    }
-
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
-        loop {
-            match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    if let Ok(bytes) = frame.into_data() {
-                        return Poll::Ready(Some(Ok(bytes)));
-                    }
-                }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
+        let Self {
+            connection,
+            body,
+            poller,
+        } = self;
+        poller.poll(cx, |cx| {
+            connection.drive(cx);
+            poll_data(body, cx)
+        })
     }
 
     /// Reads and forgets what is left; whether the answer ended well.
@@ -130,6 +129,24 @@ impl Exchange {
                 Poll::Ready(None) => return Poll::Ready(true),
                 Poll::Pending => return Poll::Pending,
             }
+        }
+    }
+}
+
+fn poll_data(
+    body: &mut Incoming,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+    loop {
+        match Pin::new(&mut *body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Ok(bytes) = frame.into_data() {
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+            }
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => return Poll::Pending,
         }
     }
 }

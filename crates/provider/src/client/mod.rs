@@ -1,9 +1,11 @@
 //! The process's one client of providers (PLAT-105).
 
 mod connection;
+mod fetch;
 mod head;
 mod open;
 mod origin;
+mod poller;
 mod pool;
 mod transport;
 
@@ -12,13 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minichat_config::tenant::Provider;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use connection::Connection;
 pub(crate) use connection::Exchange;
+pub use fetch::{FetchError, FetchLimits};
 use origin::Origin;
 pub(crate) use pool::Pool;
-use transport::Tls;
+use transport::Dialer;
 
 use crate::failure::{Failure, TimeoutStage};
 use crate::request::ProviderCall;
@@ -56,7 +59,7 @@ pub struct ProviderClient {
 
 struct Inner {
     pool: Arc<Pool>,
-    tls: Tls,
+    dialer: Dialer,
     retry_after_cap: Duration,
 }
 
@@ -71,10 +74,28 @@ pub struct ReadyConnection {
 impl ProviderClient {
     /// A client with an empty pool.
     pub fn new(settings: &ClientSettings) -> Self {
+        Self::dialing(settings, Dialer::default())
+    }
+
+    /// The same, with `dial` in the place of the network, whatever a provider's
+    /// address is.
+    #[cfg(feature = "testing")]
+    pub fn in_memory(settings: &ClientSettings, dial: crate::testing::Dial) -> Self {
+        let memory = Some(dial);
+        Self::dialing(
+            settings,
+            Dialer {
+                memory,
+                ..Dialer::default()
+            },
+        )
+    }
+
+    fn dialing(settings: &ClientSettings, dialer: Dialer) -> Self {
         Self {
             inner: Arc::new(Inner {
                 pool: Arc::new(Pool::new(settings)),
-                tls: Tls::default(),
+                dialer,
                 retry_after_cap: settings.retry_after_cap,
             }),
         }
@@ -119,10 +140,11 @@ impl ProviderClient {
     }
 
     async fn establish(&self, origin: Origin, limit: Duration) -> Result<Connection, Failure> {
-        let connect = Connection::establish(Arc::new(origin), &self.inner.tls);
-        timeout(limit, connect)
+        let connect = Connection::establish(Arc::new(origin), &self.inner.dialer);
+        let expires_at = Instant::now() + limit;
+        timeout_at(expires_at, connect)
             .await
-            .map_err(|_| Failure::timed_out(TimeoutStage::Connect))?
+            .map_err(|_| Failure::timed_out(TimeoutStage::Connect, expires_at))?
             .map_err(|error| Failure::connect(&error))
     }
 }

@@ -51,7 +51,7 @@ pub(super) async fn open(
     let attempts = attempt_twice(client, ready, call, total_at);
     timeout_at(total_at, attempts)
         .await
-        .unwrap_or_else(|_| Err(Failure::timed_out(TimeoutStage::Total)))
+        .unwrap_or_else(|_| Err(Failure::timed_out(TimeoutStage::Total, total_at)))
 }
 
 async fn attempt_twice(
@@ -103,15 +103,16 @@ async fn attempt(
     })?;
     let request = head::request(call, body).map_err(Refused::finally)?;
     let limits = &call.provider.timeouts;
-    let response = timeout(limits.first_byte, connection.exchange(request))
+    let first_byte_at = Instant::now() + limits.first_byte;
+    let response = timeout_at(first_byte_at, connection.exchange(request))
         .await
-        .map_err(|_| Refused::finally(Failure::timed_out(TimeoutStage::FirstByte)))?
+        .map_err(|_| Refused::finally(Failure::timed_out(TimeoutStage::FirstByte, first_byte_at)))?
         .map_err(|error| Refused {
             failure: Failure::broken(&error),
             retry_after: Some(Duration::ZERO),
         })?;
     let (head, body) = response.into_parts();
-    let exchange = Exchange { connection, body };
+    let exchange = Exchange::new(connection, body);
     if head.status.is_success() && is_event_stream(&head.headers) {
         let limits = Limits::new(limits.idle, total_at);
         let pool = Arc::clone(&client.inner.pool);

@@ -19,15 +19,23 @@ use super::origin::Origin;
 pub(super) enum Transport {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    #[cfg(feature = "testing")]
+    Memory(tokio::io::DuplexStream),
 }
 
-/// What TLS needs, made at the first encrypted connection.
+/// How connections are made.
 #[derive(Default)]
-pub(super) struct Tls(std::sync::OnceLock<Arc<ClientConfig>>);
+pub(super) struct Dialer {
+    /// What TLS needs, made at the first encrypted connection.
+    pub(super) tls: std::sync::OnceLock<Arc<ClientConfig>>,
+    /// Takes the place of the network.
+    #[cfg(feature = "testing")]
+    pub(super) memory: Option<crate::testing::Dial>,
+}
 
-impl Tls {
+impl Dialer {
     fn connector(&self) -> io::Result<TlsConnector> {
-        if let Some(config) = self.0.get() {
+        if let Some(config) = self.tls.get() {
             return Ok(TlsConnector::from(Arc::clone(config)));
         }
         let roots = RootCertStore {
@@ -40,14 +48,18 @@ impl Tls {
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(TlsConnector::from(Arc::clone(
-            self.0.get_or_init(|| Arc::new(config)),
+            self.tls.get_or_init(|| Arc::new(config)),
         )))
     }
 }
 
 impl Transport {
     /// Resolves, connects and, where the scheme says so, encrypts.
-    pub(super) async fn connect(origin: &Origin, tls: &Tls) -> io::Result<Self> {
+    pub(super) async fn connect(origin: &Origin, dialer: &Dialer) -> io::Result<Self> {
+        #[cfg(feature = "testing")]
+        if let Some(dial) = &dialer.memory {
+            return dial().await.map(Self::Memory);
+        }
         let host = origin.bare_host();
         let tcp = TcpStream::connect((host, origin.port)).await?;
         // Without it a small request waits for the acknowledgement of the one
@@ -57,7 +69,7 @@ impl Transport {
             return Ok(Self::Plain(tcp));
         }
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let tls = tls.connector()?.connect(name, tcp).await?;
+        let tls = dialer.connector()?.connect(name, tcp).await?;
         Ok(Self::Tls(Box::new(tls)))
     }
 }
@@ -72,6 +84,11 @@ macro_rules! delegate {
             }
             Self::Tls(stream) => {
                 let $stream = Pin::new(&mut **stream);
+                $call
+            }
+            #[cfg(feature = "testing")]
+            Self::Memory(stream) => {
+                let $stream = Pin::new(stream);
                 $call
             }
         }
@@ -109,6 +126,8 @@ impl AsyncWrite for Transport {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            #[cfg(feature = "testing")]
+            Self::Memory(stream) => stream.is_write_vectored(),
         }
     }
 

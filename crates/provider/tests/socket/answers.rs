@@ -4,8 +4,8 @@ use minichat_config::tenant::ProviderKind;
 use minichat_core::turn::{IncompleteReason, TurnErrorCode, Usage};
 use minichat_provider::{Completion, FailureKind, Terminal};
 
-use crate::scripted_provider::{Ending, Scenario, Tokens};
 use crate::support::Setup;
+use minichat_scripted_provider::{Ending, Scenario, Tokens};
 
 const KINDS: [ProviderKind; 3] = [
     ProviderKind::OpenAiResponses,
@@ -112,7 +112,7 @@ async fn reported_failures_are_read_nested_and_flat_and_scrubbed() {
             assert_eq!(failure.kind, FailureKind::Reported, "{kind:?} {ending:?}");
             assert_eq!(failure.error_code(), TurnErrorCode::ProviderError);
             let scrubbed = "[provider_id] failed, see [url] with [credential]";
-            assert_eq!(failure.message, scrubbed, "{kind:?} {ending:?}");
+            assert_eq!(&*failure.message, scrubbed, "{kind:?} {ending:?}");
             assert!(
                 failure.detail.starts_with("server_error: resp_x1"),
                 "{}",

@@ -6,8 +6,8 @@ use minichat_provider::{InputMessage, ProviderEvent, Role, Terminal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::scripted_provider::{Ending, Scenario};
 use crate::support::{Setup, read};
+use minichat_scripted_provider::{Ending, Scenario};
 
 const PING: [InputMessage<'static>; 1] = [InputMessage {
     role: Role::User,

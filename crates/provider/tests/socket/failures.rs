@@ -6,8 +6,8 @@ use minichat_core::turn::TurnErrorCode;
 use minichat_provider::{FailureKind, TimeoutStage};
 use serde_json::json;
 
-use crate::scripted_provider::{Ending, Scenario};
 use crate::support::{Setup, provider};
+use minichat_scripted_provider::{Ending, Scenario};
 
 const SHORT: Duration = Duration::from_millis(60);
 
@@ -30,7 +30,7 @@ async fn http_statuses_become_our_codes() {
         let failure = setup.ask("Hi").await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Status(status));
         assert_eq!(failure.error_code(), code, "{status}");
-        assert_eq!(failure.message, "no: [provider_id]");
+        assert_eq!(&*failure.message, "no: [provider_id]");
         assert_eq!(*failure.detail, *format!("HTTP {status}, 7: no: req_123"));
     }
     assert_eq!(

@@ -12,7 +12,7 @@ use minichat_provider::{
     ProviderStream, RequestMetadata, RequestType, Role, StartedFlag, Terminal, TurnRequest,
 };
 
-use crate::scripted_provider::ScriptedProvider;
+use minichat_scripted_provider::ScriptedProvider;
 
 pub(crate) struct Setup {
     pub(crate) server: ScriptedProvider,

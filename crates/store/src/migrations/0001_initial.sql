@@ -91,8 +91,8 @@ CREATE INDEX chat_turns_by_time ON chat_turns (chat_id, started_at DESC)
     WHERE deleted_at IS NULL;
 CREATE INDEX chat_turns_by_progress ON chat_turns (last_progress_at)
     WHERE state = 'running' AND deleted_at IS NULL;
-CREATE INDEX chat_turns_by_answer ON chat_turns (assistant_message_id)
-    WHERE assistant_message_id IS NOT NULL;
+-- No index on assistant_message_id: nothing deletes messages, and every turn
+-- would pay for it. What deletes them brings one.
 
 CREATE TABLE attachments (
     id {uuid} NOT NULL PRIMARY KEY,

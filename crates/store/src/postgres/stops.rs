@@ -1,20 +1,25 @@
 //! Requests to stop a turn, between the processes that share a database (D3).
 //!
 //! `LISTEN` belongs to a connection, so this one is none of the pool's. It is
-//! made anew whenever it is lost; what is asked for meanwhile is not heard.
+//! made anew whenever it is lost; what was asked for meanwhile is read from the
+//! rows of the turns.
 
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, Future, select};
 use futures_util::stream::{self, BoxStream};
 use minichat_core::TurnId;
-use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls};
+use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls, SimpleQueryMessage};
 
 /// Also in the statement of [`crate::Tx::turn_request_stop`].
 const LISTEN: &str = "LISTEN minichat_turn_stop";
+
+/// Asked after [`LISTEN`], so that nothing falls between.
+const UNHEARD: &str = "SELECT id FROM chat_turns WHERE state = 'running' \
+     AND deleted_at IS NULL AND stop_requested_at IS NOT NULL";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that vanished without a word is noticed by its silence to these.
@@ -31,8 +36,8 @@ pub struct StopRequests {
 
 struct Session {
     messages: BoxStream<'static, Result<AsyncMessage, Error>>,
-    /// Came in while the connection was being set up.
-    early: VecDeque<AsyncMessage>,
+    /// Asked for before the connection was set up.
+    early: VecDeque<TurnId>,
     /// Dropping it ends the connection.
     _client: Client,
 }
@@ -64,11 +69,8 @@ impl StopRequests {
                 continue;
             };
             match session.next().await {
-                Some(Ok(message)) => {
-                    if let Some(turn) = turn_of(&message) {
-                        return turn;
-                    }
-                }
+                Some(Ok(Some(turn))) => return turn,
+                Some(Ok(None)) => {}
                 ended => {
                     let error = ended.and_then(Result::err).map(tracing::field::display);
                     tracing::warn!(
@@ -100,17 +102,13 @@ impl Session {
         // The connection moves only while somebody polls it for messages.
         let mut messages = stream::poll_fn(move |cx| connection.poll_message(cx)).boxed();
         let mut early = VecDeque::new();
-        {
-            let mut listening = pin!(client.batch_execute(LISTEN));
-            loop {
-                match select(listening.as_mut(), messages.next()).await {
-                    Either::Left((listens, _)) => break listens?,
-                    Either::Right((Some(message), _)) => early.push_back(message?),
-                    // The client's own answer says why.
-                    Either::Right((None, _)) => break listening.as_mut().await?,
-                }
-            }
-        }
+        answered(client.batch_execute(LISTEN), &mut messages, &mut early).await?;
+        let rows = answered(client.simple_query(UNHEARD), &mut messages, &mut early).await?;
+        let unheard = rows.iter().filter_map(|row| match row {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok().map(TurnId),
+            _ => None,
+        });
+        early.extend(unheard);
         Ok(Self {
             messages,
             early,
@@ -118,10 +116,28 @@ impl Session {
         })
     }
 
-    async fn next(&mut self) -> Option<Result<AsyncMessage, Error>> {
+    /// A message, and the turn it names.
+    async fn next(&mut self) -> Option<Result<Option<TurnId>, Error>> {
         match self.early.pop_front() {
-            Some(message) => Some(Ok(message)),
-            None => self.messages.next().await,
+            Some(turn) => Some(Ok(Some(turn))),
+            None => Some(self.messages.next().await?.map(|message| turn_of(&message))),
+        }
+    }
+}
+
+/// Waits for the answer to a client, whose messages move meanwhile.
+async fn answered<T>(
+    answer: impl Future<Output = Result<T, Error>>,
+    messages: &mut BoxStream<'static, Result<AsyncMessage, Error>>,
+    early: &mut VecDeque<TurnId>,
+) -> Result<T, Error> {
+    let mut answer = pin!(answer);
+    loop {
+        match select(answer.as_mut(), messages.next()).await {
+            Either::Left((answer, _)) => return answer,
+            Either::Right((Some(message), _)) => early.extend(turn_of(&message?)),
+            // The client's own answer says why.
+            Either::Right((None, _)) => return answer.as_mut().await,
         }
     }
 }

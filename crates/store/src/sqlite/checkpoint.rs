@@ -12,10 +12,10 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 /// Commits after which a checkpoint starts at once.
-const COMMITS: u32 = 64;
+const COMMITS: u32 = 128;
 /// How long fewer commits wait for one.
 const DELAY: Duration = Duration::from_secs(1);
-/// Pages (of 1 KiB) after which the writer helps: 8 MiB.
+/// Pages (of 2 KiB) after which the writer helps: 16 MiB.
 const LONG_LOG: i64 = 8_192;
 
 #[derive(Default)]

@@ -1,13 +1,16 @@
 use minichat_core::quota::{Bucket, Period};
 use minichat_core::{RequestId, UserId};
 
-use super::fixture::{NOON, RESERVE};
+use futures_util::future::join_all;
+
+use super::fixture::{NOON, OneTurn, RESERVE, SendError};
 use super::{Db, on_both_databases};
-use crate::Role;
 use crate::value::params;
+use crate::{AdmissionQuery, Role};
 
 on_both_databases! {
-    /// CONT-4: a new chat has no history, no turn and no quota rows.
+    /// CONT-4, QUOTA-82: a new chat has no history and no turn; quota rows that
+    /// were missing are there to be locked.
     async fn facts_of_a_new_chat_are_empty(db: Db) {
         let facts = db.facts(RequestId::random(), 10).await.unwrap();
         assert_eq!(facts.model, "large");
@@ -16,7 +19,8 @@ on_both_databases! {
         assert_eq!(facts.boundary, None);
         assert!(facts.recent_messages.is_empty());
         assert_eq!(facts.prior_context_tokens, 0);
-        assert_eq!(facts.quota.iter().count(), 0);
+        assert!(facts.quota.has_totals(facts.now.date()));
+        assert!(facts.quota.iter().all(|cell| cell.reserved_credits_micro == 0));
     }
 
     /// QUOTA-37, CONT-5: one read tells all that a send must know.
@@ -91,5 +95,30 @@ on_both_databases! {
         assert_eq!(facts.prior_context_tokens, 0);
         db.sql("UPDATE chats SET deleted_at = $1", params![NOON]).await.unwrap();
         assert!(db.facts(send.request, 10).await.is_none());
+    }
+
+    /// QUOTA-82, TURN-12: what admission finds holds until its transaction ends,
+    /// also for a user who has no quota rows yet.
+    async fn of_parallel_admissions_to_one_chat_one_finds_it_idle(db: Db) {
+        let admissions = (0..8).map(|_| {
+            let send = db.send(NOON);
+            let query = AdmissionQuery {
+                tenant_id: db.tenant,
+                user_id: db.user,
+                chat_id: db.chat,
+                request_id: send.request,
+                recent_messages_limit: 10,
+            };
+            db.store.write(move |tx| Box::pin(async move {
+                let facts = tx.turn_admission_facts(&query).await?.unwrap();
+                if !facts.is_running {
+                    OneTurn { at: facts.now, ..send }.reserve_in(tx).await?;
+                }
+                Ok::<_, SendError>(facts.is_running)
+            }))
+        });
+        let found = join_all(admissions).await;
+        let idle = found.into_iter().filter(|running| !running.as_ref().unwrap()).count();
+        assert_eq!(idle, 1);
     }
 }

@@ -165,7 +165,7 @@ impl Db {
             recent_messages_limit,
         };
         self.store
-            .read(move |tx| Box::pin(async move { tx.turn_admission_facts(&query).await }))
+            .write(move |tx| Box::pin(async move { tx.turn_admission_facts(&query).await }))
             .await
             .map_err(|error: StoreError| error)
             .unwrap()
@@ -228,7 +228,7 @@ impl OneTurn {
         store.write(move |tx| Box::pin(self.reserve_in(tx))).await
     }
 
-    async fn reserve_in(self, tx: &mut Tx) -> Result<(), SendError> {
+    pub(super) async fn reserve_in(self, tx: &mut Tx) -> Result<(), SendError> {
         let cells = tx.quota_lock(self.scope()).await?;
         let used = cells.used_credits_micro(Period::Daily, Bucket::Total);
         if used + RESERVE > self.limit {

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::fixture::NOON;
 use super::{Db, on_both_databases};
+use crate::migrate::newest;
 use crate::tx::only_column;
 use crate::value::{Param, params};
 use crate::{Constraint, Store, StoreError};
@@ -124,13 +125,13 @@ on_both_databases! {
     async fn a_newer_schema_is_refused(db: Db) {
 
         let count = "SELECT COUNT(*) FROM schema_migrations";
-        assert_eq!(db.count(count, []).await, 1);
+        assert_eq!(db.count(count, []).await, newest());
         db.sql("INSERT INTO schema_migrations (version) VALUES (1000)", []).await.unwrap();
         let Db { store, settings, clock, directory, .. } = db;
         drop(store);
         let opened = Store::open(&settings, clock).await;
         assert!(
-            matches!(opened, Err(StoreError::NewerSchema { found: 1000, known: 1 })),
+            matches!(opened, Err(StoreError::NewerSchema { found: 1000, known }) if known == newest()),
             "{:?}", opened.err()
         );
         drop(directory);
@@ -181,6 +182,30 @@ async fn a_file_that_is_open_cannot_be_opened_again() {
     drop((third, directory));
 }
 
+/// Behind the last frame of the log stand zeros, which are no end of it and no
+/// damage: what a crash leaves is read in full.
+#[tokio::test]
+async fn a_log_that_is_longer_than_its_frames_is_recovered() {
+    let db = Db::sqlite().await;
+    let source = db.directory.as_ref().unwrap().path();
+    let crashed = tempfile::tempdir().unwrap();
+    // The log first: a checkpoint may begin meanwhile, but only a later write
+    // could begin the log anew.
+    for name in ["chat.db-wal", "chat.db"] {
+        std::fs::copy(source.join(name), crashed.path().join(name)).unwrap();
+    }
+    let log = crashed.path().join("chat.db-wal").metadata().unwrap();
+    assert!(log.len() > 1 << 24, "{}", log.len());
+    let url = format!("sqlite://{}", crashed.path().join("chat.db").display());
+    let settings = crate::DatabaseSettings::new(url);
+    let store = Store::open(&settings, db.clock.clone()).await.unwrap();
+    let (tenant, user, chat) = (db.tenant, db.user, db.chat);
+    let found: Result<_, StoreError> = store
+        .read(move |tx| Box::pin(async move { tx.chat_get(tenant, user, chat).await }))
+        .await;
+    assert!(found.unwrap().is_some());
+}
+
 /// K8S-43: of several that start at once, one migrates.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn openers_at_the_same_time_migrate_once() {
@@ -204,7 +229,7 @@ async fn an_older_schema_is_refused_when_migration_is_off() {
     let refused = Store::open(&settings, clock.clone()).await;
     assert!(matches!(
         refused.err(),
-        Some(StoreError::OlderSchema { found: 0, known: 1 })
+        Some(StoreError::OlderSchema { found: 0, .. })
     ));
     settings.auto_migrate = true;
     Store::open(&settings, clock.clone()).await.unwrap();

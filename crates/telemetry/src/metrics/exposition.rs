@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use minichat_metrics::catalogue::{CATALOGUE, Row};
+use minichat_metrics::catalogue::Row;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
 use prometheus::{Registry, TextEncoder};
@@ -38,6 +38,7 @@ impl Exposition {
 /// `label_sets` says how many label sets a family can have: the SDK folds
 /// what is beyond into an overflow series, which must never be seen (PLAT-54).
 pub(super) fn start(
+    rows: &[Row],
     label_sets: impl Fn(&Row) -> usize,
     prefix: &str,
 ) -> Result<(SdkMeterProvider, Exposition), MetricsError> {
@@ -47,7 +48,7 @@ pub(super) fn start(
         .without_target_info()
         .scope_info_enabled(false)
         .build()?;
-    let limits: HashMap<String, usize> = CATALOGUE
+    let limits: HashMap<String, usize> = rows
         .iter()
         .map(|row| (format!("{prefix}_{}", row.name), label_sets(row)))
         .collect();

@@ -1,8 +1,8 @@
-//! One OpenTelemetry instrument for each family of the catalogue.
+//! One OpenTelemetry instrument for each family of a table of the catalogue.
 
 use std::borrow::Cow;
 
-use minichat_metrics::catalogue::{CATALOGUE, Family, Kind, OTHER, Row};
+use minichat_metrics::catalogue::{Family, Kind, OTHER, Row};
 use minichat_metrics::{Label, Recorder};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider, UpDownCounter};
@@ -17,28 +17,36 @@ enum Instrument {
     Histogram(Histogram<f64>),
 }
 
-/// The instruments in the order of the catalogue.
+/// The instruments by family; none for those of other tables.
 pub(super) struct Instruments {
-    by_family: Vec<Instrument>,
+    by_family: Vec<Option<Instrument>>,
     ids: CappedIds,
 }
 
 impl Instruments {
-    pub(super) fn new(provider: &SdkMeterProvider, prefix: &str, limits: Limits) -> Self {
+    pub(super) fn new(
+        rows: &'static [Row],
+        provider: &SdkMeterProvider,
+        prefix: &str,
+        limits: Limits,
+    ) -> Self {
         let meter = provider.meter("minichat");
-        let instruments = CATALOGUE.iter().map(|row| create(&meter, prefix, row));
+        let mut by_family: Vec<_> = (0..Family::COUNT).map(|_| None).collect();
+        for row in rows {
+            by_family[row.family as usize] = Some(create(&meter, prefix, row));
+        }
         let instruments = Self {
-            by_family: instruments.collect(),
+            by_family,
             ids: CappedIds::new(limits),
         };
-        instruments.start_at_zero();
+        instruments.start_at_zero(rows);
         instruments
     }
 
     /// Makes every counter with closed labels, and every gauge, present from
     /// the start, so that alerts see 0 instead of nothing (PLAT-55).
-    fn start_at_zero(&self) {
-        for row in &CATALOGUE {
+    fn start_at_zero(&self, rows: &[Row]) {
+        for row in rows {
             for set in row.label_sets().unwrap_or_default() {
                 let labels: Vec<_> = set.into_iter().map(Label::Closed).collect();
                 match row.kind {
@@ -51,8 +59,8 @@ impl Instruments {
         }
     }
 
-    fn instrument(&self, family: Family) -> &Instrument {
-        &self.by_family[family as usize]
+    fn instrument(&self, family: Family) -> Option<&Instrument> {
+        self.by_family[family as usize].as_ref()
     }
 
     fn attributes(&self, family: Family, labels: &[Label<'_>]) -> Vec<KeyValue> {
@@ -108,29 +116,30 @@ fn create(meter: &Meter, prefix: &str, row: &'static Row) -> Instrument {
     }
 }
 
-/// A verb that does not fit the family's kind is ignored: a recording never
-/// fails (PLAT-50), and the port's own tests refuse such a call.
+/// A verb that does not fit the family's kind is ignored, and so is a family of
+/// another table: a recording never fails (PLAT-50), and the port's own tests
+/// refuse such a call.
 impl Recorder for Instruments {
     fn add(&self, family: Family, labels: &[Label<'_>], increment: u64) {
-        if let Instrument::Counter(counter) = self.instrument(family) {
+        if let Some(Instrument::Counter(counter)) = self.instrument(family) {
             counter.add(increment, &self.attributes(family, labels));
         }
     }
 
     fn shift(&self, family: Family, step: i64) {
-        if let Instrument::UpDown(gauge) = self.instrument(family) {
+        if let Some(Instrument::UpDown(gauge)) = self.instrument(family) {
             gauge.add(step, &[]);
         }
     }
 
     fn set(&self, family: Family, labels: &[Label<'_>], value: u64) {
-        if let Instrument::Gauge(gauge) = self.instrument(family) {
+        if let Some(Instrument::Gauge(gauge)) = self.instrument(family) {
             gauge.record(value, &self.attributes(family, labels));
         }
     }
 
     fn observe(&self, family: Family, labels: &[Label<'_>], value: f64) {
-        if let Instrument::Histogram(histogram) = self.instrument(family) {
+        if let Some(Instrument::Histogram(histogram)) = self.instrument(family) {
             histogram.record(value, &self.attributes(family, labels));
         }
     }

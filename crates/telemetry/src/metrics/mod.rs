@@ -7,7 +7,8 @@ mod prefix;
 
 use std::sync::Arc;
 
-use minichat_metrics::Metrics;
+use minichat_metrics::catalogue::{CATALOGUE, OPERATOR, Row};
+use minichat_metrics::{Metrics, OperatorMetrics};
 
 pub use exposition::Exposition;
 
@@ -32,17 +33,38 @@ pub enum MetricsError {
     Exporter(#[from] opentelemetry_sdk::error::OTelSdkError),
 }
 
-/// Starts the metrics of this process: the port for the domain and the page
+/// Starts the metrics of a data plane: the port for the domain and the page
 /// for the scraper. Call it once, so that there is one instrumentation scope
 /// (PLAT-53).
 pub fn start(
     settings: MetricsSettings<'_>,
 ) -> Result<(Arc<dyn Metrics>, Exposition), MetricsError> {
+    let (instruments, exposition) = start_table(&CATALOGUE, settings)?;
+    Ok((Arc::new(instruments), exposition))
+}
+
+/// The same for an operator; no label of its families is open. Empty prefix
+/// means `mini_chat`.
+pub fn start_operator(
+    prefix: &str,
+) -> Result<(Arc<dyn OperatorMetrics>, Exposition), MetricsError> {
+    let settings = MetricsSettings {
+        prefix,
+        max_label_values: 0,
+    };
+    let (instruments, exposition) = start_table(&OPERATOR, settings)?;
+    Ok((Arc::new(instruments), exposition))
+}
+
+fn start_table(
+    rows: &'static [Row],
+    settings: MetricsSettings<'_>,
+) -> Result<(instruments::Instruments, Exposition), MetricsError> {
     let prefix = prefix::parse(settings.prefix)?;
     let limits = capped_ids::Limits::new(settings.max_label_values);
-    let (provider, exposition) = exposition::start(|row| limits.label_sets(row), prefix)?;
-    let instruments = instruments::Instruments::new(&provider, prefix, limits);
-    Ok((Arc::new(instruments), exposition))
+    let (provider, exposition) = exposition::start(rows, |row| limits.label_sets(row), prefix)?;
+    let instruments = instruments::Instruments::new(rows, &provider, prefix, limits);
+    Ok((instruments, exposition))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The prefix of all series (PLAT-51).
 
-use minichat_metrics::catalogue::{CATALOGUE, DEFAULT_PREFIX};
+use minichat_metrics::catalogue::{CATALOGUE, DEFAULT_PREFIX, OPERATOR};
 
 use super::MetricsError;
 
@@ -20,7 +20,8 @@ pub(super) fn parse(text: &str) -> Result<&str, MetricsError> {
     if !begins_with_letter || !only_allowed {
         return Err(MetricsError::InvalidPrefix(prefix.to_owned()));
     }
-    let longest = CATALOGUE.iter().map(|row| row.name.len()).max();
+    let rows = CATALOGUE.iter().chain(&OPERATOR);
+    let longest = rows.map(|row| row.name.len()).max();
     if prefix.len() + 1 + longest.unwrap_or(0) > MAX_INSTRUMENT_NAME {
         return Err(MetricsError::LongPrefix(prefix.to_owned()));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use minichat_metrics::catalogue::{CATALOGUE, Kind, Row};
+use minichat_metrics::catalogue::Kind;
 use minichat_metrics::{ErrorLabel, Label, Recorder};
 
 use super::capped_ids::Limits;
@@ -13,8 +13,12 @@ const MAX_LABEL_VALUES: usize = 3;
 
 fn adapter(prefix: &str) -> (Instruments, Exposition) {
     let limits = Limits::new(MAX_LABEL_VALUES);
-    let (provider, exposition) = exposition::start(|row| limits.label_sets(row), prefix).unwrap();
-    (Instruments::new(&provider, prefix, limits), exposition)
+    let label_sets = |row: &Row| limits.label_sets(row);
+    let (provider, exposition) = exposition::start(&CATALOGUE, label_sets, prefix).unwrap();
+    (
+        Instruments::new(&CATALOGUE, &provider, prefix, limits),
+        exposition,
+    )
 }
 
 /// One sample line: the name, the label pairs, the value. All values in these

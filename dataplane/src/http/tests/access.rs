@@ -15,9 +15,10 @@ const BODY: &str = r#"{"content": "hello", "title": "a", "reaction": "like"}"#;
 
 /// Every operation as a valid call that concerns `chat`.
 fn calls(chat: &str) -> Vec<(String, Box<dyn Fn() -> Call>)> {
-    operations()
+    operations::all()
         .into_iter()
-        .map(|(method, template, _)| {
+        .map(|operation| {
+            let (method, template) = (operation.method, operation.path);
             let path = template
                 .replace("{id}", chat)
                 .replace("{request_id}", &Uuid::new_v4().to_string())

@@ -8,9 +8,9 @@ use axum::Router;
 use axum::body::Body;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
-use minichat_config::{Credentials, ProcessConfig, TenantConfig};
+use minichat_config::{Credentials, ProcessConfig, Secret, TenantConfig};
 use minichat_core::{Clock, TenantId, Timestamp, UserId};
-use minichat_metrics::NoopMetrics;
+use minichat_metrics::{Metrics, NoopMetrics};
 use minichat_provider::{ClientSettings, ProviderClient};
 use minichat_store::{DatabaseSettings, Store};
 use minichat_telemetry::{PeerAddr, Signal, Tracer};
@@ -18,8 +18,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
-use crate::app::{App, OpenTurns};
+use crate::app::App;
 use crate::config_source::{TenantRuntime, Tenants};
+use crate::open_turns::OpenTurns;
 
 /// `url_prefix` is left at its default.
 pub(super) const BASE: &str = "/mini-chat/v1";
@@ -62,6 +63,12 @@ impl Harness {
 
     /// `yaml` is added to a configuration with trusted headers.
     pub(super) async fn with(yaml: &str) -> Self {
+        Self::build(yaml, Arc::new(NoopMetrics), &Provider::default()).await
+    }
+
+    /// The same with a provider that somebody plays, and metrics that are looked
+    /// at.
+    pub(super) async fn build(yaml: &str, metrics: Arc<dyn Metrics>, provider: &Provider) -> Self {
         let directory = TempDir::new().unwrap();
         let clock = Arc::new(HandClock(AtomicI64::new(1_900_000_000_000_000)));
         let url = format!("sqlite://{}", directory.path().join("test.db").display());
@@ -71,13 +78,12 @@ impl Harness {
         let yaml = format!("auth:\n  mode: trusted_headers\n  trusted_peers: [127.0.0.1]\n{yaml}");
         let app = Arc::new(App {
             config: ProcessConfig::from_yaml(&yaml, []).unwrap(),
-            tenants: Arc::new(tenants()),
+            tenants: Arc::new(tenants(provider)),
             store,
             provider: ProviderClient::new(&ClientSettings::default()),
-            metrics: Arc::new(NoopMetrics),
+            metrics,
             clock: Arc::clone(&clock) as _,
             refusing: Signal::default(),
-            abort: Signal::default(),
             turns: OpenTurns::default(),
         });
         Self {
@@ -203,7 +209,20 @@ impl Answer {
     }
 }
 
-fn tenants() -> Tenants {
+/// The provider of all tenants; by default one that cannot be reached.
+pub(super) struct Provider {
+    pub(super) port: u16,
+    /// Sent as `Authorization`.
+    pub(super) key: Option<&'static str>,
+}
+
+impl Default for Provider {
+    fn default() -> Self {
+        Self { port: 1, key: None }
+    }
+}
+
+fn tenants(provider: &Provider) -> Tenants {
     let mut served = HashMap::new();
     for id in [TENANT, OTHER_TENANT, UNLICENSED_TENANT, SUSPENDED_TENANT] {
         let document = json!({
@@ -213,7 +232,11 @@ fn tenants() -> Tenants {
             "features": {"ai_chat": id != UNLICENSED_TENANT},
             "max_output_tokens": 4096,
             "providers": {"llm": {
-                "kind": "openai_responses", "host": "127.0.0.1", "port": 1, "use_http": true,
+                "kind": "openai_responses", "host": "127.0.0.1", "port": provider.port,
+                "use_http": true,
+                "auth": provider.key.map(|_| json!({
+                    "header": "Authorization", "prefix": "", "secret_ref": "key",
+                })),
             }},
             "model_catalog": [
                 model("standard", "standard", true),
@@ -223,7 +246,11 @@ fn tenants() -> Tenants {
             "user_limits": {"default": {}},
         });
         let config = TenantConfig::from_json(&document.to_string()).unwrap();
-        let runtime = TenantRuntime::new(config, 1, Credentials::default());
+        let mut credentials = Credentials::default();
+        if let Some(key) = provider.key {
+            credentials.insert("key".to_owned(), Secret::new(key));
+        }
+        let runtime = TenantRuntime::new(config, 1, credentials);
         served.insert(id.parse().unwrap(), Arc::new(runtime));
     }
     let tenants = Tenants::default();

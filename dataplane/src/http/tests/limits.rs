@@ -1,12 +1,16 @@
 //! Rates, deadlines and panics, seen from outside (API-25, API-26, API-29).
 
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::response::Response;
+use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use minichat_telemetry::Tracer;
 use serde_json::json;
+use tokio::sync::Notify;
 
 use super::harness::{ALICE, BOB, Call, Harness};
 use crate::http::pipeline;
@@ -71,21 +75,31 @@ async fn a_body_over_the_limit_is_refused_with_or_without_a_length() {
 }
 
 /// The harness's application around routes that misbehave.
-fn misbehaving(harness: &Harness) -> Router {
+fn misbehaving(harness: &Harness, release: &Arc<Notify>) -> Router {
     async fn panics() -> Response {
         panic!("secret of a user")
     }
     async fn hangs() -> Result<Response, Problem> {
         std::future::pending().await
     }
+    let release = Arc::clone(release);
+    let streams = move || {
+        let release = Arc::clone(&release);
+        let end = futures_util::stream::once(async move {
+            release.notified().await;
+            Ok::<_, Infallible>("end")
+        });
+        std::future::ready(Body::from_stream(end).into_response())
+    };
     let router = Router::new()
+        .route("/mini-chat/v1/streams", get(streams))
         .route("/mini-chat/v1/panics", get(panics))
         .route("/mini-chat/v1/hangs", get(hangs));
     pipeline::around(
         router,
-        std::sync::Arc::clone(&harness.app),
+        Arc::clone(&harness.app),
         Tracer::without_export(),
-        Vec::new(),
+        pipeline::Paths::default(),
     )
 }
 
@@ -93,7 +107,7 @@ fn misbehaving(harness: &Harness) -> Router {
 #[tokio::test]
 async fn a_panic_is_one_callers_500() {
     let mut harness = Harness::new().await;
-    harness.router = misbehaving(&harness);
+    harness.router = misbehaving(&harness, &Arc::default());
     let answer = harness.send(Call::get("/panics")).await;
     let answer = answer.problem(500, "internal_error");
     assert!(!answer.text.contains("secret"));
@@ -103,11 +117,27 @@ async fn a_panic_is_one_callers_500() {
         .problem(500, "internal_error");
 }
 
+/// API-29
+#[tokio::test]
+async fn a_panic_leaves_open_streams_alone() {
+    let mut harness = Harness::new().await;
+    let release = Arc::new(Notify::new());
+    harness.router = misbehaving(&harness, &release);
+    let mut stream = Box::pin(harness.send(Call::get("/streams")));
+    assert!(futures_util::poll!(&mut stream).is_pending());
+    harness
+        .send(Call::get("/panics"))
+        .await
+        .problem(500, "internal_error");
+    release.notify_one();
+    assert_eq!(stream.await.text, "end");
+}
+
 /// API-26
 #[tokio::test]
 async fn a_handler_that_hangs_is_a_504() {
     let mut harness = Harness::new().await;
-    harness.router = misbehaving(&harness);
+    harness.router = misbehaving(&harness, &Arc::default());
     tokio::time::pause();
     let asked = tokio::time::Instant::now();
     let answer = harness.send(Call::get("/hangs")).await;
@@ -120,7 +150,7 @@ async fn a_handler_that_hangs_is_a_504() {
 #[tokio::test]
 async fn requests_in_flight_are_bounded_and_given_back() {
     let mut harness = Harness::with("server:\n  rate_limit:\n    in_flight: 1\n").await;
-    harness.router = misbehaving(&harness);
+    harness.router = misbehaving(&harness, &Arc::default());
     let mut hanging = Box::pin(harness.send(Call::get("/hangs")));
     assert!(futures_util::poll!(&mut hanging).is_pending());
     let refused = harness.send(Call::get("/panics")).await;

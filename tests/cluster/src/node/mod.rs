@@ -6,7 +6,7 @@ mod network;
 mod objects;
 mod parts;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use crate::kubectl::Kubectl;
 use crate::packages::{self, Package};
 use crate::processes::Processes;
 use crate::programs::NODE_TIER;
+use crate::wait;
 
 /// Name of the only node.
 pub const NODE: &str = "minichat";
@@ -26,7 +27,11 @@ pub const NODE: &str = "minichat";
 /// One place for the whole machine, so that every start finds what an earlier one left.
 const DIRECTORY: &str = "/var/lib/minichat-cluster";
 const LOCK: &str = "/var/lib/minichat-cluster.lock";
+const USERS: &str = "/var/lib/minichat-cluster.users";
+/// There while only a person takes the tier down.
+const KEPT: &str = "/var/lib/minichat-cluster.kept";
 
+pub use network::{NODE_ADDRESS as ADDRESS, NODE_PODS as PODS};
 pub use objects::STORAGE_CLASS;
 
 const STARTS_WITHIN: Duration = Duration::from_mins(2);
@@ -37,7 +42,7 @@ const PACKAGES: &[Package] = &[
     Package::new("nft", "nftables"),
     Package::new("iptables", "iptables"),
     Package::new("conntrack", "conntrack"),
-    Package::new("buildah", "buildah"),
+    image::BUILDER,
     Package::new("ip", "iproute2"),
     Package::new("/usr/lib/cni/bridge", "containernetworking-plugins"),
 ];
@@ -53,6 +58,17 @@ impl NodeTier {
     pub fn up() -> anyhow::Result<Self> {
         require_root()?;
         let _lock = lock()?;
+        if Self::runs() {
+            // On a busy machine it may be slow to answer, and a new one would be empty.
+            let answers = || Ok(Self::is_up());
+            let _ = wait::until(
+                "the cluster of this machine answers",
+                STARTS_WITHIN,
+                answers,
+            );
+        } else {
+            forget_kept()?;
+        }
         if Self::is_up() {
             let tier = Self::open()?;
             objects::refresh_volumes(tier.kubectl(), &volumes())?;
@@ -78,7 +94,13 @@ impl NodeTier {
         }
         require_root()?;
         let _lock = lock()?;
-        clean::everything(Path::new(DIRECTORY))
+        clean::everything(Path::new(DIRECTORY))?;
+        forget_kept()
+    }
+
+    /// Leaves it up whoever else has done with it, until somebody says [`Self::down`].
+    pub fn keep(&self) -> anyhow::Result<()> {
+        fs::write(KEPT, "").with_context(|| format!("cannot write {KEPT}"))
     }
 
     /// The one that runs.
@@ -90,11 +112,15 @@ impl NodeTier {
 
     /// Whether all of it runs and the node takes pods.
     pub fn is_up() -> bool {
-        let directory = Path::new(DIRECTORY);
-        let processes = Processes::of(directory);
-        parts::NAMES.iter().all(|name| processes.is_running(name))
-            && ApiTier::is_up(directory)
+        Self::runs()
+            && ApiTier::is_up(Path::new(DIRECTORY))
             && Self::open().is_ok_and(|tier| tier.is_node_ready())
+    }
+
+    /// Whether the processes of the node are there.
+    fn runs() -> bool {
+        let processes = Processes::of(Path::new(DIRECTORY));
+        parts::NAMES.iter().all(|name| processes.is_running(name))
     }
 
     /// Its API server, which suites may stop and start.
@@ -152,6 +178,32 @@ impl NodeTier {
     }
 }
 
+/// A use of the tier of this machine. Several programs may use it at once.
+#[derive(Debug)]
+pub struct Use {
+    users: File,
+}
+
+impl Use {
+    /// To be called before [`NodeTier::up`], so that nobody takes it down between.
+    pub fn begin() -> anyhow::Result<Self> {
+        require_root()?;
+        let users = File::create(USERS).with_context(|| format!("cannot open {USERS}"))?;
+        users.lock_shared()?;
+        Ok(Self { users })
+    }
+
+    /// Takes the tier down, unless it is kept or used by another program.
+    pub fn end(self) -> anyhow::Result<()> {
+        self.users.unlock()?;
+        let is_last = self.users.try_lock().is_ok();
+        if is_last && !Path::new(KEPT).exists() {
+            NodeTier::down()?;
+        }
+        Ok(())
+    }
+}
+
 /// Why this machine or user cannot have a node of its own, and what to do instead.
 pub fn require_root() -> anyhow::Result<()> {
     if cfg!(target_os = "linux") && rustix::process::geteuid().is_root() {
@@ -171,6 +223,13 @@ fn lock() -> anyhow::Result<File> {
         lock.lock()?;
     }
     Ok(lock)
+}
+
+fn forget_kept() -> anyhow::Result<()> {
+    if Path::new(KEPT).exists() {
+        fs::remove_file(KEPT)?;
+    }
+    Ok(())
 }
 
 fn volumes() -> PathBuf {

@@ -8,9 +8,9 @@ use crate::api::{POD_RANGE, SERVICE_RANGE};
 use crate::command;
 
 /// The node's own address, on the bridge.
-pub(crate) const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 /// Addresses of the node's pods.
-pub(super) const NODE_PODS: &str = "10.244.0.0/24";
+pub const NODE_PODS: &str = "10.244.0.0/24";
 pub(super) const BRIDGE: &str = "minichat0";
 
 const TABLE: &str = "minichat-cluster";

@@ -66,7 +66,7 @@ fn done() -> (StatusCode, Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted_provider::ScriptedProvider;
+    use crate::ScriptedProvider;
 
     fn call(
         provider: &ScriptedProvider,

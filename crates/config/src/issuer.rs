@@ -1,0 +1,90 @@
+//! Issuers of bearer tokens (PLAT-131): the process's own and those of tenants.
+
+use crate::fault::Faults;
+
+/// Whose tokens are believed, and which of their claims say what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer {
+    /// The claim `iss`, exactly as the issuer writes it: a URL.
+    pub issuer: String,
+    /// What the claim `aud` must hold.
+    pub audience: String,
+    /// Where the keys are; `None`: where the issuer's discovery document says.
+    pub jwks_uri: Option<String>,
+    /// The claim with the tenant's id. `None`: the issuer names one tenant alone.
+    pub tenant_claim: Option<String>,
+    /// The claim with the user.
+    pub user_claim: String,
+    /// The claim with the scopes.
+    pub scopes_claim: String,
+}
+
+/// The claim that names the user unless another one is configured.
+pub const USER_CLAIM: &str = "sub";
+/// The claim that lists the scopes unless another one is configured.
+pub const SCOPES_CLAIM: &str = "scope";
+
+impl Issuer {
+    /// Adds what is wrong; `path` makes a fault's path of a field's name.
+    pub(crate) fn check(&self, path: impl Fn(&str) -> String, faults: &mut Faults) {
+        let Self {
+            issuer,
+            audience,
+            jwks_uri,
+            ..
+        } = self;
+        faults.require(
+            is_url(issuer),
+            path("issuer"),
+            "must be the token's claim `iss`, a URL such as `https://login.example.com`",
+        );
+        faults.require(
+            !audience.is_empty(),
+            path("audience"),
+            "is required: what the token's claim `aud` must hold",
+        );
+        faults.require(
+            jwks_uri.as_deref().is_none_or(is_url),
+            path("jwks_uri"),
+            "must be a URL such as `https://login.example.com/keys`",
+        );
+        self.check_claims(path, faults);
+    }
+
+    /// Adds what is wrong with the names of claims, of which each has a default.
+    pub(crate) fn check_claims(&self, path: impl Fn(&str) -> String, faults: &mut Faults) {
+        for (key, claim) in [
+            ("tenant_claim", self.tenant_claim.as_ref()),
+            ("user_claim", Some(&self.user_claim)),
+            ("scopes_claim", Some(&self.scopes_claim)),
+        ] {
+            let is_name = |claim: &String| !claim.is_empty() && !claim.contains(char::is_control);
+            faults.require(
+                claim.is_none_or(is_name),
+                path(key),
+                "must be the name of a claim",
+            );
+        }
+    }
+
+    /// Whether asking the issuer for its keys would go over plain HTTP.
+    pub fn is_plain_http(&self) -> bool {
+        let asked = self.jwks_uri.as_deref().unwrap_or(&self.issuer);
+        asked.starts_with("http://")
+    }
+}
+
+/// Whether `text` is an `http` or `https` URL with a host and neither user,
+/// query, fragment nor spaces.
+fn is_url(text: &str) -> bool {
+    let rest = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty()
+            && !rest.starts_with(['/', ':'])
+            && rest
+                .bytes()
+                .all(|b| b.is_ascii_graphic() && !b"@?#\"\\<>".contains(&b))
+    })
+}

@@ -1,0 +1,128 @@
+//! Small documents from elsewhere, such as an issuer's keys: one GET, bounded
+//! in bytes and time. Redirects are not followed.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, HOST};
+use http::{Request, StatusCode, Uri};
+use tokio::time::timeout;
+
+use super::ProviderClient;
+use super::connection::{Connection, Exchange, RequestBody};
+use super::origin::Origin;
+use crate::request::StartedFlag;
+
+/// How much of a document is read, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchLimits {
+    /// Longest document in bytes.
+    pub bytes: usize,
+    /// From connecting to the last byte.
+    pub total: Duration,
+    /// Whether plain HTTP is allowed.
+    pub allow_http: bool,
+}
+
+/// Why there is no document. Holds nothing of what was answered.
+#[derive(Debug)]
+pub enum FetchError {
+    /// The address is no URL that may be asked.
+    Address,
+    /// Nobody answered, or not to the end.
+    Broken(String),
+    /// It took too long.
+    TimedOut,
+    /// The answer was not 200.
+    Status(StatusCode),
+    /// The answer is longer than allowed.
+    TooLong,
+}
+
+impl fmt::Display for FetchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address => {
+                f.write_str("the address is no https:// URL, nor an allowed http:// one")
+            }
+            Self::Broken(cause) => write!(f, "the connection failed: {cause}"),
+            Self::TimedOut => f.write_str("the answer took too long"),
+            Self::Status(status) => write!(f, "the answer was {status}"),
+            Self::TooLong => f.write_str("the answer is too long"),
+        }
+    }
+}
+
+impl std::error::Error for FetchError {}
+
+impl ProviderClient {
+    /// Gets the document at `url`, over a connection of its own.
+    pub async fn fetch(&self, url: &str, limits: FetchLimits) -> Result<Vec<u8>, FetchError> {
+        let uri: Uri = url.parse().map_err(|_| FetchError::Address)?;
+        let origin = origin(&uri, limits.allow_http).ok_or(FetchError::Address)?;
+        let host = uri
+            .authority()
+            .map_or_else(String::new, ToString::to_string);
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let request = Request::get(path)
+            .header(HOST, host)
+            .header(ACCEPT, "application/json")
+            .body(RequestBody::new(Bytes::new(), StartedFlag::default()))
+            .map_err(|_| FetchError::Address)?;
+        timeout(limits.total, self.get(origin, request, limits.bytes))
+            .await
+            .unwrap_or(Err(FetchError::TimedOut))
+    }
+
+    async fn get(
+        &self,
+        origin: Origin,
+        request: Request<RequestBody>,
+        max_bytes: usize,
+    ) -> Result<Vec<u8>, FetchError> {
+        let mut connection = Connection::establish(Arc::new(origin), &self.inner.dialer)
+            .await
+            .map_err(|error| FetchError::Broken(error.to_string()))?;
+        let response = connection
+            .exchange(request)
+            .await
+            .map_err(|error| FetchError::Broken(error.to_string()))?;
+        if response.status() != StatusCode::OK {
+            return Err(FetchError::Status(response.status()));
+        }
+        let body = response.into_body();
+        let mut exchange = Exchange::new(connection, body);
+        let mut document = Vec::new();
+        while let Some(bytes) = poll_fn(|cx| exchange.poll_bytes(cx)).await {
+            let bytes = bytes.map_err(|error| FetchError::Broken(error.to_string()))?;
+            if document.len() + bytes.len() > max_bytes {
+                return Err(FetchError::TooLong);
+            }
+            document.extend_from_slice(&bytes);
+        }
+        Ok(document)
+    }
+}
+
+/// Where `uri` leads, if it may be asked. Names of users have no place in it.
+fn origin(uri: &Uri, allow_http: bool) -> Option<Origin> {
+    let is_tls = match uri.scheme_str()? {
+        "https" => true,
+        "http" if allow_http => false,
+        _ => return None,
+    };
+    let authority = uri.authority()?;
+    if authority.as_str().contains('@') || authority.host().is_empty() {
+        return None;
+    }
+    Some(Origin {
+        is_tls,
+        host: authority.host().to_owned(),
+        port: authority
+            .port_u16()
+            .unwrap_or(if is_tls { 443 } else { 80 }),
+    })
+}

@@ -1,0 +1,173 @@
+//! One poll per event of the socket.
+//!
+//! The driver of a connection and the body of its answer live in one task, and
+//! each of them wakes the other's task when it has moved a piece. Taken at
+//! their word, they would have the task polled twice for each piece of an
+//! answer. A [`Poller`] hears those wakes while it polls and goes round once
+//! more itself.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+/// Nobody polls: a wake goes to the task.
+const WAITING: u8 = 0;
+/// A poll is under way: a wake is noted.
+const POLLING: u8 = 1;
+/// A poll is under way, and something woke it.
+const WOKEN: u8 = 2;
+
+/// Polls what lives in one task.
+#[derive(Debug)]
+pub(super) struct Poller {
+    shared: Arc<Shared>,
+    waker: Waker,
+    /// What `shared.task` holds, to be compared without its lock.
+    registered: Option<Waker>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: AtomicU8,
+    /// Whom a wake reaches while nobody polls.
+    task: Mutex<Option<Waker>>,
+}
+
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.state.swap(WOKEN, Ordering::AcqRel) == WAITING {
+            let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(task) = &*task {
+                task.wake_by_ref();
+            }
+        }
+    }
+}
+
+impl Default for Poller {
+    fn default() -> Self {
+        let shared = Arc::<Shared>::default();
+        Self {
+            waker: Arc::clone(&shared).into(),
+            shared,
+            registered: None,
+        }
+    }
+}
+
+impl Poller {
+    /// Calls `poll` until it is ready, or until it is pending and nothing woke
+    /// it meanwhile; then the next wake reaches the task of `cx`.
+    pub(super) fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        self.register(cx);
+        loop {
+            self.shared.state.store(POLLING, Ordering::Release);
+            if let Poll::Ready(value) = poll(&mut Context::from_waker(&self.waker)) {
+                return Poll::Ready(value);
+            }
+            let still = self.shared.state.compare_exchange(
+                POLLING,
+                WAITING,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            if still.is_ok() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn register(&mut self, cx: &Context<'_>) {
+        let registered = self.registered.as_ref();
+        if registered.is_some_and(|it| it.will_wake(cx.waker())) {
+            return;
+        }
+        let waker = Some(cx.waker().clone());
+        let mut task = self
+            .shared
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        task.clone_from(&waker);
+        drop(task);
+        self.registered = waker;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    /// Counts its wakes.
+    #[derive(Default)]
+    struct Counter(AtomicUsize);
+
+    impl Wake for Counter {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_wake_while_polling_is_another_round_and_no_wake_of_the_task() {
+        let counter = Arc::<Counter>::default();
+        let waker = Arc::clone(&counter).into();
+        let mut poller = Poller::default();
+        let mut rounds = 0;
+        let outcome = poller.poll(&mut Context::from_waker(&waker), |cx| {
+            rounds += 1;
+            if rounds < 3 {
+                cx.waker().wake_by_ref();
+            }
+            Poll::<()>::Pending
+        });
+        assert!(outcome.is_pending());
+        assert_eq!((rounds, counter.0.load(Ordering::Relaxed)), (3, 0));
+    }
+
+    #[test]
+    fn every_wake_after_a_pending_poll_reaches_the_task_once() {
+        let counter = Arc::<Counter>::default();
+        let waker = Arc::clone(&counter).into();
+        let mut poller = Poller::default();
+        for expected in 1..4 {
+            let mut inner = None;
+            let outcome = poller.poll(&mut Context::from_waker(&waker), |cx| {
+                inner = Some(cx.waker().clone());
+                Poll::<()>::Pending
+            });
+            assert!(outcome.is_pending());
+            inner.iter().for_each(Waker::wake_by_ref);
+            inner.iter().for_each(Waker::wake_by_ref);
+            assert_eq!(counter.0.load(Ordering::Relaxed), expected);
+        }
+    }
+
+    /// Provokes wakes at every moment of a poll.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_wake_from_another_thread_is_lost() {
+        const EVENTS: usize = 20_000;
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            for number in 0..EVENTS {
+                sender.send(number).await.unwrap();
+            }
+        });
+        let mut poller = Poller::default();
+        for number in 0..EVENTS {
+            let event = poll_fn(|cx| poller.poll(cx, |cx| receiver.poll_recv(cx))).await;
+            assert_eq!(event, Some(number));
+        }
+    }
+}

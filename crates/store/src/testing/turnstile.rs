@@ -1,0 +1,151 @@
+//! A turnstile at which every transaction waits twice: before it begins, and
+//! before its caller learns how it ended. Whoever holds the turnstile decides
+//! which of those that wait goes on, and so the order of everything that
+//! happens between two transactions.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// What a transaction may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    Read,
+    Write,
+}
+
+/// Where a transaction waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// Nothing of it has happened.
+    Begin,
+    /// It is over; its caller does not know yet.
+    Answer,
+}
+
+/// One that waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Waiter {
+    /// Grows with the arrival.
+    pub number: u64,
+    pub access: Access,
+    pub moment: Moment,
+}
+
+/// Cheap to clone; all clones are one turnstile.
+#[derive(Clone, Default, Debug)]
+pub struct Turnstile(Arc<Mutex<State>>);
+
+#[derive(Default, Debug)]
+struct State {
+    next: u64,
+    waiting: BTreeMap<u64, (Access, Moment, oneshot::Sender<()>)>,
+    inside: usize,
+}
+
+impl Turnstile {
+    /// Those that wait, in the order of their arrival.
+    pub fn waiting(&self) -> Vec<Waiter> {
+        let state = self.lock();
+        let waiting = state.waiting.iter();
+        waiting
+            .map(|(&number, &(access, moment, _))| Waiter {
+                number,
+                access,
+                moment,
+            })
+            .collect()
+    }
+
+    /// How many transactions are under way.
+    pub fn inside(&self) -> usize {
+        self.lock().inside
+    }
+
+    /// Lets one go on. Nothing happens if it does not wait any more.
+    pub fn release(&self, number: u64) {
+        let mut state = self.lock();
+        if let Some((_, moment, go)) = state.waiting.remove(&number)
+            && go.send(()).is_ok()
+            && moment == Moment::Begin
+        {
+            state.inside += 1;
+        }
+    }
+
+    pub(crate) async fn enter(&self, access: Access) -> Passage {
+        self.wait(access, Moment::Begin).await;
+        Passage {
+            turnstile: self.clone(),
+            access,
+        }
+    }
+
+    async fn wait(&self, access: Access, moment: Moment) {
+        let (go, gone) = oneshot::channel();
+        let mut place = {
+            let mut state = self.lock();
+            let number = state.next;
+            state.next += 1;
+            state.waiting.insert(number, (access, moment, go));
+            Place {
+                turnstile: self,
+                number,
+                moment,
+                has_passed: false,
+            }
+        };
+        // The sender lives in the turnstile until it is used.
+        let _ = gone.await;
+        place.has_passed = true;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code runs under the lock that could leave the state broken.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in the queue, given up by whoever does not wait any more.
+struct Place<'a> {
+    turnstile: &'a Turnstile,
+    number: u64,
+    moment: Moment,
+    has_passed: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.has_passed {
+            return;
+        }
+        let mut state = self.turnstile.lock();
+        let was_released = state.waiting.remove(&self.number).is_none();
+        if was_released && self.moment == Moment::Begin {
+            state.inside = state.inside.saturating_sub(1);
+        }
+    }
+}
+
+/// A transaction that is under way.
+#[derive(Debug)]
+pub struct Passage {
+    turnstile: Turnstile,
+    access: Access,
+}
+
+impl Passage {
+    pub(crate) async fn leave(self) {
+        let (turnstile, access) = (self.turnstile.clone(), self.access);
+        drop(self);
+        turnstile.wait(access, Moment::Answer).await;
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        let mut state = self.turnstile.lock();
+        state.inside = state.inside.saturating_sub(1);
+    }
+}

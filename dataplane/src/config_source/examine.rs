@@ -1,0 +1,79 @@
+//! A look at the tenants of a source, without serving them and without a
+//! database: for people who want to know before they start.
+
+use std::io;
+use std::path::Path;
+
+use minichat_config::process::TenantSource;
+use minichat_crds::{Manifests, RenderSettings};
+
+use super::directory;
+
+/// What a source holds.
+#[derive(Debug, Default)]
+pub struct Examined {
+    /// Every tenant that would be served.
+    pub tenants: Vec<String>,
+    /// Everything that would be refused, with its place.
+    pub faults: Vec<String>,
+    /// What works but is probably not meant, and what could not be looked at.
+    pub remarks: Vec<String>,
+}
+
+/// Reads `source` as serving it would.
+pub fn examine(source: &TenantSource, settings: RenderSettings) -> Examined {
+    let (path, examined) = match source {
+        TenantSource::Manifests(path) => (path, manifests(path, settings)),
+        TenantSource::Directory(path) => (path, rendered(path, settings)),
+        TenantSource::Kubernetes { pool, .. } => {
+            return Examined {
+                remarks: vec![format!(
+                    "the tenants of the pool {pool} are in the cluster and are not looked at"
+                )],
+                ..Examined::default()
+            };
+        }
+    };
+    match examined {
+        Ok(mut examined) => {
+            if examined.tenants.is_empty() && examined.faults.is_empty() {
+                let remark = format!("{} holds no tenant", path.display());
+                examined.remarks.push(remark);
+            }
+            examined
+        }
+        Err(error) => Examined {
+            faults: vec![format!("{} cannot be read: {error}", path.display())],
+            ..Examined::default()
+        },
+    }
+}
+
+fn manifests(directory: &Path, settings: RenderSettings) -> io::Result<Examined> {
+    let Manifests { tenants, problems } = Manifests::read(directory, settings)?;
+    let mut examined = Examined {
+        faults: problems.iter().map(ToString::to_string).collect(),
+        ..Examined::default()
+    };
+    for (_, tenant) in tenants {
+        let name = &tenant.name;
+        let warnings = tenant.rendered.warnings.iter();
+        examined
+            .remarks
+            .extend(warnings.map(|warning| format!("{name}: {warning}")));
+        examined.tenants.push(tenant.name);
+    }
+    Ok(examined)
+}
+
+fn rendered(path: &Path, settings: RenderSettings) -> io::Result<Examined> {
+    let mut examined = Examined::default();
+    for (place, tenant) in directory::examine(path, settings)? {
+        match tenant {
+            Ok(tenant) => examined.tenants.push(tenant.to_string()),
+            Err(error) if place.is_empty() => examined.faults.push(error),
+            Err(error) => examined.faults.push(format!("{place}: {error}")),
+        }
+    }
+    Ok(examined)
+}

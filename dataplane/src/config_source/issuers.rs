@@ -1,0 +1,122 @@
+//! Which tenants an issuer opens (K8S section 2, `auth.issuers`).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use minichat_config::tenant::issuer_conflicts;
+use minichat_config::{Issuer, TenantConfig};
+use minichat_core::TenantId;
+
+use super::TenantRuntime;
+
+/// Who lists one issuer.
+#[derive(Clone, Debug, Default)]
+pub enum Listing {
+    #[default]
+    Nobody,
+    /// One tenant, whom every token of the issuer opens.
+    Alone(TenantId, Arc<Issuer>),
+    /// Tenants that a claim tells apart.
+    Shared(Arc<SharedIssuer>),
+    /// Two tenants of which one claims every token: nobody is opened.
+    Contested,
+}
+
+/// An issuer whose tokens name the tenant.
+#[derive(Clone, Debug, Default)]
+pub struct SharedIssuer {
+    claims: BTreeSet<String>,
+    tenants: HashMap<TenantId, Arc<Issuer>>,
+}
+
+impl SharedIssuer {
+    /// The one tenant that a token names in the claim which that tenant reads;
+    /// `named` reads a claim. `None` when there is none, or more than one.
+    pub fn opened(
+        &self,
+        named: impl Fn(&str) -> Option<TenantId>,
+    ) -> Option<(TenantId, Arc<Issuer>)> {
+        let mut opened = self.claims.iter().filter_map(|claim| {
+            let tenant = named(claim)?;
+            let issuer = self.tenants.get(&tenant)?;
+            let reads_it = issuer.tenant_claim.as_deref() == Some(claim);
+            reads_it.then(|| (tenant, Arc::clone(issuer)))
+        });
+        let only = opened.next()?;
+        opened.next().is_none().then_some(only)
+    }
+}
+
+/// Every listed issuer by its name.
+pub(super) fn index(tenants: &HashMap<TenantId, Arc<TenantRuntime>>) -> HashMap<String, Listing> {
+    let mut index: HashMap<String, Listing> = HashMap::new();
+    for (id, tenant) in tenants {
+        for issuer in &tenant.config.issuers {
+            let listing = index.entry(issuer.issuer.clone()).or_default();
+            *listing = match (std::mem::take(listing), &issuer.tenant_claim) {
+                (Listing::Nobody, None) => Listing::Alone(*id, Arc::clone(issuer)),
+                (Listing::Nobody, Some(claim)) => shared(Arc::default(), *id, issuer, claim),
+                (Listing::Shared(others), Some(claim)) => shared(others, *id, issuer, claim),
+                _ => Listing::Contested,
+            };
+        }
+    }
+    index
+}
+
+fn shared(
+    mut others: Arc<SharedIssuer>,
+    id: TenantId,
+    issuer: &Arc<Issuer>,
+    claim: &str,
+) -> Listing {
+    let all = Arc::make_mut(&mut others);
+    all.claims.insert(claim.to_owned());
+    all.tenants.insert(id, Arc::clone(issuer));
+    Listing::Shared(others)
+}
+
+/// Which of the `offered` configurations must be refused, and why, given what
+/// runs. What keeps its issuers comes before what adds some, then the ids
+/// decide; whoever is refused keeps what it runs with, which comes first of all.
+pub(super) fn refused(
+    offered: &[&TenantConfig],
+    running: &HashMap<TenantId, Arc<TenantRuntime>>,
+) -> HashMap<TenantId, String> {
+    let mut refused: HashMap<TenantId, String> = HashMap::new();
+    loop {
+        let is_offered = |id: TenantId| offered.iter().any(|config| config.tenant_id == id);
+        let kept = running
+            .values()
+            .map(|runtime| &runtime.config)
+            .filter(|config| {
+                !is_offered(config.tenant_id) || refused.contains_key(&config.tenant_id)
+            })
+            .map(|config| (0, config));
+        let new = offered
+            .iter()
+            .filter(|config| !refused.contains_key(&config.tenant_id))
+            .map(|config| (1 + i32::from(adds_issuers(config, running)), *config));
+        let mut order: Vec<_> = kept.chain(new).collect();
+        order.sort_by_key(|(precedence, config)| (*precedence, config.tenant_id));
+        let before = refused.len();
+        for conflict in issuer_conflicts(order.iter().map(|(_, config)| *config)) {
+            let path = format!("spec.auth.issuers[{}].issuer", conflict.position);
+            refused
+                .entry(conflict.tenant)
+                .or_insert_with(|| format!("{path}: {conflict}"));
+        }
+        if refused.len() == before {
+            refused.retain(|id, _| is_offered(*id));
+            return refused;
+        }
+    }
+}
+
+fn adds_issuers(config: &TenantConfig, running: &HashMap<TenantId, Arc<TenantRuntime>>) -> bool {
+    config.issuers.iter().any(|issuer| {
+        running
+            .get(&config.tenant_id)
+            .is_none_or(|running| !running.config.issuers.contains(issuer))
+    })
+}

@@ -1,0 +1,132 @@
+//! Callers by bearer token (PLAT-131): first whom the token would open, then
+//! whether that tenant's issuer signed it. A token opens one tenant or none.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use minichat_config::Issuer;
+use minichat_core::{ErrorCode, TenantId, Timestamp};
+use minichat_identity::{Claims, Rejection, Token};
+use minichat_provider::ProviderClient;
+
+use super::issuer_keys::{IssuerKeys, Unproven};
+use super::{Identity, only, unauthenticated};
+use crate::caller::{RequesterType, Scopes};
+use crate::config_source::{Listing, Tenants};
+use crate::problem::Problem;
+
+pub(super) struct Bearer {
+    /// Opens the tenants that list no issuers.
+    process_issuer: Option<Arc<Issuer>>,
+    keys: Arc<IssuerKeys>,
+}
+
+impl Bearer {
+    pub(super) fn new(
+        process_issuer: Option<Issuer>,
+        client: ProviderClient,
+        allow_http: bool,
+    ) -> Self {
+        Self {
+            process_issuer: process_issuer.map(Arc::new),
+            keys: Arc::new(IssuerKeys::new(client, allow_http)),
+        }
+    }
+
+    /// The identity that `token` proves, or 401, or 503 while no key of its
+    /// issuer could ever be loaded.
+    pub(super) async fn identify(
+        &self,
+        token: &Token<'_>,
+        tenants: &Tenants,
+        now: Timestamp,
+    ) -> Result<Identity, Problem> {
+        let (tenant_id, issuer) = self.opened(token.unverified(), tenants).map_err(rejected)?;
+        let claims = match self.keys.verified(&issuer, token).await {
+            Ok(claims) => claims,
+            Err(Unproven::Rejected(rejection)) => return Err(rejected(rejection)),
+            Err(Unproven::NoKeys) => {
+                return Err(Problem::new(
+                    ErrorCode::ServiceUnavailable,
+                    "The keys of the token's issuer cannot be loaded at the moment. Try again.",
+                ));
+            }
+        };
+        identity(tenant_id, &issuer, claims, now).map_err(rejected)
+    }
+
+    /// The one tenant that a token with `claims` would open, and whose keys
+    /// decide.
+    fn opened(
+        &self,
+        claims: &Claims,
+        tenants: &Tenants,
+    ) -> Result<(TenantId, Arc<Issuer>), Rejection> {
+        let name = claims.issuer()?;
+        let process = self
+            .process_issuer
+            .as_ref()
+            .filter(|issuer| issuer.issuer == name);
+        let by_process = || {
+            let issuer = process.ok_or(Rejection::Tenant)?;
+            let claim = issuer.tenant_claim.as_deref().ok_or(Rejection::Tenant)?;
+            let tenant = claims.tenant(claim)?;
+            let has_its_own = tenants
+                .get(tenant)
+                .is_some_and(|tenant| !tenant.config.issuers.is_empty());
+            if has_its_own {
+                return Err(Rejection::Tenant);
+            }
+            Ok((tenant, Arc::clone(issuer)))
+        };
+        match tenants.listing(name) {
+            Listing::Nobody if process.is_none() => Err(Rejection::Issuer),
+            Listing::Nobody => by_process(),
+            // Whoever listed the process's issuer for themselves alone would
+            // be opened by everybody's tokens.
+            Listing::Alone(..) if process.is_some() => Err(Rejection::Tenant),
+            Listing::Alone(tenant, issuer) => {
+                let claimed = claims.tenant("tenant_id");
+                let is_foreign = claimed
+                    .is_ok_and(|claimed| claimed != tenant && tenants.get(claimed).is_some());
+                if is_foreign {
+                    return Err(Rejection::Tenant);
+                }
+                Ok((tenant, issuer))
+            }
+            Listing::Shared(listed) => listed
+                .opened(|claim| claims.tenant(claim).ok())
+                .map_or_else(by_process, Ok),
+            Listing::Contested => Err(Rejection::Tenant),
+        }
+    }
+}
+
+fn identity(
+    tenant_id: TenantId,
+    issuer: &Issuer,
+    claims: &Claims,
+    now: Timestamp,
+) -> Result<Identity, Rejection> {
+    claims.check(&issuer.audience, now)?;
+    let scopes = claims.scopes(&issuer.scopes_claim)?;
+    Ok(Identity {
+        tenant_id,
+        user_id: claims.user(&issuer.user_claim)?,
+        requester_type: RequesterType::User,
+        scopes: Scopes::parse(scopes.into_iter()),
+    })
+}
+
+/// The bearer token of a request; `None` without one. Two are a contradiction.
+pub(super) fn token(headers: &HeaderMap) -> Option<&str> {
+    let value = std::str::from_utf8(only(headers, &AUTHORIZATION)?).ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+pub(super) fn rejected(rejection: Rejection) -> Problem {
+    unauthenticated(&rejection.to_string())
+}

@@ -1,0 +1,255 @@
+//! The keys of issuers (PLAT-131): fetched once, refreshed when a token names a
+//! key that is not known, and kept while the issuer cannot be reached. They
+//! outlive every swap of tenants.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use minichat_config::Issuer;
+use minichat_identity::{Claims, KeySet, KeySetError, Rejection, Token};
+use minichat_provider::{FetchError, FetchLimits, ProviderClient};
+use serde::Deserialize;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::time::{Instant, timeout};
+
+/// Longest key set and discovery document in bytes.
+const MAX_BYTES: usize = 512 * 1024;
+/// Longest time that both of them may take.
+const FETCH: Duration = Duration::from_secs(5);
+/// Between two fetches on behalf of unknown keys (PLAT-131).
+const BETWEEN_REFRESHES: Duration = Duration::from_mins(1);
+/// Between two attempts as long as there are no keys at all.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
+/// Age at which keys are fetched again, so that a withdrawn one stops counting.
+const MAX_AGE: Duration = Duration::from_mins(15);
+
+/// Why a token opens nothing.
+pub(super) enum Unproven {
+    Rejected(Rejection),
+    /// No key of the issuer could ever be loaded (D5).
+    NoKeys,
+}
+
+/// Keys by issuer and address of its keys: a tenant's own address counts for
+/// that tenant only.
+pub(super) struct IssuerKeys {
+    client: ProviderClient,
+    allow_http: bool,
+    entries: Mutex<HashMap<Source, Arc<Entry>>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Source {
+    issuer: String,
+    jwks_uri: Option<String>,
+}
+
+#[derive(Default)]
+struct Entry {
+    keys: ArcSwapOption<Loaded>,
+    attempts: Arc<AsyncMutex<Attempts>>,
+}
+
+struct Loaded {
+    keys: KeySet,
+    at: Instant,
+}
+
+/// When what was tried last. Locked while it is being tried, so that requests
+/// share one fetch.
+#[derive(Default)]
+struct Attempts {
+    /// The end of the last fetch.
+    ended: Option<Instant>,
+    /// The beginning of the last one on behalf of an unknown key.
+    refresh: Option<Instant>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FetchKeysError {
+    #[error("{0}: {1}")]
+    Fetch(String, FetchError),
+    #[error("the answers took longer than {FETCH:?}")]
+    TimedOut,
+    #[error("the discovery document: {0}")]
+    Discovery(#[from] serde_json::Error),
+    #[error("the discovery document is that of another issuer")]
+    OtherIssuer,
+    #[error(transparent)]
+    Keys(#[from] KeySetError),
+}
+
+/// What counts of `OpenID` Connect Discovery.
+#[derive(Deserialize)]
+struct Discovery {
+    issuer: String,
+    jwks_uri: String,
+}
+
+impl IssuerKeys {
+    pub(super) fn new(client: ProviderClient, allow_http: bool) -> Self {
+        Self {
+            client,
+            allow_http,
+            entries: Mutex::default(),
+        }
+    }
+
+    /// The claims of `token`, once a key of `issuer` has verified it. Asks the
+    /// issuer only for its first keys and for a key that is not known.
+    pub(super) async fn verified<'t>(
+        self: &Arc<Self>,
+        issuer: &Issuer,
+        token: &'t Token<'_>,
+    ) -> Result<&'t Claims, Unproven> {
+        let source = Source {
+            issuer: issuer.issuer.clone(),
+            jwks_uri: issuer.jwks_uri.clone(),
+        };
+        let entry = self.entry(&source);
+        let known = entry.keys.load_full();
+        let known = match known {
+            Some(known) => known,
+            None => self.first(&source, &entry).await.ok_or(Unproven::NoKeys)?,
+        };
+        self.refresh_old(&source, &entry, &known);
+        match token.verified(&known.keys) {
+            Err(Rejection::UnknownKey) => {}
+            decided => return decided.map_err(Unproven::Rejected),
+        }
+        let newer = self.refreshed(&source, &entry, &known).await;
+        token.verified(&newer.keys).map_err(Unproven::Rejected)
+    }
+
+    fn entry(&self, source: &Source) -> Arc<Entry> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get(source) {
+            return Arc::clone(entry);
+        }
+        Arc::clone(entries.entry(source.clone()).or_default())
+    }
+
+    /// The first keys; one request fetches, the others wait for it and share
+    /// what comes of it.
+    async fn first(self: &Arc<Self>, source: &Source, entry: &Arc<Entry>) -> Option<Arc<Loaded>> {
+        let asked = Instant::now();
+        let attempts = Arc::clone(&entry.attempts).lock_owned().await;
+        if let Some(loaded) = entry.keys.load_full() {
+            return Some(loaded);
+        }
+        let is_shared = attempts.ended.is_some_and(|ended| ended >= asked);
+        if !is_shared && is_due(attempts.ended, BETWEEN_ATTEMPTS) {
+            self.fetch_in_its_own_task(source, entry, attempts).await;
+        }
+        entry.keys.load_full()
+    }
+
+    /// Keys newer than `known`, at most once a minute; else `known`.
+    async fn refreshed(
+        self: &Arc<Self>,
+        source: &Source,
+        entry: &Arc<Entry>,
+        known: &Arc<Loaded>,
+    ) -> Arc<Loaded> {
+        let mut attempts = Arc::clone(&entry.attempts).lock_owned().await;
+        let is_still_newest = entry
+            .keys
+            .load()
+            .as_ref()
+            .is_some_and(|newest| Arc::ptr_eq(newest, known));
+        if is_still_newest && is_due(attempts.refresh, BETWEEN_REFRESHES) {
+            self.fetch_in_its_own_task(source, entry, {
+                attempts.refresh = Some(Instant::now());
+                attempts
+            })
+            .await;
+        }
+        entry.keys.load_full().unwrap_or_else(|| Arc::clone(known))
+    }
+
+    /// Begins to replace keys that have become old; nobody waits for it.
+    fn refresh_old(self: &Arc<Self>, source: &Source, entry: &Arc<Entry>, known: &Loaded) {
+        if known.at.elapsed() < MAX_AGE {
+            return;
+        }
+        let Ok(attempts) = Arc::clone(&entry.attempts).try_lock_owned() else {
+            return;
+        };
+        if is_due(attempts.ended, BETWEEN_REFRESHES) {
+            let (keys, source, entry) = (Arc::clone(self), source.clone(), Arc::clone(entry));
+            tokio::spawn(async move { keys.fetch_into(&source, &entry, attempts).await });
+        }
+    }
+
+    /// A client that leaves must not take the fetch along that others need.
+    async fn fetch_in_its_own_task(
+        self: &Arc<Self>,
+        source: &Source,
+        entry: &Arc<Entry>,
+        attempts: OwnedMutexGuard<Attempts>,
+    ) {
+        let (keys, source, entry) = (Arc::clone(self), source.clone(), Arc::clone(entry));
+        let fetch = tokio::spawn(async move { keys.fetch_into(&source, &entry, attempts).await });
+        // A panic is reported by the hook; without keys the caller is denied.
+        let _ = fetch.await;
+    }
+
+    async fn fetch_into(
+        &self,
+        source: &Source,
+        entry: &Entry,
+        mut attempts: OwnedMutexGuard<Attempts>,
+    ) {
+        let fetched = timeout(FETCH, self.fetch(source)).await;
+        match fetched.unwrap_or(Err(FetchKeysError::TimedOut)) {
+            Ok(keys) => {
+                let at = Instant::now();
+                entry.keys.store(Some(Arc::new(Loaded { keys, at })));
+                tracing::info!(issuer = source.issuer, "the issuer's keys are loaded");
+            }
+            Err(error) => {
+                tracing::warn!(issuer = source.issuer, %error, "the issuer's keys cannot be loaded");
+            }
+        }
+        attempts.ended = Some(Instant::now());
+    }
+
+    async fn fetch(&self, source: &Source) -> Result<KeySet, FetchKeysError> {
+        let address = match &source.jwks_uri {
+            Some(address) => address.clone(),
+            None => self.discover(&source.issuer).await?,
+        };
+        Ok(KeySet::parse(&self.document(address).await?)?)
+    }
+
+    async fn discover(&self, issuer: &str) -> Result<String, FetchKeysError> {
+        let base = issuer.trim_end_matches('/');
+        let address = format!("{base}/.well-known/openid-configuration");
+        let discovery: Discovery = serde_json::from_slice(&self.document(address).await?)?;
+        if discovery.issuer == issuer {
+            Ok(discovery.jwks_uri)
+        } else {
+            Err(FetchKeysError::OtherIssuer)
+        }
+    }
+
+    async fn document(&self, address: String) -> Result<Vec<u8>, FetchKeysError> {
+        let limits = FetchLimits {
+            bytes: MAX_BYTES,
+            total: FETCH,
+            allow_http: self.allow_http,
+        };
+        let document = self.client.fetch(&address, limits).await;
+        document.map_err(|error| FetchKeysError::Fetch(address, error))
+    }
+}
+
+fn is_due(last: Option<Instant>, pause: Duration) -> bool {
+    last.is_none_or(|last| last.elapsed() >= pause)
+}
+
+#[cfg(test)]
+#[path = "issuer_keys_tests.rs"]
+mod tests;

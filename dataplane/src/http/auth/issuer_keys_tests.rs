@@ -1,0 +1,171 @@
+//! When an issuer is asked, on a clock that is moved by hand.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use minichat_provider::ClientSettings;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+
+/// Hands out one key, under a name that changes.
+#[derive(Default)]
+struct Keys {
+    name: Mutex<String>,
+    is_down: AtomicBool,
+    fetches: AtomicUsize,
+}
+
+struct Scene {
+    served: Arc<Keys>,
+    keys: Arc<IssuerKeys>,
+    issuer: Issuer,
+}
+
+impl Keys {
+    fn publish(&self, name: &str) {
+        name.clone_into(&mut self.name.lock().unwrap());
+    }
+
+    async fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await?);
+        }
+        self.fetches.fetch_add(1, Ordering::Relaxed);
+        if self.is_down.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        // The key of RFC 8037, appendix A.2.
+        let keys = json!({"keys": [{
+            "kty": "OKP", "crv": "Ed25519", "kid": *self.name.lock().unwrap(),
+            "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+        }]})
+        .to_string();
+        let length = keys.len();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(format!("{head}{keys}").as_bytes()).await
+    }
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = Arc::<Keys>::default();
+        served.publish("a");
+        let answering = Arc::clone(&served);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = answering.answer(stream).await;
+            }
+        });
+        let client = ProviderClient::new(&ClientSettings::default());
+        Self {
+            served,
+            keys: Arc::new(IssuerKeys::new(client, true)),
+            issuer: Issuer {
+                issuer: "https://login.example.com".to_owned(),
+                audience: "minichat".to_owned(),
+                jwks_uri: Some(format!("http://{address}/keys")),
+                tenant_claim: None,
+                user_claim: "sub".to_owned(),
+                scopes_claim: "scope".to_owned(),
+            },
+        }
+    }
+
+    /// Whether the key called `name` is known: only then is it the signature
+    /// that a token is refused for.
+    async fn knows(&self, name: &str) -> bool {
+        let part = |json: serde_json::Value| URL_SAFE_NO_PAD.encode(json.to_string());
+        let header = part(json!({"alg": "EdDSA", "kid": name}));
+        let text = format!("{header}.{}.{}", part(json!({})), "AAAA");
+        let token = Token::parse(&text).unwrap();
+        match self.keys.verified(&self.issuer, &token).await {
+            Err(Unproven::Rejected(Rejection::Signature)) => true,
+            Err(Unproven::Rejected(Rejection::UnknownKey)) => false,
+            _ => panic!("the keys of a test verify nothing"),
+        }
+    }
+
+    fn fetches(&self) -> usize {
+        self.served.fetches.load(Ordering::Relaxed)
+    }
+
+    async fn until_fetches(&self, count: usize) {
+        let fetched = async {
+            while self.fetches() < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(20), fetched).await.unwrap();
+        // Whoever fetches holds the lock until the keys are there.
+        let entries: Vec<_> = self
+            .keys
+            .entries
+            .lock()
+            .unwrap()
+            .values()
+            .cloned()
+            .collect();
+        for entry in entries {
+            drop(entry.attempts.lock().await);
+        }
+    }
+}
+
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+/// PLAT-131
+#[tokio::test]
+async fn unknown_keys_are_asked_for_at_most_once_a_minute() {
+    let scene = Scene::start().await;
+    assert!(scene.knows("a").await);
+    assert!(!scene.knows("b").await);
+    assert_eq!(scene.fetches(), 2);
+    scene.served.publish("b");
+    pass(Duration::from_secs(58)).await;
+    assert!(!scene.knows("b").await);
+    assert_eq!(scene.fetches(), 2);
+    pass(Duration::from_secs(2)).await;
+    assert!(scene.knows("b").await && !scene.knows("a").await);
+    assert_eq!(scene.fetches(), 3);
+}
+
+/// A withdrawn key must not count for ever, and nobody waits for its successor.
+#[tokio::test]
+async fn old_keys_are_replaced_while_they_are_used() {
+    let scene = Scene::start().await;
+    assert!(scene.knows("a").await);
+    scene.served.publish("b");
+    pass(MAX_AGE).await;
+    assert!(scene.knows("a").await);
+    scene.until_fetches(2).await;
+    assert!(scene.knows("b").await && !scene.knows("a").await);
+}
+
+/// PLAT-131: known keys go on while the issuer is away, which is asked again
+/// once a minute.
+#[tokio::test]
+async fn old_keys_go_on_while_the_issuer_is_away() {
+    let scene = Scene::start().await;
+    assert!(scene.knows("a").await);
+    scene.served.is_down.store(true, Ordering::Relaxed);
+    for minute in 0..5 {
+        pass(MAX_AGE).await;
+        for _ in 0..3 {
+            assert!(scene.knows("a").await);
+        }
+        scene.until_fetches(2 + minute).await;
+        assert!(scene.knows("a").await);
+        assert_eq!(scene.fetches(), 2 + minute);
+    }
+}

@@ -1,0 +1,83 @@
+//! Parameters of paths and queries.
+
+use serde_json::{Map, Value, json};
+
+use crate::http::cursor::List;
+use crate::http::operation::Operation;
+use crate::http::{filter, list, order};
+
+/// The parameters of an operation.
+pub(super) fn of(operation: &Operation) -> Vec<Value> {
+    let path = operation.path_parameters().map(in_path);
+    path.chain(operation.list.into_iter().flat_map(in_query))
+        .collect()
+}
+
+fn in_path(name: &str) -> Value {
+    let schema = match name {
+        "model_id" => json!({"type": "string", "minLength": 1}),
+        _ => json!({"type": "string", "format": "uuid"}),
+    };
+    json!({"name": name, "in": "path", "required": true, "schema": schema})
+}
+
+fn in_query(of: List) -> [Value; 5] {
+    let text = json!({"type": "string"});
+    let limit = json!({"type": "integer", "minimum": 1, "default": list::DEFAULT_LIMIT});
+    [
+        parameter(
+            "limit",
+            &limit,
+            &format!(
+                "Items of a page; {} at most, whatever is asked for.",
+                list::MAX_LIMIT
+            ),
+        ),
+        parameter(
+            "cursor",
+            &text,
+            "`next_cursor` or `prev_cursor` of another page. Brings its order along, so that \
+             `$orderby` must be left out; `$filter` must be the same as on that page.",
+        ),
+        filter_parameter(of),
+        order_parameter(of),
+        parameter(
+            "$select",
+            &text,
+            "Names of members, separated by commas. Checked, and without effect.",
+        ),
+    ]
+}
+
+fn parameter(name: &str, schema: &Value, means: &str) -> Value {
+    json!({"name": name, "in": "query", "description": means, "schema": schema})
+}
+
+/// With the operators of each field as `x-fields`.
+fn filter_parameter(of: List) -> Value {
+    let fields: Map<_, _> = filter::fields(of)
+        .iter()
+        .map(|(name, field)| ((*name).to_owned(), json!(field.operators())))
+        .collect();
+    let mut filter = parameter(
+        "$filter",
+        &json!({"type": "string"}),
+        "Which items: tests of fields, with `and`, `or`, `not` and parentheses, such as \
+         `contains(title,'plan') and updated_at ge 2030-01-31T00:00:00Z`. Texts stand in quotes, \
+         instants do not.",
+    );
+    filter["x-fields"] = Value::Object(fields);
+    filter
+}
+
+/// With the fields as `x-fields`.
+fn order_parameter(of: List) -> Value {
+    let fields: Vec<_> = order::fields(of).map(|(name, _)| name).collect();
+    let mut order = parameter(
+        "$orderby",
+        &json!({"type": "string"}),
+        "Fields, separated by commas, each with `asc` or `desc`.",
+    );
+    order["x-fields"] = fields.into();
+    order
+}

@@ -1,0 +1,117 @@
+//! Every operation of the API (API-6), below `{root_prefix}{url_prefix}/v1`
+//! (API-1): the table that both the routes and the OpenAPI document are made
+//! from.
+
+use minichat_core::ErrorCode;
+use minichat_core::quota::QuotaStatus;
+
+use super::chats::{self, ChatView};
+use super::cursor::List;
+use super::list::PageView;
+use super::messages::{self, MessageView};
+use super::models::{self, ModelList, ModelView};
+use super::operation::Operation;
+use super::reactions::{self, ReactionView};
+use super::turns::{self, TurnView};
+use super::{quota, stream};
+
+pub(super) fn all() -> Vec<Operation> {
+    [chats(), messages(), turns(), catalog()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn chats() -> Vec<Operation> {
+    vec![
+        Operation::post("/chats", "mini_chat.create_chat", chats::create)
+            .summary("Create a chat.")
+            .body::<chats::CreateBody>()
+            .answers::<ChatView>(201, "The new chat; `Location` is its path."),
+        Operation::get("/chats", "mini_chat.list_chats", chats::list)
+            .summary("List the caller's chats, those used last first.")
+            .list(List::Chats)
+            .answers::<PageView<ChatView>>(200, "One page of chats."),
+        Operation::get("/chats/{id}", "mini_chat.get_chat", chats::show)
+            .summary("Read a chat.")
+            .answers::<ChatView>(200, "The chat."),
+        Operation::patch("/chats/{id}", "mini_chat.update_chat", chats::update)
+            .summary("Change the title of a chat.")
+            .body::<chats::UpdateBody>()
+            .answers::<ChatView>(200, "The chat with its new title."),
+        Operation::delete("/chats/{id}", "mini_chat.delete_chat", chats::delete)
+            .summary("Delete a chat with everything in it. A running turn still ends.")
+            .answers_nothing("The chat is gone."),
+    ]
+}
+
+fn messages() -> Vec<Operation> {
+    const REACTION: &str = "/chats/{id}/messages/{msg_id}/reaction";
+    vec![
+        Operation::get("/chats/{id}/messages", "mini_chat.list_messages", messages::list)
+            .summary("List the messages of a chat, oldest first.")
+            .list(List::Messages)
+            .answers::<PageView<MessageView>>(200, "One page of messages."),
+        Operation::post("/chats/{id}/messages:stream", "mini_chat.stream_message", stream::send)
+            .summary("Send a message and stream the answer. With the `request_id` of a completed turn, replays it.")
+            .body::<stream::SendBody>()
+            .streams()
+            .refused_with(&[
+                ErrorCode::InvalidAttachment,
+                ErrorCode::TooManyImages,
+                ErrorCode::RequestIdConflict,
+            ]),
+        Operation::put(REACTION, "mini_chat.put_reaction", reactions::put)
+            .summary("React to an answer, or change the reaction.")
+            .body::<reactions::ReactionBody>()
+            .answers::<ReactionView>(200, "The reaction.")
+            .refused_with(&[ErrorCode::InvalidReactionTarget]),
+        Operation::delete(REACTION, "mini_chat.delete_reaction", reactions::delete)
+            .summary("Take the reaction back, if there is one.")
+            .answers_nothing("There is no reaction."),
+    ]
+}
+
+fn turns() -> Vec<Operation> {
+    const TURN: &str = "/chats/{id}/turns/{request_id}";
+    const RETRY: &str = "/chats/{id}/turns/{request_id}/retry";
+    const CANCEL: &str = "/chats/{id}/turns/{request_id}/cancel";
+    /// What a turn must be, to be changed (API-71).
+    const CHANGE: &[ErrorCode] = &[ErrorCode::InvalidTurnState, ErrorCode::NotLatestTurn];
+    vec![
+        Operation::get(TURN, "mini_chat.get_turn", turns::show)
+            .summary("Read the state of a turn: what counts after a lost connection.")
+            .answers::<TurnView>(200, "The turn."),
+        Operation::post(RETRY, "mini_chat.retry_turn", turns::retry)
+            .summary("Answer the message of the newest turn again. A body is ignored.")
+            .streams()
+            .refused_with(CHANGE),
+        Operation::patch(TURN, "mini_chat.edit_turn", turns::edit)
+            .summary("Change the message of the newest turn and answer it again.")
+            .body::<turns::EditBody>()
+            .streams()
+            .refused_with(CHANGE),
+        Operation::delete(TURN, "mini_chat.delete_turn", turns::delete)
+            .summary("Delete the newest turn with its messages.")
+            .answers_nothing("The turn is gone.")
+            .refused_with(CHANGE),
+        Operation::post(CANCEL, "mini_chat.cancel_turn", turns::cancel)
+            .summary("Stop a running turn. What it has said so far is kept.")
+            .answers::<TurnView>(202, "The turn was running and ends soon.")
+            .answers::<TurnView>(200, "The turn had ended."),
+    ]
+}
+
+fn catalog() -> Vec<Operation> {
+    vec![
+        Operation::get("/models", "mini_chat.list_models", models::list)
+            .summary("List the models that a chat can be created with.")
+            .answers::<ModelList<'_>>(200, "The models."),
+        Operation::get("/models/{model_id}", "mini_chat.get_model", models::show)
+            .summary("Read one of these models.")
+            .answers::<ModelView<'_>>(200, "The model."),
+        Operation::get("/quota/status", "mini_chat.get_quota_status", quota::status)
+            .summary("Read how much of the caller's credits is left.")
+            .answers::<QuotaStatus>(200, "The credits, by tier and period."),
+    ]
+}

@@ -1,0 +1,236 @@
+//! The turns that are open in this process, and how one learns that it must
+//! end before its provider does.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_util::task::AtomicWaker;
+use minichat_core::TurnId;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Who ended a turn early.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cancel {
+    /// The client is gone.
+    Disconnect,
+    /// Somebody asked for it (D3).
+    Stop,
+    /// The process stops and the turn's time is over.
+    Drain,
+}
+
+/// What ends one turn early. The first cause counts; it is remembered until
+/// the turn looks. One task at a time may wait.
+///
+/// A turn looks at this with every piece of its answer, so looking costs one
+/// load and the waiter registers once.
+#[derive(Debug, Default)]
+pub struct Interrupt {
+    cause: OnceLock<(Cancel, Instant)>,
+    waiter: AtomicWaker,
+}
+
+impl Interrupt {
+    pub fn fire(&self, cancel: Cancel) {
+        if self.cause.set((cancel, Instant::now())).is_ok() {
+            self.waiter.wake();
+        }
+    }
+
+    /// Who ended the turn, and when it was expressed.
+    pub fn fired(&self) -> Option<(Cancel, Instant)> {
+        self.cause.get().copied()
+    }
+
+    /// Returns once somebody ended the turn; at once if it happened already.
+    pub async fn wait(&self) -> Cancel {
+        let mut registered = None;
+        poll_fn(|cx| self.poll_wait(cx, &mut registered)).await
+    }
+
+    fn poll_wait(
+        &self,
+        cx: &mut Context<'_>,
+        registered: &mut Option<std::task::Waker>,
+    ) -> Poll<Cancel> {
+        if let Some((cancel, _)) = self.fired() {
+            return Poll::Ready(cancel);
+        }
+        if registered
+            .as_ref()
+            .is_none_or(|it| !it.will_wake(cx.waker()))
+        {
+            self.waiter.register(cx.waker());
+            *registered = Some(cx.waker().clone());
+            // It may have fired before the registration.
+            if let Some((cancel, _)) = self.fired() {
+                return Poll::Ready(cancel);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// The turns that are open in this process: it does not exit before they are
+/// finalized (TURN-51), and it can end them (D3, K8S-50).
+#[derive(Clone, Debug, Default)]
+pub struct OpenTurns(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    open: Mutex<Open>,
+    emptied: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    turns: HashMap<TurnId, Arc<Interrupt>>,
+    /// Turns that are entered from now on are over before they begin.
+    aborted: bool,
+}
+
+impl OpenTurns {
+    /// Counts one more until the guard is dropped.
+    pub fn enter(&self, turn: TurnId) -> OpenTurnGuard {
+        let interrupt = Arc::<Interrupt>::default();
+        let mut open = self.lock();
+        open.turns.insert(turn, Arc::clone(&interrupt));
+        if open.aborted {
+            interrupt.fire(Cancel::Drain);
+        }
+        drop(open);
+        OpenTurnGuard {
+            open: self.clone(),
+            turn,
+            interrupt,
+        }
+    }
+
+    /// Asks `turn` to end, if it is open here; whether it is.
+    pub fn stop(&self, turn: TurnId) -> bool {
+        let found = self.lock().turns.get(&turn).cloned();
+        if let Some(interrupt) = &found {
+            interrupt.fire(Cancel::Stop);
+        }
+        found.is_some()
+    }
+
+    /// Ends every turn that is open, and each that is still to come (K8S-50).
+    pub fn abort(&self) {
+        let mut open = self.lock();
+        open.aborted = true;
+        let turns: Vec<_> = open.turns.values().cloned().collect();
+        drop(open);
+        for interrupt in turns {
+            interrupt.fire(Cancel::Drain);
+        }
+    }
+
+    /// Waits until none is open.
+    pub async fn idle(&self) {
+        loop {
+            let mut emptied = std::pin::pin!(self.0.emptied.notified());
+            emptied.as_mut().enable();
+            if self.lock().turns.is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One open turn.
+#[derive(Debug)]
+pub struct OpenTurnGuard {
+    open: OpenTurns,
+    turn: TurnId,
+    interrupt: Arc<Interrupt>,
+}
+
+impl OpenTurnGuard {
+    /// How the turn learns that it shall end.
+    pub fn interrupt(&self) -> Arc<Interrupt> {
+        Arc::clone(&self.interrupt)
+    }
+}
+
+impl Drop for OpenTurnGuard {
+    fn drop(&mut self) {
+        let mut open = self.open.lock();
+        open.turns.remove(&self.turn);
+        if open.turns.is_empty() {
+            drop(open);
+            self.open.0.emptied.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_turn_can_be_stopped_while_it_is_open() {
+        let turns = OpenTurns::default();
+        let turn = TurnId::random();
+        assert!(!turns.stop(turn));
+        let open = turns.enter(turn);
+        let interrupt = open.interrupt();
+        assert!(interrupt.fired().is_none());
+        assert!(turns.stop(turn));
+        assert_eq!(interrupt.wait().await, Cancel::Stop);
+        let first = interrupt.fired();
+        assert!(turns.stop(turn));
+        turns.abort();
+        assert_eq!(interrupt.fired(), first);
+        drop(open);
+        assert!(!turns.stop(turn));
+        turns.idle().await;
+    }
+
+    /// K8S-50
+    #[tokio::test]
+    async fn a_turn_that_comes_after_the_cut_is_over_at_once() {
+        let turns = OpenTurns::default();
+        let early = turns.enter(TurnId::random());
+        turns.abort();
+        let late = turns.enter(TurnId::random());
+        assert_eq!(early.interrupt().wait().await, Cancel::Drain);
+        assert_eq!(late.interrupt().wait().await, Cancel::Drain);
+    }
+
+    /// Provokes a cause that comes while the waiter registers.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_interrupt_is_lost() {
+        for _ in 0..2_000 {
+            let interrupt = Arc::<Interrupt>::default();
+            let waiting = tokio::spawn({
+                let interrupt = Arc::clone(&interrupt);
+                async move { interrupt.wait().await }
+            });
+            interrupt.fire(Cancel::Disconnect);
+            assert_eq!(waiting.await.unwrap(), Cancel::Disconnect);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_last_turn_that_ends_ends_the_wait() {
+        for _ in 0..500 {
+            let turns = OpenTurns::default();
+            let open = turns.enter(TurnId::random());
+            let idle = tokio::spawn({
+                let turns = turns.clone();
+                async move { turns.idle().await }
+            });
+            drop(open);
+            idle.await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The way of a turn's events from its task to the relay.
+//!
+//! An event is encoded where it arises, straight into the bytes of the next
+//! frame. What gathers while the client's connection is busy therefore costs
+//! one write, and a delta costs neither a copy nor a queue entry of its own.
+//! Events that do not fit the grammar are dropped (TURN-24). The number of
+//! events in a frame is bounded: a client that stops reading stops the task.
+
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use minichat_core::stream::{Grammar, StreamErrorCode, StreamEvent};
+use tokio::time::Instant;
+
+/// Bytes that a frame begins with; most events need fewer.
+const FRAME_CAPACITY: usize = 256;
+
+/// The relay is gone: nobody reads any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Closed;
+
+/// The task's end. Dropped before a terminal event, it ends the stream as
+/// interrupted (API-152).
+#[derive(Debug)]
+pub(super) struct Sender(Arc<Channel>);
+
+/// The relay's end.
+#[derive(Debug)]
+pub(super) struct Receiver(Arc<Channel>);
+
+#[derive(Debug)]
+struct Channel {
+    state: Mutex<State>,
+    /// Events that a frame may hold.
+    capacity: usize,
+}
+
+#[derive(Debug)]
+struct State {
+    frame: Frame,
+    events: usize,
+    grammar: Grammar,
+    /// When the first delta was read, until it is written.
+    first_delta_at: Option<Instant>,
+    /// The provider's terminal event was read: a client that leaves from now
+    /// on cancels nothing (TURN-42).
+    provider_ended: bool,
+    sender_gone: bool,
+    receiver_gone: bool,
+    /// Who waits for an event, and who for room.
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// What the relay hands on at once.
+#[derive(Debug, Default)]
+pub(super) struct Frame {
+    pub(super) bytes: Vec<u8>,
+    /// When the turn's first delta was read from the provider, if the frame
+    /// holds that delta.
+    pub(super) first_delta_at: Option<Instant>,
+    pub(super) has_delta: bool,
+    pub(super) is_last: bool,
+}
+
+/// A channel whose first event is `started`.
+pub(super) fn channel(capacity: usize, started: &StreamEvent<'_>) -> (Sender, Receiver) {
+    let mut state = State {
+        frame: Frame::default(),
+        events: 0,
+        grammar: Grammar::default(),
+        first_delta_at: None,
+        provider_ended: false,
+        sender_gone: false,
+        receiver_gone: false,
+        reader: None,
+        writer: None,
+    };
+    state.write(started);
+    let channel = Arc::new(Channel {
+        state: Mutex::new(state),
+        capacity,
+    });
+    (Sender(Arc::clone(&channel)), Receiver(channel))
+}
+
+impl Channel {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn write(&mut self, event: &StreamEvent<'_>) {
+        if !self.grammar.admit(event.kind()) {
+            tracing::warn!(
+                event = event.kind().as_str(),
+                "dropped an event that does not fit the stream's grammar"
+            );
+            return;
+        }
+        if self.frame.bytes.is_empty() {
+            self.frame.bytes.reserve(FRAME_CAPACITY);
+        }
+        event.encode(&mut self.frame.bytes);
+        if matches!(event, StreamEvent::Delta { .. }) {
+            self.frame.has_delta = true;
+            if let Some(read_at) = self.first_delta_at.take() {
+                self.frame.first_delta_at = Some(read_at);
+            }
+        }
+        self.frame.is_last |= self.grammar.is_terminal();
+        self.events += 1;
+    }
+
+    fn take(&mut self) -> Frame {
+        self.events = 0;
+        std::mem::take(&mut self.frame)
+    }
+}
+
+impl Sender {
+    /// Hands `event` over, waiting for room. Cancel-safe: a dropped future has
+    /// sent nothing.
+    pub(super) async fn send(&self, event: &StreamEvent<'_>) -> Result<(), Closed> {
+        poll_fn(|cx| self.poll_send(cx, event)).await
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, event: &StreamEvent<'_>) -> Poll<Result<(), Closed>> {
+        let mut state = self.0.lock();
+        if state.receiver_gone {
+            return Poll::Ready(Err(Closed));
+        }
+        if state.events >= self.0.capacity {
+            state.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        state.write(event);
+        let reader = state.reader.take();
+        drop(state);
+        wake(reader);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Notes when the turn's first delta, which is sent next, was read.
+    pub(super) fn first_delta(&self, read_at: Instant) {
+        self.0.lock().first_delta_at = Some(read_at);
+    }
+
+    /// Notes that the provider's terminal event was read.
+    pub(super) fn provider_ended(&self) {
+        self.0.lock().provider_ended = true;
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.sender_gone = true;
+        let reader = state.reader.take();
+        drop(state);
+        wake(reader);
+    }
+}
+
+impl Receiver {
+    /// What was sent since the last frame; `None` after the terminal event.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        let mut state = self.0.lock();
+        if state.sender_gone && !state.grammar.is_terminal() {
+            state.write(&interrupted());
+        }
+        if state.events == 0 {
+            if state.grammar.is_terminal() {
+                return Poll::Ready(None);
+            }
+            register(&mut state.reader, cx);
+            return Poll::Pending;
+        }
+        let frame = state.take();
+        let writer = state.writer.take();
+        drop(state);
+        wake(writer);
+        Poll::Ready(Some(frame))
+    }
+
+    /// Whether silence is answered with `ping`, not with a comment (TURN-25).
+    pub(super) fn may_ping(&self) -> bool {
+        self.0.lock().grammar.may_ping()
+    }
+
+    /// A frame with a `ping`, unless an event came first.
+    pub(super) fn ping(&mut self) -> Option<Frame> {
+        let mut state = self.0.lock();
+        if state.events > 0 || !state.grammar.may_ping() {
+            return None;
+        }
+        state.write(&StreamEvent::Ping);
+        Some(state.take())
+    }
+
+    /// Whether the provider's terminal event was read.
+    pub(super) fn has_provider_ended(&self) -> bool {
+        self.0.lock().provider_ended
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.receiver_gone = true;
+        let writer = state.writer.take();
+        drop(state);
+        wake(writer);
+    }
+}
+
+fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    if slot.as_ref().is_none_or(|it| !it.will_wake(cx.waker())) {
+        *slot = Some(cx.waker().clone());
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+fn interrupted() -> StreamEvent<'static> {
+    StreamEvent::Error {
+        code: StreamErrorCode::StreamInterrupted,
+        message: "The stream ended before its outcome was known. Ask for the turn's status.".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use minichat_core::stream::{DeltaKind, StreamStarted};
+    use minichat_core::{MessageId, RequestId};
+    use std::future::poll_fn;
+
+    use super::*;
+
+    fn open(capacity: usize) -> (Sender, Receiver) {
+        let started = StreamEvent::StreamStarted(StreamStarted {
+            request_id: RequestId::random(),
+            message_id: MessageId::random(),
+            is_new_turn: true,
+        });
+        channel(capacity, &started)
+    }
+
+    fn delta(text: &str) -> StreamEvent<'_> {
+        StreamEvent::Delta {
+            kind: DeltaKind::Text,
+            text: text.into(),
+        }
+    }
+
+    fn error() -> StreamEvent<'static> {
+        StreamEvent::Error {
+            code: StreamErrorCode::Cancelled,
+            message: "stopped".into(),
+        }
+    }
+
+    async fn read(receiver: &mut Receiver) -> Option<String> {
+        let frame = poll_fn(|cx| receiver.poll_frame(cx)).await?;
+        Some(String::from_utf8(frame.bytes).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_gathers_becomes_one_frame() {
+        let (sender, mut receiver) = open(8);
+        sender.send(&delta("a")).await.unwrap();
+        sender.send(&delta("b")).await.unwrap();
+        let frame = read(&mut receiver).await.unwrap();
+        assert_eq!(frame.matches("event: delta").count(), 2, "{frame}");
+        assert!(frame.starts_with("event: stream_started"), "{frame}");
+    }
+
+    #[tokio::test]
+    async fn a_full_frame_stops_the_sender_until_it_is_taken() {
+        let (sender, mut receiver) = open(2);
+        sender.send(&delta("a")).await.unwrap();
+        assert!(sender.send(&delta("b")).now_or_never().is_none());
+        assert!(read(&mut receiver).await.unwrap().contains("\"a\""));
+        sender.send(&delta("b")).await.unwrap();
+        assert!(read(&mut receiver).await.unwrap().contains("\"b\""));
+    }
+
+    /// TURN-24
+    #[tokio::test]
+    async fn nothing_follows_the_terminal_event() {
+        let (sender, mut receiver) = open(8);
+        sender.send(&error()).await.unwrap();
+        sender.send(&delta("late")).await.unwrap();
+        assert!(!read(&mut receiver).await.unwrap().contains("late"));
+        assert_eq!(read(&mut receiver).await, None);
+    }
+
+    /// API-152
+    #[tokio::test]
+    async fn a_sender_that_vanishes_interrupts_the_stream() {
+        let (sender, mut receiver) = open(8);
+        drop(sender);
+        assert!(
+            read(&mut receiver)
+                .await
+                .unwrap()
+                .contains("stream_interrupted")
+        );
+        assert_eq!(read(&mut receiver).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_is_gone_is_told_also_while_waiting_for_room() {
+        let (sender, receiver) = open(1);
+        let waiting = tokio::spawn(async move { sender.send(&delta("a")).await });
+        tokio::task::yield_now().await;
+        drop(receiver);
+        assert_eq!(waiting.await.unwrap(), Err(Closed));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_event_is_lost_between_two_threads() {
+        for capacity in [1, 2, 64] {
+            let (sender, mut receiver) = open(capacity);
+            let sending = tokio::spawn(async move {
+                for number in 0..2_000 {
+                    sender.send(&delta(&format!("<{number}>"))).await.unwrap();
+                }
+                sender.send(&error()).await.unwrap();
+            });
+            let mut all = String::new();
+            while let Some(frame) = read(&mut receiver).await {
+                all.push_str(&frame);
+            }
+            sending.await.unwrap();
+            let mut rest = all.as_str();
+            for number in 0..2_000 {
+                let piece = format!("<{number}>");
+                let at = rest.find(&piece).unwrap();
+                rest = &rest[at + piece.len()..];
+            }
+            assert!(rest.contains("event: error"));
+        }
+    }
+}

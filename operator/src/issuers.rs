@@ -1,0 +1,366 @@
+//! Who lists which issuer of tokens: none opens two tenants by accident
+//! (`auth.issuers`). An issuer is *shared* when every tenant that lists it names
+//! a `tenantClaim`; otherwise it belongs to the tenant that was delivered with it
+//! first, and before any was, to the oldest.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt as _;
+use minichat_core::TenantId;
+use minichat_crds::rendered_secret::{self, TENANT_KEY};
+use minichat_crds::{ChatTenant, render};
+use serde::Deserialize;
+
+use crate::cache::full_name;
+use crate::condition::{Reason, Type, find};
+
+/// One entry of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listed {
+    issuer: String,
+    names_a_claim: bool,
+}
+
+impl Listed {
+    pub(crate) fn by_tenant(tenant: &ChatTenant) -> Vec<Self> {
+        let issuers = tenant.spec.auth.issuers.iter();
+        let listed = issuers.map(|issuer| Self {
+            issuer: issuer.issuer.clone(),
+            names_a_claim: issuer.tenant_claim.is_some(),
+        });
+        listed.collect()
+    }
+
+    fn excludes(&self, other: &Self) -> bool {
+        self.issuer == other.issuer && !(self.names_a_claim && other.names_a_claim)
+    }
+}
+
+/// Whether both lists cannot be delivered.
+pub(crate) fn exclude_each_other(some: &[Listed], others: &[Listed]) -> bool {
+    some.iter()
+        .any(|one| others.iter().any(|other| one.excludes(other)))
+}
+
+/// What the rendered Secrets of the pool list.
+#[derive(Debug, Default)]
+pub(crate) struct DeliveredIssuers(Mutex<Index>);
+
+#[derive(Debug, Default)]
+struct Index {
+    listed: HashMap<TenantId, Vec<Listed>>,
+    tenants: HashMap<String, BTreeSet<TenantId>>,
+}
+
+/// The part of the document that counts here.
+#[derive(Deserialize)]
+struct Document {
+    #[serde(default)]
+    issuers: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    issuer: String,
+    tenant_claim: Option<String>,
+}
+
+impl DeliveredIssuers {
+    /// Takes note of `secret`; what was delivered before it.
+    pub(crate) fn set(&self, secret: &Secret) -> Vec<Listed> {
+        let Some(id) = rendered_secret::tenant_of(&secret.name_any()) else {
+            return Vec::new();
+        };
+        let document = secret.data.as_ref().and_then(|data| data.get(TENANT_KEY));
+        let document = document.and_then(|bytes| serde_json::from_slice::<Document>(&bytes.0).ok());
+        let entries = document.map(|document| document.issuers);
+        let listed = entries.into_iter().flatten().map(|entry| Listed {
+            issuer: entry.issuer,
+            names_a_claim: entry.tenant_claim.is_some(),
+        });
+        self.index().set(id, listed.collect())
+    }
+
+    /// Forgets `secret`; what it delivered.
+    pub(crate) fn remove(&self, secret: &Secret) -> Vec<Listed> {
+        let id = rendered_secret::tenant_of(&secret.name_any());
+        id.map(|id| self.index().set(id, Vec::new()))
+            .unwrap_or_default()
+    }
+
+    /// Takes note of all Secrets there are.
+    pub(crate) fn replace<'a>(&self, secrets: impl IntoIterator<Item = &'a Secret>) {
+        *self.index() = Index::default();
+        for secret in secrets {
+            self.set(secret);
+        }
+    }
+
+    pub(crate) fn of(&self, id: TenantId) -> Vec<Listed> {
+        self.index().listed.get(&id).cloned().unwrap_or_default()
+    }
+
+    /// Tenants that are delivered with what `listed` excludes.
+    fn excluding(&self, listed: &Listed) -> Vec<TenantId> {
+        let index = self.index();
+        let tenants = index.tenants.get(&listed.issuer).into_iter().flatten();
+        let excluding = tenants.filter(|id| {
+            let entries = index.listed.get(id).into_iter().flatten();
+            entries.into_iter().any(|entry| entry.excludes(listed))
+        });
+        excluding.copied().collect()
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Index {
+    fn set(&mut self, id: TenantId, listed: Vec<Listed>) -> Vec<Listed> {
+        let before = self.listed.remove(&id).unwrap_or_default();
+        for entry in &before {
+            if let Some(tenants) = self.tenants.get_mut(&entry.issuer) {
+                tenants.remove(&id);
+                if tenants.is_empty() {
+                    self.tenants.remove(&entry.issuer);
+                }
+            }
+        }
+        for entry in &listed {
+            let tenants = self.tenants.entry(entry.issuer.clone()).or_default();
+            tenants.insert(id);
+        }
+        if !listed.is_empty() {
+            self.listed.insert(id, listed);
+        }
+        before
+    }
+}
+
+/// Why `tenant` must not be delivered: the first of its issuers that is another
+/// tenant's, of `tenants`.
+pub(crate) fn conflict(
+    tenant: &ChatTenant,
+    tenants: &[Arc<ChatTenant>],
+    delivered: &DeliveredIssuers,
+) -> Option<String> {
+    let wanted = Listed::by_tenant(tenant);
+    wanted.iter().enumerate().find_map(|(position, listed)| {
+        let holder = holder(tenant, listed, tenants, delivered)?;
+        Some(format!(
+            "spec.auth.issuers[{position}].issuer: {} is listed by {holder} too; tenants share an issuer only when \
+             each of them names a tenantClaim: write one in both, or remove the issuer here",
+            listed.issuer
+        ))
+    })
+}
+
+/// Who has the issuer instead of `tenant`.
+fn holder(
+    tenant: &ChatTenant,
+    listed: &Listed,
+    tenants: &[Arc<ChatTenant>],
+    delivered: &DeliveredIssuers,
+) -> Option<String> {
+    let id = render::tenant_id(tenant);
+    let own = delivered.of(id);
+    let has_it = own.contains(listed);
+    // Whoever begins or ends to share an issuer had it before.
+    let held = own.iter().any(|entry| entry.issuer == listed.issuer);
+    let holders = delivered.excluding(listed);
+    let mut others = holders.iter().filter(|holder| **holder != id);
+    if !has_it && let Some(first) = others.next() {
+        let object = tenants
+            .iter()
+            .find(|other| render::tenant_id(other) == *first);
+        return Some(object.map_or_else(
+            || format!("the tenant {first}, which is being removed,"),
+            |other| format!("the ChatTenant {}", full_name(other.as_ref())),
+        ));
+    }
+    let rivals = tenants.iter().filter(|other| {
+        let other_id = render::tenant_id(other);
+        let is_equal = if holders.contains(&other_id) {
+            has_it
+        } else {
+            !held
+        };
+        other_id != id
+            && is_equal
+            && age(other) < age(tenant)
+            && is_asking(other)
+            && Listed::by_tenant(other)
+                .iter()
+                .any(|entry| entry.excludes(listed))
+    });
+    let oldest = rivals.min_by_key(|other| age(other))?;
+    Some(format!(
+        "the older ChatTenant {}",
+        full_name(oldest.as_ref())
+    ))
+}
+
+/// The oldest comes first; among equals the smaller name.
+pub(crate) fn age(tenant: &ChatTenant) -> impl Ord + use<> {
+    let created = tenant.metadata.creation_timestamp.as_ref();
+    (created.map(|time| time.0), full_name(tenant))
+}
+
+/// A tenant that is not valid or ends keeps nobody from anything (K8S-8).
+fn is_asking(tenant: &ChatTenant) -> bool {
+    let conditions = tenant.status.as_ref().map(|status| &status.conditions);
+    let accepted = conditions.and_then(|conditions| find(conditions, Type::Accepted));
+    let is_invalid = accepted.is_some_and(|accepted| {
+        accepted.reason == Reason::Invalid.as_str()
+            && accepted.observed_generation == tenant.metadata.generation
+    });
+    tenant.metadata.deletion_timestamp.is_none() && !is_invalid
+}
+
+#[cfg(test)]
+mod tests {
+    use minichat_crds::cases;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const OLD: u8 = 1;
+    const NEW: u8 = 2;
+
+    /// A tenant that was created on the day `number`, with issuers, each
+    /// `<issuer>` or `<issuer> <tenant claim>`.
+    fn tenant(number: u8, issuers: &[&str]) -> Arc<ChatTenant> {
+        let issuers: Vec<Value> = issuers
+            .iter()
+            .map(|text| match text.split_once(' ') {
+                Some((issuer, claim)) => {
+                    json!({"issuer": issuer, "audience": "a", "tenantClaim": claim})
+                }
+                None => json!({"issuer": text, "audience": "a"}),
+            })
+            .collect();
+        let mut object = cases::tenant();
+        object["spec"]["tenantId"] = json!(id(number));
+        object["spec"]["auth"] = json!({ "issuers": issuers });
+        let mut tenant = minichat_crds::admit::chat_tenant(&object, None).unwrap();
+        tenant.metadata = serde_json::from_value(json!({
+            "name": format!("t{number}"), "namespace": "a", "uid": number.to_string(),
+            "creationTimestamp": format!("2026-01-0{number}T00:00:00Z"), "generation": 1,
+        }))
+        .unwrap();
+        Arc::new(tenant)
+    }
+
+    fn id(number: u8) -> String {
+        format!("5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a0{number}")
+    }
+
+    fn secret(number: u8, issuers: &[&str]) -> Secret {
+        let issuers: Vec<Value> = issuers
+            .iter()
+            .map(|text| match text.split_once(' ') {
+                Some((issuer, claim)) => json!({"issuer": issuer, "tenant_claim": claim}),
+                None => json!({ "issuer": text }),
+            })
+            .collect();
+        let text = json!({"schema": 1, "issuers": issuers}).to_string();
+        let mut secret = Secret::default();
+        secret.metadata.name = Some(rendered_secret::name(id(number).parse().unwrap()));
+        let text = k8s_openapi::ByteString(text.into_bytes());
+        secret.data = Some([(TENANT_KEY.to_owned(), text)].into());
+        secret
+    }
+
+    fn conflicts(
+        old: &Arc<ChatTenant>,
+        new: &Arc<ChatTenant>,
+        delivered: &DeliveredIssuers,
+    ) -> (Option<String>, Option<String>) {
+        let all = [Arc::clone(new), Arc::clone(old)];
+        (
+            conflict(old, &all, delivered),
+            conflict(new, &all, delivered),
+        )
+    }
+
+    /// K8S, section 2, `auth.issuers`
+    #[test]
+    fn of_two_that_were_not_delivered_the_oldest_has_the_issuer() {
+        let delivered = DeliveredIssuers::default();
+        let (old, new) = (
+            tenant(OLD, &["https://x"]),
+            tenant(NEW, &["https://y", "https://x"]),
+        );
+        let (of_old, of_new) = conflicts(&old, &new, &delivered);
+        assert_eq!(of_old, None);
+        let message = of_new.unwrap();
+        assert!(
+            message.starts_with(
+                "spec.auth.issuers[1].issuer: https://x is listed by the older ChatTenant a/t1 too"
+            ),
+            "{message}"
+        );
+        for (old, new, fits) in [
+            ("https://x org", "https://x org", true),
+            ("https://x org", "https://x", false),
+            ("https://x", "https://x org", false),
+            ("https://x", "https://x/", true),
+        ] {
+            let found = conflicts(&tenant(OLD, &[old]), &tenant(NEW, &[new]), &delivered);
+            assert_eq!((found.0, found.1.is_none()), (None, fits), "{old}, {new}");
+        }
+    }
+
+    /// K8S-8: an edit of an older tenant takes nothing away from a newer one.
+    #[test]
+    fn what_is_delivered_comes_before_what_is_older() {
+        let delivered = DeliveredIssuers::default();
+        delivered.set(&secret(NEW, &["https://x"]));
+        let (old, new) = (tenant(OLD, &["https://x"]), tenant(NEW, &["https://x"]));
+        let (of_old, of_new) = conflicts(&old, &new, &delivered);
+        assert!(of_old.unwrap().contains("the ChatTenant a/t2"));
+        assert_eq!(of_new, None);
+        // Until the newer one has given it up, and that is delivered.
+        let new = tenant(NEW, &[]);
+        assert!(conflicts(&old, &new, &delivered).0.is_some());
+        assert_eq!(delivered.set(&secret(NEW, &[])), Listed::by_tenant(&old));
+        assert_eq!(conflicts(&old, &new, &delivered).0, None);
+        assert_eq!(delivered.set(&secret(NEW, &["https://x"])), []);
+        let sharing = tenant(NEW, &["https://x org"]);
+        assert_eq!(conflicts(&old, &sharing, &delivered).1, None);
+        delivered.set(&secret(NEW, &[]));
+        // A Secret whose tenant is gone still delivers.
+        delivered.set(&secret(3, &["https://x"]));
+        assert!(
+            conflicts(&old, &new, &delivered)
+                .0
+                .unwrap()
+                .contains(&id(3))
+        );
+        delivered.remove(&secret(3, &[]));
+        assert_eq!(conflicts(&old, &new, &delivered).0, None);
+    }
+
+    /// K8S-8
+    #[test]
+    fn an_invalid_or_ending_tenant_keeps_nobody_from_an_issuer() {
+        let delivered = DeliveredIssuers::default();
+        let new = tenant(NEW, &["https://x"]);
+        let mut refused = tenant(OLD, &["https://x"]);
+        let verdict = crate::condition::Verdict::no(Type::Accepted, Reason::Invalid, "");
+        let now = minichat_core::Timestamp::from_micros(0);
+        let conditions = crate::condition::conditions(&[verdict], &[], Some(1), now);
+        Arc::make_mut(&mut refused).status = Some(minichat_crds::chat_tenant::ChatTenantStatus {
+            conditions,
+            ..Default::default()
+        });
+        assert_eq!(conflicts(&refused, &new, &delivered).1, None);
+        let mut ending = tenant(OLD, &["https://x"]);
+        let object = Arc::make_mut(&mut ending);
+        object.metadata.deletion_timestamp = object.metadata.creation_timestamp.clone();
+        assert_eq!(conflicts(&ending, &new, &delivered).1, None);
+    }
+}

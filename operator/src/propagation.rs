@@ -1,0 +1,115 @@
+//! How long a change takes from its notice to the pods (K8S-15, K8S-24).
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kube::runtime::reflector::ObjectRef;
+use minichat_crds::ChatTenant;
+
+/// When each tenant's changes were noticed that are not on every pod yet.
+#[derive(Debug, Default)]
+pub(crate) struct Propagation(Mutex<HashMap<ObjectRef<ChatTenant>, Change>>);
+
+#[derive(Debug, Default)]
+struct Change {
+    /// Notice of what the render loop has not looked at.
+    noticed: Option<Instant>,
+    /// Notice of what was delivered and not acknowledged.
+    delivered: Option<Instant>,
+}
+
+impl Propagation {
+    /// Something that concerns the tenant has changed.
+    pub(crate) fn noticed(&self, tenant: &ObjectRef<ChatTenant>) {
+        let mut changes = self.changes();
+        let change = changes.entry(tenant.clone()).or_default();
+        change.noticed.get_or_insert_with(Instant::now);
+    }
+
+    /// The render loop has looked; whether it had something to deliver.
+    pub(crate) fn looked(&self, tenant: &ObjectRef<ChatTenant>, delivers: bool) {
+        let mut changes = self.changes();
+        let Some(change) = changes.get_mut(tenant) else {
+            return;
+        };
+        let noticed = change.noticed.take();
+        if delivers {
+            change.delivered = noticed;
+        }
+        if change.delivered.is_none() {
+            changes.remove(tenant);
+        }
+    }
+
+    /// Every ready pod runs what was delivered. The time it took, once.
+    pub(crate) fn arrived(&self, tenant: &ObjectRef<ChatTenant>) -> Option<Duration> {
+        let mut changes = self.changes();
+        let change = changes.get_mut(tenant)?;
+        let delivered = change.delivered.take()?;
+        if change.noticed.is_none() {
+            changes.remove(tenant);
+        }
+        Some(delivered.elapsed())
+    }
+
+    /// Forgets what was noticed while another process led.
+    pub(crate) fn begin(&self) {
+        self.changes().clear();
+    }
+
+    /// The tenant is gone.
+    pub(crate) fn forget(&self, tenant: &ObjectRef<ChatTenant>) {
+        self.changes().remove(tenant);
+    }
+
+    fn changes(&self) -> MutexGuard<'_, HashMap<ObjectRef<ChatTenant>, Change>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant() -> ObjectRef<ChatTenant> {
+        ObjectRef::new("acme").within("a")
+    }
+
+    #[test]
+    fn only_what_was_delivered_arrives_and_once() {
+        let (propagation, tenant) = (Propagation::default(), tenant());
+        propagation.noticed(&tenant);
+        propagation.looked(&tenant, false);
+        assert_eq!(
+            propagation.arrived(&tenant),
+            None,
+            "nothing was to be delivered"
+        );
+        propagation.noticed(&tenant);
+        propagation.looked(&tenant, true);
+        // The write of the Secret is noticed too, and is no change.
+        propagation.noticed(&tenant);
+        propagation.looked(&tenant, false);
+        assert!(propagation.arrived(&tenant).is_some());
+        assert_eq!(propagation.arrived(&tenant), None);
+        assert!(propagation.changes().is_empty(), "nothing is kept");
+    }
+
+    #[test]
+    fn a_change_during_a_delivery_is_measured_from_its_own_notice() {
+        let (propagation, tenant) = (Propagation::default(), tenant());
+        propagation.noticed(&tenant);
+        propagation.looked(&tenant, true);
+        propagation.noticed(&tenant);
+        assert!(propagation.arrived(&tenant).is_some());
+        propagation.looked(&tenant, true);
+        assert!(propagation.arrived(&tenant).is_some());
+        propagation.noticed(&tenant);
+        propagation.forget(&tenant);
+        propagation.noticed(&tenant);
+        propagation.begin();
+        propagation.looked(&tenant, true);
+        assert_eq!(propagation.arrived(&tenant), None);
+    }
+}

@@ -1,0 +1,170 @@
+//! Several pods of a pool on one PostgreSQL, with one tenant, and streams that
+//! stay open until they are told to end.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use http::Method;
+use http_body_util::BodyExt as _;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api as Objects, ApiResource, DynamicObject, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::client::Api;
+use crate::installation::{Installation, Pod, eventually};
+use crate::manifest::Tenant;
+use crate::postgres::PostgresDatabase;
+use crate::scripted_provider::Scenario;
+use crate::sse::Events;
+
+/// More than any test spends, in micro-credits: a day's and a month's.
+const PLENTY: (i64, i64) = (1_000_000_000_000, 10_000_000_000_000);
+
+/// A pool, its tenant and its database.
+pub struct PostgresPool {
+    pub installation: Installation,
+    pub database: PostgresDatabase,
+    pub tenant: Tenant,
+    pub pods: Vec<Pod>,
+}
+
+/// A chat whose answer has been read to its end.
+pub struct Answered {
+    pub api: Api,
+    pub chat: String,
+    pub events: Events,
+}
+
+/// Streams that run, each of a user of its own.
+pub type Streams = JoinSet<anyhow::Result<Answered>>;
+
+impl PostgresPool {
+    /// With `replicas` pods, in a namespace that begins with `prefix`.
+    pub async fn start(prefix: &str, replicas: usize) -> anyhow::Result<Self> {
+        let database = PostgresDatabase::create().await?;
+        let installation = Installation::prepare(prefix).await?;
+        installation.apply(&json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "database"},
+            "stringData": {"url": database.url_of_pods()?},
+        }))?;
+        installation.upgrade(json!({
+            "database": {"existingSecret": "database"},
+            "pool": {"replicaCount": replicas},
+        }))?;
+        let tenant = installation.tenant("acme").with_limits(PLENTY, PLENTY);
+        installation.admit(&tenant)?;
+        let pods = installation.pods("pool")?;
+        ensure!(pods.len() == replicas, "{pods:?}");
+        Ok(Self {
+            installation,
+            database,
+            tenant,
+            pods,
+        })
+    }
+
+    /// Opens `count` streams through the Service and waits until all of them run. Each gets an answer of its own, of which
+    /// the set is returned, and is held before its end until [`Self::release`].
+    pub async fn open(&self, count: usize) -> anyhow::Result<(Streams, BTreeSet<String>)> {
+        let words = |number: usize| ["I am ".to_owned(), format!("number {number}")];
+        let scenario = |number: usize| Scenario {
+            deltas: Some(words(number).to_vec()),
+            hold_before_end: true,
+            ..Scenario::default()
+        };
+        let scenarios: Vec<Scenario> = (0..count).map(scenario).collect();
+        self.control(Method::POST, "scenarios", &json!(scenarios))
+            .await?;
+        let mut streams = JoinSet::new();
+        for _ in 0..count {
+            // A caller of its own has a connection of its own, which the Service gives to any pod.
+            let api = self.installation.api(self.tenant.id, Uuid::new_v4())?;
+            streams.spawn(async move {
+                let chat = api.create_chat(Some("std")).await?;
+                let events = api.say(&chat, "Tell me your number.").await?;
+                Ok(Answered { api, chat, events })
+            });
+        }
+        let all_run = async || Ok(self.sum("mini_chat_active_streams").await? == count);
+        eventually("streams are open", all_run).await?;
+        Ok((streams, (0..count).map(|n| words(n).concat()).collect()))
+    }
+
+    /// Lets `streams` end and returns what came of them; an error of any is an error.
+    pub async fn release(&self, mut streams: Streams) -> anyhow::Result<Vec<Answered>> {
+        let call = format!("release?count={}", streams.len());
+        self.control(Method::POST, &call, &Value::Null).await?;
+        let mut answered = Vec::new();
+        while let Some(stream) = streams.join_next().await {
+            answered.push(stream??);
+        }
+        Ok(answered)
+    }
+
+    /// A control call of the provider.
+    pub async fn control(&self, method: Method, call: &str, body: &Value) -> anyhow::Result<Value> {
+        let provider = self.installation.provider()?;
+        let path = format!("/_control/{call}");
+        let body = Bytes::from(body.to_string());
+        let response = provider.send(method, &path, &[], body).await?;
+        let answer = response.into_body().collect().await?.to_bytes();
+        Ok(serde_json::from_slice(&answer)?)
+    }
+
+    /// The sum of a family over all pods.
+    pub async fn sum(&self, family: &str) -> anyhow::Result<usize> {
+        let mut sum = 0;
+        for pod in &self.pods {
+            sum += pod.metrics().await?.count(family, &[])?;
+        }
+        Ok(sum)
+    }
+
+    /// Changes how much the tenant's users may spend on standard models in a day, in micro-credits.
+    pub async fn limit(&self, daily: i64) -> anyhow::Result<()> {
+        let kind = GroupVersionKind::gvk("minichat.dev", "v1alpha1", "ChatQuota");
+        let quotas: Objects<DynamicObject> = Objects::namespaced_with(
+            self.installation.client.clone(),
+            self.installation.namespace(),
+            &ApiResource::from_gvk_with_plural(&kind, "chatquotas"),
+        );
+        let limits = json!({"spec": {"limits": {"standard": {"daily": format!("{daily}u")}}}});
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(limits));
+        quotas.patch("acme-default", &parameters, &patch).await?;
+        Ok(())
+    }
+
+    /// Changes the key by which the tenant is known to its provider.
+    pub async fn rotate(&self, key: &str) -> anyhow::Result<()> {
+        let secrets: Objects<Secret> = Objects::namespaced(
+            self.installation.client.clone(),
+            self.installation.namespace(),
+        );
+        let key = json!({"stringData": {"api-key": key}});
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(key));
+        secrets.patch("acme-provider", &parameters, &patch).await?;
+        Ok(())
+    }
+
+    /// The revision of the tenant that each pod runs.
+    pub async fn revisions(&self) -> anyhow::Result<Vec<String>> {
+        let mut revisions = Vec::new();
+        for pod in &self.pods {
+            let tenants = pod.admin().get_absolute("/configz").await?.expect(200)?;
+            ensure!(tenants[0]["state"] == "active", "{tenants}");
+            let revision = tenants[0]["revision"].as_str();
+            revisions.push(revision.context("no revision")?.to_owned());
+        }
+        Ok(revisions)
+    }
+
+    /// Removes everything.
+    pub async fn remove(self) -> anyhow::Result<()> {
+        self.installation.remove().await?;
+        self.database.remove().await
+    }
+}

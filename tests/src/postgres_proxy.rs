@@ -1,0 +1,163 @@
+//! Stands between a data plane and PostgreSQL and fails as networks do.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// How `COMMIT` ends in a query, and the tag of its answer.
+const COMMIT: &[u8] = b"COMMIT\0";
+
+/// A proxy for one database. Dropping it cuts every connection.
+#[derive(Debug)]
+pub struct PostgresProxy {
+    url: String,
+    state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    server: String,
+    /// Answers to commits that are still to be lost.
+    to_lose: watch::Sender<usize>,
+    is_down: watch::Sender<bool>,
+}
+
+impl PostgresProxy {
+    /// Listens in front of the database at `url`.
+    pub async fn start(url: &str) -> anyhow::Result<Self> {
+        let (user, rest) = url.split_once('@').context("a URL without a user")?;
+        let (server, name) = rest.split_once('/').context("a URL without a database")?;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let state = Arc::new(State {
+            server: server.to_owned(),
+            to_lose: watch::Sender::new(0),
+            is_down: watch::Sender::new(false),
+        });
+        Ok(Self {
+            url: format!("{user}@{}/{name}", listener.local_addr()?),
+            task: tokio::spawn(accept(listener, Arc::clone(&state))),
+            state,
+        })
+    }
+
+    /// The database as it is reached through the proxy.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Loses the answer to the next commit: PostgreSQL has committed, and the
+    /// connection is cut before anybody is told.
+    pub fn lose_the_next_commit(&self) {
+        self.state.to_lose.send_modify(|left| *left += 1);
+    }
+
+    /// Whether an answer is still to be lost.
+    pub fn is_waiting(&self) -> bool {
+        *self.state.to_lose.borrow() > 0
+    }
+
+    /// Cuts every connection and takes no new one, or takes them again.
+    pub fn set_down(&self, is_down: bool) {
+        self.state.is_down.send_replace(is_down);
+    }
+}
+
+impl Drop for PostgresProxy {
+    fn drop(&mut self) {
+        self.set_down(true);
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>) {
+    while let Ok((client, _)) = listener.accept().await {
+        if *state.is_down.borrow() {
+            continue;
+        }
+        let state = Arc::clone(&state);
+        tokio::spawn(async move {
+            let mut down = state.is_down.subscribe();
+            tokio::select! {
+                // Either side may end a connection at any time.
+                _ = forward(client, &state) => {}
+                _ = down.wait_for(|is_down| *is_down) => {}
+            }
+        });
+    }
+}
+
+async fn forward(mut client: TcpStream, state: &State) -> std::io::Result<()> {
+    let mut server = TcpStream::connect(&state.server).await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (mut asked, mut answered) = (Watch::default(), Watch::default());
+    let mut is_losing = false;
+    let (mut from_client, mut from_server) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
+    loop {
+        tokio::select! {
+            count = client.read(&mut from_client) => {
+                let bytes = &from_client[..count?];
+                if bytes.is_empty() {
+                    return Ok(());
+                }
+                if asked.sees_commit(bytes) {
+                    is_losing = state.to_lose.send_if_modified(|left| {
+                        let loses = *left > 0;
+                        *left = left.saturating_sub(1);
+                        loses
+                    });
+                }
+                server.write_all(bytes).await?;
+            }
+            count = server.read(&mut from_server) => {
+                let bytes = &from_server[..count?];
+                if bytes.is_empty() {
+                    return Ok(());
+                }
+                let is_commit = answered.sees_commit(bytes);
+                if is_losing && is_commit {
+                    return Ok(());
+                }
+                if !is_losing {
+                    client.write_all(bytes).await?;
+                }
+            }
+        }
+    }
+}
+
+/// Looks for [`COMMIT`] in a stream, however it is cut.
+#[derive(Default)]
+struct Watch {
+    tail: Vec<u8>,
+}
+
+impl Watch {
+    fn sees_commit(&mut self, bytes: &[u8]) -> bool {
+        self.tail.extend_from_slice(bytes);
+        let found = self.tail.windows(COMMIT.len()).any(|part| part == COMMIT);
+        let keep = self.tail.len().min(COMMIT.len() - 1);
+        self.tail.drain(..self.tail.len() - keep);
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Watch;
+
+    #[test]
+    fn a_commit_is_seen_once_however_it_is_cut() {
+        let mut watch = Watch::default();
+        let parts: [&[u8]; 4] = [b"QxCOM", b"MIT", b"\0", b"rest"];
+        assert_eq!(
+            parts.map(|part| watch.sees_commit(part)),
+            [false, false, true, false]
+        );
+    }
+}

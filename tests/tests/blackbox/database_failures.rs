@@ -1,0 +1,251 @@
+//! Databases that fail in the middle of a turn's transactions.
+
+use minichat_tests::client::Api;
+use minichat_tests::database::DatabaseKind;
+use minichat_tests::harness::{Env, Scene, run};
+use minichat_tests::manifest::Tenant;
+use minichat_tests::on_each_database;
+use minichat_tests::postgres_proxy::PostgresProxy;
+use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
+use minichat_tests::sse::{Event, EventStream};
+use serde_json::json;
+use uuid::Uuid;
+
+const USAGE: &str = "mini-chat.usage_snapshot";
+const RESERVED: &str = "SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0";
+const TURNS: &str = "SELECT count(*) FROM chat_turns";
+
+/// A turn whose provider holds its end back until a release.
+struct Held {
+    user: Api,
+    chat: String,
+    started: Event,
+    stream: EventStream,
+}
+
+async fn held(scene: &Scene) -> anyhow::Result<Held> {
+    scene.provider.push_scenario(Scenario {
+        hold_before_end: true,
+        ..Scenario::deltas(&["part"], Ending::Completed)
+    });
+    let user = scene.new_user()?;
+    let chat = user.create_chat(Some("std")).await?;
+    let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
+    let started = stream.expect("stream_started").await?;
+    stream.expect("delta").await?;
+    Ok(Held {
+        user,
+        chat,
+        started,
+        stream,
+    })
+}
+
+/// A data plane that reaches its database through a proxy.
+async fn proxied(env: &Env) -> anyhow::Result<(Scene, PostgresProxy)> {
+    let proxy = PostgresProxy::start(&env.database.url()).await?;
+    let provider = ScriptedProvider::start().await?;
+    let tenant = Tenant::new("acme", provider.addr);
+    let settings = format!("MINICHAT_DATABASE_URL={}", proxy.url());
+    let stack = env.serve_with(&[&tenant], &settings).await?;
+    let scene = Scene {
+        provider,
+        tenant,
+        stack,
+    };
+    Ok((scene, proxy))
+}
+
+on_each_database! {
+    /// TURN-26, TURN-34, TURN-35, TURN-38: deltas do not wait for the database,
+    /// the last event does.
+    async fn done_waits_for_the_commit_and_deltas_do_not(env) {
+        let scene = env.scene().await?;
+        scene.provider.push_scenario(Scenario {
+            hold_before_head: true,
+            ..Scenario::deltas(&["one ", "two"], Ending::Completed)
+        });
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
+        let started = stream.expect("stream_started").await?;
+        let lock = env.database.lock_writes().await?;
+        scene.provider.release(1);
+        stream.expect("delta").await?;
+        stream.expect("delta").await?;
+        scene.provider.wait_until(|stats| stats.answers_finished == 1).await;
+        // The provider is done; nothing is committed, so nothing is told.
+        for _ in 0..20 {
+            assert_eq!(user.turn(&chat, started.text("request_id")).await?["state"], "running");
+        }
+        drop(lock);
+        stream.expect("done").await?;
+        assert_eq!(user.turn(&chat, started.text("request_id")).await?["state"], "done");
+    }
+}
+
+/// TURN-38, TURN-41, D1: whoever has committed has won, also unheard. The turn
+/// is charged once and counted once, and its client learns how it ended.
+#[test]
+fn a_commit_whose_answer_is_lost_is_looked_up_and_not_repeated() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, proxy) = proxied(&env).await?;
+        for turns in 1..=5 {
+            let mut turn = held(&scene).await?;
+            proxy.lose_the_next_commit();
+            scene.provider.release(1);
+            let done = turn.stream.expect("done").await?;
+            assert!(!proxy.is_waiting(), "no commit was lost");
+            assert_eq!(done.data["effective_model"], "std");
+            let request = turn.started.text("request_id");
+            let state = turn.user.turn(&turn.chat, request).await?;
+            assert_eq!(state["state"], "done");
+            assert_eq!(
+                state["assistant_message_id"],
+                turn.started.data["message_id"]
+            );
+            assert_eq!(env.database.payloads(USAGE).await?.len(), turns);
+            let scrape = scene.stack.scrape().await?;
+            for name in ["stream_completed_total", "finalization_latency_ms_count"] {
+                assert_eq!(
+                    scrape.count(&format!("mini_chat_{name}"), &[])?,
+                    turns,
+                    "{name}"
+                );
+            }
+            assert_eq!(scrape.count("mini_chat_stream_failed_total", &[])?, 0);
+        }
+        assert_eq!(env.database.number(RESERVED).await?, 0);
+        let calls = "SELECT CAST(sum(calls) AS BIGINT) FROM quota_usage \
+            WHERE bucket = 'total' AND period_type = 'daily'";
+        assert_eq!(env.database.number(calls).await?, 5);
+        Ok(())
+    })
+}
+
+/// TURN-13, TURN-15: a turn that was opened unheard has its task.
+#[test]
+fn a_reserve_whose_answer_is_lost_is_a_turn_all_the_same() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, proxy) = proxied(&env).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        for turns in 1..=5 {
+            proxy.lose_the_next_commit();
+            let events = user.say(&chat, "PING").await?;
+            assert!(!proxy.is_waiting(), "no commit was lost");
+            events.only("done")?;
+            assert_eq!(env.database.number(TURNS).await?, i64::try_from(turns)?);
+            let scrape = scene.stack.scrape().await?;
+            for name in ["stream_started", "stream_completed"] {
+                assert_eq!(
+                    scrape.count(&format!("mini_chat_{name}_total"), &[])?,
+                    turns,
+                    "{name}"
+                );
+            }
+            let reserves = scrape.count("mini_chat_quota_reserve_total", &[("period", "daily")])?;
+            assert_eq!(reserves, turns);
+        }
+        assert_eq!(env.database.number(RESERVED).await?, 0);
+        Ok(())
+    })
+}
+
+/// TURN-37, TURN-38: an outage says nothing about the answer, which is kept.
+#[test]
+fn a_finalization_whose_session_is_ended_is_tried_again() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let scene = env.scene().await?;
+        let mut turn = held(&scene).await?;
+        let lock = env.database.lock_writes().await?;
+        scene.provider.release(1);
+        let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let stack = &scene.stack;
+        stack
+            .eventually("waiting", async || {
+                Ok(env.database.number(ended).await? == 1)
+            })
+            .await?;
+        drop(lock);
+        turn.stream.expect("done").await?;
+        assert_eq!(turn.user.messages(&turn.chat).await?[1]["content"], "part");
+        assert_eq!(env.database.payloads(USAGE).await?.len(), 1);
+        Ok(())
+    })
+}
+
+/// TURN-38: with no database at all there is no `done`, and the watchdog ends
+/// the turn when there is one again.
+#[test]
+fn without_a_database_the_stream_ends_without_an_outcome() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, proxy) = proxied(&env).await?;
+        let mut turn = held(&scene).await?;
+        proxy.set_down(true);
+        scene.provider.release(1);
+        let error = turn.stream.expect("error").await?;
+        assert_eq!(error.text("code"), "stream_interrupted");
+        assert!(turn.stream.next().await?.is_none());
+        let scrape = scene.stack.scrape().await?;
+        for name in ["stream_completed", "stream_failed"] {
+            assert_eq!(
+                scrape.count(&format!("mini_chat_{name}_total"), &[])?,
+                0,
+                "{name}"
+            );
+        }
+        assert!(scrape.sum("mini_chat_active_streams", &[]) < 0.5);
+        proxy.set_down(false);
+        env.database.age_turns("state = 'running'").await?;
+        let run = scene
+            .stack
+            .watchdog()
+            .run_once(&minichat_telemetry::Signal::new())
+            .await;
+        assert_eq!((run.finalized, run.failed), (1, 0), "{run:?}");
+        assert_eq!(env.database.number(RESERVED).await?, 0);
+        assert_eq!(env.database.payloads(USAGE).await?.len(), 1);
+        Ok(())
+    })
+}
+
+/// D3: a process that does not listen at the moment hears of a stop as soon as
+/// it does.
+#[test]
+fn a_stop_reaches_a_process_whose_listener_was_cut_off() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, proxy) = proxied(&env).await?;
+        let other = env.serve(&[&scene.tenant]).await?;
+        let user_id = Uuid::new_v4();
+        let here = scene.stack.caller(&scene.tenant, user_id)?;
+        let there = other.caller(&scene.tenant, user_id)?;
+        let listener = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+            WHERE datname = current_database() AND pid <> pg_backend_pid() \
+            AND query LIKE '%stop_requested_at IS NOT NULL%'";
+        for is_down in [true, false] {
+            let chat = here.create_chat(None).await?;
+            scene
+                .provider
+                .push_scenario(Scenario::deltas(&["part"], Ending::Hang));
+            let mut stream = here.open(&chat, &json!({"content": "hello"})).await?;
+            let started = stream.expect("stream_started").await?;
+            stream.expect("delta").await?;
+            let request = started.text("request_id");
+            if is_down {
+                // Asked for while nobody listens.
+                proxy.set_down(true);
+                there.cancel(&chat, request).await?.expect(202)?;
+                proxy.set_down(false);
+            } else {
+                // Cut off just before; whether it listens again is not known.
+                assert_eq!(env.database.number(listener).await?, 2);
+                there.cancel(&chat, request).await?.expect(202)?;
+            }
+            assert_eq!(stream.expect("error").await?.text("code"), "cancelled");
+            assert_eq!(here.turn(&chat, request).await?["state"], "cancelled");
+        }
+        Ok(())
+    })
+}

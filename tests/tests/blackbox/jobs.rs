@@ -1,0 +1,290 @@
+//! Subcommands that a scheduler or a person runs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use minichat_metrics::{JobReport, Metrics as _, RecordingMetrics};
+use minichat_tests::child::{JobRun, Process, job, job_run, terminate, told};
+use minichat_tests::database::Database;
+use minichat_tests::harness::Env;
+use minichat_tests::manifest::Tenant;
+use minichat_tests::on_each_database;
+use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use uuid::Uuid;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_minichat-dataplane-under-test");
+/// What an earlier run left in the file.
+const EARLIER: char = 'x';
+const ORPHANED: &str = "SELECT count(*) FROM chat_turns WHERE error_code = 'orphan_timeout'";
+const RUNNING: &str = "SELECT count(*) FROM chat_turns WHERE state = 'running'";
+
+/// Leaves `count` running turns of a process that was killed.
+async fn leave_behind(env: &Env, count: usize) -> anyhow::Result<()> {
+    let provider = ScriptedProvider::start().await?;
+    let tenant = Tenant::new("acme", provider.addr);
+    env.write_manifest(&tenant.name, &tenant.manifest())?;
+    let process = Process::serve(BINARY, env, "").await?;
+    provider.push_scenario(Scenario::deltas(&["part"], Ending::Hang));
+    let user = process.api.acting_as(tenant.id, Uuid::new_v4())?;
+    let chat = user.create_chat(Some("prem")).await?;
+    let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
+    stream.expect("stream_started").await?;
+    stream.expect("delta").await?;
+    process.kill().await?;
+    if count > 1 {
+        env.database.copy_running_turn(count - 1).await?;
+    }
+    Ok(())
+}
+
+/// Waits until the report at `path` counts a finalized turn.
+async fn report_of_work(path: &Path) -> anyhow::Result<JobReport> {
+    let reading = async {
+        loop {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            // Of an earlier run or empty before the first row; never broken.
+            if !text.is_empty() && !text.starts_with(EARLIER) {
+                let report = JobReport::parse(&text)?;
+                if report.count("orphan_finalized") > 0 {
+                    return Ok(report);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), reading)
+        .await
+        .context("no row was reported")?
+}
+
+async fn watchdog(env: &Env, arguments: &[&str], file: &Path) -> anyhow::Result<JobRun> {
+    job_run(start(env, arguments, file)?).await
+}
+
+fn start(env: &Env, arguments: &[&str], file: &Path) -> anyhow::Result<tokio::process::Child> {
+    let arguments: Vec<_> = ["watchdog"].iter().chain(arguments).copied().collect();
+    let variables = [
+        ("MINICHAT_DATABASE_URL", env.database.url()),
+        ("MINICHAT_JOB_REPORT_FILE", file.display().to_string()),
+    ];
+    let variables = variables
+        .each_ref()
+        .map(|(key, value)| (*key, value.as_str()));
+    told(BINARY, &arguments, &variables)
+}
+
+on_each_database! {
+    /// K8S-44, D1, D15: what it did before it was killed can be counted by
+    /// somebody else, exactly but for the one row it was at.
+    async fn a_killed_watchdog_leaves_its_report(env) {
+        leave_behind(&env, 1000).await?;
+        env.database.age_turns("state = 'running'").await?;
+        let file = env.manifests().with_file_name("termination-log");
+        // What an earlier run left is not part of this one's report.
+        std::fs::write(&file, String::from(EARLIER).repeat(10_000))?;
+        let mut killed = start(&env, &[], &file)?;
+        report_of_work(&file).await?;
+        killed.kill().await?;
+        let ended = env.database.number(ORPHANED).await?;
+        assert!((1..1000).contains(&ended), "{ended} rows: not killed at work");
+        let first = JobReport::parse(&std::fs::read_to_string(&file)?)?;
+        let counted = i64::try_from(first.count("orphan_finalized"))?;
+        assert!(counted == ended || counted + 1 == ended, "{counted} of {ended}");
+
+        let rest = watchdog(&env, &["--once"], &file).await?;
+        assert!(rest.status.success(), "{rest:?}");
+        assert_eq!(rest.reports[0]["finalized"], 1000 - ended);
+        let text = std::fs::read_to_string(&file)?;
+        assert!(text.len() <= 4096, "{} bytes", text.len());
+        let second = JobReport::parse(&text)?;
+        assert_eq!(second.job, "watchdog");
+        let operator = RecordingMetrics::default();
+        operator.replay(&first);
+        operator.replay(&second);
+        let expected = u64::try_from(counted + 1000 - ended)?;
+        for (family, labels) in [
+            ("orphan_finalized", &["stale_progress"][..]),
+            ("streams_aborted", &["orphan_timeout"]),
+            ("stream_failed", &["main", "prem", "orphan_timeout"]),
+        ] {
+            assert_eq!(operator.counter(family, labels), expected, "{family}");
+        }
+        let latencies = operator.observations("finalization_latency_ms", &[]).len();
+        assert_eq!(u64::try_from(latencies)?, expected);
+        assert!(!operator.observations("orphan_scan_duration_seconds", &[]).is_empty());
+    }
+
+    /// K8S-42, TURN-58: between rows, and the rest is for the next run.
+    async fn sigterm_ends_a_watchdog_between_rows(env) {
+        leave_behind(&env, 1000).await?;
+        env.database.age_turns("state = 'running'").await?;
+        let file = env.manifests().with_file_name("termination-log");
+        let stopped = start(&env, &["--interval", "1"], &file)?;
+        report_of_work(&file).await?;
+        terminate(&stopped)?;
+        let stopped = job_run(stopped).await?;
+        assert!(stopped.status.success(), "{stopped:?}");
+        assert_eq!(stopped.reports.len(), 1, "{stopped:?}");
+        let run = &stopped.reports[0];
+        assert_eq!((&run["stopped"], &run["failed"]), (&json!(true), &json!(0)));
+        let ended = env.database.number(ORPHANED).await?;
+        assert_eq!(run["finalized"], ended);
+        assert_eq!(env.database.number(RUNNING).await?, 1000 - ended);
+        let report = JobReport::parse(&std::fs::read_to_string(&file)?)?;
+        assert_eq!(i64::try_from(report.count("orphan_finalized"))?, ended);
+    }
+
+    /// K8S-42: a line for each run, until SIGTERM.
+    async fn a_watchdog_with_an_interval_looks_again_and_again(env) {
+        leave_behind(&env, 1).await?;
+        let mut looking = job(BINARY, &["watchdog", "--interval", "1"], &env.database.url())?;
+        let stdout = looking.stdout.take().context("no stdout")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let mut finalized = Vec::new();
+        while finalized.last() != Some(&json!(1)) {
+            let line = tokio::time::timeout(Duration::from_secs(30), lines.next_line()).await??;
+            let line: Value = serde_json::from_str(&line.context("it ended")?)?;
+            if line.get("job").is_some() {
+                finalized.push(line["finalized"].clone());
+                if finalized.len() == 1 {
+                    env.database.age_turns("state = 'running'").await?;
+                }
+            }
+        }
+        assert_eq!(finalized[0], 0);
+        assert_eq!(env.database.number(ORPHANED).await?, 1);
+        terminate(&looking)?;
+        assert!(tokio::time::timeout(Duration::from_secs(30), looking.wait()).await??.success());
+    }
+
+    /// K8S-43
+    async fn serving_migrates_only_what_it_may(env) {
+        let url = env.database.url();
+        let manifests = env.manifests().display().to_string();
+        let variables = [
+            ("MINICHAT_DATABASE_URL", url.as_str()),
+            ("MINICHAT_DATABASE_AUTO_MIGRATE", "false"),
+            ("MINICHAT_SOURCE_MANIFESTS", &manifests),
+            ("MINICHAT_SERVER_BIND_ADDR", "127.0.0.1:0"),
+            ("MINICHAT_METRICS_BIND_ADDR", "127.0.0.1:0"),
+            ("MINICHAT_AUTH_MODE", "trusted_headers"),
+            ("MINICHAT_AUTH_TRUSTED_PEERS", "127.0.0.0/8"),
+        ];
+        if matches!(env.database, Database::Postgres(_)) {
+            let refused = job_run(told(BINARY, &["serve"], &variables)?).await?;
+            assert!(!refused.status.success());
+            assert!(refused.stderr.contains("run the migration first"), "{}", refused.stderr);
+            let migrated = job_run(job(BINARY, &["migrate"], &url)?).await?;
+            assert!(migrated.status.success(), "{migrated:?}");
+        }
+        let process = Process::serve(BINARY, &env, "MINICHAT_DATABASE_AUTO_MIGRATE=false").await?;
+        process.kill().await?;
+        env.database.query("INSERT INTO schema_migrations (version) VALUES (999)").await?;
+        let refused = job_run(told(BINARY, &["serve"], &variables)?).await?;
+        assert!(!refused.status.success());
+        assert!(refused.stderr.contains("schema version 999 is newer"), "{}", refused.stderr);
+    }
+
+    /// D16: a file has one process, and the second one is told so.
+    async fn a_file_that_is_served_cannot_be_served_twice(env) {
+        if matches!(env.database, Database::Postgres(_)) {
+            return Ok(());
+        }
+        let _first = Process::serve(BINARY, &env, "").await?;
+        let manifests = env.manifests().display().to_string();
+        let url = env.database.url();
+        let second = told(BINARY, &["serve", "--manifests", &manifests], &[
+            ("MINICHAT_DATABASE_URL", &url),
+            ("MINICHAT_AUTH_MODE", "dev"),
+            ("MINICHAT_AUTH_ALLOW_DEV", "true"),
+            ("MINICHAT_SERVER_BIND_ADDR", "127.0.0.1:0"),
+            ("MINICHAT_METRICS_BIND_ADDR", "127.0.0.1:0"),
+        ])?;
+        let second = job_run(second).await?;
+        assert!(!second.status.success());
+        assert!(second.stderr.contains("another process has the database file"), "{}", second.stderr);
+    }
+}
+
+/// What `check-config` prints, line by line, and its exit code.
+async fn check_config(
+    manifests: &str,
+    variables: &[(&str, &str)],
+) -> anyhow::Result<(Vec<String>, Option<i32>)> {
+    let arguments = ["check-config", "--manifests", manifests];
+    let output = told(BINARY, &arguments, variables)?
+        .wait_with_output()
+        .await?;
+    let text = String::from_utf8(output.stdout)?;
+    Ok((
+        text.lines().map(str::to_owned).collect(),
+        output.status.code(),
+    ))
+}
+
+/// K8S-1, PLAT-151, TURN-1: every fault of the process and of its tenants at
+/// once, with its place; nothing is opened.
+#[tokio::test]
+async fn check_config_says_everything_that_a_start_would_refuse() -> anyhow::Result<()> {
+    let directory = tempfile::TempDir::new()?;
+    let path = directory.path().display().to_string();
+    let mut tenant = Tenant::new("acme", "127.0.0.1:1".parse()?);
+    let valid = tenant.manifest();
+    std::fs::write(directory.path().join("acme.yaml"), &valid)?;
+    let good = [
+        ("MINICHAT_AUTH_MODE", "dev"),
+        ("MINICHAT_AUTH_ALLOW_DEV", "true"),
+        ("MINICHAT_PROVIDER_HTTP_ALLOW_HTTP", "true"),
+        ("MINICHAT_DATABASE_URL", "sqlite:///nowhere/at/all.db"),
+    ];
+    let (lines, code) = check_config(&path, &good).await?;
+    assert_eq!(
+        lines,
+        ["tenant default/acme is valid", "the configuration is valid"]
+    );
+    assert_eq!(code, Some(0));
+
+    tenant.model("std")["providerRef"] = json!("nobody");
+    std::fs::write(directory.path().join("broken.yaml"), "kind: [")?;
+    std::fs::write(directory.path().join("acme.yaml"), tenant.manifest())?;
+    let bad = [
+        ("MINICHAT_AUTH_MODE", "dev"),
+        ("MINICHAT_STREAMING_SSE_CHANNEL_CAPACITY", "15"),
+        ("MINICHAT_STREAMING_SSE_PING_INTERVAL_SECONDS", "61"),
+        ("MINICHAT_ORPHAN_WATCHDOG_TIMEOUT_SECS", "90"),
+    ];
+    let (lines, code) = check_config(&path, &bad).await?;
+    assert_eq!(code, Some(1));
+    for expected in [
+        "error: auth.allow_dev: ",
+        "error: streaming.sse_channel_capacity: must be a whole number from 16 to 64",
+        "error: streaming.sse_ping_interval_seconds: must be a whole number from 5 to 60",
+        "error: acme.yaml, document 1, spec.models: every models[].providerRef must be ",
+        "error: broken.yaml, document 1",
+    ] {
+        assert!(
+            lines.iter().any(|line| line.starts_with(expected)),
+            "{expected} in {lines:#?}"
+        );
+    }
+
+    std::fs::remove_file(directory.path().join("broken.yaml"))?;
+    std::fs::write(directory.path().join("acme.yaml"), valid)?;
+    let mut hasty = good.to_vec();
+    hasty.push(("MINICHAT_ORPHAN_WATCHDOG_TIMEOUT_SECS", "90"));
+    let (lines, code) = check_config(&path, &hasty).await?;
+    assert_eq!(code, Some(1));
+    let idle =
+        "error: acme.yaml, document 1, spec.providers[0].timeouts.idleSeconds: must be at most 30";
+    assert!(lines.len() == 1 && lines[0].starts_with(idle), "{lines:#?}");
+    let (lines, code) = check_config("/nowhere/at/all", &good).await?;
+    assert_eq!(code, Some(1));
+    assert!(
+        lines[0].contains("/nowhere/at/all cannot be read"),
+        "{lines:#?}"
+    );
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! Signs of life of a running turn (TURN-7). They are half a minute apart, so
+//! these claims take their time.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use minichat_tests::database::Database;
+use minichat_tests::on_each_database;
+use minichat_tests::scripted_provider::{Ending, Scenario};
+use serde_json::json;
+
+/// The last progress of the one turn in whole microseconds.
+async fn last_progress(database: &Database) -> anyhow::Result<i64> {
+    let column = match database {
+        Database::Sqlite(_) => "last_progress_at",
+        Database::Postgres(_) => "CAST(extract(epoch FROM last_progress_at) * 1000000 AS BIGINT)",
+    };
+    database
+        .number(&format!("SELECT {column} FROM chat_turns"))
+        .await
+}
+
+/// Makes every sign of life fail.
+async fn refuse_progress(database: &Database) -> anyhow::Result<()> {
+    match database {
+        Database::Sqlite(_) => {
+            database
+                .query(
+                    "CREATE TRIGGER refused BEFORE UPDATE OF last_progress_at ON chat_turns \
+                 WHEN NEW.state = 'running' BEGIN SELECT RAISE(ABORT, 'refused'); END",
+                )
+                .await?;
+        }
+        Database::Postgres(_) => {
+            database
+                .query(
+                    "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+                 $$ BEGIN RAISE EXCEPTION 'refused'; END $$",
+                )
+                .await?;
+            database
+                .query(
+                    "CREATE TRIGGER refused BEFORE UPDATE OF last_progress_at ON chat_turns \
+                 FOR EACH ROW EXECUTE FUNCTION refuse()",
+                )
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+async fn allow_progress(database: &Database) -> anyhow::Result<()> {
+    let on = if matches!(database, Database::Postgres(_)) {
+        " ON chat_turns"
+    } else {
+        ""
+    };
+    database.query(&format!("DROP TRIGGER refused{on}")).await?;
+    Ok(())
+}
+
+/// An answer of `words`, one a second.
+fn a_word_a_second(words: usize) -> Scenario {
+    Scenario {
+        interval_ms: 1000,
+        ..Scenario::deltas(&vec!["word "; words], Ending::Completed)
+    }
+}
+
+on_each_database! {
+    /// TURN-7: at most once in 30 s, whatever the provider sends.
+    async fn a_turn_shows_life_twice_a_minute(env) {
+        let scene = env.scene().await?;
+        scene.provider.push_scenario(a_word_a_second(66));
+        let user = scene.new_user()?;
+        let chat = user.create_chat(None).await?;
+        let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
+        stream.expect("stream_started").await?;
+        let mut seen = BTreeSet::new();
+        while let Some(event) = stream.next().await? {
+            if event.name == "delta" {
+                seen.insert(last_progress(scene.database()).await?);
+            }
+        }
+        let seen: Vec<i64> = seen.into_iter().collect();
+        // The first is the start.
+        assert_eq!(seen.len(), 3, "{seen:?}");
+        let interval = i64::try_from(Duration::from_secs(30).as_micros())?;
+        for pair in seen.windows(2) {
+            assert!(pair[1] - pair[0] >= interval - 1_000_000, "{seen:?}");
+        }
+    }
+
+    /// TURN-7: it is tried again at the next event, and the answer goes on.
+    async fn a_sign_of_life_that_cannot_be_stored_ends_nothing(env) {
+        let scene = env.scene().await?;
+        scene.provider.push_scenario(a_word_a_second(40));
+        let user = scene.new_user()?;
+        let chat = user.create_chat(None).await?;
+        let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
+        let started = stream.expect("stream_started").await?;
+        let database = scene.database();
+        let first = last_progress(database).await?;
+        refuse_progress(database).await?;
+        for _ in 0..36 {
+            stream.expect("delta").await?;
+        }
+        assert_eq!(last_progress(database).await?, first);
+        allow_progress(database).await?;
+        for _ in 0..4 {
+            stream.expect("delta").await?;
+        }
+        stream.expect("done").await?;
+        assert!(last_progress(database).await? > first + 30_000_000);
+        assert_eq!(user.turn(&chat, started.text("request_id")).await?["state"], "done");
+    }
+}

@@ -1,0 +1,135 @@
+//! A client: one request, and everything that it saw of the answer.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::Router;
+use axum::body::Body;
+use http::{Method, Request};
+use http_body_util::BodyExt as _;
+use minichat_provider::sse::Parser;
+use minichat_telemetry::PeerAddr;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tower::ServiceExt as _;
+use uuid::Uuid;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    pub(crate) tenant: Uuid,
+    pub(crate) user: Uuid,
+}
+
+/// What is asked, below the base path.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) body: Option<Value>,
+}
+
+/// What came back so far.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Seen {
+    pub(crate) status: Option<u16>,
+    /// Of a whole answer that is no stream.
+    pub(crate) body: Option<Value>,
+    pub(crate) is_stream: bool,
+    /// Names and data, without pings.
+    pub(crate) events: Vec<(String, Value)>,
+    pub(crate) has_ended: bool,
+}
+
+/// A request under way.
+pub(crate) struct Client {
+    seen: Arc<Mutex<Seen>>,
+    task: JoinHandle<()>,
+}
+
+impl Client {
+    /// Asks under the request id `name`, and reads whatever comes.
+    pub(crate) fn ask(router: Router, who: Identity, name: &str, question: &Question) -> Self {
+        let seen = Arc::<Mutex<Seen>>::default();
+        let request = request(who, name, question);
+        let task = tokio::spawn(read(router, request, Arc::clone(&seen)));
+        Self { seen, task }
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        lock(&self.seen).clone()
+    }
+
+    /// Closes the connection.
+    pub(crate) fn leave(&self) {
+        self.task.abort();
+    }
+}
+
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn request(who: Identity, name: &str, question: &Question) -> Option<Request<Body>> {
+    let body = match &question.body {
+        Some(value) => Body::from(value.to_string()),
+        None => Body::empty(),
+    };
+    let peer: std::net::SocketAddr = ([127, 0, 0, 1], 4711).into();
+    Request::builder()
+        .method(question.method.clone())
+        .uri(format!("/mini-chat/v1{}", question.path))
+        .header("x-tenant-id", who.tenant.to_string())
+        .header("x-user-id", who.user.to_string())
+        .header("x-request-id", name)
+        .header("content-type", "application/json")
+        .extension(PeerAddr(peer))
+        .body(body)
+        .ok()
+}
+
+async fn read(router: Router, request: Option<Request<Body>>, seen: Arc<Mutex<Seen>>) {
+    let Some(request) = request else { return };
+    let Ok(response) = router.oneshot(request).await;
+    let (head, mut body) = response.into_parts();
+    let is_stream = head
+        .headers
+        .get("content-type")
+        .is_some_and(|value| value == "text/event-stream");
+    if is_stream {
+        {
+            let mut seen = lock(&seen);
+            seen.status = Some(head.status.as_u16());
+            seen.is_stream = true;
+        }
+        let mut parser = Parser::default();
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(bytes) = frame.into_data() else {
+                continue;
+            };
+            parser.push(&bytes);
+            take_events(&mut parser, &mut lock(&seen));
+        }
+        lock(&seen).has_ended = true;
+    } else {
+        let bytes = body
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes);
+        let mut seen = lock(&seen);
+        seen.status = Some(head.status.as_u16());
+        seen.body = bytes
+            .ok()
+            .map(|bytes| serde_json::from_slice(&bytes).unwrap_or(Value::Null));
+        seen.has_ended = true;
+    }
+}
+
+fn take_events(parser: &mut Parser, seen: &mut Seen) {
+    while let Ok(Some(event)) = parser.next_event() {
+        let name = String::from_utf8_lossy(event.name).into_owned();
+        if name != "ping" {
+            let data = serde_json::from_slice(event.data).unwrap_or(Value::Null);
+            seen.events.push((name, data));
+        }
+    }
+}

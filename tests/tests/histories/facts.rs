@@ -1,0 +1,369 @@
+//! What the database holds of one history, read past the code under test.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+
+use anyhow::Context as _;
+use minichat_tests::database::{Database, Rows};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+use tokio_postgres::SimpleQueryMessage;
+use uuid::Uuid;
+
+use crate::client::Identity;
+
+/// The rows of one user.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) turns: BTreeMap<Uuid, Turn>,
+    pub(crate) messages: BTreeMap<Uuid, Message>,
+    /// By period, its first day and the bucket; without rows of zeros.
+    pub(crate) cells: BTreeMap<(String, String, String), Cell>,
+    /// By turn.
+    pub(crate) usage: BTreeMap<Uuid, UsageEvent>,
+    /// Type and turn, sorted.
+    pub(crate) audits: Vec<(String, Uuid)>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Turn {
+    pub(crate) chat: Uuid,
+    pub(crate) request: Uuid,
+    pub(crate) state: String,
+    pub(crate) error_code: Option<String>,
+    pub(crate) answer: Option<Uuid>,
+    pub(crate) is_deleted: bool,
+    pub(crate) replaced_by: Option<Uuid>,
+    pub(crate) reserve_tokens: i64,
+    pub(crate) reserved_credits: i64,
+    pub(crate) max_output: i64,
+    pub(crate) floor: i64,
+    pub(crate) day: String,
+    /// Microseconds since 1970, as all times here.
+    pub(crate) started_at: i64,
+    pub(crate) last_progress_at: i64,
+}
+
+impl Turn {
+    pub(crate) fn is_running(&self) -> bool {
+        self.state == "running"
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Message {
+    pub(crate) chat: Uuid,
+    pub(crate) request: Uuid,
+    pub(crate) role: String,
+    pub(crate) content: String,
+    pub(crate) is_deleted: bool,
+    pub(crate) tokens: (i64, i64),
+    pub(crate) created_at: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Cell {
+    pub(crate) reserved: i64,
+    pub(crate) spent: i64,
+    pub(crate) calls: i64,
+    pub(crate) input_tokens: i64,
+    pub(crate) output_tokens: i64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct UsageEvent {
+    pub(crate) state: String,
+    pub(crate) error_code: Option<String>,
+    pub(crate) billing: String,
+    pub(crate) method: String,
+    pub(crate) credits: i64,
+    pub(crate) reserved: i64,
+}
+
+/// A window into the database.
+pub(crate) struct Window {
+    glass: Glass,
+    texts: [String; 4],
+}
+
+enum Glass {
+    Sqlite(Connection),
+    Postgres(PostgresThread),
+}
+
+/// `?1` and `?2` are the tenant and the user, `at(…)` is an instant in
+/// microseconds.
+const TEXTS: [&str; 4] = [
+    "SELECT id, chat_id, request_id, state, error_code, \
+     assistant_message_id, CASE WHEN deleted_at IS NULL THEN 0 ELSE 1 END, \
+     replaced_by_request_id, reserve_tokens, reserved_credits_micro, \
+     max_output_tokens_applied, minimal_generation_floor_applied, reserve_day, \
+     at(started_at), at(last_progress_at) FROM chat_turns \
+     WHERE chat_id IN (SELECT id FROM chats WHERE tenant_id = ?1 AND user_id = ?2)",
+    "SELECT id, chat_id, request_id, role, content, \
+     CASE WHEN deleted_at IS NULL THEN 0 ELSE 1 END, input_tokens, output_tokens, \
+     at(created_at) FROM messages \
+     WHERE chat_id IN (SELECT id FROM chats WHERE tenant_id = ?1 AND user_id = ?2)",
+    "SELECT period_type, period_start, bucket, reserved_credits_micro, \
+     spent_credits_micro, calls, input_tokens, output_tokens FROM quota_usage \
+     WHERE tenant_id = ?1 AND user_id = ?2",
+    // The queue has no index by user; one history at a time writes to it.
+    "SELECT queue, dedupe_key, payload FROM outbox_messages WHERE id > ?1 ORDER BY id",
+];
+
+impl Window {
+    pub(crate) fn open(database: &Database) -> anyhow::Result<Self> {
+        let (glass, at) = match database {
+            Database::Sqlite(path) => {
+                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+                let connection = Connection::open_with_flags(path, flags)?;
+                (Glass::Sqlite(connection), "(")
+            }
+            Database::Postgres(_) => {
+                let thread = PostgresThread::start(database.url())?;
+                (
+                    Glass::Postgres(thread),
+                    "trunc(1000000 * extract(epoch FROM ",
+                )
+            }
+        };
+        let end = if at == "(" { ")" } else { "))" };
+        let texts = TEXTS.map(|text| {
+            let mut parts = text.split("at(");
+            let mut whole = parts.next().unwrap_or_default().to_owned();
+            for part in parts {
+                whole.push_str(at);
+                whole.push_str(&part.replacen(')', end, 1));
+            }
+            whole
+        });
+        Ok(Self { glass, texts })
+    }
+
+    /// The place in the queues behind which a new history writes.
+    pub(crate) fn end_of_queues(&self) -> anyhow::Result<i64> {
+        let sql = "SELECT COALESCE(MAX(id), 0) FROM outbox_messages";
+        let rows = self.rows(sql, &[])?;
+        number(rows.first().context("no row")?, 0)
+    }
+
+    /// Tells a database that has a clock of its own what time it is.
+    pub(crate) fn set_time(&self, micros: i64) -> anyhow::Result<()> {
+        match &self.glass {
+            Glass::Sqlite(_) => Ok(()),
+            Glass::Postgres(thread) => {
+                let sql = format!(
+                    "UPDATE simulated.clock \
+                     SET now = TIMESTAMPTZ 'epoch' + {micros} * INTERVAL '1 microsecond'"
+                );
+                thread.query(sql).map(drop)
+            }
+        }
+    }
+
+    pub(crate) fn look(&self, who: Identity, behind: i64) -> anyhow::Result<Facts> {
+        let user = [who.tenant.to_string(), who.user.to_string()];
+        let [turns, messages, cells, queues] = &self.texts;
+        let mut facts = Facts::default();
+        for row in self.rows(turns, &user)? {
+            let (id, turn) = turn(&row)?;
+            facts.turns.insert(id, turn);
+        }
+        for row in self.rows(messages, &user)? {
+            let (id, message) = message(&row)?;
+            facts.messages.insert(id, message);
+        }
+        for row in self.rows(cells, &user)? {
+            let key = (text(&row, 0)?, text(&row, 1)?, text(&row, 2)?);
+            let cell = cell(&row)?;
+            if cell != Cell::default() {
+                facts.cells.insert(key, cell);
+            }
+        }
+        for row in self.rows(queues, &[behind.to_string()])? {
+            facts.add_event(&row)?;
+        }
+        facts.audits.sort();
+        Ok(facts)
+    }
+
+    fn rows(&self, sql: &str, params: &[String]) -> anyhow::Result<Rows> {
+        match &self.glass {
+            Glass::Sqlite(connection) => sqlite_rows(connection, sql, params),
+            Glass::Postgres(thread) => {
+                let mut sql = sql.to_owned();
+                for (index, value) in params.iter().enumerate() {
+                    sql = sql.replace(&format!("?{}", index + 1), &format!("'{value}'"));
+                }
+                thread.query(sql)
+            }
+        }
+    }
+}
+
+fn sqlite_rows(connection: &Connection, sql: &str, params: &[String]) -> anyhow::Result<Rows> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let columns = statement.column_count();
+    let mut rows = statement.query(rusqlite::params_from_iter(params))?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let values: Result<Vec<_>, rusqlite::Error> = (0..columns)
+            .map(|index| row.get_ref(index).map(as_text))
+            .collect();
+        found.push(values?);
+    }
+    Ok(found)
+}
+
+/// A connection with a thread of its own: the runtime of a history must not
+/// notice that somebody looks.
+struct PostgresThread {
+    questions: mpsc::Sender<(String, mpsc::Sender<anyhow::Result<Rows>>)>,
+}
+
+impl PostgresThread {
+    fn start(url: String) -> anyhow::Result<Self> {
+        let (questions, asked) = mpsc::channel::<(String, mpsc::Sender<anyhow::Result<Rows>>)>();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::spawn(move || {
+            runtime.block_on(async {
+                let connected = tokio_postgres::connect(&url, tokio_postgres::NoTls).await;
+                let Ok((client, connection)) = connected else {
+                    return;
+                };
+                tokio::spawn(connection);
+                while let Ok((sql, reply)) = asked.recv() {
+                    let rows = postgres_rows(&client, &sql).await;
+                    // Whoever asked waits.
+                    let _ = reply.send(rows);
+                }
+            });
+        });
+        Ok(Self { questions })
+    }
+
+    fn query(&self, sql: String) -> anyhow::Result<Rows> {
+        let (reply, answer) = mpsc::channel();
+        self.questions.send((sql, reply))?;
+        answer.recv()?
+    }
+}
+
+async fn postgres_rows(client: &tokio_postgres::Client, sql: &str) -> anyhow::Result<Rows> {
+    let messages = client.simple_query(sql).await;
+    let messages = messages.with_context(|| format!("in {sql}"))?;
+    let rows = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    Ok(rows
+        .map(|row| {
+            let columns = 0..row.len();
+            columns.map(|i| row.get(i).map(str::to_owned)).collect()
+        })
+        .collect())
+}
+
+impl Facts {
+    fn add_event(&mut self, row: &[Option<String>]) -> anyhow::Result<()> {
+        let payload: Value = serde_json::from_str(&text(row, 2)?)?;
+        let turn: Uuid = member(&payload, "turn_id")?.parse()?;
+        if text(row, 0)? == "mini-chat.audit" {
+            self.audits.push((member(&payload, "event_type")?, turn));
+            return Ok(());
+        }
+        let tenant = member(&payload, "tenant_id")?.replace('-', "");
+        let request = member(&payload, "request_id")?.replace('-', "");
+        let key = format!("{tenant}/{}/{request}", turn.as_simple());
+        anyhow::ensure!(text(row, 1)? == key, "dedupe_key of {payload}");
+        let event = UsageEvent {
+            state: member(&payload, "terminal_state")?,
+            error_code: payload["error_code"].as_str().map(str::to_owned),
+            billing: member(&payload, "billing_outcome")?,
+            method: member(&payload, "settlement_method")?,
+            credits: payload["actual_credits_micro"].as_i64().unwrap_or(-1),
+            reserved: payload["reserved_credits_micro"].as_i64().unwrap_or(-1),
+        };
+        let twice = self.usage.insert(turn, event);
+        anyhow::ensure!(twice.is_none(), "two usage events of turn {turn}");
+        Ok(())
+    }
+}
+
+fn turn(row: &[Option<String>]) -> anyhow::Result<(Uuid, Turn)> {
+    let turn = Turn {
+        chat: text(row, 1)?.parse()?,
+        request: text(row, 2)?.parse()?,
+        state: text(row, 3)?,
+        error_code: row[4].clone(),
+        answer: optional_id(row, 5)?,
+        is_deleted: number(row, 6)? == 1,
+        replaced_by: optional_id(row, 7)?,
+        reserve_tokens: number(row, 8)?,
+        reserved_credits: number(row, 9)?,
+        max_output: number(row, 10)?,
+        floor: number(row, 11)?,
+        day: text(row, 12)?,
+        started_at: number(row, 13)?,
+        last_progress_at: number(row, 14)?,
+    };
+    Ok((text(row, 0)?.parse()?, turn))
+}
+
+fn message(row: &[Option<String>]) -> anyhow::Result<(Uuid, Message)> {
+    let message = Message {
+        chat: text(row, 1)?.parse()?,
+        request: text(row, 2)?.parse()?,
+        role: text(row, 3)?,
+        content: text(row, 4)?,
+        is_deleted: number(row, 5)? == 1,
+        tokens: (number(row, 6)?, number(row, 7)?),
+        created_at: number(row, 8)?,
+    };
+    Ok((text(row, 0)?.parse()?, message))
+}
+
+fn cell(row: &[Option<String>]) -> anyhow::Result<Cell> {
+    Ok(Cell {
+        reserved: number(row, 3)?,
+        spent: number(row, 4)?,
+        calls: number(row, 5)?,
+        input_tokens: number(row, 6)?,
+        output_tokens: number(row, 7)?,
+    })
+}
+
+fn text(row: &[Option<String>], column: usize) -> anyhow::Result<String> {
+    let value = row.get(column).and_then(Clone::clone);
+    value.with_context(|| format!("column {column} is null"))
+}
+
+fn number(row: &[Option<String>], column: usize) -> anyhow::Result<i64> {
+    Ok(text(row, column)?.parse()?)
+}
+
+fn optional_id(row: &[Option<String>], column: usize) -> anyhow::Result<Option<Uuid>> {
+    let value = row.get(column).and_then(Option::as_deref);
+    Ok(value.map(str::parse).transpose()?)
+}
+
+fn member(payload: &Value, name: &str) -> anyhow::Result<String> {
+    let value = payload[name].as_str();
+    Ok(value
+        .with_context(|| format!("no {name} in {payload}"))?
+        .to_owned())
+}
+
+fn as_text(value: ValueRef<'_>) -> Option<String> {
+    match value {
+        ValueRef::Null => None,
+        ValueRef::Integer(number) => Some(number.to_string()),
+        ValueRef::Real(number) => Some(number.to_string()),
+        ValueRef::Text(text) | ValueRef::Blob(text) => {
+            Some(String::from_utf8_lossy(text).into_owned())
+        }
+    }
+}

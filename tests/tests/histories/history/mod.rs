@@ -1,0 +1,589 @@
+//! One history: what happens, step by step, as the choices decide, and the
+//! comparison with the model after each step.
+
+mod checks;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use http::Method;
+use minichat_dataplane::jobs::Report;
+use minichat_store::testing::{Access, Moment, Waiter};
+use minichat_telemetry::Signal;
+use serde_json::json;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use self::checks::operation_of;
+use crate::choices::Choices;
+use crate::client::{Client, Identity, Question};
+use crate::facts::Turn;
+use crate::model::{self, Ending, Model, Presence, Wish};
+use crate::provider::{CallView, Phase, Usage};
+use crate::world::{Life, Process, TENANT, World};
+
+/// Milliseconds by which the clock is moved: to no limit's end, beyond the
+/// first byte's, beyond the deadline of requests and the interval of progress,
+/// beyond the watchdog's, and beyond the silence of a provider.
+const MOVES: [u32; 5] = [1_007, 21_013, 31_019, 91_033, 250_037];
+
+const USAGES: [Usage; 4] = [Some((60, 20)), None, Some((0, 0)), Some((400, 150))];
+
+/// How a process ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Crash,
+    History,
+}
+
+/// A failed history, for people.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) what: String,
+    pub(crate) steps: Vec<String>,
+    pub(crate) choices: Vec<u32>,
+}
+
+/// Plays the history of `choices`.
+pub(crate) fn play(world: &mut World, choices: Choices) -> Result<u64, Box<Failure>> {
+    let mut history = History::new(choices);
+    match history.play(world) {
+        Ok(()) => Ok(history.steps.len() as u64),
+        Err(error) => {
+            // Whatever state it is in, the next history needs another.
+            world.crash();
+            Err(Box::new(Failure {
+                what: format!("{error:#}"),
+                steps: history.steps,
+                choices: history.choices.made().to_vec(),
+            }))
+        }
+    }
+}
+
+struct History {
+    choices: Choices,
+    who: Identity,
+    chats: Vec<Uuid>,
+    /// Request ids in the order of their first use, for names in the list.
+    requests: Vec<Uuid>,
+    model: Model,
+    clients: HashMap<usize, Client>,
+    /// The answers of the provider that the model knows of.
+    calls_seen: usize,
+    refusals_seen: u32,
+    watchdogs: Vec<JoinHandle<Report>>,
+    behind: i64,
+    steps: Vec<String>,
+}
+
+impl History {
+    fn new(choices: Choices) -> Self {
+        let who = Identity {
+            tenant: TENANT,
+            user: Uuid::new_v4(),
+        };
+        Self {
+            choices,
+            who,
+            chats: Vec::new(),
+            requests: Vec::new(),
+            model: Model::default(),
+            clients: HashMap::new(),
+            calls_seen: 0,
+            refusals_seen: 0,
+            watchdogs: Vec::new(),
+            behind: 0,
+            steps: Vec::new(),
+        }
+    }
+
+    fn play(&mut self, world: &mut World) -> anyhow::Result<()> {
+        self.model.now = if self.choices.chance(15) {
+            model::LAST_MINUTES
+        } else {
+            model::NOON
+        };
+        world.set_time(self.model.now)?;
+        self.behind = world.window.end_of_queues()?;
+        let mut left = 10 + self.choices.below(40);
+        loop {
+            let process = Process::spawn()?;
+            let end = process.run(self.live(world, &process, &mut left))??;
+            self.clients.clear();
+            self.watchdogs.clear();
+            drop(process);
+            if end == End::History {
+                return Ok(());
+            }
+            self.model.crash();
+            world.crash();
+        }
+    }
+
+    /// One process.
+    async fn live(
+        &mut self,
+        world: &mut World,
+        process: &Process,
+        left: &mut u32,
+    ) -> anyhow::Result<End> {
+        let life = world.start(process).await?;
+        self.calls_seen = 0;
+        self.refusals_seen = 0;
+        if self.chats.is_empty() {
+            self.create_chats(&life).await?;
+        } else if world.recovers() {
+            self.recover(world, &life).await?;
+        } else {
+            self.note("restart".to_owned());
+        }
+        while *left > 0 && !self.choices.are_used_up() {
+            *left -= 1;
+            if self.step(world, &life).await? == Some(End::Crash) {
+                return Ok(End::Crash);
+            }
+        }
+        self.wind_up(world, &life).await?;
+        Ok(End::History)
+    }
+
+    async fn create_chats(&mut self, life: &Life) -> anyhow::Result<()> {
+        for _ in 0..2 {
+            let question = Question {
+                method: Method::POST,
+                path: "/chats".to_owned(),
+                body: Some(json!({})),
+            };
+            let client = Client::ask(life.router.clone(), self.who, "chat", &question);
+            life.settle().await;
+            while let Some(waiter) = life.turnstile.waiting().first() {
+                life.turnstile.release(waiter.number);
+                life.settle().await;
+            }
+            let body = client.seen().body.context("no answer to a new chat")?;
+            let id = body["id"].as_str().context("a chat without id")?;
+            self.chats.push(id.parse()?);
+        }
+        Ok(())
+    }
+
+    /// What a start does before it serves (TURN-63).
+    async fn recover(&mut self, world: &mut World, life: &Life) -> anyhow::Result<()> {
+        let report = life.recovery.recover().await;
+        ensure!(report.is_success(), "start-up recovery: {report:?}");
+        self.model.recovers = true;
+        self.look(world)?;
+        self.model.recovers = false;
+        self.note(format!("restart; {} turns recovered", report.finalized));
+        self.model.check_end()?;
+        self.check_quiet(life)
+    }
+
+    fn note(&mut self, what: String) {
+        self.steps.push(what);
+    }
+
+    fn look(&mut self, world: &World) -> anyhow::Result<()> {
+        let facts = world.window.look(self.who, self.behind)?;
+        self.model.observe(&facts)
+    }
+
+    /// One step; `Some` if it ends the process.
+    async fn step(&mut self, world: &mut World, life: &Life) -> anyhow::Result<Option<End>> {
+        let waiting = life.turnstile.waiting();
+        let open: Vec<CallView> = open_calls(life);
+        let waits = u32::from(!waiting.is_empty());
+        let streams = u32::from(!open.is_empty());
+        let readers = self.readers();
+        let weights = [
+            30 * waits,
+            40 * waits,
+            40 * streams,
+            if self.model.operations.len() < 14 {
+                30
+            } else {
+                0
+            },
+            if readers.is_empty() { 0 } else { 8 },
+            if self.may_advance() { 7 } else { 0 },
+            if self.watchdogs.len() < 2 { 6 } else { 0 },
+            2,
+            3,
+        ];
+        match self.choices.weighted(&weights) {
+            Some(0) => self.flush(world, life).await?,
+            Some(1) => {
+                if let Some(waiter) = self.choices.one_of(&waiting).copied() {
+                    self.release(world, life, waiter).await?;
+                }
+            }
+            Some(2) => self.provider_step(world, life, &open).await?,
+            Some(3) => self.client_step(world, life).await?,
+            Some(4) => {
+                if let Some(&number) = self.choices.one_of(&readers) {
+                    self.leave(world, life, number).await?;
+                }
+            }
+            Some(5) => self.advance(world, life).await?,
+            Some(6) => self.start_watchdog(world, life).await?,
+            Some(7) => {
+                self.note("crash".to_owned());
+                return Ok(Some(End::Crash));
+            }
+            Some(8) => {
+                let is_away = !self.model.provider_is_away;
+                self.model.provider_is_away = is_away;
+                life.provider.refuse_connections(is_away);
+                self.note(format!("the provider refuses connections: {is_away}"));
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    /// Operations whose client can leave.
+    fn readers(&self) -> Vec<usize> {
+        let operations = self.model.operations.iter().enumerate();
+        operations
+            .filter(|(number, operation)| {
+                operation.presence == Presence::Waiting
+                    && (operation.answer.is_some() || self.model.twin_of(*number).is_none())
+            })
+            .map(|(number, _)| number)
+            .collect()
+    }
+
+    /// Not while it is open whose turn would be too late.
+    fn may_advance(&self) -> bool {
+        let operations = self.model.operations.iter().enumerate();
+        operations
+            .filter(|(_, operation)| {
+                operation.presence == Presence::Waiting && operation.answer.is_none()
+            })
+            .all(|(number, _)| self.model.twin_of(number).is_none())
+    }
+
+    /// Lets everything that waits go on, in its order.
+    async fn flush(&mut self, world: &mut World, life: &Life) -> anyhow::Result<()> {
+        while let Some(waiter) = life.turnstile.waiting().first().copied() {
+            self.release(world, life, waiter).await?;
+        }
+        Ok(())
+    }
+
+    async fn release(
+        &mut self,
+        world: &mut World,
+        life: &Life,
+        waiter: Waiter,
+    ) -> anyhow::Result<()> {
+        let Waiter {
+            number,
+            access,
+            moment,
+        } = waiter;
+        self.note(match (access, moment) {
+            (Access::Read, Moment::Begin) => format!("read #{number} happens"),
+            (Access::Write, Moment::Begin) => format!("write #{number} happens"),
+            (_, Moment::Answer) => format!("#{number} is answered"),
+        });
+        life.turnstile.release(number);
+        let writes = access == Access::Write && moment == Moment::Begin;
+        self.model.happening = writes.then_some(number);
+        self.settle(world, life, writes).await
+    }
+
+    /// Waits until nothing goes on by itself, and compares with the model.
+    async fn settle(&mut self, world: &mut World, life: &Life, wrote: bool) -> anyhow::Result<()> {
+        life.settle().await;
+        if wrote {
+            self.look(world)?;
+        }
+        self.watch_provider(life)?;
+        self.watch_clients()?;
+        self.watch_watchdogs().await?;
+        if life.turnstile.waiting().is_empty() {
+            self.check_quiet(life)?;
+        }
+        Ok(())
+    }
+
+    async fn provider_step(
+        &mut self,
+        world: &mut World,
+        life: &Life,
+        open: &[CallView],
+    ) -> anyhow::Result<()> {
+        let Some(call) = self.choices.one_of(open) else {
+            return Ok(());
+        };
+        let operation = operation_of(call)?;
+        let (index, provider) = (call.index, &life.provider);
+        let what = if call.phase == Phase::Asked {
+            self.answer_head(life, index, operation)
+        } else {
+            match self.choices.weighted(&[40, 25, 6, 6, 6, 8]) {
+                Some(0) => {
+                    let text = format!("{} ", self.steps.len());
+                    provider.delta(index, &text);
+                    self.model.provider_shows_life(operation, &text);
+                    format!("says {text:?}")
+                }
+                Some(1) => self.complete(life, index, operation, None),
+                Some(2) => self.complete(life, index, operation, Some("max_output_tokens")),
+                Some(3) => {
+                    let usage = self.usage();
+                    provider.fail(index, usage);
+                    self.model
+                        .provider_ends(operation, Ending::Failed("provider_error"), usage);
+                    format!("fails, usage {usage:?}")
+                }
+                Some(4) => {
+                    provider.hang_up(index);
+                    self.model
+                        .provider_ends(operation, Ending::Failed("provider_error"), None);
+                    "breaks off".to_owned()
+                }
+                _ => {
+                    provider.show_life(index);
+                    self.model.provider_shows_life(operation, "");
+                    "shows life".to_owned()
+                }
+            }
+        };
+        self.note(format!("the provider of op-{operation} {what}"));
+        self.settle(world, life, false).await
+    }
+
+    /// The beginning of an answer, or another answer than a stream.
+    fn answer_head(&mut self, life: &Life, index: usize, operation: usize) -> String {
+        let provider = &life.provider;
+        let refusals = [
+            (429, "rate_limited"),
+            (500, "provider_error"),
+            (504, "provider_timeout"),
+        ];
+        match self.choices.weighted(&[60, 12, 8]) {
+            Some(0) => {
+                provider.stream(index);
+                self.model.provider_shows_life(operation, "");
+                "begins".to_owned()
+            }
+            Some(1) => {
+                let (status, code) = self.choices.one_of(&refusals).copied().unwrap_or_default();
+                provider.refuse(index, status);
+                self.model
+                    .provider_ends(operation, Ending::Failed(code), None);
+                format!("answers {status}")
+            }
+            _ => {
+                provider.hang_up(index);
+                self.model.provider_hangs_up(operation);
+                "hangs up".to_owned()
+            }
+        }
+    }
+
+    fn complete(
+        &mut self,
+        life: &Life,
+        index: usize,
+        operation: usize,
+        reason: Option<&str>,
+    ) -> String {
+        let usage = self.usage();
+        life.provider.complete(index, usage, reason);
+        self.model
+            .provider_ends(operation, Ending::Completed, usage);
+        format!("completes {}, usage {usage:?}", reason.unwrap_or_default())
+    }
+
+    fn usage(&mut self) -> Usage {
+        self.choices.one_of(&USAGES).copied().flatten()
+    }
+
+    async fn client_step(&mut self, world: &mut World, life: &Life) -> anyhow::Result<()> {
+        let chat = self.choices.one_of(&self.chats.clone()).copied();
+        let chat = chat.context("no chat")?;
+        let wish = self.wish(chat);
+        let number = self.model.begin(chat, wish);
+        let operation = &self.model.operations[number];
+        let question = question(chat, &operation.wish);
+        self.note(format!(
+            "op-{number}: {}",
+            self.named(&format!("{:?} in {chat}", operation.wish))
+        ));
+        let before = life.turnstile.waiting();
+        let client = Client::ask(
+            life.router.clone(),
+            self.who,
+            &format!("op-{number}"),
+            &question,
+        );
+        self.clients.insert(number, client);
+        self.settle(world, life, false).await?;
+        let waiting = life.turnstile.waiting();
+        let new = waiting.iter().find(|waiter| !before.contains(waiter));
+        self.model.operations[number].transaction = new.map(|waiter| waiter.number);
+        Ok(())
+    }
+
+    fn wish(&mut self, chat: Uuid) -> Wish {
+        let content = format!("message {}", self.steps.len());
+        match self.choices.weighted(&[40, 10, 12, 12, 8, 10, 8, 6]) {
+            Some(0) => {
+                let request = Uuid::new_v4();
+                self.requests.push(request);
+                Wish::Send { request, content }
+            }
+            Some(1) => Wish::Send {
+                request: self.target(chat),
+                content,
+            },
+            Some(2) => Wish::Retry {
+                target: self.target(chat),
+            },
+            Some(3) => Wish::Edit {
+                target: self.target(chat),
+                content,
+            },
+            Some(4) => Wish::Delete {
+                target: self.target(chat),
+            },
+            Some(5) => Wish::Cancel {
+                target: self.target(chat),
+            },
+            Some(6) => Wish::Status {
+                target: self.target(chat),
+            },
+            _ => Wish::Messages,
+        }
+    }
+
+    /// A request to be about: mostly of the chat's newest turn, else any that
+    /// the chat knows or that was sent somewhere.
+    fn target(&mut self, chat: Uuid) -> Uuid {
+        let newest = self.model.facts.newest_turn(chat).map(|turn| turn.request);
+        if let Some(newest) = newest.filter(|_| !self.choices.chance(35)) {
+            return newest;
+        }
+        for turn in self.model.facts.turns.values() {
+            if !self.requests.contains(&turn.request) {
+                self.requests.push(turn.request);
+            }
+        }
+        let known = self.choices.one_of(&self.requests).copied();
+        known.unwrap_or_else(|| {
+            let unknown = Uuid::new_v4();
+            self.requests.push(unknown);
+            unknown
+        })
+    }
+
+    async fn leave(&mut self, world: &mut World, life: &Life, number: usize) -> anyhow::Result<()> {
+        self.note(format!("the client of op-{number} leaves"));
+        self.model.leave(number);
+        if let Some(client) = self.clients.remove(&number) {
+            client.leave();
+        }
+        self.settle(world, life, false).await
+    }
+
+    async fn advance(&mut self, world: &mut World, life: &Life) -> anyhow::Result<()> {
+        let millis = self.choices.one_of(&MOVES).copied().unwrap_or_default();
+        self.move_clock(world, life, millis).await
+    }
+
+    async fn move_clock(
+        &mut self,
+        world: &mut World,
+        life: &Life,
+        millis: u32,
+    ) -> anyhow::Result<()> {
+        self.note(format!("{millis} ms pass"));
+        self.model.advance(i64::from(millis) * 1_000);
+        world.set_time(self.model.now)?;
+        tokio::time::advance(Duration::from_millis(millis.into())).await;
+        self.settle(world, life, false).await
+    }
+
+    async fn start_watchdog(&mut self, world: &mut World, life: &Life) -> anyhow::Result<()> {
+        self.note("a watchdog starts".to_owned());
+        self.model.watchdogs += 1;
+        let watchdog = life.watchdog();
+        self.watchdogs.push(tokio::spawn(async move {
+            watchdog.run_once(&Signal::new()).await
+        }));
+        self.settle(world, life, false).await
+    }
+
+    /// Lets everything come to its end.
+    async fn wind_up(&mut self, world: &mut World, life: &Life) -> anyhow::Result<()> {
+        self.note("wind up".to_owned());
+        self.flush(world, life).await?;
+        while let Some(call) = open_calls(life).first() {
+            let operation = operation_of(call)?;
+            if call.phase == Phase::Asked {
+                life.provider.stream(call.index);
+                self.model.provider_shows_life(operation, "");
+                self.settle(world, life, false).await?;
+            }
+            self.complete(life, call.index, operation, None);
+            self.note(format!("the provider of op-{operation} completes"));
+            self.settle(world, life, false).await?;
+            self.flush(world, life).await?;
+        }
+        // Those of a process that is gone.
+        if self.model.facts.turns.values().any(Turn::is_running) {
+            self.move_clock(world, life, 91_033).await?;
+            self.start_watchdog(world, life).await?;
+            self.flush(world, life).await?;
+        }
+        ensure!(self.watchdogs.is_empty(), "a watchdog goes on for ever");
+        self.look(world)?;
+        self.model.check_end()?;
+        self.check_quiet(life)
+    }
+
+    /// Short names instead of ids.
+    fn named(&self, text: &str) -> String {
+        let mut named = text.to_owned();
+        for (index, id) in self.requests.iter().enumerate() {
+            named = named.replace(&id.to_string(), &format!("r{index}"));
+        }
+        for (index, id) in self.chats.iter().enumerate() {
+            named = named.replace(&id.to_string(), &format!("chat {index}"));
+        }
+        named
+    }
+}
+
+fn question(chat: Uuid, wish: &Wish) -> Question {
+    let turn = |target: &Uuid| format!("/chats/{chat}/turns/{target}");
+    let (method, path, body) = match wish {
+        Wish::Send { request, content } => (
+            Method::POST,
+            format!("/chats/{chat}/messages:stream"),
+            Some(json!({"content": content, "request_id": request})),
+        ),
+        Wish::Retry { target } => (Method::POST, format!("{}/retry", turn(target)), None),
+        Wish::Edit { target, content } => (
+            Method::PATCH,
+            turn(target),
+            Some(json!({"content": content})),
+        ),
+        Wish::Delete { target } => (Method::DELETE, turn(target), None),
+        Wish::Cancel { target } => (Method::POST, format!("{}/cancel", turn(target)), None),
+        Wish::Status { target } => (Method::GET, turn(target), None),
+        Wish::Messages => (Method::GET, format!("/chats/{chat}/messages"), None),
+    };
+    Question { method, path, body }
+}
+
+fn open_calls(life: &Life) -> Vec<CallView> {
+    let mut calls = life.provider.calls();
+    calls.retain(CallView::is_open);
+    calls
+}

@@ -1,0 +1,127 @@
+//! Random histories against a reference model: sends, replays, retries, edits,
+//! deletions, stops, disconnects, timeouts, crashes and watchdogs, interleaved
+//! at every transaction (TURN-2 to TURN-64, QUOTA-52 to QUOTA-66).
+//!
+//! The data plane runs in this process over a real database; time, provider and
+//! the order of transactions are in the hands of the test, so that a seed
+//! decides a history wholly. `MINICHAT_HISTORY_SEED` plays one seed and lists
+//! what happens; `MINICHAT_HISTORIES` sets how many are played.
+
+#![expect(
+    clippy::similar_names,
+    reason = "a life is a process, and what is live are its running turns"
+)]
+
+mod choices;
+mod client;
+mod facts;
+mod history;
+mod model;
+mod provider;
+mod races;
+mod world;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use choices::Choices;
+use history::Failure;
+use minichat_tests::database::DatabaseKind;
+use world::World;
+
+const SEED: &str = "MINICHAT_HISTORY_SEED";
+const COUNT: &str = "MINICHAT_HISTORIES";
+
+/// Attempts to shorten a failing history.
+const TRIALS: u32 = 600;
+
+fn number(variable: &str) -> anyhow::Result<Option<u64>> {
+    match std::env::var(variable) {
+        Ok(text) => Ok(Some(text.parse()?)),
+        Err(_) => Ok(None),
+    }
+}
+
+#[test]
+fn every_history_on_sqlite_is_as_the_model_says() -> anyhow::Result<()> {
+    play_all(DatabaseKind::Sqlite, number(COUNT)?.unwrap_or(10_000))
+}
+
+/// A hundredth: every transaction costs round trips.
+#[test]
+fn every_history_on_postgres_is_as_the_model_says() -> anyhow::Result<()> {
+    let count = number(COUNT)?.map_or(100, |count| count.div_ceil(100));
+    play_all(DatabaseKind::Postgres, count)
+}
+
+fn play_all(kind: DatabaseKind, count: u64) -> anyhow::Result<()> {
+    let seeds = match number(SEED)? {
+        Some(seed) => seed..seed + 1,
+        None => 0..count,
+    };
+    let next = AtomicU64::new(seeds.start);
+    let steps = AtomicU64::new(0);
+    let player = || -> anyhow::Result<()> {
+        let mut world = World::create(kind)?;
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return world.remove();
+            }
+            match history::play(&mut world, Choices::seeded(seed)) {
+                Ok(played) => steps.fetch_add(played, Ordering::Relaxed),
+                Err(failure) => {
+                    next.store(seeds.end, Ordering::Relaxed);
+                    return Err(report(kind, seed, *failure));
+                }
+            };
+        }
+    };
+    let players = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let handles: Vec<_> = (0..players).map(|_| scope.spawn(player)).collect();
+        handles.into_iter().try_for_each(|handle| {
+            let panicked = |_| Err(anyhow::anyhow!("a player panicked"));
+            handle.join().unwrap_or_else(panicked)
+        })
+    })?;
+    let (count, steps) = (seeds.end - seeds.start, steps.load(Ordering::Relaxed));
+    // Not zero steps because of a mistake in the test.
+    assert!(steps > 10 * count, "{count} histories had {steps} steps");
+    Ok(())
+}
+
+/// The failure of `seed` with the shortest history that fails as well.
+fn report(kind: DatabaseKind, seed: u64, failure: Failure) -> anyhow::Error {
+    let first = failure.what.clone();
+    let mut shortest = failure;
+    let list = shortest.choices.clone();
+    let mut world = None;
+    choices::shrink(list, TRIALS, |list| {
+        // What a failed history leaves behind would make the next one fail.
+        let mut fresh = match world.take() {
+            Some(world) => world,
+            None => match World::create(kind) {
+                Ok(fresh) => fresh,
+                Err(_) => return false,
+            },
+        };
+        match history::play(&mut fresh, Choices::given(list)) {
+            Ok(_) => {
+                world = Some(fresh);
+                false
+            }
+            Err(failure) => {
+                shortest = *failure;
+                true
+            }
+        }
+    });
+    anyhow::anyhow!(
+        "seed {seed} on {kind:?} fails: {}\n\nshortened:\n{}\n\n{}\n\nplay it again: \
+         {SEED}={seed} cargo xtask test -p minichat-tests --test histories",
+        first.lines().next().unwrap_or_default(),
+        shortest.steps.join("\n"),
+        shortest.what
+    )
+}

@@ -1,0 +1,405 @@
+//! The reference: what chapters 02 and 03 of the specification say of turns,
+//! for one user with one model, without a line of the code under test.
+//!
+//! It is told what clients, provider, clock and watchdog do, and sees the rows
+//! after every transaction. It computes what the rows must be then, and what
+//! clients may be told: an answer must be right for some state of the rows
+//! between question and answer.
+
+mod rules;
+mod transitions;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use uuid::Uuid;
+
+use crate::facts::Facts;
+use crate::provider::Usage;
+
+pub(crate) const SECOND: i64 = 1_000_000;
+/// 2026-03-10T12:00:00Z.
+pub(crate) const NOON: i64 = 1_773_144_000 * SECOND;
+/// 2026-02-28T23:58:00Z: day and month end soon.
+pub(crate) const LAST_MINUTES: i64 = 1_772_323_080 * SECOND;
+
+pub(crate) const FIRST_BYTE_LIMIT: Duration = Duration::from_secs(20);
+/// Longer than the watchdog's patience, against the rule for real processes
+/// (TURN-1), so that a live turn can be taken for an orphan.
+pub(crate) const IDLE_LIMIT: Duration = Duration::from_mins(4);
+pub(crate) const TOTAL_LIMIT: Duration = Duration::from_mins(10);
+pub(crate) const WATCHDOG_TIMEOUT: Duration = Duration::from_secs(90);
+/// `server.request_deadline_secs` at its default.
+const REQUEST_DEADLINE: i64 = 30 * SECOND;
+/// What its client is told then.
+pub(crate) const TIMED_OUT: &str = "504 request_timeout";
+
+pub(crate) const MAX_OUTPUT: i64 = 100;
+/// Of `std`, micro-credits per token.
+const OUTPUT_PRICE: i64 = 3;
+const FLOOR: i64 = 50;
+/// Enough for a few turns only.
+pub(crate) const DAILY_LIMIT: i64 = 2_500;
+pub(crate) const MONTHLY_LIMIT: i64 = 4_000;
+pub(crate) const OVERSHOOT_PCT: i64 = 10;
+
+/// What a client wants.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Wish {
+    Send { request: Uuid, content: String },
+    Retry { target: Uuid },
+    Edit { target: Uuid, content: String },
+    Delete { target: Uuid },
+    Cancel { target: Uuid },
+    Status { target: Uuid },
+    Messages,
+}
+
+impl Wish {
+    /// The turn that an operation is about, or that it will make.
+    fn request(&self) -> Option<Uuid> {
+        match self {
+            Self::Send {
+                request: target, ..
+            }
+            | Self::Retry { target }
+            | Self::Edit { target, .. }
+            | Self::Delete { target }
+            | Self::Cancel { target }
+            | Self::Status { target } => Some(*target),
+            Self::Messages => None,
+        }
+    }
+
+    /// The turn whose place a new one shall take.
+    const fn replaced(&self) -> Option<Uuid> {
+        match self {
+            Self::Retry { target } | Self::Edit { target, .. } => Some(*target),
+            _ => None,
+        }
+    }
+}
+
+/// Where an operation is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Presence {
+    /// Its client waits for the answer or reads the stream.
+    Waiting,
+    /// Its client has left; what it set in motion may go on.
+    Left,
+    /// It got its whole answer, or its process is gone.
+    Over,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Operation {
+    pub(crate) chat: Uuid,
+    pub(crate) wish: Wish,
+    pub(crate) presence: Presence,
+    began: i64,
+    life: u32,
+    /// The answers that were right at some moment since it began.
+    allowed: BTreeSet<String>,
+    /// The tokens that were right to reserve at some moment since it began.
+    reserves: BTreeSet<i64>,
+    /// How many states of the rows it has lived through.
+    states: u32,
+    pub(crate) answer: Option<String>,
+    /// The turn that it opened.
+    pub(crate) turn: Option<Uuid>,
+    /// A connection to the provider was refused, maybe to its turn.
+    may_be_refused: bool,
+    /// The number at the turnstile of its first transaction.
+    pub(crate) transaction: Option<u64>,
+}
+
+/// What ends a turn from the side of its process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ending {
+    Completed,
+    Failed(&'static str),
+    Cancelled(Cancel),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Cancel {
+    Disconnect,
+    Stop,
+}
+
+/// Who moved the row out of `running`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Winner {
+    Process,
+    Other,
+}
+
+/// The process's side of a turn.
+#[derive(Clone, Debug)]
+pub(crate) struct Live {
+    pub(crate) life: u32,
+    /// What was read from the provider.
+    pub(crate) text: String,
+    /// The provider has the request.
+    asked: bool,
+    attempts: u32,
+    usage: Usage,
+    pub(crate) ending: Option<Ending>,
+    pub(crate) winner: Option<Winner>,
+    /// When the provider's silence is too long, and when the call as a whole.
+    silence_ends: i64,
+    call_ends: i64,
+}
+
+/// Counters of one process.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) started: u64,
+    pub(crate) completed: u64,
+    pub(crate) failed: BTreeMap<String, u64>,
+    pub(crate) aborted: BTreeMap<&'static str, u64>,
+    pub(crate) orphans_finalized: u64,
+    pub(crate) settled_actual: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Model {
+    pub(crate) now: i64,
+    pub(crate) life: u32,
+    pub(crate) facts: Facts,
+    pub(crate) operations: Vec<Operation>,
+    pub(crate) live: BTreeMap<Uuid, Live>,
+    pub(crate) counts: Counts,
+    /// Watchdog runs under way, and whether start-up recovery is.
+    pub(crate) watchdogs: u32,
+    pub(crate) recovers: bool,
+    pub(crate) provider_is_away: bool,
+    /// The number at the turnstile of the write that happens.
+    pub(crate) happening: Option<u64>,
+    /// Deletions that a client was told of: chat and key.
+    told_deletions: BTreeSet<(Uuid, Uuid)>,
+}
+
+impl Model {
+    /// A client asks; the number of its operation.
+    pub(crate) fn begin(&mut self, chat: Uuid, wish: Wish) -> usize {
+        let mut operation = Operation {
+            chat,
+            wish,
+            presence: Presence::Waiting,
+            began: self.now,
+            life: self.life,
+            allowed: BTreeSet::new(),
+            reserves: BTreeSet::new(),
+            states: 0,
+            answer: None,
+            turn: None,
+            may_be_refused: false,
+            transaction: None,
+        };
+        operation.live_through(&self.facts, self.now);
+        self.operations.push(operation);
+        self.operations.len() - 1
+    }
+
+    /// The client of an operation leaves (TURN-47, TURN-49).
+    pub(crate) fn leave(&mut self, operation: usize) {
+        let operation = &mut self.operations[operation];
+        operation.presence = match operation.turn {
+            Some(_) => Presence::Over,
+            None => Presence::Left,
+        };
+        if let Some(turn) = operation.turn {
+            self.end(turn, Ending::Cancelled(Cancel::Disconnect));
+        }
+    }
+
+    /// The first thing that ends a turn counts (TURN-42).
+    fn end(&mut self, turn: Uuid, ending: Ending) {
+        if let Some(live) = self.live.get_mut(&turn)
+            && live.life == self.life
+        {
+            live.ending.get_or_insert(ending);
+        }
+    }
+
+    /// A client was answered.
+    pub(crate) fn answered(&mut self, number: usize, answer: String) -> anyhow::Result<()> {
+        if let Some(request) = answer.strip_prefix("stream ") {
+            self.claim(number);
+            let turn = self.operations[number].turn;
+            let turn = turn.context("a stream although no turn was opened")?;
+            let opened = &self.facts.turns[&turn].request;
+            ensure!(*request == opened.to_string(), "{answer} for {opened}");
+        } else {
+            let operation = &mut self.operations[number];
+            ensure!(
+                operation.allowed.contains(&answer),
+                "answered {answer:?}; right would be one of {:?}",
+                operation.allowed
+            );
+            ensure!(
+                operation.turn.is_none(),
+                "answered {answer:?} although a turn was opened"
+            );
+            operation.presence = Presence::Over;
+        }
+        let operation = &mut self.operations[number];
+        if let ("deleted", Wish::Delete { target }) = (answer.as_str(), &operation.wish) {
+            let is_first = self.told_deletions.insert((operation.chat, *target));
+            ensure!(is_first, "two clients were told that they deleted {target}");
+        }
+        let stops = matches!(operation.wish, Wish::Cancel { .. }) && answer.starts_with("202");
+        let (chat, request) = (operation.chat, operation.wish.request());
+        operation.answer = Some(answer);
+        if stops
+            && let Some(request) = request
+            && let Some((turn, _)) = self.facts.turn_of(chat, request)
+        {
+            self.end(turn, Ending::Cancelled(Cancel::Stop));
+        }
+        Ok(())
+    }
+
+    /// Of two operations that want the same, `number` is the one that opened
+    /// the turn.
+    fn claim(&mut self, number: usize) {
+        if self.operations[number].turn.is_some() {
+            return;
+        }
+        if let Some(twin) = self.twin_of(number) {
+            self.operations[number].turn = self.operations[twin].turn.take();
+        }
+    }
+
+    /// Another operation without answer that wants the same turn: which of the
+    /// two a new turn belongs to is not known before one is answered.
+    pub(crate) fn twin_of(&self, number: usize) -> Option<usize> {
+        let one = &self.operations[number];
+        let is_twin = |other: &Operation| {
+            let same = match (&one.wish, &other.wish) {
+                (Wish::Send { request: a, .. }, Wish::Send { request: b, .. }) => a == b,
+                (a, b) => a.replaced().is_some() && a.replaced() == b.replaced(),
+            };
+            same && one.chat == other.chat && other.answer.is_none() && other.life == one.life
+        };
+        (0..self.operations.len())
+            .find(|&other| other != number && is_twin(&self.operations[other]))
+    }
+
+    /// A connection to the provider was refused, it is not known to whom.
+    pub(crate) fn refused(&mut self) {
+        for operation in &mut self.operations {
+            let live = operation.turn.and_then(|turn| self.live.get(&turn));
+            let is_connecting = live.is_none_or(|live| !live.asked && live.ending.is_none());
+            if operation.life == self.life && is_connecting {
+                operation.may_be_refused = true;
+            }
+        }
+    }
+
+    /// The provider read the request of an operation's turn.
+    pub(crate) fn asked(&mut self, operation: usize) -> anyhow::Result<()> {
+        self.claim(operation);
+        let turn = self.operations[operation].turn;
+        let turn = turn.context("the provider was asked although no turn was opened")?;
+        let now = self.now;
+        let live = self.live.get_mut(&turn).context("a turn without process")?;
+        ensure!(live.ending.is_none(), "asked for a turn that ended");
+        live.attempts += 1;
+        ensure!(live.attempts <= 2, "asked for the third time");
+        if !live.asked {
+            live.call_ends = now + micros(TOTAL_LIMIT);
+        }
+        live.asked = true;
+        live.silence_ends = now + micros(FIRST_BYTE_LIMIT);
+        Ok(())
+    }
+
+    /// The provider shows life: the head of its stream, or an event.
+    pub(crate) fn provider_shows_life(&mut self, operation: usize, text: &str) {
+        let now = self.now;
+        if let Some(live) = self.live_of(operation) {
+            live.text.push_str(text);
+            live.silence_ends = now + micros(IDLE_LIMIT);
+        }
+    }
+
+    pub(crate) fn provider_ends(&mut self, operation: usize, ending: Ending, usage: Usage) {
+        if let Some(live) = self.live_of(operation)
+            && live.ending.is_none()
+        {
+            live.ending = Some(ending);
+            live.usage = usage.filter(|&(input, output)| input > 0 || output > 0);
+        }
+    }
+
+    /// The provider closed the connection before it said anything. One more
+    /// attempt is allowed (PLAT-119).
+    pub(crate) fn provider_hangs_up(&mut self, operation: usize) {
+        let is_away = self.provider_is_away;
+        if let Some(live) = self.live_of(operation)
+            && (live.attempts == 2 || is_away)
+        {
+            self.provider_ends(operation, Ending::Failed("provider_error"), None);
+        }
+    }
+
+    fn live_of(&mut self, operation: usize) -> Option<&mut Live> {
+        self.live.get_mut(&self.operations[operation].turn?)
+    }
+
+    /// Time passes: providers are silent for too long, and requests too old.
+    pub(crate) fn advance(&mut self, micros: i64) {
+        self.now += micros;
+        let (now, life) = (self.now, self.life);
+        for live in self.live.values_mut().filter(|live| live.life == life) {
+            if live.asked && now >= live.silence_ends.min(live.call_ends) {
+                live.ending
+                    .get_or_insert(Ending::Failed("provider_timeout"));
+            }
+        }
+        for number in 0..self.operations.len() {
+            let operation = &mut self.operations[number];
+            let is_late = now >= operation.began + REQUEST_DEADLINE;
+            if is_late && operation.presence == Presence::Waiting && operation.answer.is_none() {
+                self.leave(number);
+                // What it set in motion goes on, but it does get an answer.
+                let operation = &mut self.operations[number];
+                operation.answer = Some(TIMED_OUT.to_owned());
+            }
+        }
+        self.live_on();
+    }
+
+    fn live_on(&mut self) {
+        for operation in &mut self.operations {
+            // Whose client left, or was told that it took too long, goes on.
+            let goes_on = operation.presence == Presence::Left;
+            if goes_on || (operation.presence == Presence::Waiting && operation.answer.is_none()) {
+                operation.live_through(&self.facts, self.now);
+            }
+        }
+    }
+
+    /// The process is gone with all that it was doing.
+    pub(crate) fn crash(&mut self) {
+        self.life += 1;
+        self.watchdogs = 0;
+        self.provider_is_away = false;
+        self.counts = Counts::default();
+        for operation in &mut self.operations {
+            operation.presence = Presence::Over;
+        }
+    }
+}
+
+fn micros(limit: Duration) -> i64 {
+    i64::try_from(limit.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn signed((input, output): (u64, u64)) -> (i64, i64) {
+    let signed = |tokens| i64::try_from(tokens).unwrap_or(i64::MAX);
+    (signed(input), signed(output))
+}

@@ -1,0 +1,284 @@
+//! What is right to answer for a state of the rows.
+
+use anyhow::{Context as _, ensure};
+use minichat_core::Timestamp;
+use uuid::Uuid;
+
+use super::{DAILY_LIMIT, MAX_OUTPUT, MONTHLY_LIMIT, OUTPUT_PRICE, Operation, Wish};
+use crate::facts::{Facts, Message, Turn};
+
+impl Operation {
+    /// Adds what would be a right answer now.
+    pub(super) fn live_through(&mut self, facts: &Facts, now: i64) {
+        self.states += 1;
+        let chat = self.chat;
+        let day = Timestamp::from_micros(now).date().to_string();
+        match &self.wish {
+            Wish::Send { request, content } => {
+                let need = self::need(content, facts.prior_context(chat, None));
+                self.reserves.insert(need);
+                let answer = match facts.turn_of(chat, *request) {
+                    Some((_, turn)) => facts.replay(turn),
+                    None if facts.running_in(chat).is_some() => "409 generation_in_progress".into(),
+                    None if !facts.admits(&day, need) => "429 quota_exceeded".into(),
+                    None => return,
+                };
+                self.allowed.insert(answer);
+            }
+            Wish::Retry { target } | Wish::Edit { target, .. } => {
+                if let Some(refusal) = facts.refusal(chat, *target) {
+                    self.allowed.insert(refusal.to_owned());
+                } else {
+                    let old = facts.message_of(chat, *target, "user");
+                    let content = match (&self.wish, old) {
+                        (Wish::Edit { content, .. }, _) => content.as_str(),
+                        (_, Some(message)) => message.content.as_str(),
+                        (_, None) => "",
+                    };
+                    let need = self::need(content, facts.prior_context(chat, Some(*target)));
+                    self.reserves.insert(need);
+                    if !facts.admits(&day, need) {
+                        self.allowed.insert("429 quota_exceeded".to_owned());
+                    }
+                }
+                // In a race with a send either is right (TURN-55).
+                if self.states > 1 && facts.running_in(chat).is_some() {
+                    self.allowed.insert("409 generation_in_progress".to_owned());
+                }
+            }
+            Wish::Delete { target } => {
+                if let Some(refusal) = facts.refusal(chat, *target) {
+                    self.allowed.insert(refusal.to_owned());
+                }
+            }
+            Wish::Cancel { target } => {
+                let answer = match facts.turn_of(chat, *target) {
+                    None => "404 turn_not_found".to_owned(),
+                    Some((_, turn)) if turn.is_running() => format!("202 {}", turn.status()),
+                    Some((_, turn)) => format!("200 {}", turn.status()),
+                };
+                self.allowed.insert(answer);
+            }
+            Wish::Status { target } => {
+                let answer = match facts.turn_of(chat, *target) {
+                    None => "404 turn_not_found".to_owned(),
+                    Some((_, turn)) => format!("200 {}", turn.status()),
+                };
+                self.allowed.insert(answer);
+            }
+            Wish::Messages => {
+                self.allowed.insert(facts.list(chat));
+            }
+        }
+    }
+}
+
+impl Turn {
+    /// The turn status of TURN-8 as one text.
+    pub(crate) fn status(&self) -> String {
+        let state = match self.state.as_str() {
+            "completed" => "done",
+            "failed" => "error",
+            other => other,
+        };
+        let answer = self.answer.map(|id| id.to_string()).unwrap_or_default();
+        let code = self.error_code.as_deref().unwrap_or_default();
+        format!("{state} {code} {answer}")
+    }
+}
+
+impl Facts {
+    pub(crate) fn turn_of(&self, chat: Uuid, request: Uuid) -> Option<(Uuid, &Turn)> {
+        let mut turns = self.turns.iter();
+        turns
+            .find(|(_, turn)| turn.chat == chat && turn.request == request)
+            .map(|(id, turn)| (*id, turn))
+    }
+
+    pub(super) fn running_in(&self, chat: Uuid) -> Option<&Turn> {
+        let mut turns = self.turns.values();
+        turns.find(|turn| turn.chat == chat && turn.is_running() && !turn.is_deleted)
+    }
+
+    /// The chat's newest turn that is not deleted.
+    pub(crate) fn newest_turn(&self, chat: Uuid) -> Option<&Turn> {
+        let turns = self.turns.values();
+        turns
+            .filter(|turn| turn.chat == chat && !turn.is_deleted)
+            .max_by_key(|turn| turn.started_at)
+    }
+
+    pub(super) fn message_of(&self, chat: Uuid, request: Uuid, role: &str) -> Option<&Message> {
+        self.messages.values().find(|message| {
+            message.chat == chat
+                && message.request == request
+                && message.role == role
+                && !message.is_deleted
+        })
+    }
+
+    pub(super) fn message_of_turn(&self, turn: &Turn, role: &str) -> Option<(Uuid, &Message)> {
+        let mut messages = self.messages.iter();
+        messages
+            .find(|(_, message)| {
+                message.chat == turn.chat && message.request == turn.request && message.role == role
+            })
+            .map(|(id, message)| (*id, message))
+    }
+
+    pub(super) fn newest_in(&self, chat: Uuid) -> i64 {
+        let messages = self.messages.values();
+        messages
+            .filter(|message| message.chat == chat && !message.is_deleted)
+            .map(|message| message.created_at)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The least instant of a new turn of `chat` (TURN-6).
+    pub(super) fn next_instant(&self, chat: Uuid) -> i64 {
+        let turns = self.turns.values();
+        turns
+            .filter(|turn| turn.chat == chat && !turn.is_deleted)
+            .map(|turn| turn.started_at + 1)
+            .max()
+            .unwrap_or(0)
+            .max(self.newest_in(chat) + 1)
+    }
+
+    /// Why a mutation of the turn is refused (TURN-54).
+    pub(super) fn refusal(&self, chat: Uuid, target: Uuid) -> Option<&'static str> {
+        let Some((_, turn)) = self.turn_of(chat, target) else {
+            return Some("404 turn_not_found");
+        };
+        if turn.is_running() {
+            return Some("400 invalid_turn_state");
+        }
+        let is_newest = self
+            .newest_turn(chat)
+            .is_some_and(|newest| newest.request == target);
+        (!is_newest).then_some("409 not_latest_turn")
+    }
+
+    /// Soft-deletes a turn with its messages and reports it (TURN-55).
+    pub(super) fn remove(&mut self, id: Uuid, by: Option<Uuid>, audit: &str) -> anyhow::Result<()> {
+        let turn = self.turns.get_mut(&id).context("no such turn")?;
+        ensure!(!turn.is_deleted, "deleted twice");
+        turn.is_deleted = true;
+        turn.replaced_by = by;
+        let (chat, request) = (turn.chat, turn.request);
+        for message in self.messages.values_mut() {
+            if message.chat == chat && message.request == request {
+                message.is_deleted = true;
+            }
+        }
+        self.audits.push((audit.to_owned(), id));
+        Ok(())
+    }
+
+    /// The tokens of the newest answer that counts some (QUOTA-37).
+    pub(super) fn prior_context(&self, chat: Uuid, without: Option<Uuid>) -> i64 {
+        let messages = self.messages.values();
+        messages
+            .filter(|message| {
+                message.chat == chat
+                    && message.role == "assistant"
+                    && !message.is_deleted
+                    && Some(message.request) != without
+                    && message.tokens != (0, 0)
+            })
+            .max_by_key(|message| message.created_at)
+            .map_or(0, |message| message.tokens.0 + message.tokens.1)
+    }
+
+    /// Whether the cells of `day` have room for a turn (QUOTA-12, QUOTA-13).
+    pub(super) fn admits(&self, day: &str, reserve_tokens: i64) -> bool {
+        let credits = reserve_tokens - MAX_OUTPUT + MAX_OUTPUT * OUTPUT_PRICE;
+        let admits = |key, limit| {
+            let cell = self.cells.get(&key).copied().unwrap_or_default();
+            cell.reserved + cell.spent + credits <= limit
+        };
+        admits(daily(day), DAILY_LIMIT) && admits(monthly(day), MONTHLY_LIMIT)
+    }
+
+    /// The answer to a send whose request the chat has seen (TURN-43, TURN-44).
+    pub(super) fn replay(&self, turn: &Turn) -> String {
+        match turn.answer.and_then(|id| self.messages.get(&id)) {
+            Some(message) if turn.state == "completed" && !turn.is_deleted => {
+                let id = turn.answer.unwrap_or_default();
+                let (input, output) = message.tokens;
+                format!(
+                    "replay {} {id} {input}+{output} {}",
+                    turn.request, message.content
+                )
+            }
+            _ => "409 request_id_conflict".to_owned(),
+        }
+    }
+
+    /// The messages of a chat as one text.
+    pub(super) fn list(&self, chat: Uuid) -> String {
+        let messages = self.messages.values();
+        let mut listed: Vec<&Message> = messages
+            .filter(|message| message.chat == chat && !message.is_deleted)
+            .collect();
+        listed.sort_by_key(|message| message.created_at);
+        let texts = listed
+            .iter()
+            .map(|message| format!("{}:{}", message.role, message.content));
+        format!("200 {}", texts.collect::<Vec<_>>().join("|"))
+    }
+
+    /// Where `other` differs, for people.
+    pub(super) fn differs(&self, other: &Self) -> String {
+        let mut lines = Vec::new();
+        let mut compare = |name: &str, expected: String, found: String| {
+            if expected != found {
+                lines.push(format!("{name}\n  must be {expected}\n  but are {found}"));
+            }
+        };
+        compare(
+            "turns",
+            format!("{:?}", self.turns),
+            format!("{:?}", other.turns),
+        );
+        compare(
+            "messages",
+            format!("{:?}", self.messages),
+            format!("{:?}", other.messages),
+        );
+        compare(
+            "cells",
+            format!("{:?}", self.cells),
+            format!("{:?}", other.cells),
+        );
+        compare(
+            "usage events",
+            format!("{:?}", self.usage),
+            format!("{:?}", other.usage),
+        );
+        compare(
+            "audit events",
+            format!("{:?}", self.audits),
+            format!("{:?}", other.audits),
+        );
+        lines.join("\n")
+    }
+}
+
+/// QUOTA-35 and QUOTA-43 with the default budgets.
+fn need(content: &str, prior_context: i64) -> i64 {
+    let bytes = i64::try_from(content.len()).unwrap_or(i64::MAX);
+    let base = bytes.unsigned_abs().div_ceil(4) + 100;
+    let text = i64::try_from((base * 110).div_ceil(100)).unwrap_or(i64::MAX);
+    text + prior_context + MAX_OUTPUT
+}
+
+pub(super) fn daily(day: &str) -> (String, String, String) {
+    ("daily".to_owned(), day.to_owned(), "total".to_owned())
+}
+
+pub(super) fn monthly(day: &str) -> (String, String, String) {
+    let first = format!("{}01", &day[..day.len() - 2]);
+    ("monthly".to_owned(), first, "total".to_owned())
+}

@@ -1,0 +1,482 @@
+//! What a transaction may make of the rows.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, bail, ensure};
+use minichat_core::Timestamp;
+use uuid::Uuid;
+
+use super::rules::{daily, monthly};
+use super::{
+    Cancel, DAILY_LIMIT, Ending, FLOOR, Live, MAX_OUTPUT, MONTHLY_LIMIT, Model, OUTPUT_PRICE,
+    OVERSHOOT_PCT, Operation, Presence, WATCHDOG_TIMEOUT, Winner, Wish, micros, signed,
+};
+use crate::facts::{Cell, Facts, Message, Turn, UsageEvent};
+use crate::provider::Usage;
+
+impl Model {
+    /// The rows after a transaction: they must be what the model makes of the
+    /// rows before it.
+    pub(crate) fn observe(&mut self, after: &Facts) -> anyhow::Result<()> {
+        let before = std::mem::replace(&mut self.facts, after.clone());
+        if before == *after {
+            return Ok(());
+        }
+        let mut expected = before.clone();
+        for (id, turn) in &after.turns {
+            match before.turns.get(id) {
+                None => self.inserted(&mut expected, after, *id, turn)?,
+                Some(old) => {
+                    if turn.is_deleted && !old.is_deleted && turn.replaced_by.is_none() {
+                        self.deleted(&mut expected, *id)?;
+                    }
+                    if old.is_running() && !turn.is_running() {
+                        self.finished(&mut expected, after, *id, turn)?;
+                    }
+                    if turn.last_progress_at != old.last_progress_at {
+                        self.progressed(&mut expected, *id, turn)?;
+                    }
+                }
+            }
+        }
+        expected.cells.retain(|_, cell| *cell != Cell::default());
+        expected.audits.sort();
+        if expected != *after {
+            bail!(
+                "the rows are not as they must be: {}",
+                expected.differs(after)
+            );
+        }
+        self.check_invariants()?;
+        self.live_on();
+        Ok(())
+    }
+
+    /// A new running turn, maybe in the place of another (TURN-11, TURN-55).
+    fn inserted(
+        &mut self,
+        expected: &mut Facts,
+        after: &Facts,
+        id: Uuid,
+        turn: &Turn,
+    ) -> anyhow::Result<()> {
+        let number = self.opener(expected, after, turn)?;
+        let operation = &self.operations[number];
+        let content = operation.message(expected)?;
+        if let Some(target) = operation.wish.replaced() {
+            let (old, _) = expected
+                .turn_of(turn.chat, target)
+                .context("no turn to replace")?;
+            let kind = match operation.wish {
+                Wish::Retry { .. } => "turn_retry",
+                _ => "turn_edit",
+            };
+            expected.remove(old, Some(turn.request), kind)?;
+        }
+        let running = expected.running_in(turn.chat);
+        ensure!(running.is_none(), "a second turn runs in its chat");
+        ensure!(
+            operation.reserves.contains(&turn.reserve_tokens),
+            "reserved {} tokens; right would be one of {:?}",
+            turn.reserve_tokens,
+            operation.reserves
+        );
+        let credits = turn.reserve_tokens - MAX_OUTPUT + MAX_OUTPUT * OUTPUT_PRICE;
+        let day = Timestamp::from_micros(turn.started_at).date();
+        let new = Turn {
+            chat: operation.chat,
+            request: turn.request,
+            state: "running".to_owned(),
+            error_code: None,
+            answer: None,
+            is_deleted: false,
+            replaced_by: None,
+            reserve_tokens: turn.reserve_tokens,
+            reserved_credits: credits,
+            max_output: MAX_OUTPUT,
+            floor: FLOOR,
+            day: turn.day.clone(),
+            started_at: turn.started_at,
+            last_progress_at: turn.started_at,
+        };
+        ensure!(
+            turn.started_at >= expected.next_instant(turn.chat),
+            "a turn does not begin after everything else in its chat"
+        );
+        ensure!(turn.day == day.to_string(), "reserved on {}", turn.day);
+        for (key, limit) in [
+            (daily(&turn.day), DAILY_LIMIT),
+            (monthly(&turn.day), MONTHLY_LIMIT),
+        ] {
+            let cell = expected.cells.entry(key).or_default();
+            cell.reserved += credits;
+            ensure!(cell.reserved + cell.spent <= limit, "beyond the limit");
+        }
+        let (message_id, message) = after
+            .message_of_turn(turn, "user")
+            .context("a turn without message")?;
+        ensure!(
+            message.created_at > expected.newest_in(turn.chat),
+            "a message does not follow everything else in its chat"
+        );
+        expected.messages.insert(
+            message_id,
+            Message {
+                chat: turn.chat,
+                request: turn.request,
+                role: "user".to_owned(),
+                content,
+                is_deleted: false,
+                tokens: (0, 0),
+                created_at: message.created_at,
+            },
+        );
+        expected.turns.insert(id, new);
+        self.opened(number, id);
+        Ok(())
+    }
+
+    /// The operation that may have opened `turn`.
+    fn opener(&self, expected: &Facts, after: &Facts, turn: &Turn) -> anyhow::Result<usize> {
+        let replaced = after
+            .turns
+            .values()
+            .find(|old| old.chat == turn.chat && old.replaced_by == Some(turn.request))
+            .map(|old| old.request);
+        let is_opener = |operation: &Operation| {
+            let fits = match replaced {
+                None => {
+                    matches!(&operation.wish, Wish::Send { request, .. } if *request == turn.request)
+                }
+                Some(target) => {
+                    operation.wish.replaced() == Some(target)
+                        && expected.refusal(operation.chat, target).is_none()
+                }
+            };
+            fits && operation.chat == turn.chat
+                && operation.life == self.life
+                && operation.turn.is_none()
+                && operation.presence != Presence::Over
+        };
+        let said = after
+            .message_of_turn(turn, "user")
+            .map(|(_, message)| &message.content);
+        let says_it = |operation: &Operation| operation.message(expected).ok().as_ref() == said;
+        let found: Vec<usize> = (0..self.operations.len())
+            .filter(|&number| {
+                let operation = &self.operations[number];
+                is_opener(operation) && says_it(operation)
+            })
+            .collect();
+        // Which of several it was is known by its transaction, or else seen by
+        // who is answered with the stream; one that waits is.
+        let waits = |number: &&usize| self.operations[**number].presence == Presence::Waiting;
+        let happens = |number: &&usize| {
+            let transaction = self.operations[**number].transaction;
+            transaction.is_some() && transaction == self.happening
+        };
+        let chosen = found.iter().find(happens);
+        let chosen = chosen.or_else(|| found.iter().find(waits).or(found.first()));
+        chosen.copied().context("nobody may open this turn now")
+    }
+
+    fn opened(&mut self, number: usize, turn: Uuid) {
+        let operation = &mut self.operations[number];
+        operation.turn = Some(turn);
+        let has_left = operation.presence == Presence::Left;
+        if has_left {
+            operation.presence = Presence::Over;
+        }
+        self.counts.started += 1;
+        let ending = if has_left {
+            Some(Ending::Cancelled(Cancel::Disconnect))
+        } else {
+            None
+        };
+        self.live.insert(
+            turn,
+            Live {
+                life: self.life,
+                text: String::new(),
+                asked: false,
+                attempts: 0,
+                usage: None,
+                ending,
+                winner: None,
+                silence_ends: i64::MAX,
+                call_ends: i64::MAX,
+            },
+        );
+    }
+
+    /// A turn moved out of `running` (TURN-33).
+    fn finished(
+        &mut self,
+        expected: &mut Facts,
+        after: &Facts,
+        id: Uuid,
+        turn: &Turn,
+    ) -> anyhow::Result<()> {
+        let old = expected.turns.get(&id).context("no such turn")?.clone();
+        let is_orphan = turn.error_code.as_deref() == Some("orphan_timeout");
+        let settled = if is_orphan {
+            self.orphaned(id, &old)?
+        } else {
+            self.ended(id, turn)?
+        };
+        let mut new = old.clone();
+        settled.state.clone_into(&mut new.state);
+        new.error_code = settled.error_code.map(str::to_owned);
+        if let Some(text) = &settled.text {
+            let answer = turn.answer.context("the answer is not linked")?;
+            let stored = after.messages.get(&answer).context("no answer")?;
+            ensure!(
+                stored.created_at > expected.newest_in(old.chat),
+                "the answer is not the newest message of its chat"
+            );
+            new.answer = Some(answer);
+            expected.messages.insert(
+                answer,
+                Message {
+                    chat: old.chat,
+                    request: old.request,
+                    role: "assistant".to_owned(),
+                    content: text.clone(),
+                    is_deleted: false,
+                    tokens: settled.usage.map_or((0, 0), signed),
+                    created_at: stored.created_at,
+                },
+            );
+        }
+        let credits = settled.credits(&old);
+        for key in [daily(&old.day), monthly(&old.day)] {
+            let cell = expected.cells.entry(key).or_default();
+            cell.reserved -= old.reserved_credits;
+            cell.spent += credits;
+            cell.calls += 1;
+            if settled.method == "actual" {
+                let (input, output) = settled.usage.map_or((0, 0), signed);
+                cell.input_tokens += input;
+                cell.output_tokens += output;
+            }
+        }
+        expected.usage.insert(
+            id,
+            UsageEvent {
+                state: settled.state.to_owned(),
+                error_code: settled.error_code.map(str::to_owned),
+                billing: settled.billing.to_owned(),
+                method: settled.method.to_owned(),
+                credits,
+                reserved: old.reserved_credits,
+            },
+        );
+        let audit = match settled.state {
+            "completed" => "turn_completed",
+            _ => "turn_failed",
+        };
+        expected.audits.push((audit.to_owned(), id));
+        expected.turns.insert(id, new);
+        self.count(&settled);
+        Ok(())
+    }
+
+    /// The process of a turn won (TURN-31, TURN-40).
+    fn ended(&mut self, id: Uuid, turn: &Turn) -> anyhow::Result<Settled> {
+        let life = self.life;
+        let opener = self.operations.iter().find(|it| it.turn == Some(id));
+        let may_be_refused = opener.is_some_and(|opener| opener.may_be_refused);
+        let live = self.live.get_mut(&id).context("no process has the turn")?;
+        ensure!(live.life == life, "its process is gone");
+        ensure!(live.winner.is_none(), "its process had ended it before");
+        live.winner = Some(Winner::Process);
+        if may_be_refused && !live.asked && turn.error_code.as_deref() == Some("provider_error") {
+            live.ending = Some(Ending::Failed("provider_error"));
+        }
+        let ending = live.ending.context("nothing ended the turn")?;
+        let usage = live.usage;
+        let method = match (live.asked, usage) {
+            (false, _) => "released",
+            (true, Some(_)) => "actual",
+            (true, None) => "estimated",
+        };
+        let (state, error_code, billing) = match ending {
+            Ending::Completed => ("completed", None, "completed"),
+            Ending::Failed(code) => ("failed", Some(code), "failed"),
+            Ending::Cancelled(_) => ("cancelled", None, "aborted"),
+        };
+        let is_kept = match ending {
+            Ending::Completed => true,
+            Ending::Failed(_) => false,
+            Ending::Cancelled(_) => !live.text.is_empty(),
+        };
+        Ok(Settled {
+            state,
+            error_code,
+            billing,
+            method,
+            usage,
+            text: is_kept.then(|| live.text.clone()),
+            trigger: "client_disconnect",
+        })
+    }
+
+    /// A watchdog or the start-up recovery won (TURN-60, TURN-63).
+    fn orphaned(&mut self, id: Uuid, old: &Turn) -> anyhow::Result<Settled> {
+        let is_stale = old.last_progress_at <= self.now - micros(WATCHDOG_TIMEOUT);
+        ensure!(
+            self.recovers || (self.watchdogs > 0 && is_stale && !old.is_deleted),
+            "not an orphan: last progress {} at {}, {} watchdogs",
+            old.last_progress_at,
+            self.now,
+            self.watchdogs
+        );
+        if let Some(live) = self.live.get_mut(&id) {
+            live.winner = Some(Winner::Other);
+        }
+        Ok(Settled {
+            state: "failed",
+            error_code: Some("orphan_timeout"),
+            billing: "aborted",
+            method: "estimated",
+            usage: None,
+            text: None,
+            trigger: if self.recovers {
+                "pod_crash"
+            } else {
+                "orphan_timeout"
+            },
+        })
+    }
+
+    /// The winner records the end, once (D1).
+    fn count(&mut self, settled: &Settled) {
+        let counts = &mut self.counts;
+        if settled.state == "completed" {
+            counts.completed += 1;
+        } else {
+            let code = settled.error_code.unwrap_or("cancelled");
+            *counts.failed.entry(code.to_owned()).or_default() += 1;
+        }
+        if settled.billing == "aborted" {
+            *counts.aborted.entry(settled.trigger).or_default() += 1;
+        }
+        if settled.trigger == "orphan_timeout" {
+            counts.orphans_finalized += 1;
+        }
+        if settled.method == "actual" {
+            counts.settled_actual += 1;
+        }
+    }
+
+    /// Deleted without a replacement (TURN-55).
+    fn deleted(&mut self, expected: &mut Facts, id: Uuid) -> anyhow::Result<()> {
+        let turn = expected.turns.get(&id).context("no such turn")?;
+        let refusal = expected.refusal(turn.chat, turn.request);
+        ensure!(refusal.is_none(), "deleted, but {refusal:?}");
+        let request = turn.request;
+        let mut may_delete = false;
+        for operation in &mut self.operations {
+            if operation.wish == (Wish::Delete { target: request })
+                && operation.presence != Presence::Over
+                && operation.life == self.life
+            {
+                operation.allowed.insert("deleted".to_owned());
+                may_delete = true;
+            }
+        }
+        ensure!(may_delete, "nobody may delete this turn now");
+        expected.remove(id, None, "turn_delete")
+    }
+
+    /// A sign of life (TURN-7).
+    fn progressed(&self, expected: &mut Facts, id: Uuid, turn: &Turn) -> anyhow::Result<()> {
+        let live = self.live.get(&id).context("no process has the turn")?;
+        ensure!(live.life == self.life, "progress of a dead process");
+        let old = expected.turns.get_mut(&id).context("no such turn")?;
+        ensure!(
+            turn.is_running() && turn.last_progress_at == self.now,
+            "progress noted at {} of a turn that is {}",
+            turn.last_progress_at,
+            turn.state
+        );
+        old.last_progress_at = turn.last_progress_at;
+        Ok(())
+    }
+
+    /// What holds at every moment.
+    fn check_invariants(&self) -> anyhow::Result<()> {
+        let facts = &self.facts;
+        let mut reserved = BTreeMap::<_, i64>::new();
+        for turn in facts.turns.values().filter(|turn| turn.is_running()) {
+            for key in [daily(&turn.day), monthly(&turn.day)] {
+                *reserved.entry(key).or_default() += turn.reserved_credits;
+            }
+        }
+        for (key, cell) in &facts.cells {
+            let sum = reserved.get(key).copied().unwrap_or(0);
+            ensure!(cell.reserved == sum, "{key:?} reserves {}", cell.reserved);
+        }
+        for (id, turn) in &facts.turns {
+            let is_settled = facts.usage.contains_key(id);
+            ensure!(is_settled != turn.is_running(), "usage event of {turn:?}");
+        }
+        Ok(())
+    }
+
+    /// What holds when nothing is under way any more.
+    pub(crate) fn check_end(&self) -> anyhow::Result<()> {
+        let running = self.facts.turns.values().find(|turn| turn.is_running());
+        ensure!(running.is_none(), "left running: {running:?}");
+        let reserved = self.facts.cells.values().find(|cell| cell.reserved != 0);
+        ensure!(reserved.is_none(), "a reserve is left: {reserved:?}");
+        Ok(())
+    }
+}
+
+/// How a turn is settled.
+struct Settled {
+    state: &'static str,
+    error_code: Option<&'static str>,
+    billing: &'static str,
+    method: &'static str,
+    usage: Usage,
+    text: Option<String>,
+    trigger: &'static str,
+}
+
+impl Operation {
+    /// The message of the turn that it opens.
+    fn message(&self, before: &Facts) -> anyhow::Result<String> {
+        Ok(match &self.wish {
+            Wish::Send { content, .. } | Wish::Edit { content, .. } => content.clone(),
+            Wish::Retry { target } => before
+                .message_of(self.chat, *target, "user")
+                .context("a retry of a turn without message")?
+                .content
+                .clone(),
+            other => bail!("{other:?} opened a turn"),
+        })
+    }
+}
+
+impl Settled {
+    /// QUOTA-58 to QUOTA-60, at the prices of `std`.
+    fn credits(&self, turn: &Turn) -> i64 {
+        let estimate = turn.reserve_tokens - turn.max_output + turn.floor * OUTPUT_PRICE;
+        match (self.method, self.usage) {
+            ("released", _) => 0,
+            ("actual", Some(usage)) => {
+                let (input, output) = signed(usage);
+                let price = input + output * OUTPUT_PRICE;
+                let tolerated = turn.reserve_tokens * (100 + OVERSHOOT_PCT);
+                if (input + output) * 100 <= tolerated {
+                    price
+                } else {
+                    price.min(turn.reserved_credits)
+                }
+            }
+            _ => estimate.min(turn.reserved_credits),
+        }
+    }
+}

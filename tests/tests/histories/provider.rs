@@ -1,0 +1,262 @@
+//! A provider without a network, every step of which is released from outside.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use minichat_provider::testing::Dial;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::sync::mpsc;
+
+/// Room for everything that is written in one history: the provider is never
+/// held up by its reader.
+const CAPACITY: usize = 1 << 20;
+
+/// Cheap to clone; all clones are one provider.
+#[derive(Clone, Default)]
+pub(crate) struct Provider(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    refuses_connections: bool,
+    refusals: u32,
+    calls: Vec<Call>,
+}
+
+struct Call {
+    caller: String,
+    phase: Phase,
+    /// Dropping it closes the connection.
+    bytes: Option<mpsc::UnboundedSender<Bytes>>,
+    /// The other side closed the connection.
+    is_abandoned: bool,
+}
+
+/// How far the answer is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// The request was read.
+    Asked,
+    /// The head of a stream was written.
+    Streaming,
+    /// There is nothing more to say.
+    Ended,
+}
+
+/// A call as the outside sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct CallView {
+    pub(crate) index: usize,
+    /// The request's `x-client-request-id`.
+    pub(crate) caller: String,
+    pub(crate) phase: Phase,
+    pub(crate) is_abandoned: bool,
+}
+
+impl CallView {
+    pub(crate) fn is_open(&self) -> bool {
+        !self.is_abandoned && self.phase != Phase::Ended
+    }
+}
+
+/// Tokens that an answer says it used.
+pub(crate) type Usage = Option<(u64, u64)>;
+
+impl Provider {
+    pub(crate) fn dial(&self) -> Dial {
+        let provider = self.clone();
+        Arc::new(move || {
+            let provider = provider.clone();
+            Box::pin(async move { provider.connect() })
+        })
+    }
+
+    pub(crate) fn refuse_connections(&self, refuse: bool) {
+        self.lock().refuses_connections = refuse;
+    }
+
+    /// How many connections were refused.
+    pub(crate) fn refusals(&self) -> u32 {
+        self.lock().refusals
+    }
+
+    pub(crate) fn calls(&self) -> Vec<CallView> {
+        let state = self.lock();
+        let calls = state.calls.iter().enumerate();
+        calls
+            .map(|(index, call)| CallView {
+                index,
+                caller: call.caller.clone(),
+                phase: call.phase,
+                is_abandoned: call.is_abandoned,
+            })
+            .collect()
+    }
+
+    /// Begins to stream.
+    pub(crate) fn stream(&self, call: usize) {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
+            transfer-encoding: chunked\r\nconnection: close\r\n\r\n";
+        self.write(call, Bytes::from_static(head.as_bytes()), Phase::Streaming);
+    }
+
+    /// Answers with a status instead of a stream.
+    pub(crate) fn refuse(&self, call: usize, status: u16) {
+        let head = format!(
+            "HTTP/1.1 {status} No\r\ncontent-type: application/json\r\n\
+             content-length: 2\r\nconnection: close\r\n\r\n{{}}"
+        );
+        self.write(call, head.into(), Phase::Ended);
+    }
+
+    /// Ends the connection without a word.
+    pub(crate) fn hang_up(&self, call: usize) {
+        let mut state = self.lock();
+        state.calls[call].phase = Phase::Ended;
+        state.calls[call].bytes = None;
+    }
+
+    /// Writes an event that says nothing.
+    pub(crate) fn show_life(&self, call: usize) {
+        let event = event("response.in_progress", &json!({}));
+        self.write(call, event, Phase::Streaming);
+    }
+
+    pub(crate) fn delta(&self, call: usize, text: &str) {
+        let event = event("response.output_text.delta", &json!({"delta": text}));
+        self.write(call, event, Phase::Streaming);
+    }
+
+    /// `incomplete` names a reason to stop early.
+    pub(crate) fn complete(&self, call: usize, usage: Usage, incomplete: Option<&str>) {
+        let (name, mut response) = match incomplete {
+            None => ("response.completed", json!({"status": "completed"})),
+            Some(reason) => (
+                "response.incomplete",
+                json!({"status": "incomplete", "incomplete_details": {"reason": reason}}),
+            ),
+        };
+        response["id"] = format!("resp_{call}").into();
+        response["usage"] = tokens(usage);
+        self.end(call, &event(name, &json!({"response": response})));
+    }
+
+    pub(crate) fn fail(&self, call: usize, usage: Usage) {
+        let response = json!({
+            "status": "failed",
+            "error": {"code": "server_error", "message": "no"},
+            "usage": tokens(usage),
+        });
+        self.end(
+            call,
+            &event("response.failed", &json!({"response": response})),
+        );
+    }
+
+    fn end(&self, call: usize, last: &Bytes) {
+        let bytes = [&last[..], b"0\r\n\r\n"].concat();
+        self.write(call, bytes.into(), Phase::Ended);
+    }
+
+    fn write(&self, call: usize, bytes: Bytes, phase: Phase) {
+        let mut state = self.lock();
+        let call = &mut state.calls[call];
+        call.phase = phase;
+        if let Some(sender) = &call.bytes {
+            // A connection that is gone needs nothing.
+            let _ = sender.send(bytes);
+        }
+        if phase == Phase::Ended {
+            call.bytes = None;
+        }
+    }
+
+    fn connect(&self) -> io::Result<DuplexStream> {
+        let mut state = self.lock();
+        if state.refuses_connections {
+            state.refusals += 1;
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        drop(state);
+        let (ours, theirs) = tokio::io::duplex(CAPACITY);
+        tokio::spawn(serve(self.clone(), ours));
+        Ok(theirs)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Serves one request; the connection is not used again.
+async fn serve(provider: Provider, mut stream: DuplexStream) {
+    let Some(caller) = read_request(&mut stream).await else {
+        return;
+    };
+    let (bytes, mut to_write) = mpsc::unbounded_channel();
+    let index = {
+        let mut state = provider.lock();
+        state.calls.push(Call {
+            caller,
+            phase: Phase::Asked,
+            bytes: Some(bytes),
+            is_abandoned: false,
+        });
+        state.calls.len() - 1
+    };
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut rest = [0; 64];
+    loop {
+        tokio::select! {
+            biased;
+            bytes = to_write.recv() => {
+                let Some(bytes) = bytes else { return };
+                if writer.write_all(&bytes).await.is_err() {
+                    break;
+                }
+            }
+            read = reader.read(&mut rest) => {
+                if !matches!(read, Ok(1..)) {
+                    break;
+                }
+            }
+        }
+    }
+    provider.lock().calls[index].is_abandoned = true;
+}
+
+/// Reads a request to its end; its `x-client-request-id`. `None`: the
+/// connection was closed before.
+async fn read_request(stream: &mut DuplexStream) -> Option<String> {
+    let mut request = Vec::new();
+    loop {
+        if let Some(end) = request.windows(4).position(|four| four == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&request[..end]).to_lowercase();
+            let header = |name: &str| {
+                head.lines()
+                    .find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
+            };
+            let length: usize = header("content-length:")?.parse().ok()?;
+            if request.len() >= end + 4 + length {
+                return header("x-client-request-id:");
+            }
+        }
+        if stream.read_buf(&mut request).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+/// One event as one chunk.
+fn event(name: &str, payload: &Value) -> Bytes {
+    let event = format!("event: {name}\ndata: {payload}\n\n");
+    format!("{:x}\r\n{event}\r\n", event.len()).into()
+}
+
+fn tokens(usage: Usage) -> Value {
+    usage.map_or(
+        Value::Null,
+        |(input, output)| json!({"input_tokens": input, "output_tokens": output}),
+    )
+}

@@ -1,0 +1,179 @@
+//! Races for one place, provoked: both sides are admitted before either writes,
+//! and then their transactions begin at the same moment.
+
+use anyhow::{Context as _, ensure};
+use http::Method;
+use minichat_store::testing::{Access, Moment};
+use minichat_tests::database::DatabaseKind;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::client::{Client, Identity, Question, Seen};
+use crate::model;
+use crate::world::{Life, Process, TENANT, World};
+
+const ROUNDS: u32 = 20;
+
+/// A scene in which a chat has one turn, which failed.
+struct Scene {
+    life: Life,
+    who: Identity,
+    chat: String,
+    turn: Uuid,
+}
+
+impl Scene {
+    async fn set(world: &mut World, process: &Process) -> anyhow::Result<Self> {
+        world.set_time(model::NOON)?;
+        let life = world.start(process).await?;
+        // Whatever opens a turn is answered by a stream that ends at once.
+        life.provider.refuse_connections(true);
+        let user = Uuid::new_v4();
+        let mut scene = Self {
+            life,
+            who: Identity {
+                tenant: TENANT,
+                user,
+            },
+            chat: String::new(),
+            turn: Uuid::new_v4(),
+        };
+        let chat = scene.ask(Method::POST, "/chats", json!({}));
+        scene.flush().await;
+        let body = chat.seen().body.unwrap_or_default();
+        scene.chat = body["id"].as_str().context("no chat")?.to_owned();
+        let first = scene.send(scene.turn);
+        scene.flush().await;
+        ensure!(first.seen().has_ended, "the first turn goes on");
+        Ok(scene)
+    }
+
+    fn ask(&self, method: Method, path: &str, body: Value) -> Client {
+        let question = Question {
+            method,
+            path: path.to_owned(),
+            body: Some(body),
+        };
+        Client::ask(self.life.router.clone(), self.who, "op", &question)
+    }
+
+    fn send(&self, request: Uuid) -> Client {
+        let path = format!("/chats/{}/messages:stream", self.chat);
+        let body = json!({"content": "hello", "request_id": request});
+        self.ask(Method::POST, &path, body)
+    }
+
+    fn of_turn(&self, method: Method, action: &str, body: Value) -> Client {
+        let path = format!("/chats/{}/turns/{}{action}", self.chat, self.turn);
+        self.ask(method, &path, body)
+    }
+
+    async fn flush(&self) {
+        self.life.settle().await;
+        while let Some(waiter) = self.life.turnstile.waiting().first() {
+            self.life.turnstile.release(waiter.number);
+            self.life.settle().await;
+        }
+    }
+
+    /// Lets both get as far as their first write, releases the writes together,
+    /// and then everything else.
+    async fn race(&self, sides: [Client; 2]) -> anyhow::Result<[Seen; 2]> {
+        let turnstile = &self.life.turnstile;
+        let writes = |access, moment| access == Access::Write && moment == Moment::Begin;
+        loop {
+            self.life.settle().await;
+            let waiting = turnstile.waiting();
+            let other = waiting.iter().find(|it| !writes(it.access, it.moment));
+            let Some(other) = other else {
+                ensure!(waiting.len() == 2, "not both write: {waiting:?}");
+                break;
+            };
+            turnstile.release(other.number);
+        }
+        for waiter in turnstile.waiting() {
+            turnstile.release(waiter.number);
+        }
+        self.flush().await;
+        Ok(sides.map(|side| side.seen()))
+    }
+}
+
+/// Runs `claim` in many scenes on both databases.
+fn rounds(mut claim: impl AsyncFnMut(&Scene) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    for kind in [DatabaseKind::Sqlite, DatabaseKind::Postgres] {
+        let mut world = World::create(kind)?;
+        for round in 0..ROUNDS {
+            let process = Process::spawn()?;
+            let played = process.run(async {
+                let scene = Scene::set(&mut world, &process).await?;
+                claim(&scene).await
+            })?;
+            played.with_context(|| format!("{kind:?}, round {round}"))?;
+        }
+        world.remove()?;
+    }
+    Ok(())
+}
+
+/// One side was answered with `won`, the other with 409 and one of `lost`.
+fn one_wins(seen: &[Seen; 2], won: u16, lost: &[&str]) -> anyhow::Result<()> {
+    let code = |seen: &Seen| {
+        let body = seen.body.clone().unwrap_or_default();
+        body["code"].as_str().unwrap_or_default().to_owned()
+    };
+    let winners = seen.iter().filter(|it| it.status == Some(won)).count();
+    let losers = seen
+        .iter()
+        .filter(|it| it.status == Some(409) && lost.contains(&code(it).as_str()))
+        .count();
+    ensure!((winners, losers) == (1, 1), "{seen:?}");
+    Ok(())
+}
+
+/// TURN-12: both violate the uniqueness of a chat's request.
+#[test]
+fn of_two_sends_with_one_key_the_later_conflicts() -> anyhow::Result<()> {
+    rounds(async |scene| {
+        let key = Uuid::new_v4();
+        let seen = scene.race([scene.send(key), scene.send(key)]).await?;
+        one_wins(&seen, 200, &["request_id_conflict"])
+    })
+}
+
+/// TURN-12: both violate the uniqueness of a chat's running turn.
+#[test]
+fn of_two_sends_with_keys_of_their_own_the_later_finds_one_running() -> anyhow::Result<()> {
+    rounds(async |scene| {
+        let sides = [scene.send(Uuid::new_v4()), scene.send(Uuid::new_v4())];
+        let seen = scene.race(sides).await?;
+        one_wins(&seen, 200, &["generation_in_progress"])
+    })
+}
+
+/// TURN-55
+#[test]
+fn of_two_mutations_of_one_turn_the_later_is_refused() -> anyhow::Result<()> {
+    let refusals = ["generation_in_progress", "not_latest_turn"];
+    rounds(async |scene| {
+        let retry = || scene.of_turn(Method::POST, "/retry", json!({}));
+        let edit = || scene.of_turn(Method::PATCH, "", json!({"content": "other"}));
+        let seen = scene.race([retry(), edit()]).await?;
+        one_wins(&seen, 200, &refusals)
+    })?;
+    rounds(async |scene| {
+        let delete = || scene.of_turn(Method::DELETE, "", json!({}));
+        let seen = scene.race([delete(), delete()]).await?;
+        one_wins(&seen, 204, &["not_latest_turn"])
+    })
+}
+
+/// TURN-55
+#[test]
+fn a_send_and_a_retry_do_not_both_open_a_turn() -> anyhow::Result<()> {
+    rounds(async |scene| {
+        let retry = scene.of_turn(Method::POST, "/retry", json!({}));
+        let seen = scene.race([scene.send(Uuid::new_v4()), retry]).await?;
+        one_wins(&seen, 200, &["generation_in_progress", "not_latest_turn"])
+    })
+}

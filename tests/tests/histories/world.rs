@@ -1,0 +1,320 @@
+//! The data plane of one history in one process: the application's parts, put
+//! together as a start does it, with everything that decides about time and
+//! order in the hands of the test.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use minichat_config::{Credentials, ProcessConfig, TenantConfig};
+use minichat_core::{Clock, Timestamp};
+use minichat_dataplane::app::App;
+use minichat_dataplane::config_source::{StoredPolicyVersions, TenantRuntime, Tenants};
+use minichat_dataplane::jobs::Watchdog;
+use minichat_dataplane::open_turns::OpenTurns;
+use minichat_metrics::{Metrics, RecordingMetrics};
+use minichat_provider::{ClientSettings, ProviderClient};
+use minichat_store::testing::Turnstile;
+use minichat_store::{DatabaseSettings, Store};
+use minichat_telemetry::{Signal, Tracer};
+use minichat_tests::database::{Database, DatabaseKind};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::facts::Window;
+use crate::model;
+use crate::provider::Provider;
+
+pub(crate) const TENANT: Uuid = Uuid::from_u128(0x1111_1111_1111_4111_8111_1111_1111_1111);
+
+/// A clock that stands still until it is moved.
+#[derive(Default)]
+pub(crate) struct HandClock(AtomicI64);
+
+impl HandClock {
+    pub(crate) fn set(&self, micros: i64) {
+        self.0.store(micros, Ordering::Relaxed);
+    }
+}
+
+impl Clock for HandClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// What survives the crashes of a history, and serves one history after the
+/// other.
+pub(crate) struct World {
+    pub(crate) clock: Arc<HandClock>,
+    pub(crate) window: Window,
+    config: ProcessConfig,
+    tenants: Arc<Tenants>,
+    database: Database,
+    /// On SQLite kept open between histories; a crash closes it.
+    store: Option<Store>,
+    _directory: TempDir,
+}
+
+/// One process, from its start to its crash or the end of the history.
+pub(crate) struct Life {
+    pub(crate) router: Router,
+    pub(crate) app: Arc<App>,
+    pub(crate) metrics: Arc<RecordingMetrics>,
+    pub(crate) provider: Provider,
+    pub(crate) turnstile: Turnstile,
+    /// Past the turnstile.
+    pub(crate) recovery: Watchdog,
+    idle: Arc<Notify>,
+}
+
+impl World {
+    pub(crate) fn create(kind: DatabaseKind) -> anyhow::Result<Self> {
+        let directory = directory()?;
+        let clock = Arc::<HandClock>::default();
+        let tenant = tenant()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let database = runtime.block_on(async {
+            let database = Database::create(kind, directory.path()).await?;
+            prepare(&database, Arc::clone(&clock), &tenant).await?;
+            anyhow::Ok(database)
+        })?;
+        let served = TenantRuntime::new(tenant, 1, Credentials::default());
+        let tenants = Arc::<Tenants>::default();
+        tenants.replace(HashMap::from([(TENANT.into(), Arc::new(served))]));
+        Ok(Self {
+            config: process_config()?,
+            tenants,
+            window: Window::open(&database)?,
+            clock,
+            database,
+            store: None,
+            _directory: directory,
+        })
+    }
+
+    /// Whether a start ends what the process before left running (TURN-63).
+    pub(crate) fn recovers(&self) -> bool {
+        matches!(self.database, Database::Sqlite(_))
+    }
+
+    pub(crate) fn set_time(&self, micros: i64) -> anyhow::Result<()> {
+        self.clock.set(micros);
+        self.window.set_time(micros)
+    }
+
+    /// Starts a process; called inside its runtime.
+    pub(crate) async fn start(&mut self, process: &Process) -> anyhow::Result<Life> {
+        let clock: Arc<dyn Clock> = Arc::<HandClock>::clone(&self.clock);
+        let store = match self.store.take() {
+            Some(store) => store,
+            None => open(&self.database, Arc::clone(&clock)).await?,
+        };
+        // Connections to a server belong to the runtime.
+        self.store = self.recovers().then(|| store.clone());
+        let metrics = Arc::<RecordingMetrics>::default();
+        let provider = Provider::default();
+        let recovery = Watchdog {
+            store: store.clone(),
+            metrics: Arc::<RecordingMetrics>::clone(&metrics) as Arc<dyn Metrics>,
+            timeout: model::WATCHDOG_TIMEOUT,
+        };
+        let app = Arc::new(App {
+            config: self.config.clone(),
+            tenants: Arc::clone(&self.tenants),
+            store: store.behind(process.turnstile.clone()),
+            provider: ProviderClient::in_memory(&ClientSettings::default(), provider.dial()),
+            metrics: Arc::<RecordingMetrics>::clone(&metrics) as Arc<dyn Metrics>,
+            clock,
+            refusing: Signal::new(),
+            turns: OpenTurns::default(),
+        });
+        Ok(Life {
+            router: minichat_dataplane::http::router(Arc::clone(&app), Tracer::without_export()),
+            app,
+            metrics,
+            provider,
+            turnstile: process.turnstile.clone(),
+            recovery,
+            idle: Arc::clone(&process.idle),
+        })
+    }
+
+    /// Removes what does not lie in the world's directory.
+    pub(crate) fn remove(self) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(self.database.remove())
+    }
+
+    /// The process is gone, and with it its handle on the database.
+    pub(crate) fn crash(&mut self) {
+        self.store = None;
+    }
+}
+
+impl Life {
+    pub(crate) fn watchdog(&self) -> Watchdog {
+        Watchdog {
+            store: self.app.store.clone(),
+            ..self.recovery.clone()
+        }
+    }
+
+    /// Returns when nothing can go on by itself.
+    pub(crate) async fn settle(&self) {
+        // The first may be left from an earlier idleness. Timers that are due
+        // fire after the second, and what they wake has run at the third.
+        for _ in 0..3 {
+            self.idle.notified().await;
+        }
+    }
+}
+
+/// The runtime of one process: one thread, whose time stands still.
+pub(crate) struct Process {
+    runtime: Option<Runtime>,
+    turnstile: Turnstile,
+    idle: Arc<Notify>,
+    /// Time goes on by itself unless a blocking task is under way. This one
+    /// ends with the sender.
+    brake: Option<mpsc::Sender<()>>,
+}
+
+impl Process {
+    pub(crate) fn spawn() -> anyhow::Result<Self> {
+        let turnstile = Turnstile::default();
+        let idle = Arc::<Notify>::default();
+        let (at_turnstile, notified) = (turnstile.clone(), Arc::clone(&idle));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .on_thread_park(move || {
+                if at_turnstile.inside() == 0 {
+                    notified.notify_one();
+                }
+            })
+            .build()?;
+        let (brake, held) = mpsc::channel::<()>();
+        runtime.spawn_blocking(move || held.recv());
+        Ok(Self {
+            runtime: Some(runtime),
+            turnstile,
+            idle,
+            brake: Some(brake),
+        })
+    }
+
+    pub(crate) fn run<T>(&self, work: impl Future<Output = T>) -> anyhow::Result<T> {
+        let runtime = self.runtime.as_ref().context("the process is gone")?;
+        Ok(runtime.block_on(work))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.brake.take());
+        drop(self.runtime.take());
+    }
+}
+
+async fn prepare(
+    database: &Database,
+    clock: Arc<HandClock>,
+    tenant: &TenantConfig,
+) -> anyhow::Result<()> {
+    if let Database::Postgres(_) = database {
+        for sql in CLOCK_OF_POSTGRES {
+            database.query(sql).await?;
+        }
+    }
+    let store = open(database, clock).await?;
+    StoredPolicyVersions::new(store).store(tenant, 1).await?;
+    Ok(())
+}
+
+/// Puts a clock that stands still in the place of the server's.
+const CLOCK_OF_POSTGRES: [&str; 5] = [
+    "CREATE SCHEMA simulated",
+    "CREATE TABLE simulated.clock (now TIMESTAMPTZ NOT NULL)",
+    "INSERT INTO simulated.clock VALUES (TIMESTAMPTZ 'epoch')",
+    "CREATE FUNCTION simulated.statement_timestamp() RETURNS TIMESTAMPTZ \
+     LANGUAGE SQL STABLE AS 'SELECT now FROM simulated.clock'",
+    "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = \
+     public, simulated, pg_catalog', current_database()); END $$",
+];
+
+async fn open(database: &Database, clock: Arc<dyn Clock>) -> anyhow::Result<Store> {
+    let settings = DatabaseSettings {
+        max_conns: if matches!(database, Database::Sqlite(_)) {
+            1
+        } else {
+            4
+        },
+        ..DatabaseSettings::new(database.url())
+    };
+    Ok(Store::open(&settings, clock).await?)
+}
+
+/// In memory where the machine has a place for it: a commit that reaches a disk
+/// takes longer than everything else together.
+fn directory() -> anyhow::Result<TempDir> {
+    let memory = TempDir::with_prefix_in("minichat-histories-", "/dev/shm");
+    Ok(memory.or_else(|_| TempDir::with_prefix("minichat-histories-"))?)
+}
+
+fn process_config() -> anyhow::Result<ProcessConfig> {
+    let yaml = "auth: {mode: trusted_headers, trusted_peers: [127.0.0.1]}\n\
+        server: {rate_limit: {per_second: 0, burst: 0}}\n\
+        provider_http: {allow_http: true}\n";
+    ProcessConfig::from_yaml(yaml, []).map_err(|faults| anyhow::anyhow!("{faults}"))
+}
+
+fn tenant() -> anyhow::Result<TenantConfig> {
+    let seconds = |limit: Duration| limit.as_secs();
+    let document = json!({
+        "schema": 1,
+        "tenant_id": TENANT,
+        "max_output_tokens": model::MAX_OUTPUT,
+        "providers": {"llm": {
+            "kind": "openai_responses", "host": "provider", "port": 1, "use_http": true,
+            "timeouts": {
+                "first_byte_seconds": seconds(model::FIRST_BYTE_LIMIT),
+                "idle_seconds": seconds(model::IDLE_LIMIT),
+                "total_seconds": seconds(model::TOTAL_LIMIT),
+            },
+        }},
+        "model_catalog": [{
+            "id": "std",
+            "provider_model_id": "std-at-provider",
+            "display_name": "Standard",
+            "provider_id": "llm",
+            "tier": "standard",
+            "enabled": true,
+            "context_window": 128_000,
+            "max_output_tokens": model::MAX_OUTPUT,
+            "max_input_tokens": 120_000,
+            "input_tokens_credit_multiplier_micro": 1_000_000,
+            "output_tokens_credit_multiplier_micro": 3_000_000,
+            "preference": {"is_default": true, "sort_order": 0},
+        }],
+        "user_limits": {"default": {
+            "standard": {
+                "limit_daily_credits_micro": model::DAILY_LIMIT,
+                "limit_monthly_credits_micro": model::MONTHLY_LIMIT,
+            },
+            "premium": {"limit_daily_credits_micro": 0, "limit_monthly_credits_micro": 0},
+            "overshoot_tolerance_pct": model::OVERSHOOT_PCT,
+        }},
+    });
+    TenantConfig::from_json(&document.to_string()).map_err(|faults| anyhow::anyhow!("{faults}"))
+}

@@ -1,0 +1,124 @@
+//! A pool of two pods on one PostgreSQL, while its tenant changes.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, ensure};
+use http::Method;
+use minichat_tests::installation::eventually;
+use minichat_tests::pool::{Answered, PostgresPool};
+use minichat_tests::postgres;
+use minichat_tests::scripted_provider::RecordedRequest;
+use serde_json::Value;
+use uuid::Uuid;
+
+const STREAMS: usize = 200;
+const EDITS: usize = 100;
+const USAGE: &str =
+    "SELECT payload FROM outbox_messages WHERE queue = 'mini-chat.usage_snapshot' ORDER BY id";
+
+/// K8S-22, K8S-71; check 10 of chapter 06
+#[tokio::test(flavor = "multi_thread")]
+async fn two_pods_keep_200_streams_exact_through_100_edits_of_quota_and_credentials()
+-> anyhow::Result<()> {
+    let pool = PostgresPool::start("postgres", 2).await?;
+    let (streams, answers) = pool.open(STREAMS).await?;
+    for number in 0..EDITS {
+        edit(&pool, number).await?;
+    }
+    // None was cut by any of it.
+    assert_eq!(pool.sum("mini_chat_active_streams").await?, STREAMS);
+
+    let mut heard = BTreeSet::new();
+    for Answered { api, chat, events } in pool.release(streams).await? {
+        events.only("done")?;
+        let stored = api.messages(&chat).await?;
+        assert_eq!(stored[1]["content"], events.answer());
+        heard.insert(events.answer());
+    }
+    assert_eq!(heard, answers);
+    check_books(&pool).await?;
+    check_policy_versions(&pool).await?;
+    pool.remove().await
+}
+
+/// Changes a limit or the provider's key, and waits until both pods run what becomes of the tenant.
+async fn edit(pool: &PostgresPool, number: usize) -> anyhow::Result<()> {
+    let before = pool.revisions().await?;
+    if number.is_multiple_of(2) {
+        pool.limit(1_000_000_000_000 + i64::try_from(number)? + 1)
+            .await?;
+    } else {
+        pool.rotate(&key(number)).await?;
+    }
+    eventually("on both pods", async || {
+        let now = pool.revisions().await?;
+        Ok(now.iter().zip(&before).all(|(now, before)| now != before))
+    })
+    .await
+}
+
+/// Both pods took part, and together they counted what is stored.
+async fn check_books(pool: &PostgresPool) -> anyhow::Result<()> {
+    for pod in &pool.pods {
+        let metrics = pod.metrics().await?;
+        assert!(metrics.count("mini_chat_stream_completed_total", &[])? > 0);
+        assert_eq!(metrics.count("mini_chat_active_streams", &[])?, 0);
+    }
+    assert_eq!(pool.sum("mini_chat_stream_started_total").await?, STREAMS);
+    assert_eq!(pool.sum("mini_chat_stream_completed_total").await?, STREAMS);
+    // A settlement counts once for the day and once for the month.
+    let settled = pool.sum("mini_chat_quota_commit_total").await?;
+    assert_eq!(settled, 2 * STREAMS);
+    for (sql, expected) in [
+        (
+            "SELECT count(*) FROM chat_turns WHERE state = 'completed'",
+            STREAMS,
+        ),
+        ("SELECT count(*) FROM chat_turns", STREAMS),
+        (
+            "SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0",
+            0,
+        ),
+    ] {
+        let rows = postgres::query(pool.database.url(), sql).await?;
+        assert_eq!(rows[0][0], Some(expected.to_string()), "{sql}");
+    }
+    Ok(())
+}
+
+/// What reserved before the edits was settled under the version of then; what comes after them has the last version and
+/// the last key.
+async fn check_policy_versions(pool: &PostgresPool) -> anyhow::Result<()> {
+    let old = settled_versions(pool).await?;
+    ensure!(old.len() == 1, "{old:?}");
+    let api = pool.installation.api(pool.tenant.id, Uuid::new_v4())?;
+    let chat = api.create_chat(Some("std")).await?;
+    api.say(&chat, "PING").await?;
+    let both = settled_versions(pool).await?;
+    let new = both.difference(&old).next().context("the same version")?;
+    let by_quota_edits = u64::try_from(EDITS / 2)?;
+    assert!(*new >= old.iter().sum::<u64>() + by_quota_edits, "{both:?}");
+
+    let requests = pool.control(Method::GET, "requests", &Value::Null).await?;
+    let requests: Vec<RecordedRequest> = serde_json::from_value(requests)?;
+    let last = requests.last().context("no request")?;
+    let expected = format!("Bearer {}", key(EDITS - 1));
+    assert_eq!(last.headers.get("authorization"), Some(&expected));
+    Ok(())
+}
+
+/// Policy versions of all settled turns.
+async fn settled_versions(pool: &PostgresPool) -> anyhow::Result<BTreeSet<u64>> {
+    let rows = postgres::query(pool.database.url(), USAGE).await?;
+    let version = |row: &Vec<Option<String>>| -> anyhow::Result<u64> {
+        let event: Value = serde_json::from_str(row[0].as_deref().context("no payload")?)?;
+        event["policy_version_applied"]
+            .as_u64()
+            .context("no version")
+    };
+    rows.iter().map(version).collect()
+}
+
+fn key(number: usize) -> String {
+    format!("sk-test-rotated-{number:04}")
+}

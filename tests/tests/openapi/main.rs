@@ -1,0 +1,96 @@
+//! The OpenAPI document against the answers of a live data plane, by a client
+//! that makes requests of it: valid ones, invalid ones and sequences.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, ensure};
+use minichat_tests::client::Api;
+use minichat_tests::manifest::Tenant;
+use minichat_tests::on_each_database;
+use minichat_tests::scripted_provider::ScriptedProvider;
+use tokio::process::Command;
+
+/// Names the program; `cargo xtask test` installs it.
+const PROGRAM: &str = "MINICHAT_TEST_SCHEMATHESIS";
+
+fn program() -> anyhow::Result<PathBuf> {
+    let program = std::env::var_os(PROGRAM).filter(|value| !value.is_empty());
+    let program = program.with_context(|| {
+        format!("run this by `cargo xtask test`, or let {PROGRAM} name schemathesis")
+    })?;
+    Ok(program.into())
+}
+
+/// A chat with one answered message: its id, the turn's and the answer's.
+async fn answered(api: &Api) -> anyhow::Result<[String; 3]> {
+    let chat = api.create_chat(None).await?;
+    let events = api.say(&chat, "PING").await?;
+    let started = events.only("stream_started")?;
+    let id = |name: &str| started[name].as_str().unwrap_or_default().to_owned();
+    Ok([chat, id("request_id"), id("message_id")])
+}
+
+/// What the client does, the same in every run. Unknown parameters are ignored
+/// (API-2), and everybody is the same user, so that neither is a fault to look
+/// for. Turns and messages cannot be guessed: it is told one of each, and that
+/// they are not those of the chats that it creates.
+async fn configuration(api: &Api) -> anyhow::Result<String> {
+    let [turn_chat, turn, _] = answered(api).await?;
+    let [message_chat, _, message] = answered(api).await?;
+    Ok(format!(
+        r#"
+seed = 1
+[generation]
+deterministic = true
+max-examples = 40
+allow-extra-parameters = false
+with-security-parameters = false
+database = "none"
+[checks]
+ignored_auth.enabled = false
+positive_data_acceptance.enabled = false
+[[operations]]
+include-path-regex = "/turns/"
+parameters = {{ "path.id" = "{turn_chat}", "path.request_id" = "{turn}" }}
+checks = {{ ensure_resource_availability = {{ enabled = false }} }}
+[[operations]]
+include-path-regex = "/reaction$"
+parameters = {{ "path.id" = "{message_chat}", "path.msg_id" = "{message}" }}
+checks = {{ ensure_resource_availability = {{ enabled = false }} }}
+"#
+    ))
+}
+
+/// Makes the requests, and fails with what the client found.
+async fn examine(program: &Path, directory: &Path, document: &str) -> anyhow::Result<()> {
+    let output = Command::new(program)
+        .args(["run", document, "--no-color"])
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await?;
+    let told = String::from_utf8_lossy(&output.stdout);
+    let failed = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{told}{failed}");
+    eprintln!("{told}");
+    Ok(())
+}
+
+on_each_database! {
+    /// API-27, API-30: status codes, media types, headers, bodies and events
+    /// are what the document says, and what it forbids is refused.
+    async fn the_api_does_what_its_document_says(env) {
+        let program = program()?;
+        let provider = ScriptedProvider::start().await?;
+        let tenant = Tenant::new("acme", provider.addr);
+        let settings = "MINICHAT_AUTH_MODE=dev\nMINICHAT_AUTH_ALLOW_DEV=true";
+        let stack = env.serve_with(&[&tenant], settings).await?;
+        let directory = tempfile::tempdir()?;
+        let configuration = configuration(&stack.api).await?;
+        std::fs::write(directory.path().join("schemathesis.toml"), configuration)?;
+        let document = format!("http://{}/openapi.json", stack.app_addr());
+        examine(&program, directory.path(), &document).await?;
+    }
+}

@@ -1,0 +1,327 @@
+//! Tenants that are broken, each in its own way: what they are told, and that they and others go on.
+
+use std::time::Duration;
+
+use kube::api::{Patch, PatchParams};
+use minichat_tests::database::DatabaseKind;
+use minichat_tests::manifest::Tenant;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::site::{Site, eventually};
+
+/// Five seconds on a machine of its own.
+const FREED: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(30);
+
+fn of(tenant: &Tenant) -> (&'static str, &str) {
+    ("ChatTenant", tenant.name.as_str())
+}
+
+/// Check 2 of chapter 06
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_tenants_with_one_id_the_older_is_served_until_it_is_deleted() -> anyhow::Result<()>
+{
+    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let _operator = site.operator().await?;
+    let pod = site.pod().await?;
+    let older = site.tenant("older");
+    site.apply_tenant(&older).await?;
+    site.await_ready(&older).await?;
+    let before = site.status(&older).await?["revision"].clone();
+
+    // An API server knows the age of an object in whole seconds.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let mut newer = site.tenant("newer");
+    newer.id = older.id;
+    newer.spec()["tenantId"] = json!(older.id.to_string());
+    newer.spec()["displayName"] = json!("the newer one");
+    site.apply_tenant(&newer).await?;
+    let message = site
+        .await_condition(of(&newer), "Accepted", "False/Conflict")
+        .await?;
+    assert!(
+        message.contains(&format!("{}/older", site.tenants)),
+        "{message}"
+    );
+    site.await_condition(of(&newer), "Ready", "False/Conflict")
+        .await?;
+    site.await_ready(&older).await?;
+    assert_eq!(site.status(&older).await?["revision"], before);
+    assert_eq!(pod.configz(&older).await?["revision"], before);
+    pod.chat(&older).await?;
+
+    site.delete("ChatTenant", "older").await?;
+    let begun = std::time::Instant::now();
+    site.await_ready(&newer).await?;
+    let elapsed = begun.elapsed();
+    eprintln!("the id is free after {} ms", elapsed.as_millis());
+    assert!(elapsed < FREED, "{elapsed:?}");
+    let after = site.status(&newer).await?["revision"].clone();
+    assert_eq!(pod.configz(&newer).await?["revision"], after);
+    pod.chat(&newer).await?;
+    assert!(
+        site.get("ChatTenant", "older").await?.is_none(),
+        "its finalizer is gone"
+    );
+    Ok(())
+}
+
+/// K8S-8; check 4 of chapter 06
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_that_breaks_a_tenant_leaves_it_and_others_running() -> anyhow::Result<()> {
+    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let operator = site.operator().await?;
+    let pod = site.pod().await?;
+    let (tenant, other) = (site.tenant("acme"), site.tenant("other"));
+    for tenant in [&tenant, &other] {
+        site.apply_tenant(tenant).await?;
+        site.await_ready(tenant).await?;
+    }
+    let (before, others) = (site.status(&tenant).await?, site.status(&other).await?);
+
+    let mut wrong_key = tenant.clone();
+    wrong_key.spec()["providers"][0]["auth"]["secretKeyRef"]["key"] = json!("no-such-key");
+    let mut wrong_secret = tenant.clone();
+    wrong_secret.spec()["providers"][0]["auth"]["secretKeyRef"]["name"] = json!("no-such-secret");
+    let mut unknown_provider = tenant.clone();
+    unknown_provider.spec()["models"][0]["providerRef"] = json!("nobody");
+    let refused = site
+        .apply(&unknown_provider.resource)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("must be the name of an entry of providers"),
+        "{refused}"
+    );
+    for (broken, reason, told) in [
+        (wrong_key, "KeyMissing", "no-such-key"),
+        (wrong_secret, "SecretNotFound", "no-such-secret"),
+    ] {
+        site.apply(&broken.resource).await?;
+        let wanted = format!("False/{reason}");
+        let message = site
+            .await_condition(of(&tenant), "ResolvedRefs", &wanted)
+            .await?;
+        assert!(message.contains(told), "{message}");
+        site.await_condition(of(&tenant), "Ready", &wanted).await?;
+        let status = site.status(&tenant).await?;
+        assert_eq!(status["revision"], before["revision"], "{status:#}");
+        assert_eq!(pod.configz(&tenant).await?["revision"], before["revision"]);
+        pod.chat(&tenant).await?;
+        assert_eq!(
+            site.status(&other).await?,
+            others,
+            "another tenant is untouched"
+        );
+    }
+    site.apply_tenant(&tenant).await?;
+    site.await_ready(&tenant).await?;
+    assert_eq!(site.status(&tenant).await?["revision"], before["revision"]);
+    let log = operator.log()?;
+    assert!(!log.contains("sk-test-"), "no credential is logged: {log}");
+    Ok(())
+}
+
+/// K8S-8, K8S-9; check 5 of chapter 06
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_provider_secret_keeps_its_last_value_until_there_is_a_new_one()
+-> anyhow::Result<()> {
+    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let _operator = site.operator().await?;
+    let pod = site.pod().await?;
+    let tenant = site.tenant("acme");
+    site.apply_tenant(&tenant).await?;
+    site.await_ready(&tenant).await?;
+    let sent = || {
+        let requests = site.provider.requests();
+        let request = requests.last()?;
+        request.headers.get("authorization").cloned()
+    };
+
+    site.delete("Secret", "acme-provider").await?;
+    site.await_condition(of(&tenant), "Degraded", "True/OldCredentials")
+        .await?;
+    site.await_condition(of(&tenant), "ResolvedRefs", "False/SecretNotFound")
+        .await?;
+    pod.chat(&tenant).await?;
+    let old = format!("Bearer {}", minichat_tests::manifest::PROVIDER_KEY);
+    assert_eq!(sent(), Some(old));
+
+    let mut secret = tenant.others[0].clone();
+    secret["stringData"]["api-key"] = json!("sk-new");
+    site.apply(&secret).await?;
+    let runs_new = async || {
+        pod.chat(&tenant).await?;
+        Ok(sent().as_deref() == Some("Bearer sk-new"))
+    };
+    eventually("called with the new key", SOON, runs_new).await?;
+    site.await_ready(&tenant).await?;
+    let is_well = async || {
+        let status = site.status(&tenant).await?;
+        Ok(!status["conditions"].to_string().contains("Degraded"))
+    };
+    eventually("not degraded", SOON, is_well).await?;
+    let status = site.status(&tenant).await?;
+    assert_eq!(
+        status["policyVersion"], 1,
+        "a credential is no policy: {status:#}"
+    );
+    let events = site.events("acme").await?;
+    for reason in ["SecretNotFound", "OldCredentials"] {
+        let count = events.iter().filter(|event| *event == reason).count();
+        assert_eq!(count, 1, "{reason}: {events:?}");
+    }
+    Ok(())
+}
+
+/// K8S-7, K8S-22, K8S-23, D34; check 11 of chapter 06
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_that_pods_refuse_is_told_in_their_words_and_the_old_one_runs()
+-> anyhow::Result<()> {
+    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let operator = site.operator().await?;
+    // Operator and pool are told differently what a provider may be.
+    let pod = site
+        .process_of_a_pod("MINICHAT_PROVIDER_HTTP_ALLOW_HTTP=false")
+        .await?;
+    pod.register().await?;
+    let mut tenant = site.tenant("acme");
+    let other = site.tenant("other");
+    let plain = tenant.spec()["providers"][0]["baseUrl"].clone();
+    tenant.spec()["providers"][0]["baseUrl"] = json!("https://models.example");
+    site.apply_tenant(&tenant).await?;
+    pod.become_ready().await?;
+    site.await_ready(&tenant).await?;
+    let first = site.status(&tenant).await?["revision"].clone();
+
+    tenant.spec()["providers"][0]["baseUrl"] = plain;
+    site.apply_tenant(&tenant).await?;
+    let message = site
+        .await_condition(of(&tenant), "Programmed", "False/Rejected")
+        .await?;
+    assert!(
+        message.contains("plain http is not allowed by this process"),
+        "{message}"
+    );
+    site.await_condition(of(&tenant), "Ready", "False/Rejected")
+        .await?;
+    let status = site.status(&tenant).await?;
+    assert_eq!(
+        status["dataPlane"],
+        json!({"ready": 1, "programmed": 0, "rejected": 1, "pods": "0/1"})
+    );
+    let shown = pod.configz(&tenant).await?;
+    assert_eq!(
+        (&shown["state"], &shown["revision"]),
+        (&json!("rejected"), &first)
+    );
+    assert_eq!(shown["rejected_revision"], status["revision"]);
+    let events = site.events("acme").await?;
+    assert_eq!(
+        events.iter().filter(|reason| *reason == "Rejected").count(),
+        1,
+        "{events:?}"
+    );
+
+    let scrape = operator.scrape().await?;
+    let rejected = scrape.sum("mini_chat_operator_config_rejected_total", &[]);
+    assert!((rejected - 1.0).abs() < 0.5, "{rejected}");
+
+    // A document that somebody forces into the Secret while nobody repairs it.
+    tenant.spec()["providers"][0]["baseUrl"] = json!("https://models.example");
+    site.apply_tenant(&tenant).await?;
+    site.await_ready(&tenant).await?;
+    let runs = site.status(&tenant).await?["revision"].clone();
+    operator.kill().await?;
+    let name = format!("minichat-tenant-{}", tenant.id);
+    let secrets = site.api("Secret", &site.namespace)?;
+    let forced = json!({"stringData": {"tenant.json": "{\"schema\": 7}"}});
+    secrets
+        .patch(&name, &PatchParams::default(), &Patch::Merge(forced))
+        .await?;
+    let is_refused = async || Ok(pod.configz(&tenant).await?["state"] == "rejected");
+    eventually("refused", SOON, is_refused).await?;
+    let shown = pod.configz(&tenant).await?;
+    assert_eq!(shown["revision"], runs);
+    assert!(
+        shown["error"].to_string().contains("tenant.json: "),
+        "{shown}"
+    );
+    assert_eq!(
+        pod.caller(&tenant, Uuid::new_v4())?
+            .get("/models")
+            .await?
+            .status,
+        200
+    );
+
+    let _operator = site.operator().await?;
+    let is_repaired = async || Ok(pod.configz(&tenant).await?["state"] == "active");
+    eventually("repaired", SOON, is_repaired).await?;
+    site.await_ready(&tenant).await?;
+
+    // A pod whose only tenant is refused is not ready; that must not hide the reason.
+    site.delete("ChatTenant", "acme").await?;
+    site.apply_tenant(&other).await?;
+    let is_unready = async || Ok(!pod.tell_readiness().await?);
+    eventually("not ready", SOON, is_unready).await?;
+    let message = site
+        .await_condition(of(&other), "Programmed", "False/Rejected")
+        .await?;
+    assert!(
+        message.contains("plain http is not allowed by this process"),
+        "{message}"
+    );
+    Ok(())
+}
+
+/// K8S-7
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_pod_the_tenant_is_rendered_and_waits_for_one() -> anyhow::Result<()> {
+    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let _operator = site.operator().await?;
+    let tenant = site.tenant("acme");
+    site.apply_tenant(&tenant).await?;
+    site.await_condition(of(&tenant), "Ready", "False/NoPods")
+        .await?;
+    let pod = site.pod().await?;
+    site.await_ready(&tenant).await?;
+    pod.chat(&tenant).await
+}
+
+/// QUOTA-27, QUOTA-29
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_is_made_again_is_served_although_the_operator_forgot_its_numbers()
+-> anyhow::Result<()> {
+    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let operator = site.operator().await?;
+    let pod = site.pod().await?;
+    let mut tenant = site.tenant("acme");
+    for name in ["first", "second", "third"] {
+        tenant.spec()["displayName"] = json!(name);
+        site.apply_tenant(&tenant).await?;
+        site.await_ready(&tenant).await?;
+    }
+    assert_eq!(site.status(&tenant).await?["policyVersion"], 3);
+    site.delete("ChatTenant", "acme").await?;
+    let is_gone = async || {
+        let is_forgotten = pod.configz(&tenant).await?.is_null();
+        Ok(is_forgotten && site.get("ChatTenant", "acme").await?.is_none())
+    };
+    eventually("gone", SOON, is_gone).await?;
+    operator.kill().await?;
+
+    let _operator = site.operator().await?;
+    tenant.spec()["displayName"] = json!("fourth");
+    site.apply_tenant(&tenant).await?;
+    site.await_ready(&tenant).await?;
+    assert_eq!(site.status(&tenant).await?["policyVersion"], 4);
+    pod.chat(&tenant).await?;
+    tenant.spec()["displayName"] = json!("fifth");
+    site.apply_tenant(&tenant).await?;
+    site.await_ready(&tenant).await?;
+    assert_eq!(site.status(&tenant).await?["policyVersion"], 5);
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! What the operator owns: repaired when somebody touches it, left alone when nobody does, and written with no more
+//! rights than the chart gives.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use minichat_cluster::Write;
+use minichat_tests::database::DatabaseKind;
+use minichat_tests::manifest::Tenant;
+use serde_json::{Value, json};
+
+use super::site::{Site, eventually};
+
+/// How long nothing may be written. Nothing in the operator has a period between this and five minutes.
+const QUIET: Duration = Duration::from_secs(15);
+const SETTLED: Duration = Duration::from_secs(2);
+/// Two seconds on a machine of its own.
+const REPAIRED: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
+
+/// What the operator wrote, or tried to.
+pub(crate) fn writes(site: &Site) -> anyhow::Result<Vec<Write>> {
+    let user = site.operator_user()?;
+    let writes = site.tier().writes()?.into_iter();
+    Ok(writes.filter(|write| write.user == user).collect())
+}
+
+/// What counts of a rendered Secret.
+async fn essence(site: &Site, tenant: &Tenant) -> anyhow::Result<Value> {
+    let secret = site.rendered(tenant).await?.unwrap_or_default();
+    let metadata = &secret["metadata"];
+    Ok(json!([
+        secret["type"],
+        secret["data"],
+        metadata["labels"],
+        metadata["annotations"]
+    ]))
+}
+
+/// K8S-10, K8S-12, K8S-13; check 6 of chapter 06
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edited_or_deleted_child_is_repaired_and_then_nothing_is_written() -> anyhow::Result<()>
+{
+    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let _operator = site.operator().await?;
+    let pod = site.pod().await?;
+    let tenant = site.tenant("acme");
+    site.apply(&site.quota(&tenant, 7)).await?;
+    site.apply_tenant(&tenant).await?;
+    site.await_ready(&tenant).await?;
+    let quota = ("ChatQuota", "acme-default");
+    site.await_condition(quota, "Ready", "True/Ready").await?;
+
+    let whole = essence(&site, &tenant).await?;
+    let secrets = site.api("Secret", &site.namespace)?;
+    let name = format!("minichat-tenant-{}", tenant.id);
+    let edits = [
+        json!({"stringData": {"tenant.json": "{}"}}),
+        json!({"data": {"credentials.json": null}}),
+        json!({"metadata": {"labels": {"minichat.dev/pool": "another"}}}),
+        json!({"metadata": {"annotations": {"minichat.dev/revision": "9-abc"}}}),
+    ];
+    for edit in edits {
+        let patch = Patch::Merge(&edit);
+        secrets
+            .patch(&name, &PatchParams::default(), &patch)
+            .await?;
+        // An annotation that claims a higher number is answered with one that is higher still.
+        let is_repaired =
+            async || {
+                let now = essence(&site, &tenant).await?;
+                let versions = edit["metadata"]["annotations"].is_object();
+                Ok(now == whole
+                    || versions && now[3] != whole[3] && !now.to_string().contains("9-abc"))
+            };
+        eventually(&format!("repaired after {edit}"), REPAIRED, is_repaired).await?;
+    }
+    let whole = essence(&site, &tenant).await?;
+    secrets.delete(&name, &DeleteParams::default()).await?;
+    let is_back = async || Ok(essence(&site, &tenant).await?[0] == whole[0]);
+    eventually("made anew", REPAIRED, is_back).await?;
+    let tenants = site.api("ChatTenant", &site.tenants)?;
+    let without = json!({"metadata": {"finalizers": null}});
+    tenants
+        .patch("acme", &PatchParams::default(), &Patch::Merge(without))
+        .await?;
+    let has_finalizer = async || {
+        let object = site.get("ChatTenant", "acme").await?.unwrap_or_default();
+        Ok(object["metadata"]["finalizers"] == json!(["minichat.dev/tenant"]))
+    };
+    eventually("held by its finalizer", REPAIRED, has_finalizer).await?;
+    site.await_ready(&tenant).await?;
+    pod.chat(&tenant).await?;
+
+    let mut settled = (writes(&site)?.len(), Instant::now());
+    let started = Instant::now();
+    while settled.1.elapsed() < SETTLED {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let now = writes(&site)?.len();
+        if now != settled.0 {
+            settled = (now, Instant::now());
+        }
+        assert!(
+            started.elapsed() < SOON,
+            "it never comes to rest: {:?}",
+            writes(&site)?
+        );
+    }
+    tokio::time::sleep(QUIET).await;
+    let since = writes(&site)?.split_off(settled.0);
+    assert!(since.is_empty(), "{since:?}");
+    assert!(settled.0 > 0, "writes are logged");
+
+    // The tenant takes its child along.
+    site.delete("ChatTenant", "acme").await?;
+    let is_gone = async || {
+        let tenant_is_gone = site.get("ChatTenant", "acme").await?.is_none();
+        Ok(tenant_is_gone && site.rendered(&tenant).await?.is_none())
+    };
+    eventually("gone", SOON, is_gone).await?;
+    let is_told = async || Ok(pod.configz(&tenant).await?.is_null());
+    eventually("forgotten by the pod", SOON, is_told).await?;
+    site.await_condition(quota, "Accepted", "False/TenantNotFound")
+        .await?;
+    Ok(())
+}
+
+/// How a missing rule shows.
+enum Shows {
+    /// `/readyz` says that these are not read.
+    Unread(&'static str),
+    /// Such a write is refused: verb, resource, subresource.
+    Refused(&'static str, &'static str, &'static str),
+    /// The log says so.
+    Logged(&'static str),
+}
+
+/// K8S-15, K8S-16; check 8 of chapter 06
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_any_one_rule_of_the_chart_the_operator_fails_and_says_where() -> anyhow::Result<()>
+{
+    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let pod = site.pod().await?;
+    let tenant = site.tenant("acme");
+    site.apply_tenant(&tenant).await?;
+    let (pool, tenants) = (site.namespace.as_str(), site.tenants.as_str());
+    let rules = [
+        (
+            tenants,
+            "chattenants",
+            "list",
+            Shows::Unread("chattenants in namespace"),
+        ),
+        (
+            tenants,
+            "chattenants/status",
+            "patch",
+            Shows::Refused("patch", "chattenants", "status"),
+        ),
+        (
+            tenants,
+            "secrets",
+            "list",
+            Shows::Unread("secrets in namespace"),
+        ),
+        (
+            tenants,
+            "events",
+            "create",
+            Shows::Refused("create", "events", ""),
+        ),
+        (
+            pool,
+            "secrets",
+            "list",
+            Shows::Unread("rendered secrets in namespace"),
+        ),
+        (pool, "pods", "list", Shows::Unread("pods in namespace")),
+        (
+            pool,
+            "leases",
+            "get",
+            Shows::Logged("the Lease cannot be renewed"),
+        ),
+    ];
+    let mut removed = 0;
+    for (namespace, resource, verb, shows) in rules {
+        let role = site.role(namespace)?;
+        let less = without_rule(role, resource)?;
+        site.tier().kubectl().apply(&less)?;
+        site.await_right(namespace, verb, resource, false).await?;
+        removed += 1;
+        let seen = writes(&site)?.len();
+        let is_elected = matches!(shows, Shows::Logged(_));
+        let operator = site.operator_elected(is_elected).await?;
+        let what = format!("showing the lack of {verb} {resource}");
+        let is_shown = async || match shows {
+            Shows::Unread(name) => {
+                let (status, missing) = operator.readiness().await?;
+                let others = missing.matches("are not read yet").count();
+                Ok(status == 503 && missing.contains(name) && others <= 2)
+            }
+            Shows::Refused(verb, resource, subresource) => {
+                let is_it = |write: &Write| {
+                    (
+                        write.verb.as_str(),
+                        write.resource.as_str(),
+                        write.subresource.as_str(),
+                    ) == (verb, resource, subresource)
+                        && write.code == 403
+                };
+                Ok(writes(&site)?.iter().skip(seen).any(is_it))
+            }
+            Shows::Logged(text) => Ok(operator.log()?.contains(text)),
+        };
+        let shown = eventually(&what, SOON, is_shown).await;
+        shown.with_context(|| operator.log().unwrap_or_default())?;
+        operator.kill().await?;
+        site.tier().kubectl().apply(role)?;
+        site.await_right(namespace, verb, resource, true).await?;
+        // Every try begins with work to do.
+        site.delete("ChatTenant", "acme").await?;
+        let finalizers = json!({"metadata": {"finalizers": null}});
+        let api = site.api("ChatTenant", tenants)?;
+        let patched = api
+            .patch("acme", &PatchParams::default(), &Patch::Merge(finalizers))
+            .await;
+        assert!(patched.is_ok() || site.get("ChatTenant", "acme").await?.is_none());
+        site.apply_tenant(&tenant).await?;
+    }
+    let all = [site.role(pool)?, site.role(tenants)?];
+    let all = all
+        .iter()
+        .filter_map(|role| role["rules"].as_array())
+        .map(Vec::len);
+    assert_eq!(removed, all.sum::<usize>(), "every rule had its turn");
+
+    // With all of them it works.
+    let operator = site.operator_elected(true).await?;
+    let ready = site.await_ready(&tenant).await;
+    ready.with_context(|| operator.log().unwrap_or_default())?;
+    pod.chat(&tenant).await
+}
+
+/// `role` without the rule about `resource`.
+fn without_rule(role: &Value, resource: &str) -> anyhow::Result<Value> {
+    let mut less = role.clone();
+    let rules = less["rules"].as_array_mut().context("no rules")?;
+    let before = rules.len();
+    let names_it = |rule: &Value| {
+        let resources = rule["resources"].as_array().into_iter().flatten();
+        resources.into_iter().any(|name| name == resource)
+    };
+    rules.retain(|rule| !names_it(rule));
+    anyhow::ensure!(
+        rules.len() + 1 == before,
+        "no rule of its own for {resource}"
+    );
+    Ok(less)
+}

@@ -1,0 +1,202 @@
+//! From `kubectl apply` to every pod of the pool.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use minichat_tests::client::Api;
+use minichat_tests::database::DatabaseKind;
+use minichat_tests::exposition::Scrape;
+use minichat_tests::manifest::Tenant;
+use minichat_tests::scripted_provider::{Ending, Scenario};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::pod::Pod;
+use super::site::{Site, eventually};
+
+const STREAMS: usize = 200;
+const EDITS: u64 = 100;
+/// What takes milliseconds on a machine of its own may take this long on a crowded one.
+const LOOSE: Duration = Duration::from_secs(10);
+
+/// K8S-7, K8S-9, K8S-20, K8S-23
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_tenant_is_ready_when_all_three_pods_serve_it() -> anyhow::Result<()> {
+    let site = Site::shared(DatabaseKind::Postgres).await?;
+    let operator = site.operator().await?;
+    let pods = site.pods(3).await?;
+    eventually("ready", LOOSE, async || {
+        Ok(operator.readiness().await?.0 == 200)
+    })
+    .await?;
+
+    let tenant = site.tenant("acme");
+    let started = Instant::now();
+    site.apply_tenant(&tenant).await?;
+    site.await_ready(&tenant).await?;
+    let elapsed = started.elapsed();
+    eprintln!("apply -> Ready with three pods: {} ms", elapsed.as_millis());
+    assert!(elapsed < LOOSE, "{elapsed:?}");
+    for pod in &pods {
+        pod.chat(&tenant).await?;
+    }
+
+    let status = site.status(&tenant).await?;
+    let counts = json!({"ready": 3, "programmed": 3, "rejected": 0, "pods": "3/3"});
+    assert_eq!(status["dataPlane"], counts, "{status:#}");
+    assert_eq!(status["policyVersion"], 1, "{status:#}");
+    assert_eq!(status["tenantId"], tenant.id.to_string());
+    let revision = status["revision"].as_str().unwrap_or_default();
+    assert!(
+        revision.starts_with("1-") && revision.len() == 14,
+        "{revision}"
+    );
+    for pod in &pods {
+        assert_eq!(pod.configz(&tenant).await?["revision"], revision);
+    }
+    let secret = site.rendered(&tenant).await?.unwrap_or_default();
+    assert_eq!(secret["type"], "minichat.dev/tenant-config");
+    assert_eq!(secret["metadata"]["labels"]["minichat.dev/pool"], "default");
+    assert_eq!(
+        secret["metadata"]["annotations"]["minichat.dev/revision"],
+        revision
+    );
+    let scrape = operator.scrape().await?;
+    assert_metrics(&scrape, &tenant)?;
+    let told = async || Ok(site.events("acme").await? == ["Accepted", "Programmed"]);
+    eventually("told by events", LOOSE, told).await?;
+    Ok(())
+}
+
+/// K8S-15
+fn assert_metrics(scrape: &Scrape, tenant: &Tenant) -> anyhow::Result<()> {
+    let is = |name: &str, value: f64| {
+        let found = scrape.sum(&format!("mini_chat_operator_{name}"), &[]);
+        anyhow::ensure!((found - value).abs() < 0.5, "{name} is {found}");
+        Ok(())
+    };
+    is("rendered_tenants", 1.0)?;
+    is("leader", 1.0)?;
+    is("config_rejected_total", 0.0)?;
+    is("reconcile_error_total", 0.0)?;
+    is("config_propagation_seconds_count", 1.0)?;
+    let labels = [("kind", "chat_tenant"), ("loop", "render")];
+    assert!(scrape.sum("mini_chat_operator_reconcile_total", &labels) > 0.5);
+    assert!(
+        scrape.sum(
+            "mini_chat_operator_reconcile_duration_seconds_count",
+            &labels
+        ) > 0.5
+    );
+    for sample in &scrape.samples {
+        assert!(sample.name.starts_with("mini_chat_operator_"), "{sample:?}");
+        let id = tenant.id.to_string();
+        assert!(
+            sample
+                .labels
+                .values()
+                .all(|value| *value != tenant.name && *value != id)
+        );
+    }
+    Ok(())
+}
+
+/// K8S-22, K8S-24, QUOTA-32; check 10 of chapter 06
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn edits_reach_the_next_request_on_every_pod_and_cut_none_of_200_streams()
+-> anyhow::Result<()> {
+    let site = Site::shared(DatabaseKind::Postgres).await?;
+    let _operator = site.operator().await?;
+    let pods = site.pods(3).await?;
+    let tenant = site.tenant("acme");
+    site.apply(&site.quota(&tenant, 1_000)).await?;
+    site.apply_tenant(&tenant).await?;
+    site.await_ready(&tenant).await?;
+
+    let quota = ("ChatQuota", "acme-default");
+    site.await_condition(quota, "Ready", "True/Ready").await?;
+    let first = site.status(&tenant).await?["policyVersion"].clone();
+
+    site.provider.push_scenario(Scenario {
+        times: u32::try_from(STREAMS)?,
+        hold_before_end: true,
+        ..Scenario::deltas(&["open"], Ending::Completed)
+    });
+    let opened = (0..STREAMS).map(|index| open(&pods[index % pods.len()], &tenant));
+    let streams = try_join_all(opened).await?;
+
+    let mut waits = Vec::new();
+    for edit in 1..=EDITS {
+        if edit.is_multiple_of(10) {
+            let mut secret = tenant.others[0].clone();
+            secret["stringData"]["api-key"] = json!(format!("sk-{edit}"));
+            site.apply(&secret).await?;
+        }
+        let daily = 1_000 + edit;
+        let started = Instant::now();
+        site.apply(&site.quota(&tenant, daily)).await?;
+        let seen = pods
+            .iter()
+            .map(|pod| enforced(pod, &tenant, daily, started));
+        waits.extend(try_join_all(seen).await?);
+    }
+    waits.sort();
+    let at = |share: usize| waits[(waits.len() - 1) * share / 100].as_millis();
+    let figures = format!("p50 {} ms, p99 {} ms, max {} ms", at(50), at(99), at(100));
+    eprintln!("apply of a ChatQuota -> enforced, on each of three pods: {figures}");
+    assert!(at(99) < LOOSE.as_millis(), "{figures}");
+
+    site.provider.release(STREAMS);
+    let ended = streams.into_iter().map(async |stream| {
+        let events = stream.collect().await?;
+        events.only("done").cloned()
+    });
+    assert_eq!(try_join_all(ended).await?.len(), STREAMS, "none is cut");
+    let others = format!("SELECT count(*) FROM chat_turns WHERE policy_version_applied <> {first}");
+    assert_eq!(site.database.number(&others).await?, 0);
+    let usage = site.database.payloads("mini-chat.usage_snapshot").await?;
+    assert_eq!(usage.len(), STREAMS);
+    let is_first = |event: &Value| event["policy_version_applied"] == first;
+    assert!(
+        usage.iter().all(is_first),
+        "settled under the policy of the reserve"
+    );
+
+    // The newest credential is sent, by a process that was never restarted.
+    for pod in &pods {
+        pod.chat(&tenant).await?;
+        let requests = site.provider.requests();
+        let sent = requests
+            .last()
+            .and_then(|request| request.headers.get("authorization"));
+        assert_eq!(sent.map(String::as_str), Some("Bearer sk-100"));
+    }
+    Ok(())
+}
+
+/// A stream of a new user that has begun.
+async fn open(pod: &Pod, tenant: &Tenant) -> anyhow::Result<minichat_tests::sse::EventStream> {
+    let user: Api = pod.caller(tenant, Uuid::new_v4())?;
+    let chat = user.create_chat(None).await?;
+    let mut stream = user.open(&chat, &json!({"content": "PING"})).await?;
+    stream.expect("stream_started").await?;
+    stream.expect("delta").await?;
+    Ok(stream)
+}
+
+/// How long after `started` a request to `pod` is judged by the limit of `daily` credits.
+async fn enforced(
+    pod: &Pod,
+    tenant: &Tenant,
+    daily: u64,
+    started: Instant,
+) -> anyhow::Result<Duration> {
+    let user = pod.caller(tenant, Uuid::new_v4())?;
+    let limit = format!("\"limit_credits_micro\":{}", daily * 1_000_000);
+    let enforces = async || {
+        let status = user.get("/quota/status").await?.expect(200)?;
+        Ok(status.to_string().contains(&limit))
+    };
+    eventually("enforced", LOOSE, enforces).await?;
+    Ok(started.elapsed())
+}

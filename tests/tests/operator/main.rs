@@ -1,0 +1,19 @@
+//! Claims about the operator and the delivery of configuration: the real processes under the chart's own
+//! `ServiceAccounts` on a real API server, which has no node. What a kubelet would say of a pod, the suite says.
+
+#[cfg(test)]
+mod broken;
+#[cfg(test)]
+mod children;
+#[cfg(test)]
+mod delivery;
+#[cfg(test)]
+mod issuers;
+#[cfg(test)]
+mod outages;
+#[cfg(test)]
+mod pod;
+#[cfg(test)]
+mod process;
+#[cfg(test)]
+mod site;

@@ -1,0 +1,143 @@
+//! Pods of the pool: a data plane as a process, and the object that a kubelet would keep for it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Pod as PodObject;
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use minichat_tests::child::variables_of_a_pool;
+use minichat_tests::client::Api as Http;
+use minichat_tests::manifest::Tenant;
+use serde_json::{Value, json};
+use tokio::process::Command;
+use uuid::Uuid;
+
+use super::process::Logged;
+use super::site::WITHIN;
+
+/// One pod.
+pub(crate) struct Pod {
+    name: String,
+    pub(crate) admin: Http,
+    api: Http,
+    process: Logged,
+    object: PodObject,
+    objects: Api<PodObject>,
+}
+
+/// What the pods of one pool share.
+pub(crate) struct Template<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) namespace: &'a str,
+    pub(crate) pool: &'a str,
+    /// From the chart.
+    pub(crate) labels: &'a Value,
+    pub(crate) kubeconfig: &'a Path,
+    pub(crate) database_url: &'a str,
+    /// Variables, one to a line.
+    pub(crate) settings: &'a str,
+}
+
+impl Pod {
+    /// Starts the process. The API server does not know the pod yet.
+    pub(crate) async fn start(template: &Template<'_>, log: PathBuf) -> anyhow::Result<Self> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_minichat-dataplane-under-test"));
+        command
+            .args(["serve", "--pool", template.pool])
+            .args(["--namespace", template.namespace, "--kubeconfig"])
+            .arg(template.kubeconfig)
+            .env_clear()
+            .envs(variables_of_a_pool(
+                template.database_url,
+                template.settings,
+            ));
+        let mut process = Logged::start(&mut command, log)?;
+        let app = process.address("app_addr").await?;
+        let admin = process.address("admin_addr").await?;
+        let name = format!("pool-{}", &Uuid::new_v4().simple().to_string()[..8]);
+        let object = serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": template.labels},
+            "spec": {
+                "automountServiceAccountToken": false,
+                "containers": [{
+                    "name": "dataplane", "image": "minichat-dataplane",
+                    "ports": [{"name": "admin", "containerPort": admin.port()}],
+                }],
+            },
+        }))?;
+        Ok(Self {
+            name,
+            admin: Http::new(admin),
+            api: Http::new(app),
+            process,
+            object,
+            objects: Api::namespaced(template.client.clone(), template.namespace),
+        })
+    }
+
+    /// Makes the pod known, as ready as it is.
+    pub(crate) async fn register(&self) -> anyhow::Result<()> {
+        self.objects
+            .create(&PostParams::default(), &self.object)
+            .await?;
+        self.tell_readiness().await?;
+        Ok(())
+    }
+
+    /// Tells the API server what the process says of its readiness, as a kubelet does; whether it is ready.
+    pub(crate) async fn tell_readiness(&self) -> anyhow::Result<bool> {
+        let is_ready = self.admin.get_absolute("/readyz").await?.status == 200;
+        let status = if is_ready { "True" } else { "False" };
+        let patch = json!({"status": {
+            "phase": "Running", "podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}],
+            "conditions": [{"type": "Ready", "status": status}],
+        }});
+        let patch = Patch::Merge(patch);
+        let parameters = PatchParams::default();
+        self.objects
+            .patch_status(&self.name, &parameters, &patch)
+            .await?;
+        Ok(is_ready)
+    }
+
+    /// Waits until the process is ready, and says so.
+    pub(crate) async fn become_ready(&self) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while !self.tell_readiness().await? {
+            anyhow::ensure!(
+                started.elapsed() < WITHIN,
+                "not ready: {}",
+                self.process.log()?
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// `user` of `tenant` at this pod.
+    pub(crate) fn caller(&self, tenant: &Tenant, user: Uuid) -> anyhow::Result<Http> {
+        self.api.acting_as(tenant.id, user)
+    }
+
+    /// A whole turn of a new user of `tenant`.
+    pub(crate) async fn chat(&self, tenant: &Tenant) -> anyhow::Result<()> {
+        let user = self.caller(tenant, Uuid::new_v4())?;
+        let chat = user.create_chat(None).await?;
+        user.say(&chat, "PING").await?.only("done")?;
+        Ok(())
+    }
+
+    /// The entry of `tenant` in `/configz`; null if there is none.
+    pub(crate) async fn configz(&self, tenant: &Tenant) -> anyhow::Result<Value> {
+        let entries = self.admin.get_absolute("/configz").await?.expect(200)?;
+        let id = tenant.id.to_string();
+        let entry = entries
+            .as_array()
+            .context("no list")?
+            .iter()
+            .find(|entry| entry["tenant_id"] == id.as_str());
+        Ok(entry.cloned().unwrap_or_default())
+    }
+}

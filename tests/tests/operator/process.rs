@@ -1,0 +1,142 @@
+//! Processes under test. Each logs into a file, which shows what it said when a claim fails.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use minichat_tests::child::field;
+use minichat_tests::client::Api;
+use minichat_tests::exposition::Scrape;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+/// How long a process may take to serve.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A running process. It is killed when dropped.
+pub(crate) struct Logged {
+    child: Child,
+    log: PathBuf,
+}
+
+/// A running operator.
+pub(crate) struct Operator {
+    pub(crate) admin: Api,
+    process: Logged,
+}
+
+impl Logged {
+    /// Starts `command` without the environment of the tests.
+    pub(crate) fn start(command: &mut Command, log: PathBuf) -> anyhow::Result<Self> {
+        let file = File::options().create(true).append(true).open(&log)?;
+        let child = command
+            .kill_on_drop(true)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()?;
+        Ok(Self { child, log })
+    }
+
+    /// The address that the process logs as `name`, once it has.
+    pub(crate) async fn address(&mut self, name: &str) -> anyhow::Result<SocketAddr> {
+        let started = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(&self.log)?;
+            let lines = text
+                .lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let found = lines
+                .filter_map(|line| field(&line, name)?.as_str()?.parse().ok())
+                .next_back();
+            if let Some(address) = found {
+                return Ok(address);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the process ended with {status}: {text}");
+            }
+            if started.elapsed() > PATIENCE {
+                bail!("the process does not serve: {text}");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Everything that was logged.
+    pub(crate) fn log(&self) -> anyhow::Result<String> {
+        Ok(std::fs::read_to_string(&self.log)?)
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        Ok(ended.context("the process does not end")??)
+    }
+
+    /// SIGKILL; returns when the process is gone.
+    pub(crate) async fn kill(mut self) -> anyhow::Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let id = self.child.id().context("the process has ended")?;
+        let id = Pid::from_raw(i32::try_from(id)?).context("no process id")?;
+        Ok(kill_process(id, signal)?)
+    }
+}
+
+impl Operator {
+    /// Starts one with the variables that the chart gives its pod.
+    pub(crate) async fn start(
+        variables: impl IntoIterator<Item = (String, String)>,
+        kubeconfig: &Path,
+        log: PathBuf,
+    ) -> anyhow::Result<Self> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_minichat-operator-under-test"));
+        command
+            .arg("run")
+            .env_clear()
+            .envs(variables)
+            .env("MINICHAT_OPERATOR_ADMIN_ADDR", "127.0.0.1:0")
+            .env("KUBECONFIG", kubeconfig);
+        let mut process = Logged::start(&mut command, log)?;
+        let admin = Api::new(process.address("admin_addr").await?);
+        Ok(Self { admin, process })
+    }
+
+    pub(crate) fn log(&self) -> anyhow::Result<String> {
+        self.process.log()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        self.process.ended().await
+    }
+
+    /// SIGKILL.
+    pub(crate) async fn kill(self) -> anyhow::Result<()> {
+        self.process.kill().await
+    }
+
+    /// The answer of `/readyz`: its status, and what it says is missing.
+    pub(crate) async fn readiness(&self) -> anyhow::Result<(u16, String)> {
+        let answer = self.admin.get_absolute("/readyz").await?;
+        Ok((
+            answer.status.as_u16(),
+            answer.json()?["reasons"].to_string(),
+        ))
+    }
+
+    pub(crate) async fn scrape(&self) -> anyhow::Result<Scrape> {
+        let answer = self.admin.get_absolute("/metrics").await?;
+        Scrape::parse(std::str::from_utf8(&answer.body)?)
+    }
+}

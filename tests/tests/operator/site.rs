@@ -1,0 +1,423 @@
+//! An API server with what the chart installs beside pods: `ServiceAccounts`, roles, and the settings of both processes.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use kube::Client;
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
+};
+use kube::core::GroupVersionKind;
+use minichat_cluster::programs::kubernetes_version;
+use minichat_cluster::{ApiTier, Helm, OwnedApiTier};
+use minichat_config::yaml;
+use minichat_tests::cluster::{self, TestNamespace};
+use minichat_tests::database::{Database, DatabaseKind};
+use minichat_tests::manifest::Tenant;
+use minichat_tests::scripted_provider::ScriptedProvider;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::pod::{Pod, Template};
+use super::process::Operator;
+
+/// How long something may take that is no matter of seconds.
+pub(crate) const WITHIN: Duration = Duration::from_mins(1);
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/minichat");
+
+/// Where operator and pool live, and where the tenants do.
+pub(crate) struct Site {
+    tier: Tier,
+    pub(crate) client: Client,
+    /// The operator's and the pool's.
+    pub(crate) namespace: String,
+    /// The tenants'.
+    pub(crate) tenants: String,
+    pub(crate) provider: ScriptedProvider,
+    pub(crate) database: Database,
+    directory: TempDir,
+    chart: Vec<Value>,
+}
+
+enum Tier {
+    Shared(ApiTier),
+    Own(OwnedApiTier),
+}
+
+impl Deref for Tier {
+    type Target = ApiTier;
+
+    fn deref(&self) -> &ApiTier {
+        match self {
+            Self::Shared(tier) => tier,
+            Self::Own(tier) => tier,
+        }
+    }
+}
+
+impl Site {
+    /// On the API server of the run, beside other suites: the operator may look into one namespace.
+    pub(crate) async fn shared(kind: DatabaseKind) -> anyhow::Result<Self> {
+        Self::on(Tier::Shared(cluster::api_tier()?), kind).await
+    }
+
+    /// On an API server of its own: the operator may look everywhere, as the chart has it by default.
+    pub(crate) async fn own(kind: DatabaseKind) -> anyhow::Result<Self> {
+        let tier = tokio::task::spawn_blocking(OwnedApiTier::start).await??;
+        Self::on(Tier::Own(tier), kind).await
+    }
+
+    async fn on(tier: Tier, kind: DatabaseKind) -> anyhow::Result<Self> {
+        cluster::install_definitions(&tier)?;
+        let client = cluster::client(&tier.kubeconfig()).await?;
+        let pool = TestNamespace::create(&client, "chat").await?;
+        let tenants = TestNamespace::create(&client, "acme").await?;
+        let scope = match tier {
+            Tier::Shared(_) => vec![format!("operator.namespaces={{{}}}", tenants.name())],
+            Tier::Own(_) => Vec::new(),
+        };
+        let directory = TempDir::with_prefix("minichat-site-")?;
+        let site = Self {
+            chart: rendered(&tier.kubeconfig(), pool.name(), &scope)?,
+            tier,
+            client,
+            namespace: pool.name().to_owned(),
+            tenants: tenants.name().to_owned(),
+            provider: ScriptedProvider::start().await?,
+            database: Database::create(kind, directory.path()).await?,
+            directory,
+        };
+        let is_right = |object: &&Value| {
+            let kind = object["kind"].as_str().unwrap_or_default();
+            kind == "ServiceAccount" || kind.contains("Role")
+        };
+        let rights: Vec<&Value> = site.chart.iter().filter(is_right).collect();
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": rights});
+        site.tier.kubectl().apply(&list)?;
+        Ok(site)
+    }
+
+    pub(crate) fn tier(&self) -> &ApiTier {
+        &self.tier
+    }
+
+    /// The user that the API server logs for the operator.
+    pub(crate) fn operator_user(&self) -> anyhow::Result<String> {
+        let account = self.account("Deployment")?;
+        Ok(format!(
+            "system:serviceaccount:{}:{account}",
+            self.namespace
+        ))
+    }
+
+    /// The chart's object of `kind`.
+    pub(crate) fn chart(&self, kind: &str) -> anyhow::Result<&Value> {
+        let found = self.chart.iter().find(|object| object["kind"] == kind);
+        found.with_context(|| format!("the chart has no {kind}"))
+    }
+
+    fn account(&self, kind: &str) -> anyhow::Result<String> {
+        let account = &self.chart(kind)?["spec"]["template"]["spec"]["serviceAccountName"];
+        Ok(account.as_str().context("no ServiceAccount")?.to_owned())
+    }
+
+    /// The operator's `Role` in `namespace`.
+    pub(crate) fn role(&self, namespace: &str) -> anyhow::Result<&Value> {
+        let is_it = |object: &&Value| {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            object["kind"] == "Role"
+                && object["metadata"]["namespace"] == namespace
+                && name.contains("operator")
+        };
+        self.chart.iter().find(is_it).context("no such Role")
+    }
+
+    /// Waits until the API server gives the operator a right, or has taken it. `resource` may name a subresource.
+    pub(crate) async fn await_right(
+        &self,
+        namespace: &str,
+        verb: &str,
+        resource: &str,
+        wanted: bool,
+    ) -> anyhow::Result<()> {
+        let reviews: Api<SubjectAccessReview> = Api::all(self.client.clone());
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let group = match resource {
+            "events" => "events.k8s.io",
+            "leases" => "coordination.k8s.io",
+            "chattenants" | "chatquotas" => "minichat.dev",
+            _ => "",
+        };
+        let review: SubjectAccessReview = serde_json::from_value(json!({"spec": {
+            "user": self.operator_user()?,
+            "resourceAttributes": {
+                "namespace": namespace, "verb": verb,
+                "group": group, "resource": resource, "subresource": subresource,
+            },
+        }}))?;
+        let is_so = async || {
+            let answer = reviews.create(&PostParams::default(), &review).await?;
+            Ok(answer.status.is_some_and(|status| status.allowed) == wanted)
+        };
+        eventually(&format!("{verb} {resource}: {wanted}"), WITHIN, is_so).await
+    }
+
+    /// Starts an operator under the chart's `ServiceAccount`, told what the chart tells it.
+    pub(crate) async fn operator(&self) -> anyhow::Result<Operator> {
+        self.operator_elected(false).await
+    }
+
+    /// The same; whether it must hold the Lease to work.
+    pub(crate) async fn operator_elected(&self, elected: bool) -> anyhow::Result<Operator> {
+        let kubeconfig = self.kubeconfig("Deployment").await?;
+        let container = &self.chart("Deployment")?["spec"]["template"]["spec"]["containers"][0];
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let variables = container["env"].as_array().into_iter().flatten();
+        let mut variables: BTreeMap<_, _> = variables
+            .filter_map(|one| Some((text(&one["name"])?, text(&one["value"])?)))
+            .collect();
+        let mut set = |name: &str, value: String| {
+            variables.insert(format!("MINICHAT_OPERATOR_{name}"), value);
+        };
+        set("IDENTITY", format!("operator-{}", unique()));
+        set("LEADER_ELECTION", elected.to_string());
+        Operator::start(variables, &kubeconfig, self.log("operator")).await
+    }
+
+    /// Starts a data plane of the pool under the chart's `ServiceAccount`; `settings` are variables, one to a line.
+    pub(crate) async fn process_of_a_pod(&self, settings: &str) -> anyhow::Result<Pod> {
+        let kubeconfig = self.directory.path().join("pool.kubeconfig");
+        if !kubeconfig.exists() {
+            std::fs::copy(self.kubeconfig("StatefulSet").await?, &kubeconfig)?;
+        }
+        let set = self.chart("StatefulSet")?;
+        let database_url = self.database.url();
+        let template = Template {
+            client: &self.client,
+            namespace: &self.namespace,
+            pool: "default",
+            labels: &set["spec"]["template"]["metadata"]["labels"],
+            kubeconfig: &kubeconfig,
+            database_url: &database_url,
+            settings,
+        };
+        Pod::start(&template, self.log("pod")).await
+    }
+
+    /// A data plane that the API server knows, and that is ready.
+    pub(crate) async fn pod(&self) -> anyhow::Result<Pod> {
+        let pod = self.process_of_a_pod("").await?;
+        pod.register().await?;
+        pod.become_ready().await?;
+        Ok(pod)
+    }
+
+    pub(crate) async fn pods(&self, count: usize) -> anyhow::Result<Vec<Pod>> {
+        let mut pods = Vec::new();
+        for _ in 0..count {
+            pods.push(self.pod().await?);
+        }
+        Ok(pods)
+    }
+
+    async fn kubeconfig(&self, workload: &str) -> anyhow::Result<PathBuf> {
+        let account = self.account(workload)?;
+        let path = self.directory.path().join(format!("{account}.kubeconfig"));
+        let admin = self.tier.kubeconfig();
+        cluster::service_account_kubeconfig(&admin, &self.namespace, &account, &path).await?;
+        Ok(path)
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        let file = format!("{name}-{}.log", unique());
+        self.directory.path().join(file)
+    }
+
+    /// A tenant whose objects belong into the tenants' namespace.
+    pub(crate) fn tenant(&self, name: &str) -> Tenant {
+        let mut tenant = Tenant::new(name, self.provider.addr);
+        let objects = std::iter::once(&mut tenant.resource).chain(&mut tenant.others);
+        for object in objects {
+            object["metadata"]["namespace"] = json!(self.tenants);
+        }
+        tenant
+    }
+
+    /// The tenant's default quota, of so many whole credits a day for standard models.
+    pub(crate) fn quota(&self, tenant: &Tenant, daily: u64) -> Value {
+        json!({
+            "apiVersion": "minichat.dev/v1alpha1",
+            "kind": "ChatQuota",
+            "metadata": {"name": format!("{}-default", tenant.name), "namespace": self.tenants},
+            "spec": {
+                "tenantRef": {"name": tenant.name},
+                "limits": {"standard": {"daily": daily.to_string(), "monthly": "100000"}},
+            },
+        })
+    }
+
+    /// Applies the objects of `tenant`.
+    pub(crate) async fn apply_tenant(&self, tenant: &Tenant) -> anyhow::Result<()> {
+        for object in tenant.others.iter().chain([&tenant.resource]) {
+            self.apply(object).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn apply(&self, object: &Value) -> anyhow::Result<()> {
+        let metadata = &object["metadata"];
+        let api = self.objects(object, metadata["namespace"].as_str().unwrap_or_default())?;
+        let name = metadata["name"].as_str().context("no name")?;
+        let parameters = PatchParams::apply("tests").force();
+        api.patch(name, &parameters, &Patch::Apply(object)).await?;
+        Ok(())
+    }
+
+    /// The object of `kind` in the tenants' namespace; `None` if it is not there.
+    pub(crate) async fn get(&self, kind: &str, name: &str) -> anyhow::Result<Option<Value>> {
+        let found = self.api(kind, &self.tenants)?.get_opt(name).await?;
+        Ok(found.map(serde_json::to_value).transpose()?)
+    }
+
+    pub(crate) async fn delete(&self, kind: &str, name: &str) -> anyhow::Result<()> {
+        let api = self.api(kind, &self.tenants)?;
+        api.delete(name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+
+    pub(crate) fn api(&self, kind: &str, namespace: &str) -> anyhow::Result<Api<DynamicObject>> {
+        let version = match kind {
+            "ChatTenant" | "ChatQuota" => "minichat.dev/v1alpha1",
+            "Event" => "events.k8s.io/v1",
+            _ => "v1",
+        };
+        self.objects(&json!({"apiVersion": version, "kind": kind}), namespace)
+    }
+
+    fn objects(&self, like: &Value, namespace: &str) -> anyhow::Result<Api<DynamicObject>> {
+        let text = |key: &str| like[key].as_str().context(format!("no {key}"));
+        let version = text("apiVersion")?;
+        let (group, version) = version.split_once('/').unwrap_or(("", version));
+        let kind = GroupVersionKind::gvk(group, version, text("kind")?);
+        let resource = ApiResource::from_gvk(&kind);
+        Ok(Api::namespaced_with(
+            self.client.clone(),
+            namespace,
+            &resource,
+        ))
+    }
+
+    /// The rendered Secret of `tenant`.
+    pub(crate) async fn rendered(&self, tenant: &Tenant) -> anyhow::Result<Option<Value>> {
+        let api = self.api("Secret", &self.namespace)?;
+        let found = api
+            .get_opt(&format!("minichat-tenant-{}", tenant.id))
+            .await?;
+        Ok(found.map(serde_json::to_value).transpose()?)
+    }
+
+    /// Waits until the condition of the object is `wanted`: `<status>/<reason>`. Its message.
+    pub(crate) async fn await_condition(
+        &self,
+        (kind, name): (&str, &str),
+        type_: &str,
+        wanted: &str,
+    ) -> anyhow::Result<String> {
+        let started = Instant::now();
+        loop {
+            let object = self.get(kind, name).await?.unwrap_or_default();
+            if let Some((found, message)) = condition(&object, type_)
+                && found == wanted
+                && object["status"]["observedGeneration"] == object["metadata"]["generation"]
+            {
+                return Ok(message);
+            }
+            if started.elapsed() > WITHIN {
+                anyhow::bail!(
+                    "{type_} of {kind} {name} is not {wanted}: {:#}",
+                    object["status"]
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub(crate) async fn await_ready(&self, tenant: &Tenant) -> anyhow::Result<()> {
+        let tenant = ("ChatTenant", tenant.name.as_str());
+        self.await_condition(tenant, "Ready", "True/Ready").await?;
+        Ok(())
+    }
+
+    /// The status of `tenant`.
+    pub(crate) async fn status(&self, tenant: &Tenant) -> anyhow::Result<Value> {
+        let object = self.get("ChatTenant", &tenant.name).await?;
+        Ok(object.context("no such tenant")?["status"].clone())
+    }
+
+    /// Reasons of the events about the object called `name`, in order.
+    pub(crate) async fn events(&self, name: &str) -> anyhow::Result<Vec<String>> {
+        let api = self.api("Event", &self.tenants)?;
+        let mut found: Vec<(String, String)> = Vec::new();
+        for event in api.list(&ListParams::default()).await?.items {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            if event.data["regarding"]["name"] == name {
+                found.push((text(&event.data["eventTime"]), text(&event.data["reason"])));
+            }
+        }
+        found.sort();
+        Ok(found.into_iter().map(|(_, reason)| reason).collect())
+    }
+}
+
+/// Told apart from every other one.
+fn unique() -> String {
+    Uuid::new_v4().simple().to_string()[..8].to_owned()
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn eventually(
+    what: &str,
+    limit: Duration,
+    condition: impl AsyncFn() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let started = Instant::now();
+    while !condition().await? {
+        anyhow::ensure!(started.elapsed() < limit, "not {what} within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// Status and reason of a condition, as `True/Ready`, and its message.
+pub(crate) fn condition(object: &Value, type_: &str) -> Option<(String, String)> {
+    let conditions = object["status"]["conditions"].as_array()?;
+    let found = conditions.iter().find(|one| one["type"] == type_)?;
+    let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+    Some((
+        format!("{}/{}", text("status"), text("reason")),
+        text("message"),
+    ))
+}
+
+/// What the chart makes of its default values, for a namespace.
+fn rendered(kubeconfig: &Path, namespace: &str, settings: &[String]) -> anyhow::Result<Vec<Value>> {
+    let mut arguments = vec!["template", "minichat", CHART, "--namespace", namespace];
+    let version = kubernetes_version()?;
+    arguments.extend(["--kube-version", &version]);
+    arguments.extend(["--set", "pool.config.provider_http.allow_http=true"]);
+    for setting in settings {
+        arguments.extend(["--set", setting]);
+    }
+    let text = Helm::new(kubeconfig)?.run(&arguments)?;
+    let documents = yaml::documents(&text)
+        .into_iter()
+        .map(|document| document.value);
+    documents
+        .collect::<Result<_, _>>()
+        .map_err(|fault| anyhow!("{fault}"))
+}
