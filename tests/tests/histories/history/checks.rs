@@ -1,11 +1,11 @@
 //! What everybody sees, against what the model says.
 
 use anyhow::{Context as _, ensure};
+use minichat_store::testing::{Access, Moment, Waiter};
 use serde_json::Value;
-use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::History;
+use super::{History, Patrol};
 use crate::client::Seen;
 use crate::model::{Cancel, Ending, Presence, TIMED_OUT, Winner};
 use crate::provider::CallView;
@@ -40,15 +40,25 @@ impl History {
     }
 
     pub(super) async fn watch_watchdogs(&mut self) -> anyhow::Result<()> {
+        let now = self.model.orphans();
+        for watchdog in &mut self.watchdogs {
+            let (fewest, most) = watchdog.orphans;
+            watchdog.orphans = (fewest.min(now), most.max(now));
+        }
         let watchdogs = std::mem::take(&mut self.watchdogs);
         let (ended, going): (Vec<_>, Vec<_>) =
-            watchdogs.into_iter().partition(JoinHandle::is_finished);
+            watchdogs.into_iter().partition(|it| it.run.is_finished());
         self.watchdogs = going;
-        for watchdog in ended {
-            let report = watchdog.await?;
+        for Patrol { run, orphans } in ended {
+            let report = run.await?;
             self.model.watchdogs -= 1;
             let is_whole = report.detected == report.finalized + report.skipped;
             ensure!(report.is_success() && is_whole, "{report:?}");
+            let (fewest, most) = orphans;
+            ensure!(
+                (fewest..=most).contains(&usize::try_from(report.detected)?),
+                "{report:?}, but there were {fewest} to {most} orphans"
+            );
             self.note(format!("  a watchdog ends: {report:?}"));
         }
         Ok(())
@@ -159,54 +169,53 @@ impl History {
                 "nobody ends {row:?}, {live:?}"
             );
         }
-        self.check_metrics(life)
-    }
-
-    fn check_metrics(&self, life: &Life) -> anyhow::Result<()> {
-        let counts = &self.model.counts;
-        let metrics = &life.metrics;
-        let mut expected = vec![
-            ("stream_started", counts.started),
-            ("stream_completed", counts.completed),
-            ("stream_failed", counts.failed.values().sum()),
-            ("streams_aborted", counts.aborted.values().sum()),
-            ("orphan_finalized", counts.orphans_finalized),
-            ("quota_reserve", 2 * counts.started),
-            ("quota_commit", 2 * counts.settled_actual),
-        ];
-        let found = |name| metrics.counter_sum(name);
-        expected.retain(|(name, count)| found(name) != *count);
-        ensure!(
-            expected.is_empty(),
-            "counters must be {expected:?}, but are {:?}",
-            expected
-                .iter()
-                .map(|(name, _)| found(name))
-                .collect::<Vec<_>>()
-        );
-        for (code, count) in &counts.failed {
-            let found = metrics.counter("stream_failed", &["llm", "std", code]);
-            ensure!(
-                found == *count,
-                "stream_failed {code}: {found}, not {count}"
-            );
-        }
-        for (trigger, count) in &counts.aborted {
-            let found = metrics.counter("streams_aborted", &[trigger]);
-            ensure!(
-                found == *count,
-                "streams_aborted {trigger}: {found}, not {count}"
-            );
-        }
         let live = self.model.live.values();
         let active = live
             .filter(|live| live.life == self.model.life && live.ending.is_none())
             .count();
-        let found = metrics.gauge("active_streams", &[]);
+        let found = life.metrics.gauge("active_streams", &[]);
         ensure!(
             i64::try_from(active)? == found,
             "active_streams: {found}, not {active}"
         );
+        Ok(())
+    }
+
+    /// What is counted is what was committed, as far as its process knows of it
+    /// (D1). Compared at every moment: a crash takes the counters along.
+    pub(super) fn check_counters(&self, life: &Life) -> anyhow::Result<()> {
+        let waiting = life.turnstile.waiting();
+        let is_unheard = |it: &&Waiter| (it.access, it.moment) == (Access::Write, Moment::Answer);
+        let unheard = u64::try_from(waiting.iter().filter(is_unheard).count())?;
+        let counts = &self.model.counts;
+        let metrics = &life.metrics;
+        let check = |name: &str, found: u64, committed: u64, each: u64| {
+            let least = committed.saturating_sub(each * unheard);
+            ensure!(
+                (least..=committed).contains(&found),
+                "{name}: {found}, but {committed} are committed, of which {unheard} may be unknown"
+            );
+            Ok(())
+        };
+        for (name, committed, each) in [
+            ("stream_started", counts.started, 1),
+            ("stream_completed", counts.completed, 1),
+            ("stream_failed", counts.failed.values().sum(), 1),
+            ("streams_aborted", counts.aborted.values().sum(), 1),
+            ("orphan_finalized", counts.orphans_finalized, 1),
+            ("quota_reserve", 2 * counts.started, 2),
+            ("quota_commit", 2 * counts.settled_actual, 2),
+        ] {
+            check(name, metrics.counter_sum(name), committed, each)?;
+        }
+        for (code, committed) in &counts.failed {
+            let found = metrics.counter("stream_failed", &["llm", "std", code]);
+            check(&format!("stream_failed {code}"), found, *committed, 1)?;
+        }
+        for (trigger, committed) in &counts.aborted {
+            let found = metrics.counter("streams_aborted", &[trigger]);
+            check(&format!("streams_aborted {trigger}"), found, *committed, 1)?;
+        }
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 //! comparison with the model after each step.
 
 mod checks;
+mod edge;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -62,6 +63,13 @@ pub(crate) fn play(world: &mut World, choices: Choices) -> Result<u64, Box<Failu
     }
 }
 
+/// A watchdog under way.
+struct Patrol {
+    run: JoinHandle<Report>,
+    /// The fewest and the most orphans that there were since it started.
+    orphans: (usize, usize),
+}
+
 struct History {
     choices: Choices,
     who: Identity,
@@ -73,7 +81,7 @@ struct History {
     /// The answers of the provider that the model knows of.
     calls_seen: usize,
     refusals_seen: u32,
-    watchdogs: Vec<JoinHandle<Report>>,
+    watchdogs: Vec<Patrol>,
     behind: i64,
     steps: Vec<String>,
 }
@@ -197,6 +205,7 @@ impl History {
         let waits = u32::from(!waiting.is_empty());
         let streams = u32::from(!open.is_empty());
         let readers = self.readers();
+        let at_risk = self.at_risk(&open);
         let weights = [
             30 * waits,
             40 * waits,
@@ -211,6 +220,11 @@ impl History {
             if self.watchdogs.len() < 2 { 6 } else { 0 },
             2,
             3,
+            if self.may_advance() && !at_risk.is_empty() && self.watchdogs.len() < 2 {
+                12
+            } else {
+                0
+            },
         ];
         match self.choices.weighted(&weights) {
             Some(0) => self.flush(world, life).await?,
@@ -238,6 +252,7 @@ impl History {
                 life.provider.refuse_connections(is_away);
                 self.note(format!("the provider refuses connections: {is_away}"));
             }
+            Some(9) => self.tempt_watchdog(world, life, &at_risk).await?,
             _ => {}
         }
         Ok(None)
@@ -304,6 +319,7 @@ impl History {
         self.watch_provider(life)?;
         self.watch_clients()?;
         self.watch_watchdogs().await?;
+        self.check_counters(life)?;
         if life.turnstile.waiting().is_empty() {
             self.check_quiet(life)?;
         }
@@ -513,9 +529,11 @@ impl History {
         self.note("a watchdog starts".to_owned());
         self.model.watchdogs += 1;
         let watchdog = life.watchdog();
-        self.watchdogs.push(tokio::spawn(async move {
-            watchdog.run_once(&Signal::new()).await
-        }));
+        let orphans = self.model.orphans();
+        self.watchdogs.push(Patrol {
+            run: tokio::spawn(async move { watchdog.run_once(&Signal::new()).await }),
+            orphans: (orphans, orphans),
+        });
         self.settle(world, life, false).await
     }
 

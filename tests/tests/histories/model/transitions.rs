@@ -321,11 +321,21 @@ impl Model {
         })
     }
 
+    /// How many turns a watchdog would find now (TURN-57).
+    pub(crate) fn orphans(&self) -> usize {
+        let turns = self.facts.turns.values();
+        turns.filter(|turn| self.is_orphan(turn)).count()
+    }
+
+    fn is_orphan(&self, turn: &Turn) -> bool {
+        let is_stale = turn.last_progress_at <= self.now - micros(WATCHDOG_TIMEOUT);
+        turn.is_running() && is_stale && !turn.is_deleted
+    }
+
     /// A watchdog or the start-up recovery won (TURN-60, TURN-63).
     fn orphaned(&mut self, id: Uuid, old: &Turn) -> anyhow::Result<Settled> {
-        let is_stale = old.last_progress_at <= self.now - micros(WATCHDOG_TIMEOUT);
         ensure!(
-            self.recovers || (self.watchdogs > 0 && is_stale && !old.is_deleted),
+            self.recovers || (self.watchdogs > 0 && self.is_orphan(old)),
             "not an orphan: last progress {} at {}, {} watchdogs",
             old.last_progress_at,
             self.now,
