@@ -11,7 +11,7 @@ use minichat_config::ProcessConfig;
 use minichat_dataplane::Running;
 use minichat_dataplane::jobs::Watchdog;
 use minichat_store::StoreError;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -19,7 +19,8 @@ use crate::client::{Answer, Api};
 use crate::database::{Database, DatabaseKind};
 use crate::exposition::Scrape;
 use crate::manifest::Tenant;
-use crate::scripted_provider::ScriptedProvider;
+use crate::scripted_provider::{Ending, Scenario, ScriptedProvider};
+use crate::sse::{Event, EventStream};
 
 /// Longest time that one claim may take.
 const CLAIM_LIMIT: Duration = Duration::from_mins(3);
@@ -195,7 +196,35 @@ impl Stack {
     }
 }
 
+/// A turn whose provider said something, and holds its end back until
+/// `scene.provider.release(1)`.
+pub struct Held {
+    pub user: Api,
+    pub chat: String,
+    pub started: Event,
+    pub stream: EventStream,
+}
+
 impl Scene {
+    /// A turn that lasts as long as the test wants, of a user of its own.
+    pub async fn held(&self) -> anyhow::Result<Held> {
+        self.provider.push_scenario(Scenario {
+            hold_before_end: true,
+            ..Scenario::deltas(&["part"], Ending::Completed)
+        });
+        let user = self.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
+        let started = stream.expect("stream_started").await?;
+        stream.expect("delta").await?;
+        Ok(Held {
+            user,
+            chat,
+            started,
+            stream,
+        })
+    }
+
     /// A user who was never seen before.
     pub fn new_user(&self) -> anyhow::Result<Api> {
         self.stack.new_user(&self.tenant)

@@ -1,45 +1,17 @@
 //! Databases that fail in the middle of a turn's transactions.
 
-use minichat_tests::client::Api;
-use minichat_tests::database::DatabaseKind;
+use minichat_tests::database::{DatabaseKind, Rows};
 use minichat_tests::harness::{Env, Scene, run};
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
 use minichat_tests::postgres_proxy::PostgresProxy;
 use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
-use minichat_tests::sse::{Event, EventStream};
 use serde_json::json;
 use uuid::Uuid;
 
 const USAGE: &str = "mini-chat.usage_snapshot";
 const RESERVED: &str = "SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0";
 const TURNS: &str = "SELECT count(*) FROM chat_turns";
-
-/// A turn whose provider holds its end back until a release.
-struct Held {
-    user: Api,
-    chat: String,
-    started: Event,
-    stream: EventStream,
-}
-
-async fn held(scene: &Scene) -> anyhow::Result<Held> {
-    scene.provider.push_scenario(Scenario {
-        hold_before_end: true,
-        ..Scenario::deltas(&["part"], Ending::Completed)
-    });
-    let user = scene.new_user()?;
-    let chat = user.create_chat(Some("std")).await?;
-    let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
-    let started = stream.expect("stream_started").await?;
-    stream.expect("delta").await?;
-    Ok(Held {
-        user,
-        chat,
-        started,
-        stream,
-    })
-}
 
 /// A data plane that reaches its database through a proxy.
 async fn proxied(env: &Env) -> anyhow::Result<(Scene, PostgresProxy)> {
@@ -91,7 +63,7 @@ fn a_commit_whose_answer_is_lost_is_looked_up_and_not_repeated() -> anyhow::Resu
     run(DatabaseKind::Postgres, async |env| {
         let (scene, proxy) = proxied(&env).await?;
         for turns in 1..=5 {
-            let mut turn = held(&scene).await?;
+            let mut turn = scene.held().await?;
             proxy.lose_the_next_commit();
             scene.provider.release(1);
             let done = turn.stream.expect("done").await?;
@@ -157,7 +129,7 @@ fn a_reserve_whose_answer_is_lost_is_a_turn_all_the_same() -> anyhow::Result<()>
 fn a_finalization_whose_session_is_ended_is_tried_again() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
         let scene = env.scene().await?;
-        let mut turn = held(&scene).await?;
+        let mut turn = scene.held().await?;
         let lock = env.database.lock_writes().await?;
         scene.provider.release(1);
         let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
@@ -182,7 +154,7 @@ fn a_finalization_whose_session_is_ended_is_tried_again() -> anyhow::Result<()> 
 fn without_a_database_the_stream_ends_without_an_outcome() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
         let (scene, proxy) = proxied(&env).await?;
-        let mut turn = held(&scene).await?;
+        let mut turn = scene.held().await?;
         proxy.set_down(true);
         scene.provider.release(1);
         let error = turn.stream.expect("error").await?;
@@ -211,6 +183,34 @@ fn without_a_database_the_stream_ends_without_an_outcome() -> anyhow::Result<()>
     })
 }
 
+/// What happens to the connection that listens for stops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Listener {
+    /// Nobody listens while the stop is asked for.
+    Away,
+    /// The server ended its session, and it listens in another.
+    Back,
+    /// The server ended its session just now.
+    Cut,
+}
+
+/// The sessions whose last statement is the listener's.
+const LISTENERS: &str = "SELECT CAST(pid AS TEXT) FROM pg_stat_activity \
+    WHERE datname = current_database() AND pid <> pg_backend_pid() \
+    AND query LIKE '%stop_requested_at IS NOT NULL%'";
+
+/// Ends the sessions of both processes that listen.
+async fn cut_listeners(env: &Env) -> anyhow::Result<Rows> {
+    let listeners = env.database.query(LISTENERS).await?;
+    assert_eq!(listeners.len(), 2, "{listeners:?}");
+    for row in &listeners {
+        let pid = row[0].as_deref().unwrap_or_default();
+        let ends = format!("SELECT CAST(pg_terminate_backend({pid}) AS INTEGER)");
+        assert_eq!(env.database.number(&ends).await?, 1);
+    }
+    Ok(listeners)
+}
+
 /// D3: a process that does not listen at the moment hears of a stop as soon as
 /// it does.
 #[test]
@@ -221,10 +221,7 @@ fn a_stop_reaches_a_process_whose_listener_was_cut_off() -> anyhow::Result<()> {
         let user_id = Uuid::new_v4();
         let here = scene.stack.caller(&scene.tenant, user_id)?;
         let there = other.caller(&scene.tenant, user_id)?;
-        let listener = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
-            WHERE datname = current_database() AND pid <> pg_backend_pid() \
-            AND query LIKE '%stop_requested_at IS NOT NULL%'";
-        for is_down in [true, false] {
+        for listener in [Listener::Away, Listener::Back, Listener::Cut] {
             let chat = here.create_chat(None).await?;
             scene
                 .provider
@@ -232,17 +229,21 @@ fn a_stop_reaches_a_process_whose_listener_was_cut_off() -> anyhow::Result<()> {
             let mut stream = here.open(&chat, &json!({"content": "hello"})).await?;
             let started = stream.expect("stream_started").await?;
             stream.expect("delta").await?;
-            let request = started.text("request_id");
-            if is_down {
-                // Asked for while nobody listens.
-                proxy.set_down(true);
-                there.cancel(&chat, request).await?.expect(202)?;
-                proxy.set_down(false);
-            } else {
-                // Cut off just before; whether it listens again is not known.
-                assert_eq!(env.database.number(listener).await?, 2);
-                there.cancel(&chat, request).await?.expect(202)?;
+            match listener {
+                Listener::Away => proxy.set_down(true),
+                Listener::Cut => drop(cut_listeners(&env).await?),
+                Listener::Back => {
+                    let gone = cut_listeners(&env).await?;
+                    let listens = async || {
+                        let now = env.database.query(LISTENERS).await?;
+                        Ok(now.len() == 2 && now.iter().all(|pid| !gone.contains(pid)))
+                    };
+                    other.eventually("listening", listens).await?;
+                }
             }
+            let request = started.text("request_id");
+            there.cancel(&chat, request).await?.expect(202)?;
+            proxy.set_down(false);
             assert_eq!(stream.expect("error").await?.text("code"), "cancelled");
             assert_eq!(here.turn(&chat, request).await?["state"], "cancelled");
         }

@@ -8,12 +8,9 @@ use minichat_dataplane::jobs::Watchdog;
 use minichat_metrics::RecordingMetrics;
 use minichat_store::{DatabaseSettings, Store};
 use minichat_telemetry::Signal;
-use minichat_tests::client::Api;
 use minichat_tests::database::DatabaseKind;
-use minichat_tests::harness::{Scene, run};
+use minichat_tests::harness::{Held, Scene, run};
 use minichat_tests::on_each_database;
-use minichat_tests::scripted_provider::{Ending, Scenario};
-use minichat_tests::sse::{Event, EventStream};
 use serde_json::json;
 use tokio::sync::Barrier;
 
@@ -21,32 +18,6 @@ const USAGE: &str = "mini-chat.usage_snapshot";
 const AUDIT: &str = "mini-chat.audit";
 const RUNNING: &str = "SELECT count(*) FROM chat_turns WHERE state = 'running'";
 const RESERVED: &str = "SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0";
-
-/// A turn whose provider holds its end back until a release.
-struct Held {
-    user: Api,
-    chat: String,
-    started: Event,
-    stream: EventStream,
-}
-
-async fn held(scene: &Scene) -> anyhow::Result<Held> {
-    scene.provider.push_scenario(Scenario {
-        hold_before_end: true,
-        ..Scenario::deltas(&["part"], Ending::Completed)
-    });
-    let user = scene.new_user()?;
-    let chat = user.create_chat(Some("std")).await?;
-    let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
-    let started = stream.expect("stream_started").await?;
-    stream.expect("delta").await?;
-    Ok(Held {
-        user,
-        chat,
-        started,
-        stream,
-    })
-}
 
 on_each_database! {
     /// TURN-33, TURN-41, PLAT-81..85: one usage and one audit event, whatever
@@ -58,7 +29,7 @@ on_each_database! {
             let chat = user.create_chat(Some("std")).await?;
             user.say(&chat, content).await?;
         }
-        let left = held(&scene).await?;
+        let left = scene.held().await?;
         drop(left.stream);
         let database = scene.database();
         scene.stack.eventually("ended", async || Ok(database.number(RUNNING).await? == 0)).await?;
@@ -93,7 +64,7 @@ on_each_database! {
     /// TURN-37: the place of the answer is taken, so it cannot be stored.
     async fn an_answer_that_cannot_be_stored_fails_the_turn(env) {
         let scene = env.scene().await?;
-        let Held { user, chat, started, mut stream } = held(&scene).await?;
+        let Held { user, chat, started, mut stream } = scene.held().await?;
         let database = scene.database();
         database.query(&format!(
             "INSERT INTO messages (id, tenant_id, chat_id, request_id, role, created_at) \
@@ -117,7 +88,7 @@ on_each_database! {
     /// TURN-38: no `done` for what is not committed; the watchdog ends the turn.
     async fn a_turn_that_cannot_be_committed_is_left_to_the_watchdog(env) {
         let scene = env.scene().await?;
-        let Held { user, chat, started, mut stream } = held(&scene).await?;
+        let Held { user, chat, started, mut stream } = scene.held().await?;
         let database = scene.database();
         database.query("ALTER TABLE outbox_messages RENAME TO away").await?;
         scene.provider.release(1);
@@ -140,7 +111,7 @@ on_each_database! {
     /// TURN-42: whoever comes second changes nothing.
     async fn a_result_that_comes_after_another_end_is_discarded(env) {
         let scene = env.scene().await?;
-        let Held { user, chat, started, mut stream } = held(&scene).await?;
+        let Held { user, chat, started, mut stream } = scene.held().await?;
         let database = scene.database();
         database.query(
             "UPDATE chat_turns SET state = 'failed', error_code = 'internal_error', \
@@ -165,7 +136,7 @@ on_each_database! {
         let scene = env.scene().await?;
         let mut turns = Vec::new();
         for _ in 0..TURNS {
-            turns.push(held(&scene).await?);
+            turns.push(scene.held().await?);
         }
         let database = scene.database().clone();
         database.age_turns("state = 'running'").await?;
@@ -230,12 +201,12 @@ fn two_watchdogs_and_a_live_finalizer_settle_500_turns_once() -> anyhow::Result<
     const TURNS: usize = 500;
     run(DatabaseKind::Postgres, async |env| {
         let scene = env.scene().await?;
-        let original = held(&scene).await?;
+        let original = scene.held().await?;
         let database = scene.database().clone();
         database.copy_running_turn(TURNS - LIVE).await?;
         let mut live = vec![original];
         for _ in 1..LIVE {
-            live.push(held(&scene).await?);
+            live.push(scene.held().await?);
         }
         database.age_turns("state = 'running'").await?;
         let barrier = Arc::new(Barrier::new(3));
