@@ -1,6 +1,7 @@
 //! Stands between a data plane and PostgreSQL and fails as networks do.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::Context as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -25,6 +26,10 @@ struct State {
     /// Answers to commits that are still to be lost.
     to_lose: watch::Sender<usize>,
     is_down: watch::Sender<bool>,
+    /// Whether the next answer that is lost is the last for now.
+    goes_down: AtomicBool,
+    /// Connections that were not taken.
+    turned_away: AtomicUsize,
 }
 
 impl PostgresProxy {
@@ -37,6 +42,8 @@ impl PostgresProxy {
             server: server.to_owned(),
             to_lose: watch::Sender::new(0),
             is_down: watch::Sender::new(false),
+            goes_down: AtomicBool::new(false),
+            turned_away: AtomicUsize::new(0),
         });
         Ok(Self {
             url: format!("{user}@{}/{name}", listener.local_addr()?),
@@ -54,6 +61,18 @@ impl PostgresProxy {
     /// connection is cut before anybody is told.
     pub fn lose_the_next_commit(&self) {
         self.state.to_lose.send_modify(|left| *left += 1);
+    }
+
+    /// The same, and whoever comes to ask about it finds nobody until
+    /// [`set_down`](Self::set_down) ends that.
+    pub fn go_down_with_the_next_commit(&self) {
+        self.state.goes_down.store(true, Ordering::Relaxed);
+        self.lose_the_next_commit();
+    }
+
+    /// How many connections were not taken so far.
+    pub fn turned_away(&self) -> usize {
+        self.state.turned_away.load(Ordering::Relaxed)
     }
 
     /// Whether an answer is still to be lost.
@@ -77,6 +96,7 @@ impl Drop for PostgresProxy {
 async fn accept(listener: TcpListener, state: Arc<State>) {
     while let Ok((client, _)) = listener.accept().await {
         if *state.is_down.borrow() {
+            state.turned_away.fetch_add(1, Ordering::Relaxed);
             continue;
         }
         let state = Arc::clone(&state);
@@ -121,6 +141,9 @@ async fn forward(mut client: TcpStream, state: &State) -> std::io::Result<()> {
                 }
                 let is_commit = answered.sees_commit(bytes);
                 if is_losing && is_commit {
+                    if state.goes_down.swap(false, Ordering::Relaxed) {
+                        state.is_down.send_replace(true);
+                    }
                     return Ok(());
                 }
                 if !is_losing {

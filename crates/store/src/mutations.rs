@@ -81,25 +81,50 @@ impl Tx {
         Ok(found.into_iter().next().unwrap_or(MutationTarget::NoChat))
     }
 
-    /// Deletes a turn and its messages. `replaced_by` is the request of the
-    /// turn that takes its place.
+    /// Deletes a turn and its messages, as of the look at it under the lock of
+    /// its chat. `replaced_by` is the request of the turn that takes its place.
     pub fn turn_delete(
         &mut self,
         query: &MutationQuery,
         turn: TurnId,
+        at: Timestamp,
         replaced_by: Option<RequestId>,
     ) -> Result<(), StoreError> {
         self.execute_later(
-            "UPDATE chat_turns SET deleted_at = statement_timestamp(), \
-             updated_at = statement_timestamp(), replaced_by_request_id = $3 \
-             WHERE tenant_id = $1 AND id = $2",
-            params![query.tenant_id, turn, replaced_by],
+            "UPDATE chat_turns SET deleted_at = $3, updated_at = $3, \
+             replaced_by_request_id = $4 WHERE tenant_id = $1 AND id = $2",
+            params![query.tenant_id, turn, at, replaced_by],
         )?;
         self.execute_later(
-            "UPDATE messages SET deleted_at = statement_timestamp() \
+            "UPDATE messages SET deleted_at = $4 \
              WHERE tenant_id = $1 AND chat_id = $2 AND request_id = $3 AND deleted_at IS NULL",
-            params![query.tenant_id, query.chat_id, query.request_id],
+            params![query.tenant_id, query.chat_id, query.request_id, at],
         )
+    }
+
+    /// Whether `turn` was deleted at exactly this instant of the database's
+    /// clock: how a deletion whose commit was not answered learns that it was
+    /// heard. No other one has the same instant, because each looks at the turn
+    /// under the lock of its chat. Waits for that lock.
+    pub async fn turn_deleted_at(
+        &mut self,
+        query: &MutationQuery,
+        turn: TurnId,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let of_chat = query.params();
+        let lock = Query {
+            sql: self.dialect().chat_lock_sql(),
+            params: &of_chat[..3],
+            map: only_column::<ChatId>,
+        };
+        let deleted = Query {
+            sql: "SELECT 1 FROM chat_turns WHERE tenant_id = $1 AND id = $2 AND deleted_at = $3",
+            params: &params![query.tenant_id, turn, at],
+            map: |_| Ok(()),
+        };
+        let (_, found) = self.query2(lock, deleted).await?;
+        Ok(!found.is_empty())
     }
 }
 

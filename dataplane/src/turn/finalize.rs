@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::account::{Account, Price};
 use super::audit_event::{self, TurnEvent};
+use super::unheard::look_again;
 use super::usage_event::{self, Bill, UsageEvent};
 
 const ATTEMPTS: u32 = 3;
@@ -182,20 +183,10 @@ async fn won_unheard(store: &Store, account: &Account, attempted: &Attempted) ->
     };
     let (tenant, turn) = (account.tenant_id, account.turn_id);
     let (state, at) = (attempted.outcome.state(), attempted.now);
-    let ended: Result<bool, StoreError> = store
-        .read(move |tx| Box::pin(async move { tx.turn_ended_at(tenant, turn, state, at).await }))
-        .await;
-    match ended {
-        Ok(true) => {
-            tracing::info!(turn.id = %turn, "a commit whose answer was lost had taken place");
-            Some(attempted)
-        }
-        Ok(false) => None,
-        Err(error) => {
-            tracing::error!(turn.id = %turn, %error, "it is not known who ended a turn");
-            None
-        }
-    }
+    let ended = look_again(store, turn, move |tx| {
+        Box::pin(async move { tx.turn_ended_at(tenant, turn, state, at).await })
+    });
+    (ended.await == Some(true)).then_some(attempted)
 }
 
 async fn transaction(

@@ -30,6 +30,7 @@ pub(crate) mod relay;
 mod replay;
 mod reserve;
 mod stop;
+mod unheard;
 mod usage_event;
 
 use std::sync::Arc;

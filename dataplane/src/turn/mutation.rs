@@ -4,7 +4,7 @@
 //! follows is the flow of a send, whose reserve transaction also deletes the
 //! old turn. A refused replacement therefore leaves it in place.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use minichat_core::turn::TurnState;
 use minichat_core::{ChatId, ErrorCode, RequestId, Timestamp, TurnId};
@@ -16,6 +16,7 @@ use tracing::Instrument;
 use super::RequestContext;
 use super::mutation_event::Change;
 use super::open::Draft;
+use super::unheard::look_again;
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
@@ -90,7 +91,7 @@ fn displace<'a>(
     (turn_id, at): (TurnId, Timestamp),
     successor: Option<RequestId>,
 ) -> Result<Change<'a>, StoreError> {
-    tx.turn_delete(query, turn_id, successor)?;
+    tx.turn_delete(query, turn_id, at, successor)?;
     Ok(Change {
         caller,
         request,
@@ -130,14 +131,7 @@ pub async fn delete(
     // A task of its own: what is recorded is what was committed, also when the
     // client has left.
     let task = async move {
-        let deleted = app
-            .store
-            .write(move |tx| -> BoxFuture<'_, Result<(), Refusal>> {
-                let (caller, request) = (caller.clone(), request.clone());
-                Box::pin(async move { delete_in(tx, &caller, &request, &query).await })
-            })
-            .await
-            .map_err(Refusal::into_problem);
+        let deleted = delete_once(&app, caller, request, query).await;
         attempt.end(&deleted);
         deleted
     };
@@ -149,14 +143,61 @@ pub async fn delete(
         })
 }
 
+/// The turn that an attempt is about to delete, and the instant by which its
+/// deletion is known.
+type Attempted = Arc<Mutex<Option<(TurnId, Timestamp)>>>;
+
+/// A deletion whose answer is lost is looked up: a second one would be refused.
+async fn delete_once(
+    app: &App,
+    caller: Caller,
+    request: RequestContext,
+    query: MutationQuery,
+) -> Result<(), Problem> {
+    let attempted = Attempted::default();
+    let last = Arc::clone(&attempted);
+    let deleted = app
+        .store
+        .write(move |tx| -> BoxFuture<'_, Result<(), Refusal>> {
+            let (caller, request) = (caller.clone(), request.clone());
+            let last = Arc::clone(&last);
+            Box::pin(async move { delete_in(tx, &caller, &request, &query, &last).await })
+        })
+        .await;
+    match deleted {
+        Err(Refusal::Store(error)) if error.is_unanswered() => {
+            let attempted = *attempted.lock().unwrap_or_else(PoisonError::into_inner);
+            match attempted {
+                Some(it) if deleted_unheard(app, query, it).await => Ok(()),
+                _ => Err(error.into()),
+            }
+        }
+        answered => answered.map_err(Refusal::into_problem),
+    }
+}
+
+async fn deleted_unheard(
+    app: &App,
+    query: MutationQuery,
+    (turn_id, at): (TurnId, Timestamp),
+) -> bool {
+    let found = look_again(&app.store, turn_id, move |tx| {
+        Box::pin(async move { tx.turn_deleted_at(&query, turn_id, at).await })
+    });
+    found.await == Some(true)
+}
+
 async fn delete_in(
     tx: &mut Tx,
     caller: &Caller,
     request: &RequestContext,
     query: &MutationQuery,
+    attempted: &Attempted,
 ) -> Result<(), Refusal> {
     let turn = check(tx.turn_mutation_lock(query).await?, caller).map_err(Refusal::Answer)?;
-    let change = displace(tx, caller, request, query, (turn.id, turn.now), None)?;
+    let this = (turn.id, turn.now);
+    *attempted.lock().unwrap_or_else(PoisonError::into_inner) = Some(this);
+    let change = displace(tx, caller, request, query, this, None)?;
     Ok(change.deletion(query.request_id).enqueue(tx)?)
 }
 

@@ -17,6 +17,7 @@ use super::admit::{self, Wish};
 use super::open::{Ids, Plan};
 use super::plan::{decide, input_too_long, plan};
 use super::replay::{Recorded, replay};
+use super::unheard::look_again;
 use super::{RequestContext, SseBody, mutation, record};
 use crate::app::App;
 use crate::caller::Caller;
@@ -141,24 +142,17 @@ async fn write(app: &App, opening: &Arc<Opening>) -> Result<(), Refusal> {
 /// must not be left without a task (TURN-15).
 async fn opened_unheard(app: &App, caller: &Caller, plan: &Plan) -> bool {
     let (scope, ids) = (scope(caller, plan), *plan.ids());
-    let found: Result<_, StoreError> = app
-        .store
-        .write(move |tx| {
-            Box::pin(async move {
-                // Waits for the lost transaction's end, if that is yet to come.
-                tx.quota_lock(scope).await?;
-                tx.turn_get(scope.tenant_id, scope.user_id, ids.chat_id, ids.request_id)
-                    .await
-            })
+    let found = look_again(&app.store, ids.turn_id, move |tx| {
+        Box::pin(async move {
+            // Waits for the lost transaction's end, if that is yet to come.
+            tx.quota_lock(scope).await?;
+            tx.turn_get(scope.tenant_id, scope.user_id, ids.chat_id, ids.request_id)
+                .await
         })
-        .await;
-    match found {
-        Ok(turn) => turn.is_some_and(|turn| turn.id == ids.turn_id),
-        Err(error) => {
-            tracing::error!(turn.id = %ids.turn_id, %error, "it is not known whether a turn was opened; if it was, the watchdog ends it");
-            false
-        }
-    }
+    })
+    .await;
+    // What nobody knows of is ended by the watchdog.
+    found.flatten().is_some_and(|turn| turn.id == ids.turn_id)
 }
 
 fn scope(caller: &Caller, plan: &Plan) -> QuotaScope {

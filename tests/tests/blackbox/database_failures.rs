@@ -10,6 +10,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 const USAGE: &str = "mini-chat.usage_snapshot";
+const AUDIT: &str = "mini-chat.audit";
 const RESERVED: &str = "SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0";
 const TURNS: &str = "SELECT count(*) FROM chat_turns";
 
@@ -120,6 +121,75 @@ fn a_reserve_whose_answer_is_lost_is_a_turn_all_the_same() -> anyhow::Result<()>
             assert_eq!(reserves, turns);
         }
         assert_eq!(env.database.number(RESERVED).await?, 0);
+        Ok(())
+    })
+}
+
+/// TURN-13, TURN-65, D1: nobody can be asked for a while whether a turn was
+/// opened. It waits for its task, and is counted like any other.
+#[test]
+fn a_reserve_whose_answer_is_lost_is_looked_up_until_the_database_is_back() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, proxy) = proxied(&env).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        for turns in 1..=3 {
+            let before = proxy.turned_away();
+            proxy.go_down_with_the_next_commit();
+            let back = scene.stack.eventually("turned away", async || {
+                // The listener for stops comes as well.
+                Ok(proxy.turned_away() >= before + 3)
+            });
+            let (events, back) = tokio::join!(user.say(&chat, "PING"), async {
+                back.await?;
+                proxy.set_down(false);
+                anyhow::Ok(())
+            });
+            back?;
+            events?.only("done")?;
+            assert_eq!(env.database.number(TURNS).await?, i64::try_from(turns)?);
+            let scrape = scene.stack.scrape().await?;
+            for name in ["stream_started", "stream_completed"] {
+                let count = scrape.count(&format!("mini_chat_{name}_total"), &[])?;
+                assert_eq!(count, turns, "{name}");
+            }
+        }
+        assert_eq!(env.database.number(RESERVED).await?, 0);
+        Ok(())
+    })
+}
+
+/// TURN-55, API-74: a deletion that was committed unheard is one, and is told
+/// as one.
+#[test]
+fn a_deletion_whose_answer_is_lost_is_looked_up_and_not_repeated() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, proxy) = proxied(&env).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        for deletions in 1..=3 {
+            let events = user.say(&chat, "PING").await?;
+            let request = events.only("stream_started")?["request_id"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            proxy.lose_the_next_commit();
+            let answer = user.delete_turn(&chat, &request).await?;
+            assert!(!proxy.is_waiting(), "no commit was lost");
+            assert_eq!(answer.status, 204, "{answer:?}");
+            assert!(user.messages(&chat).await?.is_empty());
+            let scrape = scene.stack.scrape().await?;
+            let result = |result| {
+                let labels = [("op", "delete"), ("result", result)];
+                scrape.count("mini_chat_turn_mutation_total", &labels)
+            };
+            assert_eq!((result("ok")?, result("error")?), (deletions, 0));
+            let audits = env.database.payloads(AUDIT).await?;
+            let told = audits
+                .iter()
+                .filter(|event| event["event_type"] == "turn_delete");
+            assert_eq!(told.count(), deletions);
+        }
         Ok(())
     })
 }
