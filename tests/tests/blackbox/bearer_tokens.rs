@@ -8,7 +8,7 @@ use minichat_tests::harness::{Env, Stack};
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_issuer::{ALGORITHMS, Mood, ScriptedIssuer, Signer, now};
-use minichat_tests::scripted_provider::ScriptedProvider;
+use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -18,7 +18,7 @@ struct Door {
     signer: Signer,
     tenant: Tenant,
     stack: Stack,
-    _provider: ScriptedProvider,
+    provider: ScriptedProvider,
 }
 
 impl Door {
@@ -32,7 +32,7 @@ impl Door {
             signer,
             tenant,
             stack,
-            _provider: provider,
+            provider,
         })
     }
 
@@ -170,7 +170,7 @@ on_each_database! {
         let bob = door.token(&json!({"sub": "auth0|bob"}));
         door.bearer(&bob)?.get(&path).await?.problem(404, "chat_not_found")?;
 
-        let Door { issuer, signer, tenant, stack, _provider } = door;
+        let Door { issuer, signer, tenant, stack, provider: _provider } = door;
         stack.stop().await?;
         let stack = env.serve_with(&[&tenant], &issuer.settings()).await?;
         let later = issuer.token(&signer, &json!({"tenant_id": tenant.id, "sub": "auth0|alice"}));
@@ -233,6 +233,33 @@ on_each_database! {
         door.stack.write_manifest("acme", &door.tenant.manifest())?;
         let served = async || Ok(door.answer(&known).await?.status == 200);
         door.stack.eventually("served again", served).await?;
+    }
+
+    /// PLAT-138, TURN-9: a token is judged when its stream opens. That it expires
+    /// and its tenant loses the feature is a matter of the next request.
+    async fn a_stream_outlives_its_token_and_its_tenants_licence(env) {
+        let mut door = Door::open(&env).await?;
+        door.provider.push_scenario(Scenario {
+            hold_before_end: true,
+            ..Scenario::deltas(&["part"], Ending::Completed)
+        });
+        let chat = door.bearer(&door.token(&json!({})))?.create_chat(None).await?;
+        // Believed for a minute longer, of which this leaves a few seconds.
+        let caller = door.bearer(&door.token(&json!({"exp": now() - 55})))?;
+        let mut stream = caller.open(&chat, &json!({"content": "hello"})).await?;
+        stream.expect("stream_started").await?;
+        stream.expect("delta").await?;
+        let status = async |caller: &Api| anyhow::Ok(caller.get("/chats").await?.status);
+        let expired = async || Ok(status(&caller).await? == 401);
+        door.stack.eventually("expired", expired).await?;
+        check_unauthenticated(&caller.retry(&chat, &chat).await?, "an expired token")?;
+        let valid = door.bearer(&door.token(&json!({})))?;
+        door.tenant.spec()["features"] = json!({"aiChat": false});
+        door.stack.write_manifest("acme", &door.tenant.manifest())?;
+        let refused = async || Ok(status(&valid).await? == 403);
+        door.stack.eventually("refused", refused).await?;
+        door.provider.release(1);
+        stream.expect("done").await?;
     }
 
     /// PLAT-131: refreshed on an unknown `kid`, at most once a minute.
