@@ -59,7 +59,7 @@ impl Bound {
 }
 
 /// Ratios compare subjects of one round, absolute bounds are the contract with users.
-const GOALS: [Goal; 13] = [
+const GOALS: [Goal; 15] = [
     Goal {
         id: "G1",
         text: "added first token p50, one client, SQLite, ≤ 1.0 ms (stretch 0.5 ms)",
@@ -163,6 +163,22 @@ const GOALS: [Goal; 13] = [
         figure: |s, r| s.get(r, S::Sqlite, M::StreamRssKilobytes),
         must: Bound::AtMost(100.0),
         stretch: Bound::AtMost(64.0),
+    },
+    Goal {
+        id: "G9",
+        text: "client leaves, provider left, p99, 200 streams, SQLite, ≤ 50 ms (stretch 10 ms)",
+        unit: "ms",
+        figure: |s, r| Some(s.get(r, S::Sqlite, M::LeaveP99Micros)? / 1e3),
+        must: Bound::AtMost(50.0),
+        stretch: Bound::AtMost(10.0),
+    },
+    Goal {
+        id: "G9",
+        text: "client leaves, provider left, p99, 200 streams, PostgreSQL, ≤ 50 ms (stretch 10 ms)",
+        unit: "ms",
+        figure: |s, r| Some(s.get(r, S::Postgres, M::LeaveP99Micros)? / 1e3),
+        must: Bound::AtMost(50.0),
+        stretch: Bound::AtMost(10.0),
     },
 ];
 

@@ -30,7 +30,7 @@ struct Arguments {
     /// Subjects to measure; all of them if absent (PostgreSQL only with its URL).
     #[arg(long, value_delimiter = ',')]
     subjects: Vec<String>,
-    /// Parts of the load to put on them: first-token, streams, turns, bursts; all of them if absent.
+    /// Parts of the load to put on them: first-token, streams, turns, bursts, leaving; all of them if absent.
     #[arg(long, value_delimiter = ',', value_parser = part, conflicts_with = "out")]
     parts: Vec<Part>,
     /// Database for the data plane on PostgreSQL.

@@ -1,5 +1,6 @@
 //! One round: every subject is measured in turn, under the same load.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -24,6 +25,8 @@ pub struct Load {
     pub turns: usize,
     /// Unpaced answers.
     pub bursts: usize,
+    /// Streams that are left at their first token, one after the other, beside the open ones.
+    pub left: usize,
 }
 
 impl Load {
@@ -34,6 +37,7 @@ impl Load {
         streams_per_client: 4,
         turns: 4_000,
         bursts: 100,
+        left: 200,
     };
     /// Enough to see a regression, too little to publish.
     pub const SHORT: Self = Self {
@@ -42,6 +46,7 @@ impl Load {
         streams_per_client: 2,
         turns: 1_000,
         bursts: 40,
+        left: 100,
     };
 }
 
@@ -56,11 +61,19 @@ pub enum Part {
     Turns,
     /// Unpaced answers.
     Bursts,
+    /// Streams that are left.
+    Leaving,
 }
 
 impl Part {
     /// Every part, in the order of a round.
-    pub const ALL: [Self; 4] = [Self::FirstToken, Self::Streams, Self::Turns, Self::Bursts];
+    pub const ALL: [Self; 5] = [
+        Self::FirstToken,
+        Self::Streams,
+        Self::Turns,
+        Self::Bursts,
+        Self::Leaving,
+    ];
 
     /// Name on the command line.
     pub fn name(self) -> &'static str {
@@ -69,6 +82,7 @@ impl Part {
             Self::Streams => "streams",
             Self::Turns => "turns",
             Self::Bursts => "bursts",
+            Self::Leaving => "leaving",
         }
     }
 }
@@ -101,6 +115,7 @@ pub fn measure(
         let mut measuring = Measuring {
             round,
             running,
+            provider: fleet.provider(),
             load,
             samples,
         };
@@ -114,6 +129,7 @@ pub fn measure(
 struct Measuring<'a> {
     round: u32,
     running: &'a Running,
+    provider: SocketAddr,
     load: &'a Load,
     samples: &'a mut Samples,
 }
@@ -137,6 +153,7 @@ impl Measuring<'_> {
                 Part::Streams => self.open_streams()?,
                 Part::Turns => self.turns()?,
                 Part::Bursts => self.bursts()?,
+                Part::Leaving => self.leaving()?,
             }
         }
         Ok(())
@@ -225,6 +242,37 @@ impl Measuring<'_> {
             Measure::BurstChunkCpuMicros,
             cost.cpu_micros / as_f64(cost.reading.chunks),
         );
+        Ok(())
+    }
+
+    fn leaving(&mut self) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let clients = self.load.open_streams;
+        let streams = clients * self.load.streams_per_client;
+        let times = runtime.block_on(async {
+            let pace = &Pace::STEADY;
+            let target = self.running.address();
+            let crowd = Plan {
+                target,
+                clients,
+                ramp: RAMP,
+                requests: self.running.prepare_streams(pace, streams).await?,
+                expected_chunks: pace.chunks,
+            };
+            let left = self.running.prepare_streams(pace, self.load.left).await?;
+            let leaving = async {
+                tokio::time::sleep(RAMP).await;
+                load::leave(target, self.provider, &left).await
+            };
+            let (crowd, times) = tokio::join!(load::run(crowd), leaving);
+            crowd?;
+            times
+        })?;
+        interrupt::check()?;
+        self.record(Measure::LeaveP50Micros, quantile_micros(&times, 0.5));
+        self.record(Measure::LeaveP99Micros, quantile_micros(&times, 0.99));
         Ok(())
     }
 

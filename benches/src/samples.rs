@@ -25,6 +25,10 @@ pub enum Measure {
     TurnsPerCpuSecond,
     /// One-token turns per second.
     TurnsPerSecond,
+    /// From a client's leaving to the provider's connection being closed, while 200 streams run.
+    LeaveP50Micros,
+    /// The same, slowest hundredth.
+    LeaveP99Micros,
     /// Resident memory of the fresh process.
     IdleRssKilobytes,
     /// Growth of resident memory per stream while 200 streams run.
@@ -35,7 +39,7 @@ pub enum Measure {
 
 impl Measure {
     /// Every measure, in the order of the report.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::FirstTokenP50Micros,
         Self::FirstTokenP99Micros,
         Self::LoadedFirstTokenP50Micros,
@@ -46,6 +50,8 @@ impl Measure {
         Self::BurstChunkCpuMicros,
         Self::TurnsPerCpuSecond,
         Self::TurnsPerSecond,
+        Self::LeaveP50Micros,
+        Self::LeaveP99Micros,
         Self::IdleRssKilobytes,
         Self::StreamRssKilobytes,
         Self::GeneratorPercent,
@@ -64,6 +70,8 @@ impl Measure {
             Self::BurstChunkCpuMicros => "burst_chunk_cpu_us",
             Self::TurnsPerCpuSecond => "turns_per_cpu_second",
             Self::TurnsPerSecond => "turns_per_second",
+            Self::LeaveP50Micros => "leave_p50_us",
+            Self::LeaveP99Micros => "leave_p99_us",
             Self::IdleRssKilobytes => "idle_rss_kb",
             Self::StreamRssKilobytes => "stream_rss_kb",
             Self::GeneratorPercent => "generator_cpu_percent",
@@ -83,6 +91,8 @@ impl Measure {
             Self::BurstChunkCpuMicros => "CPU per chunk, unpaced (µs)",
             Self::TurnsPerCpuSecond => "one-token turns per CPU-second",
             Self::TurnsPerSecond => "one-token turns per second",
+            Self::LeaveP50Micros => "client leaves, provider left, 200 streams, p50 (µs)",
+            Self::LeaveP99Micros => "client leaves, provider left, 200 streams, p99 (µs)",
             Self::IdleRssKilobytes => "idle RSS (kB)",
             Self::StreamRssKilobytes => "RSS per open stream (kB)",
             Self::GeneratorPercent => "load generator, 200 streams (% of a core)",

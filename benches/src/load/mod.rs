@@ -3,10 +3,12 @@
 mod body;
 mod connection;
 mod events;
+mod leave;
 mod reading;
 mod run;
 
 pub use connection::{Connection, Exchange};
 pub use events::{EventReader, Terminal};
+pub use leave::leave;
 pub use reading::Reading;
 pub use run::{Plan, run};

@@ -11,6 +11,11 @@ use super::events::{EventReader, Terminal};
 /// Longest latency a histogram tells apart: one minute in nanoseconds.
 const LONGEST_NANOS: u64 = 60_000_000_000;
 
+/// An empty histogram of times in nanoseconds.
+pub(super) fn latencies() -> anyhow::Result<Histogram<u64>> {
+    Histogram::new_with_max(LONGEST_NANOS, 3).context("histogram bounds")
+}
+
 /// Counters and histograms of one run; all times in nanoseconds.
 #[derive(Debug)]
 pub struct Reading {
@@ -33,13 +38,12 @@ pub struct Reading {
 impl Reading {
     /// A reading of nothing.
     pub fn new() -> anyhow::Result<Self> {
-        let histogram = || Histogram::new_with_max(LONGEST_NANOS, 3).context("histogram bounds");
         Ok(Self {
             streams: 0,
             faithful: 0,
             chunks: 0,
-            first_token: histogram()?,
-            chunk: histogram()?,
+            first_token: latencies()?,
+            chunk: latencies()?,
             elapsed: Duration::ZERO,
             first_fault: None,
         })

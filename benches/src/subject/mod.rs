@@ -71,6 +71,7 @@ pub struct Setup {
 #[derive(Debug)]
 pub struct Fleet {
     running: Vec<Running>,
+    provider: SocketAddr,
     /// Held until every process that uses it has ended.
     _directory: TempDir,
 }
@@ -98,8 +99,14 @@ impl Fleet {
         }
         Ok(Self {
             running,
+            provider: upstream,
             _directory: directory,
         })
+    }
+
+    /// Where the scripted provider listens.
+    pub fn provider(&self) -> SocketAddr {
+        self.provider
     }
 
     /// The running subjects, direct first.
