@@ -32,6 +32,10 @@ use world::World;
 const SEED: &str = "MINICHAT_HISTORY_SEED";
 const COUNT: &str = "MINICHAT_HISTORIES";
 
+/// Processes that crash leave their logs to the next, so that a database becomes
+/// slower with its age.
+const HISTORIES_OF_A_WORLD: u32 = 200;
+
 /// Attempts to shorten a failing history.
 const TRIALS: u32 = 600;
 
@@ -63,10 +67,13 @@ fn play_all(kind: DatabaseKind, count: u64) -> anyhow::Result<()> {
     let steps = AtomicU64::new(0);
     let player = || -> anyhow::Result<()> {
         let mut world = World::create(kind)?;
-        loop {
+        for played in 1_u32.. {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds.end {
-                return world.remove();
+                break;
+            }
+            if played % HISTORIES_OF_A_WORLD == 0 {
+                std::mem::replace(&mut world, World::create(kind)?).remove()?;
             }
             match history::play(&mut world, Choices::seeded(seed)) {
                 Ok(played) => steps.fetch_add(played, Ordering::Relaxed),
@@ -76,6 +83,7 @@ fn play_all(kind: DatabaseKind, count: u64) -> anyhow::Result<()> {
                 }
             };
         }
+        world.remove()
     };
     let players = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
