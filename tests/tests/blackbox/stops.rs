@@ -1,5 +1,7 @@
 //! Turns that are stopped on request (D3).
 
+use std::time::Duration;
+
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::{Ending, Scenario};
 use serde_json::json;
@@ -47,6 +49,38 @@ on_each_database! {
             assert_eq!(scrape.count(name, labels)?, 1, "{name}");
         }
         assert_eq!(scrape.count("mini_chat_stream_disconnected_total", &[])?, 0);
+    }
+
+    /// TURN-48, TURN-49: whatever the database does, the provider is left at
+    /// once. The bound is of no interest but that it is one.
+    async fn the_provider_is_left_although_nothing_can_be_committed(env) {
+        let scene = env.scene().await?;
+        let user = scene.new_user()?;
+        for left in 1..=50 {
+            let chat = user.create_chat(None).await?;
+            scene.provider.push_scenario(Scenario::deltas(&["part"], Ending::Hang));
+            let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
+            let started = stream.expect("stream_started").await?;
+            stream.expect("delta").await?;
+            let id = started.text("request_id");
+            let lock = env.database.lock_writes().await?;
+            let reader = if left % 2 == 0 {
+                drop(stream);
+                None
+            } else {
+                user.cancel(&chat, id).await?.expect(202)?;
+                Some(stream)
+            };
+            let is_left = scene.provider.wait_until(|stats| stats.answers_aborted == left);
+            tokio::time::timeout(Duration::from_secs(2), is_left).await?;
+            assert_eq!(user.turn(&chat, id).await?["state"], "running");
+            drop(lock);
+            if let Some(mut stream) = reader {
+                assert_eq!(stream.expect("error").await?.text("code"), "cancelled");
+            }
+            let cancelled = async || Ok(user.turn(&chat, id).await?["state"] == "cancelled");
+            scene.stack.eventually("cancelled", cancelled).await?;
+        }
     }
 
     /// D3: as every operation on a turn.
