@@ -16,6 +16,7 @@ mod choices;
 mod client;
 mod facts;
 mod history;
+mod midnight;
 mod model;
 mod provider;
 mod races;

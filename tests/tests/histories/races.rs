@@ -15,16 +15,17 @@ use crate::world::{Life, Process, TENANT, World};
 const ROUNDS: u32 = 20;
 
 /// A scene in which a chat has one turn, which failed.
-struct Scene {
-    life: Life,
-    who: Identity,
+pub(crate) struct Scene {
+    pub(crate) life: Life,
+    pub(crate) who: Identity,
     chat: String,
     turn: Uuid,
 }
 
 impl Scene {
-    async fn set(world: &mut World, process: &Process) -> anyhow::Result<Self> {
-        world.set_time(model::NOON)?;
+    /// Everything happens at the instant `at`, in microseconds since 1970.
+    pub(crate) async fn set(world: &mut World, process: &Process, at: i64) -> anyhow::Result<Self> {
+        world.set_time(at)?;
         let life = world.start(process).await?;
         // Whatever opens a turn is answered by a stream that ends at once.
         life.provider.refuse_connections(true);
@@ -57,7 +58,7 @@ impl Scene {
         Client::ask(self.life.router.clone(), self.who, "op", &question)
     }
 
-    fn send(&self, request: Uuid) -> Client {
+    pub(crate) fn send(&self, request: Uuid) -> Client {
         let path = format!("/chats/{}/messages:stream", self.chat);
         let body = json!({"content": "hello", "request_id": request});
         self.ask(Method::POST, &path, body)
@@ -68,7 +69,7 @@ impl Scene {
         self.ask(method, &path, body)
     }
 
-    async fn flush(&self) {
+    pub(crate) async fn flush(&self) {
         self.life.settle().await;
         while let Some(waiter) = self.life.turnstile.waiting().first() {
             self.life.turnstile.release(waiter.number);
@@ -106,7 +107,7 @@ fn rounds(mut claim: impl AsyncFnMut(&Scene) -> anyhow::Result<()>) -> anyhow::R
         for round in 0..ROUNDS {
             let process = Process::spawn()?;
             let played = process.run(async {
-                let scene = Scene::set(&mut world, &process).await?;
+                let scene = Scene::set(&mut world, &process, model::NOON).await?;
                 claim(&scene).await
             })?;
             played.with_context(|| format!("{kind:?}, round {round}"))?;

@@ -6,7 +6,7 @@
 //! clients may be told: an answer must be right for some state of the rows
 //! between question and answer.
 
-mod rules;
+pub(crate) mod rules;
 mod transitions;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -274,11 +274,11 @@ fn need(content: &str, prior_context: i64) -> i64 {
     text + prior_context + MAX_OUTPUT
 }
 
-pub(super) fn daily(day: &str) -> (String, String, String) {
+pub(crate) fn daily(day: &str) -> (String, String, String) {
     ("daily".to_owned(), day.to_owned(), "total".to_owned())
 }
 
-pub(super) fn monthly(day: &str) -> (String, String, String) {
+pub(crate) fn monthly(day: &str) -> (String, String, String) {
     let first = format!("{}01", &day[..day.len() - 2]);
     ("monthly".to_owned(), first, "total".to_owned())
 }
