@@ -16,4 +16,7 @@ pub mod postgres_proxy;
 pub mod scripted_issuer;
 pub mod sse;
 
+#[cfg(test)]
+mod readme;
+
 pub use minichat_scripted_provider as scripted_provider;

@@ -158,6 +158,25 @@ auth: {mode: dev}
     assert_eq!(keys.len(), 8, "{keys:?}");
 }
 
+/// TURN-1; check 60 of chapter 02: the first values beyond each end.
+#[test]
+fn what_turns_cannot_live_by_is_refused_with_its_key() {
+    for (section, key, refused, accepted) in [
+        ("orphan_watchdog", "timeout_secs", [89, 3601], [90, 3600]),
+        ("orphan_watchdog", "scan_interval_secs", [-1, 0], [1, 60]),
+        ("streaming", "sse_channel_capacity", [15, 65], [16, 64]),
+        ("streaming", "sse_ping_interval_seconds", [4, 61], [5, 60]),
+    ] {
+        let with = |value: i32| dev(&format!("{section}: {{{key}: {value}}}"));
+        for value in refused {
+            assert_eq!(fault_keys(with(value)), [format!("{section}.{key}")]);
+        }
+        for value in accepted {
+            assert!(with(value).is_ok(), "{key}: {value}");
+        }
+    }
+}
+
 #[test]
 fn two_listeners_on_one_address_are_refused_but_two_chosen_ports_are_not() {
     let same = "server: {bind_addr: '127.0.0.1:80'}\nmetrics: {bind_addr: '127.0.0.1:80'}";
