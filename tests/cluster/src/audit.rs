@@ -35,6 +35,8 @@ pub struct Write {
     pub name: String,
     /// Status code of the answer.
     pub code: u16,
+    /// When it was answered by the server's clock, in RFC 3339 with microseconds.
+    pub answered: String,
 }
 
 impl Write {
@@ -52,6 +54,8 @@ struct Event {
     object: Object,
     #[serde(default, rename = "responseStatus")]
     status: Status,
+    #[serde(rename = "stageTimestamp")]
+    answered: String,
 }
 
 #[derive(Deserialize)]
@@ -84,6 +88,7 @@ impl From<Event> for Write {
             namespace: event.object.namespace,
             name: event.object.name,
             code: event.status.code,
+            answered: event.answered,
         }
     }
 }
@@ -107,12 +112,14 @@ mod tests {
         let log = directory.path().join("audit.log");
         let line =
             r#"{"verb":"patch","user":{"username":"admin"},"objectRef":{"resource":"secrets",
-            "namespace":"a","name":"b"},"responseStatus":{"code":200}}"#
+            "namespace":"a","name":"b"},"responseStatus":{"code":200},
+            "stageTimestamp":"2026-01-02T03:04:05.000006Z"}"#
                 .replace('\n', "");
         fs::write(&log, format!("{line}\n{}", &line[..40])).unwrap();
         let writes = read(&log).unwrap();
         assert_eq!(writes.len(), 1);
         assert_eq!(writes[0].resource, "secrets");
         assert!(writes[0].is_accepted());
+        assert_eq!(writes[0].answered, "2026-01-02T03:04:05.000006Z");
     }
 }

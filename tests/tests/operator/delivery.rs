@@ -32,8 +32,7 @@ async fn a_new_tenant_is_ready_when_all_three_pods_serve_it() -> anyhow::Result<
 
     let tenant = site.tenant("acme");
     let started = Instant::now();
-    site.apply_tenant(&tenant).await?;
-    site.await_ready(&tenant).await?;
+    site.admit([&tenant]).await?;
     let elapsed = started.elapsed();
     eprintln!("apply -> Ready with three pods: {} ms", elapsed.as_millis());
     assert!(elapsed < LOOSE, "{elapsed:?}");
@@ -110,8 +109,7 @@ async fn edits_reach_the_next_request_on_every_pod_and_cut_none_of_200_streams()
     let pods = site.pods(3).await?;
     let tenant = site.tenant("acme");
     site.apply(&site.quota(&tenant, 1_000)).await?;
-    site.apply_tenant(&tenant).await?;
-    site.await_ready(&tenant).await?;
+    site.admit([&tenant]).await?;
 
     let quota = ("ChatQuota", "acme-default");
     site.await_condition(quota, "Ready", "True/Ready").await?;

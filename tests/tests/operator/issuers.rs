@@ -35,10 +35,8 @@ async fn an_issuer_is_of_the_tenant_that_runs_with_it_until_that_one_gives_it_up
     let _operator = site.operator().await?;
     let pod = site.pod().await?;
     let (older, newer) = (site.tenant("older"), site.tenant("newer"));
-    site.apply_tenant(&older).await?;
-    site.await_ready(&older).await?;
-    site.apply_tenant(&opened_by(&newer, None)).await?;
-    site.await_ready(&newer).await?;
+    site.admit([&older]).await?;
+    site.admit([&opened_by(&newer, None)]).await?;
     let before = (
         revision(&site, &older).await?,
         revision(&site, &newer).await?,
@@ -83,8 +81,7 @@ async fn the_issuer_of_a_deleted_tenant_is_free() -> anyhow::Result<()> {
     let pod = site.pod().await?;
     let first = opened_by(&site.tenant("first"), None);
     let second = opened_by(&site.tenant("second"), None);
-    site.apply_tenant(&first).await?;
-    site.await_ready(&first).await?;
+    site.admit([&first]).await?;
     site.apply_tenant(&second).await?;
     site.await_condition(of(&second), "Accepted", "False/Conflict")
         .await?;

@@ -38,8 +38,7 @@ async fn without_operator_and_api_server_chats_go_on_and_with_them_an_edit_lands
     let mut pods = site.pods(2).await?;
     let tenant = site.tenant("acme");
     site.apply(&site.quota(&tenant, 100)).await?;
-    site.apply_tenant(&tenant).await?;
-    site.await_ready(&tenant).await?;
+    site.admit([&tenant]).await?;
     site.provider.push_scenario(Scenario {
         hold_before_end: true,
         ..Scenario::deltas(&["open"], Ending::Completed)
@@ -111,8 +110,7 @@ async fn a_leader_that_slept_past_its_lease_writes_nothing_and_another_one_leads
     let mut first = site.operator_elected(true).await?;
     let _pod = site.pod().await?;
     let (tenant, other) = (site.tenant("acme"), site.tenant("other"));
-    site.apply_tenant(&tenant).await?;
-    site.await_ready(&tenant).await?;
+    site.admit([&tenant]).await?;
     let second = site.operator_elected(true).await?;
     let is_ready = async || Ok(second.readiness().await?.0 == 200);
     eventually("ready, though it does not lead", SOON, is_ready).await?;
@@ -124,8 +122,7 @@ async fn a_leader_that_slept_past_its_lease_writes_nothing_and_another_one_leads
 
     first.signal(Signal::STOP)?;
     let begun = Instant::now();
-    site.apply_tenant(&other).await?;
-    site.await_ready(&other).await?;
+    site.admit([&other]).await?;
     let taken = begun.elapsed().as_secs();
     eprintln!("the other operator took over within {taken} s");
     assert!(leads(&second).await?);
@@ -156,10 +153,7 @@ async fn a_pod_serves_the_secrets_of_its_pool_and_no_other() -> anyhow::Result<(
     let operator = site.operator().await?;
     let pod = site.pod().await?;
     let (tenant, other) = (site.tenant("acme"), site.tenant("other"));
-    for tenant in [&tenant, &other] {
-        site.apply_tenant(tenant).await?;
-        site.await_ready(tenant).await?;
-    }
+    site.admit([&tenant, &other]).await?;
     operator.kill().await?;
     let secrets = site.api("Secret", &site.namespace)?;
     let secret = site.rendered(&tenant).await?.unwrap_or_default();

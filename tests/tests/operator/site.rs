@@ -269,6 +269,18 @@ impl Site {
         Ok(())
     }
 
+    /// Applies `tenants` one after the other, and waits until each is ready.
+    pub(crate) async fn admit(
+        &self,
+        tenants: impl IntoIterator<Item = &Tenant>,
+    ) -> anyhow::Result<()> {
+        for tenant in tenants {
+            self.apply_tenant(tenant).await?;
+            self.await_ready(tenant).await?;
+        }
+        Ok(())
+    }
+
     pub(crate) async fn apply(&self, object: &Value) -> anyhow::Result<()> {
         let metadata = &object["metadata"];
         let api = self.objects(object, metadata["namespace"].as_str().unwrap_or_default())?;
