@@ -1,9 +1,10 @@
 //! When something that failed is tried again: exponentially later, from one
-//! second to five minutes, with jitter (K8S-10).
+//! second to five minutes, with jitter (K8S-10). Also what it failed with, which
+//! the object is told.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -13,7 +14,14 @@ const LAST: Duration = Duration::from_mins(5);
 
 /// Failures in a row, by object.
 #[derive(Debug)]
-pub(crate) struct Backoff<K>(Mutex<HashMap<K, u32>>);
+pub(crate) struct Backoff<K>(Mutex<HashMap<K, Failures>>);
+
+#[derive(Debug, Default)]
+struct Failures {
+    count: u32,
+    /// Of the last one.
+    words: String,
+}
 
 impl<K: Eq + Hash> Backoff<K> {
     pub(crate) fn new() -> Self {
@@ -21,18 +29,27 @@ impl<K: Eq + Hash> Backoff<K> {
     }
 
     /// Counts a failure, and says how long to wait.
-    pub(crate) fn failed(&self, key: K) -> Duration {
-        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = failures.entry(key).or_default();
-        *count = count.saturating_add(1);
+    pub(crate) fn failed(&self, key: K, words: String) -> Duration {
+        let mut all = self.all();
+        let failures = all.entry(key).or_default();
+        failures.count = failures.count.saturating_add(1);
+        failures.words = words;
         let (random, _) = Uuid::new_v4().as_u64_pair();
-        delay(*count, random)
+        delay(failures.count, random)
     }
 
     /// Forgets the failures.
     pub(crate) fn succeeded(&self, key: &K) {
-        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.remove(key);
+        self.all().remove(key);
+    }
+
+    /// What the object fails with, if it does.
+    pub(crate) fn fails_with(&self, key: &K) -> Option<String> {
+        self.all().get(key).map(|failures| failures.words.clone())
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<K, Failures>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -63,11 +80,13 @@ mod tests {
     fn success_forgets_failures_of_that_object_alone() {
         let backoff = Backoff::new();
         for _ in 0..8 {
-            backoff.failed("a");
-            backoff.failed("b");
+            backoff.failed("a", "no".to_owned());
+            backoff.failed("b", "no".to_owned());
         }
         backoff.succeeded(&"a");
-        assert_eq!(backoff.failed("a"), FIRST);
-        assert!(backoff.failed("b") > FIRST * 100);
+        assert_eq!(backoff.fails_with(&"a"), None);
+        assert_eq!(backoff.fails_with(&"b").as_deref(), Some("no"));
+        assert_eq!(backoff.failed("a", String::new()), FIRST);
+        assert!(backoff.failed("b", String::new()) > FIRST * 100);
     }
 }

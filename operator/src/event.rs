@@ -65,10 +65,14 @@ fn told(verdict: &Verdict) -> Told {
         (Type::Degraded, _) | (_, false) => verdict.reason.as_str(),
         (type_, true) => type_.as_str(),
     };
+    let note = match verdict.message.as_str() {
+        "" => "the spec is valid".to_owned(),
+        message => message.to_owned(),
+    };
     Told {
         warning: !verdict.holds || verdict.type_ == Type::Degraded,
         reason,
-        note: verdict.message.clone(),
+        note,
     }
 }
 
@@ -84,9 +88,15 @@ pub(crate) async fn publish<K>(
     K: Resource<DynamicType = ()>,
 {
     for one in told {
+        // Within the span that names the object.
+        if one.warning {
+            tracing::warn!(reason = one.reason, "{}", one.note);
+        } else {
+            tracing::info!(reason = one.reason, "{}", one.note);
+        }
         let event = event(identity, object, one, now);
         if let Err(error) = writer.create_event(&event).await {
-            tracing::warn!(%error, object = object.name_any(), "an event is lost");
+            tracing::warn!(%error, "an event is lost");
         }
     }
 }

@@ -18,9 +18,10 @@ use minichat_telemetry::{Lifecycle, metrics};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
+use tracing::{Instrument as _, Span};
 
 use crate::backoff::Backoff;
-use crate::cache::{Caches, Queues, Telling};
+use crate::cache::{Caches, Queues, Telling, full_name};
 use crate::context::{Context, DEADLINE, ReconcileError};
 use crate::leader::{Election, Leadership};
 use crate::numbers::Numbers;
@@ -270,7 +271,8 @@ async fn follow<K, F>(
     F: Future<Output = Result<Action, ReconcileError>> + Send + 'static,
 {
     let reconcile = move |object: Arc<K>, context: Arc<Context>| {
-        Box::pin(async move {
+        let span = span(kind, of, object.as_ref());
+        let reconciled = async move {
             let key = ObjectRef::from_obj(object.as_ref());
             let begun = Instant::now();
             let done =
@@ -279,13 +281,15 @@ async fn follow<K, F>(
             let action = done.map_err(|_| ReconcileError::Deadline)??;
             failures(&context).succeeded(&key);
             Ok(action)
-        })
+        };
+        Box::pin(reconciled.instrument(span))
     };
     let retry = move |object: Arc<K>, error: &ReconcileError, context: Arc<Context>| {
         let key = ObjectRef::from_obj(object.as_ref());
-        let delay = failures(&context).failed(key.clone());
+        let delay = failures(&context).failed(key, error.to_string());
         context.metrics.reconcile_error(kind, error.label());
-        tracing::warn!(object = %key, %error, again_in_ms = delay.as_millis(), "a reconcile failed");
+        let _span = span(kind, of, object.as_ref()).entered();
+        tracing::warn!(%error, again_in_ms = delay.as_millis(), "a reconcile failed");
         Action::requeue(delay)
     };
     let config = ControllerConfig::default().concurrency(at_once);
@@ -297,6 +301,17 @@ async fn follow<K, F>(
         }
     })
     .await;
+}
+
+/// What every line of a reconcile says.
+fn span<K: Resource<DynamicType = ()>>(kind: ReconcileKind, of: ReconcileLoop, object: &K) -> Span {
+    let object = full_name(object);
+    tracing::info_span!(
+        "reconcile",
+        kind = kind.as_str(),
+        object,
+        r#loop = of.as_str()
+    )
 }
 
 fn received<T>(queue: UnboundedReceiver<T>) -> impl Stream<Item = Result<T, Infallible>> {

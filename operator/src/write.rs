@@ -23,8 +23,16 @@ pub(crate) const FINALIZER: &str = "minichat.dev/tenant";
 pub(crate) enum WriteError {
     #[error("this process does not lead any more")]
     NotLeading,
-    #[error("{0}")]
+    #[error("{}", words(.0))]
     Api(#[from] kube::Error),
+}
+
+/// What the API server said, once and without the fields of its answer.
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 impl WriteError {

@@ -50,7 +50,10 @@ fn filter(level: &str) -> Result<EnvFilter, ParseError> {
     let filter = EnvFilter::builder().parse(level)?;
     // At its lowest level h2 writes the headers of every request, credentials
     // included (PLAT-165).
-    Ok(filter.add_directive("h2=info".parse()?))
+    let filter = filter.add_directive("h2=info".parse()?);
+    // Its spans put fields of its own into every line of the operator, which says
+    // what it works on in its own words.
+    Ok(filter.add_directive("kube_runtime::controller=warn".parse()?))
 }
 
 #[cfg(test)]

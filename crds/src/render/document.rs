@@ -296,14 +296,29 @@ fn api_params(params: &crd::ApiParams) -> ApiParamsDocument {
 }
 
 /// Faults of a document with paths that a reader of the manifest knows. Only
-/// what CEL does not check gets here, such as the size of the whole.
+/// what CEL does not check gets here, such as the size of the whole, and what an
+/// API server let in that had no such rule then.
 pub(super) fn in_words_of_the_manifest(faults: Faults) -> Faults {
     let renamed = faults.0.into_iter().map(|fault| Fault {
-        path: format!("spec.{}", fault.path)
-            .trim_end_matches('.')
-            .replace("model_catalog", "models")
-            .replace("spec.issuers", "spec.auth.issuers"),
+        path: camel_case(
+            &format!("spec.{}", fault.path)
+                .trim_end_matches('.')
+                .replace("model_catalog", "models")
+                .replace(".provider_id", ".provider_ref")
+                .replace("spec.issuers", "spec.auth.issuers"),
+        ),
         message: fault.message,
     });
     Faults(renamed.collect())
+}
+
+fn camel_case(path: &str) -> String {
+    let mut words = path.split('_');
+    let mut name = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let mut letters = word.chars();
+        name.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        name.push_str(letters.as_str());
+    }
+    name
 }

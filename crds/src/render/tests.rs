@@ -360,3 +360,23 @@ fn an_id_is_derived_from_namespace_and_name_and_never_changes() {
     assert_ne!(id("default"), id("other"));
     assert_eq!(id("default"), "1024b263-4d80-5e6d-9656-d2222cf4e009");
 }
+
+#[test]
+fn faults_of_the_document_name_fields_of_the_manifest() {
+    for (path, named) in [
+        ("", "spec"),
+        ("model_catalog[0].provider_id", "spec.models[0].providerRef"),
+        (
+            "model_catalog[1].api_params.top_p",
+            "spec.models[1].apiParams.topP",
+        ),
+        ("issuers[2].jwks_uri", "spec.auth.issuers[2].jwksUri"),
+    ] {
+        let fault = minichat_config::Fault {
+            path: path.to_owned(),
+            message: String::new(),
+        };
+        let faults = document::in_words_of_the_manifest(Faults(vec![fault]));
+        assert_eq!(faults.0[0].path, named);
+    }
+}

@@ -53,6 +53,6 @@ pub(super) async fn remove(
     }
     remove_others(writer, seen).await?;
     writer.set_finalizer(tenant, false).await?;
-    tracing::info!(tenant.name = full, "the tenant is gone");
+    tracing::info!(tenant.id = %super::id_of(tenant), "the tenant is gone");
     Ok(())
 }

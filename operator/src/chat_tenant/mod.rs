@@ -58,11 +58,14 @@ pub(crate) async fn render(
     if let Build::Write(secret, number) = build {
         context.numbers.remember(id_of(tenant), number);
         apply::apply(&context.writer, &seen, &secret).await?;
-        let revision = revision_of(&secret).unwrap_or_default();
+        let before = seen.rendered.as_deref().and_then(revision_of);
         tracing::info!(
-            tenant.name = crate::cache::full_name(tenant),
-            revision,
-            "rendered"
+            tenant.id = %id_of(tenant),
+            generation = tenant.metadata.generation,
+            secret = secret.name_any(),
+            revision = revision_of(&secret),
+            before,
+            "the rendered Secret is written"
         );
     }
     context
@@ -96,12 +99,18 @@ pub(crate) async fn reconcile(
         apply::remove(&context.writer, tenant, &seen).await?;
         return Ok(Action::await_change());
     }
-    let validated = match decide(tenant, &seen, context) {
-        // The render loop is about to write; its write brings this loop back.
-        (_, Build::Write(..)) => return Ok(Action::requeue(AGAIN)),
-        (validated, Build::Stands) => validated,
-    };
-    update_status::update(tenant, &seen, validated, context).await
+    let (validated, build) = decide(tenant, &seen, context);
+    let mut unwritten = None;
+    if matches!(build, Build::Write(..)) {
+        unwritten = context
+            .render_failures
+            .fails_with(&ObjectRef::from_obj(tenant));
+        if unwritten.is_none() {
+            // The render loop is about to write; its write brings this loop back.
+            return Ok(Action::requeue(AGAIN));
+        }
+    }
+    update_status::update(tenant, &seen, validated, unwritten, context).await
 }
 
 /// The id under which `tenant` is served.

@@ -11,7 +11,6 @@ use minichat_crds::rendered_secret::revision_of;
 use super::dereference::Dereferenced;
 use super::validate::Validated;
 use super::{AGAIN, id_of};
-use crate::cache::full_name;
 use crate::condition::{Reason, Type, Verdict, conditions};
 use crate::context::{Context, ReconcileError};
 use crate::event;
@@ -21,10 +20,12 @@ use crate::pool::Acknowledgement;
 const SOON: Duration = Duration::from_secs(1);
 
 /// Asks the pods and writes the status; those that take long are asked again.
+/// `unwritten` is why what should be delivered is not.
 pub(super) async fn update(
     tenant: &ChatTenant,
     seen: &Dereferenced,
     validated: Validated,
+    unwritten: Option<String>,
     context: &Context,
 ) -> Result<Action, ReconcileError> {
     let Some(revision) = seen
@@ -32,11 +33,14 @@ pub(super) async fn update(
         .as_ref()
         .and_then(|secret| revision_of(secret))
     else {
-        let nothing = Verdict::no(
-            Type::Programmed,
-            Reason::Pending,
-            "nothing has been rendered yet",
-        );
+        let nothing = match &unwritten {
+            Some(error) => not_written(error),
+            None => Verdict::no(
+                Type::Programmed,
+                Reason::Pending,
+                "nothing has been rendered yet",
+            ),
+        };
         let status = status(
             tenant,
             seen,
@@ -46,7 +50,7 @@ pub(super) async fn update(
             context,
         );
         write(tenant, status, context).await?;
-        return Ok(Action::await_change());
+        return Ok(again(unwritten.is_some()));
     };
     let standing = context
         .pool
@@ -56,27 +60,41 @@ pub(super) async fn update(
         && context.numbers.take(id_of(tenant), stored)
     {
         tracing::info!(
-            tenant.name = full_name(tenant),
+            tenant.id = %id_of(tenant),
             revision,
             stored,
             "a pod knows higher policy versions; the next one is above them"
         );
         context.look_again(tenant);
     }
-    if standing.is_everywhere()
+    if unwritten.is_none()
+        && standing.is_everywhere()
         && let Some(elapsed) = context.propagation.arrived(&ObjectRef::from_obj(tenant))
     {
         context.metrics.config_propagation_seconds(elapsed);
     }
-    let programmed = programmed(&standing, revision);
+    let programmed = match &unwritten {
+        Some(error) if standing.refusal.is_none() => not_written(error),
+        _ => programmed(&standing, revision),
+    };
     let told = status(tenant, seen, &validated, programmed, &standing, context);
     write(tenant, told, context).await?;
     // An edit must not wait for a pod that does not answer.
-    Ok(if standing.is_final() && standing.refusal.is_none() {
-        Action::await_change()
-    } else {
+    let is_settled = standing.is_final() && standing.refusal.is_none() && unwritten.is_none();
+    Ok(again(!is_settled))
+}
+
+fn again(is_due: bool) -> Action {
+    if is_due {
         Action::requeue(AGAIN)
-    })
+    } else {
+        Action::await_change()
+    }
+}
+
+fn not_written(error: &str) -> Verdict {
+    let message = format!("the rendered Secret cannot be written, and it is tried again: {error}");
+    Verdict::no(Type::Programmed, Reason::Pending, message)
 }
 
 /// A status with the verdicts and events that led to it.

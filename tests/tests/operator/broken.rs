@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use kube::api::{Patch, PatchParams};
+use minichat_crds::{ChatTenant, generate};
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::manifest::Tenant;
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::children::took;
@@ -116,6 +118,151 @@ async fn an_edit_that_breaks_a_tenant_leaves_it_and_others_running() -> anyhow::
     assert_eq!(site.status(&tenant).await?["revision"], before["revision"]);
     let log = operator.log()?;
     assert!(!log.contains("sk-test-"), "no credential is logged: {log}");
+    let lines = log
+        .lines()
+        .map(serde_json::from_str::<Value>)
+        .collect::<Result<Vec<_>, _>>()?;
+    let object = format!("{}/acme", site.tenants);
+    let about = |message: &str| {
+        let is_it = |line: &&Value| line["message"] == message && line["object"] == object;
+        lines.iter().find(is_it)
+    };
+    let written = about("the rendered Secret is written").context("no line about the write")?;
+    assert_eq!(written["tenant.id"], tenant.id.to_string());
+    assert_eq!(written["revision"], before["revision"]);
+    assert!(
+        written["object.reason"].is_null(),
+        "nothing that says nothing"
+    );
+    let missing = "spec.providers[0].auth.secretKeyRef";
+    let is_warning = |line: &Value| {
+        line["level"] == "WARN"
+            && line["reason"] == "KeyMissing"
+            && line["message"].to_string().contains(missing)
+    };
+    assert!(lines.iter().any(is_warning), "{log}");
+    Ok(())
+}
+
+/// K8S-7, K8S-8; check 4 of chapter 06. The API server refuses such a tenant, but not one that it had already when its
+/// definition learnt to, nor an edit of one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_provider_that_the_api_server_let_in_is_not_accepted() -> anyhow::Result<()> {
+    let site = Site::own(DatabaseKind::Sqlite).await?;
+    let _operator = site.operator().await?;
+    let pod = site.pod().await?;
+    let (tenant, other) = (site.tenant("acme"), site.tenant("other"));
+    site.admit([&tenant, &other]).await?;
+    let (before, others) = (site.status(&tenant).await?, site.status(&other).await?);
+
+    let mut definition = generate::definition::<ChatTenant>()?;
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/x-kubernetes-validations";
+    let rules = definition.pointer_mut(spec).and_then(Value::as_array_mut);
+    let rules = rules.context("the spec has no rules")?;
+    let all = rules.len();
+    rules.retain(|rule| !rule["rule"].to_string().contains("m.providerRef"));
+    assert_eq!(rules.len() + 1, all);
+    site.tier().kubectl().apply(&definition)?;
+
+    let mut unknown = tenant.clone();
+    unknown.spec()["models"][0]["providerRef"] = json!("nobody");
+    let is_let_in = async || Ok(site.apply(&unknown.resource).await.is_ok());
+    eventually("let in", SOON, is_let_in).await?;
+    let message = site
+        .await_condition(of(&tenant), "Accepted", "False/Invalid")
+        .await?;
+    assert!(
+        message.contains("spec.models[0].providerRef") && message.contains("nobody"),
+        "{message}"
+    );
+    site.await_condition(of(&tenant), "Ready", "False/Invalid")
+        .await?;
+    site.await_condition(of(&tenant), "ResolvedRefs", "True/Resolved")
+        .await?;
+    assert_eq!(site.status(&tenant).await?["revision"], before["revision"]);
+    assert_eq!(pod.configz(&tenant).await?["revision"], before["revision"]);
+    pod.chat(&tenant).await?;
+    assert_eq!(
+        site.status(&other).await?,
+        others,
+        "another tenant is untouched"
+    );
+    site.admit([&tenant]).await?;
+    assert_eq!(site.status(&tenant).await?["revision"], before["revision"]);
+    Ok(())
+}
+
+/// K8S-7, K8S-8, K8S-22; check 11 of chapter 06
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forced_document_that_cannot_be_repaired_is_told_and_the_old_one_runs()
+-> anyhow::Result<()> {
+    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let operator = site.operator().await?;
+    let pod = site.pod().await?;
+    let (mut tenant, other) = (site.tenant("acme"), site.tenant("other"));
+    site.admit([&tenant, &other]).await?;
+    let (before, others) = (site.status(&tenant).await?, site.status(&other).await?);
+
+    // Otherwise it is repaired before anybody sees it.
+    let role = site.role(&site.namespace)?;
+    let mut reader = role.clone();
+    reader["rules"][0]["verbs"] = json!(["get", "list", "watch"]);
+    site.tier().kubectl().apply(&reader)?;
+    site.await_right(&site.namespace, "patch", "secrets", false)
+        .await?;
+    let secrets = site.api("Secret", &site.namespace)?;
+    let name = format!("minichat-tenant-{}", tenant.id);
+    let forced = json!({
+        "metadata": {"annotations": {"minichat.dev/revision": "7-forced"}},
+        "stringData": {"tenant.json": "{\"schema\": 7}"},
+    });
+    let parameters = PatchParams::default();
+    secrets
+        .patch(&name, &parameters, &Patch::Merge(forced))
+        .await?;
+    let message = site
+        .await_condition(of(&tenant), "Programmed", "False/Rejected")
+        .await?;
+    assert!(
+        message.contains("7-forced") && message.contains("tenant.json: "),
+        "{message}"
+    );
+    site.await_condition(of(&tenant), "Ready", "False/Rejected")
+        .await?;
+    let shown = pod.configz(&tenant).await?;
+    assert_eq!(shown["state"], "rejected");
+    assert_eq!(shown["revision"], before["revision"]);
+    assert_eq!(shown["rejected_revision"], "7-forced");
+    pod.chat(&tenant).await?;
+    pod.chat(&other).await?;
+    assert_eq!(
+        site.status(&other).await?,
+        others,
+        "another tenant is untouched"
+    );
+
+    // What cannot be written either, and no pod has seen.
+    let mut edited = other.clone();
+    edited.spec()["displayName"] = json!("edited");
+    site.apply_tenant(&edited).await?;
+    let message = site
+        .await_condition(of(&other), "Programmed", "False/Pending")
+        .await?;
+    assert!(
+        message.contains("the rendered Secret cannot be written")
+            && message.contains("cannot patch resource"),
+        "{message}"
+    );
+
+    site.tier().kubectl().apply(role)?;
+    site.await_right(&site.namespace, "patch", "secrets", true)
+        .await?;
+    tenant.spec()["displayName"] = json!("mended");
+    for tenant in [&tenant, &edited] {
+        let admitted = site.admit([tenant]).await;
+        admitted.with_context(|| operator.log().unwrap_or_default())?;
+        assert_eq!(pod.configz(tenant).await?["state"], "active");
+    }
     Ok(())
 }
 
