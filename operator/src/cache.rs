@@ -336,6 +336,7 @@ impl Telling {
             }
             Change::Gone(tenant) => {
                 self.propagation.forget(&ObjectRef::from_obj(*tenant));
+                self.issuers.forget_claim(render::tenant_id(tenant));
                 self.siblings(tenant);
                 self.rivals(tenant, &Listed::by_tenant(tenant));
                 self.quotas_of(tenant);

@@ -44,7 +44,8 @@ pub(crate) fn exclude_each_other(some: &[Listed], others: &[Listed]) -> bool {
         .any(|one| others.iter().any(|other| one.excludes(other)))
 }
 
-/// What the rendered Secrets of the pool list.
+/// What the rendered Secrets of the pool list, and what those will that are being
+/// written: a cache shows a write a moment later.
 #[derive(Debug, Default)]
 pub(crate) struct DeliveredIssuers(Mutex<Index>);
 
@@ -52,6 +53,37 @@ pub(crate) struct DeliveredIssuers(Mutex<Index>);
 struct Index {
     listed: HashMap<TenantId, Vec<Listed>>,
     tenants: HashMap<String, BTreeSet<TenantId>>,
+    /// Writes that the cache has not shown yet.
+    claimed: HashMap<TenantId, Claimed>,
+}
+
+#[derive(Debug, Default)]
+struct Claimed {
+    latest: Vec<Listed>,
+    /// Of the writes before it too.
+    all: Vec<Listed>,
+}
+
+/// The issuers of a Secret that is about to be written. Dropped, they are free again.
+pub(crate) struct Claim<'a> {
+    issuers: &'a DeliveredIssuers,
+    id: TenantId,
+    is_written: bool,
+}
+
+impl Claim<'_> {
+    /// The Secret is written; the claim stands until the cache shows it.
+    pub(crate) fn written(mut self) {
+        self.is_written = true;
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if !self.is_written {
+            self.issuers.index().claimed.remove(&self.id);
+        }
+    }
 }
 
 /// The part of the document that counts here.
@@ -90,6 +122,11 @@ impl DeliveredIssuers {
             .unwrap_or_default()
     }
 
+    /// The tenant of `id` is gone, and with it what was written for it.
+    pub(crate) fn forget_claim(&self, id: TenantId) {
+        self.index().claimed.remove(&id);
+    }
+
     /// Takes note of all Secrets there are.
     pub(crate) fn replace<'a>(&self, secrets: impl IntoIterator<Item = &'a Secret>) {
         *self.index() = Index::default();
@@ -99,18 +136,36 @@ impl DeliveredIssuers {
     }
 
     pub(crate) fn of(&self, id: TenantId) -> Vec<Listed> {
-        self.index().listed.get(&id).cloned().unwrap_or_default()
+        self.index().of(id).cloned().collect()
+    }
+
+    /// Claims what `tenant` lists, before its Secret is written. `None` if an
+    /// issuer has become another tenant's since that was decided: of two that are
+    /// decided at once only one is written.
+    pub(crate) fn claim(&self, tenant: &ChatTenant) -> Option<Claim<'_>> {
+        let id = render::tenant_id(tenant);
+        let latest = Listed::by_tenant(tenant);
+        let mut index = self.index();
+        let is_free = |listed: &Listed| {
+            index.of(id).any(|own| own == listed)
+                || index.excluding(listed).iter().all(|holder| *holder == id)
+        };
+        if !latest.iter().all(is_free) {
+            return None;
+        }
+        let claimed = index.claimed.entry(id).or_default();
+        claimed.all.extend(latest.iter().cloned());
+        claimed.latest = latest;
+        Some(Claim {
+            issuers: self,
+            id,
+            is_written: false,
+        })
     }
 
     /// Tenants that are delivered with what `listed` excludes.
-    fn excluding(&self, listed: &Listed) -> Vec<TenantId> {
-        let index = self.index();
-        let tenants = index.tenants.get(&listed.issuer).into_iter().flatten();
-        let excluding = tenants.filter(|id| {
-            let entries = index.listed.get(id).into_iter().flatten();
-            entries.into_iter().any(|entry| entry.excludes(listed))
-        });
-        excluding.copied().collect()
+    fn excluding(&self, listed: &Listed) -> BTreeSet<TenantId> {
+        self.index().excluding(listed)
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -119,7 +174,26 @@ impl DeliveredIssuers {
 }
 
 impl Index {
+    /// What `id` is delivered with, or will be.
+    fn of(&self, id: TenantId) -> impl Iterator<Item = &Listed> {
+        let claimed = self.claimed.get(&id).map(|claimed| &claimed.all);
+        let listed = self.listed.get(&id).into_iter().chain(claimed);
+        listed.flatten()
+    }
+
+    fn excluding(&self, listed: &Listed) -> BTreeSet<TenantId> {
+        let tenants = self.tenants.get(&listed.issuer).into_iter().flatten();
+        let excluding = tenants
+            .chain(self.claimed.keys())
+            .filter(|id| self.of(**id).any(|entry| entry.excludes(listed)));
+        excluding.copied().collect()
+    }
+
     fn set(&mut self, id: TenantId, listed: Vec<Listed>) -> Vec<Listed> {
+        let is_shown = |claimed: &Claimed| claimed.latest == listed;
+        if self.claimed.get(&id).is_some_and(is_shown) {
+            self.claimed.remove(&id);
+        }
         let before = self.listed.remove(&id).unwrap_or_default();
         for entry in &before {
             if let Some(tenants) = self.tenants.get_mut(&entry.issuer) {
@@ -342,6 +416,46 @@ mod tests {
         );
         delivered.remove(&secret(3, &[]));
         assert_eq!(conflicts(&old, &new, &delivered).0, None);
+    }
+
+    /// K8S, section 2, `auth.issuers`: two that are decided at once, and a write that
+    /// no cache shows yet.
+    #[test]
+    fn an_issuer_is_taken_from_the_moment_before_its_secret_is_written() {
+        let delivered = DeliveredIssuers::default();
+        let (old, new) = (tenant(OLD, &["https://x"]), tenant(NEW, &["https://x"]));
+        let claim = delivered.claim(&new).unwrap();
+        assert!(delivered.claim(&old).is_none());
+        assert!(conflicts(&old, &new, &delivered).0.is_some());
+        drop(claim);
+        assert_eq!(conflicts(&old, &new, &delivered).0, None, "not written");
+
+        delivered.claim(&new).unwrap().written();
+        assert!(delivered.claim(&old).is_none());
+        assert_eq!(conflicts(&old, &new, &delivered).1, None);
+        // An earlier write returns first, and takes nothing away.
+        delivered.set(&secret(NEW, &[]));
+        assert!(delivered.claim(&old).is_none());
+        delivered.set(&secret(NEW, &["https://x"]));
+        assert!(delivered.claim(&old).is_none());
+        // Given up, and that is not shown yet.
+        delivered.claim(&tenant(NEW, &[])).unwrap().written();
+        assert!(delivered.claim(&old).is_none());
+        delivered.set(&secret(NEW, &[]));
+        delivered.claim(&old).unwrap().written();
+        assert!(delivered.claim(&new).is_none());
+        // Shared ones exclude nobody.
+        let shared = ["https://y org"];
+        for number in [OLD, NEW] {
+            delivered.claim(&tenant(number, &shared)).unwrap().written();
+        }
+        delivered.set(&secret(OLD, &shared));
+        delivered.set(&secret(NEW, &shared));
+        assert!(delivered.index().claimed.is_empty(), "nothing is kept");
+        let (old, new) = (tenant(OLD, &["https://z"]), tenant(NEW, &["https://z"]));
+        delivered.claim(&old).unwrap().written();
+        delivered.forget_claim(render::tenant_id(&old));
+        assert!(delivered.claim(&new).is_some());
     }
 
     /// K8S-8

@@ -56,8 +56,12 @@ pub(crate) async fn render(
     let (_, build) = decide(tenant, &seen, context);
     let delivers = matches!(build, Build::Write(..));
     if let Build::Write(secret, number) = build {
+        let Some(claim) = context.caches.issuers.claim(tenant) else {
+            return Ok(Action::requeue(AGAIN));
+        };
         context.numbers.remember(id_of(tenant), number);
         apply::apply(&context.writer, &seen, &secret).await?;
+        claim.written();
         let before = seen.rendered.as_deref().and_then(revision_of);
         tracing::info!(
             tenant.id = %id_of(tenant),
