@@ -54,6 +54,10 @@ pub enum StoreError {
         index: usize,
         expected: &'static str,
     },
+    /// A turnstile lost the answer.
+    #[cfg(feature = "testing")]
+    #[error("the answer is lost")]
+    Unanswered,
     #[error("sqlite: {0}")]
     Sqlite(#[source] rusqlite::Error),
     #[error("postgresql: {0}")]
@@ -161,6 +165,8 @@ impl StoreError {
             | Self::RolledBack
             | Self::Pool(_)
             | Self::Io(_) => true,
+            #[cfg(feature = "testing")]
+            Self::Unanswered => true,
             Self::Postgres(_) => self.is_unanswered(),
             Self::Sqlite(error) => matches!(
                 error.sqlite_error_code(),
@@ -179,6 +185,8 @@ impl StoreError {
     /// took place.
     pub fn is_unanswered(&self) -> bool {
         match self {
+            #[cfg(feature = "testing")]
+            Self::Unanswered => true,
             Self::Postgres(error) => match error.as_db_error() {
                 Some(refusal) => is_outage(refusal.code()),
                 None => true,

@@ -94,8 +94,10 @@ impl Store {
         if let Some(turnstile) = &self.turnstile {
             let passage = turnstile.enter(crate::testing::Access::Write).await;
             let answer = self.run_write(job).await;
-            passage.leave().await;
-            return answer;
+            return match passage.leave().await {
+                crate::testing::Fate::Answer => answer,
+                crate::testing::Fate::Silence => Err(StoreError::Unanswered.into()),
+            };
         }
         self.run_write(job).await
     }
@@ -112,8 +114,10 @@ impl Store {
         if let Some(turnstile) = &self.turnstile {
             let passage = turnstile.enter(crate::testing::Access::Read).await;
             let answer = self.run_read(job).await;
-            passage.leave().await;
-            return answer;
+            return match passage.leave().await {
+                crate::testing::Fate::Answer => answer,
+                crate::testing::Fate::Silence => Err(StoreError::Unanswered.into()),
+            };
         }
         self.run_read(job).await
     }

@@ -126,19 +126,12 @@ pub(crate) async fn finalize(store: &Store, account: &Arc<Account>, mut ending: 
     let entered = Instant::now();
     let attempted = Attempted::default();
     for attempt in 1..=ATTEMPTS {
-        let finalized = match commit(store, account, &ending, &attempted).await {
-            Err(Failure::Lost) => match won_unheard(store, account, &attempted).await {
-                Some(finalized) => Ok(finalized),
-                None => return Verdict::Lost,
-            },
-            answered => answered,
-        };
-        match finalized {
-            Ok(mut finalized) => {
-                finalized.latency = entered.elapsed();
-                return Verdict::Won(Box::new(finalized));
+        match commit(store, account, &ending, &attempted).await {
+            Ok(finalized) => return won(finalized, entered),
+            Err(Failure::Lost) => {
+                let unheard = won_unheard(store, account, &attempted).await;
+                return unheard.map_or(Verdict::Lost, |finalized| won(finalized, entered));
             }
-            Err(Failure::Lost) => return Verdict::Lost,
             Err(Failure::Store(error)) => {
                 tracing::error!(turn.id = %account.turn_id, attempt, error = %error, "a turn could not be finalized");
                 if error.is_unavailable() {
@@ -149,7 +142,13 @@ pub(crate) async fn finalize(store: &Store, account: &Arc<Account>, mut ending: 
             }
         }
     }
-    Verdict::Uncommitted
+    let unheard = won_unheard(store, account, &attempted).await;
+    unheard.map_or(Verdict::Uncommitted, |finalized| won(finalized, entered))
+}
+
+fn won(mut finalized: Finalized, entered: Instant) -> Verdict {
+    finalized.latency = entered.elapsed();
+    Verdict::Won(Box::new(finalized))
 }
 
 async fn commit(

@@ -1,7 +1,7 @@
 //! A turnstile at which every transaction waits twice: before it begins, and
 //! before its caller learns how it ended. Whoever holds the turnstile decides
 //! which of those that wait goes on, and so the order of everything that
-//! happens between two transactions.
+//! happens between two transactions; and which answers are lost.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +24,14 @@ pub enum Moment {
     Answer,
 }
 
+/// What a caller gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fate {
+    Answer,
+    /// As if the connection had been cut.
+    Silence,
+}
+
 /// One that waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiter {
@@ -40,7 +48,7 @@ pub struct Turnstile(Arc<Mutex<State>>);
 #[derive(Default, Debug)]
 struct State {
     next: u64,
-    waiting: BTreeMap<u64, (Access, Moment, oneshot::Sender<()>)>,
+    waiting: BTreeMap<u64, (Access, Moment, oneshot::Sender<Fate>)>,
     inside: usize,
 }
 
@@ -65,9 +73,20 @@ impl Turnstile {
 
     /// Lets one go on. Nothing happens if it does not wait any more.
     pub fn release(&self, number: u64) {
+        self.let_go(number, Fate::Answer);
+    }
+
+    /// Lets one go on that waits for its answer, and loses the answer: whatever
+    /// the transaction came to, its caller is told
+    /// [`StoreError::Unanswered`](crate::StoreError::Unanswered).
+    pub fn lose(&self, number: u64) {
+        self.let_go(number, Fate::Silence);
+    }
+
+    fn let_go(&self, number: u64, fate: Fate) {
         let mut state = self.lock();
         if let Some((_, moment, go)) = state.waiting.remove(&number)
-            && go.send(()).is_ok()
+            && go.send(fate).is_ok()
             && moment == Moment::Begin
         {
             state.inside += 1;
@@ -82,7 +101,7 @@ impl Turnstile {
         }
     }
 
-    async fn wait(&self, access: Access, moment: Moment) {
+    async fn wait(&self, access: Access, moment: Moment) -> Fate {
         let (go, gone) = oneshot::channel();
         let mut place = {
             let mut state = self.lock();
@@ -97,8 +116,9 @@ impl Turnstile {
             }
         };
         // The sender lives in the turnstile until it is used.
-        let _ = gone.await;
+        let fate = gone.await.unwrap_or(Fate::Answer);
         place.has_passed = true;
+        fate
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -136,10 +156,10 @@ pub struct Passage {
 }
 
 impl Passage {
-    pub(crate) async fn leave(self) {
+    pub(crate) async fn leave(self) -> Fate {
         let (turnstile, access) = (self.turnstile.clone(), self.access);
         drop(self);
-        turnstile.wait(access, Moment::Answer).await;
+        turnstile.wait(access, Moment::Answer).await
     }
 }
 

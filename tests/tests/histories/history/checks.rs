@@ -186,7 +186,10 @@ impl History {
     pub(super) fn check_counters(&self, life: &Life) -> anyhow::Result<()> {
         let waiting = life.turnstile.waiting();
         let is_unheard = |it: &&Waiter| (it.access, it.moment) == (Access::Write, Moment::Answer);
-        let unheard = u64::try_from(waiting.iter().filter(is_unheard).count())?;
+        let mut unheard = u64::try_from(waiting.iter().filter(is_unheard).count())?;
+        if !waiting.is_empty() {
+            unheard += self.model.losses;
+        }
         let counts = &self.model.counts;
         let metrics = &life.metrics;
         let check = |name: &str, found: u64, committed: u64, each: u64| {

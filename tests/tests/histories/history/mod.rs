@@ -3,6 +3,7 @@
 
 mod checks;
 mod edge;
+mod mishaps;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -82,6 +83,8 @@ struct History {
     calls_seen: usize,
     refusals_seen: u32,
     watchdogs: Vec<Patrol>,
+    /// Writes whose answers wait: by the answer's number at the turnstile.
+    writes: HashMap<u64, u64>,
     behind: i64,
     steps: Vec<String>,
 }
@@ -102,6 +105,7 @@ impl History {
             calls_seen: 0,
             refusals_seen: 0,
             watchdogs: Vec::new(),
+            writes: HashMap::new(),
             behind: 0,
             steps: Vec::new(),
         }
@@ -121,6 +125,7 @@ impl History {
             let end = process.run(self.live(world, &process, &mut left))??;
             self.clients.clear();
             self.watchdogs.clear();
+            self.writes.clear();
             drop(process);
             if end == End::History {
                 return Ok(());
@@ -206,6 +211,7 @@ impl History {
         let streams = u32::from(!open.is_empty());
         let readers = self.readers();
         let at_risk = self.at_risk(&open);
+        let answers = self.answers(&waiting);
         let weights = [
             30 * waits,
             40 * waits,
@@ -222,6 +228,11 @@ impl History {
             3,
             if self.may_advance() && !at_risk.is_empty() && self.watchdogs.len() < 2 {
                 12
+            } else {
+                0
+            },
+            if self.may_advance() && self.model.may_lose() && !answers.is_empty() {
+                3
             } else {
                 0
             },
@@ -253,6 +264,7 @@ impl History {
                 self.note(format!("the provider refuses connections: {is_away}"));
             }
             Some(9) => self.tempt_watchdog(world, life, &at_risk).await?,
+            Some(10) => self.lose_answer(world, life, &answers).await?,
             _ => {}
         }
         Ok(None)
@@ -305,9 +317,14 @@ impl History {
             (_, Moment::Answer) => format!("#{number} is answered"),
         });
         life.turnstile.release(number);
+        let before = life.turnstile.waiting();
         let writes = access == Access::Write && moment == Moment::Begin;
         self.model.happening = writes.then_some(number);
-        self.settle(world, life, writes).await
+        self.settle(world, life, writes).await?;
+        if writes {
+            self.remember_answer(life, &before, number);
+        }
+        Ok(())
     }
 
     /// Waits until nothing goes on by itself, and compares with the model.
@@ -321,6 +338,7 @@ impl History {
         self.watch_watchdogs().await?;
         self.check_counters(life)?;
         if life.turnstile.waiting().is_empty() {
+            self.model.lost_since = None;
             self.check_quiet(life)?;
         }
         Ok(())

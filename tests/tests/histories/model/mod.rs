@@ -34,6 +34,8 @@ pub(crate) const WATCHDOG_TIMEOUT: Duration = Duration::from_secs(90);
 const REQUEST_DEADLINE: i64 = 30 * SECOND;
 /// What its client is told then.
 pub(crate) const TIMED_OUT: &str = "504 request_timeout";
+/// What a client is told when nobody knows more.
+const FAILED: &str = "500 internal_error";
 
 pub(crate) const MAX_OUTPUT: i64 = 100;
 /// Of `std`, micro-credits per token.
@@ -112,6 +114,11 @@ pub(crate) struct Operation {
     may_be_refused: bool,
     /// The number at the turnstile of its first transaction.
     pub(crate) transaction: Option<u64>,
+    /// The answer to its transaction was lost; it may say so if nothing came of
+    /// it.
+    may_fail: bool,
+    /// It deleted the turn that it is about.
+    has_deleted: bool,
 }
 
 /// What ends a turn from the side of its process.
@@ -171,6 +178,10 @@ pub(crate) struct Model {
     pub(crate) operations: Vec<Operation>,
     pub(crate) live: BTreeMap<Uuid, Live>,
     pub(crate) counts: Counts,
+    /// Answers that this process lost and that it may still be asking for.
+    pub(crate) losses: u64,
+    /// When the first answer was lost that somebody may still be asking for.
+    pub(crate) lost_since: Option<i64>,
     /// Watchdog runs under way, and whether start-up recovery is.
     pub(crate) watchdogs: u32,
     pub(crate) recovers: bool,
@@ -197,6 +208,8 @@ impl Model {
             turn: None,
             may_be_refused: false,
             transaction: None,
+            may_fail: false,
+            has_deleted: false,
         };
         operation.live_through(&self.facts, self.now);
         self.operations.push(operation);
@@ -234,8 +247,9 @@ impl Model {
             ensure!(*request == opened.to_string(), "{answer} for {opened}");
         } else {
             let operation = &mut self.operations[number];
+            let excused = operation.may_fail && answer == FAILED && !operation.has_deleted;
             ensure!(
-                operation.allowed.contains(&answer),
+                excused || operation.allowed.contains(&answer),
                 "answered {answer:?}; right would be one of {:?}",
                 operation.allowed
             );
@@ -260,6 +274,30 @@ impl Model {
             self.end(turn, Ending::Cancelled(Cancel::Stop));
         }
         Ok(())
+    }
+
+    /// Whether everybody who asks for a lost answer would ask again: nobody does
+    /// so for longer than a minute.
+    pub(crate) fn may_lose(&self) -> bool {
+        self.lost_since
+            .is_none_or(|since| self.now - since < 50 * SECOND)
+    }
+
+    /// The answer to the write with this number at the turnstile is lost.
+    pub(crate) fn lose(&mut self, transaction: u64) {
+        self.losses += 1;
+        self.lost_since.get_or_insert(self.now);
+        let life = self.life;
+        let is_lost = |it: &&mut Operation| it.life == life && it.transaction == Some(transaction);
+        if let Some(operation) = self.operations.iter_mut().find(is_lost) {
+            operation.may_fail = true;
+            return;
+        }
+        // What asks to stop a turn of a dead process writes after it has read.
+        for operation in &mut self.operations {
+            let asks = matches!(operation.wish, Wish::Cancel { .. });
+            operation.may_fail |= asks && operation.life == life && operation.answer.is_none();
+        }
     }
 
     /// Of two operations that want the same, `number` is the one that opened
@@ -389,6 +427,8 @@ impl Model {
         self.watchdogs = 0;
         self.provider_is_away = false;
         self.counts = Counts::default();
+        self.losses = 0;
+        self.lost_since = None;
         for operation in &mut self.operations {
             operation.presence = Presence::Over;
         }

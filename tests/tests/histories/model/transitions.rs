@@ -392,6 +392,7 @@ impl Model {
                 && operation.life == self.life
             {
                 operation.allowed.insert("deleted".to_owned());
+                operation.has_deleted |= operation.transaction == self.happening;
                 may_delete = true;
             }
         }
