@@ -64,11 +64,7 @@ impl Process {
     /// Memory that the process has in use.
     pub fn resident_bytes(&self) -> anyhow::Result<u64> {
         let id = self.child.id().context("the process has ended")?;
-        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        let kib: u64 = kib.context("no VmRSS")?.trim().parse()?;
-        Ok(kib * 1024)
+        Ok(Memory::of(id)?.resident)
     }
 
     /// SIGTERM.
@@ -89,6 +85,31 @@ impl Process {
         };
         let status = tokio::time::timeout(PATIENCE, reading).await;
         Ok(status.context("the process does not end")??)
+    }
+}
+
+/// Memory of a process, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// In use now.
+    pub resident: u64,
+    /// The most that was in use at once.
+    pub peak: u64,
+}
+
+impl Memory {
+    pub(crate) fn of(process: u32) -> anyhow::Result<Self> {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+        let bytes = |name: &str| -> anyhow::Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+            let kib: u64 = kib.with_context(|| format!("no {name}"))?.trim().parse()?;
+            Ok(kib * 1024)
+        };
+        Ok(Self {
+            resident: bytes("VmRSS:")?,
+            peak: bytes("VmHWM:")?,
+        })
     }
 }
 

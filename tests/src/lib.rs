@@ -14,6 +14,7 @@ pub mod pool;
 pub mod postgres;
 pub mod postgres_proxy;
 pub mod scripted_issuer;
+pub mod site;
 pub mod sse;
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use minichat_cluster::packages::Package;
 
 use crate::cluster::Clusters;
 use crate::postgres::{Durability, Postgres, Reach};
-use crate::{process, workspace};
+use crate::{images, process, workspace};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -17,6 +17,12 @@ pub(crate) struct Options {
     /// How fast a change of a manifest reaches the pods of a cluster, instead of the side-by-side benchmark
     #[arg(long, conflicts_with_all = ["short", "rounds"])]
     cluster: bool,
+    /// How the operator does with 1,000 tenants on an API server, instead of the side-by-side benchmark
+    #[arg(long, conflicts_with_all = ["short", "rounds", "cluster"])]
+    scale: bool,
+    /// Another number of tenants, for `--scale`
+    #[arg(long, requires = "scale")]
+    tenants: Option<usize>,
     /// Rounds to measure
     #[arg(long)]
     rounds: Option<u32>,
@@ -28,6 +34,9 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.cluster {
         return run_on_cluster();
+    }
+    if options.scale {
+        return run_at_scale(options.tenants);
     }
     let build = ["build", "--release", "--locked", "--bins"];
     let packages = [
@@ -59,14 +68,29 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     process::run("the benchmark", &mut command)
 }
 
+/// Prints what it measures, of the programs that the images are made of.
+fn run_at_scale(tenants: Option<usize>) -> anyhow::Result<()> {
+    let programs = images::compile()?;
+    let mut command = benchmark("minichat-scale-bench")?;
+    command.arg("--programs").arg(programs);
+    if let Some(tenants) = tenants {
+        command.arg("--tenants").arg(tenants.to_string());
+    }
+    process::run("the benchmark", &mut command)
+}
+
+/// A benchmark of `minichat-tests`, built.
+fn benchmark(name: &str) -> anyhow::Result<Command> {
+    let build = ["build", "--workspace", "--locked", "--bin", name];
+    process::run("cargo build", workspace::cargo().args(build))?;
+    Ok(Command::new(workspace::target().join("debug").join(name)))
+}
+
 /// Prints what it measures, on the node of this machine.
 fn run_on_cluster() -> anyhow::Result<()> {
-    let binary = ["--bin", "minichat-delivery-bench"];
-    let build = ["build", "--workspace", "--locked"];
-    process::run("cargo build", workspace::cargo().args(build).args(binary))?;
+    let mut command = benchmark("minichat-delivery-bench")?;
     let cluster = Clusters::with_node()?;
     let postgres = Postgres::start(Durability::Durable, cluster.reach())?;
-    let mut command = Command::new(workspace::target().join("debug/minichat-delivery-bench"));
     command.envs(cluster.environment());
     command.envs(postgres.environment());
     let measured = process::run("the benchmark", &mut command);

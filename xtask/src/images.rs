@@ -50,10 +50,8 @@ impl Images {
             "images are built here by root; with Docker: see the head of the Dockerfile"
         );
         image::BUILDER.ensure(Vec::new)?;
-        let directory = workspace::target().join("images");
-        let programs = directory.join("programs");
-        fs::create_dir_all(&programs)?;
-        compile(&programs)?;
+        let directory = directory();
+        let programs = compile()?;
         let revision = revision();
         let images = Self {
             tag: tag(&programs, &revision)?,
@@ -120,8 +118,14 @@ impl Images {
     }
 }
 
-/// Compiles the static programs into `directory`, with the profile `image`.
-fn compile(directory: &Path) -> anyhow::Result<()> {
+fn directory() -> PathBuf {
+    workspace::target().join("images")
+}
+
+/// Compiles the static programs with the profile `image`; the directory in which they are then.
+pub(crate) fn compile() -> anyhow::Result<PathBuf> {
+    let directory = directory().join("programs");
+    fs::create_dir_all(&directory)?;
     let host = workspace::cargo()
         .args(["-vV"])
         .output()
@@ -138,7 +142,7 @@ fn compile(directory: &Path) -> anyhow::Result<()> {
         fs::copy(built.join(&program), directory.join(&program))
             .with_context(|| format!("copying {program}"))?;
     }
-    Ok(())
+    Ok(directory)
 }
 
 fn programs() -> [String; TARGETS.len()] {

@@ -7,11 +7,12 @@ use kube::api::{Patch, PatchParams};
 use minichat_crds::{ChatTenant, generate};
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::manifest::Tenant;
+use minichat_tests::site::{Site, eventually};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::children::took;
-use super::site::{Site, eventually};
+use super::programs;
 
 const FREED: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(30);
@@ -24,7 +25,7 @@ fn of(tenant: &Tenant) -> (&'static str, &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_tenants_with_one_id_the_older_is_served_until_it_is_deleted() -> anyhow::Result<()>
 {
-    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let _operator = site.operator().await?;
     let pod = site.pod().await?;
     let older = site.tenant("older");
@@ -71,7 +72,7 @@ async fn of_two_tenants_with_one_id_the_older_is_served_until_it_is_deleted() ->
 /// K8S-8; check 4 of chapter 06
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edit_that_breaks_a_tenant_leaves_it_and_others_running() -> anyhow::Result<()> {
-    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let operator = site.operator().await?;
     let pod = site.pod().await?;
     let (tenant, other) = (site.tenant("acme"), site.tenant("other"));
@@ -148,7 +149,7 @@ async fn an_edit_that_breaks_a_tenant_leaves_it_and_others_running() -> anyhow::
 /// definition learnt to, nor an edit of one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_provider_that_the_api_server_let_in_is_not_accepted() -> anyhow::Result<()> {
-    let site = Site::own(DatabaseKind::Sqlite).await?;
+    let site = Site::own(programs(), DatabaseKind::Sqlite).await?;
     let _operator = site.operator().await?;
     let pod = site.pod().await?;
     let (tenant, other) = (site.tenant("acme"), site.tenant("other"));
@@ -196,7 +197,7 @@ async fn an_unknown_provider_that_the_api_server_let_in_is_not_accepted() -> any
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forced_document_that_cannot_be_repaired_is_told_and_the_old_one_runs()
 -> anyhow::Result<()> {
-    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let operator = site.operator().await?;
     let pod = site.pod().await?;
     let (mut tenant, other) = (site.tenant("acme"), site.tenant("other"));
@@ -270,7 +271,7 @@ async fn a_forced_document_that_cannot_be_repaired_is_told_and_the_old_one_runs(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_provider_secret_keeps_its_last_value_until_there_is_a_new_one()
 -> anyhow::Result<()> {
-    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let _operator = site.operator().await?;
     let pod = site.pod().await?;
     let tenant = site.tenant("acme");
@@ -321,7 +322,7 @@ async fn a_deleted_provider_secret_keeps_its_last_value_until_there_is_a_new_one
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revision_that_pods_refuse_is_told_in_their_words_and_the_old_one_runs()
 -> anyhow::Result<()> {
-    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let operator = site.operator().await?;
     // Operator and pool are told differently what a provider may be.
     let pod = site
@@ -420,7 +421,7 @@ async fn a_revision_that_pods_refuse_is_told_in_their_words_and_the_old_one_runs
 /// K8S-7
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_pod_the_tenant_is_rendered_and_waits_for_one() -> anyhow::Result<()> {
-    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let _operator = site.operator().await?;
     let tenant = site.tenant("acme");
     site.apply_tenant(&tenant).await?;
@@ -435,7 +436,7 @@ async fn without_a_pod_the_tenant_is_rendered_and_waits_for_one() -> anyhow::Res
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_that_is_made_again_is_served_although_the_operator_forgot_its_numbers()
 -> anyhow::Result<()> {
-    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let operator = site.operator().await?;
     let pod = site.pod().await?;
     let mut tenant = site.tenant("acme");

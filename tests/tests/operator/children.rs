@@ -9,9 +9,10 @@ use minichat_cluster::Write;
 use minichat_core::Timestamp;
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::manifest::Tenant;
+use minichat_tests::site::{Site, eventually};
 use serde_json::{Value, json};
 
-use super::site::{Site, eventually};
+use super::programs;
 
 /// How many seconds nothing may be written.
 const QUIET: &str = "MINICHAT_TEST_QUIET_SECONDS";
@@ -20,13 +21,6 @@ const QUIET_SECONDS: u64 = 15;
 const SETTLED: Duration = Duration::from_secs(2);
 const REPAIRED: Duration = Duration::from_secs(2);
 const SOON: Duration = Duration::from_secs(30);
-
-/// What the operator wrote, or tried to.
-pub(crate) fn writes(site: &Site) -> anyhow::Result<Vec<Write>> {
-    let user = site.operator_user()?;
-    let writes = site.tier().writes()?.into_iter();
-    Ok(writes.filter(|write| write.user == user).collect())
-}
 
 fn quiet() -> anyhow::Result<Duration> {
     let seconds = match std::env::var(QUIET) {
@@ -103,7 +97,7 @@ async fn essence(site: &Site, tenant: &Tenant) -> anyhow::Result<Value> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edited_or_deleted_child_is_repaired_and_then_nothing_is_written() -> anyhow::Result<()>
 {
-    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let _operator = site.operator().await?;
     let pod = site.pod().await?;
     let tenant = site.tenant("acme");
@@ -164,22 +158,22 @@ async fn an_edited_or_deleted_child_is_repaired_and_then_nothing_is_written() ->
     site.await_ready(&tenant).await?;
     pod.chat(&tenant).await?;
 
-    let mut settled = (writes(&site)?.len(), Instant::now());
+    let mut settled = (site.operator_writes()?.len(), Instant::now());
     let started = Instant::now();
     while settled.1.elapsed() < SETTLED {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let now = writes(&site)?.len();
+        let now = site.operator_writes()?.len();
         if now != settled.0 {
             settled = (now, Instant::now());
         }
         assert!(
             started.elapsed() < SOON,
             "it never comes to rest: {:?}",
-            writes(&site)?
+            site.operator_writes()?
         );
     }
     tokio::time::sleep(quiet()?).await;
-    let since = writes(&site)?.split_off(settled.0);
+    let since = site.operator_writes()?.split_off(settled.0);
     assert!(since.is_empty(), "{since:?}");
     assert!(settled.0 > 0, "writes are logged");
 
@@ -211,7 +205,7 @@ enum Shows {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_any_one_rule_of_the_chart_the_operator_fails_and_says_where() -> anyhow::Result<()>
 {
-    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let pod = site.pod().await?;
     let tenant = site.tenant("acme");
     site.apply_tenant(&tenant).await?;
@@ -262,7 +256,7 @@ async fn without_any_one_rule_of_the_chart_the_operator_fails_and_says_where() -
         site.tier().kubectl().apply(&less)?;
         site.await_right(namespace, verb, resource, false).await?;
         removed += 1;
-        let seen = writes(&site)?.len();
+        let seen = site.operator_writes()?.len();
         let is_elected = matches!(shows, Shows::Logged(_));
         let operator = site.operator_elected(is_elected).await?;
         let what = format!("showing the lack of {verb} {resource}");
@@ -281,7 +275,7 @@ async fn without_any_one_rule_of_the_chart_the_operator_fails_and_says_where() -
                     ) == (verb, resource, subresource)
                         && write.code == 403
                 };
-                Ok(writes(&site)?.iter().skip(seen).any(is_it))
+                Ok(site.operator_writes()?.iter().skip(seen).any(is_it))
             }
             Shows::Logged(text) => Ok(operator.log()?.contains(text)),
         };

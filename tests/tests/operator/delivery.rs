@@ -8,11 +8,11 @@ use minichat_tests::database::DatabaseKind;
 use minichat_tests::exposition::Scrape;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::scripted_provider::{Ending, Scenario};
+use minichat_tests::site::{Pod, Site, eventually};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::pod::Pod;
-use super::site::{Site, eventually};
+use super::programs;
 
 const STREAMS: usize = 200;
 const EDITS: u64 = 100;
@@ -22,7 +22,7 @@ const LOOSE: Duration = Duration::from_secs(10);
 /// K8S-7, K8S-9, K8S-20, K8S-23
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_tenant_is_ready_when_all_three_pods_serve_it() -> anyhow::Result<()> {
-    let site = Site::shared(DatabaseKind::Postgres).await?;
+    let site = Site::shared(programs(), DatabaseKind::Postgres).await?;
     let operator = site.operator().await?;
     let pods = site.pods(3).await?;
     eventually("ready", LOOSE, async || {
@@ -104,7 +104,7 @@ fn assert_metrics(scrape: &Scrape, tenant: &Tenant) -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn edits_reach_the_next_request_on_every_pod_and_cut_none_of_200_streams()
 -> anyhow::Result<()> {
-    let site = Site::shared(DatabaseKind::Postgres).await?;
+    let site = Site::shared(programs(), DatabaseKind::Postgres).await?;
     let _operator = site.operator().await?;
     let pods = site.pods(3).await?;
     let tenant = site.tenant("acme");

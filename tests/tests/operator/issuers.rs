@@ -2,9 +2,10 @@
 
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::manifest::Tenant;
+use minichat_tests::site::Site;
 use serde_json::{Value, json};
 
-use super::site::Site;
+use super::programs;
 
 const LOGIN: &str = "https://login.example.com";
 
@@ -31,7 +32,7 @@ async fn revision(site: &Site, tenant: &Tenant) -> anyhow::Result<Value> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_issuer_is_of_the_tenant_that_runs_with_it_until_that_one_gives_it_up()
 -> anyhow::Result<()> {
-    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let _operator = site.operator().await?;
     let pod = site.pod().await?;
     let (older, newer) = (site.tenant("older"), site.tenant("newer"));
@@ -76,7 +77,7 @@ async fn an_issuer_is_of_the_tenant_that_runs_with_it_until_that_one_gives_it_up
 /// K8S-8: nobody waits for what a tenant has that is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_issuer_of_a_deleted_tenant_is_free() -> anyhow::Result<()> {
-    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let _operator = site.operator().await?;
     let pod = site.pod().await?;
     let first = opened_by(&site.tenant("first"), None);

@@ -11,9 +11,11 @@ mod delivery;
 mod issuers;
 #[cfg(test)]
 mod outages;
+
 #[cfg(test)]
-mod pod;
-#[cfg(test)]
-mod process;
-#[cfg(test)]
-mod site;
+fn programs() -> minichat_tests::site::Programs {
+    minichat_tests::site::Programs {
+        operator: env!("CARGO_BIN_EXE_minichat-operator-under-test").into(),
+        dataplane: env!("CARGO_BIN_EXE_minichat-dataplane-under-test").into(),
+    }
+}

@@ -6,15 +6,13 @@ use kube::api::{DeleteParams, PostParams};
 use minichat_cluster::Write;
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::scripted_provider::{Ending, Scenario};
+use minichat_tests::site::{Operator, Pod, Site, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
 use uuid::Uuid;
 
-use super::children::writes;
-use super::pod::Pod;
-use super::process::Operator;
-use super::site::{Site, eventually};
+use super::programs;
 
 const SOON: Duration = Duration::from_mins(1);
 
@@ -33,7 +31,7 @@ async fn has_limit(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_operator_and_api_server_chats_go_on_and_with_them_an_edit_lands()
 -> anyhow::Result<()> {
-    let site = Site::own(DatabaseKind::Postgres).await?;
+    let site = Site::own(programs(), DatabaseKind::Postgres).await?;
     let operator = site.operator().await?;
     let mut pods = site.pods(2).await?;
     let tenant = site.tenant("acme");
@@ -106,7 +104,7 @@ async fn without_operator_and_api_server_chats_go_on_and_with_them_an_edit_lands
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_slept_past_its_lease_writes_nothing_and_another_one_leads()
 -> anyhow::Result<()> {
-    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let mut first = site.operator_elected(true).await?;
     let _pod = site.pod().await?;
     let (tenant, other) = (site.tenant("acme"), site.tenant("other"));
@@ -134,14 +132,14 @@ async fn a_leader_that_slept_past_its_lease_writes_nothing_and_another_one_leads
     };
     eventually("told by an event", SOON, is_told).await?;
 
-    let before = writes(&site)?.len();
+    let before = site.operator_writes()?.len();
     first.signal(Signal::CONT)?;
     assert!(
         !first.ended().await?.success(),
         "it says that it has lost the Lease"
     );
     let is_lease = |write: &Write| write.resource == "leases";
-    let since = writes(&site)?.split_off(before);
+    let since = site.operator_writes()?.split_off(before);
     assert!(since.iter().all(is_lease), "{since:?}");
     Ok(())
 }
@@ -149,7 +147,7 @@ async fn a_leader_that_slept_past_its_lease_writes_nothing_and_another_one_leads
 /// K8S-20, K8S-21
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_serves_the_secrets_of_its_pool_and_no_other() -> anyhow::Result<()> {
-    let site = Site::shared(DatabaseKind::Sqlite).await?;
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let operator = site.operator().await?;
     let pod = site.pod().await?;
     let (tenant, other) = (site.tenant("acme"), site.tenant("other"));

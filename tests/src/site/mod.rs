@@ -1,10 +1,17 @@
 //! An API server with what the chart installs beside pods: `ServiceAccounts`, roles, and the settings of both processes.
 
+mod pod;
+mod process;
+
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::cluster::{self, TestNamespace};
+use crate::database::{Database, DatabaseKind};
+use crate::manifest::Tenant;
+use crate::scripted_provider::ScriptedProvider;
 use anyhow::{Context as _, anyhow};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use kube::Client;
@@ -13,33 +20,40 @@ use kube::api::{
 };
 use kube::core::GroupVersionKind;
 use minichat_cluster::programs::kubernetes_version;
-use minichat_cluster::{ApiTier, Helm, OwnedApiTier};
+use minichat_cluster::{ApiTier, Helm, OwnedApiTier, Write};
 use minichat_config::yaml;
-use minichat_tests::cluster::{self, TestNamespace};
-use minichat_tests::database::{Database, DatabaseKind};
-use minichat_tests::manifest::Tenant;
-use minichat_tests::scripted_provider::ScriptedProvider;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::pod::{Pod, Template};
-use super::process::Operator;
+pub use pod::Pod;
+use pod::Template;
+pub use process::Operator;
 
 /// How long something may take that is no matter of seconds.
-pub(crate) const WITHIN: Duration = Duration::from_mins(1);
+pub const WITHIN: Duration = Duration::from_mins(1);
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/minichat");
 
+/// The programs that run beside the API server.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// `minichat-operator`.
+    pub operator: PathBuf,
+    /// `minichat-dataplane`.
+    pub dataplane: PathBuf,
+}
+
 /// Where operator and pool live, and where the tenants do.
-pub(crate) struct Site {
+pub struct Site {
+    programs: Programs,
     tier: Tier,
-    pub(crate) client: Client,
+    pub client: Client,
     /// The operator's and the pool's.
-    pub(crate) namespace: String,
+    pub namespace: String,
     /// The tenants'.
-    pub(crate) tenants: String,
-    pub(crate) provider: ScriptedProvider,
-    pub(crate) database: Database,
+    pub tenants: String,
+    pub provider: ScriptedProvider,
+    pub database: Database,
     directory: TempDir,
     chart: Vec<Value>,
 }
@@ -62,17 +76,17 @@ impl Deref for Tier {
 
 impl Site {
     /// On the API server of the run, beside other suites: the operator may look into one namespace.
-    pub(crate) async fn shared(kind: DatabaseKind) -> anyhow::Result<Self> {
-        Self::on(Tier::Shared(cluster::api_tier()?), kind).await
+    pub async fn shared(programs: Programs, kind: DatabaseKind) -> anyhow::Result<Self> {
+        Self::on(programs, Tier::Shared(cluster::api_tier()?), kind).await
     }
 
     /// On an API server of its own: the operator may look everywhere, as the chart has it by default.
-    pub(crate) async fn own(kind: DatabaseKind) -> anyhow::Result<Self> {
+    pub async fn own(programs: Programs, kind: DatabaseKind) -> anyhow::Result<Self> {
         let tier = tokio::task::spawn_blocking(OwnedApiTier::start).await??;
-        Self::on(Tier::Own(tier), kind).await
+        Self::on(programs, Tier::Own(tier), kind).await
     }
 
-    async fn on(tier: Tier, kind: DatabaseKind) -> anyhow::Result<Self> {
+    async fn on(programs: Programs, tier: Tier, kind: DatabaseKind) -> anyhow::Result<Self> {
         cluster::install_definitions(&tier)?;
         let client = cluster::client(&tier.kubeconfig()).await?;
         let pool = TestNamespace::create(&client, "chat").await?;
@@ -83,6 +97,7 @@ impl Site {
         };
         let directory = TempDir::with_prefix("minichat-site-")?;
         let site = Self {
+            programs,
             chart: rendered(&tier.kubeconfig(), pool.name(), &scope)?,
             tier,
             client,
@@ -102,12 +117,12 @@ impl Site {
         Ok(site)
     }
 
-    pub(crate) fn tier(&self) -> &ApiTier {
+    pub fn tier(&self) -> &ApiTier {
         &self.tier
     }
 
     /// The user that the API server logs for the operator.
-    pub(crate) fn operator_user(&self) -> anyhow::Result<String> {
+    pub fn operator_user(&self) -> anyhow::Result<String> {
         let account = self.account("Deployment")?;
         Ok(format!(
             "system:serviceaccount:{}:{account}",
@@ -115,8 +130,15 @@ impl Site {
         ))
     }
 
+    /// What the operator wrote, or tried to.
+    pub fn operator_writes(&self) -> anyhow::Result<Vec<Write>> {
+        let user = self.operator_user()?;
+        let writes = self.tier().writes()?.into_iter();
+        Ok(writes.filter(|write| write.user == user).collect())
+    }
+
     /// The chart's object of `kind`.
-    pub(crate) fn chart(&self, kind: &str) -> anyhow::Result<&Value> {
+    pub fn chart(&self, kind: &str) -> anyhow::Result<&Value> {
         let found = self.chart.iter().find(|object| object["kind"] == kind);
         found.with_context(|| format!("the chart has no {kind}"))
     }
@@ -127,7 +149,7 @@ impl Site {
     }
 
     /// The operator's `Role` in `namespace`.
-    pub(crate) fn role(&self, namespace: &str) -> anyhow::Result<&Value> {
+    pub fn role(&self, namespace: &str) -> anyhow::Result<&Value> {
         let is_it = |object: &&Value| {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
             object["kind"] == "Role"
@@ -138,7 +160,7 @@ impl Site {
     }
 
     /// Waits until the API server gives the operator a right, or has taken it. `resource` may name a subresource.
-    pub(crate) async fn await_right(
+    pub async fn await_right(
         &self,
         namespace: &str,
         verb: &str,
@@ -168,12 +190,12 @@ impl Site {
     }
 
     /// Starts an operator under the chart's `ServiceAccount`, told what the chart tells it.
-    pub(crate) async fn operator(&self) -> anyhow::Result<Operator> {
+    pub async fn operator(&self) -> anyhow::Result<Operator> {
         self.operator_elected(false).await
     }
 
     /// The same; whether it must hold the Lease to work.
-    pub(crate) async fn operator_elected(&self, elected: bool) -> anyhow::Result<Operator> {
+    pub async fn operator_elected(&self, elected: bool) -> anyhow::Result<Operator> {
         let kubeconfig = self.kubeconfig("Deployment").await?;
         let container = &self.chart("Deployment")?["spec"]["template"]["spec"]["containers"][0];
         let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -186,11 +208,17 @@ impl Site {
         };
         set("IDENTITY", format!("operator-{}", unique()));
         set("LEADER_ELECTION", elected.to_string());
-        Operator::start(variables, &kubeconfig, self.log("operator")).await
+        Operator::start(
+            &self.programs.operator,
+            variables,
+            &kubeconfig,
+            self.log("operator"),
+        )
+        .await
     }
 
     /// Starts a data plane of the pool under the chart's `ServiceAccount`; `settings` are variables, one to a line.
-    pub(crate) async fn process_of_a_pod(&self, settings: &str) -> anyhow::Result<Pod> {
+    pub async fn process_of_a_pod(&self, settings: &str) -> anyhow::Result<Pod> {
         let kubeconfig = self.directory.path().join("pool.kubeconfig");
         if !kubeconfig.exists() {
             std::fs::copy(self.kubeconfig("StatefulSet").await?, &kubeconfig)?;
@@ -198,6 +226,7 @@ impl Site {
         let set = self.chart("StatefulSet")?;
         let database_url = self.database.url();
         let template = Template {
+            program: &self.programs.dataplane,
             client: &self.client,
             namespace: &self.namespace,
             pool: "default",
@@ -210,14 +239,14 @@ impl Site {
     }
 
     /// A data plane that the API server knows, and that is ready.
-    pub(crate) async fn pod(&self) -> anyhow::Result<Pod> {
+    pub async fn pod(&self) -> anyhow::Result<Pod> {
         let pod = self.process_of_a_pod("").await?;
         pod.register().await?;
         pod.become_ready().await?;
         Ok(pod)
     }
 
-    pub(crate) async fn pods(&self, count: usize) -> anyhow::Result<Vec<Pod>> {
+    pub async fn pods(&self, count: usize) -> anyhow::Result<Vec<Pod>> {
         let mut pods = Vec::new();
         for _ in 0..count {
             pods.push(self.pod().await?);
@@ -239,7 +268,7 @@ impl Site {
     }
 
     /// A tenant whose objects belong into the tenants' namespace.
-    pub(crate) fn tenant(&self, name: &str) -> Tenant {
+    pub fn tenant(&self, name: &str) -> Tenant {
         let mut tenant = Tenant::new(name, self.provider.addr);
         let objects = std::iter::once(&mut tenant.resource).chain(&mut tenant.others);
         for object in objects {
@@ -249,7 +278,7 @@ impl Site {
     }
 
     /// The tenant's default quota, of so many whole credits a day for standard models.
-    pub(crate) fn quota(&self, tenant: &Tenant, daily: u64) -> Value {
+    pub fn quota(&self, tenant: &Tenant, daily: u64) -> Value {
         json!({
             "apiVersion": "minichat.dev/v1alpha1",
             "kind": "ChatQuota",
@@ -262,7 +291,7 @@ impl Site {
     }
 
     /// Applies the objects of `tenant`.
-    pub(crate) async fn apply_tenant(&self, tenant: &Tenant) -> anyhow::Result<()> {
+    pub async fn apply_tenant(&self, tenant: &Tenant) -> anyhow::Result<()> {
         for object in tenant.others.iter().chain([&tenant.resource]) {
             self.apply(object).await?;
         }
@@ -270,10 +299,7 @@ impl Site {
     }
 
     /// Applies `tenants` one after the other, and waits until each is ready.
-    pub(crate) async fn admit(
-        &self,
-        tenants: impl IntoIterator<Item = &Tenant>,
-    ) -> anyhow::Result<()> {
+    pub async fn admit(&self, tenants: impl IntoIterator<Item = &Tenant>) -> anyhow::Result<()> {
         for tenant in tenants {
             self.apply_tenant(tenant).await?;
             self.await_ready(tenant).await?;
@@ -281,7 +307,7 @@ impl Site {
         Ok(())
     }
 
-    pub(crate) async fn apply(&self, object: &Value) -> anyhow::Result<()> {
+    pub async fn apply(&self, object: &Value) -> anyhow::Result<()> {
         let metadata = &object["metadata"];
         let api = self.objects(object, metadata["namespace"].as_str().unwrap_or_default())?;
         let name = metadata["name"].as_str().context("no name")?;
@@ -291,18 +317,18 @@ impl Site {
     }
 
     /// The object of `kind` in the tenants' namespace; `None` if it is not there.
-    pub(crate) async fn get(&self, kind: &str, name: &str) -> anyhow::Result<Option<Value>> {
+    pub async fn get(&self, kind: &str, name: &str) -> anyhow::Result<Option<Value>> {
         let found = self.api(kind, &self.tenants)?.get_opt(name).await?;
         Ok(found.map(serde_json::to_value).transpose()?)
     }
 
-    pub(crate) async fn delete(&self, kind: &str, name: &str) -> anyhow::Result<()> {
+    pub async fn delete(&self, kind: &str, name: &str) -> anyhow::Result<()> {
         let api = self.api(kind, &self.tenants)?;
         api.delete(name, &DeleteParams::default()).await?;
         Ok(())
     }
 
-    pub(crate) fn api(&self, kind: &str, namespace: &str) -> anyhow::Result<Api<DynamicObject>> {
+    pub fn api(&self, kind: &str, namespace: &str) -> anyhow::Result<Api<DynamicObject>> {
         let version = match kind {
             "ChatTenant" | "ChatQuota" => "minichat.dev/v1alpha1",
             "Event" => "events.k8s.io/v1",
@@ -325,7 +351,7 @@ impl Site {
     }
 
     /// The rendered Secret of `tenant`.
-    pub(crate) async fn rendered(&self, tenant: &Tenant) -> anyhow::Result<Option<Value>> {
+    pub async fn rendered(&self, tenant: &Tenant) -> anyhow::Result<Option<Value>> {
         let api = self.api("Secret", &self.namespace)?;
         let found = api
             .get_opt(&format!("minichat-tenant-{}", tenant.id))
@@ -334,7 +360,7 @@ impl Site {
     }
 
     /// Waits until the condition of the object is `wanted`: `<status>/<reason>`. Its message.
-    pub(crate) async fn await_condition(
+    pub async fn await_condition(
         &self,
         (kind, name): (&str, &str),
         type_: &str,
@@ -359,20 +385,20 @@ impl Site {
         }
     }
 
-    pub(crate) async fn await_ready(&self, tenant: &Tenant) -> anyhow::Result<()> {
+    pub async fn await_ready(&self, tenant: &Tenant) -> anyhow::Result<()> {
         let tenant = ("ChatTenant", tenant.name.as_str());
         self.await_condition(tenant, "Ready", "True/Ready").await?;
         Ok(())
     }
 
     /// The status of `tenant`.
-    pub(crate) async fn status(&self, tenant: &Tenant) -> anyhow::Result<Value> {
+    pub async fn status(&self, tenant: &Tenant) -> anyhow::Result<Value> {
         let object = self.get("ChatTenant", &tenant.name).await?;
         Ok(object.context("no such tenant")?["status"].clone())
     }
 
     /// Reasons of the events about the object called `name`, in order.
-    pub(crate) async fn events(&self, name: &str) -> anyhow::Result<Vec<String>> {
+    pub async fn events(&self, name: &str) -> anyhow::Result<Vec<String>> {
         let api = self.api("Event", &self.tenants)?;
         let mut found: Vec<(String, String)> = Vec::new();
         for event in api.list(&ListParams::default()).await?.items {
@@ -392,7 +418,7 @@ fn unique() -> String {
 }
 
 /// Waits until `condition` holds.
-pub(crate) async fn eventually(
+pub async fn eventually(
     what: &str,
     limit: Duration,
     condition: impl AsyncFn() -> anyhow::Result<bool>,
@@ -406,7 +432,7 @@ pub(crate) async fn eventually(
 }
 
 /// Status and reason of a condition, as `True/Ready`, and its message.
-pub(crate) fn condition(object: &Value, type_: &str) -> Option<(String, String)> {
+pub fn condition(object: &Value, type_: &str) -> Option<(String, String)> {
     let conditions = object["status"]["conditions"].as_array()?;
     let found = conditions.iter().find(|one| one["type"] == type_)?;
     let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();

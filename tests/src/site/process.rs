@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::child::{Memory, field};
+use crate::client::Api;
+use crate::exposition::Scrape;
 use anyhow::{Context as _, bail};
-use minichat_tests::child::field;
-use minichat_tests::client::Api;
-use minichat_tests::exposition::Scrape;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::process::{Child, Command};
@@ -18,20 +18,20 @@ use tokio::process::{Child, Command};
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running process. It is killed when dropped.
-pub(crate) struct Logged {
+pub(super) struct Logged {
     child: Child,
     log: PathBuf,
 }
 
 /// A running operator.
-pub(crate) struct Operator {
-    pub(crate) admin: Api,
+pub struct Operator {
+    pub admin: Api,
     process: Logged,
 }
 
 impl Logged {
     /// Starts `command` without the environment of the tests.
-    pub(crate) fn start(command: &mut Command, log: PathBuf) -> anyhow::Result<Self> {
+    pub(super) fn start(command: &mut Command, log: PathBuf) -> anyhow::Result<Self> {
         let file = File::options().create(true).append(true).open(&log)?;
         let child = command
             .kill_on_drop(true)
@@ -43,7 +43,7 @@ impl Logged {
     }
 
     /// The address that the process logs as `name`, once it has.
-    pub(crate) async fn address(&mut self, name: &str) -> anyhow::Result<SocketAddr> {
+    pub(super) async fn address(&mut self, name: &str) -> anyhow::Result<SocketAddr> {
         let started = Instant::now();
         loop {
             let text = std::fs::read_to_string(&self.log)?;
@@ -67,22 +67,22 @@ impl Logged {
     }
 
     /// Everything that was logged.
-    pub(crate) fn log(&self) -> anyhow::Result<String> {
+    pub(super) fn log(&self) -> anyhow::Result<String> {
         Ok(std::fs::read_to_string(&self.log)?)
     }
 
     /// Waits for the end.
-    pub(crate) async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+    pub(super) async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         Ok(ended.context("the process does not end")??)
     }
 
     /// SIGKILL; returns when the process is gone.
-    pub(crate) async fn kill(mut self) -> anyhow::Result<()> {
+    pub(super) async fn kill(mut self) -> anyhow::Result<()> {
         Ok(self.child.kill().await?)
     }
 
-    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+    pub(super) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let id = self.child.id().context("the process has ended")?;
         let id = Pid::from_raw(i32::try_from(id)?).context("no process id")?;
         Ok(kill_process(id, signal)?)
@@ -91,12 +91,13 @@ impl Logged {
 
 impl Operator {
     /// Starts one with the variables that the chart gives its pod.
-    pub(crate) async fn start(
+    pub(super) async fn start(
+        program: &Path,
         variables: impl IntoIterator<Item = (String, String)>,
         kubeconfig: &Path,
         log: PathBuf,
     ) -> anyhow::Result<Self> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_minichat-operator-under-test"));
+        let mut command = Command::new(program);
         command
             .arg("run")
             .env_clear()
@@ -108,26 +109,32 @@ impl Operator {
         Ok(Self { admin, process })
     }
 
-    pub(crate) fn log(&self) -> anyhow::Result<String> {
+    pub fn log(&self) -> anyhow::Result<String> {
         self.process.log()
     }
 
-    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         self.process.signal(signal)
     }
 
     /// Waits for the end.
-    pub(crate) async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+    pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
         self.process.ended().await
     }
 
+    /// Memory that it has in use.
+    pub fn memory(&self) -> anyhow::Result<Memory> {
+        let id = self.process.child.id().context("the process has ended")?;
+        Memory::of(id)
+    }
+
     /// SIGKILL.
-    pub(crate) async fn kill(self) -> anyhow::Result<()> {
+    pub async fn kill(self) -> anyhow::Result<()> {
         self.process.kill().await
     }
 
     /// The answer of `/readyz`: its status, and what it says is missing.
-    pub(crate) async fn readiness(&self) -> anyhow::Result<(u16, String)> {
+    pub async fn readiness(&self) -> anyhow::Result<(u16, String)> {
         let answer = self.admin.get_absolute("/readyz").await?;
         Ok((
             answer.status.as_u16(),
@@ -135,7 +142,7 @@ impl Operator {
         ))
     }
 
-    pub(crate) async fn scrape(&self) -> anyhow::Result<Scrape> {
+    pub async fn scrape(&self) -> anyhow::Result<Scrape> {
         let answer = self.admin.get_absolute("/metrics").await?;
         Scrape::parse(std::str::from_utf8(&answer.body)?)
     }

@@ -3,24 +3,24 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::child::variables_of_a_pool;
+use crate::client::Api as Http;
+use crate::manifest::Tenant;
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod as PodObject;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use minichat_tests::child::variables_of_a_pool;
-use minichat_tests::client::Api as Http;
-use minichat_tests::manifest::Tenant;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use uuid::Uuid;
 
+use super::WITHIN;
 use super::process::Logged;
-use super::site::WITHIN;
 
 /// One pod.
-pub(crate) struct Pod {
+pub struct Pod {
     name: String,
-    pub(crate) admin: Http,
+    pub admin: Http,
     api: Http,
     process: Logged,
     object: PodObject,
@@ -28,22 +28,23 @@ pub(crate) struct Pod {
 }
 
 /// What the pods of one pool share.
-pub(crate) struct Template<'a> {
-    pub(crate) client: &'a Client,
-    pub(crate) namespace: &'a str,
-    pub(crate) pool: &'a str,
+pub(super) struct Template<'a> {
+    pub(super) program: &'a Path,
+    pub(super) client: &'a Client,
+    pub(super) namespace: &'a str,
+    pub(super) pool: &'a str,
     /// From the chart.
-    pub(crate) labels: &'a Value,
-    pub(crate) kubeconfig: &'a Path,
-    pub(crate) database_url: &'a str,
+    pub(super) labels: &'a Value,
+    pub(super) kubeconfig: &'a Path,
+    pub(super) database_url: &'a str,
     /// Variables, one to a line.
-    pub(crate) settings: &'a str,
+    pub(super) settings: &'a str,
 }
 
 impl Pod {
     /// Starts the process. The API server does not know the pod yet.
-    pub(crate) async fn start(template: &Template<'_>, log: PathBuf) -> anyhow::Result<Self> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_minichat-dataplane-under-test"));
+    pub(super) async fn start(template: &Template<'_>, log: PathBuf) -> anyhow::Result<Self> {
+        let mut command = Command::new(template.program);
         command
             .args(["serve", "--pool", template.pool])
             .args(["--namespace", template.namespace, "--kubeconfig"])
@@ -78,7 +79,7 @@ impl Pod {
     }
 
     /// Makes the pod known, as ready as it is.
-    pub(crate) async fn register(&self) -> anyhow::Result<()> {
+    pub async fn register(&self) -> anyhow::Result<()> {
         self.objects
             .create(&PostParams::default(), &self.object)
             .await?;
@@ -87,7 +88,7 @@ impl Pod {
     }
 
     /// Tells the API server what the process says of its readiness, as a kubelet does; whether it is ready.
-    pub(crate) async fn tell_readiness(&self) -> anyhow::Result<bool> {
+    pub async fn tell_readiness(&self) -> anyhow::Result<bool> {
         let is_ready = self.admin.get_absolute("/readyz").await?.status == 200;
         let status = if is_ready { "True" } else { "False" };
         let patch = json!({"status": {
@@ -103,7 +104,7 @@ impl Pod {
     }
 
     /// Waits until the process is ready, and says so.
-    pub(crate) async fn become_ready(&self) -> anyhow::Result<()> {
+    pub async fn become_ready(&self) -> anyhow::Result<()> {
         let started = Instant::now();
         while !self.tell_readiness().await? {
             anyhow::ensure!(
@@ -117,12 +118,12 @@ impl Pod {
     }
 
     /// `user` of `tenant` at this pod.
-    pub(crate) fn caller(&self, tenant: &Tenant, user: Uuid) -> anyhow::Result<Http> {
+    pub fn caller(&self, tenant: &Tenant, user: Uuid) -> anyhow::Result<Http> {
         self.api.acting_as(tenant.id, user)
     }
 
     /// A whole turn of a new user of `tenant`.
-    pub(crate) async fn chat(&self, tenant: &Tenant) -> anyhow::Result<()> {
+    pub async fn chat(&self, tenant: &Tenant) -> anyhow::Result<()> {
         let user = self.caller(tenant, Uuid::new_v4())?;
         let chat = user.create_chat(None).await?;
         user.say(&chat, "PING").await?.only("done")?;
@@ -130,7 +131,7 @@ impl Pod {
     }
 
     /// The entry of `tenant` in `/configz`; null if there is none.
-    pub(crate) async fn configz(&self, tenant: &Tenant) -> anyhow::Result<Value> {
+    pub async fn configz(&self, tenant: &Tenant) -> anyhow::Result<Value> {
         let entries = self.admin.get_absolute("/configz").await?.expect(200)?;
         let id = tenant.id.to_string();
         let entry = entries

@@ -1,0 +1,194 @@
+//! How the operator does with many tenants (K8S-17): its start, edits during and after it, its writes and its memory.
+//! `cargo xtask bench --scale` builds what it needs.
+#![expect(clippy::print_stdout, reason = "the results of a command line program")]
+
+mod seen;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use minichat_tests::database::DatabaseKind;
+use minichat_tests::manifest::Tenant;
+use minichat_tests::site::{Programs, Site};
+
+use seen::Seen;
+
+const CREATED_AT_ONCE: usize = 16;
+const STARTS_WITHIN: Duration = Duration::from_mins(4);
+/// An edit that takes longer is lost.
+const LANDS_WITHIN: Duration = Duration::from_mins(1);
+/// How long nothing may be written in the end.
+const IDLE: Duration = Duration::from_secs(10);
+/// Neighbours in the order of edits are far apart in the order of the start.
+const STRIDE: usize = 7919;
+
+#[derive(Parser)]
+struct Arguments {
+    /// Directory of `minichat-operator` and `minichat-dataplane`
+    #[arg(long)]
+    programs: PathBuf,
+    /// `ChatTenants`, each with a `ChatQuota`
+    #[arg(long, default_value_t = 1000)]
+    tenants: usize,
+    /// Edits of a `ChatQuota` once all are ready, one after the other
+    #[arg(long, default_value_t = 100)]
+    edits: usize,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let programs = Programs {
+        operator: arguments.programs.join("minichat-operator"),
+        dataplane: arguments.programs.join("minichat-dataplane"),
+    };
+    let site = Site::own(programs, DatabaseKind::Sqlite).await?;
+    let _pod = site.pod().await?;
+    let names = (0..arguments.tenants).map(|number| format!("tenant-{number:04}"));
+    let tenants: Vec<Tenant> = names.map(|name| site.tenant(&name)).collect();
+    stream::iter(&tenants)
+        .map(|tenant| create(&site, tenant))
+        .buffer_unordered(CREATED_AT_ONCE)
+        .try_collect::<()>()
+        .await?;
+    println!(
+        "{} ChatTenants with a ChatQuota each, one pod, times in ms from the write to what a watch shows",
+        tenants.len()
+    );
+    let mut bench = Bench {
+        seen: Seen::start(&site).await?,
+        site: &site,
+        tenants: &tenants,
+        edited: 0,
+    };
+
+    let begun = Instant::now();
+    let operator = site.operator().await?;
+    let mut during = Edits::default();
+    while !bench.seen.are_ready(tenants.len()) && begun.elapsed() < STARTS_WITHIN {
+        bench.edit(&mut during).await?;
+    }
+    let (rendered, ready) = bench.seen.started(tenants.len(), STARTS_WITHIN).await?;
+    println!(
+        "start of the operator: all rendered after {}, all ready after {}",
+        (rendered - begun).as_millis(),
+        (ready - begun).as_millis()
+    );
+    during.report("edits of a ChatQuota meanwhile");
+
+    let before = bench.settled_writes().await?;
+    let mut after = Edits::default();
+    for _ in 0..arguments.edits {
+        bench.edit(&mut after).await?;
+    }
+    after.report("edits of a ChatQuota afterwards");
+    let settled = bench.settled_writes().await?;
+    let per_edit = ratio(settled - before, arguments.edits);
+    println!(
+        "writes: {:.1} for each tenant of the start, {per_edit:.1} for each edit (goal 6: {})",
+        ratio(before, tenants.len()),
+        verdict(per_edit <= 6.0)
+    );
+    tokio::time::sleep(IDLE).await;
+    let idle = bench.settled_writes().await? - settled;
+    println!(
+        "writes in {} idle s: {idle} (goal 0: {})",
+        IDLE.as_secs(),
+        verdict(idle == 0)
+    );
+    let memory = operator.memory()?;
+    println!(
+        "memory of the operator in MiB: {} now, {} at most (goal 150: {})",
+        memory.resident >> 20,
+        memory.peak >> 20,
+        verdict(memory.peak >> 20 <= 150)
+    );
+    Ok(())
+}
+
+async fn create(site: &Site, tenant: &Tenant) -> anyhow::Result<()> {
+    site.apply(&site.quota(tenant, 100)).await?;
+    site.apply_tenant(tenant).await
+}
+
+struct Bench<'a> {
+    site: &'a Site,
+    tenants: &'a [Tenant],
+    seen: Seen,
+    /// Edits so far.
+    edited: usize,
+}
+
+impl Bench<'_> {
+    /// Changes a limit of the next tenant, and waits for its Secret and its acknowledgement.
+    async fn edit(&mut self, edits: &mut Edits) -> anyhow::Result<()> {
+        let tenant = &self.tenants[self.edited * STRIDE % self.tenants.len()];
+        self.edited += 1;
+        let daily = 1_000 + u64::try_from(self.edited)?;
+        let quota = self.site.quota(tenant, daily);
+        let begun = Instant::now();
+        self.site.apply(&quota).await?;
+        let limit = daily * 1_000_000;
+        let (rendered, programmed) = self.seen.landed(tenant, limit, LANDS_WITHIN).await?;
+        edits.rendered.push(rendered - begun);
+        edits.programmed.push(programmed - begun);
+        Ok(())
+    }
+
+    /// Writes of the operator, once there are no more.
+    async fn settled_writes(&self) -> anyhow::Result<usize> {
+        let mut last = usize::MAX;
+        loop {
+            let writes = self.site.operator_writes()?.len();
+            if writes == last {
+                return Ok(writes);
+            }
+            last = writes;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    }
+}
+
+#[derive(Default)]
+struct Edits {
+    rendered: Vec<Duration>,
+    programmed: Vec<Duration>,
+}
+
+impl Edits {
+    fn report(mut self, what: &str) {
+        let count = self.programmed.len();
+        let (rendered, programmed) = (
+            quantiles(&mut self.rendered),
+            quantiles(&mut self.programmed),
+        );
+        let [_, _, p99, _] = programmed;
+        let [p50, p90, r99, max] = rendered;
+        println!("{what} (n {count}) until the Secret: p50 {p50}, p90 {p90}, p99 {r99}, max {max}");
+        let [p50, p90, _, max] = programmed;
+        println!(
+            "  until Programmed: p50 {p50}, p90 {p90}, p99 {p99}, max {max} (goal p99 1000: {})",
+            verdict(p99 <= 1000)
+        );
+    }
+}
+
+/// 50, 90, 99 and 100 per cent, in milliseconds.
+fn quantiles(times: &mut [Duration]) -> [u128; 4] {
+    times.sort();
+    [50, 90, 99, 100].map(|percent| {
+        let rank = (times.len() * percent).div_ceil(100).max(1);
+        times.get(rank - 1).map_or(0, Duration::as_millis)
+    })
+}
+
+fn verdict(is_met: bool) -> &'static str {
+    if is_met { "met" } else { "missed" }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+fn ratio(some: usize, of: usize) -> f64 {
+    some as f64 / of.max(1) as f64
+}
