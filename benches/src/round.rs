@@ -253,18 +253,11 @@ impl Measuring<'_> {
         let streams = clients * self.load.streams_per_client;
         let times = runtime.block_on(async {
             let pace = &Pace::STEADY;
-            let target = self.running.address();
-            let crowd = Plan {
-                target,
-                clients,
-                ramp: RAMP,
-                requests: self.running.prepare_streams(pace, streams).await?,
-                expected_chunks: pace.chunks,
-            };
+            let crowd = self.plan(pace, clients, RAMP, streams).await?;
             let left = self.running.prepare_streams(pace, self.load.left).await?;
             let leaving = async {
                 tokio::time::sleep(RAMP).await;
-                load::leave(target, self.provider, &left).await
+                load::leave(self.running.address(), self.provider, &left).await
             };
             let (crowd, times) = tokio::join!(load::run(crowd), leaving);
             crowd?;
@@ -290,15 +283,7 @@ impl Measuring<'_> {
             .build()?;
         let (subject, generator) = (self.running.pid(), std::process::id());
         runtime.block_on(async {
-            let requests = self.running.prepare_streams(pace, streams).await?;
-            let target = self.running.address();
-            let plan = Plan {
-                target,
-                clients,
-                ramp,
-                requests,
-                expected_chunks: pace.chunks,
-            };
+            let plan = self.plan(pace, clients, ramp, streams).await?;
             let rss = process_rss_bytes(subject)?;
             let (cpu, own) = (process_cpu_micros(subject)?, process_cpu_micros(generator)?);
             let (reading, peak) = with_peak_rss(subject, load::run(plan)).await?;
@@ -318,6 +303,23 @@ impl Measuring<'_> {
                 generator_micros: as_f64(own_after - own),
                 rss_growth_bytes: as_f64(peak.saturating_sub(rss)),
             })
+        })
+    }
+
+    /// Streams that are prepared.
+    async fn plan(
+        &self,
+        pace: &Pace,
+        clients: usize,
+        ramp: Duration,
+        streams: usize,
+    ) -> anyhow::Result<Plan> {
+        Ok(Plan {
+            target: self.running.address(),
+            clients,
+            ramp,
+            requests: self.running.prepare_streams(pace, streams).await?,
+            expected_chunks: pace.chunks,
         })
     }
 

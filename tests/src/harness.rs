@@ -208,13 +208,18 @@ pub struct Held {
 impl Scene {
     /// A turn that lasts as long as the test wants, of a user of its own.
     pub async fn held(&self) -> anyhow::Result<Held> {
+        self.held_with("std", "hello").await
+    }
+
+    /// The same, with a model and a message.
+    pub async fn held_with(&self, model: &str, content: &str) -> anyhow::Result<Held> {
         self.provider.push_scenario(Scenario {
             hold_before_end: true,
             ..Scenario::deltas(&["part"], Ending::Completed)
         });
         let user = self.new_user()?;
-        let chat = user.create_chat(Some("std")).await?;
-        let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
+        let chat = user.create_chat(Some(model)).await?;
+        let mut stream = user.open(&chat, &json!({"content": content})).await?;
         let started = stream.expect("stream_started").await?;
         stream.expect("delta").await?;
         Ok(Held {

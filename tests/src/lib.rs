@@ -7,6 +7,7 @@ pub mod client;
 pub mod cluster;
 pub mod database;
 pub mod exposition;
+pub mod figures;
 pub mod harness;
 pub mod installation;
 pub mod manifest;

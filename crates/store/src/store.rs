@@ -94,10 +94,7 @@ impl Store {
         if let Some(turnstile) = &self.turnstile {
             let passage = turnstile.enter(crate::testing::Access::Write).await;
             let answer = self.run_write(job).await;
-            return match passage.leave().await {
-                crate::testing::Fate::Answer => answer,
-                crate::testing::Fate::Silence => Err(StoreError::Unanswered.into()),
-            };
+            return passage.leave(answer).await;
         }
         self.run_write(job).await
     }
@@ -114,10 +111,7 @@ impl Store {
         if let Some(turnstile) = &self.turnstile {
             let passage = turnstile.enter(crate::testing::Access::Read).await;
             let answer = self.run_read(job).await;
-            return match passage.leave().await {
-                crate::testing::Fate::Answer => answer,
-                crate::testing::Fate::Silence => Err(StoreError::Unanswered.into()),
-            };
+            return passage.leave(answer).await;
         }
         self.run_read(job).await
     }

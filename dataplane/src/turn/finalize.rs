@@ -2,7 +2,7 @@
 //! its charge, stores its answer and reports its usage (TURN-33). The
 //! compare-and-set in it is the only arbiter between finalizers (TURN-42).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use minichat_core::quota::{Cells, Reserve, Settlement, Tier, settle};
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::account::{Account, Price};
 use super::audit_event::{self, TurnEvent};
-use super::unheard::look_again;
+use super::unheard::{Attempted, look_again};
 use super::usage_event::{self, Bill, UsageEvent};
 
 const ATTEMPTS: u32 = 3;
@@ -116,10 +116,6 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// What the last attempt is about to commit, for when the answer to the commit
-/// is lost.
-type Attempted = Arc<Mutex<Option<Finalized>>>;
-
 /// Ends the turn of `account` as `ending` says. Tries three times; when the
 /// database refuses the answer itself the turn ends without it (TURN-37).
 pub(crate) async fn finalize(store: &Store, account: &Arc<Account>, mut ending: Ending) -> Verdict {
@@ -155,18 +151,17 @@ async fn commit(
     store: &Store,
     account: &Arc<Account>,
     ending: &Ending,
-    attempted: &Attempted,
+    attempted: &Attempted<Finalized>,
 ) -> Result<Finalized, Failure> {
     let (account, ending) = (Arc::clone(account), ending.clone());
-    let attempted = Arc::clone(attempted);
+    let attempted = attempted.clone();
     store
         .write(move |tx| -> BoxFuture<'_, Result<Finalized, Failure>> {
             let (account, ending) = (Arc::clone(&account), ending.clone());
-            let attempted = Arc::clone(&attempted);
+            let attempted = attempted.clone();
             Box::pin(async move {
                 let finalized = transaction(tx, &account, &ending).await?;
-                let mut attempted = attempted.lock().unwrap_or_else(PoisonError::into_inner);
-                *attempted = Some(finalized.clone());
+                attempted.note(finalized.clone());
                 Ok(finalized)
             })
         })
@@ -175,11 +170,12 @@ async fn commit(
 
 /// What an earlier attempt committed although its answer was lost: then the
 /// turn was not lost to anybody else, and nobody else counts it (D1).
-async fn won_unheard(store: &Store, account: &Account, attempted: &Attempted) -> Option<Finalized> {
-    let attempted = {
-        let mut attempted = attempted.lock().unwrap_or_else(PoisonError::into_inner);
-        attempted.take()?
-    };
+async fn won_unheard(
+    store: &Store,
+    account: &Account,
+    attempted: &Attempted<Finalized>,
+) -> Option<Finalized> {
+    let attempted = attempted.take()?;
     let (tenant, turn) = (account.tenant_id, account.turn_id);
     let (state, at) = (attempted.outcome.state(), attempted.now);
     let ended = look_again(store, turn, move |tx| {

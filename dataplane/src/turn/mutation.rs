@@ -4,7 +4,7 @@
 //! follows is the flow of a send, whose reserve transaction also deletes the
 //! old turn. A refused replacement therefore leaves it in place.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use minichat_core::turn::TurnState;
 use minichat_core::{ChatId, ErrorCode, RequestId, Timestamp, TurnId};
@@ -16,7 +16,7 @@ use tracing::Instrument;
 use super::RequestContext;
 use super::mutation_event::Change;
 use super::open::Draft;
-use super::unheard::look_again;
+use super::unheard::{Attempted, look_again};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
@@ -143,9 +143,8 @@ pub async fn delete(
         })
 }
 
-/// The turn that an attempt is about to delete, and the instant by which its
-/// deletion is known.
-type Attempted = Arc<Mutex<Option<(TurnId, Timestamp)>>>;
+/// The turn that is about to be deleted, and when.
+type Deletion = (TurnId, Timestamp);
 
 /// A deletion whose answer is lost is looked up: a second one would be refused.
 async fn delete_once(
@@ -155,32 +154,25 @@ async fn delete_once(
     query: MutationQuery,
 ) -> Result<(), Problem> {
     let attempted = Attempted::default();
-    let last = Arc::clone(&attempted);
+    let last = attempted.clone();
     let deleted = app
         .store
         .write(move |tx| -> BoxFuture<'_, Result<(), Refusal>> {
             let (caller, request) = (caller.clone(), request.clone());
-            let last = Arc::clone(&last);
+            let last = last.clone();
             Box::pin(async move { delete_in(tx, &caller, &request, &query, &last).await })
         })
         .await;
     match deleted {
-        Err(Refusal::Store(error)) if error.is_unanswered() => {
-            let attempted = *attempted.lock().unwrap_or_else(PoisonError::into_inner);
-            match attempted {
-                Some(it) if deleted_unheard(app, query, it).await => Ok(()),
-                _ => Err(error.into()),
-            }
-        }
+        Err(Refusal::Store(error)) if error.is_unanswered() => match attempted.take() {
+            Some(it) if deleted_unheard(app, query, it).await => Ok(()),
+            _ => Err(error.into()),
+        },
         answered => answered.map_err(Refusal::into_problem),
     }
 }
 
-async fn deleted_unheard(
-    app: &App,
-    query: MutationQuery,
-    (turn_id, at): (TurnId, Timestamp),
-) -> bool {
+async fn deleted_unheard(app: &App, query: MutationQuery, (turn_id, at): Deletion) -> bool {
     let found = look_again(&app.store, turn_id, move |tx| {
         Box::pin(async move { tx.turn_deleted_at(&query, turn_id, at).await })
     });
@@ -192,11 +184,11 @@ async fn delete_in(
     caller: &Caller,
     request: &RequestContext,
     query: &MutationQuery,
-    attempted: &Attempted,
+    attempted: &Attempted<Deletion>,
 ) -> Result<(), Refusal> {
     let turn = check(tx.turn_mutation_lock(query).await?, caller).map_err(Refusal::Answer)?;
     let this = (turn.id, turn.now);
-    *attempted.lock().unwrap_or_else(PoisonError::into_inner) = Some(this);
+    attempted.note(this);
     let change = displace(tx, caller, request, query, this, None)?;
     Ok(change.deletion(query.request_id).enqueue(tx)?)
 }

@@ -1,6 +1,7 @@
 //! Commits whose answer was lost with the connection. Whether they took place
 //! stands in the database and nowhere else, so it is asked until it answers.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use minichat_core::TurnId;
@@ -13,6 +14,31 @@ const MAX_BACK_OFF: Duration = Duration::from_secs(2);
 /// Below the shortest patience of a watchdog (TURN-1): what is found in this
 /// time is still as the lost commit left it.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What the latest attempt at a transaction was about to commit, by which its
+/// commit is known.
+#[derive(Clone)]
+pub(super) struct Attempted<T>(Arc<Mutex<Option<T>>>);
+
+impl<T> Default for Attempted<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T> Attempted<T> {
+    pub(super) fn note(&self, attempt: T) {
+        *self.lock() = Some(attempt);
+    }
+
+    pub(super) fn take(&self) -> Option<T> {
+        self.lock().take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// What `look` finds about `turn`, as soon as the database can be asked. It may
 /// lock rows, to wait for the end of the lost transaction. `None`: nobody

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use clap::Parser;
 use minichat_tests::client::Api;
+use minichat_tests::figures::{quantiles, verdict};
 use minichat_tests::pool::PostgresPool;
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -127,23 +128,16 @@ async fn await_limit(caller: &Api, limit: i64, started: Instant) -> anyhow::Resu
 }
 
 /// Prints the quantiles and whether they keep below the bars for p50 and p99, in milliseconds.
-fn report(what: &str, mut times: Vec<Duration>, (p50_bar, p99_bar): (Option<u128>, u128)) {
-    times.sort();
-    let quantile = |percent: usize| {
-        let rank = (times.len() * percent).div_ceil(100).max(1);
-        times[rank - 1].as_millis()
-    };
-    let (p50, p99) = (quantile(50), quantile(99));
+fn report(what: &str, times: Vec<Duration>, (p50_bar, p99_bar): (Option<u128>, u128)) {
+    let count = times.len();
+    let [p50, p90, p99, max] = quantiles(times);
     let is_met = p50_bar.is_none_or(|bar| p50 <= bar) && p99 <= p99_bar;
     let bars = match p50_bar {
         Some(bar) => format!("p50 {bar}, p99 {p99_bar}"),
         None => format!("p99 {p99_bar}"),
     };
     println!(
-        "{what}: p50 {p50}, p90 {}, p99 {p99}, max {} (n {}; goal {bars}: {})",
-        quantile(90),
-        quantile(100),
-        times.len(),
-        if is_met { "met" } else { "missed" }
+        "{what}: p50 {p50}, p90 {p90}, p99 {p99}, max {max} (n {count}; goal {bars}: {})",
+        verdict(is_met)
     );
 }

@@ -7,12 +7,10 @@ use minichat_dataplane::jobs::{Report, Watchdog};
 use minichat_metrics::catalogue::Family;
 use minichat_metrics::{Label, Recorder, RecordingMetrics};
 use minichat_telemetry::Signal;
-use minichat_tests::client::Api;
 use minichat_tests::database::Database;
-use minichat_tests::harness::Scene;
+use minichat_tests::harness::{Held, Scene};
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::{Ending, Scenario};
-use minichat_tests::sse::{Event, EventStream};
 use serde_json::json;
 
 const USAGE: &str = "mini-chat.usage_snapshot";
@@ -23,30 +21,8 @@ const ORPHANED: &str =
 const RESERVED: &str = "SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0";
 
 /// A turn whose provider has said one word and then nothing.
-struct Stalled {
-    user: Api,
-    chat: String,
-    stream: EventStream,
-    started: Event,
-}
-
-async fn stalled(scene: &Scene, model: &str) -> anyhow::Result<Stalled> {
-    scene.provider.push_scenario(Scenario {
-        hold_before_end: true,
-        ..Scenario::deltas(&["part"], Ending::Completed)
-    });
-    let user = scene.new_user()?;
-    let chat = user.create_chat(Some(model)).await?;
-    let body = json!({"content": "x".repeat(4000)});
-    let mut stream = user.open(&chat, &body).await?;
-    let started = stream.expect("stream_started").await?;
-    stream.expect("delta").await?;
-    Ok(Stalled {
-        user,
-        chat,
-        stream,
-        started,
-    })
+async fn stalled(scene: &Scene, model: &str) -> anyhow::Result<Held> {
+    scene.held_with(model, &"x".repeat(4000)).await
 }
 
 /// One run that counts for itself.
@@ -115,7 +91,7 @@ on_each_database! {
     /// was priced by, though the tenant's prices have changed since.
     async fn an_orphan_is_settled_from_what_is_stored(env) {
         let scene = env.scene().await?;
-        let Stalled { user, chat, mut stream, started } = stalled(&scene, "prem").await?;
+        let Held { user, chat, mut stream, started } = stalled(&scene, "prem").await?;
         let stack = &scene.stack;
         let before = stack.configz(&scene.tenant).await?;
         let mut dearer = scene.tenant.clone();
@@ -192,7 +168,7 @@ on_each_database! {
         let chat = user.create_chat(None).await?;
         user.say(&chat, "PING").await?;
         let database = scene.database();
-        let request = |turn: &Stalled| format!("request_id = '{}'", turn.started.text("request_id"));
+        let request = |turn: &Held| format!("request_id = '{}'", turn.started.text("request_id"));
         database.age_turns(&format!("NOT ({})", request(&fresh))).await?;
         database.query(&format!(
             "UPDATE chat_turns SET started_at = last_progress_at, deleted_at = updated_at WHERE {}",

@@ -7,7 +7,7 @@ use kube::api::{Patch, PatchParams};
 use minichat_crds::{ChatTenant, generate};
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::manifest::Tenant;
-use minichat_tests::site::{Site, eventually};
+use minichat_tests::site::{Pod, Site, eventually};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -19,6 +19,36 @@ const SOON: Duration = Duration::from_secs(30);
 
 fn of(tenant: &Tenant) -> (&'static str, &str) {
     ("ChatTenant", tenant.name.as_str())
+}
+
+/// What two tenants run with before somebody breaks the first.
+struct Before {
+    tenant: Value,
+    other: Value,
+}
+
+impl Before {
+    async fn of(site: &Site, tenant: &Tenant, other: &Tenant) -> anyhow::Result<Self> {
+        Ok(Self {
+            tenant: site.status(tenant).await?,
+            other: site.status(other).await?,
+        })
+    }
+
+    /// The broken one is served as it was (K8S-8).
+    async fn is_served(&self, site: &Site, pod: &Pod, tenant: &Tenant) -> anyhow::Result<()> {
+        let status = site.status(tenant).await?;
+        assert_eq!(status["revision"], self.tenant["revision"], "{status:#}");
+        let shown = pod.configz(tenant).await?;
+        assert_eq!(shown["revision"], self.tenant["revision"]);
+        pod.chat(tenant).await
+    }
+
+    async fn is_untouched(&self, site: &Site, other: &Tenant) -> anyhow::Result<()> {
+        let status = site.status(other).await?;
+        assert_eq!(status, self.other, "another tenant is untouched");
+        Ok(())
+    }
 }
 
 /// Check 2 of chapter 06
@@ -77,7 +107,7 @@ async fn an_edit_that_breaks_a_tenant_leaves_it_and_others_running() -> anyhow::
     let pod = site.pod().await?;
     let (tenant, other) = (site.tenant("acme"), site.tenant("other"));
     site.admit([&tenant, &other]).await?;
-    let (before, others) = (site.status(&tenant).await?, site.status(&other).await?);
+    let before = Before::of(&site, &tenant, &other).await?;
 
     let mut wrong_key = tenant.clone();
     wrong_key.spec()["providers"][0]["auth"]["secretKeyRef"]["key"] = json!("no-such-key");
@@ -105,18 +135,14 @@ async fn an_edit_that_breaks_a_tenant_leaves_it_and_others_running() -> anyhow::
             .await?;
         assert!(message.contains(told), "{message}");
         site.await_condition(of(&tenant), "Ready", &wanted).await?;
-        let status = site.status(&tenant).await?;
-        assert_eq!(status["revision"], before["revision"], "{status:#}");
-        assert_eq!(pod.configz(&tenant).await?["revision"], before["revision"]);
-        pod.chat(&tenant).await?;
-        assert_eq!(
-            site.status(&other).await?,
-            others,
-            "another tenant is untouched"
-        );
+        before.is_served(&site, &pod, &tenant).await?;
+        before.is_untouched(&site, &other).await?;
     }
     site.admit([&tenant]).await?;
-    assert_eq!(site.status(&tenant).await?["revision"], before["revision"]);
+    assert_eq!(
+        site.status(&tenant).await?["revision"],
+        before.tenant["revision"]
+    );
     let log = operator.log()?;
     assert!(!log.contains("sk-test-"), "no credential is logged: {log}");
     let lines = log
@@ -130,7 +156,7 @@ async fn an_edit_that_breaks_a_tenant_leaves_it_and_others_running() -> anyhow::
     };
     let written = about("the rendered Secret is written").context("no line about the write")?;
     assert_eq!(written["tenant.id"], tenant.id.to_string());
-    assert_eq!(written["revision"], before["revision"]);
+    assert_eq!(written["revision"], before.tenant["revision"]);
     assert!(
         written["object.reason"].is_null(),
         "nothing that says nothing"
@@ -154,7 +180,7 @@ async fn an_unknown_provider_that_the_api_server_let_in_is_not_accepted() -> any
     let pod = site.pod().await?;
     let (tenant, other) = (site.tenant("acme"), site.tenant("other"));
     site.admit([&tenant, &other]).await?;
-    let (before, others) = (site.status(&tenant).await?, site.status(&other).await?);
+    let before = Before::of(&site, &tenant, &other).await?;
 
     let mut definition = generate::definition::<ChatTenant>()?;
     let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/x-kubernetes-validations";
@@ -180,16 +206,13 @@ async fn an_unknown_provider_that_the_api_server_let_in_is_not_accepted() -> any
         .await?;
     site.await_condition(of(&tenant), "ResolvedRefs", "True/Resolved")
         .await?;
-    assert_eq!(site.status(&tenant).await?["revision"], before["revision"]);
-    assert_eq!(pod.configz(&tenant).await?["revision"], before["revision"]);
-    pod.chat(&tenant).await?;
-    assert_eq!(
-        site.status(&other).await?,
-        others,
-        "another tenant is untouched"
-    );
+    before.is_served(&site, &pod, &tenant).await?;
+    before.is_untouched(&site, &other).await?;
     site.admit([&tenant]).await?;
-    assert_eq!(site.status(&tenant).await?["revision"], before["revision"]);
+    assert_eq!(
+        site.status(&tenant).await?["revision"],
+        before.tenant["revision"]
+    );
     Ok(())
 }
 
@@ -202,7 +225,7 @@ async fn a_forced_document_that_cannot_be_repaired_is_told_and_the_old_one_runs(
     let pod = site.pod().await?;
     let (mut tenant, other) = (site.tenant("acme"), site.tenant("other"));
     site.admit([&tenant, &other]).await?;
-    let (before, others) = (site.status(&tenant).await?, site.status(&other).await?);
+    let before = Before::of(&site, &tenant, &other).await?;
 
     // Otherwise it is repaired before anybody sees it.
     let role = site.role(&site.namespace)?;
@@ -232,15 +255,11 @@ async fn a_forced_document_that_cannot_be_repaired_is_told_and_the_old_one_runs(
         .await?;
     let shown = pod.configz(&tenant).await?;
     assert_eq!(shown["state"], "rejected");
-    assert_eq!(shown["revision"], before["revision"]);
+    assert_eq!(shown["revision"], before.tenant["revision"]);
     assert_eq!(shown["rejected_revision"], "7-forced");
     pod.chat(&tenant).await?;
     pod.chat(&other).await?;
-    assert_eq!(
-        site.status(&other).await?,
-        others,
-        "another tenant is untouched"
-    );
+    before.is_untouched(&site, &other).await?;
 
     // What cannot be written either, and no pod has seen.
     let mut edited = other.clone();

@@ -7,6 +7,4 @@ mod turnstile;
 
 pub use postgres::{TestPostgres, TestPostgresError, URL_VARIABLE};
 #[cfg(feature = "testing")]
-pub(crate) use turnstile::Fate;
-#[cfg(feature = "testing")]
 pub use turnstile::{Access, Moment, Passage, Turnstile, Waiter};

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use crate::StoreError;
+
 /// What a transaction may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
@@ -26,7 +28,7 @@ pub enum Moment {
 
 /// What a caller gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Fate {
+enum Fate {
     Answer,
     /// As if the connection had been cut.
     Silence,
@@ -78,7 +80,7 @@ impl Turnstile {
 
     /// Lets one go on that waits for its answer, and loses the answer: whatever
     /// the transaction came to, its caller is told
-    /// [`StoreError::Unanswered`](crate::StoreError::Unanswered).
+    /// [`StoreError::Unanswered`].
     pub fn lose(&self, number: u64) {
         self.let_go(number, Fate::Silence);
     }
@@ -156,10 +158,14 @@ pub struct Passage {
 }
 
 impl Passage {
-    pub(crate) async fn leave(self) -> Fate {
+    /// What the caller is told of `answer`.
+    pub(crate) async fn leave<T, E: From<StoreError>>(self, answer: Result<T, E>) -> Result<T, E> {
         let (turnstile, access) = (self.turnstile.clone(), self.access);
         drop(self);
-        turnstile.wait(access, Moment::Answer).await
+        match turnstile.wait(access, Moment::Answer).await {
+            Fate::Answer => answer,
+            Fate::Silence => Err(StoreError::Unanswered.into()),
+        }
     }
 }
 

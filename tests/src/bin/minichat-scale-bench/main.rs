@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use minichat_tests::database::DatabaseKind;
+use minichat_tests::figures::{quantiles, verdict};
 use minichat_tests::manifest::Tenant;
 use minichat_tests::site::{Programs, Site};
 
@@ -158,34 +159,16 @@ struct Edits {
 }
 
 impl Edits {
-    fn report(mut self, what: &str) {
+    fn report(self, what: &str) {
         let count = self.programmed.len();
-        let (rendered, programmed) = (
-            quantiles(&mut self.rendered),
-            quantiles(&mut self.programmed),
-        );
-        let [_, _, p99, _] = programmed;
-        let [p50, p90, r99, max] = rendered;
-        println!("{what} (n {count}) until the Secret: p50 {p50}, p90 {p90}, p99 {r99}, max {max}");
-        let [p50, p90, _, max] = programmed;
+        let [p50, p90, p99, max] = quantiles(self.rendered);
+        println!("{what} (n {count}) until the Secret: p50 {p50}, p90 {p90}, p99 {p99}, max {max}");
+        let [p50, p90, p99, max] = quantiles(self.programmed);
         println!(
             "  until Programmed: p50 {p50}, p90 {p90}, p99 {p99}, max {max} (goal p99 1000: {})",
             verdict(p99 <= 1000)
         );
     }
-}
-
-/// 50, 90, 99 and 100 per cent, in milliseconds.
-fn quantiles(times: &mut [Duration]) -> [u128; 4] {
-    times.sort();
-    [50, 90, 99, 100].map(|percent| {
-        let rank = (times.len() * percent).div_ceil(100).max(1);
-        times.get(rank - 1).map_or(0, Duration::as_millis)
-    })
-}
-
-fn verdict(is_met: bool) -> &'static str {
-    if is_met { "met" } else { "missed" }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a few thousand")]

@@ -3,20 +3,18 @@
 
 use super::History;
 use super::checks::operation_of;
-use crate::model::WATCHDOG_TIMEOUT;
+use crate::model::stale_at;
 use crate::provider::{CallView, Phase};
 use crate::world::{Life, World};
 
 impl History {
-    /// Streams of running turns, and when each turn will have shown no life for
-    /// too long (TURN-57).
+    /// Streams of running turns, and when each turn will be stale.
     pub(super) fn at_risk(&self, open: &[CallView]) -> Vec<(CallView, i64)> {
-        let patience = i64::try_from(WATCHDOG_TIMEOUT.as_micros()).unwrap_or(i64::MAX);
         let edge = |call: &CallView| {
             let operation = operation_of(call).ok()?;
             let turn = self.model.operations[operation].turn?;
             let row = &self.model.facts.turns[&turn];
-            row.is_running().then(|| row.last_progress_at + patience)
+            row.is_running().then(|| stale_at(row))
         };
         open.iter()
             .filter(|call| call.phase == Phase::Streaming)

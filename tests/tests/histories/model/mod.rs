@@ -18,6 +18,8 @@ use uuid::Uuid;
 use crate::facts::Facts;
 use crate::provider::Usage;
 
+pub(crate) use transitions::stale_at;
+
 pub(crate) const SECOND: i64 = 1_000_000;
 /// 2026-03-10T12:00:00Z.
 pub(crate) const NOON: i64 = 1_773_144_000 * SECOND;

@@ -14,6 +14,11 @@ use super::{
 use crate::facts::{Cell, Facts, Message, Turn, UsageEvent};
 use crate::provider::Usage;
 
+/// When `turn` will have shown no life for too long (TURN-57).
+pub(crate) fn stale_at(turn: &Turn) -> i64 {
+    turn.last_progress_at + micros(WATCHDOG_TIMEOUT)
+}
+
 impl Model {
     /// The rows after a transaction: they must be what the model makes of the
     /// rows before it.
@@ -328,8 +333,7 @@ impl Model {
     }
 
     fn is_orphan(&self, turn: &Turn) -> bool {
-        let is_stale = turn.last_progress_at <= self.now - micros(WATCHDOG_TIMEOUT);
-        turn.is_running() && is_stale && !turn.is_deleted
+        turn.is_running() && stale_at(turn) <= self.now && !turn.is_deleted
     }
 
     /// A watchdog or the start-up recovery won (TURN-60, TURN-63).
