@@ -9,10 +9,11 @@ use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, Revisions};
 use minichat_metrics::{OperatorMetrics, ReconcileErrorLabel};
 
 use crate::backoff::Backoff;
-use crate::cache::{Caches, Queues};
+use crate::cache::Caches;
 use crate::numbers::Numbers;
 use crate::pool::Pool;
 use crate::propagation::Propagation;
+use crate::queue::{Look, Queues};
 use crate::write::{WriteError, Writer};
 
 /// One reconcile takes no longer (K8S-10).
@@ -29,7 +30,7 @@ pub(crate) struct Context {
     pub(crate) revisions: Revisions,
     pub(crate) numbers: Numbers,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) queues: Queues,
+    pub(crate) queues: Arc<Queues>,
     pub(crate) propagation: Arc<Propagation>,
     pub(crate) metrics: Arc<dyn OperatorMetrics>,
     pub(crate) render_failures: Backoff<ObjectRef<ChatTenant>>,
@@ -40,8 +41,8 @@ pub(crate) struct Context {
 impl Context {
     /// Sends `tenant` through the render loop once more.
     pub(crate) fn look_again(&self, tenant: &ChatTenant) {
-        // Nobody listens any more only while the process ends.
-        let _ = self.queues.render.send(ObjectRef::from_obj(tenant));
+        let tenant = ObjectRef::from_obj(tenant);
+        self.queues.render.send(Look::Changed(tenant));
     }
 }
 

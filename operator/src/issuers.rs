@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::cache::full_name;
 use crate::condition::{Reason, Type, find};
+use crate::index::Key;
 
 /// One entry of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +32,11 @@ impl Listed {
             names_a_claim: issuer.tenant_claim.is_some(),
         });
         listed.collect()
+    }
+
+    /// Finds tenants that list the same issuer.
+    pub(crate) fn key(&self) -> Key {
+        Key::Issuer(self.issuer.clone())
     }
 
     fn excludes(&self, other: &Self) -> bool {
@@ -53,37 +59,24 @@ pub(crate) struct DeliveredIssuers(Mutex<Index>);
 struct Index {
     listed: HashMap<TenantId, Vec<Listed>>,
     tenants: HashMap<String, BTreeSet<TenantId>>,
-    /// Writes that the cache has not shown yet.
-    claimed: HashMap<TenantId, Claimed>,
+    /// Writes that the cache has not shown yet, the latest last.
+    claimed: HashMap<TenantId, Vec<Claimed>>,
+    claims: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Claimed {
-    latest: Vec<Listed>,
-    /// Of the writes before it too.
-    all: Vec<Listed>,
+    number: u64,
+    listed: Vec<Listed>,
 }
 
-/// The issuers of a Secret that is about to be written. Dropped, they are free again.
-pub(crate) struct Claim<'a> {
-    issuers: &'a DeliveredIssuers,
+/// The issuers of a Secret that is about to be written. They are the tenant's until
+/// a cache shows this write or a later one: whether one that failed or was given up
+/// took place is not known.
+#[must_use]
+pub(crate) struct Claim {
     id: TenantId,
-    is_written: bool,
-}
-
-impl Claim<'_> {
-    /// The Secret is written; the claim stands until the cache shows it.
-    pub(crate) fn written(mut self) {
-        self.is_written = true;
-    }
-}
-
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        if !self.is_written {
-            self.issuers.index().claimed.remove(&self.id);
-        }
-    }
+    number: u64,
 }
 
 /// The part of the document that counts here.
@@ -102,17 +95,8 @@ struct Entry {
 impl DeliveredIssuers {
     /// Takes note of `secret`; what was delivered before it.
     pub(crate) fn set(&self, secret: &Secret) -> Vec<Listed> {
-        let Some(id) = rendered_secret::tenant_of(&secret.name_any()) else {
-            return Vec::new();
-        };
-        let document = secret.data.as_ref().and_then(|data| data.get(TENANT_KEY));
-        let document = document.and_then(|bytes| serde_json::from_slice::<Document>(&bytes.0).ok());
-        let entries = document.map(|document| document.issuers);
-        let listed = entries.into_iter().flatten().map(|entry| Listed {
-            issuer: entry.issuer,
-            names_a_claim: entry.tenant_claim.is_some(),
-        });
-        self.index().set(id, listed.collect())
+        let delivered = delivered_by(secret);
+        delivered.map_or_else(Vec::new, |(id, listed)| self.index().set(id, listed))
     }
 
     /// Forgets `secret`; what it delivered.
@@ -123,15 +107,24 @@ impl DeliveredIssuers {
     }
 
     /// The tenant of `id` is gone, and with it what was written for it.
-    pub(crate) fn forget_claim(&self, id: TenantId) {
+    pub(crate) fn forget_claims(&self, id: TenantId) {
         self.index().claimed.remove(&id);
     }
 
-    /// Takes note of all Secrets there are.
+    /// The API server has refused the write.
+    pub(crate) fn release(&self, claim: &Claim) {
+        self.index().release(claim);
+    }
+
+    /// Takes note of all Secrets there are. Writes that a list does not show may be
+    /// younger than the list.
     pub(crate) fn replace<'a>(&self, secrets: impl IntoIterator<Item = &'a Secret>) {
-        *self.index() = Index::default();
-        for secret in secrets {
-            self.set(secret);
+        let delivered: Vec<_> = secrets.into_iter().filter_map(delivered_by).collect();
+        let mut index = self.index();
+        index.listed.clear();
+        index.tenants.clear();
+        for (id, listed) in delivered {
+            index.set(id, listed);
         }
     }
 
@@ -142,29 +135,26 @@ impl DeliveredIssuers {
     /// Claims what `tenant` lists, before its Secret is written. `None` if an
     /// issuer has become another tenant's since that was decided: of two that are
     /// decided at once only one is written.
-    pub(crate) fn claim(&self, tenant: &ChatTenant) -> Option<Claim<'_>> {
+    pub(crate) fn claim(&self, tenant: &ChatTenant) -> Option<Claim> {
         let id = render::tenant_id(tenant);
-        let latest = Listed::by_tenant(tenant);
+        let listed = Listed::by_tenant(tenant);
         let mut index = self.index();
-        let is_free = |listed: &Listed| {
-            index.of(id).any(|own| own == listed)
-                || index.excluding(listed).iter().all(|holder| *holder == id)
+        let is_free = |wanted: &Listed| {
+            index.of(id).any(|own| own == wanted)
+                || index.excluding(wanted).iter().all(|holder| *holder == id)
         };
-        if !latest.iter().all(is_free) {
+        if !listed.iter().all(is_free) {
             return None;
         }
+        index.claims += 1;
+        let number = index.claims;
         let claimed = index.claimed.entry(id).or_default();
-        claimed.all.extend(latest.iter().cloned());
-        claimed.latest = latest;
-        Some(Claim {
-            issuers: self,
-            id,
-            is_written: false,
-        })
+        claimed.push(Claimed { number, listed });
+        Some(Claim { id, number })
     }
 
     /// Tenants that are delivered with what `listed` excludes.
-    fn excluding(&self, listed: &Listed) -> BTreeSet<TenantId> {
+    pub(crate) fn excluding(&self, listed: &Listed) -> BTreeSet<TenantId> {
         self.index().excluding(listed)
     }
 
@@ -173,11 +163,25 @@ impl DeliveredIssuers {
     }
 }
 
+/// What a rendered Secret lists, and for whom.
+fn delivered_by(secret: &Secret) -> Option<(TenantId, Vec<Listed>)> {
+    let id = rendered_secret::tenant_of(&secret.name_any())?;
+    let document = secret.data.as_ref().and_then(|data| data.get(TENANT_KEY));
+    let document = document.and_then(|bytes| serde_json::from_slice::<Document>(&bytes.0).ok());
+    let entries = document.map(|document| document.issuers);
+    let listed = entries.into_iter().flatten().map(|entry| Listed {
+        issuer: entry.issuer,
+        names_a_claim: entry.tenant_claim.is_some(),
+    });
+    Some((id, listed.collect()))
+}
+
 impl Index {
     /// What `id` is delivered with, or will be.
     fn of(&self, id: TenantId) -> impl Iterator<Item = &Listed> {
-        let claimed = self.claimed.get(&id).map(|claimed| &claimed.all);
-        let listed = self.listed.get(&id).into_iter().chain(claimed);
+        let claimed = self.claimed.get(&id).into_iter().flatten();
+        let listed = self.listed.get(&id).into_iter();
+        let listed = listed.chain(claimed.map(|claimed| &claimed.listed));
         listed.flatten()
     }
 
@@ -189,11 +193,26 @@ impl Index {
         excluding.copied().collect()
     }
 
-    fn set(&mut self, id: TenantId, listed: Vec<Listed>) -> Vec<Listed> {
-        let is_shown = |claimed: &Claimed| claimed.latest == listed;
-        if self.claimed.get(&id).is_some_and(is_shown) {
+    fn release(&mut self, claim: &Claim) {
+        if let Some(claimed) = self.claimed.get_mut(&claim.id) {
+            claimed.retain(|claimed| claimed.number != claim.number);
+        }
+        // What was written before may have been shown in the meantime.
+        let listed = self.listed.get(&claim.id).cloned().unwrap_or_default();
+        self.shows(claim.id, &listed);
+    }
+
+    /// The cache shows `listed`; if that is the latest write, all before it are past.
+    fn shows(&mut self, id: TenantId, listed: &[Listed]) {
+        let claimed = self.claimed.get(&id);
+        let is_latest = |latest: &Claimed| latest.listed == listed;
+        if claimed.is_some_and(|claimed| claimed.last().is_none_or(is_latest)) {
             self.claimed.remove(&id);
         }
+    }
+
+    fn set(&mut self, id: TenantId, listed: Vec<Listed>) -> Vec<Listed> {
+        self.shows(id, &listed);
         let before = self.listed.remove(&id).unwrap_or_default();
         for entry in &before {
             if let Some(tenants) = self.tenants.get_mut(&entry.issuer) {
@@ -427,10 +446,10 @@ mod tests {
         let claim = delivered.claim(&new).unwrap();
         assert!(delivered.claim(&old).is_none());
         assert!(conflicts(&old, &new, &delivered).0.is_some());
-        drop(claim);
+        delivered.release(&claim);
         assert_eq!(conflicts(&old, &new, &delivered).0, None, "not written");
 
-        delivered.claim(&new).unwrap().written();
+        let _ = delivered.claim(&new).unwrap();
         assert!(delivered.claim(&old).is_none());
         assert_eq!(conflicts(&old, &new, &delivered).1, None);
         // An earlier write returns first, and takes nothing away.
@@ -439,23 +458,43 @@ mod tests {
         delivered.set(&secret(NEW, &["https://x"]));
         assert!(delivered.claim(&old).is_none());
         // Given up, and that is not shown yet.
-        delivered.claim(&tenant(NEW, &[])).unwrap().written();
+        let _ = delivered.claim(&tenant(NEW, &[])).unwrap();
         assert!(delivered.claim(&old).is_none());
         delivered.set(&secret(NEW, &[]));
-        delivered.claim(&old).unwrap().written();
+        let _ = delivered.claim(&old).unwrap();
         assert!(delivered.claim(&new).is_none());
         // Shared ones exclude nobody.
         let shared = ["https://y org"];
         for number in [OLD, NEW] {
-            delivered.claim(&tenant(number, &shared)).unwrap().written();
+            let _ = delivered.claim(&tenant(number, &shared)).unwrap();
         }
         delivered.set(&secret(OLD, &shared));
         delivered.set(&secret(NEW, &shared));
         assert!(delivered.index().claimed.is_empty(), "nothing is kept");
         let (old, new) = (tenant(OLD, &["https://z"]), tenant(NEW, &["https://z"]));
-        delivered.claim(&old).unwrap().written();
-        delivered.forget_claim(render::tenant_id(&old));
+        let _ = delivered.claim(&old).unwrap();
+        delivered.forget_claims(render::tenant_id(&old));
         assert!(delivered.claim(&new).is_some());
+    }
+
+    /// K8S, section 2, `auth.issuers`: a refused write ends its own claim alone.
+    #[test]
+    fn an_issuer_of_a_write_that_no_cache_shows_yet_outlives_a_later_refusal() {
+        let delivered = DeliveredIssuers::default();
+        let (old, new) = (tenant(OLD, &["https://x"]), tenant(NEW, &["https://x"]));
+        let _ = delivered.claim(&new).unwrap();
+        let refused = delivered.claim(&tenant(NEW, &["https://y"])).unwrap();
+        delivered.release(&refused);
+        assert!(delivered.claim(&old).is_none());
+        assert!(delivered.claim(&tenant(OLD, &["https://y"])).is_some());
+        delivered.forget_claims(render::tenant_id(&old));
+
+        // The earlier write is shown before the later one is refused.
+        let refused = delivered.claim(&tenant(NEW, &["https://y"])).unwrap();
+        delivered.set(&secret(NEW, &["https://x"]));
+        delivered.release(&refused);
+        assert!(delivered.index().claimed.is_empty(), "nothing is kept");
+        assert!(delivered.claim(&old).is_none());
     }
 
     /// K8S-8

@@ -15,13 +15,17 @@ mod condition;
 mod context;
 mod event;
 mod garbage;
+mod index;
 mod issuers;
+mod jobs;
 mod leader;
 mod numbers;
 mod pool;
 mod propagation;
+mod queue;
 mod run;
 mod settings;
+mod telling;
 mod write;
 
 pub use run::{Running, start};

@@ -1,33 +1,35 @@
 //! A running operator: what is started, and in which order it ends.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use futures_util::stream::{self, Stream, StreamExt as _};
+use futures_util::{StreamExt as _, pin_mut};
 use kube::runtime::controller::{Action, Config as ControllerConfig, Error, applier};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Config, Resource};
 use minichat_core::{Clock, SystemClock};
 use minichat_crds::{RenderSettings, Revisions};
 use minichat_metrics::{ReconcileKind, ReconcileLoop};
+use minichat_telemetry::metrics::MetricsSettings;
 use minichat_telemetry::{Lifecycle, metrics};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, Span};
 
 use crate::backoff::Backoff;
-use crate::cache::{Caches, Queues, Telling, full_name};
+use crate::cache::{Caches, full_name};
 use crate::context::{Context, DEADLINE, ReconcileError};
+use crate::jobs::Reports;
 use crate::leader::{Election, Leadership};
 use crate::numbers::Numbers;
 use crate::pool::Pool;
 use crate::propagation::Propagation;
+use crate::queue::{Gate, Lane, Lanes, Queues, ordered, queue};
 use crate::settings::Settings;
+use crate::telling::Telling;
 use crate::write::Writer;
 use crate::{admin, chat_quota, chat_tenant, garbage};
 
@@ -35,6 +37,8 @@ use crate::{admin, chat_quota, chat_tenant, garbage};
 /// object loop may have many.
 const RENDERED_AT_ONCE: u16 = 16;
 const OBJECTS_AT_ONCE: u16 = 128;
+/// One of so many places is for objects that have not changed.
+const SWEPT: u16 = 2;
 
 /// An operator that works.
 pub struct Running {
@@ -60,13 +64,17 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
         .clone()
         .unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).context("no client for the API server")?;
-    let (metrics, exposition) = metrics::start_operator(&settings.metrics_prefix)?;
+    let (metrics, exposition) = metrics::start_operator(MetricsSettings {
+        prefix: &settings.metrics_prefix,
+        max_label_values: settings.metrics_max_label_values,
+    })?;
     let propagation = Arc::new(Propagation::default());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let identity = settings.identity();
-    let (queues, receivers) = queues();
+    let (queues, lanes) = Queues::new();
+    let queues = Arc::new(queues);
     let telling = Telling::new(
-        queues.clone(),
+        Arc::clone(&queues),
         Arc::clone(&propagation),
         Arc::clone(&metrics),
     );
@@ -89,8 +97,16 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
     let mut tasks = JoinSet::new();
     let router = admin::router(exposition, Arc::clone(&caches));
     tasks.spawn(minichat_telemetry::serve(listener, router, admin.clone()));
+    let writer = Writer::new(client.clone(), leadership.clone(), namespace.clone());
+    let reports = Reports::new(
+        &client,
+        &namespace,
+        &settings.job_selector,
+        writer.clone(),
+        Arc::clone(&metrics),
+    );
     let context = Arc::new(Context {
-        writer: Writer::new(client, leadership.clone(), namespace.clone()),
+        writer,
         pool: Pool::start(Arc::clone(&caches), settings.pod_admin_port),
         caches,
         pool_name: settings.pool.clone(),
@@ -111,7 +127,7 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
         quota_failures: Backoff::new(),
     });
     tracing::info!(%admin_addr, namespace, pool = settings.pool, "started");
-    tasks.spawn(work(context, settings, leadership.clone(), receivers));
+    tasks.spawn(work(context, settings, leadership.clone(), lanes, reports));
     Ok(Running {
         admin_addr,
         admin,
@@ -137,43 +153,20 @@ impl Running {
     }
 }
 
-struct Receivers {
-    render: UnboundedReceiver<ObjectRef<minichat_crds::ChatTenant>>,
-    objects: UnboundedReceiver<ObjectRef<minichat_crds::ChatTenant>>,
-    quotas: UnboundedReceiver<ObjectRef<minichat_crds::ChatQuota>>,
-}
-
-fn queues() -> (Queues, Receivers) {
-    let (render, to_render) = mpsc::unbounded_channel();
-    let (objects, to_objects) = mpsc::unbounded_channel();
-    let (quotas, to_quotas) = mpsc::unbounded_channel();
-    (
-        Queues {
-            render,
-            objects,
-            quotas,
-        },
-        Receivers {
-            render: to_render,
-            objects: to_objects,
-            quotas: to_quotas,
-        },
-    )
-}
-
 /// The loops, from the moment this process leads.
 async fn work(
     context: Arc<Context>,
     settings: Settings,
     mut leadership: Leadership,
-    mut receivers: Receivers,
+    mut lanes: Lanes,
+    reports: Reports,
 ) {
     // A follower forgets what changes: when it leads it looks at everything.
     let mut forget = async || loop {
         tokio::select! {
-            _ = receivers.render.recv() => {}
-            _ = receivers.objects.recv() => {}
-            _ = receivers.quotas.recv() => {}
+            _ = lanes.render.recv() => {}
+            _ = lanes.objects.recv() => {}
+            _ = lanes.quotas.recv() => {}
         }
     };
     tokio::select! {
@@ -186,24 +179,19 @@ async fn work(
     garbage::scan(&context.caches, &settings.scopes(), &context.writer).await;
     let scopes = settings.scopes();
     context.propagation.begin();
-    let render = routed(receivers.render, &scopes);
-    let objects = routed(receivers.objects, &scopes);
-    let quotas = routed(receivers.quotas, &scopes);
+    let render = routed(lanes.render, &scopes);
+    let objects = routed(lanes.objects, &scopes);
+    let quotas = routed(lanes.quotas, &scopes);
     let mut loops = JoinSet::new();
+    loops.spawn(reports.follow());
+    context.caches.sweep(&context.queues);
     let lanes = render.into_iter().zip(objects).zip(quotas);
     for (scope, ((render, objects), quotas)) in context.caches.scopes.iter().zip(lanes) {
-        for tenant in scope.tenants.store.state() {
-            let _ = render.0.send(ObjectRef::from_obj(tenant.as_ref()));
-            let _ = objects.0.send(ObjectRef::from_obj(tenant.as_ref()));
-        }
-        for quota in scope.quotas.store.state() {
-            let _ = quotas.0.send(ObjectRef::from_obj(quota.as_ref()));
-        }
         let (tenants, all_quotas) = (scope.tenants.store.clone(), scope.quotas.store.clone());
         loops.spawn(follow(
             Arc::clone(&context),
             tenants.clone(),
-            render.1,
+            render,
             RENDERED_AT_ONCE,
             (ReconcileKind::ChatTenant, ReconcileLoop::Render),
             |tenant, context| async move { chat_tenant::render(&tenant, &context).await },
@@ -212,7 +200,7 @@ async fn work(
         loops.spawn(follow(
             Arc::clone(&context),
             tenants,
-            objects.1,
+            objects,
             OBJECTS_AT_ONCE,
             (ReconcileKind::ChatTenant, ReconcileLoop::Object),
             |tenant, context| async move { chat_tenant::reconcile(&tenant, &context).await },
@@ -221,7 +209,7 @@ async fn work(
         loops.spawn(follow(
             Arc::clone(&context),
             all_quotas,
-            quotas.1,
+            quotas,
             RENDERED_AT_ONCE,
             (ReconcileKind::ChatQuota, ReconcileLoop::Object),
             |quota, context| async move { chat_quota::reconcile(&quota, &context).await },
@@ -231,26 +219,21 @@ async fn work(
     while loops.join_next().await.is_some() {}
 }
 
-type Lane<K> = (
-    UnboundedSender<ObjectRef<K>>,
-    UnboundedReceiver<ObjectRef<K>>,
-);
-
 /// One lane for each scope; each object goes to the lane of its namespace.
-fn routed<K>(mut all: UnboundedReceiver<ObjectRef<K>>, scopes: &[Option<String>]) -> Vec<Lane<K>>
+fn routed<K>(mut all: Lane<K>, scopes: &[Option<String>]) -> Vec<Lane<K>>
 where
     K: Resource<DynamicType = ()> + 'static,
 {
-    let lanes: Vec<Lane<K>> = scopes.iter().map(|_| mpsc::unbounded_channel()).collect();
-    let senders: Vec<_> = lanes.iter().map(|(sender, _)| sender.clone()).collect();
+    let (queues, lanes): (Vec<_>, Vec<_>) = scopes.iter().map(|_| queue()).unzip();
     let scopes = scopes.to_vec();
     tokio::spawn(async move {
-        while let Some(object) = all.recv().await {
+        while let Some(look) = all.recv().await {
+            let namespace = &look.object().namespace;
             let lane = scopes
                 .iter()
-                .position(|scope| scope.is_none() || *scope == object.namespace);
-            if let Some(sender) = lane.and_then(|lane| senders.get(lane)) {
-                let _ = sender.send(object);
+                .position(|scope| scope.is_none() || scope == namespace);
+            if let Some(queue) = lane.and_then(|lane| queues.get(lane)) {
+                queue.send(look);
             }
         }
     });
@@ -261,7 +244,7 @@ where
 async fn follow<K, F>(
     context: Arc<Context>,
     store: Store<K>,
-    queue: UnboundedReceiver<ObjectRef<K>>,
+    lane: Lane<K>,
     at_once: u16,
     (kind, of): (ReconcileKind, ReconcileLoop),
     reconcile: impl Fn(Arc<K>, Arc<Context>) -> F + Copy + Send + Sync + 'static,
@@ -270,13 +253,17 @@ async fn follow<K, F>(
     K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Action, ReconcileError>> + Send + 'static,
 {
+    let gate = Arc::new(Gate::new(usize::from(at_once / SWEPT)));
+    let swept = Arc::clone(&gate);
     let reconcile = move |object: Arc<K>, context: Arc<Context>| {
+        let gate = Arc::clone(&swept);
         let span = span(kind, of, object.as_ref());
         let reconciled = async move {
             let key = ObjectRef::from_obj(object.as_ref());
             let begun = Instant::now();
             let done =
                 tokio::time::timeout(DEADLINE, reconcile(object, Arc::clone(&context))).await;
+            gate.leaves(&key);
             context.metrics.reconcile(kind, of, begun.elapsed());
             let action = done.map_err(|_| ReconcileError::Deadline)??;
             failures(&context).succeeded(&key);
@@ -293,14 +280,21 @@ async fn follow<K, F>(
         Action::requeue(delay)
     };
     let config = ControllerConfig::default().concurrency(at_once);
-    let done = applier(reconcile, retry, context, store, received(queue), config);
-    done.for_each(|done| async move {
-        // An object that is gone needs nothing; failures are told by `retry`.
-        if let Err(Error::RunnerError(error)) = done {
-            tracing::error!(%error, "a loop has ended");
+    let looks = ordered(lane, Arc::clone(&gate));
+    let done = applier(reconcile, retry, context, store, looks, config);
+    pin_mut!(done);
+    while let Some(done) = done.next().await {
+        match done {
+            // It needs nothing any more.
+            Err(Error::ObjectNotFound(object)) => {
+                let namespace = object.namespace.as_deref().unwrap_or_default();
+                gate.leaves(&ObjectRef::new(&object.name).within(namespace));
+            }
+            Err(Error::RunnerError(error)) => tracing::error!(%error, "a loop has ended"),
+            // Failures are told by `retry`.
+            Ok(_) | Err(_) => {}
         }
-    })
-    .await;
+    }
 }
 
 /// What every line of a reconcile says.
@@ -312,10 +306,4 @@ fn span<K: Resource<DynamicType = ()>>(kind: ReconcileKind, of: ReconcileLoop, o
         object,
         r#loop = of.as_str()
     )
-}
-
-fn received<T>(queue: UnboundedReceiver<T>) -> impl Stream<Item = Result<T, Infallible>> {
-    stream::unfold(queue, |mut queue| async move {
-        queue.recv().await.map(|item| (Ok(item), queue))
-    })
 }

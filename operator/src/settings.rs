@@ -21,6 +21,13 @@ pub struct Settings {
         default_value = "app.kubernetes.io/name=minichat,app.kubernetes.io/component=pool"
     )]
     pub pod_selector: String,
+    /// Label selector of the pods of the pool's jobs, whose reports are added to the metrics.
+    #[arg(
+        long,
+        env = "MINICHAT_OPERATOR_JOB_SELECTOR",
+        default_value = "app.kubernetes.io/name=minichat,app.kubernetes.io/component=watchdog"
+    )]
+    pub job_selector: String,
     /// Admin port of pods whose containers name no port `admin`.
     #[arg(long, env = "MINICHAT_OPERATOR_POD_ADMIN_PORT", default_value_t = 9090)]
     pub pod_admin_port: u16,
@@ -62,6 +69,13 @@ pub struct Settings {
         default_value = "mini_chat"
     )]
     pub metrics_prefix: String,
+    /// How many distinct providers, and models, in the reports of jobs keep series of their own.
+    #[arg(
+        long,
+        env = "MINICHAT_OPERATOR_METRICS_MAX_LABEL_VALUES",
+        default_value_t = 200
+    )]
+    pub metrics_max_label_values: usize,
     /// Level of the log, such as `info` or `info,minichat_operator=debug`.
     #[arg(long, env = "MINICHAT_OPERATOR_LOG_LEVEL", default_value = "info")]
     pub log_level: String,

@@ -1,6 +1,7 @@
 //! The only place that writes to the API server: server-side applies under one
 //! field manager, and only while this process may (K8S-12, K8S-14).
 
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -36,6 +37,15 @@ fn words(error: &kube::Error) -> String {
 }
 
 impl WriteError {
+    /// Whether nothing was written for certain.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::NotLeading => true,
+            Self::Api(kube::Error::Api(status)) => status.code < 500,
+            Self::Api(_) => false,
+        }
+    }
+
     /// Whether the object is not there, or is another one of the same name.
     fn is_gone(&self) -> bool {
         matches!(self, Self::Api(kube::Error::Api(status)) if status.code == 404 || status.code == 409)
@@ -125,6 +135,27 @@ impl Writer {
             .patch_status(&of.name_any(), &forced(), &patch)
             .await;
         gone_is_fine(patched.map(drop).map_err(WriteError::from))
+    }
+
+    /// Annotates `job`, if it is still as it was seen; whether it was.
+    pub(crate) async fn mark_job(
+        &self,
+        job: &Job,
+        annotation: &str,
+        value: &str,
+    ) -> Result<bool, WriteError> {
+        let mut object = identity(job);
+        object["metadata"]["resourceVersion"] = json!(job.metadata.resource_version);
+        object["metadata"]["annotations"] = json!({ annotation: value });
+        self.may()?;
+        let api: Api<Job> = self.api(job);
+        let patch = Patch::Apply(&object);
+        let patched = api.patch(&job.name_any(), &forced(), &patch).await;
+        match patched.map_err(WriteError::from) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_gone() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) async fn create_event(&self, event: &Event) -> Result<(), WriteError> {

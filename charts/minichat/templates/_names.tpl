@@ -24,6 +24,10 @@
 {{- include "minichat.fullname" . }}-pool
 {{- end }}
 
+{{- define "minichat.watchdog" -}}
+{{- include "minichat.fullname" . }}-watchdog
+{{- end }}
+
 {{- define "minichat.operatorServiceAccount" -}}
 {{- default (include "minichat.operator" .) .Values.operator.serviceAccount.name -}}
 {{- end }}

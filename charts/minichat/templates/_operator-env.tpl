@@ -7,6 +7,8 @@
   value: {{ $pool.name | quote }}
 - name: MINICHAT_OPERATOR_POD_SELECTOR
   value: {{ printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s,app.kubernetes.io/component=pool" (include "minichat.name" .) .Release.Name }}
+- name: MINICHAT_OPERATOR_JOB_SELECTOR
+  value: {{ printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s,app.kubernetes.io/component=watchdog" (include "minichat.name" .) .Release.Name }}
 - name: MINICHAT_OPERATOR_WATCH_NAMESPACES
   value: {{ join "," .Values.operator.namespaces | quote }}
 - name: MINICHAT_OPERATOR_ALLOW_HTTP
@@ -15,6 +17,8 @@
   value: {{ dig "orphan_watchdog" "timeout_secs" 300 $pool.config | int | quote }}
 - name: MINICHAT_OPERATOR_METRICS_PREFIX
   value: {{ dig "metrics" "prefix" "mini_chat" $pool.config | quote }}
+- name: MINICHAT_OPERATOR_METRICS_MAX_LABEL_VALUES
+  value: {{ dig "metrics" "max_label_values" 200 $pool.config | int | quote }}
 - name: MINICHAT_OPERATOR_LEADER_ELECTION
   value: {{ gt (int .Values.operator.replicaCount) 1 | quote }}
 - name: MINICHAT_OPERATOR_IDENTITY

@@ -76,6 +76,11 @@ spec:
 {{- define "minichat.poolEnv" -}}
 - name: MINICHAT_SOURCE_POOL
   value: {{ .Values.pool.name | quote }}
+{{ include "minichat.databaseEnv" . }}
+{{ include "minichat.sharedSecretEnv" . }}
+{{- end }}
+
+{{- define "minichat.databaseEnv" -}}
 - name: MINICHAT_DATABASE_URL
   {{- if include "minichat.onPostgres" . }}
   valueFrom:
@@ -85,7 +90,6 @@ spec:
   {{- else }}
   value: sqlite:///var/lib/minichat/minichat.db
   {{- end }}
-{{ include "minichat.sharedSecretEnv" . }}
 {{- end }}
 
 {{- define "minichat.sharedSecretEnv" -}}

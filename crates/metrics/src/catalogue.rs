@@ -93,6 +93,17 @@ impl Row {
     }
 }
 
+/// What jobs count. The operator has these families too, and adds what the
+/// reports of finished jobs say (K8S-44).
+pub const OF_JOBS: [Family; 6] = [
+    Family::StreamFailed,
+    Family::FinalizationLatencyMs,
+    Family::StreamsAborted,
+    Family::OrphanDetected,
+    Family::OrphanFinalized,
+    Family::OrphanScanDurationSeconds,
+];
+
 impl Family {
     /// How many there are, in all tables.
     pub const COUNT: usize = CATALOGUE.len() + OPERATOR.len();

@@ -198,6 +198,14 @@ impl JobReport {
         of_family.map(|(_, _, count)| count).sum()
     }
 
+    /// Every family that the report has something of, without prefix and `_total`.
+    pub fn families(&self) -> impl Iterator<Item = &str> {
+        let counters = self.counters.iter().map(|(name, _, _)| name);
+        let gauges = self.gauges.iter().map(|(name, _, _)| name);
+        let histograms = self.histograms.iter().map(|(name, _, _)| name);
+        counters.chain(gauges).chain(histograms).map(String::as_str)
+    }
+
     /// Records everything again. What another release reports and this one does
     /// not know is left out.
     pub(crate) fn replay(&self, recorder: &(impl Recorder + ?Sized)) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::catalogue::Family;
+use crate::job_report::JobReport;
 use crate::label::{ReconcileErrorLabel, ReconcileKind, ReconcileLoop};
 use crate::recorder::{Label::Closed, Recorder};
 
@@ -24,6 +25,8 @@ pub trait OperatorMetrics: Send + Sync {
     fn config_rejected(&self);
     /// Whether this process leads.
     fn leader(&self, leads: bool);
+    /// A job has finished and left `report` (K8S-44); once per job.
+    fn job_reported(&self, report: &JobReport);
 }
 
 impl<R: Recorder> OperatorMetrics for R {
@@ -56,6 +59,10 @@ impl<R: Recorder> OperatorMetrics for R {
     fn leader(&self, leads: bool) {
         self.set(Family::Leader, &[], u64::from(leads));
     }
+
+    fn job_reported(&self, report: &JobReport) {
+        report.replay(self);
+    }
 }
 
 #[cfg(test)]
@@ -75,7 +82,12 @@ mod tests {
         metrics.rendered_tenants(3);
         metrics.config_rejected();
         metrics.leader(true);
+        let job = crate::JobMetrics::default();
+        crate::Metrics::orphan_finalized(&job);
+        metrics.job_reported(&job.report("watchdog"));
+        assert_eq!(metrics.counter("orphan_finalized", &["stale_progress"]), 1);
         let mut families: Vec<_> = OPERATOR.iter().map(|row| row.name).collect();
+        families.push("orphan_finalized");
         families.sort_unstable();
         assert_eq!(metrics.recorded_families(), families);
         let labels = ["chat_quota", "forbidden"];

@@ -12,7 +12,8 @@ use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, RenderedTenant};
 
 use super::{id_of, secret_names};
 use crate::cache::{Caches, full_name};
-use crate::issuers::{self, age};
+use crate::index::Key;
+use crate::issuers::{self, Listed, age};
 
 pub(super) struct Dereferenced {
     pub(super) quotas: Vec<Arc<ChatQuota>>,
@@ -41,9 +42,8 @@ pub(super) fn dereference(caches: &Caches, tenant: &ChatTenant) -> Dereferenced 
         })
         .collect();
     let is_ours = |secret: &Secret| secret.annotations().get(SOURCE) == Some(&full);
-    let tenants = caches.tenants();
-    let older = older(&tenants, tenant);
-    let contested = issuers::conflict(tenant, &tenants, &caches.issuers);
+    let older = older(&caches.tenants_having(&Key::TenantId(id)), tenant);
+    let contested = contested(caches, tenant);
     let rendered = caches
         .rendered_of(id)
         .filter(|secret| older.is_none() || is_ours(secret));
@@ -52,18 +52,31 @@ pub(super) fn dereference(caches: &Caches, tenant: &ChatTenant) -> Dereferenced 
         .as_ref()
         .and_then(|secret| RenderedTenant::from_secret(secret, RenderSettings::LENIENT).ok());
     let name = rendered_secret::name(id);
+    let others = caches.rendered_from(&full).into_iter();
+    let others = others.filter(|secret| secret.name_any() != name);
     Dereferenced {
         quotas: caches.quotas_of(&namespace, &tenant.name_any()),
         secrets,
         rendered,
         carried,
-        others: caches
-            .rendered
-            .store
-            .state_filter(|secret| is_ours(secret) && secret.name_any() != name),
+        others: others.collect(),
         older,
         contested,
     }
+}
+
+/// Why an issuer of `tenant` is another tenant's.
+fn contested(caches: &Caches, tenant: &ChatTenant) -> Option<String> {
+    let issuers = Listed::by_tenant(tenant);
+    let listing = issuers.iter().map(Listed::key);
+    let holding = issuers
+        .iter()
+        .flat_map(|listed| caches.issuers.excluding(listed));
+    let concerned: Vec<_> = listing
+        .chain(holding.map(Key::TenantId))
+        .flat_map(|key| caches.tenants_having(&key))
+        .collect();
+    issuers::conflict(tenant, &concerned, &caches.issuers)
 }
 
 /// The oldest of all tenants with one id has it; among equals the smaller name.

@@ -17,7 +17,7 @@ use minichat_crds::{ChatTenant, render as rendering};
 
 use crate::condition::{Reason, Type, Verdict};
 use crate::context::{Context, ReconcileError};
-use crate::write::FINALIZER;
+use crate::write::{FINALIZER, WriteError};
 
 use build::Build;
 use dereference::Dereferenced;
@@ -60,8 +60,11 @@ pub(crate) async fn render(
             return Ok(Action::requeue(AGAIN));
         };
         context.numbers.remember(id_of(tenant), number);
-        apply::apply(&context.writer, &seen, &secret).await?;
-        claim.written();
+        let written = apply::apply(&context.writer, &seen, &secret).await;
+        if written.as_ref().is_err_and(WriteError::is_refusal) {
+            context.caches.issuers.release(&claim);
+        }
+        written?;
         let before = seen.rendered.as_deref().and_then(revision_of);
         tracing::info!(
             tenant.id = %id_of(tenant),

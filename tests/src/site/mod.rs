@@ -1,5 +1,6 @@
 //! An API server with what the chart installs beside pods: `ServiceAccounts`, roles, and the settings of both processes.
 
+mod job;
 mod pod;
 mod process;
 
@@ -172,6 +173,7 @@ impl Site {
         let group = match resource {
             "events" => "events.k8s.io",
             "leases" => "coordination.k8s.io",
+            "jobs" => "batch",
             "chattenants" | "chatquotas" => "minichat.dev",
             _ => "",
         };

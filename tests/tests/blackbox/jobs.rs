@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use minichat_metrics::catalogue::OF_JOBS;
 use minichat_metrics::{JobReport, Metrics as _, RecordingMetrics};
 use minichat_tests::child::{JobRun, Process, job, job_run, terminate, told};
 use minichat_tests::database::Database;
@@ -135,6 +136,10 @@ on_each_database! {
         assert_eq!(env.database.number(RUNNING).await?, 1000 - ended);
         let report = JobReport::parse(&std::fs::read_to_string(&file)?)?;
         assert_eq!(i64::try_from(report.count("orphan_finalized"))?, ended);
+        // Nothing that the operator has no family for.
+        for family in report.families() {
+            assert!(OF_JOBS.iter().any(|of_jobs| of_jobs.row().name == family), "{family}");
+        }
     }
 
     /// K8S-42: a line for each run, until SIGTERM.

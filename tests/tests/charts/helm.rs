@@ -86,6 +86,7 @@ impl Rendered {
             .filter_map(|object| match object["kind"].as_str()? {
                 "Pod" => Some(&object["spec"]),
                 "Deployment" | "StatefulSet" => Some(&object["spec"]["template"]["spec"]),
+                "CronJob" => Some(&object["spec"]["jobTemplate"]["spec"]["template"]["spec"]),
                 _ => None,
             })
             .collect()

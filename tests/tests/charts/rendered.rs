@@ -9,6 +9,7 @@ use crate::helm::{NAMESPACE, chart, document, helm, render, render_chart};
 const ON_POSTGRES: &[&str] = &["database.existingSecret=database", "pool.replicaCount=2"];
 const POOL: &str = "minichat-pool";
 const OPERATOR: &str = "minichat-operator";
+const WATCHDOG: &str = "minichat-watchdog";
 
 /// K8S-70
 #[test]
@@ -79,6 +80,39 @@ fn on_postgres_the_pool_is_a_deployment_that_rolls_without_a_gap() -> anyhow::Re
     assert_eq!(url["valueFrom"], reference);
     let budget = &rendered.get("PodDisruptionBudget", POOL)?["spec"];
     assert_eq!(budget["maxUnavailable"], 1);
+    Ok(())
+}
+
+/// TURN-59, TURN-64, K8S-40, K8S-41, K8S-71
+#[test]
+fn on_postgres_a_watchdog_looks_every_minute_and_never_twice_at_once() -> anyhow::Result<()> {
+    assert!(render(&[])?.names("CronJob").is_empty());
+    let disabled = "pool.config.orphan_watchdog.enabled=false";
+    let nobody = render(&[ON_POSTGRES[0], disabled])?;
+    assert!(nobody.names("CronJob").is_empty());
+
+    let rendered = render(ON_POSTGRES)?;
+    let cron = &rendered.get("CronJob", WATCHDOG)?["spec"];
+    assert_eq!(cron["schedule"], "* * * * *");
+    assert_eq!(cron["concurrencyPolicy"], "Forbid");
+    assert_eq!(cron["startingDeadlineSeconds"], 120);
+    let job = &cron["jobTemplate"]["spec"];
+    assert_eq!(job["activeDeadlineSeconds"], 50);
+    assert_eq!(job["backoffLimit"], 0);
+    assert_eq!(job["podReplacementPolicy"], "Failed");
+    let pod = &job["template"]["spec"];
+    assert_eq!(pod["restartPolicy"], "Never");
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    let container = &pod["containers"][0];
+    let pool = &rendered.get("Deployment", POOL)?["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["image"], pool["image"]);
+    // The database and nothing else: no shared secret, no tenant.
+    assert_eq!(container["env"], json!([pool["env"][1]]));
+    assert_eq!(pod["volumes"].as_array().map(Vec::len), Some(1));
+
+    let long = "fullnameOverride=a-name-that-is-as-long-as-names-of-releases";
+    let names = render(&[ON_POSTGRES[0], long])?.names("CronJob").join(" ");
+    assert!(names.len() <= 52, "{names}");
     Ok(())
 }
 
@@ -285,15 +319,18 @@ fn the_operator_is_told_what_the_pool_is_told() -> anyhow::Result<()> {
     );
     assert_eq!(env(OPERATOR, "MINICHAT_OPERATOR_ALLOW_HTTP")?, "true");
     assert_eq!(env(OPERATOR, "MINICHAT_OPERATOR_LEADER_ELECTION")?, "true");
-    let selector = env(OPERATOR, "MINICHAT_OPERATOR_POD_SELECTOR")?;
-    let pool = rendered.get("Deployment", POOL)?;
-    let labels = pool["spec"]["selector"]["matchLabels"].as_object();
-    for (label, value) in labels.into_iter().flatten() {
-        let pair = format!("{label}={}", value.as_str().unwrap_or_default());
-        assert!(
-            selector.as_str().unwrap_or_default().contains(&pair),
-            "{pair}"
-        );
+    let pool = &rendered.get("Deployment", POOL)?["spec"]["template"]["metadata"]["labels"];
+    let job = &rendered.get("CronJob", WATCHDOG)?["spec"]["jobTemplate"]["spec"];
+    let job = &job["template"]["metadata"]["labels"];
+    for (variable, selected, others) in [("POD", pool, job), ("JOB", job, pool)] {
+        let selector = env(OPERATOR, &format!("MINICHAT_OPERATOR_{variable}_SELECTOR"))?;
+        let selector = selector.as_str().unwrap_or_default();
+        let has = |labels: &Value| {
+            let mut pairs = selector.split(',').filter_map(|pair| pair.split_once('='));
+            pairs.all(|(label, value)| labels[label] == value)
+        };
+        assert!(selector.contains('=') && has(selected), "{selector}");
+        assert!(!has(others), "{selector}");
     }
     Ok(())
 }

@@ -122,3 +122,49 @@ async fn settled_versions(pool: &PostgresPool) -> anyhow::Result<BTreeSet<u64>> 
 fn key(number: usize) -> String {
     format!("sk-test-rotated-{number:04}")
 }
+
+/// TURN-59, K8S-40, K8S-41, K8S-44, K8S-71
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_of_a_killed_pod_is_ended_by_the_watchdog_and_counted_by_the_operator()
+-> anyhow::Result<()> {
+    let pool = PostgresPool::start("watchdog", 1).await?;
+    let (streams, _) = pool.open(1).await?;
+    let pod = pool.pods[0].name.as_str();
+    let installation = &pool.installation;
+    installation.kubectl(&["delete", "pod", pod, "--grace-period=1"])?;
+    drop(streams);
+    let url = pool.database.url();
+    let aged = "UPDATE chat_turns SET last_progress_at = last_progress_at - INTERVAL '1 hour' \
+                WHERE state = 'running' RETURNING id";
+    let left = postgres::query(url, aged).await?;
+    assert_eq!(left.len(), 1, "nobody has ended the turn");
+
+    // As its schedule would.
+    let from = "--from=cronjob/minichat-watchdog";
+    installation.kubectl(&["create", "job", "look", from])?;
+    let complete = [
+        "wait",
+        "job/look",
+        "--for=condition=complete",
+        "--timeout=90s",
+    ];
+    installation.kubectl(&complete)?;
+    let turns = "SELECT state, error_code FROM chat_turns";
+    let ended = ["failed", "orphan_timeout"].map(|text| Some(text.to_owned()));
+    assert_eq!(postgres::query(url, turns).await?, [ended]);
+    let reserved = "SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0";
+    let reserved = postgres::query(url, reserved).await?;
+    assert_eq!(reserved[0][0].as_deref(), Some("0"));
+
+    eventually("on the operator's metrics page", async || {
+        let metrics = installation.metrics("operator").await?;
+        let failed = [("error_code", "orphan_timeout")];
+        Ok(metrics.count("mini_chat_orphan_finalized_total", &[])? == 1
+            && metrics.count("mini_chat_stream_failed_total", &failed)? == 1)
+    })
+    .await?;
+    let mark = "--output=jsonpath={.metadata.annotations.minichat\\.dev/reported}";
+    let mark = installation.kubectl(&["get", "job", "look", mark])?;
+    assert!(!mark.is_empty());
+    pool.remove().await
+}

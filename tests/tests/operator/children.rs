@@ -210,7 +210,11 @@ async fn without_any_one_rule_of_the_chart_the_operator_fails_and_says_where() -
     let tenant = site.tenant("acme");
     site.apply_tenant(&tenant).await?;
     let (pool, tenants) = (site.namespace.as_str(), site.tenants.as_str());
+    // Nobody can take care of its report while the first rule is missing.
+    site.finished_job("finished", &super::jobs::report(1))
+        .await?;
     let rules = [
+        (pool, "jobs", "get", Shows::Logged("a Job cannot be marked")),
         (
             tenants,
             "chattenants",

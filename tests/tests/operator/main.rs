@@ -10,6 +10,8 @@ mod delivery;
 #[cfg(test)]
 mod issuers;
 #[cfg(test)]
+mod jobs;
+#[cfg(test)]
 mod outages;
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ impl Exposition {
 /// `label_sets` says how many label sets a family can have: the SDK folds
 /// what is beyond into an overflow series, which must never be seen (PLAT-54).
 pub(super) fn start(
-    rows: &[Row],
+    rows: &[&Row],
     label_sets: impl Fn(&Row) -> usize,
     prefix: &str,
 ) -> Result<(SdkMeterProvider, Exposition), MetricsError> {

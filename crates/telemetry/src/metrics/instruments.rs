@@ -25,7 +25,7 @@ pub(super) struct Instruments {
 
 impl Instruments {
     pub(super) fn new(
-        rows: &'static [Row],
+        rows: &[&'static Row],
         provider: &SdkMeterProvider,
         prefix: &str,
         limits: Limits,
@@ -45,7 +45,7 @@ impl Instruments {
 
     /// Makes every counter with closed labels, and every gauge, present from
     /// the start, so that alerts see 0 instead of nothing (PLAT-55).
-    fn start_at_zero(&self, rows: &[Row]) {
+    fn start_at_zero(&self, rows: &[&Row]) {
         for row in rows {
             for set in row.label_sets().unwrap_or_default() {
                 let labels: Vec<_> = set.into_iter().map(Label::Closed).collect();

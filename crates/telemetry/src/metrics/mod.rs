@@ -7,7 +7,7 @@ mod prefix;
 
 use std::sync::Arc;
 
-use minichat_metrics::catalogue::{CATALOGUE, OPERATOR, Row};
+use minichat_metrics::catalogue::{CATALOGUE, Family, OF_JOBS, OPERATOR, Row};
 use minichat_metrics::{Metrics, OperatorMetrics};
 
 pub use exposition::Exposition;
@@ -39,25 +39,21 @@ pub enum MetricsError {
 pub fn start(
     settings: MetricsSettings<'_>,
 ) -> Result<(Arc<dyn Metrics>, Exposition), MetricsError> {
-    let (instruments, exposition) = start_table(&CATALOGUE, settings)?;
+    let (instruments, exposition) = start_rows(&CATALOGUE.iter().collect::<Vec<_>>(), settings)?;
     Ok((Arc::new(instruments), exposition))
 }
 
-/// The same for an operator; no label of its families is open. Empty prefix
-/// means `mini_chat`.
+/// The same for an operator, with what jobs count.
 pub fn start_operator(
-    prefix: &str,
+    settings: MetricsSettings<'_>,
 ) -> Result<(Arc<dyn OperatorMetrics>, Exposition), MetricsError> {
-    let settings = MetricsSettings {
-        prefix,
-        max_label_values: 0,
-    };
-    let (instruments, exposition) = start_table(&OPERATOR, settings)?;
+    let rows = OPERATOR.iter().chain(OF_JOBS.map(Family::row));
+    let (instruments, exposition) = start_rows(&rows.collect::<Vec<_>>(), settings)?;
     Ok((Arc::new(instruments), exposition))
 }
 
-fn start_table(
-    rows: &'static [Row],
+fn start_rows(
+    rows: &[&'static Row],
     settings: MetricsSettings<'_>,
 ) -> Result<(instruments::Instruments, Exposition), MetricsError> {
     let prefix = prefix::parse(settings.prefix)?;

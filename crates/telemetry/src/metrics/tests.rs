@@ -14,9 +14,10 @@ const MAX_LABEL_VALUES: usize = 3;
 fn adapter(prefix: &str) -> (Instruments, Exposition) {
     let limits = Limits::new(MAX_LABEL_VALUES);
     let label_sets = |row: &Row| limits.label_sets(row);
-    let (provider, exposition) = exposition::start(&CATALOGUE, label_sets, prefix).unwrap();
+    let rows: Vec<_> = CATALOGUE.iter().collect();
+    let (provider, exposition) = exposition::start(&rows, label_sets, prefix).unwrap();
     (
-        Instruments::new(&CATALOGUE, &provider, prefix, limits),
+        Instruments::new(&rows, &provider, prefix, limits),
         exposition,
     )
 }
@@ -244,4 +245,30 @@ fn recordings_of_the_same_labels_add_up() {
     let started = "mini_chat_stream_started_total{model=\"gpt\",provider=\"openai\"} 2\n";
     assert!(text.contains(started), "{text}");
     assert!(text.contains("\nmini_chat_active_streams 1\n"), "{text}");
+}
+
+/// K8S-15, K8S-44
+#[test]
+fn the_operator_prints_its_own_families_and_those_that_jobs_report() {
+    let settings = MetricsSettings {
+        prefix: "acme",
+        max_label_values: MAX_LABEL_VALUES,
+    };
+    let (metrics, exposition) = start_operator(settings).unwrap();
+    let job = minichat_metrics::JobMetrics::default();
+    for model in ["a", "b", "c", "d"] {
+        job.stream_failed("openai", model, ErrorLabel::of_code("orphan_timeout"));
+        job.orphan_finalized();
+    }
+    metrics.job_reported(&job.report("watchdog"));
+    let printed = parse(&exposition.render());
+    let finalized = &printed["acme_orphan_finalized_total"].samples;
+    assert_eq!(finalized.iter().map(|(_, _, value)| value).sum::<u64>(), 4);
+    let failed = &printed["acme_stream_failed_total"].samples;
+    let other = failed
+        .iter()
+        .find(|(_, labels, _)| labels["model"] == "other");
+    assert_eq!(other.map(|(_, _, value)| *value), Some(1), "{failed:?}");
+    assert!(printed.contains_key("acme_operator_leader"));
+    assert!(!printed.contains_key("acme_active_streams"));
 }

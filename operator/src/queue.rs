@@ -1,0 +1,215 @@
+//! What is to be looked at, and in which order: what has changed at once, and
+//! everything, as at the start, while there is nothing better to do. Otherwise an
+//! edit would wait for a thousand tenants that nobody has touched (K8S-17).
+
+use std::collections::{HashSet, VecDeque};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::stream::{self, Stream};
+use kube::Resource;
+use kube::runtime::reflector::ObjectRef;
+use minichat_crds::{ChatQuota, ChatTenant};
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+
+/// An object that is to be looked at.
+#[derive(Debug)]
+pub(crate) enum Look<K: Resource<DynamicType = ()>> {
+    /// It has changed, or what it depends on.
+    Changed(ObjectRef<K>),
+    /// It may have: everything is looked at.
+    Swept(ObjectRef<K>),
+}
+
+/// Where those are told who must look again.
+#[derive(Clone)]
+pub(crate) struct Queue<K: Resource<DynamicType = ()>>(UnboundedSender<Look<K>>);
+
+pub(crate) struct Queues {
+    pub(crate) render: Queue<ChatTenant>,
+    pub(crate) objects: Queue<ChatTenant>,
+    pub(crate) quotas: Queue<ChatQuota>,
+}
+
+pub(crate) type Lane<K> = UnboundedReceiver<Look<K>>;
+
+/// The other ends of the queues.
+pub(crate) struct Lanes {
+    pub(crate) render: Lane<ChatTenant>,
+    pub(crate) objects: Lane<ChatTenant>,
+    pub(crate) quotas: Lane<ChatQuota>,
+}
+
+impl Queues {
+    pub(crate) fn new() -> (Self, Lanes) {
+        let (render, to_render) = queue();
+        let (objects, to_objects) = queue();
+        let (quotas, to_quotas) = queue();
+        let queues = Self {
+            render,
+            objects,
+            quotas,
+        };
+        let lanes = Lanes {
+            render: to_render,
+            objects: to_objects,
+            quotas: to_quotas,
+        };
+        (queues, lanes)
+    }
+}
+
+pub(crate) fn queue<K: Resource<DynamicType = ()>>() -> (Queue<K>, Lane<K>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (Queue(sender), receiver)
+}
+
+impl<K: Resource<DynamicType = ()>> Queue<K> {
+    pub(crate) fn send(&self, look: Look<K>) {
+        // Nobody listens any more only while the process ends.
+        let _ = self.0.send(look);
+    }
+}
+
+impl<K: Resource<DynamicType = ()>> Look<K> {
+    pub(crate) fn object(&self) -> &ObjectRef<K> {
+        match self {
+            Self::Changed(object) | Self::Swept(object) => object,
+        }
+    }
+}
+
+/// Lets so many of a sweep be in work at once.
+pub(crate) struct Gate<K: Resource<DynamicType = ()>> {
+    free: Semaphore,
+    inside: Mutex<HashSet<ObjectRef<K>>>,
+}
+
+impl<K: Resource<DynamicType = ()>> Gate<K> {
+    pub(crate) fn new(at_once: usize) -> Self {
+        Self {
+            free: Semaphore::new(at_once),
+            inside: Mutex::default(),
+        }
+    }
+
+    /// Waits for room.
+    async fn room(&self) {
+        if let Ok(permit) = self.free.acquire().await {
+            permit.forget();
+        }
+    }
+
+    fn enters(&self, object: ObjectRef<K>) {
+        let is_new = self.inside().insert(object);
+        if !is_new {
+            self.free.add_permits(1);
+        }
+    }
+
+    /// `object` was looked at, for whatever reason.
+    pub(crate) fn leaves(&self, object: &ObjectRef<K>) {
+        if self.inside().remove(object) {
+            self.free.add_permits(1);
+        }
+    }
+
+    fn inside(&self) -> std::sync::MutexGuard<'_, HashSet<ObjectRef<K>>> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is waiting for its turn in a sweep, each once.
+struct Sweep<K: Resource<DynamicType = ()>> {
+    order: VecDeque<ObjectRef<K>>,
+    waiting: HashSet<ObjectRef<K>>,
+}
+
+impl<K: Resource<DynamicType = ()>> Sweep<K> {
+    fn add(&mut self, object: ObjectRef<K>) {
+        if self.waiting.insert(object.clone()) {
+            self.order.push_back(object);
+        }
+    }
+
+    fn next(&mut self) -> Option<ObjectRef<K>> {
+        let object = self.order.pop_front()?;
+        self.waiting.remove(&object);
+        Some(object)
+    }
+}
+
+/// The objects of `lane` in the order in which they are to be looked at.
+pub(crate) fn ordered<K>(
+    lane: Lane<K>,
+    gate: Arc<Gate<K>>,
+) -> impl Stream<Item = Result<ObjectRef<K>, Infallible>>
+where
+    K: Resource<DynamicType = ()>,
+{
+    let sweep = Sweep {
+        order: VecDeque::new(),
+        waiting: HashSet::new(),
+    };
+    stream::unfold((lane, sweep, gate), async |(mut lane, mut sweep, gate)| {
+        loop {
+            tokio::select! {
+                biased;
+                look = lane.recv() => match look? {
+                    Look::Changed(object) => return Some((Ok(object), (lane, sweep, gate))),
+                    Look::Swept(object) => sweep.add(object),
+                },
+                () = gate.room(), if !sweep.order.is_empty() => {
+                    if let Some(object) = sweep.next() {
+                        gate.enters(object.clone());
+                        return Some((Ok(object), (lane, sweep, gate)));
+                    }
+                }
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt as _, StreamExt as _, pin_mut};
+
+    use super::*;
+
+    fn tenant(name: &str) -> ObjectRef<ChatTenant> {
+        ObjectRef::new(name).within("a")
+    }
+
+    /// K8S-17
+    #[tokio::test]
+    async fn what_changed_passes_a_sweep_that_waits_for_room() {
+        let (queue, lane) = queue();
+        let gate = Arc::new(Gate::new(1));
+        let ordered = ordered(lane, Arc::clone(&gate));
+        pin_mut!(ordered);
+        let mut next = || {
+            let next = ordered.next().now_or_never();
+            next.map(|object| object.map_or("the end".to_owned(), |Ok(object)| object.name))
+        };
+        for name in ["one", "two", "one"] {
+            queue.send(Look::Swept(tenant(name)));
+        }
+        queue.send(Look::Changed(tenant("new")));
+        assert_eq!(next().as_deref(), Some("new"));
+        assert_eq!(next().as_deref(), Some("one"));
+        assert_eq!(next(), None, "the first of the sweep is in work");
+        queue.send(Look::Changed(tenant("two")));
+        assert_eq!(next().as_deref(), Some("two"));
+        gate.leaves(&tenant("two"));
+        assert_eq!(next(), None, "it was not let in by the gate");
+        gate.leaves(&tenant("one"));
+        assert_eq!(next().as_deref(), Some("two"));
+        gate.leaves(&tenant("two"));
+        assert_eq!(next(), None, "each is swept once");
+        queue.send(Look::Swept(tenant("one")));
+        assert_eq!(next().as_deref(), Some("one"), "and again when asked again");
+        drop(queue);
+        assert_eq!(next().as_deref(), Some("the end"));
+    }
+}
