@@ -14,6 +14,8 @@ fn directories(suite: &str) -> anyhow::Result<Vec<&'static str>> {
         "" => vec!["tests/tests/blackbox"],
         "histories" => vec!["tests/tests/histories"],
         "openapi" => vec!["tests/tests/openapi"],
+        "operator" => vec!["tests/tests/operator"],
+        "node" => vec!["tests/tests/node"],
         "minichat-config" => vec!["crates/config/src"],
         "minichat-provider" => vec!["crates/provider/src", "crates/provider/tests"],
         "minichat-dataplane" => vec!["dataplane/src"],

@@ -64,6 +64,20 @@ impl Server {
         Ok(serde_json::from_str(&self.kubectl().run(&all)?)?)
     }
 
+    /// Waits until the server says that it serves the custom resources, a moment after it does.
+    fn await_definitions(&self) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while !self
+            .kubectl()
+            .run(&["get", "--raw", "/apis"])?
+            .contains("minichat.dev")
+        {
+            ensure!(started.elapsed() < WITHIN, "the definitions are not served");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
     /// Waits until the controllers have made as many pods of `component` as `count`.
     fn await_pods(&self, component: &str, count: usize) -> anyhow::Result<()> {
         let selector = format!("--selector=app.kubernetes.io/component={component}");
@@ -98,6 +112,7 @@ fn the_pods_of_install_and_upgrade_are_admitted_where_restricted_is_enforced() -
     assert!(refused.contains("violates PodSecurity"), "{refused}");
 
     server.install("minichat-crds")?;
+    server.await_definitions()?;
     let notes = server.install("minichat")?;
     assert!(
         notes.contains("port-forward service/minichat-pool 8087"),

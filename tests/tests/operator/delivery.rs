@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
+use minichat_metrics::catalogue::OF_JOBS;
 use minichat_tests::client::Api;
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::exposition::Scrape;
@@ -88,7 +89,11 @@ fn assert_metrics(scrape: &Scrape, tenant: &Tenant) -> anyhow::Result<()> {
         ) > 0.5
     );
     for sample in &scrape.samples {
-        assert!(sample.name.starts_with("mini_chat_operator_"), "{sample:?}");
+        let of_jobs = OF_JOBS.map(|family| family.row().series("mini_chat"));
+        assert!(
+            sample.name.starts_with("mini_chat_operator_") || of_jobs.contains(&sample.name),
+            "{sample:?}"
+        );
         let id = tenant.id.to_string();
         assert!(
             sample
