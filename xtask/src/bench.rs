@@ -7,7 +7,7 @@ use minichat_cluster::packages::Package;
 
 use crate::cluster::Clusters;
 use crate::postgres::{Durability, Postgres, Reach};
-use crate::{images, process, workspace};
+use crate::{process, workspace};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -68,11 +68,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     process::run("the benchmark", &mut command)
 }
 
-/// Prints what it measures, of the programs that the images are made of.
+/// Prints what it measures, of programs that are built optimised.
 fn run_at_scale(tenants: Option<usize>) -> anyhow::Result<()> {
-    let programs = images::compile()?;
+    let build = ["build", "--release", "--locked", "--bins"];
+    let packages = ["-p", "minichat-dataplane", "-p", "minichat-operator"];
+    process::run("cargo build", workspace::cargo().args(build).args(packages))?;
     let mut command = benchmark("minichat-scale-bench")?;
-    command.arg("--programs").arg(programs);
+    command
+        .arg("--programs")
+        .arg(workspace::target().join("release"));
     if let Some(tenants) = tenants {
         command.arg("--tenants").arg(tenants.to_string());
     }

@@ -123,7 +123,7 @@ fn directory() -> PathBuf {
 }
 
 /// Compiles the static programs with the profile `image`; the directory in which they are then.
-pub(crate) fn compile() -> anyhow::Result<PathBuf> {
+fn compile() -> anyhow::Result<PathBuf> {
     let directory = directory().join("programs");
     fs::create_dir_all(&directory)?;
     let host = workspace::cargo()

@@ -4,6 +4,7 @@
 
 mod seen;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -67,6 +68,8 @@ async fn main() -> anyhow::Result<()> {
 
     let begun = Instant::now();
     let operator = site.operator().await?;
+    // What is edited before the operator has read it is part of the start.
+    bench.seen.started(1, STARTS_WITHIN).await?;
     let mut during = Edits::default();
     while !bench.seen.are_ready(tenants.len()) && begun.elapsed() < STARTS_WITHIN {
         bench.edit(&mut during).await?;
@@ -88,10 +91,11 @@ async fn main() -> anyhow::Result<()> {
     let settled = bench.settled_writes().await?;
     let per_edit = ratio(settled - before, arguments.edits);
     println!(
-        "writes: {:.1} for each tenant of the start, {per_edit:.1} for each edit (goal 6: {})",
+        "writes: {:.1} for each tenant of the start, {per_edit:.1} for each edit (goal 6: {}), in all:",
         ratio(before, tenants.len()),
         verdict(per_edit <= 6.0)
     );
+    bench.print_writes()?;
     tokio::time::sleep(IDLE).await;
     let idle = bench.settled_writes().await? - settled;
     println!(
@@ -135,6 +139,19 @@ impl Bench<'_> {
         let (rendered, programmed) = self.seen.landed(tenant, limit, LANDS_WITHIN).await?;
         edits.rendered.push(rendered - begun);
         edits.programmed.push(programmed - begun);
+        Ok(())
+    }
+
+    /// How often the operator wrote what.
+    fn print_writes(&self) -> anyhow::Result<()> {
+        let mut kinds = BTreeMap::<String, usize>::new();
+        for write in self.site.operator_writes()? {
+            let kind = format!("{} {} {}", write.verb, write.resource, write.subresource);
+            *kinds.entry(kind.trim_end().to_owned()).or_default() += 1;
+        }
+        for (kind, count) in kinds {
+            println!("  {count} × {kind}");
+        }
         Ok(())
     }
 
