@@ -201,19 +201,9 @@ enum Shows {
     Logged(&'static str),
 }
 
-/// K8S-15, K8S-16; check 8 of chapter 06
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_any_one_rule_of_the_chart_the_operator_fails_and_says_where() -> anyhow::Result<()>
-{
-    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
-    let pod = site.pod().await?;
-    let tenant = site.tenant("acme");
-    site.apply_tenant(&tenant).await?;
-    let (pool, tenants) = (site.namespace.as_str(), site.tenants.as_str());
-    // Nobody can take care of its report while the first rule is missing.
-    site.finished_job("finished", &super::jobs::report(1))
-        .await?;
-    let rules = [
+/// Of every rule of the chart: its namespace, resource and verb, and how its lack shows.
+fn rules<'a>(pool: &'a str, tenants: &'a str) -> [(&'a str, &'static str, &'static str, Shows); 8] {
+    [
         (pool, "jobs", "get", Shows::Logged("a Job cannot be marked")),
         (
             tenants,
@@ -252,7 +242,22 @@ async fn without_any_one_rule_of_the_chart_the_operator_fails_and_says_where() -
             "get",
             Shows::Logged("the Lease cannot be renewed"),
         ),
-    ];
+    ]
+}
+
+/// K8S-15, K8S-16; check 8 of chapter 06
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_any_one_rule_of_the_chart_the_operator_fails_and_says_where() -> anyhow::Result<()>
+{
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let pod = site.pod().await?;
+    let tenant = site.tenant("acme");
+    site.apply_tenant(&tenant).await?;
+    let (pool, tenants) = (site.namespace.as_str(), site.tenants.as_str());
+    // Nobody can take care of its report while the first rule is missing.
+    site.finished_job("finished", &super::jobs::report(1))
+        .await?;
+    let rules = rules(pool, tenants);
     let mut removed = 0;
     for (namespace, resource, verb, shows) in rules {
         let role = site.role(namespace)?;
