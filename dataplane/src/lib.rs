@@ -8,6 +8,7 @@ pub mod ask;
 pub mod caller;
 pub mod check_config;
 pub mod config_source;
+pub mod drain;
 pub mod http;
 pub mod jobs;
 pub mod open_turns;

@@ -22,18 +22,11 @@ use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::config_source::{ConfigSource, StoredPolicyVersions};
+use crate::drain;
 use crate::http;
 use crate::jobs::{Watchdog, WatchdogHost};
 use crate::open_turns::OpenTurns;
 use crate::turn;
-
-/// How long before the deadline the open streams are cut (K8S-50).
-const CUT: Duration = Duration::from_secs(5);
-
-/// How long their finalization is waited for. The grace period of a pod is
-/// longer than the whole drain by 15 s, so that a database that does not answer
-/// at once costs no turn.
-const FINALIZATION: Duration = Duration::from_secs(14);
 
 /// How long a client may take to read the end of its answer.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -230,29 +223,9 @@ impl Running {
         watchdog(&self.app)
     }
 
-    /// Ends the process's work in the order of K8S-50: not ready, but serving
-    /// for `drain.min`; then no new connections and no new turns, and open
-    /// streams go on until shortly before `drain.max`; then they are cut and
-    /// finalized. Another signal skips to the cut, even before `drain.min`:
-    /// whoever asks twice wants an end.
+    /// Ends the process's work in the order of K8S-50.
     pub async fn drain(self, mut signals: Terminations) {
-        let drain = self.app.config.drain;
-        tracing::info!("draining");
-        let lifecycle = &self.application.lifecycle;
-        lifecycle.draining.fire();
-        let asked_again = tokio::select! {
-            () = tokio::time::sleep(drain.min) => false,
-            () = signals.next() => true,
-        };
-        self.app.refusing.fire();
-        lifecycle.refusing.fire();
-        if !asked_again {
-            tokio::select! {
-                () = self.app.turns.idle() => {}
-                () = tokio::time::sleep(drain.max.saturating_sub(CUT)) => {}
-                () = signals.next() => {}
-            }
-        }
+        drain::finish(&self.app, &self.application.lifecycle, signals.next()).await;
         self.stop().await;
     }
 
@@ -268,11 +241,7 @@ impl Running {
             watchdog,
             stops,
         } = self;
-        application.lifecycle.draining.fire();
-        app.refusing.fire();
-        application.lifecycle.stopping.fire();
-        app.turns.abort();
-        finalized(&app.turns, FINALIZATION).await;
+        drain::cut(&app, &application.lifecycle).await;
         // A failure of the task is logged by the listener.
         if tokio::time::timeout(GOODBYE, &mut application.task)
             .await
@@ -283,7 +252,7 @@ impl Running {
         }
         // A request that was being admitted at the cut has opened its turn
         // since then.
-        finalized(&app.turns, GOODBYE).await;
+        drain::finalized(&app.turns, GOODBYE).await;
         if let Some(stops) = stops {
             stops.abort();
         }
@@ -294,12 +263,5 @@ impl Running {
         admin.task.abort();
         drop(source);
         tracing::info!("stopped");
-    }
-}
-
-/// Waits until no turn is open (TURN-51).
-async fn finalized(turns: &OpenTurns, patience: Duration) {
-    if tokio::time::timeout(patience, turns.idle()).await.is_err() {
-        tracing::error!("some turns could not be finalized in time; the watchdog will end them");
     }
 }
