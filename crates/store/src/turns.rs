@@ -152,6 +152,22 @@ impl Tx {
         .await
     }
 
+    /// Whether `turn` was ever opened, also if its chat is deleted since.
+    pub async fn turn_exists(
+        &mut self,
+        tenant: TenantId,
+        turn: TurnId,
+    ) -> Result<bool, StoreError> {
+        let found = self
+            .query_opt(
+                "SELECT 1 FROM chat_turns WHERE tenant_id = $1 AND id = $2",
+                &params![tenant, turn],
+                |_| Ok(()),
+            )
+            .await?;
+        Ok(found.is_some())
+    }
+
     /// Whether the chat has a running turn that is not deleted.
     pub async fn turn_is_running(
         &mut self,

@@ -141,18 +141,16 @@ async fn write(app: &App, opening: &Arc<Opening>) -> Result<(), Refusal> {
 /// Whether the turn is open although the answer to the commit was lost: then it
 /// must not be left without a task (TURN-15).
 async fn opened_unheard(app: &App, caller: &Caller, plan: &Plan) -> bool {
-    let (scope, ids) = (scope(caller, plan), *plan.ids());
-    let found = look_again(&app.store, ids.turn_id, move |tx| {
+    let (scope, turn) = (scope(caller, plan), plan.ids().turn_id);
+    let found = look_again(&app.store, turn, move |tx| {
         Box::pin(async move {
             // Waits for the lost transaction's end, if that is yet to come.
             tx.quota_lock(scope).await?;
-            tx.turn_get(scope.tenant_id, scope.user_id, ids.chat_id, ids.request_id)
-                .await
+            tx.turn_exists(scope.tenant_id, turn).await
         })
-    })
-    .await;
+    });
     // What nobody knows of is ended by the watchdog.
-    found.flatten().is_some_and(|turn| turn.id == ids.turn_id)
+    found.await == Some(true)
 }
 
 fn scope(caller: &Caller, plan: &Plan) -> QuotaScope {
