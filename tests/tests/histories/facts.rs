@@ -1,6 +1,6 @@
 //! What the database holds of one history, read past the code under test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
 
 use anyhow::Context as _;
@@ -24,6 +24,9 @@ pub(crate) struct Facts {
     pub(crate) usage: BTreeMap<Uuid, UsageEvent>,
     /// Type and turn, sorted.
     pub(crate) audits: Vec<(String, Uuid)>,
+    pub(crate) deleted_chats: BTreeSet<Uuid>,
+    /// Chats that are queued for cleanup, sorted.
+    pub(crate) cleanups: Vec<Uuid>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,7 +87,7 @@ pub(crate) struct UsageEvent {
 /// A window into the database.
 pub(crate) struct Window {
     glass: Glass,
-    texts: [String; 4],
+    texts: [String; 5],
 }
 
 enum Glass {
@@ -94,7 +97,7 @@ enum Glass {
 
 /// `?1` and `?2` are the tenant and the user, `at(…)` is an instant in
 /// microseconds.
-const TEXTS: [&str; 4] = [
+const TEXTS: [&str; 5] = [
     "SELECT id, chat_id, request_id, state, error_code, \
      assistant_message_id, CASE WHEN deleted_at IS NULL THEN 0 ELSE 1 END, \
      replaced_by_request_id, reserve_tokens, reserved_credits_micro, \
@@ -108,6 +111,7 @@ const TEXTS: [&str; 4] = [
     "SELECT period_type, period_start, bucket, reserved_credits_micro, \
      spent_credits_micro, calls, input_tokens, output_tokens FROM quota_usage \
      WHERE tenant_id = ?1 AND user_id = ?2",
+    "SELECT id FROM chats WHERE tenant_id = ?1 AND user_id = ?2 AND deleted_at IS NOT NULL",
     // The queue has no index by user; one history at a time writes to it.
     "SELECT queue, dedupe_key, payload FROM outbox_messages WHERE id > ?1 ORDER BY id",
 ];
@@ -164,7 +168,7 @@ impl Window {
 
     pub(crate) fn look(&self, who: Identity, behind: i64) -> anyhow::Result<Facts> {
         let user = [who.tenant.to_string(), who.user.to_string()];
-        let [turns, messages, cells, queues] = &self.texts;
+        let [turns, messages, cells, deleted, queues] = &self.texts;
         let mut facts = Facts::default();
         for row in self.rows(turns, &user)? {
             let (id, turn) = turn(&row)?;
@@ -181,10 +185,14 @@ impl Window {
                 facts.cells.insert(key, cell);
             }
         }
+        for row in self.rows(deleted, &user)? {
+            facts.deleted_chats.insert(text(&row, 0)?.parse()?);
+        }
         for row in self.rows(queues, &[behind.to_string()])? {
             facts.add_event(&row)?;
         }
         facts.audits.sort();
+        facts.cleanups.sort();
         Ok(facts)
     }
 
@@ -270,6 +278,10 @@ async fn postgres_rows(client: &tokio_postgres::Client, sql: &str) -> anyhow::Re
 impl Facts {
     fn add_event(&mut self, row: &[Option<String>]) -> anyhow::Result<()> {
         let payload: Value = serde_json::from_str(&text(row, 2)?)?;
+        if text(row, 0)? == "mini-chat.chat_cleanup" {
+            self.cleanups.push(member(&payload, "chat_id")?.parse()?);
+            return Ok(());
+        }
         let turn: Uuid = member(&payload, "turn_id")?.parse()?;
         if text(row, 0)? == "mini-chat.audit" {
             self.audits.push((member(&payload, "event_type")?, turn));

@@ -13,18 +13,20 @@ use minichat_config::{Credentials, ProcessConfig, TenantConfig};
 use minichat_core::{Clock, Timestamp};
 use minichat_dataplane::app::App;
 use minichat_dataplane::config_source::{StoredPolicyVersions, TenantRuntime, Tenants};
+use minichat_dataplane::drain;
 use minichat_dataplane::jobs::Watchdog;
 use minichat_dataplane::open_turns::OpenTurns;
 use minichat_metrics::{Metrics, RecordingMetrics};
 use minichat_provider::{ClientSettings, ProviderClient};
 use minichat_store::testing::Turnstile;
 use minichat_store::{DatabaseSettings, Store};
-use minichat_telemetry::{Signal, Tracer};
+use minichat_telemetry::{Lifecycle, Signal, Tracer};
 use minichat_tests::database::{Database, DatabaseKind};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::facts::Window;
@@ -72,6 +74,13 @@ pub(crate) struct Life {
     /// Past the turnstile.
     pub(crate) recovery: Watchdog,
     idle: Arc<Notify>,
+}
+
+/// A process that is told to end, until it does.
+pub(crate) struct Drain {
+    pub(crate) run: JoinHandle<()>,
+    /// Another request to end.
+    pub(crate) hurry: Signal,
 }
 
 impl World {
@@ -168,6 +177,18 @@ impl Life {
             store: self.app.store.clone(),
             ..self.recovery.clone()
         }
+    }
+
+    /// What a process does after SIGTERM; its listener says good bye then.
+    pub(crate) fn terminate(&self) -> Drain {
+        let (app, hurry) = (Arc::clone(&self.app), Signal::new());
+        let again = hurry.clone();
+        let run = tokio::spawn(async move {
+            let lifecycle = Lifecycle::default();
+            drain::finish(&app, &lifecycle, again.fired()).await;
+            drain::cut(&app, &lifecycle).await;
+        });
+        Drain { run, hurry }
     }
 
     /// Returns when nothing can go on by itself.
@@ -273,10 +294,15 @@ fn directory() -> anyhow::Result<TempDir> {
 }
 
 fn process_config() -> anyhow::Result<ProcessConfig> {
-    let yaml = "auth: {mode: trusted_headers, trusted_peers: [127.0.0.1]}\n\
-        server: {rate_limit: {per_second: 0, burst: 0}}\n\
-        provider_http: {allow_http: true}\n";
-    ProcessConfig::from_yaml(yaml, []).map_err(|faults| anyhow::anyhow!("{faults}"))
+    let yaml = format!(
+        "auth: {{mode: trusted_headers, trusted_peers: [127.0.0.1]}}\n\
+         server: {{rate_limit: {{per_second: 0, burst: 0}}}}\n\
+         provider_http: {{allow_http: true}}\n\
+         drain: {{min_secs: {}, max_secs: {}}}\n",
+        model::DRAIN_MIN.as_secs(),
+        model::DRAIN_MAX.as_secs()
+    );
+    ProcessConfig::from_yaml(&yaml, []).map_err(|faults| anyhow::anyhow!("{faults}"))
 }
 
 fn tenant() -> anyhow::Result<TenantConfig> {

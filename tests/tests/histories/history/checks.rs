@@ -113,7 +113,13 @@ impl History {
         let is_right = match (name.as_str(), code) {
             ("stream_started" | "delta", _) => true,
             ("done", _) => row.state == "completed" && live.winner == Some(Winner::Process),
-            ("error", "stream_interrupted") => live.winner == Some(Winner::Other),
+            ("error", "stream_interrupted") => match live.winner {
+                Some(Winner::Process) => {
+                    row.state == "cancelled"
+                        && live.ending == Some(Ending::Cancelled(Cancel::Drain))
+                }
+                winner => winner.is_some(),
+            },
             ("error", "cancelled") => {
                 row.state == "cancelled"
                     && live.ending == Some(Ending::Cancelled(Cancel::Stop))
@@ -167,6 +173,15 @@ impl History {
             ensure!(
                 live.life != self.model.life || live.ending.is_none() || !row.is_running(),
                 "nobody ends {row:?}, {live:?}"
+            );
+        }
+        if let Some(drain) = &self.drain {
+            let is_over = self.model.refuses() && !self.model.has_open_turns();
+            ensure!(
+                drain.run.is_finished() == is_over,
+                "the drain is over: {}, but {:?}",
+                drain.run.is_finished(),
+                self.model.drain
             );
         }
         let live = self.model.live.values();

@@ -4,6 +4,7 @@
 mod checks;
 mod edge;
 mod mishaps;
+mod requests;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,9 +22,9 @@ use self::checks::operation_of;
 use crate::choices::Choices;
 use crate::client::{Client, Identity, Question};
 use crate::facts::Turn;
-use crate::model::{self, Ending, Model, Presence, Wish};
+use crate::model::{self, Ending, Model, Presence};
 use crate::provider::{CallView, Phase, Usage};
-use crate::world::{Life, Process, TENANT, World};
+use crate::world::{Drain, Life, Process, TENANT, World};
 
 /// Milliseconds by which the clock is moved: to no limit's end, beyond the
 /// first byte's, beyond the deadline of requests and the interval of progress,
@@ -35,7 +36,7 @@ const USAGES: [Usage; 4] = [Some((60, 20)), None, Some((0, 0)), Some((400, 150))
 /// How a process ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum End {
-    Crash,
+    Process,
     History,
 }
 
@@ -83,6 +84,8 @@ struct History {
     calls_seen: usize,
     refusals_seen: u32,
     watchdogs: Vec<Patrol>,
+    /// Since the process was told to end.
+    drain: Option<Drain>,
     /// Writes whose answers wait: by the answer's number at the turnstile.
     writes: HashMap<u64, u64>,
     behind: i64,
@@ -105,6 +108,7 @@ impl History {
             calls_seen: 0,
             refusals_seen: 0,
             watchdogs: Vec::new(),
+            drain: None,
             writes: HashMap::new(),
             behind: 0,
             steps: Vec::new(),
@@ -125,6 +129,7 @@ impl History {
             let end = process.run(self.live(world, &process, &mut left))??;
             self.clients.clear();
             self.watchdogs.clear();
+            self.drain = None;
             self.writes.clear();
             drop(process);
             if end == End::History {
@@ -154,8 +159,8 @@ impl History {
         }
         while *left > 0 && !self.choices.are_used_up() {
             *left -= 1;
-            if self.step(world, &life).await? == Some(End::Crash) {
-                return Ok(End::Crash);
+            if let Some(end) = self.step(world, &life).await? {
+                return Ok(end);
             }
         }
         self.wind_up(world, &life).await?;
@@ -211,7 +216,7 @@ impl History {
         let streams = u32::from(!open.is_empty());
         let readers = self.readers();
         let at_risk = self.at_risk(&open);
-        let answers = self.answers(&waiting);
+        let mishaps = self.mishaps(&waiting);
         let weights = [
             30 * waits,
             40 * waits,
@@ -222,17 +227,15 @@ impl History {
                 0
             },
             if readers.is_empty() { 0 } else { 8 },
-            if self.may_advance() { 7 } else { 0 },
+            match (self.may_advance(), &self.drain) {
+                (false, _) => 0,
+                (true, None) => 7,
+                (true, Some(_)) => 15,
+            },
             if self.watchdogs.len() < 2 { 6 } else { 0 },
-            2,
-            3,
+            mishaps.iter().sum(),
             if self.may_advance() && !at_risk.is_empty() && self.watchdogs.len() < 2 {
                 12
-            } else {
-                0
-            },
-            if self.may_advance() && self.model.may_lose() && !answers.is_empty() {
-                3
             } else {
                 0
             },
@@ -253,18 +256,8 @@ impl History {
             }
             Some(5) => self.advance(world, life).await?,
             Some(6) => self.start_watchdog(world, life).await?,
-            Some(7) => {
-                self.note("crash".to_owned());
-                return Ok(Some(End::Crash));
-            }
-            Some(8) => {
-                let is_away = !self.model.provider_is_away;
-                self.model.provider_is_away = is_away;
-                life.provider.refuse_connections(is_away);
-                self.note(format!("the provider refuses connections: {is_away}"));
-            }
-            Some(9) => self.tempt_watchdog(world, life, &at_risk).await?,
-            Some(10) => self.lose_answer(world, life, &answers).await?,
+            Some(7) => return self.mishap(world, life, &waiting, mishaps).await,
+            Some(8) => self.tempt_watchdog(world, life, &at_risk).await?,
             _ => {}
         }
         Ok(None)
@@ -438,84 +431,6 @@ impl History {
         self.choices.one_of(&USAGES).copied().flatten()
     }
 
-    async fn client_step(&mut self, world: &mut World, life: &Life) -> anyhow::Result<()> {
-        let chat = self.choices.one_of(&self.chats.clone()).copied();
-        let chat = chat.context("no chat")?;
-        let wish = self.wish(chat);
-        let number = self.model.begin(chat, wish);
-        let operation = &self.model.operations[number];
-        let question = question(chat, &operation.wish);
-        self.note(format!(
-            "op-{number}: {}",
-            self.named(&format!("{:?} in {chat}", operation.wish))
-        ));
-        let before = life.turnstile.waiting();
-        let client = Client::ask(
-            life.router.clone(),
-            self.who,
-            &format!("op-{number}"),
-            &question,
-        );
-        self.clients.insert(number, client);
-        self.settle(world, life, false).await?;
-        let waiting = life.turnstile.waiting();
-        let new = waiting.iter().find(|waiter| !before.contains(waiter));
-        self.model.operations[number].transaction = new.map(|waiter| waiter.number);
-        Ok(())
-    }
-
-    fn wish(&mut self, chat: Uuid) -> Wish {
-        let content = format!("message {}", self.steps.len());
-        match self.choices.weighted(&[40, 10, 12, 12, 8, 10, 8, 6]) {
-            Some(0) => {
-                let request = Uuid::new_v4();
-                self.requests.push(request);
-                Wish::Send { request, content }
-            }
-            Some(1) => Wish::Send {
-                request: self.target(chat),
-                content,
-            },
-            Some(2) => Wish::Retry {
-                target: self.target(chat),
-            },
-            Some(3) => Wish::Edit {
-                target: self.target(chat),
-                content,
-            },
-            Some(4) => Wish::Delete {
-                target: self.target(chat),
-            },
-            Some(5) => Wish::Cancel {
-                target: self.target(chat),
-            },
-            Some(6) => Wish::Status {
-                target: self.target(chat),
-            },
-            _ => Wish::Messages,
-        }
-    }
-
-    /// A request to be about: mostly of the chat's newest turn, else any that
-    /// the chat knows or that was sent somewhere.
-    fn target(&mut self, chat: Uuid) -> Uuid {
-        let newest = self.model.facts.newest_turn(chat).map(|turn| turn.request);
-        if let Some(newest) = newest.filter(|_| !self.choices.chance(35)) {
-            return newest;
-        }
-        for turn in self.model.facts.turns.values() {
-            if !self.requests.contains(&turn.request) {
-                self.requests.push(turn.request);
-            }
-        }
-        let known = self.choices.one_of(&self.requests).copied();
-        known.unwrap_or_else(|| {
-            let unknown = Uuid::new_v4();
-            self.requests.push(unknown);
-            unknown
-        })
-    }
-
     async fn leave(&mut self, world: &mut World, life: &Life, number: usize) -> anyhow::Result<()> {
         self.note(format!("the client of op-{number} leaves"));
         self.model.leave(number);
@@ -537,9 +452,21 @@ impl History {
         millis: u32,
     ) -> anyhow::Result<()> {
         self.note(format!("{millis} ms pass"));
-        self.model.advance(i64::from(millis) * 1_000);
+        let mut left = i64::from(millis) * 1_000;
+        // What is due before a cut has happened by then.
+        if let Some(cut) = self.model.until_cut().filter(|&cut| cut <= left) {
+            self.pass(world, life, cut - 1_000).await?;
+            self.hear_of_departures(world, life).await?;
+            self.pass(world, life, 1_000).await?;
+            left -= cut;
+        }
+        self.pass(world, life, left).await
+    }
+
+    async fn pass(&mut self, world: &mut World, life: &Life, micros: i64) -> anyhow::Result<()> {
+        self.model.advance(micros);
         world.set_time(self.model.now)?;
-        tokio::time::advance(Duration::from_millis(millis.into())).await;
+        tokio::time::advance(Duration::from_micros(micros.unsigned_abs())).await;
         self.settle(world, life, false).await
     }
 
@@ -559,6 +486,11 @@ impl History {
     async fn wind_up(&mut self, world: &mut World, life: &Life) -> anyhow::Result<()> {
         self.note("wind up".to_owned());
         self.flush(world, life).await?;
+        if let Some(left) = self.model.until_cut() {
+            self.move_clock(world, life, u32::try_from(left / 1_000)?)
+                .await?;
+            self.flush(world, life).await?;
+        }
         while let Some(call) = open_calls(life).first() {
             let operation = operation_of(call)?;
             if call.phase == Phase::Asked {
@@ -594,28 +526,6 @@ impl History {
         }
         named
     }
-}
-
-fn question(chat: Uuid, wish: &Wish) -> Question {
-    let turn = |target: &Uuid| format!("/chats/{chat}/turns/{target}");
-    let (method, path, body) = match wish {
-        Wish::Send { request, content } => (
-            Method::POST,
-            format!("/chats/{chat}/messages:stream"),
-            Some(json!({"content": content, "request_id": request})),
-        ),
-        Wish::Retry { target } => (Method::POST, format!("{}/retry", turn(target)), None),
-        Wish::Edit { target, content } => (
-            Method::PATCH,
-            turn(target),
-            Some(json!({"content": content})),
-        ),
-        Wish::Delete { target } => (Method::DELETE, turn(target), None),
-        Wish::Cancel { target } => (Method::POST, format!("{}/cancel", turn(target)), None),
-        Wish::Status { target } => (Method::GET, turn(target), None),
-        Wish::Messages => (Method::GET, format!("/chats/{chat}/messages"), None),
-    };
-    Question { method, path, body }
 }
 
 fn open_calls(life: &Life) -> Vec<CallView> {

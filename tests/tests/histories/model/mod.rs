@@ -38,6 +38,13 @@ const REQUEST_DEADLINE: i64 = 30 * SECOND;
 pub(crate) const TIMED_OUT: &str = "504 request_timeout";
 /// What a client is told when nobody knows more.
 const FAILED: &str = "500 internal_error";
+const NO_CHAT: &str = "404 chat_not_found";
+
+/// `drain.min_secs` and `drain.max_secs`.
+pub(crate) const DRAIN_MIN: Duration = Duration::from_secs(7);
+pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(47);
+/// How long before the end of the latter streams are cut (K8S-50).
+const CUT: Duration = Duration::from_secs(5);
 
 pub(crate) const MAX_OUTPUT: i64 = 100;
 /// Of `std`, micro-credits per token.
@@ -58,6 +65,7 @@ pub(crate) enum Wish {
     Cancel { target: Uuid },
     Status { target: Uuid },
     Messages,
+    DeleteChat,
 }
 
 impl Wish {
@@ -72,8 +80,15 @@ impl Wish {
             | Self::Delete { target }
             | Self::Cancel { target }
             | Self::Status { target } => Some(*target),
-            Self::Messages => None,
+            Self::Messages | Self::DeleteChat => None,
         }
+    }
+
+    const fn opens_a_turn(&self) -> bool {
+        matches!(
+            self,
+            Self::Send { .. } | Self::Retry { .. } | Self::Edit { .. }
+        )
     }
 
     /// The turn whose place a new one shall take.
@@ -97,6 +112,10 @@ pub(crate) enum Presence {
 }
 
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own about one operation"
+)]
 pub(crate) struct Operation {
     pub(crate) chat: Uuid,
     pub(crate) wish: Wish,
@@ -121,6 +140,8 @@ pub(crate) struct Operation {
     may_fail: bool,
     /// It deleted the turn that it is about.
     has_deleted: bool,
+    /// It came when its process began nothing new any more (D29).
+    is_refused: bool,
 }
 
 /// What ends a turn from the side of its process.
@@ -135,6 +156,7 @@ pub(crate) enum Ending {
 pub(crate) enum Cancel {
     Disconnect,
     Stop,
+    Drain,
 }
 
 /// Who moved the row out of `running`.
@@ -190,8 +212,17 @@ pub(crate) struct Model {
     pub(crate) provider_is_away: bool,
     /// The number at the turnstile of the write that happens.
     pub(crate) happening: Option<u64>,
-    /// Deletions that a client was told of: chat and key.
-    told_deletions: BTreeSet<(Uuid, Uuid)>,
+    /// Deletions that a client was told of: chat and key, or the chat itself.
+    told_deletions: BTreeSet<(Uuid, Option<Uuid>)>,
+    pub(crate) drain: Option<Drain>,
+}
+
+/// The timetable of a process that was told to end (K8S-50).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Drain {
+    /// When it begins to refuse new turns, and when it cuts those that run.
+    refuses_at: i64,
+    cuts_at: i64,
 }
 
 impl Model {
@@ -212,7 +243,13 @@ impl Model {
             transaction: None,
             may_fail: false,
             has_deleted: false,
+            is_refused: false,
         };
+        if operation.wish.opens_a_turn() && self.refuses() {
+            operation.is_refused = true;
+            let refusal = "503 service_unavailable".to_owned();
+            operation.allowed.insert(refusal);
+        }
         operation.live_through(&self.facts, self.now);
         self.operations.push(operation);
         self.operations.len() - 1
@@ -262,9 +299,10 @@ impl Model {
             operation.presence = Presence::Over;
         }
         let operation = &mut self.operations[number];
-        if let ("deleted", Wish::Delete { target }) = (answer.as_str(), &operation.wish) {
-            let is_first = self.told_deletions.insert((operation.chat, *target));
-            ensure!(is_first, "two clients were told that they deleted {target}");
+        if answer == "deleted" {
+            let deleted = (operation.chat, operation.wish.request());
+            let is_first = self.told_deletions.insert(deleted);
+            ensure!(is_first, "two clients were told that they deleted it");
         }
         let stops = matches!(operation.wish, Wish::Cancel { .. }) && answer.starts_with("202");
         let (chat, request) = (operation.chat, operation.wish.request());
@@ -410,7 +448,63 @@ impl Model {
                 operation.answer = Some(TIMED_OUT.to_owned());
             }
         }
+        self.cut_if_due();
         self.live_on();
+    }
+
+    /// The process is told to end; a second time, to do so at once (K8S-50).
+    pub(crate) fn terminate(&mut self) {
+        let drain = match self.drain {
+            None => Drain {
+                refuses_at: self.now + micros(DRAIN_MIN),
+                cuts_at: self.now + micros(DRAIN_MIN + DRAIN_MAX) - micros(CUT),
+            },
+            Some(drain) => Drain {
+                refuses_at: drain.refuses_at.min(self.now),
+                cuts_at: drain.cuts_at.min(self.now),
+            },
+        };
+        self.drain = Some(drain);
+        self.cut_if_due();
+    }
+
+    /// Whether new turns are refused.
+    pub(crate) fn refuses(&self) -> bool {
+        self.drain.is_some_and(|drain| self.now >= drain.refuses_at)
+    }
+
+    pub(crate) fn is_cut(&self) -> bool {
+        self.drain.is_some_and(|drain| self.now >= drain.cuts_at)
+    }
+
+    /// Microseconds until running turns are cut, if that is to come.
+    pub(crate) fn until_cut(&self) -> Option<i64> {
+        let left = self.drain?.cuts_at - self.now;
+        (left > 0).then_some(left)
+    }
+
+    fn cut_if_due(&mut self) {
+        if self.is_cut() {
+            for live in self.live.values_mut() {
+                if live.life == self.life {
+                    live.ending.get_or_insert(Ending::Cancelled(Cancel::Drain));
+                }
+            }
+        }
+    }
+
+    /// Whether a turn of this process still runs that its client has left.
+    pub(crate) fn has_departures(&self) -> bool {
+        let departed = Some(Ending::Cancelled(Cancel::Disconnect));
+        self.live.iter().any(|(turn, live)| {
+            live.life == self.life && live.ending == departed && self.facts.turns[turn].is_running()
+        })
+    }
+
+    /// Whether a turn of this process has not ended.
+    pub(crate) fn has_open_turns(&self) -> bool {
+        let mut live = self.live.values();
+        live.any(|live| live.life == self.life && live.ending.is_none())
     }
 
     fn live_on(&mut self) {
@@ -431,6 +525,7 @@ impl Model {
         self.counts = Counts::default();
         self.losses = 0;
         self.lost_since = None;
+        self.drain = None;
         for operation in &mut self.operations {
             operation.presence = Presence::Over;
         }

@@ -4,7 +4,7 @@ use anyhow::{Context as _, ensure};
 use minichat_core::Timestamp;
 use uuid::Uuid;
 
-use super::{DAILY_LIMIT, MAX_OUTPUT, MONTHLY_LIMIT, OUTPUT_PRICE, Operation, Wish};
+use super::{DAILY_LIMIT, MAX_OUTPUT, MONTHLY_LIMIT, NO_CHAT, OUTPUT_PRICE, Operation, Wish};
 use crate::facts::{Facts, Message, Turn};
 
 impl Operation {
@@ -12,6 +12,13 @@ impl Operation {
     pub(super) fn live_through(&mut self, facts: &Facts, now: i64) {
         self.states += 1;
         let chat = self.chat;
+        if self.is_refused {
+            return;
+        }
+        if facts.deleted_chats.contains(&chat) {
+            self.allowed.insert(NO_CHAT.to_owned());
+            return;
+        }
         let day = Timestamp::from_micros(now).date().to_string();
         match &self.wish {
             Wish::Send { request, content } => {
@@ -69,6 +76,7 @@ impl Operation {
             Wish::Messages => {
                 self.allowed.insert(facts.list(chat));
             }
+            Wish::DeleteChat => {}
         }
     }
 }
@@ -148,6 +156,9 @@ impl Facts {
 
     /// Why a mutation of the turn is refused (TURN-54).
     pub(super) fn refusal(&self, chat: Uuid, target: Uuid) -> Option<&'static str> {
+        if self.deleted_chats.contains(&chat) {
+            return Some(NO_CHAT);
+        }
         let Some((_, turn)) = self.turn_of(chat, target) else {
             return Some("404 turn_not_found");
         };
@@ -261,6 +272,11 @@ impl Facts {
             "audit events",
             format!("{:?}", self.audits),
             format!("{:?}", other.audits),
+        );
+        compare(
+            "deleted chats",
+            format!("{:?}", (&self.deleted_chats, &self.cleanups)),
+            format!("{:?}", (&other.deleted_chats, &other.cleanups)),
         );
         lines.join("\n")
     }

@@ -44,6 +44,9 @@ impl Model {
                 }
             }
         }
+        for chat in after.deleted_chats.difference(&before.deleted_chats) {
+            self.chat_deleted(&mut expected, *chat)?;
+        }
         expected.cells.retain(|_, cell| *cell != Cell::default());
         expected.audits.sort();
         if expected != *after {
@@ -78,6 +81,8 @@ impl Model {
             };
             expected.remove(old, Some(turn.request), kind)?;
         }
+        let is_deleted = expected.deleted_chats.contains(&turn.chat);
+        ensure!(!is_deleted, "a turn is opened in a chat that is deleted");
         let running = expected.running_in(turn.chat);
         ensure!(running.is_none(), "a second turn runs in its chat");
         ensure!(
@@ -162,6 +167,7 @@ impl Model {
                 && operation.life == self.life
                 && operation.turn.is_none()
                 && operation.presence != Presence::Over
+                && !operation.is_refused
         };
         let said = after
             .message_of_turn(turn, "user")
@@ -193,10 +199,10 @@ impl Model {
             operation.presence = Presence::Over;
         }
         self.counts.started += 1;
-        let ending = if has_left {
-            Some(Ending::Cancelled(Cancel::Disconnect))
+        let ending = if self.is_cut() {
+            Some(Ending::Cancelled(Cancel::Drain))
         } else {
-            None
+            has_left.then_some(Ending::Cancelled(Cancel::Disconnect))
         };
         self.live.insert(
             turn,
@@ -322,7 +328,10 @@ impl Model {
             method,
             usage,
             text: is_kept.then(|| live.text.clone()),
-            trigger: "client_disconnect",
+            trigger: match ending {
+                Ending::Cancelled(Cancel::Drain) => "internal_abort",
+                _ => "client_disconnect",
+            },
         })
     }
 
@@ -402,6 +411,26 @@ impl Model {
         }
         ensure!(may_delete, "nobody may delete this turn now");
         expected.remove(id, None, "turn_delete")
+    }
+
+    /// Its turns stay as they are, also one that runs (API-55, TURN-53).
+    fn chat_deleted(&mut self, expected: &mut Facts, chat: Uuid) -> anyhow::Result<()> {
+        let mut may_delete = false;
+        for operation in &mut self.operations {
+            if operation.wish == Wish::DeleteChat
+                && operation.chat == chat
+                && operation.presence != Presence::Over
+                && operation.life == self.life
+            {
+                operation.allowed.insert("deleted".to_owned());
+                may_delete = true;
+            }
+        }
+        ensure!(may_delete, "nobody may delete this chat now");
+        expected.deleted_chats.insert(chat);
+        expected.cleanups.push(chat);
+        expected.cleanups.sort();
+        Ok(())
     }
 
     /// A sign of life (TURN-7).
