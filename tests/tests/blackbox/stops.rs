@@ -1,13 +1,102 @@
 //! Turns that are stopped on request (D3).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use minichat_tests::client::Api;
+use minichat_tests::database::Database;
+use minichat_tests::harness::Scene;
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::{Ending, Scenario};
 use serde_json::json;
 use uuid::Uuid;
 
+/// Longest time from a cancellation to the end of the provider's stream.
+const ABORT_LIMIT: Duration = Duration::from_millis(200);
+
+/// How an answer is cancelled.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    Leave,
+    Stop,
+    /// Another process is asked to stop it.
+    StopThere(&'a Api),
+}
+
+/// Cancels an answer of model `std` after its tenth delta. How many pieces the
+/// provider wrote after that, and how long it was not left.
+async fn cancel(scene: &Scene, way: Way<'_>) -> anyhow::Result<(u64, Duration)> {
+    let id = Uuid::new_v4();
+    let user = scene.stack.caller(&scene.tenant, id)?;
+    let chat = user.create_chat(Some("std")).await?;
+    let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
+    let request = stream
+        .expect("stream_started")
+        .await?
+        .text("request_id")
+        .to_owned();
+    for _ in 0..10 {
+        stream.expect("delta").await?;
+    }
+    let (before, began) = (scene.provider.stats(), Instant::now());
+    let left = async {
+        let is_left = |aborted| aborted > before.answers_aborted;
+        let stats = scene
+            .provider
+            .wait_until(|stats| is_left(stats.answers_aborted))
+            .await;
+        (
+            stats.chunks_written - before.chunks_written,
+            began.elapsed(),
+        )
+    };
+    let there = match way {
+        Way::Leave => {
+            drop(stream);
+            return Ok(left.await);
+        }
+        Way::Stop => user,
+        Way::StopThere(api) => api.acting_as(scene.tenant.id, id)?,
+    };
+    let (left, stopped) = tokio::join!(left, there.cancel(&chat, &request));
+    stopped?.expect(202)?;
+    Ok(left)
+}
+
 on_each_database! {
+    /// D3, API-153, TURN-48: of a provider that writes a thousand tokens in a
+    /// second, fewer than 50 are made for nobody.
+    async fn a_cancelled_answer_costs_fewer_than_50_more_tokens(env) {
+        const ROUNDS: usize = 50;
+        let scene = env.scene_with(|mut tenant| {
+            tenant.model("std")["providerModelId"] = json!("paced-ttft1-chunks100000-interval1");
+            tenant
+        }).await?;
+        let other = match env.database {
+            // Its file has one process.
+            Database::Sqlite(_) => None,
+            Database::Postgres(_) => Some(env.serve(&[&scene.tenant]).await?),
+        };
+        let mut ways = vec![("left", Way::Leave), ("stopped", Way::Stop)];
+        ways.extend(other.as_ref().map(|other| ("stopped elsewhere", Way::StopThere(&other.api))));
+        for (name, way) in ways {
+            let mut tokens = Vec::new();
+            let mut times = Vec::new();
+            for _ in 0..ROUNDS {
+                let (count, time) = cancel(&scene, way).await?;
+                tokens.push(count);
+                times.push(time);
+            }
+            tokens.sort_unstable();
+            times.sort_unstable();
+            eprintln!(
+                "{name}: up to {} more tokens, median {}; the provider was left within {:?}, median {:?}",
+                tokens[ROUNDS - 1], tokens[ROUNDS / 2], times[ROUNDS - 1], times[ROUNDS / 2]
+            );
+            assert!(tokens[ROUNDS - 1] < 50, "{name}: {tokens:?}");
+            assert!(times[ROUNDS - 1] < ABORT_LIMIT, "{name}: {times:?}");
+        }
+    }
+
     /// D1, D3, D22, TURN-36, TURN-48, TURN-52
     async fn a_stopped_turn_keeps_its_text_and_tells_its_client(env) {
         let scene = env.scene().await?;
