@@ -67,6 +67,9 @@ on_each_database! {
         for _ in 0..5 {
             user.create_chat(None).await?;
         }
+        // Of one instant, so that only their ids tell them apart.
+        let together = "UPDATE chats SET updated_at = (SELECT max(created_at) FROM chats)";
+        scene.database().query(together).await?;
         let mut pages = vec![user.get("/chats?limit=2").await?.expect(200)?];
         assert!(pages[0]["page_info"]["prev_cursor"].is_null());
         while let Some(cursor) = pages.last().and_then(|page| page["page_info"]["next_cursor"].as_str()) {

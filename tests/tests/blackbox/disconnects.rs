@@ -323,6 +323,11 @@ on_each_database! {
     async fn no_turn_stays_running_whenever_its_client_leaves(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
+        // Nothing but the leaving ends these.
+        scene.provider.push_scenario(Scenario {
+            times: 200,
+            ..Scenario::deltas(&["part"], Ending::Hang)
+        });
         for round in 0..200 {
             let chat = user.create_chat(Some("std")).await?;
             let body = json!({"content": "hello"});
@@ -337,6 +342,9 @@ on_each_database! {
             Ok(database.number(running).await? == 0 && database.number(reserved).await? == 0)
         }).await?;
         let turns = database.number("SELECT count(*) FROM chat_turns").await?;
+        assert!(turns > 0, "every client left before its turn was opened");
+        let cancelled = "SELECT count(*) FROM chat_turns WHERE state = 'cancelled'";
+        assert_eq!(database.number(cancelled).await?, turns);
         let events = "SELECT count(*) FROM outbox_messages WHERE queue = 'mini-chat.usage_snapshot'";
         assert_eq!(database.number(events).await?, turns);
     }

@@ -129,6 +129,19 @@ on_each_database! {
         }
     }
 
+    /// TURN-58: a scan that cannot select is counted, and the next one works.
+    async fn a_scan_without_a_database_is_told_and_counted(env) {
+        let scene = env.scene().await?;
+        let metrics = Arc::new(RecordingMetrics::default());
+        let watchdog = Watchdog { metrics: metrics.clone(), ..scene.stack.watchdog() };
+        env.database.query("ALTER TABLE chat_turns RENAME TO away").await?;
+        let run = watchdog.run_once(&Signal::new()).await;
+        assert!(!run.is_success() && run.error.is_some(), "{run:?}");
+        env.database.query("ALTER TABLE away RENAME TO chat_turns").await?;
+        assert!(watchdog.run_once(&Signal::new()).await.is_success());
+        assert_eq!(metrics.observations("orphan_scan_duration_seconds", &[]).len(), 2);
+    }
+
     /// TURN-42, TURN-61, D1: provider's end, disconnect, watchdog and drain
     /// start from one barrier; each turn ends once.
     async fn of_all_that_race_for_a_turn_one_wins(env) {
@@ -264,37 +277,6 @@ fn two_watchdogs_and_a_live_finalizer_settle_500_turns_once() -> anyhow::Result<
             "SELECT count(*) FROM outbox_messages WHERE queue = 'mini-chat.usage_snapshot'";
         assert_eq!(database.number(events).await?, i64::try_from(TURNS)?);
         assert_eq!(database.payloads(AUDIT).await?.len(), TURNS);
-        Ok(())
-    })
-}
-
-/// TURN-58: a scan that cannot select is counted, and the next one works.
-#[test]
-fn a_scan_without_a_database_is_told_and_counted() -> anyhow::Result<()> {
-    run(DatabaseKind::Postgres, async |env| {
-        let settings = DatabaseSettings::new(env.database.url());
-        let store = Store::open(&settings, Arc::new(SystemClock)).await?;
-        let metrics = Arc::new(RecordingMetrics::default());
-        let watchdog = Watchdog {
-            store,
-            metrics: metrics.clone(),
-            timeout: Duration::from_mins(5),
-        };
-        env.database
-            .query("ALTER TABLE chat_turns RENAME TO away")
-            .await?;
-        let run = watchdog.run_once(&Signal::new()).await;
-        assert!(!run.is_success() && run.error.is_some(), "{run:?}");
-        env.database
-            .query("ALTER TABLE away RENAME TO chat_turns")
-            .await?;
-        assert!(watchdog.run_once(&Signal::new()).await.is_success());
-        assert_eq!(
-            metrics
-                .observations("orphan_scan_duration_seconds", &[])
-                .len(),
-            2
-        );
         Ok(())
     })
 }

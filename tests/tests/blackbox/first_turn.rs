@@ -80,6 +80,10 @@ on_each_database! {
         assert_eq!(texts(&rows[0]), ["running", "-", "2210", "1000", "18630", "50", "prem"]);
         let messages = user.messages(&chat).await?;
         assert_eq!(messages.len(), 1);
+        let unknown = format!("/chats/{chat}/turns/{}", Uuid::new_v4());
+        user.get(&unknown).await?.problem(404, "turn_not_found")?;
+        let shown = user.get(&format!("/chats/{chat}")).await?.expect(200)?;
+        assert!(shown["updated_at"].as_str() > shown["created_at"].as_str(), "{shown}");
         let cells = "SELECT reserved_credits_micro, spent_credits_micro FROM quota_usage";
         let rows = scene.database().query(cells).await?;
         assert_eq!(rows.len(), 4);
@@ -89,6 +93,9 @@ on_each_database! {
         stream.expect("delta").await?;
         stream.expect("done").await?;
         assert!(stream.next().await?.is_none());
+        // What was reserved stays on record (TURN-5).
+        let rows = scene.database().query(TURN).await?;
+        assert_eq!(texts(&rows[0]), ["completed", "-", "2210", "1000", "18630", "50", "prem"]);
         let cells = "SELECT bucket, spent_credits_micro, reserved_credits_micro, calls, \
             input_tokens, output_tokens FROM quota_usage ORDER BY bucket, period_type";
         let rows = scene.database().query(cells).await?;

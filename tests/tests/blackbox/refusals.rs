@@ -8,6 +8,7 @@ use http::Method;
 use minichat_core::ErrorCode;
 use minichat_tests::client::{Answer, Api};
 use minichat_tests::harness::{Env, Scene};
+use minichat_tests::manifest::PROVIDER_KEY;
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::{Ending, Scenario};
 use serde_json::{Value, json};
@@ -240,16 +241,31 @@ on_each_database! {
         let user_id = Uuid::new_v4();
         let user = scene.stack.caller(&scene.tenant, user_id)?;
         let chat = user.create_chat(None).await?;
-        let events = user.say(&chat, "PING").await?;
-        let mut seen: Vec<String> = events.0.iter().map(|event| event.data.to_string()).collect();
-        for path in ["/chats", "/models", "/quota/status", "/chats/xyz", "/nothing"] {
+        let mut seen = Vec::new();
+        let mut turns = Vec::new();
+        for content in ["PING", "ERROR", "TRUNCATE"] {
+            let stream = user.open(&chat, &json!({"content": content})).await?;
+            seen.push(format!("{:?}", stream.headers));
+            let events = stream.collect().await?;
+            seen.extend(events.0.iter().map(|event| event.data.to_string()));
+            let request = events.only("stream_started")?["request_id"].clone();
+            turns.push(format!("/chats/{chat}/turns/{}", request.as_str().unwrap_or_default()));
+        }
+        let created = user.post("/chats", &json!({"title": "a"})).await?;
+        seen.push(minichat_tests::harness::whole_text(&created));
+        let messages = format!("/chats/{chat}/messages");
+        let paths = ["/chats", "/models", "/models/prem", "/quota/status", "/chats/xyz", "/nothing", &messages];
+        for path in paths.into_iter().chain(turns.iter().map(String::as_str)) {
             seen.push(minichat_tests::harness::whole_text(&user.get(path).await?));
         }
-        let messages = user.get(&format!("/chats/{chat}/messages")).await?;
-        seen.push(minichat_tests::harness::whole_text(&messages));
-        let own = [scene.tenant.id.to_string(), user_id.to_string()];
+        let own = [
+            scene.tenant.id.to_string(),
+            user_id.to_string(),
+            scene.provider.addr.to_string(),
+        ];
+        let words = ["resp_", "at-provider", PROVIDER_KEY, "tenant_id", "user_id"];
         for text in seen {
-            for secret in own.iter().map(String::as_str).chain(["resp_", "tenant_id", "user_id"]) {
+            for secret in own.iter().map(String::as_str).chain(words) {
                 assert!(!text.contains(secret), "{secret} in {text}");
             }
         }

@@ -256,23 +256,27 @@ on_each_database! {
         house.check_untouched().await?;
     }
 
-    /// API-12, PLAT-135: unknown and suspended tenants, on every route.
+    /// API-12, PLAT-135: unknown, suspended and unlicensed tenants, on every
+    /// route.
     async fn no_route_serves_a_tenant_without_a_licence(env) {
         let house = House::open(&env).await?;
-        let mut suspended = house.other.clone();
-        suspended.spec()["suspended"] = json!(true);
-        house.stack.write_manifest("other", &suspended.manifest())?;
-        let is_suspended =
-            async || Ok(house.stack.configz(&suspended).await?["suspended"] == true);
-        house.stack.eventually("suspended", is_suspended).await?;
-        let callers = [
-            house.caller(&json!({"tenant_id": uuid::Uuid::new_v4()}))?,
-            house.caller(&json!({"tenant_id": suspended.id}))?,
-        ];
-        for call in calls(&house.things) {
-            for caller in &callers {
-                let answer = call.by(caller).await?;
-                check(&answer, 403, "feature_not_licensed", &call)?;
+        let unknown = house.caller(&json!({"tenant_id": uuid::Uuid::new_v4()}))?;
+        let unserved = house.caller(&json!({"tenant_id": house.other.id}))?;
+        for suspended in [true, false] {
+            let mut tenant = house.other.clone();
+            tenant.spec()["suspended"] = json!(suspended);
+            tenant.spec()["features"] = json!({"aiChat": suspended});
+            house.stack.write_manifest("other", &tenant.manifest())?;
+            let is_loaded = async || {
+                let loaded = house.stack.configz(&tenant).await?["suspended"] == suspended;
+                Ok(loaded && unserved.get("/models").await?.status == 403)
+            };
+            house.stack.eventually("loaded", is_loaded).await?;
+            for call in calls(&house.things) {
+                for caller in [&unknown, &unserved] {
+                    let answer = call.by(caller).await?;
+                    check(&answer, 403, "feature_not_licensed", &call)?;
+                }
             }
         }
         house.check_untouched().await?;
