@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use hdrhistogram::Histogram;
+use tokio::runtime::Runtime;
 
 use crate::cpu::{process_cpu_micros, process_rss_bytes};
 use crate::interrupt;
@@ -61,7 +62,7 @@ pub enum Part {
     Turns,
     /// Unpaced answers.
     Bursts,
-    /// Streams that are left.
+    /// Streams that are left, and streams that are stopped.
     Leaving,
 }
 
@@ -124,6 +125,11 @@ pub fn measure(
             .with_context(|| format!("{} in round {round}", running.subject.name()))?;
     }
     Ok(())
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build()
 }
 
 struct Measuring<'a> {
@@ -246,27 +252,40 @@ impl Measuring<'_> {
     }
 
     fn leaving(&mut self) -> anyhow::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let (running, provider) = (self.running, self.provider);
+        let (pace, count) = (&Pace::STEADY, self.load.left);
+        let streams = runtime()?.block_on(running.prepare_streams(pace, count))?;
+        let left = self.beside_a_crowd(load::leave(running.address(), provider, &streams))?;
+        self.record(Measure::LeaveP50Micros, quantile_micros(&left, 0.5));
+        self.record(Measure::LeaveP99Micros, quantile_micros(&left, 0.99));
+        let streams = runtime()?.block_on(running.prepare_stops(pace, count))?;
+        if !streams.is_empty() {
+            let stopped = self.beside_a_crowd(load::stop(running.address(), provider, &streams))?;
+            self.record(Measure::StopP50Micros, quantile_micros(&stopped, 0.5));
+            self.record(Measure::StopP99Micros, quantile_micros(&stopped, 0.99));
+        }
+        Ok(())
+    }
+
+    /// What `work` measures while many streams run.
+    fn beside_a_crowd<T>(
+        &self,
+        work: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
         let clients = self.load.open_streams;
         let streams = clients * self.load.streams_per_client;
-        let times = runtime.block_on(async {
-            let pace = &Pace::STEADY;
-            let crowd = self.plan(pace, clients, RAMP, streams).await?;
-            let left = self.running.prepare_streams(pace, self.load.left).await?;
-            let leaving = async {
+        let found = runtime()?.block_on(async {
+            let crowd = self.plan(&Pace::STEADY, clients, RAMP, streams).await?;
+            let work = async {
                 tokio::time::sleep(RAMP).await;
-                load::leave(self.running.address(), self.provider, &left).await
+                work.await
             };
-            let (crowd, times) = tokio::join!(load::run(crowd), leaving);
+            let (crowd, found) = tokio::join!(load::run(crowd), work);
             crowd?;
-            times
+            found
         })?;
         interrupt::check()?;
-        self.record(Measure::LeaveP50Micros, quantile_micros(&times, 0.5));
-        self.record(Measure::LeaveP99Micros, quantile_micros(&times, 0.99));
-        Ok(())
+        Ok(found)
     }
 
     /// Prepares the streams, then runs them with the clocks of the subject and of this process read before and
@@ -278,9 +297,7 @@ impl Measuring<'_> {
         ramp: Duration,
         streams: usize,
     ) -> anyhow::Result<Cost> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = runtime()?;
         let (subject, generator) = (self.running.pid(), std::process::id());
         runtime.block_on(async {
             let plan = self.plan(pace, clients, ramp, streams).await?;

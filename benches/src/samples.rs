@@ -29,6 +29,10 @@ pub enum Measure {
     LeaveP50Micros,
     /// The same, slowest hundredth.
     LeaveP99Micros,
+    /// From a client's request to stop an answer to the provider's connection being closed, while 200 streams run.
+    StopP50Micros,
+    /// The same, slowest hundredth.
+    StopP99Micros,
     /// Resident memory of the fresh process.
     IdleRssKilobytes,
     /// Growth of resident memory per stream while 200 streams run.
@@ -39,7 +43,7 @@ pub enum Measure {
 
 impl Measure {
     /// Every measure, in the order of the report.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::FirstTokenP50Micros,
         Self::FirstTokenP99Micros,
         Self::LoadedFirstTokenP50Micros,
@@ -52,6 +56,8 @@ impl Measure {
         Self::TurnsPerSecond,
         Self::LeaveP50Micros,
         Self::LeaveP99Micros,
+        Self::StopP50Micros,
+        Self::StopP99Micros,
         Self::IdleRssKilobytes,
         Self::StreamRssKilobytes,
         Self::GeneratorPercent,
@@ -72,6 +78,8 @@ impl Measure {
             Self::TurnsPerSecond => "turns_per_second",
             Self::LeaveP50Micros => "leave_p50_us",
             Self::LeaveP99Micros => "leave_p99_us",
+            Self::StopP50Micros => "stop_p50_us",
+            Self::StopP99Micros => "stop_p99_us",
             Self::IdleRssKilobytes => "idle_rss_kb",
             Self::StreamRssKilobytes => "stream_rss_kb",
             Self::GeneratorPercent => "generator_cpu_percent",
@@ -93,6 +101,8 @@ impl Measure {
             Self::TurnsPerSecond => "one-token turns per second",
             Self::LeaveP50Micros => "client leaves, provider left, 200 streams, p50 (µs)",
             Self::LeaveP99Micros => "client leaves, provider left, 200 streams, p99 (µs)",
+            Self::StopP50Micros => "client stops, provider left, 200 streams, p50 (µs)",
+            Self::StopP99Micros => "client stops, provider left, 200 streams, p99 (µs)",
             Self::IdleRssKilobytes => "idle RSS (kB)",
             Self::StreamRssKilobytes => "RSS per open stream (kB)",
             Self::GeneratorPercent => "load generator, 200 streams (% of a core)",

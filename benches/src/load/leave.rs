@@ -1,4 +1,4 @@
-//! Clients that leave: how soon the provider sees its connection closed.
+//! Clients that leave or stop their answer: how soon the provider sees its connection closed.
 
 use std::net::SocketAddr;
 
@@ -12,6 +12,15 @@ use super::events::EventReader;
 use super::reading::latencies;
 use crate::clock::monotonic_nanos;
 
+/// A stream that can be stopped by a request of its own.
+#[derive(Debug)]
+pub struct Stoppable {
+    /// Opens it.
+    pub stream: Bytes,
+    /// Stops it.
+    pub stop: Bytes,
+}
+
 /// Opens one stream after the other and leaves each at its first token. The times, in nanoseconds, are from closing
 /// the client's connection to the provider's notice that it was left, which the provider is asked for in turn.
 pub async fn leave(
@@ -20,20 +29,46 @@ pub async fn leave(
     requests: &[Bytes],
 ) -> anyhow::Result<Histogram<u64>> {
     let mut times = latencies()?;
-    let mut observer = Observer {
-        connection: Connection::new(provider),
-        request: Bytes::from(format!(
-            "GET /_control/stats HTTP/1.1\r\nhost: {provider}\r\n\r\n"
-        )),
-    };
+    let mut observer = Observer::new(provider);
     for request in requests {
         let before = observer.abandoned().await?;
         let left_at = open_and_leave(target, request).await?;
-        while observer.abandoned().await? == before {
-            let waited = monotonic_nanos() - left_at;
-            ensure!(waited < times.high(), "the provider is never left");
-        }
-        times.saturating_record(monotonic_nanos() - left_at);
+        times.saturating_record(observer.abandoned_since(before, left_at).await?);
+    }
+    Ok(times)
+}
+
+/// The same for streams that are stopped and read to their end. The times are from sending the request that stops a
+/// stream.
+pub async fn stop(
+    target: SocketAddr,
+    provider: SocketAddr,
+    streams: &[Stoppable],
+) -> anyhow::Result<Histogram<u64>> {
+    let mut times = latencies()?;
+    let mut observer = Observer::new(provider);
+    let mut asking = Connection::new(target);
+    for stream in streams {
+        let before = observer.abandoned().await?;
+        let token = Notify::new();
+        let stopping = async {
+            token.notified().await;
+            let stopped_at = monotonic_nanos();
+            let asked = asking.exchange(&stream.stop, |_, _| ());
+            let left = observer.abandoned_since(before, stopped_at);
+            let (asked, left) = tokio::join!(asked, left);
+            let status = asked?.status;
+            ensure!(status == 202, "a stop was answered with {status}");
+            left
+        };
+        let mut connection = Connection::new(target);
+        let mut events = EventReader::default();
+        let exchange = connection.exchange(&stream.stream, |bytes, _| {
+            events.feed(bytes, |_| token.notify_one());
+        });
+        let (ended, time) = tokio::join!(exchange, stopping);
+        ended?;
+        times.saturating_record(time?);
     }
     Ok(times)
 }
@@ -63,6 +98,23 @@ struct Observer {
 }
 
 impl Observer {
+    fn new(provider: SocketAddr) -> Self {
+        let request = format!("GET /_control/stats HTTP/1.1\r\nhost: {provider}\r\n\r\n");
+        Self {
+            connection: Connection::new(provider),
+            request: Bytes::from(request),
+        }
+    }
+
+    /// Nanoseconds from `left_at` until more than `before` answers were left.
+    async fn abandoned_since(&mut self, before: u64, left_at: u64) -> anyhow::Result<u64> {
+        while self.abandoned().await? == before {
+            let waited = monotonic_nanos() - left_at;
+            ensure!(waited < latencies()?.high(), "the provider is never left");
+        }
+        Ok(monotonic_nanos() - left_at)
+    }
+
     /// Answers that clients left before their end.
     async fn abandoned(&mut self) -> anyhow::Result<u64> {
         let mut body = Vec::new();

@@ -9,6 +9,6 @@ mod run;
 
 pub use connection::{Connection, Exchange};
 pub use events::{EventReader, Terminal};
-pub use leave::leave;
+pub use leave::{Stoppable, leave, stop};
 pub use reading::Reading;
 pub use run::{Plan, run};

@@ -13,7 +13,7 @@ use tokio::task::LocalSet;
 
 use super::pace::{Pace, post};
 use super::process::Process;
-use crate::load::Connection;
+use crate::load::{Connection, Stoppable};
 
 const TENANT_ID: &str = "6f1c2a52-9f6e-4f0b-9b7d-3f2f3c0f6a10";
 const USER_ID: &str = "0b8f0a3e-51d5-4c55-8a52-6d8a6b1d2c33";
@@ -70,18 +70,47 @@ pub(super) async fn prepare_streams(
     pace: &Pace,
     streams: usize,
 ) -> anyhow::Result<Vec<Bytes>> {
-    let left = Rc::new(Cell::new(streams));
-    let requests = Rc::new(RefCell::new(Vec::with_capacity(streams)));
+    let chats = prepare_chats(target, pace, streams).await?;
+    let request = |chat: &String| stream_request(target, chat);
+    Ok(chats.iter().map(request).collect())
+}
+
+/// The same with the requests that stop them.
+pub(super) async fn prepare_stops(
+    target: SocketAddr,
+    pace: &Pace,
+    streams: usize,
+) -> anyhow::Result<Vec<Stoppable>> {
+    let chats = prepare_chats(target, pace, streams).await?;
+    let stoppable = |chat: &String| Stoppable {
+        stream: stream_request(target, chat),
+        stop: post(
+            &target.to_string(),
+            &format!("{API}/chats/{chat}/turns/{chat}/cancel"),
+            &identity(),
+            "{}",
+        ),
+    };
+    Ok(chats.iter().map(stoppable).collect())
+}
+
+async fn prepare_chats(
+    target: SocketAddr,
+    pace: &Pace,
+    count: usize,
+) -> anyhow::Result<Vec<String>> {
+    let left = Rc::new(Cell::new(count));
+    let chats = Rc::new(RefCell::new(Vec::with_capacity(count)));
     let local = LocalSet::new();
-    let creators: Vec<_> = (0..CREATORS.min(streams))
+    let creators: Vec<_> = (0..CREATORS.min(count))
         .map(|_| {
-            let (left, requests, model) = (Rc::clone(&left), Rc::clone(&requests), pace.id);
+            let (left, chats, model) = (Rc::clone(&left), Rc::clone(&chats), pace.id);
             local.spawn_local(async move {
                 let mut connection = Connection::new(target);
                 while let Some(rest) = left.get().checked_sub(1) {
                     left.set(rest);
                     let chat = create_chat(&mut connection, target, model).await?;
-                    requests.borrow_mut().push(stream_request(target, &chat));
+                    chats.borrow_mut().push(chat);
                 }
                 anyhow::Ok(())
             })
@@ -91,7 +120,7 @@ pub(super) async fn prepare_streams(
     for creator in creators {
         creator.await??;
     }
-    Ok(requests.take())
+    Ok(chats.take())
 }
 
 async fn create_chat(
@@ -124,13 +153,14 @@ async fn create_chat(
         .to_owned())
 }
 
+/// The chat's id serves as the id of its only turn.
 fn stream_request(target: SocketAddr, chat: &str) -> Bytes {
     let path = format!("{API}/chats/{chat}/messages:stream");
     post(
         &target.to_string(),
         &path,
         &identity(),
-        r#"{"content":"Tell me more."}"#,
+        &format!(r#"{{"content":"Tell me more.","request_id":"{chat}"}}"#),
     )
 }
 

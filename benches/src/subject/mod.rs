@@ -12,6 +12,7 @@ use std::process::Command;
 use bytes::Bytes;
 use tempfile::TempDir;
 
+use crate::load::Stoppable;
 pub use pace::Pace;
 use process::{Process, free_address};
 
@@ -133,6 +134,18 @@ impl Running {
         }
         let request = pace.provider_request(&self.address.to_string());
         Ok(vec![request; streams])
+    }
+
+    /// The same with the requests that stop them; none for subjects that know no such request.
+    pub async fn prepare_stops(
+        &self,
+        pace: &Pace,
+        streams: usize,
+    ) -> anyhow::Result<Vec<Stoppable>> {
+        if self.subject.is_dataplane() {
+            return dataplane::prepare_stops(self.address, pace, streams).await;
+        }
+        Ok(Vec::new())
     }
 }
 
