@@ -1,20 +1,19 @@
 //! What the API server holds, as this process last saw it.
 
-use std::collections::BTreeSet;
-use std::fmt::Debug;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{StreamExt as _, pin_mut};
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::runtime::WatchStreamExt as _;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, Client, Resource};
 use minichat_core::TenantId;
 use minichat_crds::rendered_secret::{self, POOL_LABEL};
 use minichat_crds::{ChatQuota, ChatTenant};
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 
 use crate::index::{Index, Key, Keyed};
 use crate::issuers::DeliveredIssuers;
@@ -23,10 +22,11 @@ use crate::settings::Settings;
 use crate::telling::Telling;
 
 /// One watched kind in one namespace, or in all.
-pub(crate) struct Cache<K: Resource<DynamicType = ()> + 'static> {
+pub(crate) struct Cache<K: Keyed> {
     pub(crate) store: Store<K>,
     index: Index<K>,
-    is_synced: AtomicBool,
+    /// Whether store and index have been filled, and that has been told.
+    is_synced: watch::Sender<bool>,
     /// For people: `chattenants in namespace a`.
     name: String,
 }
@@ -51,14 +51,7 @@ pub(crate) struct Caches {
 
 impl<K> Cache<K>
 where
-    K: Resource<DynamicType = ()>
-        + Keyed
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: Keyed + DeserializeOwned,
 {
     fn start(
         api: Api<K>,
@@ -70,7 +63,7 @@ where
         let cache = Arc::new(Self {
             store,
             index: Index::default(),
-            is_synced: AtomicBool::new(false),
+            is_synced: watch::Sender::new(false),
             name,
         });
         tokio::spawn(follow(Arc::clone(&cache), api, config, writer, tell));
@@ -78,12 +71,12 @@ where
     }
 
     pub(crate) fn is_synced(&self) -> bool {
-        self.is_synced.load(Ordering::Acquire)
+        *self.is_synced.borrow()
     }
 
     pub(crate) async fn synced(&self) {
-        // Only a writer that is gone is an error, and then the process ends.
-        let _ = self.store.wait_until_ready().await;
+        // The sender lives as long as the cache.
+        let _ = self.is_synced.subscribe().wait_for(|is| *is).await;
     }
 
     fn having(&self, key: &Key) -> Vec<Arc<K>> {
@@ -134,16 +127,9 @@ async fn follow<K>(
     mut writer: reflector::store::Writer<K>,
     tell: impl Fn(Change<'_, K>),
 ) where
-    K: Resource<DynamicType = ()>
-        + Keyed
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: Keyed + DeserializeOwned,
 {
-    let events = watch(api, config).default_backoff();
+    let events = watcher::watcher(api, config).default_backoff();
     pin_mut!(events);
     let mut is_well = true;
     while let Some(event) = events.next().await {
@@ -157,17 +143,46 @@ async fn follow<K>(
                 continue;
             }
         };
+        // Of a list that is read anew nobody says what has changed.
+        let before = match event {
+            Event::InitDone if cache.is_synced() => cache.store.state(),
+            _ => Vec::new(),
+        };
         let old = cache.take(&event, &mut writer);
         match &event {
             Event::Apply(new) => tell(Change::Set { old, new }),
             Event::Delete(object) => tell(Change::Gone(object)),
             Event::InitDone => {
                 is_well = true;
-                cache.is_synced.store(true, Ordering::Release);
+                if cache.is_synced() {
+                    tell_missed(before, cache.store.state(), &tell);
+                }
                 tell(Change::Whole);
+                cache.is_synced.send_replace(true);
             }
             Event::Init | Event::InitApply(_) => {}
         }
+    }
+}
+
+/// Tells what happened while nobody watched.
+fn tell_missed<K: Keyed>(before: Vec<Arc<K>>, now: Vec<Arc<K>>, tell: &impl Fn(Change<'_, K>)) {
+    let version = |object: &K| {
+        let meta = object.meta();
+        (meta.uid.clone(), meta.resource_version.clone())
+    };
+    let before = before.into_iter();
+    let mut before: HashMap<_, _> = before
+        .map(|object| (ObjectRef::from_obj(object.as_ref()), object))
+        .collect();
+    for new in now {
+        let old = before.remove(&ObjectRef::from_obj(new.as_ref()));
+        if old.as_ref().is_none_or(|old| version(old) != version(&new)) {
+            tell(Change::Set { old, new: &new });
+        }
+    }
+    for gone in before.values() {
+        tell(Change::Gone(gone));
     }
 }
 
@@ -362,4 +377,46 @@ pub(crate) fn full_name<K: Resource>(object: &K) -> String {
         meta.namespace.as_deref().unwrap_or_default(),
         meta.name.as_deref().unwrap_or_default()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use minichat_crds::cases;
+    use serde_json::json;
+
+    use super::*;
+
+    fn quota(name: &str, version: u64) -> Arc<ChatQuota> {
+        let mut object = cases::quota();
+        object["metadata"] =
+            json!({"name": name, "namespace": "a", "resourceVersion": version.to_string()});
+        Arc::new(serde_json::from_value(object).unwrap())
+    }
+
+    /// K8S-11: an edit that no watch has shown is told as any other.
+    #[test]
+    fn of_a_list_that_is_read_anew_the_differences_are_told() {
+        let told = RefCell::new(Vec::new());
+        let tell = |change: Change<'_, ChatQuota>| {
+            told.borrow_mut().push(match change {
+                Change::Set { old, new } => {
+                    let what = if old.is_some() { "changed" } else { "new" };
+                    format!("{what} {}", new.metadata.name.clone().unwrap_or_default())
+                }
+                Change::Gone(old) => {
+                    format!("gone {}", old.metadata.name.clone().unwrap_or_default())
+                }
+                Change::Whole => "whole".to_owned(),
+            });
+        };
+        let before = vec![quota("same", 1), quota("edited", 1), quota("deleted", 1)];
+        let now = vec![quota("same", 1), quota("edited", 2), quota("made", 1)];
+        tell_missed(before, now, &tell);
+        assert_eq!(
+            *told.borrow(),
+            ["changed edited", "new made", "gone deleted"]
+        );
+    }
 }

@@ -2,7 +2,7 @@
 //! those whom it concerns without a look at all others (K8S-17).
 
 use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
+use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -26,7 +26,9 @@ pub(crate) enum Key {
 }
 
 /// Objects that are found by what they have in common.
-pub(crate) trait Keyed {
+pub(crate) trait Keyed:
+    Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static
+{
     fn keys(&self) -> HashSet<Key>;
 }
 
@@ -67,15 +69,15 @@ impl Keyed for Pod {
 type Objects<K> = HashMap<Key, HashSet<ObjectRef<K>>>;
 
 /// Who has which key.
-pub(crate) struct Index<K: Resource<DynamicType = ()>>(Mutex<Objects<K>>);
+pub(crate) struct Index<K: Keyed>(Mutex<Objects<K>>);
 
-impl<K: Resource<DynamicType = ()>> Default for Index<K> {
+impl<K: Keyed> Default for Index<K> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<K: Resource<DynamicType = ()> + Keyed> Index<K> {
+impl<K: Keyed> Index<K> {
     pub(crate) fn of(&self, key: &Key) -> Vec<ObjectRef<K>> {
         let objects = self.objects();
         objects.get(key).into_iter().flatten().cloned().collect()
@@ -118,7 +120,7 @@ impl<K: Resource<DynamicType = ()> + Keyed> Index<K> {
     }
 }
 
-fn insert<K: Resource<DynamicType = ()> + Keyed>(objects: &mut Objects<K>, new: &K) {
+fn insert<K: Keyed>(objects: &mut Objects<K>, new: &K) {
     let object = ObjectRef::from_obj(new);
     for key in new.keys() {
         objects.entry(key).or_default().insert(object.clone());

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
@@ -12,10 +13,14 @@ use minichat_core::TenantId;
 use minichat_crds::rendered_secret::{self, TENANT_KEY};
 use minichat_crds::{ChatTenant, render};
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use crate::cache::full_name;
 use crate::condition::{Reason, Type, find};
 use crate::index::Key;
+
+/// Longer than the API server takes to carry out a write and a cache to show it.
+pub(crate) const LIFETIME: Duration = Duration::from_mins(2);
 
 /// One entry of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,10 +58,10 @@ pub(crate) fn exclude_each_other(some: &[Listed], others: &[Listed]) -> bool {
 /// What the rendered Secrets of the pool list, and what those will that are being
 /// written: a cache shows a write a moment later.
 #[derive(Debug, Default)]
-pub(crate) struct DeliveredIssuers(Mutex<Index>);
+pub(crate) struct DeliveredIssuers(Mutex<Held>);
 
 #[derive(Debug, Default)]
-struct Index {
+struct Held {
     listed: HashMap<TenantId, Vec<Listed>>,
     tenants: HashMap<String, BTreeSet<TenantId>>,
     /// Writes that the cache has not shown yet, the latest last.
@@ -67,12 +72,13 @@ struct Index {
 #[derive(Debug)]
 struct Claimed {
     number: u64,
+    since: Instant,
     listed: Vec<Listed>,
 }
 
 /// The issuers of a Secret that is about to be written. They are the tenant's until
-/// a cache shows this write or a later one: whether one that failed or was given up
-/// took place is not known.
+/// a cache shows this write or a later one, or until [`LIFETIME`] is over: whether one
+/// that failed or was given up took place is not known.
 #[must_use]
 pub(crate) struct Claim {
     id: TenantId,
@@ -93,43 +99,43 @@ struct Entry {
 }
 
 impl DeliveredIssuers {
-    /// Takes note of `secret`; what was delivered before it.
+    /// Takes note of `secret`; what its tenant had before it.
     pub(crate) fn set(&self, secret: &Secret) -> Vec<Listed> {
         let delivered = delivered_by(secret);
-        delivered.map_or_else(Vec::new, |(id, listed)| self.index().set(id, listed))
+        delivered.map_or_else(Vec::new, |(id, listed)| self.held().set(id, listed))
     }
 
-    /// Forgets `secret`; what it delivered.
+    /// Forgets `secret`; what its tenant had with it.
     pub(crate) fn remove(&self, secret: &Secret) -> Vec<Listed> {
         let id = rendered_secret::tenant_of(&secret.name_any());
-        id.map(|id| self.index().set(id, Vec::new()))
+        id.map(|id| self.held().set(id, Vec::new()))
             .unwrap_or_default()
     }
 
     /// The tenant of `id` is gone, and with it what was written for it.
     pub(crate) fn forget_claims(&self, id: TenantId) {
-        self.index().claimed.remove(&id);
+        self.held().claimed.remove(&id);
     }
 
     /// The API server has refused the write.
     pub(crate) fn release(&self, claim: &Claim) {
-        self.index().release(claim);
+        self.held().release(claim);
     }
 
     /// Takes note of all Secrets there are. Writes that a list does not show may be
     /// younger than the list.
     pub(crate) fn replace<'a>(&self, secrets: impl IntoIterator<Item = &'a Secret>) {
         let delivered: Vec<_> = secrets.into_iter().filter_map(delivered_by).collect();
-        let mut index = self.index();
-        index.listed.clear();
-        index.tenants.clear();
+        let mut held = self.held();
+        held.listed.clear();
+        held.tenants.clear();
         for (id, listed) in delivered {
-            index.set(id, listed);
+            held.set(id, listed);
         }
     }
 
     pub(crate) fn of(&self, id: TenantId) -> Vec<Listed> {
-        self.index().of(id).cloned().collect()
+        self.held().of(id).cloned().collect()
     }
 
     /// Claims what `tenant` lists, before its Secret is written. `None` if an
@@ -138,27 +144,36 @@ impl DeliveredIssuers {
     pub(crate) fn claim(&self, tenant: &ChatTenant) -> Option<Claim> {
         let id = render::tenant_id(tenant);
         let listed = Listed::by_tenant(tenant);
-        let mut index = self.index();
+        let mut held = self.held();
         let is_free = |wanted: &Listed| {
-            index.of(id).any(|own| own == wanted)
-                || index.excluding(wanted).iter().all(|holder| *holder == id)
+            held.of(id).any(|own| own == wanted)
+                || held.excluding(wanted).iter().all(|holder| *holder == id)
         };
         if !listed.iter().all(is_free) {
             return None;
         }
-        index.claims += 1;
-        let number = index.claims;
-        let claimed = index.claimed.entry(id).or_default();
-        claimed.push(Claimed { number, listed });
+        held.claims += 1;
+        let number = held.claims;
+        let since = Instant::now();
+        held.claimed.retain(|_, claimed| {
+            claimed.retain(|claimed| claimed.since.elapsed() < LIFETIME);
+            !claimed.is_empty()
+        });
+        let claimed = held.claimed.entry(id).or_default();
+        claimed.push(Claimed {
+            number,
+            since,
+            listed,
+        });
         Some(Claim { id, number })
     }
 
     /// Tenants that are delivered with what `listed` excludes.
     pub(crate) fn excluding(&self, listed: &Listed) -> BTreeSet<TenantId> {
-        self.index().excluding(listed)
+        self.held().excluding(listed)
     }
 
-    fn index(&self) -> MutexGuard<'_, Index> {
+    fn held(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -176,10 +191,11 @@ fn delivered_by(secret: &Secret) -> Option<(TenantId, Vec<Listed>)> {
     Some((id, listed.collect()))
 }
 
-impl Index {
+impl Held {
     /// What `id` is delivered with, or will be.
     fn of(&self, id: TenantId) -> impl Iterator<Item = &Listed> {
         let claimed = self.claimed.get(&id).into_iter().flatten();
+        let claimed = claimed.filter(|claimed| claimed.since.elapsed() < LIFETIME);
         let listed = self.listed.get(&id).into_iter();
         let listed = listed.chain(claimed.map(|claimed| &claimed.listed));
         listed.flatten()
@@ -212,9 +228,9 @@ impl Index {
     }
 
     fn set(&mut self, id: TenantId, listed: Vec<Listed>) -> Vec<Listed> {
+        let before = self.of(id).cloned().collect();
         self.shows(id, &listed);
-        let before = self.listed.remove(&id).unwrap_or_default();
-        for entry in &before {
+        for entry in self.listed.remove(&id).iter().flatten() {
             if let Some(tenants) = self.tenants.get_mut(&entry.issuer) {
                 tenants.remove(&id);
                 if tenants.is_empty() {
@@ -470,7 +486,7 @@ mod tests {
         }
         delivered.set(&secret(OLD, &shared));
         delivered.set(&secret(NEW, &shared));
-        assert!(delivered.index().claimed.is_empty(), "nothing is kept");
+        assert!(delivered.held().claimed.is_empty(), "nothing is kept");
         let (old, new) = (tenant(OLD, &["https://z"]), tenant(NEW, &["https://z"]));
         let _ = delivered.claim(&old).unwrap();
         delivered.forget_claims(render::tenant_id(&old));
@@ -478,8 +494,8 @@ mod tests {
     }
 
     /// K8S, section 2, `auth.issuers`: a refused write ends its own claim alone.
-    #[test]
-    fn an_issuer_of_a_write_that_no_cache_shows_yet_outlives_a_later_refusal() {
+    #[tokio::test(start_paused = true)]
+    async fn an_issuer_of_a_write_that_no_cache_shows_yet_outlives_a_later_refusal() {
         let delivered = DeliveredIssuers::default();
         let (old, new) = (tenant(OLD, &["https://x"]), tenant(NEW, &["https://x"]));
         let _ = delivered.claim(&new).unwrap();
@@ -489,11 +505,17 @@ mod tests {
         assert!(delivered.claim(&tenant(OLD, &["https://y"])).is_some());
         delivered.forget_claims(render::tenant_id(&old));
 
+        // Nobody knows whether the write took place, until it cannot any more.
+        tokio::time::advance(LIFETIME).await;
+        let _ = delivered.claim(&old).unwrap();
+        delivered.forget_claims(render::tenant_id(&old));
+        let _ = delivered.claim(&new).unwrap();
+
         // The earlier write is shown before the later one is refused.
         let refused = delivered.claim(&tenant(NEW, &["https://y"])).unwrap();
         delivered.set(&secret(NEW, &["https://x"]));
         delivered.release(&refused);
-        assert!(delivered.index().claimed.is_empty(), "nothing is kept");
+        assert!(delivered.held().claimed.is_empty(), "nothing is kept");
         assert!(delivered.claim(&old).is_none());
     }
 

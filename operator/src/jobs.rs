@@ -8,7 +8,8 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, pin_mut};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use minichat_metrics::{JobReport, OperatorMetrics};
 use uuid::Uuid;
@@ -19,6 +20,8 @@ use crate::write::{WriteError, Writer};
 pub(crate) const REPORTED: &str = "minichat.dev/reported";
 /// When a mark that could not be set is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// Longer than an API server takes that answers at all.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Reads the reports of finished pods.
 pub(crate) struct Reports {
@@ -31,6 +34,8 @@ pub(crate) struct Reports {
     reader: String,
     /// Uids of Jobs that need no look any more.
     settled: HashSet<String>,
+    /// Reports that are to be added.
+    waiting: Vec<Waiting>,
 }
 
 /// A Job whose pod has ended, and what that left.
@@ -39,7 +44,15 @@ struct Finished {
     job: String,
     uid: String,
     pod: String,
-    message: String,
+    messages: Vec<String>,
+}
+
+struct Waiting {
+    job: String,
+    uid: String,
+    report: JobReport,
+    /// Whether a mark was sent, so that one that is found may be its own.
+    has_tried: bool,
 }
 
 impl Reports {
@@ -58,6 +71,7 @@ impl Reports {
             metrics,
             reader: Uuid::new_v4().to_string(),
             settled: HashSet::new(),
+            waiting: Vec::new(),
         }
     }
 
@@ -67,82 +81,126 @@ impl Reports {
         let events = watcher::watcher(self.pods.clone(), config).default_backoff();
         pin_mut!(events);
         let mut is_well = true;
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => {
-                    self.look(&pod).await;
-                }
-                // A Job that takes too long is ended by the deletion of its pod.
-                Ok(watcher::Event::Delete(pod)) => {
-                    self.look(&pod).await;
-                    if let Some((_, uid)) = job_of(&pod) {
-                        self.settled.remove(&uid);
+        let mut listed = HashSet::new();
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(event)) => {
+                        is_well = true;
+                        self.note(&event, &mut listed);
                     }
-                }
-                Ok(watcher::Event::Init | watcher::Event::InitDone) => is_well = true,
-                Err(error) => {
-                    if is_well {
-                        tracing::warn!(%error, watch = "pods of jobs", "a watch is interrupted; it is tried again");
+                    Some(Err(error)) => {
+                        if is_well {
+                            tracing::warn!(%error, watch = "pods of jobs", "a watch is interrupted; it is tried again");
+                        }
+                        is_well = false;
                     }
-                    is_well = false;
+                    None => return,
+                },
+                () = tokio::time::sleep(AGAIN), if !self.waiting.is_empty() => {}
+            }
+            self.settle().await;
+        }
+    }
+
+    /// `listed` are the Jobs of a list that is being read.
+    fn note(&mut self, event: &Event<Pod>, listed: &mut HashSet<String>) {
+        match event {
+            Event::Init => listed.clear(),
+            Event::InitApply(pod) => {
+                listed.extend(job_of(pod).map(|(_, uid)| uid));
+                self.look(pod);
+            }
+            Event::InitDone => self.settled.retain(|uid| listed.contains(uid)),
+            Event::Apply(pod) => self.look(pod),
+            // A Job that takes too long is ended by the deletion of its pod.
+            Event::Delete(pod) => {
+                self.look(pod);
+                if let Some((_, uid)) = job_of(pod) {
+                    self.settled.remove(&uid);
                 }
             }
         }
     }
 
-    async fn look(&mut self, pod: &Pod) {
+    /// Takes note of what `pod` has left, if it has ended.
+    fn look(&mut self, pod: &Pod) {
         let Some(finished) = finished(pod) else {
             return;
         };
-        if self.settled.contains(&finished.uid) {
+        let Finished {
+            job,
+            uid,
+            pod,
+            messages,
+        } = finished;
+        let is_waiting = self.waiting.iter().any(|waiting| waiting.uid == uid);
+        if is_waiting || self.settled.contains(&uid) {
             return;
         }
-        match JobReport::parse(&finished.message) {
-            Ok(report) => {
-                while let Err(error) = self.take(&finished, &report).await {
-                    if matches!(error, WriteError::NotLeading) {
-                        return;
-                    }
-                    tracing::warn!(job = finished.job, %error, "a Job cannot be marked; it is tried again");
-                    tokio::time::sleep(AGAIN).await;
-                }
+        let reports = messages.iter().map(|message| JobReport::parse(message));
+        match reports.reduce(Result::or) {
+            Some(Ok(report)) => self.waiting.push(Waiting {
+                job,
+                uid,
+                report,
+                has_tried: false,
+            }),
+            Some(Err(error)) => {
+                tracing::warn!(job, pod, %error, "a Job has left no report");
+                self.settled.insert(uid);
             }
-            Err(error) => {
-                tracing::warn!(job = finished.job, pod = finished.pod, %error, "a Job has left no report");
-            }
+            None => {}
         }
-        self.settled.insert(finished.uid);
     }
 
-    /// The mark comes first: whoever sets it adds the report. A mark whose answer was
-    /// lost is found to be this process's own.
-    async fn take(&self, finished: &Finished, report: &JobReport) -> Result<(), WriteError> {
-        loop {
-            let job = self.jobs.get_opt(&finished.job).await?;
-            let Some(job) = job.filter(|job| job.uid().as_ref() == Some(&finished.uid)) else {
-                tracing::warn!(
-                    job = finished.job,
-                    "a Job is gone, and nobody knows whether its report was read"
-                );
-                return Ok(());
+    /// Adds what is waiting; what cannot be added now is tried again.
+    async fn settle(&mut self) {
+        for mut waiting in std::mem::take(&mut self.waiting) {
+            let taken = tokio::time::timeout(PATIENCE, self.take(&mut waiting)).await;
+            let error = match taken {
+                Ok(Ok(true)) => {
+                    self.settled.insert(waiting.uid);
+                    continue;
+                }
+                Ok(Ok(false)) => "it has changed meanwhile".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
             };
-            match job.annotations().get(REPORTED) {
-                Some(reader) if *reader != self.reader => return Ok(()),
-                Some(_) => {}
-                None => {
-                    if !self.writer.mark_job(&job, REPORTED, &self.reader).await? {
-                        continue;
-                    }
+            let job = &waiting.job;
+            tracing::warn!(job, error, "a Job cannot be marked; it is tried again");
+            self.waiting.push(waiting);
+        }
+    }
+
+    /// Whether nothing is left to do. The mark comes first: whoever sets it adds the
+    /// report, also when the answer to it is lost.
+    async fn take(&self, waiting: &mut Waiting) -> Result<bool, WriteError> {
+        let job = self.jobs.get_opt(&waiting.job).await?;
+        let Some(job) = job.filter(|job| job.uid().as_ref() == Some(&waiting.uid)) else {
+            tracing::warn!(
+                job = waiting.job,
+                "a Job is gone, and nobody knows whether its report was read"
+            );
+            return Ok(true);
+        };
+        match job.annotations().get(REPORTED) {
+            Some(reader) if !waiting.has_tried || *reader != self.reader => return Ok(true),
+            Some(_) => {}
+            None => {
+                waiting.has_tried = true;
+                if !self.writer.mark_job(&job, REPORTED, &self.reader).await? {
+                    return Ok(false);
                 }
             }
-            self.metrics.job_reported(report);
-            tracing::info!(
-                job = finished.job,
-                orphans = report.count("orphan_finalized"),
-                "the report of a Job is added to the metrics"
-            );
-            return Ok(());
         }
+        self.metrics.job_reported(&waiting.report);
+        tracing::info!(
+            job = waiting.job,
+            orphans = waiting.report.count("orphan_finalized"),
+            "the report of a Job is added to the metrics"
+        );
+        Ok(true)
     }
 }
 
@@ -158,14 +216,17 @@ fn job_of(pod: &Pod) -> Option<(String, String)> {
 fn finished(pod: &Pod) -> Option<Finished> {
     let (job, uid) = job_of(pod)?;
     let containers = pod.status.as_ref()?.container_statuses.iter().flatten();
-    let mut ended =
-        containers.filter_map(|container| container.state.as_ref()?.terminated.as_ref());
-    let message = ended.find_map(|ended| ended.message.clone())?;
+    let ended = containers.filter_map(|container| container.state.as_ref()?.terminated.as_ref());
+    // Of an injected container's, too.
+    let messages: Vec<_> = ended.filter_map(|ended| ended.message.clone()).collect();
+    if messages.is_empty() {
+        return None;
+    }
     Some(Finished {
         job,
         uid,
         pod: pod.name_any(),
-        message,
+        messages,
     })
 }
 
@@ -191,7 +252,10 @@ mod tests {
         let ended =
             |message: Option<&str>| json!({"terminated": {"exitCode": 0, "message": message}});
         let found = finished(&pod(owner("Job"), ended(Some("{}")))).unwrap();
-        assert_eq!((found.job.as_str(), found.message.as_str()), ("j", "{}"));
+        assert_eq!(
+            (found.job.as_str(), found.messages),
+            ("j", vec!["{}".to_owned()])
+        );
         assert_eq!(finished(&pod(owner("Job"), ended(None))), None);
         assert_eq!(finished(&pod(owner("ReplicaSet"), ended(Some("{}")))), None);
         assert_eq!(finished(&pod(owner("Job"), json!({"running": {}}))), None);

@@ -16,6 +16,7 @@ use minichat_metrics::{ReconcileKind, ReconcileLoop};
 use minichat_telemetry::metrics::MetricsSettings;
 use minichat_telemetry::{Lifecycle, metrics};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, Span};
 
@@ -38,7 +39,7 @@ use crate::{admin, chat_quota, chat_tenant, garbage};
 const RENDERED_AT_ONCE: u16 = 16;
 const OBJECTS_AT_ONCE: u16 = 128;
 /// One of so many places is for objects that have not changed.
-const SWEPT: u16 = 2;
+const SWEPT: u16 = 4;
 
 /// An operator that works.
 pub struct Running {
@@ -47,6 +48,8 @@ pub struct Running {
     admin: Lifecycle,
     leadership: Leadership,
     tasks: JoinSet<()>,
+    /// Told when a loop has ended, which none does by itself.
+    broken: Arc<Notify>,
 }
 
 /// Starts watching, and working once this process may write. The cluster is that
@@ -127,12 +130,18 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
         quota_failures: Backoff::new(),
     });
     tracing::info!(%admin_addr, namespace, pool = settings.pool, "started");
-    tasks.spawn(work(context, settings, leadership.clone(), lanes, reports));
+    let broken = Arc::new(Notify::new());
+    let (told, leads) = (Arc::clone(&broken), leadership.clone());
+    tasks.spawn(async move {
+        work(context, settings, leads, lanes, reports).await;
+        told.notify_one();
+    });
     Ok(Running {
         admin_addr,
         admin,
         leadership,
         tasks,
+        broken,
     })
 }
 
@@ -140,9 +149,14 @@ impl Running {
     /// Returns when the process must end by itself, with the reason.
     pub async fn ended(&self) -> anyhow::Error {
         let mut leadership = self.leadership.clone();
-        leadership.acquired().await;
-        leadership.lost().await;
-        anyhow::anyhow!("the Lease is lost; another process leads now")
+        let lost = async {
+            leadership.acquired().await;
+            leadership.lost().await;
+        };
+        tokio::select! {
+            () = lost => anyhow::anyhow!("the Lease is lost; another process leads now"),
+            () = self.broken.notified() => anyhow::anyhow!("a loop has ended that never should"),
+        }
     }
 
     /// Stops working.
@@ -153,7 +167,7 @@ impl Running {
     }
 }
 
-/// The loops, from the moment this process leads.
+/// The loops, from the moment this process leads. Returns when one has ended.
 async fn work(
     context: Arc<Context>,
     settings: Settings,
@@ -216,7 +230,9 @@ async fn work(
             |context| &context.quota_failures,
         ));
     }
-    while loops.join_next().await.is_some() {}
+    if let Some(Err(error)) = loops.join_next().await {
+        tracing::error!(%error, "a loop has ended");
+    }
 }
 
 /// One lane for each scope; each object goes to the lane of its namespace.

@@ -76,7 +76,9 @@ impl Telling {
             Change::Gone(tenant) => {
                 let id = render::tenant_id(tenant);
                 self.propagation.forget(&ObjectRef::from_obj(*tenant));
-                self.issuers.forget_claims(id);
+                if self.having(&Key::TenantId(id)).is_empty() {
+                    self.issuers.forget_claims(id);
+                }
                 self.siblings(tenant);
                 self.rivals(id, &Listed::by_tenant(tenant));
                 self.quotas_of(tenant);

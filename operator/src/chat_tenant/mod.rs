@@ -17,6 +17,7 @@ use minichat_crds::{ChatTenant, render as rendering};
 
 use crate::condition::{Reason, Type, Verdict};
 use crate::context::{Context, ReconcileError};
+use crate::issuers::LIFETIME;
 use crate::write::{FINALIZER, WriteError};
 
 use build::Build;
@@ -79,7 +80,13 @@ pub(crate) async fn render(
         .propagation
         .looked(&ObjectRef::from_obj(tenant), delivers);
     apply::remove_others(&context.writer, &seen).await?;
-    Ok(Action::await_change())
+    // A claim ends without a change that would be told.
+    let is_contested = seen.contested.is_some();
+    Ok(if is_contested {
+        Action::requeue(LIFETIME)
+    } else {
+        Action::await_change()
+    })
 }
 
 /// What is right and wrong with the tenant, and what must be written for it.

@@ -96,9 +96,12 @@ fn on_postgres_a_watchdog_looks_every_minute_and_never_twice_at_once() -> anyhow
     assert_eq!(cron["schedule"], "* * * * *");
     assert_eq!(cron["concurrencyPolicy"], "Forbid");
     assert_eq!(cron["startingDeadlineSeconds"], 120);
+    let kept = |what: &str| cron[format!("{what}JobsHistoryLimit")].clone();
+    assert_eq!((kept("successful"), kept("failed")), (json!(1), json!(3)));
     let job = &cron["jobTemplate"]["spec"];
     assert_eq!(job["activeDeadlineSeconds"], 50);
     assert_eq!(job["backoffLimit"], 0);
+    assert_eq!(job["ttlSecondsAfterFinished"], 3600);
     assert_eq!(job["podReplacementPolicy"], "Failed");
     let pod = &job["template"]["spec"];
     assert_eq!(pod["restartPolicy"], "Never");
