@@ -9,7 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::Parser;
 use minichat_benches::cpu::processor_model;
 use minichat_benches::goals::judge;
@@ -110,7 +110,8 @@ fn setup(arguments: &Arguments) -> anyhow::Result<Setup> {
             arguments.subjects.iter().any(|name| name == subject.name())
         }
     };
-    let subjects = Subject::ALL.into_iter().filter(wanted).collect();
+    let subjects: Vec<_> = Subject::ALL.into_iter().filter(wanted).collect();
+    ensure!(!subjects.is_empty(), "none of --subjects is one");
     Ok(Setup {
         binaries,
         postgres_url,

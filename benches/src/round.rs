@@ -109,7 +109,8 @@ pub fn measure(
     samples: &mut Samples,
 ) -> anyhow::Result<()> {
     let fleet = Fleet::start(setup)?;
-    let mut order: Vec<&Running> = fleet.running().iter().collect();
+    let is_wanted = |running: &&Running| setup.subjects.contains(&running.subject);
+    let mut order: Vec<&Running> = fleet.running().iter().filter(is_wanted).collect();
     let shift = round as usize % order.len();
     order.rotate_left(shift);
     for running in order {
