@@ -207,8 +207,10 @@ fn migrate(config: Option<&Path>) -> anyhow::Result<bool> {
     })
 }
 
+/// One thread for everything but the connections, which have their own.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
         .build()
 }

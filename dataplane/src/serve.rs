@@ -15,7 +15,8 @@ use minichat_provider::{ClientSettings, ProviderClient};
 use minichat_store::{DatabaseSettings, Store};
 use minichat_telemetry::admin::{self, Readiness};
 use minichat_telemetry::{
-    Exposition, Lifecycle, MetricsSettings, Signal, Terminations, Tracer, metrics,
+    Exposition, Lifecycle, MetricsSettings, Runtimes, Signal, Terminations, Tracer, Workers,
+    metrics,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -44,6 +45,8 @@ pub struct Running {
     application: Listener,
     admin: Listener,
     source: ConfigSource,
+    /// Serve the application's connections.
+    workers: Workers,
     /// The process that owns a `SQLite` file hosts its own watchdog (D16).
     watchdog: Option<WatchdogHost>,
     /// Hears what other processes of the same PostgreSQL want stopped (D3).
@@ -96,11 +99,13 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
     let lifecycle = Lifecycle::default();
     let admin_router = admin_router(&app, &source, exposition, &lifecycle);
     let stops = app.store.stop_requests().await;
+    let workers = Workers::per_core().context("the threads for connections cannot be started")?;
     let running = Running {
         stops: stops.map(|stops| tokio::spawn(turn::obey(app.turns.clone(), stops))),
         app_addr: application.local_addr()?,
         admin_addr: admin.local_addr()?,
-        application: Listener::serve(
+        application: Listener::serve_on(
+            workers.runtimes(),
             application,
             http::router(Arc::clone(&app), tracer),
             lifecycle,
@@ -109,6 +114,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
         watchdog: host(&app),
         app,
         source,
+        workers,
     };
     tracing::info!(app_addr = %running.app_addr, admin_addr = %running.admin_addr, "serving");
     Ok(running)
@@ -207,11 +213,21 @@ struct Listener {
 
 impl Listener {
     fn serve(listener: TcpListener, router: Router, lifecycle: Lifecycle) -> Self {
-        let task = tokio::spawn(minichat_telemetry::serve(
-            listener,
-            router,
-            lifecycle.clone(),
-        ));
+        Self::serve_on(Runtimes::default(), listener, router, lifecycle)
+    }
+
+    fn serve_on(
+        runtimes: Runtimes,
+        listener: TcpListener,
+        router: Router,
+        lifecycle: Lifecycle,
+    ) -> Self {
+        let task = tokio::spawn({
+            let lifecycle = lifecycle.clone();
+            async move {
+                minichat_telemetry::serve_on(&runtimes, listener, router, lifecycle).await;
+            }
+        });
         Self { lifecycle, task }
     }
 }
@@ -238,6 +254,7 @@ impl Running {
             mut application,
             admin,
             source,
+            workers,
             watchdog,
             stops,
         } = self;
@@ -253,6 +270,7 @@ impl Running {
         // A request that was being admitted at the cut has opened its turn
         // since then.
         drain::finalized(&app.turns, GOODBYE).await;
+        drop(workers);
         if let Some(stops) = stops {
             stops.abort();
         }

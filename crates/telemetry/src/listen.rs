@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tower::ServiceExt;
 
 use crate::shutdown::Lifecycle;
+use crate::workers::Runtimes;
 
 /// The peer of the TCP connection, as an extension of every request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +37,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 ///
 /// Dropping the future cuts the connections that are still open.
 pub async fn serve(listener: TcpListener, app: Router, lifecycle: Lifecycle) {
+    serve_on(&Runtimes::default(), listener, app, lifecycle).await;
+}
+
+/// [`serve`], with each connection on the one of `runtimes` that has least to
+/// do when it comes.
+pub async fn serve_on(
+    runtimes: &Runtimes,
+    listener: TcpListener,
+    app: Router,
+    lifecycle: Lifecycle,
+) {
     let mut connections = JoinSet::new();
     let mut refusing = pin!(lifecycle.refusing.fired());
     let mut stopping = pin!(lifecycle.stopping.fired());
@@ -47,7 +59,12 @@ pub async fn serve(listener: TcpListener, app: Router, lifecycle: Lifecycle) {
             Some(ended) = connections.join_next() => report_panic(ended),
             accepted = listener.accept() => match accepted {
                 Ok((socket, peer)) => {
-                    connections.spawn(connection(socket, peer, app.clone(), lifecycle.clone()));
+                    let (app, lifecycle) = (app.clone(), lifecycle.clone());
+                    if let Some(runtime) = runtimes.idlest() {
+                        connections.spawn_on(moved(socket, peer, app, lifecycle), runtime);
+                    } else {
+                        connections.spawn(connection(socket, peer, app, lifecycle));
+                    }
                 }
                 Err(error) => refuse(&error).await,
             },
@@ -56,6 +73,23 @@ pub async fn serve(listener: TcpListener, app: Router, lifecycle: Lifecycle) {
     drop(listener);
     while let Some(ended) = connections.join_next().await {
         report_panic(ended);
+    }
+}
+
+/// Serves a connection that another runtime accepted.
+fn moved(
+    socket: TcpStream,
+    peer: SocketAddr,
+    app: Router,
+    lifecycle: Lifecycle,
+) -> impl Future<Output = ()> {
+    // Leaves the runtime that accepted it, to be watched by this one.
+    let socket = socket.into_std();
+    async move {
+        match socket.and_then(TcpStream::from_std) {
+            Ok(socket) => connection(socket, peer, app, lifecycle).await,
+            Err(error) => tracing::error!(%error, "a connection cannot change its thread"),
+        }
     }
 }
 

@@ -7,7 +7,6 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -18,8 +17,8 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 
-use super::origin::Origin;
 use super::poller::Poller;
+use super::pool::Place;
 use super::transport::{Dialer, Transport};
 use crate::request::StartedFlag;
 
@@ -27,13 +26,13 @@ pub(crate) struct Connection {
     sender: SendRequest<RequestBody>,
     driver: http1::Connection<TokioIo<Transport>, RequestBody>,
     is_closed: bool,
-    pub(super) origin: Arc<Origin>,
+    pub(super) place: Place,
 }
 
 impl Connection {
     /// Establishes a connection; no request is sent.
-    pub(super) async fn establish(origin: Arc<Origin>, dialer: &Dialer) -> io::Result<Self> {
-        let transport = Transport::connect(&origin, dialer).await?;
+    pub(super) async fn establish(place: Place, dialer: &Dialer) -> io::Result<Self> {
+        let transport = Transport::connect(&place.origin, dialer).await?;
         let (sender, driver) = http1::handshake(TokioIo::new(transport))
             .await
             .map_err(io::Error::other)?;
@@ -41,7 +40,7 @@ impl Connection {
             sender,
             driver,
             is_closed: false,
-            origin,
+            place,
         };
         connection.is_usable();
         Ok(connection)
@@ -81,7 +80,7 @@ impl Connection {
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
-            .field("origin", &self.origin)
+            .field("place", &self.place)
             .field("is_closed", &self.is_closed)
             .finish_non_exhaustive()
     }

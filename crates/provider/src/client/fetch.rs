@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +13,7 @@ use tokio::time::timeout;
 use super::ProviderClient;
 use super::connection::{Connection, Exchange, RequestBody};
 use super::origin::Origin;
+use super::pool::Place;
 use crate::request::StartedFlag;
 
 /// How much of a document is read, and for how long.
@@ -83,7 +83,7 @@ impl ProviderClient {
         request: Request<RequestBody>,
         max_bytes: usize,
     ) -> Result<Vec<u8>, FetchError> {
-        let mut connection = Connection::establish(Arc::new(origin), &self.inner.dialer)
+        let mut connection = Connection::establish(Place::here(origin), &self.inner.dialer)
             .await
             .map_err(|error| FetchError::Broken(error.to_string()))?;
         let response = connection

@@ -20,6 +20,7 @@ use connection::Connection;
 pub(crate) use connection::Exchange;
 pub use fetch::{FetchError, FetchLimits};
 use origin::Origin;
+use pool::Place;
 pub(crate) use pool::Pool;
 use transport::Dialer;
 
@@ -125,22 +126,23 @@ impl ProviderClient {
         mut ready: ReadyConnection,
         call: &ProviderCall<'_>,
     ) -> Result<ProviderStream, Failure> {
-        let fits = |connection: &mut Connection| *connection.origin == Origin::of(call.provider);
+        let fits =
+            |connection: &mut Connection| *connection.place.origin == Origin::of(call.provider);
         let connection = ready.connection.take_if(fits);
         drop(ready);
         open::open(self, connection, call).await
     }
 
     async fn checkout(&self, provider: &Provider) -> Result<Connection, Failure> {
-        let origin = Origin::of(provider);
-        match self.inner.pool.take(&origin) {
+        let place = Place::here(Origin::of(provider));
+        match self.inner.pool.take(&place) {
             Some(connection) => Ok(connection),
-            None => self.establish(origin, provider.timeouts.connect).await,
+            None => self.establish(place, provider.timeouts.connect).await,
         }
     }
 
-    async fn establish(&self, origin: Origin, limit: Duration) -> Result<Connection, Failure> {
-        let connect = Connection::establish(Arc::new(origin), &self.inner.dialer);
+    async fn establish(&self, place: Place, limit: Duration) -> Result<Connection, Failure> {
+        let connect = Connection::establish(place, &self.inner.dialer);
         let expires_at = Instant::now() + limit;
         timeout_at(expires_at, connect)
             .await

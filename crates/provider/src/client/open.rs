@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::{Connection, Exchange};
 use super::origin::Origin;
+use super::pool::Place;
 use super::{ProviderClient, head};
 use crate::adapter;
 use crate::failure::{Failure, FailureKind, TimeoutStage};
@@ -81,9 +82,9 @@ async fn attempt_twice(
     );
     tokio::time::sleep(pause).await;
     // Idle connections may have died together with the first one.
-    let origin = Origin::of(call.provider);
+    let place = Place::here(Origin::of(call.provider));
     let fresh = client
-        .establish(origin, call.provider.timeouts.connect)
+        .establish(place, call.provider.timeouts.connect)
         .await;
     attempt(client, fresh, call, body, total_at)
         .await

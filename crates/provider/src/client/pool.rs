@@ -1,4 +1,5 @@
-//! Idle connections by origin.
+//! Idle connections by origin, of each runtime its own: a connection that
+//! another one watches would wake two threads for each piece of an answer.
 //!
 //! Nobody waits on an idle connection. One sweeper looks at all of them every
 //! few seconds and drops those that the other side closed or that grew old; a
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::runtime;
 use tokio::time::Instant;
 
 use super::ClientSettings;
@@ -23,10 +25,28 @@ const DRAIN: Duration = Duration::from_secs(2);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(crate) struct Pool {
-    idle: Mutex<HashMap<Arc<Origin>, Vec<Idle>>>,
+    idle: Mutex<HashMap<Place, Vec<Idle>>>,
     sweeper: Once,
     max_idle_per_origin: usize,
     idle_timeout: Duration,
+}
+
+/// Where a connection leads, and which runtime watches it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Place {
+    pub(super) origin: Arc<Origin>,
+    pub(super) runtime: Option<runtime::Id>,
+}
+
+impl Place {
+    /// `origin` as seen from here.
+    pub(super) fn here(origin: Origin) -> Self {
+        let runtime = runtime::Handle::try_current().ok();
+        Self {
+            origin: Arc::new(origin),
+            runtime: runtime.map(|it| it.id()),
+        }
+    }
 }
 
 struct Idle {
@@ -45,9 +65,9 @@ impl Pool {
     }
 
     /// Takes the connection to `origin` that was used last.
-    pub(super) fn take(&self, origin: &Origin) -> Option<Connection> {
+    pub(super) fn take(&self, place: &Place) -> Option<Connection> {
         let mut idle = self.lock();
-        let connections = idle.get_mut(origin)?;
+        let connections = idle.get_mut(place)?;
         while let Some(mut idle) = connections.pop() {
             if idle.since.elapsed() < self.idle_timeout && idle.connection.is_usable() {
                 return Some(idle.connection);
@@ -62,7 +82,7 @@ impl Pool {
             return;
         }
         let mut idle = self.lock();
-        let connections = idle.entry(Arc::clone(&connection.origin)).or_default();
+        let connections = idle.entry(connection.place.clone()).or_default();
         if connections.len() < self.max_idle_per_origin {
             connections.push(Idle {
                 connection,
@@ -108,7 +128,7 @@ impl Pool {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<Origin>, Vec<Idle>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Place, Vec<Idle>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -31,6 +31,28 @@ async fn answers_share_a_kept_alive_connection() {
     assert!(connections < 5, "{connections} connections for 5 answers");
 }
 
+/// Another runtime's connection would wake two threads for each piece.
+#[tokio::test]
+async fn a_connection_is_kept_for_the_runtime_that_made_it() {
+    let setup = std::sync::Arc::new(Setup::responses().await);
+    let client = setup.client.clone();
+    let ahead = async || client.connect_ahead(&setup.provider).await.unwrap();
+    drop(ahead().await);
+    let elsewhere = std::sync::Arc::clone(&setup);
+    let asked = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(elsewhere.ask("PING")).unwrap();
+    });
+    asked.await.unwrap();
+    let connections = || setup.server.stats().connections_total;
+    assert_eq!(connections(), 2);
+    drop(ahead().await);
+    assert_eq!(connections(), 2);
+}
+
 /// PLAT-105
 #[tokio::test]
 async fn providers_that_close_after_each_answer_work() {

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::workers::Workers;
 
 async fn start(app: Router) -> (SocketAddr, Lifecycle, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -177,4 +178,58 @@ async fn a_panic_costs_only_its_own_connection() {
     let mut socket = TcpStream::connect(address).await.unwrap();
     send(&mut socket, "/").await;
     read_to(&mut socket, "hello").await;
+}
+
+/// What a connection starts stays on its thread.
+#[tokio::test]
+async fn connections_are_spread_over_the_workers() {
+    async fn thread() -> String {
+        let here = || std::thread::current().name().unwrap().to_owned();
+        let started = tokio::spawn(async move { here() }).await.unwrap();
+        format!("{}, {started}!", here())
+    }
+    let workers = Workers::start(2).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let lifecycle = Lifecycle::default();
+    let server = tokio::spawn({
+        let (runtimes, lifecycle) = (workers.runtimes(), lifecycle.clone());
+        let app = Router::new().route("/", get(thread));
+        async move { serve_on(&runtimes, listener, app, lifecycle).await }
+    });
+    let mut sockets = Vec::new();
+    let mut threads = Vec::new();
+    for _ in 0..2 {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        send(&mut socket, "/").await;
+        let answer = read_to(&mut socket, "!").await;
+        threads.push(answer.lines().last().unwrap().to_owned());
+        sockets.push(socket);
+    }
+    threads.sort();
+    assert_eq!(threads, ["worker-0, worker-0!", "worker-1, worker-1!"]);
+    lifecycle.stopping.fire();
+    server.await.unwrap();
+    drop(workers);
+}
+
+/// Whoever still reads when the workers end reads no more.
+#[tokio::test]
+async fn workers_that_end_cut_what_they_serve() {
+    let workers = Workers::start(1).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (app, events) = scripted();
+    let server = tokio::spawn({
+        let runtimes = workers.runtimes();
+        async move { serve_on(&runtimes, listener, app, Lifecycle::default()).await }
+    });
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    send(&mut socket, "/events").await;
+    events.send("begun").unwrap();
+    read_to(&mut socket, "begun\r\n").await;
+    drop(workers);
+    events.closed().await;
+    assert!(!server.is_finished(), "others are still accepted");
+    server.abort();
 }
