@@ -1,6 +1,7 @@
 //! Clients that leave or stop their answer: how soon the provider sees its connection closed.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
@@ -29,7 +30,7 @@ pub async fn leave(
     requests: &[Bytes],
 ) -> anyhow::Result<Histogram<u64>> {
     let mut times = latencies()?;
-    let mut observer = Observer::new(provider);
+    let mut observer = Observer::new(provider, times.high());
     for request in requests {
         let before = observer.abandoned().await?;
         let left_at = open_and_leave(target, request).await?;
@@ -46,7 +47,7 @@ pub async fn stop(
     streams: &[Stoppable],
 ) -> anyhow::Result<Histogram<u64>> {
     let mut times = latencies()?;
-    let mut observer = Observer::new(provider);
+    let mut observer = Observer::new(provider, times.high());
     let mut asking = Connection::new(target);
     for stream in streams {
         let before = observer.abandoned().await?;
@@ -63,12 +64,23 @@ pub async fn stop(
         };
         let mut connection = Connection::new(target);
         let mut events = EventReader::default();
+        let has_token = AtomicBool::new(false);
         let exchange = connection.exchange(&stream.stream, |bytes, _| {
-            events.feed(bytes, |_| token.notify_one());
+            events.feed(bytes, |_| {
+                has_token.store(true, Ordering::Relaxed);
+                token.notify_one();
+            });
         });
-        let (ended, time) = tokio::join!(exchange, stopping);
-        ended?;
-        times.saturating_record(time?);
+        let reading = async {
+            let ended = exchange.await?;
+            ensure!(
+                has_token.load(Ordering::Relaxed),
+                "no token was there to stop at: {ended:?}"
+            );
+            Ok(())
+        };
+        let ((), time) = tokio::try_join!(reading, stopping)?;
+        times.saturating_record(time);
     }
     Ok(times)
 }
@@ -95,14 +107,17 @@ async fn open_and_leave(target: SocketAddr, request: &[u8]) -> anyhow::Result<u6
 struct Observer {
     connection: Connection,
     request: Bytes,
+    /// Nanoseconds.
+    patience: u64,
 }
 
 impl Observer {
-    fn new(provider: SocketAddr) -> Self {
+    fn new(provider: SocketAddr, patience: u64) -> Self {
         let request = format!("GET /_control/stats HTTP/1.1\r\nhost: {provider}\r\n\r\n");
         Self {
             connection: Connection::new(provider),
             request: Bytes::from(request),
+            patience,
         }
     }
 
@@ -110,7 +125,7 @@ impl Observer {
     async fn abandoned_since(&mut self, before: u64, left_at: u64) -> anyhow::Result<u64> {
         while self.abandoned().await? == before {
             let waited = monotonic_nanos() - left_at;
-            ensure!(waited < latencies()?.high(), "the provider is never left");
+            ensure!(waited < self.patience, "the provider is never left");
         }
         Ok(monotonic_nanos() - left_at)
     }
