@@ -1,9 +1,10 @@
 //! What the API server holds, as this process last saw it.
 
 use std::collections::{BTreeSet, HashMap};
+use std::future::ready;
 use std::sync::Arc;
 
-use futures_util::{StreamExt as _, pin_mut};
+use futures_util::{Stream, StreamExt as _, pin_mut};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -129,32 +130,18 @@ async fn follow<K>(
 ) where
     K: Keyed + DeserializeOwned,
 {
-    let events = watcher::watcher(api, config).default_backoff();
+    let events = watched(api, config, cache.name.clone());
     pin_mut!(events);
-    let mut is_well = true;
     while let Some(event) = events.next().await {
-        let event = match event {
-            Ok(event) => event,
-            Err(error) => {
-                if is_well {
-                    tracing::warn!(%error, watch = cache.name, "a watch is interrupted; it is tried again");
-                }
-                is_well = false;
-                continue;
-            }
-        };
         // Of a list that is read anew nobody says what has changed.
-        let before = match event {
-            Event::InitDone if cache.is_synced() => cache.store.state(),
-            _ => Vec::new(),
-        };
+        let is_anew = matches!(event, Event::InitDone) && cache.is_synced();
+        let before = is_anew.then(|| cache.store.state());
         let old = cache.take(&event, &mut writer);
         match &event {
             Event::Apply(new) => tell(Change::Set { old, new }),
             Event::Delete(object) => tell(Change::Gone(object)),
             Event::InitDone => {
-                is_well = true;
-                if cache.is_synced() {
+                if let Some(before) = before {
                     tell_missed(before, cache.store.state(), &tell);
                 }
                 tell(Change::Whole);
@@ -163,6 +150,33 @@ async fn follow<K>(
             Event::Init | Event::InitApply(_) => {}
         }
     }
+}
+
+/// The events of a watch for ever; that it is interrupted is logged once, until it
+/// is whole again. `name` is for people.
+pub(crate) fn watched<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    name: String,
+) -> impl Stream<Item = Event<K>>
+where
+    K: Keyed + DeserializeOwned,
+{
+    let mut is_well = true;
+    let events = watcher::watcher(api, config).default_backoff();
+    events.filter_map(move |event| {
+        match &event {
+            Ok(Event::InitDone) => is_well = true,
+            Ok(_) => {}
+            Err(error) => {
+                if is_well {
+                    tracing::warn!(%error, watch = name, "a watch is interrupted; it is tried again");
+                }
+                is_well = false;
+            }
+        }
+        ready(event.ok())
+    })
 }
 
 /// Tells what happened while nobody watched.

@@ -8,12 +8,12 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, pin_mut};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use minichat_metrics::{JobReport, OperatorMetrics};
 use uuid::Uuid;
 
+use crate::cache::watched;
 use crate::write::{WriteError, Writer};
 
 /// On a Job whose report is taken care of: by whom.
@@ -60,8 +60,7 @@ impl Reports {
         client: &Client,
         namespace: &str,
         selector: &str,
-        writer: Writer,
-        metrics: Arc<dyn OperatorMetrics>,
+        (writer, metrics): (Writer, Arc<dyn OperatorMetrics>),
     ) -> Self {
         Self {
             jobs: Api::namespaced(client.clone(), namespace),
@@ -78,23 +77,13 @@ impl Reports {
     /// Runs while this process leads.
     pub(crate) async fn follow(mut self) {
         let config = watcher::Config::default().labels(&self.selector);
-        let events = watcher::watcher(self.pods.clone(), config).default_backoff();
+        let events = watched(self.pods.clone(), config, "pods of jobs".to_owned());
         pin_mut!(events);
-        let mut is_well = true;
         let mut listed = HashSet::new();
         loop {
             tokio::select! {
                 event = events.next() => match event {
-                    Some(Ok(event)) => {
-                        is_well = true;
-                        self.note(&event, &mut listed);
-                    }
-                    Some(Err(error)) => {
-                        if is_well {
-                            tracing::warn!(%error, watch = "pods of jobs", "a watch is interrupted; it is tried again");
-                        }
-                        is_well = false;
-                    }
+                    Some(event) => self.note(&event, &mut listed),
                     None => return,
                 },
                 () = tokio::time::sleep(AGAIN), if !self.waiting.is_empty() => {}

@@ -101,13 +101,8 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
     let router = admin::router(exposition, Arc::clone(&caches));
     tasks.spawn(minichat_telemetry::serve(listener, router, admin.clone()));
     let writer = Writer::new(client.clone(), leadership.clone(), namespace.clone());
-    let reports = Reports::new(
-        &client,
-        &namespace,
-        &settings.job_selector,
-        writer.clone(),
-        Arc::clone(&metrics),
-    );
+    let counted = (writer.clone(), Arc::clone(&metrics));
+    let reports = Reports::new(&client, &namespace, &settings.job_selector, counted);
     let context = Arc::new(Context {
         writer,
         pool: Pool::start(Arc::clone(&caches), settings.pod_admin_port),
@@ -131,11 +126,8 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
     });
     tracing::info!(%admin_addr, namespace, pool = settings.pool, "started");
     let broken = Arc::new(Notify::new());
-    let (told, leads) = (Arc::clone(&broken), leadership.clone());
-    tasks.spawn(async move {
-        work(context, settings, leads, lanes, reports).await;
-        told.notify_one();
-    });
+    let work = work(context, settings, leadership.clone(), lanes, reports);
+    tasks.spawn(watched_over(work, Arc::clone(&broken)));
     Ok(Running {
         admin_addr,
         admin,
@@ -143,6 +135,12 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
         tasks,
         broken,
     })
+}
+
+/// Tells `broken` when `work` has ended.
+async fn watched_over(work: impl Future<Output = ()>, broken: Arc<Notify>) {
+    work.await;
+    broken.notify_one();
 }
 
 impl Running {

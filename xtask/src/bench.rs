@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: builds everything optimised and runs the side-by-side benchmark of `benches/`.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use clap::Args;
@@ -38,19 +39,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.scale {
         return run_at_scale(options.tenants);
     }
-    let build = ["build", "--release", "--locked", "--bins"];
-    let packages = [
-        "-p",
+    let programs = build_optimised(&[
         "minichat-benches",
-        "-p",
         "minichat-dataplane",
-        "-p",
         "minichat-scripted-provider",
-    ];
-    process::run("cargo build", workspace::cargo().args(build).args(packages))?;
+    ])?;
     Package::new("nginx", "nginx-light").ensure(Vec::new)?;
     let postgres = Postgres::start(Durability::Durable, Reach::Loopback)?;
-    let mut command = Command::new(workspace::target().join("release/minichat-bench"));
+    let mut command = Command::new(programs.join("minichat-bench"));
     command
         .current_dir(workspace::root())
         .arg("--postgres-url")
@@ -70,17 +66,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 
 /// Prints what it measures, of programs that are built optimised.
 fn run_at_scale(tenants: Option<usize>) -> anyhow::Result<()> {
-    let build = ["build", "--release", "--locked", "--bins"];
-    let packages = ["-p", "minichat-dataplane", "-p", "minichat-operator"];
-    process::run("cargo build", workspace::cargo().args(build).args(packages))?;
+    let programs = build_optimised(&["minichat-dataplane", "minichat-operator"])?;
     let mut command = benchmark("minichat-scale-bench")?;
-    command
-        .arg("--programs")
-        .arg(workspace::target().join("release"));
+    command.arg("--programs").arg(programs);
     if let Some(tenants) = tenants {
         command.arg("--tenants").arg(tenants.to_string());
     }
     process::run("the benchmark", &mut command)
+}
+
+/// Directory of the programs of `packages`.
+fn build_optimised(packages: &[&str]) -> anyhow::Result<PathBuf> {
+    let build = ["build", "--release", "--locked", "--bins"];
+    let packages = packages.iter().flat_map(|package| ["-p", package]);
+    process::run("cargo build", workspace::cargo().args(build).args(packages))?;
+    Ok(workspace::target().join("release"))
 }
 
 /// A benchmark of `minichat-tests`, built.

@@ -22,10 +22,10 @@ pub(crate) fn cargo() -> Command {
     let mut command = Command::new(program);
     command.current_dir(root());
     // What cargo tells this program of its own package would have build scripts of others run anew.
+    let is_of_package =
+        |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     for (name, _) in env::vars_os() {
-        let of_package = ["CARGO_PKG_", "CARGO_MANIFEST_"];
-        let text = name.to_string_lossy();
-        if of_package.iter().any(|start| text.starts_with(start)) {
+        if is_of_package(&name.to_string_lossy()) {
             command.env_remove(&name);
         }
     }

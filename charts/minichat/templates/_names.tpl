@@ -44,6 +44,12 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
+{{/* The same in one line, as API calls take it. */}}
+{{- define "minichat.labelSelector" -}}
+{{- $root := index . 0 -}}
+{{- printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s,app.kubernetes.io/component=%s" (include "minichat.name" $root) $root.Release.Name (index . 1) -}}
+{{- end }}
+
 {{/* Labels of an object: list of root and component. */}}
 {{- define "minichat.labels" -}}
 {{- $root := index . 0 -}}

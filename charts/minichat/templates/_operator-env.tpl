@@ -6,9 +6,9 @@
 - name: MINICHAT_OPERATOR_POOL
   value: {{ $pool.name | quote }}
 - name: MINICHAT_OPERATOR_POD_SELECTOR
-  value: {{ printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s,app.kubernetes.io/component=pool" (include "minichat.name" .) .Release.Name }}
+  value: {{ include "minichat.labelSelector" (list . "pool") }}
 - name: MINICHAT_OPERATOR_JOB_SELECTOR
-  value: {{ printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s,app.kubernetes.io/component=watchdog" (include "minichat.name" .) .Release.Name }}
+  value: {{ include "minichat.labelSelector" (list . "watchdog") }}
 - name: MINICHAT_OPERATOR_WATCH_NAMESPACES
   value: {{ join "," .Values.operator.namespaces | quote }}
 - name: MINICHAT_OPERATOR_ALLOW_HTTP

@@ -54,10 +54,8 @@ impl Site {
 
     /// Labels of the pods of jobs, as the chart tells the operator.
     fn job_labels(&self) -> anyhow::Result<Value> {
-        let container = &self.chart("Deployment")?["spec"]["template"]["spec"]["containers"][0];
-        let mut variables = container["env"].as_array().into_iter().flatten();
-        let selector = variables.find(|one| one["name"] == "MINICHAT_OPERATOR_JOB_SELECTOR");
-        let selector = selector.and_then(|one| one["value"].as_str());
+        let variables = self.operator_variables()?;
+        let selector = variables.get("MINICHAT_OPERATOR_JOB_SELECTOR");
         let labels = selector.context("no selector")?.split(',');
         let labels = labels.map(|label| label.split_once('=').context("no label"));
         let labels: anyhow::Result<serde_json::Map<_, _>> = labels

@@ -199,12 +199,7 @@ impl Site {
     /// The same; whether it must hold the Lease to work.
     pub async fn operator_elected(&self, elected: bool) -> anyhow::Result<Operator> {
         let kubeconfig = self.kubeconfig("Deployment").await?;
-        let container = &self.chart("Deployment")?["spec"]["template"]["spec"]["containers"][0];
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let variables = container["env"].as_array().into_iter().flatten();
-        let mut variables: BTreeMap<_, _> = variables
-            .filter_map(|one| Some((text(&one["name"])?, text(&one["value"])?)))
-            .collect();
+        let mut variables = self.operator_variables()?;
         let mut set = |name: &str, value: String| {
             variables.insert(format!("MINICHAT_OPERATOR_{name}"), value);
         };
@@ -217,6 +212,15 @@ impl Site {
             self.log("operator"),
         )
         .await
+    }
+
+    /// What the chart tells the operator by variables with a value.
+    fn operator_variables(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        let container = &self.chart("Deployment")?["spec"]["template"]["spec"]["containers"][0];
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let variables = container["env"].as_array().into_iter().flatten();
+        let pairs = variables.filter_map(|one| Some((text(&one["name"])?, text(&one["value"])?)));
+        Ok(pairs.collect())
     }
 
     /// Starts a data plane of the pool under the chart's `ServiceAccount`; `settings` are variables, one to a line.

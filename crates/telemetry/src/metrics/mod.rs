@@ -39,7 +39,7 @@ pub enum MetricsError {
 pub fn start(
     settings: MetricsSettings<'_>,
 ) -> Result<(Arc<dyn Metrics>, Exposition), MetricsError> {
-    let (instruments, exposition) = start_rows(&CATALOGUE.iter().collect::<Vec<_>>(), settings)?;
+    let (instruments, exposition) = start_rows(CATALOGUE.iter(), settings)?;
     Ok((Arc::new(instruments), exposition))
 }
 
@@ -48,18 +48,19 @@ pub fn start_operator(
     settings: MetricsSettings<'_>,
 ) -> Result<(Arc<dyn OperatorMetrics>, Exposition), MetricsError> {
     let rows = OPERATOR.iter().chain(OF_JOBS.map(Family::row));
-    let (instruments, exposition) = start_rows(&rows.collect::<Vec<_>>(), settings)?;
+    let (instruments, exposition) = start_rows(rows, settings)?;
     Ok((Arc::new(instruments), exposition))
 }
 
 fn start_rows(
-    rows: &[&'static Row],
+    rows: impl Iterator<Item = &'static Row>,
     settings: MetricsSettings<'_>,
 ) -> Result<(instruments::Instruments, Exposition), MetricsError> {
+    let rows: Vec<_> = rows.collect();
     let prefix = prefix::parse(settings.prefix)?;
     let limits = capped_ids::Limits::new(settings.max_label_values);
-    let (provider, exposition) = exposition::start(rows, |row| limits.label_sets(row), prefix)?;
-    let instruments = instruments::Instruments::new(rows, &provider, prefix, limits);
+    let (provider, exposition) = exposition::start(&rows, |row| limits.label_sets(row), prefix)?;
+    let instruments = instruments::Instruments::new(&rows, &provider, prefix, limits);
     Ok((instruments, exposition))
 }
 
