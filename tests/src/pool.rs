@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use http::Method;
 use http_body_util::BodyExt as _;
@@ -90,7 +90,14 @@ impl PostgresPool {
             });
         }
         let all_run = async || Ok(self.sum("mini_chat_active_streams").await? == count);
-        eventually("streams are open", all_run).await?;
+        tokio::select! {
+            all_run = eventually("all streams open", all_run) => all_run?,
+            // No answer has ended, so this is why not all will run.
+            Some(ended) = streams.join_next() => {
+                let Answered { chat, events, .. } = ended??;
+                bail!("the answer in {chat} ended before all were open: {events:?}");
+            }
+        }
         Ok((streams, (0..count).map(|n| words(n).concat()).collect()))
     }
 
