@@ -18,7 +18,6 @@ mod garbage;
 mod index;
 mod issuers;
 mod jobs;
-mod leader;
 mod numbers;
 mod pool;
 mod propagation;

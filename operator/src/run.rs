@@ -12,6 +12,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Config, Resource};
 use minichat_core::{Clock, SystemClock};
 use minichat_crds::{RenderSettings, Revisions};
+use minichat_lease::{Candidate, Election, Leadership};
 use minichat_metrics::{ReconcileKind, ReconcileLoop};
 use minichat_telemetry::metrics::MetricsSettings;
 use minichat_telemetry::{Lifecycle, metrics};
@@ -24,14 +25,13 @@ use crate::backoff::Backoff;
 use crate::cache::{Caches, full_name};
 use crate::context::{Context, DEADLINE, ReconcileError};
 use crate::jobs::Reports;
-use crate::leader::{Election, Leadership};
 use crate::numbers::Numbers;
 use crate::pool::Pool;
 use crate::propagation::Propagation;
 use crate::queue::{Gate, Lane, Lanes, Queues, ordered, queue};
 use crate::settings::Settings;
 use crate::telling::Telling;
-use crate::write::Writer;
+use crate::write::{MANAGER, Writer};
 use crate::{admin, chat_quota, chat_tenant, garbage};
 
 /// Tenants in work at once, in each loop. Waiting for pods costs nothing, so the
@@ -47,6 +47,8 @@ pub struct Running {
     pub admin_addr: SocketAddr,
     admin: Lifecycle,
     leadership: Leadership,
+    /// Unless it works alone.
+    election: Option<Election>,
     tasks: JoinSet<()>,
     /// Told when a loop has ended, which none does by itself.
     broken: Arc<Notify>,
@@ -82,16 +84,19 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
         Arc::clone(&metrics),
     );
     let caches = Caches::start(&client, &settings, &namespace, &telling);
-    let leadership = if settings.leader_election {
-        Election::start(
-            client.clone(),
-            &namespace,
-            identity.clone(),
-            Arc::clone(&clock),
-        )
-    } else {
-        Leadership::Alone
-    };
+    let election = settings.leader_election.then(|| {
+        let candidate = Candidate {
+            client: client.clone(),
+            namespace: namespace.clone(),
+            name: MANAGER.to_owned(),
+            identity: identity.clone(),
+            manager: MANAGER,
+        };
+        candidate.run(Arc::clone(&clock))
+    });
+    let leadership = election
+        .as_ref()
+        .map_or(Leadership::Alone, Election::leadership);
     let listener = TcpListener::bind(settings.admin_addr)
         .await
         .with_context(|| format!("--admin-addr: cannot listen on {}", settings.admin_addr))?;
@@ -132,6 +137,7 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
         admin_addr,
         admin,
         leadership,
+        election,
         tasks,
         broken,
     })
@@ -157,10 +163,13 @@ impl Running {
         }
     }
 
-    /// Stops working.
+    /// Stops working, and lets another process begin at once.
     pub async fn stop(mut self) {
         self.admin.stopping.fire();
         self.tasks.shutdown().await;
+        if let Some(election) = self.election {
+            election.resign().await;
+        }
         tracing::info!("stopped");
     }
 }

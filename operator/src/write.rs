@@ -8,11 +8,10 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use minichat_crds::ChatTenant;
+use minichat_lease::Leadership;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-
-use crate::leader::Leadership;
 
 /// The field manager of every write.
 pub(crate) const MANAGER: &str = "minichat-operator";

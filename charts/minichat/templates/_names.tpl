@@ -28,12 +28,26 @@
 {{- include "minichat.fullname" . }}-watchdog
 {{- end }}
 
+{{/* On SQLite the pool's pod looks itself: nobody else can open its file. */}}
+{{- define "minichat.hasWatchdog" -}}
+{{- if and (include "minichat.onPostgres" .) (dig "orphan_watchdog" "enabled" true .Values.pool.config) }}true{{ end -}}
+{{- end }}
+
+{{/* Held by whoever looks after the database. */}}
+{{- define "minichat.watchdogLease" -}}
+{{- include "minichat.fullname" . }}-orphan-watchdog
+{{- end }}
+
 {{- define "minichat.operatorServiceAccount" -}}
 {{- default (include "minichat.operator" .) .Values.operator.serviceAccount.name -}}
 {{- end }}
 
 {{- define "minichat.poolServiceAccount" -}}
 {{- default (include "minichat.pool" .) .Values.pool.serviceAccount.name -}}
+{{- end }}
+
+{{- define "minichat.watchdogServiceAccount" -}}
+{{- default (include "minichat.watchdog" .) .Values.watchdog.serviceAccount.name -}}
 {{- end }}
 
 {{/* What never changes, for selectors: list of root and component. */}}

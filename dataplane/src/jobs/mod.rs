@@ -3,6 +3,7 @@
 //! timer inside the process that owns a `SQLite` file (D16).
 
 mod host;
+mod lease;
 pub mod process;
 mod report_file;
 mod stored_price;

@@ -9,10 +9,11 @@ use anyhow::Context as _;
 use minichat_config::process::{DatabaseUrl, JobConfig};
 use minichat_core::SystemClock;
 use minichat_metrics::JobMetrics;
-use minichat_store::{DatabaseSettings, Store};
+use minichat_store::{DatabaseSettings, Store, StoreError};
 use minichat_telemetry::Signal;
 use serde::Serialize;
 
+use super::lease::JobLease;
 use super::report_file::ReportFile;
 use super::{Report, Watchdog};
 
@@ -34,17 +35,25 @@ pub async fn watchdog(
 ) -> anyhow::Result<bool> {
     let metrics = Arc::new(JobMetrics::default());
     let mut file = ReportFile::open("watchdog", config.job.report_file.as_deref())?;
+    let store = match open(config, false).await {
+        // No process has ever served this database, so none has left a turn.
+        Err(error) if interval.is_none() && is_empty(&error) => {
+            file.write(&metrics);
+            let report = Report::default();
+            return print_report(&report).map(|()| true);
+        }
+        opened => opened?,
+    };
     let watchdog = Watchdog {
-        store: open(config, false).await?,
+        store,
         metrics: metrics.clone(),
         timeout: config.orphan_watchdog.timeout,
     };
+    let lease = JobLease::connect(config.job.lease.as_deref()).await?;
     loop {
-        let report = watchdog.run_telling(stop, || file.write(&metrics)).await;
-        print(&Line {
-            job: "watchdog",
-            report: &report,
-        })?;
+        let run = async |stop: &Signal| watchdog.run_telling(stop, || file.write(&metrics)).await;
+        let report = lease.hold(stop, run).await;
+        print_report(&report)?;
         let Some(interval) = interval.filter(|_| !stop.is_fired()) else {
             return Ok(report.is_success());
         };
@@ -53,6 +62,19 @@ pub async fn watchdog(
             () = stop.fired() => return Ok(report.is_success()),
         }
     }
+}
+
+/// Whether the database has no schema at all.
+fn is_empty(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref();
+    matches!(error, Some(StoreError::OlderSchema { found: 0, .. }))
+}
+
+fn print_report(report: &Report) -> anyhow::Result<()> {
+    print(&Line {
+        job: "watchdog",
+        report,
+    })
 }
 
 /// Brings the schema of the database up to date. Safe to run at any time and

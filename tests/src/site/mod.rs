@@ -3,6 +3,7 @@
 mod job;
 mod pod;
 mod process;
+mod watchdog;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -30,6 +31,7 @@ use uuid::Uuid;
 pub use pod::Pod;
 use pod::Template;
 pub use process::Operator;
+pub use watchdog::Watchdog;
 
 /// How long something may take that is no matter of seconds.
 pub const WITHIN: Duration = Duration::from_mins(1);
@@ -261,10 +263,14 @@ impl Site {
     }
 
     async fn kubeconfig(&self, workload: &str) -> anyhow::Result<PathBuf> {
-        let account = self.account(workload)?;
+        self.kubeconfig_of(&self.account(workload)?).await
+    }
+
+    /// For who is the `ServiceAccount`.
+    async fn kubeconfig_of(&self, account: &str) -> anyhow::Result<PathBuf> {
         let path = self.directory.path().join(format!("{account}.kubeconfig"));
         let admin = self.tier.kubeconfig();
-        cluster::service_account_kubeconfig(&admin, &self.namespace, &account, &path).await?;
+        cluster::service_account_kubeconfig(&admin, &self.namespace, account, &path).await?;
         Ok(path)
     }
 

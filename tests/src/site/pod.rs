@@ -117,6 +117,11 @@ impl Pod {
         Ok(())
     }
 
+    /// SIGKILL.
+    pub async fn kill(self) -> anyhow::Result<()> {
+        self.process.kill().await
+    }
+
     /// `user` of `tenant` at this pod.
     pub fn caller(&self, tenant: &Tenant, user: Uuid) -> anyhow::Result<Http> {
         self.api.acting_as(tenant.id, user)

@@ -83,7 +83,7 @@ fn on_postgres_the_pool_is_a_deployment_that_rolls_without_a_gap() -> anyhow::Re
     Ok(())
 }
 
-/// TURN-59, TURN-64, K8S-40, K8S-41, K8S-71
+/// TURN-59, TURN-61, TURN-64, K8S-40, K8S-41, K8S-71
 #[test]
 fn on_postgres_a_watchdog_looks_every_minute_and_never_twice_at_once() -> anyhow::Result<()> {
     assert!(render(&[])?.names("CronJob").is_empty());
@@ -105,12 +105,24 @@ fn on_postgres_a_watchdog_looks_every_minute_and_never_twice_at_once() -> anyhow
     assert_eq!(job["podReplacementPolicy"], "Failed");
     let pod = &job["template"]["spec"];
     assert_eq!(pod["restartPolicy"], "Never");
-    assert_eq!(pod["automountServiceAccountToken"], false);
     let container = &pod["containers"][0];
     let pool = &rendered.get("Deployment", POOL)?["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["image"], pool["image"]);
-    // The database and nothing else: no shared secret, no tenant.
-    assert_eq!(container["env"], json!([pool["env"][1]]));
+    // The database and a Lease, and nothing else: no shared secret, no tenant.
+    let lease = "minichat-orphan-watchdog";
+    let told = json!([pool["env"][1], {"name": "MINICHAT_JOB_LEASE", "value": lease}]);
+    assert_eq!(container["env"], told);
+    assert_eq!(pod["serviceAccountName"], WATCHDOG);
+    assert_eq!(
+        rendered.get("Role", WATCHDOG)?["rules"],
+        json!([
+            {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
+            {
+                "apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
+                "resourceNames": [lease], "verbs": ["get", "patch"],
+            },
+        ])
+    );
     assert_eq!(pod["volumes"].as_array().map(Vec::len), Some(1));
 
     let long = "fullnameOverride=a-name-that-is-as-long-as-names-of-releases";

@@ -13,6 +13,8 @@ mod issuers;
 mod jobs;
 #[cfg(test)]
 mod outages;
+#[cfg(test)]
+mod watchdog;
 
 #[cfg(test)]
 fn programs() -> minichat_tests::site::Programs {

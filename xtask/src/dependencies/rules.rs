@@ -9,6 +9,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("minichat-config", &["minichat-core"]),
     ("minichat-identity", &["minichat-core"]),
     ("minichat-crds", &["minichat-config", "minichat-core"]),
+    ("minichat-lease", &["minichat-core"]),
     (
         "minichat-telemetry",
         &["minichat-config", "minichat-metrics"],
@@ -22,6 +23,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "minichat-core",
             "minichat-crds",
             "minichat-identity",
+            "minichat-lease",
             "minichat-metrics",
             "minichat-provider",
             "minichat-store",
@@ -34,6 +36,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "minichat-config",
             "minichat-core",
             "minichat-crds",
+            "minichat-lease",
             "minichat-metrics",
             "minichat-telemetry",
         ],
@@ -98,6 +101,7 @@ const OWNERS: &[(&str, &[&str])] = &[
         &[
             "minichat-crds",
             "minichat-dataplane",
+            "minichat-lease",
             "minichat-operator",
             "minichat-tests",
         ],
@@ -107,6 +111,7 @@ const OWNERS: &[(&str, &[&str])] = &[
         &[
             "minichat-crds",
             "minichat-dataplane",
+            "minichat-lease",
             "minichat-operator",
             "minichat-tests",
         ],

@@ -397,4 +397,10 @@ pub(super) const KEYS: &[Key] = &[
         "",
         "File in which `watchdog` leaves what it counted, for whoever has metrics to add it to; without it `/dev/termination-log`, if that exists.",
     ),
+    key(
+        "job.lease",
+        Kind::Text,
+        "",
+        "Lease that `watchdog` holds while it looks, in the namespace of its pod or of `KUBECONFIG`, so that one process at a time looks after a database; without it nobody is asked.",
+    ),
 ];

@@ -66,13 +66,17 @@ pub(super) fn load_job(
         database: database(&mut settings),
         logging: logging(&mut settings),
         orphan_watchdog: orphan_watchdog(&mut settings),
-        job: Job {
-            report_file: Some(settings.text("job.report_file"))
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from),
-        },
+        job: job(&mut settings),
     };
     settings.faults.into_result(config)
+}
+
+fn job(settings: &mut Settings) -> Job {
+    let mut text = |key| Some(settings.text(key)).filter(|text| !text.is_empty());
+    Job {
+        report_file: text("job.report_file").map(PathBuf::from),
+        lease: text("job.lease"),
+    }
 }
 
 fn logging(settings: &mut Settings) -> Logging {

@@ -265,6 +265,8 @@ pub struct JobConfig {
 pub struct Job {
     /// Where the counts are left (K8S-44); `None`: where Kubernetes looks.
     pub report_file: Option<PathBuf>,
+    /// The name of the Lease that is held while the job works (TURN-61).
+    pub lease: Option<String>,
 }
 
 /// What happens after SIGTERM (D29).

@@ -358,6 +358,24 @@ pub(super) const VALUES: &[ChartValue] = &[
         "Seconds after which a search is ended; less than the period of the schedule. What it has not reached the next one finds.",
     ),
     value(
+        "watchdog.serviceAccount.create",
+        Kind::Bool,
+        "true",
+        "Whether the chart makes the watchdog's ServiceAccount.",
+    ),
+    value(
+        "watchdog.serviceAccount.name",
+        Kind::Text(OBJECT_NAME),
+        "\"\"",
+        "Its name; empty = made of the release's.",
+    ),
+    value(
+        "watchdog.serviceAccount.annotations",
+        Kind::TextByName,
+        "{}",
+        "Its annotations.",
+    ),
+    value(
         "watchdog.resources",
         Kind::Resources,
         r#"{"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}}"#,

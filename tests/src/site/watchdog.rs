@@ -1,0 +1,103 @@
+//! The watchdog of a pool on PostgreSQL: the program of the chart's `CronJob`, under its `ServiceAccount`.
+
+use std::process::ExitStatus;
+
+use anyhow::Context as _;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::process::Logged;
+use super::{Site, WITHIN, eventually, rendered};
+
+const LEASE: &str = "MINICHAT_JOB_LEASE";
+
+/// A run that looks once.
+pub struct Watchdog(Logged);
+
+impl Site {
+    /// Starts one, with the rights that the chart gives it.
+    pub async fn watchdog(&self) -> anyhow::Result<Watchdog> {
+        let chart = self.chart_on_postgres()?;
+        for object in &chart {
+            let kind = object["kind"].as_str().unwrap_or_default();
+            let is_its = object["metadata"]["labels"]["app.kubernetes.io/component"] == "watchdog";
+            if is_its && kind != "CronJob" {
+                self.apply(object).await?;
+            }
+        }
+        let pod = pod_of_cron_job(&chart)?;
+        let account = pod["serviceAccountName"].as_str();
+        let kubeconfig = self.kubeconfig_of(account.context("no ServiceAccount")?);
+        let mut command = Command::new(&self.programs.dataplane);
+        command
+            .arg("watchdog")
+            .env_clear()
+            .env("KUBECONFIG", kubeconfig.await?)
+            .env("MINICHAT_DATABASE_URL", self.database.url())
+            .env(LEASE, lease_of(pod)?);
+        Logged::start(&mut command, self.log("watchdog")).map(Watchdog)
+    }
+
+    /// Says that `holder` holds the Lease of the watchdog; nobody, if it is empty.
+    pub async fn give_lease(&self, holder: &str) -> anyhow::Result<()> {
+        let leases = self.leases()?;
+        let lease = lease_of(pod_of_cron_job(&self.chart_on_postgres()?)?)?.to_owned();
+        let patch = Patch::Merge(json!({"spec": {"holderIdentity": holder}}));
+        leases
+            .patch(&lease, &PatchParams::default(), &patch)
+            .await?;
+        Ok(())
+    }
+
+    /// Who holds the Lease of the watchdog.
+    pub async fn lease_holder(&self) -> anyhow::Result<Value> {
+        let lease = lease_of(pod_of_cron_job(&self.chart_on_postgres()?)?)?.to_owned();
+        Ok(self.leases()?.get(&lease).await?.data["spec"]["holderIdentity"].clone())
+    }
+
+    fn leases(&self) -> anyhow::Result<kube::Api<kube::core::DynamicObject>> {
+        let like = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"});
+        self.objects(&like, &self.namespace)
+    }
+
+    fn chart_on_postgres(&self) -> anyhow::Result<Vec<Value>> {
+        let settings = ["database.existingSecret=database".to_owned()];
+        rendered(&self.tier.kubeconfig(), &self.namespace, &settings)
+    }
+}
+
+impl Watchdog {
+    /// Waits until it has logged `text`.
+    pub async fn says(&self, text: &str) -> anyhow::Result<()> {
+        let has_said = async || Ok(self.0.log()?.contains(text));
+        let said = eventually(&format!("said: {text}"), WITHIN, has_said).await;
+        said.with_context(|| self.0.log().unwrap_or_default())
+    }
+
+    /// Waits for the end, and returns the report.
+    pub async fn ended(mut self) -> anyhow::Result<(ExitStatus, Value)> {
+        let status = self.0.ended().await?;
+        let log = self.0.log()?;
+        let lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        let report = lines
+            .filter(|line: &Value| line.get("job").is_some())
+            .next_back();
+        Ok((status, report.with_context(|| format!("no report: {log}"))?))
+    }
+}
+
+fn pod_of_cron_job(chart: &[Value]) -> anyhow::Result<&Value> {
+    let job = chart.iter().find(|object| object["kind"] == "CronJob");
+    let job = &job.context("no CronJob")?["spec"]["jobTemplate"];
+    Ok(&job["spec"]["template"]["spec"])
+}
+
+fn lease_of(pod: &Value) -> anyhow::Result<&str> {
+    let variables = pod["containers"][0]["env"].as_array().into_iter().flatten();
+    let mut its = variables.filter(|variable| variable["name"] == LEASE);
+    let lease = its.next().context("no Lease")?["value"].as_str();
+    lease.context("the Lease has no name")
+}
