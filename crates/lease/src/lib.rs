@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use kube::{Api, Client, Config};
+use kube::{Client, Config};
 use minichat_core::Clock;
 use record::Record;
 use tokio::sync::{oneshot, watch};
@@ -129,7 +129,7 @@ impl Leadership {
         if let Self::Until(until) = self
             && until.wait_for(Option::is_some).await.is_err()
         {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
@@ -139,7 +139,9 @@ impl Leadership {
             return std::future::pending().await;
         };
         let mut until = until.clone();
-        while let Some(end) = *until.borrow_and_update() {
+        loop {
+            let end = *until.borrow_and_update();
+            let Some(end) = end else { return };
             tokio::select! {
                 () = tokio::time::sleep_until(end.into()) => return,
                 renewed = until.changed() => if renewed.is_err() { return },

@@ -79,12 +79,10 @@ impl Watchdog {
     pub async fn ended(mut self) -> anyhow::Result<(ExitStatus, Value)> {
         let status = self.0.ended().await?;
         let log = self.0.log()?;
-        let lines = log
+        let mut lines = log
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok());
-        let report = lines
-            .filter(|line: &Value| line.get("job").is_some())
-            .next_back();
+        let report = lines.rfind(|line: &Value| line.get("job").is_some());
         Ok((status, report.with_context(|| format!("no report: {log}"))?))
     }
 }
