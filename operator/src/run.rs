@@ -159,6 +159,7 @@ impl Running {
         };
         tokio::select! {
             () = lost => anyhow::anyhow!("the Lease is lost; another process leads now"),
+            () = self.leadership.over() => anyhow::anyhow!("the election has ended, which it never should"),
             () = self.broken.notified() => anyhow::anyhow!("a loop has ended that never should"),
         }
     }

@@ -9,14 +9,15 @@
 mod record;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::{Client, Config};
 use minichat_core::Clock;
-use record::Record;
+use record::{Read, Record, Written};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// How long a Lease stands unchanged before others may take it.
 const DURATION: Duration = Duration::from_secs(15);
@@ -105,7 +106,7 @@ impl Election {
     }
 
     /// Leads no longer, and frees the Lease for others. To be called when the
-    /// work has stopped.
+    /// work has stopped; takes as long as a request that is under way.
     pub async fn resign(self) {
         // An election that has ended by itself has panicked, which is told.
         let _ = self.resign.send(());
@@ -124,13 +125,22 @@ impl Leadership {
         }
     }
 
-    /// Returns once this process leads.
+    /// Returns once this process leads; never when its election is over.
     pub async fn acquired(&mut self) {
         if let Self::Until(until) = self
             && until.wait_for(Option::is_some).await.is_err()
         {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Returns when the election is over, which it never is by itself.
+    pub async fn over(&self) {
+        let Self::Until(until) = self else {
+            return std::future::pending().await;
+        };
+        let mut until = until.clone();
+        while until.changed().await.is_ok() {}
     }
 
     /// Returns once this process, having led, does not any more.
@@ -143,7 +153,7 @@ impl Leadership {
             let end = *until.borrow_and_update();
             let Some(end) = end else { return };
             tokio::select! {
-                () = tokio::time::sleep_until(end.into()) => return,
+                () = tokio::time::sleep_until(end) => return,
                 renewed = until.changed() => if renewed.is_err() { return },
             }
         }
@@ -160,56 +170,70 @@ struct Campaign {
     is_waiting: bool,
 }
 
+/// What a try has shown.
+enum Standing {
+    /// This process holds the Lease.
+    Ours,
+    Others,
+    /// The Lease has changed between reading and writing it: by another process, or
+    /// by a write of this one whose answer was lost.
+    Unclear,
+}
+
 impl Campaign {
     async fn run(mut self, mut resigned: oneshot::Receiver<()>) {
         loop {
+            self.turn().await;
             tokio::select! {
-                biased;
+                () = tokio::time::sleep(RETRY) => {}
                 resigned = &mut resigned => {
                     if resigned.is_ok() {
                         self.resign().await;
                     }
                     return;
                 }
-                () = self.turn() => {}
             }
         }
     }
 
-    /// One try, and the time until the next.
     async fn turn(&mut self) {
         let asked = Instant::now();
         match tokio::time::timeout(RENEW_DEADLINE, self.take_or_renew()).await {
-            Ok(Ok(true)) => {
+            Ok(Ok(Standing::Ours)) => {
                 self.until.send_replace(Some(asked + RENEW_DEADLINE));
             }
-            Ok(Ok(false)) => {
+            Ok(Ok(Standing::Others)) => {
                 self.until.send_replace(None);
             }
+            // What was held is held as long as it was renewed for.
+            Ok(Ok(Standing::Unclear)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the Lease cannot be renewed"),
             Err(_) => {
                 tracing::warn!("the Lease cannot be renewed: the API server does not answer");
             }
         }
-        tokio::time::sleep(RETRY).await;
     }
 
-    /// Whether this process holds the Lease after it.
-    async fn take_or_renew(&mut self) -> kube::Result<bool> {
-        let Some(lease) = self.record.read().await? else {
-            return self.record.create().await;
-        };
-        if let Some(holder) = lease.other_holder
-            && !self.has_expired(lease.version.as_ref())
-        {
-            if !std::mem::replace(&mut self.is_waiting, true) {
-                tracing::info!(holder, "another process holds the Lease");
+    async fn take_or_renew(&mut self) -> kube::Result<Standing> {
+        let written = match self.record.read().await? {
+            None => self.record.create().await?,
+            Some(Read { holder, version }) => {
+                if let Some(other) = holder.filter(|holder| !self.record.is_of_this(holder))
+                    && !self.has_expired(version.as_ref())
+                {
+                    if !std::mem::replace(&mut self.is_waiting, true) {
+                        tracing::info!(holder = other, "another process holds the Lease");
+                    }
+                    return Ok(Standing::Others);
+                }
+                self.is_waiting = false;
+                self.record.hold(version).await?
             }
-            return Ok(false);
-        }
-        self.is_waiting = false;
-        // Whoever changed it meanwhile has won: the version does not fit any more.
-        self.record.replace(lease.version, true).await
+        };
+        Ok(match written {
+            Written::Done => Standing::Ours,
+            Written::Changed => Standing::Unclear,
+        })
     }
 
     fn has_expired(&mut self, version: Option<&String>) -> bool {
@@ -224,20 +248,31 @@ impl Campaign {
 
     /// Frees a Lease that this process holds; one that cannot be freed runs out.
     async fn resign(&self) {
-        let held = self.until.send_replace(None).is_some();
-        if !held {
+        if self.until.send_replace(None).is_none() {
             return;
         }
-        let freed = tokio::time::timeout(RETRY, async {
-            match self.record.read().await? {
-                Some(lease) if lease.is_ours => self.record.replace(lease.version, false).await,
-                _ => Ok(false),
-            }
-        });
-        match freed.await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the Lease could not be freed and runs out"),
-            Err(_) => tracing::warn!("the Lease could not be freed in time and runs out"),
+        let why_not = match tokio::time::timeout(RETRY, self.free()).await {
+            Ok(Ok(Written::Done)) => return,
+            Ok(Ok(Written::Changed)) => "it has changed meanwhile".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the API server does not answer".to_owned(),
+        };
+        tracing::warn!(why_not, "the Lease could not be freed and runs out");
+    }
+
+    async fn free(&self) -> kube::Result<Written> {
+        let lease = self.record.read().await?;
+        let is_ours = |lease: &Read| {
+            let holder = lease.holder.as_deref();
+            holder.is_some_and(|holder| self.record.is_of_this(holder))
+        };
+        match lease.filter(is_ours) {
+            Some(lease) => self.record.free(lease.version).await,
+            // Another process has it.
+            None => Ok(Written::Done),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,12 +20,17 @@ pub(crate) struct Record {
 
 /// What was read.
 pub(crate) struct Read {
+    /// `None`: it is free.
+    pub(crate) holder: Option<String>,
     /// `resourceVersion`
     pub(crate) version: Option<String>,
-    /// Held by this process.
-    pub(crate) is_ours: bool,
-    /// The other process that holds it, which may be gone.
-    pub(crate) other_holder: Option<String>,
+}
+
+/// What came of a write.
+pub(crate) enum Written {
+    Done,
+    /// Nothing was written: the Lease is not any more as it was read.
+    Changed,
 }
 
 impl Record {
@@ -37,45 +42,51 @@ impl Record {
         }
     }
 
-    /// `None` if nobody has ever held it.
+    pub(crate) fn is_of_this(&self, holder: &str) -> bool {
+        holder == self.candidate.identity
+    }
+
+    /// `None` if there is no such Lease yet.
     pub(crate) async fn read(&self) -> kube::Result<Option<Read>> {
         let lease = self.leases.get_opt(&self.candidate.name).await?;
         Ok(lease.map(|lease| {
             let holder = lease.spec.and_then(|spec| spec.holder_identity);
-            let holder = holder.filter(|holder| !holder.is_empty());
-            let is_ours = holder.as_ref() == Some(&self.candidate.identity);
             Read {
+                holder: holder.filter(|holder| !holder.is_empty()),
                 version: lease.metadata.resource_version,
-                is_ours,
-                other_holder: holder.filter(|_| !is_ours),
             }
         }))
     }
 
-    /// Creates it for this process; false if another one was first.
-    pub(crate) async fn create(&self) -> kube::Result<bool> {
+    /// Creates it for this process.
+    pub(crate) async fn create(&self) -> kube::Result<Written> {
         let parameters = PostParams {
             field_manager: Some(self.candidate.manager.to_owned()),
             ..PostParams::default()
         };
-        let created = self.leases.create(&parameters, &self.held(None)).await;
-        written(created.map(drop))
+        let lease = self.lease(None, &self.candidate.identity);
+        written(self.leases.create(&parameters, &lease).await)
     }
 
-    /// Takes or renews it (`hold`), or frees it; false if it is not as `version` any more.
-    pub(crate) async fn replace(&self, version: Option<String>, hold: bool) -> kube::Result<bool> {
-        let mut lease = self.held(version);
-        if let (false, Some(spec)) = (hold, &mut lease.spec) {
-            spec.holder_identity = Some(String::new());
-        }
+    /// Takes or renews it, if it still is as `version`.
+    pub(crate) async fn hold(&self, version: Option<String>) -> kube::Result<Written> {
+        self.replace(version, &self.candidate.identity).await
+    }
+
+    /// Frees it, if it still is as `version`.
+    pub(crate) async fn free(&self, version: Option<String>) -> kube::Result<Written> {
+        self.replace(version, "").await
+    }
+
+    async fn replace(&self, version: Option<String>, holder: &str) -> kube::Result<Written> {
+        let lease = self.lease(version, holder);
         let parameters = PatchParams::apply(self.candidate.manager).force();
         let patch = Patch::Apply(&lease);
         let name = &self.candidate.name;
-        let patched = self.leases.patch(name, &parameters, &patch).await;
-        written(patched.map(drop))
+        written(self.leases.patch(name, &parameters, &patch).await)
     }
 
-    fn held(&self, resource_version: Option<String>) -> Lease {
+    fn lease(&self, resource_version: Option<String>, holder: &str) -> Lease {
         let now = jiff::Timestamp::from_microsecond(self.clock.now().as_micros());
         Lease {
             metadata: ObjectMeta {
@@ -84,7 +95,7 @@ impl Record {
                 ..ObjectMeta::default()
             },
             spec: Some(LeaseSpec {
-                holder_identity: Some(self.candidate.identity.clone()),
+                holder_identity: Some(holder.to_owned()),
                 lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
                 renew_time: now.ok().map(MicroTime),
                 ..LeaseSpec::default()
@@ -93,11 +104,10 @@ impl Record {
     }
 }
 
-/// A conflict is another process's success.
-fn written(result: kube::Result<()>) -> kube::Result<bool> {
+fn written(result: kube::Result<Lease>) -> kube::Result<Written> {
     match result {
-        Ok(()) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Ok(_) => Ok(Written::Done),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Written::Changed),
         Err(error) => Err(error),
     }
 }

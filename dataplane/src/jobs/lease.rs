@@ -49,19 +49,27 @@ impl JobLease {
             () = leadership.acquired() => {
                 until(stop, leadership.lost(), &candidate.name, work).await
             }
-            () = stop.fired() => Report { stopped: true, ..Report::default() },
+            () = stop.fired() => Report {
+                stopped: true,
+                ..without(&candidate.name, "until it was told to stop")
+            },
             () = tokio::time::sleep(PATIENCE) => {
-                let name = &candidate.name;
-                Report {
-                    error: Some(format!(
-                        "the Lease {name} could not be had for {PATIENCE:?}: another process holds it, or the log says why"
-                    )),
-                    ..Report::default()
-                }
+                without(&candidate.name, &format!("for {} s", PATIENCE.as_secs()))
             }
         };
         election.resign().await;
         report
+    }
+}
+
+/// Of a run that has not begun (TURN-62: nothing was selected).
+fn without(name: &str, how_long: &str) -> Report {
+    let why = "another process holds it, or the log says why";
+    Report {
+        error: Some(format!(
+            "the Lease {name} could not be had {how_long}: {why}"
+        )),
+        ..Report::default()
     }
 }
 

@@ -165,6 +165,20 @@ on_each_database! {
         assert!(tokio::time::timeout(Duration::from_secs(30), looking.wait()).await??.success());
     }
 
+    /// K8S-42, K8S-43: a schedule may be faster than the first process that serves, and nothing has failed then.
+    async fn in_a_database_that_nobody_has_served_a_watchdog_finds_nothing(env) {
+        let file = env.manifests().with_file_name("termination-log");
+        let run = watchdog(&env, &["--once"], &file).await?;
+        assert!(run.status.success(), "{run:?}");
+        assert_eq!(run.reports[0]["detected"], 0);
+        assert_eq!(JobReport::parse(&std::fs::read_to_string(&file)?)?.job, "watchdog");
+        if matches!(env.database, Database::Postgres(_)) {
+            // One that goes on cannot tell when the schema will be there.
+            let refused = watchdog(&env, &["--interval", "1"], &file).await?;
+            assert!(refused.stderr.contains("run the migration first"), "{refused:?}");
+        }
+    }
+
     /// K8S-43
     async fn serving_migrates_only_what_it_may(env) {
         let url = env.database.url();

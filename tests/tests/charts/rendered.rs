@@ -116,8 +116,7 @@ fn on_postgres_a_watchdog_looks_every_minute_and_never_twice_at_once() -> anyhow
     assert_eq!(
         rendered.get("Role", WATCHDOG)?["rules"],
         json!([
-            {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
-            {
+                {
                 "apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
                 "resourceNames": [lease], "verbs": ["get", "patch"],
             },

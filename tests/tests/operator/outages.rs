@@ -141,7 +141,14 @@ async fn a_leader_that_slept_past_its_lease_writes_nothing_and_another_one_leads
     let is_lease = |write: &Write| write.resource == "leases";
     let since = site.operator_writes()?.split_off(before);
     assert!(since.iter().all(is_lease), "{since:?}");
-    Ok(())
+
+    // One that is told to end does not let the next one wait until its Lease has run out, which takes 15 s.
+    let third = site.operator_elected(true).await?;
+    let mut second = second;
+    second.signal(Signal::TERM)?;
+    assert!(second.ended().await?.success());
+    let is_leading = async || leads(&third).await;
+    eventually("leading", Duration::from_secs(8), is_leading).await
 }
 
 /// K8S-20, K8S-21
