@@ -1,6 +1,7 @@
 //! What the API server holds, as this process last saw it.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt::Debug;
 use std::future::ready;
 use std::sync::Arc;
 
@@ -160,7 +161,7 @@ pub(crate) fn watched<K>(
     name: String,
 ) -> impl Stream<Item = Event<K>>
 where
-    K: Keyed + DeserializeOwned,
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let mut is_well = true;
     let events = watcher::watcher(api, config).default_backoff();
@@ -280,9 +281,9 @@ impl Caches {
     pub(crate) fn sweep(&self, queues: &Queues) {
         for tenant in self.tenants() {
             let tenant = ObjectRef::from_obj(tenant.as_ref());
-            queues.render.send(Look::Swept(tenant.clone()));
-            queues.objects.send(Look::Swept(tenant));
+            queues.render.send(Look::Swept(tenant));
         }
+        self.sweep_objects(queues);
         for quota in self
             .scopes
             .iter()
@@ -290,6 +291,14 @@ impl Caches {
         {
             let quota = ObjectRef::from_obj(quota.as_ref());
             queues.quotas.send(Look::Swept(quota));
+        }
+    }
+
+    /// Has looked at what every tenant is told.
+    pub(crate) fn sweep_objects(&self, queues: &Queues) {
+        for tenant in self.tenants() {
+            let tenant = ObjectRef::from_obj(tenant.as_ref());
+            queues.objects.send(Look::Swept(tenant));
         }
     }
 

@@ -29,6 +29,8 @@ words! {
         Programmed,
         /// Everything above.
         Ready,
+        /// Somebody ends the turns that a dead process left running.
+        JobsHealthy,
         /// It works worse than specified; present only while true.
         Degraded,
     }
@@ -53,6 +55,12 @@ words! {
         Pending,
         Rejected,
         NoPods,
+        // JobsHealthy
+        InProcess,
+        Succeeded,
+        Failed,
+        Missed,
+        Disabled,
         // Degraded
         OldCredentials,
     }

@@ -10,6 +10,7 @@ use minichat_metrics::{OperatorMetrics, ReconcileErrorLabel};
 
 use crate::backoff::Backoff;
 use crate::cache::Caches;
+use crate::jobs::Health;
 use crate::numbers::Numbers;
 use crate::pool::Pool;
 use crate::propagation::Propagation;
@@ -23,6 +24,8 @@ pub(crate) struct Context {
     pub(crate) caches: Arc<Caches>,
     pub(crate) writer: Writer,
     pub(crate) pool: Arc<Pool>,
+    /// Of the pool's jobs.
+    pub(crate) health: Health,
     pub(crate) pool_name: String,
     pub(crate) pool_namespace: String,
     pub(crate) identity: String,

@@ -23,6 +23,21 @@ pub(crate) struct Told {
 }
 
 impl Told {
+    pub(crate) fn warning(reason: &'static str, note: String) -> Self {
+        Self {
+            warning: true,
+            reason,
+            note,
+        }
+    }
+
+    pub(crate) fn normal(reason: &'static str, note: String) -> Self {
+        Self {
+            warning: false,
+            ..Self::warning(reason, note)
+        }
+    }
+
     /// Whether a pod refused a revision.
     pub(crate) fn is_rejection(&self) -> bool {
         self.reason == crate::condition::Reason::Rejected.as_str()
@@ -30,7 +45,7 @@ impl Told {
 }
 
 /// What is new in `verdicts` against the conditions that stood before.
-/// `Ready` only sums up the others.
+/// `Ready` only sums up the others, and of jobs the Job itself is told.
 pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<Told> {
     let is_new = |verdict: &&Verdict| {
         find(before, verdict.type_).is_none_or(|old| {
@@ -46,7 +61,7 @@ pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<Told> {
     };
     let is_told = |verdict: &&Verdict| {
         use crate::condition::{Reason, Type};
-        verdict.type_ != Type::Ready
+        !matches!(verdict.type_, Type::Ready | Type::JobsHealthy)
             && !matches!(verdict.reason, Reason::Pending | Reason::Resolved)
     };
     verdicts
@@ -149,6 +164,7 @@ mod tests {
         let verdicts = [
             Verdict::yes(Type::Accepted, Reason::Valid, ""),
             Verdict::no(Type::Programmed, Reason::Rejected, "pod a: no"),
+            Verdict::no(Type::JobsHealthy, Reason::Failed, "a Job"),
         ];
         let told = changes(&verdicts, &[]);
         let reasons: Vec<_> = told

@@ -5,6 +5,8 @@
 //! loop* writes status and events, asks the pods whether they run what was
 //! rendered, and cleans up. Both read the same caches, decide from what they
 //! see now, and write only what differs, so that either may run at any time.
+//! Beside them the pool's jobs are followed: their counts go to the metrics, their
+//! failures to events and to the tenants' status.
 
 mod admin;
 mod backoff;
@@ -28,4 +30,4 @@ mod telling;
 mod write;
 
 pub use run::{Running, start};
-pub use settings::{Format, Settings};
+pub use settings::{Format, Settings, Watchdog};

@@ -24,7 +24,7 @@ use tracing::{Instrument as _, Span};
 use crate::backoff::Backoff;
 use crate::cache::{Caches, full_name};
 use crate::context::{Context, DEADLINE, ReconcileError};
-use crate::jobs::Reports;
+use crate::jobs::{Health, Jobs};
 use crate::numbers::Numbers;
 use crate::pool::Pool;
 use crate::propagation::Propagation;
@@ -106,11 +106,13 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
     let router = admin::router(exposition, Arc::clone(&caches));
     tasks.spawn(minichat_telemetry::serve(listener, router, admin.clone()));
     let writer = Writer::new(client.clone(), leadership.clone(), namespace.clone());
-    let counted = (writer.clone(), Arc::clone(&metrics));
-    let reports = Reports::new(&client, &namespace, &settings.job_selector, counted);
     let context = Arc::new(Context {
         writer,
         pool: Pool::start(Arc::clone(&caches), settings.pod_admin_port),
+        health: Health::new(
+            settings.watchdog,
+            Duration::from_secs(settings.watchdog_missed_after_secs.into()),
+        ),
         caches,
         pool_name: settings.pool.clone(),
         pool_namespace: namespace.clone(),
@@ -131,7 +133,8 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
     });
     tracing::info!(%admin_addr, namespace, pool = settings.pool, "started");
     let broken = Arc::new(Notify::new());
-    let work = work(context, settings, leadership.clone(), lanes, reports);
+    let jobs = Jobs::new(client, settings.job_selector.clone(), Arc::clone(&context));
+    let work = work(context, settings, leadership.clone(), lanes, jobs);
     tasks.spawn(watched_over(work, Arc::clone(&broken)));
     Ok(Running {
         admin_addr,
@@ -181,7 +184,7 @@ async fn work(
     settings: Settings,
     mut leadership: Leadership,
     mut lanes: Lanes,
-    reports: Reports,
+    jobs: Jobs,
 ) {
     // A follower forgets what changes: when it leads it looks at everything.
     let mut forget = async || loop {
@@ -205,7 +208,7 @@ async fn work(
     let objects = routed(lanes.objects, &scopes);
     let quotas = routed(lanes.quotas, &scopes);
     let mut loops = JoinSet::new();
-    loops.spawn(reports.follow());
+    loops.spawn(jobs.follow());
     context.caches.sweep(&context.queues);
     let lanes = render.into_iter().zip(objects).zip(quotas);
     for (scope, ((render, objects), quotas)) in context.caches.scopes.iter().zip(lanes) {

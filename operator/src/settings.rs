@@ -28,6 +28,17 @@ pub struct Settings {
         default_value = "app.kubernetes.io/name=minichat,app.kubernetes.io/component=watchdog"
     )]
     pub job_selector: String,
+    /// Who ends turns that a dead process left running. Tenants are told whether that goes well;
+    /// without it they are told nothing.
+    #[arg(long, env = "MINICHAT_OPERATOR_WATCHDOG", value_enum)]
+    pub watchdog: Option<Watchdog>,
+    /// A run of the watchdog's jobs is missed when none has ended for so long.
+    #[arg(
+        long,
+        env = "MINICHAT_OPERATOR_WATCHDOG_MISSED_AFTER_SECS",
+        default_value_t = 290
+    )]
+    pub watchdog_missed_after_secs: u32,
     /// Admin port of pods whose containers name no port `admin`.
     #[arg(long, env = "MINICHAT_OPERATOR_POD_ADMIN_PORT", default_value_t = 9090)]
     pub pod_admin_port: u16,
@@ -87,6 +98,19 @@ pub struct Settings {
         default_value = "json"
     )]
     pub log_format: Format,
+}
+
+/// Who ends turns that a dead process left running (TURN-59).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Watchdog {
+    /// The pool's process itself, on SQLite.
+    InProcess,
+    /// Jobs of a `CronJob`.
+    Jobs,
+    /// Nobody: the `CronJob` is suspended.
+    Suspended,
+    /// Nobody: `orphan_watchdog.enabled` is false.
+    Disabled,
 }
 
 /// Form of the log.

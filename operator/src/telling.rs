@@ -156,9 +156,8 @@ impl Telling {
         {
             return;
         }
-        for tenant in self.caches().iter().flat_map(|caches| caches.tenants()) {
-            let tenant = ObjectRef::from_obj(tenant.as_ref());
-            self.queues.objects.send(Look::Swept(tenant));
+        if let Some(caches) = self.caches() {
+            caches.sweep_objects(&self.queues);
         }
     }
 

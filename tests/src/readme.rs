@@ -16,6 +16,7 @@ fn directories(suite: &str) -> anyhow::Result<Vec<&'static str>> {
         "openapi" => vec!["tests/tests/openapi"],
         "operator" => vec!["tests/tests/operator"],
         "node" => vec!["tests/tests/node"],
+        "charts" => vec!["tests/tests/charts"],
         "minichat-config" => vec!["crates/config/src"],
         "minichat-provider" => vec!["crates/provider/src", "crates/provider/tests"],
         "minichat-dataplane" => vec!["dataplane/src"],

@@ -33,6 +33,19 @@
 {{- if and (include "minichat.onPostgres" .) (dig "orphan_watchdog" "enabled" true .Values.pool.config) }}true{{ end -}}
 {{- end }}
 
+{{/* Who ends turns that a dead process left running, as the operator calls it. */}}
+{{- define "minichat.watchdogMode" -}}
+{{- if not (dig "orphan_watchdog" "enabled" true .Values.pool.config) -}}
+disabled
+{{- else if not (include "minichat.onPostgres" .) -}}
+in-process
+{{- else if .Values.watchdog.suspend -}}
+suspended
+{{- else -}}
+jobs
+{{- end -}}
+{{- end }}
+
 {{/* Held by whoever looks after the database. */}}
 {{- define "minichat.watchdogLease" -}}
 {{- include "minichat.fullname" . }}-orphan-watchdog

@@ -145,13 +145,14 @@ fn status(
         validated.resolved.clone(),
         programmed,
     ];
-    verdicts.push(Verdict::ready(&verdicts));
-    verdicts.extend(validated.degraded.clone());
     let generation = tenant.metadata.generation;
     let before = tenant.status.as_ref();
     let old = before
         .map(|status| status.conditions.as_slice())
         .unwrap_or_default();
+    verdicts.push(Verdict::ready(&verdicts));
+    verdicts.extend(context.health.verdict(old));
+    verdicts.extend(validated.degraded.clone());
     let carried = seen.carried.as_ref();
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let status = ChatTenantStatus {

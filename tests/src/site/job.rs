@@ -1,34 +1,85 @@
 //! Jobs of the pool. The API server has controllers and no node: what a kubelet would say of a Job's pod is said here.
 
 use anyhow::Context as _;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::{Site, WITHIN, eventually};
 
 impl Site {
-    /// A Job of the watchdog whose pod has ended, and left `message`.
+    /// A Job of the watchdog whose pod has succeeded, and left `message`.
     pub async fn finished_job(&self, name: &str, message: &str) -> anyhow::Result<()> {
-        let metadata = json!({"name": name, "namespace": self.namespace});
-        self.apply(&json!({
-            "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata,
-            "spec": {"backoffLimit": 0, "template": {
-                "metadata": {"labels": self.job_labels()?},
+        self.begin_job(name).await?;
+        self.end_pod_of_job(name, 0, message).await
+    }
+
+    /// The same, but its container has ended with `code`.
+    pub async fn failed_job(&self, name: &str, code: u8, message: &str) -> anyhow::Result<()> {
+        self.begin_job(name).await?;
+        self.end_pod_of_job(name, code, message).await
+    }
+
+    /// A Job that is ended by its deadline: its pod leaves `message` when it is told to end, and is gone then.
+    pub async fn overdue_job(&self, name: &str, message: &str) -> anyhow::Result<()> {
+        self.create_job(name, Some(1)).await?;
+        let pods = self.api("Pod", &self.namespace)?;
+        let is_told = async || {
+            let pod = self.pod_of_job(name).await?;
+            Ok(pod.is_some_and(|pod| pod.metadata.deletion_timestamp.is_some()))
+        };
+        eventually("told to end", WITHIN, is_told).await?;
+        let pod = self.pod_of_job(name).await?.context("no pod")?;
+        let pod = pod.metadata.name.context("no name")?;
+        self.end_pod_of_job(name, 0, message).await?;
+        let at_once = DeleteParams::default().grace_period(0);
+        pods.delete(&pod, &at_once).await?;
+        Ok(())
+    }
+
+    /// A Job of the watchdog whose pod runs.
+    pub async fn begin_job(&self, name: &str) -> anyhow::Result<()> {
+        self.create_job(name, None).await?;
+        let is_there = async || Ok(self.pod_of_job(name).await?.is_some());
+        eventually("a pod of the Job", WITHIN, is_there).await
+    }
+
+    async fn create_job(&self, name: &str, deadline: Option<u32>) -> anyhow::Result<()> {
+        let labels = self.job_labels()?;
+        let mut job = json!({
+            "apiVersion": "batch/v1", "kind": "Job",
+            "metadata": {"name": name, "namespace": self.namespace, "labels": labels},
+            "spec": {"backoffLimit": 0, "podReplacementPolicy": "Failed", "template": {
+                "metadata": {"labels": labels},
                 "spec": {
                     "restartPolicy": "Never",
                     "containers": [{"name": "watchdog", "image": "watchdog"}],
                 },
             }},
-        }))
-        .await?;
-        let pods = self.api("Pod", &self.namespace)?;
+        });
+        if let Some(seconds) = deadline {
+            job["spec"]["activeDeadlineSeconds"] = json!(seconds);
+            // One that has no node is gone as soon as it is deleted.
+            job["spec"]["template"]["spec"]["nodeName"] = json!("nowhere");
+        }
+        self.apply(&job).await
+    }
+
+    async fn pod_of_job(&self, name: &str) -> anyhow::Result<Option<DynamicObject>> {
         let its = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"));
-        let is_there = async || Ok(!pods.list(&its).await?.items.is_empty());
-        eventually("a pod of the Job", WITHIN, is_there).await?;
-        let pod = pods.list(&its).await?.items.pop().context("no pod")?;
-        let terminated = json!({"exitCode": 0, "reason": "Completed", "message": message});
+        let pods = self.api("Pod", &self.namespace)?;
+        Ok(pods.list(&its).await?.items.pop())
+    }
+
+    /// Says that the container of the Job's pod has ended with `code`, and left `message`.
+    pub async fn end_pod_of_job(&self, job: &str, code: u8, message: &str) -> anyhow::Result<()> {
+        let pod = self.pod_of_job(job).await?.context("no pod")?;
+        let (phase, reason) = match code {
+            0 => ("Succeeded", "Completed"),
+            _ => ("Failed", "Error"),
+        };
+        let terminated = json!({"exitCode": code, "reason": reason, "message": message});
         let status = json!({"status": {
-            "phase": "Succeeded",
+            "phase": phase,
             "containerStatuses": [{
                 "name": "watchdog", "image": "watchdog", "imageID": "", "ready": false, "restartCount": 0,
                 "state": {"terminated": terminated},
@@ -36,9 +87,15 @@ impl Site {
         }});
         let name = pod.metadata.name.context("no name")?;
         let patch = Patch::Merge(&status);
+        let pods = self.api("Pod", &self.namespace)?;
         pods.patch_status(&name, &PatchParams::default(), &patch)
             .await?;
         Ok(())
+    }
+
+    /// Reasons and notes of the events about `job`, in order.
+    pub async fn events_of_job(&self, job: &str) -> anyhow::Result<Vec<(String, String)>> {
+        self.events_in(&self.namespace, job).await
     }
 
     /// What is noted on the Job about its report.

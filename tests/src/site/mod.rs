@@ -200,13 +200,22 @@ impl Site {
 
     /// The same; whether it must hold the Lease to work.
     pub async fn operator_elected(&self, elected: bool) -> anyhow::Result<Operator> {
+        self.operator_told(&[("LEADER_ELECTION", elected.to_string().as_str())])
+            .await
+    }
+
+    /// The same, told some things otherwise: by variables without `MINICHAT_OPERATOR_`.
+    pub async fn operator_told(&self, told: &[(&str, &str)]) -> anyhow::Result<Operator> {
         let kubeconfig = self.kubeconfig("Deployment").await?;
         let mut variables = self.operator_variables()?;
         let mut set = |name: &str, value: String| {
             variables.insert(format!("MINICHAT_OPERATOR_{name}"), value);
         };
         set("IDENTITY", format!("operator-{}", unique()));
-        set("LEADER_ELECTION", elected.to_string());
+        set("LEADER_ELECTION", "false".to_owned());
+        for (name, value) in told {
+            set(name, (*value).to_owned());
+        }
         Operator::start(
             &self.programs.operator,
             variables,
@@ -411,16 +420,30 @@ impl Site {
 
     /// Reasons of the events about the object called `name`, in order.
     pub async fn events(&self, name: &str) -> anyhow::Result<Vec<String>> {
-        let api = self.api("Event", &self.tenants)?;
-        let mut found: Vec<(String, String)> = Vec::new();
+        let found = self.events_in(&self.tenants, name).await?;
+        Ok(found.into_iter().map(|(reason, _)| reason).collect())
+    }
+
+    /// Reasons and notes of our events about the object called `name` in `namespace`, in order.
+    async fn events_in(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> anyhow::Result<Vec<(String, String)>> {
+        let api = self.api("Event", namespace)?;
+        let mut found: Vec<[String; 3]> = Vec::new();
         for event in api.list(&ListParams::default()).await?.items {
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            if event.data["regarding"]["name"] == name {
-                found.push((text(&event.data["eventTime"]), text(&event.data["reason"])));
+            let by_us = event.data["reportingController"] == "minichat.dev/minichat-operator";
+            if by_us && event.data["regarding"]["name"] == name {
+                let text = |key: &str| event.data[key].as_str().unwrap_or_default().to_owned();
+                found.push(["eventTime", "reason", "note"].map(text));
             }
         }
         found.sort();
-        Ok(found.into_iter().map(|(_, reason)| reason).collect())
+        Ok(found
+            .into_iter()
+            .map(|[_, reason, note]| (reason, note))
+            .collect())
     }
 }
 

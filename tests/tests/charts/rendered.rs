@@ -4,7 +4,7 @@ use minichat_config::ProcessConfig;
 use minichat_config::process::{Allowed, Auth};
 use serde_json::{Value, json};
 
-use crate::helm::{NAMESPACE, chart, document, helm, render, render_chart};
+use crate::helm::{NAMESPACE, Rendered, chart, document, helm, render, render_chart};
 
 const ON_POSTGRES: &[&str] = &["database.existingSecret=database", "pool.replicaCount=2"];
 const POOL: &str = "minichat-pool";
@@ -300,8 +300,54 @@ fn bearer_tokens_and_origins_are_values_of_the_pool() -> anyhow::Result<()> {
     let origins = config.server.cors.unwrap().origins;
     let page = "https://chat.example.com".to_owned();
     assert_eq!(origins, Allowed::Only(vec![page]));
-    let tests = |rendered: &crate::helm::Rendered| rendered.names("Pod").len();
+    let tests = |rendered: &Rendered| rendered.names("Pod").len();
     assert_eq!((tests(&rendered), tests(&render(&[tenant])?)), (0, 1));
+    Ok(())
+}
+
+/// A variable of the container of the Deployment `name`.
+fn variable(rendered: &Rendered, name: &str, variable: &str) -> anyhow::Result<Value> {
+    let pod = &rendered.get("Deployment", name)?["spec"]["template"]["spec"];
+    let variables = pod["containers"][0]["env"].as_array();
+    let found = variables
+        .into_iter()
+        .flatten()
+        .find(|entry| entry["name"] == variable);
+    Ok(found.map_or(Value::Null, |entry| entry["value"].clone()))
+}
+
+/// TURN-64, K8S-7; check 62 of chapter 02, check 16 of chapter 06
+#[test]
+fn the_operator_is_told_who_looks_for_turns_that_were_left_running() -> anyhow::Result<()> {
+    let told = |settings: &[&str]| {
+        let rendered = render(settings)?;
+        let cron = rendered.get("CronJob", WATCHDOG);
+        let is_suspended = cron.ok().map(|cron| cron["spec"]["suspend"].clone());
+        let told = variable(&rendered, OPERATOR, "MINICHAT_OPERATOR_WATCHDOG")?;
+        anyhow::Ok((told, is_suspended))
+    };
+    let disabled = "pool.config.orphan_watchdog.enabled=false";
+    let suspended = "watchdog.suspend=true";
+    let postgres = ON_POSTGRES[0];
+    for (settings, mode, is_suspended) in [
+        (&[][..], "in-process", None),
+        (&[suspended], "in-process", None),
+        (&[disabled], "disabled", None),
+        (&[postgres], "jobs", Some(false)),
+        (&[postgres, suspended], "suspended", Some(true)),
+        (&[postgres, disabled], "disabled", None),
+        (&[postgres, disabled, suspended], "disabled", None),
+    ] {
+        let wanted = (json!(mode), is_suspended.map(Value::Bool));
+        assert_eq!(told(settings)?, wanted, "{settings:?}");
+    }
+    let rare = [
+        postgres,
+        "watchdog.startingDeadlineSeconds=7200",
+        "watchdog.activeDeadlineSeconds=600",
+    ];
+    let missed = "MINICHAT_OPERATOR_WATCHDOG_MISSED_AFTER_SECS";
+    assert_eq!(variable(&render(&rare)?, OPERATOR, missed)?, "15000");
     Ok(())
 }
 
@@ -315,15 +361,7 @@ fn the_operator_is_told_what_the_pool_is_told() -> anyhow::Result<()> {
         "pool.config.provider_http.allow_http=true",
         "database.existingSecret=database",
     ])?;
-    let env = |name: &str, variable: &str| -> anyhow::Result<Value> {
-        let pod = &rendered.get("Deployment", name)?["spec"]["template"]["spec"];
-        let variables = pod["containers"][0]["env"].as_array();
-        let found = variables
-            .into_iter()
-            .flatten()
-            .find(|entry| entry["name"] == variable);
-        Ok(found.map_or(Value::Null, |entry| entry["value"].clone()))
-    };
+    let env = |name: &str, of: &str| variable(&rendered, name, of);
     assert_eq!(env(OPERATOR, "MINICHAT_OPERATOR_POOL")?, "fast");
     assert_eq!(env(POOL, "MINICHAT_SOURCE_POOL")?, "fast");
     assert_eq!(env(OPERATOR, "MINICHAT_OPERATOR_NAMESPACE")?, NAMESPACE);

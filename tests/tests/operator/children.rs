@@ -202,9 +202,15 @@ enum Shows {
 }
 
 /// Of every rule of the chart: its namespace, resource and verb, and how its lack shows.
-fn rules<'a>(pool: &'a str, tenants: &'a str) -> [(&'a str, &'static str, &'static str, Shows); 8] {
+fn rules<'a>(pool: &'a str, tenants: &'a str) -> [(&'a str, &'static str, &'static str, Shows); 9] {
     [
-        (pool, "jobs", "get", Shows::Logged("a Job cannot be marked")),
+        (pool, "jobs", "list", Shows::Logged("jobs in namespace")),
+        (
+            pool,
+            "events",
+            "create",
+            Shows::Refused("create", "events", ""),
+        ),
         (
             tenants,
             "chattenants",
@@ -254,9 +260,6 @@ async fn without_any_one_rule_of_the_chart_the_operator_fails_and_says_where() -
     let tenant = site.tenant("acme");
     site.apply_tenant(&tenant).await?;
     let (pool, tenants) = (site.namespace.as_str(), site.tenants.as_str());
-    // Nobody can take care of its report while the first rule is missing.
-    site.finished_job("finished", &super::jobs::report(1))
-        .await?;
     let rules = rules(pool, tenants);
     let mut removed = 0;
     for (namespace, resource, verb, shows) in rules {
@@ -265,6 +268,9 @@ async fn without_any_one_rule_of_the_chart_the_operator_fails_and_says_where() -
         site.tier().kubectl().apply(&less)?;
         site.await_right(namespace, verb, resource, false).await?;
         removed += 1;
+        // There is an event to tell.
+        site.finished_job(&format!("run-{removed}"), &super::jobs::report(1))
+            .await?;
         let seen = site.operator_writes()?.len();
         let is_elected = matches!(shows, Shows::Logged(_));
         let operator = site.operator_elected(is_elected).await?;

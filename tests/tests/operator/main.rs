@@ -8,6 +8,8 @@ mod children;
 #[cfg(test)]
 mod delivery;
 #[cfg(test)]
+mod health;
+#[cfg(test)]
 mod issuers;
 #[cfg(test)]
 mod jobs;

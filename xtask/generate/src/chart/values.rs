@@ -349,7 +349,7 @@ pub(super) const VALUES: &[ChartValue] = &[
         "watchdog.startingDeadlineSeconds",
         Kind::Integer(10, 172_800),
         "120",
-        "Seconds after which a search that could not begin is left to the next; twice the period of the schedule.",
+        "Seconds after which a search that could not begin is left to the next; twice the period of the schedule. The condition `JobsHealthy` of tenants takes a search for missed after twice as long and `activeDeadlineSeconds`.",
     ),
     value(
         "watchdog.activeDeadlineSeconds",

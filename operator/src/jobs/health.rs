@@ -1,0 +1,153 @@
+//! Whether somebody ends the turns that a dead process left running: what the
+//! condition `JobsHealthy` of every tenant of the pool says (K8S-7, TURN-64).
+
+use std::time::Duration;
+
+use minichat_core::Timestamp;
+use minichat_crds::status::Condition;
+use tokio::sync::watch;
+
+use super::record::Last;
+use crate::condition::{Reason, Type, Verdict, find};
+use crate::settings::Watchdog;
+
+/// What stands, for whoever writes a status.
+#[derive(Debug)]
+pub(crate) struct Health {
+    watchdog: Option<Watchdog>,
+    missed_after: Duration,
+    runs: watch::Sender<Runs>,
+}
+
+/// How the Jobs of a `CronJob` fare. Two that are equal are told alike, so that
+/// nobody is written to because one more Job has ended as those before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Runs {
+    Unknown,
+    NoneYet,
+    Succeed,
+    Fail {
+        /// The first Job that failed like this.
+        since: String,
+        words: String,
+    },
+    Missed,
+}
+
+impl Health {
+    pub(crate) fn new(watchdog: Option<Watchdog>, missed_after: Duration) -> Self {
+        Self {
+            watchdog,
+            missed_after,
+            runs: watch::Sender::new(Runs::Unknown),
+        }
+    }
+
+    /// `None` says nothing. Until the Jobs have been read, `standing` goes on.
+    pub(crate) fn verdict(&self, standing: &[Condition]) -> Option<Verdict> {
+        let nobody = "nobody ends turns that a dead process left running";
+        let (reason, message) = match self.watchdog? {
+            Watchdog::InProcess => {
+                let message = "the pool's process itself ends turns that were left running";
+                (Reason::InProcess, message.to_owned())
+            }
+            Watchdog::Suspended => {
+                let message = format!("{nobody}: watchdog.suspend is true");
+                (Reason::Disabled, message)
+            }
+            Watchdog::Disabled => {
+                let message = format!("{nobody}: orphan_watchdog.enabled is false");
+                (Reason::Disabled, message)
+            }
+            Watchdog::Jobs => match self.of_jobs() {
+                Some(known) => known,
+                None => return stood(standing),
+            },
+        };
+        Some(verdict(reason, message))
+    }
+
+    fn of_jobs(&self) -> Option<(Reason, String)> {
+        Some(match &*self.runs.borrow() {
+            Runs::Unknown => return None,
+            Runs::NoneYet => (Reason::Succeeded, "no Job has ended yet".to_owned()),
+            Runs::Succeed => (Reason::Succeeded, String::new()),
+            Runs::Fail { since, words } => {
+                let message = format!("Jobs fail since {since}: {words}; their logs say more");
+                (Reason::Failed, message)
+            }
+            Runs::Missed => {
+                let seconds = self.missed_after.as_secs();
+                let message = format!(
+                    "no Job has ended for {seconds} s; the events of the CronJob may say why"
+                );
+                (Reason::Missed, message)
+            }
+        })
+    }
+
+    /// Takes note of the Job that ended last; `since` is when somebody began to
+    /// look. Whether that is news for the tenants.
+    pub(super) fn judge(&self, last: Option<&Last>, since: Timestamp, now: Timestamp) -> bool {
+        let is_missed = self.until_missed(last, since, now).is_zero();
+        let is_news = self.runs.send_if_modified(|runs| {
+            let next = if is_missed {
+                Runs::Missed
+            } else {
+                runs.then(last)
+            };
+            let is_news = next != *runs;
+            *runs = next;
+            is_news
+        });
+        is_news && self.watchdog == Some(Watchdog::Jobs)
+    }
+
+    /// How long none may end before one is missed.
+    pub(super) fn until_missed(
+        &self,
+        last: Option<&Last>,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Duration {
+        let begun = last.map_or(since, |last| last.at);
+        let micros = now.as_micros().saturating_sub(begun.as_micros());
+        let elapsed = Duration::from_micros(u64::try_from(micros).unwrap_or_default());
+        self.missed_after.saturating_sub(elapsed)
+    }
+}
+
+impl Runs {
+    /// What stands after `last`.
+    fn then(&self, last: Option<&Last>) -> Self {
+        let Some(last) = last else {
+            return Self::NoneYet;
+        };
+        match (&last.failure, self) {
+            (None, _) => Self::Succeed,
+            (Some(now), Self::Fail { words, .. }) if now == words => self.clone(),
+            (Some(words), _) => Self::Fail {
+                since: last.job.clone(),
+                words: words.clone(),
+            },
+        }
+    }
+}
+
+/// What `conditions` say already.
+fn stood(conditions: &[Condition]) -> Option<Verdict> {
+    use Reason::{Disabled, Failed, InProcess, Missed, Succeeded};
+    let condition = find(conditions, Type::JobsHealthy)?;
+    let mut reasons = [Succeeded, Failed, Missed, InProcess, Disabled].into_iter();
+    let reason = reasons.find(|reason| reason.as_str() == condition.reason)?;
+    Some(verdict(reason, condition.message.clone()))
+}
+
+fn verdict(reason: Reason, message: String) -> Verdict {
+    Verdict {
+        type_: Type::JobsHealthy,
+        holds: matches!(reason, Reason::Succeeded | Reason::InProcess),
+        reason,
+        message,
+    }
+}

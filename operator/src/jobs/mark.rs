@@ -1,0 +1,46 @@
+//! The mark on a Job that says who takes care of its end.
+
+use kube::ResourceExt as _;
+use uuid::Uuid;
+
+use super::PATIENCE;
+use super::record::Run;
+use crate::write::Writer;
+
+/// On a Job whose end is taken care of: by whom.
+pub(super) const REPORTED: &str = "minichat.dev/reported";
+
+/// Marks Jobs.
+pub(super) struct Marker {
+    writer: Writer,
+    /// Told apart from every other process, and from this pod's one before a crash.
+    reader: String,
+}
+
+impl Marker {
+    pub(super) fn new(writer: Writer) -> Self {
+        Self {
+            writer,
+            reader: Uuid::new_v4().to_string(),
+        }
+    }
+
+    /// Whether this process takes care of the end of `run`, and no other one did.
+    /// The mark comes first: whoever sets it adds the report, also when the answer
+    /// to it is lost. An error is tried again when the watch shows what became of it.
+    pub(super) async fn take(&self, run: &mut Run) -> Result<bool, String> {
+        match run.job.annotations().get(REPORTED) {
+            Some(reader) => Ok(run.has_tried && *reader == self.reader),
+            None => {
+                run.has_tried = true;
+                let marked = self.writer.mark_job(&run.job, REPORTED, &self.reader);
+                match tokio::time::timeout(PATIENCE, marked).await {
+                    Ok(Ok(true)) => Ok(true),
+                    Ok(Ok(false)) => Err("it has changed meanwhile".to_owned()),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The pool's jobs: what they counted is added to the operator's own metrics, each
+//! report once (K8S-44), what happened is told about the Job (K8S-9), and whether
+//! all is well is told to the tenants (K8S-7).
+
+mod health;
+mod mark;
+mod outcome;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, pin_mut};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::watcher;
+use kube::{Api, Client, ResourceExt as _};
+use minichat_core::Timestamp;
+use minichat_metrics::JobReport;
+use tracing::Instrument as _;
+
+use crate::cache::watched;
+use crate::context::Context;
+use crate::event::{self, Told};
+
+pub(crate) use health::Health;
+use mark::Marker;
+use outcome::{Left, Outcome};
+use record::{Last, Record};
+
+/// When a mark that could not be set is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Turns that a job has ended, in its report.
+const FINALIZED: &str = "orphan_finalized";
+/// Longer than an API server takes that answers at all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Follows the pool's jobs.
+pub(crate) struct Jobs {
+    client: Client,
+    selector: String,
+    context: Arc<Context>,
+    marker: Marker,
+    record: Record,
+    /// Known also when the Job is gone.
+    last: Option<Last>,
+    /// When it began to follow.
+    since: Timestamp,
+}
+
+/// What is to be done about a Job that has ended.
+struct End {
+    /// How it failed, if it did.
+    failure: Option<String>,
+    /// What its pod left, or why that is none.
+    report: Option<Result<JobReport, String>>,
+}
+
+impl Jobs {
+    pub(crate) fn new(client: Client, selector: String, context: Arc<Context>) -> Self {
+        Self {
+            client,
+            selector,
+            marker: Marker::new(context.writer.clone()),
+            record: Record::default(),
+            last: None,
+            since: context.clock.now(),
+            context,
+        }
+    }
+
+    /// Runs while this process leads.
+    pub(crate) async fn follow(mut self) {
+        self.since = self.context.clock.now();
+        let namespace = self.context.pool_namespace.clone();
+        let config = watcher::Config::default().labels(&self.selector);
+        let jobs: Api<Job> = Api::namespaced(self.client.clone(), &namespace);
+        let jobs = watched(
+            jobs,
+            config.clone(),
+            format!("jobs in namespace {namespace}"),
+        );
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
+        let pods = watched(pods, config, "pods of jobs".to_owned());
+        pin_mut!(jobs, pods);
+        loop {
+            self.settle().await;
+            self.judge();
+            tokio::select! {
+                Some(event) = jobs.next() => self.record.job(event),
+                Some(event) = pods.next() => self.record.pod(&event),
+                () = tokio::time::sleep(self.patience()) => {}
+            }
+        }
+    }
+
+    /// How long to wait for an event.
+    fn patience(&self) -> Duration {
+        let now = self.context.clock.now();
+        let health = &self.context.health;
+        match health.until_missed(self.last.as_ref(), self.since, now) {
+            _ if self.record.is_waiting() => AGAIN,
+            Duration::ZERO => Duration::MAX,
+            until_missed => until_missed,
+        }
+    }
+
+    /// Takes care of the Jobs that have ended; what cannot be done now is tried again.
+    async fn settle(&mut self) {
+        for uid in self.record.due() {
+            if let Some((job, end)) = self.take(&uid).await {
+                self.count_and_tell(&job, end).await;
+            }
+        }
+    }
+
+    /// A Job whose end this process takes care of, and no other one does.
+    async fn take(&mut self, uid: &str) -> Option<(Job, End)> {
+        let (run, left) = self.record.get(uid)?;
+        let end = End::of(run.outcome.as_ref(), left);
+        let is_ours = if end.is_worth_a_mark() {
+            self.marker.take(run).await
+        } else {
+            Ok(true)
+        };
+        match is_ours {
+            Ok(is_ours) => {
+                run.is_settled = true;
+                is_ours.then(|| (run.job.clone(), end))
+            }
+            Err(error) => {
+                let job = run.job.name_any();
+                tracing::warn!(job, error, "a Job cannot be marked; it is tried again");
+                None
+            }
+        }
+    }
+
+    /// Adds what `job` counted, and tells what happened to it.
+    async fn count_and_tell(&self, job: &Job, end: End) {
+        let name = job.name_any();
+        match &end.report {
+            Some(Ok(report)) => {
+                self.context.metrics.job_reported(report);
+                let orphans = report.count(FINALIZED);
+                tracing::info!(
+                    job = name,
+                    orphans,
+                    "the report of a Job is added to the metrics"
+                );
+            }
+            Some(Err(error)) => tracing::warn!(job = name, error, "a Job has left no report"),
+            None => {}
+        }
+        let Context {
+            writer,
+            identity,
+            clock,
+            ..
+        } = self.context.as_ref();
+        let told = event::publish(writer, identity, job, end.told(), clock.now());
+        let told = told.instrument(tracing::info_span!("job", job = name));
+        if tokio::time::timeout(PATIENCE, told).await.is_err() {
+            tracing::warn!(job = name, "an event is lost");
+        }
+    }
+
+    /// Tells the tenants when it goes otherwise than before.
+    fn judge(&mut self) {
+        if !self.record.is_whole() {
+            return;
+        }
+        if let Some(newest) = self.record.last()
+            && self.last.as_ref().is_none_or(|last| newest.at >= last.at)
+        {
+            self.last = Some(newest);
+        }
+        let now = self.context.clock.now();
+        let is_news = self
+            .context
+            .health
+            .judge(self.last.as_ref(), self.since, now);
+        if is_news {
+            self.context.caches.sweep_objects(&self.context.queues);
+        }
+    }
+}
+
+impl End {
+    fn of(outcome: Option<&Outcome>, left: Option<&Left>) -> Self {
+        let failure = outcome.and_then(|outcome| outcome.failure.as_ref());
+        Self {
+            failure: failure.map(|failure| failure.words(left)),
+            report: left.and_then(|left| left.report.clone()),
+        }
+    }
+
+    /// Whether something is to be done once among all processes.
+    fn is_worth_a_mark(&self) -> bool {
+        self.failure.is_some() || matches!(self.report, Some(Ok(_)))
+    }
+
+    fn told(self) -> Vec<Told> {
+        let failed = self
+            .failure
+            .map(|words| Told::warning("JobFailed", format!("{words}; its log says more")));
+        let orphans = match self.report {
+            Some(Ok(report)) => report.count(FINALIZED),
+            _ => 0,
+        };
+        let finalized = (orphans > 0).then(|| {
+            let note = format!("turns ended that a dead process had left running: {orphans}");
+            Told::normal("OrphansFinalized", note)
+        });
+        failed.into_iter().chain(finalized).collect()
+    }
+}

@@ -1,0 +1,222 @@
+//! Jobs and their pods as the watches showed them.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use kube::runtime::watcher::Event;
+use minichat_core::Timestamp;
+use tokio::time::Instant;
+
+use super::outcome::{Left, Outcome, job_of};
+
+/// How much later than the end of a Job its pod's may be seen: the two watches
+/// are not in step. A Job whose pods were never made has none.
+pub(super) const LATE: Duration = Duration::from_secs(10);
+
+/// A Job.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) job: Job,
+    pub(super) outcome: Option<Outcome>,
+    /// When the outcome was seen first.
+    noticed: Option<Instant>,
+    /// Whether a mark was sent, so that one that is found may be its own.
+    pub(super) has_tried: bool,
+    /// Whether it needs no look any more.
+    pub(super) is_settled: bool,
+}
+
+/// A Job that has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Last {
+    pub(super) at: Timestamp,
+    pub(super) job: String,
+    /// How it failed, if it did.
+    pub(super) failure: Option<String>,
+}
+
+/// By the uids of Jobs.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    runs: HashMap<String, Run>,
+    left: HashMap<String, Left>,
+    /// Jobs that are gone, whose pods will be and were taken care of.
+    done: HashSet<String>,
+    jobs: Listing,
+    pods: Listing,
+}
+
+/// Of a list that is being read.
+#[derive(Debug, Default)]
+struct Listing {
+    found: HashSet<String>,
+    was_read: bool,
+}
+
+impl Record {
+    /// Whether both lists have been read.
+    pub(super) fn is_whole(&self) -> bool {
+        self.jobs.was_read && self.pods.was_read
+    }
+
+    pub(super) fn job(&mut self, event: Event<Job>) {
+        match event {
+            Event::Init => self.jobs.found.clear(),
+            Event::InitApply(job) => {
+                self.jobs.found.extend(job.uid());
+                self.note(job);
+            }
+            Event::InitDone => {
+                self.jobs.was_read = true;
+                let all: Vec<_> = self.runs.keys().cloned().collect();
+                for uid in all {
+                    if !self.jobs.found.contains(&uid) {
+                        self.forget(&uid);
+                    }
+                }
+            }
+            Event::Apply(job) => self.note(job),
+            Event::Delete(job) => self.forget(&job.uid().unwrap_or_default()),
+        }
+    }
+
+    pub(super) fn pod(&mut self, event: &Event<Pod>) {
+        match event {
+            Event::Init => self.pods.found.clear(),
+            Event::InitApply(pod) => {
+                self.pods
+                    .found
+                    .extend(job_of(pod).map(|(_, uid)| uid.to_owned()));
+                self.look(pod);
+            }
+            Event::InitDone => {
+                self.pods.was_read = true;
+                let (found, runs) = (&self.pods.found, &self.runs);
+                self.done.retain(|uid| found.contains(uid));
+                self.left
+                    .retain(|uid, _| found.contains(uid) || runs.contains_key(uid));
+            }
+            Event::Apply(pod) => self.look(pod),
+            Event::Delete(pod) => self.part(pod),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.runs.is_empty() && self.left.is_empty() && self.done.is_empty()
+    }
+
+    fn note(&mut self, job: Job) {
+        let uid = job.uid().unwrap_or_default();
+        let outcome = Outcome::of(&job);
+        let noticed = outcome.as_ref().map(|_| Instant::now());
+        let before = self.runs.remove(&uid);
+        let before = before.as_ref();
+        let run = Run {
+            job,
+            outcome,
+            noticed: before.and_then(|before| before.noticed).or(noticed),
+            has_tried: before.is_some_and(|before| before.has_tried),
+            is_settled: before.is_some_and(|before| before.is_settled),
+        };
+        self.runs.insert(uid, run);
+    }
+
+    /// The Job is gone. Its pod follows it.
+    fn forget(&mut self, uid: &str) {
+        let (Some(run), left) = (self.runs.remove(uid), self.left.remove(uid)) else {
+            return;
+        };
+        let Some(left) = left else { return };
+        if !run.is_settled && left.has_report() {
+            tell_lost(&run.job.name_any());
+        }
+        if !left.is_gone {
+            self.done.insert(uid.to_owned());
+        }
+    }
+
+    /// Takes note of what `pod` has left, if it has ended.
+    fn look(&mut self, pod: &Pod) {
+        if let Some((_, uid)) = job_of(pod)
+            && let Some(left) = Left::of(pod)
+        {
+            self.left.insert(uid.to_owned(), left);
+        }
+    }
+
+    /// The pod is gone: a Job that takes too long is ended like this.
+    fn part(&mut self, pod: &Pod) {
+        let Some((job, uid)) = job_of(pod) else {
+            return;
+        };
+        let left = Left::of_gone(pod);
+        if self.runs.contains_key(uid) {
+            self.left.insert(uid.to_owned(), left);
+        } else {
+            self.left.remove(uid);
+            if !self.done.remove(uid) && left.has_report() {
+                tell_lost(job);
+            }
+        }
+    }
+
+    /// Uids of what has ended and is to be taken care of.
+    pub(super) fn due(&self) -> Vec<String> {
+        let is_due = |(uid, run): &(&String, &Run)| {
+            !run.is_settled && run.outcome.is_some() && self.is_known(uid, run)
+        };
+        let due = self.runs.iter().filter(is_due);
+        due.map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// Whether something will be due without an event that says so.
+    pub(super) fn is_waiting(&self) -> bool {
+        let will_be = |run: &Run| !run.is_settled && run.has_failed();
+        self.runs.values().any(will_be) || !self.due().is_empty()
+    }
+
+    /// Whether what its pod left is known. A Job that has succeeded had a pod; one
+    /// that has failed may never have had any.
+    fn is_known(&self, uid: &str, run: &Run) -> bool {
+        let is_late = || run.noticed.is_some_and(|noticed| noticed.elapsed() >= LATE);
+        self.left.contains_key(uid) || run.has_failed() && is_late()
+    }
+
+    pub(super) fn get(&mut self, uid: &str) -> Option<(&mut Run, Option<&Left>)> {
+        Some((self.runs.get_mut(uid)?, self.left.get(uid)))
+    }
+
+    /// The Job that ended last.
+    pub(super) fn last(&self) -> Option<Last> {
+        let ended = self.runs.iter().filter_map(|(uid, run)| {
+            let Outcome { at, failure } = run.outcome.as_ref()?;
+            let is_clear = failure.is_none() || self.is_known(uid, run);
+            is_clear.then(|| Last {
+                at: *at,
+                job: run.job.name_any(),
+                failure: failure
+                    .as_ref()
+                    .map(|failure| failure.words(self.left.get(uid))),
+            })
+        });
+        ended.max_by(|one, other| (one.at, &one.job).cmp(&(other.at, &other.job)))
+    }
+}
+
+impl Run {
+    fn has_failed(&self) -> bool {
+        let outcome = self.outcome.as_ref();
+        outcome.is_some_and(|outcome| outcome.failure.is_some())
+    }
+}
+
+fn tell_lost(job: &str) {
+    tracing::warn!(
+        job,
+        "a Job is gone, and nobody knows whether its report was read"
+    );
+}

@@ -1,0 +1,245 @@
+use std::time::Duration;
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::watcher::Event;
+use minichat_core::Timestamp;
+use minichat_metrics::JobMetrics;
+use serde_json::{Value, json};
+
+use super::health::Health;
+use super::outcome::{Left, Outcome, job_of};
+use super::record::{LATE, Last, Record};
+use crate::condition::conditions;
+use crate::settings::Watchdog;
+
+fn report() -> String {
+    JobMetrics::default().report("watchdog").to_json()
+}
+
+fn owner(kind: &str) -> Value {
+    json!({"apiVersion": "batch/v1", "kind": kind, "name": "j", "uid": "u", "controller": true})
+}
+
+fn pod_with(phase: &str, owner: &Value, state: &Value) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {"name": "p", "ownerReferences": [owner]},
+        "status": {"phase": phase, "containerStatuses": [{
+            "name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state,
+        }]},
+    }))
+    .unwrap()
+}
+
+fn ended_pod(code: i32, message: &str) -> Pod {
+    let phase = if code == 0 { "Succeeded" } else { "Failed" };
+    let state = json!({"terminated": {"exitCode": code, "reason": "Error", "message": message}});
+    pod_with(phase, &owner("Job"), &state)
+}
+
+fn running_pod() -> Pod {
+    pod_with("Running", &owner("Job"), &json!({"running": {}}))
+}
+
+fn job(conditions: &Value) -> Job {
+    serde_json::from_value(json!({
+        "metadata": {"name": "j", "uid": "u"}, "status": {"conditions": conditions},
+    }))
+    .unwrap()
+}
+
+fn running() -> Job {
+    // So it is called once it must end, until its pod has.
+    job(&json!([{"type": "FailureTarget", "status": "True"}]))
+}
+
+fn succeeded() -> Job {
+    job(
+        &json!([{"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]),
+    )
+}
+
+fn failed(reason: &str) -> Job {
+    job(&json!([{
+        "type": "Failed", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z",
+        "reason": reason, "message": "so it is",
+    }]))
+}
+
+fn words(job: &Job, left: Option<&Left>) -> String {
+    Outcome::of(job).unwrap().failure.unwrap().words(left)
+}
+
+/// K8S-44
+#[test]
+fn a_pod_leaves_something_once_a_container_has_ended() {
+    let left = Left::of(&ended_pod(0, &report())).unwrap();
+    assert!(left.has_report());
+    let broken = Left::of(&ended_pod(0, "killed")).unwrap();
+    assert!(matches!(broken.report, Some(Err(_))));
+    assert_eq!(Left::of(&running_pod()), None);
+    assert_eq!(Left::of(&Pod::default()), None);
+    assert!(!Left::of_gone(&running_pod()).has_report());
+    assert_eq!(job_of(&ended_pod(0, "")), Some(("j", "u")));
+    let of_another = pod_with("Running", &owner("ReplicaSet"), &json!({}));
+    assert_eq!(job_of(&of_another), None);
+}
+
+/// K8S-7
+#[test]
+fn a_failure_is_told_by_the_pod_unless_the_job_has_ended_it() {
+    assert_eq!(Outcome::of(&running()), None);
+    assert_eq!(Outcome::of(&succeeded()).unwrap().failure, None);
+    let left = Left::of(&ended_pod(3, &report()));
+    let own = failed("BackoffLimitExceeded");
+    assert_eq!(
+        words(&own, left.as_ref()),
+        "container c ended with exit code 3 (Error)"
+    );
+    assert_eq!(words(&own, None), "BackoffLimitExceeded: so it is");
+    let overdue = words(&failed("DeadlineExceeded"), left.as_ref());
+    assert_eq!(overdue, "DeadlineExceeded: so it is");
+    let mut evicted = ended_pod(137, "");
+    evicted.status.as_mut().unwrap().reason = Some("Evicted".to_owned());
+    let left = Left::of(&evicted);
+    assert_eq!(words(&own, left.as_ref()), "its pod has failed: Evicted");
+}
+
+/// K8S-44: the two watches are not in step.
+#[tokio::test(start_paused = true)]
+async fn a_job_is_due_when_it_and_its_pod_have_ended() {
+    let mut pod_first = Record::default();
+    pod_first.job(Event::Apply(running()));
+    pod_first.pod(&Event::Apply(ended_pod(1, &report())));
+    assert!(pod_first.due().is_empty() && !pod_first.is_waiting());
+    pod_first.job(Event::Apply(failed("BackoffLimitExceeded")));
+    assert_eq!(pod_first.due(), ["u"]);
+
+    let mut job_first = Record::default();
+    job_first.pod(&Event::Apply(running_pod()));
+    job_first.job(Event::Apply(failed("BackoffLimitExceeded")));
+    assert!(job_first.due().is_empty() && job_first.is_waiting());
+    assert_eq!(job_first.last(), None);
+    job_first.pod(&Event::Apply(ended_pod(1, &report())));
+    assert_eq!(job_first.due(), ["u"]);
+    assert!(job_first.last().is_some());
+
+    let mut never_made = Record::default();
+    never_made.job(Event::Apply(failed("DeadlineExceeded")));
+    tokio::time::advance(LATE / 2).await;
+    never_made.job(Event::Apply(failed("DeadlineExceeded")));
+    assert!(never_made.due().is_empty() && never_made.is_waiting());
+    tokio::time::advance(LATE / 2).await;
+    assert_eq!(never_made.due(), ["u"]);
+
+    let mut succeeds = Record::default();
+    succeeds.job(Event::Apply(succeeded()));
+    tokio::time::advance(LATE).await;
+    assert!(
+        succeeds.due().is_empty(),
+        "its pod has a report, which will be seen"
+    );
+}
+
+/// K8S-44
+#[test]
+fn a_pod_that_is_deleted_has_left_what_it_had() {
+    let mut record = Record::default();
+    record.job(Event::Apply(running()));
+    record.pod(&Event::Delete(ended_pod(0, &report())));
+    record.job(Event::Apply(failed("DeadlineExceeded")));
+    assert_eq!(record.due(), ["u"]);
+    let (_, left) = record.get("u").unwrap();
+    assert!(left.unwrap().has_report());
+}
+
+#[test]
+fn nothing_is_kept_of_what_is_gone() {
+    let mut record = Record::default();
+    record.job(Event::Apply(succeeded()));
+    record.pod(&Event::Apply(ended_pod(0, &report())));
+    record.get("u").unwrap().0.is_settled = true;
+    // The Job goes, and its pod follows.
+    record.job(Event::Delete(succeeded()));
+    record.pod(&Event::Apply(ended_pod(0, &report())));
+    record.pod(&Event::Delete(ended_pod(0, &report())));
+    assert!(record.is_empty(), "{record:?}");
+    // Nobody saw it go.
+    record.job(Event::Apply(succeeded()));
+    record.pod(&Event::Apply(ended_pod(0, &report())));
+    record.job(Event::Init);
+    record.job(Event::InitDone);
+    record.pod(&Event::Init);
+    record.pod(&Event::InitDone);
+    assert!(record.is_empty(), "{record:?}");
+    assert!(record.is_whole());
+}
+
+fn last(second: i64, failure: Option<&str>) -> Last {
+    Last {
+        at: at(second),
+        job: format!("j-{second}"),
+        failure: failure.map(str::to_owned),
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_micros(0).plus_seconds(second)
+}
+
+/// K8S-7, K8S-12
+#[test]
+fn only_an_end_of_another_kind_is_news() {
+    let health = Health::new(Some(Watchdog::Jobs), Duration::from_secs(100));
+    let judge = |last: Option<Last>| {
+        let now = last.as_ref().map_or(at(0), |last| last.at);
+        let is_news = health.judge(last.as_ref(), at(0), now);
+        let verdict = health.verdict(&[]).unwrap();
+        (is_news, verdict.holds, verdict.message)
+    };
+    assert_eq!(health.verdict(&[]), None);
+    assert_eq!(judge(None), (true, true, "no Job has ended yet".to_owned()));
+    assert_eq!(judge(Some(last(1, None))), (true, true, String::new()));
+    assert_eq!(judge(Some(last(2, None))), (false, true, String::new()));
+    let (is_news, holds, message) = judge(Some(last(3, Some("no"))));
+    assert!(
+        is_news && !holds && message.contains("j-3: no"),
+        "{message}"
+    );
+    let standing = conditions(
+        &health.verdict(&[]).into_iter().collect::<Vec<_>>(),
+        &[],
+        Some(1),
+        at(3),
+    );
+    assert_eq!(
+        judge(Some(last(4, Some("no")))),
+        (false, false, message.clone())
+    );
+    assert!(judge(Some(last(5, Some("never")))).0);
+    assert!(judge(Some(last(6, None))).0);
+
+    // Another process goes on with what stands until it knows better.
+    let other = Health::new(Some(Watchdog::Jobs), Duration::from_secs(100));
+    let stands = other.verdict(&standing).unwrap();
+    assert_eq!((stands.holds, stands.message), (false, message));
+    assert_eq!(Health::new(None, Duration::ZERO).verdict(&standing), None);
+}
+
+/// K8S-7
+#[test]
+fn a_run_is_missed_when_none_has_ended_for_long() {
+    let health = Health::new(Some(Watchdog::Jobs), Duration::from_secs(100));
+    let reason = |last: Option<&Last>, now: i64| {
+        health.judge(last, at(1000), at(now));
+        health.verdict(&[]).unwrap().reason.as_str()
+    };
+    assert_eq!(reason(None, 1099), "Succeeded");
+    assert_eq!(reason(None, 1100), "Missed");
+    assert_eq!(reason(Some(&last(1150, None)), 1151), "Succeeded");
+    assert_eq!(reason(Some(&last(1150, None)), 1250), "Missed");
+    assert_eq!(reason(Some(&last(1260, Some("no"))), 1261), "Failed");
+    assert_eq!(reason(Some(&last(900, None)), 1261), "Missed");
+    let left = health.until_missed(Some(&last(1000, None)), at(0), at(1090));
+    assert_eq!(left, Duration::from_secs(10));
+}
