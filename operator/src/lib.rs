@@ -20,6 +20,7 @@ mod garbage;
 mod index;
 mod issuers;
 mod jobs;
+mod later;
 mod numbers;
 mod pool;
 mod propagation;

@@ -1,10 +1,12 @@
 //! What is to be looked at, and in which order: what has changed at once, and
-//! everything, as at the start, while there is nothing better to do. Otherwise an
-//! edit would wait for a thousand tenants that nobody has touched (K8S-17).
+//! everything, as at the start, while there is nothing better to do; so is what
+//! asks for another look. Otherwise an edit would wait for a thousand tenants that
+//! nobody has touched (K8S-17), or that wait for a pod that hangs.
 
 use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
 use kube::Resource;
@@ -12,6 +14,9 @@ use kube::runtime::reflector::ObjectRef;
 use minichat_crds::{ChatQuota, ChatTenant};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::time::{Instant, sleep_until};
+
+use crate::later::Later;
 
 /// An object that is to be looked at.
 #[derive(Debug)]
@@ -20,6 +25,8 @@ pub(crate) enum Look<K: Resource<DynamicType = ()>> {
     Changed(ObjectRef<K>),
     /// It may have: everything is looked at.
     Swept(ObjectRef<K>),
+    /// After so long it is swept, unless it is looked at before.
+    Again(ObjectRef<K>, Duration),
 }
 
 /// Where those are told who must look again.
@@ -75,7 +82,7 @@ impl<K: Resource<DynamicType = ()>> Queue<K> {
 impl<K: Resource<DynamicType = ()>> Look<K> {
     pub(crate) fn object(&self) -> &ObjectRef<K> {
         match self {
-            Self::Changed(object) | Self::Swept(object) => object,
+            Self::Changed(object) | Self::Swept(object) | Self::Again(object, _) => object,
         }
     }
 }
@@ -127,6 +134,13 @@ struct Sweep<K: Resource<DynamicType = ()>> {
 }
 
 impl<K: Resource<DynamicType = ()>> Sweep<K> {
+    fn new() -> Self {
+        Self {
+            order: VecDeque::new(),
+            waiting: HashSet::new(),
+        }
+    }
+
     fn add(&mut self, object: ObjectRef<K>) {
         if self.waiting.insert(object.clone()) {
             self.order.push_back(object);
@@ -148,34 +162,65 @@ pub(crate) fn ordered<K>(
 where
     K: Resource<DynamicType = ()>,
 {
-    let sweep = Sweep {
-        order: VecDeque::new(),
-        waiting: HashSet::new(),
+    let line = Line {
+        lane,
+        gate,
+        sweep: Sweep::new(),
+        later: Later::new(),
     };
-    stream::unfold((lane, sweep, gate), async |(mut lane, mut sweep, gate)| {
+    stream::unfold(line, async |mut line| {
+        let next = line.next().await?;
+        Some((Ok(next), line))
+    })
+}
+
+struct Line<K: Resource<DynamicType = ()>> {
+    lane: Lane<K>,
+    gate: Arc<Gate<K>>,
+    sweep: Sweep<K>,
+    later: Later<ObjectRef<K>>,
+}
+
+impl<K: Resource<DynamicType = ()>> Line<K> {
+    /// `None` once nobody can send any more.
+    async fn next(&mut self) -> Option<ObjectRef<K>> {
         loop {
+            let first = self.later.first();
             tokio::select! {
                 biased;
-                look = lane.recv() => match look? {
-                    Look::Changed(object) => return Some((Ok(object), (lane, sweep, gate))),
-                    Look::Swept(object) => sweep.add(object),
+                look = self.lane.recv() => match look? {
+                    Look::Changed(object) => {
+                        self.later.clear(&object);
+                        return Some(object);
+                    }
+                    Look::Swept(object) => self.sweep.add(object),
+                    Look::Again(object, delay) => self.later.set(object, Instant::now() + delay),
                 },
-                () = gate.room(), if !sweep.order.is_empty() => {
-                    if let Some(object) = sweep.next() {
-                        gate.enters(object.clone());
-                        return Some((Ok(object), (lane, sweep, gate)));
+                () = sleep_until(first.unwrap_or_else(Instant::now)), if first.is_some() => {
+                    while let Some(object) = self.later.due(Instant::now()) {
+                        self.sweep.add(object);
+                    }
+                }
+                () = self.gate.room(), if !self.sweep.order.is_empty() => {
+                    if let Some(object) = self.sweep.next() {
+                        self.later.clear(&object);
+                        self.gate.enters(object.clone());
+                        return Some(object);
                     }
                 }
             }
         }
-    })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use futures_util::{FutureExt as _, StreamExt as _, pin_mut};
+    use tokio::task::unconstrained;
 
     use super::*;
+
+    const AGAIN: Duration = Duration::from_secs(2);
 
     fn tenant(name: &str) -> ObjectRef<ChatTenant> {
         ObjectRef::new(name).within("a")
@@ -211,5 +256,59 @@ mod tests {
         assert_eq!(next().as_deref(), Some("one"), "and again when asked again");
         drop(queue);
         assert_eq!(next().as_deref(), Some("the end"));
+    }
+
+    /// K8S-17: a thousand tenants wait for a pod that hangs, and each is looked at again and again.
+    #[tokio::test(start_paused = true)]
+    async fn what_asks_for_another_look_holds_up_nothing_that_changed() {
+        let (queue, lane) = queue();
+        let gate = Arc::new(Gate::new(2));
+        let ordered = ordered(lane, Arc::clone(&gate));
+        pin_mut!(ordered);
+        let mut next = || {
+            // A poll takes as many as there are.
+            let next = unconstrained(ordered.next()).now_or_never();
+            next.map(|object| object.map_or("the end".to_owned(), |Ok(object)| object.name))
+        };
+        let unsettled: Vec<_> = (0..1000).map(|number| number.to_string()).collect();
+        for name in &unsettled {
+            queue.send(Look::Again(tenant(name), AGAIN));
+        }
+        assert_eq!(next(), None, "it is not time yet");
+        tokio::time::advance(AGAIN).await;
+        assert_eq!(next().as_deref(), Some("0"));
+        assert_eq!(next().as_deref(), Some("1"));
+        assert_eq!(next(), None, "the others wait for room");
+        queue.send(Look::Changed(tenant("new")));
+        assert_eq!(next().as_deref(), Some("new"));
+        // Each is in work once at a time, however long it takes.
+        for name in &unsettled {
+            gate.leaves(&tenant(name));
+            queue.send(Look::Again(tenant(name), AGAIN));
+            let following = name.parse::<usize>().unwrap() + 2;
+            assert_eq!(next(), unsettled.get(following).cloned());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_for_whatever_reason_is_the_one_that_was_asked_for() {
+        let (queue, lane) = queue();
+        let gate = Arc::new(Gate::new(9));
+        let ordered = ordered(lane, gate);
+        pin_mut!(ordered);
+        let mut next = || {
+            let next = ordered.next().now_or_never();
+            next.map(|object| object.map_or("the end".to_owned(), |Ok(object)| object.name))
+        };
+        for name in ["changed", "swept", "twice", "twice"] {
+            queue.send(Look::Again(tenant(name), AGAIN));
+        }
+        queue.send(Look::Changed(tenant("changed")));
+        queue.send(Look::Swept(tenant("swept")));
+        assert_eq!(next().as_deref(), Some("changed"));
+        assert_eq!(next().as_deref(), Some("swept"));
+        tokio::time::advance(AGAIN).await;
+        assert_eq!(next().as_deref(), Some("twice"));
+        assert_eq!(next(), None);
     }
 }

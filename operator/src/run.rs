@@ -23,12 +23,12 @@ use tracing::{Instrument as _, Span};
 
 use crate::backoff::Backoff;
 use crate::cache::{Caches, full_name};
-use crate::context::{Context, DEADLINE, ReconcileError};
+use crate::context::{Again, Context, DEADLINE, ReconcileError};
 use crate::jobs::{Health, Jobs};
 use crate::numbers::Numbers;
 use crate::pool::Pool;
 use crate::propagation::Propagation;
-use crate::queue::{Gate, Lane, Lanes, Queues, ordered, queue};
+use crate::queue::{Gate, Lane, Lanes, Look, Queue, Queues, ordered, queue};
 use crate::settings::Settings;
 use crate::telling::Telling;
 use crate::write::{MANAGER, Writer};
@@ -38,7 +38,8 @@ use crate::{admin, chat_quota, chat_tenant, garbage};
 /// object loop may have many.
 const RENDERED_AT_ONCE: u16 = 16;
 const OBJECTS_AT_ONCE: u16 = 128;
-/// One of so many places is for objects that have not changed.
+/// One of so many places is for objects that have not changed, or ask for another
+/// look.
 const SWEPT: u16 = 4;
 
 /// An operator that works.
@@ -220,7 +221,7 @@ async fn work(
             RENDERED_AT_ONCE,
             (ReconcileKind::ChatTenant, ReconcileLoop::Render),
             |tenant, context| async move { chat_tenant::render(&tenant, &context).await },
-            |context| &context.render_failures,
+            |context| (&context.queues.render, &context.render_failures),
         ));
         loops.spawn(follow(
             Arc::clone(&context),
@@ -229,7 +230,7 @@ async fn work(
             OBJECTS_AT_ONCE,
             (ReconcileKind::ChatTenant, ReconcileLoop::Object),
             |tenant, context| async move { chat_tenant::reconcile(&tenant, &context).await },
-            |context| &context.object_failures,
+            |context| (&context.queues.objects, &context.object_failures),
         ));
         loops.spawn(follow(
             Arc::clone(&context),
@@ -238,7 +239,7 @@ async fn work(
             RENDERED_AT_ONCE,
             (ReconcileKind::ChatQuota, ReconcileLoop::Object),
             |quota, context| async move { chat_quota::reconcile(&quota, &context).await },
-            |context| &context.quota_failures,
+            |context| (&context.queues.quotas, &context.quota_failures),
         ));
     }
     if let Some(Err(error)) = loops.join_next().await {
@@ -267,7 +268,9 @@ where
     lanes
 }
 
-/// Reconciles what `queue` names, each object once at a time, with a deadline.
+/// Reconciles what `lane` names, each object once at a time, with a deadline. What
+/// is to be looked at again goes to the end of the lane: a controller would start
+/// it in the place of what has changed.
 async fn follow<K, F>(
     context: Arc<Context>,
     store: Store<K>,
@@ -275,10 +278,10 @@ async fn follow<K, F>(
     at_once: u16,
     (kind, of): (ReconcileKind, ReconcileLoop),
     reconcile: impl Fn(Arc<K>, Arc<Context>) -> F + Copy + Send + Sync + 'static,
-    failures: impl Fn(&Context) -> &Backoff<ObjectRef<K>> + Copy + Send + Sync + 'static,
+    its: impl Fn(&Context) -> (&Queue<K>, &Backoff<ObjectRef<K>>) + Copy + Send + Sync + 'static,
 ) where
     K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
-    F: Future<Output = Result<Action, ReconcileError>> + Send + 'static,
+    F: Future<Output = Result<Again, ReconcileError>> + Send + 'static,
 {
     let gate = Arc::new(Gate::new(usize::from(at_once / SWEPT)));
     let swept = Arc::clone(&gate);
@@ -292,19 +295,25 @@ async fn follow<K, F>(
                 tokio::time::timeout(DEADLINE, reconcile(object, Arc::clone(&context))).await;
             gate.leaves(&key);
             context.metrics.reconcile(kind, of, begun.elapsed());
-            let action = done.map_err(|_| ReconcileError::Deadline)??;
-            failures(&context).succeeded(&key);
-            Ok(action)
+            let again = done.map_err(|_| ReconcileError::Deadline)??;
+            let (queue, failures) = its(&context);
+            failures.succeeded(&key);
+            if let Some(delay) = again {
+                queue.send(Look::Again(key, delay));
+            }
+            Ok(Action::await_change())
         };
         Box::pin(reconciled.instrument(span))
     };
     let retry = move |object: Arc<K>, error: &ReconcileError, context: Arc<Context>| {
         let key = ObjectRef::from_obj(object.as_ref());
-        let delay = failures(&context).failed(key, error.to_string());
+        let (queue, failures) = its(&context);
+        let delay = failures.failed(key.clone(), error.to_string());
+        queue.send(Look::Again(key, delay));
         context.metrics.reconcile_error(kind, error.label());
         let _span = span(kind, of, object.as_ref()).entered();
         tracing::warn!(%error, again_in_ms = delay.as_millis(), "a reconcile failed");
-        Action::requeue(delay)
+        Action::await_change()
     };
     let config = ControllerConfig::default().concurrency(at_once);
     let looks = ordered(lane, Arc::clone(&gate));

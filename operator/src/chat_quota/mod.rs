@@ -5,22 +5,21 @@ mod dereference;
 mod update_status;
 mod validate;
 
-use kube::runtime::controller::Action;
 use minichat_crds::ChatQuota;
 
-use crate::context::{Context, ReconcileError};
+use crate::context::{Again, Context, ReconcileError};
 
 /// Writes the quota's status. Another look is due when the tenant's status
 /// changes, which brings this loop back.
 pub(crate) async fn reconcile(
     quota: &ChatQuota,
     context: &Context,
-) -> Result<Action, ReconcileError> {
+) -> Result<Again, ReconcileError> {
     if quota.metadata.deletion_timestamp.is_some() {
-        return Ok(Action::await_change());
+        return Ok(None);
     }
     let seen = dereference::dereference(&context.caches, quota);
     let verdicts = validate::validate(quota, &seen);
     update_status::update(quota, &seen, verdicts, context).await?;
-    Ok(Action::await_change())
+    Ok(None)
 }

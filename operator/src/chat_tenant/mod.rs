@@ -10,13 +10,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kube::ResourceExt as _;
-use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use minichat_crds::rendered_secret::revision_of;
 use minichat_crds::{ChatTenant, render as rendering};
 
 use crate::condition::{Reason, Type, Verdict};
-use crate::context::{Context, ReconcileError};
+use crate::context::{Again, Context, ReconcileError};
 use crate::issuers::LIFETIME;
 use crate::write::{FINALIZER, WriteError};
 
@@ -42,9 +41,9 @@ pub(crate) fn secret_names(tenant: &ChatTenant) -> BTreeSet<String> {
 pub(crate) async fn render(
     tenant: &ChatTenant,
     context: &Context,
-) -> Result<Action, ReconcileError> {
+) -> Result<Again, ReconcileError> {
     if tenant.metadata.deletion_timestamp.is_some() {
-        return Ok(Action::await_change());
+        return Ok(None);
     }
     let seen = dereference::dereference(&context.caches, tenant);
     let is_new = !tenant
@@ -58,7 +57,7 @@ pub(crate) async fn render(
     let delivers = matches!(build, Build::Write(..));
     if let Build::Write(secret, number) = build {
         let Some(claim) = context.caches.issuers.claim(tenant) else {
-            return Ok(Action::requeue(AGAIN));
+            return Ok(Some(AGAIN));
         };
         context.numbers.remember(id_of(tenant), number);
         let written = apply::apply(&context.writer, &seen, &secret).await;
@@ -82,11 +81,7 @@ pub(crate) async fn render(
     apply::remove_others(&context.writer, &seen).await?;
     // A claim ends without a change that would be told.
     let is_contested = seen.contested.is_some();
-    Ok(if is_contested {
-        Action::requeue(LIFETIME)
-    } else {
-        Action::await_change()
-    })
+    Ok(is_contested.then_some(LIFETIME))
 }
 
 /// What is right and wrong with the tenant, and what must be written for it.
@@ -107,11 +102,11 @@ fn decide(tenant: &ChatTenant, seen: &Dereferenced, context: &Context) -> (Valid
 pub(crate) async fn reconcile(
     tenant: &ChatTenant,
     context: &Context,
-) -> Result<Action, ReconcileError> {
+) -> Result<Again, ReconcileError> {
     let seen = dereference::dereference(&context.caches, tenant);
     if tenant.metadata.deletion_timestamp.is_some() {
         apply::remove(&context.writer, tenant, &seen).await?;
-        return Ok(Action::await_change());
+        return Ok(None);
     }
     let (validated, build) = decide(tenant, &seen, context);
     let mut unwritten = None;
@@ -121,7 +116,7 @@ pub(crate) async fn reconcile(
             .fails_with(&ObjectRef::from_obj(tenant));
         if unwritten.is_none() {
             // The render loop is about to write; its write brings this loop back.
-            return Ok(Action::requeue(AGAIN));
+            return Ok(Some(AGAIN));
         }
     }
     update_status::update(tenant, &seen, validated, unwritten, context).await

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use minichat_crds::ChatTenant;
 use minichat_crds::chat_tenant::{ChatTenantStatus, DataPlane};
@@ -12,7 +11,7 @@ use super::dereference::Dereferenced;
 use super::validate::Validated;
 use super::{AGAIN, id_of};
 use crate::condition::{Reason, Type, Verdict, conditions};
-use crate::context::{Context, ReconcileError};
+use crate::context::{Again, Context, ReconcileError};
 use crate::event;
 use crate::pool::Acknowledgement;
 
@@ -27,7 +26,7 @@ pub(super) async fn update(
     validated: Validated,
     unwritten: Option<String>,
     context: &Context,
-) -> Result<Action, ReconcileError> {
+) -> Result<Again, ReconcileError> {
     let Some(revision) = seen
         .rendered
         .as_ref()
@@ -84,12 +83,8 @@ pub(super) async fn update(
     Ok(again(!is_settled))
 }
 
-fn again(is_due: bool) -> Action {
-    if is_due {
-        Action::requeue(AGAIN)
-    } else {
-        Action::await_change()
-    }
+fn again(is_due: bool) -> Again {
+    is_due.then_some(AGAIN)
 }
 
 fn not_written(error: &str) -> Verdict {
