@@ -1,6 +1,7 @@
 //! An API server with what the chart installs beside pods: `ServiceAccounts`, roles, and the settings of both processes.
 
 mod job;
+mod lossy;
 mod pod;
 mod process;
 mod watchdog;
@@ -28,6 +29,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+pub use lossy::LossyWay;
 pub use pod::Pod;
 use pod::Template;
 pub use process::Operator;
@@ -207,6 +209,14 @@ impl Site {
     /// The same, told some things otherwise: by variables without `MINICHAT_OPERATOR_`.
     pub async fn operator_told(&self, told: &[(&str, &str)]) -> anyhow::Result<Operator> {
         let kubeconfig = self.kubeconfig("Deployment").await?;
+        self.start_operator(&kubeconfig, told).await
+    }
+
+    async fn start_operator(
+        &self,
+        kubeconfig: &Path,
+        told: &[(&str, &str)],
+    ) -> anyhow::Result<Operator> {
         let mut variables = self.operator_variables()?;
         let mut set = |name: &str, value: String| {
             variables.insert(format!("MINICHAT_OPERATOR_{name}"), value);
@@ -219,7 +229,7 @@ impl Site {
         Operator::start(
             &self.programs.operator,
             variables,
-            &kubeconfig,
+            kubeconfig,
             self.log("operator"),
         )
         .await

@@ -98,11 +98,15 @@ async fn essence(site: &Site, tenant: &Tenant) -> anyhow::Result<Value> {
 async fn an_edited_or_deleted_child_is_repaired_and_then_nothing_is_written() -> anyhow::Result<()>
 {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
-    let _operator = site.operator().await?;
+    let _operator = site.operator_told(&[("WATCHDOG", "jobs")]).await?;
     let pod = site.pod().await?;
     let tenant = site.tenant("acme");
     site.apply(&site.quota(&tenant, 7)).await?;
     site.admit([&tenant]).await?;
+    // One that is told to the tenant and to the Job, each once.
+    site.failed_job("run-1", 1, &super::jobs::report(1)).await?;
+    site.await_condition(("ChatTenant", "acme"), "JobsHealthy", "False/Failed")
+        .await?;
     let quota = ("ChatQuota", "acme-default");
     site.await_condition(quota, "Ready", "True/Ready").await?;
 

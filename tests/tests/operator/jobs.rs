@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use minichat_metrics::{ErrorLabel, JobMetrics, Metrics as _};
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::site::{Operator, Site, eventually};
@@ -32,19 +33,20 @@ async fn counted(operator: &Operator) -> anyhow::Result<(usize, usize, usize)> {
     ))
 }
 
+async fn has_counted(operator: &Operator, turns: usize, scans: usize) -> anyhow::Result<()> {
+    let what = format!("{turns} turns of {scans} scans");
+    let has = async || Ok(counted(operator).await? == (turns, turns, scans));
+    let shown = eventually(&what, SOON, has).await;
+    shown.with_context(|| operator.log().unwrap_or_default())
+}
+
 /// K8S-44, PLAT-57
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_job_counted_is_added_once_however_often_operators_start() -> anyhow::Result<()> {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     site.finished_job("before", &report(2)).await?;
     let operator = site.operator().await?;
-    let shows = async |operator: &Operator, turns: usize, scans: usize| {
-        let what = format!("{turns} turns of {scans} scans");
-        let is_shown = async || Ok(counted(operator).await? == (turns, turns, scans));
-        let shown = eventually(&what, SOON, is_shown).await;
-        anyhow::Context::with_context(shown, || operator.log().unwrap_or_default())
-    };
-    shows(&operator, 2, 1).await?;
+    has_counted(&operator, 2, 1).await?;
     let reader = site.reported("before").await?;
     assert!(reader.is_some());
 
@@ -52,7 +54,7 @@ async fn what_a_job_counted_is_added_once_however_often_operators_start() -> any
     site.finished_job("broken", "killed before it wrote")
         .await?;
     site.finished_job("second", &report(3)).await?;
-    shows(&operator, 5, 2).await?;
+    has_counted(&operator, 5, 2).await?;
     assert_eq!(site.reported("broken").await?, None);
     assert!(operator.log()?.contains("a Job has left no report"));
     operator.kill().await?;
@@ -60,9 +62,79 @@ async fn what_a_job_counted_is_added_once_however_often_operators_start() -> any
     // A new process begins at nothing, and what others have added stays theirs.
     site.finished_job("third", &report(1)).await?;
     let operator = site.operator().await?;
-    shows(&operator, 1, 1).await?;
+    has_counted(&operator, 1, 1).await?;
     site.finished_job("fourth", &report(0)).await?;
-    shows(&operator, 1, 2).await?;
+    has_counted(&operator, 1, 2).await?;
     assert_eq!(site.reported("before").await?, reader);
     Ok(())
+}
+
+/// K8S-44: the mark is set although nobody hears of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_mark_was_set_unheard_is_counted_once() -> anyhow::Result<()> {
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let way = site.lossy_way().await?;
+    let operator = site.operator_on(&way).await?;
+    site.finished_job("heard", &report(1)).await?;
+    has_counted(&operator, 1, 1).await?;
+    way.lose_marks(1);
+    site.finished_job("unheard", &report(3)).await?;
+    has_counted(&operator, 4, 2).await?;
+    assert_eq!(way.to_lose(), 0);
+    assert!(operator.log()?.contains("a Job cannot be marked"));
+    let events = site.events_of_job("unheard").await?;
+    assert_eq!(events.len(), 1, "{events:?}");
+    // What comes later is counted, so that was counted once.
+    site.finished_job("later", &report(0)).await?;
+    has_counted(&operator, 4, 3).await?;
+    operator.kill().await?;
+    let operator = site.operator().await?;
+    site.finished_job("of-another", &report(0)).await?;
+    has_counted(&operator, 0, 1).await
+}
+
+/// K8S-44: a killed job reports too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_was_ended_by_its_deadline_is_counted_once_and_has_failed() -> anyhow::Result<()>
+{
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let _pod = site.pod().await?;
+    let operator = site.operator_told(&[("WATCHDOG", "jobs")]).await?;
+    site.admit([&site.tenant("acme")]).await?;
+    site.overdue_job("overdue", &report(2)).await?;
+    has_counted(&operator, 2, 1).await?;
+    let tenant = ("ChatTenant", "acme");
+    let message = site.await_condition(tenant, "JobsHealthy", "False/Failed");
+    let message = message.await?;
+    assert!(message.contains("overdue: DeadlineExceeded"), "{message}");
+    let are_told = async || Ok(site.events_of_job("overdue").await?.len() == 2);
+    eventually("failure and turns are told", SOON, are_told).await?;
+    site.finished_job("later", &report(0)).await?;
+    has_counted(&operator, 2, 2).await
+}
+
+/// K8S-44: what cannot be marked could be counted by two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_may_not_be_marked_is_counted_when_it_may() -> anyhow::Result<()> {
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let pool = site.namespace.as_str();
+    let role = site.role(pool)?;
+    let mut less = role.clone();
+    let rules = less["rules"].as_array_mut().context("no rules")?;
+    let of_jobs = rules.iter_mut().find(|rule| rule["resources"][0] == "jobs");
+    let verbs = &mut of_jobs.context("no rule about jobs")?["verbs"];
+    verbs
+        .as_array_mut()
+        .context("no verbs")?
+        .retain(|verb| verb != "patch");
+    site.tier().kubectl().apply(&less)?;
+    site.await_right(pool, "patch", "jobs", false).await?;
+    let operator = site.operator().await?;
+    site.finished_job("finished", &report(2)).await?;
+    let is_told = async || Ok(operator.log()?.matches("a Job cannot be marked").count() > 1);
+    eventually("told and tried again", SOON, is_told).await?;
+    assert_eq!(counted(&operator).await?, (0, 0, 0));
+    assert_eq!(site.reported("finished").await?, None);
+    site.tier().kubectl().apply(role)?;
+    has_counted(&operator, 2, 1).await
 }
