@@ -20,9 +20,6 @@ use crate::write::{WriteError, Writer};
 /// One reconcile takes no longer (K8S-10).
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// After how long another look is due although nothing has changed.
-pub(crate) type Again = Option<Duration>;
-
 pub(crate) struct Context {
     pub(crate) caches: Arc<Caches>,
     pub(crate) writer: Writer,

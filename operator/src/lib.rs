@@ -21,6 +21,7 @@ mod index;
 mod issuers;
 mod jobs;
 mod later;
+mod looks;
 mod numbers;
 mod pool;
 mod propagation;

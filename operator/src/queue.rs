@@ -162,26 +162,26 @@ pub(crate) fn ordered<K>(
 where
     K: Resource<DynamicType = ()>,
 {
-    let line = Line {
+    let order = Order {
         lane,
         gate,
         sweep: Sweep::new(),
         later: Later::new(),
     };
-    stream::unfold(line, async |mut line| {
-        let next = line.next().await?;
-        Some((Ok(next), line))
+    stream::unfold(order, async |mut order| {
+        let next = order.next().await?;
+        Some((Ok(next), order))
     })
 }
 
-struct Line<K: Resource<DynamicType = ()>> {
+struct Order<K: Resource<DynamicType = ()>> {
     lane: Lane<K>,
     gate: Arc<Gate<K>>,
     sweep: Sweep<K>,
     later: Later<ObjectRef<K>>,
 }
 
-impl<K: Resource<DynamicType = ()>> Line<K> {
+impl<K: Resource<DynamicType = ()>> Order<K> {
     /// `None` once nobody can send any more.
     async fn next(&mut self) -> Option<ObjectRef<K>> {
         loop {

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use futures_util::{StreamExt as _, pin_mut};
-use kube::runtime::controller::{Action, Config as ControllerConfig, Error, applier};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Config, Resource};
 use minichat_core::{Clock, SystemClock};
@@ -23,12 +21,13 @@ use tracing::{Instrument as _, Span};
 
 use crate::backoff::Backoff;
 use crate::cache::{Caches, full_name};
-use crate::context::{Again, Context, DEADLINE, ReconcileError};
+use crate::context::{Context, DEADLINE, ReconcileError};
 use crate::jobs::{Health, Jobs};
+use crate::looks::{self, Again};
 use crate::numbers::Numbers;
 use crate::pool::Pool;
 use crate::propagation::Propagation;
-use crate::queue::{Gate, Lane, Lanes, Look, Queue, Queues, ordered, queue};
+use crate::queue::{Lane, Lanes, Queue, Queues, queue};
 use crate::settings::Settings;
 use crate::telling::Telling;
 use crate::write::{MANAGER, Writer};
@@ -38,10 +37,6 @@ use crate::{admin, chat_quota, chat_tenant, garbage};
 /// object loop may have many.
 const RENDERED_AT_ONCE: u16 = 16;
 const OBJECTS_AT_ONCE: u16 = 128;
-/// One of so many places is for objects that have not changed, or ask for another
-/// look.
-const SWEPT: u16 = 4;
-
 /// An operator that works.
 pub struct Running {
     /// Where health and metrics are served.
@@ -214,7 +209,7 @@ async fn work(
     let lanes = render.into_iter().zip(objects).zip(quotas);
     for (scope, ((render, objects), quotas)) in context.caches.scopes.iter().zip(lanes) {
         let (tenants, all_quotas) = (scope.tenants.store.clone(), scope.quotas.store.clone());
-        loops.spawn(follow(
+        loops.spawn(reconciled(
             Arc::clone(&context),
             tenants.clone(),
             render,
@@ -223,7 +218,7 @@ async fn work(
             |tenant, context| async move { chat_tenant::render(&tenant, &context).await },
             |context| (&context.queues.render, &context.render_failures),
         ));
-        loops.spawn(follow(
+        loops.spawn(reconciled(
             Arc::clone(&context),
             tenants,
             objects,
@@ -232,7 +227,7 @@ async fn work(
             |tenant, context| async move { chat_tenant::reconcile(&tenant, &context).await },
             |context| (&context.queues.objects, &context.object_failures),
         ));
-        loops.spawn(follow(
+        loops.spawn(reconciled(
             Arc::clone(&context),
             all_quotas,
             quotas,
@@ -268,10 +263,8 @@ where
     lanes
 }
 
-/// Reconciles what `lane` names, each object once at a time, with a deadline. What
-/// is to be looked at again goes to the end of the lane: a controller would start
-/// it in the place of what has changed.
-async fn follow<K, F>(
+/// Reconciles what `lane` names, with a deadline. A failure asks for another look.
+async fn reconciled<K, F>(
     context: Arc<Context>,
     store: Store<K>,
     lane: Lane<K>,
@@ -283,54 +276,29 @@ async fn follow<K, F>(
     K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Again, ReconcileError>> + Send + 'static,
 {
-    let gate = Arc::new(Gate::new(usize::from(at_once / SWEPT)));
-    let swept = Arc::clone(&gate);
-    let reconcile = move |object: Arc<K>, context: Arc<Context>| {
-        let gate = Arc::clone(&swept);
+    let queue = its(&context).0.clone();
+    let look = move |object: Arc<K>| {
+        let context = Arc::clone(&context);
         let span = span(kind, of, object.as_ref());
-        let reconciled = async move {
+        let look = async move {
             let key = ObjectRef::from_obj(object.as_ref());
             let begun = Instant::now();
             let done =
                 tokio::time::timeout(DEADLINE, reconcile(object, Arc::clone(&context))).await;
-            gate.leaves(&key);
             context.metrics.reconcile(kind, of, begun.elapsed());
-            let again = done.map_err(|_| ReconcileError::Deadline)??;
-            let (queue, failures) = its(&context);
-            failures.succeeded(&key);
-            if let Some(delay) = again {
-                queue.send(Look::Again(key, delay));
-            }
-            Ok(Action::await_change())
+            let (_, failures) = its(&context);
+            done.unwrap_or(Err(ReconcileError::Deadline))
+                .inspect(|_| failures.succeeded(&key))
+                .unwrap_or_else(|error| {
+                    let delay = failures.failed(key.clone(), error.to_string());
+                    context.metrics.reconcile_error(kind, error.label());
+                    tracing::warn!(%error, again_in_ms = delay.as_millis(), "a reconcile failed");
+                    Some(delay)
+                })
         };
-        Box::pin(reconciled.instrument(span))
+        look.instrument(span)
     };
-    let retry = move |object: Arc<K>, error: &ReconcileError, context: Arc<Context>| {
-        let key = ObjectRef::from_obj(object.as_ref());
-        let (queue, failures) = its(&context);
-        let delay = failures.failed(key.clone(), error.to_string());
-        queue.send(Look::Again(key, delay));
-        context.metrics.reconcile_error(kind, error.label());
-        let _span = span(kind, of, object.as_ref()).entered();
-        tracing::warn!(%error, again_in_ms = delay.as_millis(), "a reconcile failed");
-        Action::await_change()
-    };
-    let config = ControllerConfig::default().concurrency(at_once);
-    let looks = ordered(lane, Arc::clone(&gate));
-    let done = applier(reconcile, retry, context, store, looks, config);
-    pin_mut!(done);
-    while let Some(done) = done.next().await {
-        match done {
-            // It needs nothing any more.
-            Err(Error::ObjectNotFound(object)) => {
-                let namespace = object.namespace.as_deref().unwrap_or_default();
-                gate.leaves(&ObjectRef::new(&object.name).within(namespace));
-            }
-            Err(Error::RunnerError(error)) => tracing::error!(%error, "a loop has ended"),
-            // Failures are told by `retry`.
-            Ok(_) | Err(_) => {}
-        }
-    }
+    looks::follow(store, (queue, lane), at_once, look).await;
 }
 
 /// What every line of a reconcile says.

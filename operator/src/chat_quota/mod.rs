@@ -7,7 +7,8 @@ mod validate;
 
 use minichat_crds::ChatQuota;
 
-use crate::context::{Again, Context, ReconcileError};
+use crate::context::{Context, ReconcileError};
+use crate::looks::Again;
 
 /// Writes the quota's status. Another look is due when the tenant's status
 /// changes, which brings this loop back.

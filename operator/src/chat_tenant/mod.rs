@@ -15,8 +15,9 @@ use minichat_crds::rendered_secret::revision_of;
 use minichat_crds::{ChatTenant, render as rendering};
 
 use crate::condition::{Reason, Type, Verdict};
-use crate::context::{Again, Context, ReconcileError};
+use crate::context::{Context, ReconcileError};
 use crate::issuers::LIFETIME;
+use crate::looks::Again;
 use crate::write::{FINALIZER, WriteError};
 
 use build::Build;

@@ -11,8 +11,9 @@ use super::dereference::Dereferenced;
 use super::validate::Validated;
 use super::{AGAIN, id_of};
 use crate::condition::{Reason, Type, Verdict, conditions};
-use crate::context::{Again, Context, ReconcileError};
+use crate::context::{Context, ReconcileError};
 use crate::event;
+use crate::looks::Again;
 use crate::pool::Acknowledgement;
 
 /// Pods that are as fast as usual are not reported as pending.

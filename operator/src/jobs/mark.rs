@@ -29,18 +29,16 @@ impl Marker {
     /// The mark comes first: whoever sets it adds the report, also when the answer
     /// to it is lost. An error is tried again when the watch shows what became of it.
     pub(super) async fn take(&self, run: &mut Run) -> Result<bool, String> {
-        match run.job.annotations().get(REPORTED) {
-            Some(reader) => Ok(run.has_tried && *reader == self.reader),
-            None => {
-                run.has_tried = true;
-                let marked = self.writer.mark_job(&run.job, REPORTED, &self.reader);
-                match tokio::time::timeout(PATIENCE, marked).await {
-                    Ok(Ok(true)) => Ok(true),
-                    Ok(Ok(false)) => Err("it has changed meanwhile".to_owned()),
-                    Ok(Err(error)) => Err(error.to_string()),
-                    Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
-                }
-            }
+        if let Some(reader) = run.job.annotations().get(REPORTED) {
+            return Ok(run.has_tried && *reader == self.reader);
+        }
+        run.has_tried = true;
+        let marked = self.writer.mark_job(&run.job, REPORTED, &self.reader);
+        match tokio::time::timeout(PATIENCE, marked).await {
+            Ok(Ok(true)) => Ok(true),
+            Ok(Ok(false)) => Err("it has changed meanwhile".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
         }
     }
 }

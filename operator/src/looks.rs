@@ -1,0 +1,135 @@
+//! Looks at the objects of a lane: each once at a time, many at once, and what has
+//! changed before everything else.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, pin_mut};
+use kube::Resource;
+use kube::runtime::controller::{Action, Config, Error, applier};
+use kube::runtime::reflector::{ObjectRef, Store};
+
+use crate::queue::{Gate, Lane, Look, Queue, ordered};
+
+/// One of so many places is for objects that have not changed, or ask for another
+/// look.
+const SWEPT: u16 = 4;
+
+/// After how long another look is due although nothing has changed.
+pub(crate) type Again = Option<Duration>;
+
+/// Runs while `lane` is open. What is to be looked at again is sent to `queue`, the
+/// other end of the lane: a controller would start it in the place of what has
+/// changed.
+pub(crate) async fn follow<K, F>(
+    store: Store<K>,
+    (queue, lane): (Queue<K>, Lane<K>),
+    at_once: u16,
+    look: impl Fn(Arc<K>) -> F + Clone + Send + 'static,
+) where
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+    F: Future<Output = Again> + Send + 'static,
+{
+    let gate = Arc::new(Gate::new(usize::from(at_once / SWEPT)));
+    let looks = ordered(lane, Arc::clone(&gate));
+    let leaving = Arc::clone(&gate);
+    let reconcile = move |object: Arc<K>, _: Arc<()>| {
+        let (look, queue, gate) = (look.clone(), queue.clone(), Arc::clone(&leaving));
+        Box::pin(async move {
+            let key = ObjectRef::from_obj(object.as_ref());
+            let again = look(object).await;
+            gate.leaves(&key);
+            if let Some(delay) = again {
+                queue.send(Look::Again(key, delay));
+            }
+            Ok::<_, Infallible>(Action::await_change())
+        })
+    };
+    let never = |_, never: &Infallible, _| match *never {};
+    let config = Config::default().concurrency(at_once);
+    let done = applier(reconcile, never, Arc::default(), store, looks, config);
+    pin_mut!(done);
+    while let Some(done) = done.next().await {
+        match done {
+            // It needs nothing any more.
+            Err(Error::ObjectNotFound(object)) => {
+                let namespace = object.namespace.as_deref().unwrap_or_default();
+                gate.leaves(&ObjectRef::new(&object.name).within(namespace));
+            }
+            Err(Error::RunnerError(error)) => tracing::error!(%error, "a loop has ended"),
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::ResourceExt as _;
+    use kube::runtime::reflector;
+    use kube::runtime::watcher::Event;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+    use crate::queue;
+
+    const AGAIN: Duration = Duration::from_secs(2);
+    /// As long as a look waits for a pod.
+    const SLOW: Duration = Duration::from_secs(1);
+    const AT_ONCE: u16 = 128;
+
+    fn object(number: usize) -> ConfigMap {
+        let mut object = ConfigMap::default();
+        object.metadata.name = Some(number.to_string());
+        object.metadata.namespace = Some("a".to_owned());
+        object
+    }
+
+    /// K8S-11, K8S-17: a pod hangs, and a thousand tenants wait for it.
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_that_are_looked_at_again_and_again_hold_up_no_change() {
+        let (store, mut writer) = reflector::store();
+        let objects: Vec<_> = (0..1000).map(object).collect();
+        writer.apply_watcher_event(&Event::Init);
+        for object in &objects {
+            writer.apply_watcher_event(&Event::InitApply(object.clone()));
+        }
+        writer.apply_watcher_event(&Event::InitDone);
+        let seen: Arc<Mutex<BTreeMap<String, Vec<Instant>>>> = Arc::default();
+        let noted = Arc::clone(&seen);
+        let look = move |object: Arc<ConfigMap>| {
+            let mut noted = noted.lock().unwrap();
+            noted
+                .entry(object.name_any())
+                .or_default()
+                .push(Instant::now());
+            async {
+                sleep(SLOW).await;
+                Some(AGAIN)
+            }
+        };
+        let looks = |name: &str| seen.lock().unwrap().get(name).map_or(0, Vec::len);
+        let (queue, lane) = queue::queue();
+        tokio::spawn(follow(store, (queue.clone(), lane), AT_ONCE, look));
+        for object in &objects {
+            queue.send(Look::Swept(ObjectRef::from_obj(object)));
+        }
+        sleep(SLOW * 60).await;
+        for edited in [object(0), object(500), object(999)] {
+            // Not one that is in work just then.
+            sleep(SLOW / 2).await;
+            let before = looks(&edited.name_any());
+            queue.send(Look::Changed(ObjectRef::from_obj(&edited)));
+            sleep(SLOW + Duration::from_millis(10)).await;
+            assert!(looks(&edited.name_any()) > before, "{:?}", edited.metadata);
+        }
+        let fewest = seen.lock().unwrap().values().map(Vec::len).min();
+        assert!(fewest >= Some(2), "{fewest:?}");
+        assert_eq!(seen.lock().unwrap().len(), 1000);
+    }
+}
