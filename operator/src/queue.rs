@@ -174,6 +174,7 @@ where
     })
 }
 
+/// What has been told, and what waits.
 struct Order<K: Resource<DynamicType = ()>> {
     lane: Lane<K>,
     gate: Arc<Gate<K>>,

@@ -123,7 +123,7 @@ fn key(number: usize) -> String {
     format!("sk-test-rotated-{number:04}")
 }
 
-/// TURN-59, K8S-40, K8S-41, K8S-44, K8S-71
+/// TURN-59, K8S-7, K8S-9, K8S-40, K8S-41, K8S-44, K8S-71
 #[tokio::test(flavor = "multi_thread")]
 async fn a_turn_of_a_killed_pod_is_ended_by_the_watchdog_and_counted_by_the_operator()
 -> anyhow::Result<()> {
@@ -166,5 +166,13 @@ async fn a_turn_of_a_killed_pod_is_ended_by_the_watchdog_and_counted_by_the_oper
     let mark = "--output=jsonpath={.metadata.annotations.minichat\\.dev/reported}";
     let mark = installation.kubectl(&["get", "job", "look", mark])?;
     assert!(!mark.is_empty());
+    let turns = "--field-selector=reason=OrphansFinalized";
+    let told = ["get", "events.events.k8s.io", turns, "--output=name"];
+    eventually("told of the Job", async || {
+        Ok(installation.kubectl(&told)?.lines().count() == 1)
+    })
+    .await?;
+    let healthy = "--for=condition=JobsHealthy";
+    installation.kubectl(&["wait", "chattenant/acme", healthy, "--timeout=60s"])?;
     pool.remove().await
 }
