@@ -57,9 +57,11 @@ struct Listing {
 }
 
 impl Record {
-    /// Whether both lists have been read.
+    /// Whether both lists have been read, and all is known of the Job that ended
+    /// last.
     pub(super) fn is_whole(&self) -> bool {
-        self.jobs.was_read && self.pods.was_read
+        let is_clear = |(uid, run, _)| !Run::has_failed(run) || self.is_known(uid, run);
+        self.jobs.was_read && self.pods.was_read && self.newest().is_none_or(is_clear)
     }
 
     pub(super) fn job(&mut self, event: Event<Job>) {
@@ -192,18 +194,19 @@ impl Record {
 
     /// The Job that ended last.
     pub(super) fn last(&self) -> Option<Last> {
-        let ended = self.runs.iter().filter_map(|(uid, run)| {
-            let Outcome { at, failure } = run.outcome.as_ref()?;
-            let is_clear = failure.is_none() || self.is_known(uid, run);
-            is_clear.then(|| Last {
-                at: *at,
-                job: run.job.name_any(),
-                failure: failure
-                    .as_ref()
-                    .map(|failure| failure.words(self.left.get(uid))),
-            })
-        });
-        ended.max_by(|one, other| (one.at, &one.job).cmp(&(other.at, &other.job)))
+        let (uid, run, outcome) = self.newest()?;
+        let failure = outcome.failure.as_ref();
+        Some(Last {
+            at: outcome.at,
+            job: run.job.name_any(),
+            failure: failure.map(|failure| failure.words(self.left.get(uid))),
+        })
+    }
+
+    fn newest(&self) -> Option<(&str, &Run, &Outcome)> {
+        let runs = self.runs.iter();
+        let ended = runs.filter_map(|(uid, run)| Some((uid.as_str(), run, run.outcome.as_ref()?)));
+        ended.max_by_key(|(_, run, outcome)| (outcome.at, run.job.name_any()))
     }
 }
 

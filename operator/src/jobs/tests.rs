@@ -116,13 +116,19 @@ async fn a_job_is_due_when_it_and_its_pod_have_ended() {
     assert_eq!(pod_first.due(), ["u"]);
 
     let mut job_first = Record::default();
+    job_first.job(Event::InitDone);
+    assert!(!job_first.is_whole());
+    job_first.pod(&Event::InitDone);
+    assert!(job_first.is_whole());
     job_first.pod(&Event::Apply(running_pod()));
     job_first.job(Event::Apply(failed("BackoffLimitExceeded")));
     assert!(job_first.due().is_empty() && job_first.is_waiting());
-    assert_eq!(job_first.last(), None);
+    assert!(!job_first.is_whole(), "it is not known how it failed");
     job_first.pod(&Event::Apply(ended_pod(1, &report())));
     assert_eq!(job_first.due(), ["u"]);
-    assert!(job_first.last().is_some());
+    assert!(job_first.is_whole());
+    let last = job_first.last().and_then(|last| last.failure);
+    assert!(last.unwrap_or_default().contains("exit code 1"));
 
     let mut never_made = Record::default();
     never_made.job(Event::Apply(failed("DeadlineExceeded")));
