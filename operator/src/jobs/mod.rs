@@ -12,10 +12,10 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, pin_mut};
+use futures_util::{StreamExt as _, pin_mut, stream};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::watcher;
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use minichat_core::Timestamp;
 use minichat_metrics::JobReport;
@@ -27,8 +27,8 @@ use crate::event::{self, Told};
 
 pub(crate) use health::Health;
 use mark::Marker;
-use outcome::{Left, Outcome};
-use record::{Last, Record};
+use outcome::Left;
+use record::{Last, Record, Run, Stage};
 
 /// When a mark that could not be set is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -36,6 +36,8 @@ const AGAIN: Duration = Duration::from_secs(2);
 const FINALIZED: &str = "orphan_finalized";
 /// Longer than an API server takes that answers at all.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Events that are taken note of before something is done, at most.
+const TOGETHER: usize = 1000;
 
 /// Follows the pool's jobs.
 pub(crate) struct Jobs {
@@ -48,6 +50,12 @@ pub(crate) struct Jobs {
     last: Option<Last>,
     /// When it began to follow.
     since: Timestamp,
+}
+
+/// What a watch showed.
+enum Seen {
+    Job(Event<Job>),
+    Pod(Event<Pod>),
 }
 
 /// What is to be done about a Job that has ended.
@@ -84,15 +92,24 @@ impl Jobs {
         );
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
         let pods = watched(pods, config, "pods of jobs".to_owned());
-        pin_mut!(jobs, pods);
+        let seen = stream::select(jobs.map(Seen::Job), pods.map(Seen::Pod));
+        // What is done may take long, and should be done with all that is known.
+        let seen = seen.ready_chunks(TOGETHER);
+        pin_mut!(seen);
         loop {
-            self.settle().await;
-            self.judge();
             tokio::select! {
-                Some(event) = jobs.next() => self.record.job(event),
-                Some(event) = pods.next() => self.record.pod(&event),
+                Some(seen) = seen.next() => seen.into_iter().for_each(|one| self.note(one)),
                 () = tokio::time::sleep(self.patience()) => {}
             }
+            self.settle().await;
+            self.judge();
+        }
+    }
+
+    fn note(&mut self, seen: Seen) {
+        match seen {
+            Seen::Job(event) => self.record.job(event),
+            Seen::Pod(event) => self.record.pod(&event),
         }
     }
 
@@ -119,7 +136,7 @@ impl Jobs {
     /// A Job whose end this process takes care of, and no other one does.
     async fn take(&mut self, uid: &str) -> Option<(Job, End)> {
         let (run, left) = self.record.get(uid)?;
-        let end = End::of(run.outcome.as_ref(), left);
+        let end = End::of(run, left);
         let is_ours = if end.is_worth_a_mark() {
             self.marker.take(run).await
         } else {
@@ -127,10 +144,11 @@ impl Jobs {
         };
         match is_ours {
             Ok(is_ours) => {
-                run.is_settled = true;
+                run.took(is_ours, left);
                 is_ours.then(|| (run.job.clone(), end))
             }
             Err(error) => {
+                run.try_after(AGAIN);
                 let job = run.job.name_any();
                 tracing::warn!(job, error, "a Job cannot be marked; it is tried again");
                 None
@@ -189,7 +207,8 @@ impl Jobs {
 }
 
 impl End {
-    fn of(outcome: Option<&Outcome>, left: Option<&Left>) -> Self {
+    fn of(run: &Run, left: Option<&Left>) -> Self {
+        let outcome = run.outcome.as_ref().filter(|_| run.stage == Stage::Open);
         let failure = outcome.and_then(|outcome| outcome.failure.as_ref());
         Self {
             failure: failure.map(|failure| failure.words(left)),

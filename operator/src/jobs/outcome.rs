@@ -1,7 +1,7 @@
 //! How a Job ended, and what its pod left: read from what the API server shows.
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod, PodStatus};
 use minichat_core::Timestamp;
 use minichat_metrics::JobReport;
 
@@ -64,10 +64,24 @@ impl Failure {
 }
 
 impl Left {
-    /// Of a pod that has ended, or of which a container has. An injected one may
-    /// run on.
+    /// Of a pod that has ended: of one that has not, the container with the report may
+    /// still run.
     pub(super) fn of(pod: &Pod) -> Option<Self> {
         let status = pod.status.as_ref()?;
+        let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        has_ended.then(|| Self::in_status(status))
+    }
+
+    /// Of a pod that is there no more, whether it has ended or not.
+    pub(super) fn of_gone(pod: &Pod) -> Self {
+        Self {
+            is_gone: true,
+            ..pod.status.as_ref().map(Self::in_status).unwrap_or_default()
+        }
+    }
+
+    /// Of the containers that have ended.
+    fn in_status(status: &PodStatus) -> Self {
         let containers = status.container_statuses.iter().flatten();
         let ended: Vec<_> = containers
             .filter_map(|container| {
@@ -76,9 +90,6 @@ impl Left {
             })
             .collect();
         let has_failed = status.phase.as_deref() == Some("Failed");
-        if ended.is_empty() && !has_failed {
-            return None;
-        }
         let texts = ended.iter().filter_map(|(_, ended)| ended.message.as_ref());
         let reports = texts.map(|text| JobReport::parse(text).map_err(|error| error.to_string()));
         let failures = ended
@@ -87,18 +98,10 @@ impl Left {
         // Of an evicted pod no container tells why.
         let of_pod = status.reason.as_ref().filter(|_| has_failed);
         let of_pod = of_pod.map(|reason| format!("its pod has failed: {reason}"));
-        Some(Self {
+        Self {
             report: reports.reduce(Result::or),
             failure: of_pod.into_iter().chain(failures).next(),
             is_gone: false,
-        })
-    }
-
-    /// Of a pod that is there no more, whether it has ended or not.
-    pub(super) fn of_gone(pod: &Pod) -> Self {
-        Self {
-            is_gone: true,
-            ..Self::of(pod).unwrap_or_default()
         }
     }
 

@@ -25,8 +25,20 @@ pub(super) struct Run {
     noticed: Option<Instant>,
     /// Whether a mark was sent, so that one that is found may be its own.
     pub(super) has_tried: bool,
-    /// Whether it needs no look any more.
-    pub(super) is_settled: bool,
+    /// When the mark that failed is tried again.
+    try_at: Option<Instant>,
+    pub(super) stage: Stage,
+}
+
+/// How far the end of a Job is taken care of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Stage {
+    #[default]
+    Open,
+    /// Its failure was told before its pod was seen, which may have left a report.
+    Told,
+    /// It needs no look any more.
+    Settled,
 }
 
 /// A Job that has ended.
@@ -60,7 +72,9 @@ impl Record {
     /// Whether both lists have been read, and all is known of the Job that ended
     /// last.
     pub(super) fn is_whole(&self) -> bool {
-        let is_clear = |(uid, run, _)| !Run::has_failed(run) || self.is_known(uid, run);
+        let is_clear = |(uid, run, _)| {
+            !Run::has_failed(run) || self.left.contains_key(uid) || self.is_late(run)
+        };
         self.jobs.was_read && self.pods.was_read && self.newest().is_none_or(is_clear)
     }
 
@@ -122,7 +136,8 @@ impl Record {
             outcome,
             noticed: before.and_then(|before| before.noticed).or(noticed),
             has_tried: before.is_some_and(|before| before.has_tried),
-            is_settled: before.is_some_and(|before| before.is_settled),
+            try_at: before.and_then(|before| before.try_at),
+            stage: before.map(|before| before.stage).unwrap_or_default(),
         };
         self.runs.insert(uid, run);
     }
@@ -133,7 +148,7 @@ impl Record {
             return;
         };
         let Some(left) = left else { return };
-        if !run.is_settled && left.has_report() {
+        if run.stage != Stage::Settled && left.has_report() {
             tell_lost(&run.job.name_any());
         }
         if !left.is_gone {
@@ -168,8 +183,9 @@ impl Record {
 
     /// Uids of what has ended and is to be taken care of.
     pub(super) fn due(&self) -> Vec<String> {
+        let now = Instant::now();
         let is_due = |(uid, run): &(&String, &Run)| {
-            !run.is_settled && run.outcome.is_some() && self.is_known(uid, run)
+            self.is_ready(uid, run) && run.try_at.is_none_or(|at| at <= now)
         };
         let due = self.runs.iter().filter(is_due);
         due.map(|(uid, _)| uid.clone()).collect()
@@ -177,15 +193,30 @@ impl Record {
 
     /// Whether something will be due without an event that says so.
     pub(super) fn is_waiting(&self) -> bool {
-        let will_be = |run: &Run| !run.is_settled && run.has_failed();
-        self.runs.values().any(will_be) || !self.due().is_empty()
+        let will_be = |(uid, run): (&String, &Run)| {
+            self.is_ready(uid, run) || run.stage == Stage::Open && run.has_failed()
+        };
+        self.runs.iter().any(will_be)
     }
 
-    /// Whether what its pod left is known. A Job that has succeeded had a pod; one
-    /// that has failed may never have had any.
-    fn is_known(&self, uid: &str, run: &Run) -> bool {
-        let is_late = || run.noticed.is_some_and(|noticed| noticed.elapsed() >= LATE);
-        self.left.contains_key(uid) || run.has_failed() && is_late()
+    /// Whether it has ended, and what is known of its pod now is something to do.
+    fn is_ready(&self, uid: &str, run: &Run) -> bool {
+        let has_left = self.left.contains_key(uid);
+        run.outcome.is_some()
+            && match run.stage {
+                Stage::Open => has_left || self.is_late(run),
+                Stage::Told => has_left,
+                Stage::Settled => false,
+            }
+    }
+
+    /// Whether its pod should have been seen by now. A Job that has succeeded had one;
+    /// one that has failed may never have had any.
+    fn is_late(&self, run: &Run) -> bool {
+        let noticed = run
+            .noticed
+            .filter(|_| self.pods.was_read && run.has_failed());
+        noticed.is_some_and(|noticed| noticed.elapsed() >= LATE)
     }
 
     pub(super) fn get(&mut self, uid: &str) -> Option<(&mut Run, Option<&Left>)> {
@@ -211,6 +242,19 @@ impl Record {
 }
 
 impl Run {
+    /// Its end is taken care of as far as it goes: by this process, if `is_ours`.
+    pub(super) fn took(&mut self, is_ours: bool, left: Option<&Left>) {
+        self.stage = if is_ours && left.is_none() {
+            Stage::Told
+        } else {
+            Stage::Settled
+        };
+    }
+
+    pub(super) fn try_after(&mut self, delay: Duration) {
+        self.try_at = Some(Instant::now() + delay);
+    }
+
     fn has_failed(&self) -> bool {
         let outcome = self.outcome.as_ref();
         outcome.is_some_and(|outcome| outcome.failure.is_some())

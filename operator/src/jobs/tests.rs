@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::health::Health;
 use super::outcome::{Left, Outcome, job_of};
-use super::record::{LATE, Last, Record};
+use super::record::{LATE, Last, Record, Stage};
+use super::{AGAIN, End};
 use crate::condition::conditions;
 use crate::settings::Watchdog;
 
@@ -21,24 +22,31 @@ fn owner(kind: &str) -> Value {
     json!({"apiVersion": "batch/v1", "kind": kind, "name": "j", "uid": "u", "controller": true})
 }
 
-fn pod_with(phase: &str, owner: &Value, state: &Value) -> Pod {
+fn pod_with(phase: &str, owner: &Value, states: &[Value]) -> Pod {
+    let container = |state: &Value| {
+        json!({
+            "name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state,
+        })
+    };
+    let containers: Vec<_> = states.iter().map(container).collect();
     serde_json::from_value(json!({
         "metadata": {"name": "p", "ownerReferences": [owner]},
-        "status": {"phase": phase, "containerStatuses": [{
-            "name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state,
-        }]},
+        "status": {"phase": phase, "containerStatuses": containers},
     }))
     .unwrap()
 }
 
+fn ended(code: i32, message: &str) -> Value {
+    json!({"terminated": {"exitCode": code, "reason": "Error", "message": message}})
+}
+
 fn ended_pod(code: i32, message: &str) -> Pod {
     let phase = if code == 0 { "Succeeded" } else { "Failed" };
-    let state = json!({"terminated": {"exitCode": code, "reason": "Error", "message": message}});
-    pod_with(phase, &owner("Job"), &state)
+    pod_with(phase, &owner("Job"), &[ended(code, message)])
 }
 
 fn running_pod() -> Pod {
-    pod_with("Running", &owner("Job"), &json!({"running": {}}))
+    pod_with("Running", &owner("Job"), &[json!({"running": {}})])
 }
 
 fn job(conditions: &Value) -> Job {
@@ -72,7 +80,7 @@ fn words(job: &Job, left: Option<&Left>) -> String {
 
 /// K8S-44
 #[test]
-fn a_pod_leaves_something_once_a_container_has_ended() {
+fn a_pod_leaves_something_once_it_has_ended() {
     let left = Left::of(&ended_pod(0, &report())).unwrap();
     assert!(left.has_report());
     let broken = Left::of(&ended_pod(0, "killed")).unwrap();
@@ -81,8 +89,27 @@ fn a_pod_leaves_something_once_a_container_has_ended() {
     assert_eq!(Left::of(&Pod::default()), None);
     assert!(!Left::of_gone(&running_pod()).has_report());
     assert_eq!(job_of(&ended_pod(0, "")), Some(("j", "u")));
-    let of_another = pod_with("Running", &owner("ReplicaSet"), &json!({}));
+    let of_another = pod_with("Running", &owner("ReplicaSet"), &[json!({})]);
     assert_eq!(job_of(&of_another), None);
+}
+
+/// K8S-44
+#[test]
+fn a_container_that_was_injected_and_ends_first_hides_no_report() {
+    let injected = ended(0, "");
+    let one_runs = [injected.clone(), json!({"running": {}})];
+    assert_eq!(
+        Left::of(&pod_with("Running", &owner("Job"), &one_runs)),
+        None
+    );
+    let both = [injected.clone(), ended(1, &report())];
+    let left = Left::of(&pod_with("Failed", &owner("Job"), &both)).unwrap();
+    assert!(left.has_report());
+    // One that never ends is deleted with its pod.
+    let runs_on = [ended(0, &report()), json!({"running": {}})];
+    let pod = pod_with("Running", &owner("Job"), &runs_on);
+    assert_eq!(Left::of(&pod), None);
+    assert!(Left::of_gone(&pod).has_report());
 }
 
 /// K8S-7
@@ -131,6 +158,7 @@ async fn a_job_is_due_when_it_and_its_pod_have_ended() {
     assert!(last.unwrap_or_default().contains("exit code 1"));
 
     let mut never_made = Record::default();
+    never_made.pod(&Event::InitDone);
     never_made.job(Event::Apply(failed("DeadlineExceeded")));
     tokio::time::advance(LATE / 2).await;
     never_made.job(Event::Apply(failed("DeadlineExceeded")));
@@ -139,12 +167,81 @@ async fn a_job_is_due_when_it_and_its_pod_have_ended() {
     assert_eq!(never_made.due(), ["u"]);
 
     let mut succeeds = Record::default();
+    succeeds.pod(&Event::InitDone);
     succeeds.job(Event::Apply(succeeded()));
     tokio::time::advance(LATE).await;
     assert!(
         succeeds.due().is_empty(),
         "its pod has a report, which will be seen"
     );
+}
+
+/// Takes care of what is due, as whoever sets the marks; what was to be done.
+fn settle(record: &mut Record) -> Vec<End> {
+    let due = record.due();
+    let take = |uid: String| {
+        let (run, left) = record.get(&uid).unwrap();
+        let end = End::of(run, left);
+        run.took(true, left);
+        end
+    };
+    due.into_iter().map(take).collect()
+}
+
+fn done(ends: Vec<End>) -> Vec<(bool, bool)> {
+    let is_done = |end: End| (end.failure.is_some(), matches!(end.report, Some(Ok(_))));
+    ends.into_iter().map(is_done).collect()
+}
+
+/// K8S-9, K8S-44
+#[tokio::test(start_paused = true)]
+async fn a_failed_job_whose_pod_is_seen_late_is_told_once_and_counted_once() {
+    const FAILED: &str = "BackoffLimitExceeded";
+    let pod = || ended_pod(1, &report());
+    let mut unread = Record::default();
+    unread.job(Event::InitApply(failed(FAILED)));
+    unread.job(Event::InitDone);
+    tokio::time::advance(LATE * 2).await;
+    assert_eq!(done(settle(&mut unread)), [], "pods may still be read");
+    unread.pod(&Event::InitApply(pod()));
+    unread.pod(&Event::InitDone);
+    assert_eq!(done(settle(&mut unread)), [(true, true)]);
+    assert_eq!(done(settle(&mut unread)), []);
+
+    let mut interrupted = Record::default();
+    interrupted.pod(&Event::InitDone);
+    interrupted.job(Event::Apply(failed(FAILED)));
+    tokio::time::advance(LATE).await;
+    assert_eq!(done(settle(&mut interrupted)), [(true, false)]);
+    // It is marked.
+    interrupted.job(Event::Apply(failed(FAILED)));
+    assert!(settle(&mut interrupted).is_empty() && !interrupted.is_waiting());
+    interrupted.pod(&Event::Apply(pod()));
+    assert!(interrupted.is_waiting());
+    assert_eq!(done(settle(&mut interrupted)), [(false, true)]);
+    interrupted.pod(&Event::Apply(pod()));
+    assert_eq!(done(settle(&mut interrupted)), []);
+
+    // Another process told its failure, and will count what it left.
+    let mut of_another = Record::default();
+    of_another.pod(&Event::InitDone);
+    of_another.job(Event::Apply(failed(FAILED)));
+    of_another.get("u").unwrap().0.took(false, None);
+    of_another.pod(&Event::Apply(pod()));
+    assert_eq!(done(settle(&mut of_another)), []);
+}
+
+/// K8S-44: an event that tells nothing new is no reason to hurry.
+#[tokio::test(start_paused = true)]
+async fn a_mark_that_failed_is_tried_again_after_a_while() {
+    let mut record = Record::default();
+    record.pod(&Event::Apply(ended_pod(0, &report())));
+    record.job(Event::Apply(succeeded()));
+    record.get("u").unwrap().0.try_after(AGAIN);
+    record.job(Event::Apply(succeeded()));
+    assert!(record.due().is_empty() && record.is_waiting());
+    tokio::time::advance(AGAIN).await;
+    assert_eq!(record.due(), ["u"]);
 }
 
 /// K8S-44
@@ -164,7 +261,7 @@ fn nothing_is_kept_of_what_is_gone() {
     let mut record = Record::default();
     record.job(Event::Apply(succeeded()));
     record.pod(&Event::Apply(ended_pod(0, &report())));
-    record.get("u").unwrap().0.is_settled = true;
+    record.get("u").unwrap().0.stage = Stage::Settled;
     // The Job goes, and its pod follows.
     record.job(Event::Delete(succeeded()));
     record.pod(&Event::Apply(ended_pod(0, &report())));
