@@ -11,6 +11,10 @@ use super::record::Last;
 use crate::condition::{Reason, Type, Verdict, find};
 use crate::settings::Watchdog;
 
+/// What failures are told by. It changes only with the verdict, since it is written to
+/// every tenant: how a Job failed is said by its own event.
+const FAILED: &str = "a Job of the watchdog failed lately; the event JobFailed and its log say why";
+
 /// What stands, for whoever writes a status.
 #[derive(Debug)]
 pub(crate) struct Health {
@@ -19,17 +23,17 @@ pub(crate) struct Health {
     runs: watch::Sender<Runs>,
 }
 
-/// How the Jobs of a `CronJob` fare. Two that are equal are told alike, so that
-/// nobody is written to because one more Job has ended as those before it.
+/// How the Jobs of a `CronJob` fare.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Runs {
     Unknown,
     NoneYet,
     Succeed,
+    /// Until two in a row have succeeded: if each second one fails, that is no news
+    /// each time.
     Fail {
-        /// The first Job that failed like this.
-        since: String,
-        words: String,
+        /// The first of the two.
+        succeeded: Option<String>,
     },
     Missed,
 }
@@ -43,7 +47,7 @@ impl Health {
         }
     }
 
-    /// `None` says nothing. Until the Jobs have been read, `standing` goes on.
+    /// `None` says nothing. Until it is known how the Jobs fare, `standing` goes on.
     pub(crate) fn verdict(&self, standing: &[Condition]) -> Option<Verdict> {
         let nobody = "nobody ends turns that a dead process left running";
         let (reason, message) = match self.watchdog? {
@@ -59,23 +63,21 @@ impl Health {
                 let message = format!("{nobody}: orphan_watchdog.enabled is false");
                 (Reason::Disabled, message)
             }
-            Watchdog::Jobs => match self.of_jobs() {
-                Some(known) => known,
-                None => return stood(standing),
-            },
+            Watchdog::Jobs => return self.of_jobs(standing),
         };
         Some(verdict(reason, message))
     }
 
-    fn of_jobs(&self) -> Option<(Reason, String)> {
-        Some(match &*self.runs.borrow() {
-            Runs::Unknown => return None,
-            Runs::NoneYet => (Reason::Succeeded, "no Job has ended yet".to_owned()),
+    fn of_jobs(&self, standing: &[Condition]) -> Option<Verdict> {
+        let stood = stood(standing);
+        let (reason, message) = match &*self.runs.borrow() {
+            Runs::Unknown => return stood,
+            Runs::NoneYet => match stood.filter(is_of_jobs) {
+                Some(stood) => return Some(stood),
+                None => (Reason::Succeeded, "no Job has ended yet".to_owned()),
+            },
             Runs::Succeed => (Reason::Succeeded, String::new()),
-            Runs::Fail { since, words } => {
-                let message = format!("Jobs fail since {since}: {words}; their logs say more");
-                (Reason::Failed, message)
-            }
+            Runs::Fail { .. } => (Reason::Failed, FAILED.to_owned()),
             Runs::Missed => {
                 let seconds = self.missed_after.as_secs();
                 let message = format!(
@@ -83,7 +85,8 @@ impl Health {
                 );
                 (Reason::Missed, message)
             }
-        })
+        };
+        Some(verdict(reason, message))
     }
 
     /// Takes note of the Job that ended last; `since` is when somebody began to
@@ -96,7 +99,7 @@ impl Health {
             } else {
                 runs.then(last)
             };
-            let is_news = next != *runs;
+            let is_news = !next.is_told_as(runs);
             *runs = next;
             is_news
         });
@@ -123,15 +126,28 @@ impl Runs {
         let Some(last) = last else {
             return Self::NoneYet;
         };
-        match (&last.failure, self) {
-            (None, _) => Self::Succeed,
-            (Some(now), Self::Fail { words, .. }) if now == words => self.clone(),
-            (Some(words), _) => Self::Fail {
-                since: last.job.clone(),
-                words: words.clone(),
+        match self {
+            _ if last.has_failed => Self::Fail { succeeded: None },
+            Self::Fail { succeeded: None } => Self::Fail {
+                succeeded: Some(last.job.clone()),
             },
+            Self::Fail {
+                succeeded: Some(job),
+            } if *job == last.job => self.clone(),
+            _ => Self::Succeed,
         }
     }
+
+    /// Nobody is written to because one more Job has ended as those before it.
+    fn is_told_as(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+/// Whether it may be told while Jobs are what looks for turns.
+fn is_of_jobs(verdict: &Verdict) -> bool {
+    use Reason::{Failed, Missed, Succeeded};
+    matches!(verdict.reason, Succeeded | Failed | Missed)
 }
 
 /// What `conditions` say already.

@@ -187,7 +187,7 @@ impl Jobs {
 
     /// Tells the tenants when it goes otherwise than before.
     fn judge(&mut self) {
-        if !self.record.is_whole() {
+        if !self.record.knows_jobs() {
             return;
         }
         if let Some(newest) = self.record.last()

@@ -46,8 +46,7 @@ pub(super) enum Stage {
 pub(super) struct Last {
     pub(super) at: Timestamp,
     pub(super) job: String,
-    /// How it failed, if it did.
-    pub(super) failure: Option<String>,
+    pub(super) has_failed: bool,
 }
 
 /// By the uids of Jobs.
@@ -69,13 +68,9 @@ struct Listing {
 }
 
 impl Record {
-    /// Whether both lists have been read, and all is known of the Job that ended
-    /// last.
-    pub(super) fn is_whole(&self) -> bool {
-        let is_clear = |(uid, run, _)| {
-            !Run::has_failed(run) || self.left.contains_key(uid) || self.is_late(run)
-        };
-        self.jobs.was_read && self.pods.was_read && self.newest().is_none_or(is_clear)
+    /// Whether the Jobs have been read, so that the one that ended last is known.
+    pub(super) fn knows_jobs(&self) -> bool {
+        self.jobs.was_read
     }
 
     pub(super) fn job(&mut self, event: Event<Job>) {
@@ -225,19 +220,14 @@ impl Record {
 
     /// The Job that ended last.
     pub(super) fn last(&self) -> Option<Last> {
-        let (uid, run, outcome) = self.newest()?;
-        let failure = outcome.failure.as_ref();
-        Some(Last {
-            at: outcome.at,
-            job: run.job.name_any(),
-            failure: failure.map(|failure| failure.words(self.left.get(uid))),
-        })
-    }
-
-    fn newest(&self) -> Option<(&str, &Run, &Outcome)> {
-        let runs = self.runs.iter();
-        let ended = runs.filter_map(|(uid, run)| Some((uid.as_str(), run, run.outcome.as_ref()?)));
-        ended.max_by_key(|(_, run, outcome)| (outcome.at, run.job.name_any()))
+        let ended = self.runs.values().filter_map(|run| {
+            Some(Last {
+                at: run.outcome.as_ref()?.at,
+                job: run.job.name_any(),
+                has_failed: run.has_failed(),
+            })
+        });
+        ended.max_by(|one, other| (one.at, &one.job).cmp(&(other.at, &other.job)))
     }
 }
 

@@ -4,6 +4,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::watcher::Event;
 use minichat_core::Timestamp;
+use minichat_crds::status::Condition;
 use minichat_metrics::JobMetrics;
 use serde_json::{Value, json};
 
@@ -143,19 +144,16 @@ async fn a_job_is_due_when_it_and_its_pod_have_ended() {
     assert_eq!(pod_first.due(), ["u"]);
 
     let mut job_first = Record::default();
+    assert!(!job_first.knows_jobs());
     job_first.job(Event::InitDone);
-    assert!(!job_first.is_whole());
+    assert!(job_first.knows_jobs());
     job_first.pod(&Event::InitDone);
-    assert!(job_first.is_whole());
     job_first.pod(&Event::Apply(running_pod()));
     job_first.job(Event::Apply(failed("BackoffLimitExceeded")));
     assert!(job_first.due().is_empty() && job_first.is_waiting());
-    assert!(!job_first.is_whole(), "it is not known how it failed");
     job_first.pod(&Event::Apply(ended_pod(1, &report())));
     assert_eq!(job_first.due(), ["u"]);
-    assert!(job_first.is_whole());
-    let last = job_first.last().and_then(|last| last.failure);
-    assert!(last.unwrap_or_default().contains("exit code 1"));
+    assert!(job_first.last().is_some_and(|last| last.has_failed));
 
     let mut never_made = Record::default();
     never_made.pod(&Event::InitDone);
@@ -275,14 +273,20 @@ fn nothing_is_kept_of_what_is_gone() {
     record.pod(&Event::Init);
     record.pod(&Event::InitDone);
     assert!(record.is_empty(), "{record:?}");
-    assert!(record.is_whole());
 }
 
-fn last(second: i64, failure: Option<&str>) -> Last {
+fn good(second: i64) -> Last {
     Last {
         at: at(second),
         job: format!("j-{second}"),
-        failure: failure.map(str::to_owned),
+        has_failed: false,
+    }
+}
+
+fn bad(second: i64) -> Last {
+    Last {
+        has_failed: true,
+        ..good(second)
     }
 }
 
@@ -290,10 +294,20 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_micros(0).plus_seconds(second)
 }
 
+fn health() -> Health {
+    Health::new(Some(Watchdog::Jobs), Duration::from_secs(100))
+}
+
+/// What a tenant was told.
+fn standing(health: &Health) -> Vec<Condition> {
+    let verdicts: Vec<_> = health.verdict(&[]).into_iter().collect();
+    conditions(&verdicts, &[], Some(1), at(0))
+}
+
 /// K8S-7, K8S-12
 #[test]
 fn only_an_end_of_another_kind_is_news() {
-    let health = Health::new(Some(Watchdog::Jobs), Duration::from_secs(100));
+    let health = health();
     let judge = |last: Option<Last>| {
         let now = last.as_ref().map_or(at(0), |last| last.at);
         let is_news = health.judge(last.as_ref(), at(0), now);
@@ -302,47 +316,61 @@ fn only_an_end_of_another_kind_is_news() {
     };
     assert_eq!(health.verdict(&[]), None);
     assert_eq!(judge(None), (true, true, "no Job has ended yet".to_owned()));
-    assert_eq!(judge(Some(last(1, None))), (true, true, String::new()));
-    assert_eq!(judge(Some(last(2, None))), (false, true, String::new()));
-    let (is_news, holds, message) = judge(Some(last(3, Some("no"))));
-    assert!(
-        is_news && !holds && message.contains("j-3: no"),
-        "{message}"
-    );
-    let standing = conditions(
-        &health.verdict(&[]).into_iter().collect::<Vec<_>>(),
-        &[],
-        Some(1),
-        at(3),
-    );
-    assert_eq!(
-        judge(Some(last(4, Some("no")))),
-        (false, false, message.clone())
-    );
-    assert!(judge(Some(last(5, Some("never")))).0);
-    assert!(judge(Some(last(6, None))).0);
+    assert_eq!(judge(Some(good(1))), (true, true, String::new()));
+    assert_eq!(judge(Some(good(2))), (false, true, String::new()));
+    let (is_news, holds, message) = judge(Some(bad(3)));
+    assert!(is_news && !holds && message.contains("JobFailed"));
+    for last in [bad(4), good(5), good(5), bad(6), good(7)] {
+        let words = format!("{last:?}");
+        assert_eq!(
+            judge(Some(last)),
+            (false, false, message.clone()),
+            "{words}"
+        );
+    }
+    let second = judge(Some(good(8)));
+    assert_eq!(second, (true, true, String::new()), "two in a row");
+}
 
-    // Another process goes on with what stands until it knows better.
-    let other = Health::new(Some(Watchdog::Jobs), Duration::from_secs(100));
-    let stands = other.verdict(&standing).unwrap();
-    assert_eq!((stands.holds, stands.message), (false, message));
-    assert_eq!(Health::new(None, Duration::ZERO).verdict(&standing), None);
+/// K8S-7, K8S-12
+#[test]
+fn what_stands_goes_on_in_another_process_until_it_knows_better() {
+    let failed = health();
+    failed.judge(Some(&bad(1)), at(0), at(1));
+    let missed = health();
+    missed.judge(None, at(0), at(100));
+    for before in [&failed, &missed] {
+        let stands = standing(before);
+        let next = health();
+        assert_eq!(next.verdict(&stands), before.verdict(&[]));
+        next.judge(None, at(100), at(101));
+        assert_eq!(next.verdict(&stands), before.verdict(&[]), "none yet");
+        next.judge(Some(&good(102)), at(100), at(102));
+        assert!(next.verdict(&stands).unwrap().holds);
+    }
+    // Nobody looked for turns before.
+    let suspended = Health::new(Some(Watchdog::Suspended), Duration::ZERO);
+    let next = health();
+    next.judge(None, at(0), at(1));
+    assert!(next.verdict(&standing(&suspended)).unwrap().holds);
+    let untold = Health::new(None, Duration::ZERO);
+    assert_eq!(untold.verdict(&standing(&failed)), None);
 }
 
 /// K8S-7
 #[test]
 fn a_run_is_missed_when_none_has_ended_for_long() {
-    let health = Health::new(Some(Watchdog::Jobs), Duration::from_secs(100));
+    let health = health();
     let reason = |last: Option<&Last>, now: i64| {
         health.judge(last, at(1000), at(now));
         health.verdict(&[]).unwrap().reason.as_str()
     };
     assert_eq!(reason(None, 1099), "Succeeded");
     assert_eq!(reason(None, 1100), "Missed");
-    assert_eq!(reason(Some(&last(1150, None)), 1151), "Succeeded");
-    assert_eq!(reason(Some(&last(1150, None)), 1250), "Missed");
-    assert_eq!(reason(Some(&last(1260, Some("no"))), 1261), "Failed");
-    assert_eq!(reason(Some(&last(900, None)), 1261), "Missed");
-    let left = health.until_missed(Some(&last(1000, None)), at(0), at(1090));
+    assert_eq!(reason(Some(&good(1150)), 1151), "Succeeded");
+    assert_eq!(reason(Some(&good(1150)), 1250), "Missed");
+    assert_eq!(reason(Some(&bad(1260)), 1261), "Failed");
+    assert_eq!(reason(Some(&good(900)), 1261), "Missed");
+    let left = health.until_missed(Some(&good(1000)), at(0), at(1090));
     assert_eq!(left, Duration::from_secs(10));
 }

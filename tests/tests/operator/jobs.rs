@@ -104,11 +104,13 @@ async fn a_job_that_was_ended_by_its_deadline_is_counted_once_and_has_failed() -
     site.overdue_job("overdue", &report(2)).await?;
     has_counted(&operator, 2, 1).await?;
     let tenant = ("ChatTenant", "acme");
-    let message = site.await_condition(tenant, "JobsHealthy", "False/Failed");
-    let message = message.await?;
-    assert!(message.contains("overdue: DeadlineExceeded"), "{message}");
+    site.await_condition(tenant, "JobsHealthy", "False/Failed")
+        .await?;
     let are_told = async || Ok(site.events_of_job("overdue").await?.len() == 2);
     eventually("failure and turns are told", SOON, are_told).await?;
+    let events = site.events_of_job("overdue").await?;
+    let (_, note) = &events[0];
+    assert!(note.contains("DeadlineExceeded"), "{events:?}");
     site.finished_job("later", &report(0)).await?;
     has_counted(&operator, 2, 2).await
 }
