@@ -1,4 +1,4 @@
-//! What is to be looked at at some time, each once.
+//! What is to be looked at at some time, each once, and why.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -8,13 +8,13 @@ use tokio::time::Instant;
 /// A time, and a number that tells apart what has the same.
 type Place = (Instant, u64);
 
-pub(crate) struct Later<T> {
-    order: BTreeMap<Place, T>,
+pub(crate) struct Later<T, W> {
+    order: BTreeMap<Place, (T, W)>,
     places: HashMap<T, Place>,
     count: u64,
 }
 
-impl<T: Clone + Eq + Hash> Later<T> {
+impl<T: Clone + Eq + Hash, W> Later<T, W> {
     pub(crate) fn new() -> Self {
         Self {
             order: BTreeMap::new(),
@@ -24,12 +24,12 @@ impl<T: Clone + Eq + Hash> Later<T> {
     }
 
     /// Takes the place of what was set for `object` before.
-    pub(crate) fn set(&mut self, object: T, at: Instant) {
+    pub(crate) fn set(&mut self, object: T, why: W, at: Instant) {
         self.clear(&object);
         self.count += 1;
         let place = (at, self.count);
         self.places.insert(object.clone(), place);
-        self.order.insert(place, object);
+        self.order.insert(place, (object, why));
     }
 
     pub(crate) fn clear(&mut self, object: &T) {
@@ -44,14 +44,14 @@ impl<T: Clone + Eq + Hash> Later<T> {
     }
 
     /// Takes the first, if it is due.
-    pub(crate) fn due(&mut self, now: Instant) -> Option<T> {
+    pub(crate) fn due(&mut self, now: Instant) -> Option<(T, W)> {
         let first = self.order.first_entry()?;
         let (at, _) = *first.key();
         if at > now {
             return None;
         }
-        let object = first.remove();
+        let (object, why) = first.remove();
         self.places.remove(&object);
-        Some(object)
+        Some((object, why))
     }
 }

@@ -20,6 +20,9 @@ const SWEPT: u16 = 4;
 /// After how long another look is due although nothing has changed.
 pub(crate) type Again = Option<Duration>;
 
+/// Of a look: one that failed says after how long it is tried again.
+pub(crate) type Looked = Result<Again, Duration>;
+
 /// Runs while `lane` is open. What is to be looked at again is sent to `queue`, the
 /// other end of the lane: a controller would start it in the place of what has
 /// changed.
@@ -30,7 +33,7 @@ pub(crate) async fn follow<K, F>(
     look: impl Fn(Arc<K>) -> F + Clone + Send + 'static,
 ) where
     K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
-    F: Future<Output = Again> + Send + 'static,
+    F: Future<Output = Looked> + Send + 'static,
 {
     let gate = Arc::new(Gate::new(usize::from(at_once / SWEPT)));
     let looks = ordered(lane, Arc::clone(&gate));
@@ -39,10 +42,12 @@ pub(crate) async fn follow<K, F>(
         let (look, queue, gate) = (look.clone(), queue.clone(), Arc::clone(&leaving));
         Box::pin(async move {
             let key = ObjectRef::from_obj(object.as_ref());
-            let again = look(object).await;
+            let looked = look(object).await;
             gate.leaves(&key);
-            if let Some(delay) = again {
-                queue.send(Look::Again(key, delay));
+            match looked {
+                Ok(None) => {}
+                Ok(Some(delay)) => queue.send(Look::Again(key, delay)),
+                Err(delay) => queue.send(Look::Retry(key, delay)),
             }
             Ok::<_, Infallible>(Action::await_change())
         })
@@ -110,7 +115,7 @@ mod tests {
                 .push(Instant::now());
             async {
                 sleep(SLOW).await;
-                Some(AGAIN)
+                Ok(Some(AGAIN))
             }
         };
         let looks = |name: &str| seen.lock().unwrap().get(name).map_or(0, Vec::len);

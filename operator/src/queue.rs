@@ -1,7 +1,8 @@
 //! What is to be looked at, and in which order: what has changed at once, and
 //! everything, as at the start, while there is nothing better to do; so is what
 //! asks for another look. Otherwise an edit would wait for a thousand tenants that
-//! nobody has touched (K8S-17), or that wait for a pod that hangs.
+//! nobody has touched (K8S-17), or that wait for a pod that hangs. What failed may be
+//! an edit, and comes back as one: how often is bounded by its delay (K8S-10).
 
 use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
@@ -27,6 +28,9 @@ pub(crate) enum Look<K: Resource<DynamicType = ()>> {
     Swept(ObjectRef<K>),
     /// After so long it is swept, unless it is looked at before.
     Again(ObjectRef<K>, Duration),
+    /// A look failed: after so long it is as if it had changed, unless it is looked at
+    /// before.
+    Retry(ObjectRef<K>, Duration),
 }
 
 /// Where those are told who must look again.
@@ -82,7 +86,10 @@ impl<K: Resource<DynamicType = ()>> Queue<K> {
 impl<K: Resource<DynamicType = ()>> Look<K> {
     pub(crate) fn object(&self) -> &ObjectRef<K> {
         match self {
-            Self::Changed(object) | Self::Swept(object) | Self::Again(object, _) => object,
+            Self::Changed(object)
+            | Self::Swept(object)
+            | Self::Again(object, _)
+            | Self::Retry(object, _) => object,
         }
     }
 }
@@ -179,7 +186,13 @@ struct Order<K: Resource<DynamicType = ()>> {
     lane: Lane<K>,
     gate: Arc<Gate<K>>,
     sweep: Sweep<K>,
-    later: Later<ObjectRef<K>>,
+    later: Later<ObjectRef<K>, Why>,
+}
+
+/// Why something is looked at later.
+enum Why {
+    Unsettled,
+    Failed,
 }
 
 impl<K: Resource<DynamicType = ()>> Order<K> {
@@ -195,11 +208,15 @@ impl<K: Resource<DynamicType = ()>> Order<K> {
                         return Some(object);
                     }
                     Look::Swept(object) => self.sweep.add(object),
-                    Look::Again(object, delay) => self.later.set(object, Instant::now() + delay),
+                    Look::Again(object, delay) => self.later(object, Why::Unsettled, delay),
+                    Look::Retry(object, delay) => self.later(object, Why::Failed, delay),
                 },
                 () = sleep_until(first.unwrap_or_else(Instant::now)), if first.is_some() => {
-                    while let Some(object) = self.later.due(Instant::now()) {
-                        self.sweep.add(object);
+                    while let Some((object, why)) = self.later.due(Instant::now()) {
+                        match why {
+                            Why::Failed => return Some(object),
+                            Why::Unsettled => self.sweep.add(object),
+                        }
                     }
                 }
                 () = self.gate.room(), if !self.sweep.order.is_empty() => {
@@ -211,6 +228,10 @@ impl<K: Resource<DynamicType = ()>> Order<K> {
                 }
             }
         }
+    }
+
+    fn later(&mut self, object: ObjectRef<K>, why: Why, delay: Duration) {
+        self.later.set(object, why, Instant::now() + delay);
     }
 }
 
@@ -288,6 +309,43 @@ mod tests {
             queue.send(Look::Again(tenant(name), AGAIN));
             let following = name.parse::<usize>().unwrap() + 2;
             assert_eq!(next(), unsettled.get(following).cloned());
+        }
+    }
+
+    /// K8S-10, K8S-11: an edit whose look failed is not queued behind others.
+    #[tokio::test(start_paused = true)]
+    async fn what_failed_comes_back_before_a_sweep_that_waits_for_room() {
+        let (queue, lane) = queue();
+        let gate = Arc::new(Gate::new(1));
+        let ordered = ordered(lane, Arc::clone(&gate));
+        pin_mut!(ordered);
+        let mut next = || {
+            let next = ordered.next().now_or_never();
+            next.map(|object| object.map_or("the end".to_owned(), |Ok(object)| object.name))
+        };
+        for name in ["one", "two"] {
+            queue.send(Look::Swept(tenant(name)));
+        }
+        assert_eq!(next().as_deref(), Some("one"));
+        queue.send(Look::Again(tenant("waits"), AGAIN));
+        for name in ["failed", "failed too", "mended", "settles"] {
+            queue.send(Look::Retry(tenant(name), AGAIN));
+        }
+        queue.send(Look::Changed(tenant("mended")));
+        assert_eq!(next().as_deref(), Some("mended"));
+        queue.send(Look::Again(tenant("settles"), AGAIN * 2));
+        assert_eq!(next(), None, "it is not time yet");
+        tokio::time::advance(AGAIN).await;
+        assert_eq!(next().as_deref(), Some("failed"));
+        assert_eq!(next().as_deref(), Some("failed too"));
+        assert_eq!(next(), None, "the others wait for room");
+        for (done, following) in [
+            ("one", Some("two")),
+            ("two", Some("waits")),
+            ("waits", None),
+        ] {
+            gate.leaves(&tenant(done));
+            assert_eq!(next().as_deref(), following, "after {done}");
         }
     }
 

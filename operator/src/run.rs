@@ -37,6 +37,7 @@ use crate::{admin, chat_quota, chat_tenant, garbage};
 /// object loop may have many.
 const RENDERED_AT_ONCE: u16 = 16;
 const OBJECTS_AT_ONCE: u16 = 128;
+
 /// An operator that works.
 pub struct Running {
     /// Where health and metrics are served.
@@ -263,7 +264,7 @@ where
     lanes
 }
 
-/// Reconciles what `lane` names, with a deadline. A failure asks for another look.
+/// Reconciles what `lane` names, with a deadline. What failed is tried again.
 async fn reconciled<K, F>(
     context: Arc<Context>,
     store: Store<K>,
@@ -289,11 +290,11 @@ async fn reconciled<K, F>(
             let (_, failures) = its(&context);
             done.unwrap_or(Err(ReconcileError::Deadline))
                 .inspect(|_| failures.succeeded(&key))
-                .unwrap_or_else(|error| {
+                .map_err(|error| {
                     let delay = failures.failed(key.clone(), error.to_string());
                     context.metrics.reconcile_error(kind, error.label());
                     tracing::warn!(%error, again_in_ms = delay.as_millis(), "a reconcile failed");
-                    Some(delay)
+                    delay
                 })
         };
         look.instrument(span)
