@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::future::ready;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{Stream, StreamExt as _, pin_mut};
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -49,6 +49,8 @@ pub(crate) struct Caches {
     pub(crate) pods: Arc<Cache<Pod>>,
     /// What the rendered Secrets list.
     pub(crate) issuers: Arc<DeliveredIssuers>,
+    /// Names of what is followed without a cache, until it has been read.
+    unread: Mutex<BTreeSet<String>>,
 }
 
 impl<K> Cache<K>
@@ -155,11 +157,7 @@ async fn follow<K>(
 
 /// The events of a watch for ever; that it is interrupted is logged once, until it
 /// is whole again. `name` is for people.
-pub(crate) fn watched<K>(
-    api: Api<K>,
-    config: watcher::Config,
-    name: String,
-) -> impl Stream<Item = Event<K>>
+fn watched<K>(api: Api<K>, config: watcher::Config, name: String) -> impl Stream<Item = Event<K>>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
@@ -219,6 +217,7 @@ impl Caches {
                 scopes,
                 pool_namespace: namespace.to_owned(),
                 issuers,
+                unread: Mutex::default(),
                 rendered: Cache::start(
                     Api::namespaced(client.clone(), namespace),
                     watcher::Config::default().labels(&format!("{POOL_LABEL}={}", settings.pool)),
@@ -267,7 +266,33 @@ impl Caches {
         }
         look(self.rendered.is_synced(), &self.rendered.name, "");
         look(self.pods.is_synced(), &self.pods.name, "");
+        for name in self.unread().iter() {
+            look(false, name, "");
+        }
         missing
+    }
+
+    /// The events of a watch that has no cache: it is missing too until it has been read.
+    pub(crate) fn followed<K>(
+        self: &Arc<Self>,
+        api: Api<K>,
+        config: watcher::Config,
+        name: String,
+    ) -> impl Stream<Item = Event<K>> + use<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        self.unread().insert(name.clone());
+        let caches = Arc::clone(self);
+        watched(api, config, name.clone()).inspect(move |event| {
+            if matches!(event, Event::InitDone) {
+                caches.unread().remove(&name);
+            }
+        })
+    }
+
+    fn unread(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn tenants(&self) -> Vec<Arc<ChatTenant>> {

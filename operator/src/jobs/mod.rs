@@ -21,7 +21,6 @@ use minichat_core::Timestamp;
 use minichat_metrics::JobReport;
 use tracing::Instrument as _;
 
-use crate::cache::watched;
 use crate::context::Context;
 use crate::event::{self, Told};
 
@@ -83,15 +82,20 @@ impl Jobs {
     pub(crate) async fn follow(mut self) {
         self.since = self.context.clock.now();
         let namespace = self.context.pool_namespace.clone();
+        let caches = Arc::clone(&self.context.caches);
         let config = watcher::Config::default().labels(&self.selector);
         let jobs: Api<Job> = Api::namespaced(self.client.clone(), &namespace);
-        let jobs = watched(
+        let jobs = caches.followed(
             jobs,
             config.clone(),
             format!("jobs in namespace {namespace}"),
         );
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
-        let pods = watched(pods, config, "pods of jobs".to_owned());
+        let pods = caches.followed(
+            pods,
+            config,
+            format!("pods of jobs in namespace {namespace}"),
+        );
         let seen = stream::select(jobs.map(Seen::Job), pods.map(Seen::Pod));
         // What is done may take long, and should be done with all that is known.
         let seen = seen.ready_chunks(TOGETHER);

@@ -208,7 +208,7 @@ enum Shows {
 /// Of every rule of the chart: its namespace, resource and verb, and how its lack shows.
 fn rules<'a>(pool: &'a str, tenants: &'a str) -> [(&'a str, &'static str, &'static str, Shows); 9] {
     [
-        (pool, "jobs", "list", Shows::Logged("jobs in namespace")),
+        (pool, "jobs", "list", Shows::Unread("jobs in namespace")),
         (
             pool,
             "events",
