@@ -36,7 +36,7 @@ pub struct Settings {
     #[arg(
         long,
         env = "MINICHAT_OPERATOR_WATCHDOG_MISSED_AFTER_SECS",
-        default_value_t = 290
+        default_value_t = 300
     )]
     pub watchdog_missed_after_secs: u32,
     /// Admin port of pods whose containers name no port `admin`.

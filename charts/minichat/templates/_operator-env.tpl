@@ -11,9 +11,8 @@
   value: {{ include "minichat.labelSelector" (list . "watchdog") }}
 - name: MINICHAT_OPERATOR_WATCHDOG
   value: {{ include "minichat.watchdogMode" . }}
-{{- /* Two searches that could not begin, and one that takes as long as it may. */}}
 - name: MINICHAT_OPERATOR_WATCHDOG_MISSED_AFTER_SECS
-  value: {{ add (mul 2 (int .Values.watchdog.startingDeadlineSeconds)) (int .Values.watchdog.activeDeadlineSeconds) | quote }}
+  value: {{ int .Values.watchdog.missedAfterSeconds | quote }}
 - name: MINICHAT_OPERATOR_WATCH_NAMESPACES
   value: {{ join "," .Values.operator.namespaces | quote }}
 - name: MINICHAT_OPERATOR_ALLOW_HTTP

@@ -341,13 +341,13 @@ fn the_operator_is_told_who_looks_for_turns_that_were_left_running() -> anyhow::
         let wanted = (json!(mode), is_suspended.map(Value::Bool));
         assert_eq!(told(settings)?, wanted, "{settings:?}");
     }
-    let rare = [
-        postgres,
-        "watchdog.startingDeadlineSeconds=7200",
-        "watchdog.activeDeadlineSeconds=600",
-    ];
     let missed = "MINICHAT_OPERATOR_WATCHDOG_MISSED_AFTER_SECS";
-    assert_eq!(variable(&render(&rare)?, OPERATOR, missed)?, "15000");
+    for (settings, seconds) in [
+        (&[postgres][..], "300"),
+        (&[postgres, "watchdog.missedAfterSeconds=604800"], "604800"),
+    ] {
+        assert_eq!(variable(&render(settings)?, OPERATOR, missed)?, seconds);
+    }
     Ok(())
 }
 

@@ -331,7 +331,7 @@ pub(super) const VALUES: &[ChartValue] = &[
         "watchdog.schedule",
         Kind::Text(NOT_EMPTY),
         "\"* * * * *\"",
-        "When turns that a dead process left running are looked for, as of cron; on SQLite the pool's pod looks itself. `pool.config.orphan_watchdog` says when a turn is left behind, and whether anybody looks.",
+        "When turns that a dead process left running are looked for, as of cron; on SQLite the pool's pod looks itself. `pool.config.orphan_watchdog` says when a turn is left behind, and whether anybody looks. `startingDeadlineSeconds`, `activeDeadlineSeconds` and `missedAfterSeconds` go with it.",
     ),
     value(
         "watchdog.timeZone",
@@ -349,13 +349,19 @@ pub(super) const VALUES: &[ChartValue] = &[
         "watchdog.startingDeadlineSeconds",
         Kind::Integer(10, 172_800),
         "120",
-        "Seconds after which a search that could not begin is left to the next; twice the period of the schedule. The condition `JobsHealthy` of tenants takes a search for missed after twice as long and `activeDeadlineSeconds`.",
+        "Seconds after which a search that could not begin is left to the next; twice the period of the schedule.",
     ),
     value(
         "watchdog.activeDeadlineSeconds",
         Kind::Integer(10, 86_400),
         "50",
         "Seconds after which a search is ended; less than the period of the schedule. What it has not reached the next one finds.",
+    ),
+    value(
+        "watchdog.missedAfterSeconds",
+        Kind::Integer(30, 604_800),
+        "300",
+        "Seconds without an end of a search after which the condition `JobsHealthy` of tenants says that one is missed; at least twice the period of the schedule plus both deadlines.",
     ),
     value(
         "watchdog.serviceAccount.create",
