@@ -14,7 +14,7 @@ pub(super) const REPORTED: &str = "minichat.dev/reported";
 pub(super) struct Marker {
     writer: Writer,
     /// Told apart from every other process, and from this pod's one before a crash.
-    reader: String,
+    pub(super) reader: String,
 }
 
 impl Marker {

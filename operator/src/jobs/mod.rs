@@ -53,8 +53,8 @@ pub(crate) struct Jobs {
 
 /// What a watch showed.
 enum Seen {
-    Job(Event<Job>),
-    Pod(Event<Pod>),
+    Job(Box<Event<Job>>),
+    Pod(Box<Event<Pod>>),
 }
 
 /// What is to be done about a Job that has ended.
@@ -96,7 +96,10 @@ impl Jobs {
             config,
             format!("pods of jobs in namespace {namespace}"),
         );
-        let seen = stream::select(jobs.map(Seen::Job), pods.map(Seen::Pod));
+        let seen = stream::select(
+            jobs.map(|event| Seen::Job(Box::new(event))),
+            pods.map(|event| Seen::Pod(Box::new(event))),
+        );
         // What is done may take long, and should be done with all that is known.
         let seen = seen.ready_chunks(TOGETHER);
         pin_mut!(seen);
@@ -112,7 +115,7 @@ impl Jobs {
 
     fn note(&mut self, seen: Seen) {
         match seen {
-            Seen::Job(event) => self.record.job(event),
+            Seen::Job(event) => self.record.job(*event),
             Seen::Pod(event) => self.record.pod(&event),
         }
     }

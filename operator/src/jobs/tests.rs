@@ -2,18 +2,22 @@ use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
 use kube::runtime::watcher::Event;
 use minichat_core::Timestamp;
 use minichat_crds::status::Condition;
+use minichat_lease::Leadership;
 use minichat_metrics::JobMetrics;
 use serde_json::{Value, json};
 
 use super::health::Health;
+use super::mark::{Marker, REPORTED};
 use super::outcome::{Left, Outcome, job_of};
 use super::record::{LATE, Last, Record, Stage};
 use super::{AGAIN, End};
 use crate::condition::conditions;
 use crate::settings::Watchdog;
+use crate::write::Writer;
 
 fn report() -> String {
     JobMetrics::default().report("watchdog").to_json()
@@ -227,6 +231,30 @@ async fn a_failed_job_whose_pod_is_seen_late_is_told_once_and_counted_once() {
     of_another.get("u").unwrap().0.took(false, None);
     of_another.pod(&Event::Apply(pod()));
     assert_eq!(done(settle(&mut of_another)), []);
+}
+
+/// K8S-44: so its report is counted, though it was marked without it.
+#[tokio::test]
+async fn a_mark_is_known_again_by_whoever_set_it() {
+    let cluster = kube::Config::new(http::Uri::from_static("http://localhost"));
+    let client = kube::Client::try_from(cluster).unwrap();
+    let writer = Writer::new(client, Leadership::Alone, "a".to_owned());
+    let marker = Marker::new(writer);
+    for (reader, has_tried, is_ours) in [
+        (marker.reader.as_str(), true, true),
+        (marker.reader.as_str(), false, false),
+        ("another", true, false),
+    ] {
+        let mut job = failed("BackoffLimitExceeded");
+        job.annotations_mut()
+            .insert(REPORTED.to_owned(), reader.to_owned());
+        let mut record = Record::default();
+        record.job(Event::Apply(failed("BackoffLimitExceeded")));
+        record.get("u").unwrap().0.has_tried = has_tried;
+        record.job(Event::Apply(job));
+        let (run, _) = record.get("u").unwrap();
+        assert_eq!(marker.take(run).await, Ok(is_ours), "{reader} {has_tried}");
+    }
 }
 
 /// K8S-44: an event that tells nothing new is no reason to hurry.
