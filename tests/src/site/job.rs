@@ -43,9 +43,53 @@ impl Site {
         eventually("a pod of the Job", WITHIN, is_there).await
     }
 
+    /// A Job that is said to have failed, and of which no pod is to be seen.
+    pub async fn failed_job_without_pod(&self, name: &str) -> anyhow::Result<()> {
+        let mut job = self.job(name)?;
+        // No controller of the cluster makes its pod, or says otherwise.
+        job["spec"]["managedBy"] = json!("minichat.dev/tests");
+        self.apply(&job).await?;
+        let at = "2026-01-01T00:00:00Z";
+        let condition = |kind: &str| json!({"type": kind, "status": "True", "lastTransitionTime": at, "reason": "BackoffLimitExceeded"});
+        let conditions = ["FailureTarget", "Failed"].map(condition);
+        let status = json!({"status": {"startTime": at, "failed": 1, "conditions": conditions}});
+        let jobs = self.objects(&job, &self.namespace)?;
+        let patch = Patch::Merge(&status);
+        jobs.patch_status(name, &PatchParams::default(), &patch)
+            .await?;
+        Ok(())
+    }
+
+    /// The pod of such a Job, which has ended as it did in [`Self::failed_job`].
+    pub async fn late_pod_of_job(&self, name: &str, code: u8, message: &str) -> anyhow::Result<()> {
+        let job = self.job(name)?;
+        let found = self.objects(&job, &self.namespace)?.get(name).await?;
+        let mut pod = job["spec"]["template"].clone();
+        pod["apiVersion"] = json!("v1");
+        pod["kind"] = json!("Pod");
+        pod["metadata"]["name"] = json!(name);
+        pod["metadata"]["namespace"] = json!(self.namespace);
+        pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] = json!(name);
+        pod["metadata"]["ownerReferences"] = json!([{
+            "apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": found.metadata.uid, "controller": true,
+        }]);
+        self.apply(&pod).await?;
+        self.end_pod_of_job(name, code, message).await
+    }
+
     async fn create_job(&self, name: &str, deadline: Option<u32>) -> anyhow::Result<()> {
+        let mut job = self.job(name)?;
+        if let Some(seconds) = deadline {
+            job["spec"]["activeDeadlineSeconds"] = json!(seconds);
+            // One that has no node is gone as soon as it is deleted.
+            job["spec"]["template"]["spec"]["nodeName"] = json!("nowhere");
+        }
+        self.apply(&job).await
+    }
+
+    fn job(&self, name: &str) -> anyhow::Result<Value> {
         let labels = self.job_labels()?;
-        let mut job = json!({
+        Ok(json!({
             "apiVersion": "batch/v1", "kind": "Job",
             "metadata": {"name": name, "namespace": self.namespace, "labels": labels},
             "spec": {"backoffLimit": 0, "podReplacementPolicy": "Failed", "template": {
@@ -55,13 +99,7 @@ impl Site {
                     "containers": [{"name": "watchdog", "image": "watchdog"}],
                 },
             }},
-        });
-        if let Some(seconds) = deadline {
-            job["spec"]["activeDeadlineSeconds"] = json!(seconds);
-            // One that has no node is gone as soon as it is deleted.
-            job["spec"]["template"]["spec"]["nodeName"] = json!("nowhere");
-        }
-        self.apply(&job).await
+        }))
     }
 
     async fn pod_of_job(&self, name: &str) -> anyhow::Result<Option<DynamicObject>> {

@@ -115,6 +115,27 @@ async fn a_job_that_was_ended_by_its_deadline_is_counted_once_and_has_failed() -
     has_counted(&operator, 2, 2).await
 }
 
+/// K8S-9, K8S-44: the watches of Jobs and pods are not in step.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_job_whose_pod_is_seen_late_is_told_once_and_counted_once() -> anyhow::Result<()> {
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let operator = site.operator().await?;
+    site.failed_job_without_pod("late").await?;
+    let is_told = async || Ok(site.events_of_job("late").await?.len() == 1);
+    eventually("its failure is told", SOON, is_told).await?;
+    assert_eq!(counted(&operator).await?, (0, 0, 0));
+    assert!(site.reported("late").await?.is_some());
+    site.late_pod_of_job("late", 1, &report(2)).await?;
+    has_counted(&operator, 2, 1).await?;
+    let are_told = async || Ok(site.events_of_job("late").await?.len() == 2);
+    eventually("its turns are told", SOON, are_told).await?;
+    let events = site.events_of_job("late").await?;
+    let reasons: Vec<_> = events.iter().map(|(reason, _)| reason.as_str()).collect();
+    assert_eq!(reasons, ["JobFailed", "OrphansFinalized"]);
+    site.finished_job("later", &report(0)).await?;
+    has_counted(&operator, 2, 2).await
+}
+
 /// K8S-44: what cannot be marked could be counted by two.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_may_not_be_marked_is_counted_when_it_may() -> anyhow::Result<()> {
