@@ -82,11 +82,13 @@ async fn a_job_whose_mark_was_set_unheard_is_counted_once() -> anyhow::Result<()
     has_counted(&operator, 4, 2).await?;
     assert_eq!(way.to_lose(), 0);
     assert!(operator.log()?.contains("a Job cannot be marked"));
-    let events = site.events_of_job("unheard").await?;
-    assert_eq!(events.len(), 1, "{events:?}");
+    let is_told = async || Ok(!site.events_of_job("unheard").await?.is_empty());
+    eventually("told", SOON, is_told).await?;
     // What comes later is counted, so that was counted once.
     site.finished_job("later", &report(0)).await?;
     has_counted(&operator, 4, 3).await?;
+    let events = site.events_of_job("unheard").await?;
+    assert_eq!(events.len(), 1, "{events:?}");
     operator.kill().await?;
     let operator = site.operator().await?;
     site.finished_job("of-another", &report(0)).await?;
