@@ -81,16 +81,14 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
         Arc::clone(&metrics),
     );
     let caches = Caches::start(&client, &settings, &namespace, &telling);
-    let election = settings.leader_election.then(|| {
-        let candidate = Candidate {
-            client: client.clone(),
-            namespace: namespace.clone(),
-            name: MANAGER.to_owned(),
-            identity: identity.clone(),
-            manager: MANAGER,
-        };
-        candidate.run(Arc::clone(&clock))
-    });
+    let candidate = Candidate {
+        client: client.clone(),
+        namespace: namespace.clone(),
+        name: MANAGER.to_owned(),
+        identity: identity.clone(),
+        manager: MANAGER,
+    };
+    let election = settings.leader_election.then(|| candidate.run(&clock));
     let leadership = election
         .as_ref()
         .map_or(Leadership::Alone, Election::leadership);

@@ -83,11 +83,11 @@ impl Candidate {
     }
 
     /// Takes part in the election, also after a defeat, until it resigns.
-    pub fn run(self, clock: Arc<dyn Clock>) -> Election {
+    pub fn run(self, clock: &Arc<dyn Clock>) -> Election {
         let (until, receiver) = watch::channel(None);
         let (resign, resigned) = oneshot::channel();
         let campaign = Campaign {
-            record: Record::new(self, clock),
+            record: Record::new(self, Arc::clone(clock)),
             until,
             seen: None,
             is_waiting: false,

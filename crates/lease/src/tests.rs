@@ -81,7 +81,8 @@ fn candidate(server: &Shared, identity: &str) -> Candidate {
 }
 
 fn run(server: &Shared, identity: &str) -> (Election, Leadership) {
-    let election = candidate(server, identity).run(Arc::new(SystemClock));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let election = candidate(server, identity).run(&clock);
     let leadership = election.leadership();
     (election, leadership)
 }

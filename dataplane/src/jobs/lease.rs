@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use minichat_core::SystemClock;
+use minichat_core::{Clock, SystemClock};
 use minichat_lease::Candidate;
 use minichat_telemetry::Signal;
 use uuid::Uuid;
@@ -43,7 +43,8 @@ impl JobLease {
         let Some(candidate) = &self.0 else {
             return work(stop).await;
         };
-        let election = candidate.clone().run(Arc::new(SystemClock));
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let election = candidate.clone().run(&clock);
         let mut leadership = election.leadership();
         let report = tokio::select! {
             () = leadership.acquired() => {
