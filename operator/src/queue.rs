@@ -237,7 +237,7 @@ impl<K: Resource<DynamicType = ()>> Order<K> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::{FutureExt as _, StreamExt as _, pin_mut};
+    use futures_util::{FutureExt as _, StreamExt as _};
     use tokio::task::unconstrained;
 
     use super::*;
@@ -248,17 +248,25 @@ mod tests {
         ObjectRef::new(name).within("a")
     }
 
+    /// Names what is looked at next, if that is to be done now.
+    fn names(
+        lane: Lane<ChatTenant>,
+        gate: &Arc<Gate<ChatTenant>>,
+    ) -> impl FnMut() -> Option<String> {
+        let mut ordered = Box::pin(ordered(lane, Arc::clone(gate)));
+        move || {
+            // A poll takes as many as there are.
+            let next = unconstrained(ordered.next()).now_or_never();
+            next.map(|object| object.map_or("the end".to_owned(), |Ok(object)| object.name))
+        }
+    }
+
     /// K8S-17
     #[tokio::test]
     async fn what_changed_passes_a_sweep_that_waits_for_room() {
         let (queue, lane) = queue();
         let gate = Arc::new(Gate::new(1));
-        let ordered = ordered(lane, Arc::clone(&gate));
-        pin_mut!(ordered);
-        let mut next = || {
-            let next = ordered.next().now_or_never();
-            next.map(|object| object.map_or("the end".to_owned(), |Ok(object)| object.name))
-        };
+        let mut next = names(lane, &gate);
         for name in ["one", "two", "one"] {
             queue.send(Look::Swept(tenant(name)));
         }
@@ -285,13 +293,7 @@ mod tests {
     async fn what_asks_for_another_look_holds_up_nothing_that_changed() {
         let (queue, lane) = queue();
         let gate = Arc::new(Gate::new(2));
-        let ordered = ordered(lane, Arc::clone(&gate));
-        pin_mut!(ordered);
-        let mut next = || {
-            // A poll takes as many as there are.
-            let next = unconstrained(ordered.next()).now_or_never();
-            next.map(|object| object.map_or("the end".to_owned(), |Ok(object)| object.name))
-        };
+        let mut next = names(lane, &gate);
         let unsettled: Vec<_> = (0..1000).map(|number| number.to_string()).collect();
         for name in &unsettled {
             queue.send(Look::Again(tenant(name), AGAIN));
@@ -317,12 +319,7 @@ mod tests {
     async fn what_failed_comes_back_before_a_sweep_that_waits_for_room() {
         let (queue, lane) = queue();
         let gate = Arc::new(Gate::new(1));
-        let ordered = ordered(lane, Arc::clone(&gate));
-        pin_mut!(ordered);
-        let mut next = || {
-            let next = ordered.next().now_or_never();
-            next.map(|object| object.map_or("the end".to_owned(), |Ok(object)| object.name))
-        };
+        let mut next = names(lane, &gate);
         for name in ["one", "two"] {
             queue.send(Look::Swept(tenant(name)));
         }
@@ -353,12 +350,7 @@ mod tests {
     async fn a_look_for_whatever_reason_is_the_one_that_was_asked_for() {
         let (queue, lane) = queue();
         let gate = Arc::new(Gate::new(9));
-        let ordered = ordered(lane, gate);
-        pin_mut!(ordered);
-        let mut next = || {
-            let next = ordered.next().now_or_never();
-            next.map(|object| object.map_or("the end".to_owned(), |Ok(object)| object.name))
-        };
+        let mut next = names(lane, &gate);
         for name in ["changed", "swept", "twice", "twice"] {
             queue.send(Look::Again(tenant(name), AGAIN));
         }

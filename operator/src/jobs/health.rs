@@ -1,11 +1,11 @@
 //! Whether somebody ends the turns that a dead process left running: what the
 //! condition `JobsHealthy` of every tenant of the pool says (K8S-7, TURN-64).
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use minichat_core::Timestamp;
 use minichat_crds::status::Condition;
-use tokio::sync::watch;
 
 use super::record::Last;
 use crate::condition::{Reason, Type, Verdict, find};
@@ -20,7 +20,7 @@ const FAILED: &str = "a Job of the watchdog failed lately; the event JobFailed a
 pub(crate) struct Health {
     watchdog: Option<Watchdog>,
     missed_after: Duration,
-    runs: watch::Sender<Runs>,
+    runs: Mutex<Runs>,
 }
 
 /// How the Jobs of a `CronJob` fare.
@@ -43,7 +43,7 @@ impl Health {
         Self {
             watchdog,
             missed_after,
-            runs: watch::Sender::new(Runs::Unknown),
+            runs: Mutex::new(Runs::Unknown),
         }
     }
 
@@ -70,7 +70,7 @@ impl Health {
 
     fn of_jobs(&self, standing: &[Condition]) -> Option<Verdict> {
         let stood = stood(standing);
-        let (reason, message) = match &*self.runs.borrow() {
+        let (reason, message) = match &*self.runs() {
             Runs::Unknown => return stood,
             Runs::NoneYet => match stood.filter(is_of_jobs) {
                 Some(stood) => return Some(stood),
@@ -93,17 +93,19 @@ impl Health {
     /// look. Whether that is news for the tenants.
     pub(super) fn judge(&self, last: Option<&Last>, since: Timestamp, now: Timestamp) -> bool {
         let is_missed = self.until_missed(last, since, now).is_zero();
-        let is_news = self.runs.send_if_modified(|runs| {
-            let next = if is_missed {
-                Runs::Missed
-            } else {
-                runs.then(last)
-            };
-            let is_news = !next.is_told_as(runs);
-            *runs = next;
-            is_news
-        });
+        let mut runs = self.runs();
+        let next = if is_missed {
+            Runs::Missed
+        } else {
+            runs.then(last)
+        };
+        let is_news = !next.is_told_as(&runs);
+        *runs = next;
         is_news && self.watchdog == Some(Watchdog::Jobs)
+    }
+
+    fn runs(&self) -> MutexGuard<'_, Runs> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long none may end before one is missed.

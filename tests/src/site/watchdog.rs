@@ -3,7 +3,7 @@
 use std::process::ExitStatus;
 
 use anyhow::Context as _;
-use kube::api::{Patch, PatchParams};
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -41,24 +41,24 @@ impl Site {
 
     /// Says that `holder` holds the Lease of the watchdog; nobody, if it is empty.
     pub async fn give_lease(&self, holder: &str) -> anyhow::Result<()> {
-        let leases = self.leases()?;
-        let lease = lease_of(pod_of_cron_job(&self.chart_on_postgres()?)?)?.to_owned();
+        let (leases, name) = self.lease()?;
         let patch = Patch::Merge(json!({"spec": {"holderIdentity": holder}}));
-        leases
-            .patch(&lease, &PatchParams::default(), &patch)
-            .await?;
+        leases.patch(&name, &PatchParams::default(), &patch).await?;
         Ok(())
     }
 
     /// Who holds the Lease of the watchdog.
     pub async fn lease_holder(&self) -> anyhow::Result<Value> {
-        let lease = lease_of(pod_of_cron_job(&self.chart_on_postgres()?)?)?.to_owned();
-        Ok(self.leases()?.get(&lease).await?.data["spec"]["holderIdentity"].clone())
+        let (leases, name) = self.lease()?;
+        Ok(leases.get(&name).await?.data["spec"]["holderIdentity"].clone())
     }
 
-    fn leases(&self) -> anyhow::Result<kube::Api<kube::core::DynamicObject>> {
+    /// Where Leases are, and the name of the watchdog's.
+    fn lease(&self) -> anyhow::Result<(Api<DynamicObject>, String)> {
         let like = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"});
-        self.objects(&like, &self.namespace)
+        let leases = self.objects(&like, &self.namespace)?;
+        let chart = self.chart_on_postgres()?;
+        Ok((leases, lease_of(pod_of_cron_job(&chart)?)?.to_owned()))
     }
 
     fn chart_on_postgres(&self) -> anyhow::Result<Vec<Value>> {
