@@ -17,6 +17,10 @@ const POLLING: u8 = 1;
 /// A poll is under way, and something woke it.
 const WOKEN: u8 = 2;
 
+/// Rounds of one poll. What wakes in each of them may wait for the caller to give
+/// way, as a socket does whose reader has used up its share of the runtime.
+const MAX_ROUNDS: usize = 8;
+
 /// Polls what lives in one task.
 #[derive(Debug)]
 pub(super) struct Poller {
@@ -61,14 +65,15 @@ impl Default for Poller {
 
 impl Poller {
     /// Calls `poll` until it is ready, or until it is pending and nothing woke
-    /// it meanwhile; then the next wake reaches the task of `cx`.
+    /// it meanwhile; then the next wake reaches the task of `cx`. One that is
+    /// woken again and again leaves the rest to the task's next turn.
     pub(super) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
         self.register(cx);
-        loop {
+        for _ in 0..MAX_ROUNDS {
             self.shared.state.store(POLLING, Ordering::Release);
             if let Poll::Ready(value) = poll(&mut Context::from_waker(&self.waker)) {
                 return Poll::Ready(value);
@@ -83,6 +88,8 @@ impl Poller {
                 return Poll::Pending;
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn register(&mut self, cx: &Context<'_>) {
@@ -134,6 +141,24 @@ mod tests {
         });
         assert!(outcome.is_pending());
         assert_eq!((rounds, counter.0.load(Ordering::Relaxed)), (3, 0));
+    }
+
+    #[test]
+    fn what_wakes_in_every_round_is_left_to_the_next_turn_of_the_task() {
+        let counter = Arc::<Counter>::default();
+        let waker = Arc::clone(&counter).into();
+        let mut poller = Poller::default();
+        for turn in 1..4 {
+            let mut rounds = 0;
+            let outcome = poller.poll(&mut Context::from_waker(&waker), |cx| {
+                rounds += 1;
+                assert!(rounds < 100, "the poll does not end");
+                cx.waker().wake_by_ref();
+                Poll::<()>::Pending
+            });
+            assert!(outcome.is_pending());
+            assert_eq!(counter.0.load(Ordering::Relaxed), turn);
+        }
     }
 
     #[test]
