@@ -17,7 +17,7 @@ mod stream;
 pub mod testing;
 
 pub use adapter::Translator;
-pub use client::{ClientSettings, FetchError, FetchLimits, ProviderClient, ReadyConnection};
+pub use client::{ClientSettings, FetchError, FetchLimits, ProviderClient};
 pub use event::{Completion, DeltaKind, ProviderEvent, Terminal};
 pub use failure::{Failure, FailureKind, TimeoutStage};
 pub use request::{

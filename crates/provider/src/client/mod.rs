@@ -3,6 +3,7 @@
 mod connection;
 mod fetch;
 mod head;
+mod lookup;
 mod open;
 mod origin;
 mod poller;
@@ -64,14 +65,6 @@ struct Inner {
     retry_after_cap: Duration,
 }
 
-/// An established connection that waits for its call. Dropping it unused gives
-/// it back to the pool.
-#[derive(Debug)]
-pub struct ReadyConnection {
-    connection: Option<Connection>,
-    client: ProviderClient,
-}
-
 impl ProviderClient {
     /// A client with an empty pool.
     pub fn new(settings: &ClientSettings) -> Self {
@@ -102,35 +95,11 @@ impl ProviderClient {
         }
     }
 
-    /// Takes an idle connection to `provider` or makes one, before it is known
-    /// whether the request will be wanted. Nothing is sent.
-    pub async fn connect_ahead(&self, provider: &Provider) -> Result<ReadyConnection, Failure> {
-        let connection = self.checkout(provider).await?;
-        Ok(ReadyConnection {
-            connection: Some(connection),
-            client: self.clone(),
-        })
-    }
-
     /// Sends `call` and waits for the head of the answer, within the
     /// provider's limits (D28) and with at most one more attempt (PLAT-119).
     /// Dropping the future closes the connection at once.
     pub async fn open(&self, call: &ProviderCall<'_>) -> Result<ProviderStream, Failure> {
-        open::open(self, None, call).await
-    }
-
-    /// [`open`](Self::open) over a connection made ahead. One that leads
-    /// elsewhere is given back.
-    pub async fn open_on(
-        &self,
-        mut ready: ReadyConnection,
-        call: &ProviderCall<'_>,
-    ) -> Result<ProviderStream, Failure> {
-        let fits =
-            |connection: &mut Connection| *connection.place.origin == Origin::of(call.provider);
-        let connection = ready.connection.take_if(fits);
-        drop(ready);
-        open::open(self, connection, call).await
+        open::open(self, call).await
     }
 
     async fn checkout(&self, provider: &Provider) -> Result<Connection, Failure> {
@@ -154,13 +123,5 @@ impl ProviderClient {
 impl fmt::Debug for ProviderClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProviderClient").finish_non_exhaustive()
-    }
-}
-
-impl Drop for ReadyConnection {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.client.inner.pool.put(connection);
-        }
     }
 }

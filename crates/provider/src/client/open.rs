@@ -42,14 +42,13 @@ impl Refused {
     }
 }
 
-/// Sends `call`, over `ready` if there is one, at most twice.
+/// Sends `call`, at most twice.
 pub(super) async fn open(
     client: &ProviderClient,
-    ready: Option<Connection>,
     call: &ProviderCall<'_>,
 ) -> Result<ProviderStream, Failure> {
     let total_at = Instant::now() + call.provider.timeouts.total;
-    let attempts = attempt_twice(client, ready, call, total_at);
+    let attempts = attempt_twice(client, call, total_at);
     timeout_at(total_at, attempts)
         .await
         .unwrap_or_else(|_| Err(Failure::timed_out(TimeoutStage::Total, total_at)))
@@ -57,16 +56,12 @@ pub(super) async fn open(
 
 async fn attempt_twice(
     client: &ProviderClient,
-    ready: Option<Connection>,
     call: &ProviderCall<'_>,
     total_at: Instant,
 ) -> Result<ProviderStream, Failure> {
     let body = adapter::body(call.provider, &call.request)
         .map_err(|error| Failure::misconfigured(&error))?;
-    let first = match ready {
-        Some(connection) => Ok(connection),
-        None => client.checkout(call.provider).await,
-    };
+    let first = client.checkout(call.provider).await;
     let refused = match attempt(client, first, call, body.clone(), total_at).await {
         Ok(stream) => return Ok(stream),
         Err(refused) => refused,

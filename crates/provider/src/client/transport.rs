@@ -13,6 +13,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use super::lookup::Lookups;
 use super::origin::Origin;
 
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub(super) enum Transport {
 /// How connections are made.
 #[derive(Default)]
 pub(super) struct Dialer {
+    pub(super) lookups: Lookups,
     /// What TLS needs, made at the first encrypted connection.
     pub(super) tls: std::sync::OnceLock<Arc<ClientConfig>>,
     /// Takes the place of the network.
@@ -61,7 +63,8 @@ impl Transport {
             return dial().await.map(Self::Memory);
         }
         let host = origin.bare_host();
-        let tcp = TcpStream::connect((host, origin.port)).await?;
+        let addresses = dialer.lookups.addresses(host, origin.port).await?;
+        let tcp = TcpStream::connect(&addresses[..]).await?;
         // Without it a small request waits for the acknowledgement of the one
         // before, some 40 ms.
         tcp.set_nodelay(true)?;
