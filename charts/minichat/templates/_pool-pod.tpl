@@ -30,6 +30,9 @@ spec:
   serviceAccountName: {{ include "minichat.poolServiceAccount" . }}
   automountServiceAccountToken: true
   enableServiceLinks: false
+  {{- with include "minichat.dns" . }}
+  {{- . | nindent 2 }}
+  {{- end }}
   terminationGracePeriodSeconds: {{ include "minichat.terminationGracePeriodSeconds" . }}
   securityContext:
     {{- include "minichat.podSecurityContext" . | nindent 4 }}

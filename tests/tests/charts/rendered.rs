@@ -176,6 +176,21 @@ fn every_pod_fits_a_restricted_namespace_and_has_requests_but_no_cpu_limit() -> 
     Ok(())
 }
 
+#[test]
+fn every_pod_asks_for_a_name_again_after_a_second_unless_told_otherwise() -> anyhow::Result<()> {
+    let dns = |settings: &[&str]| -> anyhow::Result<Vec<Value>> {
+        let rendered = render(&[ON_POSTGRES, settings].concat())?;
+        let pods = rendered.pod_specs().into_iter();
+        Ok(pods.map(|pod| pod["dnsConfig"].clone()).collect())
+    };
+    let second = json!({"name": "timeout", "value": "1"});
+    for config in dns(&[])? {
+        assert_eq!(config["options"][0], second);
+    }
+    assert!(dns(&["dnsConfig=null"])?.iter().all(Value::is_null));
+    Ok(())
+}
+
 /// K8S-16
 #[test]
 fn a_list_of_namespaces_gets_roles_instead_of_a_cluster_role() -> anyhow::Result<()> {

@@ -10,11 +10,12 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 use crate::Generated;
-use values::{ChartValue, VALUES};
+use values::ChartValue;
 
 /// Every generated file of both charts.
 pub(crate) fn files() -> anyhow::Result<Vec<Generated>> {
-    let tree = tree()?;
+    let values = values::values();
+    let tree = tree(&values)?;
     Ok(vec![
         Generated {
             path: "charts/minichat/values.yaml",
@@ -26,20 +27,20 @@ pub(crate) fn files() -> anyhow::Result<Vec<Generated>> {
         },
         Generated {
             path: "charts/minichat/README.md",
-            content: reference::markdown(VALUES),
+            content: reference::markdown(&values),
         },
     ])
 }
 
 /// The rows as the tree that their paths make.
-enum Node {
-    Section(Vec<(&'static str, Node)>),
-    Leaf(&'static ChartValue, Value),
+enum Node<'a> {
+    Section(Vec<(&'a str, Node<'a>)>),
+    Leaf(&'a ChartValue, Value),
 }
 
-fn tree() -> anyhow::Result<Node> {
+fn tree(values: &[ChartValue]) -> anyhow::Result<Node<'_>> {
     let mut root = Node::Section(Vec::new());
-    for row in VALUES {
+    for row in values {
         let default = serde_json::from_str(row.default)
             .with_context(|| format!("{}: the default is no JSON", row.path))?;
         let mut parts: Vec<&str> = row.path.split('.').collect();
@@ -53,9 +54,9 @@ fn tree() -> anyhow::Result<Node> {
     Ok(root)
 }
 
-impl Node {
+impl<'a> Node<'a> {
     /// The section `name` below this one, made where it is missing; nothing below a leaf.
-    fn section(&mut self, name: &'static str) -> Option<&mut Self> {
+    fn section(&mut self, name: &'a str) -> Option<&mut Self> {
         let Self::Section(children) = self else {
             return None;
         };

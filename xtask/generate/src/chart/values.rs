@@ -3,7 +3,7 @@
 /// One value of the chart.
 pub(super) struct ChartValue {
     /// Path with dots, such as `operator.replicaCount`.
-    pub path: &'static str,
+    pub path: String,
     /// Type and bounds.
     pub kind: Kind,
     /// Default as JSON.
@@ -33,14 +33,14 @@ pub(super) enum Kind {
     ProcessConfig,
 }
 
-const fn value(
-    path: &'static str,
+fn value(
+    path: impl Into<String>,
     kind: Kind,
     default: &'static str,
     help: &'static str,
 ) -> ChartValue {
     ChartValue {
-        path,
+        path: path.into(),
         kind,
         default,
         help,
@@ -56,377 +56,375 @@ const NOT_EMPTY: &str = "^.+$";
 const UUID_OR_EMPTY: &str = "^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})?$";
 
 /// Every value, in the order of the reference.
-pub(super) const VALUES: &[ChartValue] = &[
-    value(
-        "nameOverride",
-        Kind::Text(""),
-        "\"\"",
-        "Instead of the chart's name in names and labels.",
-    ),
-    value(
-        "fullnameOverride",
-        Kind::Text(""),
-        "\"\"",
-        "First part of every object's name; empty = made of release and chart.",
-    ),
-    value(
-        "commonLabels",
-        Kind::TextByName,
-        "{}",
-        "Labels of every object and pod, besides the usual ones.",
-    ),
-    value(
-        "image.registry",
-        Kind::Text(""),
-        "\"\"",
-        "Where images are pulled from, such as `registry.example.com/minichat`; empty = the node's default.",
-    ),
-    value(
-        "image.tag",
-        Kind::Text(""),
-        "\"\"",
-        "Tag of the images; empty = the chart's `appVersion`.",
-    ),
-    value(
-        "image.pullPolicy",
-        Kind::Choice(&["IfNotPresent", "Always", "Never"]),
-        "\"IfNotPresent\"",
-        "When images are pulled.",
-    ),
-    value(
-        "image.pullSecrets",
-        Kind::Texts(DNS_LABEL),
-        "[]",
-        "Names of Secrets with the registry's credentials.",
-    ),
-    value(
-        "operator.replicaCount",
-        Kind::Integer(1, 5),
-        "1",
-        "Operators; one leads, the others wait.",
-    ),
-    value(
-        "operator.namespaces",
-        Kind::Texts(DNS_LABEL),
-        "[]",
-        "Namespaces whose tenants are served, with a Role in each; empty = all, with a ClusterRole.",
-    ),
-    value(
-        "operator.image.repository",
-        Kind::Text(NOT_EMPTY),
-        "\"minichat-operator\"",
-        "Image of the operator, below `image.registry`.",
-    ),
-    value(
-        "operator.serviceAccount.create",
-        Kind::Bool,
-        "true",
-        "Whether the chart makes the operator's ServiceAccount.",
-    ),
-    value(
-        "operator.serviceAccount.name",
-        Kind::Text(OBJECT_NAME),
-        "\"\"",
-        "Its name; empty = made of the release's.",
-    ),
-    value(
-        "operator.serviceAccount.annotations",
-        Kind::TextByName,
-        "{}",
-        "Its annotations.",
-    ),
-    value(
-        "operator.resources",
-        Kind::Resources,
-        r#"{"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}"#,
-        "Requests and limits. A limit of CPU would only slow it down.",
-    ),
-    value(
-        "operator.podLabels",
-        Kind::TextByName,
-        "{}",
-        "Further labels of the pods.",
-    ),
-    value(
-        "operator.podAnnotations",
-        Kind::TextByName,
-        "{}",
-        "Annotations of the pods.",
-    ),
-    value(
-        "operator.nodeSelector",
-        Kind::TextByName,
-        "{}",
-        "Labels of the nodes that the pods may run on.",
-    ),
-    value(
-        "operator.tolerations",
-        Kind::Objects,
-        "[]",
-        "Taints that the pods bear.",
-    ),
-    value(
-        "operator.affinity",
-        Kind::Object,
-        "{}",
-        "Which nodes and neighbours the pods seek or avoid.",
-    ),
-    value(
-        "operator.topologySpreadConstraints",
-        Kind::Objects,
-        "[]",
-        "How the pods spread over zones and nodes.",
-    ),
-    value(
-        "operator.priorityClassName",
-        Kind::Text(OBJECT_NAME),
-        "\"\"",
-        "Priority of the pods.",
-    ),
-    value(
-        "database.existingSecret",
-        Kind::Text(OBJECT_NAME),
-        "\"\"",
-        "Secret with the URL of a PostgreSQL database. Empty = SQLite in a volume of the pool's single pod.",
-    ),
-    value(
-        "database.secretKey",
-        Kind::Text(NOT_EMPTY),
-        "\"url\"",
-        "Key of the URL in that Secret: `postgres://USER:PASSWORD@HOST/DATABASE`.",
-    ),
-    value(
-        "pool.name",
-        Kind::Text(DNS_LABEL),
-        "\"default\"",
-        "Name of the pool: the label `minichat.dev/pool` of its pods and of the rendered tenants that they serve.",
-    ),
-    value(
-        "pool.replicaCount",
-        Kind::Integer(0, 100),
-        "1",
-        "Data planes. More than one needs `database.existingSecret`.",
-    ),
-    value(
-        "pool.config",
-        Kind::ProcessConfig,
-        r#"{"auth": {"mode": "trusted_headers", "trusted_peers": ["127.0.0.0/8", "::1/128"]}, "drain": {"min_secs": 10, "max_secs": 300}}"#,
-        "Process configuration of the data plane, the keys of [docs/configuration.md](../../docs/configuration.md) nested. A change rolls the pods. The default believes the headers `X-Tenant-Id` and `X-User-Id` of `kubectl port-forward` and of nobody else.",
-    ),
-    value(
-        "pool.sharedSecret.existingSecret",
-        Kind::Text(OBJECT_NAME),
-        "\"\"",
-        "Secret with the value of `auth.shared_secret`, by which a gateway proves that it may set the headers of `trusted_headers`.",
-    ),
-    value(
-        "pool.sharedSecret.secretKey",
-        Kind::Text(NOT_EMPTY),
-        "\"shared-secret\"",
-        "Its key in that Secret.",
-    ),
-    value(
-        "pool.persistence.size",
-        Kind::Text(QUANTITY),
-        "\"2Gi\"",
-        "Size of the volume of the SQLite database.",
-    ),
-    value(
-        "pool.persistence.storageClassName",
-        Kind::Text(OBJECT_NAME),
-        "\"\"",
-        "Its storage class; empty = the cluster's default.",
-    ),
-    value(
-        "pool.persistence.accessMode",
-        Kind::Choice(&["ReadWriteOnce", "ReadWriteOncePod"]),
-        "\"ReadWriteOnce\"",
-        "Its access mode; `ReadWriteOncePod` where the storage driver knows it.",
-    ),
-    value(
-        "pool.service.type",
-        Kind::Choice(&["ClusterIP", "NodePort", "LoadBalancer"]),
-        "\"ClusterIP\"",
-        "Type of the Service of the API, port 8087.",
-    ),
-    value(
-        "pool.service.annotations",
-        Kind::TextByName,
-        "{}",
-        "Its annotations.",
-    ),
-    value(
-        "pool.image.repository",
-        Kind::Text(NOT_EMPTY),
-        "\"minichat-dataplane\"",
-        "Image of the data plane, below `image.registry`.",
-    ),
-    value(
-        "pool.serviceAccount.create",
-        Kind::Bool,
-        "true",
-        "Whether the chart makes the pool's ServiceAccount.",
-    ),
-    value(
-        "pool.serviceAccount.name",
-        Kind::Text(OBJECT_NAME),
-        "\"\"",
-        "Its name; empty = made of the release's.",
-    ),
-    value(
-        "pool.serviceAccount.annotations",
-        Kind::TextByName,
-        "{}",
-        "Its annotations.",
-    ),
-    value(
-        "pool.resources",
-        Kind::Resources,
-        r#"{"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}"#,
-        "Requests and limits. A limit of CPU would only delay tokens.",
-    ),
-    value(
-        "pool.podLabels",
-        Kind::TextByName,
-        "{}",
-        "Further labels of the pods.",
-    ),
-    value(
-        "pool.podAnnotations",
-        Kind::TextByName,
-        "{}",
-        "Annotations of the pods.",
-    ),
-    value(
-        "pool.nodeSelector",
-        Kind::TextByName,
-        "{}",
-        "Labels of the nodes that the pods may run on.",
-    ),
-    value(
-        "pool.tolerations",
-        Kind::Objects,
-        "[]",
-        "Taints that the pods bear.",
-    ),
-    value(
-        "pool.affinity",
-        Kind::Object,
-        "{}",
-        "Which nodes and neighbours the pods seek or avoid.",
-    ),
-    value(
-        "pool.topologySpreadConstraints",
-        Kind::Objects,
-        "[]",
-        "How the pods spread over zones and nodes.",
-    ),
-    value(
-        "pool.priorityClassName",
-        Kind::Text(OBJECT_NAME),
-        "\"\"",
-        "Priority of the pods.",
-    ),
-    value(
-        "watchdog.schedule",
-        Kind::Text(NOT_EMPTY),
-        "\"* * * * *\"",
-        "When turns that a dead process left running are looked for, as of cron; on SQLite the pool's pod looks itself. `pool.config.orphan_watchdog` says when a turn is left behind, and whether anybody looks. `startingDeadlineSeconds`, `activeDeadlineSeconds` and `missedAfterSeconds` go with it.",
-    ),
-    value(
-        "watchdog.timeZone",
-        Kind::Text(""),
-        "\"\"",
-        "Time zone of the schedule, such as `Etc/UTC`; empty = the cluster's.",
-    ),
-    value(
-        "watchdog.suspend",
-        Kind::Bool,
-        "false",
-        "Whether no further search begins.",
-    ),
-    value(
-        "watchdog.startingDeadlineSeconds",
-        Kind::Integer(10, 172_800),
-        "120",
-        "Seconds after which a search that could not begin is left to the next; twice the period of the schedule.",
-    ),
-    value(
-        "watchdog.activeDeadlineSeconds",
-        Kind::Integer(10, 86_400),
-        "50",
-        "Seconds after which a search is ended; less than the period of the schedule. What it has not reached the next one finds.",
-    ),
-    value(
-        "watchdog.missedAfterSeconds",
-        Kind::Integer(30, 604_800),
-        "300",
-        "Seconds without an end of a search after which the condition `JobsHealthy` of tenants says that one is missed; at least twice the period of the schedule plus both deadlines.",
-    ),
-    value(
-        "watchdog.serviceAccount.create",
-        Kind::Bool,
-        "true",
-        "Whether the chart makes the watchdog's ServiceAccount.",
-    ),
-    value(
-        "watchdog.serviceAccount.name",
-        Kind::Text(OBJECT_NAME),
-        "\"\"",
-        "Its name; empty = made of the release's.",
-    ),
-    value(
-        "watchdog.serviceAccount.annotations",
-        Kind::TextByName,
-        "{}",
-        "Its annotations.",
-    ),
-    value(
-        "watchdog.resources",
-        Kind::Resources,
-        r#"{"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}}"#,
-        "Requests and limits.",
-    ),
-    value(
-        "watchdog.nodeSelector",
-        Kind::TextByName,
-        "{}",
-        "Labels of the nodes that the pods may run on.",
-    ),
-    value(
-        "watchdog.tolerations",
-        Kind::Objects,
-        "[]",
-        "Taints that the pods bear.",
-    ),
-    value(
-        "watchdog.affinity",
-        Kind::Object,
-        "{}",
-        "Which nodes and neighbours the pods seek or avoid.",
-    ),
-    value(
-        "watchdog.topologySpreadConstraints",
-        Kind::Objects,
-        "[]",
-        "How the pods spread over zones and nodes.",
-    ),
-    value(
-        "watchdog.priorityClassName",
-        Kind::Text(OBJECT_NAME),
-        "\"\"",
-        "Priority of the pods.",
-    ),
-    value(
-        "test.tenantId",
-        Kind::Text(UUID_OR_EMPTY),
-        "\"\"",
-        "Tenant that `helm test` chats with in the mode `trusted_headers`; the test's pod must be among `auth.trusted_peers`, or `pool.sharedSecret` be set. Empty = there is a test only in the mode `dev`.",
-    ),
-    value(
-        "test.userId",
-        Kind::Text(UUID_OR_EMPTY),
-        "\"00000000-0000-4000-8000-000000000001\"",
-        "User that `helm test` chats as in the mode `trusted_headers`.",
-    ),
-];
+pub(super) fn values() -> Vec<ChartValue> {
+    [
+        general(),
+        image(),
+        operator(),
+        database(),
+        pool(),
+        watchdog(),
+        test(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn general() -> Vec<ChartValue> {
+    vec![
+        value(
+            "nameOverride",
+            Kind::Text(""),
+            "\"\"",
+            "Instead of the chart's name in names and labels.",
+        ),
+        value(
+            "fullnameOverride",
+            Kind::Text(""),
+            "\"\"",
+            "First part of every object's name; empty = made of release and chart.",
+        ),
+        value(
+            "commonLabels",
+            Kind::TextByName,
+            "{}",
+            "Labels of every object and pod, besides the usual ones.",
+        ),
+        value(
+            "dnsConfig",
+            Kind::Object,
+            r#"{"options": [{"name": "timeout", "value": "1"}, {"name": "attempts", "value": "5"}]}"#,
+            "DNS of every pod. The default lets a packet that gets lost on the way to the DNS server cost one second; the resolver's own is five, half of what a provider has for a connection.",
+        ),
+    ]
+}
+
+fn image() -> Vec<ChartValue> {
+    vec![
+        value(
+            "image.registry",
+            Kind::Text(""),
+            "\"\"",
+            "Where images are pulled from, such as `registry.example.com/minichat`; empty = the node's default.",
+        ),
+        value(
+            "image.tag",
+            Kind::Text(""),
+            "\"\"",
+            "Tag of the images; empty = the chart's `appVersion`.",
+        ),
+        value(
+            "image.pullPolicy",
+            Kind::Choice(&["IfNotPresent", "Always", "Never"]),
+            "\"IfNotPresent\"",
+            "When images are pulled.",
+        ),
+        value(
+            "image.pullSecrets",
+            Kind::Texts(DNS_LABEL),
+            "[]",
+            "Names of Secrets with the registry's credentials.",
+        ),
+    ]
+}
+
+fn operator() -> Vec<ChartValue> {
+    [
+        vec![
+            value(
+                "operator.replicaCount",
+                Kind::Integer(1, 5),
+                "1",
+                "Operators; one leads, the others wait.",
+            ),
+            value(
+                "operator.namespaces",
+                Kind::Texts(DNS_LABEL),
+                "[]",
+                "Namespaces whose tenants are served, with a Role in each; empty = all, with a ClusterRole.",
+            ),
+            value(
+                "operator.image.repository",
+                Kind::Text(NOT_EMPTY),
+                "\"minichat-operator\"",
+                "Image of the operator, below `image.registry`.",
+            ),
+        ],
+        service_account("operator"),
+        vec![
+            value(
+                "operator.resources",
+                Kind::Resources,
+                r#"{"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}"#,
+                "Requests and limits. A limit of CPU would only slow it down.",
+            ),
+            value(
+                "operator.podLabels",
+                Kind::TextByName,
+                "{}",
+                "Further labels of the pods.",
+            ),
+            value(
+                "operator.podAnnotations",
+                Kind::TextByName,
+                "{}",
+                "Annotations of the pods.",
+            ),
+        ],
+        placement("operator"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn database() -> Vec<ChartValue> {
+    vec![
+        value(
+            "database.existingSecret",
+            Kind::Text(OBJECT_NAME),
+            "\"\"",
+            "Secret with the URL of a PostgreSQL database. Empty = SQLite in a volume of the pool's single pod.",
+        ),
+        value(
+            "database.secretKey",
+            Kind::Text(NOT_EMPTY),
+            "\"url\"",
+            "Key of the URL in that Secret: `postgres://USER:PASSWORD@HOST/DATABASE`.",
+        ),
+    ]
+}
+
+fn pool() -> Vec<ChartValue> {
+    [
+        vec![
+            value(
+                "pool.name",
+                Kind::Text(DNS_LABEL),
+                "\"default\"",
+                "Name of the pool: the label `minichat.dev/pool` of its pods and of the rendered tenants that they serve.",
+            ),
+            value(
+                "pool.replicaCount",
+                Kind::Integer(0, 100),
+                "1",
+                "Data planes. More than one needs `database.existingSecret`.",
+            ),
+            value(
+                "pool.config",
+                Kind::ProcessConfig,
+                r#"{"auth": {"mode": "trusted_headers", "trusted_peers": ["127.0.0.0/8", "::1/128"]}, "drain": {"min_secs": 10, "max_secs": 300}}"#,
+                "Process configuration of the data plane, the keys of [docs/configuration.md](../../docs/configuration.md) nested. A change rolls the pods. The default believes the headers `X-Tenant-Id` and `X-User-Id` of `kubectl port-forward` and of nobody else.",
+            ),
+            value(
+                "pool.sharedSecret.existingSecret",
+                Kind::Text(OBJECT_NAME),
+                "\"\"",
+                "Secret with the value of `auth.shared_secret`, by which a gateway proves that it may set the headers of `trusted_headers`.",
+            ),
+            value(
+                "pool.sharedSecret.secretKey",
+                Kind::Text(NOT_EMPTY),
+                "\"shared-secret\"",
+                "Its key in that Secret.",
+            ),
+            value(
+                "pool.persistence.size",
+                Kind::Text(QUANTITY),
+                "\"2Gi\"",
+                "Size of the volume of the SQLite database.",
+            ),
+            value(
+                "pool.persistence.storageClassName",
+                Kind::Text(OBJECT_NAME),
+                "\"\"",
+                "Its storage class; empty = the cluster's default.",
+            ),
+            value(
+                "pool.persistence.accessMode",
+                Kind::Choice(&["ReadWriteOnce", "ReadWriteOncePod"]),
+                "\"ReadWriteOnce\"",
+                "Its access mode; `ReadWriteOncePod` where the storage driver knows it.",
+            ),
+            value(
+                "pool.service.type",
+                Kind::Choice(&["ClusterIP", "NodePort", "LoadBalancer"]),
+                "\"ClusterIP\"",
+                "Type of the Service of the API, port 8087.",
+            ),
+            value(
+                "pool.service.annotations",
+                Kind::TextByName,
+                "{}",
+                "Its annotations.",
+            ),
+            value(
+                "pool.image.repository",
+                Kind::Text(NOT_EMPTY),
+                "\"minichat-dataplane\"",
+                "Image of the data plane, below `image.registry`.",
+            ),
+        ],
+        service_account("pool"),
+        vec![
+            value(
+                "pool.resources",
+                Kind::Resources,
+                r#"{"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}"#,
+                "Requests and limits. A limit of CPU would only delay tokens.",
+            ),
+            value(
+                "pool.podLabels",
+                Kind::TextByName,
+                "{}",
+                "Further labels of the pods.",
+            ),
+            value(
+                "pool.podAnnotations",
+                Kind::TextByName,
+                "{}",
+                "Annotations of the pods.",
+            ),
+        ],
+        placement("pool"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn watchdog() -> Vec<ChartValue> {
+    [
+        vec![
+            value(
+                "watchdog.schedule",
+                Kind::Text(NOT_EMPTY),
+                "\"* * * * *\"",
+                "When turns that a dead process left running are looked for, as of cron; on SQLite the pool's pod looks itself. `pool.config.orphan_watchdog` says when a turn is left behind, and whether anybody looks. `startingDeadlineSeconds`, `activeDeadlineSeconds` and `missedAfterSeconds` go with it.",
+            ),
+            value(
+                "watchdog.timeZone",
+                Kind::Text(""),
+                "\"\"",
+                "Time zone of the schedule, such as `Etc/UTC`; empty = the cluster's.",
+            ),
+            value(
+                "watchdog.suspend",
+                Kind::Bool,
+                "false",
+                "Whether no further search begins.",
+            ),
+            value(
+                "watchdog.startingDeadlineSeconds",
+                Kind::Integer(10, 172_800),
+                "120",
+                "Seconds after which a search that could not begin is left to the next; twice the period of the schedule.",
+            ),
+            value(
+                "watchdog.activeDeadlineSeconds",
+                Kind::Integer(10, 86_400),
+                "50",
+                "Seconds after which a search is ended; less than the period of the schedule. What it has not reached the next one finds.",
+            ),
+            value(
+                "watchdog.missedAfterSeconds",
+                Kind::Integer(30, 604_800),
+                "300",
+                "Seconds without an end of a search after which the condition `JobsHealthy` of tenants says that one is missed; at least twice the period of the schedule plus both deadlines.",
+            ),
+        ],
+        service_account("watchdog"),
+        vec![
+            value(
+                "watchdog.resources",
+                Kind::Resources,
+                r#"{"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}}"#,
+                "Requests and limits.",
+            ),
+        ],
+        placement("watchdog"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn test() -> Vec<ChartValue> {
+    vec![
+        value(
+            "test.tenantId",
+            Kind::Text(UUID_OR_EMPTY),
+            "\"\"",
+            "Tenant that `helm test` chats with in the mode `trusted_headers`; the test's pod must be among `auth.trusted_peers`, or `pool.sharedSecret` be set. Empty = there is a test only in the mode `dev`.",
+        ),
+        value(
+            "test.userId",
+            Kind::Text(UUID_OR_EMPTY),
+            "\"00000000-0000-4000-8000-000000000001\"",
+            "User that `helm test` chats as in the mode `trusted_headers`.",
+        ),
+    ]
+}
+
+/// The `ServiceAccount` of `component`.
+fn service_account(component: &str) -> Vec<ChartValue> {
+    let path = |name| format!("{component}.serviceAccount.{name}");
+    vec![
+        value(
+            path("create"),
+            Kind::Bool,
+            "true",
+            "Whether the chart makes the ServiceAccount of these pods.",
+        ),
+        value(
+            path("name"),
+            Kind::Text(OBJECT_NAME),
+            "\"\"",
+            "Its name; empty = made of the release's.",
+        ),
+        value(
+            path("annotations"),
+            Kind::TextByName,
+            "{}",
+            "Its annotations.",
+        ),
+    ]
+}
+
+/// Where the pods of `component` run.
+fn placement(component: &str) -> Vec<ChartValue> {
+    let path = |name| format!("{component}.{name}");
+    vec![
+        value(
+            path("nodeSelector"),
+            Kind::TextByName,
+            "{}",
+            "Labels of the nodes that the pods may run on.",
+        ),
+        value(
+            path("tolerations"),
+            Kind::Objects,
+            "[]",
+            "Taints that the pods bear.",
+        ),
+        value(
+            path("affinity"),
+            Kind::Object,
+            "{}",
+            "Which nodes and neighbours the pods seek or avoid.",
+        ),
+        value(
+            path("topologySpreadConstraints"),
+            Kind::Objects,
+            "[]",
+            "How the pods spread over zones and nodes.",
+        ),
+        value(
+            path("priorityClassName"),
+            Kind::Text(OBJECT_NAME),
+            "\"\"",
+            "Priority of the pods.",
+        ),
+    ]
+}
