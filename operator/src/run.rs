@@ -128,8 +128,7 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
     });
     tracing::info!(%admin_addr, namespace, pool = settings.pool, "started");
     let broken = Arc::new(Notify::new());
-    let jobs = Jobs::new(client, settings.job_selector.clone(), Arc::clone(&context));
-    let work = work(context, settings, leadership.clone(), lanes, jobs);
+    let work = work(client, context, settings, leadership.clone(), lanes);
     tasks.spawn(watched_over(work, Arc::clone(&broken)));
     Ok(Running {
         admin_addr,
@@ -175,11 +174,11 @@ impl Running {
 
 /// The loops, from the moment this process leads. Returns when one has ended.
 async fn work(
+    client: Client,
     context: Arc<Context>,
     settings: Settings,
     mut leadership: Leadership,
     mut lanes: Lanes,
-    jobs: Jobs,
 ) {
     // A follower forgets what changes: when it leads it looks at everything.
     let mut forget = async || loop {
@@ -203,6 +202,7 @@ async fn work(
     let objects = routed(lanes.objects, &scopes);
     let quotas = routed(lanes.quotas, &scopes);
     let mut loops = JoinSet::new();
+    let jobs = Jobs::new(client, settings.job_selector, Arc::clone(&context));
     loops.spawn(jobs.follow());
     context.caches.sweep(&context.queues);
     let lanes = render.into_iter().zip(objects).zip(quotas);

@@ -66,6 +66,7 @@ struct End {
 }
 
 impl Jobs {
+    /// To be made once this process leads.
     pub(crate) fn new(client: Client, selector: String, context: Arc<Context>) -> Self {
         Self {
             client,
@@ -78,9 +79,7 @@ impl Jobs {
         }
     }
 
-    /// Runs while this process leads.
     pub(crate) async fn follow(mut self) {
-        self.since = self.context.clock.now();
         let namespace = self.context.pool_namespace.clone();
         let caches = Arc::clone(&self.context.caches);
         let config = watcher::Config::default().labels(&self.selector);
