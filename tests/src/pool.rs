@@ -2,6 +2,7 @@
 //! stay open until they are told to end.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
@@ -24,12 +25,19 @@ use crate::sse::Events;
 /// More than any test spends, in micro-credits: a day's and a month's.
 const PLENTY: (i64, i64) = (1_000_000_000_000, 10_000_000_000_000);
 
+/// Streams that a pod has completed.
+const COMPLETED: &str = "mini_chat_stream_completed_total";
+/// Much longer than a Service takes to lead to a pod that is ready.
+const REACHED_WITHIN: Duration = Duration::from_mins(1);
+
 /// A pool, its tenant and its database.
 pub struct PostgresPool {
     pub installation: Installation,
     pub database: PostgresDatabase,
     pub tenant: Tenant,
     pub pods: Vec<Pod>,
+    /// Streams that have been completed to see that every pod is reached.
+    pub greetings: usize,
 }
 
 /// A chat whose answer has been read to its end.
@@ -59,12 +67,33 @@ impl PostgresPool {
         installation.admit(&tenant)?;
         let pods = installation.pods("pool")?;
         ensure!(pods.len() == replicas, "{pods:?}");
-        Ok(Self {
+        let mut pool = Self {
             installation,
             database,
             tenant,
             pods,
-        })
+            greetings: 0,
+        };
+        pool.greet_every_pod().await?;
+        Ok(pool)
+    }
+
+    /// Chats through the Service until each pod has answered: a pod is ready a moment before the Service leads to it, and
+    /// until it leads to one it refuses connections.
+    async fn greet_every_pod(&mut self) -> anyhow::Result<()> {
+        let tenant = self.tenant.id;
+        self.installation.serving(tenant, Uuid::new_v4()).await?;
+        let started = Instant::now();
+        for pod in &self.pods {
+            while pod.metrics().await?.count(COMPLETED, &[])? == 0 {
+                ensure!(started.elapsed() < REACHED_WITHIN, "{pod:?} is not reached");
+                let api = self.installation.api(tenant, Uuid::new_v4())?;
+                let chat = api.create_chat(Some("std")).await?;
+                api.say(&chat, "PING").await?.only("done")?;
+                self.greetings += 1;
+            }
+        }
+        Ok(())
     }
 
     /// Opens `count` streams through the Service and waits until all of them run. Each gets an answer of its own, of which

@@ -26,8 +26,9 @@ pub(super) fn run() -> anyhow::Result<()> {
     tier.keep()?;
     images.load_into(&tier)?;
     let (helm, kubectl) = (tier.helm()?, tier.kubectl());
-    install(&helm, &images)?;
+    // Its Service leads to it a moment after it is ready.
     start_provider(kubectl, &images)?;
+    install(&helm, &images)?;
     admit(kubectl)?;
     let pool = Forward::start(kubectl, "service/minichat-pool", 8087)?;
     let pool_admin = Forward::start(kubectl, "service/minichat-pool-metrics", 9090)?;
