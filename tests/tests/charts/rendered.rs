@@ -7,6 +7,11 @@ use serde_json::{Value, json};
 use crate::helm::{NAMESPACE, Rendered, chart, document, helm, render, render_chart};
 
 const ON_POSTGRES: &[&str] = &["database.existingSecret=database", "pool.replicaCount=2"];
+/// With these every kind of pod is rendered.
+const POD_KINDS: [&[&str]; 2] = [
+    &["test.tenantId=5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01"],
+    ON_POSTGRES,
+];
 const POOL: &str = "minichat-pool";
 const OPERATOR: &str = "minichat-operator";
 const WATCHDOG: &str = "minichat-watchdog";
@@ -150,12 +155,9 @@ fn a_pod_gets_as_long_as_the_drain_may_take_and_a_margin() -> anyhow::Result<()>
 /// K8S-52
 #[test]
 fn every_pod_fits_a_restricted_namespace_and_has_requests_but_no_cpu_limit() -> anyhow::Result<()> {
-    for settings in [
-        &["test.tenantId=5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01"],
-        ON_POSTGRES,
-    ] {
+    for settings in POD_KINDS {
         let rendered = render(settings)?;
-        assert!(rendered.pod_specs().len() >= 2);
+        assert!(rendered.pod_specs().len() >= 3);
         for pod in rendered.pod_specs() {
             let context = &pod["securityContext"];
             assert_eq!(context["runAsNonRoot"], true, "{pod}");
@@ -178,16 +180,18 @@ fn every_pod_fits_a_restricted_namespace_and_has_requests_but_no_cpu_limit() -> 
 
 #[test]
 fn every_pod_asks_for_a_name_again_after_a_second_unless_told_otherwise() -> anyhow::Result<()> {
-    let dns = |settings: &[&str]| -> anyhow::Result<Vec<Value>> {
-        let rendered = render(&[ON_POSTGRES, settings].concat())?;
-        let pods = rendered.pod_specs().into_iter();
-        Ok(pods.map(|pod| pod["dnsConfig"].clone()).collect())
-    };
     let second = json!({"name": "timeout", "value": "1"});
-    for config in dns(&[])? {
-        assert_eq!(config["options"][0], second);
+    for settings in POD_KINDS {
+        let pods = render(settings)?;
+        assert!(pods.pod_specs().len() >= 3);
+        for pod in pods.pod_specs() {
+            assert_eq!(pod["dnsConfig"]["options"][0], second, "{pod}");
+        }
+        let pods = render(&[settings, &["dnsConfig=null"][..]].concat())?;
+        for pod in pods.pod_specs() {
+            assert!(pod["dnsConfig"].is_null(), "{pod}");
+        }
     }
-    assert!(dns(&["dnsConfig=null"])?.iter().all(Value::is_null));
     Ok(())
 }
 

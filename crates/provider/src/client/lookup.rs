@@ -4,13 +4,20 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use tokio::net::lookup_host;
+use tokio::time::Instant;
 
-/// Lookups under way, each shared by all who want its name meanwhile.
+/// Age up to which a lookup is joined. An answer takes less; a packet that got
+/// lost should cost those alone who asked with it.
+const JOINED_WITHIN: Duration = Duration::from_millis(250);
+
+/// Lookups under way, each shared by all who want its name in that moment.
 ///
 /// A process that starts under load wants one provider hundreds of times at
 /// once, and asks in a pod for each entry of the search list, twice. What gets
@@ -19,20 +26,30 @@ use tokio::net::lookup_host;
 /// No answer is kept: how long it holds only the system's resolver knows.
 #[derive(Default)]
 pub(super) struct Lookups {
-    under_way: Mutex<HashMap<Box<str>, WeakShared<Lookup>>>,
+    under_way: Mutex<HashMap<Box<str>, UnderWay>>,
+    /// Answers given.
+    given: AtomicUsize,
+}
+
+struct UnderWay {
+    since: Instant,
+    lookup: WeakShared<Lookup>,
 }
 
 type Lookup = BoxFuture<'static, Result<Arc<[IpAddr]>, Arc<io::Error>>>;
 
 impl Lookups {
-    /// The addresses of `host`, an address or a name, with `port`.
+    /// The addresses of `host`, an address or a name, with `port`, in the order
+    /// in which they should be tried.
     pub(super) async fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         if let Ok(address) = host.parse() {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
         let found = self.share(host, system).await;
         let found = found.map_err(|error| io::Error::new(error.kind(), error))?;
-        Ok(found.iter().map(|it| SocketAddr::new(*it, port)).collect())
+        let mut found: Vec<_> = found.iter().map(|it| SocketAddr::new(*it, port)).collect();
+        turn(&mut found, self.given.fetch_add(1, Ordering::Relaxed));
+        Ok(found)
     }
 
     /// The lookup of `host` that is under way, else the one that `look` begins.
@@ -42,20 +59,47 @@ impl Lookups {
     {
         let under_way = self.under_way.lock();
         let mut under_way = under_way.unwrap_or_else(PoisonError::into_inner);
-        under_way.retain(|_, lookup| lookup.upgrade().is_some_and(|it| it.peek().is_none()));
-        if let Some(lookup) = under_way.get(host).and_then(WeakShared::upgrade) {
+        under_way.retain(|_, it| it.joined().is_some());
+        if let Some(lookup) = under_way.get(host).and_then(UnderWay::joined) {
             return lookup;
         }
-        let found = look(host.into()).map(|found| found.map(Arc::from).map_err(Arc::new));
+        // In a task of its own it moves on whoever waits, and a panic is an error.
+        let looked = tokio::spawn(look(host.into()));
+        let found = looked.map(|found| found.map_err(io::Error::from).flatten());
+        let found = found.map(|found| found.map(Arc::from).map_err(Arc::new));
         let lookup = found.boxed().shared();
-        under_way.extend(lookup.downgrade().map(|lookup| (host.into(), lookup)));
+        let begun = lookup.downgrade().map(|lookup| {
+            let since = Instant::now();
+            (host.into(), UnderWay { since, lookup })
+        });
+        under_way.extend(begun);
         lookup
+    }
+}
+
+impl UnderWay {
+    /// Unless it has ended, nobody waits for it, or it takes too long.
+    fn joined(&self) -> Option<Shared<Lookup>> {
+        let lookup = self.lookup.upgrade()?;
+        (self.since.elapsed() < JOINED_WITHIN && lookup.peek().is_none()).then_some(lookup)
     }
 }
 
 async fn system(host: Box<str>) -> io::Result<Vec<IpAddr>> {
     let found = lookup_host((&*host, 0)).await?;
     Ok(found.map(|address| address.ip()).collect())
+}
+
+/// Spreads those who share an answer over the addresses of the preferred family,
+/// as answers of their own would.
+fn turn(addresses: &mut [SocketAddr], by: usize) {
+    let preferred = addresses
+        .iter()
+        .take_while(|it| it.is_ipv4() == addresses[0].is_ipv4())
+        .count();
+    if let Some(by) = by.checked_rem(preferred) {
+        addresses[..preferred].rotate_left(by);
+    }
 }
 
 #[cfg(test)]
@@ -75,7 +119,8 @@ mod tests {
     async fn who_asks_while_a_name_is_looked_up_gets_that_answer() {
         let lookups = Lookups::default();
         let (answer, answered) = oneshot::channel();
-        let first = lookups.share("host", async |_| Ok(answered.await.unwrap()));
+        let mut first = lookups.share("host", async |_| Ok(answered.await.unwrap()));
+        assert!((&mut first).now_or_never().is_none());
         let others: Vec<_> = (0..200).map(|_| lookups.share("host", never)).collect();
         let other = lookups.share("elsewhere", |_| ready(Ok(vec![])));
         assert!(other.await.unwrap().is_empty());
@@ -98,6 +143,17 @@ mod tests {
         assert_eq!(*second.await.unwrap(), [ADDRESS]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_lookup_that_takes_long_is_not_joined() {
+        let lookups = Lookups::default();
+        let stuck = lookups.share("host", |_| pending());
+        tokio::time::advance(JOINED_WITHIN.mul_f32(0.9)).await;
+        assert!(lookups.share("host", never).ptr_eq(&stuck));
+        tokio::time::advance(JOINED_WITHIN).await;
+        let next = lookups.share("host", |_| ready(Ok(vec![ADDRESS])));
+        assert_eq!(*next.await.unwrap(), [ADDRESS]);
+    }
+
     #[tokio::test]
     async fn a_lookup_that_nobody_wants_any_more_is_given_up() {
         let lookups = Lookups::default();
@@ -108,15 +164,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_panic_is_an_error_of_this_lookup_alone() {
+        let lookups = Lookups::default();
+        let broken = lookups.share("host", async |_| panic!("no thread"));
+        assert!(broken.clone().await.is_err());
+        let next = lookups.share("host", |_| ready(Ok(vec![ADDRESS])));
+        assert_eq!(*next.await.unwrap(), [ADDRESS]);
+    }
+
+    #[tokio::test]
     async fn addresses_are_themselves_and_names_of_the_system_are_found() {
         let lookups = Lookups::default();
         let v6 = lookups.addresses("::1", 80).await.unwrap();
         assert_eq!(v6, ["[::1]:80".parse().unwrap()]);
         let local = lookups.addresses("localhost", 81).await.unwrap();
-        assert!(
-            local
-                .iter()
-                .all(|it| it.ip().is_loopback() && it.port() == 81)
-        );
+        assert!(!local.is_empty());
+        for address in local {
+            assert!(address.ip().is_loopback() && address.port() == 81);
+        }
+    }
+
+    #[test]
+    fn those_who_share_an_answer_begin_with_different_addresses_of_the_preferred_family() {
+        let addresses = ["1.1.1.1:1", "1.1.1.2:1", "[::1]:1"].map(|it| it.parse().unwrap());
+        let turned = |by| {
+            let mut turned = addresses;
+            turn(&mut turned, by);
+            turned.map(|it| addresses.iter().position(|one| *one == it).unwrap())
+        };
+        assert_eq!([0, 1, 2].map(turned), [[0, 1, 2], [1, 0, 2], [0, 1, 2]]);
+        turn(&mut [], 1);
     }
 }

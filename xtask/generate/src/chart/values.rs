@@ -95,7 +95,7 @@ fn general() -> Vec<ChartValue> {
             "dnsConfig",
             Kind::Object,
             r#"{"options": [{"name": "timeout", "value": "1"}, {"name": "attempts", "value": "5"}]}"#,
-            "DNS of every pod. The default lets a packet that gets lost on the way to the DNS server cost one second; the resolver's own is five, half of what a provider has for a connection.",
+            "DNS of every pod. The default lets a packet that gets lost on the way to the DNS server cost one second; the resolver's own is five, half of what a provider has for a connection. `options` given here take the place of these; `null` = the cluster's DNS as it is.",
         ),
     ]
 }
