@@ -61,6 +61,10 @@ helm upgrade minichat charts/minichat --namespace minichat \\
 
 Moving from SQLite to PostgreSQL starts with an empty database; the volume stays until its claim is deleted.
 
+Delete the tenants that should go before `helm uninstall`: the operator removes what it made for a tenant and then lets it
+go. One that is deleted without an operator waits for the next one; to let it go at once, remove the finalizer
+`minichat.dev/tenant` from it and delete the Secret `minichat-tenant-<its id>`.
+
 ## Values
 
 A value that is not in this table is refused.
