@@ -64,16 +64,15 @@ readinessProbe:
   failureThreshold: 2
 {{- end }}
 
-{{- define "minichat.pullSecrets" -}}
+{{/* What every pod's spec begins with. */}}
+{{- define "minichat.podBasics" -}}
+enableServiceLinks: false
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
   - name: {{ . }}
   {{- end }}
 {{- end }}
-{{- end }}
-
-{{- define "minichat.dns" -}}
 {{- with .Values.dnsConfig }}
 dnsConfig:
   {{- toYaml . | nindent 2 }}

@@ -24,15 +24,9 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  {{- with include "minichat.pullSecrets" . }}
-  {{- . | nindent 2 }}
-  {{- end }}
+  {{- include "minichat.podBasics" . | nindent 2 }}
   serviceAccountName: {{ include "minichat.poolServiceAccount" . }}
   automountServiceAccountToken: true
-  enableServiceLinks: false
-  {{- with include "minichat.dns" . }}
-  {{- . | nindent 2 }}
-  {{- end }}
   terminationGracePeriodSeconds: {{ include "minichat.terminationGracePeriodSeconds" . }}
   securityContext:
     {{- include "minichat.podSecurityContext" . | nindent 4 }}

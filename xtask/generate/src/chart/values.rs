@@ -61,9 +61,20 @@ pub(super) fn values() -> Vec<ChartValue> {
         general(),
         image(),
         operator(),
+        service_account("operator"),
+        operator_resources(),
+        pod_metadata("operator"),
+        placement("operator"),
         database(),
         pool(),
+        service_account("pool"),
+        pool_resources(),
+        pod_metadata("pool"),
+        placement("pool"),
         watchdog(),
+        service_account("watchdog"),
+        watchdog_resources(),
+        placement("watchdog"),
         test(),
     ]
     .into_iter()
@@ -130,53 +141,35 @@ fn image() -> Vec<ChartValue> {
 }
 
 fn operator() -> Vec<ChartValue> {
-    [
-        vec![
-            value(
-                "operator.replicaCount",
-                Kind::Integer(1, 5),
-                "1",
-                "Operators; one leads, the others wait.",
-            ),
-            value(
-                "operator.namespaces",
-                Kind::Texts(DNS_LABEL),
-                "[]",
-                "Namespaces whose tenants are served, with a Role in each; empty = all, with a ClusterRole.",
-            ),
-            value(
-                "operator.image.repository",
-                Kind::Text(NOT_EMPTY),
-                "\"minichat-operator\"",
-                "Image of the operator, below `image.registry`.",
-            ),
-        ],
-        service_account("operator"),
-        vec![
-            value(
-                "operator.resources",
-                Kind::Resources,
-                r#"{"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}"#,
-                "Requests and limits. A limit of CPU would only slow it down.",
-            ),
-            value(
-                "operator.podLabels",
-                Kind::TextByName,
-                "{}",
-                "Further labels of the pods.",
-            ),
-            value(
-                "operator.podAnnotations",
-                Kind::TextByName,
-                "{}",
-                "Annotations of the pods.",
-            ),
-        ],
-        placement("operator"),
+    vec![
+        value(
+            "operator.replicaCount",
+            Kind::Integer(1, 5),
+            "1",
+            "Operators; one leads, the others wait.",
+        ),
+        value(
+            "operator.namespaces",
+            Kind::Texts(DNS_LABEL),
+            "[]",
+            "Namespaces whose tenants are served, with a Role in each; empty = all, with a ClusterRole.",
+        ),
+        value(
+            "operator.image.repository",
+            Kind::Text(NOT_EMPTY),
+            "\"minichat-operator\"",
+            "Image of the operator, below `image.registry`.",
+        ),
     ]
-    .into_iter()
-    .flatten()
-    .collect()
+}
+
+fn operator_resources() -> Vec<ChartValue> {
+    vec![value(
+        "operator.resources",
+        Kind::Resources,
+        r#"{"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}"#,
+        "Requests and limits. A limit of CPU would only slow it down.",
+    )]
 }
 
 fn database() -> Vec<ChartValue> {
@@ -197,157 +190,133 @@ fn database() -> Vec<ChartValue> {
 }
 
 fn pool() -> Vec<ChartValue> {
-    [
-        vec![
-            value(
-                "pool.name",
-                Kind::Text(DNS_LABEL),
-                "\"default\"",
-                "Name of the pool: the label `minichat.dev/pool` of its pods and of the rendered tenants that they serve.",
-            ),
-            value(
-                "pool.replicaCount",
-                Kind::Integer(0, 100),
-                "1",
-                "Data planes. More than one needs `database.existingSecret`.",
-            ),
-            value(
-                "pool.config",
-                Kind::ProcessConfig,
-                r#"{"auth": {"mode": "trusted_headers", "trusted_peers": ["127.0.0.0/8", "::1/128"]}, "drain": {"min_secs": 10, "max_secs": 300}}"#,
-                "Process configuration of the data plane, the keys of [docs/configuration.md](../../docs/configuration.md) nested. A change rolls the pods. The default believes the headers `X-Tenant-Id` and `X-User-Id` of `kubectl port-forward` and of nobody else.",
-            ),
-            value(
-                "pool.sharedSecret.existingSecret",
-                Kind::Text(OBJECT_NAME),
-                "\"\"",
-                "Secret with the value of `auth.shared_secret`, by which a gateway proves that it may set the headers of `trusted_headers`.",
-            ),
-            value(
-                "pool.sharedSecret.secretKey",
-                Kind::Text(NOT_EMPTY),
-                "\"shared-secret\"",
-                "Its key in that Secret.",
-            ),
-            value(
-                "pool.persistence.size",
-                Kind::Text(QUANTITY),
-                "\"2Gi\"",
-                "Size of the volume of the SQLite database.",
-            ),
-            value(
-                "pool.persistence.storageClassName",
-                Kind::Text(OBJECT_NAME),
-                "\"\"",
-                "Its storage class; empty = the cluster's default.",
-            ),
-            value(
-                "pool.persistence.accessMode",
-                Kind::Choice(&["ReadWriteOnce", "ReadWriteOncePod"]),
-                "\"ReadWriteOnce\"",
-                "Its access mode; `ReadWriteOncePod` where the storage driver knows it.",
-            ),
-            value(
-                "pool.service.type",
-                Kind::Choice(&["ClusterIP", "NodePort", "LoadBalancer"]),
-                "\"ClusterIP\"",
-                "Type of the Service of the API, port 8087.",
-            ),
-            value(
-                "pool.service.annotations",
-                Kind::TextByName,
-                "{}",
-                "Its annotations.",
-            ),
-            value(
-                "pool.image.repository",
-                Kind::Text(NOT_EMPTY),
-                "\"minichat-dataplane\"",
-                "Image of the data plane, below `image.registry`.",
-            ),
-        ],
-        service_account("pool"),
-        vec![
-            value(
-                "pool.resources",
-                Kind::Resources,
-                r#"{"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}"#,
-                "Requests and limits. A limit of CPU would only delay tokens.",
-            ),
-            value(
-                "pool.podLabels",
-                Kind::TextByName,
-                "{}",
-                "Further labels of the pods.",
-            ),
-            value(
-                "pool.podAnnotations",
-                Kind::TextByName,
-                "{}",
-                "Annotations of the pods.",
-            ),
-        ],
-        placement("pool"),
+    vec![
+        value(
+            "pool.name",
+            Kind::Text(DNS_LABEL),
+            "\"default\"",
+            "Name of the pool: the label `minichat.dev/pool` of its pods and of the rendered tenants that they serve.",
+        ),
+        value(
+            "pool.replicaCount",
+            Kind::Integer(0, 100),
+            "1",
+            "Data planes. More than one needs `database.existingSecret`.",
+        ),
+        value(
+            "pool.config",
+            Kind::ProcessConfig,
+            r#"{"auth": {"mode": "trusted_headers", "trusted_peers": ["127.0.0.0/8", "::1/128"]}, "drain": {"min_secs": 10, "max_secs": 300}}"#,
+            "Process configuration of the data plane, the keys of [docs/configuration.md](../../docs/configuration.md) nested. A change rolls the pods. The default believes the headers `X-Tenant-Id` and `X-User-Id` of `kubectl port-forward` and of nobody else.",
+        ),
+        value(
+            "pool.sharedSecret.existingSecret",
+            Kind::Text(OBJECT_NAME),
+            "\"\"",
+            "Secret with the value of `auth.shared_secret`, by which a gateway proves that it may set the headers of `trusted_headers`.",
+        ),
+        value(
+            "pool.sharedSecret.secretKey",
+            Kind::Text(NOT_EMPTY),
+            "\"shared-secret\"",
+            "Its key in that Secret.",
+        ),
+        value(
+            "pool.persistence.size",
+            Kind::Text(QUANTITY),
+            "\"2Gi\"",
+            "Size of the volume of the SQLite database.",
+        ),
+        value(
+            "pool.persistence.storageClassName",
+            Kind::Text(OBJECT_NAME),
+            "\"\"",
+            "Its storage class; empty = the cluster's default.",
+        ),
+        value(
+            "pool.persistence.accessMode",
+            Kind::Choice(&["ReadWriteOnce", "ReadWriteOncePod"]),
+            "\"ReadWriteOnce\"",
+            "Its access mode; `ReadWriteOncePod` where the storage driver knows it.",
+        ),
+        value(
+            "pool.service.type",
+            Kind::Choice(&["ClusterIP", "NodePort", "LoadBalancer"]),
+            "\"ClusterIP\"",
+            "Type of the Service of the API, port 8087.",
+        ),
+        value(
+            "pool.service.annotations",
+            Kind::TextByName,
+            "{}",
+            "Its annotations.",
+        ),
+        value(
+            "pool.image.repository",
+            Kind::Text(NOT_EMPTY),
+            "\"minichat-dataplane\"",
+            "Image of the data plane, below `image.registry`.",
+        ),
     ]
-    .into_iter()
-    .flatten()
-    .collect()
+}
+
+fn pool_resources() -> Vec<ChartValue> {
+    vec![value(
+        "pool.resources",
+        Kind::Resources,
+        r#"{"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}"#,
+        "Requests and limits. A limit of CPU would only delay tokens.",
+    )]
 }
 
 fn watchdog() -> Vec<ChartValue> {
-    [
-        vec![
-            value(
-                "watchdog.schedule",
-                Kind::Text(NOT_EMPTY),
-                "\"* * * * *\"",
-                "When turns that a dead process left running are looked for, as of cron; on SQLite the pool's pod looks itself. `pool.config.orphan_watchdog` says when a turn is left behind, and whether anybody looks. `startingDeadlineSeconds`, `activeDeadlineSeconds` and `missedAfterSeconds` go with it.",
-            ),
-            value(
-                "watchdog.timeZone",
-                Kind::Text(""),
-                "\"\"",
-                "Time zone of the schedule, such as `Etc/UTC`; empty = the cluster's.",
-            ),
-            value(
-                "watchdog.suspend",
-                Kind::Bool,
-                "false",
-                "Whether no further search begins.",
-            ),
-            value(
-                "watchdog.startingDeadlineSeconds",
-                Kind::Integer(10, 172_800),
-                "120",
-                "Seconds after which a search that could not begin is left to the next; twice the period of the schedule.",
-            ),
-            value(
-                "watchdog.activeDeadlineSeconds",
-                Kind::Integer(10, 86_400),
-                "50",
-                "Seconds after which a search is ended; less than the period of the schedule. What it has not reached the next one finds.",
-            ),
-            value(
-                "watchdog.missedAfterSeconds",
-                Kind::Integer(30, 604_800),
-                "300",
-                "Seconds without an end of a search after which the condition `JobsHealthy` of tenants says that one is missed; at least twice the period of the schedule plus both deadlines.",
-            ),
-        ],
-        service_account("watchdog"),
-        vec![
-            value(
-                "watchdog.resources",
-                Kind::Resources,
-                r#"{"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}}"#,
-                "Requests and limits.",
-            ),
-        ],
-        placement("watchdog"),
+    vec![
+        value(
+            "watchdog.schedule",
+            Kind::Text(NOT_EMPTY),
+            "\"* * * * *\"",
+            "When turns that a dead process left running are looked for, as of cron; on SQLite the pool's pod looks itself. `pool.config.orphan_watchdog` says when a turn is left behind, and whether anybody looks. `startingDeadlineSeconds`, `activeDeadlineSeconds` and `missedAfterSeconds` go with it.",
+        ),
+        value(
+            "watchdog.timeZone",
+            Kind::Text(""),
+            "\"\"",
+            "Time zone of the schedule, such as `Etc/UTC`; empty = the cluster's.",
+        ),
+        value(
+            "watchdog.suspend",
+            Kind::Bool,
+            "false",
+            "Whether no further search begins.",
+        ),
+        value(
+            "watchdog.startingDeadlineSeconds",
+            Kind::Integer(10, 172_800),
+            "120",
+            "Seconds after which a search that could not begin is left to the next; twice the period of the schedule.",
+        ),
+        value(
+            "watchdog.activeDeadlineSeconds",
+            Kind::Integer(10, 86_400),
+            "50",
+            "Seconds after which a search is ended; less than the period of the schedule. What it has not reached the next one finds.",
+        ),
+        value(
+            "watchdog.missedAfterSeconds",
+            Kind::Integer(30, 604_800),
+            "300",
+            "Seconds without an end of a search after which the condition `JobsHealthy` of tenants says that one is missed; at least twice the period of the schedule plus both deadlines.",
+        ),
     ]
-    .into_iter()
-    .flatten()
-    .collect()
+}
+
+fn watchdog_resources() -> Vec<ChartValue> {
+    vec![value(
+        "watchdog.resources",
+        Kind::Resources,
+        r#"{"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}}"#,
+        "Requests and limits.",
+    )]
 }
 
 fn test() -> Vec<ChartValue> {
@@ -388,6 +357,25 @@ fn service_account(component: &str) -> Vec<ChartValue> {
             Kind::TextByName,
             "{}",
             "Its annotations.",
+        ),
+    ]
+}
+
+/// Labels and annotations of the pods of `component`.
+fn pod_metadata(component: &str) -> Vec<ChartValue> {
+    let path = |name| format!("{component}.{name}");
+    vec![
+        value(
+            path("podLabels"),
+            Kind::TextByName,
+            "{}",
+            "Further labels of the pods.",
+        ),
+        value(
+            path("podAnnotations"),
+            Kind::TextByName,
+            "{}",
+            "Annotations of the pods.",
         ),
     ]
 }
