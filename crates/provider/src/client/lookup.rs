@@ -59,10 +59,10 @@ impl Lookups {
     {
         let under_way = self.under_way.lock();
         let mut under_way = under_way.unwrap_or_else(PoisonError::into_inner);
-        under_way.retain(|_, it| it.joined().is_some());
         if let Some(lookup) = under_way.get(host).and_then(UnderWay::joined) {
             return lookup;
         }
+        under_way.retain(|_, it| it.joined().is_some());
         // In a task of its own it moves on whoever waits, and a panic is an error.
         let looked = tokio::spawn(look(host.into()));
         let found = looked.map(|found| found.map_err(io::Error::from).flatten());

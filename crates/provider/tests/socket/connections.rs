@@ -10,18 +10,23 @@ use tokio::task::coop::{consume_budget, has_budget_remaining};
 use crate::support::{Setup, read};
 use minichat_scripted_provider::{Ending, Scenario};
 
+/// Asks and waits for the end of the body, which may arrive after the terminal
+/// event.
+async fn ask_to_the_end(setup: &Setup) {
+    setup.ask("PING").await.unwrap();
+    setup
+        .server
+        .wait_until(|stats| stats.answers_open == 0)
+        .await;
+    tokio::task::yield_now().await;
+}
+
 /// PLAT-105
 #[tokio::test]
 async fn answers_share_a_kept_alive_connection() {
     let setup = Setup::responses().await;
     for _ in 0..5 {
-        setup.ask("PING").await.unwrap();
-        // The end of the body may arrive after the terminal event.
-        setup
-            .server
-            .wait_until(|stats| stats.answers_open == 0)
-            .await;
-        tokio::task::yield_now().await;
+        ask_to_the_end(&setup).await;
     }
     let connections = setup.server.stats().connections_total;
     assert!(connections < 5, "{connections} connections for 5 answers");
@@ -31,12 +36,7 @@ async fn answers_share_a_kept_alive_connection() {
 #[tokio::test]
 async fn a_connection_is_kept_for_the_runtime_that_made_it() {
     let setup = std::sync::Arc::new(Setup::responses().await);
-    setup.ask("PING").await.unwrap();
-    setup
-        .server
-        .wait_until(|stats| stats.answers_open == 0)
-        .await;
-    tokio::task::yield_now().await;
+    ask_to_the_end(&setup).await;
     let elsewhere = std::sync::Arc::clone(&setup);
     let asked = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
