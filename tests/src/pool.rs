@@ -26,7 +26,7 @@ use crate::sse::Events;
 const PLENTY: (i64, i64) = (1_000_000_000_000, 10_000_000_000_000);
 
 /// Streams that a pod has completed.
-const COMPLETED: &str = "mini_chat_stream_completed_total";
+pub const COMPLETED: &str = "mini_chat_stream_completed_total";
 /// Much longer than a Service takes to lead to a pod that is ready.
 const REACHED_WITHIN: Duration = Duration::from_mins(1);
 
@@ -36,8 +36,6 @@ pub struct PostgresPool {
     pub database: PostgresDatabase,
     pub tenant: Tenant,
     pub pods: Vec<Pod>,
-    /// Streams that have been completed to see that every pod is reached.
-    pub greetings: usize,
 }
 
 /// A chat whose answer has been read to its end.
@@ -67,12 +65,11 @@ impl PostgresPool {
         installation.admit(&tenant)?;
         let pods = installation.pods("pool")?;
         ensure!(pods.len() == replicas, "{pods:?}");
-        let mut pool = Self {
+        let pool = Self {
             installation,
             database,
             tenant,
             pods,
-            greetings: 0,
         };
         pool.greet_every_pod().await?;
         Ok(pool)
@@ -80,18 +77,19 @@ impl PostgresPool {
 
     /// Chats through the Service until each pod has answered: a pod is ready a moment before the Service leads to it, and
     /// until it leads to one it refuses connections.
-    async fn greet_every_pod(&mut self) -> anyhow::Result<()> {
+    async fn greet_every_pod(&self) -> anyhow::Result<()> {
         let tenant = self.tenant.id;
         self.installation.serving(tenant, Uuid::new_v4()).await?;
         let started = Instant::now();
-        for pod in &self.pods {
-            while pod.metrics().await?.count(COMPLETED, &[])? == 0 {
-                ensure!(started.elapsed() < REACHED_WITHIN, "{pod:?} is not reached");
-                let api = self.installation.api(tenant, Uuid::new_v4())?;
-                let chat = api.create_chat(Some("std")).await?;
-                api.say(&chat, "PING").await?.only("done")?;
-                self.greetings += 1;
-            }
+        while self.counts(COMPLETED).await?.contains(&0) {
+            ensure!(
+                started.elapsed() < REACHED_WITHIN,
+                "one of {:?} is not reached",
+                self.pods
+            );
+            let api = self.installation.api(tenant, Uuid::new_v4())?;
+            let chat = api.create_chat(Some("std")).await?;
+            api.say(&chat, "PING").await?.only("done")?;
         }
         Ok(())
     }
@@ -151,13 +149,18 @@ impl PostgresPool {
         Ok(serde_json::from_slice(&answer)?)
     }
 
+    /// What each pod counts in a family.
+    pub async fn counts(&self, family: &str) -> anyhow::Result<Vec<usize>> {
+        let mut counts = Vec::new();
+        for pod in &self.pods {
+            counts.push(pod.metrics().await?.count(family, &[])?);
+        }
+        Ok(counts)
+    }
+
     /// The sum of a family over all pods.
     pub async fn sum(&self, family: &str) -> anyhow::Result<usize> {
-        let mut sum = 0;
-        for pod in &self.pods {
-            sum += pod.metrics().await?.count(family, &[])?;
-        }
-        Ok(sum)
+        Ok(self.counts(family).await?.into_iter().sum())
     }
 
     /// Changes how much the tenant's users may spend on standard models in a day, in micro-credits.

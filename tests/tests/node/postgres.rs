@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, ensure};
 use http::Method;
 use minichat_tests::installation::eventually;
-use minichat_tests::pool::{Answered, PostgresPool};
+use minichat_tests::pool::{Answered, COMPLETED, PostgresPool};
 use minichat_tests::postgres;
 use minichat_tests::scripted_provider::RecordedRequest;
 use serde_json::Value;
@@ -21,14 +21,10 @@ const USAGE: &str =
 async fn two_pods_keep_200_streams_exact_through_100_edits_of_quota_and_credentials()
 -> anyhow::Result<()> {
     let pool = PostgresPool::start("postgres", 2).await?;
+    let greetings = pool.sum(COMPLETED).await?;
     let (streams, answers) = pool.open(STREAMS).await?;
-    for pod in &pool.pods {
-        let running = pod
-            .metrics()
-            .await?
-            .count("mini_chat_active_streams", &[])?;
-        assert!(running > 0, "{pod:?} takes no part");
-    }
+    let running = pool.counts("mini_chat_active_streams").await?;
+    assert!(running.iter().all(|count| *count > 0), "{running:?}");
     for number in 0..EDITS {
         edit(&pool, number).await?;
     }
@@ -43,7 +39,7 @@ async fn two_pods_keep_200_streams_exact_through_100_edits_of_quota_and_credenti
         heard.insert(events.answer());
     }
     assert_eq!(heard, answers);
-    check_books(&pool).await?;
+    check_books(&pool, STREAMS + greetings).await?;
     check_policy_versions(&pool).await?;
     pool.remove().await
 }
@@ -64,18 +60,11 @@ async fn edit(pool: &PostgresPool, number: usize) -> anyhow::Result<()> {
     .await
 }
 
-/// Together the pods counted what is stored.
-async fn check_books(pool: &PostgresPool) -> anyhow::Result<()> {
-    for pod in &pool.pods {
-        let running = pod
-            .metrics()
-            .await?
-            .count("mini_chat_active_streams", &[])?;
-        assert_eq!(running, 0, "{pod:?}");
-    }
-    let streams = STREAMS + pool.greetings;
+/// Together the pods counted what is stored: `streams`.
+async fn check_books(pool: &PostgresPool, streams: usize) -> anyhow::Result<()> {
+    assert_eq!(pool.counts("mini_chat_active_streams").await?, [0, 0]);
     assert_eq!(pool.sum("mini_chat_stream_started_total").await?, streams);
-    assert_eq!(pool.sum("mini_chat_stream_completed_total").await?, streams);
+    assert_eq!(pool.sum(COMPLETED).await?, streams);
     // A settlement counts once for the day and once for the month.
     let settled = pool.sum("mini_chat_quota_commit_total").await?;
     assert_eq!(settled, 2 * streams);
