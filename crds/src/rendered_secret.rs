@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use minichat_config::tenant::Scheme;
 use minichat_config::{Credentials, Fault, Faults, TenantConfig};
-use minichat_core::{TenantId, Timestamp};
+use minichat_core::{NamespacedName, NotANamespacedName, TenantId, Timestamp};
 
 use crate::RenderSettings;
 use crate::render::is_header_value;
@@ -26,7 +26,7 @@ pub const CREDENTIALS_KEY: &str = "credentials.json";
 /// Annotation with `<policy version>-<12 hex digits>`.
 pub const REVISION: &str = "minichat.dev/revision";
 /// Annotation with `namespace/name` of the `ChatTenant`, for people and for the
-/// scan that removes what has lost its tenant.
+/// scan that removes what has lost its tenant. The document says the same.
 pub const SOURCE: &str = "minichat.dev/source";
 /// Label with the name of the pool that serves the tenant.
 pub const POOL_LABEL: &str = "minichat.dev/pool";
@@ -37,12 +37,23 @@ const NAME_PREFIX: &str = "minichat-tenant-";
 /// One tenant as it travels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RenderedTenant {
+    /// The `ChatTenant` that it was rendered from.
+    pub source: NamespacedName,
     /// Numbered: [`TenantConfig::policy_version`] is present.
     pub config: TenantConfig,
     /// By reference name, `<secret>/<key>`.
     pub credentials: Credentials,
     /// `<policy version>-<12 hex digits>`: what `/configz` shows.
     pub revision: String,
+}
+
+/// The texts of both keys.
+#[derive(Clone, Copy)]
+pub struct Keys<'a> {
+    /// [`TENANT_KEY`].
+    pub tenant: &'a str,
+    /// [`CREDENTIALS_KEY`].
+    pub credentials: &'a str,
 }
 
 /// `minichat-tenant-<tenant id>`.
@@ -63,6 +74,7 @@ impl RenderedTenant {
     pub fn to_pool_secret(&self, pool: &str, generated_at: Timestamp) -> Result<Secret, Faults> {
         let mut document = (*self.config.document).clone();
         document.generated_at = Some(generated_at.to_string());
+        document.source = Some(self.source.clone());
         document.content_hash = Some(self.config.content_hash.clone());
         let document = document
             .to_json()
@@ -85,7 +97,10 @@ impl RenderedTenant {
             metadata: ObjectMeta {
                 name: Some(name(self.config.tenant_id)),
                 labels: Some(text_map(&[(POOL_LABEL, pool)])),
-                annotations: Some(text_map(&[(REVISION, &self.revision)])),
+                annotations: Some(text_map(&[
+                    (REVISION, &self.revision),
+                    (SOURCE, self.source.as_str()),
+                ])),
                 ..ObjectMeta::default()
             },
             type_: Some(TYPE.to_owned()),
@@ -105,15 +120,20 @@ impl RenderedTenant {
         if found != TYPE {
             return Err(at("type", format!("is {found:?}; must be {TYPE}")));
         }
-        let revision = revision_of(secret)
-            .ok_or_else(|| at(&format!("metadata.annotations[{REVISION}]"), "is required"))?;
+        let revision = annotation(secret, REVISION)
+            .ok_or_else(|| at(&annotation_path(REVISION), "is required"))?;
         let data = secret.data.as_ref();
         let key = |key: &str| {
             let bytes = data.and_then(|data| data.get(key));
             let bytes = bytes.ok_or_else(|| at(key, "is required"))?;
             std::str::from_utf8(&bytes.0).map_err(|_| at(key, "must be UTF-8"))
         };
-        let tenant = Self::parse(revision, key(TENANT_KEY)?, key(CREDENTIALS_KEY)?, settings)?;
+        let keys = Keys {
+            tenant: key(TENANT_KEY)?,
+            credentials: key(CREDENTIALS_KEY)?,
+        };
+        let source = annotation(secret, SOURCE);
+        let tenant = Self::parse(revision, source, keys, settings)?;
         let expected = name(tenant.config.tenant_id);
         match secret.metadata.name.as_deref() {
             Some(name) if name != expected => Err(at(
@@ -125,10 +145,15 @@ impl RenderedTenant {
     }
 
     /// Reads both keys, as a Secret or the files of a mounted one hold them.
+    /// `annotated_source` is the annotation [`SOURCE`], which no mounted Secret
+    /// has: only documents of older operators lack what it says.
     pub fn parse(
         revision: &str,
-        tenant: &str,
-        credentials: &str,
+        annotated_source: Option<&str>,
+        Keys {
+            tenant,
+            credentials,
+        }: Keys<'_>,
         settings: RenderSettings,
     ) -> Result<Self, Faults> {
         let config = TenantConfig::from_json(tenant).map_err(|faults| below(TENANT_KEY, faults))?;
@@ -146,22 +171,63 @@ impl RenderedTenant {
             revision.split_once('-').is_some_and(|(version, digits)| {
                 version == number && !digits.is_empty() && digits.is_ascii()
             }),
-            format!("metadata.annotations[{REVISION}]"),
+            annotation_path(REVISION),
             format!("is {revision:?}; must begin with the policy version, {number}-"),
         );
+        let source = source(config.document.source.as_ref(), annotated_source);
         usable(&config, &credentials, settings, &mut faults);
-        faults.into_result(Self {
-            config,
-            credentials,
-            revision: revision.to_owned(),
-        })
+        match source {
+            Ok(source) => faults.into_result(Self {
+                source,
+                config,
+                credentials,
+                revision: revision.to_owned(),
+            }),
+            Err(fault) => {
+                faults.0.push(fault);
+                Err(faults)
+            }
+        }
+    }
+}
+
+/// Whom the tenant's id belongs to: what the document says, and of an older
+/// operator's document what the annotation says.
+fn source(
+    document: Option<&NamespacedName>,
+    annotated: Option<&str>,
+) -> Result<NamespacedName, Fault> {
+    let fault = |path: String, message: String| Err(Fault { path, message });
+    match (document, annotated) {
+        (Some(source), None) => Ok(source.clone()),
+        (Some(source), Some(annotated)) if source.as_str() == annotated => Ok(source.clone()),
+        (Some(source), Some(annotated)) => fault(
+            annotation_path(SOURCE),
+            format!("is {annotated:?}, but {TENANT_KEY}.source is {source}; the two must agree"),
+        ),
+        (None, Some(annotated)) => annotated
+            .parse()
+            .or_else(|error: NotANamespacedName| fault(annotation_path(SOURCE), error.to_string())),
+        (None, None) => fault(
+            format!("{TENANT_KEY}.source"),
+            "is required: namespace/name of the ChatTenant; an operator of this release writes it"
+                .to_owned(),
+        ),
     }
 }
 
 /// The revision that `secret` claims to carry, valid or not.
 pub fn revision_of(secret: &Secret) -> Option<&str> {
+    annotation(secret, REVISION)
+}
+
+fn annotation<'a>(secret: &'a Secret, key: &str) -> Option<&'a str> {
     let annotations = secret.metadata.annotations.as_ref()?;
-    annotations.get(REVISION).map(String::as_str)
+    annotations.get(key).map(String::as_str)
+}
+
+fn annotation_path(key: &str) -> String {
+    format!("metadata.annotations[{key}]")
 }
 
 /// Every provider can be called: its scheme is allowed and its credential here.
@@ -257,6 +323,7 @@ mod tests {
         let rendered = render(&tenant, &[], &secrets, STRICT).unwrap();
         let hash = &rendered.config.content_hash;
         RenderedTenant {
+            source: "team-a/acme".parse().unwrap(),
             revision: Revisions::new().of(7, hash, &rendered.credentials),
             config: rendered.config.numbered(7),
             credentials: rendered.credentials,
@@ -291,6 +358,8 @@ mod tests {
         assert_eq!(read.config.content_hash, tenant.config.content_hash);
         assert_eq!(read.config.policy_version, Some(7));
         assert_eq!(read.revision, tenant.revision);
+        assert_eq!(read.source, tenant.source);
+        assert_eq!(annotation(&secret, SOURCE), Some("team-a/acme"));
         assert_eq!(secret.type_.as_deref(), Some(TYPE));
         let name = secret.metadata.name.as_deref().unwrap();
         assert_eq!(tenant_of(name), Some(tenant.config.tenant_id));
@@ -345,6 +414,42 @@ mod tests {
         assert!(found.starts_with("credentials.json: ") && !found.contains("sk-visible"));
         let found = edited(CREDENTIALS_KEY, "sk-visible", "sk-\\n").to_string();
         assert!(found.contains("that a header may carry"), "{found}");
+    }
+
+    /// D36: the document and the annotation name one owner. Older operators
+    /// wrote the annotation only, which no mounted Secret has.
+    #[test]
+    fn document_and_annotation_name_the_same_source() {
+        let mut secret = secret(&rendered(0.5));
+        let annotate = |secret: &mut Secret, source: Option<&str>| {
+            let annotations = secret.metadata.annotations.as_mut().unwrap();
+            match source {
+                Some(source) => annotations.insert(SOURCE.to_owned(), source.to_owned()),
+                None => annotations.remove(SOURCE),
+            };
+        };
+        let read = |secret: &Secret| RenderedTenant::from_secret(secret, STRICT);
+        annotate(&mut secret, Some("team-b/acme"));
+        assert_eq!(
+            read(&secret).unwrap_err().to_string(),
+            "metadata.annotations[minichat.dev/source]: is \"team-b/acme\", but tenant.json.source is team-a/acme; the two must agree"
+        );
+        annotate(&mut secret, None);
+        assert_eq!(read(&secret).unwrap().source.as_str(), "team-a/acme");
+
+        let data = secret.data.as_mut().unwrap();
+        let document = std::str::from_utf8(&data[TENANT_KEY].0).unwrap();
+        let without = document.replace("\"source\":\"team-a/acme\",", "");
+        assert_ne!(document, without);
+        data.insert(TENANT_KEY.to_owned(), ByteString(without.into_bytes()));
+        let found = read(&secret).unwrap_err();
+        assert_eq!(found.0.len(), 1, "{found}");
+        assert_eq!(found.0[0].path, "tenant.json.source");
+        annotate(&mut secret, Some("team-b/acme"));
+        assert_eq!(read(&secret).unwrap().source.as_str(), "team-b/acme");
+        annotate(&mut secret, Some("../acme"));
+        let found = read(&secret).unwrap_err();
+        assert_eq!(found.0[0].path, "metadata.annotations[minichat.dev/source]");
     }
 
     #[test]

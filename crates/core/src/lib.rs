@@ -5,6 +5,7 @@
 pub mod context;
 pub mod error_code;
 pub mod ids;
+mod namespaced_name;
 pub mod quota;
 pub mod scrub;
 pub mod stream;
@@ -13,4 +14,5 @@ pub mod turn;
 
 pub use error_code::ErrorCode;
 pub use ids::{AttachmentId, ChatId, MessageId, RequestId, TenantId, TurnId, UserId};
+pub use namespaced_name::{NamespacedName, NotANamespacedName};
 pub use time::{Clock, Date, SystemClock, Timestamp};

@@ -63,6 +63,7 @@ pub(super) fn document(
         tenant_id,
         policy_version: None,
         generated_at: None,
+        source: None,
         content_hash: None,
         display_name: display_name.clone(),
         suspended: *suspended,

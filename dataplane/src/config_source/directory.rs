@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Secret;
 use minichat_config::{Faults, TenantConfig, yaml};
 use minichat_core::TenantId;
 use minichat_crds::manifests::Files;
-use minichat_crds::rendered_secret::{self, CREDENTIALS_KEY, TENANT_KEY};
+use minichat_crds::rendered_secret::{self, CREDENTIALS_KEY, Keys, TENANT_KEY};
 use minichat_crds::{RenderSettings, RenderedTenant, Revisions};
 use notify::RecursiveMode;
 
@@ -179,8 +179,8 @@ impl Places {
         found
     }
 
-    /// A folder with the two keys of a Secret. The annotation that names its
-    /// revision is not mounted, so one is made.
+    /// A folder with the two keys of a Secret. Annotations are not mounted, so
+    /// a revision is made, and the document must name its source.
     fn mounted(&self, place: &str, files: &Files) -> Found {
         let name = |key| format!("{place}{SEPARATOR}{key}");
         let texts = [TENANT_KEY, CREDENTIALS_KEY].map(|key| text(files, &name(key)));
@@ -211,7 +211,11 @@ impl Places {
             }
             _ => refused(),
         };
-        let read = RenderedTenant::parse(&revision, tenant, credentials, self.settings);
+        let keys = Keys {
+            tenant,
+            credentials,
+        };
+        let read = RenderedTenant::parse(&revision, None, keys, self.settings);
         Found::of(id_of(tenant), revision, read)
     }
 

@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
-use minichat_config::Faults;
-use minichat_core::Timestamp;
+use minichat_config::{Fault, Faults};
+use minichat_core::{NamespacedName, Timestamp};
 use minichat_crds::render::Rendered;
-use minichat_crds::rendered_secret::{SOURCE, revision_of};
+use minichat_crds::rendered_secret::revision_of;
 use minichat_crds::{ChatTenant, RenderedTenant};
 
 use super::dereference::Dereferenced;
-use crate::cache::full_name;
 use crate::condition::{Reason, Type, find};
 use crate::context::Context;
 use crate::numbers::{Known, Number};
@@ -66,6 +65,7 @@ pub(super) fn build(
         })
         .unwrap_or(now);
     let delivered = RenderedTenant {
+        source: source(tenant)?,
         config: rendered.config.numbered(version),
         credentials: rendered.credentials,
         revision,
@@ -157,6 +157,15 @@ fn first_version(tenant: &ChatTenant, now: Timestamp) -> u64 {
     }
 }
 
+/// The API server has checked both names.
+fn source(tenant: &ChatTenant) -> Result<NamespacedName, Fault> {
+    let namespace = tenant.namespace().unwrap_or_default();
+    NamespacedName::new(&namespace, &tenant.name_any()).map_err(|error| Fault {
+        path: "metadata".to_owned(),
+        message: error.to_string(),
+    })
+}
+
 /// Labels and owners of K8S-13.
 fn describe(secret: &mut Secret, tenant: &ChatTenant, pool_namespace: &str) {
     let name = tenant.name_any();
@@ -176,9 +185,6 @@ fn describe(secret: &mut Secret, tenant: &ChatTenant, pool_namespace: &str) {
     ] {
         secret.labels_mut().insert(key.to_owned(), value.to_owned());
     }
-    secret
-        .annotations_mut()
-        .insert(SOURCE.to_owned(), full_name(tenant));
     if tenant.metadata.namespace.as_deref() == Some(pool_namespace) {
         let owner = tenant.owner_ref(&());
         secret.metadata.owner_references = owner.map(|owner: OwnerReference| vec![owner]);

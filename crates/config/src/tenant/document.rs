@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use minichat_core::quota::{EstimationBudgets, KillSwitches, Tier};
-use minichat_core::{TenantId, UserId};
+use minichat_core::{NamespacedName, TenantId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -30,6 +30,10 @@ pub struct TenantDocument {
     /// When the operator rendered it, RFC 3339; informational.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generated_at: Option<String>,
+    /// The `ChatTenant` that the operator rendered it from: whose the tenant's
+    /// id is (D36).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<NamespacedName>,
     /// Checked against the computed one when present.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_hash: Option<String>,
@@ -302,11 +306,11 @@ const fn two() -> u32 {
 
 impl TenantDocument {
     /// The bytes the content hash covers: everything but `policy_version`,
-    /// `generated_at` and `content_hash` (QUOTA-26).
+    /// `generated_at`, `source` and `content_hash` (QUOTA-26).
     fn hashed_content(&self) -> Result<Value, serde_json::Error> {
         let mut value = serde_json::to_value(self)?;
         if let Value::Object(map) = &mut value {
-            for key in ["policy_version", "generated_at", "content_hash"] {
+            for key in ["policy_version", "generated_at", "source", "content_hash"] {
                 map.remove(key);
             }
         }
