@@ -93,6 +93,13 @@ impl Failure {
     pub const fn error_code(&self) -> TurnErrorCode {
         self.kind.error_code()
     }
+
+    /// Whether the provider refused the call: it answered with a status of 400
+    /// or more and reported no usage. Such a call costs nothing (D54).
+    pub fn is_refusal(&self) -> bool {
+        let is_used = self.usage.and_then(Usage::known).is_some();
+        matches!(self.kind, FailureKind::Status(400..)) && !is_used
+    }
 }
 
 /// Characters of an unparseable body that reach a client (TURN-23).

@@ -33,7 +33,8 @@ pub(crate) struct Ending {
     /// As reported; not yet judged known.
     pub(crate) usage: Option<Usage>,
     pub(crate) response_id: Option<Arc<str>>,
-    /// Whether the provider must be assumed to have worked (QUOTA-61).
+    /// Whether the provider must be assumed to have worked (QUOTA-61): it has
+    /// the request and did not refuse it (D54).
     pub(crate) provider_started: bool,
     /// When the turn's task began, and how long its first delta took.
     pub(crate) began: Option<Instant>,

@@ -153,7 +153,7 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
         )),
         usage: answer.usage,
         response_id: answer.response_id.as_deref().map(Arc::from),
-        provider_started: started.get(),
+        provider_started: started.get() && !was_refused(&ended),
         began: Some(began),
         ttft: answer.ttft,
         stale_at: None,
@@ -198,6 +198,11 @@ fn outcome(ended: &Ended) -> Outcome {
         Err(TurnError::Internal) => Outcome::Failed(TurnErrorCode::InternalError),
         Err(TurnError::Cancelled(_)) => Outcome::Cancelled,
     }
+}
+
+/// Whether the provider refused the call instead of working on it (D54).
+fn was_refused(ended: &Ended) -> bool {
+    matches!(ended, Err(TurnError::Provider(failure)) if failure.is_refusal())
 }
 
 /// The provider's connection is closed by now; records what closed it.

@@ -68,12 +68,18 @@ async fn check_failure(scene: &Scene, user: &Api, code: &str, cost: Cost) -> any
     assert_eq!(database.number(reserved).await?, 0);
     let last = "SELECT payload FROM outbox_messages \
         WHERE queue = 'mini-chat.usage_snapshot' ORDER BY id DESC LIMIT 1";
+    let events = "SELECT count(*) FROM outbox_messages \
+        WHERE queue = 'mini-chat.usage_snapshot' AND payload LIKE '%";
+    let request_id = request.as_str().unwrap_or_default();
+    let events = format!("{events}{request_id}%'");
+    assert_eq!(database.number(&events).await?, 1, "one event for a turn");
     let rows = database.query(last).await?;
     let event: Value = serde_json::from_str(rows[0][0].as_deref().unwrap_or_default())?;
     assert_eq!(event["request_id"], request);
     assert_eq!(event["error_code"], code);
     assert_eq!(event["terminal_state"], "failed");
     assert_eq!(event["settlement_method"], method, "{code}");
+    assert_eq!(event["committed_credits_micro"], charge, "{code}");
     let after = scene.stack.scrape().await?;
     let labels = [("error_code", code), ("provider", "main"), ("model", "std")];
     let name = "mini_chat_stream_failed_total";
@@ -90,7 +96,7 @@ fn failed(message: &str) -> Ending {
 }
 
 on_each_database! {
-    /// API-33, API-151, TURN-23, TURN-40, QUOTA-67
+    /// API-33, API-151, TURN-23, TURN-40, D54: whoever was refused pays nothing.
     async fn an_http_failure_is_an_error_event_under_200(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -101,7 +107,7 @@ on_each_database! {
         ] {
             let body = json!({"error": {"message": "it failed", "type": "x"}});
             scene.provider.push_scenario(Scenario::status(status, body));
-            check_failure(&scene, &user, code, Cost::Estimated).await?;
+            check_failure(&scene, &user, code, Cost::Released).await?;
         }
     }
 
@@ -185,13 +191,17 @@ on_each_database! {
         let user = scene.new_user()?;
         let text = "resp_ab1_2 in batch_456 at https://hidden.example/x with sk-abcdefghijkl";
         let body = json!({"error": {"message": text}});
-        for scenario in [
-            Scenario { without_usage: true, ..Scenario::deltas(&["a"], failed(text)) },
-            Scenario::status(500, body),
-            Scenario { status: 500, raw: Some(text.to_owned()), ..Scenario::default() },
+        let raw = Scenario { status: 500, raw: Some(text.to_owned()), ..Scenario::default() };
+        for (scenario, cost) in [
+            (
+                Scenario { without_usage: true, ..Scenario::deltas(&["a"], failed(text)) },
+                Cost::Estimated,
+            ),
+            (Scenario::status(500, body), Cost::Released),
+            (raw, Cost::Estimated),
         ] {
             scene.provider.push_scenario(scenario);
-            let error = check_failure(&scene, &user, "provider_error", Cost::Estimated).await?;
+            let error = check_failure(&scene, &user, "provider_error", cost).await?;
             let shown = error.to_string();
             for secret in SECRETS {
                 assert!(!shown.contains(secret), "{shown}");

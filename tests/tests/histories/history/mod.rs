@@ -401,8 +401,7 @@ impl History {
             Some(1) => {
                 let (status, code) = self.choices.one_of(&refusals).copied().unwrap_or_default();
                 provider.refuse(index, status);
-                self.model
-                    .provider_ends(operation, Ending::Failed(code), None);
+                self.model.provider_refuses(operation, code);
                 format!("answers {status}")
             }
             _ => {

@@ -176,6 +176,8 @@ pub(crate) struct Live {
     asked: bool,
     attempts: u32,
     usage: Usage,
+    /// The provider answered with a status of 400 or more (D54).
+    refused: bool,
     pub(crate) ending: Option<Ending>,
     pub(crate) winner: Option<Winner>,
     /// When the provider's silence is too long, and when the call as a whole.
@@ -410,6 +412,16 @@ impl Model {
         {
             live.ending = Some(ending);
             live.usage = usage.filter(|&(input, output)| input > 0 || output > 0);
+        }
+    }
+
+    /// The provider answers with a status of 400 or more and no usage (D54).
+    pub(crate) fn provider_refuses(&mut self, operation: usize, code: &'static str) {
+        if let Some(live) = self.live_of(operation)
+            && live.ending.is_none()
+        {
+            live.ending = Some(Ending::Failed(code));
+            live.refused = true;
         }
     }
 

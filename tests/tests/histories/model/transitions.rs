@@ -210,6 +210,7 @@ impl Model {
                 life: self.life,
                 text: String::new(),
                 asked: false,
+                refused: false,
                 attempts: 0,
                 usage: None,
                 ending,
@@ -306,10 +307,10 @@ impl Model {
         }
         let ending = live.ending.context("nothing ended the turn")?;
         let usage = live.usage;
-        let method = match (live.asked, usage) {
-            (false, _) => "released",
-            (true, Some(_)) => "actual",
-            (true, None) => "estimated",
+        let method = match usage {
+            _ if !live.asked || live.refused => "released",
+            Some(_) => "actual",
+            None => "estimated",
         };
         let (state, error_code, billing) = match ending {
             Ending::Completed => ("completed", None, "completed"),
