@@ -97,14 +97,35 @@ fn tenant_cases() -> Vec<Case> {
     const B: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a02";
     let with_id = |id: &str| with(tenant(), "/spec/tenantId", json!(id));
     let window = |tokens: u32| with(tenant(), "/spec/models/0/contextWindow", json!(tokens));
+    let kept = |old: Value, refused: Value| Case {
+        message: "tenantId is set when the ChatTenant is created or never, and cannot be added, changed or removed later; create another ChatTenant instead",
+        path: "spec.tenantId",
+        accepted: old.clone(),
+        old: Some(old),
+        refused,
+    };
+    let version = |accepted: &str, refused: &str| {
+        on_tenant(
+            "must be a UUID of another version than 5, and neither nil nor max: version 5 is for ids that are derived from namespace and name; write what uuidgen prints, or leave tenantId out",
+            "spec.tenantId",
+            "/spec/tenantId",
+            json!(accepted),
+            json!(refused),
+        )
+    };
     vec![
-        Case {
-            message: "tenantId cannot be changed once it is set; create another ChatTenant instead",
-            path: "spec.tenantId",
-            old: Some(with_id(A)),
-            accepted: with_id(A),
-            refused: with_id(B),
-        },
+        kept(with_id(A), with_id(B)),
+        kept(tenant(), with_id(A)),
+        kept(with_id(A), tenant()),
+        version(A, "5f0c2f4e-8f0d-5c6b-9a43-0d7b8f6f1a01"),
+        version(
+            "0197f5f2-0000-7000-8000-000000000005",
+            "00000000-0000-0000-0000-000000000000",
+        ),
+        version(
+            "5fffffff-5555-8555-8555-555555555555",
+            "ffffffff-ffff-ffff-ffff-ffffffffffff",
+        ),
         on_tenant(
             "every models[].providerRef must be the name of an entry of providers; correct it or add the provider",
             "spec.models",

@@ -60,8 +60,8 @@ use crate::status::Condition;
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     {
-        "rule": "!has(oldSelf.tenantId) || (has(self.tenantId) && self.tenantId == oldSelf.tenantId)",
-        "message": "tenantId cannot be changed once it is set; create another ChatTenant instead",
+        "rule": "has(self.tenantId) == has(oldSelf.tenantId) && (!has(self.tenantId) || self.tenantId == oldSelf.tenantId)",
+        "message": "tenantId is set when the ChatTenant is created or never, and cannot be added, changed or removed later; create another ChatTenant instead",
         "fieldPath": ".tenantId"
     },
     {
@@ -76,11 +76,14 @@ use crate::status::Condition;
     }
 ]))]
 pub struct ChatTenantSpec {
-    /// Id of the tenant in the API, the database and the metrics. Without it, a
-    /// UUID derived from `namespace/name`, shown in the status. It cannot be
-    /// changed once it is set.
+    /// Id of the tenant in the API, the database and the metrics: a UUID of any
+    /// version but 5. Without it, a UUID derived from `namespace/name`, shown in
+    /// the status. It is set when the object is created or never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 36), regex(pattern = UUID))]
+    #[schemars(length(max = 36), regex(pattern = UUID), extend("x-kubernetes-validations" = [{
+        "rule": "!self.matches('^[0-9a-f]{8}-[0-9a-f]{4}-5|^[0-]+$|^[f-]+$')",
+        "message": "must be a UUID of another version than 5, and neither nil nor max: version 5 is for ids that are derived from namespace and name; write what uuidgen prints, or leave tenantId out"
+    }]))]
     pub tenant_id: Option<String>,
 
     /// Name for people.

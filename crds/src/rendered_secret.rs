@@ -28,6 +28,9 @@ pub const REVISION: &str = "minichat.dev/revision";
 /// Annotation with `namespace/name` of the `ChatTenant`, for people and for the
 /// scan that removes what has lost its tenant. The document says the same.
 pub const SOURCE: &str = "minichat.dev/source";
+/// Annotation with the uid of that `ChatTenant`: one that is made again under the
+/// same name is another. Older operators did not write it.
+pub const SOURCE_UID: &str = "minichat.dev/source-uid";
 /// Label with the name of the pool that serves the tenant.
 pub const POOL_LABEL: &str = "minichat.dev/pool";
 /// Largest sum of both keys in bytes; the API server takes 1 MiB of all.

@@ -43,6 +43,8 @@ pub(crate) struct Scope {
 /// Everything that is watched.
 pub(crate) struct Caches {
     pub(crate) scopes: Vec<Scope>,
+    /// Of each scope, its namespace; `None` stands for all.
+    namespaces: Vec<Option<String>>,
     pool_namespace: String,
     /// Rendered Secrets of the pool.
     pub(crate) rendered: Arc<Cache<Secret>>,
@@ -210,11 +212,13 @@ impl Caches {
         Arc::new_cyclic(|weak| {
             let tell = telling.about(weak.clone());
             let scope = |scope: &Option<String>| Scope::start(client, scope.as_deref(), &tell);
-            let scopes = settings.scopes().iter().map(scope).collect();
+            let namespaces = settings.scopes();
+            let scopes = namespaces.iter().map(scope).collect();
             let issuers = tell.issuers();
             let (tell, pods) = (tell.clone(), tell.clone());
             Self {
                 scopes,
+                namespaces,
                 pool_namespace: namespace.to_owned(),
                 issuers,
                 unread: Mutex::default(),
@@ -325,6 +329,16 @@ impl Caches {
             let tenant = ObjectRef::from_obj(tenant.as_ref());
             queues.objects.send(Look::Swept(tenant));
         }
+    }
+
+    /// Whether tenants of `namespace` are watched.
+    pub(crate) fn watches(&self, namespace: &str) -> bool {
+        let mut namespaces = self.namespaces.iter();
+        namespaces.any(|watched| {
+            watched
+                .as_deref()
+                .is_none_or(|watched| watched == namespace)
+        })
     }
 
     pub(crate) fn tenants_having(&self, key: &Key) -> Vec<Arc<ChatTenant>> {

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::runtime::reflector::ObjectRef;
-use minichat_core::Clock;
+use minichat_core::{Clock, TenantId};
 use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, Revisions};
 use minichat_metrics::{OperatorMetrics, ReconcileErrorLabel};
 
 use crate::backoff::Backoff;
 use crate::cache::Caches;
+use crate::index::Key;
 use crate::jobs::Health;
 use crate::numbers::Numbers;
+use crate::ownership::RecordedOwners;
 use crate::pool::Pool;
 use crate::propagation::Propagation;
 use crate::queue::{Look, Queues};
@@ -31,7 +33,8 @@ pub(crate) struct Context {
     pub(crate) identity: String,
     pub(crate) settings: RenderSettings,
     pub(crate) revisions: Revisions,
-    pub(crate) numbers: Numbers,
+    pub(crate) numbers: Arc<Numbers>,
+    pub(crate) owners: RecordedOwners,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) queues: Arc<Queues>,
     pub(crate) propagation: Arc<Propagation>,
@@ -46,6 +49,15 @@ impl Context {
     pub(crate) fn look_again(&self, tenant: &ChatTenant) {
         let tenant = ObjectRef::from_obj(tenant);
         self.queues.render.send(Look::Changed(tenant));
+    }
+
+    /// Sends everybody who asks for the id through both loops once more.
+    pub(crate) fn look_again_at(&self, id: TenantId) {
+        for tenant in self.caches.tenants_having(&Key::TenantId(id)) {
+            self.look_again(&tenant);
+            let tenant = ObjectRef::from_obj(tenant.as_ref());
+            self.queues.objects.send(Look::Changed(tenant));
+        }
     }
 }
 

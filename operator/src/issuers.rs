@@ -1,7 +1,8 @@
 //! Who lists which issuer of tokens: none opens two tenants by accident
 //! (`auth.issuers`). An issuer is *shared* when every tenant that lists it names
 //! a `tenantClaim`; otherwise it belongs to the tenant that was delivered with it
-//! first, and before any was, to the oldest.
+//! first, and before any was, to the oldest. A tenant is told by its
+//! `namespace/name`: its id alone says nothing, since another may ask for the same.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use crate::cache::full_name;
 use crate::condition::{Reason, Type, find};
 use crate::index::Key;
+use crate::ownership::{named_for, source_of};
 
 /// Longer than the API server takes to carry out a write and a cache to show it.
 pub(crate) const LIFETIME: Duration = Duration::from_mins(2);
@@ -62,21 +64,29 @@ pub(crate) struct DeliveredIssuers(Mutex<Held>);
 
 #[derive(Debug, Default)]
 struct Held {
-    listed: HashMap<TenantId, Vec<Listed>>,
+    listed: HashMap<TenantId, Delivered>,
     tenants: HashMap<String, BTreeSet<TenantId>>,
     /// Writes that the cache has not shown yet, the latest last.
     claimed: HashMap<TenantId, Vec<Claimed>>,
     claims: u64,
 }
 
+/// What a rendered Secret lists, and for whom.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Delivered {
+    /// `namespace/name` of the tenant.
+    source: Option<String>,
+    listed: Vec<Listed>,
+}
+
 #[derive(Debug)]
 struct Claimed {
     number: u64,
     since: Instant,
-    listed: Vec<Listed>,
+    delivered: Delivered,
 }
 
-/// The issuers of a Secret that is about to be written. They are the tenant's until
+/// The id and the issuers of a Secret that is about to be written. They are the tenant's until
 /// a cache shows this write or a later one, or until [`LIFETIME`] is over: whether one
 /// that failed or was given up took place is not known.
 #[must_use]
@@ -102,19 +112,24 @@ impl DeliveredIssuers {
     /// Takes note of `secret`; what its tenant had before it.
     pub(crate) fn set(&self, secret: &Secret) -> Vec<Listed> {
         let delivered = delivered_by(secret);
-        delivered.map_or_else(Vec::new, |(id, listed)| self.held().set(id, listed))
+        delivered.map_or_else(Vec::new, |(id, delivered)| self.held().set(id, delivered))
     }
 
     /// Forgets `secret`; what its tenant had with it.
     pub(crate) fn remove(&self, secret: &Secret) -> Vec<Listed> {
         let id = rendered_secret::tenant_of(&secret.name_any());
-        id.map(|id| self.held().set(id, Vec::new()))
+        id.map(|id| self.held().set(id, Delivered::default()))
             .unwrap_or_default()
     }
 
-    /// The tenant of `id` is gone, and with it what was written for it.
-    pub(crate) fn forget_claims(&self, id: TenantId) {
-        self.held().claimed.remove(&id);
+    /// `tenant` is gone, and with it what was written for it.
+    pub(crate) fn forget_claims(&self, tenant: &ChatTenant) {
+        let full = full_name(tenant);
+        let mut held = self.held();
+        held.claimed.retain(|_, claimed| {
+            claimed.retain(|claimed| claimed.delivered.source.as_ref() != Some(&full));
+            !claimed.is_empty()
+        });
     }
 
     /// The API server has refused the write.
@@ -129,8 +144,8 @@ impl DeliveredIssuers {
         let mut held = self.held();
         held.listed.clear();
         held.tenants.clear();
-        for (id, listed) in delivered {
-            held.set(id, listed);
+        for (id, delivered) in delivered {
+            held.set(id, delivered);
         }
     }
 
@@ -138,15 +153,24 @@ impl DeliveredIssuers {
         self.held().of(id).cloned().collect()
     }
 
-    /// Claims what `tenant` lists, before its Secret is written. `None` if an
-    /// issuer has become another tenant's since that was decided: of two that are
-    /// decided at once only one is written.
-    pub(crate) fn claim(&self, tenant: &ChatTenant) -> Option<Claim> {
+    /// Claims the id of `tenant` and what it lists, before its Secret is written.
+    /// `None` if the id or an issuer has become another tenant's since that was
+    /// decided: of two that are decided at once only one is written. Then the
+    /// Secret of the id was `seen` to be of that source.
+    pub(crate) fn claim(&self, tenant: &ChatTenant, seen: Option<&str>) -> Option<Claim> {
         let id = render::tenant_id(tenant);
+        let full = full_name(tenant);
         let listed = Listed::by_tenant(tenant);
         let mut held = self.held();
+        let source = held
+            .listed
+            .get(&id)
+            .and_then(|delivered| delivered.source.as_deref());
+        if source != seen || held.is_claimed_by_another(id, &full) {
+            return None;
+        }
         let is_free = |wanted: &Listed| {
-            held.of(id).any(|own| own == wanted)
+            held.own(id, &full).any(|own| own == wanted)
                 || held.excluding(wanted).iter().all(|holder| *holder == id)
         };
         if !listed.iter().all(is_free) {
@@ -163,7 +187,10 @@ impl DeliveredIssuers {
         claimed.push(Claimed {
             number,
             since,
-            listed,
+            delivered: Delivered {
+                source: Some(full),
+                listed,
+            },
         });
         Some(Claim { id, number })
     }
@@ -173,13 +200,24 @@ impl DeliveredIssuers {
         self.held().excluding(listed)
     }
 
+    /// What `tenant` itself is delivered with, or will be.
+    fn own(&self, tenant: &ChatTenant) -> Vec<Listed> {
+        let (id, full) = (render::tenant_id(tenant), full_name(tenant));
+        self.held().own(id, &full).cloned().collect()
+    }
+
+    /// `namespace/name` of who is delivered under `id`.
+    fn source(&self, id: TenantId) -> Option<String> {
+        self.held().source(id)
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What a rendered Secret lists, and for whom.
-fn delivered_by(secret: &Secret) -> Option<(TenantId, Vec<Listed>)> {
+fn delivered_by(secret: &Secret) -> Option<(TenantId, Delivered)> {
     let id = rendered_secret::tenant_of(&secret.name_any())?;
     let document = secret.data.as_ref().and_then(|data| data.get(TENANT_KEY));
     let document = document.and_then(|bytes| serde_json::from_slice::<Document>(&bytes.0).ok());
@@ -188,17 +226,47 @@ fn delivered_by(secret: &Secret) -> Option<(TenantId, Vec<Listed>)> {
         issuer: entry.issuer,
         names_a_claim: entry.tenant_claim.is_some(),
     });
-    Some((id, listed.collect()))
+    let delivered = Delivered {
+        source: source_of(secret).map(str::to_owned),
+        listed: listed.collect(),
+    };
+    Some((id, delivered))
 }
 
 impl Held {
-    /// What `id` is delivered with, or will be.
-    fn of(&self, id: TenantId) -> impl Iterator<Item = &Listed> {
+    /// What is delivered under `id`, or will be.
+    fn delivered(&self, id: TenantId) -> impl Iterator<Item = &Delivered> {
         let claimed = self.claimed.get(&id).into_iter().flatten();
         let claimed = claimed.filter(|claimed| claimed.since.elapsed() < LIFETIME);
         let listed = self.listed.get(&id).into_iter();
-        let listed = listed.chain(claimed.map(|claimed| &claimed.listed));
-        listed.flatten()
+        listed.chain(claimed.map(|claimed| &claimed.delivered))
+    }
+
+    /// Whatever `id` is delivered with, or will be, for whomever.
+    fn of(&self, id: TenantId) -> impl Iterator<Item = &Listed> {
+        self.delivered(id).flat_map(|delivered| &delivered.listed)
+    }
+
+    /// The same for the tenant `full` alone.
+    fn own(&self, id: TenantId, full: &str) -> impl Iterator<Item = &Listed> {
+        let own = self
+            .delivered(id)
+            .filter(move |delivered| delivered.source.as_deref() == Some(full));
+        own.flat_map(|delivered| &delivered.listed)
+    }
+
+    /// Who is delivered under `id`, or will be.
+    fn source(&self, id: TenantId) -> Option<String> {
+        self.delivered(id)
+            .find_map(|delivered| delivered.source.clone())
+    }
+
+    /// Whether a Secret of `id` is being written for another tenant than `full`.
+    fn is_claimed_by_another(&self, id: TenantId, full: &str) -> bool {
+        let claimed = self.claimed.get(&id).into_iter().flatten();
+        claimed
+            .filter(|claimed| claimed.since.elapsed() < LIFETIME)
+            .any(|claimed| claimed.delivered.source.as_deref() != Some(full))
     }
 
     fn excluding(&self, listed: &Listed) -> BTreeSet<TenantId> {
@@ -214,23 +282,24 @@ impl Held {
             claimed.retain(|claimed| claimed.number != claim.number);
         }
         // What was written before may have been shown in the meantime.
-        let listed = self.listed.get(&claim.id).cloned().unwrap_or_default();
-        self.shows(claim.id, &listed);
+        let delivered = self.listed.get(&claim.id).cloned().unwrap_or_default();
+        self.shows(claim.id, &delivered);
     }
 
-    /// The cache shows `listed`; if that is the latest write, all before it are past.
-    fn shows(&mut self, id: TenantId, listed: &[Listed]) {
+    /// The cache shows `delivered`; if that is the latest write, all before it are past.
+    fn shows(&mut self, id: TenantId, delivered: &Delivered) {
         let claimed = self.claimed.get(&id);
-        let is_latest = |latest: &Claimed| latest.listed == listed;
+        let is_latest = |latest: &Claimed| latest.delivered == *delivered;
         if claimed.is_some_and(|claimed| claimed.last().is_none_or(is_latest)) {
             self.claimed.remove(&id);
         }
     }
 
-    fn set(&mut self, id: TenantId, listed: Vec<Listed>) -> Vec<Listed> {
+    fn set(&mut self, id: TenantId, delivered: Delivered) -> Vec<Listed> {
         let before = self.of(id).cloned().collect();
-        self.shows(id, &listed);
-        for entry in self.listed.remove(&id).iter().flatten() {
+        self.shows(id, &delivered);
+        let replaced = self.listed.remove(&id).unwrap_or_default();
+        for entry in &replaced.listed {
             if let Some(tenants) = self.tenants.get_mut(&entry.issuer) {
                 tenants.remove(&id);
                 if tenants.is_empty() {
@@ -238,12 +307,12 @@ impl Held {
                 }
             }
         }
-        for entry in &listed {
+        for entry in &delivered.listed {
             let tenants = self.tenants.entry(entry.issuer.clone()).or_default();
             tenants.insert(id);
         }
-        if !listed.is_empty() {
-            self.listed.insert(id, listed);
+        if delivered != Delivered::default() {
+            self.listed.insert(id, delivered);
         }
         before
     }
@@ -275,20 +344,23 @@ fn holder(
     delivered: &DeliveredIssuers,
 ) -> Option<String> {
     let id = render::tenant_id(tenant);
-    let own = delivered.of(id);
+    let own = delivered.own(tenant);
     let has_it = own.contains(listed);
     // Whoever begins or ends to share an issuer had it before.
     let held = own.iter().any(|entry| entry.issuer == listed.issuer);
     let holders = delivered.excluding(listed);
     let mut others = holders.iter().filter(|holder| **holder != id);
     if !has_it && let Some(first) = others.next() {
-        let object = tenants
+        let source = delivered.source(*first).unwrap_or_default();
+        let is_there = tenants
             .iter()
-            .find(|other| render::tenant_id(other) == *first);
-        return Some(object.map_or_else(
-            || format!("the tenant {first}, which is being removed,"),
-            |other| format!("the ChatTenant {}", full_name(other.as_ref())),
-        ));
+            .any(|other| full_name(other.as_ref()) == source);
+        let named = named_for(tenant, &source);
+        return Some(if is_there {
+            named
+        } else {
+            format!("{named}, which is being removed,")
+        });
     }
     let rivals = tenants.iter().filter(|other| {
         let other_id = render::tenant_id(other);
@@ -306,10 +378,8 @@ fn holder(
                 .any(|entry| entry.excludes(listed))
     });
     let oldest = rivals.min_by_key(|other| age(other))?;
-    Some(format!(
-        "the older ChatTenant {}",
-        full_name(oldest.as_ref())
-    ))
+    let named = named_for(tenant, &full_name(oldest.as_ref()));
+    Some(format!("{named}, which is older,"))
 }
 
 /// The oldest comes first; among equals the smaller name.
@@ -319,7 +389,7 @@ pub(crate) fn age(tenant: &ChatTenant) -> impl Ord + use<> {
 }
 
 /// A tenant that is not valid or ends keeps nobody from anything (K8S-8).
-fn is_asking(tenant: &ChatTenant) -> bool {
+pub(crate) fn is_asking(tenant: &ChatTenant) -> bool {
     let conditions = tenant.status.as_ref().map(|status| &status.conditions);
     let accepted = conditions.and_then(|conditions| find(conditions, Type::Accepted));
     let is_invalid = accepted.is_some_and(|accepted| {
@@ -378,9 +448,21 @@ mod tests {
         let text = json!({"schema": 1, "issuers": issuers}).to_string();
         let mut secret = Secret::default();
         secret.metadata.name = Some(rendered_secret::name(id(number).parse().unwrap()));
+        secret
+            .annotations_mut()
+            .insert(rendered_secret::SOURCE.to_owned(), format!("a/t{number}"));
         let text = k8s_openapi::ByteString(text.into_bytes());
         secret.data = Some([(TENANT_KEY.to_owned(), text)].into());
         secret
+    }
+
+    /// Claims what `tenant` lists, as one who has seen what is delivered now.
+    fn claimed(delivered: &DeliveredIssuers, tenant: &ChatTenant) -> Option<Claim> {
+        let held = delivered.held();
+        let shown = held.listed.get(&render::tenant_id(tenant));
+        let seen = shown.and_then(|shown| shown.source.clone());
+        drop(held);
+        delivered.claim(tenant, seen.as_deref())
     }
 
     fn conflicts(
@@ -408,7 +490,7 @@ mod tests {
         let message = of_new.unwrap();
         assert!(
             message.starts_with(
-                "spec.auth.issuers[1].issuer: https://x is listed by the older ChatTenant a/t1 too"
+                "spec.auth.issuers[1].issuer: https://x is listed by the ChatTenant a/t1, which is older, too"
             ),
             "{message}"
         );
@@ -447,7 +529,7 @@ mod tests {
             conflicts(&old, &new, &delivered)
                 .0
                 .unwrap()
-                .contains(&id(3))
+                .contains("a/t3, which is being removed,")
         );
         delivered.remove(&secret(3, &[]));
         assert_eq!(conflicts(&old, &new, &delivered).0, None);
@@ -459,38 +541,38 @@ mod tests {
     fn an_issuer_is_taken_from_the_moment_before_its_secret_is_written() {
         let delivered = DeliveredIssuers::default();
         let (old, new) = (tenant(OLD, &["https://x"]), tenant(NEW, &["https://x"]));
-        let claim = delivered.claim(&new).unwrap();
-        assert!(delivered.claim(&old).is_none());
+        let claim = claimed(&delivered, &new).unwrap();
+        assert!(claimed(&delivered, &old).is_none());
         assert!(conflicts(&old, &new, &delivered).0.is_some());
         delivered.release(&claim);
         assert_eq!(conflicts(&old, &new, &delivered).0, None, "not written");
 
-        let _ = delivered.claim(&new).unwrap();
-        assert!(delivered.claim(&old).is_none());
+        let _ = claimed(&delivered, &new).unwrap();
+        assert!(claimed(&delivered, &old).is_none());
         assert_eq!(conflicts(&old, &new, &delivered).1, None);
         // An earlier write returns first, and takes nothing away.
         delivered.set(&secret(NEW, &[]));
-        assert!(delivered.claim(&old).is_none());
+        assert!(claimed(&delivered, &old).is_none());
         delivered.set(&secret(NEW, &["https://x"]));
-        assert!(delivered.claim(&old).is_none());
+        assert!(claimed(&delivered, &old).is_none());
         // Given up, and that is not shown yet.
-        let _ = delivered.claim(&tenant(NEW, &[])).unwrap();
-        assert!(delivered.claim(&old).is_none());
+        let _ = claimed(&delivered, &tenant(NEW, &[])).unwrap();
+        assert!(claimed(&delivered, &old).is_none());
         delivered.set(&secret(NEW, &[]));
-        let _ = delivered.claim(&old).unwrap();
-        assert!(delivered.claim(&new).is_none());
+        let _ = claimed(&delivered, &old).unwrap();
+        assert!(claimed(&delivered, &new).is_none());
         // Shared ones exclude nobody.
         let shared = ["https://y org"];
         for number in [OLD, NEW] {
-            let _ = delivered.claim(&tenant(number, &shared)).unwrap();
+            let _ = claimed(&delivered, &tenant(number, &shared)).unwrap();
         }
         delivered.set(&secret(OLD, &shared));
         delivered.set(&secret(NEW, &shared));
         assert!(delivered.held().claimed.is_empty(), "nothing is kept");
         let (old, new) = (tenant(OLD, &["https://z"]), tenant(NEW, &["https://z"]));
-        let _ = delivered.claim(&old).unwrap();
-        delivered.forget_claims(render::tenant_id(&old));
-        assert!(delivered.claim(&new).is_some());
+        let _ = claimed(&delivered, &old).unwrap();
+        delivered.forget_claims(&old);
+        assert!(claimed(&delivered, &new).is_some());
     }
 
     /// K8S, section 2, `auth.issuers`: a refused write ends its own claim alone.
@@ -498,25 +580,25 @@ mod tests {
     async fn an_issuer_of_a_write_that_no_cache_shows_yet_outlives_a_later_refusal() {
         let delivered = DeliveredIssuers::default();
         let (old, new) = (tenant(OLD, &["https://x"]), tenant(NEW, &["https://x"]));
-        let _ = delivered.claim(&new).unwrap();
-        let refused = delivered.claim(&tenant(NEW, &["https://y"])).unwrap();
+        let _ = claimed(&delivered, &new).unwrap();
+        let refused = claimed(&delivered, &tenant(NEW, &["https://y"])).unwrap();
         delivered.release(&refused);
-        assert!(delivered.claim(&old).is_none());
-        assert!(delivered.claim(&tenant(OLD, &["https://y"])).is_some());
-        delivered.forget_claims(render::tenant_id(&old));
+        assert!(claimed(&delivered, &old).is_none());
+        assert!(claimed(&delivered, &tenant(OLD, &["https://y"])).is_some());
+        delivered.forget_claims(&old);
 
         // Nobody knows whether the write took place, until it cannot any more.
         tokio::time::advance(LIFETIME).await;
-        let _ = delivered.claim(&old).unwrap();
-        delivered.forget_claims(render::tenant_id(&old));
-        let _ = delivered.claim(&new).unwrap();
+        let _ = claimed(&delivered, &old).unwrap();
+        delivered.forget_claims(&old);
+        let _ = claimed(&delivered, &new).unwrap();
 
         // The earlier write is shown before the later one is refused.
-        let refused = delivered.claim(&tenant(NEW, &["https://y"])).unwrap();
+        let refused = claimed(&delivered, &tenant(NEW, &["https://y"])).unwrap();
         delivered.set(&secret(NEW, &["https://x"]));
         delivered.release(&refused);
         assert!(delivered.held().claimed.is_empty(), "nothing is kept");
-        assert!(delivered.claim(&old).is_none());
+        assert!(claimed(&delivered, &old).is_none());
     }
 
     /// K8S-8
@@ -537,5 +619,36 @@ mod tests {
         let object = Arc::make_mut(&mut ending);
         object.metadata.deletion_timestamp = object.metadata.creation_timestamp.clone();
         assert_eq!(conflicts(&ending, &new, &delivered).1, None);
+    }
+
+    /// D36: an id alone says nothing of who lists what.
+    #[test]
+    fn what_is_delivered_under_an_id_is_of_its_source_alone() {
+        let delivered = DeliveredIssuers::default();
+        delivered.set(&secret(OLD, &["https://x"]));
+        let mut other = tenant(OLD, &["https://x"]);
+        let metadata = &mut Arc::make_mut(&mut other).metadata;
+        metadata.namespace = Some("b".to_owned());
+        assert_eq!(delivered.own(&other), []);
+        assert_eq!(delivered.own(&tenant(OLD, &[])).len(), 1);
+        assert!(
+            delivered.claim(&other, None).is_none(),
+            "it has not seen who has the id"
+        );
+        let _ = delivered.claim(&other, Some("a/t1")).unwrap();
+        assert!(
+            claimed(&delivered, &tenant(OLD, &["https://x"])).is_none(),
+            "it is being written"
+        );
+
+        let new = tenant(NEW, &["https://x"]);
+        let message = conflict(&new, &[Arc::clone(&other)], &delivered).unwrap();
+        assert!(
+            !message.contains("b/t1"),
+            "the name of the holder: {message}"
+        );
+        Arc::make_mut(&mut other).metadata.namespace = Some("c".to_owned());
+        delivered.forget_claims(&other);
+        assert!(!delivered.held().claimed[&render::tenant_id(&other)].is_empty());
     }
 }

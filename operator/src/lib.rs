@@ -23,6 +23,7 @@ mod jobs;
 mod later;
 mod looks;
 mod numbers;
+mod ownership;
 mod pool;
 mod propagation;
 mod queue;

@@ -5,11 +5,15 @@
 //! Also which numbers a pod's database knows already: a tenant that was deleted
 //! and made again, or brought to another cluster, would otherwise begin with
 //! numbers that mean something else there.
+//!
+//! All of it is remembered of an object, by its uid: one that is made again under
+//! the same name or id begins anew (D36), and pods refuse what their database knows.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use minichat_core::{TenantId, Timestamp};
+use minichat_core::Timestamp;
+use minichat_crds::ChatTenant;
 
 /// No number beyond this is believed to be taken: the rest would not last.
 const CREDIBLE: u64 = 1 << 62;
@@ -31,24 +35,28 @@ pub(crate) struct Known {
     pub(crate) taken: u64,
 }
 
-/// What is remembered of each tenant. A deleted tenant's stays: its chats do as
-/// well, and the same id may come back.
+/// What is remembered of each tenant, by uid.
 #[derive(Debug, Default)]
-pub(crate) struct Numbers(Mutex<HashMap<TenantId, Known>>);
+pub(crate) struct Numbers(Mutex<HashMap<String, Known>>);
 
 impl Numbers {
-    pub(crate) fn known(&self, tenant: TenantId) -> Known {
-        self.all().get(&tenant).cloned().unwrap_or_default()
+    pub(crate) fn known(&self, tenant: &ChatTenant) -> Known {
+        self.all().get(&uid(tenant)).cloned().unwrap_or_default()
     }
 
-    pub(crate) fn remember(&self, tenant: TenantId, number: Number) {
-        self.all().entry(tenant).or_default().last = Some(number);
+    pub(crate) fn remember(&self, tenant: &ChatTenant, number: Number) {
+        self.all().entry(uid(tenant)).or_default().last = Some(number);
+    }
+
+    /// Forgets an object that is gone.
+    pub(crate) fn forget(&self, tenant: &ChatTenant) {
+        self.all().remove(&uid(tenant));
     }
 
     /// Marks every number up to `version` as taken; whether that is news.
-    pub(crate) fn take(&self, tenant: TenantId, version: u64) -> bool {
+    pub(crate) fn take(&self, tenant: &ChatTenant, version: u64) -> bool {
         let mut all = self.all();
-        let known = all.entry(tenant).or_default();
+        let known = all.entry(uid(tenant)).or_default();
         let is_news = version > known.taken && version < CREDIBLE;
         if is_news {
             known.taken = version;
@@ -56,7 +64,11 @@ impl Numbers {
         is_news
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<TenantId, Known>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn uid(tenant: &ChatTenant) -> String {
+    tenant.metadata.uid.clone().unwrap_or_default()
 }

@@ -47,6 +47,8 @@ pub(crate) struct Acknowledgement {
     pub(crate) refusal: Option<(String, String)>,
     /// The highest policy version that a refusing pod names as taken.
     pub(crate) stored_version: Option<u64>,
+    /// Whose the id is in the database of a refusing pod: `namespace/name`.
+    pub(crate) stored_owner: Option<String>,
     /// Pods that were asked, ready or not.
     asked: usize,
 }
@@ -76,6 +78,7 @@ struct Entry {
     rejected_revision: Option<String>,
     error: Option<String>,
     stored_version: Option<u64>,
+    stored_owner: Option<String>,
 }
 
 /// What all pods said that were asked.
@@ -283,6 +286,9 @@ impl Snapshot {
             if entry.rejected_revision.as_deref() == Some(revision) {
                 standing.rejected += 1;
                 standing.stored_version = standing.stored_version.max(entry.stored_version);
+                if standing.stored_owner.is_none() {
+                    standing.stored_owner.clone_from(&entry.stored_owner);
+                }
                 let words = entry.error.clone().unwrap_or_default();
                 standing
                     .refusal
@@ -364,6 +370,7 @@ mod tests {
             rejected_revision: rejected.map(str::to_owned),
             error: rejected.map(|_| "tenant.json.schema: must be 1".to_owned()),
             stored_version: rejected.map(|_| 7),
+            stored_owner: rejected.map(|_| "a/acme".to_owned()),
         }
     }
 
@@ -392,8 +399,10 @@ mod tests {
         let words = "tenant.json.schema: must be 1".to_owned();
         assert_eq!(standing.refusal, Some(("b".to_owned(), words)));
         assert_eq!(standing.stored_version, Some(7));
+        assert_eq!(standing.stored_owner.as_deref(), Some("a/acme"));
         let old = snapshot.standing(tenant, "1-a");
         assert_eq!((old.programmed, old.stored_version), (1, None));
+        assert_eq!(old.stored_owner, None);
     }
 
     /// K8S-23: a pod whose only tenant is refused is not ready, and says why.

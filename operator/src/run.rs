@@ -25,6 +25,7 @@ use crate::context::{Context, DEADLINE, ReconcileError};
 use crate::jobs::{Health, Jobs};
 use crate::looks::{self, Again};
 use crate::numbers::Numbers;
+use crate::ownership::RecordedOwners;
 use crate::pool::Pool;
 use crate::propagation::Propagation;
 use crate::queue::{Lane, Lanes, Queue, Queues, queue};
@@ -71,6 +72,7 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
         max_label_values: settings.metrics_max_label_values,
     })?;
     let propagation = Arc::new(Propagation::default());
+    let numbers = Arc::new(Numbers::default());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let identity = settings.identity();
     let (queues, lanes) = Queues::new();
@@ -78,6 +80,7 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
     let telling = Telling::new(
         Arc::clone(&queues),
         Arc::clone(&propagation),
+        Arc::clone(&numbers),
         Arc::clone(&metrics),
     );
     let caches = Caches::start(&client, &settings, &namespace, &telling);
@@ -117,7 +120,8 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
             orphan_timeout: Duration::from_secs(settings.orphan_timeout_secs),
         },
         revisions: Revisions::new(),
-        numbers: Numbers::default(),
+        numbers,
+        owners: RecordedOwners::default(),
         clock,
         queues,
         propagation,

@@ -13,6 +13,7 @@ use minichat_metrics::OperatorMetrics;
 use crate::cache::{Caches, Change, full_name};
 use crate::index::Key;
 use crate::issuers::{DeliveredIssuers, Listed, exclude_each_other};
+use crate::numbers::Numbers;
 use crate::propagation::Propagation;
 use crate::queue::{Look, Queues};
 
@@ -23,6 +24,7 @@ pub(crate) struct Telling {
     issuers: Arc<DeliveredIssuers>,
     queues: Arc<Queues>,
     propagation: Arc<Propagation>,
+    numbers: Arc<Numbers>,
     metrics: Arc<dyn OperatorMetrics>,
 }
 
@@ -30,6 +32,7 @@ impl Telling {
     pub(crate) fn new(
         queues: Arc<Queues>,
         propagation: Arc<Propagation>,
+        numbers: Arc<Numbers>,
         metrics: Arc<dyn OperatorMetrics>,
     ) -> Self {
         Self {
@@ -37,6 +40,7 @@ impl Telling {
             issuers: Arc::default(),
             queues,
             propagation,
+            numbers,
             metrics,
         }
     }
@@ -76,9 +80,8 @@ impl Telling {
             Change::Gone(tenant) => {
                 let id = render::tenant_id(tenant);
                 self.propagation.forget(&ObjectRef::from_obj(*tenant));
-                if self.having(&Key::TenantId(id)).is_empty() {
-                    self.issuers.forget_claims(id);
-                }
+                self.numbers.forget(tenant);
+                self.issuers.forget_claims(tenant);
                 self.siblings(tenant);
                 self.rivals(id, &Listed::by_tenant(tenant));
                 self.quotas_of(tenant);

@@ -95,6 +95,11 @@ pub fn render(
     let mut faults = Faults::default();
     let (credentials, unresolved) = resolve(tenant, secrets);
     faults.0.extend(unresolved.into_iter().map(|one| one.fault));
+    faults.require(
+        may_have_its_id(tenant),
+        "spec.tenantId",
+        "must be a UUID of another version than 5, and neither nil nor max; create the ChatTenant anew with what uuidgen prints, or without tenantId",
+    );
     let (user_limits, mut warnings) = quota::user_limits(quotas);
     let document = document::document(
         tenant,
@@ -125,6 +130,24 @@ pub fn tenant_id(tenant: &ChatTenant) -> TenantId {
         let name = tenant.metadata.name.as_deref().unwrap_or_default();
         derived_id(namespace, name)
     })
+}
+
+/// Whether the id is one that `tenant` may ask for. The API server refuses
+/// others, but not of a tenant that it had before its definition said so. An id
+/// of version 5 is derived from a name, and that name's alone (D36).
+fn may_have_its_id(tenant: &ChatTenant) -> bool {
+    let Some(asked) = &tenant.spec.tenant_id else {
+        return true;
+    };
+    let id = tenant_id(tenant).0;
+    let derived = derived_id(
+        tenant.metadata.namespace.as_deref().unwrap_or("default"),
+        tenant.metadata.name.as_deref().unwrap_or_default(),
+    );
+    asked.parse().ok() == Some(TenantId(id))
+        && !id.is_nil()
+        && !id.is_max()
+        && (id.get_version_num() != 5 || id == derived.0)
 }
 
 /// The id of the tenant `namespace/name` that asks for none.

@@ -361,6 +361,30 @@ fn an_id_is_derived_from_namespace_and_name_and_never_changes() {
     assert_eq!(id("default"), "1024b263-4d80-5e6d-9656-d2222cf4e009");
 }
 
+/// D36: an API server may have had the tenant before its definition refused the id.
+#[test]
+fn an_id_that_is_derived_from_a_name_is_used_by_that_name_alone() {
+    let faults = |namespace: &str, id: &str| {
+        let object = with(tenant(), "/metadata/namespace", json!(namespace));
+        let mut tenant = admit::chat_tenant(&object, None).unwrap();
+        tenant.spec.tenant_id = Some(id.to_owned());
+        let rendered = render(&tenant, &[], &secrets(), ALLOW_HTTP);
+        rendered.map_or_else(|faults| faults.0, |_| Vec::new())
+    };
+    let own = "1024b263-4d80-5e6d-9656-d2222cf4e009";
+    assert_eq!(faults("default", own), []);
+    for id in [
+        own,
+        Uuid::nil().to_string().as_str(),
+        &Uuid::max().to_string(),
+        "acme",
+    ] {
+        let found = faults("other", id);
+        assert_eq!(found.len(), 1, "{id}");
+        assert_eq!(found[0].path, "spec.tenantId");
+    }
+}
+
 #[test]
 fn faults_of_the_document_name_fields_of_the_manifest() {
     for (path, named) in [

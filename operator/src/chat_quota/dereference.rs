@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
-use minichat_crds::rendered_secret::{SOURCE, revision_of};
+use minichat_crds::rendered_secret::revision_of;
 use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, RenderedTenant, render};
 
-use crate::cache::{Caches, full_name};
+use crate::cache::Caches;
+use crate::ownership::MadeOf;
 
 pub(super) struct Dereferenced {
     pub(super) tenant: Option<Arc<ChatTenant>>,
@@ -21,7 +22,8 @@ pub(super) fn dereference(caches: &Caches, quota: &ChatQuota) -> Dereferenced {
     let tenant = caches.tenant(&namespace, &quota.spec.tenant_ref.name);
     let revision = tenant.as_ref().and_then(|tenant| {
         let secret = caches.rendered_of(render::tenant_id(tenant))?;
-        let is_ours = secret.annotations().get(SOURCE) == Some(&full_name(tenant.as_ref()));
+        let made_of = MadeOf::of(&secret, tenant);
+        let is_ours = matches!(made_of, MadeOf::ThisObject | MadeOf::ItsName);
         let holds = is_ours && holds_quotas(caches, tenant, &namespace, &secret);
         holds.then(|| revision_of(&secret).map(str::to_owned))?
     });

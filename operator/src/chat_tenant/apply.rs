@@ -4,10 +4,8 @@ use k8s_openapi::api::core::v1::Secret;
 use minichat_crds::ChatTenant;
 
 use super::dereference::Dereferenced;
-use crate::cache::full_name;
 use crate::write::{FINALIZER, WriteError, Writer};
 use kube::ResourceExt as _;
-use minichat_crds::rendered_secret::SOURCE;
 
 /// Brings the rendered Secret to the pool. One of another type is in the way: the
 /// type of a Secret cannot be changed.
@@ -16,12 +14,21 @@ pub(super) async fn apply(
     seen: &Dereferenced,
     secret: &Secret,
 ) -> Result<(), WriteError> {
-    if let Some(existing) = &seen.rendered
+    if let Some(existing) = &seen.existing
         && existing.type_ != secret.type_
     {
         writer.delete_rendered(existing).await?;
     }
     writer.apply_rendered(secret).await
+}
+
+/// Removes what is still rendered of an earlier object of the tenant's name, and is
+/// not replaced: its credentials are not this one's.
+pub(super) async fn remove_stale(writer: &Writer, seen: &Dereferenced) -> Result<(), WriteError> {
+    match &seen.stale {
+        Some(secret) => writer.delete_rendered(secret).await,
+        None => Ok(()),
+    }
 }
 
 /// Removes rendered Secrets under ids that the tenant had before.
@@ -45,12 +52,10 @@ pub(super) async fn remove(
     {
         return Ok(());
     }
-    let full = full_name(tenant);
-    if let Some(secret) = &seen.rendered
-        && secret.annotations().get(SOURCE) == Some(&full)
-    {
+    if let Some(secret) = &seen.rendered {
         writer.delete_rendered(secret).await?;
     }
+    remove_stale(writer, seen).await?;
     remove_others(writer, seen).await?;
     writer.set_finalizer(tenant, false).await?;
     tracing::info!(tenant.id = %super::id_of(tenant), "the tenant is gone");

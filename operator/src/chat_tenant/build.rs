@@ -8,14 +8,12 @@ use kube::{Resource as _, ResourceExt as _};
 use minichat_config::{Fault, Faults};
 use minichat_core::{NamespacedName, Timestamp};
 use minichat_crds::render::Rendered;
-use minichat_crds::rendered_secret::revision_of;
+use minichat_crds::rendered_secret::{SOURCE_UID, revision_of};
 use minichat_crds::{ChatTenant, RenderedTenant};
 
 use super::dereference::Dereferenced;
-use crate::condition::{Reason, Type, find};
 use crate::context::Context;
 use crate::numbers::{Known, Number};
-use crate::write::FINALIZER;
 
 /// The longest value of a label.
 const MAX_LABEL: usize = 63;
@@ -36,8 +34,8 @@ pub(super) fn build(
     now: Timestamp,
 ) -> Result<Build, Faults> {
     let hash = rendered.config.content_hash.clone();
-    let known = context.numbers.known(rendered.config.tenant_id);
-    let version = version(tenant, seen, &known, &hash, now);
+    let known = context.numbers.known(tenant);
+    let version = version(tenant, seen, &known, &hash);
     let carried = seen.carried.as_ref().filter(|carried| {
         carried.config.policy_version == Some(version) && carried.config.content_hash == hash
     });
@@ -89,16 +87,14 @@ pub(super) fn build(
 }
 
 /// QUOTA-27: the last version while the hash is the same, else the next one; never
-/// one that is taken.
-fn version(
-    tenant: &ChatTenant,
-    seen: &Dereferenced,
-    remembered: &Known,
-    hash: &str,
-    now: Timestamp,
-) -> u64 {
+/// one that is taken. Where nothing is known, 1: a pod whose database knows that one
+/// refuses it, and says which are taken.
+fn version(tenant: &ChatTenant, seen: &Dereferenced, remembered: &Known, hash: &str) -> u64 {
     let taken = remembered.taken;
+    let id = super::id_of(tenant).to_string();
+    // One that came with a backup may speak of another tenant.
     let status = tenant.status.as_ref();
+    let status = status.filter(|status| status.tenant_id.as_ref() == Some(&id));
     let told = status
         .and_then(|status| u64::try_from(status.policy_version?).ok())
         .map(|version| {
@@ -123,7 +119,7 @@ fn version(
     let last = last.map(|last| (last.version, Some(last.hash.as_str())));
     let known = [told, carried, annotated, last];
     let Some(highest) = known.iter().flatten().map(|(version, _)| *version).max() else {
-        return first_version(tenant, now).max(taken + 1);
+        return taken + 1;
     };
     if highest <= taken {
         return taken + 1;
@@ -136,24 +132,6 @@ fn version(
         highest
     } else {
         highest.saturating_add(1)
-    }
-}
-
-/// 1, unless the id may have had versions that are forgotten: the tenant was taken
-/// in hand before and its status is lost, or it waited for another to give up the id.
-fn first_version(tenant: &ChatTenant, now: Timestamp) -> u64 {
-    let is_in_hand = tenant
-        .finalizers()
-        .iter()
-        .any(|finalizer| finalizer == FINALIZER);
-    let may_be_used = tenant.status.as_ref().map_or(is_in_hand, |status| {
-        find(&status.conditions, Type::Accepted)
-            .is_some_and(|accepted| accepted.reason == Reason::Conflict.as_str())
-    });
-    if may_be_used {
-        u64::try_from(now.as_micros() / 1_000_000).unwrap_or(1)
-    } else {
-        1
     }
 }
 
@@ -185,6 +163,8 @@ fn describe(secret: &mut Secret, tenant: &ChatTenant, pool_namespace: &str) {
     ] {
         secret.labels_mut().insert(key.to_owned(), value.to_owned());
     }
+    let annotations = secret.annotations_mut();
+    annotations.insert(SOURCE_UID.to_owned(), tenant.uid().unwrap_or_default());
     if tenant.metadata.namespace.as_deref() == Some(pool_namespace) {
         let owner = tenant.owner_ref(&());
         secret.metadata.owner_references = owner.map(|owner: OwnerReference| vec![owner]);
@@ -227,10 +207,8 @@ mod tests {
     use minichat_crds::{cases, chat_tenant::ChatTenantStatus};
 
     use super::*;
-    use crate::condition::{Verdict, conditions};
 
     const NOW: Timestamp = Timestamp::from_micros(1_772_292_609_000_000);
-    const SECONDS: u64 = 1_772_292_609;
 
     fn tenant() -> ChatTenant {
         minichat_crds::admit::chat_tenant(&cases::tenant(), None).unwrap()
@@ -240,16 +218,19 @@ mod tests {
         Dereferenced {
             quotas: Vec::new(),
             secrets: BTreeMap::new(),
+            existing: None,
             rendered: None,
             carried: None,
+            stale: None,
             others: Vec::new(),
-            older: None,
+            holder: None,
             contested: None,
         }
     }
 
     fn status(version: Option<i64>, hash: Option<&str>) -> ChatTenantStatus {
         ChatTenantStatus {
+            tenant_id: Some(super::super::id_of(&tenant()).to_string()),
             policy_version: version,
             policy_hash: hash.map(str::to_owned),
             ..ChatTenantStatus::default()
@@ -260,10 +241,10 @@ mod tests {
     #[test]
     fn a_version_is_kept_with_its_hash_and_followed_by_the_next() {
         let mut tenant = tenant();
-        assert_eq!(version(&tenant, &seen(), &Known::default(), "a", NOW), 1);
+        assert_eq!(version(&tenant, &seen(), &Known::default(), "a"), 1);
         tenant.status = Some(status(Some(7), Some("a")));
-        assert_eq!(version(&tenant, &seen(), &Known::default(), "a", NOW), 7);
-        assert_eq!(version(&tenant, &seen(), &Known::default(), "b", NOW), 8);
+        assert_eq!(version(&tenant, &seen(), &Known::default(), "a"), 7);
+        assert_eq!(version(&tenant, &seen(), &Known::default(), "b"), 8);
         let mut annotated = Secret::default();
         let revision = "9-abc".to_owned();
         annotated.annotations_mut().insert(
@@ -275,37 +256,20 @@ mod tests {
             ..seen()
         };
         assert_eq!(
-            version(&tenant, &seen, &Known::default(), "a", NOW),
+            version(&tenant, &seen, &Known::default(), "a"),
             10,
             "of the higher one no hash is known"
         );
     }
 
-    /// QUOTA-27: never a number that a database may know already.
+    /// D36: a status that came with a backup of another tenant, or of another cluster.
     #[test]
-    fn versions_that_may_be_forgotten_are_passed_over() {
+    fn a_version_in_the_status_of_another_id_is_not_believed() {
         let mut tenant = tenant();
-        tenant.finalizers_mut().push(FINALIZER.to_owned());
-        assert_eq!(
-            version(&tenant, &seen(), &Known::default(), "a", NOW),
-            SECONDS
-        );
-        tenant.status = Some(status(None, None));
-        assert_eq!(
-            version(&tenant, &seen(), &Known::default(), "a", NOW),
-            1,
-            "it waited for a Secret"
-        );
-        let waited = [Verdict::no(Type::Accepted, Reason::Conflict, "")];
-        let conditions = conditions(&waited, &[], None, NOW);
-        tenant.status = Some(ChatTenantStatus {
-            conditions,
-            ..status(None, None)
-        });
-        assert_eq!(
-            version(&tenant, &seen(), &Known::default(), "a", NOW),
-            SECONDS
-        );
+        let mut foreign = status(Some(7), Some("a"));
+        foreign.tenant_id = Some("5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01".to_owned());
+        tenant.status = Some(foreign);
+        assert_eq!(version(&tenant, &seen(), &Known::default(), "a"), 1);
     }
 
     /// QUOTA-27: of two edits in a row the second one never gets the number of the
@@ -313,7 +277,6 @@ mod tests {
     #[test]
     fn a_number_that_no_cache_shows_yet_is_not_given_again() {
         let mut tenant = tenant();
-        tenant.finalizers_mut().push(FINALIZER.to_owned());
         let last = Number {
             version: 2,
             hash: "b".to_owned(),
@@ -323,14 +286,14 @@ mod tests {
             last: Some(last),
             taken: 0,
         };
-        assert_eq!(version(&tenant, &seen(), &known, "b", NOW), 2);
-        assert_eq!(version(&tenant, &seen(), &known, "c", NOW), 3);
+        assert_eq!(version(&tenant, &seen(), &known, "b"), 2);
+        assert_eq!(version(&tenant, &seen(), &known, "c"), 3);
         tenant.status = Some(status(Some(1), Some("c")));
-        assert_eq!(version(&tenant, &seen(), &known, "c", NOW), 3);
+        assert_eq!(version(&tenant, &seen(), &known, "c"), 3);
         known.taken = 1;
-        assert_eq!(version(&tenant, &seen(), &known, "b", NOW), 2);
+        assert_eq!(version(&tenant, &seen(), &known, "b"), 2);
         known.taken = 6;
-        assert_eq!(version(&tenant, &seen(), &known, "b", NOW), 7);
+        assert_eq!(version(&tenant, &seen(), &known, "b"), 7);
     }
 
     /// QUOTA-29: a pod's database remembers longer than the cluster.
@@ -340,6 +303,6 @@ mod tests {
             last: None,
             taken: 4,
         };
-        assert_eq!(version(&tenant(), &seen(), &known, "a", NOW), 5);
+        assert_eq!(version(&tenant(), &seen(), &known, "a"), 5);
     }
 }

@@ -18,6 +18,7 @@ use crate::condition::{Reason, Type, Verdict};
 use crate::context::{Context, ReconcileError};
 use crate::issuers::LIFETIME;
 use crate::looks::Again;
+use crate::ownership::source_of;
 use crate::write::{FINALIZER, WriteError};
 
 use build::Build;
@@ -46,7 +47,7 @@ pub(crate) async fn render(
     if tenant.metadata.deletion_timestamp.is_some() {
         return Ok(None);
     }
-    let seen = dereference::dereference(&context.caches, tenant);
+    let seen = dereference::dereference(context, tenant);
     let is_new = !tenant
         .finalizers()
         .iter()
@@ -57,10 +58,11 @@ pub(crate) async fn render(
     let (_, build) = decide(tenant, &seen, context);
     let delivers = matches!(build, Build::Write(..));
     if let Build::Write(secret, number) = build {
-        let Some(claim) = context.caches.issuers.claim(tenant) else {
+        let source = seen.existing.as_deref().and_then(source_of);
+        let Some(claim) = context.caches.issuers.claim(tenant, source) else {
             return Ok(Some(AGAIN));
         };
-        context.numbers.remember(id_of(tenant), number);
+        context.numbers.remember(tenant, number);
         let written = apply::apply(&context.writer, &seen, &secret).await;
         if written.as_ref().is_err_and(WriteError::is_refusal) {
             context.caches.issuers.release(&claim);
@@ -75,6 +77,8 @@ pub(crate) async fn render(
             before,
             "the rendered Secret is written"
         );
+    } else {
+        apply::remove_stale(&context.writer, &seen).await?;
     }
     context
         .propagation
@@ -104,7 +108,7 @@ pub(crate) async fn reconcile(
     tenant: &ChatTenant,
     context: &Context,
 ) -> Result<Again, ReconcileError> {
-    let seen = dereference::dereference(&context.caches, tenant);
+    let seen = dereference::dereference(context, tenant);
     if tenant.metadata.deletion_timestamp.is_some() {
         apply::remove(&context.writer, tenant, &seen).await?;
         return Ok(None);

@@ -10,10 +10,12 @@ use minichat_crds::rendered_secret::revision_of;
 use super::dereference::Dereferenced;
 use super::validate::Validated;
 use super::{AGAIN, id_of};
+use crate::cache::full_name;
 use crate::condition::{Reason, Type, Verdict, conditions};
 use crate::context::{Context, ReconcileError};
 use crate::event;
 use crate::looks::Again;
+use crate::ownership::named_for;
 use crate::pool::Acknowledgement;
 
 /// Pods that are as fast as usual are not reported as pending.
@@ -56,8 +58,9 @@ pub(super) async fn update(
         .pool
         .acknowledged(id_of(tenant), revision, SOON)
         .await;
+    learn_owner(tenant, &standing, context);
     if let Some(stored) = standing.stored_version
-        && context.numbers.take(id_of(tenant), stored)
+        && context.numbers.take(tenant, stored)
     {
         tracing::info!(
             tenant.id = %id_of(tenant),
@@ -75,13 +78,26 @@ pub(super) async fn update(
     }
     let programmed = match &unwritten {
         Some(error) if standing.refusal.is_none() => not_written(error),
-        _ => programmed(&standing, revision),
+        _ => programmed(tenant, &standing, revision),
     };
     let told = status(tenant, seen, &validated, programmed, &standing, context);
     write(tenant, told, context).await?;
     // An edit must not wait for a pod that does not answer.
     let is_settled = standing.is_final() && standing.refusal.is_none() && unwritten.is_none();
     Ok(again(!is_settled))
+}
+
+/// What the database of the pool says of whose the id is (D36).
+fn learn_owner(tenant: &ChatTenant, standing: &Acknowledgement, context: &Context) {
+    let owner = standing.stored_owner.as_deref();
+    if owner.is_none() && !standing.is_everywhere() {
+        return;
+    }
+    let id = id_of(tenant);
+    if context.owners.set(id, owner) {
+        tracing::info!(tenant.id = %id, owner, "the owner of the id in the database of the pool");
+        context.look_again_at(id);
+    }
 }
 
 fn again(is_due: bool) -> Again {
@@ -99,13 +115,21 @@ struct Told {
     verdicts: Vec<Verdict>,
 }
 
-fn programmed(standing: &Acknowledgement, revision: &str) -> Verdict {
+fn programmed(tenant: &ChatTenant, standing: &Acknowledgement, revision: &str) -> Verdict {
     let Acknowledgement {
         ready,
         programmed,
         refusal,
+        stored_owner,
         ..
     } = standing;
+    if let Some(owner) = stored_owner {
+        return Verdict::no(
+            Type::Programmed,
+            Reason::Rejected,
+            of_another_owner(tenant, owner),
+        );
+    }
     if let Some((pod, words)) = refusal {
         return Verdict::no(
             Type::Programmed,
@@ -128,6 +152,24 @@ fn programmed(standing: &Acknowledgement, revision: &str) -> Verdict {
     Verdict::no(Type::Programmed, Reason::Pending, message)
 }
 
+/// What pods refuse for the owner of the id. Their own words name it, whatever its
+/// namespace.
+fn of_another_owner(tenant: &ChatTenant, owner: &str) -> String {
+    let (id, full) = (id_of(tenant), full_name(tenant));
+    let namespace = owner.split_once('/').map(|(namespace, _)| namespace);
+    let from = if namespace == tenant.metadata.namespace.as_deref() {
+        owner
+    } else {
+        "OWNER"
+    };
+    format!(
+        "the chats of this id in the database of the pool are those of {}; create this ChatTenant with another \
+         tenantId, or ask whoever runs the pool to hand them over: \
+         minichat-dataplane tenants transfer --tenant {id} --from {from} --to {full}",
+        named_for(tenant, owner)
+    )
+}
+
 fn status(
     tenant: &ChatTenant,
     seen: &Dereferenced,
@@ -146,6 +188,9 @@ fn status(
     let old = before
         .map(|status| status.conditions.as_slice())
         .unwrap_or_default();
+    // One that came with a backup may speak of another tenant.
+    let id = id_of(tenant).to_string();
+    let before = before.filter(|status| status.tenant_id.as_ref() == Some(&id));
     verdicts.push(Verdict::ready(&verdicts));
     verdicts.extend(context.health.verdict(old));
     verdicts.extend(validated.degraded.clone());
@@ -153,7 +198,7 @@ fn status(
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let status = ChatTenantStatus {
         observed_generation: generation,
-        tenant_id: Some(id_of(tenant).to_string()),
+        tenant_id: Some(id),
         policy_version: carried
             .and_then(|carried| i64::try_from(carried.config.policy_version?).ok())
             .or(before.and_then(|before| before.policy_version)),

@@ -6,6 +6,7 @@ use minichat_crds::{ChatTenant, RenderSettings};
 
 use super::dereference::Dereferenced;
 use crate::condition::{Reason, Type, Verdict};
+use crate::ownership::named_for;
 
 pub(super) struct Validated {
     pub(super) accepted: Verdict,
@@ -27,12 +28,13 @@ pub(super) fn validate(
     let lost = keep_old(&mut secrets, &unresolved, old);
     let quotas: Vec<_> = seen.quotas.iter().map(AsRef::as_ref).collect();
     let rendered = render::render(tenant, &quotas, &secrets, settings);
-    let accepted = match (&seen.older, &rendered, &seen.contested) {
-        (Some(older), ..) => Verdict::no(
+    let accepted = match (&seen.holder, &rendered, &seen.contested) {
+        (Some(holder), ..) => Verdict::no(
             Type::Accepted,
             Reason::Conflict,
             format!(
-                "spec.tenantId is also the id of the older ChatTenant {older}; give each its own"
+                "spec.tenantId: is the id of {}; delete this ChatTenant and create it with another tenantId, such as uuidgen prints, or without one",
+                named_for(tenant, holder)
             ),
         ),
         (None, Err(faults), _) => Verdict::no(Type::Accepted, Reason::Invalid, faults.to_string()),

@@ -1,0 +1,270 @@
+//! Whose an id is, and of which object a rendered Secret was made (D36).
+//!
+//! An id belongs to the `namespace/name` whose rendered Secret carries it, and
+//! before there is one to the oldest that asks for it. A derived id belongs to the
+//! name it is derived from. Above both stands what the database of the pool has
+//! recorded, once a pod has told it. What an earlier rendering holds is used again
+//! only if it was made of the same object: namespace, name and uid.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt as _;
+use minichat_core::TenantId;
+use minichat_crds::ChatTenant;
+use minichat_crds::rendered_secret::{SOURCE, SOURCE_UID};
+
+use crate::cache::full_name;
+use crate::issuers::{age, is_asking};
+
+/// `namespace/name` of the tenant that `secret` was rendered from.
+pub(crate) fn source_of(secret: &Secret) -> Option<&str> {
+    secret.annotations().get(SOURCE).map(String::as_str)
+}
+
+/// Of which object a rendered Secret was made, as a tenant sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MadeOf {
+    /// This object.
+    ThisObject,
+    /// A tenant of its name; an older operator did not write which.
+    ItsName,
+    /// An object of its name that is gone.
+    EarlierObject,
+    /// Another tenant, or nobody knows.
+    Another,
+}
+
+impl MadeOf {
+    pub(crate) fn of(secret: &Secret, tenant: &ChatTenant) -> Self {
+        if source_of(secret) != Some(full_name(tenant).as_str()) {
+            return Self::Another;
+        }
+        match secret.annotations().get(SOURCE_UID) {
+            None => Self::ItsName,
+            Some(uid) if Some(uid) == tenant.metadata.uid.as_ref() => Self::ThisObject,
+            Some(_) => Self::EarlierObject,
+        }
+    }
+}
+
+/// What is known of an id besides the tenants that ask for it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Known<'a> {
+    /// The source of the rendered Secret that carries it.
+    pub(crate) rendered_from: Option<&'a str>,
+    /// Whether tenants of that source's namespace are not watched: nothing is known
+    /// of it then.
+    pub(crate) is_elsewhere: bool,
+    /// The owner in the database of the pool.
+    pub(crate) recorded: Option<&'a str>,
+}
+
+/// Who has the id of `tenant` instead of it, of `all` that ask for the same.
+pub(crate) fn holder(
+    tenant: &ChatTenant,
+    all: &[Arc<ChatTenant>],
+    known: Known<'_>,
+) -> Option<String> {
+    if tenant.spec.tenant_id.is_none() {
+        return None;
+    }
+    let full = full_name(tenant);
+    let others: Vec<_> = all
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(|other| full_name(*other) != full)
+        .collect();
+    let is_there = |name: &str| others.iter().any(|other| full_name(*other) == name);
+    if let Some(recorded) = known
+        .recorded
+        .filter(|name| *name == full || is_there(name))
+    {
+        return (recorded != full).then(|| recorded.to_owned());
+    }
+    if let Some(source) = known.rendered_from
+        && (source == full || known.is_elsewhere || is_there(source))
+    {
+        return (source != full).then(|| source.to_owned());
+    }
+    let asking = others.into_iter().filter(|other| is_asking(other));
+    let oldest = asking.min_by_key(|other| age(other))?;
+    (age(oldest) < age(tenant)).then(|| full_name(oldest))
+}
+
+/// `other`, a `namespace/name`, as a reader of `tenant` may know it: names of other
+/// namespaces are none of his business.
+pub(crate) fn named_for(tenant: &ChatTenant, other: &str) -> String {
+    let namespace = other.split_once('/').map(|(namespace, _)| namespace);
+    if namespace == tenant.metadata.namespace.as_deref() {
+        format!("the ChatTenant {other}")
+    } else {
+        "a ChatTenant of another namespace".to_owned()
+    }
+}
+
+/// The owners in the database of the pool of ids that somebody else has asked for,
+/// as far as pods have told them.
+#[derive(Debug, Default)]
+pub(crate) struct RecordedOwners(Mutex<HashMap<TenantId, String>>);
+
+impl RecordedOwners {
+    pub(crate) fn of(&self, id: TenantId) -> Option<String> {
+        self.all().get(&id).cloned()
+    }
+
+    /// Takes note of what the pods say now; whether that is news.
+    pub(crate) fn set(&self, id: TenantId, owner: Option<&str>) -> bool {
+        let mut all = self.all();
+        let before = match owner {
+            Some(owner) => all.insert(id, owner.to_owned()),
+            None => all.remove(&id),
+        };
+        before.as_deref() != owner
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<TenantId, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use minichat_crds::cases;
+    use serde_json::json;
+
+    use super::*;
+
+    const ID: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01";
+
+    fn tenant(name: &str, day: u8) -> Arc<ChatTenant> {
+        let (namespace, name) = name.split_once('/').unwrap();
+        let mut object = cases::tenant();
+        object["spec"]["tenantId"] = json!(ID);
+        let mut tenant = minichat_crds::admit::chat_tenant(&object, None).unwrap();
+        tenant.metadata = serde_json::from_value(json!({
+            "name": name, "namespace": namespace, "uid": format!("uid-of-{name}"), "generation": 1,
+            "creationTimestamp": format!("2026-01-0{day}T00:00:00Z"),
+        }))
+        .unwrap();
+        Arc::new(tenant)
+    }
+
+    fn rendered_from(source: &str) -> Known<'_> {
+        Known {
+            rendered_from: Some(source),
+            ..Known::default()
+        }
+    }
+
+    /// D36, way (a): age is nothing against what is rendered.
+    #[test]
+    fn an_id_is_of_the_tenant_whose_rendered_secret_carries_it() {
+        let (old, new) = (tenant("b/old", 1), tenant("a/new", 2));
+        let all = [Arc::clone(&old), Arc::clone(&new)];
+        assert_eq!(holder(&old, &all, Known::default()), None);
+        assert_eq!(
+            holder(&new, &all, Known::default()).as_deref(),
+            Some("b/old")
+        );
+        assert_eq!(holder(&new, &all, rendered_from("a/new")), None);
+        assert_eq!(
+            holder(&old, &all, rendered_from("a/new")).as_deref(),
+            Some("a/new")
+        );
+        // Of a tenant that is not there any more nothing is kept but what a database records.
+        assert_eq!(holder(&old, &all, rendered_from("a/gone")), None);
+        let elsewhere = Known {
+            is_elsewhere: true,
+            ..rendered_from("c/unwatched")
+        };
+        assert_eq!(
+            holder(&old, &all, elsewhere).as_deref(),
+            Some("c/unwatched")
+        );
+    }
+
+    /// D36, way (c): who parked in `Conflict` and took the id over gives it back.
+    #[test]
+    fn an_id_goes_back_to_whom_the_database_has_recorded() {
+        let (parked, owner) = (tenant("b/parked", 1), tenant("a/owner", 2));
+        let all = [Arc::clone(&parked), Arc::clone(&owner)];
+        let known = Known {
+            recorded: Some("a/owner"),
+            ..rendered_from("b/parked")
+        };
+        assert_eq!(holder(&owner, &all, known), None);
+        assert_eq!(holder(&parked, &all, known).as_deref(), Some("a/owner"));
+        assert_eq!(
+            holder(&parked, &all[..1], known),
+            None,
+            "the owner is not there; the pods refuse"
+        );
+    }
+
+    /// D36, way (d)
+    #[test]
+    fn a_derived_id_is_of_its_own_name_whoever_was_first() {
+        let mut own = tenant("a/acme", 2);
+        Arc::make_mut(&mut own).spec.tenant_id = None;
+        let thief = tenant("b/thief", 1);
+        let known = Known {
+            recorded: Some("b/thief"),
+            ..rendered_from("b/thief")
+        };
+        assert_eq!(holder(&own, &[thief, Arc::clone(&own)], known), None);
+    }
+
+    /// K8S-8
+    #[test]
+    fn an_older_tenant_that_is_invalid_keeps_nobody_from_an_id() {
+        use crate::condition::{Reason, Type, Verdict, conditions};
+        let (mut old, new) = (tenant("b/old", 1), tenant("a/new", 2));
+        let now = minichat_core::Timestamp::from_micros(0);
+        let invalid = [Verdict::no(Type::Accepted, Reason::Invalid, "")];
+        Arc::make_mut(&mut old).status = Some(minichat_crds::chat_tenant::ChatTenantStatus {
+            conditions: conditions(&invalid, &[], Some(1), now),
+            ..Default::default()
+        });
+        assert_eq!(
+            holder(&new, &[old, Arc::clone(&new)], Known::default()),
+            None
+        );
+    }
+
+    #[test]
+    fn a_rendered_secret_is_of_one_object() {
+        let tenant = tenant("a/acme", 1);
+        let made_of = |annotations: serde_json::Value| {
+            let secret = json!({"metadata": {"annotations": annotations}});
+            MadeOf::of(&serde_json::from_value(secret).unwrap(), &tenant)
+        };
+        let ours = json!({SOURCE: "a/acme", SOURCE_UID: "uid-of-acme"});
+        assert_eq!(made_of(ours), MadeOf::ThisObject);
+        let earlier = json!({SOURCE: "a/acme", SOURCE_UID: "uid-of-another"});
+        assert_eq!(made_of(earlier), MadeOf::EarlierObject);
+        assert_eq!(made_of(json!({SOURCE: "a/acme"})), MadeOf::ItsName);
+        let namesake = json!({SOURCE: "b/acme", SOURCE_UID: "uid-of-acme"});
+        assert_eq!(made_of(namesake), MadeOf::Another);
+        assert_eq!(made_of(json!({})), MadeOf::Another);
+    }
+
+    #[test]
+    fn names_of_other_namespaces_are_not_told() {
+        let tenant = tenant("a/acme", 1);
+        assert_eq!(named_for(&tenant, "a/other"), "the ChatTenant a/other");
+        assert!(!named_for(&tenant, "b/other").contains("b/other"));
+    }
+
+    #[test]
+    fn a_recorded_owner_is_news_once_and_until_it_is_no_more() {
+        let (owners, id) = (RecordedOwners::default(), TenantId::random());
+        assert!(!owners.set(id, None));
+        assert!(owners.set(id, Some("a/acme")));
+        assert!(!owners.set(id, Some("a/acme")));
+        assert_eq!(owners.of(id).as_deref(), Some("a/acme"));
+        assert!(owners.set(id, None));
+        assert!(owners.all().is_empty(), "nothing is kept");
+    }
+}
