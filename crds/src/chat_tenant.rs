@@ -295,7 +295,8 @@ pub struct Auth {
         "message": "must be printable ASCII such as 'Bearer ', or empty"
     }]))]
     pub prefix: String,
-    /// The Secret, in the same namespace, and its key.
+    /// The Secret, in the same namespace and with the label
+    /// `minichat.dev/credentials: "true"`, and its key.
     pub secret_key_ref: SecretKeyRef,
 }
 

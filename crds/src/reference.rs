@@ -25,6 +25,8 @@ here is refused. Fields below a list have `[]` in their path.
 Without a cluster, `minichat-dataplane serve --manifests DIR` reads the same
 objects from the YAML files of a directory, together with the `Secret` objects
 they refer to (`data` or `stringData`), and applies the same defaults and rules.
+In a cluster a tenant may name only Secrets with the label
+`minichat.dev/credentials: \"true\"`; in a directory the label is not asked for.
 Examples are in [`crds/examples`](../crds/examples).
 ";
 

@@ -31,6 +31,9 @@ pub const SOURCE: &str = "minichat.dev/source";
 /// Annotation with the uid of that `ChatTenant`: one that is made again under the
 /// same name is another. Older operators did not write it.
 pub const SOURCE_UID: &str = "minichat.dev/source-uid";
+/// Label, with the value `true`, of the Secrets that tenants of their namespace may
+/// name (D49): else whoever may write a tenant could send any Secret to himself.
+pub const CREDENTIALS_LABEL: &str = "minichat.dev/credentials";
 /// Label with the name of the pool that serves the tenant.
 pub const POOL_LABEL: &str = "minichat.dev/pool";
 /// Largest sum of both keys in bytes; the API server takes 1 MiB of all.
@@ -320,7 +323,7 @@ mod tests {
             "/spec/models/0/apiParams",
             json!({"temperature": temperature}),
         );
-        let keys = BTreeMap::from([("key".to_owned(), Value::new("sk-visible"))]);
+        let keys = BTreeMap::from([("key".to_owned(), Value::new("sk-visible").into())]);
         let secrets = Secrets::from([("main".to_owned(), keys)]);
         let tenant = admit::chat_tenant(&object, None).unwrap();
         let rendered = render(&tenant, &[], &secrets, STRICT).unwrap();

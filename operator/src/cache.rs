@@ -12,7 +12,7 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
 use minichat_core::TenantId;
-use minichat_crds::rendered_secret::{self, POOL_LABEL};
+use minichat_crds::rendered_secret::{self, CREDENTIALS_LABEL, POOL_LABEL};
 use minichat_crds::{ChatQuota, ChatTenant};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -22,6 +22,9 @@ use crate::issuers::DeliveredIssuers;
 use crate::queue::{Look, Queues};
 use crate::settings::Settings;
 use crate::telling::Telling;
+
+/// The whole object once more, of `kubectl apply`.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// One watched kind in one namespace, or in all.
 pub(crate) struct Cache<K: Keyed> {
@@ -164,7 +167,7 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let mut is_well = true;
-    let events = watcher::watcher(api, config).default_backoff();
+    let events = watcher::watcher(api, config).modify(trim).default_backoff();
     events.filter_map(move |event| {
         match &event {
             Ok(Event::InitDone) => is_well = true,
@@ -178,6 +181,15 @@ where
         }
         ready(event.ok())
     })
+}
+
+/// Drops what nobody here reads and what may be as large as everything else.
+fn trim<K: Resource>(object: &mut K) {
+    let metadata = object.meta_mut();
+    metadata.managed_fields = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.remove(LAST_APPLIED);
+    }
 }
 
 /// Tells what happened while nobody watched.
@@ -387,9 +399,8 @@ impl Scope {
     fn start(client: &Client, namespace: Option<&str>, tell: &Telling) -> Self {
         let place = namespace.map_or_else(String::new, |name| format!(" in namespace {name}"));
         let (tenants, quotas, secrets) = (tell.clone(), tell.clone(), tell.clone());
-        // Rendered Secrets have a cache of their own; tokens and releases concern nobody.
-        let opaque = watcher::Config::default()
-            .fields("type!=minichat.dev/tenant-config,type!=helm.sh/release.v1");
+        // Others concern nobody, and may be many.
+        let labelled = watcher::Config::default().labels(&format!("{CREDENTIALS_LABEL}=true"));
         Self {
             tenants: Cache::start(
                 api(client, namespace),
@@ -405,7 +416,7 @@ impl Scope {
             ),
             secrets: Cache::start(
                 api(client, namespace),
-                opaque,
+                labelled,
                 format!("secrets{place}"),
                 move |change| secrets.secret(&change),
             ),

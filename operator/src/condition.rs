@@ -47,10 +47,13 @@ words! {
         // Accepted
         Invalid,
         Conflict,
+        NamespaceNotAllowed,
         TenantNotFound,
         // ResolvedRefs
         SecretNotFound,
+        SecretNotLabelled,
         KeyMissing,
+        SecretInvalid,
         // Programmed
         Pending,
         Rejected,

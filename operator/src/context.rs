@@ -17,6 +17,7 @@ use crate::ownership::RecordedOwners;
 use crate::pool::Pool;
 use crate::propagation::Propagation;
 use crate::queue::{Look, Queues};
+use crate::secret_lookup::SecretLookup;
 use crate::write::{WriteError, Writer};
 
 /// One reconcile takes no longer (K8S-10).
@@ -35,6 +36,7 @@ pub(crate) struct Context {
     pub(crate) revisions: Revisions,
     pub(crate) numbers: Arc<Numbers>,
     pub(crate) owners: RecordedOwners,
+    pub(crate) secret_lookup: SecretLookup,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) queues: Arc<Queues>,
     pub(crate) propagation: Arc<Propagation>,

@@ -393,7 +393,9 @@ pub(crate) fn is_asking(tenant: &ChatTenant) -> bool {
     let conditions = tenant.status.as_ref().map(|status| &status.conditions);
     let accepted = conditions.and_then(|conditions| find(conditions, Type::Accepted));
     let is_invalid = accepted.is_some_and(|accepted| {
-        accepted.reason == Reason::Invalid.as_str()
+        [Reason::Invalid, Reason::NamespaceNotAllowed]
+            .iter()
+            .any(|reason| reason.as_str() == accepted.reason)
             && accepted.observed_generation == tenant.metadata.generation
     });
     tenant.metadata.deletion_timestamp.is_none() && !is_invalid

@@ -28,6 +28,7 @@ mod pool;
 mod propagation;
 mod queue;
 mod run;
+mod secret_lookup;
 mod settings;
 mod telling;
 mod write;

@@ -61,15 +61,22 @@ pub(crate) struct Known<'a> {
     pub(crate) recorded: Option<&'a str>,
 }
 
-/// Who has the id of `tenant` instead of it, of `all` that ask for the same.
+/// Who has the id of `tenant` instead of it, of `all` that ask for the same. Nobody
+/// has one that is derived from its name.
 pub(crate) fn holder(
     tenant: &ChatTenant,
     all: &[Arc<ChatTenant>],
     known: Known<'_>,
 ) -> Option<String> {
-    if tenant.spec.tenant_id.is_none() {
-        return None;
-    }
+    let is_given = tenant.spec.tenant_id.is_some();
+    is_given.then(|| holder_of_given(tenant, all, known))?
+}
+
+fn holder_of_given(
+    tenant: &ChatTenant,
+    all: &[Arc<ChatTenant>],
+    known: Known<'_>,
+) -> Option<String> {
     let full = full_name(tenant);
     let others: Vec<_> = all
         .iter()

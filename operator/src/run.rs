@@ -29,6 +29,7 @@ use crate::ownership::RecordedOwners;
 use crate::pool::Pool;
 use crate::propagation::Propagation;
 use crate::queue::{Lane, Lanes, Queue, Queues, queue};
+use crate::secret_lookup::SecretLookup;
 use crate::settings::Settings;
 use crate::telling::Telling;
 use crate::write::{MANAGER, Writer};
@@ -122,6 +123,7 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
         revisions: Revisions::new(),
         numbers,
         owners: RecordedOwners::default(),
+        secret_lookup: SecretLookup::new(client.clone()),
         clock,
         queues,
         propagation,

@@ -107,6 +107,11 @@ impl Api {
         }
     }
 
+    /// Scheme and authority of what is called.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
     /// The same with a header on every request.
     pub fn with_header(&self, name: &'static str, value: &str) -> anyhow::Result<Self> {
         let mut api = self.clone();

@@ -40,7 +40,7 @@ const POLL: Duration = Duration::from_millis(50);
 const GATEWAY_HEADER: &str = "x-gateway-secret";
 const GATEWAY_SECRET: &str = "0b9f6a1e-only-the-gateway-knows";
 
-/// A release of the chart, with a scripted provider and the tenants' objects in the same namespace.
+/// A release of the chart, with a scripted provider in its namespace and the tenants' objects in another one.
 #[derive(Clone)]
 pub struct Installation {
     /// As the cluster's administrator.
@@ -49,6 +49,7 @@ pub struct Installation {
     pub kubectl: Kubectl,
     helm: Helm,
     namespace: TestNamespace,
+    tenants: TestNamespace,
 }
 
 /// Directory of the archives of the images of this run.
@@ -75,11 +76,13 @@ impl Installation {
         define_resources(&helm).await?;
         let namespace = TestNamespace::create(&client, prefix).await?;
         namespace.restrict(&client).await?;
+        let tenants = TestNamespace::create(&client, &format!("{prefix}-tenants")).await?;
         let installation = Self {
             client,
             kubectl: Kubectl::new(&kubeconfig)?,
             helm,
             namespace,
+            tenants,
         };
         installation.start_provider()?;
         installation.apply(&json!({
@@ -101,12 +104,17 @@ impl Installation {
         self.namespace.name()
     }
 
-    /// What every installation of the tests has: the images of this run, tenants of its own namespace, callers who know
+    /// The name of the namespace of the tenants' objects.
+    pub fn tenants(&self) -> &str {
+        self.tenants.name()
+    }
+
+    /// What every installation of the tests has: the images of this run, tenants of one namespace, callers who know
     /// the gateway's secret, and pods that end as soon as their streams have.
     pub fn values(&self) -> anyhow::Result<Value> {
         Ok(json!({
             "image": {"tag": image_tag()?},
-            "operator": {"namespaces": [self.namespace()]},
+            "operator": {"namespaces": [self.tenants()]},
             "pool": {
                 "sharedSecret": {"existingSecret": "gateway"},
                 "config": {
@@ -144,10 +152,20 @@ impl Installation {
         self.kubectl.run(&[&namespace, arguments].concat())
     }
 
+    /// What kubectl prints about the tenants' namespace.
+    pub fn kubectl_of_tenants(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let namespace = ["--namespace", self.tenants()];
+        self.kubectl.run(&[&namespace, arguments].concat())
+    }
+
     /// Applies an object of this namespace.
     pub fn apply(&self, object: &Value) -> anyhow::Result<()> {
+        self.apply_to(self.namespace(), object)
+    }
+
+    fn apply_to(&self, namespace: &str, object: &Value) -> anyhow::Result<()> {
         let mut object = object.clone();
-        object["metadata"]["namespace"] = self.namespace().into();
+        object["metadata"]["namespace"] = namespace.into();
         self.kubectl.apply(&object)
     }
 
@@ -161,7 +179,7 @@ impl Installation {
     /// Applies a tenant with its quotas and Secrets and waits until it is ready.
     pub fn admit(&self, tenant: &Tenant) -> anyhow::Result<()> {
         for object in tenant.others.iter().chain([&tenant.resource]) {
-            self.apply(object)?;
+            self.apply_to(self.tenants(), object)?;
         }
         self.await_ready(&tenant.name)
     }
@@ -169,9 +187,10 @@ impl Installation {
     /// Waits until the tenant called `name` is ready.
     pub fn await_ready(&self, name: &str) -> anyhow::Result<()> {
         let tenant = format!("chattenant/{name}");
-        let waited = self.kubectl(&["wait", "--for=condition=Ready", &tenant, "--timeout=60s"]);
+        let wait = ["wait", "--for=condition=Ready", &tenant, "--timeout=60s"];
+        let waited = self.kubectl_of_tenants(&wait);
         waited.map(drop).with_context(|| {
-            let tenant = self.kubectl(&["get", &tenant, "--output=yaml"]);
+            let tenant = self.kubectl_of_tenants(&["get", &tenant, "--output=yaml"]);
             tenant.unwrap_or_else(|error| error.to_string())
         })
     }
@@ -225,10 +244,11 @@ impl Installation {
         pod.metrics().await
     }
 
-    /// Deletes the release and the namespace, without waiting for the end of the latter.
+    /// Deletes the release and the namespaces, without waiting for the end of the latter.
     pub async fn remove(self) -> anyhow::Result<()> {
         // The ClusterRoles that an installation may have are of no namespace.
         let _ = self.helm(&["uninstall", RELEASE, "--ignore-not-found"])?;
+        self.tenants.remove(&self.client).await?;
         self.namespace.remove(&self.client).await
     }
 

@@ -51,7 +51,11 @@ impl Tenant {
         let secret = json!({
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": {"name": format!("{name}-provider"), "namespace": "default"},
+            "metadata": {
+                "name": format!("{name}-provider"),
+                "namespace": "default",
+                "labels": {"minichat.dev/credentials": "true"},
+            },
             "stringData": {"api-key": PROVIDER_KEY},
         });
         Self {

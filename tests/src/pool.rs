@@ -168,7 +168,7 @@ impl PostgresPool {
         let kind = GroupVersionKind::gvk("minichat.dev", "v1alpha1", "ChatQuota");
         let quotas: Objects<DynamicObject> = Objects::namespaced_with(
             self.installation.client.clone(),
-            self.installation.namespace(),
+            self.installation.tenants(),
             &ApiResource::from_gvk_with_plural(&kind, "chatquotas"),
         );
         let limits = json!({"spec": {"limits": {"standard": {"daily": format!("{daily}u")}}}});
@@ -181,7 +181,7 @@ impl PostgresPool {
     pub async fn rotate(&self, key: &str) -> anyhow::Result<()> {
         let secrets: Objects<Secret> = Objects::namespaced(
             self.installation.client.clone(),
-            self.installation.namespace(),
+            self.installation.tenants(),
         );
         let key = json!({"stringData": {"api-key": key}});
         let (parameters, patch) = (PatchParams::default(), Patch::Merge(key));

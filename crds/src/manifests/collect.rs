@@ -172,7 +172,9 @@ impl Collected {
                 if refers_to(tenant, secret_name) {
                     files.insert(secret.source.file.clone());
                 }
-                secrets.insert(secret_name.clone(), values.clone());
+                let values = values.iter();
+                let values = values.map(|(key, value)| (key.clone(), value.clone().into()));
+                secrets.insert(secret_name.clone(), values.collect());
             }
         }
         let rendered = render(tenant, &quotas, &secrets, settings)?;

@@ -1,6 +1,7 @@
 //! From custom resources and Secrets to one tenant's configuration: pure, so
 //! that the operator and a laptop render the same (K8S-2).
 
+mod credentials;
 mod document;
 mod quota;
 mod warning;
@@ -8,16 +9,17 @@ mod warning;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use minichat_config::tenant::document::UserLimitsDocument;
-use minichat_config::{Credentials, Fault, Faults, Secret, TenantConfig};
+use minichat_config::{Credentials, Faults, TenantConfig};
 use minichat_core::TenantId;
 use uuid::Uuid;
 
-use crate::chat_tenant::SecretKeyRef;
 use crate::{ChatQuota, ChatTenant};
+
+pub(crate) use credentials::is_header_value;
+pub use credentials::{SecretValue, Secrets, Unresolved, UnresolvedKind, resolve};
 
 /// What one process or pool decides for all tenants.
 #[derive(Debug, Clone, Copy)]
@@ -67,9 +69,6 @@ impl Default for RenderSettings {
 
 /// How far the progress that is stored may lag behind (TURN-1).
 const PROGRESS_SLACK: Duration = Duration::from_mins(1);
-
-/// Secrets of the tenant's namespace: name, then key, then value.
-pub type Secrets = BTreeMap<String, BTreeMap<String, Secret>>;
 
 /// One tenant, ready to be served.
 #[derive(Debug, Clone)]
@@ -156,89 +155,7 @@ pub(crate) fn derived_id(namespace: &str, name: &str) -> TenantId {
     Uuid::new_v5(&space, format!("{namespace}/{name}").as_bytes()).into()
 }
 
-/// A reference to a Secret that cannot be followed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unresolved {
-    /// Where it stands, and what to write instead.
-    pub fault: Fault,
-    pub kind: UnresolvedKind,
-    /// Name of the Secret.
-    pub secret: String,
-    pub key: String,
-    /// Name of the credential, `<secret>/<key>`.
-    pub reference: String,
-}
-
-/// Why a reference cannot be followed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnresolvedKind {
-    /// There is no such Secret.
-    SecretNotFound,
-    /// It has no such key, or one that is no credential.
-    KeyMissing,
-}
-
-/// The credentials that `tenant` refers to, and the references that lead nowhere.
-pub fn resolve(tenant: &ChatTenant, secrets: &Secrets) -> (Credentials, Vec<Unresolved>) {
-    let (mut credentials, mut unresolved) = (Credentials::default(), Vec::new());
-    for (i, provider) in tenant.spec.providers.iter().enumerate() {
-        let Some(auth) = &provider.auth else { continue };
-        let reference = &auth.secret_key_ref;
-        match credential(reference, secrets) {
-            Ok(value) => credentials.insert(document::secret_ref(reference), value.clone()),
-            Err((kind, message)) => {
-                let field = match kind {
-                    UnresolvedKind::SecretNotFound => "name",
-                    UnresolvedKind::KeyMissing => "key",
-                };
-                let path = format!("spec.providers[{i}].auth.secretKeyRef.{field}");
-                unresolved.push(Unresolved {
-                    fault: Fault { path, message },
-                    kind,
-                    secret: reference.name.clone(),
-                    key: reference.key.clone(),
-                    reference: document::secret_ref(reference),
-                });
-            }
-        }
-    }
-    (credentials, unresolved)
-}
-
-fn credential<'a>(
-    reference: &SecretKeyRef,
-    secrets: &'a Secrets,
-) -> Result<&'a Secret, (UnresolvedKind, String)> {
-    let SecretKeyRef { name, key } = reference;
-    let secret = secrets.get(name).ok_or_else(|| {
-        let message = format!(
-            "there is no Secret {name} in the namespace; create it or write the name of one that exists"
-        );
-        (UnresolvedKind::SecretNotFound, message)
-    })?;
-    let value = secret.get(key).ok_or_else(|| {
-        let keys: Vec<_> = secret.keys().map(String::as_str).collect();
-        let message = format!(
-            "the Secret {name} has no key {key}; its keys are: {}",
-            keys.join(", ")
-        );
-        (UnresolvedKind::KeyMissing, message)
-    })?;
-    if is_header_value(value.expose()) {
-        return Ok(value);
-    }
-    let message = format!(
-        "the value of {key} in the Secret {name} is empty or has characters that no header may have, such as a line break; correct the Secret"
-    );
-    Err((UnresolvedKind::KeyMissing, message))
-}
-
 /// The limits that `quotas` of one tenant make (QUOTA-25).
 pub fn limits(quotas: &[&ChatQuota]) -> UserLimitsDocument {
     quota::user_limits(quotas).0
-}
-
-/// Whether a header may carry `value` (PLAT-102).
-pub(crate) fn is_header_value(value: &str) -> bool {
-    !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
 }

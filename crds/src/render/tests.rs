@@ -14,8 +14,9 @@ const ALLOW_HTTP: RenderSettings = RenderSettings {
 };
 
 fn secrets() -> Secrets {
-    let keys = BTreeMap::from([("key".to_owned(), Secret::new("sk-visible"))]);
-    BTreeMap::from([("main".to_owned(), keys)])
+    let value = SecretValue::from(b"sk-visible".as_slice());
+    let keys = [("key".to_owned(), value)];
+    Secrets::from([("main".to_owned(), keys.into())])
 }
 
 fn rendered(tenant: &Value, quotas: &[Value]) -> Result<Rendered, Faults> {
@@ -205,7 +206,7 @@ fn a_missing_secret_or_key_says_what_to_write() {
         (
             json!({"name": "main", "key": "k"}),
             "spec.providers[0].auth.secretKeyRef.key",
-            "its keys are: key",
+            "the Secret main has no key k; add it",
         ),
     ] {
         let tenant = with(
@@ -216,6 +217,7 @@ fn a_missing_secret_or_key_says_what_to_write() {
         let faults = rendered(&tenant, &[]).unwrap_err();
         assert_eq!(faults.0[0].path, path);
         assert!(faults.0[0].message.contains(what), "{faults}");
+        assert!(!faults.to_string().contains("key key"), "{faults}");
     }
 }
 

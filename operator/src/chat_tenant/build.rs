@@ -218,6 +218,8 @@ mod tests {
         Dereferenced {
             quotas: Vec::new(),
             secrets: BTreeMap::new(),
+            unlabelled: std::collections::BTreeSet::new(),
+            is_at_operator: false,
             existing: None,
             rendered: None,
             carried: None,

@@ -1,12 +1,11 @@
 //! Everything a tenant's configuration depends on, from the caches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
-use minichat_config::Secret as Value;
-use minichat_crds::render::Secrets;
+use minichat_crds::render::{SecretValue, Secrets};
 use minichat_crds::rendered_secret;
 use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, RenderedTenant};
 
@@ -19,8 +18,12 @@ use crate::ownership::{self, Known, MadeOf, source_of};
 
 pub(super) struct Dereferenced {
     pub(super) quotas: Vec<Arc<ChatQuota>>,
-    /// Those the tenant refers to and that exist.
+    /// Those the tenant refers to, and may.
     pub(super) secrets: Secrets,
+    /// Names of those that exist and that no tenant may name.
+    pub(super) unlabelled: BTreeSet<String>,
+    /// Whether the tenant is in the operator's own namespace.
+    pub(super) is_at_operator: bool,
     /// The rendered Secret of the tenant's id, whosever it is.
     pub(super) existing: Option<Arc<Secret>>,
     /// The same, if it is the tenant's.
@@ -67,6 +70,8 @@ pub(super) fn dereference(context: &Context, tenant: &ChatTenant) -> Dereference
     Dereferenced {
         quotas: caches.quotas_of(&namespace, &tenant.name_any()),
         secrets,
+        unlabelled: BTreeSet::new(),
+        is_at_operator: namespace == context.pool_namespace,
         rendered: made_of(&[MadeOf::ThisObject, MadeOf::ItsName]),
         carried,
         stale: made_of(&[MadeOf::EarlierObject]),
@@ -74,6 +79,20 @@ pub(super) fn dereference(context: &Context, tenant: &ChatTenant) -> Dereference
         holder,
         contested,
         existing,
+    }
+}
+
+impl Dereferenced {
+    /// Asks the API server for what the caches do not tell: whether Secrets that are
+    /// missing there are only not labelled.
+    pub(super) async fn find_unlabelled(&mut self, tenant: &ChatTenant, context: &Context) {
+        let namespace = tenant.namespace().unwrap_or_default();
+        for name in secret_names(tenant) {
+            let is_missing = !self.secrets.contains_key(&name);
+            if is_missing && context.secret_lookup.exists(&namespace, &name).await {
+                self.unlabelled.insert(name);
+            }
+        }
     }
 }
 
@@ -110,12 +129,8 @@ fn contested(caches: &Caches, tenant: &ChatTenant) -> Option<String> {
     issuers::conflict(tenant, &concerned, &caches.issuers)
 }
 
-/// Values that are no text can be no credential.
-fn values(secret: &Secret) -> BTreeMap<String, Value> {
+fn values(secret: &Secret) -> BTreeMap<String, SecretValue> {
     let data = secret.data.iter().flatten();
-    data.filter_map(|(key, value)| {
-        let text = std::str::from_utf8(&value.0).ok()?;
-        Some((key.clone(), Value::new(text)))
-    })
-    .collect()
+    data.map(|(key, value)| (key.clone(), value.0.as_slice().into()))
+        .collect()
 }

@@ -19,6 +19,7 @@ use crate::context::{Context, ReconcileError};
 use crate::issuers::LIFETIME;
 use crate::looks::Again;
 use crate::ownership::source_of;
+use crate::secret_lookup;
 use crate::write::{FINALIZER, WriteError};
 
 use build::Build;
@@ -108,11 +109,13 @@ pub(crate) async fn reconcile(
     tenant: &ChatTenant,
     context: &Context,
 ) -> Result<Again, ReconcileError> {
-    let seen = dereference::dereference(context, tenant);
+    let mut seen = dereference::dereference(context, tenant);
     if tenant.metadata.deletion_timestamp.is_some() {
         apply::remove(&context.writer, tenant, &seen).await?;
         return Ok(None);
     }
+    seen.find_unlabelled(tenant, context).await;
+    let misses_secrets = secret_names(tenant).len() > seen.secrets.len();
     let (validated, build) = decide(tenant, &seen, context);
     let mut unwritten = None;
     if matches!(build, Build::Write(..)) {
@@ -124,7 +127,9 @@ pub(crate) async fn reconcile(
             return Ok(Some(AGAIN));
         }
     }
-    update_status::update(tenant, &seen, validated, unwritten, context).await
+    let again = update_status::update(tenant, &seen, validated, unwritten, context).await?;
+    // Of a Secret that is made without the label no watch tells.
+    Ok(again.or(misses_secrets.then_some(secret_lookup::REMEMBERED)))
 }
 
 /// The id under which `tenant` is served.

@@ -1,7 +1,10 @@
 //! What is wrong with a tenant, and what it renders to if nothing is: pure.
 
+use std::collections::BTreeSet;
+
 use minichat_config::Credentials;
 use minichat_crds::render::{self, Rendered, Secrets, Unresolved, UnresolvedKind};
+use minichat_crds::rendered_secret::CREDENTIALS_LABEL;
 use minichat_crds::{ChatTenant, RenderSettings};
 
 use super::dereference::Dereferenced;
@@ -29,6 +32,11 @@ pub(super) fn validate(
     let quotas: Vec<_> = seen.quotas.iter().map(AsRef::as_ref).collect();
     let rendered = render::render(tenant, &quotas, &secrets, settings);
     let accepted = match (&seen.holder, &rendered, &seen.contested) {
+        _ if seen.is_at_operator => Verdict::no(
+            Type::Accepted,
+            Reason::NamespaceNotAllowed,
+            "metadata.namespace: is the operator's own, where the credentials of all tenants are; create the ChatTenant, its quotas and its Secret in another namespace",
+        ),
         (Some(holder), ..) => Verdict::no(
             Type::Accepted,
             Reason::Conflict,
@@ -46,7 +54,7 @@ pub(super) fn validate(
     let uses_old = !unresolved.is_empty() && !lost && old.is_some();
     let usable = accepted.holds && !lost;
     Validated {
-        resolved: resolved(&unresolved),
+        resolved: resolved(tenant, &unresolved, &seen.unlabelled),
         degraded: uses_old.then(|| {
             Verdict::yes(
                 Type::Degraded,
@@ -76,19 +84,47 @@ fn keep_old(secrets: &mut Secrets, unresolved: &[Unresolved], old: Option<&Crede
         secrets
             .entry(secret.clone())
             .or_default()
-            .insert(key.clone(), value);
+            .insert(key.clone(), value.into());
     }
     is_lost
 }
 
-fn resolved(unresolved: &[Unresolved]) -> Verdict {
-    let Some(first) = unresolved.first() else {
-        return Verdict::yes(Type::ResolvedRefs, Reason::Resolved, "");
-    };
-    let reason = match first.kind {
-        UnresolvedKind::SecretNotFound => Reason::SecretNotFound,
-        UnresolvedKind::KeyMissing => Reason::KeyMissing,
-    };
-    let faults: Vec<_> = unresolved.iter().map(|one| one.fault.to_string()).collect();
-    Verdict::no(Type::ResolvedRefs, reason, faults.join("; "))
+fn resolved(
+    tenant: &ChatTenant,
+    unresolved: &[Unresolved],
+    unlabelled: &BTreeSet<String>,
+) -> Verdict {
+    let told = unresolved.iter().map(|one| told(tenant, one, unlabelled));
+    let (reasons, faults): (Vec<_>, Vec<_>) = told.unzip();
+    match reasons.first() {
+        None => Verdict::yes(Type::ResolvedRefs, Reason::Resolved, ""),
+        Some(first) => Verdict::no(Type::ResolvedRefs, *first, faults.join("; ")),
+    }
+}
+
+/// Why a reference cannot be followed, and what to do (D49).
+fn told(tenant: &ChatTenant, one: &Unresolved, unlabelled: &BTreeSet<String>) -> (Reason, String) {
+    let Unresolved {
+        fault,
+        kind,
+        secret,
+        ..
+    } = one;
+    match kind {
+        UnresolvedKind::KeyMissing => (Reason::KeyMissing, fault.to_string()),
+        UnresolvedKind::SecretInvalid => (Reason::SecretInvalid, fault.to_string()),
+        UnresolvedKind::SecretNotFound if unlabelled.contains(secret) => {
+            let namespace = tenant.metadata.namespace.as_deref().unwrap_or_default();
+            let message = format!(
+                "{}: tenants may name only Secrets that are labelled for it; run: \
+                 kubectl label secret {secret} --namespace {namespace} {CREDENTIALS_LABEL}=true",
+                fault.path
+            );
+            (Reason::SecretNotLabelled, message)
+        }
+        UnresolvedKind::SecretNotFound => {
+            let message = format!("{fault}, with the label {CREDENTIALS_LABEL}=true");
+            (Reason::SecretNotFound, message)
+        }
+    }
 }

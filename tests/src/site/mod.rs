@@ -2,6 +2,7 @@
 
 mod job;
 mod lossy;
+mod place;
 mod pod;
 mod process;
 mod watchdog;
@@ -18,9 +19,7 @@ use crate::scripted_provider::ScriptedProvider;
 use anyhow::{Context as _, anyhow};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use kube::Client;
-use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
-};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use minichat_cluster::programs::kubernetes_version;
 use minichat_cluster::{ApiTier, Helm, OwnedApiTier, Write};
@@ -30,6 +29,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 pub use lossy::LossyWay;
+pub use place::Place;
 pub use pod::Pod;
 use pod::Template;
 pub use process::Operator;
@@ -82,22 +82,45 @@ impl Deref for Tier {
 impl Site {
     /// On the API server of the run, beside other suites: the operator may look into one namespace.
     pub async fn shared(programs: Programs, kind: DatabaseKind) -> anyhow::Result<Self> {
-        Self::on(programs, Tier::Shared(cluster::api_tier()?), kind).await
+        Self::on(programs, Tier::Shared(cluster::api_tier()?), kind, &[]).await
+    }
+
+    /// The same for the tenants of a second namespace too, whose name is returned.
+    pub async fn shared_by_two(
+        programs: Programs,
+        kind: DatabaseKind,
+    ) -> anyhow::Result<(Self, String)> {
+        let tier = cluster::api_tier()?;
+        let client = cluster::client(&tier.kubeconfig()).await?;
+        let second = TestNamespace::create(&client, "second").await?;
+        let second = second.name().to_owned();
+        let also = std::slice::from_ref(&second);
+        let site = Self::on(programs, Tier::Shared(tier), kind, also).await?;
+        Ok((site, second))
     }
 
     /// On an API server of its own: the operator may look everywhere, as the chart has it by default.
     pub async fn own(programs: Programs, kind: DatabaseKind) -> anyhow::Result<Self> {
         let tier = tokio::task::spawn_blocking(OwnedApiTier::start).await??;
-        Self::on(programs, Tier::Own(tier), kind).await
+        Self::on(programs, Tier::Own(tier), kind, &[]).await
     }
 
-    async fn on(programs: Programs, tier: Tier, kind: DatabaseKind) -> anyhow::Result<Self> {
+    async fn on(
+        programs: Programs,
+        tier: Tier,
+        kind: DatabaseKind,
+        also: &[String],
+    ) -> anyhow::Result<Self> {
         cluster::install_definitions(&tier)?;
         let client = cluster::client(&tier.kubeconfig()).await?;
         let pool = TestNamespace::create(&client, "chat").await?;
         let tenants = TestNamespace::create(&client, "acme").await?;
         let scope = match tier {
-            Tier::Shared(_) => vec![format!("operator.namespaces={{{}}}", tenants.name())],
+            Tier::Shared(_) => {
+                let mut namespaces = vec![tenants.name().to_owned()];
+                namespaces.extend_from_slice(also);
+                vec![format!("operator.namespaces={{{}}}", namespaces.join(","))]
+            }
             Tier::Own(_) => Vec::new(),
         };
         let directory = TempDir::with_prefix("minichat-site-")?;
@@ -298,14 +321,21 @@ impl Site {
         self.directory.path().join(file)
     }
 
+    /// The tenants' namespace.
+    pub fn home(&self) -> Place<'_> {
+        self.place(&self.tenants)
+    }
+
+    pub fn place<'a>(&'a self, namespace: &'a str) -> Place<'a> {
+        Place {
+            site: self,
+            namespace,
+        }
+    }
+
     /// A tenant whose objects belong into the tenants' namespace.
     pub fn tenant(&self, name: &str) -> Tenant {
-        let mut tenant = Tenant::new(name, self.provider.addr);
-        let objects = std::iter::once(&mut tenant.resource).chain(&mut tenant.others);
-        for object in objects {
-            object["metadata"]["namespace"] = json!(self.tenants);
-        }
-        tenant
+        self.home().tenant(name)
     }
 
     /// The tenant's default quota, of so many whole credits a day for standard models.
@@ -349,14 +379,11 @@ impl Site {
 
     /// The object of `kind` in the tenants' namespace; `None` if it is not there.
     pub async fn get(&self, kind: &str, name: &str) -> anyhow::Result<Option<Value>> {
-        let found = self.api(kind, &self.tenants)?.get_opt(name).await?;
-        Ok(found.map(serde_json::to_value).transpose()?)
+        self.home().get(kind, name).await
     }
 
     pub async fn delete(&self, kind: &str, name: &str) -> anyhow::Result<()> {
-        let api = self.api(kind, &self.tenants)?;
-        api.delete(name, &DeleteParams::default()).await?;
-        Ok(())
+        self.home().delete(kind, name).await
     }
 
     pub fn api(&self, kind: &str, namespace: &str) -> anyhow::Result<Api<DynamicObject>> {
@@ -393,39 +420,20 @@ impl Site {
     /// Waits until the condition of the object is `wanted`: `<status>/<reason>`. Its message.
     pub async fn await_condition(
         &self,
-        (kind, name): (&str, &str),
+        object: (&str, &str),
         type_: &str,
         wanted: &str,
     ) -> anyhow::Result<String> {
-        let started = Instant::now();
-        loop {
-            let object = self.get(kind, name).await?.unwrap_or_default();
-            if let Some((found, message)) = condition(&object, type_)
-                && found == wanted
-                && object["status"]["observedGeneration"] == object["metadata"]["generation"]
-            {
-                return Ok(message);
-            }
-            if started.elapsed() > WITHIN {
-                anyhow::bail!(
-                    "{type_} of {kind} {name} is not {wanted}: {:#}",
-                    object["status"]
-                );
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        self.home().await_condition(object, type_, wanted).await
     }
 
     pub async fn await_ready(&self, tenant: &Tenant) -> anyhow::Result<()> {
-        let tenant = ("ChatTenant", tenant.name.as_str());
-        self.await_condition(tenant, "Ready", "True/Ready").await?;
-        Ok(())
+        self.home().await_ready(tenant).await
     }
 
     /// The status of `tenant`.
     pub async fn status(&self, tenant: &Tenant) -> anyhow::Result<Value> {
-        let object = self.get("ChatTenant", &tenant.name).await?;
-        Ok(object.context("no such tenant")?["status"].clone())
+        self.home().status(tenant).await
     }
 
     /// Reasons of the events about the object called `name`, in order.

@@ -11,7 +11,7 @@ const EXAMPLE: &str = concat!(
     "/../crds/examples/scripted.yaml"
 );
 
-/// The example's objects in the namespace of `installation`, on its provider, with a tenant id of their own.
+/// The example's objects for the tenants' namespace of `installation`, on its provider, with a tenant id of their own.
 fn example(installation: &Installation, tenant: Uuid) -> anyhow::Result<String> {
     Ok(fs::read_to_string(EXAMPLE)?
         .replace("5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01", &tenant.to_string())
@@ -26,7 +26,7 @@ async fn a_release_chats_through_upgrade_rollback_and_removal_and_loses_nothing(
     let installation = Installation::prepare("chart").await?;
     let tenant = Uuid::new_v4();
     let example = example(&installation, tenant)?;
-    let namespace = format!("--namespace={}", installation.namespace());
+    let namespace = format!("--namespace={}", installation.tenants());
     installation.upgrade(json!({}))?;
     let apply = ["apply", "--filename=-", &namespace];
     installation.kubectl.run_with_input(&apply, &example)?;
@@ -40,7 +40,7 @@ async fn a_release_chats_through_upgrade_rollback_and_removal_and_loses_nothing(
     assert!(!first_text.is_empty());
     let metrics = installation.metrics("pool").await?;
     assert_eq!(metrics.count("mini_chat_stream_completed_total", &[])?, 1);
-    let columns = installation.kubectl(&["get", "ctn,cq"])?;
+    let columns = installation.kubectl_of_tenants(&["get", "ctn,cq"])?;
     assert!(
         columns.contains("chattenant.minichat.dev/acme"),
         "{columns}"
@@ -64,7 +64,8 @@ async fn a_release_chats_through_upgrade_rollback_and_removal_and_loses_nothing(
     assert_eq!(api.messages(&chat).await?.len(), 6);
 
     installation.helm(&["uninstall", "minichat", "--wait"])?;
-    let kept = installation.kubectl(&["get", "ctn,cq,pvc", "--output=name"])?;
+    let mut kept = installation.kubectl_of_tenants(&["get", "ctn,cq", "--output=name"])?;
+    kept += &installation.kubectl(&["get", "pvc", "--output=name"])?;
     let kept: Vec<&str> = kept.lines().collect();
     assert_eq!(
         kept,

@@ -172,6 +172,6 @@ async fn a_turn_of_a_killed_pod_is_ended_by_the_watchdog_and_counted_by_the_oper
     })
     .await?;
     let healthy = "--for=condition=JobsHealthy";
-    installation.kubectl(&["wait", "chattenant/acme", healthy, "--timeout=60s"])?;
+    installation.kubectl_of_tenants(&["wait", "chattenant/acme", healthy, "--timeout=60s"])?;
     pool.remove().await
 }

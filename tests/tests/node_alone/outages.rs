@@ -58,7 +58,7 @@ async fn chats_go_on_without_operator_and_api_server_and_an_edit_lands_when_they
     let nothing = json!({"spec": {"limits": {"standard": {"daily": 0}, "premium": {"daily": 0}}}});
     let nothing = nothing.to_string();
     let quota = ["patch", "chatquota/acme-default", "--type=merge", "--patch"];
-    installation.kubectl(&[&quota[..], &[nothing.as_str()]].concat())?;
+    installation.kubectl_of_tenants(&[&quota[..], &[nothing.as_str()]].concat())?;
     eventually("refused by the new limits", async || {
         let answer = api.refused(&short, &json!({"content": "PING"})).await?;
         Ok(answer.status == 429)

@@ -152,7 +152,7 @@ fn operator() -> Vec<ChartValue> {
             "operator.namespaces",
             Kind::Texts(DNS_LABEL),
             "[]",
-            "Namespaces whose tenants are served, with a Role in each; empty = all, with a ClusterRole.",
+            "Namespaces whose tenants are served, with a Role in each; empty = all, with a ClusterRole. Tenants of the release's own namespace are served in neither case.",
         ),
         value(
             "operator.image.repository",
