@@ -155,6 +155,19 @@ impl Database {
         }
     }
 
+    /// Lets nobody else write into `table` until the lock is dropped; on SQLite
+    /// into nothing. Rows can still be locked.
+    pub async fn lock_table(&self, table: &str) -> anyhow::Result<WriteLock> {
+        match self {
+            Self::Sqlite(_) => self.lock_writes().await,
+            Self::Postgres(database) => {
+                let lock = format!("LOCK TABLE {table} IN SHARE MODE");
+                let lock = postgres::Transaction::begin(database.url(), &lock).await?;
+                Ok(WriteLock::Postgres(lock))
+            }
+        }
+    }
+
     /// Removes what does not lie in the test's directory.
     pub async fn remove(&self) -> anyhow::Result<()> {
         match self {

@@ -1,9 +1,9 @@
 //! Stands between a data plane and PostgreSQL and fails as networks do.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -28,8 +28,18 @@ struct State {
     is_down: watch::Sender<bool>,
     /// Whether the next answer that is lost is the last for now.
     goes_down: AtomicBool,
+    /// Whether the next commit is held.
+    holds: AtomicBool,
+    held: Mutex<Option<HeldCommit>>,
     /// Connections that were not taken.
     turned_away: AtomicUsize,
+}
+
+/// A commit on its way to the server.
+#[derive(Debug)]
+struct HeldCommit {
+    server: TcpStream,
+    bytes: Vec<u8>,
 }
 
 impl PostgresProxy {
@@ -43,6 +53,8 @@ impl PostgresProxy {
             to_lose: watch::Sender::new(0),
             is_down: watch::Sender::new(false),
             goes_down: AtomicBool::new(false),
+            holds: AtomicBool::new(false),
+            held: Mutex::default(),
             turned_away: AtomicUsize::new(0),
         });
         Ok(Self {
@@ -70,6 +82,28 @@ impl PostgresProxy {
         self.lose_the_next_commit();
     }
 
+    /// Keeps the next commit from PostgreSQL, where its transaction stays open,
+    /// and cuts every other connection. Whoever comes finds nobody until
+    /// [`set_down`](Self::set_down) ends that.
+    pub fn hold_the_next_commit(&self) {
+        self.state.holds.store(true, Ordering::Relaxed);
+    }
+
+    /// Hands the held commit to PostgreSQL, and waits until it has taken place.
+    pub async fn deliver_the_held_commit(&self) -> anyhow::Result<()> {
+        let held = self.state.held().take();
+        let HeldCommit { mut server, bytes } = held.context("no commit is held")?;
+        server.write_all(&bytes).await?;
+        let (mut answered, mut buffer) = (Watch::default(), vec![0; 16 * 1024]);
+        loop {
+            let count = server.read(&mut buffer).await?;
+            ensure!(count > 0, "PostgreSQL did not commit");
+            if answered.sees_commit(&buffer[..count]) {
+                return Ok(());
+            }
+        }
+    }
+
     /// How many connections were not taken so far.
     pub fn turned_away(&self) -> usize {
         self.state.turned_away.load(Ordering::Relaxed)
@@ -83,6 +117,12 @@ impl PostgresProxy {
     /// Cuts every connection and takes no new one, or takes them again.
     pub fn set_down(&self, is_down: bool) {
         self.state.is_down.send_replace(is_down);
+    }
+}
+
+impl State {
+    fn held(&self) -> MutexGuard<'_, Option<HeldCommit>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -126,6 +166,12 @@ async fn forward(mut client: TcpStream, state: &State) -> std::io::Result<()> {
                     return Ok(());
                 }
                 if asked.sees_commit(bytes) {
+                    if state.holds.swap(false, Ordering::Relaxed) {
+                        let bytes = bytes.to_vec();
+                        *state.held() = Some(HeldCommit { server, bytes });
+                        state.is_down.send_replace(true);
+                        return Ok(());
+                    }
                     is_losing = state.to_lose.send_if_modified(|left| {
                         let loses = *left > 0;
                         *left = left.saturating_sub(1);

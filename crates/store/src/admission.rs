@@ -56,15 +56,17 @@ pub struct RecentMessage {
 }
 
 impl Tx {
-    /// Everything that admission reads, under the locks of the user's quota rows
-    /// (QUOTA-82): the first call of a reserve transaction. Until it ends, no
-    /// other transaction can open a turn of this user. `None`: no such chat of
-    /// this user (PLAT-16).
+    /// Everything that admission reads, under the locks of the chat and of the
+    /// user's quota rows (QUOTA-82): the first call of a reserve transaction.
+    /// Until it ends, no other transaction can open a turn of this user, and
+    /// none can delete anything of the chat. `None`: no such chat of this user
+    /// (PLAT-16).
     pub async fn turn_admission_facts(
         &mut self,
         query: &AdmissionQuery,
     ) -> Result<Option<AdmissionFacts>, StoreError> {
         let (tenant_id, user_id) = (query.tenant_id, query.user_id);
+        self.chat_lock(tenant_id, user_id, query.chat_id)?;
         let lock = self.dialect().quota_lock_today_sql();
         let mut facts = self
             .admission_read(query, lock, &params![tenant_id, user_id])

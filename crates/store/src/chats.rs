@@ -3,7 +3,7 @@
 use minichat_core::{ChatId, TenantId, Timestamp, UserId};
 
 use crate::page::{Columns, Key, Page, PageRequest};
-use crate::tx::only_column;
+use crate::tx::{Dialect, only_column};
 use crate::value::{Row, params};
 use crate::{StoreError, Tx};
 
@@ -141,6 +141,30 @@ impl Tx {
             params![tenant, chat, now],
         )?;
         Ok(true)
+    }
+
+    /// Posts the lock of the caller's chat, which whatever adds turns to it or
+    /// takes something away from it holds to its end: a send, a retry, an edit,
+    /// and the deletion of a turn or of the chat itself exclude each other. So
+    /// a prompt never holds what a deletion has taken away.
+    ///
+    /// It is taken before the locks of quota rows. A statement that comes after
+    /// it sees what it waited for. Rows that refer to the chat can still be
+    /// inserted. The only writer of `SQLite` has nobody to lock out.
+    pub(crate) fn chat_lock(
+        &mut self,
+        tenant: TenantId,
+        user: UserId,
+        chat: ChatId,
+    ) -> Result<(), StoreError> {
+        match self.dialect() {
+            Dialect::Sqlite => Ok(()),
+            Dialect::Postgres => self.execute_later(
+                "SELECT id FROM chats WHERE tenant_id = $1 AND user_id = $2 AND id = $3 \
+                 AND deleted_at IS NULL FOR NO KEY UPDATE",
+                params![tenant, user, chat],
+            ),
+        }
     }
 
     /// Marks activity: `updated_at` moves to `now`, never back (API-54).

@@ -4,7 +4,6 @@
 use minichat_core::turn::TurnState;
 use minichat_core::{ChatId, RequestId, TenantId, Timestamp, TurnId, UserId};
 
-use crate::tx::{Dialect, Query, only_column};
 use crate::value::{Row, params};
 use crate::{StoreError, Tx};
 
@@ -55,8 +54,8 @@ impl Tx {
         Ok(found.unwrap_or(MutationTarget::NoChat))
     }
 
-    /// The turn of a mutation, which no other mutation of the chat can change
-    /// until this transaction ends.
+    /// The turn of a mutation, which nothing else in the chat can change until
+    /// this transaction ends.
     ///
     /// The chat's row is what is locked: a lock on the newest turn would let a
     /// waiting mutation go on with the next newest when the newest vanishes,
@@ -65,20 +64,8 @@ impl Tx {
         &mut self,
         query: &MutationQuery,
     ) -> Result<MutationTarget, StoreError> {
-        let params = query.params();
-        let lock = Query {
-            sql: self.dialect().chat_lock_sql(),
-            params: &params[..3],
-            map: only_column::<ChatId>,
-        };
-        let target = Query {
-            sql: TARGET_SQL,
-            params: &params,
-            map: target_row,
-        };
-        // A statement of its own, so that it sees what the lock waited for.
-        let (_, found) = self.query2(lock, target).await?;
-        Ok(found.into_iter().next().unwrap_or(MutationTarget::NoChat))
+        self.chat_lock(query.tenant_id, query.user_id, query.chat_id)?;
+        self.turn_mutation_target(query).await
     }
 
     /// Deletes a turn and its messages, as of the look at it under the lock of
@@ -112,46 +99,21 @@ impl Tx {
         turn: TurnId,
         at: Timestamp,
     ) -> Result<bool, StoreError> {
-        let of_chat = query.params();
-        let lock = Query {
-            sql: self.dialect().chat_lock_sql(),
-            params: &of_chat[..3],
-            map: only_column::<ChatId>,
-        };
-        let deleted = Query {
-            sql: "SELECT 1 FROM chat_turns WHERE tenant_id = $1 AND id = $2 AND deleted_at = $3",
-            params: &params![query.tenant_id, turn, at],
-            map: |_| Ok(()),
-        };
-        let (_, found) = self.query2(lock, deleted).await?;
-        Ok(!found.is_empty())
+        self.chat_lock(query.tenant_id, query.user_id, query.chat_id)?;
+        let found = self
+            .query_opt(
+                "SELECT 1 FROM chat_turns WHERE tenant_id = $1 AND id = $2 AND deleted_at = $3",
+                &params![query.tenant_id, turn, at],
+                |_| Ok(()),
+            )
+            .await?;
+        Ok(found.is_some())
     }
 }
 
 impl MutationQuery {
     fn params(&self) -> [crate::value::Param<'static>; 4] {
         params![self.tenant_id, self.user_id, self.chat_id, self.request_id]
-    }
-}
-
-macro_rules! chat_lock {
-    ($lock:literal) => {
-        concat!(
-            "SELECT id FROM chats WHERE tenant_id = $1 AND user_id = $2 AND id = $3 \
-             AND deleted_at IS NULL ",
-            $lock
-        )
-    };
-}
-
-impl Dialect {
-    /// The only writer of `SQLite` has nobody to lock out. Rows that refer to
-    /// the chat may still be inserted.
-    const fn chat_lock_sql(self) -> &'static str {
-        match self {
-            Self::Sqlite => chat_lock!(""),
-            Self::Postgres => chat_lock!("FOR NO KEY UPDATE"),
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! Every transaction that reserves or settles first ensures and locks the
 //! `total` rows of both periods, monthly before daily; that serialises all
 //! quota work of one user and is what keeps parallel sends from overspending.
+//! Whoever locks a chat too, as a reserve does, locks it before.
 
 use minichat_core::quota::{Bucket, Period, Tier};
 use minichat_core::turn::Usage;

@@ -268,9 +268,10 @@ impl Tx {
     }
 
     /// Whether `turn` was ended as `state` at this very instant of the
-    /// database's clock: how a finalizer whose commit was not answered learns
-    /// that it was heard. No other one has the same instant, because each waits
-    /// for the locks of the one before.
+    /// database's clock: how a finalizer whose commit is in doubt learns that
+    /// it took place. No other one has the same instant, because each waits for
+    /// the locks of the one before. So does this: it waits for the end of a
+    /// transaction that is still about to end the turn.
     pub async fn turn_ended_at(
         &mut self,
         tenant: TenantId,
@@ -278,6 +279,7 @@ impl Tx {
         state: TurnState,
         at: Timestamp,
     ) -> Result<bool, StoreError> {
+        self.turn_lock(tenant, turn)?;
         let found = self
             .query_opt(
                 "SELECT 1 FROM chat_turns WHERE tenant_id = $1 AND id = $2 \
@@ -287,6 +289,19 @@ impl Tx {
             )
             .await?;
         Ok(found.is_some())
+    }
+
+    /// Posts the lock of a turn's row. A statement that comes after it sees what
+    /// it waited for, which a condition beside the lock would not. The only
+    /// writer of `SQLite` has nobody to wait for.
+    fn turn_lock(&mut self, tenant: TenantId, turn: TurnId) -> Result<(), StoreError> {
+        match self.dialect() {
+            Dialect::Sqlite => Ok(()),
+            Dialect::Postgres => self.execute_later(
+                "SELECT id FROM chat_turns WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE",
+                params![tenant, turn],
+            ),
+        }
     }
 
     /// Links the stored answer to its turn (TURN-33 step 4).

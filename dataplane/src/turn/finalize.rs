@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::account::{Account, Price};
 use super::audit_event::{self, TurnEvent};
-use super::unheard::{Attempted, look_again};
+use super::in_doubt::{Attempted, resolve};
 use super::usage_event::{self, Bill, UsageEvent};
 
 const ATTEMPTS: u32 = 3;
@@ -126,8 +126,8 @@ pub(crate) async fn finalize(store: &Store, account: &Arc<Account>, mut ending: 
         match commit(store, account, &ending, &attempted).await {
             Ok(finalized) => return won(finalized, entered),
             Err(Failure::Lost) => {
-                let unheard = won_unheard(store, account, &attempted).await;
-                return unheard.map_or(Verdict::Lost, |finalized| won(finalized, entered));
+                let in_doubt = won_in_doubt(store, account, &attempted).await;
+                return in_doubt.map_or(Verdict::Lost, |finalized| won(finalized, entered));
             }
             Err(Failure::Store(error)) => {
                 tracing::error!(turn.id = %account.turn_id, attempt, error = %error, "a turn could not be finalized");
@@ -139,8 +139,8 @@ pub(crate) async fn finalize(store: &Store, account: &Arc<Account>, mut ending: 
             }
         }
     }
-    let unheard = won_unheard(store, account, &attempted).await;
-    unheard.map_or(Verdict::Uncommitted, |finalized| won(finalized, entered))
+    let in_doubt = won_in_doubt(store, account, &attempted).await;
+    in_doubt.map_or(Verdict::Uncommitted, |finalized| won(finalized, entered))
 }
 
 fn won(mut finalized: Finalized, entered: Instant) -> Verdict {
@@ -169,9 +169,9 @@ async fn commit(
         .await
 }
 
-/// What an earlier attempt committed although its answer was lost: then the
-/// turn was not lost to anybody else, and nobody else counts it (D1).
-async fn won_unheard(
+/// What an earlier attempt committed although its acknowledgement was lost:
+/// then the turn was not lost to anybody else, and nobody else counts it (D1).
+async fn won_in_doubt(
     store: &Store,
     account: &Account,
     attempted: &Attempted<Finalized>,
@@ -179,7 +179,7 @@ async fn won_unheard(
     let attempted = attempted.take()?;
     let (tenant, turn) = (account.tenant_id, account.turn_id);
     let (state, at) = (attempted.outcome.state(), attempted.now);
-    let ended = look_again(store, turn, move |tx| {
+    let ended = resolve(store, turn, move |tx| {
         Box::pin(async move { tx.turn_ended_at(tenant, turn, state, at).await })
     });
     (ended.await == Some(true)).then_some(attempted)

@@ -18,6 +18,7 @@ mod body;
 mod channel;
 mod converse;
 pub(crate) mod finalize;
+mod in_doubt;
 mod mutation;
 mod mutation_event;
 mod open;
@@ -30,7 +31,6 @@ pub(crate) mod relay;
 mod replay;
 mod reserve;
 mod stop;
-mod unheard;
 mod usage_event;
 
 use std::sync::Arc;

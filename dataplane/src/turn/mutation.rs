@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::RequestContext;
+use super::in_doubt::{Attempted, resolve};
 use super::mutation_event::Change;
 use super::open::Draft;
-use super::unheard::{Attempted, look_again};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
@@ -146,7 +146,8 @@ pub async fn delete(
 /// The turn that is about to be deleted, and when.
 type Deletion = (TurnId, Timestamp);
 
-/// A deletion whose answer is lost is looked up: a second one would be refused.
+/// A deletion whose commit is in doubt is looked up: a second one would be
+/// refused.
 async fn delete_once(
     app: &App,
     caller: Caller,
@@ -165,15 +166,15 @@ async fn delete_once(
         .await;
     match deleted {
         Err(Refusal::Store(error)) if error.is_unanswered() => match attempted.take() {
-            Some(it) if deleted_unheard(app, query, it).await => Ok(()),
+            Some(it) if deleted_in_doubt(app, query, it).await => Ok(()),
             _ => Err(error.into()),
         },
         answered => answered.map_err(Refusal::into_problem),
     }
 }
 
-async fn deleted_unheard(app: &App, query: MutationQuery, (turn_id, at): Deletion) -> bool {
-    let found = look_again(&app.store, turn_id, move |tx| {
+async fn deleted_in_doubt(app: &App, query: MutationQuery, (turn_id, at): Deletion) -> bool {
+    let found = resolve(&app.store, turn_id, move |tx| {
         Box::pin(async move { tx.turn_deleted_at(&query, turn_id, at).await })
     });
     found.await == Some(true)

@@ -14,10 +14,10 @@ use minichat_store::{
 };
 
 use super::admit::{self, Wish};
+use super::in_doubt::resolve;
 use super::open::{Ids, Plan};
 use super::plan::{decide, input_too_long, plan};
 use super::replay::{Recorded, replay};
-use super::unheard::look_again;
 use super::{RequestContext, SseBody, mutation, record};
 use crate::app::App;
 use crate::caller::Caller;
@@ -100,7 +100,7 @@ pub(super) async fn reserve(
             Err(Problem::internal())
         }
         (Err(Refusal::Store(error)), Some(plan))
-            if error.is_unanswered() && opened_unheard(app, caller, &plan).await =>
+            if error.is_unanswered() && opened_in_doubt(app, caller, &plan).await =>
         {
             Ok(opened(app, plan))
         }
@@ -138,13 +138,13 @@ async fn write(app: &App, opening: &Arc<Opening>) -> Result<(), Refusal> {
         .await?
 }
 
-/// Whether the turn is open although the answer to the commit was lost: then it
+/// Whether the turn is open although the commit was not acknowledged: then it
 /// must not be left without a task (TURN-15).
-async fn opened_unheard(app: &App, caller: &Caller, plan: &Plan) -> bool {
+async fn opened_in_doubt(app: &App, caller: &Caller, plan: &Plan) -> bool {
     let (scope, turn) = (scope(caller, plan), plan.ids().turn_id);
-    let found = look_again(&app.store, turn, move |tx| {
+    let found = resolve(&app.store, turn, move |tx| {
         Box::pin(async move {
-            // Waits for the lost transaction's end, if that is yet to come.
+            // Waits for the end of the transaction, which held the same rows.
             tx.quota_lock(scope).await?;
             tx.turn_exists(scope.tenant_id, turn).await
         })

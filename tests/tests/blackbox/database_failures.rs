@@ -57,8 +57,8 @@ on_each_database! {
     }
 }
 
-/// TURN-38, TURN-41, D1: whoever has committed has won, also unheard. The turn
-/// is charged once and counted once, and its client learns how it ended.
+/// TURN-38, TURN-41, D1: a commit counts although its acknowledgement is lost.
+/// The turn is charged once and counted once, and its client learns how it ended.
 #[test]
 fn a_commit_whose_answer_is_lost_is_looked_up_and_not_repeated() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
@@ -96,7 +96,7 @@ fn a_commit_whose_answer_is_lost_is_looked_up_and_not_repeated() -> anyhow::Resu
     })
 }
 
-/// TURN-13, TURN-15: a turn that was opened unheard has its task.
+/// TURN-13, TURN-15: a turn whose opening was not acknowledged has its task.
 #[test]
 fn a_reserve_whose_answer_is_lost_is_a_turn_all_the_same() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
@@ -159,8 +159,8 @@ fn a_reserve_whose_answer_is_lost_is_looked_up_until_the_database_is_back() -> a
     })
 }
 
-/// TURN-55, API-74: a deletion that was committed unheard is one, and is told
-/// as one.
+/// TURN-55, API-74: a deletion that was committed without acknowledgement is
+/// one, and is told as one.
 #[test]
 fn a_deletion_whose_answer_is_lost_is_looked_up_and_not_repeated() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
@@ -190,6 +190,86 @@ fn a_deletion_whose_answer_is_lost_is_looked_up_and_not_repeated() -> anyhow::Re
                 .filter(|event| event["event_type"] == "turn_delete");
             assert_eq!(told.count(), deletions);
         }
+        Ok(())
+    })
+}
+
+/// Waits until the transaction whose commit is held has been given up by its
+/// process, and then until the database is asked what became of it.
+async fn asked_about(env: &Env, scene: &Scene, proxy: &PostgresProxy) -> anyhow::Result<()> {
+    // More than every attempt to begin again, with the listener for stops.
+    let given_up = async || Ok(proxy.turned_away() >= 7);
+    scene.stack.eventually("given up", given_up).await?;
+    proxy.set_down(false);
+    let asked = "SELECT count(*) FROM pg_stat_activity \
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let waiting = async || Ok(env.database.number(asked).await? == 1);
+    scene.stack.eventually("asked about", waiting).await
+}
+
+/// TURN-38, D1: the connection of a finalization is lost, and its commit reaches
+/// the server later than every other attempt and than the question.
+#[test]
+fn a_finalization_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, proxy) = proxied(&env).await?;
+        let mut turn = scene.held().await?;
+        proxy.hold_the_next_commit();
+        scene.provider.release(1);
+        asked_about(&env, &scene, &proxy).await?;
+        proxy.deliver_the_held_commit().await?;
+        turn.stream.expect("done").await?;
+        let request = turn.started.text("request_id");
+        assert_eq!(turn.user.turn(&turn.chat, request).await?["state"], "done");
+        assert_eq!(env.database.payloads(USAGE).await?.len(), 1);
+        assert_eq!(env.database.number(RESERVED).await?, 0);
+        let scrape = scene.stack.scrape().await?;
+        assert_eq!(scrape.count("mini_chat_stream_completed_total", &[])?, 1);
+        Ok(())
+    })
+}
+
+/// TURN-13, TURN-15: the same of a reserve. The first of a user makes the rows
+/// that it locks.
+#[test]
+fn a_reserve_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, proxy) = proxied(&env).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        proxy.hold_the_next_commit();
+        let conducted = async {
+            asked_about(&env, &scene, &proxy).await?;
+            proxy.deliver_the_held_commit().await
+        };
+        let (events, conducted) = tokio::join!(user.say(&chat, "PING"), conducted);
+        conducted?;
+        events?.only("done")?;
+        assert_eq!(env.database.number(TURNS).await?, 1);
+        assert_eq!(env.database.number(RESERVED).await?, 0);
+        Ok(())
+    })
+}
+
+/// TURN-55, API-74: the same of a deletion.
+#[test]
+fn a_deletion_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, proxy) = proxied(&env).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        let events = user.say(&chat, "PING").await?;
+        let request = &events.only("stream_started")?["request_id"];
+        let request = request.as_str().unwrap_or_default();
+        proxy.hold_the_next_commit();
+        let conducted = async {
+            asked_about(&env, &scene, &proxy).await?;
+            proxy.deliver_the_held_commit().await
+        };
+        let (deleted, conducted) = tokio::join!(user.delete_turn(&chat, request), conducted);
+        conducted?;
+        assert_eq!(deleted?.status, 204);
+        assert!(user.messages(&chat).await?.is_empty());
         Ok(())
     })
 }

@@ -43,6 +43,8 @@ mod process_end;
 #[cfg(test)]
 mod progress;
 #[cfg(test)]
+mod prompts;
+#[cfg(test)]
 mod provider_failures;
 #[cfg(test)]
 mod quotas;

@@ -26,6 +26,7 @@ struct State {
 
 struct Call {
     caller: String,
+    prompt: String,
     phase: Phase,
     /// Dropping it closes the connection.
     bytes: Option<mpsc::UnboundedSender<Bytes>>,
@@ -50,6 +51,8 @@ pub(crate) struct CallView {
     pub(crate) index: usize,
     /// The request's `x-client-request-id`.
     pub(crate) caller: String,
+    /// The body of the request.
+    pub(crate) prompt: String,
     pub(crate) phase: Phase,
     pub(crate) is_abandoned: bool,
 }
@@ -88,6 +91,7 @@ impl Provider {
             .map(|(index, call)| CallView {
                 index,
                 caller: call.caller.clone(),
+                prompt: call.prompt.clone(),
                 phase: call.phase,
                 is_abandoned: call.is_abandoned,
             })
@@ -191,7 +195,7 @@ impl Provider {
 
 /// Serves one request; the connection is not used again.
 async fn serve(provider: Provider, mut stream: DuplexStream) {
-    let Some(caller) = read_request(&mut stream).await else {
+    let Some((caller, prompt)) = read_request(&mut stream).await else {
         return;
     };
     let (bytes, mut to_write) = mpsc::unbounded_channel();
@@ -199,6 +203,7 @@ async fn serve(provider: Provider, mut stream: DuplexStream) {
         let mut state = provider.lock();
         state.calls.push(Call {
             caller,
+            prompt,
             phase: Phase::Asked,
             bytes: Some(bytes),
             is_abandoned: false,
@@ -226,9 +231,9 @@ async fn serve(provider: Provider, mut stream: DuplexStream) {
     provider.lock().calls[index].is_abandoned = true;
 }
 
-/// Reads a request to its end; its `x-client-request-id`. `None`: the
-/// connection was closed before.
-async fn read_request(stream: &mut DuplexStream) -> Option<String> {
+/// Reads a request to its end; its `x-client-request-id` and its body. `None`:
+/// the connection was closed before.
+async fn read_request(stream: &mut DuplexStream) -> Option<(String, String)> {
     let mut request = Vec::new();
     loop {
         if let Some(end) = request.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -239,7 +244,8 @@ async fn read_request(stream: &mut DuplexStream) -> Option<String> {
             };
             let length: usize = header("content-length:")?.parse().ok()?;
             if request.len() >= end + 4 + length {
-                return header("x-client-request-id:");
+                let body = String::from_utf8_lossy(&request[end + 4..]).into_owned();
+                return Some((header("x-client-request-id:")?, body));
             }
         }
         if stream.read_buf(&mut request).await.ok()? == 0 {

@@ -1,7 +1,7 @@
 //! Races for one place, provoked: both sides are admitted before either writes,
 //! and then their transactions begin at the same moment.
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use http::Method;
 use minichat_store::testing::{Access, Moment};
 use minichat_tests::database::DatabaseKind;
@@ -13,6 +13,9 @@ use crate::model;
 use crate::world::{Life, Process, TENANT, World};
 
 const ROUNDS: u32 = 20;
+
+/// What the first turn says.
+const FIRST: &str = "the code is 4711";
 
 /// A scene in which a chat has one turn, which failed.
 pub(crate) struct Scene {
@@ -43,7 +46,7 @@ impl Scene {
         scene.flush().await;
         let body = chat.seen().body.unwrap_or_default();
         scene.chat = body["id"].as_str().context("no chat")?.to_owned();
-        let first = scene.send(scene.turn);
+        let first = scene.say(scene.turn, FIRST);
         scene.flush().await;
         ensure!(first.seen().has_ended, "the first turn goes on");
         Ok(scene)
@@ -59,9 +62,25 @@ impl Scene {
     }
 
     pub(crate) fn send(&self, request: Uuid) -> Client {
+        self.say(request, "hello")
+    }
+
+    fn say(&self, request: Uuid, content: &str) -> Client {
         let path = format!("/chats/{}/messages:stream", self.chat);
-        let body = json!({"content": "hello", "request_id": request});
+        let body = json!({"content": content, "request_id": request});
         self.ask(Method::POST, &path, body)
+    }
+
+    fn delete_chat(&self) -> Client {
+        self.ask(Method::DELETE, &format!("/chats/{}", self.chat), json!({}))
+    }
+
+    /// Whether the provider was asked, and whether it was told what the first
+    /// turn says.
+    fn told(&self) -> (bool, bool) {
+        let calls = self.life.provider.calls();
+        let has_told = calls.iter().any(|call| call.prompt.contains(FIRST));
+        (!calls.is_empty(), has_told)
     }
 
     fn of_turn(&self, method: Method, action: &str, body: Value) -> Client {
@@ -176,5 +195,37 @@ fn a_send_and_a_retry_do_not_both_open_a_turn() -> anyhow::Result<()> {
         let retry = scene.of_turn(Method::POST, "/retry", json!({}));
         let seen = scene.race([scene.send(Uuid::new_v4()), retry]).await?;
         one_wins(&seen, 200, &["generation_in_progress", "not_latest_turn"])
+    })
+}
+
+/// TURN-10, TURN-55: no prompt holds what a deletion before it has taken away.
+#[test]
+fn a_send_and_a_deletion_exclude_each_other() -> anyhow::Result<()> {
+    rounds(async |scene| {
+        scene.life.provider.refuse_connections(false);
+        let delete = scene.of_turn(Method::DELETE, "", json!({}));
+        let [sent, deleted] = scene.race([scene.send(Uuid::new_v4()), delete]).await?;
+        let expected = match (sent.status, deleted.status) {
+            (Some(200), Some(204)) => (true, false),
+            (Some(200), Some(409)) => (true, true),
+            _ => bail!("{sent:?}, {deleted:?}"),
+        };
+        ensure!(scene.told() == expected, "{sent:?}, {deleted:?}");
+        Ok(())
+    })
+}
+
+/// API-55: no turn is opened in a chat that was deleted before.
+#[test]
+fn a_send_and_the_deletion_of_its_chat_exclude_each_other() -> anyhow::Result<()> {
+    rounds(async |scene| {
+        scene.life.provider.refuse_connections(false);
+        let sides = [scene.send(Uuid::new_v4()), scene.delete_chat()];
+        let [sent, deleted] = scene.race(sides).await?;
+        ensure!(deleted.status == Some(204), "{deleted:?}");
+        let (is_asked, _) = scene.told();
+        let expected = if is_asked { 200 } else { 404 };
+        ensure!(sent.status == Some(expected), "{sent:?}");
+        Ok(())
     })
 }
