@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod pool;
 pub mod postgres;
 pub mod postgres_proxy;
+pub mod raw_client;
 pub mod scripted_issuer;
 pub mod site;
 pub mod sse;

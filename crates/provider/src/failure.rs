@@ -137,6 +137,12 @@ impl Failure {
         }
     }
 
+    /// The limit of the whole call, which passed at `total_at` while its answer
+    /// was not being read.
+    pub fn out_of_time(total_at: Instant) -> Self {
+        Self::timed_out(TimeoutStage::Total, total_at)
+    }
+
     pub(crate) fn connect(cause: &dyn fmt::Display) -> Self {
         let message = "The provider could not be reached.";
         Self::of_cause(FailureKind::Connect, message, cause)

@@ -50,6 +50,12 @@ impl ProviderStream {
         Some(self.translator.event(step))
     }
 
+    /// When the call has taken all its time (`totalSeconds`). Whoever waits for
+    /// something else than [`next`](Self::next) watches this itself.
+    pub fn total_at(&self) -> Instant {
+        self.limits.total_at
+    }
+
     /// An event that has already arrived, without waiting. Call it until it
     /// says `None` after each [`next`](Self::next), and write what they gave at
     /// once: a burst then costs one write. A provider that writes faster than

@@ -1,5 +1,14 @@
 //! The orphan watchdog: ends turns whose process is gone (TURN-56 to TURN-64).
 //!
+//! A turn is orphaned if and only if its row is `running`, is not deleted, and
+//! its `last_progress_at` is at least `orphan_watchdog.timeout_secs` old by the
+//! database's clock (TURN-57). That a turn whose process lives is never that
+//! old is the work of its task: it stores progress every 30 s while the
+//! provider speaks, while the provider is being called and while a reader is
+//! waited for, and it gives up on a silent provider `timeout_secs` - 60 s after
+//! its last word (TURN-1). When the owner of an embedded database starts, every
+//! running turn is orphaned: no other process could be running it (TURN-63).
+//!
 //! It needs the database and nothing else. Listing is separate from acting:
 //! between the two a row may end or show life, and then the compare-and-set of
 //! its finalization finds nothing to change. So any number of watchdogs and
@@ -61,14 +70,14 @@ impl Report {
     }
 }
 
-/// Which turns a run is after.
+/// Which running turns a run selects.
 #[derive(Clone, Copy)]
-enum Prey {
+enum Selection {
     /// Those without progress for the timeout.
     Stale,
-    /// All that are running: their process was the only one that could be
-    /// running them, and it is gone (TURN-63).
-    LeftBehind,
+    /// All: their process was the only one that could be running them, and it
+    /// is gone (TURN-63).
+    All,
 }
 
 impl Watchdog {
@@ -81,19 +90,19 @@ impl Watchdog {
     /// [`run_once`](Self::run_once), calling `tell` whenever something was
     /// recorded: after every row and after every batch.
     pub async fn run_telling(&self, stop: &Signal, tell: impl FnMut()) -> Report {
-        self.run(Prey::Stale, stop, tell).await
+        self.run(Selection::Stale, stop, tell).await
     }
 
     /// Ends every running turn. Only for the owner of an embedded database,
     /// before it serves.
     pub async fn recover(&self) -> Report {
-        self.run(Prey::LeftBehind, &Signal::new(), || ()).await
+        self.run(Selection::All, &Signal::new(), || ()).await
     }
 
-    async fn run(&self, prey: Prey, stop: &Signal, mut tell: impl FnMut()) -> Report {
+    async fn run(&self, selection: Selection, stop: &Signal, mut tell: impl FnMut()) -> Report {
         let mut run = Run {
             watchdog: self,
-            prey,
+            selection,
             prices: StoredPrices::new(self.store.clone()),
             behind: None,
             report: Report::default(),
@@ -101,7 +110,7 @@ impl Watchdog {
         loop {
             let began = Instant::now();
             let scanned = run.scan(stop, &mut tell).await;
-            if matches!(prey, Prey::Stale) {
+            if matches!(selection, Selection::Stale) {
                 self.metrics.orphan_scan_duration_seconds(began.elapsed());
             }
             tell();
@@ -120,7 +129,7 @@ impl Watchdog {
 
 struct Run<'a> {
     watchdog: &'a Watchdog,
-    prey: Prey,
+    selection: Selection,
     prices: StoredPrices,
     /// The last row that was looked at. What failed lies before it, so that it
     /// cannot starve the rest (TURN-58).
@@ -134,7 +143,7 @@ impl Run<'_> {
         let (stale_at, orphans) = self.select().await?;
         let selected = u32::try_from(orphans.len()).unwrap_or(u32::MAX);
         self.report.detected += selected;
-        if matches!(self.prey, Prey::Stale) {
+        if matches!(self.selection, Selection::Stale) {
             for _ in &orphans {
                 self.watchdog.metrics.orphan_detected();
             }
@@ -154,16 +163,16 @@ impl Run<'_> {
     /// The next rows, and the instant that they were judged by. The database
     /// tells the time (TURN-57).
     async fn select(&self) -> Result<(Option<Timestamp>, Vec<Orphan>), StoreError> {
-        let (prey, after) = (self.prey, self.behind);
+        let (selection, after) = (self.selection, self.behind);
         let timeout = self.watchdog.timeout.as_micros();
         let timeout = i64::try_from(timeout).unwrap_or(i64::MAX);
         self.watchdog
             .store
             .read(move |tx| {
                 Box::pin(async move {
-                    let stale_at = match prey {
-                        Prey::Stale => Some(tx.now().await?.plus_micros(-timeout)),
-                        Prey::LeftBehind => None,
+                    let stale_at = match selection {
+                        Selection::Stale => Some(tx.now().await?.plus_micros(-timeout)),
+                        Selection::All => None,
                     };
                     let query = OrphanQuery {
                         stale_at,
@@ -205,12 +214,12 @@ impl Run<'_> {
             provider: orphan.provider_name.as_deref().unwrap_or(UNKNOWN).into(),
             model: orphan.effective_model.as_deref().unwrap_or(UNKNOWN).into(),
         };
-        let trigger = match self.prey {
-            Prey::Stale => AbortTrigger::OrphanTimeout,
-            Prey::LeftBehind => AbortTrigger::PodCrash,
+        let trigger = match self.selection {
+            Selection::Stale => AbortTrigger::OrphanTimeout,
+            Selection::All => AbortTrigger::PodCrash,
         };
         record::finalized(&labels, finalized, trigger);
-        if matches!(self.prey, Prey::Stale) {
+        if matches!(self.selection, Selection::Stale) {
             metrics.orphan_finalized();
         }
         tracing::warn!(

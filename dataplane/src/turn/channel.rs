@@ -4,7 +4,9 @@
 //! frame. What gathers while the client's connection is busy therefore costs
 //! one write, and a delta costs neither a copy nor a queue entry of its own.
 //! Events that do not fit the grammar are dropped (TURN-24). The number of
-//! events in a frame is bounded: a client that stops reading stops the task.
+//! events in a frame is bounded: a client that stops reading stops the reading
+//! of the provider. The last event always has room, so that a turn that has
+//! ended waits for nobody.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -121,8 +123,8 @@ impl State {
 }
 
 impl Sender {
-    /// Hands `event` over, waiting for room. Cancel-safe: a dropped future has
-    /// sent nothing.
+    /// Hands `event` over, waiting for room unless it is the last one.
+    /// Cancel-safe: a dropped future has sent nothing.
     pub(super) async fn send(&self, event: &StreamEvent<'_>) -> Result<(), Closed> {
         poll_fn(|cx| self.poll_send(cx, event)).await
     }
@@ -132,7 +134,7 @@ impl Sender {
         if state.receiver_gone {
             return Poll::Ready(Err(Closed));
         }
-        if state.events >= self.0.capacity {
+        if state.events >= self.0.capacity && !event.kind().is_terminal() {
             state.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
@@ -290,6 +292,18 @@ mod tests {
         assert!(read(&mut receiver).await.unwrap().contains("\"a\""));
         sender.send(&delta("b")).await.unwrap();
         assert!(read(&mut receiver).await.unwrap().contains("\"b\""));
+    }
+
+    /// D44: what a turn came to is told without waiting for a reader.
+    #[tokio::test]
+    async fn the_last_event_has_room_in_a_full_frame() {
+        let (sender, mut receiver) = open(1);
+        assert!(sender.send(&delta("a")).now_or_never().is_none());
+        sender.send(&error()).now_or_never().unwrap().unwrap();
+        drop(sender);
+        let frame = read(&mut receiver).await.unwrap();
+        assert!(frame.contains("\"cancelled\""), "{frame}");
+        assert_eq!(read(&mut receiver).await, None);
     }
 
     /// TURN-24

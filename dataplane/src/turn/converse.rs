@@ -2,7 +2,8 @@
 //!
 //! It relays deltas as they come, and returns how the provider ended or what
 //! interrupted it; it commits nothing. Every wait is raced against the signals
-//! that end a turn early (TURN-47).
+//! that end a turn early (TURN-47), and so are the limits of the provider, also
+//! while the wait is for a reader (D44).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use minichat_provider::{
     StartedFlag, Terminal, TurnRequest, user_hash,
 };
 use minichat_telemetry::TraceContext;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::channel::{self, Sender};
 use super::open::OpenTurn;
@@ -79,12 +80,14 @@ pub(super) async fn converse(
     tokio::pin!(cancelled);
 
     let dispatched = Instant::now();
+    let mut progress = Progress::begin(turn);
     let mut provider = tokio::select! {
         biased;
         cancel = &mut cancelled => return Err(TurnError::Cancelled(cancel)),
         opened = open(turn, trace, started) => opened?,
+        never = progress.keep_showing() => match never {},
     };
-    let mut progress = Progress::begin(turn);
+    let total_at = provider.total_at();
     loop {
         let event = tokio::select! {
             biased;
@@ -103,6 +106,8 @@ pub(super) async fn converse(
                     biased;
                     sent = sink.send(&event) => sent.map_err(TurnError::Cancelled)?,
                     cancel = &mut cancelled => return Err(TurnError::Cancelled(cancel)),
+                    failure = out_of_time(total_at) => return Err(TurnError::Provider(failure)),
+                    never = progress.keep_showing() => match never {},
                 }
             }
             Some(ProviderEvent::Terminal(terminal)) => {
@@ -113,6 +118,13 @@ pub(super) async fn converse(
             None => return Err(TurnError::Internal),
         }
     }
+}
+
+/// Returns when the call has taken all its time. Its stream says so by itself
+/// while it is read, which it is not while nobody takes what it gave.
+async fn out_of_time(total_at: Instant) -> Failure {
+    sleep_until(total_at).await;
+    Failure::out_of_time(total_at)
 }
 
 async fn open(

@@ -1,17 +1,21 @@
 //! Signs of life of a running turn (TURN-7).
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use minichat_core::{TenantId, TurnId};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::open::OpenTurn;
 use crate::app::App;
 
 /// The row is refreshed at most this often.
 const INTERVAL: Duration = Duration::from_secs(30);
+
+/// Between two looks at a write that is still under way.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Writes `last_progress_at` beside the stream, never in its way.
 pub(super) struct Progress {
@@ -38,6 +42,15 @@ impl Progress {
             writing: Arc::default(),
             failed: Arc::default(),
             has_written: false,
+        }
+    }
+
+    /// Shows life whenever it is due, for as long as it is polled: while the turn
+    /// waits for what no event of the provider ends (D44).
+    pub(super) async fn keep_showing(&mut self) -> Infallible {
+        loop {
+            sleep_until(self.due.max(Instant::now() + PAUSE)).await;
+            self.note();
         }
     }
 

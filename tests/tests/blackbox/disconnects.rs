@@ -8,10 +8,9 @@ use minichat_tests::client::Api;
 use minichat_tests::harness::Scene;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
+use minichat_tests::raw_client::{Caller, RawClient};
 use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
 use uuid::Uuid;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_minichat-dataplane-under-test");
@@ -49,25 +48,16 @@ async fn stop_reading(
     tenant: &Tenant,
     user: Uuid,
     chat: &str,
-) -> anyhow::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_recv_buffer_size(16 * 1024)?;
-    let mut reader = socket.connect(process.app_addr).await?;
+) -> anyhow::Result<RawClient> {
+    let caller = Caller {
+        tenant: tenant.id,
+        user,
+    };
+    let path = format!("/chats/{chat}/messages:stream");
     let body = json!({"content": "hello"}).to_string();
-    let request = format!(
-        "POST /mini-chat/v1/chats/{chat}/messages:stream HTTP/1.1\r\nhost: a\r\n\
-         x-tenant-id: {}\r\nx-user-id: {user}\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\n\r\n{body}",
-        tenant.id,
-        body.len()
-    );
-    reader.write_all(request.as_bytes()).await?;
-    let (mut text, mut buffer) = (Vec::new(), [0; 1024]);
-    while !String::from_utf8_lossy(&text).contains("event: delta") {
-        let count = reader.read(&mut buffer).await?;
-        anyhow::ensure!(count > 0, "{}", String::from_utf8_lossy(&text));
-        text.extend_from_slice(&buffer[..count]);
-    }
+    let mut reader = RawClient::connect_narrow(process.app_addr).await?;
+    reader.write(&caller.request("POST", &path, &body)).await?;
+    reader.read_to("event: delta").await?;
     Ok(reader)
 }
 

@@ -49,6 +49,8 @@ mod provider_failures;
 #[cfg(test)]
 mod quotas;
 #[cfg(test)]
+mod readers;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod replays;

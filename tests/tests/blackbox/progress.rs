@@ -4,10 +4,17 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use anyhow::Context as _;
+use minichat_telemetry::Signal;
 use minichat_tests::database::Database;
+use minichat_tests::harness::Scene;
 use minichat_tests::on_each_database;
+use minichat_tests::raw_client::{Caller, RawClient};
 use minichat_tests::scripted_provider::{Ending, Scenario};
 use serde_json::json;
+use uuid::Uuid;
+
+use crate::readers::{flood, stalled};
 
 /// The last progress of the one turn in whole microseconds.
 async fn last_progress(database: &Database) -> anyhow::Result<i64> {
@@ -18,6 +25,13 @@ async fn last_progress(database: &Database) -> anyhow::Result<i64> {
     database
         .number(&format!("SELECT {column} FROM chat_turns"))
         .await
+}
+
+/// Forgets every turn.
+async fn forget_turns(database: &Database) -> anyhow::Result<()> {
+    database.query("DELETE FROM messages").await?;
+    database.query("DELETE FROM chat_turns").await?;
+    Ok(())
 }
 
 /// Makes every sign of life fail.
@@ -67,7 +81,63 @@ fn a_word_a_second(words: usize) -> Scenario {
     }
 }
 
+/// What keeps a turn from hearing of its provider.
+#[derive(Clone, Copy, Debug)]
+enum Wait {
+    /// Its client does not read.
+    Reader,
+    /// The provider takes its time to answer at all.
+    Provider,
+}
+
+/// Opens a turn that waits, and makes it look as if it had done so for an hour.
+async fn waiting(scene: &Scene, wait: Wait) -> anyhow::Result<RawClient> {
+    scene.provider.push_scenario(Scenario {
+        hold_before_head: matches!(wait, Wait::Provider),
+        ..flood()
+    });
+    let caller = Caller {
+        tenant: scene.tenant.id,
+        user: Uuid::new_v4(),
+    };
+    let user = scene.stack.caller(&scene.tenant, caller.user)?;
+    let path = format!("/chats/{}/messages:stream", user.create_chat(None).await?);
+    let mut reader = RawClient::connect_narrow(scene.stack.app_addr()).await?;
+    let request = caller.request("POST", &path, r#"{"content": "hello"}"#);
+    reader.write(&request).await?;
+    reader.read_to("event: stream_started").await?;
+    if matches!(wait, Wait::Reader) {
+        reader.read_to("event: delta").await?;
+        stalled(&reader).await?;
+    }
+    scene.database().age_turns("TRUE").await?;
+    Ok(reader)
+}
+
 on_each_database! {
+    /// TURN-57, D44: a turn whose process lives is no orphan, whatever it waits
+    /// for.
+    async fn a_turn_that_waits_shows_life(env) {
+        for wait in [Wait::Reader, Wait::Provider] {
+            let scene = env.scene().await?;
+            let _reader = waiting(&scene, wait).await?;
+            let database = scene.database();
+            let aged = last_progress(database).await?;
+            let shown = async {
+                while last_progress(database).await? == aged {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                anyhow::Ok(())
+            };
+            let shown = tokio::time::timeout(Duration::from_secs(40), shown).await;
+            shown.with_context(|| format!("no life while it waits: {wait:?}"))??;
+            let run = scene.stack.watchdog().run_once(&Signal::new()).await;
+            assert_eq!((run.detected, run.finalized), (0, 0), "{wait:?}");
+            scene.stack.stop().await?;
+            forget_turns(&env.database).await?;
+        }
+    }
+
     /// TURN-7: at most once in 30 s, whatever the provider sends.
     async fn a_turn_shows_life_twice_a_minute(env) {
         let scene = env.scene().await?;
