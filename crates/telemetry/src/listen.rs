@@ -1,13 +1,17 @@
 //! The accept loop of the application and the admin listener.
 
+mod client;
+
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,6 +21,8 @@ use tower::ServiceExt;
 
 use crate::shutdown::Lifecycle;
 use crate::workers::Runtimes;
+use client::Client;
+pub use client::HalfClose;
 
 /// The peer of the TCP connection, as an extension of every request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,33 +106,46 @@ async fn connection(socket: TcpStream, peer: SocketAddr, app: Router, lifecycle:
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, %peer, "TCP_NODELAY cannot be set");
     }
-    let service = service_fn(|request| answer(request, peer, &app, &lifecycle));
+    let (io, client) = client::split(socket);
+    let service = service_fn(|request| answer(request, peer, &client, &app, &lifecycle));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(socket), service);
+        .half_close(true)
+        .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
-    let result = tokio::select! {
-        biased;
-        result = &mut connection => result,
-        () = lifecycle.stopping.fired() => {
+    let mut stopping = pin!(lifecycle.stopping.fired());
+    let mut is_stopping = false;
+    let mut gone = pin!(client.gone());
+    let result = poll_fn(|cx| {
+        if !is_stopping && stopping.as_mut().poll(cx).is_ready() {
+            is_stopping = true;
             connection.as_mut().graceful_shutdown();
-            connection.await
         }
-    };
+        client.begin_turn();
+        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(result));
+        }
+        gone.as_mut().poll(cx).map(|()| None)
+    });
     // A client that goes away is its own business.
-    if let Err(error) = result {
-        tracing::debug!(%error, %peer, "connection ended early");
+    match result.await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, %peer, "connection ended early"),
+        None => tracing::debug!(%peer, "the client has left its answer"),
     }
 }
 
 async fn answer(
     mut request: Request<Incoming>,
     peer: SocketAddr,
+    client: &Client,
     app: &Router,
     lifecycle: &Lifecycle,
 ) -> Result<Response<Body>, std::convert::Infallible> {
+    client.set_streaming(false);
     request.extensions_mut().insert(PeerAddr(peer));
+    request.extensions_mut().insert(client.half_close());
     let mut response = app.clone().oneshot(request).await?;
     // An idle connection stays open while draining: closing it would race
     // with the request that its client may be sending.
@@ -134,6 +153,7 @@ async fn answer(
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
+    client.set_streaming(response.body().size_hint().exact().is_none());
     Ok(response)
 }
 

@@ -15,7 +15,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method};
 use minichat_core::ErrorCode;
 use minichat_telemetry::traces::{TRACEPARENT, http_span};
-use minichat_telemetry::{PeerAddr, TraceContext, Tracer};
+use minichat_telemetry::{HalfClose, PeerAddr, TraceContext, Tracer};
 use tower::layer::layer_fn;
 use tower::{ServiceExt, service_fn};
 use tracing::{Instrument, Span};
@@ -36,6 +36,7 @@ pub(super) struct Admitted {
     pub(super) caller: Caller,
     pub(super) http_request_id: HttpRequestId,
     pub(super) trace: TraceContext,
+    half_close: HalfClose,
 }
 
 impl Admitted {
@@ -44,6 +45,7 @@ impl Admitted {
         RequestContext {
             http_request_id: self.http_request_id.as_str().into(),
             trace: self.trace,
+            half_close: self.half_close.clone(),
         }
     }
 }
@@ -157,10 +159,13 @@ impl Pipeline {
         verdict.as_ref().map_or(Ok(()), Verdict::check)?;
         let caller = self.licensed(identity)?;
         check_scope(&caller, request.method())?;
+        // A request that no connection brought has none.
+        let half_close = request.extensions_mut().remove().unwrap_or_default();
         request.extensions_mut().insert(Admitted {
             caller,
             http_request_id: id.clone(),
             trace,
+            half_close,
         });
         handle(route, request).await
     }

@@ -15,13 +15,18 @@ use minichat_provider::{
     StartedFlag, Terminal, TurnRequest, user_hash,
 };
 use minichat_telemetry::TraceContext;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::channel::{self, Sender};
 use super::open::OpenTurn;
 use super::progress::Progress;
 use super::relay::Labels;
 use crate::open_turns::{Cancel, Interrupt};
+
+/// A client that has ended its side of the connection may have left. Then the
+/// first event comes back as a reset within this time, and the provider is not
+/// asked, which costs nothing.
+const DEPARTURE_TIME: Duration = Duration::from_millis(250);
 
 /// What the provider said so far; survives every kind of ending.
 #[derive(Debug, Default)]
@@ -79,6 +84,13 @@ pub(super) async fn converse(
     let cancelled = sink.interrupt.wait();
     tokio::pin!(cancelled);
 
+    if turn.request.half_close.has_happened() {
+        tokio::select! {
+            biased;
+            cancel = &mut cancelled => return Err(TurnError::Cancelled(cancel)),
+            () = sleep(DEPARTURE_TIME) => {}
+        }
+    }
     let dispatched = Instant::now();
     let mut progress = Progress::begin(turn);
     let mut provider = tokio::select! {

@@ -36,7 +36,7 @@ mod usage_event;
 use std::sync::Arc;
 
 use minichat_core::{ChatId, ErrorCode, RequestId};
-use minichat_telemetry::TraceContext;
+use minichat_telemetry::{HalfClose, TraceContext};
 
 use crate::app::App;
 use crate::caller::Caller;
@@ -58,11 +58,13 @@ pub struct SendMessage {
     pub web_search: bool,
 }
 
-/// What a request is called in logs, traces and towards the provider.
+/// What a request is called in logs, traces and towards the provider, and
+/// whether its client has ended its side of the connection.
 #[derive(Clone, Debug)]
 pub struct RequestContext {
     pub http_request_id: Arc<str>,
     pub trace: TraceContext,
+    pub half_close: HalfClose,
 }
 
 /// Answers a message with a stream. A [`Problem`] means that nothing was

@@ -124,6 +124,7 @@ fn open_relay(turn: &OpenTurn, reply: Reply, interrupt: Arc<Interrupt>) -> Sink 
         Arc::clone(&interrupt),
         turn.labels.clone(),
         streaming.sse_ping_interval,
+        turn.request.half_close.clone(),
     );
     drop(reply.send(Ok(SseBody::live(relay))));
     Sink::new(events, interrupt)

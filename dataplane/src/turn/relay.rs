@@ -1,7 +1,9 @@
 //! The relay: the response body of one live turn.
 //!
 //! It hands on what the turn's task sent, breaks long silence, and is dropped
-//! when the client leaves: that is how a disconnect is noticed (TURN-47).
+//! when the client leaves: that is how a disconnect is noticed (TURN-47). A
+//! client that has ended its side of the connection may still be there: it is
+//! sent a comment, which shows that.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -13,6 +15,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use minichat_core::stream::event::KEEP_ALIVE_COMMENT;
 use minichat_metrics::{Metrics, Stage};
+use minichat_telemetry::HalfClose;
 use tokio::time::{Instant, Sleep};
 
 use super::channel::{self, Receiver};
@@ -37,6 +40,9 @@ pub(super) struct Relay {
     /// The terminal event was handed on.
     ended: bool,
     silence: Silence,
+    half_close: HalfClose,
+    /// Something was written since the client ended its side.
+    has_probed: bool,
 }
 
 impl Relay {
@@ -46,6 +52,7 @@ impl Relay {
         interrupt: Arc<Interrupt>,
         labels: Labels,
         ping_interval: Duration,
+        half_close: HalfClose,
     ) -> Self {
         Self {
             events,
@@ -54,7 +61,14 @@ impl Relay {
             seen_delta: false,
             ended: false,
             silence: Silence::new(ping_interval),
+            half_close,
+            has_probed: false,
         }
+    }
+
+    fn comment(&mut self) -> Frame<Bytes> {
+        self.silence.restart();
+        Frame::data(Bytes::from_static(KEEP_ALIVE_COMMENT))
     }
 
     fn hand_on(&mut self, frame: channel::Frame) -> Frame<Bytes> {
@@ -88,6 +102,10 @@ impl Body for Relay {
             if let Poll::Ready(frame) = self.events.poll_frame(cx) {
                 return Poll::Ready(frame.map(|frame| Ok(self.hand_on(frame))));
             }
+            if !self.has_probed && self.half_close.is_seen() {
+                self.has_probed = true;
+                return Poll::Ready(Some(Ok(self.comment())));
+            }
             if self.silence.is_awaited(cx) {
                 return Poll::Pending;
             }
@@ -96,8 +114,7 @@ impl Body for Relay {
                 return Poll::Pending;
             }
             if !pings {
-                let comment = Bytes::from_static(KEEP_ALIVE_COMMENT);
-                return Poll::Ready(Some(Ok(Frame::data(comment))));
+                return Poll::Ready(Some(Ok(self.comment())));
             }
             if let Some(frame) = self.events.ping() {
                 return Poll::Ready(Some(Ok(self.hand_on(frame))));

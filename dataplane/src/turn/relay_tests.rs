@@ -21,7 +21,13 @@ fn relay() -> (Sender, Relay) {
         model: "std".into(),
     };
     let (sender, receiver) = channel(16, &started);
-    let relay = Relay::new(receiver, Arc::default(), labels, PING_INTERVAL);
+    let relay = Relay::new(
+        receiver,
+        Arc::default(),
+        labels,
+        PING_INTERVAL,
+        HalfClose::default(),
+    );
     (sender, relay)
 }
 

@@ -27,6 +27,8 @@ mod issuers;
 #[cfg(test)]
 mod jobs;
 #[cfg(test)]
+mod leaving;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod lists;

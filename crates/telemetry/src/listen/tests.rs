@@ -1,7 +1,7 @@
 use axum::Extension;
 use axum::body::Bytes;
 use axum::routing::{get, post};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -32,21 +32,35 @@ async fn read_to(socket: &mut TcpStream, end: &str) -> String {
     text
 }
 
-/// A route whose body is what the test sends.
+/// A route whose body is what the test sends, and `probe` once the client has
+/// ended its side.
 fn scripted() -> (Router, mpsc::UnboundedSender<&'static str>) {
     let (events, receiver) = mpsc::unbounded_channel();
     let receiver = std::sync::Arc::new(std::sync::Mutex::new(Some(receiver)));
-    let handler = move || {
-        let receiver = receiver.lock().unwrap().take();
-        async move {
-            Body::from_stream(futures_util::stream::unfold(receiver, |receiver| async {
-                let mut receiver = receiver?;
-                let event = receiver.recv().await?;
-                Some((Ok::<_, std::convert::Infallible>(event), Some(receiver)))
-            }))
-        }
+    let handler = move |Extension(half_close): Extension<HalfClose>| {
+        let mut receiver = receiver.lock().unwrap().take().unwrap();
+        let mut has_probed = false;
+        let events = stream::poll_fn(move |cx| {
+            if !has_probed && half_close.is_seen() {
+                has_probed = true;
+                return Poll::Ready(Some(Ok("probe")));
+            }
+            let event = receiver.poll_recv(cx);
+            event.map(|event| event.map(Ok::<_, std::convert::Infallible>))
+        });
+        async move { Body::from_stream(events) }
     };
-    (Router::new().route("/events", get(handler)), events)
+    let router = Router::new().route("/events", get(handler));
+    (router.route("/", get(async || "hello")), events)
+}
+
+/// A client that has read the beginning of a stream.
+async fn streaming(address: SocketAddr, events: &mpsc::UnboundedSender<&'static str>) -> TcpStream {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    send(&mut socket, "/events").await;
+    events.send("begun").unwrap();
+    read_to(&mut socket, "begun\r\n").await;
+    socket
 }
 
 #[tokio::test]
@@ -149,17 +163,70 @@ async fn stopping_finishes_open_answers_and_closes_idle_connections() {
     );
 }
 
-/// TURN-49: the body is dropped as soon as its client is gone.
+/// TURN-49: the body is dropped as soon as its client is gone, whatever it has
+/// sent behind its request.
 #[tokio::test]
 async fn a_client_that_leaves_ends_its_stream() {
+    let much = "x".repeat(16 << 20);
+    let surpluses = ["", "\r\n", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "\0", &much];
+    for resets in [false, true] {
+        for surplus in surpluses {
+            let (app, events) = scripted();
+            let (address, ..) = start(app).await;
+            let mut socket = streaming(address, &events).await;
+            socket.write_all(surplus.as_bytes()).await.unwrap();
+            if resets {
+                socket.set_zero_linger().unwrap();
+            }
+            drop(socket);
+            events.closed().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_closes_half_gets_its_answer() {
+    for surplus in ["", "\r\n"] {
+        let (app, events) = scripted();
+        let (address, ..) = start(app).await;
+        let mut socket = streaming(address, &events).await;
+        socket.write_all(surplus.as_bytes()).await.unwrap();
+        socket.shutdown().await.unwrap();
+        read_to(&mut socket, "probe\r\n").await;
+        events.send("ended").unwrap();
+        drop(events);
+        let mut rest = String::new();
+        socket.read_to_string(&mut rest).await.unwrap();
+        assert!(rest.ends_with("ended\r\n0\r\n\r\n"), "{rest}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_behind_a_stream_is_answered_after_it() {
     let (app, events) = scripted();
     let (address, ..) = start(app).await;
-    let mut socket = TcpStream::connect(address).await.unwrap();
-    send(&mut socket, "/events").await;
-    events.send("begun").unwrap();
-    read_to(&mut socket, "begun\r\n").await;
-    drop(socket);
-    events.closed().await;
+    let mut socket = streaming(address, &events).await;
+    send(&mut socket, "/").await;
+    events.send("ended").unwrap();
+    read_to(&mut socket, "ended\r\n").await;
+    drop(events);
+    let rest = read_to(&mut socket, "hello").await;
+    assert!(rest.starts_with("0\r\n\r\nHTTP/1.1 200 OK\r\n"), "{rest}");
+}
+
+#[tokio::test]
+async fn a_client_that_sends_too_much_loses_it_and_not_its_answer() {
+    let (app, events) = scripted();
+    let (address, ..) = start(app).await;
+    let mut socket = streaming(address, &events).await;
+    for _ in 0..4_000 {
+        send(&mut socket, "/").await;
+    }
+    events.send("ended").unwrap();
+    drop(events);
+    let mut rest = String::new();
+    socket.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.ends_with("ended\r\n0\r\n\r\n"), "{rest}");
 }
 
 #[tokio::test]
