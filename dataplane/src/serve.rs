@@ -187,7 +187,8 @@ fn admin_router(
         let configz = status.configz();
         async move { axum::Json(configz) }
     });
-    admin::router(exposition, readiness).route("/configz", configz)
+    let configz = Router::new().route("/configz", configz);
+    admin::router(exposition, readiness, configz)
 }
 
 async fn readiness(app: &App, draining: &Signal, tenants: Option<&str>) -> Readiness {

@@ -9,12 +9,13 @@ use minichat_telemetry::admin::{self, Readiness};
 use crate::cache::Caches;
 
 pub(crate) fn router(exposition: Exposition, caches: Arc<Caches>) -> Router {
-    admin::router(exposition, move || {
+    let readiness = move || {
         let missing = caches.missing();
         async move {
             missing
                 .into_iter()
                 .fold(Readiness::ok(), Readiness::not_ready)
         }
-    })
+    };
+    admin::router(exposition, readiness, Router::new())
 }

@@ -136,6 +136,11 @@ impl Stack {
         self.running.app_addr
     }
 
+    /// Address of the admin listener.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.running.admin_addr
+    }
+
     /// The watchdog of the data plane's database, to be run at will.
     pub fn watchdog(&self) -> Watchdog {
         self.running.watchdog()

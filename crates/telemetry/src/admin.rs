@@ -4,11 +4,14 @@
 use std::future::Future;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
 
+use crate::listen::check_host;
 use crate::metrics::Exposition;
 
 /// Whether a process should get requests.
@@ -70,9 +73,9 @@ impl IntoResponse for Readiness {
     }
 }
 
-/// `/healthz`, `/readyz` and `/metrics`; merge more routes into it as needed.
-/// `readiness` is asked anew for every `/readyz`.
-pub fn router<F, R>(exposition: Exposition, readiness: F) -> Router
+/// `/healthz`, `/readyz` and `/metrics`, and the routes of `more`. `readiness` is
+/// asked anew for every `/readyz`.
+pub fn router<F, R>(exposition: Exposition, readiness: F, more: Router) -> Router
 where
     F: Fn() -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Readiness> + Send + 'static,
@@ -81,6 +84,15 @@ where
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(readiness))
         .route("/metrics", get(move || async move { metrics(&exposition) }))
+        .merge(more)
+        .layer(from_fn(with_one_host))
+}
+
+async fn with_one_host(request: Request, next: Next) -> Response {
+    match check_host(request.version(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => (StatusCode::BAD_REQUEST, format!("Host: {error}\n")).into_response(),
+    }
 }
 
 fn metrics(exposition: &Exposition) -> Response {
@@ -104,11 +116,13 @@ mod tests {
             max_label_values: 3,
         };
         let (_metrics, exposition) = metrics::start(settings).unwrap();
-        let app = router(exposition, move || {
+        let readiness = move || {
             let readiness = readiness.clone();
             async move { readiness }
-        });
-        let request = Request::get(path).body(Body::empty()).unwrap();
+        };
+        let app = router(exposition, readiness, Router::new());
+        let request = Request::get(path).header("host", "a");
+        let request = request.body(Body::empty()).unwrap();
         let response = app.oneshot(request).await.unwrap();
         let content_type = response.headers().get(header::CONTENT_TYPE);
         let content_type = content_type.map(|v| v.to_str().unwrap().to_owned());

@@ -12,7 +12,7 @@ mod subscriber;
 pub mod traces;
 mod workers;
 
-pub use listen::{HalfClose, PeerAddr, serve, serve_on};
+pub use listen::{HalfClose, HostError, PeerAddr, check_host, serve, serve_on};
 pub use logs::{LogFormat, LogSettings};
 pub use metrics::{Exposition, MetricsError, MetricsSettings};
 pub use shutdown::{Lifecycle, Signal, Terminations};

@@ -1,6 +1,8 @@
 //! The accept loop of the application and the admin listener.
 
 mod client;
+mod host;
+mod target;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -23,6 +25,7 @@ use crate::shutdown::Lifecycle;
 use crate::workers::Runtimes;
 use client::Client;
 pub use client::HalfClose;
+pub use host::{HostError, check_host};
 
 /// The peer of the TCP connection, as an extension of every request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,6 +147,7 @@ async fn answer(
     lifecycle: &Lifecycle,
 ) -> Result<Response<Body>, std::convert::Infallible> {
     client.set_streaming(false);
+    target::normalize(request.uri_mut());
     request.extensions_mut().insert(PeerAddr(peer));
     request.extensions_mut().insert(client.half_close());
     let mut response = app.clone().oneshot(request).await?;

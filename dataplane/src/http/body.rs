@@ -1,4 +1,5 @@
-//! JSON request bodies (API-23, API-24). Unknown members are ignored (API-2).
+//! JSON request bodies (API-23, API-24): as they are, without a content coding,
+//! and with or without a byte order mark. Unknown members are ignored (API-2).
 //!
 //! Request types keep required members optional, so that a missing one is told
 //! by [`required`] with its name.
@@ -10,8 +11,8 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
-use http::HeaderMap;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use minichat_core::ErrorCode;
 use serde::de::value::MapAccessDeserializer;
@@ -19,6 +20,9 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor}
 
 use crate::app::App;
 use crate::problem::Problem;
+
+/// Before a JSON text it means nothing (RFC 8259 section 8.1).
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// A JSON body of type `T`.
 pub(super) struct Json<T>(pub(super) T);
@@ -32,12 +36,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Json<T> {
         if declared_length(&parts.headers).is_some_and(|length| length > limit) {
             return Err(too_large(limit));
         }
-        if !is_json(&parts.headers) {
-            return Err(Problem::new(
-                ErrorCode::UnsupportedContentType,
-                "The body must be sent as Content-Type: application/json.",
-            ));
-        }
+        check_media_type(&parts.headers)?;
         parse(&read(body, limit).await?).map(Self)
     }
 }
@@ -103,6 +102,7 @@ async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -116,6 +116,41 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 
 fn declared_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// RFC 9110 section 15.5.16: the answer says what would have been accepted.
+fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+    if !is_json(headers) {
+        let problem = Problem::new(
+            ErrorCode::UnsupportedContentType,
+            "The body must be sent as Content-Type: application/json.",
+        );
+        let accepted = HeaderValue::from_static("application/json");
+        return Err(problem.with_header(ACCEPT, accepted));
+    }
+    if is_encoded(headers) {
+        let problem = Problem::new(
+            ErrorCode::UnsupportedContentType,
+            "The body must be sent as it is, without Content-Encoding.",
+        );
+        let accepted = HeaderValue::from_static("identity");
+        return Err(problem.with_header(ACCEPT_ENCODING, accepted));
+    }
+    Ok(())
+}
+
+/// Whether any coding but `identity`, which is none, was applied.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let is_none = |coding: &str| {
+        let coding = coding.trim();
+        coding.is_empty() || coding.eq_ignore_ascii_case("identity")
+    };
+    let mut values = headers.get_all(CONTENT_ENCODING).iter();
+    values.any(|value| {
+        value
+            .to_str()
+            .map_or(true, |codings| !codings.split(',').all(is_none))
+    })
 }
 
 /// `application/json` or `application/*+json`, with any parameters.
@@ -146,7 +181,6 @@ fn too_large(limit: usize) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use serde::Deserialize;
 
     use super::*;
@@ -202,6 +236,36 @@ mod tests {
         }
         let truncated = parse::<Sample>(br#"{"content":"a"#).unwrap_err();
         assert_eq!(truncated.code, ErrorCode::InvalidRequest);
+    }
+
+    #[test]
+    fn one_byte_order_mark_is_skipped() {
+        let sample: Sample = parse("\u{feff}{\"content\":\"a\"}".as_bytes()).unwrap();
+        assert_eq!(sample.content.as_deref(), Some("a"));
+        assert!(parse::<Sample>("\u{feff}\u{feff}{}".as_bytes()).is_err());
+    }
+
+    /// API-23
+    #[test]
+    fn an_encoded_body_is_refused_with_what_is_accepted() {
+        for (coding, accepted) in [
+            ("identity", true),
+            ("Identity, identity", true),
+            ("", true),
+            ("gzip", false),
+            ("identity, br", false),
+            ("x-unknown", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding));
+            let checked = check_media_type(&headers);
+            assert_eq!(checked.is_ok(), accepted, "{coding}");
+            if let Err(problem) = checked {
+                let identity = (ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+                assert_eq!(problem.headers, [identity]);
+            }
+        }
     }
 
     /// API-2, API-4

@@ -15,7 +15,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method};
 use minichat_core::ErrorCode;
 use minichat_telemetry::traces::{TRACEPARENT, http_span};
-use minichat_telemetry::{HalfClose, PeerAddr, TraceContext, Tracer};
+use minichat_telemetry::{HalfClose, PeerAddr, TraceContext, Tracer, check_host};
 use tower::layer::layer_fn;
 use tower::{ServiceExt, service_fn};
 use tracing::{Instrument, Span};
@@ -110,7 +110,9 @@ async fn serve(
         .cors
         .as_ref()
         .and_then(|cors| cors.preflight(&request));
-    let response = if let Some(preflight) = preflight {
+    let response = if let Err(error) = check_host(request.version(), request.headers()) {
+        Problem::invalid_field("Host", error.to_string()).into_response()
+    } else if let Some(preflight) = preflight {
         preflight
     } else {
         let deadline = pipeline.app.config.server.request_deadline;

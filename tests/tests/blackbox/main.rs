@@ -57,6 +57,8 @@ mod refusals;
 #[cfg(test)]
 mod replays;
 #[cfg(test)]
+mod request_heads;
+#[cfg(test)]
 mod requests;
 #[cfg(test)]
 mod routes;

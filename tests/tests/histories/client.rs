@@ -78,6 +78,7 @@ fn request(who: Identity, name: &str, question: &Question) -> Option<Request<Bod
     Request::builder()
         .method(question.method.clone())
         .uri(format!("/mini-chat/v1{}", question.path))
+        .header("host", "minichat")
         .header("x-tenant-id", who.tenant.to_string())
         .header("x-user-id", who.user.to_string())
         .header("x-request-id", name)

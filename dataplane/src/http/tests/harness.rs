@@ -128,7 +128,10 @@ impl Call {
             .extension(PeerAddr("127.0.0.1:4711".parse().unwrap()))
             .body(body.into())
             .unwrap();
-        Self(request).header("x-tenant-id", TENANT).user(ALICE)
+        Self(request)
+            .header("host", "minichat")
+            .header("x-tenant-id", TENANT)
+            .user(ALICE)
     }
 
     pub(super) fn get(path: &str) -> Self {
