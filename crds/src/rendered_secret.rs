@@ -227,6 +227,11 @@ pub fn revision_of(secret: &Secret) -> Option<&str> {
     annotation(secret, REVISION)
 }
 
+/// The `ChatTenant` that `secret` claims to come from, valid or not.
+pub fn source_of(secret: &Secret) -> Option<&str> {
+    annotation(secret, SOURCE)
+}
+
 fn annotation<'a>(secret: &'a Secret, key: &str) -> Option<&'a str> {
     let annotations = secret.metadata.annotations.as_ref()?;
     annotations.get(key).map(String::as_str)

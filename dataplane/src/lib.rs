@@ -15,6 +15,7 @@ pub mod open_turns;
 pub mod problem;
 mod quota;
 mod serve;
+pub mod tenant_owners;
 pub mod turn;
 
 pub use serve::{Running, start, start_traced};

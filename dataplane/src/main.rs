@@ -7,9 +7,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use http::{HeaderName, HeaderValue, Uri};
 use minichat_config::process::{self, JobConfig, ProcessConfig};
+use minichat_core::{NamespacedName, TenantId};
 use minichat_dataplane::ask::{self, Question};
 use minichat_dataplane::check_config;
 use minichat_dataplane::jobs;
+use minichat_dataplane::tenant_owners::{self, Transfer};
 use minichat_telemetry::{
     LogFormat, LogSettings, Signal, StartError, Terminations, TraceSettings, Tracer,
 };
@@ -70,12 +72,48 @@ enum Command {
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
         interval: Option<u64>,
     },
+    /// Show and change whose each tenant id is. An id, with every chat under
+    /// it, belongs to the `ChatTenant` that was served under it first.
+    Tenants {
+        #[command(subcommand)]
+        command: TenantsCommand,
+    },
     /// Bring the schema of the database up to date.
     Migrate {
         /// Process configuration (YAML), of which `database` and `logging` are
         /// read.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum TenantsCommand {
+    /// Print every tenant that was served from the database, whose it is, and
+    /// when a process first and last took its configuration over.
+    List {
+        /// Process configuration (YAML), of which `database` is read.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// One JSON object to a line instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a tenant's id, with every chat under it, to another `ChatTenant`,
+    /// such as the same one under a new name. Exit code 1: nothing was changed.
+    Transfer {
+        /// Process configuration (YAML), of which `database` is read.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The tenant's id.
+        #[arg(long, value_name = "UUID")]
+        tenant: TenantId,
+        /// Whose it is now.
+        #[arg(long, value_name = "NAMESPACE/NAME")]
+        from: NamespacedName,
+        /// Whose it will be.
+        #[arg(long, value_name = "NAMESPACE/NAME")]
+        to: NamespacedName,
     },
 }
 
@@ -151,6 +189,7 @@ fn main() -> ExitCode {
             interval,
         } => watchdog(config.as_deref(), interval.map(Duration::from_secs)),
         Command::Migrate { config } => migrate(config.as_deref()),
+        Command::Tenants { command } => tenants(command).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -205,6 +244,27 @@ fn migrate(config: Option<&Path>) -> anyhow::Result<bool> {
         job_telemetry("migrate", &config.logging)?;
         jobs::process::migrate(&config).await.map(|()| true)
     })
+}
+
+fn tenants(command: TenantsCommand) -> anyhow::Result<()> {
+    let out = &mut std::io::stdout();
+    let load = |file: Option<PathBuf>| JobConfig::load(file.as_deref(), std::env::vars());
+    match command {
+        TenantsCommand::List { config, json } => {
+            let config = load(config)?;
+            runtime()?.block_on(tenant_owners::list(&config, json, out))
+        }
+        TenantsCommand::Transfer {
+            config,
+            tenant,
+            from,
+            to,
+        } => {
+            let config = load(config)?;
+            let transfer = Transfer { tenant, from, to };
+            runtime()?.block_on(tenant_owners::transfer(&config, &transfer, out))
+        }
+    }
 }
 
 /// One thread for everything but the connections, which have their own.

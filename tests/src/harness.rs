@@ -56,7 +56,9 @@ impl Env {
     async fn new(kind: DatabaseKind) -> anyhow::Result<Self> {
         let directory = TempDir::with_prefix("minichat-test-")?;
         let database = Database::create(kind, directory.path()).await?;
-        std::fs::create_dir(directory.path().join("manifests"))?;
+        for name in ["manifests", "rendered"] {
+            std::fs::create_dir(directory.path().join(name))?;
+        }
         Ok(Self {
             database,
             directory,
@@ -66,6 +68,16 @@ impl Env {
     /// Where manifests are read from.
     pub fn manifests(&self) -> PathBuf {
         self.directory.path().join("manifests")
+    }
+
+    /// Where rendered tenants are read from.
+    pub fn rendered(&self) -> PathBuf {
+        self.directory.path().join("rendered")
+    }
+
+    /// Writes the rendered `tenant` as `file`, in one step.
+    pub fn write_rendered(&self, file: &str, tenant: &Tenant, version: u64) -> anyhow::Result<()> {
+        write_file(&self.rendered(), file, &tenant.rendered(version)?)
     }
 
     /// Writes `name.yaml` into the manifests directory, in one step.
@@ -102,21 +114,47 @@ impl Env {
         for tenant in tenants {
             self.write_manifest(&tenant.name, &tenant.manifest())?;
         }
-        let config = process_config(&self.database.url(), &self.manifests(), settings)?;
-        let running = start(&config).await?;
-        let stack = Stack {
-            api: Api::new(running.app_addr),
-            admin: Api::new(running.admin_addr),
-            database: self.database.clone(),
-            manifests: self.manifests(),
-            running,
-        };
+        let stack = self.start_with(&self.manifests(), settings).await?;
         stack
             .eventually("ready", async || {
                 Ok(stack.admin.get_absolute("/readyz").await?.status == 200)
             })
             .await?;
         Ok(stack)
+    }
+
+    /// Serves the manifests of a directory, ready or not.
+    pub async fn start_with(&self, manifests: &Path, settings: &str) -> anyhow::Result<Stack> {
+        let variables = variables(&self.database.url(), manifests, settings);
+        self.start(variables, manifests).await
+    }
+
+    /// Serves the rendered tenants of [`Self::rendered`], ready or not.
+    pub async fn start_rendered(&self, settings: &str) -> anyhow::Result<Stack> {
+        let directory = self.rendered();
+        let source = (
+            "MINICHAT_SOURCE_DIRECTORY".to_owned(),
+            directory.display().to_string(),
+        );
+        let variables = variables_without_source(&self.database.url(), settings);
+        self.start(std::iter::once(source).chain(variables), &directory)
+            .await
+    }
+
+    async fn start(
+        &self,
+        variables: impl Iterator<Item = (String, String)>,
+        manifests: &Path,
+    ) -> anyhow::Result<Stack> {
+        let config = ProcessConfig::load(None, variables);
+        let running = start(&config.map_err(|faults| anyhow::anyhow!("{faults}"))?).await?;
+        Ok(Stack {
+            api: Api::new(running.app_addr),
+            admin: Api::new(running.admin_addr),
+            database: self.database.clone(),
+            manifests: manifests.to_owned(),
+            running,
+        })
     }
 }
 
@@ -295,20 +333,15 @@ async fn start(config: &ProcessConfig) -> anyhow::Result<Running> {
 }
 
 /// A file appears at once, with its whole content.
-fn write_manifest(directory: &std::path::Path, name: &str, text: &str) -> anyhow::Result<()> {
+fn write_file(directory: &Path, name: &str, text: &str) -> anyhow::Result<()> {
     let draft = directory.join(format!(".{name}.draft"));
     std::fs::write(&draft, text)?;
-    std::fs::rename(&draft, directory.join(format!("{name}.yaml")))?;
+    std::fs::rename(&draft, directory.join(name))?;
     Ok(())
 }
 
-fn process_config(
-    database_url: &str,
-    manifests: &Path,
-    settings: &str,
-) -> anyhow::Result<ProcessConfig> {
-    ProcessConfig::load(None, variables(database_url, manifests, settings))
-        .map_err(|faults| anyhow::anyhow!("{faults}"))
+fn write_manifest(directory: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+    write_file(directory, &format!("{name}.yaml"), text)
 }
 
 /// The process configuration of tests as environment variables; those of

@@ -2,6 +2,10 @@
 
 use std::net::SocketAddr;
 
+use anyhow::{Context as _, anyhow};
+use minichat_core::Timestamp;
+use minichat_crds::manifests::Files;
+use minichat_crds::{Manifests, RenderSettings, RenderedTenant};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -104,6 +108,41 @@ impl Tenant {
             .map(Value::to_string)
             .collect();
         documents.join("\n---\n")
+    }
+}
+
+impl Tenant {
+    /// Moves every object into `namespace`.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: &str) -> Self {
+        let objects = std::iter::once(&mut self.resource).chain(&mut self.others);
+        for object in objects {
+            object["metadata"]["namespace"] = json!(namespace);
+        }
+        self
+    }
+
+    /// The Secret that carries the tenant to the data plane as policy
+    /// `version`, as a JSON text.
+    pub fn rendered(&self, version: u64) -> anyhow::Result<String> {
+        let mut files = Files::default();
+        files.insert("tenant.yaml", self.manifest());
+        let manifests = Manifests::parse(&files, RenderSettings::LENIENT);
+        if let Some(problem) = manifests.problems.first() {
+            return Err(anyhow!("{problem}"));
+        }
+        let mut tenants = manifests.tenants.into_values();
+        let manifest = tenants.next().context("no tenant")?;
+        let rendered = RenderedTenant {
+            source: manifest.name.clone(),
+            config: manifest.rendered.config.clone().numbered(version),
+            credentials: manifest.rendered.credentials.clone(),
+            revision: format!("{version}-0123456789ab"),
+        };
+        let secret = rendered.to_pool_secret("default", Timestamp::from_micros(0));
+        Ok(serde_json::to_string(
+            &secret.map_err(|faults| anyhow!("{faults}"))?,
+        )?)
     }
 }
 

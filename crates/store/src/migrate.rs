@@ -12,6 +12,7 @@ use crate::StoreError;
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_stop_requests.sql"),
+    include_str!("migrations/0003_tenants.sql"),
 ];
 
 /// The key of the advisory lock, `minichat` in ASCII.

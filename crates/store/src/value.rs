@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use std::cell::Cell;
 
 use minichat_core::{
-    AttachmentId, ChatId, Date, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId,
+    AttachmentId, ChatId, Date, MessageId, NamespacedName, RequestId, TenantId, Timestamp, TurnId,
+    UserId,
 };
 use uuid::Uuid;
 
@@ -147,6 +148,7 @@ from_value!(u64, "a count", Value::Int(v) => u64::try_from(v).ok());
 from_value!(u32, "a small count", Value::Int(v) => u32::try_from(v).ok());
 from_value!(bool, "a boolean", Value::Bool(v) => Some(v), Value::Int(v) => Some(v != 0));
 from_value!(String, "text", Value::Text(v) => Some(v.to_owned()));
+from_value!(NamespacedName, "namespace/name", Value::Text(v) => v.parse().ok());
 from_value!(Uuid, "a uuid", Value::Uuid(v) => Some(v), Value::Text(v) => v.parse().ok());
 from_value!(
     Timestamp,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use minichat_config::{Fault, Faults, Secret};
-use minichat_core::TenantId;
+use minichat_core::{NamespacedName, TenantId};
 use serde_json::{Value, json};
 
 use super::{Concern, Manifests, Problem, Source, TenantManifest, secret};
@@ -178,8 +178,13 @@ impl Collected {
             }
         }
         let rendered = render(tenant, &quotas, &secrets, settings)?;
+        // Admission has checked both names.
+        let full = NamespacedName::new(&name.0, &name.1).map_err(|error| Fault {
+            path: "metadata".to_owned(),
+            message: error.to_string(),
+        })?;
         Ok(TenantManifest {
-            name: format!("{}/{}", name.0, name.1),
+            name: full,
             files,
             rendered,
         })
@@ -347,7 +352,7 @@ fn claimed_id((namespace, name): &Name, object: &Value) -> TenantId {
     }
     let tenant: Option<ChatTenant> = serde_json::from_value(tenant).ok();
     tenant.map_or_else(
-        || crate::render::derived_id(namespace, name),
+        || crate::render::derived(&format!("{namespace}/{name}")),
         |tenant| tenant_id(&tenant),
     )
 }

@@ -18,7 +18,7 @@ use std::io;
 use std::path::Path;
 
 use minichat_config::{Fault, yaml};
-use minichat_core::TenantId;
+use minichat_core::{NamespacedName, TenantId};
 
 use crate::render::{RenderSettings, Rendered};
 
@@ -68,7 +68,7 @@ pub struct Manifests {
 #[derive(Debug)]
 pub struct TenantManifest {
     /// `namespace/name` of the `ChatTenant`.
-    pub name: String,
+    pub name: NamespacedName,
     /// Files that its documents stand in.
     pub files: BTreeSet<String>,
     /// What to serve.
@@ -85,6 +85,11 @@ pub struct Files {
 }
 
 impl Files {
+    /// Adds a text.
+    pub fn insert(&mut self, name: &str, text: String) {
+        self.texts.insert(name.to_owned(), text);
+    }
+
     /// Reads the files of `directory` that end in `.yaml`, `.yml` or `.json`;
     /// neither hidden ones nor subdirectories.
     pub fn read(directory: &Path) -> io::Result<Self> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use minichat_config::tenant::document::UserLimitsDocument;
 use minichat_config::{Credentials, Faults, TenantConfig};
-use minichat_core::TenantId;
+use minichat_core::{NamespacedName, TenantId};
 use uuid::Uuid;
 
 use crate::{ChatQuota, ChatTenant};
@@ -127,7 +127,7 @@ pub fn tenant_id(tenant: &ChatTenant) -> TenantId {
     asked.unwrap_or_else(|| {
         let namespace = tenant.metadata.namespace.as_deref().unwrap_or("default");
         let name = tenant.metadata.name.as_deref().unwrap_or_default();
-        derived_id(namespace, name)
+        derived(&format!("{namespace}/{name}"))
     })
 }
 
@@ -139,20 +139,23 @@ fn may_have_its_id(tenant: &ChatTenant) -> bool {
         return true;
     };
     let id = tenant_id(tenant).0;
-    let derived = derived_id(
-        tenant.metadata.namespace.as_deref().unwrap_or("default"),
-        tenant.metadata.name.as_deref().unwrap_or_default(),
-    );
+    let namespace = tenant.metadata.namespace.as_deref().unwrap_or("default");
+    let name = tenant.metadata.name.as_deref().unwrap_or_default();
+    let derived = derived(&format!("{namespace}/{name}"));
     asked.parse().ok() == Some(TenantId(id))
         && !id.is_nil()
         && !id.is_max()
         && (id.get_version_num() != 5 || id == derived.0)
 }
 
-/// The id of the tenant `namespace/name` that asks for none.
-pub(crate) fn derived_id(namespace: &str, name: &str) -> TenantId {
+/// The id of the tenant called `name` that asks for none (version 5).
+pub fn derived_id(name: &NamespacedName) -> TenantId {
+    derived(name.as_str())
+}
+
+pub(crate) fn derived(name: &str) -> TenantId {
     let space = Uuid::new_v5(&Uuid::NAMESPACE_DNS, b"chattenants.minichat.dev");
-    Uuid::new_v5(&space, format!("{namespace}/{name}").as_bytes()).into()
+    Uuid::new_v5(&space, name.as_bytes()).into()
 }
 
 /// The limits that `quotas` of one tenant make (QUOTA-25).

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::Secret;
 use minichat_config::{Faults, TenantConfig, yaml};
-use minichat_core::TenantId;
+use minichat_core::{NamespacedName, TenantId};
 use minichat_crds::manifests::Files;
 use minichat_crds::rendered_secret::{self, CREDENTIALS_KEY, Keys, TENANT_KEY};
 use minichat_crds::{RenderSettings, RenderedTenant, Revisions};
@@ -29,6 +29,8 @@ pub(super) struct DirectoryReader {
     /// Tenants by the folder or file that held them: what is broken now still
     /// belongs to somebody.
     places: BTreeMap<String, TenantId>,
+    /// The place that counted for each tenant.
+    counted: BTreeMap<TenantId, String>,
 }
 
 impl DirectoryReader {
@@ -37,6 +39,7 @@ impl DirectoryReader {
             places_of: Places::new(settings),
             intake,
             places: BTreeMap::new(),
+            counted: BTreeMap::new(),
         }
     }
 }
@@ -93,6 +96,7 @@ impl Reader for DirectoryReader {
             .known()
             .map(|id| (id, Delivery::Gone))
             .collect();
+        let mut tenants: BTreeMap<TenantId, Vec<(String, Found)>> = BTreeMap::new();
         let mut places = BTreeMap::new();
         for (place, found) in self.places_of.found(&files) {
             let known = found.tenant.or_else(|| self.places.get(&place).copied());
@@ -100,17 +104,58 @@ impl Reader for DirectoryReader {
                 tracing::warn!(place, error = found.error(), "no tenant can be read here");
                 continue;
             };
-            if let Some((other, _)) = places.iter().find(|(_, taken)| **taken == id) {
-                tracing::warn!(place, other, tenant.id = %id, "the tenant stands there too; this one is ignored");
-                continue;
-            }
-            places.insert(place, id);
-            deliveries.insert(id, found.delivery);
+            places.insert(place.clone(), id);
+            tenants.entry(id).or_default().push((place, found));
         }
         self.places = places;
+        self.counted.retain(|id, _| tenants.contains_key(id));
+        let several = tenants.iter().filter(|(_, places)| places.len() > 1);
+        let owners = self.intake.owners(several.map(|(id, _)| *id)).await;
+        for (id, places) in tenants {
+            if let Some((place, found)) = chosen(id, places, owners.get(&id)) {
+                self.notice_replaced(id, &place, &found);
+                self.counted.insert(id, place);
+                deliveries.insert(id, found.delivery);
+            }
+        }
         self.intake.take(deliveries).await;
         !self.intake.is_incomplete()
     }
+}
+
+impl DirectoryReader {
+    /// A tenant whose place is gone ends, also when another tenant of the same
+    /// id stands elsewhere (D36). What stands in its place is refused, and it
+    /// goes on.
+    fn notice_replaced(&mut self, id: TenantId, place: &str, found: &Found) {
+        let is_elsewhere = self.counted.get(&id).is_some_and(|before| before != place);
+        let running = self.intake.registry.running(id);
+        let is_anothers = found
+            .source()
+            .is_some_and(|source| running.is_some_and(|running| running.source != *source));
+        if is_elsewhere && is_anothers {
+            self.intake.registry.remove(id);
+        }
+    }
+}
+
+/// What counts of several places that hold one tenant: the owner's, so that
+/// nobody who has the same id keeps the owner from being served (D36).
+fn chosen(
+    id: TenantId,
+    mut places: Vec<(String, Found)>,
+    owner: Option<&NamespacedName>,
+) -> Option<(String, Found)> {
+    let is_owners = |(_, found): &(String, Found)| owner.is_some() && found.source() == owner;
+    let position = places.iter().position(is_owners).unwrap_or_default();
+    if position >= places.len() {
+        return None;
+    }
+    let (place, found) = places.swap_remove(position);
+    for (other, _) in places {
+        tracing::warn!(place = other, other = %place, tenant.id = %id, "the tenant stands there too; this one is ignored");
+    }
+    Some((place, found))
 }
 
 /// What one folder or file says.
@@ -138,6 +183,13 @@ impl Found {
                     error: faults.to_string(),
                 },
             },
+        }
+    }
+
+    fn source(&self) -> Option<&NamespacedName> {
+        match &self.delivery {
+            Delivery::Rendered(tenant) => Some(&tenant.source),
+            Delivery::Refused { .. } | Delivery::Gone => None,
         }
     }
 

@@ -61,7 +61,7 @@ fn manifests(directory: &Path, settings: RenderSettings) -> io::Result<Examined>
         examined
             .remarks
             .extend(warnings.map(|warning| format!("{name}: {warning}")));
-        examined.tenants.push(tenant.name);
+        examined.tenants.push(tenant.name.to_string());
     }
     Ok(examined)
 }

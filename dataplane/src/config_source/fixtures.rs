@@ -77,7 +77,7 @@ pub(super) fn rendered_from(
     let mut manifests = Manifests::parse(&files, RenderSettings::default());
     let manifest = manifests.tenants.remove(&self::id(id)).unwrap();
     RenderedTenant {
-        source: manifest.name.parse().unwrap(),
+        source: manifest.name,
         config: manifest.rendered.config.numbered(version),
         credentials: manifest.rendered.credentials,
         revision,

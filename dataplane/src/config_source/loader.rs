@@ -10,7 +10,7 @@ use minichat_crds::manifests::{Concern, Files, Manifests, Problem, TenantManifes
 
 use super::issuers;
 use super::registry::{Registry, Rejected};
-use super::{StoredPolicyVersions, TenantRuntime};
+use super::{PolicyError, StoredPolicyVersions, TenantRuntime};
 
 /// Everything the loads of one process share.
 pub(super) struct Loader {
@@ -44,7 +44,7 @@ impl Loader {
         }
     }
 
-    /// Takes over `manifests`, which were made from `files`. `false` when the database did not answer for
+    /// Takes over `manifests`, which were made from `files`. `false` when the database did not take
     /// some tenant, so that the same files are worth another load.
     pub(super) async fn apply(&mut self, mut manifests: Manifests, files: &Files) -> bool {
         for problem in manifests
@@ -152,10 +152,13 @@ impl Loader {
             async move {
                 let config = &manifest.rendered.config;
                 let version = match running {
-                    Some(running) if running.config.content_hash == config.content_hash => {
+                    Some(running)
+                        if running.config.content_hash == config.content_hash
+                            && running.source == manifest.name =>
+                    {
                         Ok(running.policy_version())
                     }
-                    _ => versions.resolve(config).await,
+                    _ => versions.resolve(&manifest.name, config).await,
                 };
                 (id, manifest, version)
             }
@@ -166,8 +169,14 @@ impl Loader {
             match version {
                 Ok(version) => self.run(id, manifest, version),
                 Err(error) => {
+                    // Also when the id is another's: it may be transferred.
                     complete = false;
-                    let error = format!("the policy cannot be stored: {error}");
+                    let error = match error {
+                        PolicyError::OwnedByAnother(error) => error.to_string(),
+                        PolicyError::Store(error) => {
+                            format!("the policy cannot be stored: {error}; it is tried again")
+                        }
+                    };
                     let refusal = Refusal {
                         error,
                         files: manifest.files,
@@ -191,11 +200,12 @@ impl Loader {
             &rendered.credentials,
         );
         self.files.insert(id, files);
-        let runtime = TenantRuntime::new(rendered.config, version, rendered.credentials)
-            .with_revision(revision);
+        let runtime =
+            TenantRuntime::new(name.clone(), rendered.config, version, rendered.credentials)
+                .with_revision(revision);
         if self.registry.run(id, runtime) {
             for warning in &rendered.warnings {
-                tracing::warn!(tenant.id = %id, tenant.name = name, warning, "a configuration is probably not meant so");
+                tracing::warn!(tenant.id = %id, tenant.name = %name, warning, "a configuration is probably not meant so");
             }
         }
     }

@@ -29,7 +29,7 @@ mod tests;
 
 pub use examine::{Examined, examine};
 pub use issuers::{Listing, SharedIssuer};
-pub use policy_versions::StoredPolicyVersions;
+pub use policy_versions::{OwnedByAnother, PolicyError, StoredPolicyVersions};
 pub use source::ConfigSource;
 pub use status::{Configz, Entry, State, Status};
 pub use tenants::{TenantRuntime, Tenants};

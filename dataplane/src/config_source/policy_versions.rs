@@ -1,9 +1,12 @@
-//! Policies in the database: numbers for documents that no operator numbered
-//! (QUOTA-28), and the snapshots that turns are priced by (QUOTA-30).
+//! Policies in the database: whose the tenant is (D36), numbers for documents
+//! that no operator numbered (QUOTA-28), and the snapshots that turns are priced
+//! by (QUOTA-30).
+
+use std::collections::BTreeMap;
 
 use minichat_config::TenantConfig;
-use minichat_core::TenantId;
-use minichat_store::{BoxFuture, PolicySnapshot, Store, StoreError};
+use minichat_core::{NamespacedName, TenantId};
+use minichat_store::{PolicySnapshot, Store, StoreError, Tx};
 
 /// Numbers policies by what the database holds, and stores each before any
 /// turn can be priced by it (QUOTA-30, QUOTA-34).
@@ -12,46 +15,107 @@ pub struct StoredPolicyVersions {
     store: Store,
 }
 
+/// Why a policy is not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    #[error(transparent)]
+    OwnedByAnother(#[from] OwnedByAnother),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The tenant's id belongs to another `ChatTenant` (D36).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the tenant id {tenant} belongs to the ChatTenant {owner}, which was served under it first, and \
+     not to {claimant}: give {claimant} another tenantId; or, if it is the same tenant under a new \
+     name, run `minichat-dataplane tenants transfer --tenant {tenant} --from {owner} --to {claimant}`; \
+     or erase the tenant of {owner}"
+)]
+pub struct OwnedByAnother {
+    pub tenant: TenantId,
+    /// Whose it is.
+    pub owner: NamespacedName,
+    /// Who wants it.
+    pub claimant: NamespacedName,
+}
+
 impl StoredPolicyVersions {
     pub fn new(store: Store) -> Self {
         Self { store }
     }
 
     /// The version of `config`: the newest stored one if its hash is equal,
-    /// else the next, which is stored before this returns.
-    pub async fn resolve(&self, config: &TenantConfig) -> Result<u64, StoreError> {
-        let tenant = config.tenant_id;
-        let hash = config.content_hash.clone();
-        let config = config.clone();
+    /// else the next, which is stored before this returns. The tenant belongs
+    /// to `owner` from then on.
+    pub async fn resolve(
+        &self,
+        owner: &NamespacedName,
+        config: &TenantConfig,
+    ) -> Result<u64, PolicyError> {
+        let (owner, config) = (owner.clone(), config.clone());
         self.store
-            .write(move |tx| -> BoxFuture<'_, Result<u64, StoreError>> {
-                let (hash, config) = (hash.clone(), config.clone());
+            .write(move |tx| {
+                let (owner, config) = (owner.clone(), config.clone());
                 Box::pin(async move {
-                    let newest = tx.policy_snapshot_newest(tenant).await?;
-                    let version = match &newest {
-                        Some(stored) if stored.content_hash == hash => {
-                            return Ok(stored.policy_version);
-                        }
-                        Some(stored) => stored.policy_version + 1,
-                        None => 1,
-                    };
-                    let snapshot = snapshot(config, version)?;
-                    tx.policy_snapshot_store(tenant, &snapshot).await?;
-                    Ok(version)
+                    claim(tx, config.tenant_id, &owner).await?;
+                    next_version(tx, config).await
                 })
             })
             .await
     }
 
     /// Stores `config` as `version`, which the operator gave it. The same
-    /// version with another hash is [`StoreError::PolicyHashMismatch`].
-    pub async fn store(&self, config: &TenantConfig, version: u64) -> Result<(), StoreError> {
-        let tenant = config.tenant_id;
+    /// version with another hash is [`StoreError::PolicyHashMismatch`]. The
+    /// tenant belongs to `owner` from then on.
+    pub async fn store(
+        &self,
+        owner: &NamespacedName,
+        config: &TenantConfig,
+        version: u64,
+    ) -> Result<(), PolicyError> {
+        let (owner, tenant) = (owner.clone(), config.tenant_id);
         let snapshot = snapshot(config.clone(), version)?;
         self.store
-            .write(move |tx| -> BoxFuture<'_, Result<(), StoreError>> {
-                let snapshot = snapshot.clone();
-                Box::pin(async move { tx.policy_snapshot_store(tenant, &snapshot).await })
+            .write(move |tx| {
+                let (owner, snapshot) = (owner.clone(), snapshot.clone());
+                Box::pin(async move {
+                    claim(tx, tenant, &owner).await?;
+                    Ok(tx.policy_snapshot_store(tenant, &snapshot).await?)
+                })
+            })
+            .await
+    }
+
+    /// Makes `owner` the tenant's, unless it is another's.
+    pub async fn claim(&self, tenant: TenantId, owner: &NamespacedName) -> Result<(), PolicyError> {
+        let owner = owner.clone();
+        self.store
+            .write(move |tx| {
+                let owner = owner.clone();
+                Box::pin(async move { claim(tx, tenant, &owner).await })
+            })
+            .await
+    }
+
+    /// Whose each of `tenants` is; those that nobody was served under are left
+    /// out.
+    pub async fn owners(
+        &self,
+        tenants: Vec<TenantId>,
+    ) -> Result<BTreeMap<TenantId, NamespacedName>, StoreError> {
+        self.store
+            .read(move |tx| {
+                let tenants = tenants.clone();
+                Box::pin(async move {
+                    let mut owners = BTreeMap::new();
+                    for tenant in tenants {
+                        if let Some(owner) = tx.tenant_owner(tenant).await? {
+                            owners.insert(tenant, owner);
+                        }
+                    }
+                    Ok(owners)
+                })
             })
             .await
     }
@@ -64,6 +128,36 @@ impl StoredPolicyVersions {
             .await?;
         Ok(stored.map(|stored| stored.policy_version))
     }
+}
+
+async fn claim(
+    tx: &mut Tx,
+    tenant: TenantId,
+    claimant: &NamespacedName,
+) -> Result<(), PolicyError> {
+    let owner = tx.tenant_claim(tenant, claimant).await?;
+    if owner == *claimant {
+        return Ok(());
+    }
+    Err(PolicyError::OwnedByAnother(OwnedByAnother {
+        tenant,
+        owner,
+        claimant: claimant.clone(),
+    }))
+}
+
+async fn next_version(tx: &mut Tx, config: TenantConfig) -> Result<u64, PolicyError> {
+    let tenant = config.tenant_id;
+    let version = match tx.policy_snapshot_newest(tenant).await? {
+        Some(stored) if stored.content_hash == config.content_hash => {
+            return Ok(stored.policy_version);
+        }
+        Some(stored) => stored.policy_version + 1,
+        None => 1,
+    };
+    let snapshot = snapshot(config, version)?;
+    tx.policy_snapshot_store(tenant, &snapshot).await?;
+    Ok(version)
 }
 
 fn snapshot(config: TenantConfig, version: u64) -> Result<PolicySnapshot, StoreError> {

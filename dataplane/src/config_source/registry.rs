@@ -63,6 +63,7 @@ impl Registry {
         state.rejected = None;
         if state.running.as_deref().is_some_and(|running| {
             running.revision == runtime.revision
+                && running.source == runtime.source
                 && running.config.content_hash == runtime.config.content_hash
                 && running.credentials == runtime.credentials
         }) {
@@ -111,6 +112,7 @@ fn entry(tenant_id: TenantId, state: &TenantState) -> Entry {
     let rejected = state.rejected.as_ref();
     Entry {
         tenant_id,
+        source: running.map(|running| running.source.clone()),
         revision: running.map(|running| running.revision.clone()),
         state: if rejected.is_some() {
             State::Rejected

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
-use minichat_core::TenantId;
+use minichat_core::{NamespacedName, TenantId};
 use minichat_crds::RenderedTenant;
 use minichat_store::StoreError;
 
 use super::issuers;
 use super::registry::{Registry, Rejected};
-use super::{StoredPolicyVersions, TenantRuntime};
+use super::{OwnedByAnother, PolicyError, StoredPolicyVersions, TenantRuntime};
 
 /// What the source says about one tenant now.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub(super) struct Intake {
     unstored: BTreeMap<TenantId, Box<RenderedTenant>>,
     /// Valid ones that list an issuer of another tenant; it may give it up.
     contested: BTreeMap<TenantId, Box<RenderedTenant>>,
+    /// Valid ones whose id is another's (D36); it may be transferred to them.
+    foreign: BTreeMap<TenantId, Box<RenderedTenant>>,
 }
 
 impl Intake {
@@ -41,6 +43,7 @@ impl Intake {
             registry: Registry::default(),
             unstored: BTreeMap::new(),
             contested: BTreeMap::new(),
+            foreign: BTreeMap::new(),
         }
     }
 
@@ -51,6 +54,7 @@ impl Intake {
         for (id, delivery) in deliveries {
             self.unstored.remove(&id);
             self.contested.remove(&id);
+            self.foreign.remove(&id);
             match delivery {
                 Delivery::Rendered(tenant) => rendered.push((id, tenant)),
                 Delivery::Refused { revision, error } => {
@@ -68,16 +72,59 @@ impl Intake {
         self.registry.publish();
     }
 
-    /// Whether a delivery still waits for the database.
+    /// Whose each of `tenants` is, as far as anybody was served under it.
+    pub(super) async fn owners(
+        &self,
+        tenants: impl Iterator<Item = TenantId>,
+    ) -> BTreeMap<TenantId, NamespacedName> {
+        let (mut owners, mut unknown) = (BTreeMap::new(), Vec::new());
+        for id in tenants {
+            match self.registry.running(id) {
+                Some(running) => {
+                    owners.insert(id, running.source.clone());
+                }
+                None => unknown.push(id),
+            }
+        }
+        if !unknown.is_empty() {
+            let stored = self.versions.owners(unknown).await;
+            let stored = stored.inspect_err(|error| {
+                tracing::warn!(%error, "whose the tenants are cannot be read");
+            });
+            owners.extend(stored.into_iter().flatten());
+        }
+        owners
+    }
+
+    /// Whether a delivery still waits for the database, or for what somebody
+    /// does there.
     pub(super) fn is_incomplete(&self) -> bool {
-        !self.unstored.is_empty()
+        !self.unstored.is_empty() || !self.foreign.is_empty()
     }
 
     /// Offers the database what it did not take.
     pub(super) async fn retry(&mut self) {
-        let waiting = std::mem::take(&mut self.unstored).into_iter().collect();
-        self.offer(waiting).await;
-        self.registry.publish();
+        let mut waiting: Vec<_> = std::mem::take(&mut self.unstored).into_iter().collect();
+        waiting.extend(self.transferred().await);
+        if !waiting.is_empty() {
+            self.offer(waiting).await;
+            self.registry.publish();
+        }
+    }
+
+    /// Those of the foreign ones whose id is theirs or nobody's now.
+    async fn transferred(&mut self) -> Vec<(TenantId, Box<RenderedTenant>)> {
+        if self.foreign.is_empty() {
+            return Vec::new();
+        }
+        let ids = self.foreign.keys().copied().collect();
+        let Ok(owners) = self.versions.owners(ids).await else {
+            return Vec::new();
+        };
+        let is_free = |id: &TenantId, tenant: &mut Box<RenderedTenant>| {
+            owners.get(id).is_none_or(|owner| *owner == tenant.source)
+        };
+        self.foreign.extract_if(.., is_free).collect()
     }
 
     /// Takes over what no other tenant's issuers forbid: no issuer opens two
@@ -124,8 +171,14 @@ impl Intake {
                         stored_version: refused.stored_version(),
                     };
                     self.registry.reject(id, rejected);
-                    if refused.is_temporary() {
-                        self.unstored.insert(id, tenant);
+                    match refused {
+                        Refused::Database(_) => {
+                            self.unstored.insert(id, tenant);
+                        }
+                        Refused::OwnedByAnother(_) => {
+                            self.foreign.insert(id, tenant);
+                        }
+                        Refused::Lower { .. } | Refused::OtherContent { .. } => {}
                     }
                 }
             }
@@ -134,7 +187,7 @@ impl Intake {
 
     fn run(&mut self, id: TenantId, tenant: RenderedTenant) {
         let version = tenant.config.policy_version.unwrap_or_default();
-        let runtime = TenantRuntime::new(tenant.config, version, tenant.credentials)
+        let runtime = TenantRuntime::new(tenant.source, tenant.config, version, tenant.credentials)
             .with_revision(tenant.revision);
         self.registry.run(id, runtime);
     }
@@ -151,21 +204,28 @@ enum Refused {
         "policy version {delivered} is stored with other content, and {newest} is the newest one; a changed policy needs a higher version"
     )]
     OtherContent { delivered: u64, newest: u64 },
+    #[error(transparent)]
+    OwnedByAnother(OwnedByAnother),
     #[error("the policy cannot be stored: {0}; it is tried again")]
     Database(StoreError),
 }
 
-impl Refused {
-    fn is_temporary(&self) -> bool {
-        matches!(self, Self::Database(_))
+impl From<PolicyError> for Refused {
+    fn from(error: PolicyError) -> Self {
+        match error {
+            PolicyError::OwnedByAnother(error) => Self::OwnedByAnother(error),
+            PolicyError::Store(error) => Self::Database(error),
+        }
     }
+}
 
+impl Refused {
     /// What the number of the next delivery must exceed, if numbers are at fault.
     fn stored_version(&self) -> Option<u64> {
         match self {
             Self::Lower { running, .. } => Some(*running),
             Self::OtherContent { newest, .. } => Some(*newest),
-            Self::Database(_) => None,
+            Self::OwnedByAnother(_) | Self::Database(_) => None,
         }
     }
 }
@@ -177,6 +237,11 @@ async fn admit(
 ) -> Result<(), Refused> {
     let delivered = tenant.config.policy_version.unwrap_or_default();
     if let Some(running) = running {
+        if running.source != tenant.source {
+            versions
+                .claim(running.config.tenant_id, &tenant.source)
+                .await?;
+        }
         let current = running.policy_version();
         if delivered < current {
             return Err(Refused::Lower {
@@ -188,16 +253,21 @@ async fn admit(
             return Ok(());
         }
     }
-    match versions.store(&tenant.config, delivered).await {
+    match versions
+        .store(&tenant.source, &tenant.config, delivered)
+        .await
+    {
         Ok(()) => Ok(()),
-        Err(StoreError::PolicyHashMismatch { .. }) => Err(Refused::OtherContent {
-            delivered,
-            newest: versions
-                .newest(tenant.config.tenant_id)
-                .await
-                .map_err(Refused::Database)?
-                .map_or(delivered, |newest| newest.max(delivered)),
-        }),
-        Err(error) => Err(Refused::Database(error)),
+        Err(PolicyError::Store(StoreError::PolicyHashMismatch { .. })) => {
+            Err(Refused::OtherContent {
+                delivered,
+                newest: versions
+                    .newest(tenant.config.tenant_id)
+                    .await
+                    .map_err(Refused::Database)?
+                    .map_or(delivered, |newest| newest.max(delivered)),
+            })
+        }
+        Err(error) => Err(error.into()),
     }
 }

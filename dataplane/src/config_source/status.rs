@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use minichat_core::TenantId;
+use minichat_core::{NamespacedName, TenantId};
 use serde::Serialize;
 
 /// The state of every tenant the source knows, also of those that never ran.
@@ -21,6 +21,9 @@ pub type Configz = Vec<Entry>;
 pub struct Entry {
     /// Which one.
     pub tenant_id: TenantId,
+    /// The `ChatTenant` whose configuration runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<NamespacedName>,
     /// The one that runs; `null` if none ever did.
     pub revision: Option<String>,
     pub state: State,

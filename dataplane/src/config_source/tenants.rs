@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use minichat_config::{Credentials, TenantConfig};
-use minichat_core::TenantId;
+use minichat_core::{NamespacedName, TenantId};
 
 use super::issuers::{self, Listing};
 
@@ -13,6 +13,8 @@ use super::issuers::{self, Listing};
 /// told. A request pins the [`Arc`] it began with (K8S-22).
 #[derive(Debug)]
 pub struct TenantRuntime {
+    /// The `ChatTenant` that the tenant's id belongs to (D36).
+    pub source: NamespacedName,
     /// Numbered (QUOTA-28).
     pub config: TenantConfig,
     pub credentials: Credentials,
@@ -22,11 +24,17 @@ pub struct TenantRuntime {
 }
 
 impl TenantRuntime {
-    /// `config` under `policy_version`, with the credentials it refers to.
-    pub fn new(config: TenantConfig, policy_version: u64, credentials: Credentials) -> Self {
+    /// `config` of `source` under `policy_version`, with the credentials it refers to.
+    pub fn new(
+        source: NamespacedName,
+        config: TenantConfig,
+        policy_version: u64,
+        credentials: Credentials,
+    ) -> Self {
         let digits = config.content_hash.rsplit(':').next().unwrap_or_default();
         let revision = format!("{policy_version}-{}", &digits[..digits.len().min(12)]);
         Self {
+            source,
             config: config.numbered(policy_version),
             credentials,
             revision,

@@ -99,8 +99,7 @@ async fn a_tenant_runs_numbered_and_a_change_is_the_next_version() {
     let scene = Scene::start(&[("a.yaml", tenant(A, 7, "key"))]).await;
     let first = scene.running(A).unwrap();
     assert_eq!((first.policy_version(), daily(&first)), (1, 7));
-    let entry =
-        json!({"tenant_id": A, "revision": first.revision, "state": "active", "suspended": false});
+    let entry = json!({"tenant_id": A, "source": "default/t01", "revision": first.revision, "state": "active", "suspended": false});
     assert_eq!(scene.configz(A), entry);
     assert!(
         first.revision.starts_with("1-") && first.revision.len() == 14,

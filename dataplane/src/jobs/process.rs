@@ -85,7 +85,7 @@ pub async fn migrate(config: &JobConfig) -> anyhow::Result<()> {
 }
 
 /// A job looks after rows, not after the schema: it leaves an older one alone.
-async fn open(config: &JobConfig, migrate: bool) -> anyhow::Result<Store> {
+pub(crate) async fn open(config: &JobConfig, migrate: bool) -> anyhow::Result<Store> {
     let settings = DatabaseSettings {
         max_conns: config.database.max_conns,
         acquire_timeout: config.database.acquire_timeout,

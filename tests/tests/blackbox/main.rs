@@ -67,4 +67,6 @@ mod stops;
 #[cfg(test)]
 mod streaming;
 #[cfg(test)]
+mod tenant_owners;
+#[cfg(test)]
 mod timeouts;

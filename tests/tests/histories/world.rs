@@ -35,6 +35,9 @@ use crate::provider::Provider;
 
 pub(crate) const TENANT: Uuid = Uuid::from_u128(0x1111_1111_1111_4111_8111_1111_1111_1111);
 
+/// Whose the tenant is.
+const OWNER: &str = "default/acme";
+
 /// A clock that stands still until it is moved.
 #[derive(Default)]
 pub(crate) struct HandClock(AtomicI64);
@@ -96,7 +99,7 @@ impl World {
             prepare(&database, Arc::clone(&clock), &tenant).await?;
             anyhow::Ok(database)
         })?;
-        let served = TenantRuntime::new(tenant, 1, Credentials::default());
+        let served = TenantRuntime::new(OWNER.parse()?, tenant, 1, Credentials::default());
         let tenants = Arc::<Tenants>::default();
         tenants.replace(HashMap::from([(TENANT.into(), Arc::new(served))]));
         Ok(Self {
@@ -259,7 +262,9 @@ async fn prepare(
         }
     }
     let store = open(database, clock).await?;
-    StoredPolicyVersions::new(store).store(tenant, 1).await?;
+    StoredPolicyVersions::new(store)
+        .store(&OWNER.parse()?, tenant, 1)
+        .await?;
     Ok(())
 }
 

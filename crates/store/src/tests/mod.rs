@@ -7,6 +7,7 @@ mod paging;
 mod quota;
 mod running;
 mod schema;
+mod tenants;
 mod turns;
 
 use fixture::{Db, on_both_databases};

@@ -46,6 +46,7 @@ impl Watching {
             settings,
             intake,
             loaded,
+            uids: BTreeMap::new(),
         };
         Self {
             tasks: [
@@ -69,6 +70,8 @@ struct Taking {
     settings: RenderSettings,
     intake: Intake,
     loaded: Signal,
+    /// Of each tenant's Secret as it was seen last.
+    uids: BTreeMap<TenantId, String>,
 }
 
 impl Taking {
@@ -108,12 +111,35 @@ impl Taking {
                 }
             }
         }
+        for (id, secret) in &newest {
+            self.notice_replaced(*id, secret.as_ref());
+        }
         let deliveries = newest
             .into_iter()
             .map(|(id, secret)| (id, delivery(secret, self.settings)));
         self.intake.take(deliveries.collect()).await;
         if is_whole {
             self.loaded.fire();
+        }
+    }
+}
+
+impl Taking {
+    /// A Secret that was deleted ends its tenant, also when the first that is
+    /// seen of it is another tenant's Secret under the same id (D36).
+    fn notice_replaced(&mut self, id: TenantId, secret: Option<&Secret>) {
+        let uid = secret.and_then(|secret| secret.metadata.uid.clone());
+        let before = match uid.clone() {
+            Some(uid) => self.uids.insert(id, uid),
+            None => self.uids.remove(&id),
+        };
+        let (Some(secret), Some(running)) = (secret, self.intake.registry.running(id)) else {
+            return;
+        };
+        let is_anothers =
+            rendered_secret::source_of(secret).is_some_and(|name| name != running.source.as_str());
+        if before.is_some() && before != uid && is_anothers {
+            self.intake.registry.remove(id);
         }
     }
 }

@@ -253,7 +253,7 @@ fn tenants(provider: &Provider) -> Tenants {
         if let Some(key) = provider.key {
             credentials.insert("key".to_owned(), Secret::new(key));
         }
-        let runtime = TenantRuntime::new(config, 1, credentials);
+        let runtime = TenantRuntime::new("default/acme".parse().unwrap(), config, 1, credentials);
         served.insert(id.parse().unwrap(), Arc::new(runtime));
     }
     let tenants = Tenants::default();
