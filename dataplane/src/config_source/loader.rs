@@ -140,6 +140,7 @@ impl Loader {
             revision,
             error,
             stored_version: None,
+            stored_owner: None,
         };
         self.registry.reject(id, rejected);
     }

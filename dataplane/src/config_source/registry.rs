@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use minichat_core::TenantId;
+use minichat_core::{NamespacedName, TenantId};
 
 use super::status::{Entry, State};
 use super::{Status, TenantRuntime, Tenants};
@@ -30,6 +30,8 @@ pub(super) struct Rejected {
     pub(super) error: String,
     /// The version that the next one must exceed, if that was the reason.
     pub(super) stored_version: Option<u64>,
+    /// Whose the id is, if that was the reason.
+    pub(super) stored_owner: Option<NamespacedName>,
 }
 
 impl Registry {
@@ -123,5 +125,6 @@ fn entry(tenant_id: TenantId, state: &TenantState) -> Entry {
         rejected_revision: rejected.map(|rejected| rejected.revision.clone()),
         error: rejected.map(|rejected| rejected.error.clone()),
         stored_version: rejected.and_then(|rejected| rejected.stored_version),
+        stored_owner: rejected.and_then(|rejected| rejected.stored_owner.clone()),
     }
 }

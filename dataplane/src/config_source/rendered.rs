@@ -62,6 +62,7 @@ impl Intake {
                         revision,
                         error,
                         stored_version: None,
+                        stored_owner: None,
                     };
                     self.registry.reject(id, rejected);
                 }
@@ -140,6 +141,7 @@ impl Intake {
                     revision: tenant.revision.clone(),
                     error,
                     stored_version: None,
+                    stored_owner: None,
                 };
                 self.registry.reject(id, rejected);
                 self.contested.insert(id, tenant);
@@ -169,6 +171,7 @@ impl Intake {
                         revision: tenant.revision.clone(),
                         error: refused.to_string(),
                         stored_version: refused.stored_version(),
+                        stored_owner: refused.stored_owner(),
                     };
                     self.registry.reject(id, rejected);
                     match refused {
@@ -220,6 +223,14 @@ impl From<PolicyError> for Refused {
 }
 
 impl Refused {
+    /// Whose the id is, if that is the reason.
+    fn stored_owner(&self) -> Option<NamespacedName> {
+        match self {
+            Self::OwnedByAnother(refused) => Some(refused.owner.clone()),
+            Self::Lower { .. } | Self::OtherContent { .. } | Self::Database(_) => None,
+        }
+    }
+
     /// What the number of the next delivery must exceed, if numbers are at fault.
     fn stored_version(&self) -> Option<u64> {
         match self {

@@ -38,6 +38,9 @@ pub struct Entry {
     /// have to be higher.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored_version: Option<u64>,
+    /// Whose the id is in the database, when the refused one is another's (D36).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored_owner: Option<NamespacedName>,
 }
 
 /// Whether the newest configuration runs.
