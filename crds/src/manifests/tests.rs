@@ -66,7 +66,7 @@ fn documents_of_one_tenant_may_stand_in_several_files() {
     ]);
     assert_eq!(problems(&manifests), Vec::<String>::new());
     let tenant = manifests.tenants.values().next().unwrap();
-    assert_eq!(tenant.name, "default/a");
+    assert_eq!(tenant.name.as_str(), "default/a");
     assert_eq!(
         tenant.files,
         BTreeSet::from(["1.yaml".to_owned(), "2.yaml".to_owned()])
