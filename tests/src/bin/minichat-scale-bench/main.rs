@@ -2,6 +2,7 @@
 //! `cargo xtask bench --scale` builds what it needs.
 #![expect(clippy::print_stdout, reason = "the results of a command line program")]
 
+mod memory;
 mod seen;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,9 @@ struct Arguments {
     /// Edits of a `ChatQuota` once all are ready, one after the other
     #[arg(long, default_value_t = 100)]
     edits: usize,
+    /// Secrets of 32 KiB that no tenant may name, beside which the operator's memory is measured first
+    #[arg(long, default_value_t = 8000)]
+    secrets: usize,
 }
 
 #[tokio::main]
@@ -48,6 +52,7 @@ async fn main() -> anyhow::Result<()> {
     };
     let site = Site::own(programs, DatabaseKind::Sqlite).await?;
     let _pod = site.pod().await?;
+    memory::beside_secrets(&site, arguments.secrets).await?;
     let names = (0..arguments.tenants).map(|number| format!("tenant-{number:04}"));
     let tenants: Vec<Tenant> = names.map(|name| site.tenant(&name)).collect();
     stream::iter(&tenants)
