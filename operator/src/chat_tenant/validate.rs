@@ -128,3 +128,33 @@ fn told(tenant: &ChatTenant, one: &Unresolved, unlabelled: &BTreeSet<String>) ->
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use minichat_config::Fault;
+    use minichat_crds::cases;
+
+    use super::*;
+
+    /// D49
+    #[test]
+    fn a_secret_without_the_label_is_told_apart_from_one_that_is_not_there() {
+        let tenant = minichat_crds::admit::chat_tenant(&cases::tenant(), None).unwrap();
+        let path = "spec.providers[0].auth.secretKeyRef.name".to_owned();
+        let message = "there is no Secret keys".to_owned();
+        let missing = Unresolved {
+            fault: Fault { path, message },
+            kind: UnresolvedKind::SecretNotFound,
+            secret: "keys".to_owned(),
+            key: "key".to_owned(),
+            reference: "keys/key".to_owned(),
+        };
+        let (reason, message) = told(&tenant, &missing, &BTreeSet::new());
+        assert_eq!(reason, Reason::SecretNotFound);
+        assert!(message.contains("there is no Secret keys"), "{message}");
+        let (reason, message) = told(&tenant, &missing, &BTreeSet::from(["keys".to_owned()]));
+        assert_eq!(reason, Reason::SecretNotLabelled);
+        let command = "kubectl label secret keys --namespace default minichat.dev/credentials=true";
+        assert!(message.ends_with(command), "{message}");
+    }
+}

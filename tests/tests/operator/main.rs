@@ -10,11 +10,17 @@ mod delivery;
 #[cfg(test)]
 mod health;
 #[cfg(test)]
+mod identity;
+#[cfg(test)]
+mod isolation;
+#[cfg(test)]
 mod issuers;
 #[cfg(test)]
 mod jobs;
 #[cfg(test)]
 mod outages;
+#[cfg(test)]
+mod secrets;
 #[cfg(test)]
 mod watchdog;
 
