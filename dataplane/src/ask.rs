@@ -13,11 +13,14 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use minichat_provider::sse::{MAX_EVENT_BYTES, Parser};
+use minichat_provider::sse::Parser;
 use serde_json::{Value, json};
 
 /// Longest wait from the question to the end of the answer.
 const ANSWER_WITHIN: Duration = Duration::from_mins(2);
+
+/// Largest event of an answer.
+const MAX_EVENT_BYTES: usize = 8 * 1024 * 1024;
 
 /// What is asked, where, and by whom.
 #[derive(Debug, Clone)]

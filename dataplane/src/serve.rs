@@ -87,7 +87,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
     let app = Arc::new(App {
         tenants: source.tenants(),
         store,
-        provider: ProviderClient::new(&ClientSettings::default()),
+        provider: ProviderClient::new(&client_settings(&config)),
         metrics,
         clock,
         refusing: Signal::new(),
@@ -141,6 +141,13 @@ fn watchdog(app: &App) -> Watchdog {
         store: app.store.clone(),
         metrics: Arc::clone(&app.metrics),
         timeout: app.config.orphan_watchdog.timeout,
+    }
+}
+
+fn client_settings(config: &ProcessConfig) -> ClientSettings {
+    ClientSettings {
+        max_event_bytes: config.provider_http.max_event_bytes,
+        ..ClientSettings::default()
     }
 }
 

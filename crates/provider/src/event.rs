@@ -15,6 +15,9 @@ pub enum ProviderEvent<'a> {
         /// The piece itself.
         text: &'a str,
     },
+    /// All that was given as [`DeltaKind::Text`] so far was reasoning: it is no
+    /// part of the answer and not to be stored (TURN-21).
+    TextWasReasoning,
     /// The provider said something that is no part of the answer; the turn is
     /// alive (TURN-19).
     Progress,
@@ -53,5 +56,33 @@ pub struct Completion {
     /// `None` when no usage was reported (D26).
     pub usage: Option<Usage>,
     /// The provider's id of the answer; never shown to clients (CONT-39).
-    pub response_id: Option<String>,
+    pub response_id: Option<ResponseId>,
+}
+
+/// A provider's id of an answer, as long as the columns that store it (D42).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponseId(Box<str>);
+
+impl ResponseId {
+    /// Longest id in characters.
+    pub const MAX_CHARS: usize = 128;
+
+    /// The first characters of `id`; `None` when it is empty.
+    pub(crate) fn new(id: &str) -> Option<Self> {
+        let id = first_chars(id, Self::MAX_CHARS);
+        (!id.is_empty()).then(|| Self(id.into()))
+    }
+
+    /// The id itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The first `count` characters of `text`.
+pub(crate) fn first_chars(text: &str, count: usize) -> &str {
+    match text.char_indices().nth(count) {
+        Some((end, _)) => &text[..end],
+        None => text,
+    }
 }

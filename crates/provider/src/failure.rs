@@ -3,12 +3,15 @@
 
 use std::fmt;
 
+use minichat_config::tenant::ProviderKind;
 use minichat_core::scrub::{scrub, scrub_credentials};
 use minichat_core::turn::{TurnErrorCode, Usage};
 
 use tokio::time::Instant;
 
-use crate::adapter::ReportedError;
+use crate::adapter::{self, ReportedError, normal_status};
+use crate::event::{ResponseId, first_chars};
+use crate::mask::Mask;
 
 /// A failed call. It has two texts because clients must not see what
 /// identifies anything at the provider (CONT-39), while diagnosis needs it.
@@ -24,7 +27,10 @@ pub struct Failure {
     /// Usage that the provider reported with its failure.
     pub usage: Option<Usage>,
     /// The provider's id of the answer, if it gave one.
-    pub response_id: Option<Box<str>>,
+    pub response_id: Option<ResponseId>,
+    /// The HTTP status that the provider named in the stream before it gave
+    /// anything.
+    pub reported_status: Option<u16>,
     /// When the limit passed after which we gave up waiting.
     pub expired_at: Option<Instant>,
 }
@@ -98,34 +104,57 @@ impl Failure {
     /// or more and reported no usage. Such a call costs nothing (D54).
     pub fn is_refusal(&self) -> bool {
         let is_used = self.usage.and_then(Usage::known).is_some();
-        matches!(self.kind, FailureKind::Status(400..)) && !is_used
+        let status = match self.kind {
+            FailureKind::Status(status) => Some(status),
+            FailureKind::Reported => self.reported_status,
+            _ => None,
+        };
+        !is_used && status.is_some_and(|status| status >= 400)
     }
 }
 
-/// Characters of an unparseable body that reach a client (TURN-23).
+/// Characters of an unreadable body that are kept for diagnosis.
 const RAW_CHARS: usize = 200;
 
 /// Characters of any foreign text that are kept.
 const MAX_CHARS: usize = 1000;
 
 impl Failure {
-    /// A failure in words of the provider: `message` for clients, `detail` for
-    /// diagnosis. Both are scrubbed here, before they are cut, so that no cut
-    /// hides a credential from the scrubber.
-    pub(crate) fn of_foreign_text(kind: FailureKind, message: &str, detail: &str) -> Self {
+    /// A failure in our own words; `detail` is for diagnosis only.
+    fn new(kind: FailureKind, message: &str, detail: &str) -> Self {
         Self {
             kind,
-            message: first_chars(&scrub(message), MAX_CHARS).into(),
-            detail: first_chars(&scrub_credentials(detail), MAX_CHARS).into(),
+            message: message.into(),
+            detail: first_chars(detail, MAX_CHARS).into(),
             usage: None,
             response_id: None,
+            reported_status: None,
             expired_at: None,
         }
     }
 
+    /// A failure in the provider's words, if it used the fields that its
+    /// protocol has for them, else in `own` ones (D48). Everything is masked
+    /// before it is cut, so that no cut hides anything from the mask.
+    fn in_words(
+        kind: FailureKind,
+        words: Option<&str>,
+        own: &str,
+        detail: &str,
+        mask: &Mask,
+    ) -> Self {
+        let words = words.map(|words| scrub(&mask.all_in(mask.bounded(words))).into_owned());
+        let message = words
+            .as_deref()
+            .map_or(own, |words| first_chars(words, MAX_CHARS));
+        let detail = mask.credential_in(mask.bounded(detail));
+        Self::new(kind, message, &scrub_credentials(&detail))
+    }
+
     /// A failure in our own words; `cause` is for diagnosis only.
     pub(crate) fn of_cause(kind: FailureKind, message: &str, cause: &dyn fmt::Display) -> Self {
-        Self::of_foreign_text(kind, message, &format!("{message} ({cause})"))
+        let detail = format!("{message} ({cause})");
+        Self::new(kind, message, &scrub_credentials(&detail))
     }
 
     /// The limit of `stage`, which passed at `expired_at`.
@@ -133,7 +162,7 @@ impl Failure {
         let message = format!("Timed out {}.", stage.what());
         Self {
             expired_at: Some(expired_at),
-            ..Self::of_foreign_text(FailureKind::TimedOut(stage), &message, &message)
+            ..Self::new(FailureKind::TimedOut(stage), &message, &message)
         }
     }
 
@@ -164,28 +193,57 @@ impl Failure {
         Self::of_cause(FailureKind::Misconfigured, message, cause)
     }
 
-    /// An HTTP answer that is not a stream: the provider's own words if it has
-    /// any (PLAT-116).
-    pub(crate) fn of_status(status: u16, body: &[u8]) -> Self {
-        let error = ReportedError::from_body(body).unwrap_or_default();
-        let message = error.message.unwrap_or_else(|| {
-            let raw = String::from_utf8_lossy(body);
-            first_chars(&scrub(raw.trim()), RAW_CHARS).to_owned()
-        });
-        let message = if message.is_empty() {
-            "The provider refused the request.".to_owned()
-        } else {
-            message
-        };
+    /// A failure that the provider reported inside the stream.
+    pub(crate) fn reported(error: &ReportedError, mask: &Mask) -> Self {
+        let own = "The provider reported a failure.";
+        let message = error.message.as_deref();
+        let said = message.unwrap_or(own);
+        let detail = error.code.as_deref().map(|code| format!("{code}: {said}"));
+        let detail = detail.as_deref().unwrap_or(said);
+        Self::in_words(FailureKind::Reported, message, own, detail, mask)
+    }
+
+    /// An HTTP answer that is not a stream (PLAT-116).
+    pub(crate) fn of_status(status: u16, body: &[u8], provider: ProviderKind, mask: &Mask) -> Self {
+        let body = adapter::decoded(body);
+        let error = ReportedError::of_document(&body).unwrap_or_default();
+        let raw = || first_chars(body.trim(), RAW_CHARS);
+        let said = error.message.as_deref().unwrap_or_else(raw);
         let code = error.code.as_deref().unwrap_or("no code");
-        let detail = format!("HTTP {status}, {code}: {message}");
-        Self::of_foreign_text(FailureKind::Status(status), &message, &detail)
+        let detail = format!("HTTP {status}, {code}: {said}");
+        // A refusal that calls itself overloaded is one that does not depend on
+        // the request, whatever its status.
+        let kind = match (status, error.status) {
+            (400.., Some(503)) => FailureKind::Status(503),
+            _ => FailureKind::Status(normal_status(status)),
+        };
+        Self {
+            usage: adapter::usage_of_document(provider, &body),
+            ..Self::in_words(
+                kind,
+                error.message.as_deref(),
+                &own_words(status),
+                &detail,
+                mask,
+            )
+        }
     }
 }
 
-fn first_chars(text: &str, count: usize) -> &str {
-    match text.char_indices().nth(count) {
-        Some((end, _)) => &text[..end],
-        None => text,
-    }
+/// What a status means, for a person who may have to do something about it.
+fn own_words(status: u16) -> String {
+    let meaning = match status {
+        200..=299 => "The provider's answer is not a stream of events",
+        300..=399 => "The provider redirects to another address, which is not followed",
+        401 => "The provider does not accept the credential",
+        403 => "The provider does not allow the call",
+        404 => "The provider does not know the model or the path",
+        408 | 504 => "The provider took too long",
+        413 => "The conversation is too long for the provider",
+        429 => "The provider's rate limit is reached",
+        503 | 529 => "The provider is overloaded or down",
+        500..=599 => "The provider has an internal fault",
+        _ => "The provider refused the request",
+    };
+    format!("{meaning} (HTTP {status}).")
 }

@@ -10,6 +10,7 @@ mod adapter;
 mod client;
 mod event;
 mod failure;
+mod mask;
 mod request;
 pub mod sse;
 mod stream;
@@ -18,7 +19,7 @@ pub mod testing;
 
 pub use adapter::Translator;
 pub use client::{ClientSettings, FetchError, FetchLimits, ProviderClient};
-pub use event::{Completion, DeltaKind, ProviderEvent, Terminal};
+pub use event::{Completion, DeltaKind, ProviderEvent, ResponseId, Terminal};
 pub use failure::{Failure, FailureKind, TimeoutStage};
 pub use request::{
     InputMessage, ProviderCall, RequestMetadata, RequestType, Role, StartedFlag, TurnRequest,

@@ -13,6 +13,7 @@ use crate::adapter::{Step, Translator};
 use crate::client::{Exchange, Pool};
 use crate::event::ProviderEvent;
 use crate::failure::{Failure, TimeoutStage};
+use crate::mask::Mask;
 use crate::sse;
 
 /// The answer to one call. Dropping it closes the connection at once, unless
@@ -30,14 +31,15 @@ pub struct ProviderStream {
 impl ProviderStream {
     pub(crate) fn new(
         kind: ProviderKind,
+        mask: Mask,
         exchange: Exchange,
         limits: Limits,
         pool: Arc<Pool>,
     ) -> Self {
         Self {
             exchange: Some(exchange),
-            parser: sse::Parser::default(),
-            translator: Translator::new(kind),
+            parser: sse::Parser::with_limit(limits.max_event_bytes),
+            translator: Translator::masking(kind, mask),
             limits,
             pool,
         }
@@ -100,14 +102,19 @@ impl ProviderStream {
                 }
                 Ok(None) => {}
                 Err(sse::TooLarge) => {
-                    self.fail(Failure::unreadable(&"an event is too large"));
+                    let cause = "an event exceeds provider_http.max_event_bytes";
+                    self.fail(Failure::unreadable(&cause));
                     continue;
                 }
             }
             match exchange.poll_bytes(cx) {
                 Poll::Ready(Some(Ok(bytes))) => self.parser.push(&bytes),
                 Poll::Ready(Some(Err(error))) => self.fail(Failure::broken(&error)),
-                Poll::Ready(None) => self.fail(Failure::broken(&"no terminal event")),
+                Poll::Ready(None) => {
+                    self.translator.end_of_body();
+                    self.release_when_finished();
+                }
+                Poll::Pending if self.translator.settle() => {}
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -139,6 +146,7 @@ impl std::fmt::Debug for ProviderStream {
 /// the moment the reader begins to wait: a slow reader is not a silent
 /// provider.
 pub(crate) struct Limits {
+    max_event_bytes: usize,
     idle: Duration,
     total_at: Instant,
     waiting_since: Option<Instant>,
@@ -150,8 +158,9 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    pub(crate) fn new(idle: Duration, total_at: Instant) -> Self {
+    pub(crate) fn new(max_event_bytes: usize, idle: Duration, total_at: Instant) -> Self {
         Self {
+            max_event_bytes,
             idle,
             total_at,
             waiting_since: None,

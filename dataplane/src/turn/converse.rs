@@ -12,7 +12,7 @@ use minichat_core::stream::{DeltaKind, StreamEvent};
 use minichat_core::turn::{IncompleteReason, Usage};
 use minichat_provider::{
     Completion, Failure, ProviderCall, ProviderEvent, ProviderStream, RequestMetadata, RequestType,
-    StartedFlag, Terminal, TurnRequest, user_hash,
+    ResponseId, StartedFlag, Terminal, TurnRequest, user_hash,
 };
 use minichat_telemetry::TraceContext;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -34,7 +34,7 @@ pub(super) struct Answer {
     /// Visible text (TURN-16). Reasoning is not kept (TURN-21).
     pub(super) text: String,
     pub(super) usage: Option<Usage>,
-    pub(super) response_id: Option<String>,
+    pub(super) response_id: Option<ResponseId>,
     /// From the dispatched request to the first delta.
     pub(super) ttft: Option<Duration>,
 }
@@ -96,7 +96,13 @@ pub(super) async fn converse(
     let mut provider = tokio::select! {
         biased;
         cancel = &mut cancelled => return Err(TurnError::Cancelled(cancel)),
-        opened = open(turn, trace, started) => opened?,
+        opened = open(turn, trace, started) => match opened {
+            Ok(provider) => provider,
+            Err(TurnError::Provider(failure)) => {
+                return answer.conclude(Terminal::Failed(failure));
+            }
+            Err(error) => return Err(error),
+        },
         never = progress.keep_showing() => match never {},
     };
     let total_at = provider.total_at();
@@ -109,6 +115,7 @@ pub(super) async fn converse(
         progress.note();
         match event {
             Some(ProviderEvent::Progress) => {}
+            Some(ProviderEvent::TextWasReasoning) => answer.text.clear(),
             Some(ProviderEvent::Delta { kind, text }) => {
                 let event = answer.take(kind, text);
                 if answer.ttft.is_none() {
@@ -220,7 +227,7 @@ impl Answer {
             }
             Terminal::Failed(failure) => {
                 self.usage = failure.usage;
-                self.response_id = failure.response_id.as_deref().map(str::to_owned);
+                self.response_id.clone_from(&failure.response_id);
                 Err(TurnError::Provider(failure))
             }
         }

@@ -13,7 +13,7 @@ use minichat_core::quota::status;
 use minichat_core::stream::{Done, QuotaDecision, StreamErrorCode, StreamEvent, StreamStarted};
 use minichat_core::turn::{IncompleteReason, Outcome, TurnErrorCode, Usage};
 use minichat_metrics::{AbortTrigger, ActiveStreamGuard, Trigger};
-use minichat_provider::{FailureKind, StartedFlag};
+use minichat_provider::{FailureKind, ResponseId, StartedFlag};
 use minichat_telemetry::{TraceContext, traces};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -153,7 +153,7 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
             std::mem::take(&mut answer.text).into(),
         )),
         usage: answer.usage,
-        response_id: answer.response_id.as_deref().map(Arc::from),
+        response_id: answer.response_id.as_ref().map(|id| id.as_str().into()),
         provider_started: started.get() && !was_refused(&ended),
         began: Some(began),
         ttft: answer.ttft,
@@ -337,7 +337,7 @@ fn log(turn: &OpenTurn, answer: &Answer, verdict: &Verdict, total: Duration) {
         output_tokens = usage.output_tokens,
         ttft_ms = answer.ttft.map(whole_millis),
         total_ms = whole_millis(total),
-        provider_response_id = answer.response_id.as_deref(),
+        provider_response_id = answer.response_id.as_ref().map(ResponseId::as_str),
         "stream finished"
     );
 }

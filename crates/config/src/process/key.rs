@@ -332,6 +332,12 @@ pub(super) const KEYS: &[Key] = &[
         "Whether providers, and issuers of tokens, may be called without TLS.",
     ),
     key(
+        "provider_http.max_event_bytes",
+        Kind::Integer(64 * 1024, 256 * 1024 * 1024),
+        "8388608",
+        "Largest event of a provider's stream in bytes; a larger one ends the turn as failed. So much memory may one stream take.",
+    ),
+    key(
         "logging.level",
         Kind::Text,
         "info",

@@ -33,6 +33,7 @@ pub(super) fn examine(
     let server = server(&mut settings);
     let provider_http = ProviderHttp {
         allow_http: settings.boolean("provider_http.allow_http"),
+        max_event_bytes: settings.size("provider_http.max_event_bytes"),
     };
     let config = ProcessConfig {
         url_prefix: settings.prefix("url_prefix"),

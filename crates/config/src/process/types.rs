@@ -205,6 +205,8 @@ pub enum TenantSource {
 pub struct ProviderHttp {
     /// Whether providers without TLS are allowed.
     pub allow_http: bool,
+    /// Largest event of a provider's stream in bytes.
+    pub max_event_bytes: usize,
 }
 
 /// Logs.

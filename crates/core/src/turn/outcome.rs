@@ -16,6 +16,9 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Largest count that is believed; sums of such counts never overflow (D42).
+    pub const MAX_COUNT: u64 = 1 << 40;
+
     /// All-zero usage counts as not reported (QUOTA-57).
     pub fn known(self) -> Option<Self> {
         (self.input_tokens > 0 || self.output_tokens > 0).then_some(self)

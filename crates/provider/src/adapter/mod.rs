@@ -2,29 +2,37 @@
 //! means. One file per provider kind; data flows
 //! `sse::Event -> Translator -> Output -> ProviderEvent`.
 
+mod final_text;
+mod json;
 mod openai_chat_completions;
 mod openai_responses;
 mod output;
 mod reported_error;
 mod sampling;
+mod text;
 mod think;
+mod usage;
 mod vllm_responses;
 
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use minichat_config::tenant::{Provider, ProviderKind};
+use minichat_core::turn::Usage;
 
 use output::Output;
 pub(crate) use output::Step;
 
 use crate::event::ProviderEvent;
 use crate::failure::Failure;
+use crate::mask::Mask;
 use crate::request::TurnRequest;
 use crate::sse;
 
-pub(crate) use reported_error::ReportedError;
+pub(crate) use reported_error::{ReportedError, normal_status};
 
 /// The JSON body of `request` in the provider's protocol, streaming.
 pub(crate) fn body(
@@ -45,6 +53,21 @@ pub(crate) fn body(
     body.map(Bytes::from)
 }
 
+/// The usage in a document that is no stream (D54); `None` when it has none.
+pub(crate) fn usage_of_document(kind: ProviderKind, json: &str) -> Option<Usage> {
+    let vocabulary = match kind {
+        ProviderKind::OpenAiChatCompletions => usage::CHAT_COMPLETIONS,
+        ProviderKind::OpenAiResponses | ProviderKind::VllmResponses => usage::RESPONSES,
+    };
+    let [usage] = json::members_of(Some(json), ["usage"]);
+    vocabulary.read(usage?)
+}
+
+/// `bytes` as text: what is no UTF-8 becomes U+FFFD (D27).
+pub(crate) fn decoded(bytes: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
+}
+
 /// Turns the events of one stream into [`ProviderEvent`]s. After a terminal
 /// event it gives nothing more, whatever it is fed.
 #[derive(Debug)]
@@ -55,24 +78,32 @@ pub struct Translator {
 
 #[derive(Debug)]
 enum Protocol {
-    OpenAiResponses,
-    OpenAiChatCompletions(openai_chat_completions::Answer),
-    VllmResponses(think::Splitter),
+    Responses(openai_responses::Answer),
+    ChatCompletions(openai_chat_completions::Answer),
 }
 
 impl Translator {
     /// A translator at the start of a stream.
     pub fn new(kind: ProviderKind) -> Self {
+        Self::masking(kind, Mask::default())
+    }
+
+    /// The same; `mask` is applied to everything that is given.
+    pub(crate) fn masking(kind: ProviderKind, mask: Mask) -> Self {
         let protocol = match kind {
-            ProviderKind::OpenAiResponses => Protocol::OpenAiResponses,
-            ProviderKind::OpenAiChatCompletions => {
-                Protocol::OpenAiChatCompletions(openai_chat_completions::Answer::default())
+            ProviderKind::OpenAiResponses => {
+                Protocol::Responses(openai_responses::Answer::default())
             }
-            ProviderKind::VllmResponses => Protocol::VllmResponses(think::Splitter::default()),
+            ProviderKind::OpenAiChatCompletions => {
+                Protocol::ChatCompletions(openai_chat_completions::Answer::default())
+            }
+            ProviderKind::VllmResponses => {
+                Protocol::Responses(openai_responses::Answer::with_think_tags())
+            }
         };
         Self {
             protocol,
-            output: Output::default(),
+            output: Output::new(mask),
         }
     }
 
@@ -82,12 +113,36 @@ impl Translator {
             return;
         }
         match &mut self.protocol {
-            Protocol::OpenAiResponses => openai_responses::read(event, &mut self.output),
-            Protocol::OpenAiChatCompletions(answer) => answer.read(event, &mut self.output),
-            Protocol::VllmResponses(splitter) => {
-                vllm_responses::read(event, splitter, &mut self.output);
-            }
+            Protocol::Responses(answer) => answer.read(event, &mut self.output),
+            Protocol::ChatCompletions(answer) => answer.read(event, &mut self.output),
         }
+    }
+
+    /// Nothing more has arrived: gives what waited for it. Whether there is
+    /// something to take.
+    pub(crate) fn settle(&mut self) -> bool {
+        if let Protocol::Responses(answer) = &mut self.protocol
+            && let Some(splitter) = answer.waiting()
+            && self.output.begin()
+        {
+            splitter.settle(&mut self.output);
+            return true;
+        }
+        false
+    }
+
+    /// The body has ended well. That ends an answer that gave its finish reason;
+    /// any other is broken off (PLAT-115).
+    pub fn end_of_body(&mut self) {
+        if !self.output.begin() {
+            return;
+        }
+        if let Protocol::ChatCompletions(answer) = &mut self.protocol
+            && answer.end_if_finished(&mut self.output)
+        {
+            return;
+        }
+        self.fail(Failure::broken(&"no terminal event"));
     }
 
     /// Ends the stream with a failure of the connection.
@@ -95,8 +150,9 @@ impl Translator {
         if !self.output.begin() {
             return;
         }
-        if let Protocol::VllmResponses(splitter) = &mut self.protocol {
-            splitter.finish(&mut self.output);
+        match &mut self.protocol {
+            Protocol::Responses(answer) => answer.release(&mut self.output),
+            Protocol::ChatCompletions(answer) => answer.release(&mut self.output),
         }
         self.output.fail(failure);
     }

@@ -1,32 +1,70 @@
 //! What one provider event gives: pieces of text, then perhaps the end; or only
 //! a sign of life. The text lies in one buffer that is reused for every event.
+//! Nothing leaves here that holds the credential.
 
 use std::ops::Range;
 
-use crate::event::{Completion, DeltaKind, ProviderEvent, Terminal};
-use crate::failure::Failure;
-use minichat_core::turn::IncompleteReason;
+use minichat_core::turn::{IncompleteReason, Usage};
 
-#[derive(Debug, Default)]
+use super::json;
+use super::reported_error::ReportedError;
+use super::text::whole;
+use crate::event::{Completion, DeltaKind, ProviderEvent, ResponseId, Terminal};
+use crate::failure::Failure;
+use crate::mask::{Mask, TextMask};
+
+#[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own about the stream"
+)]
 pub(super) struct Output {
     text: String,
     /// Kind and end of each piece; a piece begins where the one before ends.
     pieces: Vec<(DeltaKind, usize)>,
     taken: usize,
+    /// The next piece is a delta of its own.
+    separated: bool,
     progress: bool,
+    /// What was given as text by earlier events was reasoning.
+    reclassified: bool,
     terminal: Option<Terminal>,
     finished: bool,
+    /// Whether any piece was given, ever.
+    has_given: bool,
+    mask: Mask,
+    text_mask: TextMask,
+    /// The kind of what the mask holds back.
+    masked_kind: DeltaKind,
 }
 
 /// One thing taken from the output; text is named by its place.
 #[derive(Debug)]
 pub(crate) enum Step {
     Delta(DeltaKind, Range<usize>),
+    TextWasReasoning,
     Progress,
     Terminal(Terminal),
 }
 
 impl Output {
+    pub(super) fn new(mask: Mask) -> Self {
+        Self {
+            text: String::new(),
+            pieces: Vec::new(),
+            taken: 0,
+            separated: false,
+            progress: false,
+            reclassified: false,
+            terminal: None,
+            finished: false,
+            has_given: false,
+            text_mask: TextMask::new(mask.clone()),
+            mask,
+            masked_kind: DeltaKind::Text,
+        }
+    }
+
     /// Makes room for the next event; `false` after a terminal one.
     pub(super) fn begin(&mut self) -> bool {
         if self.finished {
@@ -39,18 +77,66 @@ impl Output {
         true
     }
 
-    /// Adds a piece of text; an empty one is nothing.
+    /// Adds a piece of text; an empty one is nothing. What may be the beginning
+    /// of the credential waits for the next piece.
     pub(super) fn delta(&mut self, kind: DeltaKind, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        if self.masked_kind != kind {
+            self.release();
+            self.masked_kind = kind;
+        }
+        let mut text_mask = std::mem::take(&mut self.text_mask);
+        self.push(kind, &text_mask.apply(text));
+        self.text_mask = text_mask;
+    }
+
+    /// What comes next belongs to another delta of the provider than what came
+    /// before.
+    pub(super) fn separate(&mut self) {
+        self.separated = true;
+    }
+
+    /// Gives what was held back.
+    fn release(&mut self) {
+        let held = self.text_mask.finish();
+        self.push(self.masked_kind, &held);
+    }
+
+    fn push(&mut self, kind: DeltaKind, text: &str) {
         if text.is_empty() {
             return;
         }
         self.text.push_str(text);
         let end = self.text.len();
+        let separated = std::mem::take(&mut self.separated);
         match self.pieces.last_mut() {
-            Some((last_kind, last_end)) if *last_kind == kind => *last_end = end,
+            Some((last, last_end)) if *last == kind && !separated => *last_end = end,
             _ => self.pieces.push((kind, end)),
         }
         self.progress = false;
+        self.has_given = true;
+    }
+
+    /// All that was given as text so far was reasoning.
+    pub(super) fn text_was_reasoning(&mut self) {
+        self.release();
+        for (kind, _) in &mut self.pieces {
+            *kind = DeltaKind::Reasoning;
+        }
+        self.reclassified = true;
+    }
+
+    /// Whether any piece was given, ever.
+    pub(super) fn has_given(&self) -> bool {
+        self.has_given
+    }
+
+    /// The id of an answer.
+    pub(super) fn response_id(&self, id: Option<&str>) -> Option<ResponseId> {
+        let id = whole(json::text(id?)?);
+        ResponseId::new(&self.mask.credential_in(&id))
     }
 
     pub(super) fn complete(&mut self, completion: Completion) {
@@ -61,17 +147,40 @@ impl Output {
         self.end(Terminal::Incomplete { reason, completion });
     }
 
+    /// Ends with a failure in our own words.
     pub(super) fn fail(&mut self, failure: Failure) {
         self.end(Terminal::Failed(failure));
     }
 
+    /// Ends with a failure in words of the provider.
+    pub(super) fn report(
+        &mut self,
+        error: &ReportedError,
+        usage: Option<Usage>,
+        response_id: Option<ResponseId>,
+    ) {
+        let failure = Failure {
+            usage,
+            response_id,
+            // A status that comes after a part of the answer ends a call that
+            // was not refused.
+            reported_status: error.status.filter(|_| !self.has_given),
+            ..Failure::reported(error, &self.mask)
+        };
+        self.fail(failure);
+    }
+
     fn end(&mut self, terminal: Terminal) {
+        self.release();
         self.progress = false;
         self.finished = true;
         self.terminal = Some(terminal);
     }
 
     pub(super) fn take(&mut self) -> Option<Step> {
+        if std::mem::take(&mut self.reclassified) {
+            return Some(Step::TextWasReasoning);
+        }
         if let Some(&(kind, end)) = self.pieces.get(self.taken) {
             let start = match self.taken.checked_sub(1) {
                 Some(before) => self.pieces[before].1,
@@ -92,6 +201,7 @@ impl Output {
                 kind,
                 text: &self.text[range],
             },
+            Step::TextWasReasoning => ProviderEvent::TextWasReasoning,
             Step::Progress => ProviderEvent::Progress,
             Step::Terminal(terminal) => ProviderEvent::Terminal(terminal),
         }

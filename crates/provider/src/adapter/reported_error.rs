@@ -1,85 +1,202 @@
-//! The error object of a provider, in the shapes that occur: nested under
-//! `error`, under `response.error`, or flat (PLAT-113); a code may be a number,
-//! an error may be a plain text.
+//! The error of a provider, in the shapes that occur: an object, or a text,
+//! under `error`; flat beside `code` or `type`; the first of a list; a code may
+//! be a number (PLAT-113, PLAT-116).
 
-use minichat_core::turn::Usage;
-use serde::Deserialize;
-use serde_json::Value;
+use super::json::{elements, is_truthy, members, members_of, text};
+use super::text::whole;
 
-use crate::failure::{Failure, FailureKind};
-
-/// What a provider says about its failure.
+/// What a provider says about its failure, as it was sent: nothing is masked
+/// yet.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReportedError {
     pub(crate) code: Option<String>,
     pub(crate) message: Option<String>,
+    /// The HTTP status that the error names, or stands for.
+    pub(crate) status: Option<u16>,
 }
 
-#[derive(Deserialize)]
-struct Document {
-    error: Option<Value>,
-    code: Option<Value>,
-    message: Option<Value>,
-}
+/// What a provider that has no room for the call calls that.
+const OVERLOADED: [&str; 3] = ["overloaded", "overloaded_error", "engine_overloaded"];
+
+/// The status of a provider that has no room for the call, and another number
+/// that some use for it.
+const UNAVAILABLE: u16 = 503;
+const SITE_OVERLOADED: u16 = 529;
+
+/// Characters of an error in plain words that are kept.
+const MAX_PLAIN_CHARS: usize = 200;
 
 impl ReportedError {
-    /// Reads the body of an HTTP failure; `None` when it is not of a known
-    /// shape.
-    pub(crate) fn from_body(body: &[u8]) -> Option<Self> {
-        let document: Document = serde_json::from_slice(body).ok()?;
-        Self::from_parts(document.error, document.code, document.message)
+    /// Reads a document that is an error or holds one; `None` when it is of no
+    /// known shape.
+    pub(crate) fn of_document(json: &str) -> Option<Self> {
+        // Some write a byte order mark before it.
+        let json = json.trim_start_matches('\u{FEFF}').trim_ascii();
+        if json.starts_with('[') {
+            return elements(json)
+                .first()
+                .and_then(|first| Self::of_object(first));
+        }
+        Self::of_object(json)
     }
 
-    /// The nested error, or else the flat one.
-    pub(super) fn from_parts(
-        error: Option<Value>,
-        code: Option<Value>,
-        message: Option<Value>,
-    ) -> Option<Self> {
+    fn of_object(json: &str) -> Option<Self> {
+        let [error, code, message] = members(json, ["error", "code", "message"]).ok()?;
         match error {
-            Some(Value::Object(mut fields)) => Some(Self {
-                code: fields.remove("code").and_then(scalar),
-                message: fields.remove("message").and_then(scalar),
-            }),
-            Some(Value::String(message)) => Some(Self {
-                code: code.and_then(scalar),
-                message: Some(message),
-            }),
-            _ if code.is_some() || message.is_some() => Some(Self {
-                code: code.and_then(scalar),
-                message: message.and_then(scalar),
-            }),
-            _ => None,
+            Some(error) => Self::of_member(error, json),
+            None if code.is_some() || message.is_some() => Some(Self::of_fields(json)),
+            None => None,
         }
     }
 
-    /// The failure of a stream that reported this.
-    pub(super) fn into_failure(self, usage: Option<Usage>, response_id: Option<String>) -> Failure {
-        let message = self
-            .message
-            .as_deref()
-            .unwrap_or("The provider reported a failure.");
-        let detail = self
-            .code
-            .as_deref()
-            .map(|code| format!("{code}: {message}"));
-        Failure {
-            usage,
-            response_id: response_id.map(Into::into),
-            ..Failure::of_foreign_text(
-                FailureKind::Reported,
-                message,
-                detail.as_deref().unwrap_or(message),
-            )
+    /// Reads the member `error` of the object `around`; `None` when it says that
+    /// there is no error.
+    pub(super) fn of_member(error: &str, around: &str) -> Option<Self> {
+        if !is_truthy(error) {
+            return None;
         }
+        if error.starts_with('{') {
+            return Some(Self::of_fields(error));
+        }
+        let flat = Self::of_fields(around);
+        let message = flat.message.or_else(|| {
+            let is_text = error.starts_with('"');
+            text(error).filter(|_| is_text).map(whole)
+        });
+        Some(Self { message, ..flat })
+    }
+
+    /// The fields of an error object.
+    pub(super) fn of_fields(json: &str) -> Self {
+        let names = ["code", "type", "message", "status", "status_code"];
+        let [code, kind, message, status, status_code] = members_of(Some(json), names);
+        let mut numbers = [code, status, status_code].into_iter().flatten();
+        let word = |json: Option<&str>| json.and_then(text).map(whole).filter(|it| !it.is_empty());
+        let (code, kind) = (word(code), word(kind));
+        let is_overloaded = [&code, &kind]
+            .into_iter()
+            .flatten()
+            .any(|word| OVERLOADED.contains(&word.as_str()));
+        Self {
+            status: numbers.find_map(status_of).map_or_else(
+                || is_overloaded.then_some(UNAVAILABLE),
+                |status| Some(normal_status(status)),
+            ),
+            code: code.or(kind),
+            message: word(message),
+        }
+    }
+
+    /// Reads what an event or a line called `error` holds: a document, or plain
+    /// words.
+    pub(super) fn of_event(data: &str) -> Self {
+        Self::of_document(data).unwrap_or_else(|| {
+            let words: String = data.trim().chars().take(MAX_PLAIN_CHARS).collect();
+            Self {
+                message: Some(words)
+                    .filter(|it| !it.is_empty() && !it.starts_with(['{', '[', '<'])),
+                ..Self::default()
+            }
+        })
     }
 }
 
-/// The text of a string or number.
-fn scalar(value: Value) -> Option<String> {
-    match value {
-        Value::String(text) if !text.is_empty() => Some(text),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
+/// Some say 529 where the standard says 503.
+pub(crate) const fn normal_status(status: u16) -> u16 {
+    if status == SITE_OVERLOADED {
+        UNAVAILABLE
+    } else {
+        status
+    }
+}
+
+/// A number, or its text, that is the status of a failed HTTP call.
+fn status_of(json: &str) -> Option<u16> {
+    let status = json.trim_matches('"').parse().ok()?;
+    (400..600).contains(&status).then_some(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(code: Option<&str>, message: Option<&str>, status: Option<u16>) -> ReportedError {
+        ReportedError {
+            code: code.map(str::to_owned),
+            message: message.map(str::to_owned),
+            status,
+        }
+    }
+
+    /// PLAT-113, PLAT-116, D48
+    #[test]
+    fn an_error_is_read_in_every_shape() {
+        let rows = [
+            (
+                r#"{"error":{"code":"c","message":"m"}}"#,
+                error(Some("c"), Some("m"), None),
+            ),
+            (
+                r#"{"error":{"type":"t","message":"m"}}"#,
+                error(Some("t"), Some("m"), None),
+            ),
+            (
+                r#"{"error":{"code":429,"message":"m"}}"#,
+                error(Some("429"), Some("m"), Some(429)),
+            ),
+            (
+                r#"{"error":{"code":"502"}}"#,
+                error(Some("502"), None, Some(502)),
+            ),
+            (
+                r#"{"error":{"code":529}}"#,
+                error(Some("529"), None, Some(503)),
+            ),
+            (
+                r#"{"error":{"type":"overloaded_error","message":"m"}}"#,
+                error(Some("overloaded_error"), Some("m"), Some(503)),
+            ),
+            (r#"{"error":"m"}"#, error(None, Some("m"), None)),
+            (
+                r#"{"error":"Bad Request","message":"m"}"#,
+                error(None, Some("m"), None),
+            ),
+            (
+                r#"{"error":true,"message":"m"}"#,
+                error(None, Some("m"), None),
+            ),
+            (r#"{"error":{"param":null}}"#, error(None, None, None)),
+            ("\u{FEFF}{\"error\":\"m\"}", error(None, Some("m"), None)),
+            (
+                r#"[{"error":{"message":"m"}}]"#,
+                error(None, Some("m"), None),
+            ),
+            (
+                r#"{"object":"error","message":"m","code":400}"#,
+                error(Some("400"), Some("m"), Some(400)),
+            ),
+            (r#"{"message":7}"#, error(None, Some("7"), None)),
+            (
+                r#"{"error":{"message":"a\u0000\ud83d"}}"#,
+                error(None, Some("a\u{FFFD}\u{FFFD}"), None),
+            ),
+            (r#"{"error":{"message":["m"]}}"#, error(None, None, None)),
+        ];
+        for (json, expected) in rows {
+            assert_eq!(ReportedError::of_document(json), Some(expected), "{json}");
+        }
+        for json in [
+            r#"{"error":null}"#,
+            r#"{"error":{}}"#,
+            r#"{"error":false,"message":"m"}"#,
+            r#"{"error":""}"#,
+            r#"{"detail":"m"}"#,
+            "[]",
+            "m",
+            "<html>",
+            "",
+        ] {
+            assert_eq!(ReportedError::of_document(json), None, "{json}");
+        }
     }
 }

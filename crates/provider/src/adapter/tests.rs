@@ -5,7 +5,7 @@ use minichat_core::turn::{IncompleteReason, Usage};
 use proptest::prelude::*;
 
 use super::Translator;
-use crate::event::{Completion, ProviderEvent, Terminal};
+use crate::event::{Completion, ProviderEvent, ResponseId, Terminal};
 use crate::failure::FailureKind;
 use crate::sse::Event;
 
@@ -27,6 +27,7 @@ fn translate(kind: ProviderKind, events: &[(&str, &str)]) -> (String, Option<Ter
         while let Some(event) = translator.take() {
             match event {
                 ProviderEvent::Delta { text: piece, .. } => text.push_str(piece),
+                ProviderEvent::TextWasReasoning => text.clear(),
                 ProviderEvent::Progress => {}
                 ProviderEvent::Terminal(terminal) => end = Some(terminal),
             }
@@ -52,7 +53,7 @@ fn usage(input_tokens: u64, output_tokens: u64) -> Usage {
 fn completed(response_id: Option<&str>, usage: Option<Usage>) -> Terminal {
     Terminal::Completed(Completion {
         usage,
-        response_id: response_id.map(str::to_owned),
+        response_id: response_id.and_then(ResponseId::new),
     })
 }
 

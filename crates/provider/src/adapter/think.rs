@@ -1,6 +1,8 @@
 //! Splits text with `<think>…</think>` into answer and reasoning (TURN-21,
 //! PLAT-110). Tags vanish, also when they are cut over several deltas; an
-//! unclosed block is all reasoning.
+//! unclosed block is all reasoning. A `</think>` that nothing opened ends
+//! reasoning that began with the answer: some models are asked with the opening
+//! tag already in the prompt.
 
 use super::output::Output;
 use crate::event::DeltaKind;
@@ -8,60 +10,108 @@ use crate::event::DeltaKind;
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
+/// Most text in bytes that waits for what follows it.
+const MOST_UNDECIDED: usize = 64 * 1024;
+
 #[derive(Debug, Default)]
 pub(super) struct Splitter {
     inside: bool,
-    /// How many bytes of the awaited tag the text so far ends with. They are
-    /// held back until the next delta tells whether they are the tag.
-    held: usize,
+    has_seen_tag: bool,
+    /// The beginning of a tag that the text so far ends with. It is held back
+    /// until the next delta tells whether it is the tag.
+    held: String,
+    /// Text before the first tag. It waits while more of the answer has already
+    /// arrived, since a closing tag may follow that makes it reasoning.
+    undecided: String,
+    /// Where each delta ends in it, so that they stay apart.
+    ends: Vec<usize>,
+    /// Whether text before the first tag was given, as text.
+    has_given: bool,
 }
 
 impl Splitter {
     /// Splits the next delta.
-    pub(super) fn split(&mut self, mut text: &str, output: &mut Output) {
-        while self.held > 0 && !text.is_empty() {
-            text = self.resume(text, output);
+    pub(super) fn split(&mut self, delta: &str, output: &mut Output) {
+        let mut held = std::mem::take(&mut self.held);
+        let mut text = if held.is_empty() {
+            delta
+        } else {
+            held.push_str(delta);
+            held.as_str()
+        };
+        while let Some((at, tag)) = self.next_tag(text) {
+            self.give(&text[..at], output);
+            text = &text[at + tag.len()..];
+            self.pass(tag, output);
         }
-        while let Some(at) = memchr::memmem::find(text.as_bytes(), self.tag().as_bytes()) {
-            output.delta(self.kind(), &text[..at]);
-            text = &text[at + self.tag().len()..];
-            self.inside = !self.inside;
+        let tags = self.tags();
+        let len = tags.iter().map(|tag| longest_tag_start(text, tag)).max();
+        let (shown, held) = text.split_at(text.len() - len.unwrap_or(0));
+        self.give(shown, output);
+        held.clone_into(&mut self.held);
+        if self.ends.last().copied().unwrap_or(0) < self.undecided.len() {
+            self.ends.push(self.undecided.len());
         }
-        if !text.is_empty() {
-            self.held = longest_tag_start(text, self.tag());
-            output.delta(self.kind(), &text[..text.len() - self.held]);
+        if self.undecided.len() > MOST_UNDECIDED {
+            self.settle(output);
         }
     }
 
     /// Releases a tag that never became whole.
     pub(super) fn finish(&mut self, output: &mut Output) {
-        output.delta(self.kind(), &self.tag()[..self.held]);
-        self.held = 0;
+        self.settle(output);
+        let held = std::mem::take(&mut self.held);
+        output.delta(self.kind(), &held);
     }
 
-    /// Continues a held tag with `text`; gives what is left of `text`.
-    fn resume<'t>(&mut self, text: &'t str, output: &mut Output) -> &'t str {
-        let tag = self.tag();
-        let rest = &tag[self.held..];
-        let common = text
-            .bytes()
-            .zip(rest.bytes())
-            .take_while(|(a, b)| a == b)
-            .count();
-        if common == rest.len() {
-            self.held = 0;
-            self.inside = !self.inside;
-            &text[common..]
-        } else if common == text.len() {
-            self.held += common;
-            ""
-        } else {
-            // A tag holds `<` only at its start, so no shorter start of a tag
-            // hides inside what is released.
-            output.delta(self.kind(), &tag[..self.held + common]);
-            self.held = 0;
-            &text[common..]
+    /// Whether text waits for what follows it.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.undecided.is_empty()
+    }
+
+    /// Gives as text what waited.
+    pub(super) fn settle(&mut self, output: &mut Output) {
+        self.has_given |= self.is_waiting();
+        self.decide(DeltaKind::Text, output);
+    }
+
+    fn decide(&mut self, kind: DeltaKind, output: &mut Output) {
+        let text = std::mem::take(&mut self.undecided);
+        let mut start = 0;
+        for end in self.ends.drain(..).chain([text.len()]) {
+            output.separate();
+            output.delta(kind, &text[start..end]);
+            start = end;
         }
+    }
+
+    fn give(&mut self, text: &str, output: &mut Output) {
+        if self.has_seen_tag {
+            output.delta(self.kind(), text);
+        } else {
+            self.undecided.push_str(text);
+        }
+    }
+
+    fn next_tag(&self, text: &str) -> Option<(usize, &'static str)> {
+        let found = |tag: &'static str| {
+            memchr::memmem::find(text.as_bytes(), tag.as_bytes()).map(|at| (at, tag))
+        };
+        self.tags().iter().filter_map(|tag| found(tag)).min()
+    }
+
+    fn pass(&mut self, tag: &str, output: &mut Output) {
+        let opens = tag == OPEN;
+        if opens {
+            self.settle(output);
+        } else if !self.inside {
+            if self.has_given {
+                output.text_was_reasoning();
+            }
+            self.decide(DeltaKind::Reasoning, output);
+        }
+        self.inside = opens;
+        self.has_seen_tag = true;
     }
 
     const fn kind(&self) -> DeltaKind {
@@ -72,8 +122,13 @@ impl Splitter {
         }
     }
 
-    const fn tag(&self) -> &'static str {
-        if self.inside { CLOSE } else { OPEN }
+    /// The tags that mean something now.
+    const fn tags(&self) -> &'static [&'static str] {
+        match (self.inside, self.has_seen_tag) {
+            (true, _) => &[CLOSE],
+            (false, true) => &[OPEN],
+            (false, false) => &[OPEN, CLOSE],
+        }
     }
 }
 
@@ -92,30 +147,39 @@ mod tests {
 
     use super::*;
     use crate::adapter::output::Step;
+    use crate::mask::Mask;
 
     /// Answer and reasoning of `deltas`.
     fn split<'a>(deltas: impl IntoIterator<Item = &'a str>) -> (String, String) {
         let mut splitter = Splitter::default();
-        let mut output = Output::default();
+        let mut output = Output::new(Mask::default());
         let (mut answer, mut reasoning) = (String::new(), String::new());
         let mut take = |output: &mut Output| {
             while let Some(step) = output.take() {
-                if let Step::Delta(kind, range) = step {
-                    let text = match output.event(Step::Delta(kind, range)) {
-                        crate::ProviderEvent::Delta { text, .. } => text.to_owned(),
-                        _ => unreachable!(),
-                    };
-                    assert!(!text.is_empty());
-                    match kind {
-                        DeltaKind::Text => answer.push_str(&text),
-                        DeltaKind::Reasoning => reasoning.push_str(&text),
+                match step {
+                    Step::Delta(kind, range) => {
+                        let text = match output.event(Step::Delta(kind, range)) {
+                            crate::ProviderEvent::Delta { text, .. } => text.to_owned(),
+                            _ => unreachable!(),
+                        };
+                        assert!(!text.is_empty());
+                        match kind {
+                            DeltaKind::Text => answer.push_str(&text),
+                            DeltaKind::Reasoning => reasoning.push_str(&text),
+                        }
                     }
+                    Step::TextWasReasoning => reasoning.push_str(&std::mem::take(&mut answer)),
+                    Step::Progress | Step::Terminal(_) => {}
                 }
             }
         };
         for delta in deltas {
             output.begin();
-            splitter.split(delta, &mut output);
+            if delta == "wait" {
+                splitter.settle(&mut output);
+            } else {
+                splitter.split(delta, &mut output);
+            }
             take(&mut output);
         }
         output.begin();
@@ -127,7 +191,10 @@ mod tests {
     /// The same by plain search over the whole text.
     fn model(mut text: &str) -> (String, String) {
         let (mut answer, mut reasoning) = (String::new(), String::new());
-        let mut inside = false;
+        let mut inside = match (text.find(OPEN), text.find(CLOSE)) {
+            (Some(open), Some(close)) => close < open,
+            (open, close) => open.is_none() && close.is_some(),
+        };
         loop {
             let tag = if inside { CLOSE } else { OPEN };
             let target = if inside { &mut reasoning } else { &mut answer };
@@ -156,6 +223,19 @@ mod tests {
             (&["<<think>b</</think>c"], "<c", "b</"),
             (&["a<thi", "<think>b"], "a<thi", "b"),
             (&["1 < 2 and é<", "b"], "1 < 2 and é<b", ""),
+            (&["why</think>because"], "because", "why"),
+            (&["why", "wait", "</think>because"], "because", "why"),
+            (
+                &["wh", "wait", "y<", "wait", "/think>because"],
+                "because",
+                "why",
+            ),
+            (&["a", "wait", "<think>b", "wait", "</think>c"], "ac", "b"),
+            (
+                &["wh", "y</th", "ink>because</think>"],
+                "because</think>",
+                "why",
+            ),
         ];
         for (deltas, answer, reasoning) in rows {
             let expected = (answer.to_owned(), reasoning.to_owned());

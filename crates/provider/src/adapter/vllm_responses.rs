@@ -1,17 +1,14 @@
 //! The Responses API as vLLM serves it (PLAT-110, CONT-36): fewer fields,
-//! assistant content as a plain string, and `<think>` tags in the text.
+//! assistant content as a plain string. Its answers are read as those of
+//! [`openai_responses`](super::openai_responses), with `<think>` tags.
 
 use minichat_config::tenant::Provider;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::openai_responses::{self, Item, Known};
-use super::output::Output;
+use super::openai_responses::Item;
 use super::sampling::{Reasoning, Sampling, non_empty};
-use super::think::Splitter;
-use crate::failure::Failure;
 use crate::request::{InputMessage, Role, TurnRequest};
-use crate::sse;
 
 /// The request body.
 #[derive(Serialize)]
@@ -88,24 +85,6 @@ impl<'a> InputItem<'a> {
                 role: message.role,
                 content: message.text,
             }),
-        }
-    }
-}
-
-/// Reads one event of the kind `vllm_responses`.
-pub(super) fn read(event: sse::Event<'_>, splitter: &mut Splitter, output: &mut Output) {
-    match Known::of(event) {
-        None => {}
-        Some(Known::TextDelta) => match openai_responses::text_delta(event.data) {
-            Ok(text) => splitter.split(&text, output),
-            Err(error) => {
-                splitter.finish(output);
-                output.fail(Failure::unreadable(&error));
-            }
-        },
-        Some(ending) => {
-            splitter.finish(output);
-            openai_responses::end(ending, event.data, output);
         }
     }
 }

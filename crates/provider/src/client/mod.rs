@@ -39,6 +39,8 @@ pub struct ClientSettings {
     pub idle_timeout: Duration,
     /// Longest `Retry-After` that is waited for (PLAT-119).
     pub retry_after_cap: Duration,
+    /// Largest event of a stream in bytes; a larger one ends it as failed.
+    pub max_event_bytes: usize,
 }
 
 impl Default for ClientSettings {
@@ -47,6 +49,7 @@ impl Default for ClientSettings {
             max_idle_per_origin: 1024,
             idle_timeout: Duration::from_secs(50),
             retry_after_cap: Duration::from_secs(10),
+            max_event_bytes: 8 * 1024 * 1024,
         }
     }
 }
@@ -63,6 +66,7 @@ struct Inner {
     pool: Arc<Pool>,
     dialer: Dialer,
     retry_after_cap: Duration,
+    max_event_bytes: usize,
 }
 
 impl ProviderClient {
@@ -91,6 +95,7 @@ impl ProviderClient {
                 pool: Arc::new(Pool::new(settings)),
                 dialer,
                 retry_after_cap: settings.retry_after_cap,
+                max_event_bytes: settings.max_event_bytes,
             }),
         }
     }

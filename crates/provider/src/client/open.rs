@@ -17,6 +17,7 @@ use super::pool::Place;
 use super::{ProviderClient, head};
 use crate::adapter;
 use crate::failure::{Failure, FailureKind, TimeoutStage};
+use crate::mask::Mask;
 use crate::request::ProviderCall;
 use crate::stream::{Limits, ProviderStream};
 
@@ -110,28 +111,36 @@ async fn attempt(
     let (head, body) = response.into_parts();
     let exchange = Exchange::new(connection, body);
     if head.status.is_success() && is_event_stream(&head.headers) {
-        let limits = Limits::new(limits.idle, total_at);
+        let max_event_bytes = client.inner.max_event_bytes;
+        let limits = Limits::new(max_event_bytes, limits.idle, total_at);
         let pool = Arc::clone(&client.inner.pool);
         Ok(ProviderStream::new(
             call.provider.kind,
+            Mask::new(call.provider, call.credential),
             exchange,
             limits,
             pool,
         ))
     } else {
-        Err(refusal(client, &head, exchange).await)
+        Err(refusal(client, call, &head, exchange).await)
     }
 }
 
 /// Reads an answer that is no stream (TURN-23).
-async fn refusal(client: &ProviderClient, head: &Parts, mut exchange: Exchange) -> Refused {
+async fn refusal(
+    client: &ProviderClient,
+    call: &ProviderCall<'_>,
+    head: &Parts,
+    mut exchange: Exchange,
+) -> Refused {
     let mut text = Vec::new();
     let read = read_refusal(&mut exchange, &mut text);
     if let Ok(()) = timeout(REFUSAL_LIMIT, read).await {
         client.inner.pool.put_after_drain(exchange);
     }
+    let mask = Mask::new(call.provider, call.credential);
     Refused {
-        failure: Failure::of_status(head.status.as_u16(), &text),
+        failure: Failure::of_status(head.status.as_u16(), &text, call.provider.kind, &mask),
         retry_after: retry_after(head, client.inner.retry_after_cap),
     }
 }
@@ -157,10 +166,13 @@ fn retry_after(head: &Parts, cap: Duration) -> Option<Duration> {
     (pause <= cap).then_some(pause)
 }
 
+/// Whether the type is that of a stream. Some proxies add theirs to the
+/// provider's, which makes a list of it.
 fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(';').next())
-        .is_some_and(|mime| mime.trim().eq_ignore_ascii_case("text/event-stream"))
+    let types = headers.get_all(CONTENT_TYPE).into_iter();
+    types
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|list| list.split(','))
+        .filter_map(|element| element.split(';').next())
+        .any(|mime| mime.trim().eq_ignore_ascii_case("text/event-stream"))
 }

@@ -8,6 +8,9 @@ use std::ops::Range;
 pub(super) enum Field {
     Name(Range<usize>),
     Data(Range<usize>),
+    /// The field's own name and its value. The standard has no such field; some
+    /// providers write their error there.
+    Error(Range<usize>, Range<usize>),
 }
 
 /// The field on `line`, its value as a range of `buffer`; `None` for comments
@@ -18,6 +21,9 @@ pub(super) fn field(buffer: &[u8], line: Range<usize>) -> Option<Field> {
         value(rest, line.end).map(Field::Data)
     } else if let Some(rest) = text.strip_prefix(b"event") {
         value(rest, line.end).map(Field::Name)
+    } else if let Some(rest) = text.strip_prefix(b"error") {
+        let name = line.start..line.end - rest.len();
+        value(rest, line.end).map(|value| Field::Error(name, value))
     } else {
         None
     }

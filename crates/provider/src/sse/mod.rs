@@ -16,9 +16,6 @@ use std::ops::Range;
 
 use line::Field;
 
-/// An event larger than this is refused, field names and line ends counted.
-pub const MAX_EVENT_BYTES: usize = 8 * 1024 * 1024;
-
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// Capacity that an emptied buffer may keep: one huge event must not cost a
@@ -70,12 +67,13 @@ struct Fields {
 
 impl Default for Parser {
     fn default() -> Self {
-        Self::with_limit(MAX_EVENT_BYTES)
+        Self::with_limit(usize::MAX)
     }
 }
 
 impl Parser {
-    /// A parser that refuses events of more than `max_event_bytes`.
+    /// A parser that refuses events of more than `max_event_bytes`, field names
+    /// and line ends counted.
     pub fn with_limit(max_event_bytes: usize) -> Self {
         Self {
             buffer: Vec::new(),
@@ -181,6 +179,10 @@ impl Parser {
         match line::field(&self.buffer, line) {
             Some(Field::Name(value)) => self.fields.name = value,
             Some(Field::Data(value)) => self.fields.add_data(value, &self.buffer),
+            Some(Field::Error(name, value)) => {
+                self.fields.name = name;
+                self.fields.add_data(value, &self.buffer);
+            }
             None if self.fields.is_empty() => self.event_start = self.line_start,
             None => {}
         }

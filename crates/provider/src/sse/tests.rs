@@ -73,6 +73,8 @@ fn fields_are_read_as_the_standard_says() {
             &[("", "1")],
         ),
         ("data: a:b\n\n", &[("", "a:b")]),
+        ("error: {}\n\n", &[("error", "{}")]),
+        ("errors: {}\n\n", &[]),
         ("data: unfinished\n", &[]),
         ("\n\n\n", &[]),
     ];

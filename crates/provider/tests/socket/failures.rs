@@ -41,15 +41,20 @@ async fn http_statuses_become_our_codes() {
     assert!(setup.started.get(), "QUOTA-61: any status counts");
 }
 
-/// TURN-23
+/// TURN-23, D48
 #[tokio::test]
-async fn an_unparseable_body_contributes_200_characters() {
+async fn an_unparseable_body_is_for_diagnosis_alone() {
     let setup = Setup::responses().await;
     setup
         .server
         .push_scenario(Scenario::status(500, json!("é".repeat(500))));
     let failure = setup.ask("Hi").await.unwrap_err();
-    assert_eq!(failure.message.chars().count(), 200);
+    assert_eq!(
+        &*failure.message,
+        "The provider has an internal fault (HTTP 500)."
+    );
+    let kept = failure.detail.chars().filter(|c| *c == 'é').count();
+    assert_eq!(kept, 199, "200 characters, one of them a quote");
 }
 
 /// PLAT-119

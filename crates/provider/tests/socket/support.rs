@@ -136,6 +136,7 @@ pub(crate) async fn read(stream: &mut ProviderStream) -> Answer {
             } => {
                 reasoning.push_str(piece);
             }
+            ProviderEvent::TextWasReasoning => reasoning.push_str(&std::mem::take(&mut text)),
             ProviderEvent::Progress => {}
             ProviderEvent::Terminal(terminal) => {
                 assert!(stream.next().await.is_none(), "nothing follows the end");

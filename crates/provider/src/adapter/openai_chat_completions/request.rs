@@ -1,0 +1,79 @@
+//! The request body (CONT-35).
+
+use minichat_config::tenant::Provider;
+use serde::{Serialize, Serializer};
+
+use crate::adapter::sampling::{Sampling, non_empty};
+use crate::request::{InputMessage, TurnRequest};
+
+/// The request body.
+#[derive(Serialize)]
+pub(in crate::adapter) struct RequestJson<'a> {
+    model: &'a str,
+    stream: bool,
+    stream_options: StreamOptions,
+    messages: Messages<'a>,
+    max_completion_tokens: u32,
+    user: &'a str,
+    #[serde(flatten)]
+    sampling: Sampling<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_effort: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct StreamOptions {
+    include_usage: bool,
+}
+
+impl<'a> RequestJson<'a> {
+    pub(in crate::adapter) fn new(provider: &Provider, request: &TurnRequest<'a>) -> Self {
+        Self {
+            model: request.provider_model_id,
+            stream: true,
+            stream_options: StreamOptions {
+                include_usage: true,
+            },
+            messages: Messages {
+                instructions: non_empty(request.instructions),
+                conversation: request.messages,
+            },
+            max_completion_tokens: request.max_output_tokens,
+            user: request.user,
+            sampling: Sampling::new(provider, request.api_params),
+            reasoning_effort: request.api_params.reasoning_effort.as_deref(),
+        }
+    }
+}
+
+struct Messages<'a> {
+    instructions: Option<&'a str>,
+    conversation: &'a [InputMessage<'a>],
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    role: MessageRole,
+    content: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum MessageRole {
+    Instructions(&'static str),
+    Conversation(crate::request::Role),
+}
+
+impl Serialize for Messages<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let system = self.instructions.map(|content| Message {
+            role: MessageRole::Instructions("system"),
+            content,
+        });
+        let conversation = self.conversation.iter().map(|message| Message {
+            role: MessageRole::Conversation(message.role),
+            content: message.text,
+        });
+        serializer.collect_seq(system.into_iter().chain(conversation))
+    }
+}

@@ -1,0 +1,307 @@
+//! The credential of a call, in every form in which the provider knows it. A
+//! provider may repeat it in an error, an id or the answer itself; what it is
+//! called there cannot be foreseen, but its value is known (PLAT-102, PLAT-117).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
+use memchr::memmem;
+use minichat_config::Secret;
+use minichat_config::tenant::{Provider, ProviderAuth};
+use minichat_core::scrub::{CREDENTIAL, HOST};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// Shortest form that is looked for inside the answer's text: shorter ones, such
+/// as the `none` that some local servers want, are words of any answer.
+const SHORTEST_IN_TEXT: usize = 8;
+
+/// Shortest form that is looked for inside the words of an error; a shorter one
+/// must be a word of its own there.
+const SHORTEST_IN_WORD: usize = 4;
+
+/// Characters of a credential that may stand beside the stars with which a
+/// provider hid the rest of it.
+const SHORTEST_REMAINDER: usize = 2;
+
+/// Bytes of an error's words that are looked at.
+const LONGEST_WORDS: usize = 16 * 1024;
+
+/// RFC 3986's unreserved characters are left as they are.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// Replaces the credential and the address of one call. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Mask(Arc<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// Every form of the credential, longest first.
+    forms: Vec<String>,
+    /// The provider's authority and host.
+    hosts: Vec<String>,
+}
+
+impl Mask {
+    /// What must not come back from a call of `provider` with `credential`.
+    pub(crate) fn new(provider: &Provider, credential: Option<&Secret>) -> Self {
+        let mut forms = Vec::new();
+        if let (Some(auth), Some(secret)) = (&provider.auth, credential) {
+            for value in values(auth, secret.expose()) {
+                add_forms(&value, &mut forms);
+            }
+        }
+        forms.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        forms.dedup();
+        let hosts = vec![provider.authority(), provider.host.clone()];
+        Self(Arc::new(Known { forms, hosts }))
+    }
+
+    /// `text` without the credential; for texts that no client sees.
+    pub(crate) fn credential_in<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let mut text = Cow::Borrowed(text);
+        for form in &self.0.forms {
+            text = replace_all(text, form, CREDENTIAL, form.len() < SHORTEST_IN_WORD);
+        }
+        self.remainders_in(text)
+    }
+
+    /// As much of `text` as is worth reading, so that a long one costs little. A
+    /// credential that is cut is left out.
+    pub(crate) fn bounded<'t>(&self, text: &'t str) -> &'t str {
+        let Some(mut end) = (text.len() > LONGEST_WORDS).then_some(LONGEST_WORDS) else {
+            return text;
+        };
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let text = &text[..end];
+        let cut = self.0.forms.iter().map(|form| longest_start(text, form));
+        &text[..end - cut.max().unwrap_or(0)]
+    }
+
+    /// `text` without the credential and without the provider's address.
+    pub(crate) fn all_in<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let mut text = self.credential_in(text);
+        for host in &self.0.hosts {
+            text = replace_all(text, host, HOST, true);
+        }
+        text
+    }
+
+    /// Replaces what a provider left of a credential beside stars or dots:
+    /// `abcd****wxyz`.
+    fn remainders_in<'t>(&self, text: Cow<'t, str>) -> Cow<'t, str> {
+        let is_remainder = |word: &str| {
+            let is_end = |part: &str, is_part_of: fn(&str, &str) -> bool| {
+                part.len() >= SHORTEST_REMAINDER
+                    && self.0.forms.iter().any(|form| is_part_of(form, part))
+            };
+            let Some((start, end)) = hidden(word) else {
+                return false;
+            };
+            is_end(&word[..start], |form, part| form.starts_with(part))
+                || is_end(word[end..].trim_end_matches(['.', ':']), |form, part| {
+                    form.ends_with(part)
+                })
+        };
+        let words = text.split(|c: char| c.is_whitespace() || "\"'`,;()<>".contains(c));
+        let remainders: Vec<String> = words
+            .filter(|word| is_remainder(word))
+            .map(str::to_owned)
+            .collect();
+        let replace = |text, word: &String| replace_all(text, word, CREDENTIAL, false);
+        remainders.iter().fold(text, replace)
+    }
+}
+
+impl std::fmt::Debug for Mask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mask").finish_non_exhaustive()
+    }
+}
+
+/// The texts that give the credential away: itself, the header's value, and what
+/// the schemes of RFC 9110 and RFC 7617 put together from parts.
+fn values(auth: &ProviderAuth, secret: &str) -> Vec<String> {
+    if secret.is_empty() {
+        return Vec::new();
+    }
+    let header = format!("{}{secret}", auth.prefix);
+    let mut values = vec![secret.to_owned()];
+    if let Some((scheme, token)) = header.trim().split_once(' ') {
+        let token = token.trim();
+        values.push(token.to_owned());
+        if scheme.eq_ignore_ascii_case("basic") {
+            values.extend(parts_of_basic(token));
+        }
+    }
+    values.push(header);
+    values
+}
+
+/// `user:password`, the password, and the user unless it is short: then it is a
+/// word such as `api`.
+fn parts_of_basic(token: &str) -> Vec<String> {
+    let decoded = STANDARD
+        .decode(token)
+        .or_else(|_| STANDARD_NO_PAD.decode(token));
+    let Some(pair) = decoded.ok().and_then(|bytes| String::from_utf8(bytes).ok()) else {
+        return Vec::new();
+    };
+    let Some((user, password)) = pair.split_once(':') else {
+        return vec![pair];
+    };
+    let user = (user.len() >= SHORTEST_IN_WORD).then_some(user);
+    let password = (!password.is_empty()).then_some(password);
+    let parts = user.into_iter().chain(password).map(str::to_owned);
+    parts.chain([pair.clone()]).collect()
+}
+
+fn add_forms(value: &str, forms: &mut Vec<String>) {
+    let escaped = utf8_percent_encode(value, RESERVED).to_string();
+    forms.push(lower_escapes(&escaped));
+    forms.push(escaped);
+    let json = serde_json::Value::from(value).to_string();
+    let json = json.trim_matches('"').to_owned();
+    forms.push(json.replace('/', "\\/"));
+    forms.push(json);
+    for engine in [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD] {
+        forms.push(engine.encode(value));
+    }
+    forms.push(value.to_owned());
+}
+
+/// `%2F` as `%2f`.
+fn lower_escapes(escaped: &str) -> String {
+    let mut after_percent = 3;
+    escaped
+        .chars()
+        .map(|c| {
+            after_percent = if c == '%' { 0 } else { after_percent + 1 };
+            if after_percent <= 2 {
+                c.to_ascii_lowercase()
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// Where a run of at least three stars or dots begins and ends.
+fn hidden(word: &str) -> Option<(usize, usize)> {
+    let is_hiding = |c: char| matches!(c, '*' | '.' | '•' | '…');
+    let start = ["***", "...", "•••", "…"]
+        .iter()
+        .filter_map(|run| word.find(run))
+        .min()?;
+    let rest = &word[start..];
+    let len = rest.find(|c| !is_hiding(c)).unwrap_or(rest.len());
+    Some((start, start + len))
+}
+
+/// Replaces each `form` in `text`; with `as_word` only where no letter or digit
+/// stands beside it.
+fn replace_all<'t>(text: Cow<'t, str>, form: &str, with: &str, as_word: bool) -> Cow<'t, str> {
+    if form.is_empty() {
+        return text;
+    }
+    let is_beside = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let found: Vec<usize> = memmem::find_iter(text.as_bytes(), form.as_bytes())
+        .filter(|&at| {
+            let (before, after) = (&text[..at], &text[at + form.len()..]);
+            !as_word || !(is_beside(before.chars().next_back()) || is_beside(after.chars().next()))
+        })
+        .collect();
+    if found.is_empty() {
+        return text;
+    }
+    let mut masked = String::with_capacity(text.len());
+    let mut copied = 0;
+    for at in found {
+        masked.push_str(&text[copied..at]);
+        masked.push_str(with);
+        copied = at + form.len();
+    }
+    masked.push_str(&text[copied..]);
+    Cow::Owned(masked)
+}
+
+/// Masks a text that comes in pieces, wherever the credential is cut.
+#[derive(Debug, Default)]
+pub(crate) struct TextMask {
+    mask: Mask,
+    /// The end of the text so far, which may be the beginning of a form.
+    held: String,
+}
+
+impl TextMask {
+    pub(crate) fn new(mask: Mask) -> Self {
+        Self {
+            mask,
+            held: String::new(),
+        }
+    }
+
+    /// What may be shown after the next piece.
+    pub(crate) fn apply<'t>(&mut self, piece: &'t str) -> Cow<'t, str> {
+        let mut text = if self.held.is_empty() {
+            Cow::Borrowed(piece)
+        } else {
+            self.held.push_str(piece);
+            Cow::Owned(std::mem::take(&mut self.held))
+        };
+        for form in self.mask.forms_in_text() {
+            if text.len() >= form.len() {
+                text = replace_all(text, form, CREDENTIAL, false);
+            }
+        }
+        let len = self
+            .mask
+            .forms_in_text()
+            .map(|form| longest_start(&text, form));
+        let shown = text.len() - len.max().unwrap_or(0);
+        if shown == text.len() {
+            return text;
+        }
+        text[shown..].clone_into(&mut self.held);
+        match text {
+            Cow::Borrowed(text) => Cow::Borrowed(&text[..shown]),
+            Cow::Owned(mut text) => {
+                text.truncate(shown);
+                Cow::Owned(text)
+            }
+        }
+    }
+
+    /// What was held back, when no further piece comes.
+    pub(crate) fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}
+
+impl Mask {
+    fn forms_in_text(&self) -> impl Iterator<Item = &String> {
+        let forms = self.0.forms.iter();
+        forms.take_while(|form| form.len() >= SHORTEST_IN_TEXT)
+    }
+}
+
+/// Length of the longest proper start of `form` that `text` ends with.
+fn longest_start(text: &str, form: &str) -> usize {
+    let (text, form) = (text.as_bytes(), form.as_bytes());
+    let tail = &text[text.len().saturating_sub(form.len() - 1)..];
+    let starts = memchr::memchr_iter(form[0], tail);
+    starts
+        .map(|at| &tail[at..])
+        .find(|end| form.starts_with(end))
+        .map_or(0, <[u8]>::len)
+}
+
+#[cfg(test)]
+mod tests;
