@@ -15,6 +15,7 @@ pub mod pool;
 pub mod postgres;
 pub mod postgres_proxy;
 pub mod raw_client;
+pub mod raw_provider;
 pub mod scripted_issuer;
 pub mod site;
 pub mod sse;

@@ -23,6 +23,8 @@ mod finalization;
 #[cfg(test)]
 mod first_turn;
 #[cfg(test)]
+mod foreign_inputs;
+#[cfg(test)]
 mod issuers;
 #[cfg(test)]
 mod jobs;

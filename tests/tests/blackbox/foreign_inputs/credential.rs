@@ -1,0 +1,134 @@
+//! The credential never comes back (PLAT-102, PLAT-117).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use minichat_tests::manifest::Tenant;
+use minichat_tests::on_each_database;
+use minichat_tests::raw_provider::{answer, chat_stream, header, responses_stream, stream};
+use serde_json::json;
+
+use super::{CHAT, End, Place, RESPONSES, VLLM};
+
+/// Keys of shapes that no list of prefixes knows.
+const KEYS: [&str; 3] = [
+    "0f3a9c1e5b2d4f60a7",
+    "Zk9-q/L2+mN8=vB4",
+    "battery horse staple",
+];
+
+fn with_key(header: &'static str, prefix: &'static str, key: &str) -> impl FnOnce(&mut Tenant) {
+    let key = key.to_owned();
+    move |tenant| {
+        let auth = &mut tenant.spec()["providers"][0]["auth"];
+        auth["header"] = json!(header);
+        auth["prefix"] = json!(prefix);
+        tenant.others[0]["stringData"]["api-key"] = json!(key);
+    }
+}
+
+/// How a provider may repeat what it was sent.
+fn echoes(sent: &str, key: &str) -> Vec<String> {
+    vec![
+        format!("Incorrect API key provided: {key}."),
+        format!("Authorization was '{sent}'"),
+        format!("{{\"nested\": {}}}", json!(key)),
+        STANDARD.encode(key),
+        STANDARD.encode(sent),
+        URL_SAFE_NO_PAD.encode(key),
+        format!("{}****{}", &key[..4], &key[key.len() - 4..]),
+    ]
+}
+
+/// Fails when `text` holds the key in any of its forms.
+fn check_hidden(text: &str, sent: &str, key: &str) {
+    let forms = [
+        key.to_owned(),
+        STANDARD.encode(key),
+        STANDARD.encode(sent),
+        key[..6].to_owned(),
+        key[key.len() - 6..].to_owned(),
+    ];
+    for form in forms {
+        let form = form.trim_end_matches('=');
+        assert!(!text.contains(form), "{form} in {text}");
+    }
+}
+
+on_each_database! {
+    /// Errors of every kind repeat the header that was sent.
+    async fn an_error_does_not_repeat_the_credential(env) {
+        for (header_name, prefix) in [("Authorization", "Bearer "), ("api-key", "")] {
+            for key in KEYS {
+                let place = Place::with(&env, CHAT, "", with_key(header_name, prefix, key)).await?;
+                let sent = format!("{prefix}{key}");
+                for echo in echoes(&sent, key) {
+                    let error = json!({"error": {"message": echo}}).to_string();
+                    for bytes in [
+                        answer(401, "application/json", &error),
+                        answer(401, "text/plain", &echo),
+                        chat_stream(&[&error]),
+                        stream(&format!("error: {error}\n\n")),
+                        stream(&format!("event: error\ndata: {echo}\n\n")),
+                    ] {
+                        let is_refusal = bytes.starts_with(b"HTTP/1.1 401");
+                        let method = if is_refusal { "released" } else { "estimated" };
+                        let end = End::Failed("provider_error", method);
+                        let expected = sent.clone();
+                        place.provider.push_with(move |head| {
+                            assert_eq!(header(head, header_name), Some(expected.as_str()));
+                            bytes
+                        });
+                        let events = place.check_next("", end).await?;
+                        check_hidden(&format!("{events:?}"), &sent, key);
+                    }
+                }
+                check_rows(&place, &sent, key).await?;
+                place.stack.stop().await?;
+            }
+        }
+    }
+
+    /// The answer itself repeats it, cut anywhere; so does an id.
+    async fn an_answer_does_not_repeat_the_credential(env) {
+        for kind in [CHAT, RESPONSES, VLLM] {
+            let key = KEYS[1];
+            let place = Place::with(&env, kind, "", with_key("Authorization", "Bearer ", key)).await?;
+            for cut in [0, 1, 5, key.len()] {
+                let pieces = ["your key is ", &key[..cut], &key[cut..], ", keep it"];
+                let bytes = if kind == CHAT {
+                    let frames: Vec<String> = pieces.iter()
+                        .map(|piece| json!({"id": key, "choices": [{"delta": {"content": piece}}]}).to_string())
+                        .chain([r#"{"choices":[{"finish_reason":"stop"}]}"#.to_owned()])
+                        .collect();
+                    chat_stream(&frames.iter().map(String::as_str).collect::<Vec<_>>())
+                } else {
+                    let deltas: Vec<String> = pieces.iter().map(|piece| json!({"delta": piece}).to_string()).collect();
+                    let end = json!({"response": {"id": key, "output": [{"type": "message",
+                        "content": [{"type": "output_text", "text": pieces.concat()}]}]}}).to_string();
+                    let mut events: Vec<(&str, &str)> = deltas.iter()
+                        .map(|delta| ("response.output_text.delta", delta.as_str())).collect();
+                    events.push(("response.completed", &end));
+                    responses_stream(&events)
+                };
+                let text = "your key is [credential], keep it";
+                let events = place.check("echo", bytes, text, End::Done(None)).await?;
+                check_hidden(&format!("{events:?}"), key, key);
+            }
+            check_rows(&place, key, key).await?;
+            place.stack.stop().await?;
+        }
+    }
+}
+
+/// Nothing of it is stored either.
+async fn check_rows(place: &Place, sent: &str, key: &str) -> anyhow::Result<()> {
+    for query in [
+        "SELECT provider_response_id, error_detail FROM chat_turns",
+        "SELECT content, provider_response_id FROM messages",
+        "SELECT payload FROM outbox_messages",
+    ] {
+        let rows = place.stack.database.query(query).await?;
+        check_hidden(&format!("{rows:?}"), sent, key);
+    }
+    Ok(())
+}
