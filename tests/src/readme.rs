@@ -13,6 +13,7 @@ fn directories(suite: &str) -> anyhow::Result<Vec<&'static str>> {
     Ok(match suite {
         "" => vec!["tests/tests/blackbox"],
         "histories" => vec!["tests/tests/histories"],
+        "aimock" => vec!["tests/tests/aimock"],
         "openapi" => vec!["tests/tests/openapi"],
         "operator" => vec!["tests/tests/operator"],
         "node" => vec!["tests/tests/node"],

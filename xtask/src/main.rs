@@ -4,6 +4,7 @@
     reason = "a command line program speaks on its output"
 )]
 
+mod aimock;
 mod bench;
 mod check;
 mod cluster;

@@ -10,7 +10,7 @@ use clap::Args;
 use crate::cluster::{Clusters, may_run};
 use crate::postgres::{Durability, Postgres};
 use crate::process::Running;
-use crate::{schemathesis, workspace};
+use crate::{aimock, schemathesis, workspace};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -22,6 +22,9 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let schemathesis = may_run(&options.arguments, schemathesis::SUITE)
         .then(schemathesis::ensure)
+        .transpose()?;
+    let aimock = may_run(&options.arguments, aimock::SUITE)
+        .then(aimock::ensure)
         .transpose()?;
     // Its node comes first, since the database listens on an address of it.
     let clusters = Clusters::for_tests(&options.arguments)?;
@@ -40,6 +43,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .envs(postgres.environment())
         .envs(clusters.environment())
         .envs(schemathesis.map(|program| (schemathesis::PROGRAM, program)))
+        .envs(aimock.map(|program| (aimock::PROGRAM, program)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let mut tests = Running::start("cargo test", &mut command)?;
