@@ -9,7 +9,6 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::chat_tenant::UUID;
 use crate::quantity::Credits;
 use crate::status::Condition;
 
@@ -115,8 +114,9 @@ pub struct TenantRef {
 pub struct Subject {
     /// Always `User`.
     pub kind: SubjectKind,
-    /// UUID of the authenticated user.
-    #[schemars(length(max = 36), regex(pattern = UUID))]
+    /// The user as tokens name them, in the claim `userClaim` of the tenant's
+    /// issuers, or the user's UUID in the API.
+    #[schemars(length(min = 1, max = 256))]
     pub name: String,
 }
 
@@ -141,9 +141,9 @@ pub struct Limits {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StandardLimits {
-    /// Per UTC day.
+    /// Per UTC day; a fraction in quotes, such as `"1.5"`.
     pub daily: Credits,
-    /// Per UTC month.
+    /// Per UTC month; a fraction in quotes, such as `"1.5"`.
     pub monthly: Credits,
 }
 
@@ -160,9 +160,9 @@ impl Default for StandardLimits {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PremiumLimits {
-    /// Per UTC day.
+    /// Per UTC day; a fraction in quotes, such as `"1.5"`.
     pub daily: Credits,
-    /// Per UTC month.
+    /// Per UTC month; a fraction in quotes, such as `"1.5"`.
     pub monthly: Credits,
 }
 

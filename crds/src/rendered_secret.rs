@@ -181,7 +181,7 @@ impl RenderedTenant {
             format!("is {revision:?}; must begin with the policy version, {number}-"),
         );
         let source = source(config.document.source.as_ref(), annotated_source);
-        usable(&config, &credentials, settings, &mut faults);
+        usable(&config, &credentials, &settings, &mut faults);
         match source {
             Ok(source) => faults.into_result(Self {
                 source,
@@ -246,7 +246,7 @@ fn annotation_path(key: &str) -> String {
 fn usable(
     config: &TenantConfig,
     credentials: &Credentials,
-    settings: RenderSettings,
+    settings: &RenderSettings,
     faults: &mut Faults,
 ) {
     for (i, issuer) in config.issuers.iter().enumerate() {

@@ -8,7 +8,7 @@ use anyhow::Context;
 use axum::Router;
 use axum::routing::get;
 use minichat_config::ProcessConfig;
-use minichat_config::process::DatabaseUrl;
+use minichat_config::process::{Auth, DatabaseUrl};
 use minichat_core::{Clock, SystemClock};
 use minichat_crds::RenderSettings;
 use minichat_provider::{ClientSettings, ProviderClient};
@@ -156,6 +156,10 @@ pub(crate) fn render_settings(config: &ProcessConfig) -> RenderSettings {
     RenderSettings {
         allow_http: config.provider_http.allow_http,
         orphan_timeout: config.orphan_watchdog.timeout,
+        issuer: match &config.auth {
+            Auth::Oidc(Some(issuer)) => Some(issuer.issuer.as_str().into()),
+            _ => None,
+        },
     }
 }
 

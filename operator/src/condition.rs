@@ -66,6 +66,7 @@ words! {
         Disabled,
         // Degraded
         OldCredentials,
+        PartlyApplied,
     }
 }
 

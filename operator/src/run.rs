@@ -119,6 +119,7 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
         settings: RenderSettings {
             allow_http: settings.allow_http,
             orphan_timeout: Duration::from_secs(settings.orphan_timeout_secs),
+            issuer: settings.issuer.as_deref().map(Arc::from),
         },
         revisions: Revisions::new(),
         numbers,

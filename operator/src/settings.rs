@@ -67,6 +67,10 @@ pub struct Settings {
         value_parser = clap::value_parser!(u64).range(90..=3600)
     )]
     pub orphan_timeout_secs: u64,
+    /// `auth.issuer` of the pool: the issuer of the users whom quotas name where the tenant lists no
+    /// issuer of its own.
+    #[arg(long, env = "MINICHAT_OPERATOR_ISSUER", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub issuer: Option<String>,
     /// Work only while holding the Lease `minichat-operator`; needed for several replicas.
     #[arg(long, env = "MINICHAT_OPERATOR_LEADER_ELECTION")]
     pub leader_election: bool,

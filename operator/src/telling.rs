@@ -73,7 +73,7 @@ impl Telling {
                     self.rivals(render::tenant_id(new), &listed);
                 }
                 if old.as_ref().is_none_or(|old| old.status != new.status) {
-                    self.quotas_of(new);
+                    self.quotas_naming(new);
                     self.rivals(render::tenant_id(new), &Listed::by_tenant(new));
                 }
             }
@@ -84,7 +84,7 @@ impl Telling {
                 self.issuers.forget_claims(tenant);
                 self.siblings(tenant);
                 self.rivals(id, &Listed::by_tenant(tenant));
-                self.quotas_of(tenant);
+                self.quotas_naming(tenant);
             }
             Change::Whole => self.everybody(),
         }
@@ -105,8 +105,10 @@ impl Telling {
             Change::Whole => return self.everybody(),
         };
         self.look_at_quota(quota);
-        let tenant = ObjectRef::new(&quota.spec.tenant_ref.name)
-            .within(quota.metadata.namespace.as_deref().unwrap_or_default());
+        // Which of a tenant's quotas applies depends on all of them.
+        let namespace = quota.metadata.namespace.as_deref().unwrap_or_default();
+        self.quotas_of(namespace, &quota.spec.tenant_ref.name);
+        let tenant = ObjectRef::new(&quota.spec.tenant_ref.name).within(namespace);
         self.look_at(tenant);
     }
 
@@ -211,10 +213,14 @@ impl Telling {
         }
     }
 
-    fn quotas_of(&self, tenant: &ChatTenant) {
+    fn quotas_naming(&self, tenant: &ChatTenant) {
         let namespace = tenant.metadata.namespace.as_deref().unwrap_or_default();
+        self.quotas_of(namespace, &tenant.name_any());
+    }
+
+    fn quotas_of(&self, namespace: &str, tenant: &str) {
         if let Some(caches) = self.caches() {
-            for quota in caches.quotas_of(namespace, &tenant.name_any()) {
+            for quota in caches.quotas_of(namespace, tenant) {
                 self.look_at_quota(&quota);
             }
         }

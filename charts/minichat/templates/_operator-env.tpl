@@ -19,6 +19,12 @@
   value: {{ dig "provider_http" "allow_http" false $pool.config | quote }}
 - name: MINICHAT_OPERATOR_ORPHAN_TIMEOUT_SECS
   value: {{ dig "orphan_watchdog" "timeout_secs" 300 $pool.config | int | quote }}
+{{- $issuer := dig "auth" "issuer" "" $pool.config }}
+{{- /* What the pods read from their environment is not known here. */}}
+{{- if and $issuer (not (contains "${" $issuer)) }}
+- name: MINICHAT_OPERATOR_ISSUER
+  value: {{ $issuer | quote }}
+{{- end }}
 - name: MINICHAT_OPERATOR_METRICS_PREFIX
   value: {{ dig "metrics" "prefix" "mini_chat" $pool.config | quote }}
 - name: MINICHAT_OPERATOR_METRICS_MAX_LABEL_VALUES

@@ -2,16 +2,11 @@
 
 use minichat_core::{TenantId, Timestamp, UserId};
 use serde_json::{Map, Value};
-use uuid::Uuid;
 
 use crate::rejection::Rejection;
 
 /// Seconds by which the issuer's clock may differ (PLAT-131).
 const LEEWAY: f64 = 60.0;
-
-/// Under which subjects become UUIDs. Changing it would cut every user off from
-/// their chats (PLAT-132).
-const SUBJECTS: Uuid = Uuid::from_u128(0x6d69_6e69_6368_5174_8a75_7365_7273_0001);
 
 /// The claims of one token.
 #[derive(Debug)]
@@ -64,11 +59,7 @@ impl Claims {
             .text(claim)
             .filter(|subject| !subject.is_empty())
             .ok_or(Rejection::User)?;
-        if let Ok(user) = subject.parse() {
-            return Ok(user);
-        }
-        let name = format!("{}|{subject}", self.issuer()?);
-        Ok(Uuid::new_v5(&SUBJECTS, name.as_bytes()).into())
+        Ok(UserId::of_subject(self.issuer()?, subject))
     }
 
     /// The scopes in `claim`: a text, separated by spaces, or a list. Where the

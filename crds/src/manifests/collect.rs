@@ -127,7 +127,7 @@ impl Collected {
             if let (false, Some(entry)) = (refused, self.tenants.get(name))
                 && let Ok(tenant) = &entry.object
             {
-                match self.tenant(name, tenant, entry, settings) {
+                match self.tenant(name, tenant, entry, settings.clone()) {
                     Ok(manifest) => {
                         tenants.insert(*id, manifest);
                     }

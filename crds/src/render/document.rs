@@ -20,7 +20,7 @@ pub(super) fn document(
     tenant: &ChatTenant,
     tenant_id: TenantId,
     user_limits: UserLimitsDocument,
-    settings: RenderSettings,
+    settings: &RenderSettings,
     faults: &mut Faults,
 ) -> TenantDocument {
     // Without `..`, so that a new field cannot be forgotten here.
@@ -88,7 +88,7 @@ pub(super) fn document(
 fn issuer(
     issuer: &crd::Issuer,
     path: &str,
-    settings: RenderSettings,
+    settings: &RenderSettings,
     faults: &mut Faults,
 ) -> IssuerDocument {
     let crd::Issuer {
@@ -125,7 +125,7 @@ pub(super) fn secret_ref(reference: &crd::SecretKeyRef) -> String {
 fn provider(
     provider: &crd::Provider,
     path: &str,
-    settings: RenderSettings,
+    settings: &RenderSettings,
     faults: &mut Faults,
 ) -> ProviderDocument {
     let crd::Provider {

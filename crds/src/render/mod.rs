@@ -4,14 +4,15 @@
 mod credentials;
 mod document;
 mod quota;
+mod shortfall;
 mod warning;
 
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use minichat_config::tenant::document::UserLimitsDocument;
 use minichat_config::{Credentials, Faults, TenantConfig};
 use minichat_core::{NamespacedName, TenantId};
 use uuid::Uuid;
@@ -20,15 +21,20 @@ use crate::{ChatQuota, ChatTenant};
 
 pub(crate) use credentials::is_header_value;
 pub use credentials::{SecretValue, Secrets, Unresolved, UnresolvedKind, resolve};
+pub use quota::{Allowances, allowances};
+pub use shortfall::{Shortfall, ShortfallKind};
 
 /// What one process or pool decides for all tenants.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct RenderSettings {
     /// Whether providers without TLS are allowed (`provider_http.allow_http`).
     pub allow_http: bool,
     /// Age of the last progress from which a turn is taken for left behind
     /// (`orphan_watchdog.timeout_secs`).
     pub orphan_timeout: Duration,
+    /// The issuer whose tokens open tenants that list none (`auth.issuer`), if
+    /// there is one: whose subjects the names in quotas are (PLAT-132).
+    pub issuer: Option<Arc<str>>,
 }
 
 impl RenderSettings {
@@ -36,6 +42,7 @@ impl RenderSettings {
     pub const STRICT: Self = Self {
         allow_http: false,
         orphan_timeout: Duration::from_mins(5),
+        issuer: None,
     };
 
     /// What was valid once: for documents that are read for what is in them,
@@ -43,11 +50,12 @@ impl RenderSettings {
     pub const LENIENT: Self = Self {
         allow_http: true,
         orphan_timeout: Duration::MAX,
+        issuer: None,
     };
 
     /// Why a provider may not be silent for `idle`: a live process must have
     /// given it up before its turn is taken for left behind (TURN-1).
-    pub(crate) fn refuse_idle(self, idle: Duration) -> Option<String> {
+    pub(crate) fn refuse_idle(&self, idle: Duration) -> Option<String> {
         let timeout = self.orphan_timeout;
         let longest = timeout.saturating_sub(PROGRESS_SLACK);
         (idle > longest).then(|| {
@@ -99,14 +107,9 @@ pub fn render(
         "spec.tenantId",
         "must be a UUID of another version than 5, and neither nil nor max; create the ChatTenant anew with what uuidgen prints, or without tenantId",
     );
-    let (user_limits, mut warnings) = quota::user_limits(quotas);
-    let document = document::document(
-        tenant,
-        tenant_id(tenant),
-        user_limits,
-        settings,
-        &mut faults,
-    );
+    let Allowances { limits, shortfalls } = allowances(tenant, quotas, &settings);
+    let mut warnings = quota::warnings(quotas, &shortfalls);
+    let document = document::document(tenant, tenant_id(tenant), limits, &settings, &mut faults);
     let document = faults.into_result(document)?;
     let config = TenantConfig::new(document).map_err(document::in_words_of_the_manifest)?;
     warnings.extend(warning::warnings(&config));
@@ -158,7 +161,4 @@ pub(crate) fn derived(name: &str) -> TenantId {
     Uuid::new_v5(&space, name.as_bytes()).into()
 }
 
-/// The limits that `quotas` of one tenant make (QUOTA-25).
-pub fn limits(quotas: &[&ChatQuota]) -> UserLimitsDocument {
-    quota::user_limits(quotas).0
 }

@@ -8,44 +8,125 @@ use minichat_config::tenant::document::UserLimitsDocument;
 use minichat_core::UserId;
 use minichat_core::quota::TierLimits;
 
-use crate::ChatQuota;
+use super::RenderSettings;
+use super::shortfall::{Shortfall, shortfall};
 use crate::chat_quota::{ChatQuotaSpec, Limits, PremiumLimits, StandardLimits};
+use crate::{ChatQuota, ChatTenant};
 
-/// The limits of every user, and warnings about quotas that never apply.
-pub(super) fn user_limits(quotas: &[&ChatQuota]) -> (UserLimitsDocument, Vec<String>) {
-    let mut ordered = quotas.to_vec();
-    ordered.sort_by_key(|quota| (Reverse(quota.spec.priority), name(quota)));
-    let mut warnings = Vec::new();
-    let mut defaults = ordered
-        .iter()
-        .filter(|quota| quota.spec.subjects.is_empty());
-    let default = defaults.next();
-    if let Some(winner) = default {
-        warnings.extend(defaults.map(|loser| {
-            format!(
-                "ChatQuota {}: ChatQuota {} is the tenant's default quota already; name subjects, or delete one of the two",
-                name(loser),
-                name(winner)
-            )
-        }));
-    }
-    let mut by_user = BTreeMap::new();
-    for quota in &ordered {
-        warnings.extend(premium_above_standard(quota));
-        for user in quota
-            .spec
-            .subjects
-            .iter()
-            .filter_map(|s| s.name.parse::<UserId>().ok())
-        {
-            by_user.entry(user).or_insert_with(|| limits(&quota.spec));
-        }
-    }
-    let default = default.map(|quota| limits(&quota.spec)).unwrap_or_default();
-    (UserLimitsDocument { default, by_user }, warnings)
+/// More warnings of one kind only say how many there are.
+const MAX_WARNINGS: usize = 10;
+
+/// What the quotas of one tenant come to.
+#[derive(Debug)]
+pub struct Allowances {
+    /// Limits of every user.
+    pub limits: UserLimitsDocument,
+    /// By name, the quotas that do not apply to everybody whom they mean.
+    pub shortfalls: BTreeMap<String, Shortfall>,
 }
 
-fn name(quota: &ChatQuota) -> &str {
+/// Whom a subject of a quota is in the API: users by the issuers that may open
+/// the tenant (PLAT-132).
+pub(super) struct Subjects<'a> {
+    issuers: Vec<&'a str>,
+}
+
+impl<'a> Subjects<'a> {
+    fn of(tenant: &'a ChatTenant, settings: &'a RenderSettings) -> Self {
+        let own = tenant.spec.auth.issuers.iter();
+        let own: Vec<_> = own.map(|issuer| issuer.issuer.as_str()).collect();
+        let issuers = if own.is_empty() {
+            settings.issuer.as_deref().into_iter().collect()
+        } else {
+            own
+        };
+        Self { issuers }
+    }
+
+    /// One user for each issuer, which may use one name for different people;
+    /// nobody, when there is none to use it.
+    pub(super) fn users(&self, name: &str) -> Vec<UserId> {
+        if let Ok(user) = name.parse() {
+            return vec![user];
+        }
+        let issuers = self.issuers.iter();
+        issuers
+            .map(|issuer| UserId::of_subject(issuer, name))
+            .collect()
+    }
+}
+
+/// Resolves the `quotas` of `tenant`: one that names the user, else one without
+/// subjects, else the built-in defaults; among equals the higher priority, then
+/// the smaller name.
+pub fn allowances(
+    tenant: &ChatTenant,
+    quotas: &[&ChatQuota],
+    settings: &RenderSettings,
+) -> Allowances {
+    let subjects = Subjects::of(tenant, settings);
+    let mut ordered = quotas.to_vec();
+    ordered.sort_by_key(|quota| (Reverse(quota.spec.priority), name(quota)));
+    let default = ordered
+        .iter()
+        .copied()
+        .find(|quota| quota.spec.subjects.is_empty());
+    let mut by_user = BTreeMap::new();
+    for quota in &ordered {
+        let named = quota.spec.subjects.iter();
+        for user in named.flat_map(|subject| subjects.users(&subject.name)) {
+            by_user.entry(user).or_insert(*quota);
+        }
+    }
+    let shortfalls = ordered.iter().filter_map(|quota| {
+        let shortfall = shortfall(quota, &subjects, default, &by_user)?;
+        Some((name(quota).to_owned(), shortfall))
+    });
+    Allowances {
+        shortfalls: shortfalls.collect(),
+        limits: UserLimitsDocument {
+            default: default.map(|quota| limits(&quota.spec)).unwrap_or_default(),
+            by_user: by_user
+                .into_iter()
+                .map(|(user, quota)| (user, limits(&quota.spec)))
+                .collect(),
+        },
+    }
+}
+
+/// What the tenant is told of its quotas.
+pub(super) fn warnings(
+    quotas: &[&ChatQuota],
+    shortfalls: &BTreeMap<String, Shortfall>,
+) -> Vec<String> {
+    let above = quotas
+        .iter()
+        .flat_map(|quota| premium_above_standard(quota));
+    let short = shortfalls
+        .iter()
+        .map(|(name, shortfall)| format!("ChatQuota {name} {}", shortfall.message));
+    [
+        bounded(
+            short.collect(),
+            "quotas do not apply to everybody whom they mean",
+        ),
+        bounded(
+            above.collect(),
+            "limits for premium models are above the standard ones",
+        ),
+    ]
+    .concat()
+}
+
+/// The first `warnings`, and how many more there are.
+fn bounded(mut warnings: Vec<String>, what: &str) -> Vec<String> {
+    let more = warnings.len().saturating_sub(MAX_WARNINGS);
+    warnings.truncate(MAX_WARNINGS);
+    warnings.extend((more > 0).then(|| format!("{more} more {what}")));
+    warnings
+}
+
+pub(super) fn name(quota: &ChatQuota) -> &str {
     quota.metadata.name.as_deref().unwrap_or_default()
 }
 

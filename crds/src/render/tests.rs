@@ -1,5 +1,7 @@
 //! Rendering of whole tenants.
 
+use std::collections::BTreeSet;
+
 use minichat_config::tenant::{ProviderKind, Scheme, Tier};
 use minichat_core::UserId;
 use serde_json::{Value, json};
@@ -245,6 +247,7 @@ fn a_provider_may_not_be_silent_for_as_long_as_the_watchdog_waits() {
     let settings = |seconds| RenderSettings {
         allow_http: true,
         orphan_timeout: Duration::from_secs(seconds),
+        issuer: None,
     };
     let idle = |seconds: u32| {
         let timeouts = json!({"firstByteSeconds": 1, "idleSeconds": seconds});
@@ -320,11 +323,172 @@ fn exactly_one_quota_applies_to_a_user() {
     assert_eq!(limit(&preferred, anna), 5);
     assert_eq!(limit(&preferred, UserId::random()), 3);
     let warnings = rendered(&tenant(), &quotas).unwrap().warnings;
-    assert!(
-        warnings
-            .iter()
-            .any(|w| w.contains("b-default") && w.contains("a-default")),
-        "{warnings:?}"
+    for (loser, winner) in [("b-default", "a-default"), ("b-user", "a-user")] {
+        let told = warnings.iter();
+        let told: Vec<_> = told
+            .filter(|w| w.starts_with(&format!("ChatQuota {loser} applies to nobody: ")))
+            .collect();
+        assert_eq!(told.len(), 1, "{warnings:?}");
+        assert!(
+            told[0].contains(&format!("ChatQuota {winner} (priority 0)")),
+            "{told:?}"
+        );
+    }
+}
+
+fn short(tenant: &Value, quotas: &[Value], settings: &RenderSettings) -> Vec<(String, Shortfall)> {
+    let tenant = admit::chat_tenant(tenant, None).unwrap();
+    let quotas: Vec<_> = quotas
+        .iter()
+        .map(|quota| admit::chat_quota(quota, None).unwrap())
+        .collect();
+    let quotas: Vec<_> = quotas.iter().collect();
+    let allowances = allowances(&tenant, &quotas, settings);
+    allowances.shortfalls.into_iter().collect()
+}
+
+fn users(names: &[&str]) -> Value {
+    let subjects: Vec<_> = names
+        .iter()
+        .map(|name| json!({"kind": "User", "name": name}))
+        .collect();
+    json!(subjects)
+}
+
+/// D45, QUOTA-25
+#[test]
+fn a_quota_that_applies_only_to_some_of_its_subjects_names_the_one_that_wins() {
+    const ANNA: &str = "1c7e0000-0000-4000-8000-000000000001";
+    const BEN: &str = "1c7e0000-0000-4000-8000-000000000002";
+    const CARL: &str = "1c7e0000-0000-4000-8000-000000000003";
+    let of = |name: &str, priority: i32, names: &[&str]| {
+        named(
+            name,
+            &json!({"priority": priority, "subjects": users(names)}),
+        )
+    };
+    let gold = of("gold", 7, &[ANNA, BEN]);
+    let settings = RenderSettings::STRICT;
+    let quotas = [gold.clone(), of("silver", 0, &[CARL, BEN])];
+    let found = short(&tenant(), &quotas, &settings);
+    let [(name, Shortfall { kind, message })] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    assert_eq!(
+        (name.as_str(), *kind),
+        ("silver", ShortfallKind::PartlyApplied)
+    );
+    assert_eq!(
+        message,
+        "does not apply to all of its subjects: ChatQuota gold (priority 7) applies to spec.subjects[1]; raise spec.priority above that, or name each user in one quota"
+    );
+    let quotas = [gold.clone(), of("silver", 0, &[BEN, ANNA])];
+    let found = short(&tenant(), &quotas, &settings);
+    assert_eq!(found[0].1.kind, ShortfallKind::Conflict, "{found:?}");
+    // Others of the tenant's are no rivals: a default quota, and one for other users.
+    let quotas = [gold, of("silver", 0, &[CARL]), quota()];
+    assert_eq!(short(&tenant(), &quotas, &settings), []);
+    // The same user in two spellings, twice in one quota.
+    let twice = of("twice", 0, &[ANNA, &ANNA.to_uppercase()]);
+    assert_eq!(short(&tenant(), &[twice], &settings), []);
+}
+
+/// D45, PLAT-132
+#[test]
+fn subjects_are_named_as_in_the_token_of_the_tenants_issuers_or_else_of_the_process() {
+    const LOGIN: &str = "https://login.example.com";
+    const OTHER: &str = "https://other.example.com";
+    let quota = |name: &str, names: &[&str]| {
+        named(
+            name,
+            &json!({"subjects": users(names), "limits": {"standard": {"daily": 1}}}),
+        )
+    };
+    let issuers = |issuers: &[&str]| {
+        let issuers = issuers.iter();
+        let entries: Vec<_> = issuers
+            .map(|issuer| json!({"issuer": issuer, "audience": "a"}))
+            .collect();
+        with(tenant(), "/spec/auth", json!({"issuers": entries}))
+    };
+    let of_process = RenderSettings {
+        issuer: Some(LOGIN.into()),
+        ..RenderSettings::LENIENT
+    };
+    let named_users = |tenant: &Value, settings: &RenderSettings| -> Vec<UserId> {
+        let tenant = admit::chat_tenant(tenant, None).unwrap();
+        let quota = admit::chat_quota(&quota("q", &["auth0|anna"]), None).unwrap();
+        let limits = allowances(&tenant, &[&quota], settings).limits;
+        limits.by_user.into_keys().collect()
+    };
+    let anna = |issuer: &str| UserId::of_subject(issuer, "auth0|anna");
+    assert_eq!(
+        named_users(&issuers(&[LOGIN]), &RenderSettings::STRICT),
+        [anna(LOGIN)]
+    );
+    assert_eq!(named_users(&tenant(), &of_process), [anna(LOGIN)]);
+    assert_eq!(named_users(&issuers(&[OTHER]), &of_process), [anna(OTHER)]);
+    let both: BTreeSet<_> = named_users(&issuers(&[LOGIN, OTHER]), &of_process)
+        .into_iter()
+        .collect();
+    assert_eq!(both, [anna(LOGIN), anna(OTHER)].into());
+
+    // A rival names the same user by the UUID that the subject becomes.
+    let quotas = [
+        quota("a", &[&anna(LOGIN).to_string()]),
+        quota("b", &["auth0|anna"]),
+    ];
+    let found = short(&tenant(), &quotas, &of_process);
+    assert_eq!(
+        (found[0].0.as_str(), found[0].1.kind),
+        ("b", ShortfallKind::Conflict)
+    );
+
+    // Nobody has such a name where nobody issues tokens.
+    let uuid = UserId::random().to_string();
+    for (names, kind) in [
+        (vec!["auth0|anna"], ShortfallKind::NoIssuer),
+        (
+            vec!["auth0|anna", uuid.as_str()],
+            ShortfallKind::PartlyApplied,
+        ),
+    ] {
+        let found = short(&tenant(), &[quota("q", &names)], &RenderSettings::STRICT);
+        assert_eq!(found[0].1.kind, kind, "{found:?}");
+        assert!(
+            found[0]
+                .1
+                .message
+                .contains("spec.subjects[0] cannot be the name of a user: it is no UUID"),
+            "{found:?}"
+        );
+        assert!(!found[0].1.message.contains("anna"), "{found:?}");
+    }
+}
+
+/// A condition's message has at most 32768 characters, and people read it.
+#[test]
+fn hundreds_of_quotas_that_lose_make_a_message_that_can_be_read() {
+    let ids: Vec<_> = (0..256).map(|_| UserId::random().to_string()).collect();
+    let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+    let winners = (0..256).map(|i| {
+        named(
+            &format!("a{i:03}"),
+            &json!({"subjects": users(&ids[i..=i])}),
+        )
+    });
+    let mut quotas: Vec<_> = winners.collect();
+    quotas.push(named("b", &json!({"subjects": users(&ids)})));
+    let found = short(&tenant(), &quotas, &RenderSettings::STRICT);
+    assert!(found[0].1.message.len() < 1000, "{}", found[0].1.message);
+    let losers = (0..256).map(|i| named(&format!("c{i:03}"), &json!({})));
+    let warnings = rendered(&tenant(), &losers.collect::<Vec<_>>())
+        .unwrap()
+        .warnings;
+    assert_eq!(warnings.len(), 11, "{warnings:?}");
+    assert_eq!(
+        warnings[10],
+        "245 more quotas do not apply to everybody whom they mean"
     );
 }
 

@@ -267,7 +267,7 @@ impl Places {
             tenant,
             credentials,
         };
-        let read = RenderedTenant::parse(&revision, None, keys, self.settings);
+        let read = RenderedTenant::parse(&revision, None, keys, self.settings.clone());
         Found::of(id_of(tenant), revision, read)
     }
 
@@ -300,7 +300,7 @@ impl Places {
             Ok(secret) => {
                 let id = secret.metadata.name.as_deref();
                 let revision = rendered_secret::revision_of(&secret).unwrap_or("unknown");
-                let read = RenderedTenant::from_secret(&secret, self.settings);
+                let read = RenderedTenant::from_secret(&secret, self.settings.clone());
                 Found::of(
                     id.and_then(rendered_secret::tenant_of),
                     revision.to_owned(),

@@ -1,38 +1,50 @@
-//! The tenant that a quota names, from the caches.
+//! The tenant that a quota names, from the caches, and what its quotas come to.
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use minichat_crds::rendered_secret::revision_of;
-use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, RenderedTenant, render};
+use minichat_crds::render::{self, Shortfall};
+use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, RenderedTenant};
 
 use crate::cache::Caches;
 use crate::ownership::MadeOf;
 
+#[derive(Default)]
 pub(super) struct Dereferenced {
     pub(super) tenant: Option<Arc<ChatTenant>>,
     /// Revision of the tenant's rendered Secret, if that holds all its quotas as
     /// they are now.
     pub(super) revision: Option<String>,
+    /// Present when the quota does not apply to everybody whom it means.
+    pub(super) shortfall: Option<Shortfall>,
 }
 
-pub(super) fn dereference(caches: &Caches, quota: &ChatQuota) -> Dereferenced {
+pub(super) fn dereference(
+    caches: &Caches,
+    quota: &ChatQuota,
+    settings: &RenderSettings,
+) -> Dereferenced {
     let namespace = quota.namespace().unwrap_or_default();
-    let tenant = caches.tenant(&namespace, &quota.spec.tenant_ref.name);
-    let revision = tenant.as_ref().and_then(|tenant| {
-        let secret = caches.rendered_of(render::tenant_id(tenant))?;
-        let made_of = MadeOf::of(&secret, tenant);
-        let is_ours = matches!(made_of, MadeOf::ThisObject | MadeOf::ItsName);
-        let holds = is_ours && holds_quotas(caches, tenant, &namespace, &secret);
-        holds.then(|| revision_of(&secret).map(str::to_owned))?
-    });
-    Dereferenced { tenant, revision }
-}
-
-fn holds_quotas(caches: &Caches, tenant: &ChatTenant, namespace: &str, secret: &Secret) -> bool {
-    let quotas = caches.quotas_of(namespace, &tenant.name_any());
+    let name = &quota.spec.tenant_ref.name;
+    let Some(tenant) = caches.tenant(&namespace, name) else {
+        return Dereferenced::default();
+    };
+    let quotas = caches.quotas_of(&namespace, name);
     let quotas: Vec<_> = quotas.iter().map(AsRef::as_ref).collect();
-    RenderedTenant::from_secret(secret, RenderSettings::LENIENT)
-        .is_ok_and(|carried| carried.config.document.user_limits == render::limits(&quotas))
+    let mut allowances = render::allowances(&tenant, &quotas, settings);
+    let rendered = caches.rendered_of(render::tenant_id(&tenant));
+    let revision = rendered.and_then(|secret| {
+        let made_of = MadeOf::of(&secret, &tenant);
+        let is_ours = matches!(made_of, MadeOf::ThisObject | MadeOf::ItsName);
+        let carried = RenderedTenant::from_secret(&secret, RenderSettings::LENIENT);
+        let holds =
+            carried.is_ok_and(|carried| carried.config.document.user_limits == allowances.limits);
+        (is_ours && holds).then(|| revision_of(&secret).map(str::to_owned))?
+    });
+    Dereferenced {
+        revision,
+        shortfall: allowances.shortfalls.remove(&quota.name_any()),
+        tenant: Some(tenant),
+    }
 }

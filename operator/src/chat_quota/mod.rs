@@ -19,7 +19,7 @@ pub(crate) async fn reconcile(
     if quota.metadata.deletion_timestamp.is_some() {
         return Ok(None);
     }
-    let seen = dereference::dereference(&context.caches, quota);
+    let seen = dereference::dereference(&context.caches, quota, &context.settings);
     let verdicts = validate::validate(quota, &seen);
     update_status::update(quota, &seen, verdicts, context).await?;
     Ok(None)

@@ -4,7 +4,7 @@ use minichat_crds::ChatQuota;
 use minichat_crds::chat_quota::ChatQuotaStatus;
 
 use super::dereference::Dereferenced;
-use crate::condition::{Verdict, conditions};
+use crate::condition::{Type, Verdict, conditions};
 use crate::context::{Context, ReconcileError};
 use crate::event;
 
@@ -22,10 +22,7 @@ pub(super) async fn update(
     let (generation, now) = (quota.metadata.generation, context.clock.now());
     let status = ChatQuotaStatus {
         observed_generation: generation,
-        applied_revision: seen
-            .revision
-            .clone()
-            .or_else(|| before.and_then(|before| before.applied_revision.clone())),
+        applied_revision: applied_revision(&verdicts, seen, before),
         subjects: i64::try_from(quota.spec.subjects.len()).ok(),
         conditions: conditions(&verdicts, old, generation, now),
     };
@@ -33,11 +30,28 @@ pub(super) async fn update(
         return Ok(());
     }
     context.writer.apply_status(quota, &status).await?;
-    let refused: Vec<_> = verdicts
+    // That the tenant's revision runs everywhere is an event of the tenant.
+    let own: Vec<_> = verdicts
         .into_iter()
-        .filter(|verdict| verdict.type_ == crate::condition::Type::Accepted)
+        .filter(|verdict| matches!(verdict.type_, Type::Accepted | Type::Degraded))
         .collect();
-    let changes = event::changes(&refused, old);
+    let changes = event::changes(&own, old);
     event::publish(&context.writer, &context.identity, quota, changes, now).await;
     Ok(())
+}
+
+/// Of a quota that applies to anybody, the last revision that held it.
+fn applied_revision(
+    verdicts: &[Verdict],
+    seen: &Dereferenced,
+    before: Option<&ChatQuotaStatus>,
+) -> Option<String> {
+    if verdicts
+        .iter()
+        .any(|verdict| verdict.type_ == Type::Accepted && !verdict.holds)
+    {
+        return None;
+    }
+    let last = before.and_then(|before| before.applied_revision.as_ref());
+    seen.revision.as_ref().or(last).cloned()
 }

@@ -1,7 +1,8 @@
 //! How a quota stands: pure.
 
-use minichat_crds::ChatQuota;
+use minichat_crds::render::{Shortfall, ShortfallKind};
 use minichat_crds::status::ConditionStatus;
+use minichat_crds::{ChatQuota, ChatTenant};
 
 use super::dereference::Dereferenced;
 use crate::condition::{Reason, Type, Verdict, find};
@@ -12,17 +13,43 @@ pub(super) fn validate(quota: &ChatQuota, seen: &Dereferenced) -> Vec<Verdict> {
             "spec.tenantRef.name: there is no ChatTenant {} in the namespace; create it, or a ChatQuota that names another",
             quota.spec.tenant_ref.name
         );
-        let accepted = Verdict::no(Type::Accepted, Reason::TenantNotFound, message.clone());
-        let ready = Verdict::no(Type::Ready, Reason::TenantNotFound, message);
-        return vec![accepted, ready];
+        return refused(Reason::TenantNotFound, &message);
     };
+    let partly = match &seen.shortfall {
+        None => None,
+        Some(Shortfall { kind, message }) => match kind {
+            ShortfallKind::PartlyApplied => Some(message),
+            ShortfallKind::Conflict => return refused(Reason::Conflict, message),
+            ShortfallKind::NoIssuer => return refused(Reason::Invalid, message),
+        },
+    };
+    let mut verdicts = vec![
+        Verdict::yes(Type::Accepted, Reason::Valid, ""),
+        programmed(quota, tenant, seen.revision.as_deref()),
+    ];
+    verdicts.push(Verdict::ready(&verdicts));
+    verdicts
+        .extend(partly.map(|message| Verdict::yes(Type::Degraded, Reason::PartlyApplied, message)));
+    verdicts
+}
+
+/// A quota that applies to nobody.
+fn refused(reason: Reason, message: &str) -> Vec<Verdict> {
+    [Type::Accepted, Type::Ready]
+        .map(|type_| Verdict::no(type_, reason, message))
+        .into()
+}
+
+/// Whether every pod runs the configuration that holds the quota; `revision` is
+/// the one that does.
+fn programmed(quota: &ChatQuota, tenant: &ChatTenant, revision: Option<&str>) -> Verdict {
     let status = tenant.status.as_ref();
     let conditions = status
         .map(|status| status.conditions.as_slice())
         .unwrap_or_default();
     let runs = find(conditions, Type::Programmed)
-        .filter(|_| status.and_then(|status| status.revision.as_ref()) == seen.revision.as_ref());
-    let programmed = match (&seen.revision, runs) {
+        .filter(|_| status.and_then(|status| status.revision.as_deref()) == revision);
+    match (revision, runs) {
         (Some(revision), Some(condition)) if condition.status == ConditionStatus::True => {
             Verdict::yes(
                 Type::Programmed,
@@ -48,8 +75,5 @@ pub(super) fn validate(quota: &ChatQuota, seen: &Dereferenced) -> Vec<Verdict> {
                 quota.spec.tenant_ref.name
             ),
         ),
-    };
-    let mut verdicts = vec![Verdict::yes(Type::Accepted, Reason::Valid, ""), programmed];
-    verdicts.push(Verdict::ready(&verdicts));
-    verdicts
+    }
 }

@@ -224,3 +224,51 @@ on_each_database! {
         stack.eventually("moved", moved).await?;
     }
 }
+
+/// The default quota of `tenant`, for the user called `subject` alone, who may spend nothing.
+fn nothing_for(tenant: &Tenant, subject: &str) -> Value {
+    let nothing = json!({"daily": "0", "monthly": "0"});
+    json!({
+        "apiVersion": "minichat.dev/v1alpha1", "kind": "ChatQuota",
+        "metadata": {"name": "nothing", "namespace": "default"},
+        "spec": {
+            "tenantRef": {"name": tenant.name},
+            "subjects": [{"kind": "User", "name": subject}],
+            "limits": {"standard": nothing, "premium": nothing},
+        },
+    })
+}
+
+async fn status_of_a_send(stack: &Stack, token: &str) -> anyhow::Result<u16> {
+    let api = caller(stack, token)?;
+    let chat = api.create_chat(None).await?;
+    let path = format!("/chats/{chat}/messages:stream");
+    let answer = api.post(&path, &json!({"content": "hello"})).await?;
+    Ok(answer.status.as_u16())
+}
+
+on_each_database! {
+    /// D45, PLAT-132
+    async fn a_quota_names_a_user_of_the_tenants_issuer_as_in_the_token(env) {
+        let login = Login::start().await?;
+        let provider = ScriptedProvider::start().await?;
+        let mut acme = tenant("acme", &provider, &[login.entry(&json!({}))]);
+        acme.others.push(nothing_for(&acme, "auth0|anna"));
+        let stack = env.serve(&[&acme]).await?;
+        let token = |user: &str| login.token(&json!({"sub": user}));
+        assert_eq!(status_of_a_send(&stack, &token("auth0|anna")).await?, 429);
+        assert_eq!(status_of_a_send(&stack, &token("auth0|ben")).await?, 200);
+    }
+
+    /// D45, PLAT-132
+    async fn a_quota_names_a_user_of_the_process_own_issuer_as_in_the_token(env) {
+        let login = Login::start().await?;
+        let provider = ScriptedProvider::start().await?;
+        let mut acme = Tenant::new("acme", provider.addr);
+        acme.others.push(nothing_for(&acme, "auth0|anna"));
+        let stack = env.serve_with(&[&acme], &login.issuer.settings()).await?;
+        let token = |user: &str| login.token(&json!({"sub": user, "tenant_id": acme.id}));
+        assert_eq!(status_of_a_send(&stack, &token("auth0|anna")).await?, 429);
+        assert_eq!(status_of_a_send(&stack, &token("auth0|ben")).await?, 200);
+    }
+}

@@ -20,6 +20,8 @@ mod jobs;
 #[cfg(test)]
 mod outages;
 #[cfg(test)]
+mod quotas;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod watchdog;

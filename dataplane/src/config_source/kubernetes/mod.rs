@@ -116,7 +116,7 @@ impl Taking {
         }
         let deliveries = newest
             .into_iter()
-            .map(|(id, secret)| (id, delivery(secret, self.settings)));
+            .map(|(id, secret)| (id, delivery(secret, self.settings.clone())));
         self.intake.take(deliveries.collect()).await;
         if is_whole {
             self.loaded.fire();
