@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 /// One rule with both manifests.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// The rule's message.
+    /// The `message` of the rule, by which it is known.
+    pub rule: &'static str,
+    /// What it says of the refused manifest: the same, unless it has an
+    /// expression that makes a message of the value.
     pub message: &'static str,
     /// Path of the field that the refusal names.
     pub path: &'static str,
@@ -74,11 +77,19 @@ fn on_tenant(
     refused: Value,
 ) -> Case {
     Case {
+        rule: message,
         message,
         path,
         old: None,
         accepted: with(tenant(), pointer, accepted),
         refused: with(tenant(), pointer, refused),
+    }
+}
+
+impl Case {
+    /// With the message that the rule's expression makes of the refused manifest.
+    fn told(self, message: &'static str) -> Self {
+        Self { message, ..self }
     }
 }
 
@@ -94,11 +105,13 @@ pub fn cases() -> Vec<Case> {
 
 fn tenant_cases() -> Vec<Case> {
     const A: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01";
+    const KEPT: &str = "tenantId is set when the ChatTenant is created or never, and cannot be added, changed or removed later; create another ChatTenant instead";
     const B: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a02";
     let with_id = |id: &str| with(tenant(), "/spec/tenantId", json!(id));
     let window = |tokens: u32| with(tenant(), "/spec/models/0/contextWindow", json!(tokens));
     let kept = |old: Value, refused: Value| Case {
-        message: "tenantId is set when the ChatTenant is created or never, and cannot be added, changed or removed later; create another ChatTenant instead",
+        rule: KEPT,
+        message: KEPT,
         path: "spec.tenantId",
         accepted: old.clone(),
         old: Some(old),
@@ -132,9 +145,11 @@ fn tenant_cases() -> Vec<Case> {
             "/spec/models/1/providerRef",
             json!("main"),
             json!("mian"),
-        ),
+        )
+        .told("model large has providerRef mian, which must be the name of an entry of providers; correct it or add the provider"),
         Case {
-            message: "every models[].contextWindow must be greater than the smaller one of the model's maxOutputTokens and streaming.maxOutputTokens; lower one of these",
+            rule: "every models[].contextWindow must be greater than the smaller one of the model's maxOutputTokens and streaming.maxOutputTokens; lower one of these",
+            message: "model small has contextWindow 4096, which must be greater than its maxOutputTokens or streaming.maxOutputTokens; raise it, or lower one of these",
             path: "spec.models",
             old: None,
             accepted: with(
@@ -256,21 +271,24 @@ fn model_cases() -> Vec<Case> {
             "/spec/models",
             both_default("Premium"),
             both_default("Standard"),
-        ),
+        )
+        .told("at most one Standard model may have preference.isDefault: true, not both small and large"),
         on_tenant(
             "at most one Premium model may have preference.isDefault: true",
             "spec.models",
             "/spec/models",
             both_premium(false),
             both_premium(true),
-        ),
+        )
+        .told("at most one Premium model may have preference.isDefault: true, not both small and large"),
         on_tenant(
             "estimationBudgets.minimalGenerationFloor must not exceed maxOutputTokens; lower it",
             "spec.models[0].estimationBudgets.minimalGenerationFloor",
             "/spec/models/0/estimationBudgets",
             json!({"minimalGenerationFloor": 4096}),
             json!({"minimalGenerationFloor": 4097}),
-        ),
+        )
+        .told("model small has estimationBudgets.minimalGenerationFloor 4097, which must not exceed its maxOutputTokens 4096; lower it"),
         on_tenant(
             "must have no control characters",
             "spec.models[0].id",
@@ -291,6 +309,7 @@ fn quota_cases() -> Vec<Case> {
     };
     vec![
         Case {
+            rule: "tenantRef cannot be changed; create another ChatQuota instead",
             message: "tenantRef cannot be changed; create another ChatQuota instead",
             path: "spec.tenantRef",
             old: Some(quota()),
@@ -298,6 +317,7 @@ fn quota_cases() -> Vec<Case> {
             refused: with(quota(), "/spec/tenantRef/name", json!("other")),
         },
         Case {
+            rule: "must be 0 to 1T credits; write a quantity such as \"100\", \"2500m\" or \"750u\"",
             message: "must be 0 to 1T credits; write a quantity such as \"100\", \"2500m\" or \"750u\"",
             path: "spec.limits.standard.daily",
             old: None,
@@ -305,6 +325,7 @@ fn quota_cases() -> Vec<Case> {
             refused: daily(json!("-1m")),
         },
         Case {
+            rule: "must not be finer than a micro-credit; write at most six decimals, three with the suffix m and none with u",
             message: "must not be finer than a micro-credit; write at most six decimals, three with the suffix m and none with u",
             path: "spec.limits.standard.daily",
             old: None,

@@ -32,7 +32,7 @@ use crate::status::Condition;
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].status"
     ),
-    printcolumn(name = "Models", type_ = "string", json_path = ".spec.models[*].id"),
+    printcolumn(name = "Models", type_ = "integer", json_path = ".status.models"),
     printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision"),
     printcolumn(
         name = "Reason",
@@ -67,11 +67,13 @@ use crate::status::Condition;
     {
         "rule": "self.models.all(m, self.providers.exists(p, p.name == m.providerRef))",
         "message": "every models[].providerRef must be the name of an entry of providers; correct it or add the provider",
+        "messageExpression": "'model %s has providerRef %s, which must be the name of an entry of providers; correct it or add the provider'.format([self.models.filter(m, !self.providers.exists(p, p.name == m.providerRef))[0].id, self.models.filter(m, !self.providers.exists(p, p.name == m.providerRef))[0].providerRef])",
         "fieldPath": ".models"
     },
     {
         "rule": "self.models.all(m, m.maxOutputTokens < m.contextWindow || self.streaming.maxOutputTokens < m.contextWindow)",
         "message": "every models[].contextWindow must be greater than the smaller one of the model's maxOutputTokens and streaming.maxOutputTokens; lower one of these",
+        "messageExpression": "'model %s has contextWindow %d, which must be greater than its maxOutputTokens or streaming.maxOutputTokens; raise it, or lower one of these'.format([self.models.filter(m, m.maxOutputTokens >= m.contextWindow && self.streaming.maxOutputTokens >= m.contextWindow)[0].id, self.models.filter(m, m.maxOutputTokens >= m.contextWindow && self.streaming.maxOutputTokens >= m.contextWindow)[0].contextWindow])",
         "fieldPath": ".models"
     }
 ]))]
@@ -121,11 +123,13 @@ pub struct ChatTenantSpec {
             },
             {
                 "rule": "self.filter(m, m.tier == 'Standard' && has(m.preference) && m.preference.isDefault).size() <= 1",
-                "message": "at most one Standard model may have preference.isDefault: true"
+                "message": "at most one Standard model may have preference.isDefault: true",
+                "messageExpression": "'at most one Standard model may have preference.isDefault: true, not both %s and %s'.format([self.filter(m, m.tier == 'Standard' && has(m.preference) && m.preference.isDefault)[0].id, self.filter(m, m.tier == 'Standard' && has(m.preference) && m.preference.isDefault)[1].id])"
             },
             {
                 "rule": "self.filter(m, m.tier == 'Premium' && has(m.preference) && m.preference.isDefault).size() <= 1",
-                "message": "at most one Premium model may have preference.isDefault: true"
+                "message": "at most one Premium model may have preference.isDefault: true",
+                "messageExpression": "'at most one Premium model may have preference.isDefault: true, not both %s and %s'.format([self.filter(m, m.tier == 'Premium' && has(m.preference) && m.preference.isDefault)[0].id, self.filter(m, m.tier == 'Premium' && has(m.preference) && m.preference.isDefault)[1].id])"
             }
         ]
     ))]
@@ -145,7 +149,7 @@ pub struct ChatTenantSpec {
 }
 
 /// Lower-case hyphenated UUID.
-pub(crate) const UUID: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
+const UUID: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
 
 /// What a tenant is licensed for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -352,6 +356,7 @@ impl Default for Timeouts {
 #[schemars(extend("x-kubernetes-validations" = [{
     "rule": "self.estimationBudgets.minimalGenerationFloor <= self.maxOutputTokens",
     "message": "estimationBudgets.minimalGenerationFloor must not exceed maxOutputTokens; lower it",
+    "messageExpression": "'model %s has estimationBudgets.minimalGenerationFloor %d, which must not exceed its maxOutputTokens %d; lower it'.format([self.id, self.estimationBudgets.minimalGenerationFloor, self.maxOutputTokens])",
     "fieldPath": ".estimationBudgets.minimalGenerationFloor"
 }]))]
 pub struct Model {
@@ -567,6 +572,9 @@ pub struct ChatTenantStatus {
     /// How the ready pods stand to the revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_plane: Option<DataPlane>,
+    /// How many models users may choose: the enabled ones of the spec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub models: Option<i64>,
     /// How many `ChatQuota` objects name the tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quotas: Option<i64>,

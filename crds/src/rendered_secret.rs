@@ -95,7 +95,8 @@ impl RenderedTenant {
         let bytes = document.len() + credentials.len();
         if bytes > MAX_BYTES {
             return Err(whole(format!(
-                "the rendered Secret has {bytes} bytes; at most {MAX_BYTES} are allowed: name fewer users in ChatQuota objects, or shorten models and prompts"
+                "the rendered Secret has {bytes} bytes; at most {MAX_BYTES} are allowed: {}",
+                what_to_shorten(document.len(), credentials.len())
             )));
         }
         let data = [(TENANT_KEY, document), (CREDENTIALS_KEY, credentials)];
@@ -220,6 +221,15 @@ fn source(
                 .to_owned(),
         ),
     }
+}
+
+fn what_to_shorten(document: usize, credentials: usize) -> String {
+    let advice = if credentials > document {
+        "are these the right keys of the right Secrets in spec.providers[].auth.secretKeyRef?"
+    } else {
+        "name fewer users in ChatQuota objects, or shorten systemPrompt and extraBody of models"
+    };
+    format!("the configuration takes {document} and credentials take {credentials}; {advice}")
 }
 
 /// The revision that `secret` claims to carry, valid or not.
@@ -482,6 +492,9 @@ mod tests {
         tenant.credentials.insert("main/large", large);
         let at = "2026-02-28T15:30:00Z".parse().unwrap();
         let faults = tenant.to_pool_secret("main", at).unwrap_err();
-        assert!(faults.to_string().contains("at most 921600 are allowed"));
+        let faults = faults.to_string();
+        assert!(faults.contains("at most 921600 are allowed"), "{faults}");
+        assert!(faults.contains("credentials take 921"), "{faults}");
+        assert!(faults.contains("secretKeyRef?"), "{faults}");
     }
 }

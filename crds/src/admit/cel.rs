@@ -8,6 +8,9 @@ use kube_cel::cel::{Context, Program, Value as CelValue};
 use minichat_config::Faults;
 use serde_json::Value;
 
+/// Bytes of a message that an expression may make, as on the API server.
+const MAX_MESSAGE: usize = 5 * 1024;
+
 /// The rules of one schema node and of those below.
 #[derive(Default)]
 pub(super) struct Rules {
@@ -21,6 +24,9 @@ pub(super) struct Rules {
 struct Rule {
     program: Option<Program>,
     message: String,
+    /// Makes a message of the value; [`Self::message`] stands in for it where it
+    /// fails, as on the API server.
+    message_expression: Option<Program>,
     /// Appended to the path of the node, such as `.tenantId`.
     field_path: String,
     /// Whether it compares with the stored object.
@@ -62,7 +68,8 @@ impl Rules {
     ) {
         for rule in &self.here {
             if !rule.holds(value, old) {
-                faults.add(format!("{path}{}", rule.field_path), &rule.message);
+                let message = rule.message_about(value, old);
+                faults.add(format!("{path}{}", rule.field_path), message);
             }
         }
         for (name, rules) in &self.properties {
@@ -89,6 +96,7 @@ impl Rule {
         Self {
             program: Program::compile(text("rule")).ok(),
             message: text("message").to_owned(),
+            message_expression: Program::compile(text("messageExpression")).ok(),
             field_path: text("fieldPath").to_owned(),
             transition: text("rule").contains("oldSelf"),
         }
@@ -101,18 +109,36 @@ impl Rule {
         let Some(program) = &self.program else {
             return false;
         };
-        let mut context = Context::default().with_all();
-        context.add_function("type", type_name);
-        for name in ["int", "string"] {
-            context.add_variable_from_value(name, name);
-        }
-        context.add_variable_from_value("self", cel_value(value));
-        if let Some(old) = old {
-            context.add_variable_from_value("oldSelf", cel_value(old));
-        }
         // What cannot be evaluated is refused, as on the API server.
-        matches!(program.execute(&context), Ok(CelValue::Bool(true)))
+        let result = program.execute(&context(value, old));
+        matches!(result, Ok(CelValue::Bool(true)))
     }
+
+    /// What is wrong with `value`, which breaks the rule.
+    fn message_about(&self, value: &Value, old: Option<&Value>) -> String {
+        let made = self.message_expression.as_ref().and_then(|program| {
+            let CelValue::String(text) = program.execute(&context(value, old)).ok()? else {
+                return None;
+            };
+            let is_usable = text.len() <= MAX_MESSAGE && !text.is_empty() && !text.contains('\n');
+            is_usable.then(|| text.to_string())
+        });
+        made.unwrap_or_else(|| self.message.clone())
+    }
+}
+
+/// What the programs of a rule see.
+fn context<'a>(value: &Value, old: Option<&Value>) -> Context<'a> {
+    let mut context = Context::default().with_all();
+    context.add_function("type", type_name);
+    for name in ["int", "string"] {
+        context.add_variable_from_value(name, name);
+    }
+    context.add_variable_from_value("self", cel_value(value));
+    if let Some(old) = old {
+        context.add_variable_from_value("oldSelf", cel_value(old));
+    }
+    context
 }
 
 /// The function `type()` that the interpreter lacks, as far as rules need it:

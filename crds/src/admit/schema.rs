@@ -20,10 +20,13 @@ pub(super) fn admit(schema: &Value, value: &Value, path: &str, faults: &mut Faul
         _ => false,
     };
     if !fits {
-        faults.add(
-            path,
-            format!("must be of type {expected}, not {}", type_of(value)),
-        );
+        let message = match (expected, value.as_f64()) {
+            ("integer or string", Some(fraction)) => {
+                format!("a fraction must be quoted; write \"{fraction}\"")
+            }
+            _ => format!("must be of type {expected}, not {}", type_of(value)),
+        };
+        faults.add(path, message);
         return value.clone();
     }
     match value {

@@ -93,7 +93,7 @@ fn a_problem_names_its_place_and_disables_only_its_tenant() {
         ),
         (
             tenant("a").replace("providerRef: p", "providerRef: x"),
-            "1.yaml, document 1, spec.models: every models[].providerRef must be",
+            "1.yaml, document 1, spec.models: model m has providerRef x, which must be",
         ),
         (
             tenant("a").replace("displayName", "dispalyName"),

@@ -160,5 +160,3 @@ pub(crate) fn derived(name: &str) -> TenantId {
     let space = Uuid::new_v5(&Uuid::NAMESPACE_DNS, b"chattenants.minichat.dev");
     Uuid::new_v5(&space, name.as_bytes()).into()
 }
-
-}

@@ -216,10 +216,16 @@ fn status(
             rejected: number(standing.rejected),
             pods: format!("{}/{}", standing.programmed, standing.ready),
         }),
+        models: Some(number(models_enabled(tenant))),
         quotas: Some(number(seen.quotas.len())),
         conditions: conditions(&verdicts, old, generation, context.clock.now()),
     };
     Told { status, verdicts }
+}
+
+fn models_enabled(tenant: &ChatTenant) -> usize {
+    let models = tenant.spec.models.iter();
+    models.filter(|model| model.enabled).count()
 }
 
 /// Nothing is written when nothing has changed (K8S-12).

@@ -33,6 +33,13 @@ async fn kubectl_get_shows_the_columns_and_the_short_names_work() {
             .await
             .unwrap();
     }
+    // As the operator counts them.
+    let patch = json!({"status": {"models": 2}});
+    let tenants = fixture.api("ChatTenant");
+    tenants
+        .patch_status("acme", &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .unwrap();
     let table = fixture.kubectl(&["get", "ctn"]).unwrap();
     let expected = [
         "NAME",
@@ -52,6 +59,14 @@ async fn kubectl_get_shows_the_columns_and_the_short_names_work() {
     assert_eq!(shown, expected, "{table}");
     assert!(table.contains("False"), "{table}");
     assert!(table.contains("InvalidReference"), "{table}");
+    let models = titles(&table).iter().position(|title| *title == "MODELS");
+    let row: Vec<_> = table
+        .lines()
+        .nth(1)
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    assert_eq!(row[models.unwrap()], "2", "{table}");
     let table = fixture.kubectl(&["get", "ctn", "--output=wide"]).unwrap();
     for title in ["TENANTID", "PODS"] {
         assert!(titles(&table).contains(&title), "{table}");

@@ -1,5 +1,7 @@
 //! Rules, defaults and unknown fields.
 
+use std::time::Instant;
+
 use kube::api::{DynamicObject, PostParams};
 use minichat_crds::admit;
 use minichat_crds::cases::{Case, cases, quota, tenant, with};
@@ -32,6 +34,7 @@ async fn every_case_is_accepted_and_refused_with_the_message_of_the_local_rules(
     let fixture = Fixture::new().await;
     for (i, case) in cases().iter().enumerate() {
         let Case {
+            rule: _,
             message,
             path,
             old,
@@ -102,5 +105,46 @@ async fn a_misspelt_field_is_refused_by_name() {
             .contains("unknown field \"spec.streamin\""),
         "{error}"
     );
+    fixture.end().await;
+}
+
+/// D18: what YAML reads as a float is no quantity. The message is the API server's own; the description
+/// says what to write.
+#[tokio::test]
+async fn a_fraction_without_quotes_is_refused_with_the_types_that_are_allowed() {
+    let fixture = Fixture::new().await;
+    let daily = |value: Value| {
+        with(
+            quota(),
+            "/spec/limits",
+            json!({"standard": {"daily": value}}),
+        )
+    };
+    let error = store(&fixture, &daily(json!(1.5)), None, "fraction")
+        .await
+        .unwrap_err();
+    let kube::Error::Api(status) = error else {
+        panic!("{error}");
+    };
+    let message = &status.message;
+    for part in [
+        "spec.limits.standard.daily",
+        "must be of type integer,string",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    store(&fixture, &daily(json!("1.5")), None, "quoted")
+        .await
+        .unwrap();
+    let explain = ["explain", "chatquota.spec.limits.standard.daily"];
+    let started = Instant::now();
+    let text = loop {
+        match fixture.kubectl(&explain) {
+            Ok(text) => break text,
+            Err(error) if started.elapsed() > Fixture::PATIENCE => panic!("{error}"),
+            Err(_) => {}
+        }
+    };
+    assert!(text.contains("in quotes"), "{text}");
     fixture.end().await;
 }

@@ -343,3 +343,24 @@ fn set(document: &mut Value, pointer: &str, value: Value) {
         other => other[key] = value,
     }
 }
+
+/// QUOTA-26
+#[test]
+fn a_document_that_is_too_large_says_what_to_shorten() {
+    let mut document = document();
+    document["model_catalog"][1]["system_prompt"] = json!("x".repeat(65_000));
+    let limits = document["user_limits"]["default"].clone();
+    for i in 0..8000_u32 {
+        let user = format!("1c7e0000-0000-4000-8000-{i:012}");
+        document["user_limits"]["by_user"][user] = limits.clone();
+    }
+    let faults = read(&document).unwrap_err();
+    let message = &faults.0[0].message;
+    for part in [
+        "of which model large takes 65",
+        "limits of 800",
+        "shorten systemPrompt",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}

@@ -87,8 +87,9 @@ fn document_as_a_whole(document: &TenantDocument, faults: &mut Faults) -> String
         Ok(json) if json.len() > MAX_DOCUMENT_BYTES => faults.add(
             "",
             format!(
-                "the rendered document has {} bytes; at most {MAX_DOCUMENT_BYTES} are allowed",
-                json.len()
+                "the rendered document has {} bytes; at most {MAX_DOCUMENT_BYTES} are allowed: {}",
+                json.len(),
+                what_to_shorten(document)
             ),
         ),
         Ok(_) => {}
@@ -103,6 +104,24 @@ fn document_as_a_whole(document: &TenantDocument, faults: &mut Faults) -> String
         );
     }
     computed
+}
+
+/// What takes the room of a document that is too large.
+fn what_to_shorten(document: &TenantDocument) -> String {
+    let bytes = |part: serde_json::Result<Vec<u8>>| part.map_or(0, |json| json.len());
+    let size = |model: &ModelDocument| bytes(serde_json::to_vec(model));
+    let models = document.model_catalog.iter();
+    let models = models.map(|model| (size(model), model.id.as_str()));
+    let all: usize = models.clone().map(|(size, _)| size).sum();
+    let largest = models.max().map_or(String::new(), |(size, id)| {
+        format!("models take {all} bytes, of which model {id} takes {size}; ")
+    });
+    let users = &document.user_limits.by_user;
+    format!(
+        "{largest}limits of {} users take {} bytes; shorten systemPrompt and extraBody of models, or name fewer users in ChatQuota objects",
+        users.len(),
+        bytes(serde_json::to_vec(users)),
+    )
 }
 
 fn providers(
