@@ -206,9 +206,16 @@ fn serve(config: ProcessConfig) -> anyhow::Result<()> {
         let tracer = telemetry(&config)?;
         std::panic::set_hook(Box::new(report_panic));
         let mut signals = Terminations::listen()?;
-        let running = minichat_dataplane::start_traced(config, tracer.clone()).await?;
-        signals.next().await;
-        running.drain(signals).await;
+        let starting = minichat_dataplane::start_traced(config, tracer.clone());
+        // A start may wait for the file of a process that drains.
+        let running = tokio::select! {
+            running = starting => Some(running?),
+            () = signals.next() => None,
+        };
+        if let Some(running) = running {
+            signals.next().await;
+            running.drain(signals).await;
+        }
         tracer.shutdown().await;
         Ok(())
     })

@@ -53,6 +53,9 @@ pub struct Running {
     stops: Option<JoinHandle<()>>,
 }
 
+/// What a process takes to end besides its drain (K8S-50).
+const DRAIN_MARGIN: Duration = Duration::from_secs(15);
+
 /// Opens everything, loads the tenants of the source that `config` names, and
 /// serves. Faults of single tenants do not stop the start: they are logged,
 /// shown by `/configz`, and concern only their tenants.
@@ -168,6 +171,8 @@ fn database(config: &ProcessConfig) -> DatabaseSettings {
         max_conns: config.database.max_conns,
         acquire_timeout: config.database.acquire_timeout,
         auto_migrate: config.database.auto_migrate,
+        // As long as the process that has the file may take to end.
+        file_patience: config.drain.min + config.drain.max + DRAIN_MARGIN,
         ..DatabaseSettings::new(match &config.database.url {
             DatabaseUrl::Sqlite(path) => format!("sqlite://{}", path.display()),
             DatabaseUrl::Postgres(url) => url.expose().to_owned(),

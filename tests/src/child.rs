@@ -35,24 +35,7 @@ impl Process {
     /// Starts `binary` on the database and the manifests of `env` and waits
     /// until it serves; `settings` are variables, one to a line.
     pub async fn serve(binary: &str, env: &Env, settings: &str) -> anyhow::Result<Self> {
-        let mut child = command(binary)
-            .arg("serve")
-            .envs(variables(&env.database.url(), &env.manifests(), settings))
-            .env("MINICHAT_LOGGING_LEVEL", "info")
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let stdout = child.stdout.take().context("no stdout")?;
-        let mut logs = BufReader::new(stdout).lines();
-        let (app_addr, admin_addr) = tokio::time::timeout(PATIENCE, addresses(&mut logs))
-            .await
-            .context("the process does not serve")??;
-        Ok(Self {
-            api: Api::new(app_addr),
-            admin: Api::new(admin_addr),
-            app_addr,
-            child,
-            logs,
-        })
+        Starting::new(binary, env, settings)?.served().await
     }
 
     pub async fn scrape(&self) -> anyhow::Result<Scrape> {
@@ -63,8 +46,12 @@ impl Process {
 
     /// Memory that the process has in use.
     pub fn resident_bytes(&self) -> anyhow::Result<u64> {
-        let id = self.child.id().context("the process has ended")?;
-        Ok(Memory::of(id)?.resident)
+        Ok(Memory::of(self.id()?)?.resident)
+    }
+
+    /// What the system knows it by.
+    pub fn id(&self) -> anyhow::Result<u32> {
+        self.child.id().context("the process has ended")
     }
 
     /// SIGTERM.
@@ -85,6 +72,64 @@ impl Process {
         };
         let status = tokio::time::timeout(PATIENCE, reading).await;
         Ok(status.context("the process does not end")??)
+    }
+}
+
+/// A process that does not serve yet. It is killed when dropped.
+#[derive(Debug)]
+pub struct Starting {
+    child: Child,
+    logs: Lines<BufReader<ChildStdout>>,
+}
+
+impl Starting {
+    /// Starts `binary` on the database and the manifests of `env`; `settings`
+    /// are variables, one to a line.
+    pub fn new(binary: &str, env: &Env, settings: &str) -> anyhow::Result<Self> {
+        let mut child = command(binary)
+            .arg("serve")
+            .envs(variables(&env.database.url(), &env.manifests(), settings))
+            .env("MINICHAT_LOGGING_LEVEL", "info")
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().context("no stdout")?;
+        let logs = BufReader::new(stdout).lines();
+        Ok(Self { child, logs })
+    }
+
+    /// Waits until it logs a line with `text`.
+    pub async fn says(&mut self, text: &str) -> anyhow::Result<String> {
+        let reading = async {
+            while let Some(line) = self.logs.next_line().await? {
+                if line.contains(text) {
+                    return Ok(line);
+                }
+            }
+            anyhow::bail!("the process ended before it said {text:?}")
+        };
+        let said = tokio::time::timeout(PATIENCE, reading).await;
+        said.with_context(|| format!("the process does not say {text:?}"))?
+    }
+
+    /// SIGTERM; how it ends.
+    pub async fn terminated(mut self) -> anyhow::Result<ExitStatus> {
+        terminate(&self.child)?;
+        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        Ok(status.context("the process does not end")??)
+    }
+
+    /// Waits until it serves.
+    pub async fn served(mut self) -> anyhow::Result<Process> {
+        let (app_addr, admin_addr) = tokio::time::timeout(PATIENCE, addresses(&mut self.logs))
+            .await
+            .context("the process does not serve")??;
+        Ok(Process {
+            api: Api::new(app_addr),
+            admin: Api::new(admin_addr),
+            app_addr,
+            child: self.child,
+            logs: self.logs,
+        })
     }
 }
 

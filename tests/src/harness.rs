@@ -4,13 +4,12 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use minichat_config::ProcessConfig;
 use minichat_dataplane::Running;
 use minichat_dataplane::jobs::Watchdog;
-use minichat_store::StoreError;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -147,7 +146,8 @@ impl Env {
         manifests: &Path,
     ) -> anyhow::Result<Stack> {
         let config = ProcessConfig::load(None, variables);
-        let running = start(&config.map_err(|faults| anyhow::anyhow!("{faults}"))?).await?;
+        let config = config.map_err(|faults| anyhow::anyhow!("{faults}"))?;
+        let running = minichat_dataplane::start(config).await?;
         Ok(Stack {
             api: Api::new(running.app_addr),
             admin: Api::new(running.admin_addr),
@@ -313,23 +313,6 @@ pub fn whole_text(answer: &Answer) -> String {
         answer.headers,
         String::from_utf8_lossy(&answer.body)
     )
-}
-
-/// Starts the data plane. One that was stopped in this process holds its
-/// database file until its last task is gone, which is waited for.
-async fn start(config: &ProcessConfig) -> anyhow::Result<Running> {
-    let deadline = Instant::now() + EVENTUALLY_LIMIT;
-    loop {
-        let started = minichat_dataplane::start(config.clone()).await;
-        let is_in_use = started.as_ref().is_err_and(|error| {
-            let cause = error.downcast_ref::<StoreError>();
-            matches!(cause, Some(StoreError::InUse { .. }))
-        });
-        if !is_in_use || Instant::now() > deadline {
-            return started;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// A file appears at once, with its whole content.

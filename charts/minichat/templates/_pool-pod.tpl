@@ -4,10 +4,21 @@
 {{- if .Values.database.existingSecret }}true{{ end -}}
 {{- end }}
 
+{{/* Seconds that open streams may go on. The one pod on SQLite is away meanwhile; on PostgreSQL others serve (D50). */}}
+{{- define "minichat.drainMaxSecs" -}}
+{{- $default := ternary 300 20 (eq (include "minichat.onPostgres" .) "true") -}}
+{{- dig "drain" "max_secs" $default .Values.pool.config | int -}}
+{{- end }}
+
+{{/* The process configuration, with what depends on the database. */}}
+{{- define "minichat.poolConfig" -}}
+{{- $drain := dict "max_secs" (include "minichat.drainMaxSecs" . | int) -}}
+{{- toYaml (merge (dict) (deepCopy .Values.pool.config) (dict "drain" $drain)) -}}
+{{- end }}
+
 {{/* drain.min + drain.max + 15, so that the kubelet never cuts what the drain would end by itself (K8S-50). */}}
 {{- define "minichat.terminationGracePeriodSeconds" -}}
-{{- $drain := .Values.pool.config.drain -}}
-{{- add (int $drain.min_secs) (int $drain.max_secs) 15 -}}
+{{- add (int .Values.pool.config.drain.min_secs) (include "minichat.drainMaxSecs" . | int) 15 -}}
 {{- end }}
 
 {{- define "minichat.poolPod" -}}
@@ -19,7 +30,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
   annotations:
-    checksum/config: {{ toYaml .Values.pool.config | sha256sum }}
+    checksum/config: {{ include "minichat.poolConfig" . | sha256sum }}
     {{- with .Values.pool.podAnnotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

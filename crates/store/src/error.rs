@@ -11,8 +11,9 @@ use tokio_postgres::error::SqlState;
 pub enum StoreError {
     #[error("database url: {0}")]
     Url(&'static str),
-    #[error("another process has the database file {} open", path.display())]
-    InUse { path: PathBuf },
+    /// One process owns the file (D16).
+    #[error("another process has the database file {} open: {holder}", path.display())]
+    InUse { path: PathBuf, holder: String },
     #[error("schema version {found} is newer than {known}, the newest this release knows")]
     NewerSchema { found: i64, known: i64 },
     #[error("schema version {found} is older than {known}; run the migration first")]

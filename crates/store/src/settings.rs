@@ -16,6 +16,8 @@ pub struct DatabaseSettings {
     pub max_conns: usize,
     /// How long a caller waits for a connection of the PostgreSQL pool.
     pub acquire_timeout: Duration,
+    /// How long opening waits for a `SQLite` file that another process has open.
+    pub file_patience: Duration,
     /// Whether opening brings an older schema up to date. `SQLite` always does
     /// (K8S-43).
     pub auto_migrate: bool,
@@ -28,12 +30,14 @@ pub(crate) enum Location {
 }
 
 impl DatabaseSettings {
-    /// Settings with the documented defaults: 10 connections, 30 s, migrate.
+    /// Settings with the documented defaults: 10 connections, 30 s, migrate, and
+    /// no waiting for a file.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
             max_conns: 10,
             acquire_timeout: Duration::from_secs(30),
+            file_patience: Duration::ZERO,
             auto_migrate: true,
         }
     }
@@ -73,6 +77,7 @@ impl std::fmt::Debug for DatabaseSettings {
         f.debug_struct("DatabaseSettings")
             .field("max_conns", &self.max_conns)
             .field("acquire_timeout", &self.acquire_timeout)
+            .field("file_patience", &self.file_patience)
             .field("auto_migrate", &self.auto_migrate)
             .finish_non_exhaustive()
     }

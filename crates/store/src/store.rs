@@ -7,7 +7,7 @@ use minichat_core::Clock;
 
 use crate::postgres::{Postgres, StopRequests};
 use crate::settings::Location;
-use crate::sqlite::Sqlite;
+use crate::sqlite::{InstanceLock, Sqlite};
 use crate::{DatabaseSettings, StoreError, Tx};
 
 /// A handle on one database, cheap to clone. The last clone that is dropped
@@ -28,7 +28,8 @@ enum Backend {
 impl Store {
     /// Opens the database and brings its schema up to date (PLAT-1). A schema
     /// newer than this release is [`StoreError::NewerSchema`]; a `SQLite` file
-    /// that another process has open is [`StoreError::InUse`].
+    /// that another process has open for longer than the settings allow is
+    /// [`StoreError::InUse`].
     ///
     /// `clock` tells the time of `SQLite` transactions (TURN-6).
     pub async fn open(
@@ -38,9 +39,12 @@ impl Store {
         let backend = match settings.location()? {
             Location::Sqlite(path) => {
                 let readers = settings.max_conns;
-                let opened =
-                    tokio::task::spawn_blocking(move || Sqlite::open(&path, readers, &clock));
-                let sqlite = opened.await.map_err(|_| StoreError::Closed)??;
+                let patience = settings.file_patience;
+                let sqlite = in_a_thread(move || {
+                    let lock = InstanceLock::acquire(&path, patience, || clock.now())?;
+                    Sqlite::open(&path, lock, readers, &clock)
+                });
+                let sqlite = sqlite.await?;
                 Backend::Sqlite(Arc::new(sqlite))
             }
             Location::Postgres(config) => {
@@ -139,4 +143,19 @@ impl Store {
             Backend::Postgres(postgres) => postgres.read(job).await,
         }
     }
+}
+
+/// Runs `open` in a thread of its own: it may wait for long, and a process that
+/// ends meanwhile must not wait for it.
+async fn in_a_thread<T: Send + 'static>(
+    open: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let (opened, is_opened) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("sqlite-open".to_owned())
+        .spawn(move || {
+            // Nobody needs it any more when this fails.
+            let _ = opened.send(open());
+        })?;
+    is_opened.await.map_err(|_| StoreError::Closed)?
 }

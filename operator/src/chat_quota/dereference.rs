@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use kube::ResourceExt as _;
-use minichat_crds::rendered_secret::revision_of;
 use minichat_crds::render::{self, Shortfall};
+use minichat_crds::rendered_secret::revision_of;
 use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, RenderedTenant};
 
 use crate::cache::Caches;

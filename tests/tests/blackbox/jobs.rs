@@ -221,6 +221,8 @@ on_each_database! {
             ("MINICHAT_AUTH_ALLOW_DEV", "true"),
             ("MINICHAT_SERVER_BIND_ADDR", "127.0.0.1:0"),
             ("MINICHAT_METRICS_BIND_ADDR", "127.0.0.1:0"),
+            // It waits as long as a process that drains may take to end: 15 s.
+            ("MINICHAT_DRAIN_MAX_SECS", "0"),
         ])?;
         let second = job_run(second).await?;
         assert!(!second.status.success());

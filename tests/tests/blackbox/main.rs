@@ -63,6 +63,8 @@ mod request_heads;
 #[cfg(test)]
 mod requests;
 #[cfg(test)]
+mod restarts;
+#[cfg(test)]
 mod routes;
 #[cfg(test)]
 mod stops;

@@ -138,17 +138,27 @@ fn on_postgres_a_watchdog_looks_every_minute_and_never_twice_at_once() -> anyhow
 /// K8S-50
 #[test]
 fn a_pod_gets_as_long_as_the_drain_may_take_and_a_margin() -> anyhow::Result<()> {
-    let grace = |settings: &[&str]| -> anyhow::Result<Value> {
+    let grace = |kind: &str, settings: &[&str]| -> anyhow::Result<Value> {
         let rendered = render(settings)?;
-        let pool = rendered.get("StatefulSet", POOL)?;
+        let pool = rendered.get(kind, POOL)?;
         Ok(pool["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].clone())
     };
-    assert_eq!(grace(&[])?, 10 + 300 + 15);
-    let shorter = [
+    assert_eq!(grace("StatefulSet", &[])?, 10 + 20 + 15);
+    assert_eq!(grace("Deployment", ON_POSTGRES)?, 10 + 300 + 15);
+    let own = [
         "pool.config.drain.min_secs=1",
-        "pool.config.drain.max_secs=20",
+        "pool.config.drain.max_secs=30",
     ];
-    assert_eq!(grace(&shorter)?, 1 + 20 + 15);
+    assert_eq!(grace("StatefulSet", &own)?, 1 + 30 + 15);
+    assert_eq!(
+        grace("Deployment", &[ON_POSTGRES, &own].concat())?,
+        1 + 30 + 15
+    );
+    let none = [
+        "pool.config.drain.min_secs=0",
+        "pool.config.drain.max_secs=0",
+    ];
+    assert_eq!(grace("StatefulSet", &none)?, 15);
     Ok(())
 }
 
@@ -263,12 +273,22 @@ fn every_object_has_the_usual_labels_and_the_common_ones() -> anyhow::Result<()>
 /// The configuration in the `ConfigMap` is one that the data plane takes.
 #[test]
 fn the_data_plane_accepts_the_default_configuration() -> anyhow::Result<()> {
-    let rendered = render(&["pool.config.server.body_limit_bytes=16777216"])?;
-    let text = rendered.get("ConfigMap", POOL)?["data"]["config.yaml"].clone();
-    let config = ProcessConfig::from_yaml(text.as_str().unwrap_or_default(), []);
-    let config = config.map_err(|faults| anyhow::anyhow!("{faults}"))?;
-    assert_eq!(config.drain.min.as_secs(), 10);
-    assert_eq!(config.drain.max.as_secs(), 300);
+    let body = ["pool.config.server.body_limit_bytes=16777216"];
+    let own = [&body[..], &["pool.config.drain.max_secs=7"]].concat();
+    // D50: the drain of the only pod is short.
+    for (settings, max_secs) in [
+        (body.to_vec(), 20),
+        ([ON_POSTGRES, &body].concat(), 300),
+        (own, 7),
+    ] {
+        let rendered = render(&settings)?;
+        let text = rendered.get("ConfigMap", POOL)?["data"]["config.yaml"].clone();
+        let config = ProcessConfig::from_yaml(text.as_str().unwrap_or_default(), []);
+        let config = config.map_err(|faults| anyhow::anyhow!("{faults}"))?;
+        assert_eq!(config.drain.min.as_secs(), 10);
+        assert_eq!(config.drain.max.as_secs(), max_secs);
+        assert_eq!(config.server.body_limit_bytes, 16_777_216);
+    }
     Ok(())
 }
 

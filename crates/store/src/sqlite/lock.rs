@@ -1,32 +1,98 @@
 //! One process per file (D16): two writers would corrupt nothing, but group
 //! commit and start-up recovery assume that there is no other one.
 
-use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use minichat_core::Timestamp;
 
 use crate::StoreError;
 
+/// Where Linux says what the machine, or the pod, is called.
+const HOST_NAME: &str = "/proc/sys/kernel/hostname";
+
 /// An exclusive lock on `<file>.lock`, held until dropped. The database file
-/// itself cannot carry it, because `SQLite` uses locks on it.
-pub(super) struct InstanceLock {
+/// itself cannot carry it, because `SQLite` uses locks on it. It names its
+/// holder, for people.
+pub(crate) struct InstanceLock {
     _file: File,
 }
 
 impl InstanceLock {
-    pub(super) fn acquire(database: &Path) -> Result<Self, StoreError> {
+    /// Takes the lock; while another process has it, waits until that lets go,
+    /// but no longer than `patience` (D50).
+    pub(crate) fn acquire(
+        database: &Path,
+        patience: Duration,
+        now: impl Fn() -> Timestamp,
+    ) -> Result<Self, StoreError> {
         let mut path = database.as_os_str().to_owned();
         path.push(".lock");
+        let path = PathBuf::from(path);
         let file = File::options()
             .create(true)
             .truncate(false)
             .write(true)
             .open(&path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
-                path: database.to_owned(),
-            }),
-            Err(TryLockError::Error(error)) => Err(error.into()),
-        }
+        let in_use = || StoreError::InUse {
+            path: database.to_owned(),
+            holder: holder(&path),
+        };
+        let file = match file.try_lock() {
+            Ok(()) => file,
+            Err(TryLockError::WouldBlock) if patience.is_zero() => return Err(in_use()),
+            Err(TryLockError::WouldBlock) => {
+                tracing::warn!(
+                    database = %database.display(),
+                    holder = holder(&path),
+                    patience_secs = patience.as_secs(),
+                    "the database file is open elsewhere; waiting until it is free"
+                );
+                wait(file, patience)?.ok_or_else(in_use)?
+            }
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        };
+        name_holder(&file, now())?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// The locked file; `None` when it was not free within `patience`. The kernel
+/// wakes whoever waits, so that nothing is lost between two looks.
+fn wait(file: File, patience: Duration) -> io::Result<Option<File>> {
+    let (locked, waiting) = mpsc::channel();
+    thread::Builder::new()
+        .name("sqlite-lock".to_owned())
+        .spawn(move || {
+            let file = file.lock().map(|()| file);
+            // When nobody waits any more, the file is closed, and free again.
+            let _ = locked.send(file);
+        })?;
+    waiting.recv_timeout(patience).ok().transpose()
+}
+
+/// Writes who this process is into the lock that it has.
+fn name_holder(mut file: &File, now: Timestamp) -> io::Result<()> {
+    let process = std::process::id();
+    let host = fs::read_to_string(HOST_NAME).unwrap_or_default();
+    let host = match host.trim() {
+        "" => String::new(),
+        host => format!(" on {host}"),
+    };
+    file.set_len(0)?;
+    writeln!(file, "process {process}{host}, since {now}")
+}
+
+/// Who has the lock, as far as it says.
+fn holder(path: &Path) -> String {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(512).read_to_string(&mut text));
+    match (read, text.lines().next()) {
+        (Ok(_), Some(line)) => line.to_owned(),
+        _ => "another process".to_owned(),
     }
 }

@@ -24,7 +24,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 use checkpoint::Checkpoints;
-use lock::InstanceLock;
+pub(crate) use lock::InstanceLock;
 use queue::Queue;
 pub(crate) use tx::{SqliteTx, value};
 
@@ -44,10 +44,10 @@ pub(crate) struct Sqlite {
 impl Sqlite {
     pub(crate) fn open(
         path: &Path,
+        lock: InstanceLock,
         max_readers: usize,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
-        let lock = InstanceLock::acquire(path)?;
         let mut connection = connect(path, OpenFlags::default())?;
         // Bytes; of a new file. A commit writes each page it touched, mostly
         // for one row of an index, so small pages make small commits; still

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use minichat_core::{ChatId, MessageId, RequestId, Timestamp, TurnId};
 use uuid::Uuid;
@@ -8,7 +9,7 @@ use super::{Db, on_both_databases};
 use crate::migrate::newest;
 use crate::tx::only_column;
 use crate::value::{Param, params};
-use crate::{Constraint, Store, StoreError};
+use crate::{Constraint, DatabaseSettings, Store, StoreError};
 
 const INSERT_TURN: &str = "INSERT INTO chat_turns (id, tenant_id, chat_id, request_id, \
     requester_type, state, started_at, last_progress_at, completed_at, updated_at) \
@@ -168,6 +169,16 @@ async fn both_databases_have_the_same_columns() {
 async fn a_file_that_is_open_cannot_be_opened_again() {
     let db = Db::sqlite().await;
     let second = Store::open(&db.settings, db.clock.clone()).await;
+    let Err(StoreError::InUse { holder, .. }) = second else {
+        panic!("it was opened twice");
+    };
+    let me = format!("process {}", std::process::id());
+    assert!(holder.starts_with(&me), "{holder}");
+    let waiting = DatabaseSettings {
+        file_patience: Duration::from_millis(1),
+        ..db.settings.clone()
+    };
+    let second = Store::open(&waiting, db.clock.clone()).await;
     assert!(matches!(second, Err(StoreError::InUse { .. })));
     let Db {
         store,

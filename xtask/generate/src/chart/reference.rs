@@ -59,6 +59,13 @@ helm upgrade minichat charts/minichat --namespace minichat \\
   --set database.existingSecret=minichat-database --set pool.replicaCount=3
 ```
 
+On SQLite one pod owns the file, so nobody else can serve while it ends: a restart (an upgrade, a change of `pool.config`,
+`kubectl rollout restart`, a drained node) takes the API away until the old pod has gone and the new one is ready. The old
+one goes at the latest `drain.min_secs` + `drain.max_secs` after it was told to, by default 30 seconds; an answer that is
+not whole by then is cut, what there is of it is stored, and its stream ends with `stream_interrupted`. The new one opens
+the file in the moment in which the old one lets go. For longer answers raise `pool.config.drain.max_secs`, which makes
+that time longer when there are such answers, or use PostgreSQL, on which other pods serve and `drain.max_secs` is 300.
+
 Moving from SQLite to PostgreSQL starts with an empty database; the volume stays until its claim is deleted.
 
 Delete the tenants that should go before `helm uninstall`: the operator removes what it made for a tenant and then lets it

@@ -62,11 +62,11 @@ fn resources() -> Value {
     object(&properties.into_iter().collect())
 }
 
-/// Where tenants come from is the chart's to say. The time that a pod gets to end is computed from the drain's, so both must be numbers, not null.
+/// Where tenants come from is the chart's to say. The time that a pod gets to end is computed from the drain's, so both are numbers, not null; `max_secs` has a default that depends on the database.
 fn process_config() -> Value {
     let mut schema = minichat_config::process::schema::json_schema(&["source"]);
     schema["required"] = json!(["auth", "drain"]);
     schema["properties"]["auth"]["required"] = json!(["mode"]);
-    schema["properties"]["drain"]["required"] = json!(["min_secs", "max_secs"]);
+    schema["properties"]["drain"]["required"] = json!(["min_secs"]);
     schema
 }

@@ -206,8 +206,8 @@ fn pool() -> Vec<ChartValue> {
         value(
             "pool.config",
             Kind::ProcessConfig,
-            r#"{"auth": {"mode": "trusted_headers", "trusted_peers": ["127.0.0.0/8", "::1/128"]}, "drain": {"min_secs": 10, "max_secs": 300}}"#,
-            "Process configuration of the data plane, the keys of [docs/configuration.md](../../docs/configuration.md) nested. A change rolls the pods. The default believes the headers `X-Tenant-Id` and `X-User-Id` of `kubectl port-forward` and of nobody else.",
+            r#"{"auth": {"mode": "trusted_headers", "trusted_peers": ["127.0.0.0/8", "::1/128"]}, "drain": {"min_secs": 10}}"#,
+            "Process configuration of the data plane, the keys of [docs/configuration.md](../../docs/configuration.md) nested. A change rolls the pods. The default believes the headers `X-Tenant-Id` and `X-User-Id` of `kubectl port-forward` and of nobody else. `drain.max_secs` is 20 on SQLite and 300 on PostgreSQL unless it is set.",
         ),
         value(
             "pool.sharedSecret.existingSecret",
