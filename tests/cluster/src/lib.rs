@@ -23,6 +23,7 @@ mod pki;
 mod processes;
 pub mod programs;
 pub mod state;
+pub mod steps;
 mod wait;
 
 pub use api::{ApiTier, OwnedApiTier};
@@ -30,6 +31,7 @@ pub use audit::Write;
 pub use helm::Helm;
 pub use kubectl::Kubectl;
 pub use node::NodeTier;
+pub use steps::{Step, Steps};
 
 /// Kubeconfig of the cluster that the suites of the node tier use: one's own, or the one of this machine.
 pub const KUBECONFIG: &str = "MINICHAT_TEST_KUBECONFIG";

@@ -53,15 +53,19 @@ impl Package {
 
 /// Installs what is missing, as root on a Debian.
 pub fn ensure(packages: &[Package]) -> anyhow::Result<()> {
-    let missing: Vec<&str> = packages
-        .iter()
-        .filter(|package| package.find(Vec::new()).is_none())
-        .map(|package| package.name)
-        .collect();
+    let missing = missing(packages);
     if missing.is_empty() {
         return Ok(());
     }
     install(&missing)
+}
+
+/// Names of those that have to be installed.
+pub(crate) fn missing(packages: &[Package]) -> Vec<&'static str> {
+    let missing = packages
+        .iter()
+        .filter(|package| package.find(Vec::new()).is_none());
+    missing.map(|package| package.name).collect()
 }
 
 /// Installs Debian's `packages`, which only root on a Debian can.

@@ -5,8 +5,11 @@ use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+
+use crate::steps::{Step, Steps};
 
 /// Where the cache is, if not below the user's cache directory.
 pub const CACHE: &str = "MINICHAT_CLUSTER_CACHE";
@@ -68,12 +71,41 @@ impl Program {
 
     /// Its place in the cache; builds it when it is missing.
     pub fn ensure(self) -> anyhow::Result<PathBuf> {
+        self.ensure_as_one_of(&Steps::uncounted())
+    }
+
+    /// The same; to build it is one of `steps`.
+    pub(crate) fn ensure_as_one_of(self, steps: &Steps) -> anyhow::Result<PathBuf> {
         let path = self.path()?;
         if !path.is_file() {
-            self.build(&path)
-                .with_context(|| format!("building {}", self.name()))?;
+            let name = self.building();
+            steps
+                .run(&name, || self.build(&path))
+                .with_context(|| name.clone())?;
         }
         Ok(path)
+    }
+
+    /// The step of building it, unless it is there.
+    pub(crate) fn step(self) -> anyhow::Result<Option<Step>> {
+        let seconds = match self {
+            Self::KubeApiserver => 420,
+            Self::CoreDns => 240,
+            Self::Helm => 100,
+            Self::Etcd => 90,
+            Self::Kubelet => 75,
+            Self::KubeControllerManager => 60,
+            Self::KubeScheduler | Self::Kubectl => 45,
+            Self::KubeProxy => 30,
+            Self::Pause => 2,
+        };
+        let usual = Duration::from_secs(seconds);
+        let step = (!self.path()?.is_file()).then(|| Step::new(self.building(), usual));
+        Ok(step)
+    }
+
+    fn building(self) -> String {
+        format!("building {}", self.name())
     }
 
     /// A command of it.
@@ -113,16 +145,15 @@ impl Program {
         let directory = path.parent().context("a path without a directory")?;
         fs::create_dir_all(directory)?;
         // One build at a time: two would do the same work, and the second finds the result of the first.
-        let lock = File::create(cache()?.join("lock"))?;
-        lock.lock()?;
+        let lock = cache()?.join("lock");
+        let file = File::create(&lock)?;
+        if file.try_lock().is_err() {
+            eprintln!("another build goes on; waiting ({})", lock.display());
+            file.lock()?;
+        }
         if path.is_file() {
             return Ok(());
         }
-        eprintln!(
-            "building {} (once, into {})",
-            self.name(),
-            directory.display()
-        );
         let unfinished = directory.join(format!(".{}.{}", self.name(), process::id()));
         fs::create_dir_all(&unfinished)?;
         let built = self

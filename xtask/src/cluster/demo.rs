@@ -3,10 +3,10 @@
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use minichat_cluster::{Helm, Kubectl, NodeTier};
+use minichat_cluster::{Helm, Kubectl, NodeTier, Step, Steps};
 
 use crate::images::Images;
 use crate::process::Running;
@@ -17,19 +17,25 @@ use crate::workspace;
 /// Namespace of the release; provider and tenant are in `default`.
 const NAMESPACE: &str = "minichat";
 const PROVIDER_URL: &str = "http://scripted-provider.default.svc:18080";
+const IMAGES: &str = "compiling minichat and building its images";
+const LOADING: &str = "loading the images into the node";
+const PROVIDER: &str = "starting the scripted provider";
+const CHARTS: &str = "installing the charts";
+const TENANT: &str = "applying crds/examples/scripted.yaml until the tenant is ready";
 const FORWARDED_WITHIN: Duration = Duration::from_secs(30);
 const STARTS_WITHIN: &str = "--timeout=120s";
 
 pub(super) fn run() -> anyhow::Result<()> {
-    let images = Images::build()?;
-    let tier = NodeTier::up()?;
+    let steps = Steps::begin(&plan()?);
+    let images = steps.run(IMAGES, Images::build)?;
+    let tier = NodeTier::up(&steps)?;
     tier.keep()?;
-    images.load_into(&tier)?;
+    steps.run(LOADING, || images.load_into(&tier))?;
     let (helm, kubectl) = (tier.helm()?, tier.kubectl());
     // Its Service leads to it a moment after it is ready.
-    start_provider(kubectl, &images)?;
-    install(&helm, &images)?;
-    admit(kubectl)?;
+    steps.run(PROVIDER, || start_provider(kubectl, &images))?;
+    steps.run(CHARTS, || install(&helm, &images))?;
+    steps.run(TENANT, || admit(kubectl))?;
     let pool = Forward::start(kubectl, "service/minichat-pool", 8087)?;
     let pool_admin = Forward::start(kubectl, "service/minichat-pool-metrics", 9090)?;
     let operator = Forward::start(kubectl, "service/minichat-operator-metrics", 9090)?;
@@ -44,10 +50,21 @@ pub(super) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
+fn plan() -> anyhow::Result<Vec<Step>> {
+    let step = |name, seconds| Step::new(name, Duration::from_secs(seconds));
+    let images = vec![step(IMAGES, 240)];
+    let others = [
+        step(LOADING, 5),
+        step(PROVIDER, 5),
+        step(CHARTS, 20),
+        step(TENANT, 2),
+    ];
+    Ok([images, NodeTier::plan()?, others.into()].concat())
+}
+
 fn install(helm: &Helm, images: &Images) -> anyhow::Result<()> {
     let charts = workspace::root().join("charts");
     let path = |name: &str| charts.join(name).display().to_string();
-    say("installing the charts");
     let upgrade = ["upgrade", "--install", "--wait", STARTS_WITHIN];
     let definitions = path("minichat-crds");
     let release = ["minichat-crds", &definitions, "--namespace", "default"];
@@ -61,7 +78,6 @@ fn install(helm: &Helm, images: &Images) -> anyhow::Result<()> {
 }
 
 fn start_provider(kubectl: &Kubectl, images: &Images) -> anyhow::Result<()> {
-    say("starting the scripted provider");
     let manifest = read("tests/scripted-provider/deployment.yaml")?;
     let released = format!("scripted-provider:{}", env!("CARGO_PKG_VERSION"));
     let manifest = manifest.replace(&released, &format!("scripted-provider:{}", images.tag()));
@@ -78,9 +94,7 @@ fn start_provider(kubectl: &Kubectl, images: &Images) -> anyhow::Result<()> {
 }
 
 fn admit(kubectl: &Kubectl) -> anyhow::Result<()> {
-    say("applying crds/examples/scripted.yaml");
     let manifest = read("crds/examples/scripted.yaml")?;
-    let started = Instant::now();
     apply(
         kubectl,
         &manifest.replace("http://127.0.0.1:18080", PROVIDER_URL),
@@ -92,10 +106,6 @@ fn admit(kubectl: &Kubectl) -> anyhow::Result<()> {
         STARTS_WITHIN,
     ];
     kubectl.run(&[&["--namespace=default"], &ready[..]].concat())?;
-    say(&format!(
-        "the tenant is ready after {} ms",
-        started.elapsed().as_millis()
-    ));
     Ok(())
 }
 
@@ -133,11 +143,6 @@ CHAT=$(curl -s -X POST $API/chats -H 'content-type: application/json' -d '{{}}' 
 curl -N $API/chats/$CHAT/messages:stream -H 'content-type: application/json' -d '{{\"content\":\"Hello\"}}'
 cargo xtask cluster down"
     );
-}
-
-/// Progress, apart from what there is to look at.
-fn say(what: &str) {
-    eprintln!("{what}");
 }
 
 /// A port of a Service at a free port of loopback; dropped, it is gone.

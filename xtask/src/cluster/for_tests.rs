@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use minichat_cluster::node::Use;
-use minichat_cluster::{API_TIER, KUBECONFIG, NodeTier, OwnedApiTier, node};
+use minichat_cluster::{API_TIER, KUBECONFIG, NodeTier, OwnedApiTier, Steps, node};
 
 use crate::images::Images;
 use crate::postgres::Reach;
@@ -97,7 +97,7 @@ impl Node {
             });
         }
         let usage = Use::begin()?;
-        let tier = NodeTier::up()?;
+        let tier = NodeTier::up(&Steps::uncounted())?;
         images.load_into(&tier)?;
         Ok(Self {
             kubeconfig: tier.kubeconfig(),

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use minichat_cluster::programs::Program;
-use minichat_cluster::{ApiTier, NodeTier, api, state};
+use minichat_cluster::{ApiTier, NodeTier, Steps, api, state};
 
 pub(crate) use for_tests::{Clusters, may_run};
 
@@ -58,7 +58,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         Action::Up {
             tier: Tier::Node, ..
         } => {
-            let tier = NodeTier::up()?;
+            let tier = NodeTier::up(&Steps::begin(&NodeTier::plan()?))?;
             tier.keep()?;
             show(&tier.kubeconfig())
         }
@@ -80,7 +80,7 @@ fn up_api() -> anyhow::Result<ApiTier> {
     if ApiTier::is_up(&directory) {
         return ApiTier::open(&directory);
     }
-    ApiTier::start(&directory)
+    ApiTier::start_by(&Steps::begin(&ApiTier::plan()?), &directory)
 }
 
 /// Lines for a shell.

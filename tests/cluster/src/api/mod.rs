@@ -15,6 +15,7 @@ use crate::kubectl::Kubectl;
 use crate::pki::{self, Authority};
 use crate::processes::Processes;
 use crate::programs::API_TIER;
+use crate::steps::{Step, Steps};
 use crate::{kubeconfig, state};
 
 pub(crate) use parts::{POD_RANGE, SERVICE_RANGE};
@@ -24,6 +25,9 @@ const STARTS_WITHIN: Duration = Duration::from_mins(2);
 /// It finishes what it is doing before it ends, and says so to its clients.
 const API_SERVER_PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The step of starting it.
+pub(crate) const STARTING: &str = "starting the API server";
 
 const ETCD: &str = "etcd";
 const API_SERVER: &str = "kube-apiserver";
@@ -39,6 +43,37 @@ pub struct ApiTier {
 }
 
 impl ApiTier {
+    /// What [`Self::start_by`] has to do, programs that are missing first.
+    pub fn plan() -> anyhow::Result<Vec<Step>> {
+        let mut plan = Self::missing_programs()?;
+        plan.push(Step::new(STARTING, Duration::from_secs(8)));
+        Ok(plan)
+    }
+
+    /// The steps of building what it needs.
+    pub(crate) fn missing_programs() -> anyhow::Result<Vec<Step>> {
+        let steps = API_TIER.iter().map(|program| program.step());
+        Ok(steps
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter()
+            .flatten()
+            .collect())
+    }
+
+    /// The same as [`Self::start`], step by step.
+    pub fn start_by(steps: &Steps, directory: &Path) -> anyhow::Result<Self> {
+        Self::build(steps)?;
+        steps.run(STARTING, || Self::start(directory))
+    }
+
+    /// Builds what is missing.
+    pub(crate) fn build(steps: &Steps) -> anyhow::Result<()> {
+        for program in API_TIER {
+            program.ensure_as_one_of(steps)?;
+        }
+        Ok(())
+    }
+
     /// Starts one in `directory`, after cleaning up what an earlier start left there. Programs that are missing are
     /// built first.
     pub fn start(directory: &Path) -> anyhow::Result<Self> {
@@ -56,9 +91,7 @@ impl ApiTier {
         directory: &Path,
         network: Network,
     ) -> anyhow::Result<(Self, Authority)> {
-        for program in API_TIER {
-            program.ensure()?;
-        }
+        Self::build(&Steps::uncounted())?;
         state::create_private(directory)?;
         let plan = Plan::new(network)?;
         let authority = write_files(directory, &plan)?;

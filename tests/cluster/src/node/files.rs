@@ -98,6 +98,9 @@ default_runtime_name = "runc"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+Root = "{runc}"
+
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "{cni}"
@@ -105,6 +108,7 @@ conf_dir = "{cni}"
         root = at("containerd/root"),
         state = at("containerd/state"),
         opt = at("containerd/opt"),
+        runc = at("containerd/runc"),
         socket = parts::socket(directory).display(),
         pause = image::PAUSE,
         cni = at("cni"),
@@ -127,6 +131,9 @@ fn kubelet(directory: &Path) -> Value {
         "oomScoreAdj": 0,
         "containerRuntimeEndpoint": format!("unix://{}", parts::socket(directory).display()),
         "podLogsDir": directory.join("pod-logs"),
+        "volumePluginDir": directory.join("volume-plugins"),
+        // Chains of iptables, one with a rule that drops packets, that would outlive it.
+        "makeIPTablesUtilChains": false,
         "clusterDNS": [NODE_ADDRESS],
         "clusterDomain": "cluster.local",
         // Names come from the cluster alone.

@@ -12,13 +12,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use crate::api::{ApiTier, Network};
+use crate::api::{self, ApiTier, Network};
 use crate::helm::Helm;
 use crate::image;
 use crate::kubectl::Kubectl;
 use crate::packages::{self, Package};
+use crate::pki::Authority;
 use crate::processes::Processes;
 use crate::programs::NODE_TIER;
+use crate::steps::{Step, Steps};
 use crate::wait;
 
 /// Name of the only node.
@@ -33,6 +35,9 @@ const KEPT: &str = "/var/lib/minichat-cluster.kept";
 
 pub use network::{NODE_ADDRESS as ADDRESS, NODE_PODS as PODS};
 pub use objects::STORAGE_CLASS;
+
+const INSTALLING: &str = "installing containerd and the tools of a node";
+const STARTING: &str = "starting the node";
 
 const STARTS_WITHIN: Duration = Duration::from_mins(2);
 
@@ -54,8 +59,25 @@ pub struct NodeTier {
 }
 
 impl NodeTier {
-    /// The one of this machine: started unless it runs.
-    pub fn up() -> anyhow::Result<Self> {
+    /// What [`Self::up`] has to do: nothing, if it runs.
+    pub fn plan() -> anyhow::Result<Vec<Step>> {
+        if Self::runs() {
+            return Ok(Vec::new());
+        }
+        let is_missing = !packages::missing(PACKAGES).is_empty();
+        let install = is_missing.then(|| Step::new(INSTALLING, Duration::from_secs(40)));
+        let mut plan: Vec<_> = install.into_iter().collect();
+        plan.extend(ApiTier::missing_programs()?);
+        for program in NODE_TIER {
+            plan.extend(program.step()?);
+        }
+        plan.push(Step::new(api::STARTING, Duration::from_secs(8)));
+        plan.push(Step::new(STARTING, Duration::from_secs(8)));
+        Ok(plan)
+    }
+
+    /// The one of this machine: started by `steps` unless it runs.
+    pub fn up(steps: &Steps) -> anyhow::Result<Self> {
         require_root()?;
         let _lock = lock()?;
         if Self::runs() {
@@ -74,12 +96,15 @@ impl NodeTier {
             objects::refresh_volumes(tier.kubectl(), &volumes())?;
             return Ok(tier);
         }
-        packages::ensure(PACKAGES)?;
+        if !packages::missing(PACKAGES).is_empty() {
+            steps.run(INSTALLING, || packages::ensure(PACKAGES))?;
+        }
+        ApiTier::build(steps)?;
         for program in NODE_TIER {
-            program.ensure()?;
+            program.ensure_as_one_of(steps)?;
         }
         clean::everything(Path::new(DIRECTORY))?;
-        let started = Self::start();
+        let started = Self::start(steps);
         if started.is_err() {
             // What is left of it is in nobody's interest; the end of its logs is in the error.
             let _ = clean::everything(Path::new(DIRECTORY));
@@ -149,14 +174,21 @@ impl NodeTier {
         parts::load_image(self.api.directory(), archive)
     }
 
-    fn start() -> anyhow::Result<Self> {
+    fn start(steps: &Steps) -> anyhow::Result<Self> {
         let directory = Path::new(DIRECTORY);
-        network::remember(directory)?;
-        network::set_up(directory)?;
-        let (api, authority) = ApiTier::start_in(directory, Network::Node(network::NODE_ADDRESS))?;
+        let (api, authority) = steps.run(api::STARTING, || {
+            network::remember(directory)?;
+            network::set_up(directory)?;
+            ApiTier::start_in(directory, Network::Node(network::NODE_ADDRESS))
+        })?;
         let tier = Self { api };
-        files::write(directory, &tier.api.server(), &authority)?;
-        objects::apply(tier.kubectl(), &volumes())?;
+        steps.run(STARTING, || tier.start_node(directory, &authority))?;
+        Ok(tier)
+    }
+
+    fn start_node(&self, directory: &Path, authority: &Authority) -> anyhow::Result<()> {
+        files::write(directory, &self.api.server(), authority)?;
+        objects::apply(self.kubectl(), &volumes())?;
         let processes = Processes::of(directory);
         parts::start_containerd(directory, &processes)?;
         let pause = image::pause(directory)?;
@@ -166,9 +198,8 @@ impl NodeTier {
             parts::KUBELET,
             "makes the node ready",
             STARTS_WITHIN,
-            || tier.is_node_ready(),
-        )?;
-        Ok(tier)
+            || self.is_node_ready(),
+        )
     }
 
     fn is_node_ready(&self) -> bool {

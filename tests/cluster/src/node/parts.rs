@@ -52,6 +52,10 @@ pub(super) fn start_others(directory: &Path, processes: &Processes) -> anyhow::R
             "--root-dir={}",
             directory.join("kubelet").display()
         ))
+        .arg(format!(
+            "--cert-dir={}",
+            directory.join("kubelet-pki").display()
+        ))
         .arg(format!("--hostname-override={NODE}"))
         .arg(format!("--node-ip={NODE_ADDRESS}"));
     processes.start(KUBELET, &mut kubelet)?;
