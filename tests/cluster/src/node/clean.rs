@@ -7,15 +7,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{network, parts};
+use super::{machine, network, parts};
 use crate::processes::Processes;
 use crate::{api, command, wait};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Ends every process and removes every trace of the tier in `directory`.
-pub(super) fn everything(directory: &Path) -> anyhow::Result<()> {
+/// Ends every process and removes every trace of the tier in `directory`. What is left all the same, for people.
+pub(super) fn everything(directory: &Path) -> anyhow::Result<Vec<String>> {
     let processes = Processes::of(directory);
     // Nobody may start containers anew or write rules while they are removed.
     for name in [parts::KUBELET, parts::PROXY, parts::SCHEDULER, parts::DNS] {
@@ -25,13 +25,14 @@ pub(super) fn everything(directory: &Path) -> anyhow::Result<()> {
     end_containers(directory)?;
     api::stop_processes(directory)?;
     unmount_below(directory)?;
-    network::remove(directory)?;
+    network::remove()?;
     remove_cgroups();
+    let left = machine::restore(directory)?;
     if directory.exists() {
         fs::remove_dir_all(directory)
             .with_context(|| format!("cannot remove {}", directory.display()))?;
     }
-    Ok(())
+    Ok(left)
 }
 
 /// Ends containers and their shims, which outlive containerd. Shims are known by the socket of ours on their command

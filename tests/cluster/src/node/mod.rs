@@ -2,6 +2,9 @@
 
 mod clean;
 mod files;
+mod firewall;
+mod lock;
+mod machine;
 mod network;
 mod objects;
 mod parts;
@@ -22,6 +25,7 @@ use crate::processes::Processes;
 use crate::programs::NODE_TIER;
 use crate::steps::{Step, Steps};
 use crate::wait;
+use lock::Lock;
 
 /// Name of the only node.
 pub const NODE: &str = "minichat";
@@ -112,15 +116,29 @@ impl NodeTier {
         started
     }
 
-    /// Stops it and removes everything that it made of the machine.
+    /// Stops it and removes everything that it made of the machine; that something is left is an error.
     pub fn down() -> anyhow::Result<()> {
         if !Path::new(DIRECTORY).exists() {
+            // A start that failed leaves these.
+            if require_root().is_ok() {
+                lock::remove_unused(USERS)?;
+                lock::remove_unused(LOCK)?;
+            }
             return Ok(());
         }
         require_root()?;
-        let _lock = lock()?;
-        clean::everything(Path::new(DIRECTORY))?;
-        forget_kept()
+        let lock = lock()?;
+        let left = clean::everything(Path::new(DIRECTORY))?;
+        forget_kept()?;
+        lock::remove_unused(USERS)?;
+        lock.remove()?;
+        if !left.is_empty() {
+            bail!(
+                "the cluster has ended, but of it is left on this machine: {}",
+                left.join(", ")
+            );
+        }
+        Ok(())
     }
 
     /// Leaves it up whoever else has done with it, until somebody says [`Self::down`].
@@ -177,8 +195,8 @@ impl NodeTier {
     fn start(steps: &Steps) -> anyhow::Result<Self> {
         let directory = Path::new(DIRECTORY);
         let (api, authority) = steps.run(api::STARTING, || {
-            network::remember(directory)?;
-            network::set_up(directory)?;
+            machine::remember(directory)?;
+            network::set_up()?;
             ApiTier::start_in(directory, Network::Node(network::NODE_ADDRESS))
         })?;
         let tier = Self { api };
@@ -212,26 +230,28 @@ impl NodeTier {
 /// A use of the tier of this machine. Several programs may use it at once.
 #[derive(Debug)]
 pub struct Use {
-    users: File,
+    users: Lock,
 }
 
 impl Use {
     /// To be called before [`NodeTier::up`], so that nobody takes it down between.
     pub fn begin() -> anyhow::Result<Self> {
         require_root()?;
-        let users = File::create(USERS).with_context(|| format!("cannot open {USERS}"))?;
-        users.lock_shared()?;
+        let users = Lock::take(USERS, File::lock_shared)?;
         Ok(Self { users })
     }
 
     /// Takes the tier down, unless it is kept or used by another program.
     pub fn end(self) -> anyhow::Result<()> {
-        self.users.unlock()?;
-        let is_last = self.users.try_lock().is_ok();
-        if is_last && !Path::new(KEPT).exists() {
-            NodeTier::down()?;
+        // Another one that ends now takes it down.
+        let Some(users) = self.users.alone()? else {
+            return Ok(());
+        };
+        if Path::new(KEPT).exists() {
+            return Ok(());
         }
-        Ok(())
+        NodeTier::down()?;
+        users.remove()
     }
 }
 
@@ -247,13 +267,16 @@ pub fn require_root() -> anyhow::Result<()> {
 }
 
 /// One start or stop at a time on this machine.
-fn lock() -> anyhow::Result<File> {
-    let lock = File::create(LOCK).with_context(|| format!("cannot open {LOCK}"))?;
-    if lock.try_lock().is_err() {
-        eprintln!("another start or stop of the cluster of this machine goes on; waiting ({LOCK})");
-        lock.lock()?;
-    }
-    Ok(lock)
+fn lock() -> anyhow::Result<Lock> {
+    Lock::take(LOCK, |file| {
+        if file.try_lock().is_err() {
+            eprintln!(
+                "another start or stop of the cluster of this machine goes on; waiting ({LOCK})"
+            );
+            file.lock()?;
+        }
+        Ok(())
+    })
 }
 
 fn forget_kept() -> anyhow::Result<()> {

@@ -17,12 +17,9 @@ const TABLE: &str = "minichat-cluster";
 /// Tables that kube-proxy leaves when it ends.
 const PROXY_TABLES: [&str; 2] = ["ip", "ip6"];
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
-/// What `FORWARDING` was before.
-const FORWARDED: &str = "ip_forward";
 
 /// Before anything else is started: the rules come first, then addresses.
-pub(super) fn set_up(directory: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(directory)?;
+pub(super) fn set_up() -> anyhow::Result<()> {
     command::run_with_input("nft", &["-f", "-"], &rules())?;
     command::run("ip", &["link", "add", BRIDGE, "type", "bridge"])?;
     let address = format!("{NODE_ADDRESS}/24");
@@ -34,15 +31,8 @@ pub(super) fn set_up(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Keeps what the machine forwarded before; to be called before [`set_up`].
-pub(super) fn remember(directory: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(directory)?;
-    fs::write(directory.join(FORWARDED), fs::read_to_string(FORWARDING)?)?;
-    Ok(())
-}
-
 /// Removes all of it, whatever is there; the route goes with the bridge.
-pub(super) fn remove(directory: &Path) -> anyhow::Result<()> {
+pub(super) fn remove() -> anyhow::Result<()> {
     if Path::new("/sys/class/net").join(BRIDGE).exists() {
         command::run("ip", &["link", "delete", BRIDGE])?;
     }
@@ -50,9 +40,6 @@ pub(super) fn remove(directory: &Path) -> anyhow::Result<()> {
         remove_table(family, "kube-proxy");
     }
     remove_table("inet", TABLE);
-    if let Ok(before) = fs::read_to_string(directory.join(FORWARDED)) {
-        fs::write(FORWARDING, before)?;
-    }
     Ok(())
 }
 
