@@ -201,11 +201,11 @@ fn provider_cases() -> Vec<Case> {
             json!("https://api.openai.com/v1"),
         ),
         on_tenant(
-            "must begin with / and have neither spaces nor #, such as /v1/responses",
+            "must begin with one / and be the path and query of a URL, such as /v1/responses; write other characters as %20",
             "spec.providers[0].apiPath",
             "/spec/providers/0/apiPath",
             json!("/openai/deployments/{model}/responses?api-version=2026-01-01"),
-            json!("v1/responses"),
+            json!("//models.example.com/v1/responses"),
         ),
         on_tenant(
             "must be a header name such as Authorization or api-key",
@@ -213,6 +213,13 @@ fn provider_cases() -> Vec<Case> {
             "/spec/providers/0/auth",
             auth("header", "api-key"),
             auth("header", "api key"),
+        ),
+        on_tenant(
+            "is a header of the connection, of framing or of routing, which carries no credential; write one such as Authorization or api-key",
+            "spec.providers[0].auth.header",
+            "/spec/providers/0/auth",
+            auth("header", "X-Api-Key"),
+            auth("header", "Transfer-Encoding"),
         ),
         on_tenant(
             "must be printable ASCII such as 'Bearer ', or empty",

@@ -6,6 +6,7 @@
 )]
 
 use kube::CustomResource;
+use minichat_config::tenant::request_line::REFUSED_HEADERS;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -183,8 +184,8 @@ pub struct TenantAuth {
 #[serde(rename_all = "camelCase")]
 pub struct Issuer {
     /// The claim `iss` of its tokens, exactly as they have it. Its discovery
-    /// document tells where the keys are. Plain `http://` only where the process
-    /// allows it.
+    /// document tells where the keys are. Plain `http://` and private addresses
+    /// only where the process allows them.
     #[schemars(length(max = 512), extend("x-kubernetes-validations" = [{
         "rule": r"self.matches('^https?://[A-Za-z0-9._\\[\\]-][!$-;=A-Z\\[\\]_a-z~]*$') && !self.contains('@')",
         "message": "must be the claim iss of the tokens, a URL without query such as https://login.example.com"
@@ -234,7 +235,8 @@ pub struct Provider {
     pub kind: ProviderKind,
 
     /// Scheme, host and port, such as `https://api.openai.com`. Plain `http://`
-    /// only where the process allows it.
+    /// and addresses of the cluster or of a private network only where the process
+    /// allows them (`outbound.allow_private`).
     #[schemars(length(max = 300), extend("x-kubernetes-validations" = [{
         "rule": r"self.matches('^https?://(\\[[0-9A-Fa-f:.]+\\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?$')",
         "message": "must be http:// or https:// with a host and no path, such as https://api.openai.com; write the path into apiPath"
@@ -245,8 +247,8 @@ pub struct Provider {
     /// name. Without it the kind's usual path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512), extend("x-kubernetes-validations" = [{
-        "rule": "self.matches('^/[!-\"$-~]*$')",
-        "message": "must begin with / and have neither spaces nor #, such as /v1/responses"
+        "rule": "self.matches('^/(?:(?:[A-Za-z0-9._~!$&()*+,;=:@%?-]|[{]model[}])(?:[A-Za-z0-9._~!$&()*+,;=:@%?/-]|[{]model[}])*)?$')",
+        "message": "must begin with one / and be the path and query of a URL, such as /v1/responses; write other characters as %20"
     }]))]
     pub api_path: Option<String>,
 
@@ -287,10 +289,16 @@ pub enum ProviderKind {
 pub struct Auth {
     /// Name of the header.
     #[serde(default = "authorization")]
-    #[schemars(length(max = 128), extend("x-kubernetes-validations" = [{
-        "rule": "self.matches('^[A-Za-z0-9_-]+$')",
-        "message": "must be a header name such as Authorization or api-key"
-    }]))]
+    #[schemars(length(max = 128), extend("x-kubernetes-validations" = [
+        {
+            "rule": r#"self.matches("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")"#,
+            "message": "must be a header name such as Authorization or api-key"
+        },
+        {
+            "rule": carries_a_credential(),
+            "message": "is a header of the connection, of framing or of routing, which carries no credential; write one such as Authorization or api-key"
+        }
+    ]))]
     pub header: String,
     /// What precedes the credential.
     #[serde(default = "bearer")]
@@ -302,6 +310,13 @@ pub struct Auth {
     /// The Secret, in the same namespace and with the label
     /// `minichat.dev/credentials: "true"`, and its key.
     pub secret_key_ref: SecretKeyRef,
+}
+
+/// The rule that keeps credentials out of headers which decide where a request
+/// goes and where it ends.
+fn carries_a_credential() -> String {
+    let refused = REFUSED_HEADERS.join("|").replace('*', ".*");
+    format!("!self.matches('(?i)^({refused})$')")
 }
 
 /// One key of a Secret in the same namespace.

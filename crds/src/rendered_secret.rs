@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use minichat_config::issuer::url_host;
 use minichat_config::tenant::Scheme;
 use minichat_config::{Credentials, Fault, Faults, TenantConfig};
 use minichat_core::{NamespacedName, NotANamespacedName, TenantId, Timestamp};
@@ -122,7 +123,7 @@ impl RenderedTenant {
 
     /// Reads what [`Self::to_pool_secret`] wrote. Paths of faults begin with the
     /// key they stand in.
-    pub fn from_secret(secret: &Secret, settings: RenderSettings) -> Result<Self, Faults> {
+    pub fn from_secret(secret: &Secret, settings: &RenderSettings) -> Result<Self, Faults> {
         let found = secret.type_.as_deref().unwrap_or_default();
         if found != TYPE {
             return Err(at("type", format!("is {found:?}; must be {TYPE}")));
@@ -161,7 +162,7 @@ impl RenderedTenant {
             tenant,
             credentials,
         }: Keys<'_>,
-        settings: RenderSettings,
+        settings: &RenderSettings,
     ) -> Result<Self, Faults> {
         let config = TenantConfig::from_json(tenant).map_err(|faults| below(TENANT_KEY, faults))?;
         // The text of a JSON error may quote the value.
@@ -182,7 +183,7 @@ impl RenderedTenant {
             format!("is {revision:?}; must begin with the policy version, {number}-"),
         );
         let source = source(config.document.source.as_ref(), annotated_source);
-        usable(&config, &credentials, &settings, &mut faults);
+        usable(&config, &credentials, settings, &mut faults);
         match source {
             Ok(source) => faults.into_result(Self {
                 source,
@@ -265,9 +266,17 @@ fn usable(
             format!("{TENANT_KEY}.issuers[{i}]"),
             "plain http is not allowed by this process; set provider_http.allow_http, or use https",
         );
+        if let Some(host) = url_host(issuer.asked())
+            && let Some(message) = settings.refuse_host(host)
+        {
+            faults.add(format!("{TENANT_KEY}.issuers[{i}]"), message);
+        }
     }
     for (id, provider) in &config.providers {
         let path = format!("{TENANT_KEY}.providers.{id}");
+        if let Some(message) = settings.refuse_host(&provider.host) {
+            faults.add(format!("{path}.host"), message);
+        }
         faults.require(
             provider.scheme != Scheme::Http || settings.allow_http,
             format!("{path}.use_http"),
@@ -328,7 +337,7 @@ mod tests {
     use crate::render::Secrets;
     use crate::{Revisions, admit, render};
 
-    const STRICT: RenderSettings = RenderSettings::STRICT;
+    const STRICT: &RenderSettings = &RenderSettings::STRICT;
 
     fn rendered(temperature: f64) -> RenderedTenant {
         let auth = json!({"secretKeyRef": {"name": "main", "key": "key"}});

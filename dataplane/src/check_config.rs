@@ -26,8 +26,13 @@ pub fn check(
         }
     };
     let mut errors: Vec<String> = faults.0.iter().map(ToString::to_string).collect();
+    if let Some(file) = &config.outbound.ca_file
+        && let Err(error) = minichat_provider::check_ca_file(file)
+    {
+        errors.push(format!("outbound.ca_file: {}: {error}", file.display()));
+    }
     let examined = if let Some(source) = &config.source {
-        config_source::examine(source, render_settings(&config))
+        config_source::examine(source, &render_settings(&config))
     } else {
         errors.push(NO_SOURCE.to_owned());
         Examined::default()

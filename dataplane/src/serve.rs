@@ -11,7 +11,7 @@ use minichat_config::ProcessConfig;
 use minichat_config::process::{Auth, DatabaseUrl};
 use minichat_core::{Clock, SystemClock};
 use minichat_crds::RenderSettings;
-use minichat_provider::{ClientSettings, ProviderClient};
+use minichat_provider::{ClientSettings, ProviderClient, check_ca_file};
 use minichat_store::{DatabaseSettings, Store};
 use minichat_telemetry::admin::{self, Readiness};
 use minichat_telemetry::{
@@ -65,6 +65,9 @@ pub async fn start(config: ProcessConfig) -> anyhow::Result<Running> {
 
 /// [`start`], with traces that go somewhere.
 pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Result<Running> {
+    if let Some(file) = &config.outbound.ca_file {
+        check_ca_file(file).with_context(|| format!("outbound.ca_file: {}", file.display()))?;
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (metrics, exposition) = metrics::start(MetricsSettings {
         prefix: &config.metrics.prefix,
@@ -87,18 +90,21 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
         StoredPolicyVersions::new(store.clone()),
     )
     .await?;
+    let application = listen(config.server.bind_addr, "server.bind_addr").await?;
+    let admin = listen(config.metrics.bind_addr, "metrics.bind_addr").await?;
     let app = Arc::new(App {
         tenants: source.tenants(),
         store,
-        provider: ProviderClient::new(&client_settings(&config)),
+        provider: ProviderClient::new(&ClientSettings {
+            own_ports: vec![application.local_addr()?.port(), admin.local_addr()?.port()],
+            ..client_settings(&config)
+        }),
         metrics,
         clock,
         refusing: Signal::new(),
         turns: OpenTurns::default(),
         config,
     });
-    let application = listen(app.config.server.bind_addr, "server.bind_addr").await?;
-    let admin = listen(app.config.metrics.bind_addr, "metrics.bind_addr").await?;
     let lifecycle = Lifecycle::default();
     let admin_router = admin_router(&app, &source, exposition, &lifecycle);
     let stops = app.store.stop_requests().await;
@@ -150,6 +156,7 @@ fn watchdog(app: &App) -> Watchdog {
 fn client_settings(config: &ProcessConfig) -> ClientSettings {
     ClientSettings {
         max_event_bytes: config.provider_http.max_event_bytes,
+        outbound: config.outbound.clone(),
         ..ClientSettings::default()
     }
 }
@@ -158,6 +165,7 @@ fn client_settings(config: &ProcessConfig) -> ClientSettings {
 pub(crate) fn render_settings(config: &ProcessConfig) -> RenderSettings {
     RenderSettings {
         allow_http: config.provider_http.allow_http,
+        allow_private: Some(config.outbound.allow_private.clone()),
         orphan_timeout: config.orphan_watchdog.timeout,
         issuer: match &config.auth {
             Auth::Oidc(Some(issuer)) => Some(issuer.issuer.as_str().into()),

@@ -118,6 +118,7 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
         identity,
         settings: RenderSettings {
             allow_http: settings.allow_http,
+            allow_private: Some(settings.outbound_allow_private.clone()),
             orphan_timeout: Duration::from_secs(settings.orphan_timeout_secs),
             issuer: settings.issuer.as_deref().map(Arc::from),
         },

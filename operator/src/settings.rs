@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::{Args, ValueEnum};
+use minichat_config::AllowPrivate;
 use minichat_telemetry::LogFormat;
 
 /// Flags of `minichat-operator run`.
@@ -59,6 +60,14 @@ pub struct Settings {
     /// Allow providers without TLS.
     #[arg(long, env = "MINICHAT_OPERATOR_ALLOW_HTTP")]
     pub allow_http: bool,
+    /// `outbound.allow_private` of the pool: networks and host names, separated by commas, whose
+    /// loopback and private addresses providers and issuers may have; none by default.
+    #[arg(
+        long,
+        env = "MINICHAT_OPERATOR_OUTBOUND_ALLOW_PRIVATE",
+        default_value = ""
+    )]
+    pub outbound_allow_private: AllowPrivate,
     /// `orphan_watchdog.timeout_secs` of the pool; providers may be silent for 60 seconds less.
     #[arg(
         long,

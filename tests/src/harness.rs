@@ -353,6 +353,7 @@ pub(crate) fn variables_without_source(
         ("MINICHAT_AUTH_MODE", "trusted_headers"),
         ("MINICHAT_AUTH_TRUSTED_PEERS", "127.0.0.0/8"),
         ("MINICHAT_PROVIDER_HTTP_ALLOW_HTTP", "true"),
+        ("MINICHAT_OUTBOUND_ALLOW_PRIVATE", "127.0.0.0/8"),
         ("MINICHAT_LOGGING_LEVEL", "warn"),
         ("MINICHAT_DRAIN_MAX_SECS", "1"),
     ];

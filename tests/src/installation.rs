@@ -115,6 +115,7 @@ impl Installation {
         Ok(json!({
             "image": {"tag": image_tag()?},
             "operator": {"namespaces": [self.tenants()]},
+            "outbound": {"allowPrivate": [format!(".{}.svc.cluster.local", self.namespace())]},
             "pool": {
                 "sharedSecret": {"existingSecret": "gateway"},
                 "config": {

@@ -127,7 +127,7 @@ impl Tenant {
     pub fn rendered(&self, version: u64) -> anyhow::Result<String> {
         let mut files = Files::default();
         files.insert("tenant.yaml", self.manifest());
-        let manifests = Manifests::parse(&files, RenderSettings::LENIENT);
+        let manifests = Manifests::parse(&files, &RenderSettings::LENIENT);
         if let Some(problem) = manifests.problems.first() {
             return Err(anyhow!("{problem}"));
         }

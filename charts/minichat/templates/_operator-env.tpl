@@ -17,6 +17,8 @@
   value: {{ join "," .Values.operator.namespaces | quote }}
 - name: MINICHAT_OPERATOR_ALLOW_HTTP
   value: {{ dig "provider_http" "allow_http" false $pool.config | quote }}
+- name: MINICHAT_OPERATOR_OUTBOUND_ALLOW_PRIVATE
+  value: {{ join "," .Values.outbound.allowPrivate | quote }}
 - name: MINICHAT_OPERATOR_ORPHAN_TIMEOUT_SECS
   value: {{ dig "orphan_watchdog" "timeout_secs" 300 $pool.config | int | quote }}
 {{- $issuer := dig "auth" "issuer" "" $pool.config }}

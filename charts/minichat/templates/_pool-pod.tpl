@@ -10,15 +10,35 @@
 {{- dig "drain" "max_secs" $default .Values.pool.config | int -}}
 {{- end }}
 
-{{/* The process configuration, with what depends on the database. */}}
-{{- define "minichat.poolConfig" -}}
-{{- $drain := dict "max_secs" (include "minichat.drainMaxSecs" . | int) -}}
-{{- toYaml (merge (dict) (deepCopy .Values.pool.config) (dict "drain" $drain)) -}}
-{{- end }}
-
 {{/* drain.min + drain.max + 15, so that the kubelet never cuts what the drain would end by itself (K8S-50). */}}
 {{- define "minichat.terminationGracePeriodSeconds" -}}
 {{- add (int .Values.pool.config.drain.min_secs) (include "minichat.drainMaxSecs" . | int) 15 -}}
+{{- end }}
+
+{{/* The process configuration, with what depends on the database and what the chart has values of its own for. */}}
+{{- define "minichat.poolConfig" -}}
+{{- $drain := dict "max_secs" (include "minichat.drainMaxSecs" . | int) -}}
+{{- $outbound := dict "allow_private" .Values.outbound.allowPrivate -}}
+{{- if include "minichat.caBundle" . }}
+{{- $_ := set $outbound "ca_file" (printf "/etc/minichat-ca/%s" .Values.outbound.caBundle.key) -}}
+{{- end }}
+{{- with .Values.outbound.noProxy }}
+{{- $_ := set $outbound "no_proxy" . -}}
+{{- end }}
+{{- toYaml (merge (dict "outbound" $outbound) (deepCopy .Values.pool.config) (dict "drain" $drain)) -}}
+{{- end }}
+
+{{/* The volume of certificates, if there is one. */}}
+{{- define "minichat.caBundle" -}}
+{{- with .Values.outbound.caBundle -}}
+{{- if .existingConfigMap -}}
+configMap:
+  name: {{ .existingConfigMap }}
+{{- else if .existingSecret -}}
+secret:
+  secretName: {{ .existingSecret }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "minichat.poolPod" -}}
@@ -68,6 +88,11 @@ spec:
         - name: config
           mountPath: /etc/minichat
           readOnly: true
+        {{- if include "minichat.caBundle" . }}
+        - name: ca
+          mountPath: /etc/minichat-ca
+          readOnly: true
+        {{- end }}
         {{- if not (include "minichat.onPostgres" .) }}
         - name: data
           mountPath: /var/lib/minichat
@@ -79,6 +104,10 @@ spec:
     - name: config
       configMap:
         name: {{ include "minichat.pool" . }}
+    {{- with include "minichat.caBundle" . }}
+    - name: ca
+      {{- . | nindent 6 }}
+    {{- end }}
 {{- end }}
 
 {{- define "minichat.poolEnv" -}}
@@ -86,6 +115,23 @@ spec:
   value: {{ .Values.pool.name | quote }}
 {{ include "minichat.databaseEnv" . }}
 {{ include "minichat.sharedSecretEnv" . }}
+{{ include "minichat.proxyEnv" . }}
+{{- end }}
+
+{{/* The proxy's URL may hold a password, so it is never in the ConfigMap. */}}
+{{- define "minichat.proxyEnv" -}}
+{{- with .Values.outbound }}
+{{- if .proxySecret.existingSecret -}}
+- name: MINICHAT_OUTBOUND_PROXY
+  valueFrom:
+    secretKeyRef:
+      name: {{ .proxySecret.existingSecret }}
+      key: {{ .proxySecret.secretKey }}
+{{- else if .proxy -}}
+- name: MINICHAT_OUTBOUND_PROXY
+  value: {{ .proxy | quote }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "minichat.databaseEnv" -}}

@@ -67,11 +67,28 @@ impl Issuer {
         }
     }
 
+    /// The address that is asked for the keys, or first for where they are.
+    pub fn asked(&self) -> &str {
+        self.jwks_uri.as_deref().unwrap_or(&self.issuer)
+    }
+
     /// Whether asking the issuer for its keys would go over plain HTTP.
     pub fn is_plain_http(&self) -> bool {
-        let asked = self.jwks_uri.as_deref().unwrap_or(&self.issuer);
-        asked.starts_with("http://")
+        self.asked().starts_with("http://")
     }
+}
+
+/// The host of an `http` or `https` URL, an IPv6 address in its brackets.
+pub fn url_host(url: &str) -> Option<&str> {
+    let rest = url
+        .strip_prefix("https://")
+        .or_else(|| url.strip_prefix("http://"))?;
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let end = match authority.find(']') {
+        Some(bracket) => bracket + 1,
+        None => authority.find(':').unwrap_or(authority.len()),
+    };
+    Some(&authority[..end]).filter(|host| !host.is_empty())
 }
 
 /// Whether `text` is an `http` or `https` URL with a host and neither user,

@@ -8,6 +8,7 @@
 pub mod canonical;
 pub mod fault;
 pub mod issuer;
+pub mod outbound;
 pub mod process;
 pub mod secret;
 pub mod tenant;
@@ -15,6 +16,7 @@ pub mod yaml;
 
 pub use fault::{Fault, Faults};
 pub use issuer::Issuer;
+pub use outbound::AllowPrivate;
 pub use process::ProcessConfig;
 pub use secret::{Credentials, Secret};
 pub use tenant::{Model, Provider, ProviderKind, TenantConfig};

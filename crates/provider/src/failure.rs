@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use minichat_config::outbound::Refusal;
 use minichat_config::tenant::ProviderKind;
 use minichat_core::scrub::{scrub, scrub_credentials};
 use minichat_core::turn::{TurnErrorCode, Usage};
@@ -44,6 +45,8 @@ pub enum FailureKind {
     Status(u16),
     /// No connection: name resolution, TCP or TLS.
     Connect,
+    /// The address may not be called (D48); nothing was sent to it.
+    RefusedAddress,
     /// The connection broke, or the body ended without a terminal event
     /// (PLAT-115).
     Broken,
@@ -86,9 +89,12 @@ impl FailureKind {
         match self {
             Self::Status(429) => TurnErrorCode::RateLimited,
             Self::TimedOut(_) | Self::Status(408 | 504) => TurnErrorCode::ProviderTimeout,
-            Self::Status(_) | Self::Connect | Self::Broken | Self::Unreadable | Self::Reported => {
-                TurnErrorCode::ProviderError
-            }
+            Self::Status(_)
+            | Self::Connect
+            | Self::RefusedAddress
+            | Self::Broken
+            | Self::Unreadable
+            | Self::Reported => TurnErrorCode::ProviderError,
             Self::Misconfigured => TurnErrorCode::InternalError,
         }
     }
@@ -175,6 +181,12 @@ impl Failure {
     pub(crate) fn connect(cause: &dyn fmt::Display) -> Self {
         let message = "The provider could not be reached.";
         Self::of_cause(FailureKind::Connect, message, cause)
+    }
+
+    /// The user learns that it is not the provider's fault, and no address.
+    pub(crate) fn refused_address(refusal: &Refusal) -> Self {
+        let message = "The provider's address may not be called from here.";
+        Self::of_cause(FailureKind::RefusedAddress, message, refusal)
     }
 
     pub(crate) fn broken(cause: &dyn fmt::Display) -> Self {

@@ -18,7 +18,9 @@ mod stream;
 pub mod testing;
 
 pub use adapter::Translator;
-pub use client::{ClientSettings, FetchError, FetchLimits, ProviderClient};
+pub use client::{
+    CaFileError, ChosenBy, ClientSettings, FetchError, FetchLimits, ProviderClient, check_ca_file,
+};
 pub use event::{Completion, DeltaKind, ProviderEvent, ResponseId, Terminal};
 pub use failure::{Failure, FailureKind, TimeoutStage};
 pub use request::{

@@ -315,3 +315,36 @@ proptest! {
         }
     }
 }
+
+/// D48: the rule of the definition and the check of the rendered document are
+/// one table, so that neither lets in what the other refuses.
+#[test]
+fn headers_that_carry_no_credential_are_refused_in_every_spelling() {
+    use minichat_config::tenant::request_line::{REFUSED_HEADERS, may_carry_credential};
+
+    let admitted = |name: &str| {
+        let auth = json!({"header": name, "secretKeyRef": {"name": "main", "key": "key"}});
+        admit(&with(tenant(), "/spec/providers/0/auth", auth), None).is_ok()
+    };
+    for refused in REFUSED_HEADERS {
+        for ending in ["", "x", "-x"] {
+            let name = refused.replace('*', ending);
+            let titled: String = name
+                .split('-')
+                .map(|word| word.split_at(word.len().min(1)))
+                .map(|(first, rest)| first.to_ascii_uppercase() + rest)
+                .collect::<Vec<_>>()
+                .join("-");
+            for spelling in [name.to_ascii_uppercase(), titled, name] {
+                assert!(!may_carry_credential(&spelling), "{spelling}");
+                assert!(!admitted(&spelling), "{spelling}");
+            }
+        }
+    }
+    for allowed in ["Authorization", "api-key", "x.api.key", "hosts", "X_Auth~1"] {
+        assert!(
+            may_carry_credential(allowed) && admitted(allowed),
+            "{allowed}"
+        );
+    }
+}

@@ -113,7 +113,7 @@ impl Collected {
     }
 
     /// Renders every tenant none of whose documents has a problem.
-    pub(super) fn render(mut self, settings: RenderSettings) -> Manifests {
+    pub(super) fn render(mut self, settings: &RenderSettings) -> Manifests {
         self.report_tenants();
         self.report_quotas();
         self.report_secrets();
@@ -127,7 +127,7 @@ impl Collected {
             if let (false, Some(entry)) = (refused, self.tenants.get(name))
                 && let Ok(tenant) = &entry.object
             {
-                match self.tenant(name, tenant, entry, settings.clone()) {
+                match self.tenant(name, tenant, entry, settings) {
                     Ok(manifest) => {
                         tenants.insert(*id, manifest);
                     }
@@ -152,7 +152,7 @@ impl Collected {
         name: &Name,
         tenant: &ChatTenant,
         entry: &Entry<ChatTenant>,
-        settings: RenderSettings,
+        settings: &RenderSettings,
     ) -> Result<TenantManifest, Faults> {
         let mut files = BTreeSet::from([entry.source.file.clone()]);
         let mut quotas = Vec::new();

@@ -122,12 +122,12 @@ impl Files {
 
 impl Manifests {
     /// Reads and renders the files of `directory`, see [`Files::read`].
-    pub fn read(directory: &Path, settings: RenderSettings) -> io::Result<Self> {
+    pub fn read(directory: &Path, settings: &RenderSettings) -> io::Result<Self> {
         Ok(Self::parse(&Files::read(directory)?, settings))
     }
 
     /// Renders the documents of `files`.
-    pub fn parse(files: &Files, settings: RenderSettings) -> Self {
+    pub fn parse(files: &Files, settings: &RenderSettings) -> Self {
         let mut collected = collect::Collected::default();
         for (file, error) in &files.unreadable {
             let source = Source {

@@ -10,7 +10,7 @@ kind: ChatTenant
 metadata: {name: NAME}
 spec:
   providers:
-  - {name: p, kind: OpenAIResponses, baseUrl: "https://h", auth: {secretKeyRef: {name: keys, key: k}}}
+  - {name: p, kind: OpenAIResponses, baseUrl: "https://models.example.com", auth: {secretKeyRef: {name: keys, key: k}}}
   models:
   - {id: m, providerModelId: m, displayName: M, providerRef: p, tier: Standard, contextWindow: 1000,
      maxOutputTokens: 100, maxInputTokens: 500, inputTokensCreditMultiplierMicro: 1, outputTokensCreditMultiplierMicro: 1}
@@ -41,7 +41,7 @@ fn parse(files: &[(&str, &str)]) -> Manifests {
         texts,
         ..Files::default()
     };
-    Manifests::parse(&files, RenderSettings::default())
+    Manifests::parse(&files, &RenderSettings::default())
 }
 
 fn names(manifests: &Manifests) -> Vec<&str> {
@@ -220,12 +220,12 @@ fn only_manifest_files_of_the_directory_itself_are_read() {
     }
     fs::create_dir(at("sub.yaml")).unwrap();
     fs::write(at("latin1.yaml"), b"a: \xe9").unwrap();
-    let manifests = Manifests::read(directory.path(), RenderSettings::default()).unwrap();
+    let manifests = Manifests::read(directory.path(), &RenderSettings::default()).unwrap();
     assert_eq!(names(&manifests), ["default/a"]);
     let found = problems(&manifests);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].starts_with("latin1.yaml, document 1: cannot be read"));
-    assert!(Manifests::read(&at("missing"), RenderSettings::default()).is_err());
+    assert!(Manifests::read(&at("missing"), &RenderSettings::default()).is_err());
 }
 
 /// Every example is a manifest that works.
@@ -239,7 +239,7 @@ fn examples_render_without_problem_or_warning() {
             texts: BTreeMap::from([(file.clone(), text)]),
             ..Files::default()
         };
-        let manifests = Manifests::parse(&one, RenderSettings::LENIENT);
+        let manifests = Manifests::parse(&one, &RenderSettings::LENIENT);
         assert_eq!(problems(&manifests), Vec::<String>::new());
         assert_eq!(manifests.tenants.len(), 1, "{file}");
         for tenant in manifests.tenants.values() {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use minichat_config::issuer::url_host;
 use minichat_config::tenant::document::{
     ApiParamsDocument, AuthDocument, ContextDocument, FeaturesDocument, GeneralConfigDocument,
     IssuerDocument, ModelDocument, PreferenceDocument, ProviderDocument, SCHEMA, TenantDocument,
@@ -86,7 +87,7 @@ pub(super) fn document(
 }
 
 fn issuer(
-    issuer: &crd::Issuer,
+    entry: &crd::Issuer,
     path: &str,
     settings: &RenderSettings,
     faults: &mut Faults,
@@ -98,7 +99,7 @@ fn issuer(
         tenant_claim,
         user_claim,
         scopes_claim,
-    } = issuer;
+    } = entry;
     let plain = |url: &str| url.starts_with("http://") && !settings.allow_http;
     for (key, url) in [("issuer", Some(issuer)), ("jwksUri", jwks_uri.as_ref())] {
         faults.require(
@@ -106,6 +107,15 @@ fn issuer(
             format!("{path}.{key}"),
             "plain http is not allowed by this process; write https://, or set provider_http.allow_http",
         );
+    }
+    let (key, asked) = match jwks_uri {
+        Some(jwks_uri) => ("jwksUri", jwks_uri),
+        None => ("issuer", issuer),
+    };
+    if let Some(host) = url_host(asked)
+        && let Some(message) = settings.refuse_host(host)
+    {
+        faults.add(format!("{path}.{key}"), message);
     }
     IssuerDocument {
         issuer: issuer.clone(),
@@ -151,6 +161,11 @@ fn provider(
         format!("{path}.baseUrl"),
         "plain http is not allowed by this process; write https://, or set provider_http.allow_http",
     );
+    if !host.is_empty()
+        && let Some(message) = settings.refuse_host(&host)
+    {
+        faults.add(format!("{path}.baseUrl"), message);
+    }
     let crd::Timeouts {
         connect_seconds,
         first_byte_seconds,

@@ -13,7 +13,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use minichat_config::{Credentials, Faults, TenantConfig};
+use minichat_config::{AllowPrivate, Credentials, Faults, TenantConfig};
 use minichat_core::{NamespacedName, TenantId};
 use uuid::Uuid;
 
@@ -29,6 +29,9 @@ pub use shortfall::{Shortfall, ShortfallKind};
 pub struct RenderSettings {
     /// Whether providers without TLS are allowed (`provider_http.allow_http`).
     pub allow_http: bool,
+    /// Loopback and private addresses that providers and issuers may have
+    /// (`outbound.allow_private`); `None`: every address passes.
+    pub allow_private: Option<AllowPrivate>,
     /// Age of the last progress from which a turn is taken for left behind
     /// (`orphan_watchdog.timeout_secs`).
     pub orphan_timeout: Duration,
@@ -38,9 +41,11 @@ pub struct RenderSettings {
 }
 
 impl RenderSettings {
-    /// The strictest: TLS only, and the default of the watchdog.
+    /// The strictest: TLS only, to public addresses, and the default of the
+    /// watchdog.
     pub const STRICT: Self = Self {
         allow_http: false,
+        allow_private: Some(AllowPrivate::NOTHING),
         orphan_timeout: Duration::from_mins(5),
         issuer: None,
     };
@@ -49,6 +54,7 @@ impl RenderSettings {
     /// not to be served.
     pub const LENIENT: Self = Self {
         allow_http: true,
+        allow_private: None,
         orphan_timeout: Duration::MAX,
         issuer: None,
     };
@@ -66,6 +72,12 @@ impl RenderSettings {
                 timeout.as_secs()
             )
         })
+    }
+
+    /// Why `host` may not be called, as far as its spelling tells (D48).
+    pub(crate) fn refuse_host(&self, host: &str) -> Option<String> {
+        let allowed = self.allow_private.as_ref()?.check_host(host);
+        allowed.err().map(|refusal| refusal.to_string())
     }
 }
 
@@ -97,7 +109,7 @@ pub fn render(
     tenant: &ChatTenant,
     quotas: &[&ChatQuota],
     secrets: &Secrets,
-    settings: RenderSettings,
+    settings: &RenderSettings,
 ) -> Result<Rendered, Faults> {
     let mut faults = Faults::default();
     let (credentials, unresolved) = resolve(tenant, secrets);
@@ -107,9 +119,9 @@ pub fn render(
         "spec.tenantId",
         "must be a UUID of another version than 5, and neither nil nor max; create the ChatTenant anew with what uuidgen prints, or without tenantId",
     );
-    let Allowances { limits, shortfalls } = allowances(tenant, quotas, &settings);
+    let Allowances { limits, shortfalls } = allowances(tenant, quotas, settings);
     let mut warnings = quota::warnings(quotas, &shortfalls);
-    let document = document::document(tenant, tenant_id(tenant), limits, &settings, &mut faults);
+    let document = document::document(tenant, tenant_id(tenant), limits, settings, &mut faults);
     let document = faults.into_result(document)?;
     let config = TenantConfig::new(document).map_err(document::in_words_of_the_manifest)?;
     warnings.extend(warning::warnings(&config));

@@ -12,7 +12,9 @@ use crate::cases::{quota, tenant, with};
 
 const ALLOW_HTTP: RenderSettings = RenderSettings {
     allow_http: true,
-    ..RenderSettings::STRICT
+    allow_private: None,
+    orphan_timeout: Duration::from_mins(5),
+    issuer: None,
 };
 
 fn secrets() -> Secrets {
@@ -31,7 +33,7 @@ fn rendered(tenant: &Value, quotas: &[Value]) -> Result<Rendered, Faults> {
         &tenant,
         &quotas.iter().collect::<Vec<_>>(),
         &secrets(),
-        ALLOW_HTTP,
+        &ALLOW_HTTP,
     )
 }
 
@@ -236,7 +238,7 @@ fn plain_http_needs_permission() {
         80
     );
     let tenant = admit::chat_tenant(&tenant, None).unwrap();
-    let faults = render(&tenant, &[], &secrets(), RenderSettings::default()).unwrap_err();
+    let faults = render(&tenant, &[], &secrets(), &RenderSettings::default()).unwrap_err();
     assert_eq!(faults.0[0].path, "spec.providers[0].baseUrl");
 }
 
@@ -245,16 +247,15 @@ fn plain_http_needs_permission() {
 #[test]
 fn a_provider_may_not_be_silent_for_as_long_as_the_watchdog_waits() {
     let settings = |seconds| RenderSettings {
-        allow_http: true,
         orphan_timeout: Duration::from_secs(seconds),
-        issuer: None,
+        ..ALLOW_HTTP
     };
     let idle = |seconds: u32| {
         let timeouts = json!({"firstByteSeconds": 1, "idleSeconds": seconds});
         let tenant = with(tenant(), "/spec/providers/0/timeouts", timeouts);
         admit::chat_tenant(&tenant, None).unwrap()
     };
-    let check = |seconds, timeout| render(&idle(seconds), &[], &secrets(), settings(timeout));
+    let check = |seconds, timeout| render(&idle(seconds), &[], &secrets(), &settings(timeout));
     assert!(check(30, 90).is_ok() && check(240, 300).is_ok());
     let faults = check(31, 90).unwrap_err();
     assert_eq!(faults.0[0].path, "spec.providers[0].timeouts.idleSeconds");
@@ -534,7 +535,7 @@ fn an_id_that_is_derived_from_a_name_is_used_by_that_name_alone() {
         let object = with(tenant(), "/metadata/namespace", json!(namespace));
         let mut tenant = admit::chat_tenant(&object, None).unwrap();
         tenant.spec.tenant_id = Some(id.to_owned());
-        let rendered = render(&tenant, &[], &secrets(), ALLOW_HTTP);
+        let rendered = render(&tenant, &[], &secrets(), &ALLOW_HTTP);
         rendered.map_or_else(|faults| faults.0, |_| Vec::new())
     };
     let own = "1024b263-4d80-5e6d-9656-d2222cf4e009";
@@ -569,4 +570,70 @@ fn faults_of_the_document_name_fields_of_the_manifest() {
         let faults = document::in_words_of_the_manifest(Faults(vec![fault]));
         assert_eq!(faults.0[0].path, named);
     }
+}
+
+/// A tenant whose provider is at `url`, or whose issuer is asked there.
+fn calling(field: &str, url: &str) -> ChatTenant {
+    let issuer = |issuer: &str, jwks_uri: Option<&str>| json!({"issuers": [{"issuer": issuer, "audience": "a", "jwksUri": jwks_uri}]});
+    let public = "https://login.example.com";
+    let object = match field {
+        "spec.providers[0].baseUrl" => with(tenant(), "/spec/providers/0/baseUrl", json!(url)),
+        "spec.auth.issuers[0].issuer" => with(tenant(), "/spec/auth", issuer(url, None)),
+        _ => with(tenant(), "/spec/auth", issuer(public, Some(url))),
+    };
+    admit::chat_tenant(&object, None).unwrap_or_else(|faults| panic!("{url}: {faults}"))
+}
+
+/// D48: what cannot be reached is refused where it is written, in each field
+/// that is called.
+#[test]
+fn a_private_address_needs_permission_in_every_field_that_is_called() {
+    let settings = |list: &str| RenderSettings {
+        allow_http: true,
+        allow_private: Some(list.parse().unwrap()),
+        ..RenderSettings::STRICT
+    };
+    for field in [
+        "spec.providers[0].baseUrl",
+        "spec.auth.issuers[0].issuer",
+        "spec.auth.issuers[0].jwksUri",
+    ] {
+        for (url, list) in [
+            ("http://10.0.0.5:8000", "10.0.0.0/8"),
+            ("http://2130706433", "127.0.0.0/8"),
+            ("http://0x7f.1", "127.0.0.0/8"),
+            ("https://[::ffff:10.0.0.5]:8000", "10.0.0.0/8"),
+            ("http://localhost:11434", "127.0.0.0/8"),
+            ("http://vllm.models.svc:8000", ".models.svc.cluster.local"),
+            ("http://vllm:8000", "10.0.0.0/8"),
+        ] {
+            let tenant = calling(field, url);
+            let check = |list| render(&tenant, &[], &secrets(), &settings(list));
+            let faults = check("").unwrap_err();
+            assert_eq!(faults.0.len(), 1, "{faults}");
+            assert_eq!(faults.0[0].path, field, "{url}");
+            assert!(
+                faults.0[0].message.contains("outbound.allowPrivate"),
+                "{faults}"
+            );
+            let document = render(&tenant, &[], &secrets(), &RenderSettings::LENIENT);
+            assert!(document.is_ok());
+            check(list).unwrap_or_else(|faults| panic!("{url}: {faults}"));
+        }
+        for never in [
+            "http://169.254.169.254",
+            "http://[fe80::1]",
+            "http://0.0.0.0",
+        ] {
+            let tenant = calling(field, never);
+            let faults = render(&tenant, &[], &secrets(), &settings("0.0.0.0/0,::/0"));
+            assert_eq!(faults.unwrap_err().0[0].path, field, "{never}");
+        }
+    }
+    // An issuer whose keys are elsewhere is only a name.
+    let named = json!({"issuers": [{
+        "issuer": "https://login.internal", "audience": "a", "jwksUri": "https://keys.example.com",
+    }]});
+    let tenant = admit::chat_tenant(&with(tenant(), "/spec/auth", named), None).unwrap();
+    render(&tenant, &[], &secrets(), &settings("")).unwrap();
 }

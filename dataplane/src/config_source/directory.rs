@@ -47,10 +47,10 @@ impl DirectoryReader {
 /// The tenant or the error of every place of `directory`, without serving any.
 pub(super) fn examine(
     directory: &Path,
-    settings: RenderSettings,
+    settings: &RenderSettings,
 ) -> io::Result<Vec<(String, Result<TenantId, String>)>> {
     let files = DirectoryReader::read(directory)?;
-    let found = Places::new(settings).found(&files).into_iter();
+    let found = Places::new(settings.clone()).found(&files).into_iter();
     let places = found.map(|(place, found)| {
         let tenant = match found.delivery {
             Delivery::Rendered(tenant) => Ok(tenant.config.tenant_id),
@@ -267,7 +267,7 @@ impl Places {
             tenant,
             credentials,
         };
-        let read = RenderedTenant::parse(&revision, None, keys, self.settings.clone());
+        let read = RenderedTenant::parse(&revision, None, keys, &self.settings);
         Found::of(id_of(tenant), revision, read)
     }
 
@@ -300,7 +300,7 @@ impl Places {
             Ok(secret) => {
                 let id = secret.metadata.name.as_deref();
                 let revision = rendered_secret::revision_of(&secret).unwrap_or("unknown");
-                let read = RenderedTenant::from_secret(&secret, self.settings.clone());
+                let read = RenderedTenant::from_secret(&secret, &self.settings);
                 Found::of(
                     id.and_then(rendered_secret::tenant_of),
                     revision.to_owned(),

@@ -21,7 +21,7 @@ pub struct Examined {
 }
 
 /// Reads `source` as serving it would.
-pub fn examine(source: &TenantSource, settings: RenderSettings) -> Examined {
+pub fn examine(source: &TenantSource, settings: &RenderSettings) -> Examined {
     let (path, examined) = match source {
         TenantSource::Manifests(path) => (path, manifests(path, settings)),
         TenantSource::Directory(path) => (path, rendered(path, settings)),
@@ -49,7 +49,7 @@ pub fn examine(source: &TenantSource, settings: RenderSettings) -> Examined {
     }
 }
 
-fn manifests(directory: &Path, settings: RenderSettings) -> io::Result<Examined> {
+fn manifests(directory: &Path, settings: &RenderSettings) -> io::Result<Examined> {
     let Manifests { tenants, problems } = Manifests::read(directory, settings)?;
     let mut examined = Examined {
         faults: problems.iter().map(ToString::to_string).collect(),
@@ -66,7 +66,7 @@ fn manifests(directory: &Path, settings: RenderSettings) -> io::Result<Examined>
     Ok(examined)
 }
 
-fn rendered(path: &Path, settings: RenderSettings) -> io::Result<Examined> {
+fn rendered(path: &Path, settings: &RenderSettings) -> io::Result<Examined> {
     let mut examined = Examined::default();
     for (place, tenant) in directory::examine(path, settings)? {
         match tenant {

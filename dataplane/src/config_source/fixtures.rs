@@ -26,7 +26,7 @@ metadata: {{name: {name}}}
 spec:
   tenantId: {id}
   providers:
-  - {{name: p, kind: OpenAIResponses, baseUrl: "https://h", auth: {{secretKeyRef: {{name: {name}, key: k}}}}}}
+  - {{name: p, kind: OpenAIResponses, baseUrl: "https://models.example.com", auth: {{secretKeyRef: {{name: {name}, key: k}}}}}}
   models:
   - {{id: m, providerModelId: m, displayName: M, providerRef: p, tier: Standard, contextWindow: 1000,
      maxOutputTokens: 100, maxInputTokens: 500, inputTokensCreditMultiplierMicro: 1, outputTokensCreditMultiplierMicro: 1}}
@@ -74,7 +74,7 @@ pub(super) fn rendered_from(
 ) -> RenderedTenant {
     let mut files = Files::default();
     files.texts.insert("a.yaml".to_owned(), text);
-    let mut manifests = Manifests::parse(&files, RenderSettings::default());
+    let mut manifests = Manifests::parse(&files, &RenderSettings::default());
     let manifest = manifests.tenants.remove(&self::id(id)).unwrap();
     RenderedTenant {
         source: manifest.name,

@@ -26,7 +26,8 @@ impl Reader for ManifestReader {
 
     async fn load(&mut self, files: Files) -> bool {
         let (settings, texts) = (self.settings.clone(), files.clone());
-        let Ok(manifests) = spawn_blocking(move || Manifests::parse(&texts, settings)).await else {
+        let Ok(manifests) = spawn_blocking(move || Manifests::parse(&texts, &settings)).await
+        else {
             tracing::error!("reading the manifests panicked; what runs goes on");
             return true;
         };

@@ -37,7 +37,7 @@ pub(super) fn dereference(
     let revision = rendered.and_then(|secret| {
         let made_of = MadeOf::of(&secret, &tenant);
         let is_ours = matches!(made_of, MadeOf::ThisObject | MadeOf::ItsName);
-        let carried = RenderedTenant::from_secret(&secret, RenderSettings::LENIENT);
+        let carried = RenderedTenant::from_secret(&secret, &RenderSettings::LENIENT);
         let holds =
             carried.is_ok_and(|carried| carried.config.document.user_limits == allowances.limits);
         (is_ours && holds).then(|| revision_of(&secret).map(str::to_owned))?

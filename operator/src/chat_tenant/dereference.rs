@@ -63,7 +63,7 @@ pub(super) fn dereference(context: &Context, tenant: &ChatTenant) -> Dereference
     let contested = contested(caches, tenant);
     // What was accepted once is not refused here for a setting that changed since.
     let carried = made_of(&[MadeOf::ThisObject])
-        .and_then(|secret| RenderedTenant::from_secret(&secret, RenderSettings::LENIENT).ok());
+        .and_then(|secret| RenderedTenant::from_secret(&secret, &RenderSettings::LENIENT).ok());
     let name = rendered_secret::name(id);
     let others = caches.rendered_from(&full).into_iter();
     let others = others.filter(|secret| secret.name_any() != name);

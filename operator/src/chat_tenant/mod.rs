@@ -92,7 +92,7 @@ pub(crate) async fn render(
 
 /// What is right and wrong with the tenant, and what must be written for it.
 fn decide(tenant: &ChatTenant, seen: &Dereferenced, context: &Context) -> (Validated, Build) {
-    let mut validated = validate::validate(tenant, seen, context.settings.clone());
+    let mut validated = validate::validate(tenant, seen, &context.settings);
     let Some(rendered) = validated.rendered.take() else {
         return (validated, Build::Stands);
     };

@@ -23,7 +23,7 @@ pub(super) struct Validated {
 pub(super) fn validate(
     tenant: &ChatTenant,
     seen: &Dereferenced,
-    settings: RenderSettings,
+    settings: &RenderSettings,
 ) -> Validated {
     let mut secrets = seen.secrets.clone();
     let (_, unresolved) = render::resolve(tenant, &secrets);

@@ -501,6 +501,7 @@ fn rendered(kubeconfig: &Path, namespace: &str, settings: &[String]) -> anyhow::
     let version = kubernetes_version()?;
     arguments.extend(["--kube-version", &version]);
     arguments.extend(["--set", "pool.config.provider_http.allow_http=true"]);
+    arguments.extend(["--set", "outbound.allowPrivate={127.0.0.0/8}"]);
     for setting in settings {
         arguments.extend(["--set", setting]);
     }

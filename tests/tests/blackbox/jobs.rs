@@ -246,6 +246,42 @@ async fn check_config(
     ))
 }
 
+/// D47, D48: private addresses are refused where nobody allowed them, which on a
+/// laptop everybody is; and certificates are looked at.
+#[tokio::test]
+async fn check_config_says_which_addresses_may_not_be_called() -> anyhow::Result<()> {
+    let directory = tempfile::TempDir::new()?;
+    let path = directory.path().display().to_string();
+    let tenant = Tenant::new("acme", "127.0.0.1:1".parse()?);
+    std::fs::write(directory.path().join("acme.yaml"), tenant.manifest())?;
+    let laptop = [
+        ("MINICHAT_AUTH_MODE", "trusted_headers"),
+        ("MINICHAT_AUTH_TRUSTED_PEERS", "127.0.0.1"),
+        ("MINICHAT_PROVIDER_HTTP_ALLOW_HTTP", "true"),
+    ];
+    let (lines, code) = check_config(&path, &laptop).await?;
+    assert_eq!(code, Some(0), "{lines:#?}");
+    let with = |key, value| [&laptop[..], &[(key, value)]].concat();
+    let (lines, code) = check_config(&path, &with("MINICHAT_OUTBOUND_ALLOW_PRIVATE", "")).await?;
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        lines,
+        [
+            "error: acme.yaml, document 1, spec.providers[0].baseUrl: 127.0.0.1 is a loopback address, \
+          which may not be called: write another one, or have `127.0.0.1` added to \
+          outbound.allow_private (in the chart outbound.allowPrivate)"
+        ]
+    );
+    let (lines, code) = check_config(&path, &with("MINICHAT_OUTBOUND_CA_FILE", &path)).await?;
+    assert_eq!(code, Some(1));
+    let expected = format!("error: outbound.ca_file: {path}: cannot be read");
+    assert!(
+        lines.iter().any(|line| line.starts_with(&expected)),
+        "{lines:#?}"
+    );
+    Ok(())
+}
+
 /// K8S-1, PLAT-151, TURN-1: every fault of the process and of its tenants at
 /// once, with its place; nothing is opened.
 #[tokio::test]

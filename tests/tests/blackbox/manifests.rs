@@ -51,6 +51,25 @@ async fn check_refused(
 }
 
 on_each_database! {
+    /// D48
+    async fn an_address_that_may_not_be_called_is_refused_with_what_would_allow_it(env) {
+        let metadata = |tenant: &mut Tenant| {
+            tenant.spec()["providers"][0]["baseUrl"] = json!("http://0xa9fea9fe");
+        };
+        let hints = ["acme.yaml", "spec.providers[0].baseUrl", "link-local", "never called"];
+        check_refused(env, metadata, &hints).await?;
+    }
+
+    /// D48
+    async fn a_private_issuer_is_refused_with_what_would_allow_it(env) {
+        let inside = |tenant: &mut Tenant| {
+            let issuer = json!({"issuer": "http://login.models.svc", "audience": "minichat"});
+            tenant.spec()["auth"] = json!({"issuers": [issuer]});
+        };
+        let hints = ["spec.auth.issuers[0].issuer", "`login.models.svc` added to outbound.allow_private"];
+        check_refused(env, inside, &hints).await?;
+    }
+
     /// K8S-4, K8S-8, K8S-22
     async fn a_misspelt_field_is_refused_with_its_place(env) {
         let misspell = |tenant: &mut Tenant| {

@@ -3,8 +3,9 @@
 
 use minichat_tests::client::Api;
 use minichat_tests::harness::Scene;
+use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
-use minichat_tests::scripted_provider::{Ending, Scenario, Tokens};
+use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider, Tokens};
 use serde_json::{Value, json};
 
 /// What a failed turn of M on `std` costs when its usage is unknown.
@@ -161,6 +162,20 @@ on_each_database! {
         check_failure(&scene, &user, "provider_error", Cost::Released).await?;
         let calls = "SELECT calls FROM quota_usage WHERE period_type = 'daily'";
         assert_eq!(scene.database().number(calls).await?, 1);
+    }
+
+    /// D48: the process never calls itself, whatever is allowed.
+    async fn a_provider_at_the_process_s_own_listener_is_never_called(env) {
+        let admin = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let provider = ScriptedProvider::start().await?;
+        let mut tenant = Tenant::new("acme", provider.addr);
+        tenant.spec()["providers"][0]["baseUrl"] = json!(format!("http://0x7f.1:{}", admin.port()));
+        let settings = format!("MINICHAT_METRICS_BIND_ADDR={admin}");
+        let stack = env.serve_with(&[&tenant], &settings).await?;
+        let scene = Scene { provider, tenant, stack };
+        let user = scene.new_user()?;
+        let error = check_failure(&scene, &user, "provider_error", Cost::Released).await?;
+        assert_eq!(error["message"], "The provider's address may not be called from here.");
     }
 
     /// TURN-50, PLAT-118, D28: comments are no progress.

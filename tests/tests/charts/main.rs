@@ -6,6 +6,8 @@ mod helm;
 #[cfg(test)]
 mod installed;
 #[cfg(test)]
+mod outbound;
+#[cfg(test)]
 mod rendered;
 #[cfg(test)]
 mod values;

@@ -119,7 +119,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("opentelemetry*", &["minichat-telemetry"]),
     ("p521", &["minichat-identity", "minichat-tests"]),
     ("prometheus", &["minichat-telemetry"]),
-    ("rcgen", &["minichat-cluster"]),
+    ("rcgen", &["minichat-cluster", "minichat-provider"]),
     ("ring", &["minichat-identity", "minichat-tests"]),
     ("rusqlite", &["minichat-store", "minichat-tests"]),
     (

@@ -338,6 +338,30 @@ pub(super) const KEYS: &[Key] = &[
         "Largest event of a provider's stream in bytes; a larger one ends the turn as failed. So much memory may one stream take.",
     ),
     key(
+        "outbound.allow_private",
+        Kind::Texts,
+        "",
+        "Loopback and private addresses that providers and issuers of tenants may have: networks such as `10.0.0.0/8`, and host names such as `models.internal` (it and all below it) or `.models.svc.cluster.local` (all below it), whose private addresses are then allowed. A name is as safe as whoever decides what it resolves to. Without the key all of them in mode `dev` and with `source.manifests`, else none. Link-local, metadata, multicast and reserved addresses and the process's own listeners are never called.",
+    ),
+    key(
+        "outbound.ca_file",
+        Kind::Text,
+        "",
+        "File of certificates in PEM that providers, issuers and proxies may prove themselves by, besides the public ones. A changed file is read again.",
+    ),
+    key(
+        "outbound.proxy",
+        Kind::Secret,
+        "",
+        "Proxy of all calls to providers and issuers, such as `http://USER:PASSWORD@proxy.example.com:3128`, by `CONNECT`. Without the key `HTTPS_PROXY` and `HTTP_PROXY` of the environment; empty = none. A proxy resolves names by itself, so it must refuse private addresses by its own rules.",
+    ),
+    key(
+        "outbound.no_proxy",
+        Kind::Texts,
+        "",
+        "What is called without a proxy: networks, host names with all below them, or `*`. Without the key `NO_PROXY` of the environment. Loopback never goes through a proxy.",
+    ),
+    key(
         "logging.level",
         Kind::Text,
         "info",

@@ -1,6 +1,7 @@
 //! File and environment to validated settings.
 
 mod cors;
+mod outbound;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -35,6 +36,8 @@ pub(super) fn examine(
         allow_http: settings.boolean("provider_http.allow_http"),
         max_event_bytes: settings.size("provider_http.max_event_bytes"),
     };
+    let auth = auth(&mut settings, provider_http.allow_http);
+    let source = source(&mut settings);
     let config = ProcessConfig {
         url_prefix: settings.prefix("url_prefix"),
         metrics: metrics(&mut settings, server.bind_addr),
@@ -44,8 +47,9 @@ pub(super) fn examine(
             sse_channel_capacity: settings.size("streaming.sse_channel_capacity"),
             sse_ping_interval: settings.seconds("streaming.sse_ping_interval_seconds"),
         },
-        auth: auth(&mut settings, provider_http.allow_http),
-        source: source(&mut settings),
+        outbound: outbound::outbound(&mut settings, &auth, source.as_ref()),
+        auth,
+        source,
         provider_http,
         logging: logging(&mut settings),
         tracing: tracing(&mut settings),

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::key::{KEYS, Kind};
 use super::*;
+use crate::AllowPrivate;
 
 fn load(yaml: &str, env: &[(&str, &str)]) -> Result<ProcessConfig, Faults> {
     let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
@@ -108,6 +109,7 @@ fn every_key_is_read_from_its_variable() {
             // These take any text.
             Ok(config) => assert!(
                 config.logging.level == wrong
+                    || config.outbound.ca_file == Some(wrong.into())
                     || config.source == Some(TenantSource::Manifests(wrong.into()))
                     || config.source == Some(TenantSource::Directory(wrong.into()))
                     || job(&variable, wrong).report_file == Some(wrong.into())
@@ -406,5 +408,116 @@ fn what_cors_cannot_mean_is_refused_with_its_key() {
             "server: {{cors: {{enabled: true, {wrong}}}}}"
         )));
         assert_eq!(faults, [format!("server.cors.{key}")], "{wrong}");
+    }
+}
+
+/// D48: a laptop calls its neighbours, a pool only whom it was told to.
+#[test]
+fn private_addresses_are_allowed_where_people_develop() {
+    let trusted = "auth:\n  mode: trusted_headers\n  trusted_peers: [10.0.0.0/8]\n";
+    let with = |source: &str| format!("{trusted}source: {{{source}}}\n");
+    let (all, none) = (AllowPrivate::everything(), AllowPrivate::NOTHING);
+    for (config, expected) in [
+        (dev(""), all.clone()),
+        (dev("source: {pool: default}"), all.clone()),
+        (load(&with("manifests: here"), &[]), all),
+        (load(&with("pool: default"), &[]), none.clone()),
+        (load(&with("directory: here"), &[]), none.clone()),
+        (load(trusted, &[]), none.clone()),
+        (dev("outbound: {allow_private: []}"), none),
+        (
+            load(
+                &with("pool: default"),
+                &[("MINICHAT_OUTBOUND_ALLOW_PRIVATE", "10.0.0.0/8, .svc")],
+            ),
+            "10.0.0.0/8,.svc".parse().unwrap(),
+        ),
+    ] {
+        assert_eq!(config.unwrap().outbound.allow_private, expected);
+    }
+    let faults = dev("outbound: {allow_private: [10.0.0.0/8, 169.254.0.0/16]}").unwrap_err();
+    assert!(
+        faults
+            .to_string()
+            .starts_with("outbound.allow_private: `169.254.0.0/16` has no private address"),
+        "{faults}"
+    );
+}
+
+/// D47
+#[test]
+fn the_proxy_is_the_key_s_or_else_the_environment_s() {
+    let proxies = |yaml: &str, env: &[(&str, &str)]| {
+        let yaml = format!("auth: {{mode: dev, allow_dev: true}}\n{yaml}");
+        load(&yaml, env).unwrap().outbound.proxies
+    };
+    let url = |url: &str| Some(crate::Secret::new(url));
+    let env = [
+        ("HTTPS_PROXY", "http://secure:1"),
+        ("http_proxy", "plain:2"),
+        ("NO_PROXY", "a.example, 10.0.0.0/8"),
+    ];
+    let found = proxies("", &env);
+    assert_eq!(
+        (found.http, found.https),
+        (url("http://plain:2"), url("http://secure:1"))
+    );
+    assert_eq!(found.bypass, "a.example, 10.0.0.0/8");
+    assert_eq!(
+        proxies("", &[("ALL_PROXY", "http://all:3")]).https,
+        url("http://all:3")
+    );
+    let key = "outbound: {proxy: 'http://u:${PASSWORD}@key:4', no_proxy: [b.example]}";
+    let found = proxies(key, &[&env[..], &[("PASSWORD", "p%40ss")]].concat());
+    assert_eq!(
+        (&found.http, &found.https),
+        (&url("http://u:p%40ss@key:4"), &found.http)
+    );
+    assert_eq!(found.bypass, "b.example");
+    assert!(!format!("{found:?}").contains("p%40ss"));
+    assert_eq!(proxies("outbound: {proxy: ''}", &env).https, None);
+}
+
+#[test]
+fn a_proxy_that_is_none_is_refused_without_quoting_it() {
+    for wrong in [
+        "proxy:3128",
+        "socks5://proxy:1080",
+        "http://:3128",
+        "http://u:p@ss@proxy",
+        "http://proxy:0",
+        "http://proxy/path",
+        "http://pro xy",
+    ] {
+        let faults = dev(&format!("outbound: {{proxy: '{wrong}'}}")).unwrap_err();
+        assert!(
+            faults
+                .to_string()
+                .starts_with("outbound.proxy: must be a URL"),
+            "{faults}"
+        );
+        assert!(!faults.to_string().contains(wrong), "{faults}");
+    }
+    let faults = load(
+        "auth: {mode: dev, allow_dev: true}",
+        &[("https_proxy", "socks5://u:p@x")],
+    )
+    .unwrap_err();
+    assert!(faults.to_string().starts_with("https_proxy: "), "{faults}");
+    let faults = dev("outbound: {no_proxy: ['http://a']}").unwrap_err();
+    assert!(
+        faults.to_string().starts_with("outbound.no_proxy: "),
+        "{faults}"
+    );
+    for good in [
+        "http://proxy",
+        "https://proxy.example.com:3129/",
+        "http://u@[::1]:3128",
+        "http://u:p%40ss:x@proxy:1",
+    ] {
+        assert!(
+            dev(&format!("outbound: {{proxy: '{good}'}}")).is_ok(),
+            "{good}"
+        );
     }
 }

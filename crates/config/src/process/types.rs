@@ -8,6 +8,7 @@ use std::time::Duration;
 use minichat_core::{TenantId, UserId};
 
 use crate::issuer::Issuer;
+use crate::outbound::Outbound;
 use crate::secret::Secret;
 
 /// Everything one process is configured with.
@@ -30,6 +31,8 @@ pub struct ProcessConfig {
     pub source: Option<TenantSource>,
     /// `provider_http.*`
     pub provider_http: ProviderHttp,
+    /// `outbound.*`
+    pub outbound: Outbound,
     /// `logging.*`
     pub logging: Logging,
     /// `tracing.*`
@@ -315,6 +318,22 @@ impl IpNetwork {
             }
             _ => false,
         }
+    }
+}
+
+impl IpNetwork {
+    /// Whether some address lies in both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let narrower = |outer: &Self, inner: &Self| {
+            outer.prefix_bits <= inner.prefix_bits && outer.contains(inner.address)
+        };
+        narrower(self, other) || narrower(other, self)
+    }
+
+    /// Whether all of its addresses are loopback ones.
+    pub fn is_loopback(&self) -> bool {
+        let least = if self.address.is_ipv4() { 8 } else { 128 };
+        self.address.is_loopback() && self.prefix_bits >= least
     }
 }
 

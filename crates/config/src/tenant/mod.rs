@@ -6,6 +6,7 @@ pub mod document;
 mod issuers;
 pub mod provider;
 mod quota;
+pub mod request_line;
 mod validate;
 
 #[cfg(test)]

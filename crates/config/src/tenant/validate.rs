@@ -15,6 +15,7 @@ use super::document::{
 use super::issuers;
 use super::provider::{Provider, ProviderAuth, ProviderTimeouts, Scheme};
 use super::quota::UserLimits;
+use super::request_line;
 use super::{
     ApiParams, ContextSettings, Features, Model, Preference, TenantConfig, UserLimitTable,
 };
@@ -24,6 +25,7 @@ use crate::fault::Faults;
 pub(super) const MAX_DOCUMENT_BYTES: usize = 900 * 1024;
 const MAX_MODELS: usize = 64;
 const MAX_PROVIDERS: usize = 16;
+const API_PATH: &str = "must begin with one `/` and be the path and query of a URL, such as `/v1/responses`; write other characters as `%20`";
 
 pub(super) fn tenant(document: TenantDocument) -> Result<TenantConfig, Faults> {
     let mut faults = Faults::default();
@@ -150,7 +152,7 @@ fn provider(id: &str, document: &ProviderDocument, faults: &mut Faults) -> Provi
         && document
             .host
             .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._[]:%".contains(&b));
+            .all(|b| b.is_ascii_alphanumeric() || b"-._[]:".contains(&b));
     faults.require(
         host_is_plain,
         format!("{path}.host"),
@@ -166,12 +168,10 @@ fn provider(id: &str, document: &ProviderDocument, faults: &mut Faults) -> Provi
         .api_path
         .clone()
         .unwrap_or_else(|| kind.default_api_path().to_owned());
-    let path_is_plain =
-        api_path.starts_with('/') && api_path.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
     faults.require(
-        path_is_plain,
+        request_line::is_api_path(&api_path),
         format!("{path}.api_path"),
-        "must start with `/` and have neither spaces nor `#`",
+        API_PATH,
     );
     Provider {
         id: id.to_owned(),
@@ -195,15 +195,15 @@ fn provider(id: &str, document: &ProviderDocument, faults: &mut Faults) -> Provi
 }
 
 fn auth(path: &str, document: &AuthDocument, faults: &mut Faults) -> ProviderAuth {
-    let header_is_token = !document.header.is_empty()
-        && document
-            .header
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
     faults.require(
-        header_is_token,
+        request_line::is_header_name(&document.header),
         format!("{path}.header"),
         "must be a header name such as `Authorization`",
+    );
+    faults.require(
+        request_line::may_carry_credential(&document.header),
+        format!("{path}.header"),
+        "is a header of the connection, of framing or of routing, which carries no credential; write one such as `Authorization` or `api-key`",
     );
     faults.require(
         document

@@ -17,9 +17,10 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 
+use super::connector::{ChosenBy, ConnectError, Connector};
 use super::poller::Poller;
 use super::pool::Place;
-use super::transport::{Dialer, Transport};
+use super::transport::Transport;
 use crate::request::StartedFlag;
 
 pub(crate) struct Connection {
@@ -31,8 +32,12 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Establishes a connection; no request is sent.
-    pub(super) async fn establish(place: Place, dialer: &Dialer) -> io::Result<Self> {
-        let transport = Transport::connect(&place.origin, dialer).await?;
+    pub(super) async fn establish(
+        place: Place,
+        chosen_by: ChosenBy,
+        connector: &Connector,
+    ) -> Result<Self, ConnectError> {
+        let transport = connector.connect(&place.origin, chosen_by).await?;
         let (sender, driver) = http1::handshake(TokioIo::new(transport))
             .await
             .map_err(io::Error::other)?;

@@ -8,10 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ACCEPT, HOST};
 use http::{Request, StatusCode, Uri};
+use minichat_config::outbound::Refusal;
 use tokio::time::timeout;
 
 use super::ProviderClient;
 use super::connection::{Connection, Exchange, RequestBody};
+use super::connector::{ChosenBy, ConnectError};
 use super::origin::Origin;
 use super::pool::Place;
 use crate::request::StartedFlag;
@@ -25,6 +27,8 @@ pub struct FetchLimits {
     pub total: Duration,
     /// Whether plain HTTP is allowed.
     pub allow_http: bool,
+    /// Who chose the address.
+    pub chosen_by: ChosenBy,
 }
 
 /// Why there is no document. Holds nothing of what was answered.
@@ -32,6 +36,8 @@ pub struct FetchLimits {
 pub enum FetchError {
     /// The address is no URL that may be asked.
     Address,
+    /// The address may not be called (D48).
+    Refused(Refusal),
     /// Nobody answered, or not to the end.
     Broken(String),
     /// It took too long.
@@ -48,6 +54,7 @@ impl fmt::Display for FetchError {
             Self::Address => {
                 f.write_str("the address is no https:// URL, nor an allowed http:// one")
             }
+            Self::Refused(refusal) => refusal.fmt(f),
             Self::Broken(cause) => write!(f, "the connection failed: {cause}"),
             Self::TimedOut => f.write_str("the answer took too long"),
             Self::Status(status) => write!(f, "the answer was {status}"),
@@ -62,7 +69,9 @@ impl ProviderClient {
     /// Gets the document at `url`, over a connection of its own.
     pub async fn fetch(&self, url: &str, limits: FetchLimits) -> Result<Vec<u8>, FetchError> {
         let uri: Uri = url.parse().map_err(|_| FetchError::Address)?;
-        let origin = origin(&uri, limits.allow_http).ok_or(FetchError::Address)?;
+        let origin = Origin::of_uri(&uri)
+            .filter(|origin| origin.is_tls || limits.allow_http)
+            .ok_or(FetchError::Address)?;
         let host = uri
             .authority()
             .map_or_else(String::new, ToString::to_string);
@@ -72,7 +81,7 @@ impl ProviderClient {
             .header(ACCEPT, "application/json")
             .body(RequestBody::new(Bytes::new(), StartedFlag::default()))
             .map_err(|_| FetchError::Address)?;
-        timeout(limits.total, self.get(origin, request, limits.bytes))
+        timeout(limits.total, self.get(origin, request, limits))
             .await
             .unwrap_or(Err(FetchError::TimedOut))
     }
@@ -81,11 +90,14 @@ impl ProviderClient {
         &self,
         origin: Origin,
         request: Request<RequestBody>,
-        max_bytes: usize,
+        limits: FetchLimits,
     ) -> Result<Vec<u8>, FetchError> {
-        let mut connection = Connection::establish(Place::here(origin), &self.inner.dialer)
-            .await
-            .map_err(|error| FetchError::Broken(error.to_string()))?;
+        let place = Place::here(origin);
+        let connect = Connection::establish(place, limits.chosen_by, &self.inner.connector);
+        let mut connection = connect.await.map_err(|error| match error {
+            ConnectError::Refused(refusal) => FetchError::Refused(refusal),
+            other => FetchError::Broken(other.to_string()),
+        })?;
         let response = connection
             .exchange(request)
             .await
@@ -98,31 +110,11 @@ impl ProviderClient {
         let mut document = Vec::new();
         while let Some(bytes) = poll_fn(|cx| exchange.poll_bytes(cx)).await {
             let bytes = bytes.map_err(|error| FetchError::Broken(error.to_string()))?;
-            if document.len() + bytes.len() > max_bytes {
+            if document.len() + bytes.len() > limits.bytes {
                 return Err(FetchError::TooLong);
             }
             document.extend_from_slice(&bytes);
         }
         Ok(document)
     }
-}
-
-/// Where `uri` leads, if it may be asked. Names of users have no place in it.
-fn origin(uri: &Uri, allow_http: bool) -> Option<Origin> {
-    let is_tls = match uri.scheme_str()? {
-        "https" => true,
-        "http" if allow_http => false,
-        _ => return None,
-    };
-    let authority = uri.authority()?;
-    if authority.as_str().contains('@') || authority.host().is_empty() {
-        return None;
-    }
-    Some(Origin {
-        is_tls,
-        host: authority.host().to_owned(),
-        port: authority
-            .port_u16()
-            .unwrap_or(if is_tls { 443 } else { 80 }),
-    })
 }

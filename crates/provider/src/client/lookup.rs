@@ -29,6 +29,10 @@ pub(super) struct Lookups {
     under_way: Mutex<HashMap<Box<str>, UnderWay>>,
     /// Answers given.
     given: AtomicUsize,
+    /// What names resolve to, one answer after the other, in the place of the
+    /// system's resolver.
+    #[cfg(test)]
+    pub(super) scripted: Mutex<std::collections::VecDeque<Vec<IpAddr>>>,
 }
 
 struct UnderWay {
@@ -44,6 +48,10 @@ impl Lookups {
     pub(super) async fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         if let Ok(address) = host.parse() {
             return Ok(vec![SocketAddr::new(address, port)]);
+        }
+        #[cfg(test)]
+        if let Some(answer) = self.scripted.lock().ok().and_then(|mut it| it.pop_front()) {
+            return Ok(answer.iter().map(|it| SocketAddr::new(*it, port)).collect());
         }
         let found = self.share(host, system).await;
         let found = found.map_err(|error| io::Error::new(error.kind(), error))?;

@@ -1,6 +1,7 @@
 //! The process's one client of providers (PLAT-105).
 
 mod connection;
+mod connector;
 mod fetch;
 mod head;
 mod lookup;
@@ -8,22 +9,27 @@ mod open;
 mod origin;
 mod poller;
 mod pool;
+mod proxy;
+mod tls;
 mod transport;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use minichat_config::outbound::Outbound;
 use minichat_config::tenant::Provider;
 use tokio::time::{Instant, timeout_at};
 
 use connection::Connection;
 pub(crate) use connection::Exchange;
+pub use connector::ChosenBy;
+use connector::{ConnectError, Connector};
 pub use fetch::{FetchError, FetchLimits};
 use origin::Origin;
 use pool::Place;
 pub(crate) use pool::Pool;
-use transport::Dialer;
+pub use tls::{CaFileError, check_ca_file};
 
 use crate::failure::{Failure, TimeoutStage};
 use crate::request::ProviderCall;
@@ -41,6 +47,10 @@ pub struct ClientSettings {
     pub retry_after_cap: Duration,
     /// Largest event of a stream in bytes; a larger one ends it as failed.
     pub max_event_bytes: usize,
+    /// Where calls may go, whom those must be, and the way there.
+    pub outbound: Outbound,
+    /// Ports at which this process listens; it never calls itself.
+    pub own_ports: Vec<u16>,
 }
 
 impl Default for ClientSettings {
@@ -50,6 +60,8 @@ impl Default for ClientSettings {
             idle_timeout: Duration::from_secs(50),
             retry_after_cap: Duration::from_secs(10),
             max_event_bytes: 8 * 1024 * 1024,
+            outbound: Outbound::default(),
+            own_ports: Vec::new(),
         }
     }
 }
@@ -64,7 +76,7 @@ pub struct ProviderClient {
 
 struct Inner {
     pool: Arc<Pool>,
-    dialer: Dialer,
+    connector: Connector,
     retry_after_cap: Duration,
     max_event_bytes: usize,
 }
@@ -72,28 +84,21 @@ struct Inner {
 impl ProviderClient {
     /// A client with an empty pool.
     pub fn new(settings: &ClientSettings) -> Self {
-        Self::dialing(settings, Dialer::default())
+        Self::connecting(settings, Connector::new(settings))
     }
 
     /// The same, with `dial` in the place of the network, whatever a provider's
     /// address is.
     #[cfg(feature = "testing")]
     pub fn in_memory(settings: &ClientSettings, dial: crate::testing::Dial) -> Self {
-        let memory = Some(dial);
-        Self::dialing(
-            settings,
-            Dialer {
-                memory,
-                ..Dialer::default()
-            },
-        )
+        Self::connecting(settings, Connector::in_memory(settings, dial))
     }
 
-    fn dialing(settings: &ClientSettings, dialer: Dialer) -> Self {
+    fn connecting(settings: &ClientSettings, connector: Connector) -> Self {
         Self {
             inner: Arc::new(Inner {
                 pool: Arc::new(Pool::new(settings)),
-                dialer,
+                connector,
                 retry_after_cap: settings.retry_after_cap,
                 max_event_bytes: settings.max_event_bytes,
             }),
@@ -116,12 +121,15 @@ impl ProviderClient {
     }
 
     async fn establish(&self, place: Place, limit: Duration) -> Result<Connection, Failure> {
-        let connect = Connection::establish(place, &self.inner.dialer);
+        let connect = Connection::establish(place, ChosenBy::Tenant, &self.inner.connector);
         let expires_at = Instant::now() + limit;
         timeout_at(expires_at, connect)
             .await
             .map_err(|_| Failure::timed_out(TimeoutStage::Connect, expires_at))?
-            .map_err(|error| Failure::connect(&error))
+            .map_err(|error| match error {
+                ConnectError::Refused(refusal) => Failure::refused_address(&refusal),
+                other => Failure::connect(&other),
+            })
     }
 }
 

@@ -67,6 +67,14 @@ async fn attempt_twice(
         Ok(stream) => return Ok(stream),
         Err(refused) => refused,
     };
+    if refused.failure.kind == FailureKind::RefusedAddress {
+        tracing::warn!(
+            tenant.id = %call.request.metadata.tenant_id,
+            provider.id = call.provider.id,
+            cause = refused.failure.detail,
+            "a provider has an address that may not be called"
+        );
+    }
     let Some(pause) = refused.retry_after else {
         return Err(refused.failure);
     };

@@ -1,5 +1,6 @@
 //! Where a connection leads.
 
+use http::Uri;
 use minichat_config::tenant::{Provider, Scheme};
 
 /// Connections to one origin are interchangeable, whichever tenant, provider
@@ -18,6 +19,31 @@ impl Origin {
             host: provider.host.clone(),
             port: provider.port,
         }
+    }
+
+    /// Where `uri` leads; `None` unless it is an `http` or `https` URL. Names of
+    /// users have no place in it.
+    pub(super) fn of_uri(uri: &Uri) -> Option<Self> {
+        let is_tls = match uri.scheme_str()? {
+            "https" => true,
+            "http" => false,
+            _ => return None,
+        };
+        let authority = uri.authority()?;
+        if authority.as_str().contains('@') || authority.host().is_empty() {
+            return None;
+        }
+        let implied = if is_tls { 443 } else { 80 };
+        Some(Self {
+            is_tls,
+            host: authority.host().to_owned(),
+            port: authority.port_u16().unwrap_or(implied),
+        })
+    }
+
+    /// `host:port`.
+    pub(super) fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
     }
 
     /// The host without the brackets of an IPv6 address.

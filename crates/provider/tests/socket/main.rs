@@ -10,6 +10,9 @@
 
 mod answers;
 mod connections;
+mod destinations;
 mod failures;
 mod requests;
+mod servers;
 mod support;
+mod ways;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use minichat_config::Secret;
+use minichat_config::outbound::Outbound;
 use minichat_config::tenant::{
     ApiParams, Provider, ProviderAuth, ProviderKind, ProviderTimeouts, Scheme,
 };
+use minichat_config::{AllowPrivate, Secret};
 use minichat_core::{ChatId, TenantId, UserId};
 use minichat_provider::{
     ClientSettings, DeltaKind, Failure, InputMessage, ProviderCall, ProviderClient, ProviderEvent,
@@ -39,7 +40,10 @@ impl Setup {
         let provider = provider(kind, server.addr.port());
         Self {
             server,
-            client: ProviderClient::new(&ClientSettings::default()),
+            client: client(Outbound {
+                allow_private: AllowPrivate::everything(),
+                ..Outbound::default()
+            }),
             provider,
             credential: Secret::new("sk-test-0123456789"),
             params: ApiParams::default(),
@@ -89,6 +93,13 @@ impl Setup {
             started: self.started.clone(),
         }
     }
+}
+
+pub(crate) fn client(outbound: Outbound) -> ProviderClient {
+    ProviderClient::new(&ClientSettings {
+        outbound,
+        ..ClientSettings::default()
+    })
 }
 
 fn uuid(number: u128) -> uuid::Uuid {

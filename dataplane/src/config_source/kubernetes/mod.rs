@@ -116,7 +116,7 @@ impl Taking {
         }
         let deliveries = newest
             .into_iter()
-            .map(|(id, secret)| (id, delivery(secret, self.settings.clone())));
+            .map(|(id, secret)| (id, delivery(secret, &self.settings)));
         self.intake.take(deliveries.collect()).await;
         if is_whole {
             self.loaded.fire();
@@ -157,7 +157,7 @@ fn named(secret: Secret) -> Option<(TenantId, Option<Secret>)> {
     Some((id?, Some(secret)))
 }
 
-fn delivery(secret: Option<Secret>, settings: RenderSettings) -> Delivery {
+fn delivery(secret: Option<Secret>, settings: &RenderSettings) -> Delivery {
     let Some(secret) = secret else {
         return Delivery::Gone;
     };

@@ -8,7 +8,7 @@ use http::header::AUTHORIZATION;
 use minichat_config::Issuer;
 use minichat_core::{ErrorCode, TenantId, Timestamp};
 use minichat_identity::{Claims, Rejection, Token};
-use minichat_provider::ProviderClient;
+use minichat_provider::{ChosenBy, ProviderClient};
 
 use super::issuer_keys::{IssuerKeys, Unproven};
 use super::{Identity, only, unauthenticated};
@@ -43,7 +43,11 @@ impl Bearer {
         now: Timestamp,
     ) -> Result<Identity, Problem> {
         let (tenant_id, issuer) = self.opened(token.unverified(), tenants).map_err(rejected)?;
-        let claims = match self.keys.verified(&issuer, token).await {
+        let claims = match self
+            .keys
+            .verified(&issuer, self.chosen_by(&issuer), token)
+            .await
+        {
             Ok(claims) => claims,
             Err(Unproven::Rejected(rejection)) => return Err(rejected(rejection)),
             Err(Unproven::NoKeys) => {
@@ -54,6 +58,16 @@ impl Bearer {
             }
         };
         identity(tenant_id, &issuer, claims, now).map_err(rejected)
+    }
+
+    /// Who had the idea to ask `issuer`.
+    fn chosen_by(&self, issuer: &Arc<Issuer>) -> ChosenBy {
+        let process = self.process_issuer.as_ref();
+        if process.is_some_and(|process| Arc::ptr_eq(process, issuer)) {
+            ChosenBy::Process
+        } else {
+            ChosenBy::Tenant
+        }
     }
 
     /// The one tenant that a token with `claims` would open, and whose keys

@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use minichat_config::Issuer;
 use minichat_identity::{Claims, KeySet, KeySetError, Rejection, Token};
-use minichat_provider::{FetchError, FetchLimits, ProviderClient};
+use minichat_provider::{ChosenBy, FetchError, FetchLimits, ProviderClient};
 use serde::Deserialize;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout};
@@ -44,6 +44,7 @@ pub(super) struct IssuerKeys {
 struct Source {
     issuer: String,
     jwks_uri: Option<String>,
+    chosen_by: ChosenBy,
 }
 
 #[derive(Default)]
@@ -102,11 +103,13 @@ impl IssuerKeys {
     pub(super) async fn verified<'t>(
         self: &Arc<Self>,
         issuer: &Issuer,
+        chosen_by: ChosenBy,
         token: &'t Token<'_>,
     ) -> Result<&'t Claims, Unproven> {
         let source = Source {
             issuer: issuer.issuer.clone(),
             jwks_uri: issuer.jwks_uri.clone(),
+            chosen_by,
         };
         let entry = self.entry(&source);
         let known = entry.keys.load_full();
@@ -219,27 +222,34 @@ impl IssuerKeys {
     async fn fetch(&self, source: &Source) -> Result<KeySet, FetchKeysError> {
         let address = match &source.jwks_uri {
             Some(address) => address.clone(),
-            None => self.discover(&source.issuer).await?,
+            None => self.discover(source).await?,
         };
-        Ok(KeySet::parse(&self.document(address).await?)?)
+        let document = self.document(address, source.chosen_by).await?;
+        Ok(KeySet::parse(&document)?)
     }
 
-    async fn discover(&self, issuer: &str) -> Result<String, FetchKeysError> {
-        let base = issuer.trim_end_matches('/');
+    async fn discover(&self, source: &Source) -> Result<String, FetchKeysError> {
+        let base = source.issuer.trim_end_matches('/');
         let address = format!("{base}/.well-known/openid-configuration");
-        let discovery: Discovery = serde_json::from_slice(&self.document(address).await?)?;
-        if discovery.issuer == issuer {
+        let document = self.document(address, source.chosen_by).await?;
+        let discovery: Discovery = serde_json::from_slice(&document)?;
+        if discovery.issuer == source.issuer {
             Ok(discovery.jwks_uri)
         } else {
             Err(FetchKeysError::OtherIssuer)
         }
     }
 
-    async fn document(&self, address: String) -> Result<Vec<u8>, FetchKeysError> {
+    async fn document(
+        &self,
+        address: String,
+        chosen_by: ChosenBy,
+    ) -> Result<Vec<u8>, FetchKeysError> {
         let limits = FetchLimits {
             bytes: MAX_BYTES,
             total: FETCH,
             allow_http: self.allow_http,
+            chosen_by,
         };
         let document = self.client.fetch(&address, limits).await;
         document.map_err(|error| FetchKeysError::Fetch(address, error))

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use minichat_config::AllowPrivate;
+use minichat_config::outbound::Outbound;
 use minichat_provider::ClientSettings;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -63,7 +65,13 @@ impl Scene {
                 let _ = answering.answer(stream).await;
             }
         });
-        let client = ProviderClient::new(&ClientSettings::default());
+        let client = ProviderClient::new(&ClientSettings {
+            outbound: Outbound {
+                allow_private: AllowPrivate::everything(),
+                ..Outbound::default()
+            },
+            ..ClientSettings::default()
+        });
         Self {
             served,
             keys: Arc::new(IssuerKeys::new(client, true)),
@@ -85,7 +93,11 @@ impl Scene {
         let header = part(json!({"alg": "EdDSA", "kid": name}));
         let text = format!("{header}.{}.{}", part(json!({})), "AAAA");
         let token = Token::parse(&text).unwrap();
-        match self.keys.verified(&self.issuer, &token).await {
+        match self
+            .keys
+            .verified(&self.issuer, ChosenBy::Tenant, &token)
+            .await
+        {
             Err(Unproven::Rejected(Rejection::Signature)) => true,
             Err(Unproven::Rejected(Rejection::UnknownKey)) => false,
             _ => panic!("the keys of a test verify nothing"),
@@ -168,4 +180,35 @@ async fn old_keys_go_on_while_the_issuer_is_away() {
         assert!(scene.knows("a").await);
         assert_eq!(scene.fetches(), 2 + minute);
     }
+}
+
+/// D48: where a discovery document leads is the tenant's choice as well.
+#[tokio::test]
+async fn a_discovery_document_leads_nowhere_that_may_not_be_called() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let issuer = format!("http://{}", listener.local_addr().unwrap());
+    let document = json!({"issuer": issuer, "jwks_uri": "http://169.254.169.254/keys"}).to_string();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await?;
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await?);
+        }
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n",
+            document.len()
+        );
+        stream.write_all((head + &document).as_bytes()).await
+    });
+    let scene = Scene::start().await;
+    let source = Source {
+        issuer,
+        jwks_uri: None,
+        chosen_by: ChosenBy::Tenant,
+    };
+    let error = scene.keys.fetch(&source).await.err().unwrap();
+    assert!(
+        matches!(&error, FetchKeysError::Fetch(_, FetchError::Refused(_))),
+        "{error}"
+    );
 }

@@ -8,6 +8,8 @@ use axum::Router;
 use axum::body::Body;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
+use minichat_config::AllowPrivate;
+use minichat_config::outbound::Outbound;
 use minichat_config::{Credentials, ProcessConfig, Secret, TenantConfig};
 use minichat_core::{Clock, TenantId, Timestamp, UserId};
 use minichat_metrics::{Metrics, NoopMetrics};
@@ -80,7 +82,13 @@ impl Harness {
             config: ProcessConfig::from_yaml(&yaml, []).unwrap(),
             tenants: Arc::new(tenants(provider)),
             store,
-            provider: ProviderClient::new(&ClientSettings::default()),
+            provider: ProviderClient::new(&ClientSettings {
+                outbound: Outbound {
+                    allow_private: AllowPrivate::everything(),
+                    ..Outbound::default()
+                },
+                ..ClientSettings::default()
+            }),
             metrics,
             clock: Arc::clone(&clock) as _,
             refusing: Signal::default(),

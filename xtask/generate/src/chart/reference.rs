@@ -81,6 +81,49 @@ A value that is not in this table is refused.
 ";
 
 const TAIL: &str = "
+## Where calls go
+
+Providers and issuers are addresses that tenants write. Operator and data plane refuse the ones that nobody should call,
+the data plane once more at the socket, after the name was resolved: loopback and private addresses unless
+`outbound.allowPrivate` has them, and always link-local, cloud metadata, multicast and reserved addresses and the pool's
+own listeners. A tenant whose address is refused has `Accepted=False` with the entry that would allow it. A model server
+in the cluster:
+
+```console
+helm upgrade minichat charts/minichat --namespace minichat --reuse-values \\
+  --set 'outbound.allowPrivate={.models.svc.cluster.local}' --set pool.config.provider_http.allow_http=true
+```
+
+An entry is as safe as whoever decides what it leads to: who may create Services in the namespace `models` chooses the
+address behind `.models.svc.cluster.local`, and a network such as `10.0.0.0/8` holds pods, Services, nodes and the API
+server. So allow namespaces or single addresses. What is then left is the network's to forbid, with
+`networkPolicy.poolEgress`: calls to other ports and pods behind an allowed name, to other pods of the pool behind their
+Service (the policy of this chart closes their admin port), and whatever a proxy would reach, since with `outbound.proxy`
+names are resolved there and only addresses written as such are checked here. For example DNS, a database, the API server
+and public addresses:
+
+```yaml
+networkPolicy:
+  poolEgress:
+    - to: [{namespaceSelector: {}, podSelector: {matchLabels: {k8s-app: kube-dns}}}]
+      ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
+    - to: [{ipBlock: {cidr: 10.20.0.5/32}}]
+      ports: [{port: 5432}]
+    - to: [{ipBlock: {cidr: 10.20.0.1/32}}]
+      ports: [{port: 6443}]
+    - to: [{ipBlock: {cidr: 0.0.0.0/0, except: [10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, 169.254.0.0/16]}}]
+      ports: [{port: 443}]
+```
+
+The NetworkPolicies are on by default because they only close the admin ports, 9090, whose `/configz` and `/metrics`
+tell about all tenants; name your Prometheus in `networkPolicy.monitoring`:
+
+```yaml
+networkPolicy:
+  monitoring:
+    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}
+```
+
 The ports are fixed: 8087 for the API, 9090 for health, metrics and `/configz`. A pod gets `drain.min_secs` +
 `drain.max_secs` + 15 seconds to end.
 ";

@@ -62,9 +62,9 @@ fn resources() -> Value {
     object(&properties.into_iter().collect())
 }
 
-/// Where tenants come from is the chart's to say. The time that a pod gets to end is computed from the drain's, so both are numbers, not null; `max_secs` has a default that depends on the database.
+/// Where tenants come from is the chart's to say, and for calls out it has values of its own. The time that a pod gets to end is computed from the drain's, so both are numbers, not null; `max_secs` has a default that depends on the database.
 fn process_config() -> Value {
-    let mut schema = minichat_config::process::schema::json_schema(&["source"]);
+    let mut schema = minichat_config::process::schema::json_schema(&["source", "outbound"]);
     schema["required"] = json!(["auth", "drain"]);
     schema["properties"]["auth"]["required"] = json!(["mode"]);
     schema["properties"]["drain"]["required"] = json!(["min_secs"]);

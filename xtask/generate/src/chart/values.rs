@@ -66,6 +66,8 @@ pub(super) fn values() -> Vec<ChartValue> {
         pod_metadata("operator"),
         placement("operator"),
         database(),
+        outbound(),
+        network_policy(),
         pool(),
         service_account("pool"),
         pool_resources(),
@@ -185,6 +187,88 @@ fn database() -> Vec<ChartValue> {
             Kind::Text(NOT_EMPTY),
             "\"url\"",
             "Key of the URL in that Secret: `postgres://USER:PASSWORD@HOST/DATABASE`.",
+        ),
+    ]
+}
+
+fn outbound() -> Vec<ChartValue> {
+    vec![
+        value(
+            "outbound.allowPrivate",
+            Kind::Texts("^[A-Za-z0-9._:/-]+$"),
+            "[]",
+            "Loopback and private addresses that providers and issuers of tenants may have: networks such as `10.0.0.0/8`, and host names such as `models.internal` or `.models.svc.cluster.local` (all below it), whose private addresses are then allowed. Empty = public addresses only. Operator and data plane are told alike.",
+        ),
+        value(
+            "outbound.caBundle.existingConfigMap",
+            Kind::Text(OBJECT_NAME),
+            "\"\"",
+            "ConfigMap with certificates in PEM that providers, issuers and proxies may prove themselves by, besides the public ones. A change needs no restart.",
+        ),
+        value(
+            "outbound.caBundle.existingSecret",
+            Kind::Text(OBJECT_NAME),
+            "\"\"",
+            "Secret with them, instead of a ConfigMap.",
+        ),
+        value(
+            "outbound.caBundle.key",
+            Kind::Text("^[-._a-zA-Z0-9]+$"),
+            "\"ca.crt\"",
+            "Their key in it.",
+        ),
+        value(
+            "outbound.proxy",
+            Kind::Text("^(https?://[^@/]+/?)?$"),
+            "\"\"",
+            "Proxy of all calls to providers and issuers, such as `http://proxy.example.com:3128`. It resolves names itself, so it must refuse private addresses by its own rules.",
+        ),
+        value(
+            "outbound.proxySecret.existingSecret",
+            Kind::Text(OBJECT_NAME),
+            "\"\"",
+            "Secret with the proxy's URL, where that has a password: `http://USER:PASSWORD@proxy.example.com:3128`.",
+        ),
+        value(
+            "outbound.proxySecret.secretKey",
+            Kind::Text(NOT_EMPTY),
+            "\"url\"",
+            "Its key in that Secret.",
+        ),
+        value(
+            "outbound.noProxy",
+            Kind::Texts(NOT_EMPTY),
+            "[]",
+            "What is called without the proxy: networks, host names with all below them, or `*`.",
+        ),
+    ]
+}
+
+fn network_policy() -> Vec<ChartValue> {
+    vec![
+        value(
+            "networkPolicy.enabled",
+            Kind::Bool,
+            "true",
+            "Whether NetworkPolicies keep everybody but the operator and `networkPolicy.monitoring` from the admin ports, and everybody from jobs. They count where the cluster's network enforces them.",
+        ),
+        value(
+            "networkPolicy.clients",
+            Kind::Objects,
+            "[]",
+            "Who reaches the API, as peers of a NetworkPolicy: `namespaceSelector`, `podSelector`, `ipBlock`. Empty = everybody.",
+        ),
+        value(
+            "networkPolicy.monitoring",
+            Kind::Objects,
+            "[]",
+            "Who scrapes the metrics of pool and operator, as peers of a NetworkPolicy. Empty = nobody but the operator.",
+        ),
+        value(
+            "networkPolicy.poolEgress",
+            Kind::Objects,
+            "[]",
+            "Rules of a NetworkPolicy for what the pool calls: providers, issuers, database, DNS, API server. Empty = no rule of the network.",
         ),
     ]
 }

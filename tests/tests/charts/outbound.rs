@@ -1,0 +1,173 @@
+//! What the chart makes of `outbound.*` and `networkPolicy.*` (D47, D48).
+
+use minichat_config::{AllowPrivate, ProcessConfig};
+use serde_json::{Value, json};
+
+use crate::helm::{Rendered, render};
+
+const POOL: &str = "minichat-pool";
+const OPERATOR: &str = "minichat-operator";
+const WATCHDOG: &str = "minichat-watchdog";
+const PROXY: &str = "MINICHAT_OUTBOUND_PROXY";
+
+fn config(rendered: &Rendered) -> anyhow::Result<ProcessConfig> {
+    let text = &rendered.get("ConfigMap", POOL)?["data"]["config.yaml"];
+    let config = ProcessConfig::from_yaml(text.as_str().unwrap_or_default(), []);
+    config.map_err(|faults| anyhow::anyhow!("{faults}"))
+}
+
+fn pod(rendered: &Rendered) -> anyhow::Result<&Value> {
+    Ok(&rendered.get("StatefulSet", POOL)?["spec"]["template"]["spec"])
+}
+
+fn entry<'a>(list: &'a Value, name: &str) -> Option<&'a Value> {
+    list.as_array()?.iter().find(|entry| entry["name"] == name)
+}
+
+fn told_the_operator(rendered: &Rendered) -> anyhow::Result<Value> {
+    let pod = &rendered.get("Deployment", OPERATOR)?["spec"]["template"]["spec"];
+    let name = "MINICHAT_OPERATOR_OUTBOUND_ALLOW_PRIVATE";
+    let told = entry(&pod["containers"][0]["env"], name);
+    Ok(told.map_or(Value::Null, |told| told["value"].clone()))
+}
+
+/// D48: a release allows nothing by itself, not even to developers.
+#[test]
+fn pool_and_operator_are_told_alike_which_private_addresses_are_allowed() -> anyhow::Result<()> {
+    let dev = [
+        "pool.config.auth.mode=dev",
+        "pool.config.auth.allow_dev=true",
+    ];
+    for settings in [&[][..], &dev] {
+        let rendered = render(settings)?;
+        assert_eq!(
+            config(&rendered)?.outbound.allow_private,
+            AllowPrivate::NOTHING
+        );
+        assert_eq!(told_the_operator(&rendered)?, "");
+    }
+    let rendered = render(&["outbound.allowPrivate={10.0.0.0/8,.models.svc.cluster.local}"])?;
+    let list = "10.0.0.0/8,.models.svc.cluster.local";
+    assert_eq!(config(&rendered)?.outbound.allow_private, list.parse()?);
+    assert_eq!(told_the_operator(&rendered)?, list);
+    let checksum = |rendered: &Rendered| -> anyhow::Result<Value> {
+        let set = rendered.get("StatefulSet", POOL)?;
+        Ok(set["spec"]["template"]["metadata"]["annotations"]["checksum/config"].clone())
+    };
+    assert_ne!(
+        checksum(&rendered)?,
+        checksum(&render(&[])?)?,
+        "a change rolls the pods"
+    );
+    Ok(())
+}
+
+/// D47: a whole directory is mounted, since single files of it are never renewed.
+#[test]
+fn certificates_come_from_a_config_map_or_a_secret() -> anyhow::Result<()> {
+    assert_eq!(config(&render(&[])?)?.outbound.ca_file, None);
+    for (setting, volume) in [
+        ("existingConfigMap", json!({"configMap": {"name": "roots"}})),
+        ("existingSecret", json!({"secret": {"secretName": "roots"}})),
+    ] {
+        let setting = format!("outbound.caBundle.{setting}=roots");
+        let rendered = render(&[&setting, "outbound.caBundle.key=all.pem"])?;
+        let file = config(&rendered)?.outbound.ca_file;
+        assert_eq!(file, Some("/etc/minichat-ca/all.pem".into()));
+        let pod = pod(&rendered)?;
+        let mut found = entry(&pod["volumes"], "ca").cloned().unwrap_or_default();
+        found.as_object_mut().unwrap().remove("name");
+        assert_eq!(found, volume);
+        let mount = entry(&pod["containers"][0]["volumeMounts"], "ca").unwrap();
+        assert_eq!(mount["mountPath"], "/etc/minichat-ca");
+        assert!(mount.get("subPath").is_none());
+    }
+    Ok(())
+}
+
+/// D47: a proxy's password is in a Secret and nowhere else.
+#[test]
+fn the_proxy_is_a_value_or_in_a_secret() -> anyhow::Result<()> {
+    let env = |settings: &[&str]| -> anyhow::Result<Value> {
+        let rendered = render(settings)?;
+        let found = entry(&pod(&rendered)?["containers"][0]["env"], PROXY);
+        Ok(found.cloned().unwrap_or_default())
+    };
+    assert_eq!(env(&[])?, Value::Null);
+    let url = "outbound.proxy=http://proxy.example.com:3128";
+    assert_eq!(env(&[url])?["value"], "http://proxy.example.com:3128");
+    let secret = "outbound.proxySecret.existingSecret=proxy";
+    let reference = json!({"secretKeyRef": {"name": "proxy", "key": "url"}});
+    assert_eq!(env(&[url, secret])?["valueFrom"], reference);
+    let rendered = render(&[url, "outbound.noProxy={.internal,10.0.0.0/8}"])?;
+    assert_eq!(
+        config(&rendered)?.outbound.proxies.bypass,
+        ".internal,10.0.0.0/8"
+    );
+    let refused = render(&["outbound.proxy=http://me:secret@proxy.example.com"]).unwrap_err();
+    assert!(refused.to_string().contains("outbound"), "{refused}");
+    for foreign in [
+        "pool.config.outbound.ca_file=x",
+        "pool.config.outbound.proxy=x",
+    ] {
+        let refused = render(&[foreign]).unwrap_err().to_string();
+        assert!(refused.contains("not allowed"), "{foreign}: {refused}");
+    }
+    Ok(())
+}
+
+/// Who may come in at `port` by the policy of `name`: `None` = nobody, `Null` = everybody.
+fn peers(rendered: &Rendered, name: &str, port: u16) -> anyhow::Result<Option<Value>> {
+    let spec = &rendered.get("NetworkPolicy", name)?["spec"];
+    assert!(
+        spec["policyTypes"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("Ingress"))
+    );
+    let rules = spec["ingress"].as_array().into_iter().flatten();
+    let mut of_port = rules.filter(|rule| rule["ports"][0]["port"] == port);
+    Ok(of_port.next().map(|rule| rule["from"].clone()))
+}
+
+/// D48
+#[test]
+fn only_the_operator_and_monitoring_reach_the_admin_ports() -> anyhow::Result<()> {
+    let rendered = render(&["database.existingSecret=database"])?;
+    for (kind, name) in [("Deployment", POOL), ("Deployment", OPERATOR)] {
+        let pods = &rendered.get(kind, name)?["spec"]["template"]["metadata"]["labels"];
+        let selected = &rendered.get("NetworkPolicy", name)?["spec"]["podSelector"]["matchLabels"];
+        let selected = selected.as_object().unwrap();
+        assert!(
+            !selected.is_empty() && selected.iter().all(|(label, value)| pods[label] == *value)
+        );
+    }
+    let operator = &rendered.get("NetworkPolicy", OPERATOR)?["spec"]["podSelector"];
+    let operator = json!([{"podSelector": operator}]);
+    assert_eq!(peers(&rendered, POOL, 8087)?, Some(Value::Null));
+    assert_eq!(peers(&rendered, POOL, 9090)?, Some(operator));
+    assert_eq!(peers(&rendered, OPERATOR, 9090)?, None);
+    assert_eq!(peers(&rendered, WATCHDOG, 9090)?, None);
+
+    let named = render(&[
+        "networkPolicy.monitoring[0].namespaceSelector.matchLabels.team=watch",
+        "networkPolicy.clients[0].ipBlock.cidr=10.0.0.0/8",
+        "networkPolicy.poolEgress[0].ports[0].port=443",
+    ])?;
+    let monitoring = json!({"namespaceSelector": {"matchLabels": {"team": "watch"}}});
+    assert_eq!(peers(&named, OPERATOR, 9090)?, Some(json!([monitoring])));
+    assert_eq!(peers(&named, POOL, 9090)?.unwrap()[1], monitoring);
+    assert_eq!(
+        peers(&named, POOL, 8087)?,
+        Some(json!([{"ipBlock": {"cidr": "10.0.0.0/8"}}]))
+    );
+    let spec = &named.get("NetworkPolicy", POOL)?["spec"];
+    assert_eq!(spec["policyTypes"], json!(["Ingress", "Egress"]));
+    assert_eq!(spec["egress"], json!([{"ports": [{"port": 443}]}]));
+    assert!(
+        render(&["networkPolicy.enabled=false"])?
+            .names("NetworkPolicy")
+            .is_empty()
+    );
+    Ok(())
+}
