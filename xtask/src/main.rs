@@ -10,10 +10,12 @@ mod check;
 mod cluster;
 mod deny;
 mod dependencies;
+mod foreign;
 mod generate;
 mod images;
 mod postgres;
 mod process;
+mod python_tool;
 mod quickstart;
 mod schemathesis;
 mod test;
@@ -48,6 +50,8 @@ enum Command {
     Images,
     /// Run the side-by-side benchmark and write docs/benchmarks.md
     Bench(bench::Options),
+    /// Put a proxy that nobody here wrote before the data plane and write docs/foreign-providers.md
+    Foreign(foreign::Options),
 }
 
 fn main() -> ExitCode {
@@ -71,5 +75,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Cluster(options) => cluster::run(&options),
         Command::Images => images::run(),
         Command::Bench(options) => bench::run(&options),
+        Command::Foreign(options) => foreign::run(&options),
     }
 }

@@ -1,0 +1,97 @@
+//! `cargo xtask foreign`: the data plane against a proxy that nobody here wrote, `litellm`, in front of the scripted
+//! provider. What comes out is printed, and written to `docs/foreign-providers.md`.
+
+mod cases;
+mod client;
+mod servers;
+
+use std::fmt::Write as _;
+use std::fs;
+
+use anyhow::bail;
+use clap::Args;
+
+use crate::python_tool::PythonTool;
+use crate::workspace;
+use cases::{CASES, Case};
+use servers::Servers;
+
+/// Where the last run stands.
+const PAGE: &str = "docs/foreign-providers.md";
+
+const LITELLM: PythonTool = PythonTool {
+    program: "litellm",
+    requirements: "tests/litellm/requirements.txt",
+};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only print the table
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let program = LITELLM.ensure()?;
+    servers::build()?;
+    let servers = Servers::start(&program)?;
+    let mut page = Page::new();
+    let mut failed = 0;
+    for case in CASES {
+        let row = match case.play(servers.client()) {
+            Ok(row) => row,
+            Err(error) => {
+                failed += 1;
+                format!("**{}**", one_cell(&format!("{error:#}")))
+            }
+        };
+        page.add(case, &row)?;
+    }
+    drop(servers);
+    print!("{}", page.text);
+    if !options.dry_run {
+        fs::write(workspace::root().join(PAGE), &page.text)?;
+    }
+    if failed > 0 {
+        bail!("{failed} of {} cases did not end as they must", CASES.len());
+    }
+    Ok(())
+}
+
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn new() -> Self {
+        let version = fs::read_to_string(workspace::root().join(LITELLM.requirements))
+            .ok()
+            .and_then(|pins| {
+                let pin = pins.lines().find(|line| line.starts_with("litellm=="))?;
+                Some(pin.to_owned())
+            })
+            .unwrap_or_default();
+        let text = format!(
+            "# Providers that nobody here wrote\n\n\
+             Written by `cargo xtask foreign`, which starts `{version}` in front of the scripted provider, and a\n\
+             data plane that asks it. In each row the text that was streamed is the text that is stored, and the\n\
+             chat takes another message. A row in bold did not end as it must.\n\n\
+             | Protocol | Model | Message | Came out |\n|---|---|---|---|\n"
+        );
+        Self { text }
+    }
+
+    fn add(&mut self, case: &Case, row: &str) -> anyhow::Result<()> {
+        writeln!(
+            self.text,
+            "| {} | `{}` | `{}` | {row} |",
+            case.protocol, case.model, case.message
+        )?;
+        Ok(())
+    }
+}
+
+/// A text that stays within its cell of a table.
+fn one_cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}

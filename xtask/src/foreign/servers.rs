@@ -1,0 +1,255 @@
+//! The scripted provider, the proxy in front of it, and the data plane that asks the proxy.
+
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use super::cases::{MODELS, PROTOCOLS, model_id};
+use super::client::Client;
+use crate::process::{self, Running};
+use crate::workspace;
+
+/// The proxy imports for a while before it listens.
+const READY_WITHIN: Duration = Duration::from_mins(3);
+/// The key of the proxy, which is no secret.
+const KEY: &str = "key-of-the-foreign-proxy";
+
+/// All three; dropped, they end, the data plane first.
+pub(super) struct Servers {
+    running: Vec<Running>,
+    client: Client,
+}
+
+pub(super) fn build() -> anyhow::Result<()> {
+    let binaries = [
+        "--bin",
+        "minichat-dataplane",
+        "--bin",
+        "minichat-scripted-provider",
+    ];
+    let mut command = workspace::cargo();
+    command
+        .args(["build", "--workspace", "--locked"])
+        .args(binaries);
+    process::run("cargo build", &mut command)
+}
+
+impl Servers {
+    pub(super) fn start(litellm: &Path) -> anyhow::Result<Self> {
+        let directory = workspace::target().join("foreign");
+        if directory.exists() {
+            fs::remove_dir_all(&directory)?;
+        }
+        fs::create_dir_all(directory.join("manifests"))?;
+        let [provider, proxy, port, admin] = free_ports()?;
+        fs::write(
+            directory.join("litellm.yaml"),
+            proxy_config(provider).to_string(),
+        )?;
+        fs::write(
+            directory.join("config.yaml"),
+            process_config(&directory, port, admin).to_string(),
+        )?;
+        fs::write(directory.join("manifests/tenant.yaml"), manifests(proxy))?;
+        let mut servers = Self {
+            running: Vec::new(),
+            client: Client::new(port, admin),
+        };
+        servers.add(
+            &directory,
+            "scripted-provider",
+            provider_command(provider),
+            || listens(provider),
+        )?;
+        servers.add(
+            &directory,
+            "litellm",
+            proxy_command(litellm, &directory, proxy),
+            || listens(proxy),
+        )?;
+        let client = Client::new(port, admin);
+        servers.add(
+            &directory,
+            "dataplane",
+            dataplane_command(&directory),
+            || client.is_ready(),
+        )?;
+        Ok(servers)
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    fn add(
+        &mut self,
+        directory: &Path,
+        name: &str,
+        mut command: Command,
+        is_ready: impl FnMut() -> bool,
+    ) -> anyhow::Result<()> {
+        let path: PathBuf = directory.join(format!("{name}.log"));
+        let log = File::create(&path)?;
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let mut running = Running::start(name, &mut command)?;
+        let started = running.wait_until("is ready", READY_WITHIN, is_ready);
+        self.running.push(running);
+        started.with_context(|| format!("see {}", path.display()))
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        while self.running.pop().is_some() {}
+    }
+}
+
+fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
+    // All are held until the last is found, so that they differ.
+    let held: Vec<TcpListener> = (0..N)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<Result<_, _>>()?;
+    let mut ports = [0; N];
+    for (port, listener) in ports.iter_mut().zip(&held) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
+}
+
+fn listens(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+fn program(name: &str) -> Command {
+    Command::new(workspace::target().join("debug").join(name))
+}
+
+fn provider_command(port: u16) -> Command {
+    let mut command = program("minichat-scripted-provider");
+    command.arg("--listen").arg(format!("127.0.0.1:{port}"));
+    command
+}
+
+fn proxy_command(litellm: &Path, directory: &Path, port: u16) -> Command {
+    let mut command = Command::new(litellm);
+    command
+        .args([
+            "--host",
+            "127.0.0.1",
+            "--port",
+            &port.to_string(),
+            "--config",
+        ])
+        .arg(directory.join("litellm.yaml"))
+        .current_dir(directory)
+        // It asks for prices of models at its start otherwise.
+        .env("LITELLM_LOCAL_MODEL_COST_MAP", "True");
+    command
+}
+
+fn dataplane_command(directory: &Path) -> Command {
+    let mut command = program("minichat-dataplane");
+    command
+        .arg("serve")
+        .arg("--config")
+        .arg(directory.join("config.yaml"))
+        .arg("--manifests")
+        .arg(directory.join("manifests"));
+    command
+}
+
+/// A JSON text is a YAML document.
+fn proxy_config(provider: u16) -> Value {
+    let canned = |name: &str, answer: &str| {
+        json!({
+            "model_name": name,
+            "litellm_params": {"model": "openai/gpt-4o", "api_key": "x", "mock_response": answer},
+        })
+    };
+    let through = |name: &str, model: &str| {
+        json!({
+            "model_name": name,
+            "litellm_params": {
+                "model": model, "api_key": "x", "api_base": format!("http://127.0.0.1:{provider}/v1"),
+            },
+        })
+    };
+    json!({
+        "model_list": [
+            canned("canned", "Hello from litellm, this is an answer with some words."),
+            canned("rate", "litellm.RateLimitError"),
+            canned("fault", "litellm.InternalServerError"),
+            canned("context", "litellm.ContextWindowExceededError"),
+            through("through", "openai/through"),
+            through("vllm", "hosted_vllm/through"),
+        ],
+        "general_settings": {"master_key": KEY},
+        "litellm_settings": {"drop_params": true, "num_retries": 0},
+        "router_settings": {"num_retries": 0, "disable_cooldowns": true},
+    })
+}
+
+fn process_config(directory: &Path, port: u16, admin: u16) -> Value {
+    json!({
+        "server": {"bind_addr": format!("127.0.0.1:{port}")},
+        "metrics": {"bind_addr": format!("127.0.0.1:{admin}")},
+        "database": {"url": format!("sqlite://{}/minichat.db", directory.display())},
+        "auth": {"mode": "dev", "allow_dev": true},
+        "provider_http": {"allow_http": true},
+    })
+}
+
+fn manifests(proxy: u16) -> String {
+    let providers = PROTOCOLS.map(|(protocol, kind)| {
+        json!({
+            "name": protocol.replace(' ', "-").to_lowercase(),
+            "kind": kind,
+            "baseUrl": format!("http://127.0.0.1:{proxy}"),
+            "auth": {"prefix": "Bearer ", "secretKeyRef": {"name": "proxy", "key": "api-key"}},
+        })
+    });
+    let models: Vec<Value> = PROTOCOLS
+        .iter()
+        .flat_map(|(protocol, _)| MODELS.map(|model| catalog_entry(protocol, model)))
+        .collect();
+    let tenant = json!({
+        "apiVersion": "minichat.dev/v1alpha1",
+        "kind": "ChatTenant",
+        "metadata": {"name": "foreign", "namespace": "default"},
+        "spec": {"providers": providers, "models": models},
+    });
+    let secret = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": "proxy",
+            "namespace": "default",
+            "labels": {"minichat.dev/credentials": "true"},
+        },
+        "stringData": {"api-key": KEY},
+    });
+    format!("{tenant}\n---\n{secret}\n")
+}
+
+fn catalog_entry(protocol: &str, model: &str) -> Value {
+    json!({
+        "id": model_id(protocol, model),
+        "providerModelId": model,
+        "displayName": model,
+        "providerRef": protocol.replace(' ', "-").to_lowercase(),
+        "tier": "Standard",
+        "contextWindow": 128_000,
+        "maxOutputTokens": 1000,
+        "maxInputTokens": 120_000,
+        "inputTokensCreditMultiplierMicro": 1_000_000,
+        "outputTokensCreditMultiplierMicro": 1_000_000,
+    })
+}
