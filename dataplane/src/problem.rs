@@ -1,9 +1,14 @@
 //! A refusal: what a problem document says (API-30).
 
+use http::HeaderValue;
+use http::header::RETRY_AFTER;
 use minichat_core::ErrorCode;
 use minichat_store::StoreError;
 use schemars::JsonSchema;
 use serde::Serialize;
+
+/// Seconds after which a client may try again what cannot be served now.
+const RETRY_SOON: HeaderValue = HeaderValue::from_static("2");
 
 /// A request that is answered with an error document. Nothing was written.
 #[derive(Debug)]
@@ -60,6 +65,11 @@ impl Problem {
         )
     }
 
+    /// 503 of what passes by itself.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(ErrorCode::ServiceUnavailable, detail).with_header(RETRY_AFTER, RETRY_SOON)
+    }
+
     /// 500 with a generic text; the caller logs the cause (API-31).
     pub fn internal() -> Self {
         Self::new(
@@ -78,14 +88,12 @@ impl Problem {
 impl From<StoreError> for Problem {
     /// The one place where a storage failure becomes an answer; logged here.
     fn from(error: StoreError) -> Self {
-        tracing::error!(error = %error, "the database refused an operation");
-        match error {
-            StoreError::AcquireTimeout | StoreError::Pool(_) | StoreError::Closed => Self::new(
-                ErrorCode::ServiceUnavailable,
-                "The request cannot be served at the moment. Try again.",
-            ),
-            _ => Self::internal(),
+        if error.is_unavailable() {
+            tracing::warn!(%error, "the database cannot serve");
+            return Self::unavailable("The request cannot be served at the moment. Try again.");
         }
+        tracing::error!(%error, "the database refused an operation");
+        Self::internal()
     }
 }
 
@@ -93,16 +101,17 @@ impl From<StoreError> for Problem {
 mod tests {
     use super::*;
 
-    /// API-31, API-32: what passes by itself is told apart from faults, and
+    /// API-31, API-32, D43: what passes by itself is told apart from faults, and
     /// neither is told by its own words.
     #[test]
     fn a_database_that_cannot_be_reached_is_unavailable() {
         let unreachable = Problem::from(StoreError::Pool("10.0.0.1 refused".to_owned()));
         assert_eq!(unreachable.code, ErrorCode::ServiceUnavailable);
         assert!(!unreachable.detail.contains("10.0.0.1"));
-        let busy = Problem::from(StoreError::AcquireTimeout);
-        assert_eq!(busy.code, ErrorCode::ServiceUnavailable);
-        let fault = Problem::from(StoreError::Check);
+        let told = &unreachable.headers;
+        assert_eq!(told[..], [(RETRY_AFTER, HeaderValue::from_static("2"))]);
+        let fault = Problem::from(StoreError::DedupeKey);
         assert_eq!(fault.code, ErrorCode::InternalError);
+        assert!(fault.headers.is_empty());
     }
 }

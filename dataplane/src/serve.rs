@@ -8,7 +8,7 @@ use anyhow::Context;
 use axum::Router;
 use axum::routing::get;
 use minichat_config::ProcessConfig;
-use minichat_config::process::{Auth, DatabaseUrl};
+use minichat_config::process::Auth;
 use minichat_core::{Clock, SystemClock};
 use minichat_crds::RenderSettings;
 use minichat_provider::{ClientSettings, ProviderClient, check_ca_file};
@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::config_source::{ConfigSource, StoredPolicyVersions};
+use crate::database::{self, Probe};
 use crate::drain;
 use crate::http;
 use crate::jobs::{Watchdog, WatchdogHost};
@@ -176,15 +177,9 @@ pub(crate) fn render_settings(config: &ProcessConfig) -> RenderSettings {
 
 fn database(config: &ProcessConfig) -> DatabaseSettings {
     DatabaseSettings {
-        max_conns: config.database.max_conns,
-        acquire_timeout: config.database.acquire_timeout,
-        auto_migrate: config.database.auto_migrate,
         // As long as the process that has the file may take to end.
         file_patience: config.drain.min + config.drain.max + DRAIN_MARGIN,
-        ..DatabaseSettings::new(match &config.database.url {
-            DatabaseUrl::Sqlite(path) => format!("sqlite://{}", path.display()),
-            DatabaseUrl::Postgres(url) => url.expose().to_owned(),
-        })
+        ..database::settings(&config.database)
     }
 }
 
@@ -200,11 +195,12 @@ fn admin_router(
     exposition: Exposition,
     lifecycle: &Lifecycle,
 ) -> Router {
-    let (app, draining) = (Arc::clone(app), lifecycle.draining.clone());
+    let draining = lifecycle.draining.clone();
+    let probe = Arc::new(Probe::of(app.store.clone()));
     let tenants = source.readiness();
     let readiness = move || {
-        let (app, draining, tenants) = (Arc::clone(&app), draining.clone(), tenants());
-        async move { readiness(&app, &draining, tenants).await }
+        let (probe, draining, tenants) = (Arc::clone(&probe), draining.clone(), tenants());
+        async move { readiness(&probe, &draining, tenants).await }
     };
     let status = source.status();
     let configz = get(move || {
@@ -215,7 +211,7 @@ fn admin_router(
     admin::router(exposition, readiness, configz)
 }
 
-async fn readiness(app: &App, draining: &Signal, tenants: Option<&str>) -> Readiness {
+async fn readiness(probe: &Probe, draining: &Signal, tenants: Option<&str>) -> Readiness {
     let mut readiness = Readiness::ok();
     if draining.is_fired() {
         readiness = readiness.not_ready("draining");
@@ -223,9 +219,8 @@ async fn readiness(app: &App, draining: &Signal, tenants: Option<&str>) -> Readi
     if let Some(reason) = tenants {
         readiness = readiness.not_ready(reason);
     }
-    if let Err(error) = app.store.ping().await {
-        tracing::warn!(%error, "the database does not answer");
-        readiness = readiness.not_ready("the database does not answer");
+    if let Err(reason) = probe.check().await {
+        readiness = readiness.not_ready(&*reason);
     }
     readiness
 }

@@ -28,7 +28,7 @@ pub struct Process {
     pub app_addr: SocketAddr,
     child: Child,
     /// Kept open, so that the process can log.
-    logs: Lines<BufReader<ChildStdout>>,
+    logs: Option<Lines<BufReader<ChildStdout>>>,
 }
 
 impl Process {
@@ -36,6 +36,14 @@ impl Process {
     /// until it serves; `settings` are variables, one to a line.
     pub async fn serve(binary: &str, env: &Env, settings: &str) -> anyhow::Result<Self> {
         Starting::new(binary, env, settings)?.served().await
+    }
+
+    /// Starts `binary` with these variables and waits until it serves.
+    pub async fn start(
+        binary: &str,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> anyhow::Result<Self> {
+        Starting::told(binary, variables)?.served().await
     }
 
     pub async fn scrape(&self) -> anyhow::Result<Scrape> {
@@ -54,6 +62,13 @@ impl Process {
         self.child.id().context("the process has ended")
     }
 
+    /// Reads what it logs and throws it away, so that it can log for long.
+    pub fn discard_logs(&mut self) {
+        if let Some(mut logs) = self.logs.take() {
+            tokio::spawn(async move { while let Ok(Some(_)) = logs.next_line().await {} });
+        }
+    }
+
     /// SIGTERM.
     pub fn terminate(&self) -> anyhow::Result<()> {
         terminate(&self.child)
@@ -67,7 +82,9 @@ impl Process {
     /// Waits for the end, reading what is logged.
     pub async fn ended(mut self) -> anyhow::Result<ExitStatus> {
         let reading = async {
-            while let Ok(Some(_)) = self.logs.next_line().await {}
+            if let Some(mut logs) = self.logs.take() {
+                while let Ok(Some(_)) = logs.next_line().await {}
+            }
             self.child.wait().await
         };
         let status = tokio::time::timeout(PATIENCE, reading).await;
@@ -86,9 +103,17 @@ impl Starting {
     /// Starts `binary` on the database and the manifests of `env`; `settings`
     /// are variables, one to a line.
     pub fn new(binary: &str, env: &Env, settings: &str) -> anyhow::Result<Self> {
+        let variables = variables(&env.database.url(), &env.manifests(), settings);
+        Self::told(binary, variables)
+    }
+
+    fn told(
+        binary: &str,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> anyhow::Result<Self> {
         let mut child = command(binary)
             .arg("serve")
-            .envs(variables(&env.database.url(), &env.manifests(), settings))
+            .envs(variables)
             .env("MINICHAT_LOGGING_LEVEL", "info")
             .stdout(Stdio::piped())
             .spawn()?;
@@ -128,7 +153,7 @@ impl Starting {
             admin: Api::new(admin_addr),
             app_addr,
             child: self.child,
-            logs: self.logs,
+            logs: Some(self.logs),
         })
     }
 }

@@ -211,6 +211,23 @@ impl Api {
         self.open_at(Method::POST, &path, body).await
     }
 
+    /// Opens a stream, or answers with what status it was refused.
+    pub async fn try_open(
+        &self,
+        chat: &str,
+        body: &Value,
+    ) -> anyhow::Result<Result<EventStream, StatusCode>> {
+        let path = format!("{BASE}/chats/{chat}/messages:stream");
+        let json = [("content-type", "application/json")];
+        let body = Bytes::from(body.to_string());
+        let response = self.send(Method::POST, &path, &json, body).await?;
+        let (head, body) = response.into_parts();
+        Ok(match head.status {
+            StatusCode::OK => Ok(EventStream::new(head.headers, body)),
+            refused => Err(refused),
+        })
+    }
+
     /// Opens the stream of a retry; a refusal is an error.
     pub async fn open_retry(&self, chat: &str, request_id: &str) -> anyhow::Result<EventStream> {
         let path = format!("/chats/{chat}/turns/{request_id}/retry");

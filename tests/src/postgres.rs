@@ -31,6 +31,11 @@ impl PostgresDatabase {
         Ok(Self { url })
     }
 
+    /// One that is there already.
+    pub const fn at(url: String) -> Self {
+        Self { url }
+    }
+
     /// Removes the database, whoever is connected.
     pub async fn remove(&self) -> anyhow::Result<()> {
         let (server, name) = self

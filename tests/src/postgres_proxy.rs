@@ -26,6 +26,7 @@ struct State {
     /// Answers to commits that are still to be lost.
     to_lose: watch::Sender<usize>,
     is_down: watch::Sender<bool>,
+    is_silent: watch::Sender<bool>,
     /// Whether the next answer that is lost is the last for now.
     goes_down: AtomicBool,
     /// Whether the next commit is held.
@@ -52,6 +53,7 @@ impl PostgresProxy {
             server: server.to_owned(),
             to_lose: watch::Sender::new(0),
             is_down: watch::Sender::new(false),
+            is_silent: watch::Sender::new(false),
             goes_down: AtomicBool::new(false),
             holds: AtomicBool::new(false),
             held: Mutex::default(),
@@ -114,6 +116,13 @@ impl PostgresProxy {
         *self.state.to_lose.borrow() > 0
     }
 
+    /// Lets every connection fall silent for ever, as when the server or what
+    /// lies between has vanished; new ones are taken and say nothing either,
+    /// until the silence ends.
+    pub fn set_silent(&self, is_silent: bool) {
+        self.state.is_silent.send_replace(is_silent);
+    }
+
     /// Cuts every connection and takes no new one, or takes them again.
     pub fn set_down(&self, is_down: bool) {
         self.state.is_down.send_replace(is_down);
@@ -151,15 +160,23 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
     }
 }
 
+async fn silenced(silent: &mut watch::Receiver<bool>) {
+    // The sender lives as long as the proxy.
+    drop(silent.wait_for(|is_silent| *is_silent).await);
+}
+
 async fn forward(mut client: TcpStream, state: &State) -> std::io::Result<()> {
     let mut server = TcpStream::connect(&state.server).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (mut asked, mut answered) = (Watch::default(), Watch::default());
     let mut is_losing = false;
+    let mut silent = state.is_silent.subscribe();
     let (mut from_client, mut from_server) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
     loop {
         tokio::select! {
+            biased;
+            () = silenced(&mut silent) => std::future::pending().await,
             count = client.read(&mut from_client) => {
                 let bytes = &from_client[..count?];
                 if bytes.is_empty() {

@@ -10,6 +10,7 @@ mod check;
 mod cluster;
 mod deny;
 mod dependencies;
+mod faults;
 mod foreign;
 mod generate;
 mod images;
@@ -48,6 +49,8 @@ enum Command {
     Cluster(cluster::Options),
     /// Build the images of the Dockerfile without Docker
     Images,
+    /// Let database and process fail under 200 streams and write docs/faults.md
+    Faults(faults::Options),
     /// Run the side-by-side benchmark and write docs/benchmarks.md
     Bench(bench::Options),
     /// Put a proxy that nobody here wrote before the data plane and write docs/foreign-providers.md
@@ -74,6 +77,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::CheckDeps => dependencies::run(),
         Command::Cluster(options) => cluster::run(&options),
         Command::Images => images::run(),
+        Command::Faults(options) => faults::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Foreign(options) => foreign::run(&options),
     }

@@ -144,7 +144,7 @@ impl Postgres {
 }
 
 /// Debian keeps the server's programs out of the path, one directory per major version; the newest first.
-fn debian_directories() -> Vec<PathBuf> {
+pub(crate) fn debian_directories() -> Vec<PathBuf> {
     let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()

@@ -141,6 +141,13 @@ spec:
     secretKeyRef:
       name: {{ .Values.database.existingSecret }}
       key: {{ .Values.database.secretKey }}
+{{- with .Values.database.listenSecretKey }}
+- name: MINICHAT_DATABASE_LISTEN_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ $.Values.database.existingSecret }}
+      key: {{ . }}
+{{- end }}
   {{- else }}
   value: sqlite:///var/lib/minichat/minichat.db
   {{- end }}

@@ -1,5 +1,6 @@
-//! Whether the database answers (PLAT-161).
+//! Whether the database serves (PLAT-161).
 
+use crate::tx::{Dialect, only_column};
 use crate::{Store, StoreError, Tx};
 
 impl Store {
@@ -12,5 +13,32 @@ impl Store {
             })
         })
         .await
+    }
+
+    /// A small write, committed as any other: fails as a request that writes
+    /// would.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        self.write(|tx: &mut Tx| Box::pin(tx.write_probe())).await
+    }
+}
+
+impl Tx {
+    /// Changes what nobody reads. `SQLite` writes nothing for a value that
+    /// stays the same.
+    async fn write_probe(&mut self) -> Result<(), StoreError> {
+        let change = match self.dialect() {
+            Dialect::Postgres => "UPDATE schema_migrations SET version = version WHERE version = 1",
+            Dialect::Sqlite => {
+                let value: Option<i64> = self
+                    .query_opt("PRAGMA user_version", &[], only_column)
+                    .await?;
+                if value == Some(0) {
+                    "PRAGMA user_version = 1"
+                } else {
+                    "PRAGMA user_version = 0"
+                }
+            }
+        };
+        self.execute_later(change, [])
     }
 }

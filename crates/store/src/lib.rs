@@ -39,7 +39,7 @@ mod tests;
 
 pub use admission::{AdmissionFacts, AdmissionQuery, RecentMessage};
 pub use chats::{Chat, NewChat};
-pub use error::{Constraint, StoreError};
+pub use error::{Constraint, Refused, StoreError};
 pub use filter::{Comparison, Filter, Place};
 pub use futures_util::future::BoxFuture;
 pub use messages::{AttachmentSummary, Message, NewMessage, Reaction, Role};

@@ -102,6 +102,12 @@ pub(crate) async fn postgres(
     migrate: bool,
 ) -> Result<(), StoreError> {
     let tx = connection.transaction().await?;
+    // A large table takes its time, and so may another process that migrates.
+    tx.batch_execute(
+        "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; \
+         SET LOCAL idle_in_transaction_session_timeout = 0",
+    )
+    .await?;
     tx.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK_KEY])
         .await?;
     tx.batch_execute(CREATE_VERSIONS).await?;

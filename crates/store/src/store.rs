@@ -7,7 +7,7 @@ use minichat_core::Clock;
 
 use crate::postgres::{Postgres, StopRequests};
 use crate::settings::Location;
-use crate::sqlite::{InstanceLock, Sqlite};
+use crate::sqlite::{InstanceLock, Limits, Sqlite};
 use crate::{DatabaseSettings, StoreError, Tx};
 
 /// A handle on one database, cheap to clone. The last clone that is dropped
@@ -25,6 +25,13 @@ enum Backend {
     Postgres(Postgres),
 }
 
+/// What a write is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Any,
+    Closing,
+}
+
 impl Store {
     /// Opens the database and brings its schema up to date (PLAT-1). A schema
     /// newer than this release is [`StoreError::NewerSchema`]; a `SQLite` file
@@ -38,17 +45,21 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let backend = match settings.location()? {
             Location::Sqlite(path) => {
-                let readers = settings.max_conns;
+                let limits = Limits {
+                    readers: settings.max_conns,
+                    lock_timeout: settings.lock_timeout,
+                    job_timeout: settings.job_timeout,
+                };
                 let patience = settings.file_patience;
                 let sqlite = in_a_thread(move || {
                     let lock = InstanceLock::acquire(&path, patience, || clock.now())?;
-                    Sqlite::open(&path, lock, readers, &clock)
+                    Sqlite::open(&path, lock, limits, &clock)
                 });
                 let sqlite = sqlite.await?;
                 Backend::Sqlite(Arc::new(sqlite))
             }
-            Location::Postgres(config) => {
-                Backend::Postgres(Postgres::open(*config, settings).await?)
+            Location::Postgres(servers) => {
+                Backend::Postgres(Postgres::open(*servers, settings).await?)
             }
         };
         Ok(Self {
@@ -97,10 +108,27 @@ impl Store {
         #[cfg(feature = "testing")]
         if let Some(turnstile) = &self.turnstile {
             let passage = turnstile.enter(crate::testing::Access::Write).await;
-            let answer = self.run_write(job).await;
+            let answer = self.run_write(job, Purpose::Any).await;
             return passage.leave(answer).await;
         }
-        self.run_write(job).await
+        self.run_write(job, Purpose::Any).await
+    }
+
+    /// [`write`](Self::write) for what ends a turn that is open, or looks how it
+    /// ended: on a full disk only such jobs have the room that is left.
+    pub async fn write_closing<T, E, F>(&self, job: F) -> Result<T, E>
+    where
+        F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        #[cfg(feature = "testing")]
+        if let Some(turnstile) = &self.turnstile {
+            let passage = turnstile.enter(crate::testing::Access::Write).await;
+            let answer = self.run_write(job, Purpose::Closing).await;
+            return passage.leave(answer).await;
+        }
+        self.run_write(job, Purpose::Closing).await
     }
 
     /// Runs `job` for reading: against one snapshot on `SQLite`, statement by
@@ -120,13 +148,25 @@ impl Store {
         self.run_read(job).await
     }
 
-    async fn run_write<T, E, F>(&self, job: F) -> Result<T, E>
+    /// The writer of a `SQLite` store.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn writer(&self) -> Option<crate::testing::Writer> {
+        match &self.backend {
+            Backend::Sqlite(sqlite) => Some(sqlite.writer()),
+            Backend::Postgres(_) => None,
+        }
+    }
+
+    async fn run_write<T, E, F>(&self, job: F, purpose: Purpose) -> Result<T, E>
     where
         F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
         match &self.backend {
+            Backend::Sqlite(sqlite) if purpose == Purpose::Closing => {
+                sqlite.write_closing(job).await
+            }
             Backend::Sqlite(sqlite) => sqlite.write(job).await,
             Backend::Postgres(postgres) => postgres.write(job).await,
         }

@@ -4,7 +4,7 @@
 use minichat_core::{NamespacedName, TenantId, Timestamp};
 
 use crate::value::{Row, params};
-use crate::{StoreError, Tx};
+use crate::{Refused, StoreError, Tx};
 
 /// A tenant that was served from this database.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,7 +49,9 @@ impl Tx {
         )?;
         let owner = self.tenant_owner(tenant).await?;
         // Only an erase at the same instant takes the row away.
-        owner.ok_or(StoreError::Contended)
+        owner.ok_or_else(|| {
+            StoreError::Contended(Refused::found("the tenant was removed meanwhile"))
+        })
     }
 
     /// Whose `tenant` is; `None` when nobody was ever served under it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use minichat_config::process::{DatabaseUrl, JobConfig};
+use minichat_config::process::JobConfig;
 use minichat_core::SystemClock;
 use minichat_metrics::JobMetrics;
 use minichat_store::{DatabaseSettings, Store, StoreError};
@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::lease::JobLease;
 use super::report_file::ReportFile;
 use super::{Report, Watchdog};
+use crate::database;
 
 /// One line for each run.
 #[derive(Serialize)]
@@ -87,13 +88,8 @@ pub async fn migrate(config: &JobConfig) -> anyhow::Result<()> {
 /// A job looks after rows, not after the schema: it leaves an older one alone.
 pub(crate) async fn open(config: &JobConfig, migrate: bool) -> anyhow::Result<Store> {
     let settings = DatabaseSettings {
-        max_conns: config.database.max_conns,
-        acquire_timeout: config.database.acquire_timeout,
         auto_migrate: migrate,
-        ..DatabaseSettings::new(match &config.database.url {
-            DatabaseUrl::Sqlite(path) => format!("sqlite://{}", path.display()),
-            DatabaseUrl::Postgres(url) => url.expose().to_owned(),
-        })
+        ..database::settings(&config.database)
     };
     Store::open(&settings, Arc::new(SystemClock))
         .await

@@ -157,7 +157,7 @@ async fn commit(
     let (account, ending) = (Arc::clone(account), ending.clone());
     let attempted = attempted.clone();
     store
-        .write(move |tx| -> BoxFuture<'_, Result<Finalized, Failure>> {
+        .write_closing(move |tx| -> BoxFuture<'_, Result<Finalized, Failure>> {
             let (account, ending) = (Arc::clone(&account), ending.clone());
             let attempted = attempted.clone();
             Box::pin(async move {

@@ -56,7 +56,7 @@ where
     let began = Instant::now();
     let mut back_off = FIRST_BACK_OFF;
     loop {
-        match store.write(look.clone()).await {
+        match store.write_closing(look.clone()).await {
             Ok(found) => return Some(found),
             Err(error) if error.is_unavailable() && began.elapsed() < PATIENCE => {
                 tracing::warn!(turn.id = %turn, %error, "a commit is in doubt, and the database cannot be asked");

@@ -35,7 +35,7 @@ mod usage_event;
 
 use std::sync::Arc;
 
-use minichat_core::{ChatId, ErrorCode, RequestId};
+use minichat_core::{ChatId, RequestId};
 use minichat_telemetry::{HalfClose, TraceContext};
 
 use crate::app::App;
@@ -104,8 +104,7 @@ pub async fn replace(
 
 fn check_serving(app: &App) -> Result<(), Problem> {
     if app.refusing.is_fired() {
-        return Err(Problem::new(
-            ErrorCode::ServiceUnavailable,
+        return Err(Problem::unavailable(
             "This server is shutting down. Send the request again; another one will answer.",
         ));
     }

@@ -7,7 +7,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use minichat_core::ErrorCode;
 use minichat_core::quota::{Decision, Tier};
 use minichat_store::{
     BoxFuture, Constraint, NewMessage, NewTurn, QuotaScope, Role, StoreError, Tx,
@@ -241,11 +240,8 @@ async fn conflict(app: &App, caller: &Caller, ids: Ids, error: StoreError) -> Pr
     match error {
         StoreError::Unique(
             Constraint::TurnRequest | Constraint::OneRunningTurn | Constraint::MessageRole,
+            _,
         ) => lost_race(app, caller, ids).await,
-        StoreError::AcquireTimeout | StoreError::Closed => Problem::new(
-            ErrorCode::ServiceUnavailable,
-            "The database is not available at the moment. Try again.",
-        ),
         error => error.into(),
     }
 }

@@ -15,9 +15,13 @@ mod cross_origin;
 #[cfg(test)]
 mod database_failures;
 #[cfg(test)]
+mod database_outages;
+#[cfg(test)]
 mod disconnects;
 #[cfg(test)]
 mod events;
+#[cfg(test)]
+mod every_route;
 #[cfg(test)]
 mod finalization;
 #[cfg(test)]

@@ -1,9 +1,6 @@
 //! Every route that the data plane has, walked by everybody who must not get
 //! through (API-12 to API-15, PLAT-135 to PLAT-137).
 
-use bytes::Bytes;
-use http::Method;
-use minichat_dataplane::http::routes;
 use minichat_tests::client::{Answer, Api};
 use minichat_tests::harness::{Env, Stack};
 use minichat_tests::manifest::Tenant;
@@ -12,8 +9,7 @@ use minichat_tests::scripted_issuer::{AUDIENCE, ScriptedIssuer, Signer};
 use minichat_tests::scripted_provider::ScriptedProvider;
 use serde_json::{Value, json};
 
-/// A body that every operation understands.
-const BODY: &[u8] = br#"{"content": "hello", "title": "a", "reaction": "like"}"#;
+use crate::every_route::{Call, Things, calls};
 
 /// Two tenants of the process's issuer and one with an issuer of its own; Alice
 /// of the first has a chat with one turn.
@@ -29,65 +25,6 @@ struct House {
     _provider: ScriptedProvider,
 }
 
-/// What the parameters of paths can name.
-struct Things {
-    chat: String,
-    request_id: String,
-    message: String,
-}
-
-/// One operation as a call.
-#[derive(Debug)]
-struct Call {
-    method: Method,
-    template: &'static str,
-    path: String,
-}
-
-impl Call {
-    /// API-13: what reads is a GET.
-    fn scope(&self) -> &'static str {
-        if self.method == Method::GET {
-            "ai:mini_chat:read"
-        } else {
-            "ai:mini_chat:write"
-        }
-    }
-
-    fn names_a_chat(&self) -> bool {
-        self.template.starts_with("/chats/{id}")
-    }
-
-    async fn by(&self, caller: &Api) -> anyhow::Result<Answer> {
-        let json = [("content-type", "application/json")];
-        let body = Bytes::from_static(BODY);
-        caller
-            .exchange(self.method.clone(), &self.path, &json, body)
-            .await
-    }
-}
-
-/// Every operation, on `things`.
-fn calls(things: &Things) -> Vec<Call> {
-    let calls = routes().into_iter().map(|(method, template)| Call {
-        method,
-        template,
-        path: template
-            .replace("{id}", &things.chat)
-            .replace("{request_id}", &things.request_id)
-            .replace("{msg_id}", &things.message)
-            .replace("{model_id}", "prem"),
-    });
-    let calls: Vec<_> = calls.collect();
-    for call in &calls {
-        assert!(
-            !call.path.contains('{'),
-            "what stands for a parameter of {call:?}?"
-        );
-    }
-    calls
-}
-
 impl House {
     async fn open(env: &Env) -> anyhow::Result<Self> {
         let (issuer, signer) = ScriptedIssuer::with_signer().await?;
@@ -101,15 +38,7 @@ impl House {
         let stack = env.serve_with(&tenants, &issuer.settings()).await?;
         let claims = json!({"tenant_id": alices.id, "sub": "alice"});
         let alice = bearer(&stack, &issuer.token(&signer, &claims))?;
-        let chat = alice.create_chat(None).await?;
-        let events = alice.say(&chat, "hello").await?;
-        let started = events.only("stream_started")?;
-        let text = |name: &str| started[name].as_str().unwrap_or_default().to_owned();
-        let things = Things {
-            request_id: text("request_id"),
-            message: text("message_id"),
-            chat,
-        };
+        let things = Things::create(&alice).await?;
         Ok(Self {
             issuer,
             signer,

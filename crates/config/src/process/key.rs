@@ -194,10 +194,40 @@ pub(super) const KEYS: &[Key] = &[
         "Connections at most; on SQLite readers, besides one writer.",
     ),
     key(
+        "database.listen_url",
+        Kind::Secret,
+        "",
+        "`postgres://…` of the server itself, where `database.url` leads through a pooler in transaction mode, such as PgBouncer: it hears on it what other processes want stopped.",
+    ),
+    key(
         "database.acquire_timeout_secs",
         Kind::Integer(1, 3600),
         "30",
-        "Seconds a request waits for a connection.",
+        "Seconds a request waits for a connection, within `database.job_timeout_secs`.",
+    ),
+    key(
+        "database.connect_timeout_secs",
+        Kind::Integer(1, 60),
+        "5",
+        "Seconds PostgreSQL may take to accept a connection.",
+    ),
+    key(
+        "database.statement_timeout_secs",
+        Kind::Integer(1, 3600),
+        "10",
+        "Seconds PostgreSQL works on one statement.",
+    ),
+    key(
+        "database.lock_timeout_secs",
+        Kind::Integer(1, 3600),
+        "5",
+        "Seconds a statement waits for a lock of another; on SQLite for that of another process, such as a backup.",
+    ),
+    key(
+        "database.job_timeout_secs",
+        Kind::Integer(2, 3600),
+        "15",
+        "Seconds that a read or a transaction takes at most, with its wait for a connection; then the request is answered with 503. More than `database.statement_timeout_secs`, less than `server.request_deadline_secs`.",
     ),
     key(
         "database.auto_migrate",

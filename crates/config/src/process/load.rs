@@ -165,20 +165,48 @@ fn database(settings: &mut Settings) -> Database {
     {
         DatabaseUrl::Sqlite(PathBuf::from(path))
     } else {
-        let known = url.starts_with("postgres://") || url.starts_with("postgresql://");
         settings.require(
-            known,
+            is_postgres(&url),
             "database.url",
             "must be `sqlite://PATH` or `postgres://…`",
         );
         DatabaseUrl::Postgres(Secret::new(url))
     };
-    Database {
+    let database = Database {
+        listen_url: listen_url(settings, &parsed),
         url: parsed,
         max_conns: settings.size("database.max_conns"),
         acquire_timeout: settings.seconds("database.acquire_timeout_secs"),
+        connect_timeout: settings.seconds("database.connect_timeout_secs"),
+        statement_timeout: settings.seconds("database.statement_timeout_secs"),
+        lock_timeout: settings.seconds("database.lock_timeout_secs"),
+        job_timeout: settings.seconds("database.job_timeout_secs"),
         auto_migrate: settings.boolean("database.auto_migrate"),
+    };
+    settings.require(
+        matches!(database.url, DatabaseUrl::Sqlite(_))
+            || database.statement_timeout < database.job_timeout,
+        "database.job_timeout_secs",
+        "must be more than database.statement_timeout_secs, so that the server gives up first",
+    );
+    database
+}
+
+fn listen_url(settings: &mut Settings, url: &DatabaseUrl) -> Option<Secret> {
+    let listen = settings.secret("database.listen_url");
+    if listen.is_empty() {
+        return None;
     }
+    settings.require(
+        matches!(url, DatabaseUrl::Postgres(_)) && is_postgres(&listen),
+        "database.listen_url",
+        "must be `postgres://…`, and goes with a database.url of that kind",
+    );
+    Some(Secret::new(listen))
+}
+
+fn is_postgres(url: &str) -> bool {
+    url.starts_with("postgres://") || url.starts_with("postgresql://")
 }
 
 fn auth(settings: &mut Settings, allow_http: bool) -> Auth {

@@ -61,7 +61,7 @@ ignored, since Kubernetes makes some for every Service.
 ";
 
 const TAIL: &str = "
-`${VAR}` in `database.url`, `auth.shared_secret` and `outbound.proxy` stands for the environment
+`${VAR}` in `database.url`, `database.listen_url`, `auth.shared_secret` and `outbound.proxy` stands for the environment
 variable `VAR`; an unset one is an error.
 
 What belongs to one tenant (models, providers, quotas) is not here: see

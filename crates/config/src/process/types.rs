@@ -122,8 +122,19 @@ pub struct Database {
     pub url: DatabaseUrl,
     /// Connections at most (readers on `SQLite`, whose writer is one).
     pub max_conns: usize,
+    /// The server itself, where `url` leads through a pooler in transaction
+    /// mode.
+    pub listen_url: Option<Secret>,
     /// How long a caller waits for a connection.
     pub acquire_timeout: Duration,
+    /// How long PostgreSQL may take to accept a connection.
+    pub connect_timeout: Duration,
+    /// How long PostgreSQL works on one statement.
+    pub statement_timeout: Duration,
+    /// How long a statement waits for a lock.
+    pub lock_timeout: Duration,
+    /// How long a read or a transaction takes at most.
+    pub job_timeout: Duration,
     /// Whether serving brings an older schema of PostgreSQL up to date (K8S-43).
     pub auto_migrate: bool,
 }

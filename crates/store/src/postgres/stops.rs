@@ -14,6 +14,8 @@ use futures_util::stream::{self, BoxStream};
 use minichat_core::TurnId;
 use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls, SimpleQueryMessage};
 
+use crate::StoreError;
+
 /// Also in the statement of [`crate::Tx::turn_request_stop`].
 const LISTEN: &str = "LISTEN minichat_turn_stop";
 
@@ -21,9 +23,8 @@ const LISTEN: &str = "LISTEN minichat_turn_stop";
 const UNHEARD: &str = "SELECT id FROM chat_turns WHERE state = 'running' \
      AND deleted_at IS NULL AND stop_requested_at IS NOT NULL";
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A peer that vanished without a word is noticed by its silence to these.
-const KEEPALIVE: Duration = Duration::from_secs(15);
+/// How long it may take until the server listens for us.
+const PATIENCE: Duration = Duration::from_secs(15);
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 const MAX_BACK_OFF: Duration = Duration::from_secs(5);
 
@@ -44,12 +45,7 @@ struct Session {
 
 impl StopRequests {
     /// Listens, or will as soon as the database lets it.
-    pub(crate) async fn open(mut config: Config) -> Self {
-        config
-            .connect_timeout(CONNECT_TIMEOUT)
-            .keepalives_idle(KEEPALIVE)
-            .keepalives_interval(KEEPALIVE)
-            .keepalives_retries(2);
+    pub(crate) async fn open(config: Config) -> Self {
         let mut requests = Self {
             config,
             session: None,
@@ -72,7 +68,8 @@ impl StopRequests {
                 Some(Ok(Some(turn))) => return turn,
                 Some(Ok(None)) => {}
                 ended => {
-                    let error = ended.and_then(Result::err).map(tracing::field::display);
+                    let error = ended.and_then(Result::err).map(StoreError::from);
+                    let error = error.map(tracing::field::display);
                     tracing::warn!(
                         error,
                         "requests to stop turns are not heard: the connection was lost"
@@ -84,7 +81,9 @@ impl StopRequests {
     }
 
     async fn connect(&mut self) {
-        match Session::begin(&self.config).await {
+        let begun = tokio::time::timeout(PATIENCE, Session::begin(&self.config)).await;
+        let begun = begun.map_or(Err(StoreError::Deadline), |begun| begun.map_err(Into::into));
+        match begun {
             Ok(session) => {
                 self.session = Some(session);
                 self.back_off = FIRST_BACK_OFF;

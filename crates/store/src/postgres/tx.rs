@@ -1,10 +1,17 @@
 //! A transaction on one pooled connection.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use deadpool_postgres::Object;
 use futures_util::TryStreamExt;
 use futures_util::future::{join_all, join3};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_postgres::types::Type;
 use tokio_postgres::{Row, Statement};
 
+use super::sessions::Sessions;
+use super::wire::AsText;
 use crate::StoreError;
 use crate::value::Param;
 
@@ -14,9 +21,14 @@ type Posted = (&'static str, Vec<Param<'static>>);
 /// a full socket.
 const PIPELINE_LIMIT: usize = 16;
 
+/// How long a server may take to roll back.
+const ROLLBACK_LIMIT: Duration = Duration::from_secs(1);
+
 pub(crate) struct PostgresTx {
     /// `None` once the connection was given up.
     connection: Option<Object>,
+    sessions: Arc<Sessions>,
+    deadline: Instant,
     state: State,
     posted: Vec<Posted>,
     has_collided: bool,
@@ -34,17 +46,32 @@ enum State {
 }
 
 impl PostgresTx {
-    pub(crate) const fn transaction(connection: Object) -> Self {
-        Self::new(connection, State::NotBegun)
+    pub(crate) const fn transaction(
+        connection: Object,
+        sessions: Arc<Sessions>,
+        deadline: Instant,
+    ) -> Self {
+        Self::new(connection, sessions, deadline, State::NotBegun)
     }
 
-    pub(crate) const fn reading(connection: Object) -> Self {
-        Self::new(connection, State::Reading)
+    pub(crate) const fn reading(
+        connection: Object,
+        sessions: Arc<Sessions>,
+        deadline: Instant,
+    ) -> Self {
+        Self::new(connection, sessions, deadline, State::Reading)
     }
 
-    const fn new(connection: Object, state: State) -> Self {
+    const fn new(
+        connection: Object,
+        sessions: Arc<Sessions>,
+        deadline: Instant,
+        state: State,
+    ) -> Self {
         Self {
             connection: Some(connection),
+            sessions,
+            deadline,
             state,
             posted: Vec::new(),
             has_collided: false,
@@ -95,13 +122,22 @@ impl PostgresTx {
         keep: bool,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, StoreError> {
+        let began = Instant::now();
         let connection = self.connection.as_ref().ok_or(StoreError::Closed)?;
-        let statement = if keep {
-            connection.prepare_cached(sql).await?
-        } else {
-            connection.prepare(sql).await?
+        let answer = async {
+            if self.sessions.is_pooled() {
+                return run_unprepared(connection, sql, params).await;
+            }
+            let statement = if keep {
+                connection.prepare_cached(sql).await?
+            } else {
+                connection.prepare(sql).await?
+            };
+            run(connection, &statement, params).await
         };
-        Ok(run(connection, &statement, params).await?)
+        let answer = timeout_at(self.deadline, answer).await;
+        let answer = answer.map_or(Err(StoreError::Deadline), |answer| Ok(answer?));
+        answer.map_err(|error| self.failed(error, began))
     }
 
     /// Sends what was posted together with `COMMIT`.
@@ -116,8 +152,14 @@ impl PostgresTx {
             .iter()
             .map(|(sql, params)| (*sql, params.as_slice()))
             .collect();
-        self.round_trip(&statements, true).await?;
-        Ok(())
+        let committed = self.round_trip(&statements, true).await;
+        committed.map(drop).map_err(|error| {
+            if error.ends_session() {
+                StoreError::InDoubt(Box::new(error))
+            } else {
+                error
+            }
+        })
     }
 
     async fn flush_excess(&mut self) -> Result<(), StoreError> {
@@ -139,7 +181,7 @@ impl PostgresTx {
         self.posted.clear();
         if self.state == State::Open
             && let Some(connection) = &self.connection
-            && connection.batch_execute("ROLLBACK").await.is_ok()
+            && let Ok(Ok(())) = timeout(ROLLBACK_LIMIT, connection.batch_execute("ROLLBACK")).await
         {
             self.state = State::Ended;
         }
@@ -150,9 +192,26 @@ impl PostgresTx {
         statements: &[(&'static str, &[Param<'_>])],
         commit: bool,
     ) -> Result<Vec<Vec<Row>>, StoreError> {
-        let result = self.try_round_trip(statements, commit).await;
-        self.has_collided |= matches!(result, Err(StoreError::Contended));
-        result
+        let (began, deadline) = (Instant::now(), self.deadline);
+        let answer = timeout_at(deadline, self.try_round_trip(statements, commit)).await;
+        let answer = answer.unwrap_or(Err(StoreError::Deadline));
+        answer.map_err(|error| self.failed(error, began))
+    }
+
+    /// Notes what `error` tells of the session, which was asked at `began`.
+    fn failed(&mut self, error: StoreError, began: Instant) -> StoreError {
+        self.has_collided |= matches!(error, StoreError::Contended(_));
+        if self.sessions.note(&error, began.elapsed()) {
+            self.abandon();
+        }
+        error
+    }
+
+    /// Closes the session, which makes the server roll back.
+    fn abandon(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            drop(Object::take(connection));
+        }
     }
 
     async fn try_round_trip(
@@ -161,9 +220,14 @@ impl PostgresTx {
         commit: bool,
     ) -> Result<Vec<Vec<Row>>, StoreError> {
         let connection = self.connection.as_ref().ok_or(StoreError::Closed)?;
+        let is_pooled = self.sessions.is_pooled();
         let mut prepared = Vec::with_capacity(statements.len());
         for (sql, _) in statements {
-            prepared.push(connection.prepare_cached(sql).await?);
+            prepared.push(if is_pooled {
+                None
+            } else {
+                Some(connection.prepare_cached(sql).await?)
+            });
         }
         let begin = self.state == State::NotBegun;
         if self.state != State::Reading {
@@ -172,13 +236,15 @@ impl PostgresTx {
         // Each future sends when it is polled first, and both joins poll in
         // order: the server sees BEGIN, the statements, COMMIT.
         let (opened, answers, committed) = join3(
-            command(connection, begin, "BEGIN"),
-            join_all(
-                prepared
-                    .iter()
-                    .zip(statements)
-                    .map(|(statement, (_, params))| run(connection, statement, params)),
-            ),
+            command(connection, begin, self.sessions.begin()),
+            join_all(prepared.iter().zip(statements).map(
+                |(statement, (sql, params))| async move {
+                    match statement {
+                        Some(statement) => run(connection, statement, params).await,
+                        None => run_unprepared(connection, sql, params).await,
+                    }
+                },
+            )),
             command(connection, commit, "COMMIT"),
         )
         .await;
@@ -215,14 +281,23 @@ async fn run(
     rows.try_collect().await
 }
 
+/// One round trip without a prepared statement; the server finds out the types.
+async fn run_unprepared(
+    connection: &Object,
+    sql: &str,
+    params: &[Param<'_>],
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let params = params.iter().map(|param| (AsText(param), Type::UNKNOWN));
+    let rows = connection.query_typed_raw(sql, params).await?;
+    rows.try_collect().await
+}
+
 impl Drop for PostgresTx {
     /// A connection with an open transaction never returns to the pool: it is
     /// closed, which makes the server roll back.
     fn drop(&mut self) {
-        if self.state == State::Open
-            && let Some(connection) = self.connection.take()
-        {
-            drop(Object::take(connection));
+        if self.state == State::Open {
+            self.abandon();
         }
     }
 }

@@ -2,10 +2,11 @@
 //! column comes from the prepared statement, so nothing is guessed.
 
 use std::error::Error;
+use std::fmt::Write as _;
 
 use bytes::{BufMut, BytesMut};
 use minichat_core::{Date, Timestamp};
-use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
 use uuid::Uuid;
 
 use crate::StoreError;
@@ -70,9 +71,42 @@ fn type_name(ty: &Type) -> &'static str {
     }
 }
 
+/// A value as text, whose type the server finds out.
+#[derive(Debug)]
+pub(super) struct AsText<'a>(pub(super) &'a Param<'a>);
+
+impl ToSql for AsText<'_> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, BoxError> {
+        match self.0 {
+            Param::Null => return Ok(IsNull::Yes),
+            Param::Text(text) => out.put_slice(text.as_bytes()),
+            Param::Uuid(id) => write!(out, "{id}")?,
+            Param::Int(value) => write!(out, "{value}")?,
+            Param::Bool(value) => write!(out, "{value}")?,
+            Param::Time(at) => write!(out, "{at}")?,
+            Param::Date(date) => write!(out, "{date}")?,
+            Param::Micros(micros) => write!(out, "{micros} microseconds")?,
+        }
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, _: &Type) -> Format {
+        Format::Text
+    }
+
+    to_sql_checked!();
+}
+
 /// The column at `index`.
 pub(crate) fn value(row: &tokio_postgres::Row, index: usize) -> Result<Value<'_>, StoreError> {
-    Ok(row.try_get::<_, Value<'_>>(index)?)
+    row.try_get(index).map_err(|_| StoreError::Column {
+        index,
+        expected: "a value of its type",
+    })
 }
 
 impl<'a> FromSql<'a> for Value<'a> {

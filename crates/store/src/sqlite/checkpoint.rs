@@ -4,63 +4,107 @@
 //! A log starts over only when all of it was copied, which never happens while
 //! the writer keeps appending. So when a log stays long, the writer copies the
 //! little that is left between two transactions.
+//!
+//! A log that cannot be copied, because the disk is full, cannot start over
+//! either: what is left of its length is all the room that commits still have.
+//! It is kept for the ends of turns that are open, so that no answer is lost
+//! that a provider was asked for, and everything else is refused until a
+//! checkpoint succeeds again.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::Connection;
 
+use super::log;
+use crate::StoreError;
+
 /// Commits after which a checkpoint starts at once.
 const COMMITS: u32 = 128;
-/// How long fewer commits wait for one.
+/// How long fewer commits wait for one, and how long a failed one waits for
+/// the next.
 const DELAY: Duration = Duration::from_secs(1);
 /// Pages (of 2 KiB) after which the writer helps: 16 MiB.
 const LONG_LOG: i64 = 8_192;
 
-#[derive(Default)]
 pub(super) struct Checkpoints {
+    database: PathBuf,
     state: Mutex<State>,
     changed: Condvar,
     is_log_long: AtomicBool,
+    #[cfg(any(test, feature = "testing"))]
+    faults: crate::testing::WriterFaults,
 }
 
 #[derive(Default)]
 struct State {
     commits: u32,
     is_closed: bool,
+    /// Why the log cannot be emptied.
+    failure: Option<Arc<StoreError>>,
 }
 
 impl Checkpoints {
+    pub(super) fn of(database: PathBuf) -> Self {
+        Self {
+            database,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            is_log_long: AtomicBool::new(false),
+            #[cfg(any(test, feature = "testing"))]
+            faults: crate::testing::WriterFaults::default(),
+        }
+    }
+
+    /// The faults of the writer, which concern checkpoints as well.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn faults(&self) -> crate::testing::WriterFaults {
+        self.faults.clone()
+    }
+
     /// Counts a commit; whether the writer should copy the rest of the log.
     pub(super) fn committed(&self) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         state.commits += 1;
         if state.commits == 1 || state.commits == COMMITS {
             self.changed.notify_one();
         }
-        self.is_log_long.load(Ordering::Relaxed)
+        state.failure.is_none() && self.is_log_long.load(Ordering::Relaxed)
     }
 
     /// Called by the writer between two transactions.
     pub(super) fn finish_on_writer(&self, connection: &Connection) {
-        checkpoint(connection);
+        self.checkpoint(connection);
         self.is_log_long.store(false, Ordering::Relaxed);
     }
 
+    /// Fails when the room that is left is kept for the ends of turns.
+    pub(super) fn check_room(&self) -> Result<(), StoreError> {
+        match &self.lock().failure {
+            Some(cause) => Err(StoreError::NoRoom(Arc::clone(cause))),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes room for as long a log as there ever is, before it is needed.
+    pub(super) fn lengthen_log(&self) {
+        let outcome = log::lengthen(&self.database);
+        self.note(outcome.map_err(StoreError::from));
+    }
+
     pub(super) fn close(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.is_closed = true;
+        self.lock().is_closed = true;
         self.changed.notify_one();
     }
 
     /// Waits until a checkpoint is due; false when the store closes.
     fn wait(&self) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = self
-            .changed
-            .wait_while(state, |state| state.commits == 0 && !state.is_closed)
-            .unwrap_or_else(PoisonError::into_inner);
+        let is_idle =
+            |state: &mut State| state.commits == 0 && state.failure.is_none() && !state.is_closed;
+        let state = self.changed.wait_while(self.lock(), is_idle);
+        let state = state.unwrap_or_else(PoisonError::into_inner);
         let (mut state, _) = self
             .changed
             .wait_timeout_while(state, DELAY, |state| {
@@ -70,19 +114,53 @@ impl Checkpoints {
         state.commits = 0;
         !state.is_closed
     }
+
+    /// Copies what no reader prevents; the length of the log in pages.
+    fn checkpoint(&self, connection: &Connection) -> Option<i64> {
+        let pages = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1));
+        #[cfg(any(test, feature = "testing"))]
+        let pages = self.faults.strike_checkpoint().and(pages);
+        match pages.map_err(StoreError::from) {
+            Ok(pages) => {
+                self.note(log::lengthen(&self.database).map_err(StoreError::from));
+                Some(pages)
+            }
+            // Another checkpoint is under way.
+            Err(StoreError::Contended(_)) => None,
+            Err(error) => {
+                self.note(Err(error));
+                None
+            }
+        }
+    }
+
+    fn note(&self, outcome: Result<(), StoreError>) {
+        let mut state = self.lock();
+        match (outcome, &state.failure) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(_)) => {
+                tracing::info!("the write-ahead log can be emptied again; requests are served");
+                state.failure = None;
+            }
+            (Err(error), was) => {
+                if was.is_none() {
+                    tracing::error!(%error, "the write-ahead log cannot be emptied; only turns that are open can still be ended");
+                }
+                state.failure = Some(Arc::new(error));
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // No code runs under the lock that could leave the state broken.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 pub(super) fn run(connection: &Connection, checkpoints: &Checkpoints) {
     while checkpoints.wait() {
-        let is_long = checkpoint(connection).is_some_and(|pages| pages > LONG_LOG);
+        let pages = checkpoints.checkpoint(connection);
+        let is_long = pages.is_some_and(|pages| pages > LONG_LOG);
         checkpoints.is_log_long.store(is_long, Ordering::Relaxed);
     }
-}
-
-/// Copies what no reader prevents; the length of the log in pages.
-fn checkpoint(connection: &Connection) -> Option<i64> {
-    connection
-        .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))
-        .inspect_err(|error| tracing::warn!(%error, "checkpoint failed"))
-        .ok()
 }

@@ -6,26 +6,31 @@
 //! the writer they would stall commits.
 
 mod checkpoint;
+mod job;
 mod lock;
 mod log;
 mod queue;
 mod reader;
+mod transaction;
 mod tx;
 mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::BoxFuture;
 use minichat_core::Clock;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::oneshot;
 
 use checkpoint::Checkpoints;
+use job::{Job, submitted};
 pub(crate) use lock::InstanceLock;
 use queue::Queue;
+#[cfg(any(test, feature = "testing"))]
+pub use tx::Control;
 pub(crate) use tx::{SqliteTx, value};
 
 use crate::{StoreError, Tx, migrate};
@@ -33,11 +38,22 @@ use crate::{StoreError, Tx, migrate};
 /// Readers beyond the number of cores of a small machine only cost memory.
 const MAX_READERS: usize = 4;
 
+/// How much of everything a store may take.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) readers: usize,
+    /// For a lock that another process has, such as a backup.
+    pub(crate) lock_timeout: Duration,
+    /// From the moment a job waits for a thread until its answer.
+    pub(crate) job_timeout: Duration,
+}
+
 pub(crate) struct Sqlite {
     writes: Arc<Queue<Box<dyn Job>>>,
     reads: Arc<Queue<Box<dyn Job>>>,
     checkpoints: Arc<Checkpoints>,
     threads: Vec<JoinHandle<()>>,
+    limits: Limits,
     _lock: InstanceLock,
 }
 
@@ -45,10 +61,10 @@ impl Sqlite {
     pub(crate) fn open(
         path: &Path,
         lock: InstanceLock,
-        max_readers: usize,
+        limits: Limits,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
-        let mut connection = connect(path, OpenFlags::default())?;
+        let mut connection = connect(path, OpenFlags::default(), limits)?;
         // Bytes; of a new file. A commit writes each page it touched, mostly
         // for one row of an index, so small pages make small commits; still
         // smaller ones cost more processor time than they save.
@@ -63,27 +79,30 @@ impl Sqlite {
         // The journal of savepoints stays in memory, too.
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         migrate::sqlite(&mut connection)?;
-        log::lengthen(path);
 
-        let checkpoints = Arc::new(Checkpoints::default());
+        let checkpoints = Arc::new(Checkpoints::of(path.to_owned()));
+        checkpoints.lengthen_log();
         let mut store = Self {
             writes: Arc::default(),
             reads: Arc::default(),
             checkpoints: Arc::clone(&checkpoints),
             threads: Vec::new(),
+            limits,
             _lock: lock,
         };
         let tx = SqliteTx::new(connection, Arc::clone(clock))?;
+        #[cfg(any(test, feature = "testing"))]
+        let tx = tx.failing_as(checkpoints.faults());
         let writes = Arc::clone(&store.writes);
         let written = Arc::clone(&checkpoints);
         store.spawn("sqlite-writer", move || writer::run(tx, &writes, &written))?;
-        for _ in 0..max_readers.clamp(1, MAX_READERS) {
-            let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        for _ in 0..limits.readers.clamp(1, MAX_READERS) {
+            let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY, limits)?;
             let tx = SqliteTx::new(connection, Arc::clone(clock))?;
             let reads = Arc::clone(&store.reads);
             store.spawn("sqlite-reader", move || reader::run(tx, &reads))?;
         }
-        let connection = connect(path, OpenFlags::default())?;
+        let connection = connect(path, OpenFlags::default(), limits)?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         store.spawn("sqlite-checkpoint", move || {
             checkpoint::run(&connection, &checkpoints);
@@ -101,13 +120,27 @@ impl Sqlite {
         Ok(())
     }
 
+    /// Runs `job`, or refuses it when what room is left on the disk is kept for
+    /// the ends of turns.
     pub(crate) async fn write<T, E, F>(&self, job: F) -> Result<T, E>
     where
         F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        submit(&self.writes, job).await
+        self.checkpoints.check_room()?;
+        self.write_closing(job).await
+    }
+
+    /// Runs `job`, which may use that room.
+    pub(crate) async fn write_closing<T, E, F>(&self, job: F) -> Result<T, E>
+    where
+        F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let in_doubt = |error| StoreError::InDoubt(Box::new(error));
+        submit(&self.writes, job, self.limits.job_timeout, in_doubt).await
     }
 
     pub(crate) async fn read<T, E, F>(&self, job: F) -> Result<T, E>
@@ -116,7 +149,14 @@ impl Sqlite {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        submit(&self.reads, job).await
+        submit(&self.reads, job, self.limits.job_timeout, |error| error).await
+    }
+
+    /// Jobs that wait for the writer, and the faults of its statements.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn writer(&self) -> crate::testing::Writer {
+        let queue = Arc::clone(&self.writes);
+        crate::testing::Writer::new(self.checkpoints.faults(), move |jobs| queue.gather(jobs))
     }
 }
 
@@ -136,9 +176,9 @@ impl Drop for Sqlite {
     }
 }
 
-fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+fn connect(path: &Path, flags: OpenFlags, limits: Limits) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.busy_timeout(limits.lock_timeout)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     // Without this guarantee SQLite prepares a statement anew whenever a bound
     // value might have led to another plan, which is most of the time.
@@ -147,78 +187,25 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Work for a database thread.
-trait Job: Send {
-    /// Whether nobody waits for the answer any more.
-    fn is_abandoned(&self) -> bool;
-
-    /// Runs against the transaction and keeps the answer; whether it is `Ok`.
-    fn run(&mut self, tx: &mut Tx) -> bool;
-
-    /// Replaces the answer by a failure of the store.
-    fn fail(&mut self, error: StoreError);
-
-    /// Hands the answer over.
-    fn reply(self: Box<Self>);
-}
-
-struct Submitted<F, T, E> {
+/// Waits for the answer of a database thread. `in_doubt` tells what it means
+/// that a job has begun and not ended.
+async fn submit<T, E, F>(
+    queue: &Queue<Box<dyn Job>>,
     job: F,
-    answer: Option<Result<T, E>>,
-    reply: oneshot::Sender<Result<T, E>>,
-}
-
-async fn submit<T, E, F>(queue: &Queue<Box<dyn Job>>, job: F) -> Result<T, E>
+    limit: Duration,
+    in_doubt: fn(StoreError) -> StoreError,
+) -> Result<T, E>
 where
     F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
     T: Send + 'static,
     E: From<StoreError> + Send + 'static,
 {
-    let (reply, answer) = oneshot::channel();
-    let job = Submitted {
-        job,
-        answer: None,
-        reply,
-    };
-    queue.push(Box::new(job));
-    answer
-        .await
-        .unwrap_or_else(|_| Err(StoreError::Closed.into()))
-}
-
-impl<T, E, F> Job for Submitted<F, T, E>
-where
-    F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send,
-    T: Send,
-    E: From<StoreError> + Send,
-{
-    fn is_abandoned(&self) -> bool {
-        self.reply.is_closed()
-    }
-
-    fn run(&mut self, tx: &mut Tx) -> bool {
-        let job = &mut self.job;
-        // The transaction of a job that panicked is rolled back, so nobody
-        // sees what it left behind.
-        let polled =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(tx).now_or_never()));
-        let answer = match polled {
-            Ok(Some(answer)) => answer,
-            Ok(None) => Err(StoreError::JobSuspended.into()),
-            Err(_) => Err(StoreError::JobPanicked.into()),
-        };
-        self.answer.insert(answer).is_ok()
-    }
-
-    fn fail(&mut self, error: StoreError) {
-        self.answer = Some(Err(error.into()));
-    }
-
-    fn reply(self: Box<Self>) {
-        let answer = self
-            .answer
-            .unwrap_or_else(|| Err(StoreError::Closed.into()));
-        // The caller may have gone; then nobody is told.
-        drop(self.reply.send(answer));
+    let (job, claim, answer) = submitted(job);
+    queue.push(job);
+    match tokio::time::timeout(limit, answer).await {
+        Ok(answer) => answer.unwrap_or_else(|_| Err(StoreError::Closed.into())),
+        // Whoever claims it first decides whether it happens.
+        Err(_) if claim.take() => Err(StoreError::Deadline.into()),
+        Err(_) => Err(in_doubt(StoreError::Deadline).into()),
     }
 }

@@ -11,6 +11,8 @@ pub(super) struct Queue<T> {
 
 struct State<T> {
     items: VecDeque<T>,
+    /// How many of them a thread waits for.
+    wanted: usize,
     is_closed: bool,
 }
 
@@ -19,6 +21,7 @@ impl<T> Default for Queue<T> {
         Self {
             state: Mutex::new(State {
                 items: VecDeque::new(),
+                wanted: 1,
                 is_closed: false,
             }),
             filled: Condvar::new(),
@@ -43,12 +46,19 @@ impl<T> Queue<T> {
         let mut state = self
             .filled
             .wait_while(self.lock(), |state| {
-                state.items.is_empty() && !state.is_closed
+                state.items.len() < state.wanted && !state.is_closed
             })
             .unwrap_or_else(PoisonError::into_inner);
+        state.wanted = 1;
         let count = state.items.len().min(limit);
         batch.extend(state.items.drain(..count));
         count > 0
+    }
+
+    /// Hands nothing out before `count` items wait, and then these together.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn gather(&self, count: usize) {
+        self.lock().wanted = count;
     }
 
     /// Refuses new items; what waits is still handed out.

@@ -1,5 +1,6 @@
 //! A connection of one database thread and the transaction on it.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -17,6 +18,41 @@ pub(crate) struct SqliteTx {
     clock: Arc<dyn Clock>,
     /// The instant of the running job in microseconds: `statement_timestamp()`.
     now: Arc<AtomicI64>,
+    /// Why the database rolled the open transaction back by itself, as it does
+    /// on a full disk. Its statements would each commit for themselves now.
+    lost: RefCell<Option<Arc<StoreError>>>,
+    #[cfg(any(test, feature = "testing"))]
+    faults: Option<crate::testing::WriterFaults>,
+}
+
+/// The statements that begin and end transactions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Control {
+    Begin,
+    BeginReading,
+    Savepoint,
+    RollbackTo,
+    Release,
+    Commit,
+    Rollback,
+}
+
+impl Control {
+    const fn sql(self) -> &'static str {
+        match self {
+            Self::Begin => "BEGIN IMMEDIATE",
+            Self::BeginReading => "BEGIN DEFERRED",
+            Self::Savepoint => "SAVEPOINT job",
+            Self::RollbackTo => "ROLLBACK TO job",
+            Self::Release => "RELEASE job",
+            Self::Commit => "COMMIT",
+            Self::Rollback => "ROLLBACK",
+        }
+    }
+
+    const fn begins(self) -> bool {
+        matches!(self, Self::Begin | Self::BeginReading)
+    }
 }
 
 impl SqliteTx {
@@ -65,19 +101,45 @@ impl SqliteTx {
             connection,
             clock,
             now,
+            lost: RefCell::default(),
+            #[cfg(any(test, feature = "testing"))]
+            faults: None,
         })
+    }
+
+    /// Whose statements of control fail as `faults` say.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn failing_as(mut self, faults: crate::testing::WriterFaults) -> Self {
+        self.faults = Some(faults);
+        self
     }
 
     pub(super) const fn connection(&self) -> &Connection {
         &self.connection
     }
 
+    /// Whether a transaction is open.
+    pub(super) fn is_open(&self) -> bool {
+        !self.connection.is_autocommit()
+    }
+
     /// Begins or ends a transaction or a savepoint. Time stands still until
     /// the next one.
-    pub(super) fn control(&self, sql: &'static str) -> Result<(), StoreError> {
+    pub(super) fn control(&self, control: Control) -> Result<(), StoreError> {
+        if control.begins() {
+            self.lost.take();
+        } else if control != Control::Rollback {
+            self.check_open()?;
+        }
         let now = self.clock.now().as_micros();
         self.now.store(now, Ordering::Relaxed);
-        self.connection.prepare_cached(sql)?.raw_execute()?;
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(faults) = &self.faults {
+            faults.strike(control, &self.connection)?;
+        }
+        self.connection
+            .prepare_cached(control.sql())?
+            .raw_execute()?;
         Ok(())
     }
 
@@ -85,15 +147,19 @@ impl SqliteTx {
         if self.connection.is_readonly("main")? {
             return Err(StoreError::ReadOnly);
         }
-        let mut statement = self.connection.prepare_cached(sql)?;
-        bind(&mut statement, params)?;
-        statement.raw_execute()?;
-        Ok(())
+        self.within_transaction(|connection| {
+            let mut statement = connection.prepare_cached(sql)?;
+            bind(&mut statement, params)?;
+            statement.raw_execute()?;
+            Ok(())
+        })
     }
 
     pub(crate) fn query<T>(&self, query: &Query<'_, T>) -> Result<Vec<T>, StoreError> {
-        let mut statement = self.connection.prepare_cached(query.sql)?;
-        rows(&mut statement, query.params, query.map)
+        self.within_transaction(|connection| {
+            let mut statement = connection.prepare_cached(query.sql)?;
+            rows(&mut statement, query.params, query.map)
+        })
     }
 
     pub(crate) fn query_page<T>(
@@ -103,11 +169,39 @@ impl SqliteTx {
         params: &[Param<'_>],
         map: fn(&Row<'_>) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
-        if keep {
-            rows(&mut *self.connection.prepare_cached(sql)?, params, map)
-        } else {
-            rows(&mut self.connection.prepare(sql)?, params, map)
+        self.within_transaction(|connection| {
+            if keep {
+                rows(&mut *connection.prepare_cached(sql)?, params, map)
+            } else {
+                rows(&mut connection.prepare(sql)?, params, map)
+            }
+        })
+    }
+
+    /// Runs a statement in the open transaction and notes when that ends it.
+    fn within_transaction<T>(
+        &self,
+        statement: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.check_open()?;
+        statement(&self.connection).map_err(|error| {
+            if self.is_open() {
+                return error;
+            }
+            let cause = Arc::new(error);
+            *self.lost.borrow_mut() = Some(Arc::clone(&cause));
+            StoreError::RolledBack(cause)
+        })
+    }
+
+    fn check_open(&self) -> Result<(), StoreError> {
+        if self.is_open() {
+            return Ok(());
         }
+        let cause = self.lost.borrow().clone();
+        Err(StoreError::RolledBack(
+            cause.unwrap_or_else(|| Arc::new(StoreError::Closed)),
+        ))
     }
 }
 

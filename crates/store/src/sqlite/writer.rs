@@ -1,8 +1,12 @@
 //! The one thread that writes, and its group commit.
 
+use std::sync::Arc;
+
+use super::SqliteTx;
 use super::checkpoint::Checkpoints;
+use super::job::{Job, Refusal, Success, Tried};
 use super::queue::Queue;
-use super::{Job, SqliteTx};
+use super::transaction::Transaction;
 use crate::{StoreError, Tx};
 
 /// Jobs that share one commit at most.
@@ -14,13 +18,11 @@ pub(super) fn run(tx: SqliteTx, jobs: &Queue<Box<dyn Job>>, checkpoints: &Checkp
     let mut tx = Tx::sqlite(tx);
     let mut batch = Jobs::with_capacity(BATCH_LIMIT);
     while jobs.drain(BATCH_LIMIT, &mut batch) {
-        batch.retain(|job| !job.is_abandoned());
+        batch.retain(|job| job.claim());
         if batch.is_empty() {
             continue;
         }
-        run_batch(&mut tx, &mut batch);
-        // Nobody learns of a success that is not on disk.
-        batch.drain(..).for_each(Job::reply);
+        run_batch(&mut tx, std::mem::take(&mut batch));
         if checkpoints.committed()
             && let Some(tx) = tx.as_sqlite()
         {
@@ -32,67 +34,106 @@ pub(super) fn run(tx: SqliteTx, jobs: &Queue<Box<dyn Job>>, checkpoints: &Checkp
 /// Runs every job in one transaction and commits. The jobs are first run
 /// without savepoints, whose journal would double what is written: failing
 /// jobs are rare, and one of a batch only means that the others run again.
-fn run_batch(tx: &mut Tx, batch: &mut Jobs) {
-    match try_together(tx, batch) {
-        Ok(true) => {}
-        Ok(false) if batch.len() == 1 => {}
-        Ok(false) => run_apart(tx, batch),
-        Err(error) => group_failed(tx, batch, &error),
+fn run_batch(tx: &mut Tx, jobs: Jobs) {
+    if let Some(jobs) = try_together(tx, jobs) {
+        run_apart(tx, jobs);
     }
 }
 
-/// Whether all jobs succeeded and are committed; otherwise nothing was changed.
-fn try_together(tx: &mut Tx, batch: &mut Jobs) -> Result<bool, StoreError> {
-    control(tx, "BEGIN IMMEDIATE")?;
-    let succeeded = batch.iter_mut().all(|job| job.run(tx));
-    if succeeded {
-        control(tx, "COMMIT")?;
-    } else {
-        // An error of the disk has rolled back already.
-        let _ = control(tx, "ROLLBACK");
-    }
-    Ok(succeeded)
-}
-
-/// Runs every job in a savepoint of one transaction, so that a failing one
-/// harms no other, and commits.
-fn run_apart(tx: &mut Tx, batch: &mut Jobs) {
-    let mut succeeded = vec![false; batch.len()];
-    if let Err(error) = try_apart(tx, batch, &mut succeeded) {
-        let failed = batch.iter_mut().zip(succeeded).filter(|(_, ok)| *ok);
-        group_failed(tx, failed.map(|(job, _)| job), &error);
-    }
-}
-
-fn try_apart(tx: &mut Tx, batch: &mut Jobs, succeeded: &mut [bool]) -> Result<(), StoreError> {
-    control(tx, "BEGIN IMMEDIATE")?;
-    for (job, succeeded) in batch.iter_mut().zip(succeeded) {
-        control(tx, "SAVEPOINT job")?;
-        if job.run(tx) {
-            *succeeded = true;
-        } else {
-            control(tx, "ROLLBACK TO job")?;
+/// The jobs that have to run again because one among them was refused; nothing
+/// was changed then. `None`: all callers were told.
+fn try_together(tx: &mut Tx, jobs: Jobs) -> Option<Jobs> {
+    let mut transaction = match Transaction::begin(tx) {
+        Ok(transaction) => transaction,
+        Err(error) => {
+            fail(jobs, error);
+            return None;
         }
-        // Fails when SQLite rolled the whole transaction back by itself, as it
-        // does on a full disk.
-        control(tx, "RELEASE job")?;
+    };
+    let mut succeeded = Vec::with_capacity(jobs.len());
+    let mut rest = jobs.into_iter();
+    while let Some(job) = rest.next() {
+        match job.run(transaction.tx()) {
+            Tried::Succeeded(success) => succeeded.push(success),
+            Tried::Refused(refusal) if succeeded.is_empty() && rest.len() == 0 => {
+                refusal.tell_alone(&transaction.rollback());
+                return None;
+            }
+            Tried::Refused(refusal) => {
+                drop(transaction);
+                return Some(again(succeeded, refusal).chain(rest).collect());
+            }
+        }
     }
-    control(tx, "COMMIT")
+    match transaction.commit() {
+        Ok(committed) => {
+            for success in succeeded {
+                success.tell(&committed);
+            }
+        }
+        Err(error) => fail(succeeded.into_iter().map(Success::again), error),
+    }
+    None
 }
 
-/// Nothing of `jobs` is on disk.
-fn group_failed<'j>(
-    tx: &mut Tx,
-    jobs: impl IntoIterator<Item = &'j mut Box<dyn Job>>,
-    error: &StoreError,
-) {
-    tracing::error!(%error, "group commit failed");
-    let _ = control(tx, "ROLLBACK");
+fn again(succeeded: Vec<Success>, refusal: Refusal) -> impl Iterator<Item = Box<dyn Job>> {
+    let succeeded = succeeded.into_iter().map(Success::again);
+    succeeded.chain(std::iter::once(refusal.again()))
+}
+
+/// Runs every job in a savepoint of one transaction, so that a refused one
+/// harms no other, and commits.
+fn run_apart(tx: &mut Tx, jobs: Jobs) {
+    let mut transaction = match Transaction::begin(tx) {
+        Ok(transaction) => transaction,
+        Err(error) => return fail(jobs, error),
+    };
+    let mut tried = Vec::with_capacity(jobs.len());
+    let mut rest = jobs.into_iter();
+    while let Some(job) = rest.next() {
+        match in_savepoint(&mut transaction, job) {
+            Ok(job) => tried.push(job),
+            Err((job, error)) => {
+                let failed = tried.into_iter().map(Tried::again);
+                fail(failed.chain([job]).chain(rest), error);
+                return;
+            }
+        }
+    }
+    match transaction.commit() {
+        Ok(committed) => {
+            for job in tried {
+                job.tell(&committed);
+            }
+        }
+        Err(error) => fail(tried.into_iter().map(Tried::again), error),
+    }
+}
+
+/// The job back and why its savepoint failed, with the whole transaction.
+fn in_savepoint(
+    transaction: &mut Transaction<'_>,
+    job: Box<dyn Job>,
+) -> Result<Tried, (Box<dyn Job>, StoreError)> {
+    if let Err(error) = transaction.savepoint() {
+        return Err((job, error));
+    }
+    let tried = job.run(transaction.tx());
+    let undone = match &tried {
+        Tried::Succeeded(_) => Ok(()),
+        Tried::Refused(_) => transaction.rollback_to_savepoint(),
+    };
+    match undone.and_then(|()| transaction.release_savepoint()) {
+        Ok(()) => Ok(tried),
+        Err(error) => Err((tried.again(), error)),
+    }
+}
+
+/// Nothing of `jobs` is in the file, nor ever will be.
+fn fail(jobs: impl IntoIterator<Item = Box<dyn Job>>, error: StoreError) {
+    tracing::error!(%error, "a transaction of the writer failed");
+    let error = Arc::new(error);
     for job in jobs {
-        job.fail(StoreError::RolledBack);
+        job.fail(StoreError::RolledBack(Arc::clone(&error)));
     }
-}
-
-fn control(tx: &mut Tx, sql: &'static str) -> Result<(), StoreError> {
-    tx.as_sqlite().ok_or(StoreError::Closed)?.control(sql)
 }

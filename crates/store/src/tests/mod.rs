@@ -2,6 +2,8 @@
 
 mod admission;
 mod fixture;
+mod group_commit;
+mod outages;
 mod outbox;
 mod paging;
 mod quota;

@@ -50,7 +50,7 @@ on_both_databases! {
     async fn impossible_turns_are_refused(db: Db) {
         db.sql(INSERT_TURN, turn(&db, "running", Some(NOON), None)).await.unwrap();
         let second = db.sql(INSERT_TURN, turn(&db, "running", Some(NOON), None)).await;
-        assert!(matches!(second, Err(StoreError::Unique(Constraint::OneRunningTurn))), "{second:?}");
+        assert!(matches!(second, Err(StoreError::Unique(Constraint::OneRunningTurn, _))), "{second:?}");
         for params in [
             turn(&db, "completed", Some(NOON), None),
             turn(&db, "failed", None, None),
@@ -59,7 +59,7 @@ on_both_databases! {
             turn(&db, "paused", Some(NOON), Some(NOON)),
         ] {
             let refused = db.sql(INSERT_TURN, params.clone()).await;
-            assert!(matches!(refused, Err(StoreError::Check)), "{params:?}: {refused:?}");
+            assert!(matches!(refused, Err(StoreError::Check(_))), "{params:?}: {refused:?}");
         }
         db.sql(INSERT_TURN, turn(&db, "cancelled", None, Some(NOON))).await.unwrap();
     }
@@ -72,7 +72,7 @@ on_both_databases! {
         db.sql(INSERT_TURN, first).await.unwrap();
         db.sql("UPDATE chat_turns SET deleted_at = $1", params![NOON]).await.unwrap();
         let again = db.sql(INSERT_TURN, second).await;
-        assert!(matches!(again, Err(StoreError::Unique(Constraint::TurnRequest))), "{again:?}");
+        assert!(matches!(again, Err(StoreError::Unique(Constraint::TurnRequest, _))), "{again:?}");
     }
 
     /// PLAT-10, PLAT-11, PLAT-13: one row per key, and only known reactions.
@@ -91,15 +91,15 @@ on_both_databases! {
             let row = || params![Uuid::new_v4(), db.tenant, db.chat, NOON];
             db.sql(sql, row()).await.unwrap();
             let again = db.sql(sql, row()).await;
-            assert!(matches!(again, Err(StoreError::Unique(found)) if found == constraint), "{again:?}");
+            assert!(matches!(again, Err(StoreError::Unique(found, _)) if found == constraint), "{again:?}");
         }
         let reaction = "INSERT INTO message_reactions (id, tenant_id, message_id, user_id, \
             chat_id, reaction, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)";
         let row = |value| params![Uuid::new_v4(), db.tenant, message, db.user, db.chat, value, NOON];
-        assert!(matches!(db.sql(reaction, row("love")).await, Err(StoreError::Check)));
+        assert!(matches!(db.sql(reaction, row("love")).await, Err(StoreError::Check(_))));
         db.sql(reaction, row("like")).await.unwrap();
         let again = db.sql(reaction, row("dislike")).await;
-        assert!(matches!(again, Err(StoreError::Unique(Constraint::Reaction))), "{again:?}");
+        assert!(matches!(again, Err(StoreError::Unique(Constraint::Reaction, _))), "{again:?}");
     }
 
     /// PLAT-9: a link stays inside its chat.
@@ -119,7 +119,7 @@ on_both_databases! {
              created_at) VALUES ($1, $2, $3, $4, $5)",
             params![db.chat, message, attachment, db.tenant, NOON],
         ).await;
-        assert!(matches!(link, Err(StoreError::ForeignKey)), "{link:?}");
+        assert!(matches!(link, Err(StoreError::ForeignKey(_))), "{link:?}");
     }
 
     /// PLAT-1: starting again changes nothing, starting old on new is refused.

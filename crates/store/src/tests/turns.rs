@@ -22,7 +22,7 @@ on_both_databases! {
         first.reserve(&db.store).await.unwrap();
         let parallel = db.send(NOON).reserve(&db.store).await;
         assert!(
-            matches!(parallel, Err(SendError::Store(StoreError::Unique(Constraint::OneRunningTurn)))),
+            matches!(parallel, Err(SendError::Store(StoreError::Unique(Constraint::OneRunningTurn, _)))),
             "{parallel:?}"
         );
         assert!(first.complete(&db.store).await.unwrap());
@@ -31,7 +31,7 @@ on_both_databases! {
         db.sql("UPDATE messages SET deleted_at = $1", params![NOON]).await.unwrap();
         let again = again.reserve(&db.store).await;
         assert!(
-            matches!(again, Err(SendError::Store(StoreError::Unique(Constraint::TurnRequest)))),
+            matches!(again, Err(SendError::Store(StoreError::Unique(Constraint::TurnRequest, _)))),
             "{again:?}"
         );
         assert_eq!(db.count("SELECT COUNT(*) FROM chat_turns", []).await, 1);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use minichat_config::Issuer;
-use minichat_core::{ErrorCode, TenantId, Timestamp};
+use minichat_core::{TenantId, Timestamp};
 use minichat_identity::{Claims, Rejection, Token};
 use minichat_provider::{ChosenBy, ProviderClient};
 
@@ -51,8 +51,7 @@ impl Bearer {
             Ok(claims) => claims,
             Err(Unproven::Rejected(rejection)) => return Err(rejected(rejection)),
             Err(Unproven::NoKeys) => {
-                return Err(Problem::new(
-                    ErrorCode::ServiceUnavailable,
+                return Err(Problem::unavailable(
                     "The keys of the token's issuer cannot be loaded at the moment. Try again.",
                 ));
             }

@@ -37,7 +37,7 @@ const REQUEST_DEADLINE: i64 = 30 * SECOND;
 /// What its client is told then.
 pub(crate) const TIMED_OUT: &str = "504 request_timeout";
 /// What a client is told when nobody knows more.
-const FAILED: &str = "500 internal_error";
+const FAILED: &str = "503 service_unavailable";
 const NO_CHAT: &str = "404 chat_not_found";
 
 /// `drain.min_secs` and `drain.max_secs`.

@@ -52,6 +52,7 @@ const DNS_LABEL: &str = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$";
 /// Name of a Secret or a `ServiceAccount`; may be left empty.
 const OBJECT_NAME: &str = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$";
 const QUANTITY: &str = "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$";
+const KEY_OR_EMPTY: &str = "^[-._a-zA-Z0-9]*$";
 const NOT_EMPTY: &str = "^.+$";
 const UUID_OR_EMPTY: &str = "^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})?$";
 
@@ -187,6 +188,12 @@ fn database() -> Vec<ChartValue> {
             Kind::Text(NOT_EMPTY),
             "\"url\"",
             "Key of the URL in that Secret: `postgres://USER:PASSWORD@HOST/DATABASE`.",
+        ),
+        value(
+            "database.listenSecretKey",
+            Kind::Text(KEY_OR_EMPTY),
+            "\"\"",
+            "Key in that Secret of the URL of PostgreSQL itself (`database.listen_url`), where the other leads through a pooler such as PgBouncer. Empty = there is none.",
         ),
     ]
 }

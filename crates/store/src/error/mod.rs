@@ -1,0 +1,288 @@
+//! Why a database operation failed, and which failures pass by themselves.
+
+mod constraint;
+mod refused;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rusqlite::ffi;
+use tokio_postgres::error::SqlState;
+
+pub use constraint::Constraint;
+pub use refused::Refused;
+
+/// A failure of the store. Its text names the cause with the database's own
+/// code and message, and no values of rows: it may be logged as it is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    #[error("database url: {0}")]
+    Url(&'static str),
+    /// One process owns the file (D16).
+    #[error("another process has the database file {} open: {holder}", path.display())]
+    InUse { path: PathBuf, holder: String },
+    #[error("schema version {found} is newer than {known}, the newest this release knows")]
+    NewerSchema { found: i64, known: i64 },
+    #[error("schema version {found} is older than {known}; run the migration first")]
+    OlderSchema { found: i64, known: i64 },
+    /// A uniqueness rule of the schema: often an answer, not a fault (TURN-12).
+    #[error("unique constraint {0:?} is violated: {1}")]
+    Unique(Constraint, Refused),
+    #[error("a foreign key is violated: {0}")]
+    ForeignKey(Refused),
+    #[error("a check constraint is violated: {0}")]
+    Check(Refused),
+    /// Serialization failure, deadlock or lock wait that outlived its retries
+    /// (QUOTA-82).
+    #[error("transaction collided with another one: {0}")]
+    Contended(Refused),
+    /// No connection became free within `acquire_timeout`.
+    #[error("no database connection within the acquire timeout")]
+    AcquireTimeout,
+    /// The database did not answer within `job_timeout`, and nothing was
+    /// committed.
+    #[error("no answer of the database within the job timeout")]
+    Deadline,
+    /// The connection was lost, or no answer came in time, after `COMMIT` was
+    /// sent: whether the transaction took place stands in the database and
+    /// nowhere else.
+    #[error("a commit was not acknowledged: {0}")]
+    InDoubt(#[source] Box<StoreError>),
+    #[error("a job that only reads tried to change something")]
+    ReadOnly,
+    #[error("the store is closed")]
+    Closed,
+    #[error("a job awaited something other than its transaction")]
+    JobSuspended,
+    #[error("a job panicked")]
+    JobPanicked,
+    /// The shared transaction that this job was part of was rolled back.
+    #[error("the shared transaction was rolled back: {0}")]
+    RolledBack(#[source] Arc<StoreError>),
+    /// What room is left in the log of the file is kept for the ends of open
+    /// turns.
+    #[error("the write-ahead log cannot be emptied: {0}")]
+    NoRoom(#[source] Arc<StoreError>),
+    #[error("policy version {version} is already stored with another content hash")]
+    PolicyHashMismatch { version: u64 },
+    #[error("dedupe key is missing or does not begin with its tenant")]
+    DedupeKey,
+    #[error("parameter does not fit column type {0}")]
+    Parameter(&'static str),
+    #[error("column {index} does not hold {expected}")]
+    Column {
+        index: usize,
+        expected: &'static str,
+    },
+    /// A turnstile lost the answer.
+    #[cfg(feature = "testing")]
+    #[error("the answer is lost")]
+    Unanswered,
+    #[error("sqlite: {0}")]
+    Sqlite(Refused),
+    #[error("postgresql: {0}")]
+    Postgres(Refused),
+    /// The server could not be reached, or the connection to it was lost.
+    #[error("connection to postgresql: {0}")]
+    Connection(String),
+    /// Settings that come with a connection are refused or forgotten.
+    #[error(
+        "database.url leads through a pooler, such as PgBouncer ({0}): name the server itself \
+         in database.listen_url, and the pooler is used as its transaction mode needs it"
+    )]
+    Pooler(String),
+    #[error("connection pool: {0}")]
+    Pool(String),
+    #[error("database file: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+impl StoreError {
+    /// Whether the database cannot serve at the moment, so that the same
+    /// operation may succeed later. Otherwise it refused what it was given.
+    ///
+    /// The one place that decides this: routes answer 503, readiness fails,
+    /// finalizers, watchdogs and whoever is in doubt about a commit ask again.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Contended(_)
+            | Self::AcquireTimeout
+            | Self::Deadline
+            | Self::InDoubt(_)
+            | Self::Closed
+            | Self::NoRoom(_)
+            | Self::Connection(_)
+            | Self::Pool(_)
+            | Self::Io(_) => true,
+            #[cfg(feature = "testing")]
+            Self::Unanswered => true,
+            Self::RolledBack(cause) => cause.is_unavailable(),
+            Self::Postgres(refused) => is_unavailable_postgres(&refused.code),
+            Self::Sqlite(refused) => refused.sqlite.is_some_and(is_unavailable_sqlite),
+            Self::Url(_)
+            | Self::InUse { .. }
+            | Self::Pooler(_)
+            | Self::NewerSchema { .. }
+            | Self::OlderSchema { .. }
+            | Self::Unique(..)
+            | Self::ForeignKey(_)
+            | Self::Check(_)
+            | Self::ReadOnly
+            | Self::JobSuspended
+            | Self::JobPanicked
+            | Self::PolicyHashMismatch { .. }
+            | Self::DedupeKey
+            | Self::Parameter(_)
+            | Self::Column { .. } => false,
+        }
+    }
+
+    /// Whether nobody knows if a commit took place.
+    pub const fn is_unanswered(&self) -> bool {
+        match self {
+            #[cfg(feature = "testing")]
+            Self::Unanswered => true,
+            _ => matches!(self, Self::InDoubt(_)),
+        }
+    }
+
+    /// Whether the server may be read but not written to, as after a failover.
+    pub(crate) fn is_read_only_server(&self) -> bool {
+        matches!(self, Self::Postgres(refused)
+            if refused.code == SqlState::READ_ONLY_SQL_TRANSACTION.code())
+    }
+
+    /// Whether the session ended before its answer could be read.
+    pub(crate) fn ends_session(&self) -> bool {
+        match self {
+            Self::Connection(_) | Self::Deadline => true,
+            Self::Postgres(refused) => ENDS_SESSION
+                .iter()
+                .any(|prefix| refused.code.starts_with(prefix)),
+            _ => false,
+        }
+    }
+}
+
+/// SQLSTATE classes and codes after which a session is gone: connections (08),
+/// shutdown and crash of the server (57P), failures of its system (58).
+const ENDS_SESSION: [&str; 3] = ["08", "57P", "58"];
+
+/// SQLSTATE classes and codes of a server that cannot serve: connections (08),
+/// a server that may only be read (25006), sessions ended for their idleness
+/// (25P03, 25P04), who may connect to what (28, 3D000), resources such as disk,
+/// memory and connections (53), locks and limits of time (55P03, 57014),
+/// shutdown, crash and start (57), failures of the system (58).
+const UNAVAILABLE: [&str; 10] = [
+    "08", "25006", "25P03", "25P04", "28", "3D000", "53", "55P03", "57", "58",
+];
+
+fn is_unavailable_postgres(code: &str) -> bool {
+    UNAVAILABLE.iter().any(|prefix| code.starts_with(prefix))
+}
+
+const fn is_unavailable_sqlite(code: ffi::ErrorCode) -> bool {
+    use ffi::ErrorCode::{
+        CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed,
+        OperationInterrupted, OutOfMemory, PermissionDenied, ReadOnly, SystemIoFailure,
+    };
+    matches!(
+        code,
+        DatabaseBusy
+            | DatabaseLocked
+            | DiskFull
+            | SystemIoFailure
+            | ReadOnly
+            | CannotOpen
+            | OutOfMemory
+            | PermissionDenied
+            | OperationInterrupted
+            | FileLockingProtocolFailed
+    )
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        let refused = Refused::by_sqlite(&error);
+        let rusqlite::Error::SqliteFailure(failure, message) = &error else {
+            return Self::Sqlite(refused);
+        };
+        match failure.extended_code {
+            ffi::SQLITE_CONSTRAINT_UNIQUE | ffi::SQLITE_CONSTRAINT_PRIMARYKEY => {
+                // SQLite has no other channel for the rule's identity than
+                // this list of columns, whose form is part of its contract.
+                let columns = message
+                    .as_deref()
+                    .and_then(|text| text.strip_prefix("UNIQUE constraint failed: "))
+                    .unwrap_or_default();
+                Self::Unique(Constraint::from_sqlite(columns), refused)
+            }
+            ffi::SQLITE_CONSTRAINT_FOREIGNKEY => Self::ForeignKey(refused),
+            ffi::SQLITE_CONSTRAINT_CHECK => Self::Check(refused),
+            _ if failure.code == ffi::ErrorCode::DatabaseBusy => Self::Contended(refused),
+            _ => Self::Sqlite(refused),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(db) = error.as_db_error() else {
+            return not_refused(error);
+        };
+        let (code, refused) = (db.code(), Refused::by_postgres(db));
+        if *code == SqlState::UNIQUE_VIOLATION {
+            let name = db.constraint().unwrap_or_default();
+            Self::Unique(Constraint::from_postgres(name), refused)
+        } else if *code == SqlState::FOREIGN_KEY_VIOLATION {
+            Self::ForeignKey(refused)
+        } else if *code == SqlState::CHECK_VIOLATION {
+            Self::Check(refused)
+        } else if is_contention(code) {
+            Self::Contended(refused)
+        } else {
+            Self::Postgres(refused)
+        }
+    }
+}
+
+/// A failure that is none of the server's: of a value on its way, which the
+/// `ToSql` of parameters reports, or of the connection.
+fn not_refused(error: tokio_postgres::Error) -> StoreError {
+    let text = chain(&error);
+    let own = error.into_source().map(|source| source.downcast());
+    match own {
+        Some(Ok(own)) => *own,
+        _ => StoreError::Connection(text),
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+fn is_contention(code: &SqlState) -> bool {
+    [
+        &SqlState::T_R_SERIALIZATION_FAILURE,
+        &SqlState::T_R_DEADLOCK_DETECTED,
+        &SqlState::LOCK_NOT_AVAILABLE,
+    ]
+    .contains(&code)
+}
+
+impl From<deadpool_postgres::PoolError> for StoreError {
+    fn from(error: deadpool_postgres::PoolError) -> Self {
+        use deadpool_postgres::PoolError;
+        match error {
+            PoolError::Timeout(_) => Self::AcquireTimeout,
+            PoolError::Backend(error) => error.into(),
+            PoolError::Closed => Self::Closed,
+            other => Self::Pool(chain(&other)),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What a database says when it refuses something.
+
+use std::fmt;
+
+use rusqlite::ffi;
+use tokio_postgres::error::DbError;
+
+/// Code, message and constraint, as the database gave them. PostgreSQL's DETAIL
+/// is left out: it quotes values of rows, which are texts of users.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refused {
+    /// SQLSTATE on PostgreSQL, the extended result code on `SQLite`.
+    pub code: String,
+    pub message: String,
+    pub constraint: Option<String>,
+    pub(super) sqlite: Option<ffi::ErrorCode>,
+}
+
+impl Refused {
+    /// What the database did not say itself.
+    pub(crate) fn found(message: &str) -> Self {
+        Self {
+            code: String::new(),
+            message: message.to_owned(),
+            constraint: None,
+            sqlite: None,
+        }
+    }
+
+    pub(super) fn by_postgres(error: &DbError) -> Self {
+        Self {
+            code: error.code().code().to_owned(),
+            message: format!("{}: {}", error.severity(), error.message()),
+            constraint: error.constraint().map(str::to_owned),
+            sqlite: None,
+        }
+    }
+
+    pub(super) fn by_sqlite(error: &rusqlite::Error) -> Self {
+        let failure = error.sqlite_error();
+        Self {
+            code: failure
+                .map(|it| format!("SQLite {}", it.extended_code))
+                .unwrap_or_default(),
+            message: error.to_string(),
+            constraint: None,
+            sqlite: failure.map(|it| it.code),
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        let constraint = self.constraint.as_deref();
+        match (self.code.is_empty(), constraint) {
+            (true, _) => Ok(()),
+            (false, Some(name)) => write!(f, " ({}, constraint {name})", self.code),
+            (false, None) => write!(f, " ({})", self.code),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Failures with any code.
+
+use rusqlite::ffi;
+
+use super::{Refused, StoreError, is_contention};
+
+/// What PostgreSQL says with SQLSTATE `state`.
+pub(crate) fn refused_by_postgres(state: &str) -> StoreError {
+    let refused = Refused {
+        code: state.to_owned(),
+        message: "ERROR: no".to_owned(),
+        constraint: None,
+        sqlite: None,
+    };
+    if is_contention(&tokio_postgres::error::SqlState::from_code(state)) {
+        StoreError::Contended(refused)
+    } else {
+        StoreError::Postgres(refused)
+    }
+}
+
+/// What SQLite says with `code`.
+pub(crate) fn refused_by_sqlite(code: std::ffi::c_int) -> StoreError {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(code), None).into()
+}

@@ -1,0 +1,280 @@
+//! Databases that cannot serve: how that is told, and that it passes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use minichat_core::{ChatId, UserId};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
+
+use super::fixture::NOON;
+use super::{Db, on_both_databases};
+use crate::error::testing::{refused_by_postgres, refused_by_sqlite};
+use crate::testing::{Control, Fault};
+use crate::{NewChat, Store, StoreError, Tx};
+
+/// SQLSTATE, and whether it passes by itself.
+const STATES: [(&str, bool); 27] = [
+    ("08000", true),
+    ("08006", true),
+    ("08P01", true),
+    ("25006", true),
+    ("25P03", true),
+    ("28000", true),
+    ("28P01", true),
+    ("3D000", true),
+    ("40001", true),
+    ("40P01", true),
+    ("53000", true),
+    ("53100", true),
+    ("53200", true),
+    ("53300", true),
+    ("53400", true),
+    ("55P03", true),
+    ("57014", true),
+    ("57P01", true),
+    ("57P02", true),
+    ("57P03", true),
+    ("58030", true),
+    ("22001", false),
+    ("22P05", false),
+    ("23502", false),
+    ("25P02", false),
+    ("42P01", false),
+    ("XX000", false),
+];
+
+/// D43: the failures of PostgreSQL and SQLite that mean "not now".
+#[test]
+fn what_passes_by_itself_is_told_apart() {
+    for (state, passes) in STATES {
+        let error = refused_by_postgres(state);
+        assert_eq!(error.is_unavailable(), passes, "{state}");
+        assert!(!error.is_unanswered(), "{state}");
+    }
+    use rusqlite::ffi;
+    for (code, passes) in [
+        (ffi::SQLITE_BUSY, true),
+        (ffi::SQLITE_BUSY_SNAPSHOT, true),
+        (ffi::SQLITE_LOCKED, true),
+        (ffi::SQLITE_NOMEM, true),
+        (ffi::SQLITE_READONLY, true),
+        (ffi::SQLITE_READONLY_DBMOVED, true),
+        (ffi::SQLITE_IOERR, true),
+        (ffi::SQLITE_IOERR_FSYNC, true),
+        (ffi::SQLITE_FULL, true),
+        (ffi::SQLITE_CANTOPEN, true),
+        (ffi::SQLITE_PROTOCOL, true),
+        (ffi::SQLITE_CORRUPT, false),
+        (ffi::SQLITE_NOTADB, false),
+        (ffi::SQLITE_CONSTRAINT_NOTNULL, false),
+        (ffi::SQLITE_ERROR, false),
+    ] {
+        let error = refused_by_sqlite(code);
+        assert_eq!(error.is_unavailable(), passes, "{error}");
+        // Whoever shared the transaction is told the same.
+        let shared = StoreError::RolledBack(Arc::new(error));
+        assert_eq!(shared.is_unavailable(), passes, "{shared}");
+    }
+}
+
+fn chat(db: &Db, user_id: UserId) -> NewChat<'static> {
+    NewChat {
+        id: ChatId::random(),
+        tenant_id: db.tenant,
+        user_id,
+        model: "m",
+        title: Some("a title of a user"),
+        is_temporary: false,
+        created_at: NOON,
+    }
+}
+
+on_both_databases! {
+    /// A failure names code, message and constraint, and no value of a row.
+    async fn a_refusal_is_told_in_the_words_of_the_database(db: Db) {
+        let chat = chat(&db, UserId::random());
+        db.write(move |tx| tx.chat_insert(&chat)).await.unwrap();
+        let again = db.write(move |tx| tx.chat_insert(&chat)).await.unwrap_err();
+        let told = again.to_string();
+        let (code, constraint) = match db.directory {
+            Some(_) => ("SQLite 1555", "chats.id"),
+            None => ("23505", "constraint chats_pkey"),
+        };
+        assert!(told.contains(code) && told.contains(constraint), "{told}");
+        assert!(!told.contains(&chat.id.to_string()), "{told}");
+        let nobody = NewChat { tenant_id: minichat_core::TenantId::random(), ..chat };
+        assert!(!format!("{again:?}").contains(&nobody.id.to_string()), "{again:?}");
+    }
+
+    /// A probe writes, each time.
+    async fn a_probe_fails_when_nothing_can_be_written(db: Db) {
+        db.store.probe().await.unwrap();
+        db.store.probe().await.unwrap();
+        if let Some(writer) = db.store.writer() {
+            for fault in [Fault::Busy, Fault::Full, Fault::Io] {
+                writer.fail(Control::Commit, 0, fault);
+                let refused = db.store.probe().await.unwrap_err();
+                assert!(refused.is_unavailable(), "{refused}");
+                db.store.probe().await.unwrap();
+            }
+        }
+    }
+}
+
+/// What room is left when the log cannot be emptied is for turns that are open.
+#[tokio::test]
+async fn without_room_only_open_turns_can_be_ended() {
+    let db = Db::sqlite().await;
+    let writer = db.store.writer().unwrap();
+    writer.fail_checkpoints(true);
+    let user = UserId::random();
+    let one = chat(&db, user);
+    db.write(move |tx| tx.chat_insert(&one)).await.unwrap();
+    let refused = loop {
+        if let Err(error) = db.store.probe().await {
+            break error;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert!(matches!(refused, StoreError::NoRoom(_)), "{refused}");
+    assert!(refused.is_unavailable());
+    let two = chat(&db, user);
+    let refused = db.write(move |tx| tx.chat_insert(&two)).await;
+    assert!(matches!(refused, Err(StoreError::NoRoom(_))), "{refused:?}");
+    let three = chat(&db, user);
+    let closing = db
+        .store
+        .write_closing(move |tx: &mut Tx| Box::pin(async move { tx.chat_insert(&three) }));
+    closing.await.unwrap();
+    db.store.ping().await.unwrap();
+    writer.fail_checkpoints(false);
+    while db.store.probe().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    db.write(move |tx| tx.chat_insert(&two)).await.unwrap();
+}
+
+/// D43: a session that may only be read leaves the pool with the first write
+/// that finds out.
+#[tokio::test]
+async fn a_session_that_turned_read_only_is_used_once() {
+    let db = Db::postgres().await;
+    let mut settings = db.settings.clone();
+    settings.max_conns = 1;
+    let store = Store::open(&settings, db.clock.clone()).await.unwrap();
+    let turns = store.write(|tx: &mut Tx| {
+        Box::pin(async { tx.execute_later("SET default_transaction_read_only = on", []) })
+    });
+    turns.await.map_err(|error: StoreError| error).unwrap();
+    let refused = store.probe().await.unwrap_err();
+    assert!(refused.is_unavailable(), "{refused}");
+    assert!(refused.to_string().contains("25006"), "{refused}");
+    store.probe().await.unwrap();
+}
+
+/// A server that may only be read is as good as none, for readers as well.
+#[tokio::test]
+async fn a_server_that_may_only_be_read_serves_nobody() {
+    let db = Db::postgres().await;
+    let name = db.settings.url.rsplit_once('/').unwrap().1.to_owned();
+    let mut settings = db.settings.clone();
+    settings.max_conns = 2;
+    let store = Store::open(&settings, db.clock.clone()).await.unwrap();
+    let set = |value| {
+        let sql = format!("ALTER DATABASE {name} SET default_transaction_read_only = {value}");
+        let server = db.settings.url.replace(&name, "postgres");
+        async move {
+            let (client, connection) = tokio_postgres::connect(&server, tokio_postgres::NoTls)
+                .await
+                .unwrap();
+            tokio::spawn(connection);
+            client.batch_execute(&sql).await.unwrap();
+        }
+    };
+    set("on").await;
+    let turns = store.write(|tx: &mut Tx| {
+        Box::pin(async { tx.execute_later("SET default_transaction_read_only = on", []) })
+    });
+    turns.await.map_err(|error: StoreError| error).unwrap();
+    store.probe().await.unwrap_err();
+    for refused in [store.probe().await, store.ping().await] {
+        let refused = refused.unwrap_err();
+        assert!(refused.is_unavailable(), "{refused}");
+        assert!(refused.to_string().contains("does not allow"), "{refused}");
+    }
+    set("off").await;
+    store.probe().await.unwrap();
+    store.ping().await.unwrap();
+}
+
+/// D43: a server that accepts connections and says nothing costs a job its
+/// timeout, not more.
+#[tokio::test]
+async fn a_silent_server_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut silent = Vec::new();
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let _ = connection.read(&mut [0; 64]).await;
+            silent.push(connection);
+        }
+    });
+    let mut settings = crate::DatabaseSettings::new(format!("postgres://postgres@{address}/a"));
+    settings.connect_timeout = Duration::from_millis(100);
+    let clock = Arc::new(minichat_core::SystemClock);
+    let Err(error) = Store::open(&settings, clock).await else {
+        panic!("a silent server was opened");
+    };
+    assert!(error.is_unavailable(), "{error}");
+}
+
+/// PostgreSQL itself ends a statement that takes too long, and a wait for a lock.
+#[tokio::test]
+async fn statements_and_waits_for_locks_are_limited() {
+    let db = Db::postgres().await;
+    let mut settings = db.settings.clone();
+    settings.statement_timeout = Duration::from_millis(200);
+    settings.lock_timeout = Duration::from_millis(50);
+    let store = Store::open(&settings, db.clock.clone()).await.unwrap();
+    let slow =
+        store.write(|tx: &mut Tx| Box::pin(async { tx.execute_later("SELECT pg_sleep(60)", []) }));
+    let slow: Result<(), StoreError> = slow.await;
+    let slow = slow.unwrap_err();
+    assert!(
+        slow.is_unavailable() && slow.to_string().contains("57014"),
+        "{slow}"
+    );
+    let (client, connection) = tokio_postgres::connect(&db.settings.url, tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    client
+        .batch_execute("BEGIN; LOCK TABLE chats")
+        .await
+        .unwrap();
+    let user = UserId::random();
+    let one = chat(&db, user);
+    let waits = store.write(move |tx: &mut Tx| Box::pin(async move { tx.chat_insert(&one) }));
+    let waits: Result<(), StoreError> = waits.await;
+    assert!(matches!(waits, Err(StoreError::Contended(_))), "{waits:?}");
+    drop(client);
+}
+
+/// Behind a pooler nothing is prepared and nothing is set for a session, and
+/// every type of value gets through.
+#[tokio::test]
+async fn a_store_behind_a_pooler_does_the_same() {
+    let db = Db::postgres().await;
+    let mut settings = db.settings.clone();
+    settings.listen_url = Some(settings.url.clone());
+    let store = Store::open(&settings, db.clock.clone()).await.unwrap();
+    let db = Db { store, ..db };
+    let turn = db.send(NOON);
+    turn.reserve(&db.store).await.unwrap();
+    assert!(turn.complete(&db.store).await.unwrap());
+    let prepared = "SELECT COUNT(*) FROM pg_prepared_statements";
+    assert_eq!(db.count(prepared, []).await, 0);
+    db.store.probe().await.unwrap();
+}

@@ -1,0 +1,83 @@
+//! The database as a process uses it: its settings, and whether it serves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use minichat_config::process::{Database, DatabaseUrl};
+use minichat_store::{DatabaseSettings, Store, StoreError};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+/// How long what was found out is told again, however often it is asked.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long a database may take that is ready to serve.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The settings of the store for `config`.
+pub(crate) fn settings(config: &Database) -> DatabaseSettings {
+    let Database {
+        url,
+        listen_url,
+        max_conns,
+        acquire_timeout,
+        connect_timeout,
+        statement_timeout,
+        lock_timeout,
+        job_timeout,
+        auto_migrate,
+    } = config;
+    DatabaseSettings {
+        url: match url {
+            DatabaseUrl::Sqlite(path) => format!("sqlite://{}", path.display()),
+            DatabaseUrl::Postgres(url) => url.expose().to_owned(),
+        },
+        listen_url: listen_url.as_ref().map(|url| url.expose().to_owned()),
+        max_conns: *max_conns,
+        acquire_timeout: *acquire_timeout,
+        connect_timeout: *connect_timeout,
+        statement_timeout: *statement_timeout,
+        lock_timeout: *lock_timeout,
+        job_timeout: *job_timeout,
+        auto_migrate: *auto_migrate,
+        file_patience: Duration::ZERO,
+    }
+}
+
+/// Finds out whether a request would be served, by a small write: a database
+/// that can only be read, or whose disk is full, is not ready.
+pub(crate) struct Probe {
+    store: Store,
+    last: Mutex<Option<(Instant, Finding)>>,
+}
+
+/// Why the database cannot serve.
+type Finding = Result<(), Arc<str>>;
+
+impl Probe {
+    pub(crate) fn of(store: Store) -> Self {
+        Self {
+            store,
+            last: Mutex::default(),
+        }
+    }
+
+    /// What a request would meet, found out at most once a second.
+    pub(crate) async fn check(&self) -> Finding {
+        let mut last = self.last.lock().await;
+        if let Some((at, finding)) = &*last
+            && at.elapsed() < FRESH
+        {
+            return finding.clone();
+        }
+        let answer = timeout(PATIENCE, self.store.probe()).await;
+        let finding = match answer.unwrap_or(Err(StoreError::Deadline)) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "the database cannot serve");
+                Err(format!("the database cannot serve: {error}").into())
+            }
+        };
+        *last = Some((Instant::now(), finding.clone()));
+        finding
+    }
+}

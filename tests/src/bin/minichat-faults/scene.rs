@@ -1,0 +1,258 @@
+//! A data plane as a process, its database and its provider.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use minichat_tests::child::{Process, job, job_run, told, variables_of_a_pool};
+use minichat_tests::client::Api;
+use minichat_tests::database::{Database, DatabaseKind};
+use minichat_tests::manifest::Tenant;
+use minichat_tests::postgres::PostgresDatabase;
+use minichat_tests::scripted_provider::ScriptedProvider;
+use serde_json::json;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::Arguments;
+use crate::faults::Fault;
+use crate::load::Users;
+use crate::pooler::Pooler;
+use crate::probe::{Prober, is_ready};
+use crate::server::{Server, done};
+
+/// Size of the disk of a SQLite file.
+const DISK: &str = "96m";
+/// What every answer is: 15 words, one each 200 ms.
+const ANSWER: &str = "paced-ttft50-chunks15-interval200";
+const RUNNING: &str = "SELECT count(*) FROM chat_turns WHERE state = 'running'";
+const STORED: &str = "SELECT t.request_id FROM chat_turns t JOIN messages m ON m.id = t.assistant_message_id \
+    WHERE t.state = 'completed'";
+const CHATS_AT_ONCE: usize = 20;
+
+pub(crate) struct Scene {
+    dataplane: String,
+    process: Option<Process>,
+    variables: Vec<(String, String)>,
+    api: Api,
+    admin: Api,
+    tenant: Tenant,
+    database: Database,
+    pub(crate) server: Option<Server>,
+    directory: TempDir,
+    disk: Option<Disk>,
+    _provider: ScriptedProvider,
+    _pooler: Option<Pooler>,
+}
+
+/// A file system of a limited size, in memory.
+struct Disk(PathBuf);
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).output();
+    }
+}
+
+impl Scene {
+    pub(crate) async fn open(arguments: &Arguments, fault: Fault) -> anyhow::Result<Self> {
+        let directory = TempDir::with_prefix("minichat-faults-")?;
+        let (mut server, mut pooler, mut disk) = (None, None, None);
+        let database = match fault.database() {
+            DatabaseKind::Sqlite => {
+                let mounted = mount(directory.path().join("disk"), fault)?;
+                let path = mounted.join("minichat.db");
+                disk = (fault == Fault::FullDisk).then_some(Disk(mounted));
+                Database::Sqlite(path)
+            }
+            DatabaseKind::Postgres => {
+                let started = Server::create(&arguments.postgres).await?;
+                let database = Database::Postgres(PostgresDatabase::at(started.url()));
+                if fault == Fault::Pooler {
+                    pooler = Some(Pooler::start(&started).await?);
+                }
+                server = Some(started);
+                database
+            }
+        };
+        let provider = ScriptedProvider::start().await?;
+        let mut tenant = Tenant::new("acme", provider.addr);
+        tenant.model("std")["providerModelId"] = json!(ANSWER);
+        let manifests = directory.path().join("manifests");
+        std::fs::create_dir(&manifests)?;
+        std::fs::write(manifests.join("acme.yaml"), tenant.manifest())?;
+        let (app, admin) = (free_port()?, free_port()?);
+        let url = pooler.as_ref().map_or_else(|| database.url(), Pooler::url);
+        let mut settings = settings(app, admin, &manifests.display().to_string());
+        if pooler.is_some() {
+            check_refused(arguments, &url, &settings).await?;
+            settings.push_str(&format!(
+                "\nMINICHAT_DATABASE_LISTEN_URL={}",
+                database.url()
+            ));
+        }
+        let mut scene = Self {
+            dataplane: arguments.dataplane.display().to_string(),
+            process: None,
+            variables: variables_of_a_pool(&url, &settings),
+            api: Api::new(([127, 0, 0, 1], app).into()),
+            admin: Api::new(([127, 0, 0, 1], admin).into()),
+            tenant,
+            database,
+            server,
+            directory,
+            disk,
+            _provider: provider,
+            _pooler: pooler,
+        };
+        scene.serve().await?;
+        scene.until_ready().await?;
+        Ok(scene)
+    }
+
+    /// Starts the data plane.
+    pub(crate) async fn serve(&mut self) -> anyhow::Result<()> {
+        let mut process = Process::start(&self.dataplane, self.variables.clone()).await?;
+        process.discard_logs();
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub(crate) async fn kill(&mut self) -> anyhow::Result<()> {
+        let process = self.process.take().context("no process")?;
+        process.kill().await
+    }
+
+    /// Starts users that send.
+    pub(crate) async fn load(&self, count: usize) -> anyhow::Result<Users> {
+        let create = async |_| {
+            let user = self.api.acting_as(self.tenant.id, Uuid::new_v4())?;
+            let chat = user.create_chat(None).await?;
+            anyhow::Ok((user, chat))
+        };
+        let users = stream::iter(0..count)
+            .map(create)
+            .buffer_unordered(CHATS_AT_ONCE);
+        Ok(Users::start(users.try_collect().await?))
+    }
+
+    pub(crate) fn probe(&self) -> Prober {
+        Prober::start(self.admin.clone(), self.api.clone(), self.tenant.id)
+    }
+
+    pub(crate) async fn until_ready(&self) -> anyhow::Result<()> {
+        let asking = async {
+            while !is_ready(&self.admin).await {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let ready = tokio::time::timeout(Duration::from_secs(60), asking).await;
+        ready.context("not ready within a minute")
+    }
+
+    /// Fills the disk to the last byte; the file that does it.
+    pub(crate) fn fill_disk(&self) -> anyhow::Result<PathBuf> {
+        let Disk(disk) = self.disk.as_ref().context("no disk")?;
+        let path = disk.join("filler");
+        let mut file = File::create(&path)?;
+        let mut size = 1 << 20;
+        while size > 0 {
+            if file.write_all(&vec![1; size]).is_err() {
+                size /= 2;
+            }
+        }
+        Ok(path)
+    }
+
+    pub(crate) async fn running(&self) -> anyhow::Result<i64> {
+        self.database.number(RUNNING).await
+    }
+
+    /// The keys of the turns whose answers are stored.
+    pub(crate) async fn stored(&self) -> anyhow::Result<BTreeSet<String>> {
+        let rows = self.database.query(STORED).await?;
+        Ok(rows.into_iter().flatten().flatten().collect())
+    }
+
+    /// Lets the watchdog end what was left behind, as if its time had come.
+    pub(crate) async fn end_orphans(&self) -> anyhow::Result<()> {
+        self.database.age_turns("state = 'running'").await?;
+        match &self.database {
+            Database::Postgres(database) => {
+                let job = job(&self.dataplane, &["watchdog"], database.url())?;
+                let run = job_run(job).await?;
+                ensure!(run.status.success(), "{run:?}");
+            }
+            Database::Sqlite(_) => {
+                for _ in 0..100 {
+                    if self.running().await? == 0 {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn close(mut self) -> anyhow::Result<()> {
+        self.kill().await?;
+        drop(self.disk.take());
+        self.directory.close()?;
+        Ok(())
+    }
+}
+
+/// A pooler in transaction mode is refused with what to write.
+async fn check_refused(arguments: &Arguments, url: &str, settings: &str) -> anyhow::Result<()> {
+    let variables = variables_of_a_pool(url, settings);
+    let variables: Vec<_> = variables
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
+    let program = arguments.dataplane.display().to_string();
+    let output = told(&program, &["serve"], &variables)?
+        .wait_with_output()
+        .await?;
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    let is_refused = !output.status.success() && said.contains("database.listen_url");
+    ensure!(is_refused, "a pooler without database.listen_url: {said}");
+    Ok(())
+}
+
+/// Where the SQLite file lies.
+fn mount(path: PathBuf, fault: Fault) -> anyhow::Result<PathBuf> {
+    std::fs::create_dir(&path)?;
+    if fault == Fault::FullDisk {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={DISK}"), "tmpfs"]);
+        done(mount.arg(&path), "mount (which only root may do)")?;
+    }
+    Ok(path)
+}
+
+/// Limits of time that are shorter than a fault.
+fn settings(app: u16, admin: u16, manifests: &str) -> String {
+    format!(
+        "MINICHAT_SOURCE_MANIFESTS={manifests}\n\
+         MINICHAT_SERVER_BIND_ADDR=127.0.0.1:{app}\n\
+         MINICHAT_METRICS_BIND_ADDR=127.0.0.1:{admin}\n\
+         MINICHAT_DATABASE_MAX_CONNS=20\n\
+         MINICHAT_DATABASE_JOB_TIMEOUT_SECS=5\n\
+         MINICHAT_DATABASE_STATEMENT_TIMEOUT_SECS=3\n\
+         MINICHAT_DATABASE_LOCK_TIMEOUT_SECS=2\n\
+         MINICHAT_DATABASE_CONNECT_TIMEOUT_SECS=2\n\
+         MINICHAT_ORPHAN_WATCHDOG_SCAN_INTERVAL_SECS=1"
+    )
+}
+
+pub(crate) fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}

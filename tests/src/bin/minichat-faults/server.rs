@@ -1,0 +1,216 @@
+//! A PostgreSQL of its own, which is stopped, frozen and made a standby.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use minichat_tests::postgres;
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use tempfile::TempDir;
+
+/// How long the server may take to come up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Dropped, it is stopped, and its files are gone.
+pub(crate) struct Server {
+    programs: PathBuf,
+    data: PathBuf,
+    pub(crate) port: u16,
+    directory: TempDir,
+}
+
+/// What a server does that follows nobody yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standby {
+    /// It answers what only reads.
+    Reads,
+    /// It says that it is starting.
+    Refuses,
+}
+
+impl Server {
+    pub(crate) async fn create(programs: &Path) -> anyhow::Result<Self> {
+        let directory = TempDir::with_prefix("minichat-faults-postgres-")?;
+        let server = Self {
+            programs: programs.to_owned(),
+            data: directory.path().join("data"),
+            port: crate::scene::free_port()?,
+            directory,
+        };
+        if geteuid().is_root() {
+            let path = server.directory.path();
+            done(Command::new("chown").arg("postgres").arg(path), "chown")?;
+        }
+        let mut initdb = server.command("initdb");
+        initdb.arg("--pgdata").arg(&server.data).args([
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+            "--no-instructions",
+        ]);
+        done(&mut initdb, "initdb")?;
+        server.start().await?;
+        Ok(server)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    pub(crate) async fn start(&self) -> anyhow::Result<()> {
+        self.launch("")?;
+        self.until_it_answers().await
+    }
+
+    /// Starts it as a standby that nobody has promoted.
+    pub(crate) async fn start_standby(&self, standby: Standby) -> anyhow::Result<()> {
+        let signal = self.data.join("standby.signal");
+        let owner = self.command_of_owner("touch");
+        done({ owner }.arg(signal), "touch")?;
+        match standby {
+            Standby::Reads => {
+                self.launch("-c hot_standby=on")?;
+                self.until_it_answers().await
+            }
+            Standby::Refuses => self.launch("-c hot_standby=off"),
+        }
+    }
+
+    pub(crate) async fn promote(&self) -> anyhow::Result<()> {
+        let mut promote = self.command("pg_ctl");
+        promote.arg("-D").arg(&self.data).args(["-w", "promote"]);
+        done(&mut promote, "pg_ctl promote")?;
+        self.until_it_answers().await
+    }
+
+    /// Ends it as a crash does.
+    pub(crate) async fn stop(&self) -> anyhow::Result<()> {
+        let mut stop = self.command("pg_ctl");
+        let stop = stop.arg("-D").arg(&self.data);
+        done(stop.args(["-m", "immediate", "-w", "stop"]), "pg_ctl stop")
+    }
+
+    /// Sets whether sessions may write, those that are open as well.
+    pub(crate) async fn set_read_only(&self, on: bool) -> anyhow::Result<()> {
+        let sql = if on {
+            "ALTER SYSTEM SET default_transaction_read_only = on"
+        } else {
+            "ALTER SYSTEM RESET default_transaction_read_only"
+        };
+        postgres::query(&self.url(), sql).await?;
+        postgres::query(&self.url(), "SELECT pg_reload_conf()").await?;
+        Ok(())
+    }
+
+    /// Lets no process of it do anything.
+    pub(crate) fn freeze(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    pub(crate) fn thaw(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        for process in self.processes()? {
+            // One that has ended meanwhile needs no signal.
+            let _ = kill_process(process, signal);
+        }
+        Ok(())
+    }
+
+    /// The server's first process and its children.
+    fn processes(&self) -> anyhow::Result<Vec<Pid>> {
+        let file = std::fs::read_to_string(self.data.join("postmaster.pid"))?;
+        let first: i32 = file.lines().next().context("no process id")?.parse()?;
+        let mut found = vec![first];
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let name = entry.file_name();
+            let Some(id) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
+                continue;
+            };
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            // Behind the name, which is in parentheses: state, then parent.
+            let parent = stat
+                .rsplit(") ")
+                .next()
+                .and_then(|rest| rest.split(' ').nth(1));
+            if parent == Some(first.to_string().as_str()) {
+                found.push(id);
+            }
+        }
+        Ok(found.into_iter().filter_map(Pid::from_raw).collect())
+    }
+
+    fn launch(&self, options: &str) -> anyhow::Result<()> {
+        let options = format!(
+            "-p {} -k {} -c listen_addresses=127.0.0.1 -c max_connections=300 -c fsync=off {options}",
+            self.port,
+            self.directory.path().display()
+        );
+        let mut start = self.command("pg_ctl");
+        start.arg("-D").arg(&self.data).arg("-l").arg(self.log());
+        done(start.args(["-W", "-o", &options, "start"]), "pg_ctl start")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    async fn until_it_answers(&self) -> anyhow::Result<()> {
+        let asking = async {
+            while postgres::query(&self.url(), "SELECT 1").await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, asking).await.is_err() {
+            let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+            bail!("PostgreSQL does not answer: {log}");
+        }
+        Ok(())
+    }
+
+    fn command(&self, program: &str) -> Command {
+        self.command_of_owner(&self.programs.join(program).display().to_string())
+    }
+
+    /// PostgreSQL refuses to run as root, so root becomes the package's user.
+    #[expect(clippy::unused_self, reason = "one way to make commands")]
+    fn command_of_owner(&self, program: &str) -> Command {
+        let mut command = if geteuid().is_root() {
+            let mut command = Command::new("runuser");
+            command.args(["-u", "postgres", "--", program]);
+            command
+        } else {
+            Command::new(program)
+        };
+        command.current_dir("/");
+        command
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.thaw();
+        let mut stop = self.command("pg_ctl");
+        let stop = stop.arg("-D").arg(&self.data);
+        let _ = stop.args(["-m", "immediate", "-w", "stop"]).output();
+    }
+}
+
+/// Runs `command` to its end.
+pub(crate) fn done(command: &mut Command, name: &str) -> anyhow::Result<()> {
+    let output = command
+        .output()
+        .with_context(|| format!("{name} cannot be started"))?;
+    ensure!(
+        output.status.success(),
+        "{name} failed: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! Databases that cannot serve, seen from every route (D43).
+
+use anyhow::{Context as _, ensure};
+use futures_util::future::try_join_all;
+use http::Method;
+use minichat_tests::client::{Answer, Api};
+use minichat_tests::database::DatabaseKind;
+use minichat_tests::harness::{Env, Scene, run};
+use minichat_tests::manifest::Tenant;
+use minichat_tests::postgres;
+use minichat_tests::postgres_proxy::PostgresProxy;
+use minichat_tests::scripted_provider::ScriptedProvider;
+
+use crate::every_route::{Call, Things, calls};
+
+/// Limits of time that a test can wait for.
+const IMPATIENT: &str = "MINICHAT_DATABASE_JOB_TIMEOUT_SECS=2\n\
+    MINICHAT_DATABASE_STATEMENT_TIMEOUT_SECS=1\n\
+    MINICHAT_DATABASE_LOCK_TIMEOUT_SECS=1\n\
+    MINICHAT_DATABASE_CONNECT_TIMEOUT_SECS=1\n\
+    MINICHAT_DATABASE_MAX_CONNS=3";
+
+/// Routes that read nothing but the configuration.
+const WITHOUT_DATABASE: [&str; 2] = ["/models", "/models/{model_id}"];
+
+/// Calls every route at once, each as a user of its own with a chat and a turn.
+async fn call_every_route(users: &[(Api, Things)]) -> anyhow::Result<Vec<(Call, Answer)>> {
+    let asked = users
+        .iter()
+        .enumerate()
+        .map(async |(number, (user, things))| {
+            let call = calls(things).swap_remove(number);
+            let answer = call.by(user).await.with_context(|| format!("{call:?}"))?;
+            anyhow::Ok((call, answer))
+        });
+    try_join_all(asked).await
+}
+
+/// One user for each route.
+async fn users(scene: &Scene) -> anyhow::Result<Vec<(Api, Things)>> {
+    let mut users = Vec::new();
+    for _ in minichat_dataplane::http::routes() {
+        let user = scene.new_user()?;
+        let things = Things::create(&user).await?;
+        users.push((user, things));
+    }
+    Ok(users)
+}
+
+/// 503 with the time after which to try again.
+fn check_unavailable(call: &Call, answer: &Answer) -> anyhow::Result<()> {
+    let problem = answer.problem(503, "service_unavailable");
+    problem.with_context(|| format!("{call:?}"))?;
+    let seconds: u32 = answer
+        .header("retry-after")
+        .parse()
+        .with_context(|| format!("Retry-After of {call:?}"))?;
+    ensure!((1..=60).contains(&seconds), "{call:?}: {seconds}");
+    Ok(())
+}
+
+/// Every route answers 503 and readiness says the same; the provider is not
+/// asked.
+async fn check_nothing_is_served(scene: &Scene, users: &[(Api, Things)]) -> anyhow::Result<()> {
+    let asked = scene.provider.requests().len();
+    for (call, answer) in call_every_route(users).await? {
+        if WITHOUT_DATABASE.contains(&call.template) {
+            ensure!(answer.status == 200, "{call:?}: {answer:?}");
+        } else {
+            check_unavailable(&call, &answer)?;
+        }
+    }
+    let ready = scene.stack.admin.get_absolute("/readyz").await?;
+    ensure!(ready.status == 503, "{ready:?}");
+    ensure!(
+        scene.provider.requests().len() == asked,
+        "the provider was asked"
+    );
+    Ok(())
+}
+
+/// Every route answers what it would have answered before; one after the other,
+/// so that each would meet a dead connection if there was one.
+async fn check_all_is_served(scene: &Scene, users: &[(Api, Things)]) -> anyhow::Result<()> {
+    let is_ready = async || Ok(scene.stack.admin.get_absolute("/readyz").await?.status == 200);
+    scene.stack.eventually("ready", is_ready).await?;
+    for (number, (user, things)) in users.iter().enumerate() {
+        let call = calls(things).swap_remove(number);
+        let answer = call.by(user).await?;
+        ensure!(answer.status.is_success(), "{call:?}: {answer:?}");
+    }
+    Ok(())
+}
+
+/// A data plane behind a proxy, with little patience.
+async fn impatient(env: &Env) -> anyhow::Result<(Scene, PostgresProxy)> {
+    let proxy = PostgresProxy::start(&env.database.url()).await?;
+    let provider = ScriptedProvider::start().await?;
+    let tenant = Tenant::new("acme", provider.addr);
+    let settings = format!("{IMPATIENT}\nMINICHAT_DATABASE_URL={}", proxy.url());
+    let stack = env.serve_with(&[&tenant], &settings).await?;
+    let scene = Scene {
+        provider,
+        tenant,
+        stack,
+    };
+    Ok((scene, proxy))
+}
+
+/// A server that refuses connections.
+#[test]
+fn every_route_is_unavailable_while_the_database_is_away() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, proxy) = impatient(&env).await?;
+        let users = users(&scene).await?;
+        proxy.set_down(true);
+        check_nothing_is_served(&scene, &users).await?;
+        proxy.set_down(false);
+        check_all_is_served(&scene, &users).await
+    })
+}
+
+/// A server that has vanished without a word, with all its connections: no
+/// request waits longer than a job may, and none of the dead connections is
+/// used again.
+#[test]
+fn every_route_is_unavailable_while_the_database_is_silent() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, proxy) = impatient(&env).await?;
+        let users = users(&scene).await?;
+        proxy.set_silent(true);
+        check_nothing_is_served(&scene, &users).await?;
+        proxy.set_silent(false);
+        check_all_is_served(&scene, &users).await
+    })
+}
+
+/// A server whose sessions may only read, as after a failover.
+#[test]
+fn every_route_is_unavailable_while_the_database_is_read_only() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, _proxy) = impatient(&env).await?;
+        let users = users(&scene).await?;
+        let url = env.database.url();
+        let (server, name) = url.rsplit_once('/').context("a URL without a database")?;
+        let set = async |value: &str| {
+            let sql = format!("ALTER DATABASE {name} SET default_transaction_read_only = {value}");
+            postgres::query(&format!("{server}/postgres"), &sql).await
+        };
+        set("on").await?;
+        let end = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        );
+        postgres::query(&format!("{server}/postgres"), &end).await?;
+        check_nothing_is_served(&scene, &users).await?;
+        set("off").await?;
+        check_all_is_served(&scene, &users).await
+    })
+}
+
+/// Another process has the file's lock: what only reads is served all the same.
+#[test]
+fn every_route_that_writes_is_unavailable_while_the_file_is_locked() -> anyhow::Result<()> {
+    run(DatabaseKind::Sqlite, async |env| {
+        let provider = ScriptedProvider::start().await?;
+        let tenant = Tenant::new("acme", provider.addr);
+        let stack = env.serve_with(&[&tenant], IMPATIENT).await?;
+        let scene = Scene {
+            provider,
+            tenant,
+            stack,
+        };
+        let users = users(&scene).await?;
+        let asked = scene.provider.requests().len();
+        let lock = env.database.lock_writes().await?;
+        for (call, answer) in call_every_route(&users).await? {
+            // A turn that has ended is not stopped but looked at.
+            let reads = call.method == Method::GET || call.template.ends_with("/cancel");
+            if reads {
+                ensure!(answer.status == 200, "{call:?}: {answer:?}");
+            } else {
+                check_unavailable(&call, &answer)?;
+            }
+        }
+        let ready = scene.stack.admin.get_absolute("/readyz").await?;
+        ensure!(ready.status == 503, "{ready:?}");
+        ensure!(
+            scene.provider.requests().len() == asked,
+            "the provider was asked"
+        );
+        drop(lock);
+        check_all_is_served(&scene, &users).await
+    })
+}

@@ -1,0 +1,83 @@
+//! Every route that the data plane has, as a call.
+
+use bytes::Bytes;
+use http::Method;
+use minichat_dataplane::http::routes;
+use minichat_tests::client::{Answer, Api};
+
+/// A body that every operation understands.
+const BODY: &[u8] = br#"{"content": "hello", "title": "a", "reaction": "like"}"#;
+
+/// What the parameters of paths can name.
+pub(crate) struct Things {
+    pub(crate) chat: String,
+    pub(crate) request_id: String,
+    pub(crate) message: String,
+}
+
+/// One operation as a call.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) template: &'static str,
+    path: String,
+}
+
+impl Things {
+    /// A chat of `caller` with one turn.
+    pub(crate) async fn create(caller: &Api) -> anyhow::Result<Self> {
+        let chat = caller.create_chat(None).await?;
+        let events = caller.say(&chat, "hello").await?;
+        let started = events.only("stream_started")?;
+        let text = |name: &str| started[name].as_str().unwrap_or_default().to_owned();
+        Ok(Self {
+            request_id: text("request_id"),
+            message: text("message_id"),
+            chat,
+        })
+    }
+}
+
+impl Call {
+    /// API-13: what reads is a GET.
+    pub(crate) fn scope(&self) -> &'static str {
+        if self.method == Method::GET {
+            "ai:mini_chat:read"
+        } else {
+            "ai:mini_chat:write"
+        }
+    }
+
+    pub(crate) fn names_a_chat(&self) -> bool {
+        self.template.starts_with("/chats/{id}")
+    }
+
+    pub(crate) async fn by(&self, caller: &Api) -> anyhow::Result<Answer> {
+        let json = [("content-type", "application/json")];
+        let body = Bytes::from_static(BODY);
+        caller
+            .exchange(self.method.clone(), &self.path, &json, body)
+            .await
+    }
+}
+
+/// Every operation, on `things`.
+pub(crate) fn calls(things: &Things) -> Vec<Call> {
+    let calls = routes().into_iter().map(|(method, template)| Call {
+        method,
+        template,
+        path: template
+            .replace("{id}", &things.chat)
+            .replace("{request_id}", &things.request_id)
+            .replace("{msg_id}", &things.message)
+            .replace("{model_id}", "prem"),
+    });
+    let calls: Vec<_> = calls.collect();
+    for call in &calls {
+        assert!(
+            !call.path.contains('{'),
+            "what stands for a parameter of {call:?}?"
+        );
+    }
+    calls
+}

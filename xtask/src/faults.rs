@@ -1,0 +1,46 @@
+//! `cargo xtask faults`: 200 streams while database and process fail in every way that is known.
+
+use std::process::Command;
+
+use anyhow::Context as _;
+use clap::Args;
+use minichat_cluster::packages::Package;
+
+use crate::postgres::debian_directories;
+use crate::{process, workspace};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only the lines whose name holds this, such as `disk`; nothing is written
+    #[arg(long)]
+    only: Option<String>,
+    /// Another number of streams; nothing is written
+    #[arg(long)]
+    streams: Option<usize>,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let initdb = Package::new("initdb", "postgresql").ensure(debian_directories)?;
+    Package::new("pgbouncer", "pgbouncer").ensure(Vec::new)?;
+    let programs = ["minichat-faults", "minichat-dataplane-under-test"];
+    let build = ["build", "--workspace", "--locked"];
+    let bins = programs.iter().flat_map(|program| ["--bin", program]);
+    process::run("cargo build", workspace::cargo().args(build).args(bins))?;
+    let built = workspace::target().join("debug");
+    let mut command = Command::new(built.join(programs[0]));
+    command.current_dir(workspace::root());
+    command.arg("--dataplane").arg(built.join(programs[1]));
+    let directory = initdb.parent().context("initdb lies nowhere")?;
+    command.arg("--postgres").arg(directory);
+    let is_whole = options.only.is_none() && options.streams.is_none();
+    if let Some(only) = &options.only {
+        command.arg("--only").arg(only);
+    }
+    if let Some(streams) = options.streams {
+        command.arg("--streams").arg(streams.to_string());
+    }
+    if is_whole {
+        command.args(["--out", "docs/faults.md"]);
+    }
+    process::run("the faults", &mut command)
+}
