@@ -261,7 +261,21 @@ async fn who_waits_for_an_id_inherits_nothing_when_its_tenant_is_deleted() -> an
     );
     let nobody: [String; 0] = [];
     assert_eq!(at.who_has_the_key().await?, nobody);
-    Ok(())
+
+    // With a key of its own it is rendered, and no pod serves it; whose the id is stays unsaid.
+    thief.spec()["providers"][0]["auth"]["secretKeyRef"]["name"] = json!("thief-provider");
+    at.site.apply(&at.other().tenant("thief").others[0]).await?;
+    at.site.apply(&thief.resource).await?;
+    let message = at
+        .other()
+        .await_condition(object, "Programmed", "False/Rejected")
+        .await?;
+    assert!(message.contains("tenants transfer"), "{message}");
+    assert!(!message.contains(&at.site.tenants), "{message}");
+    at.home().admit(&owner).await?;
+    at.is_refused(&thief, "False/Conflict").await?;
+    let revision = at.home().status(&owner).await?["revision"].clone();
+    at.is_untouched(&owner, &revision).await
 }
 
 /// D36: an object that is made again under its name has the chats, and not the credentials.
