@@ -26,10 +26,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let build = ["build", "--workspace", "--locked"];
     let bins = programs.iter().flat_map(|program| ["--bin", program]);
     process::run("cargo build", workspace::cargo().args(build).args(bins))?;
-    let built = workspace::target().join("debug");
-    let mut command = Command::new(built.join(programs[0]));
+    let binaries = workspace::target().join("debug");
+    let mut command = Command::new(binaries.join(programs[0]));
     command.current_dir(workspace::root());
-    command.arg("--dataplane").arg(built.join(programs[1]));
+    command.arg("--dataplane").arg(binaries.join(programs[1]));
     let directory = initdb.parent().context("initdb lies nowhere")?;
     command.arg("--postgres").arg(directory);
     let is_whole = options.only.is_none() && options.streams.is_none();

@@ -168,7 +168,7 @@ impl Name {
         };
         let is_name = name.len() <= MAX_NAME && name.split('.').all(is_label);
         // What spells an address is meant as one, but misspelt.
-        (is_name && literal(&name).is_none()).then(|| Self {
+        (is_name && literal(&name).is_none()).then_some(Self {
             only_below: text.len() < entry.len(),
             text: name,
         })

@@ -105,12 +105,12 @@ impl Proxies {
             .authority(origin.authority())
             .path_and_query("/")
             .build();
-        self.matcher.intercept(&target.ok()?).map(Proxy::of)?
+        Proxy::of(&self.matcher.intercept(&target.ok()?)?)
     }
 }
 
 impl Proxy {
-    fn of(intercept: Intercept) -> Option<Self> {
+    fn of(intercept: &Intercept) -> Option<Self> {
         Some(Self {
             origin: Origin::of_uri(intercept.uri())?,
             authorization: intercept.basic_auth().cloned(),

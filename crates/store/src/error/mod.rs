@@ -253,9 +253,11 @@ impl From<tokio_postgres::Error> for StoreError {
 /// `ToSql` of parameters reports, or of the connection.
 fn not_refused(error: tokio_postgres::Error) -> StoreError {
     let text = chain(&error);
-    let own = error.into_source().map(|source| source.downcast());
+    let own = error
+        .into_source()
+        .and_then(|source| source.downcast().ok());
     match own {
-        Some(Ok(own)) => *own,
+        Some(own) => *own,
         _ => StoreError::Connection(text),
     }
 }

@@ -21,15 +21,14 @@ pub(crate) struct Sessions {
 impl Sessions {
     pub(super) fn new(settings: &DatabaseSettings) -> Self {
         let is_pooled = settings.listen_url.is_some();
-        let mut begin = "BEGIN".to_owned();
+        let mut begin = vec!["BEGIN".to_owned()];
         if is_pooled {
-            for (name, millis) in settings.limits() {
-                begin.push_str(&format!("; SET LOCAL {name} = {millis}"));
-            }
+            let limits = settings.limits().into_iter();
+            begin.extend(limits.map(|(name, millis)| format!("SET LOCAL {name} = {millis}")));
         }
         Self {
             is_pooled,
-            begin,
+            begin: begin.join("; "),
             silence: settings.statement_timeout,
             oldest: Mutex::default(),
         }

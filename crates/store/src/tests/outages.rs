@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minichat_core::{ChatId, UserId};
+use rusqlite::ffi;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
@@ -52,7 +53,6 @@ fn what_passes_by_itself_is_told_apart() {
         assert_eq!(error.is_unavailable(), passes, "{state}");
         assert!(!error.is_unanswered(), "{state}");
     }
-    use rusqlite::ffi;
     for (code, passes) in [
         (ffi::SQLITE_BUSY, true),
         (ffi::SQLITE_BUSY_SNAPSHOT, true),

@@ -111,20 +111,31 @@ fn removal(ruleset: &str, before: &BTreeSet<Chain>) -> String {
         };
         target.chain.is_some() && new.contains(&&target) && !new.contains(&&line.chain)
     };
-    let mut script = String::new();
+    let mut script = Vec::new();
     for line in lines(ruleset).filter(leads_to_ours) {
         let Some((_, handle)) = line.rule.rsplit_once("# handle ") else {
             continue;
         };
         let chain = line.chain.chain.as_deref().unwrap_or_default();
-        script += &format!("delete rule {} {chain} handle {handle}\n", line.chain.table);
+        script.push(format!(
+            "delete rule {} {chain} handle {handle}",
+            line.chain.table
+        ));
     }
     for action in ["flush", "delete"] {
         for chain in &new {
-            script += &format!("{action} {chain}\n");
+            script.push(format!("{action} {chain}"));
         }
     }
-    script
+    statements(&script)
+}
+
+/// Statements as nft reads them, one on each line.
+fn statements(statements: &[String]) -> String {
+    statements
+        .iter()
+        .flat_map(|statement| [statement, "\n"])
+        .collect()
 }
 
 /// The input of nft that removes the tables that are new and do nothing: iptables makes them when it is only asked.
@@ -139,10 +150,11 @@ fn removal_of_tables(ruleset: &str, before: &BTreeSet<Chain>) -> String {
         .filter(|chain| chain.chain.is_none() && !before.contains(chain))
         .filter(|chain| !used.contains(&chain.table))
         .collect();
-    tables
+    let tables: Vec<_> = tables
         .iter()
-        .map(|table| format!("delete {table}\n"))
-        .collect()
+        .map(|table| format!("delete {table}"))
+        .collect();
+    statements(&tables)
 }
 
 #[cfg(test)]

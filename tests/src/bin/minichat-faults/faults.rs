@@ -102,13 +102,13 @@ impl Fault {
                 } else {
                     Standby::Refuses
                 };
-                server.stop().await?;
+                server.stop()?;
                 server.start_standby(standby).await?;
                 tokio::time::sleep(LASTS).await;
                 server.promote().await
             }
             _ => {
-                server.stop().await?;
+                server.stop()?;
                 tokio::time::sleep(LASTS).await;
                 server.start().await
             }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 /// How long a user waits who was refused.
 const PAUSE: Duration = Duration::from_millis(300);
 /// A user who hears nothing for so long asks no more.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What became of a request.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -92,10 +92,8 @@ impl Scene {
         let mut settings = settings(app, admin, &manifests.display().to_string());
         if pooler.is_some() {
             check_refused(arguments, &url, &settings).await?;
-            settings.push_str(&format!(
-                "\nMINICHAT_DATABASE_LISTEN_URL={}",
-                database.url()
-            ));
+            settings.push_str("\nMINICHAT_DATABASE_LISTEN_URL=");
+            settings.push_str(&database.url());
         }
         let mut scene = Self {
             dataplane: arguments.dataplane.display().to_string(),
@@ -153,7 +151,7 @@ impl Scene {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
-        let ready = tokio::time::timeout(Duration::from_secs(60), asking).await;
+        let ready = tokio::time::timeout(Duration::from_mins(1), asking).await;
         ready.context("not ready within a minute")
     }
 

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tempfile::TempDir;
 
 /// How long the server may take to come up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Dropped, it is stopped, and its files are gone.
 pub(crate) struct Server {
@@ -87,7 +87,7 @@ impl Server {
     }
 
     /// Ends it as a crash does.
-    pub(crate) async fn stop(&self) -> anyhow::Result<()> {
+    pub(crate) fn stop(&self) -> anyhow::Result<()> {
         let mut stop = self.command("pg_ctl");
         let stop = stop.arg("-D").arg(&self.data);
         done(stop.args(["-m", "immediate", "-w", "stop"]), "pg_ctl stop")
