@@ -81,10 +81,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(directory) = &arguments.out {
         let machine = machine(arguments.rounds - dropped, dropped)?;
         fs::write(directory.join("benchmarks.csv"), report::csv(&samples))?;
-        fs::write(
-            directory.join("benchmarks.md"),
-            report::markdown(&machine, &judgements, &samples),
-        )?;
+        let page = directory.join("benchmarks.md");
+        let before = fs::read_to_string(&page).unwrap_or_default();
+        let mut text = report::markdown(&machine, &judgements, &samples);
+        text.push_str(report::directories(&before));
+        fs::write(page, text)?;
     }
     Ok(())
 }

@@ -76,6 +76,12 @@ pub fn markdown(machine: &Machine, judgements: &[Judgement], samples: &Samples) 
     page
 }
 
+/// The section about directories of a page that was written before, which
+/// another benchmark fills in. It is the page's last one.
+pub fn directories(page: &str) -> &str {
+    page.find("\n## Directories\n").map_or("", |at| &page[at..])
+}
+
 /// One line per goal.
 pub fn terminal(judgements: &[Judgement]) -> String {
     let mut text = String::new();

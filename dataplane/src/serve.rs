@@ -9,7 +9,7 @@ use axum::Router;
 use axum::routing::get;
 use minichat_config::ProcessConfig;
 use minichat_config::process::Auth;
-use minichat_core::{Clock, SystemClock};
+use minichat_core::{Clock, SystemClock, TenantId};
 use minichat_crds::RenderSettings;
 use minichat_provider::{ClientSettings, ProviderClient, check_ca_file};
 use minichat_store::{DatabaseSettings, Store};
@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::app::App;
-use crate::config_source::{ConfigSource, StoredPolicyVersions};
+use crate::config_source::{ConfigSource, Configz, StoredPolicyVersions};
 use crate::database::{self, Probe};
 use crate::drain;
 use crate::http;
@@ -126,7 +126,9 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
         source,
         workers,
     };
-    tracing::info!(app_addr = %running.app_addr, admin_addr = %running.admin_addr, "serving");
+    let default_tenant = default_tenant(&running.app).and_then(|id| running.app.tenants.get(id));
+    let default_tenant = default_tenant.map(|tenant| tenant.source.to_string());
+    tracing::info!(app_addr = %running.app_addr, admin_addr = %running.admin_addr, default_tenant, "serving");
     Ok(running)
 }
 
@@ -195,6 +197,7 @@ fn admin_router(
     exposition: Exposition,
     lifecycle: &Lifecycle,
 ) -> Router {
+    let of_configz = Arc::clone(app);
     let draining = lifecycle.draining.clone();
     let probe = Arc::new(Probe::of(app.store.clone()));
     let tenants = source.readiness();
@@ -204,11 +207,23 @@ fn admin_router(
     };
     let status = source.status();
     let configz = get(move || {
-        let configz = status.configz();
+        let mut configz = Configz::clone(&status.configz());
+        let default = default_tenant(&of_configz);
+        for entry in &mut configz {
+            entry.default = Some(entry.tenant_id) == default;
+        }
         async move { axum::Json(configz) }
     });
     let configz = Router::new().route("/configz", configz);
     admin::router(exposition, readiness, configz)
+}
+
+/// Whom a request opens that names no tenant; `None` but in mode `dev` (D51).
+fn default_tenant(app: &App) -> Option<TenantId> {
+    match &app.config.auth {
+        Auth::Dev(dev) => dev.tenant_id.or_else(|| app.tenants.default_id()),
+        Auth::Oidc(_) | Auth::TrustedHeaders(_) => None,
+    }
 }
 
 async fn readiness(probe: &Probe, draining: &Signal, tenants: Option<&str>) -> Readiness {

@@ -46,6 +46,16 @@ impl Process {
         Starting::told(binary, variables)?.served().await
     }
 
+    /// Starts `program` on a database and a directory of manifests, and waits
+    /// until it serves.
+    pub async fn serve_manifests(
+        program: &str,
+        database_url: &str,
+        manifests: &Path,
+    ) -> anyhow::Result<Self> {
+        Self::start(program, variables(database_url, manifests, "")).await
+    }
+
     pub async fn scrape(&self) -> anyhow::Result<Scrape> {
         let answer = self.admin.get_absolute("/metrics").await?;
         ensure!(answer.status == 200, "{answer:?}");
@@ -259,8 +269,8 @@ pub fn variables_of_a_pool(database_url: &str, settings: &str) -> Vec<(String, S
     variables_without_source(database_url, &settings).collect()
 }
 
-fn command(binary: &str) -> Command {
-    let mut command = Command::new(Path::new(binary));
+fn command(program: impl AsRef<Path>) -> Command {
+    let mut command = Command::new(program.as_ref());
     command.env_clear().kill_on_drop(true);
     command
 }

@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// How the operator does with 1,000 tenants on an API server, instead of the side-by-side benchmark
     #[arg(long, conflicts_with_all = ["short", "rounds", "cluster"])]
     scale: bool,
+    /// How a directory of up to 10,000 manifests does, instead of the side-by-side benchmark; writes its section of docs/benchmarks.md
+    #[arg(long, conflicts_with_all = ["short", "rounds", "cluster", "scale"])]
+    directory: bool,
     /// Another number of tenants, for `--scale`
     #[arg(long, requires = "scale")]
     tenants: Option<usize>,
@@ -38,6 +41,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     if options.scale {
         return run_at_scale(options.tenants);
+    }
+    if options.directory {
+        return run_on_directory();
     }
     let programs = build_optimised(&[
         "minichat-benches",
@@ -72,6 +78,15 @@ fn run_at_scale(tenants: Option<usize>) -> anyhow::Result<()> {
     if let Some(tenants) = tenants {
         command.arg("--tenants").arg(tenants.to_string());
     }
+    process::run("the benchmark", &mut command)
+}
+
+/// Measures the data plane, built optimised, on directories of manifests.
+fn run_on_directory() -> anyhow::Result<()> {
+    let programs = build_optimised(&["minichat-dataplane"])?;
+    let mut command = benchmark("minichat-directory-bench")?;
+    command.arg("--programs").arg(programs).arg("--page");
+    command.arg(workspace::root().join("docs/benchmarks.md"));
     process::run("the benchmark", &mut command)
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kube_cel::KubeCelExt;
-use kube_cel::cel::{Context, Program, Value as CelValue};
+use kube_cel::cel::{Context, ExecutionError, Program, Value as CelValue};
 use minichat_config::Faults;
 use serde_json::Value;
 
@@ -110,14 +110,14 @@ impl Rule {
             return false;
         };
         // What cannot be evaluated is refused, as on the API server.
-        let result = program.execute(&context(value, old));
+        let result = execute(program, value, old);
         matches!(result, Ok(CelValue::Bool(true)))
     }
 
     /// What is wrong with `value`, which breaks the rule.
     fn message_about(&self, value: &Value, old: Option<&Value>) -> String {
         let made = self.message_expression.as_ref().and_then(|program| {
-            let CelValue::String(text) = program.execute(&context(value, old)).ok()? else {
+            let CelValue::String(text) = execute(program, value, old).ok()? else {
                 return None;
             };
             let is_usable = text.len() <= MAX_MESSAGE && !text.is_empty() && !text.contains('\n');
@@ -128,15 +128,31 @@ impl Rule {
 }
 
 /// What the programs of a rule see.
-fn context<'a>(value: &Value, old: Option<&Value>) -> Context<'a> {
+fn execute(
+    program: &Program,
+    value: &Value,
+    old: Option<&Value>,
+) -> Result<CelValue, ExecutionError> {
+    FUNCTIONS.with(|functions| {
+        let mut context = functions.new_inner_scope();
+        context.add_variable_from_value("self", cel_value(value));
+        if let Some(old) = old {
+            context.add_variable_from_value("oldSelf", cel_value(old));
+        }
+        program.execute(&context)
+    })
+}
+
+thread_local! {
+    /// What rules may call. To register it costs more than most rules.
+    static FUNCTIONS: Context<'static> = functions();
+}
+
+fn functions() -> Context<'static> {
     let mut context = Context::default().with_all();
     context.add_function("type", type_name);
     for name in ["int", "string"] {
         context.add_variable_from_value(name, name);
-    }
-    context.add_variable_from_value("self", cel_value(value));
-    if let Some(old) = old {
-        context.add_variable_from_value("oldSelf", cel_value(old));
     }
     context
 }

@@ -1,358 +1,366 @@
 //! Documents by kind and name, and the tenants they make.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
-use minichat_config::{Fault, Faults, Secret};
+use minichat_config::{Fault, Faults};
 use minichat_core::{NamespacedName, TenantId};
-use serde_json::{Value, json};
 
-use super::{Concern, Manifests, Problem, Source, TenantManifest, secret};
-use crate::render::{RenderSettings, Secrets, render, tenant_id};
-use crate::{ChatQuota, ChatTenant, GROUP, admit};
+use super::document::{Content, Document};
+use super::renderer::Made;
+use super::{Concern, Manifests, Problem, Source, TenantManifest};
+use crate::ChatTenant;
+use crate::render::{RenderSettings, Secrets, render};
 
-/// Namespace and name.
-type Name = (String, String);
-
-/// One document that is told apart, and what came of it.
-struct Entry<T> {
-    source: Source,
-    object: Result<T, Faults>,
-    /// Other documents with the same kind and name.
-    duplicates: Vec<Source>,
+/// The documents with one kind and name.
+struct Entry<'a> {
+    first: &'a Arc<Document>,
+    duplicates: Vec<&'a Arc<Document>>,
 }
 
-type Entries<T> = BTreeMap<Name, Entry<T>>;
+type Entries<'a> = BTreeMap<&'a NamespacedName, Entry<'a>>;
 
 #[derive(Default)]
-pub(super) struct Collected {
-    tenants: Entries<ChatTenant>,
-    /// Ids of all tenants, also of those that are refused.
-    ids: BTreeMap<Name, TenantId>,
-    quotas: Entries<ChatQuota>,
-    /// The tenant that each quota names, also of those that are refused.
-    quota_tenants: BTreeMap<Name, Name>,
-    secrets: Entries<BTreeMap<String, Secret>>,
+pub(super) struct Collected<'a> {
+    tenants: Entries<'a>,
+    quotas: Entries<'a>,
+    secrets: Entries<'a>,
     problems: Vec<Problem>,
 }
 
-impl Collected {
-    pub(super) fn problem(&mut self, source: Source, fault: Fault, concerns: Concern) {
-        let Fault { path, message } = fault;
+/// Who refers to what, so that nothing is searched for.
+#[derive(Default)]
+struct References<'a> {
+    quotas_of: HashMap<&'a NamespacedName, Vec<&'a Arc<Document>>>,
+    secrets_of: HashMap<&'a NamespacedName, Vec<&'a Arc<Document>>>,
+    users_of: HashMap<&'a NamespacedName, Vec<&'a NamespacedName>>,
+}
+
+impl<'a> Collected<'a> {
+    pub(super) fn unreadable(&mut self, file: &str, error: &str) {
         self.problems.push(Problem {
-            source,
-            path,
-            message,
-            concerns,
+            source: Source {
+                file: file.to_owned(),
+                document: 1,
+            },
+            path: String::new(),
+            message: error.to_owned(),
+            concerns: Concern::Unknown,
         });
     }
 
-    /// Files `object` under its kind and name.
-    pub(super) fn add(&mut self, source: Source, object: &Value) {
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
-        let group = text("/apiVersion")
-            .and_then(|v| v.split('/').next())
-            .unwrap_or_default();
-        let kind = text("/kind").unwrap_or_default().to_owned();
-        let known = match kind.as_str() {
-            "ChatTenant" | "ChatQuota" => group == GROUP,
-            "Secret" => group == "v1",
-            _ => false,
-        };
-        if !known {
-            let message = format!(
-                "is a {kind:?} of {group:?}; only ChatTenant and ChatQuota of {GROUP}/v1alpha1 and Secret of v1 are read here"
-            );
-            return self.problem(
-                source,
-                Fault {
-                    path: "kind".to_owned(),
-                    message,
-                },
-                Concern::Unknown,
-            );
-        }
-        let Some(name) = text("/metadata/name").filter(|name| admit::is_subdomain(name)) else {
-            let message =
-                "is required and must be lower-case letters, digits, - and ., such as acme";
-            let fault = Fault {
-                path: "metadata.name".to_owned(),
-                message: message.to_owned(),
-            };
-            return self.problem(source, fault, Concern::Unknown);
-        };
-        let name = (
-            text("/metadata/namespace").unwrap_or("default").to_owned(),
-            name.to_owned(),
-        );
-        match kind.as_str() {
-            "ChatTenant" => {
-                self.ids
-                    .entry(name.clone())
-                    .or_insert_with(|| claimed_id(&name, object));
-                file(
-                    &mut self.tenants,
-                    name,
-                    source,
-                    admit::chat_tenant(object, None),
-                );
-            }
-            "ChatQuota" => {
-                if let Some(tenant) = text("/spec/tenantRef/name") {
-                    let tenant = (name.0.clone(), tenant.to_owned());
-                    self.quota_tenants.entry(name.clone()).or_insert(tenant);
-                }
-                file(
-                    &mut self.quotas,
-                    name,
-                    source,
-                    admit::chat_quota(object, None),
-                );
-            }
-            _ => file(&mut self.secrets, name, source, secret::values(object)),
+    /// Files `document` under its kind and name.
+    pub(super) fn add(&mut self, document: &'a Arc<Document>) {
+        match &document.content {
+            Content::Tenant { name, .. } => file(&mut self.tenants, name, document),
+            Content::Quota { name, .. } => file(&mut self.quotas, name, document),
+            Content::Secret { name, .. } => file(&mut self.secrets, name, document),
+            Content::Unknown(Fault { path, message }) => self.problems.push(Problem {
+                source: document.source.clone(),
+                path: path.clone(),
+                message: message.clone(),
+                concerns: Concern::Unknown,
+            }),
         }
     }
 
-    /// Renders every tenant none of whose documents has a problem.
-    pub(super) fn render(mut self, settings: &RenderSettings) -> Manifests {
-        self.report_tenants();
-        self.report_quotas();
-        self.report_secrets();
-        self.report_shared_ids();
-        let mut tenants = BTreeMap::new();
-        for (name, id) in &self.ids {
-            let refused = self
-                .problems
-                .iter()
-                .any(|problem| problem.concerns == Concern::Tenant(*id));
-            if let (false, Some(entry)) = (refused, self.tenants.get(name))
-                && let Ok(tenant) = &entry.object
-            {
-                match self.tenant(name, tenant, entry, settings) {
-                    Ok(manifest) => {
-                        tenants.insert(*id, manifest);
-                    }
-                    Err(faults) => push(
-                        &mut self.problems,
-                        &entry.source,
-                        &faults,
-                        Concern::Tenant(*id),
-                    ),
+    /// Renders every tenant none of whose documents has a problem; those that
+    /// were `made` from the same documents before are kept.
+    pub(super) fn render(
+        mut self,
+        settings: &RenderSettings,
+        made: &HashMap<NamespacedName, Made>,
+    ) -> (Manifests, HashMap<NamespacedName, Made>) {
+        let references = self.references();
+        self.report(&references);
+        let refused: HashSet<NamespacedName> = self
+            .problems
+            .iter()
+            .filter_map(|problem| match &problem.concerns {
+                Concern::Tenant(name) => Some(name.clone()),
+                _ => None,
+            })
+            .collect();
+        let mut manifests = Manifests {
+            order: self.order(),
+            ..Manifests::default()
+        };
+        let mut now_made = HashMap::with_capacity(self.tenants.len());
+        for (name, entry) in &self.tenants {
+            let Content::Tenant { id, object, .. } = &entry.first.content else {
+                continue;
+            };
+            manifests.ids.insert((*name).clone(), *id);
+            let (false, Ok(tenant)) = (refused.contains(*name), object) else {
+                continue;
+            };
+            let inputs = references.inputs(name, entry.first);
+            let before = made
+                .get(*name)
+                .filter(|made| are_same(&made.inputs, &inputs));
+            let manifest = before.map_or_else(
+                || manifest(name, tenant, &inputs, settings).map(Arc::new),
+                |made| made.manifest.clone(),
+            );
+            match &manifest {
+                Ok(manifest) => {
+                    let manifest = Arc::clone(manifest);
+                    manifests.tenants.insert((*name).clone(), manifest);
+                }
+                Err(faults) => {
+                    let concerns = Concern::Tenant((*name).clone());
+                    push(&mut self.problems, &entry.first.source, faults, &concerns);
                 }
             }
+            now_made.insert((*name).clone(), Made { inputs, manifest });
         }
         self.problems.sort_by(|a, b| a.source.cmp(&b.source));
-        Manifests {
-            tenants,
-            problems: self.problems,
-        }
+        manifests.problems = self.problems;
+        (manifests, now_made)
     }
 
-    fn tenant(
-        &self,
-        name: &Name,
-        tenant: &ChatTenant,
-        entry: &Entry<ChatTenant>,
-        settings: &RenderSettings,
-    ) -> Result<TenantManifest, Faults> {
-        let mut files = BTreeSet::from([entry.source.file.clone()]);
-        let mut quotas = Vec::new();
-        for (quota_name, quota) in &self.quotas {
-            if self.quota_tenants.get(quota_name) == Some(name)
-                && let Ok(object) = &quota.object
-            {
-                files.insert(quota.source.file.clone());
-                quotas.push(object);
+    /// The tenants in the order of the documents.
+    fn order(&self) -> Vec<NamespacedName> {
+        let mut tenants: Vec<_> = self.tenants.iter().collect();
+        tenants.sort_by(|(_, a), (_, b)| a.first.source.cmp(&b.first.source));
+        tenants
+            .into_iter()
+            .map(|(name, _)| (*name).clone())
+            .collect()
+    }
+
+    fn references(&self) -> References<'a> {
+        let mut references = References::default();
+        for (name, entry) in &self.tenants {
+            for secret in secrets_of(entry.first) {
+                if let Some((secret, found)) = self.secrets.get_key_value(&secret) {
+                    references.users_of.entry(*secret).or_default().push(*name);
+                    let secrets = references.secrets_of.entry(*name).or_default();
+                    secrets.push(found.first);
+                }
             }
         }
-        let mut secrets = Secrets::new();
-        for ((namespace, secret_name), secret) in &self.secrets {
-            if *namespace == name.0
-                && let Ok(values) = &secret.object
+        for entry in self.quotas.values() {
+            if let Content::Quota {
+                tenant: Some(tenant),
+                object: Ok(_),
+                ..
+            } = &entry.first.content
             {
-                if refers_to(tenant, secret_name) {
-                    files.insert(secret.source.file.clone());
-                }
+                let quotas = references.quotas_of.entry(tenant).or_default();
+                quotas.push(entry.first);
+            }
+        }
+        references
+    }
+
+    fn report(&mut self, references: &References<'a>) {
+        let problems = &mut self.problems;
+        for (name, entry) in &self.tenants {
+            let concerns = Concern::Tenant((*name).clone());
+            report(problems, "ChatTenant", name, entry, &concerns);
+        }
+        for (name, entry) in &self.quotas {
+            report_quota(problems, name, entry, &self.tenants);
+        }
+        // A broken Secret concerns the tenants that refer to it.
+        for (name, entry) in &self.secrets {
+            let users = references.users_of.get(*name);
+            if users.is_none() {
+                report(problems, "Secret", name, entry, &Concern::Nobody);
+            }
+            for user in users.into_iter().flatten() {
+                let concerns = Concern::Tenant((*user).clone());
+                report(problems, "Secret", name, entry, &concerns);
+            }
+        }
+        report_shared_ids(problems, &self.tenants);
+    }
+}
+
+impl<'a> References<'a> {
+    /// The documents that make the tenant `name`.
+    fn inputs(&self, name: &NamespacedName, tenant: &'a Arc<Document>) -> Vec<Arc<Document>> {
+        let others = [self.quotas_of.get(name), self.secrets_of.get(name)];
+        let others = others.into_iter().flatten().flatten().copied();
+        std::iter::once(tenant).chain(others).cloned().collect()
+    }
+}
+
+fn are_same(before: &[Arc<Document>], now: &[Arc<Document>]) -> bool {
+    before.len() == now.len() && before.iter().zip(now).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+fn manifest(
+    name: &NamespacedName,
+    tenant: &ChatTenant,
+    inputs: &[Arc<Document>],
+    settings: &RenderSettings,
+) -> Result<TenantManifest, Faults> {
+    let (mut quotas, mut secrets) = (Vec::new(), Secrets::new());
+    for input in inputs {
+        match &input.content {
+            Content::Quota {
+                object: Ok(quota), ..
+            } => quotas.push(&**quota),
+            Content::Secret {
+                name,
+                values: Ok(values),
+            } => {
+                let (_, name) = parts(name);
                 let values = values.iter();
                 let values = values.map(|(key, value)| (key.clone(), value.clone().into()));
-                secrets.insert(secret_name.clone(), values.collect());
+                secrets.insert(name.to_owned(), values.collect());
             }
-        }
-        let rendered = render(tenant, &quotas, &secrets, settings)?;
-        // Admission has checked both names.
-        let full = NamespacedName::new(&name.0, &name.1).map_err(|error| Fault {
-            path: "metadata".to_owned(),
-            message: error.to_string(),
-        })?;
-        Ok(TenantManifest {
-            name: full,
-            files,
-            rendered,
-        })
-    }
-
-    fn report_tenants(&mut self) {
-        for (name, entry) in &self.tenants {
-            let concerns = self
-                .ids
-                .get(name)
-                .map_or(Concern::Unknown, |id| Concern::Tenant(*id));
-            report(&mut self.problems, "ChatTenant", name, entry, concerns);
+            _ => {}
         }
     }
-
-    fn report_quotas(&mut self) {
-        for (name, entry) in &self.quotas {
-            let tenant = self.quota_tenants.get(name);
-            let id = tenant.and_then(|tenant| self.ids.get(tenant));
-            let concerns = match (tenant, id) {
-                (_, Some(id)) => Concern::Tenant(*id),
-                (Some(_), None) => Concern::Nobody,
-                (None, _) => Concern::Unknown,
-            };
-            report(&mut self.problems, "ChatQuota", name, entry, concerns);
-            if let (Some((_, tenant)), None) = (tenant, id) {
-                let mut faults = Faults::default();
-                faults.add(
-                    "spec.tenantRef.name",
-                    format!("there is no ChatTenant {tenant} in the namespace {}; write the name of one", name.0),
-                );
-                push(&mut self.problems, &entry.source, &faults, Concern::Nobody);
-            }
-        }
-    }
-
-    /// A broken Secret concerns the tenants that refer to it.
-    fn report_secrets(&mut self) {
-        for (name, entry) in &self.secrets {
-            let users: Vec<_> = self
-                .tenants
-                .iter()
-                .filter(|((namespace, _), _)| *namespace == name.0)
-                .filter(|(_, tenant)| tenant.object.as_ref().is_ok_and(|t| refers_to(t, &name.1)))
-                .filter_map(|(tenant, _)| self.ids.get(tenant))
-                .collect();
-            if users.is_empty() {
-                report(&mut self.problems, "Secret", name, entry, Concern::Nobody);
-            }
-            for id in users {
-                report(
-                    &mut self.problems,
-                    "Secret",
-                    name,
-                    entry,
-                    Concern::Tenant(*id),
-                );
-            }
-        }
-    }
-
-    /// No file is older than another, so none of several tenants with one id is
-    /// preferred: what runs goes on.
-    fn report_shared_ids(&mut self) {
-        let mut by_id: BTreeMap<TenantId, Vec<&Name>> = BTreeMap::new();
-        for (name, id) in &self.ids {
-            by_id.entry(*id).or_default().push(name);
-        }
-        for (id, names) in by_id.into_iter().filter(|(_, names)| names.len() > 1) {
-            for name in &names {
-                let others: Vec<_> = names
-                    .iter()
-                    .filter(|other| other != &name)
-                    .map(|(namespace, name)| format!("{namespace}/{name}"))
-                    .collect();
-                let mut faults = Faults::default();
-                faults.add(
-                    "spec.tenantId",
-                    format!(
-                        "is also the id of ChatTenant {}; give each its own",
-                        others.join(", ")
-                    ),
-                );
-                if let Some(entry) = self.tenants.get(*name) {
-                    push(
-                        &mut self.problems,
-                        &entry.source,
-                        &faults,
-                        Concern::Tenant(id),
-                    );
-                }
-            }
-        }
-    }
+    Ok(TenantManifest {
+        name: name.clone(),
+        file: inputs
+            .first()
+            .map(|first| first.source.file.clone())
+            .unwrap_or_default(),
+        files: inputs
+            .iter()
+            .map(|input| input.source.file.clone())
+            .collect(),
+        rendered: render(tenant, &quotas, &secrets, settings)?,
+    })
 }
 
-fn file<T>(entries: &mut Entries<T>, name: Name, source: Source, object: Result<T, Faults>) {
-    match entries.get_mut(&name) {
-        Some(first) => first.duplicates.push(source),
-        None => {
-            entries.insert(
-                name,
-                Entry {
-                    source,
-                    object,
-                    duplicates: Vec::new(),
-                },
-            );
-        }
-    }
+/// Namespace and name.
+fn parts(name: &NamespacedName) -> (&str, &str) {
+    name.as_str().split_once('/').unwrap_or_default()
 }
 
-/// The faults of an entry and of its duplicates.
-fn report<T>(
-    problems: &mut Vec<Problem>,
-    kind: &str,
-    (namespace, name): &Name,
-    entry: &Entry<T>,
-    concerns: Concern,
-) {
-    if let Err(faults) = &entry.object {
-        push(problems, &entry.source, faults, concerns);
-    }
-    for duplicate in &entry.duplicates {
-        let mut faults = Faults::default();
-        faults.add(
-            "metadata.name",
-            format!(
-                "{kind} {namespace}/{name} is also in {}; delete or rename one of the two",
-                entry.source
-            ),
-        );
-        push(problems, duplicate, &faults, concerns);
-    }
-}
-
-fn push(problems: &mut Vec<Problem>, source: &Source, faults: &Faults, concerns: Concern) {
-    problems.extend(faults.0.iter().map(|fault| Problem {
-        source: source.clone(),
-        path: fault.path.clone(),
-        message: fault.message.clone(),
-        concerns,
-    }));
-}
-
-fn refers_to(tenant: &ChatTenant, secret: &str) -> bool {
+/// The Secrets that a tenant refers to.
+fn secrets_of(document: &Document) -> BTreeSet<NamespacedName> {
+    let Content::Tenant {
+        name,
+        object: Ok(tenant),
+        ..
+    } = &document.content
+    else {
+        return BTreeSet::new();
+    };
+    let (namespace, _) = parts(name);
     let auths = tenant
         .spec
         .providers
         .iter()
         .filter_map(|provider| provider.auth.as_ref());
     auths
-        .into_iter()
-        .any(|auth| auth.secret_key_ref.name == secret)
+        .filter_map(|auth| NamespacedName::new(namespace, &auth.secret_key_ref.name).ok())
+        .collect()
 }
 
-/// The id of a tenant whose document may be invalid elsewhere.
-fn claimed_id((namespace, name): &Name, object: &Value) -> TenantId {
-    let mut tenant = json!({
-        "apiVersion": "", "kind": "", "metadata": {"name": name, "namespace": namespace},
-        "spec": {"providers": [], "models": []}
-    });
-    if let Some(id) = object.pointer("/spec/tenantId") {
-        tenant["spec"]["tenantId"] = id.clone();
+fn file<'a>(entries: &mut Entries<'a>, name: &'a NamespacedName, document: &'a Arc<Document>) {
+    match entries.get_mut(name) {
+        Some(entry) => entry.duplicates.push(document),
+        None => {
+            let entry = Entry {
+                first: document,
+                duplicates: Vec::new(),
+            };
+            entries.insert(name, entry);
+        }
     }
-    let tenant: Option<ChatTenant> = serde_json::from_value(tenant).ok();
-    tenant.map_or_else(
-        || crate::render::derived(&format!("{namespace}/{name}")),
-        |tenant| tenant_id(&tenant),
-    )
+}
+
+fn report_quota(
+    problems: &mut Vec<Problem>,
+    name: &NamespacedName,
+    entry: &Entry<'_>,
+    tenants: &Entries<'_>,
+) {
+    let Content::Quota { tenant, .. } = &entry.first.content else {
+        return;
+    };
+    let concerns = match tenant {
+        Some(tenant) if tenants.contains_key(tenant) => Concern::Tenant(tenant.clone()),
+        Some(_) => Concern::Nobody,
+        None => Concern::Unknown,
+    };
+    report(problems, "ChatQuota", name, entry, &concerns);
+    if let (Some(tenant), Concern::Nobody) = (tenant, &concerns) {
+        let (namespace, tenant) = parts(tenant);
+        let mut faults = Faults::default();
+        faults.add(
+            "spec.tenantRef.name",
+            format!(
+                "there is no ChatTenant {tenant} in the namespace {namespace}; write the name of one"
+            ),
+        );
+        push(problems, &entry.first.source, &faults, &concerns);
+    }
+}
+
+/// No file is older than another: of several tenants with one id the one is
+/// served whose id it is known to be, else none of them.
+fn report_shared_ids(problems: &mut Vec<Problem>, tenants: &Entries<'_>) {
+    let mut by_id: BTreeMap<TenantId, Vec<&NamespacedName>> = BTreeMap::new();
+    for (name, entry) in tenants {
+        if let Content::Tenant { id, .. } = &entry.first.content {
+            by_id.entry(*id).or_default().push(name);
+        }
+    }
+    for names in by_id.into_values().filter(|names| names.len() > 1) {
+        // Enough to find them by; all of all would be quadratic.
+        let shown = |name: &&NamespacedName| -> Vec<String> {
+            let others = names.iter().filter(|other| other != &name);
+            others.take(3).map(ToString::to_string).collect()
+        };
+        for name in &names {
+            let mut faults = Faults::default();
+            let others = shown(name).join(", ");
+            faults.add(
+                "spec.tenantId",
+                format!("is also the id of ChatTenant {others}; give each its own"),
+            );
+            if let Some(entry) = tenants.get(*name) {
+                let concerns = Concern::SharedId((*name).clone());
+                push(problems, &entry.first.source, &faults, &concerns);
+            }
+        }
+    }
+}
+
+/// The faults of an entry and of its duplicates.
+fn report(
+    problems: &mut Vec<Problem>,
+    kind: &str,
+    name: &NamespacedName,
+    entry: &Entry<'_>,
+    concerns: &Concern,
+) {
+    let faults = match &entry.first.content {
+        Content::Tenant { object, .. } => object.as_ref().err(),
+        Content::Quota { object, .. } => object.as_ref().err(),
+        Content::Secret { values, .. } => values.as_ref().err(),
+        Content::Unknown(_) => None,
+    };
+    if let Some(faults) = faults {
+        push(problems, &entry.first.source, faults, concerns);
+    }
+    for duplicate in &entry.duplicates {
+        let mut faults = Faults::default();
+        faults.add(
+            "metadata.name",
+            format!(
+                "{kind} {name} is also in {}; delete or rename one of the two",
+                entry.first.source
+            ),
+        );
+        push(problems, &duplicate.source, &faults, concerns);
+    }
+}
+
+fn push(problems: &mut Vec<Problem>, source: &Source, faults: &Faults, concerns: &Concern) {
+    problems.extend(faults.0.iter().map(|fault| Problem {
+        source: source.clone(),
+        path: fault.path.clone(),
+        message: fault.message.clone(),
+        concerns: concerns.clone(),
+    }));
 }

@@ -7,6 +7,8 @@
 //! known kind, no name) may be part of any tenant of its file.
 
 mod collect;
+mod document;
+mod renderer;
 mod secret;
 
 #[cfg(test)]
@@ -14,13 +16,13 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io;
-use std::path::Path;
+use std::sync::Arc;
 
-use minichat_config::{Fault, yaml};
 use minichat_core::{NamespacedName, TenantId};
 
 use crate::render::{RenderSettings, Rendered};
+
+pub use renderer::Renderer;
 
 /// Where a document stands.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,10 +47,13 @@ pub struct Problem {
 }
 
 /// Who is refused because of a problem.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Concern {
     /// This tenant.
-    Tenant(TenantId),
+    Tenant(NamespacedName),
+    /// This tenant has an id that another one has too; it is refused unless the
+    /// id is known to be its own (D36).
+    SharedId(NamespacedName),
     /// No tenant, such as a quota of a tenant that is not there.
     Nobody,
     /// Perhaps a tenant that once stood in the same file.
@@ -58,8 +63,12 @@ pub enum Concern {
 /// What the files say.
 #[derive(Debug, Default)]
 pub struct Manifests {
-    /// Tenants without a problem.
-    pub tenants: BTreeMap<TenantId, TenantManifest>,
+    /// Tenants without a problem, but perhaps with an id that others have too.
+    pub tenants: BTreeMap<NamespacedName, Arc<TenantManifest>>,
+    /// The id of every tenant, also of those that are refused.
+    pub ids: BTreeMap<NamespacedName, TenantId>,
+    /// Every tenant, in the order of the documents.
+    pub order: Vec<NamespacedName>,
     /// In the order of the documents.
     pub problems: Vec<Problem>,
 }
@@ -69,6 +78,8 @@ pub struct Manifests {
 pub struct TenantManifest {
     /// `namespace/name` of the `ChatTenant`.
     pub name: NamespacedName,
+    /// The file of the `ChatTenant`.
+    pub file: String,
     /// Files that its documents stand in.
     pub files: BTreeSet<String>,
     /// What to serve.
@@ -79,87 +90,30 @@ pub struct TenantManifest {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Files {
     /// By file name.
-    pub texts: BTreeMap<String, String>,
-    /// Files that could not be read, with the reason.
+    pub texts: BTreeMap<String, Arc<str>>,
+    /// What is wrong with files as such: they cannot be read, or their text is
+    /// one from before.
     pub unreadable: BTreeMap<String, String>,
 }
 
 impl Files {
     /// Adds a text.
-    pub fn insert(&mut self, name: &str, text: String) {
-        self.texts.insert(name.to_owned(), text);
-    }
-
-    /// Reads the files of `directory` that end in `.yaml`, `.yml` or `.json`;
-    /// neither hidden ones nor subdirectories.
-    pub fn read(directory: &Path) -> io::Result<Self> {
-        let mut files = Self::default();
-        for entry in std::fs::read_dir(directory)? {
-            let path = entry?.path();
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
-            let extension = path.extension().and_then(|extension| extension.to_str());
-            let is_manifest = matches!(extension, Some("yaml" | "yml" | "json"));
-            if !is_manifest || name.starts_with('.') || path.is_dir() {
-                continue;
-            }
-            match std::fs::read_to_string(&path) {
-                Ok(text) => {
-                    files.texts.insert(name.to_owned(), text);
-                }
-                // Removed since the directory was listed.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    files.unreadable.insert(name.to_owned(), error.to_string());
-                }
-            }
-        }
-        Ok(files)
+    pub fn insert(&mut self, name: &str, text: impl Into<Arc<str>>) {
+        self.texts.insert(name.to_owned(), text.into());
     }
 }
 
 impl Manifests {
-    /// Reads and renders the files of `directory`, see [`Files::read`].
-    pub fn read(directory: &Path, settings: &RenderSettings) -> io::Result<Self> {
-        Ok(Self::parse(&Files::read(directory)?, settings))
-    }
-
-    /// Renders the documents of `files`.
+    /// Renders the documents of `files`, once.
     pub fn parse(files: &Files, settings: &RenderSettings) -> Self {
-        let mut collected = collect::Collected::default();
-        for (file, error) in &files.unreadable {
-            let source = Source {
-                file: file.clone(),
-                document: 1,
-            };
-            let fault = Fault {
-                path: String::new(),
-                message: format!("cannot be read: {error}"),
-            };
-            collected.problem(source, fault, Concern::Unknown);
-        }
-        for (file, text) in &files.texts {
-            for document in yaml::documents(text) {
-                let source = Source {
-                    file: file.clone(),
-                    document: document.number,
-                };
-                match document.value {
-                    Ok(value) => collected.add(source, &value),
-                    Err(fault) => collected.problem(source, fault, Concern::Unknown),
-                }
-            }
-        }
-        collected.render(settings)
+        Renderer::new(settings.clone()).render(files)
     }
 
     /// Problems that keep `tenant` from being served or updated.
-    pub fn problems_of(&self, tenant: TenantId) -> impl Iterator<Item = &Problem> {
-        self.problems
-            .iter()
-            .filter(move |problem| problem.concerns == Concern::Tenant(tenant))
+    pub fn problems_of(&self, tenant: &NamespacedName) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().filter(
+            move |problem| matches!(&problem.concerns, Concern::Tenant(name) if name == tenant),
+        )
     }
 }
 

@@ -32,16 +32,16 @@ fn tenant(name: &str) -> String {
     TENANT.replace("NAME", name)
 }
 
+fn texts(texts: &[(&str, &str)]) -> Files {
+    let mut files = Files::default();
+    for (file, text) in texts {
+        files.insert(file, *text);
+    }
+    files
+}
+
 fn parse(files: &[(&str, &str)]) -> Manifests {
-    let texts = files
-        .iter()
-        .map(|(file, text)| ((*file).to_owned(), (*text).to_owned()))
-        .collect();
-    let files = Files {
-        texts,
-        ..Files::default()
-    };
-    Manifests::parse(&files, &RenderSettings::default())
+    Manifests::parse(&texts(files), &RenderSettings::default())
 }
 
 fn names(manifests: &Manifests) -> Vec<&str> {
@@ -197,8 +197,11 @@ fn two_tenants_of_one_id_are_both_refused() {
         tenant("b").replace("spec:", id),
     );
     let manifests = parse(&[("1.yaml", &format!("{a}---{b}---{}---{SECRET}", tenant("c")))]);
-    assert_eq!(names(&manifests), ["default/c"]);
+    assert_eq!(names(&manifests), ["default/a", "default/b", "default/c"]);
     assert_eq!(manifests.problems.len(), 2);
+    let shared = |name: &str| Concern::SharedId(name.parse().unwrap());
+    assert_eq!(manifests.problems[0].concerns, shared("default/a"));
+    assert_eq!(manifests.problems[1].concerns, shared("default/b"));
     assert!(problems(&manifests)[0].contains("is also the id of ChatTenant default/b"));
 }
 
@@ -209,39 +212,57 @@ fn a_secret_of_another_namespace_is_not_used() {
     assert!(problems(&manifests)[0].contains("there is no Secret keys in the namespace"));
 }
 
+/// What did not change is neither parsed nor rendered anew.
 #[test]
-fn only_manifest_files_of_the_directory_itself_are_read() {
-    let directory = tempfile::tempdir().unwrap();
-    let at = |name: &str| directory.path().join(name);
-    fs::write(at("a.yaml"), tenant("a")).unwrap();
-    fs::write(at("secret.yml"), SECRET).unwrap();
-    for ignored in [".hidden.yaml", "a.yaml.swp", "README.md"] {
-        fs::write(at(ignored), "a: [").unwrap();
-    }
-    fs::create_dir(at("sub.yaml")).unwrap();
-    fs::write(at("latin1.yaml"), b"a: \xe9").unwrap();
-    let manifests = Manifests::read(directory.path(), &RenderSettings::default()).unwrap();
-    assert_eq!(names(&manifests), ["default/a"]);
-    let found = problems(&manifests);
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].starts_with("latin1.yaml, document 1: cannot be read"));
-    assert!(Manifests::read(&at("missing"), &RenderSettings::default()).is_err());
+fn an_edit_renders_its_own_tenant_alone() {
+    let mut renderer = Renderer::new(RenderSettings::default());
+    let (a, b) = (tenant("a"), tenant("b"));
+    let all = |quota: &str| texts(&[("a", &a), ("b", &b), ("keys", SECRET), ("quota", quota)]);
+    let first = renderer.render(&all(QUOTA));
+    let daily = |manifests: &Manifests, name: &str| {
+        let tenant = &manifests.tenants[&name.parse().unwrap()];
+        tenant.rendered.config.user_limits.default.standard.daily / 1_000_000
+    };
+    assert_eq!(
+        (daily(&first, "default/a"), daily(&first, "default/b")),
+        (7, 100)
+    );
+    let second = renderer.render(&all(&QUOTA.replace("daily: 7", "daily: 8")));
+    assert_eq!(
+        (daily(&second, "default/a"), daily(&second, "default/b")),
+        (8, 100)
+    );
+    let same = |a: &Manifests, b: &Manifests, name: &str| {
+        let name = name.parse().unwrap();
+        std::sync::Arc::ptr_eq(&a.tenants[&name], &b.tenants[&name])
+    };
+    assert!(!same(&first, &second, "default/a") && same(&first, &second, "default/b"));
+    // A Secret is part of both, and what was broken is rendered when it is mended.
+    let broken = renderer.render(&texts(&[("a", &a), ("b", &b), ("quota", QUOTA)]));
+    assert_eq!(broken.problems.len(), 2);
+    let third = renderer.render(&all(QUOTA));
+    assert_eq!((daily(&third, "default/a"), third.problems.len()), (7, 0));
+    let moved = texts(&[("a", &a), ("c", &b), ("keys", SECRET), ("quota", QUOTA)]);
+    let moved = renderer.render(&moved);
+    assert_eq!(moved.tenants[&"default/b".parse().unwrap()].file, "c");
 }
 
 /// Every example is a manifest that works.
 #[test]
 fn examples_render_without_problem_or_warning() {
     let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
-    let all = Files::read(Path::new(examples)).unwrap();
-    assert!(all.texts.len() >= 2);
-    for (file, text) in all.texts {
-        let one = Files {
-            texts: BTreeMap::from([(file.clone(), text)]),
-            ..Files::default()
-        };
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(examples).unwrap() {
+        let path = entry.unwrap().path();
+        let file = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let mut one = Files::default();
+        one.insert(&file, fs::read_to_string(&path).unwrap());
         let manifests = Manifests::parse(&one, &RenderSettings::LENIENT);
         assert_eq!(problems(&manifests), Vec::<String>::new());
         assert_eq!(manifests.tenants.len(), 1, "{file}");
+        for name in manifests.tenants.keys() {
+            assert!(names.insert(name.clone()), "{name} is in two examples");
+        }
         for tenant in manifests.tenants.values() {
             assert_eq!(tenant.rendered.warnings, Vec::<String>::new(), "{file}");
             assert!(
@@ -250,4 +271,5 @@ fn examples_render_without_problem_or_warning() {
             );
         }
     }
+    assert!(names.len() >= 2);
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Secret;
 use minichat_config::{Faults, TenantConfig, yaml};
@@ -44,12 +44,11 @@ impl DirectoryReader {
     }
 }
 
-/// The tenant or the error of every place of `directory`, without serving any.
+/// The tenant or the error of every place of a directory, without serving any.
 pub(super) fn examine(
-    directory: &Path,
+    files: Files,
     settings: &RenderSettings,
-) -> io::Result<Vec<(String, Result<TenantId, String>)>> {
-    let files = DirectoryReader::read(directory)?;
+) -> Vec<(String, Result<TenantId, String>)> {
     let found = Places::new(settings.clone()).found(&files).into_iter();
     let places = found.map(|(place, found)| {
         let tenant = match found.delivery {
@@ -59,31 +58,28 @@ pub(super) fn examine(
         };
         (place, tenant)
     });
-    Ok(places.collect())
+    places.collect()
 }
 
 impl Reader for DirectoryReader {
     const DEPTH: RecursiveMode = RecursiveMode::Recursive;
 
-    fn read(directory: &Path) -> io::Result<Files> {
-        let mut files = Files::default();
+    fn files(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+        let mut files = Vec::new();
         for entry in std::fs::read_dir(directory)? {
             let path = entry?.path();
             let Some(name) = visible_name(&path) else {
                 continue;
             };
-            if path.is_dir() {
-                for key in [TENANT_KEY, CREDENTIALS_KEY] {
-                    read_file(
-                        &mut files,
-                        format!("{name}{SEPARATOR}{key}"),
-                        &path.join(key),
-                    );
-                }
+            let keys = [TENANT_KEY, CREDENTIALS_KEY];
+            let is_mounted = || keys.iter().any(|key| path.join(key).exists());
+            if path.is_dir() && (!is_document(&path) || is_mounted()) {
+                let paths = keys.map(|key| (format!("{name}{SEPARATOR}{key}"), path.join(key)));
+                files.extend(paths);
             } else if is_key(name) {
-                read_file(&mut files, format!("{SEPARATOR}{name}"), &path);
+                files.push((format!("{SEPARATOR}{name}"), path));
             } else if is_document(&path) {
-                read_file(&mut files, name.to_owned(), &path);
+                files.push((name.to_owned(), path));
             }
         }
         Ok(files)
@@ -317,12 +313,10 @@ impl Places {
 
 /// The text of the file called `name`, or why there is none.
 fn text<'a>(files: &'a Files, name: &str) -> Result<&'a str, String> {
-    match files.texts.get(name) {
-        Some(text) => Ok(text),
-        None => Err(files.unreadable.get(name).map_or_else(
-            || "is missing".to_owned(),
-            |error| format!("cannot be read: {error}"),
-        )),
+    match (files.unreadable.get(name), files.texts.get(name)) {
+        (Some(error), _) => Err(error.clone()),
+        (None, Some(text)) => Ok(text),
+        (None, None) => Err("is missing".to_owned()),
     }
 }
 
@@ -346,17 +340,4 @@ fn is_key(name: &str) -> bool {
 fn is_document(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
     matches!(extension, Some("yaml" | "yml" | "json"))
-}
-
-fn read_file(files: &mut Files, name: String, path: &Path) {
-    match std::fs::read_to_string(path) {
-        Ok(text) => {
-            files.texts.insert(name, text);
-        }
-        // Not there, or removed since the directory was listed.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => {
-            files.unreadable.insert(name, error.to_string());
-        }
-    }
 }

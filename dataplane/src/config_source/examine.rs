@@ -5,9 +5,12 @@ use std::io;
 use std::path::Path;
 
 use minichat_config::process::TenantSource;
+use minichat_crds::manifests::Concern;
 use minichat_crds::{Manifests, RenderSettings};
 
-use super::directory;
+use super::directory::{self, DirectoryReader};
+use super::folder;
+use super::manifests::ManifestReader;
 
 /// What a source holds.
 #[derive(Debug, Default)]
@@ -50,25 +53,35 @@ pub fn examine(source: &TenantSource, settings: &RenderSettings) -> Examined {
 }
 
 fn manifests(directory: &Path, settings: &RenderSettings) -> io::Result<Examined> {
-    let Manifests { tenants, problems } = Manifests::read(directory, settings)?;
+    let files = folder::read::<ManifestReader>(directory)?;
+    let Manifests {
+        tenants, problems, ..
+    } = Manifests::parse(&files, settings);
+    let is_shared = |name| {
+        let shared = Concern::SharedId(name);
+        problems.iter().any(|problem| problem.concerns == shared)
+    };
     let mut examined = Examined {
         faults: problems.iter().map(ToString::to_string).collect(),
         ..Examined::default()
     };
-    for (_, tenant) in tenants {
+    for tenant in tenants.into_values() {
+        if is_shared(tenant.name.clone()) {
+            continue;
+        }
         let name = &tenant.name;
         let warnings = tenant.rendered.warnings.iter();
         examined
             .remarks
             .extend(warnings.map(|warning| format!("{name}: {warning}")));
-        examined.tenants.push(tenant.name.to_string());
+        examined.tenants.push(name.to_string());
     }
     Ok(examined)
 }
 
 fn rendered(path: &Path, settings: &RenderSettings) -> io::Result<Examined> {
     let mut examined = Examined::default();
-    for (place, tenant) in directory::examine(path, settings)? {
+    for (place, tenant) in directory::examine(folder::read::<DirectoryReader>(path)?, settings) {
         match tenant {
             Ok(tenant) => examined.tenants.push(tenant.to_string()),
             Err(error) if place.is_empty() => examined.faults.push(error),

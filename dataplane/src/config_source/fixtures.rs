@@ -73,13 +73,15 @@ pub(super) fn rendered_from(
     revision: String,
 ) -> RenderedTenant {
     let mut files = Files::default();
-    files.texts.insert("a.yaml".to_owned(), text);
-    let mut manifests = Manifests::parse(&files, &RenderSettings::default());
-    let manifest = manifests.tenants.remove(&self::id(id)).unwrap();
+    files.insert("a.yaml", text);
+    let manifests = Manifests::parse(&files, &RenderSettings::default());
+    let mut tenants = manifests.tenants.into_values();
+    let manifest = tenants.next().unwrap();
+    assert_eq!(manifest.rendered.config.tenant_id, self::id(id));
     RenderedTenant {
-        source: manifest.name,
-        config: manifest.rendered.config.numbered(version),
-        credentials: manifest.rendered.credentials,
+        source: manifest.name.clone(),
+        config: manifest.rendered.config.clone().numbered(version),
+        credentials: manifest.rendered.credentials.clone(),
         revision,
     }
 }

@@ -1,21 +1,26 @@
 //! A directory that is read at the start and whenever it changes.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use minichat_crds::manifests::Files;
+use notify::event::{AccessKind, AccessMode, Event, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::files::FileReader;
+use super::settling::{Objects, Reading, Settling};
 
 /// How often the directory is read when no change was noticed: file systems
 /// without notifications exist, and notifications get lost.
 const POLL: Duration = Duration::from_secs(5);
-/// A change is taken over when two readings this far apart are equal: a file
-/// that is being written is not read by halves.
+/// A change is taken over when two readings this far apart are equal.
 const SETTLE: Duration = Duration::from_millis(20);
 /// Readings after which a directory that never comes to rest is taken as it is.
 const MAX_READINGS: usize = 50;
@@ -25,11 +30,21 @@ pub(super) trait Reader: Send + Sync + 'static {
     /// Whether folders of the directory are part of it.
     const DEPTH: RecursiveMode;
 
-    /// Reads the directory; blocks.
-    fn read(directory: &Path) -> io::Result<Files>;
+    /// Name and path of every file that matters; blocks.
+    fn files(directory: &Path) -> io::Result<Vec<(String, PathBuf)>>;
+
+    /// Kind and name of what a text holds, if a file can hold several things.
+    fn objects(&mut self, _file: &str, _text: &Arc<str>) -> Objects {
+        None
+    }
 
     /// Takes over what was read. `false` when the same is worth another try.
     fn load(&mut self, files: Files) -> impl Future<Output = bool> + Send;
+}
+
+/// Reads the texts of `directory` once; blocks.
+pub(super) fn read<R: Reader>(directory: &Path) -> io::Result<Files> {
+    Ok(FileReader::default().read(R::files(directory)?))
 }
 
 /// Follows a directory until it is dropped.
@@ -43,18 +58,22 @@ impl Followed {
     /// Loads `directory` and begins to watch it. Fails only when the directory
     /// cannot be read.
     pub(super) async fn start<R: Reader>(directory: PathBuf, reader: R) -> anyhow::Result<Self> {
-        let changed = Arc::new(Notify::new());
+        let changes = Arc::<Changes>::default();
         // Before the first reading, so that no change falls between.
-        let watcher = watch(&directory, R::DEPTH, Arc::clone(&changed));
+        let watcher = watch(&directory, R::DEPTH, Arc::clone(&changes));
         let mut follower = Follower {
             directory,
             reader,
+            changes,
+            files: FileReader::default(),
+            settling: Settling::default(),
+            unsettled: None,
             loaded: None,
         };
-        let files = follower.read().await?;
-        follower.load(files).await;
+        let reading = follower.read().await?;
+        follower.take(&reading).await;
         Ok(Self {
-            task: tokio::spawn(follower.follow(changed)),
+            task: tokio::spawn(follower.follow()),
             _watcher: watcher,
         })
     }
@@ -66,21 +85,58 @@ impl Drop for Followed {
     }
 }
 
+/// What is told of the directory.
+#[derive(Default)]
+struct Changes {
+    noticed: Notify,
+    /// Files that have been written to and are not closed.
+    writing: Mutex<BTreeSet<PathBuf>>,
+}
+
+impl Changes {
+    fn notice(&self, event: &Event) {
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if event.need_rescan() {
+            writing.clear();
+        }
+        match event.kind {
+            EventKind::Modify(ModifyKind::Data(_)) => writing.extend(event.paths.iter().cloned()),
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Modify(ModifyKind::Name(_))
+            | EventKind::Remove(_) => {
+                for path in &event.paths {
+                    writing.remove(path);
+                }
+            }
+            _ => {}
+        }
+        drop(writing);
+        if is_change(event) {
+            self.noticed.notify_one();
+        }
+    }
+
+    fn is_writing(&self, path: &Path) -> bool {
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        writing.contains(path)
+    }
+}
+
 /// Whether the directory may say something else now. Reading it is an event
 /// too: taken for a change, it would be read for ever.
-fn is_change(event: &notify::Event) -> bool {
-    !event.kind.is_access()
+fn is_change(event: &Event) -> bool {
+    let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    !event.kind.is_access() || event.kind == written
 }
 
 fn watch(
     directory: &Path,
     depth: RecursiveMode,
-    changed: Arc<Notify>,
+    changes: Arc<Changes>,
 ) -> Option<RecommendedWatcher> {
-    let notify = move |event: notify::Result<notify::Event>| {
-        if event.as_ref().map_or(true, is_change) {
-            changed.notify_one();
-        }
+    let notify = move |event: notify::Result<Event>| match event {
+        Ok(event) => changes.notice(&event),
+        Err(_) => changes.noticed.notify_one(),
     };
     let watcher = notify::recommended_watcher(notify).and_then(|mut watcher| {
         watcher.watch(directory, depth)?;
@@ -93,25 +149,39 @@ fn watch(
         .ok()
 }
 
+/// One look at the directory.
+#[derive(PartialEq, Eq)]
+struct Look {
+    files: Files,
+    writing: BTreeSet<String>,
+}
+
 struct Follower<R> {
     directory: PathBuf,
     reader: R,
+    changes: Arc<Changes>,
+    files: FileReader,
+    settling: Settling,
+    /// When what does not count yet may count.
+    unsettled: Option<Instant>,
     /// What was taken over last; `None` when it must be taken over again.
     loaded: Option<Files>,
 }
 
 impl<R: Reader> Follower<R> {
     /// Loads on every notice and every [`POLL`], for ever.
-    async fn follow(mut self, changed: Arc<Notify>) {
+    async fn follow(mut self) {
         let mut readable = true;
         loop {
-            let _ = tokio::time::timeout(POLL, changed.notified()).await;
-            match self.settled().await {
-                Ok(files) => {
+            let until_settled = self
+                .unsettled
+                .map(|at| at.saturating_duration_since(Instant::now()));
+            let wait = until_settled.map_or(POLL, |wait| wait.min(POLL));
+            let _ = timeout(wait, self.changes.noticed.notified()).await;
+            match self.at_rest().await {
+                Ok(look) => {
                     readable = true;
-                    if self.loaded.as_ref() != Some(&files) {
-                        self.load(files).await;
-                    }
+                    self.take(&look).await;
                 }
                 Err(error) if readable => {
                     readable = false;
@@ -123,41 +193,63 @@ impl<R: Reader> Follower<R> {
     }
 
     /// The files once they are at rest, or as they were loaded.
-    async fn settled(&self) -> anyhow::Result<Files> {
-        let mut files = self.read().await?;
+    async fn at_rest(&mut self) -> anyhow::Result<Look> {
+        let mut look = self.read().await?;
         for _ in 0..MAX_READINGS {
-            if self.loaded.as_ref() == Some(&files) {
+            if self.loaded.as_ref() == Some(&look.files) {
                 break;
             }
-            tokio::time::sleep(SETTLE).await;
+            sleep(SETTLE).await;
             let again = self.read().await?;
-            if again == files {
+            if again == look {
                 break;
             }
-            files = again;
+            look = again;
         }
-        Ok(files)
+        Ok(look)
     }
 
-    async fn read(&self) -> anyhow::Result<Files> {
+    async fn read(&mut self) -> anyhow::Result<Look> {
         let directory = self.directory.clone();
-        spawn_blocking(move || R::read(&directory))
-            .await?
-            .with_context(|| format!("{} cannot be read", self.directory.display()))
+        let changes = Arc::clone(&self.changes);
+        let mut reader = std::mem::take(&mut self.files);
+        let (read, reader) = spawn_blocking(move || {
+            let read = R::files(&directory).map(|files| {
+                let writing = files.iter().filter(|(_, path)| changes.is_writing(path));
+                let writing = writing.map(|(name, _)| name.clone()).collect();
+                let files = reader.read(files);
+                Look { files, writing }
+            });
+            (read, reader)
+        })
+        .await?;
+        self.files = reader;
+        read.with_context(|| format!("{} cannot be read", self.directory.display()))
     }
 
-    async fn load(&mut self, files: Files) {
-        let complete = self.reader.load(files.clone()).await;
-        self.loaded = complete.then_some(files);
+    /// Takes over what counts of `look`.
+    async fn take(&mut self, look: &Look) {
+        let reading = Reading {
+            files: &look.files,
+            writing: &look.writing,
+            now: Instant::now(),
+        };
+        let reader = &mut self.reader;
+        let objects = |file: &str, text: &Arc<str>| reader.objects(file, text);
+        let (counting, unsettled) = self.settling.take(&reading, objects);
+        self.unsettled = unsettled;
+        if self.loaded.as_ref() != Some(&counting) {
+            let complete = self.reader.load(counting.clone()).await;
+            self.loaded = complete.then_some(counting);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind};
-    use notify::{Event, EventKind};
+    use notify::event::{CreateKind, DataChange, RemoveKind};
 
-    use super::is_change;
+    use super::*;
 
     /// K8S-21
     #[test]
@@ -169,9 +261,31 @@ mod tests {
         assert!(!change(EventKind::Access(AccessKind::Close(
             AccessMode::Read
         ))));
+        assert!(change(EventKind::Access(AccessKind::Close(
+            AccessMode::Write
+        ))));
         assert!(change(EventKind::Modify(ModifyKind::Any)));
         assert!(change(EventKind::Create(CreateKind::File)));
         assert!(change(EventKind::Remove(RemoveKind::File)));
         assert!(change(EventKind::Any));
+    }
+
+    #[test]
+    fn a_file_is_written_from_the_first_byte_until_it_is_closed() {
+        let changes = Changes::default();
+        let path = Path::new("/manifests/a.yaml");
+        let told = |kind| changes.notice(&Event::new(kind).add_path(path.to_owned()));
+        let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        told(EventKind::Create(CreateKind::File));
+        assert!(!changes.is_writing(path), "a link is never closed");
+        for end in [
+            EventKind::Access(AccessKind::Close(AccessMode::Write)),
+            EventKind::Remove(RemoveKind::File),
+        ] {
+            told(data);
+            assert!(changes.is_writing(path));
+            told(end);
+            assert!(!changes.is_writing(path));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Which tenants an issuer opens (K8S section 2, `auth.issuers`).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use minichat_config::tenant::issuer_conflicts;
@@ -84,8 +84,12 @@ pub(super) fn refused(
     running: &HashMap<TenantId, Arc<TenantRuntime>>,
 ) -> HashMap<TenantId, String> {
     let mut refused: HashMap<TenantId, String> = HashMap::new();
+    if offered.is_empty() {
+        return refused;
+    }
+    let ids: HashSet<_> = offered.iter().map(|config| config.tenant_id).collect();
+    let is_offered = |id: TenantId| ids.contains(&id);
     loop {
-        let is_offered = |id: TenantId| offered.iter().any(|config| config.tenant_id == id);
         let kept = running
             .values()
             .map(|runtime| &runtime.config)

@@ -1,10 +1,11 @@
 //! From manifests to what runs: one load compares what the files say with what
 //! runs, and swaps only what is valid (QUOTA-31, K8S-22).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use futures_util::future::join_all;
-use minichat_core::TenantId;
+use minichat_core::{NamespacedName, TenantId};
 use minichat_crds::Revisions;
 use minichat_crds::manifests::{Concern, Files, Manifests, Problem, TenantManifest};
 
@@ -16,14 +17,18 @@ use super::{PolicyError, StoredPolicyVersions, TenantRuntime};
 pub(super) struct Loader {
     versions: StoredPolicyVersions,
     revisions: Revisions,
-    /// Files that the running configurations were read from.
-    files: BTreeMap<TenantId, BTreeSet<String>>,
+    /// What the running configurations were made from.
+    manifests: BTreeMap<TenantId, Arc<TenantManifest>>,
+    /// What was logged of the last manifests.
+    warned: BTreeSet<String>,
     pub(super) registry: Registry,
 }
 
 /// What the files say about one tenant, given what runs.
 enum Verdict {
-    Serve(Box<TenantManifest>),
+    /// What runs.
+    Stands,
+    Serve(Arc<TenantManifest>),
     Reject(Refusal),
     Remove,
 }
@@ -32,6 +37,92 @@ enum Verdict {
 struct Refusal {
     error: String,
     files: BTreeSet<String>,
+    /// Whose the id is, if that is why.
+    owner: Option<NamespacedName>,
+}
+
+/// One load's manifests, by what a tenant asks of them.
+struct Load<'a> {
+    manifests: &'a Manifests,
+    names: BTreeMap<TenantId, Vec<&'a NamespacedName>>,
+    /// Problems of a tenant.
+    of_tenant: HashMap<&'a NamespacedName, Vec<&'a Problem>>,
+    /// Tenants whose id others have too.
+    shared: HashMap<&'a NamespacedName, Vec<&'a Problem>>,
+    /// Problems that may concern any tenant of a file.
+    of_file: HashMap<&'a str, Vec<&'a Problem>>,
+    /// Whose the ids are that several have.
+    owners: BTreeMap<TenantId, NamespacedName>,
+}
+
+impl<'a> Load<'a> {
+    fn of(manifests: &'a Manifests) -> Self {
+        let mut load = Self {
+            manifests,
+            names: BTreeMap::new(),
+            of_tenant: HashMap::new(),
+            shared: HashMap::new(),
+            of_file: HashMap::new(),
+            owners: BTreeMap::new(),
+        };
+        for (name, id) in &manifests.ids {
+            load.names.entry(*id).or_default().push(name);
+        }
+        for problem in &manifests.problems {
+            match &problem.concerns {
+                Concern::Tenant(name) => load.of_tenant.entry(name).or_default().push(problem),
+                Concern::SharedId(name) => load.shared.entry(name).or_default().push(problem),
+                Concern::Unknown => {
+                    let file = problem.source.file.as_str();
+                    load.of_file.entry(file).or_default().push(problem);
+                }
+                Concern::Nobody => {}
+            }
+        }
+        load
+    }
+
+    /// The one tenant that `id` is looked for under; `None` when several have it
+    /// and nobody knows whose it is.
+    fn candidate(&self, id: TenantId) -> Option<&'a NamespacedName> {
+        match self.names.get(&id).map_or(&[][..], Vec::as_slice) {
+            [only] => Some(*only),
+            several => {
+                let owner = self.owners.get(&id)?;
+                several.iter().copied().find(|name| *name == owner)
+            }
+        }
+    }
+
+    /// Why no tenant can have `id`, which several have.
+    fn shared(&self, id: TenantId) -> Option<Refusal> {
+        let names = self.names.get(&id)?;
+        let problems = names.iter().filter_map(|name| self.shared.get(*name));
+        Refusal::of(problems.flatten().copied())
+    }
+
+    /// Whether `/configz` shows the problem.
+    fn is_shown(&self, problem: &Problem) -> bool {
+        let candidate = |name| {
+            let id = self.manifests.ids.get(name);
+            id.map(|id| self.candidate(*id))
+        };
+        match &problem.concerns {
+            Concern::Tenant(name) => candidate(name) == Some(Some(name)),
+            Concern::SharedId(name) => {
+                matches!(candidate(name), Some(found) if found.is_none_or(|found| found == name))
+            }
+            Concern::Nobody | Concern::Unknown => false,
+        }
+    }
+
+    /// Problems of `files` that may be any tenant's.
+    fn lost(&self, files: &BTreeSet<String>) -> Vec<&'a Problem> {
+        let problems = files
+            .iter()
+            .filter_map(|file| self.of_file.get(file.as_str()));
+        problems.flatten().copied().collect()
+    }
 }
 
 impl Loader {
@@ -39,90 +130,131 @@ impl Loader {
         Self {
             versions,
             revisions: Revisions::new(),
-            files: BTreeMap::new(),
+            manifests: BTreeMap::new(),
+            warned: BTreeSet::new(),
             registry: Registry::default(),
         }
     }
 
-    /// Takes over `manifests`, which were made from `files`. `false` when the database did not take
-    /// some tenant, so that the same files are worth another load.
-    pub(super) async fn apply(&mut self, mut manifests: Manifests, files: &Files) -> bool {
-        for problem in manifests
-            .problems
-            .iter()
-            .filter(|p| matches!(p.concerns, Concern::Nobody | Concern::Unknown))
-        {
-            tracing::warn!(%problem, "a manifest is refused");
-        }
+    /// Takes over `manifests`, which were made from `files`. `false` when the
+    /// database did not take some tenant, so that the same files are worth
+    /// another load.
+    pub(super) async fn apply(&mut self, manifests: &Manifests, files: &Files) -> bool {
+        let mut load = Load::of(manifests);
+        load.owners = self.owners(&load).await;
+        self.warn(&load);
         let mut known: BTreeSet<TenantId> = self.registry.known().collect();
-        known.extend(manifests.tenants.keys());
-        known.extend(
-            manifests
-                .problems
-                .iter()
-                .filter_map(|problem| match problem.concerns {
-                    Concern::Tenant(id) => Some(id),
-                    Concern::Nobody | Concern::Unknown => None,
-                }),
-        );
+        known.extend(load.names.keys());
         let mut served = Vec::new();
         for id in known {
-            match self.verdict(id, &mut manifests) {
-                Verdict::Serve(manifest) => served.push((id, *manifest)),
+            match self.verdict(id, &load) {
+                Verdict::Stands => {}
+                Verdict::Serve(manifest) => served.push((id, manifest)),
                 Verdict::Reject(refusal) => self.reject(id, refusal, files),
-                Verdict::Remove => {
-                    self.files.remove(&id);
-                    self.registry.remove(id);
-                }
+                Verdict::Remove => self.remove(id),
             }
         }
         self.refuse_foreign_issuers(&mut served, files);
         let complete = self.serve(served, files).await;
+        self.registry.choose_default(&self.in_order(manifests));
         self.registry.publish();
         complete
     }
 
-    fn verdict(&self, id: TenantId, manifests: &mut Manifests) -> Verdict {
-        let refused: Vec<_> = manifests.problems_of(id).collect();
-        if !refused.is_empty() {
-            return Verdict::Reject(Refusal::of(refused.into_iter()));
-        }
-        // A document that cannot be told apart may be one of this tenant's: a
-        // quota, say, without which the tenant must not go on.
-        let files = self.files.get(&id);
-        let mut lost = manifests
+    /// Ids of the tenants, in the order of the documents.
+    fn in_order(&self, manifests: &Manifests) -> Vec<TenantId> {
+        let ids = manifests
+            .order
+            .iter()
+            .filter_map(|name| manifests.ids.get(name));
+        ids.copied().collect()
+    }
+
+    /// Whose the ids are that several tenants have (D36).
+    async fn owners(&self, load: &Load<'_>) -> BTreeMap<TenantId, NamespacedName> {
+        let several = load.names.iter().filter(|(_, names)| names.len() > 1);
+        let ids: Vec<_> = several.map(|(id, _)| *id).collect();
+        self.versions.owners_among(ids, &self.registry).await
+    }
+
+    /// Logs what no tenant shows, once.
+    fn warn(&mut self, load: &Load<'_>) {
+        let unseen = load
+            .manifests
             .problems
             .iter()
-            .filter(|problem| problem.concerns == Concern::Unknown)
-            .filter(|problem| files.is_some_and(|files| files.contains(&problem.source.file)))
-            .peekable();
-        if lost.peek().is_some() {
-            return Verdict::Reject(Refusal::of(lost));
+            .filter(|problem| !load.is_shown(problem));
+        let unseen: BTreeSet<_> = unseen.map(ToString::to_string).collect();
+        for problem in unseen.difference(&self.warned) {
+            tracing::warn!(problem, "a manifest is refused");
         }
-        match manifests.tenants.remove(&id) {
-            Some(manifest) => Verdict::Serve(Box::new(manifest)),
-            None => Verdict::Remove,
+        self.warned = unseen;
+    }
+
+    fn verdict(&mut self, id: TenantId, load: &Load<'_>) -> Verdict {
+        let Some(name) = load.candidate(id) else {
+            return self.without_candidate(id, load);
+        };
+        let of_tenant = load.of_tenant.get(name).into_iter().flatten().copied();
+        // A document that cannot be told apart may be one of this tenant's: a
+        // quota, say, without which the tenant must not go on.
+        let before = self.manifests.get(&id);
+        let lost = before
+            .into_iter()
+            .flat_map(|before| load.lost(&before.files));
+        if let Some(refusal) = Refusal::of(of_tenant.chain(lost)) {
+            return Verdict::Reject(refusal);
         }
+        let Some(manifest) = load.manifests.tenants.get(name) else {
+            return Verdict::Remove;
+        };
+        // A tenant that is gone ends, also when one of the same id stands in
+        // another file; in the same one it may be the same under a new name.
+        if before.is_some_and(|before| before.name != *name && before.file != manifest.file) {
+            self.remove(id);
+        }
+        let before = self.manifests.get(&id);
+        if before.is_some_and(|before| Arc::ptr_eq(before, manifest))
+            && !self.registry.is_rejected(id)
+        {
+            return Verdict::Stands;
+        }
+        Verdict::Serve(Arc::clone(manifest))
+    }
+
+    fn without_candidate(&self, id: TenantId, load: &Load<'_>) -> Verdict {
+        let before = self.manifests.get(&id);
+        let lost = before
+            .into_iter()
+            .flat_map(|before| load.lost(&before.files));
+        let refusal = load.shared(id).or_else(|| Refusal::of(lost));
+        refusal.map_or(Verdict::Remove, Verdict::Reject)
+    }
+
+    fn remove(&mut self, id: TenantId) {
+        self.manifests.remove(&id);
+        self.registry.remove(id);
     }
 
     /// No issuer opens two tenants by accident.
     fn refuse_foreign_issuers(
         &mut self,
-        served: &mut Vec<(TenantId, TenantManifest)>,
+        served: &mut Vec<(TenantId, Arc<TenantManifest>)>,
         files: &Files,
     ) {
         let offered: Vec<_> = served
             .iter()
             .map(|(_, manifest)| &manifest.rendered.config)
             .collect();
-        let refused = issuers::refused(&offered, &self.registry.all_running());
+        let mut refused = issuers::refused(&offered, &self.registry.all_running());
         served.retain(|(id, manifest)| {
-            let Some(error) = refused.get(id) else {
+            let Some(error) = refused.remove(id) else {
                 return true;
             };
             let refusal = Refusal {
-                error: error.clone(),
+                error,
                 files: manifest.files.clone(),
+                owner: None,
             };
             self.reject(*id, refusal, files);
             false
@@ -133,20 +265,21 @@ impl Loader {
         let Refusal {
             error,
             files: names,
+            owner,
         } = refusal;
         let texts = names.iter().filter_map(|name| files.texts.get(name));
-        let revision = self.revisions.of_refused(texts.map(String::as_str));
+        let revision = self.revisions.of_refused(texts.map(|text| &**text));
         let rejected = Rejected {
             revision,
             error,
             stored_version: None,
-            stored_owner: None,
+            stored_owner: owner,
         };
         self.registry.reject(id, rejected);
     }
 
     /// Numbers what is new, all tenants at once so that they share commits.
-    async fn serve(&mut self, served: Vec<(TenantId, TenantManifest)>, files: &Files) -> bool {
+    async fn serve(&mut self, served: Vec<(TenantId, Arc<TenantManifest>)>, files: &Files) -> bool {
         let numbered = join_all(served.into_iter().map(|(id, manifest)| {
             let running = self.registry.running(id).cloned();
             let versions = self.versions.clone();
@@ -172,16 +305,7 @@ impl Loader {
                 Err(error) => {
                     // Also when the id is another's: it may be transferred.
                     complete = false;
-                    let error = match error {
-                        PolicyError::OwnedByAnother(error) => error.to_string(),
-                        PolicyError::Store(error) => {
-                            format!("the policy cannot be stored: {error}; it is tried again")
-                        }
-                    };
-                    let refusal = Refusal {
-                        error,
-                        files: manifest.files,
-                    };
+                    let refusal = Refusal::by_database(error, &manifest);
                     self.reject(id, refusal, files);
                 }
             }
@@ -189,39 +313,58 @@ impl Loader {
         complete
     }
 
-    fn run(&mut self, id: TenantId, manifest: TenantManifest, version: u64) {
-        let TenantManifest {
-            name,
-            files,
-            rendered,
-        } = manifest;
+    fn run(&mut self, id: TenantId, manifest: Arc<TenantManifest>, version: u64) {
+        let rendered = &manifest.rendered;
         let revision = self.revisions.of(
             version,
             &rendered.config.content_hash,
             &rendered.credentials,
         );
-        self.files.insert(id, files);
-        let runtime =
-            TenantRuntime::new(name.clone(), rendered.config, version, rendered.credentials)
-                .with_revision(revision);
+        let runtime = TenantRuntime::new(
+            manifest.name.clone(),
+            rendered.config.clone(),
+            version,
+            rendered.credentials.clone(),
+        )
+        .with_revision(revision);
         if self.registry.run(id, runtime) {
             for warning in &rendered.warnings {
-                tracing::warn!(tenant.id = %id, tenant.name = %name, warning, "a configuration is probably not meant so");
+                tracing::warn!(tenant.id = %id, tenant.name = %manifest.name, warning, "a configuration is probably not meant so");
             }
         }
+        self.manifests.insert(id, manifest);
     }
 }
 
 impl Refusal {
-    fn of<'a>(problems: impl Iterator<Item = &'a Problem>) -> Self {
+    /// `None` without a problem.
+    fn of<'a>(problems: impl Iterator<Item = &'a Problem>) -> Option<Self> {
         let (mut errors, mut files) = (Vec::new(), BTreeSet::new());
         for problem in problems {
             errors.push(problem.to_string());
             files.insert(problem.source.file.clone());
         }
-        Self {
-            error: errors.join("; "),
+        let error = errors.join("; ");
+        let owner = None;
+        (!errors.is_empty()).then_some(Self {
+            error,
             files,
+            owner,
+        })
+    }
+
+    fn by_database(error: PolicyError, manifest: &TenantManifest) -> Self {
+        let (error, owner) = match error {
+            PolicyError::OwnedByAnother(error) => (error.to_string(), Some(error.owner)),
+            PolicyError::Store(error) => {
+                let error = format!("the policy cannot be stored: {error}; it is tried again");
+                (error, None)
+            }
+        };
+        Self {
+            error,
+            files: manifest.files.clone(),
+            owner,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod directory;
 mod examine;
+mod files;
 mod folder;
 mod issuers;
 mod kubernetes;
@@ -14,6 +15,7 @@ mod manifests;
 mod policy_versions;
 mod registry;
 mod rendered;
+mod settling;
 mod source;
 mod status;
 mod tenants;

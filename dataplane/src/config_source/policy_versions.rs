@@ -8,6 +8,8 @@ use minichat_config::TenantConfig;
 use minichat_core::{NamespacedName, TenantId};
 use minichat_store::{PolicySnapshot, Store, StoreError, Tx};
 
+use super::registry::Registry;
+
 /// Numbers policies by what the database holds, and stores each before any
 /// turn can be priced by it (QUOTA-30, QUOTA-34).
 #[derive(Clone)]
@@ -118,6 +120,31 @@ impl StoredPolicyVersions {
                 })
             })
             .await
+    }
+
+    /// Whose each of `tenants` is: who runs, else what the database says.
+    pub(super) async fn owners_among(
+        &self,
+        tenants: Vec<TenantId>,
+        registry: &Registry,
+    ) -> BTreeMap<TenantId, NamespacedName> {
+        let (mut owners, mut unknown) = (BTreeMap::new(), Vec::new());
+        for id in tenants {
+            match registry.running(id) {
+                Some(running) => {
+                    owners.insert(id, running.source.clone());
+                }
+                None => unknown.push(id),
+            }
+        }
+        if !unknown.is_empty() {
+            let stored = self.owners(unknown).await;
+            let stored = stored.inspect_err(|error| {
+                tracing::warn!(%error, "whose the tenants are cannot be read");
+            });
+            owners.extend(stored.into_iter().flatten());
+        }
+        owners
     }
 
     /// The highest version that `tenant` ever had.

@@ -13,6 +13,8 @@ use super::{Status, TenantRuntime, Tenants};
 #[derive(Default)]
 pub(super) struct Registry {
     states: BTreeMap<TenantId, TenantState>,
+    /// Whom a request of mode `dev` opens that names no tenant (D51).
+    default: Option<TenantId>,
     tenants: Arc<Tenants>,
     status: Status,
 }
@@ -50,6 +52,22 @@ impl Registry {
 
     pub(super) fn running(&self, id: TenantId) -> Option<&Arc<TenantRuntime>> {
         self.states.get(&id)?.running.as_ref()
+    }
+
+    /// Whether the newest configuration was refused.
+    pub(super) fn is_rejected(&self, id: TenantId) -> bool {
+        let state = self.states.get(&id);
+        state.is_some_and(|state| state.rejected.is_some())
+    }
+
+    /// Keeps the default tenant as long as it is known; else it is the first of
+    /// `order` that runs.
+    pub(super) fn choose_default(&mut self, order: &[TenantId]) {
+        let stays = self.default.is_some_and(|id| self.states.contains_key(&id));
+        if !stays {
+            let mut running = order.iter().filter(|id| self.running(**id).is_some());
+            self.default = running.next().copied();
+        }
     }
 
     pub(super) fn all_running(&self) -> HashMap<TenantId, Arc<TenantRuntime>> {
@@ -99,7 +117,7 @@ impl Registry {
     /// Makes all changes visible at once. Requests that pinned an older
     /// configuration keep it.
     pub(super) fn publish(&self) {
-        self.tenants.replace(self.all_running());
+        self.tenants.replace(self.all_running(), self.default);
         self.status.publish(
             self.states
                 .iter()
@@ -114,6 +132,7 @@ fn entry(tenant_id: TenantId, state: &TenantState) -> Entry {
     let rejected = state.rejected.as_ref();
     Entry {
         tenant_id,
+        default: false,
         source: running.map(|running| running.source.clone()),
         revision: running.map(|running| running.revision.clone()),
         state: if rejected.is_some() {

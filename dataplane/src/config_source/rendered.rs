@@ -70,6 +70,8 @@ impl Intake {
             }
         }
         self.offer(rendered).await;
+        let order: Vec<_> = self.registry.known().collect();
+        self.registry.choose_default(&order);
         self.registry.publish();
     }
 
@@ -78,23 +80,8 @@ impl Intake {
         &self,
         tenants: impl Iterator<Item = TenantId>,
     ) -> BTreeMap<TenantId, NamespacedName> {
-        let (mut owners, mut unknown) = (BTreeMap::new(), Vec::new());
-        for id in tenants {
-            match self.registry.running(id) {
-                Some(running) => {
-                    owners.insert(id, running.source.clone());
-                }
-                None => unknown.push(id),
-            }
-        }
-        if !unknown.is_empty() {
-            let stored = self.versions.owners(unknown).await;
-            let stored = stored.inspect_err(|error| {
-                tracing::warn!(%error, "whose the tenants are cannot be read");
-            });
-            owners.extend(stored.into_iter().flatten());
-        }
-        owners
+        let tenants = tenants.collect();
+        self.versions.owners_among(tenants, &self.registry).await
     }
 
     /// Whether a delivery still waits for the database, or for what somebody

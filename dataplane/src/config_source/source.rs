@@ -74,7 +74,7 @@ impl ConfigSource {
     ) -> anyhow::Result<Self> {
         let loader = Loader::new(versions);
         let public = Public::of(&loader.registry, false);
-        let reader = ManifestReader { settings, loader };
+        let reader = ManifestReader::new(settings, loader);
         public.followed(directory, reader).await
     }
 
@@ -150,7 +150,7 @@ impl Public {
             return Some("the tenants have not been loaded yet");
         }
         let is_empty_on_purpose = self.may_be_empty && self.status.configz().is_empty();
-        (self.tenants.first().is_none() && !is_empty_on_purpose)
+        (self.tenants.is_empty() && !is_empty_on_purpose)
             .then_some("no tenant has a valid configuration")
     }
 }

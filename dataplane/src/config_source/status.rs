@@ -21,6 +21,10 @@ pub type Configz = Vec<Entry>;
 pub struct Entry {
     /// Which one.
     pub tenant_id: TenantId,
+    /// Whether a request of mode `dev` that names no tenant opens this one; only
+    /// said in that mode (D51).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub default: bool,
     /// The `ChatTenant` whose configuration runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<NamespacedName>,

@@ -65,6 +65,8 @@ pub struct Tenants {
 struct Registry {
     tenants: HashMap<TenantId, Arc<TenantRuntime>>,
     issuers: HashMap<String, Listing>,
+    names: HashMap<NamespacedName, TenantId>,
+    default: Option<TenantId>,
 }
 
 impl Tenants {
@@ -73,11 +75,21 @@ impl Tenants {
         self.current.load().tenants.get(&tenant).cloned()
     }
 
-    /// The first tenant in the order of the ids: the default of mode `dev`.
-    pub fn first(&self) -> Option<Arc<TenantRuntime>> {
-        let current = self.current.load();
-        let id = current.tenants.keys().min()?;
-        current.tenants.get(id).cloned()
+    /// Whom a request of mode `dev` opens that names no tenant (D51): the one
+    /// that was first in the manifests when the process began, as long as it is
+    /// there.
+    pub fn default_id(&self) -> Option<TenantId> {
+        self.current.load().default
+    }
+
+    /// The id of the tenant called `name`.
+    pub fn named(&self, name: &NamespacedName) -> Option<TenantId> {
+        self.current.load().names.get(name).copied()
+    }
+
+    /// Whether none is served.
+    pub fn is_empty(&self) -> bool {
+        self.current.load().tenants.is_empty()
     }
 
     /// Which tenants list the issuer called `name`.
@@ -97,8 +109,21 @@ impl Tenants {
     }
 
     /// Replaces all tenants at once.
-    pub fn replace(&self, tenants: HashMap<TenantId, Arc<TenantRuntime>>) {
+    pub fn replace(
+        &self,
+        tenants: HashMap<TenantId, Arc<TenantRuntime>>,
+        default: Option<TenantId>,
+    ) {
         let issuers = issuers::index(&tenants);
-        self.current.store(Arc::new(Registry { tenants, issuers }));
+        let names = tenants
+            .iter()
+            .map(|(id, tenant)| (tenant.source.clone(), *id));
+        let names = names.collect();
+        self.current.store(Arc::new(Registry {
+            tenants,
+            issuers,
+            names,
+            default,
+        }));
     }
 }

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use http::{HeaderMap, HeaderName};
 use minichat_config::process::types::SharedSecret;
 use minichat_config::process::{Auth, Dev, IpNetwork, TrustedHeaders};
-use minichat_core::{ErrorCode, TenantId, Timestamp, UserId};
+use minichat_core::{ErrorCode, NamespacedName, TenantId, Timestamp, UserId};
 use minichat_identity::Token;
 use minichat_provider::ProviderClient;
 use sha2::{Digest, Sha256};
@@ -141,7 +141,7 @@ impl Mode {
     ) -> Result<Identity, Problem> {
         match self {
             Self::Oidc => Err(unauthenticated("A bearer token is needed.")),
-            Self::Dev(dev) => dev_identity(*dev, || Some(tenants.first()?.config.tenant_id)),
+            Self::Dev(dev) => dev_identity(*dev, headers, tenants),
             Self::TrustedHeaders { peers, secret } => {
                 let believed = peer.is_some_and(|peer| peers.iter().any(|n| n.contains(peer)))
                     || secret.as_ref().is_some_and(|secret| secret.is_in(headers));
@@ -184,20 +184,38 @@ impl SecretHeader {
     }
 }
 
-fn dev_identity(
-    dev: Dev,
-    first_tenant: impl FnOnce() -> Option<TenantId>,
-) -> Result<Identity, Problem> {
-    let tenant_id = dev
-        .tenant_id
-        .or_else(first_tenant)
-        .ok_or_else(|| unauthenticated("No tenant is configured."))?;
+/// D51: the header chooses, else the configuration, else the default tenant.
+fn dev_identity(dev: Dev, headers: &HeaderMap, tenants: &Tenants) -> Result<Identity, Problem> {
+    let tenant_id = match chosen_tenant(headers, tenants)? {
+        Some(chosen) => chosen,
+        None => dev
+            .tenant_id
+            .or_else(|| tenants.default_id())
+            .ok_or_else(|| unauthenticated("No tenant is configured."))?,
+    };
     Ok(Identity {
         tenant_id,
         user_id: dev.user_id,
         requester_type: RequesterType::User,
         scopes: Scopes::ALL,
     })
+}
+
+/// The tenant that `X-Tenant-Id` names by its id or as `namespace/name`.
+fn chosen_tenant(headers: &HeaderMap, tenants: &Tenants) -> Result<Option<TenantId>, Problem> {
+    if !headers.contains_key(X_TENANT_ID) {
+        return Ok(None);
+    }
+    let text = only(headers, &X_TENANT_ID).and_then(|value| std::str::from_utf8(value).ok());
+    let text = text.map(str::trim).unwrap_or_default();
+    if let Ok(id) = text.parse() {
+        return Ok(Some(id));
+    }
+    let name = text.parse::<NamespacedName>().map_err(|_| {
+        unauthenticated("X-Tenant-Id must be one tenant's id, or its namespace/name.")
+    })?;
+    let unknown = || unauthenticated("No tenant of the name in X-Tenant-Id is served here.");
+    tenants.named(&name).map(Some).ok_or_else(unknown)
 }
 
 fn header_identity(headers: &HeaderMap) -> Result<Identity, Problem> {

@@ -153,18 +153,27 @@ fn scopes_are_separated_by_spaces_or_commas() {
     );
 }
 
-/// PLAT-134
+/// PLAT-134, D51
 #[test]
-fn dev_is_one_user_of_the_configured_or_first_tenant() {
+fn dev_is_one_user_of_the_chosen_the_configured_or_the_first_tenant() {
     let (tenant, user): (TenantId, UserId) = (TENANT.parse().unwrap(), USER.parse().unwrap());
     let dev = |tenant_id| Dev {
         tenant_id,
         user_id: user,
     };
-    let named = dev_identity(dev(Some(tenant)), || None).unwrap();
+    let serving = |default: Option<TenantId>| {
+        let tenants = Tenants::default();
+        tenants.replace(std::collections::HashMap::new(), default);
+        tenants
+    };
+    let none = HeaderMap::new();
+    let named = dev_identity(dev(Some(tenant)), &none, &serving(None)).unwrap();
     assert_eq!((named.tenant_id, named.user_id), (tenant, user));
-    let first = dev_identity(dev(None), || Some(tenant)).unwrap();
+    let first = dev_identity(dev(None), &none, &serving(Some(tenant))).unwrap();
     assert_eq!((first.tenant_id, first.user_id), (tenant, user));
-    let nobody = dev_identity(dev(None), || None).unwrap_err();
+    let chosen = headers(&[("x-tenant-id", USER)]);
+    let chosen = dev_identity(dev(Some(tenant)), &chosen, &serving(Some(tenant))).unwrap();
+    assert_eq!(chosen.tenant_id.to_string(), USER);
+    let nobody = dev_identity(dev(None), &none, &serving(None)).unwrap_err();
     assert_eq!(nobody.code, ErrorCode::Unauthenticated);
 }

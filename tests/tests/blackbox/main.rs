@@ -17,6 +17,8 @@ mod database_failures;
 #[cfg(test)]
 mod database_outages;
 #[cfg(test)]
+mod directories;
+#[cfg(test)]
 mod disconnects;
 #[cfg(test)]
 mod events;

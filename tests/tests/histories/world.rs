@@ -101,7 +101,7 @@ impl World {
         })?;
         let served = TenantRuntime::new(OWNER.parse()?, tenant, 1, Credentials::default());
         let tenants = Arc::<Tenants>::default();
-        tenants.replace(HashMap::from([(TENANT.into(), Arc::new(served))]));
+        tenants.replace(HashMap::from([(TENANT.into(), Arc::new(served))]), None);
         Ok(Self {
             config: process_config()?,
             tenants,

@@ -265,7 +265,8 @@ fn tenants(provider: &Provider) -> Tenants {
         served.insert(id.parse().unwrap(), Arc::new(runtime));
     }
     let tenants = Tenants::default();
-    tenants.replace(served);
+    let default = served.keys().min().copied();
+    tenants.replace(served, default);
     tenants
 }
 
