@@ -106,6 +106,8 @@ pub fn cases() -> Vec<Case> {
 fn tenant_cases() -> Vec<Case> {
     const A: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01";
     const KEPT: &str = "tenantId is set when the ChatTenant is created or never, and cannot be added, changed or removed later; create another ChatTenant instead";
+    const POOL: &str =
+        "pool cannot be changed; create another ChatTenant in the other pool instead";
     const B: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a02";
     let with_id = |id: &str| with(tenant(), "/spec/tenantId", json!(id));
     let window = |tokens: u32| with(tenant(), "/spec/models/0/contextWindow", json!(tokens));
@@ -139,6 +141,14 @@ fn tenant_cases() -> Vec<Case> {
             "5fffffff-5555-8555-8555-555555555555",
             "ffffffff-ffff-ffff-ffff-ffffffffffff",
         ),
+        Case {
+            rule: POOL,
+            message: POOL,
+            path: "spec.pool",
+            old: Some(tenant()),
+            accepted: with(tenant(), "/spec/pool", json!("default")),
+            refused: with(tenant(), "/spec/pool", json!("gold")),
+        },
         on_tenant(
             "every models[].providerRef must be the name of an entry of providers; correct it or add the provider",
             "spec.models",

@@ -56,7 +56,14 @@ use crate::status::Condition;
         type_ = "string",
         json_path = ".status.dataPlane.pods",
         priority = 1
-    )
+    ),
+    printcolumn(
+        name = "Pool",
+        type_ = "string",
+        json_path = ".spec.pool",
+        priority = 1
+    ),
+    selectable = ".spec.pool"
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -88,6 +95,17 @@ pub struct ChatTenantSpec {
         "message": "must be a UUID of another version than 5, and neither nil nor max: version 5 is for ids that are derived from namespace and name; write what uuidgen prints, or leave tenantId out"
     }]))]
     pub tenant_id: Option<String>,
+
+    /// The pool that serves the tenant: `pool.name` of a release of the chart. It
+    /// cannot be changed. On a laptop one process serves the tenants of every pool.
+    #[serde(default = "default_pool")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL), extend(
+        "x-kubernetes-validations" = [{
+            "rule": "self == oldSelf",
+            "message": "pool cannot be changed; create another ChatTenant in the other pool instead"
+        }]
+    ))]
+    pub pool: String,
 
     /// Name for people.
     #[serde(default)]
@@ -151,6 +169,9 @@ pub struct ChatTenantSpec {
 
 /// Lower-case hyphenated UUID.
 const UUID: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
+
+/// What Kubernetes takes as a name without dots, and as the value of a label.
+const DNS_LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
 
 /// What a tenant is licensed for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -572,6 +593,14 @@ pub struct ChatTenantStatus {
     /// Generation of the object that the status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// Namespace of the operator that serves the tenant: the first of the pool that
+    /// saw it. Another one of the pool leaves it alone until this is cleared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub operator_namespace: Option<String>,
+    /// Another operator that is told to serve the pool too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contender: Option<Contender>,
     /// Id of the tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant_id: Option<String>,
@@ -602,6 +631,18 @@ pub struct ChatTenantStatus {
     pub conditions: Vec<Condition>,
 }
 
+/// An operator that leaves a tenant of its pool to another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Contender {
+    /// Namespace of the operator.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// When it last said so; it is believed for fifteen minutes.
+    #[schemars(extend("format" = "date-time"))]
+    pub renew_time: String,
+}
+
 /// Counts of pods that are ready and do not drain.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -627,6 +668,13 @@ fn sub() -> String {
 
 fn scope() -> String {
     minichat_config::issuer::SCOPES_CLAIM.to_owned()
+}
+
+/// The pool of a tenant that names none, and of a release that is not told another.
+pub const DEFAULT_POOL: &str = "default";
+
+fn default_pool() -> String {
+    DEFAULT_POOL.to_owned()
 }
 
 fn authorization() -> String {

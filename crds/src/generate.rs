@@ -1,8 +1,9 @@
 //! Everything that is generated from the types and committed (K8S-6).
 
 use kube::CustomResourceExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::status::UNOBSERVED;
 use crate::{ChatQuota, ChatTenant, reference};
 
 /// A generated file.
@@ -47,6 +48,12 @@ pub fn files() -> Result<Vec<File>, serde_json::Error> {
 pub fn definition<K: CustomResourceExt>() -> Result<Value, serde_json::Error> {
     let mut crd = serde_json::to_value(K::crd())?;
     tidy(&mut crd);
+    let status = "/spec/versions/0/schema/openAPIV3Schema/properties/status";
+    if let Some(status) = crd.pointer_mut(status) {
+        // An object that no operator has seen is not current (kstatus). A default
+        // within the status would need a status to stand in.
+        status["default"] = json!({ "observedGeneration": UNOBSERVED });
+    }
     Ok(crd)
 }
 
@@ -68,7 +75,7 @@ fn yaml(crd: &Value) -> String {
 fn template(crd: &Value) -> String {
     let mut crd = crd.clone();
     crd["metadata"]["annotations"]["helm.sh/resource-policy"] = "keep".into();
-    crd["metadata"]["labels"] = serde_json::json!({
+    crd["metadata"]["labels"] = json!({
         "app.kubernetes.io/name": "minichat-crds",
         "app.kubernetes.io/part-of": "minichat",
     });

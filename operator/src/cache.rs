@@ -1,13 +1,13 @@
 //! What the API server holds, as this process last saw it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt::Debug;
-use std::future::ready;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, pin_mut};
-use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::runtime::WatchStreamExt as _;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
@@ -22,9 +22,7 @@ use crate::issuers::DeliveredIssuers;
 use crate::queue::{Look, Queues};
 use crate::settings::Settings;
 use crate::telling::Telling;
-
-/// The whole object once more, of `kubectl apply`.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+use crate::watch::{WatchStatus, watched};
 
 /// One watched kind in one namespace, or in all.
 pub(crate) struct Cache<K: Keyed> {
@@ -32,30 +30,68 @@ pub(crate) struct Cache<K: Keyed> {
     index: Index<K>,
     /// Whether store and index have been filled, and that has been told.
     is_synced: watch::Sender<bool>,
-    /// For people: `chattenants in namespace a`.
-    name: String,
 }
 
 /// The kinds that live with the tenants, in one namespace or in all.
 pub(crate) struct Scope {
+    /// Of the operator's pool.
     pub(crate) tenants: Arc<Cache<ChatTenant>>,
+    /// Of other pools: quotas may name them, which another operator takes care of.
+    foreign: Arc<Cache<PartialObjectMeta<ChatTenant>>>,
     pub(crate) quotas: Arc<Cache<ChatQuota>>,
     pub(crate) secrets: Arc<Cache<Secret>>,
+    /// `None` stands for all.
+    namespace: Option<String>,
 }
 
 /// Everything that is watched.
 pub(crate) struct Caches {
     pub(crate) scopes: Vec<Scope>,
-    /// Of each scope, its namespace; `None` stands for all.
-    namespaces: Vec<Option<String>>,
     pool_namespace: String,
     /// Rendered Secrets of the pool.
     pub(crate) rendered: Arc<Cache<Secret>>,
     pub(crate) pods: Arc<Cache<Pod>>,
+    /// With the owner of the rendered Secrets alone; `None` if there is to be none.
+    pub(crate) managed: Option<Arc<Cache<ConfigMap>>>,
     /// What the rendered Secrets list.
     pub(crate) issuers: Arc<DeliveredIssuers>,
-    /// Names of what is followed without a cache, until it has been read.
-    unread: Mutex<BTreeSet<String>>,
+    watches: Watches,
+}
+
+/// How all watches fare.
+#[derive(Clone)]
+struct Watches {
+    statuses: Arc<Mutex<Vec<Arc<WatchStatus>>>>,
+    /// How often each lists everything anew.
+    every: Duration,
+}
+
+impl Watches {
+    fn new(every: Duration) -> Self {
+        Self {
+            statuses: Arc::default(),
+            every,
+        }
+    }
+
+    /// The events of one more; `name` is for people: `chattenants in namespace a`.
+    fn begin<K>(
+        &self,
+        api: Api<K>,
+        config: watcher::Config,
+        name: String,
+    ) -> impl Stream<Item = Event<K>> + Send + use<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        let status = WatchStatus::new(name);
+        self.statuses().push(Arc::clone(&status));
+        watched(api, config, self.every, status)
+    }
+
+    fn statuses(&self) -> std::sync::MutexGuard<'_, Vec<Arc<WatchStatus>>> {
+        self.statuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<K> Cache<K>
@@ -63,6 +99,7 @@ where
     K: Keyed + DeserializeOwned,
 {
     fn start(
+        watches: &Watches,
         api: Api<K>,
         config: watcher::Config,
         name: String,
@@ -73,13 +110,13 @@ where
             store,
             index: Index::default(),
             is_synced: watch::Sender::new(false),
-            name,
         });
-        tokio::spawn(follow(Arc::clone(&cache), api, config, writer, tell));
+        let events = watches.begin(api, config, name);
+        tokio::spawn(follow(Arc::clone(&cache), events, writer, tell));
         cache
     }
 
-    pub(crate) fn is_synced(&self) -> bool {
+    fn is_synced(&self) -> bool {
         *self.is_synced.borrow()
     }
 
@@ -131,14 +168,12 @@ pub(crate) enum Change<'a, K> {
 
 async fn follow<K>(
     cache: Arc<Cache<K>>,
-    api: Api<K>,
-    config: watcher::Config,
+    events: impl Stream<Item = Event<K>>,
     mut writer: reflector::store::Writer<K>,
     tell: impl Fn(Change<'_, K>),
 ) where
     K: Keyed + DeserializeOwned,
 {
-    let events = watched(api, config, cache.name.clone());
     pin_mut!(events);
     while let Some(event) = events.next().await {
         // Of a list that is read anew nobody says what has changed.
@@ -157,38 +192,6 @@ async fn follow<K>(
             }
             Event::Init | Event::InitApply(_) => {}
         }
-    }
-}
-
-/// The events of a watch for ever; that it is interrupted is logged once, until it
-/// is whole again. `name` is for people.
-fn watched<K>(api: Api<K>, config: watcher::Config, name: String) -> impl Stream<Item = Event<K>>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
-{
-    let mut is_well = true;
-    let events = watcher::watcher(api, config).modify(trim).default_backoff();
-    events.filter_map(move |event| {
-        match &event {
-            Ok(Event::InitDone) => is_well = true,
-            Ok(_) => {}
-            Err(error) => {
-                if is_well {
-                    tracing::warn!(%error, watch = name, "a watch is interrupted; it is tried again");
-                }
-                is_well = false;
-            }
-        }
-        ready(event.ok())
-    })
-}
-
-/// Drops what nobody here reads and what may be as large as everything else.
-fn trim<K: Resource>(object: &mut K) {
-    let metadata = object.meta_mut();
-    metadata.managed_fields = None;
-    if let Some(annotations) = &mut metadata.annotations {
-        annotations.remove(LAST_APPLIED);
     }
 }
 
@@ -223,29 +226,34 @@ impl Caches {
     ) -> Arc<Self> {
         Arc::new_cyclic(|weak| {
             let tell = telling.about(weak.clone());
-            let scope = |scope: &Option<String>| Scope::start(client, scope.as_deref(), &tell);
-            let namespaces = settings.scopes();
-            let scopes = namespaces.iter().map(scope).collect();
+            let watches = Watches::new(settings.reconcile_every());
+            let scope = |scope| Scope::start(client, &watches, scope, &settings.pool, &tell);
+            let scopes = settings.scopes().into_iter().map(scope).collect();
+            let managed = settings.managed_config_map.as_deref();
+            let managed =
+                managed.map(|name| managed_cache(client, &watches, namespace, name, &tell));
             let issuers = tell.issuers();
             let (tell, pods) = (tell.clone(), tell.clone());
             Self {
                 scopes,
-                namespaces,
                 pool_namespace: namespace.to_owned(),
                 issuers,
-                unread: Mutex::default(),
+                managed,
                 rendered: Cache::start(
+                    &watches,
                     Api::namespaced(client.clone(), namespace),
                     watcher::Config::default().labels(&format!("{POOL_LABEL}={}", settings.pool)),
                     format!("rendered secrets in namespace {namespace}"),
                     move |change| tell.rendered(&change),
                 ),
                 pods: Cache::start(
+                    &watches,
                     Api::namespaced(client.clone(), namespace),
                     watcher::Config::default().labels(&settings.pod_selector),
                     format!("pods in namespace {namespace}"),
                     move |change| pods.pod(&change),
                 ),
+                watches,
             }
         })
     }
@@ -254,61 +262,47 @@ impl Caches {
     pub(crate) async fn synced(&self) {
         for scope in &self.scopes {
             scope.tenants.synced().await;
+            scope.foreign.synced().await;
             scope.quotas.synced().await;
             scope.secrets.synced().await;
         }
         self.rendered.synced().await;
         self.pods.synced().await;
+        if let Some(managed) = &self.managed {
+            managed.synced().await;
+        }
     }
 
-    /// What is not there yet, for people.
+    /// What is not there, for people.
     pub(crate) fn missing(&self) -> Vec<String> {
-        let mut missing = Vec::new();
-        let mut look = |is_synced: bool, name: &str, hint: &str| {
-            if !is_synced {
-                missing.push(format!("{name} are not read yet{hint}"));
-            }
-        };
-        let crd = "; is the custom resource definition installed?";
-        for Scope {
-            tenants,
-            quotas,
-            secrets,
-        } in &self.scopes
-        {
-            look(tenants.is_synced(), &tenants.name, crd);
-            look(quotas.is_synced(), &quotas.name, crd);
-            look(secrets.is_synced(), &secrets.name, "");
-        }
-        look(self.rendered.is_synced(), &self.rendered.name, "");
-        look(self.pods.is_synced(), &self.pods.name, "");
-        for name in self.unread().iter() {
-            look(false, name, "");
-        }
-        missing
+        let watches = self.watches.statuses();
+        watches.iter().filter_map(|watch| watch.missing()).collect()
     }
 
-    /// The events of a watch that has no cache: it is missing too until it has been read.
+    /// The events of a watch that has no cache.
     pub(crate) fn followed<K>(
-        self: &Arc<Self>,
+        &self,
         api: Api<K>,
         config: watcher::Config,
         name: String,
-    ) -> impl Stream<Item = Event<K>> + use<K>
+    ) -> impl Stream<Item = Event<K>> + Send + use<K>
     where
-        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
-        self.unread().insert(name.clone());
-        let caches = Arc::clone(self);
-        watched(api, config, name.clone()).inspect(move |event| {
-            if matches!(event, Event::InitDone) {
-                caches.unread().remove(&name);
-            }
-        })
+        self.watches.begin(api, config, name)
     }
 
-    fn unread(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether tenants of `namespace` are seen.
+    pub(crate) fn watches(&self, namespace: &str) -> bool {
+        let mut scopes = self.scopes.iter().map(|scope| scope.namespace.as_deref());
+        scopes.any(|scope| scope.is_none_or(|scope| scope == namespace))
+    }
+
+    /// Whether `namespace/name` is a tenant of another pool.
+    pub(crate) fn is_in_another_pool(&self, namespace: &str, name: &str) -> bool {
+        let key = ObjectRef::new(name).within(namespace);
+        let mut scopes = self.scopes.iter();
+        scopes.any(|scope| scope.foreign.store.get(&key).is_some())
     }
 
     pub(crate) fn tenants(&self) -> Vec<Arc<ChatTenant>> {
@@ -333,6 +327,10 @@ impl Caches {
             let quota = ObjectRef::from_obj(quota.as_ref());
             queues.quotas.send(Look::Swept(quota));
         }
+        for secret in self.rendered.store.state() {
+            let secret = ObjectRef::from_obj(secret.as_ref());
+            queues.rendered.send(Look::Swept(secret));
+        }
     }
 
     /// Has looked at what every tenant is told.
@@ -341,16 +339,6 @@ impl Caches {
             let tenant = ObjectRef::from_obj(tenant.as_ref());
             queues.objects.send(Look::Swept(tenant));
         }
-    }
-
-    /// Whether tenants of `namespace` are watched.
-    pub(crate) fn watches(&self, namespace: &str) -> bool {
-        let mut namespaces = self.namespaces.iter();
-        namespaces.any(|watched| {
-            watched
-                .as_deref()
-                .is_none_or(|watched| watched == namespace)
-        })
     }
 
     pub(crate) fn tenants_having(&self, key: &Key) -> Vec<Arc<ChatTenant>> {
@@ -396,32 +384,68 @@ impl Caches {
 }
 
 impl Scope {
-    fn start(client: &Client, namespace: Option<&str>, tell: &Telling) -> Self {
-        let place = namespace.map_or_else(String::new, |name| format!(" in namespace {name}"));
-        let (tenants, quotas, secrets) = (tell.clone(), tell.clone(), tell.clone());
+    fn start(
+        client: &Client,
+        watches: &Watches,
+        namespace: Option<String>,
+        pool: &str,
+        tell: &Telling,
+    ) -> Self {
+        let within = namespace.as_deref();
+        let place = within.map_or_else(String::new, |name| format!(" in namespace {name}"));
+        let (tenants, foreign) = (tell.clone(), tell.clone());
+        let (quotas, secrets) = (tell.clone(), tell.clone());
         // Others concern nobody, and may be many.
         let labelled = watcher::Config::default().labels(&format!("{CREDENTIALS_LABEL}=true"));
         Self {
             tenants: Cache::start(
-                api(client, namespace),
-                watcher::Config::default(),
+                watches,
+                api(client, within),
+                watcher::Config::default().fields(&format!("spec.pool={pool}")),
                 format!("chattenants{place}"),
                 move |change| tenants.tenant(&change),
             ),
+            foreign: Cache::start(
+                watches,
+                api(client, within),
+                watcher::Config::default().fields(&format!("spec.pool!={pool}")),
+                format!("chattenants of other pools{place}"),
+                move |change| foreign.foreign(&change),
+            ),
             quotas: Cache::start(
-                api(client, namespace),
+                watches,
+                api(client, within),
                 watcher::Config::default(),
                 format!("chatquotas{place}"),
                 move |change| quotas.quota(&change),
             ),
             secrets: Cache::start(
-                api(client, namespace),
+                watches,
+                api(client, within),
                 labelled,
                 format!("secrets{place}"),
                 move |change| secrets.secret(&change),
             ),
+            namespace,
         }
     }
+}
+
+fn managed_cache(
+    client: &Client,
+    watches: &Watches,
+    namespace: &str,
+    name: &str,
+    tell: &Telling,
+) -> Arc<Cache<ConfigMap>> {
+    let tell = tell.clone();
+    Cache::start(
+        watches,
+        Api::namespaced(client.clone(), namespace),
+        watcher::Config::default().fields(&format!("metadata.name={name}")),
+        format!("configmaps called {name} in namespace {namespace}"),
+        move |change| tell.managed(&change),
+    )
 }
 
 fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
@@ -432,14 +456,6 @@ where
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     }
-}
-
-/// `namespace/name` of everything in `tenants`.
-pub(crate) fn names(tenants: &[Arc<ChatTenant>]) -> BTreeSet<String> {
-    tenants
-        .iter()
-        .map(|tenant| full_name(tenant.as_ref()))
-        .collect()
 }
 
 /// `namespace/name`.

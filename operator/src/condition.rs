@@ -1,5 +1,7 @@
 //! Conditions and their reasons, closed sets (K8S-7).
 
+use std::time::Duration;
+
 use minichat_core::Timestamp;
 use minichat_crds::status::{Condition, ConditionStatus};
 
@@ -29,6 +31,9 @@ words! {
         Programmed,
         /// Everything above.
         Ready,
+        /// Nothing goes on before a person has changed something (kstatus); present
+        /// only while true.
+        Stalled,
         /// Somebody ends the turns that a dead process left running.
         JobsHealthy,
         /// It works worse than specified; present only while true.
@@ -67,6 +72,39 @@ words! {
         // Degraded
         OldCredentials,
         PartlyApplied,
+    }
+}
+
+/// Objects that are applied together come one after the other: what is missing for
+/// longer does not come by itself.
+const APPLIED_TOGETHER: Duration = Duration::from_secs(10);
+
+impl Reason {
+    /// How long it may stand until a person is needed; `None` if it ends by itself.
+    const fn ends_within(self) -> Option<Duration> {
+        match self {
+            Self::Invalid
+            | Self::Conflict
+            | Self::NamespaceNotAllowed
+            | Self::SecretNotLabelled
+            | Self::KeyMissing
+            | Self::SecretInvalid
+            | Self::Rejected => Some(Duration::ZERO),
+            Self::TenantNotFound | Self::SecretNotFound => Some(APPLIED_TOGETHER),
+            Self::Valid
+            | Self::Resolved
+            | Self::Programmed
+            | Self::Ready
+            | Self::Pending
+            | Self::NoPods
+            | Self::InProcess
+            | Self::Succeeded
+            | Self::Failed
+            | Self::Missed
+            | Self::Disabled
+            | Self::OldCredentials
+            | Self::PartlyApplied => None,
+        }
     }
 }
 
@@ -109,6 +147,47 @@ impl Verdict {
             },
         )
     }
+}
+
+/// Whether a person is needed (D46), for the first of `verdicts` that does not hold;
+/// else after how long one will be.
+pub(crate) fn stalled(
+    verdicts: &[Verdict],
+    old: &[Condition],
+    now: Timestamp,
+) -> (Option<Verdict>, Option<Duration>) {
+    let worst = verdicts.iter().find(|verdict| !verdict.holds);
+    let Some((worst, patience)) = worst.and_then(|it| Some((it, it.reason.ends_within()?))) else {
+        return (None, None);
+    };
+    let stood = find(old, worst.type_)
+        .filter(|old| old.status == ConditionStatus::False)
+        .and_then(|old| old.last_transition_time.parse::<Timestamp>().ok())
+        .map(|since| now.as_micros().saturating_sub(since.as_micros()))
+        .and_then(|micros| Some(Duration::from_micros(u64::try_from(micros).ok()?)))
+        .unwrap_or_default();
+    if stood < patience {
+        return (None, Some(patience.saturating_sub(stood)));
+    }
+    let verdict = Verdict::yes(Type::Stalled, worst.reason, worst.message.clone());
+    (Some(verdict), None)
+}
+
+/// `old` with `verdicts` in the place of what it says of the same.
+pub(crate) fn merged(
+    verdicts: &[Verdict],
+    old: &[Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let mut merged = old.to_vec();
+    for new in conditions(verdicts, old, generation, now) {
+        match merged.iter_mut().find(|one| one.type_ == new.type_) {
+            Some(one) => *one = new,
+            None => merged.push(new),
+        }
+    }
+    merged
 }
 
 /// Conditions as they are written: `lastTransitionTime` moves only when the
@@ -182,6 +261,47 @@ mod tests {
         let holds = [Verdict::yes(Type::Programmed, Reason::Programmed, "")];
         let third = conditions(&holds, &second, Some(2), later);
         assert_eq!(third[0].last_transition_time, "2026-01-01T00:00:09Z");
+    }
+
+    /// D46
+    #[test]
+    fn a_person_is_needed_for_a_refusal_and_for_what_is_missing_for_long() {
+        let begun = at("2026-01-01T00:00:00Z");
+        let accepted = Verdict::yes(Type::Accepted, Reason::Valid, "");
+        let stall = |reason, old: &[Condition], now| {
+            let resolved = Verdict::no(Type::ResolvedRefs, reason, "why");
+            let (verdict, again) = stalled(&[accepted.clone(), resolved], old, now);
+            (
+                verdict.map(|verdict| (verdict.reason, verdict.message)),
+                again,
+            )
+        };
+        let told = |reason| Some((reason, "why".to_owned()));
+        assert_eq!(
+            stalled(std::slice::from_ref(&accepted), &[], begun),
+            (None, None)
+        );
+        for reason in [
+            Reason::Invalid,
+            Reason::Conflict,
+            Reason::KeyMissing,
+            Reason::Rejected,
+        ] {
+            assert_eq!(stall(reason, &[], begun), (told(reason), None));
+        }
+        for reason in [Reason::Pending, Reason::NoPods] {
+            assert_eq!(stall(reason, &[], begun), (None, None));
+        }
+        for reason in [Reason::SecretNotFound, Reason::TenantNotFound] {
+            assert_eq!(stall(reason, &[], begun), (None, Some(APPLIED_TOGETHER)));
+            let missing = [Verdict::no(Type::ResolvedRefs, reason, "why")];
+            let stood = conditions(&missing, &[], Some(1), begun);
+            let soon = at("2026-01-01T00:00:09Z");
+            let left = Some(Duration::from_secs(1));
+            assert_eq!(stall(reason, &stood, soon), (None, left));
+            let late = at("2026-01-01T00:00:10Z");
+            assert_eq!(stall(reason, &stood, late), (told(reason), None));
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::reflector::ObjectRef;
 use minichat_core::{Clock, TenantId};
 use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, Revisions};
@@ -12,6 +13,7 @@ use crate::backoff::Backoff;
 use crate::cache::Caches;
 use crate::index::Key;
 use crate::jobs::Health;
+use crate::managed::Managed;
 use crate::numbers::Numbers;
 use crate::ownership::RecordedOwners;
 use crate::pool::Pool;
@@ -27,6 +29,8 @@ pub(crate) struct Context {
     pub(crate) caches: Arc<Caches>,
     pub(crate) writer: Writer,
     pub(crate) pool: Arc<Pool>,
+    /// Owner of the rendered Secrets.
+    pub(crate) managed: Managed,
     /// Of the pool's jobs.
     pub(crate) health: Health,
     pub(crate) pool_name: String,
@@ -44,6 +48,7 @@ pub(crate) struct Context {
     pub(crate) render_failures: Backoff<ObjectRef<ChatTenant>>,
     pub(crate) object_failures: Backoff<ObjectRef<ChatTenant>>,
     pub(crate) quota_failures: Backoff<ObjectRef<ChatQuota>>,
+    pub(crate) rendered_failures: Backoff<ObjectRef<Secret>>,
 }
 
 impl Context {
@@ -75,10 +80,11 @@ pub(crate) enum ReconcileError {
 impl ReconcileError {
     /// The label that counts it.
     pub(crate) fn label(&self) -> ReconcileErrorLabel {
-        use ReconcileErrorLabel::{Forbidden, Invalid, Other, Unavailable};
+        use ReconcileErrorLabel::{Conflict, Forbidden, Invalid, Other, Unavailable};
         match self {
             Self::Deadline => ReconcileErrorLabel::Deadline,
             Self::Write(WriteError::NotLeading) => ReconcileErrorLabel::NotLeading,
+            Self::Write(WriteError::Changed) => Conflict,
             Self::Write(WriteError::Api(kube::Error::Api(status))) => match status.code {
                 401 | 403 => Forbidden,
                 400 | 422 => Invalid,

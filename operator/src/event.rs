@@ -45,7 +45,7 @@ impl Told {
 }
 
 /// What is new in `verdicts` against the conditions that stood before.
-/// `Ready` only sums up the others, and of jobs the Job itself is told.
+/// `Ready` and `Stalled` only sum up the others, and of jobs the Job itself is told.
 pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<Told> {
     let is_new = |verdict: &&Verdict| {
         find(before, verdict.type_).is_none_or(|old| {
@@ -61,8 +61,10 @@ pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<Told> {
     };
     let is_told = |verdict: &&Verdict| {
         use crate::condition::{Reason, Type};
-        !matches!(verdict.type_, Type::Ready | Type::JobsHealthy)
-            && !matches!(verdict.reason, Reason::Pending | Reason::Resolved)
+        !matches!(
+            verdict.type_,
+            Type::Ready | Type::Stalled | Type::JobsHealthy
+        ) && !matches!(verdict.reason, Reason::Pending | Reason::Resolved)
     };
     verdicts
         .iter()

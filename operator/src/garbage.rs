@@ -1,85 +1,76 @@
-//! Rendered Secrets whose tenant is gone, removed once at the start (K8S-13):
-//! the finalizer removes them otherwise.
+//! Rendered Secrets whose tenant is gone (D52). A deletion that was seen brings its
+//! Secrets here, and everything is looked through at the start and once in a while, so
+//! that one that was missed is made up for.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
+use minichat_crds::ChatTenant;
 use minichat_crds::rendered_secret::SOURCE;
 
-use crate::cache::{Caches, names};
-use crate::write::Writer;
+use crate::cache::Caches;
+use crate::context::{Context, ReconcileError};
+use crate::looks::Again;
 
-/// Deletes what is left over.
-pub(crate) async fn scan(caches: &Caches, scopes: &[Option<String>], writer: &Writer) {
-    let tenants = names(&caches.tenants());
-    for secret in left_over(&caches.rendered.store.state(), &tenants, scopes) {
+/// Deletes `secret` if it is left over.
+pub(crate) async fn reconcile(secret: &Secret, context: &Context) -> Result<Again, ReconcileError> {
+    if is_left_over(secret, &context.caches) {
+        context.writer.delete_rendered(secret).await?;
+        let source = secret.annotations().get(SOURCE);
+        tracing::info!(
+            source,
+            "the rendered Secret of a tenant that is gone is deleted"
+        );
+    }
+    Ok(None)
+}
+
+/// Deletes what this release rendered for another pool, which it served before.
+pub(crate) async fn scan_other_pools(context: &Context) {
+    let crate::managed::Owner::ConfigMap(owner) = context.managed.owner() else {
+        return;
+    };
+    let is_ours = |secret: &Secret| {
+        let owners = secret.owner_references();
+        owners.iter().any(|found| found.uid == owner.uid)
+    };
+    let found = match context
+        .writer
+        .rendered_for_other_pools(&context.pool_name)
+        .await
+    {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(%error, "rendered Secrets of other pools cannot be listed");
+            return;
+        }
+    };
+    for secret in found.iter().filter(|secret| is_ours(secret)) {
         let name = secret.name_any();
-        match writer.delete_rendered(&secret).await {
+        match context.writer.delete_rendered(secret).await {
             Ok(()) => tracing::info!(
                 secret = name,
-                "a rendered Secret without a tenant is deleted"
+                "a rendered Secret of the pool that was served before is deleted"
             ),
             Err(error) => {
-                tracing::warn!(secret = name, %error, "a rendered Secret without a tenant stays");
+                tracing::warn!(secret = name, %error, "a rendered Secret of another pool stays");
             }
         }
     }
 }
 
-/// Those that came from a namespace that is watched, and from no tenant there.
-fn left_over(
-    rendered: &[Arc<Secret>],
-    tenants: &BTreeSet<String>,
-    scopes: &[Option<String>],
-) -> Vec<Arc<Secret>> {
-    let is_watched = |namespace: &str| {
-        scopes
-            .iter()
-            .any(|scope| scope.as_deref().is_none_or(|scope| scope == namespace))
-    };
-    let is_left_over = |secret: &&Arc<Secret>| {
-        let source = secret.annotations().get(SOURCE);
-        source.is_some_and(|source| {
-            let namespace = source
-                .split_once('/')
-                .map_or("", |(namespace, _)| namespace);
-            is_watched(namespace) && !tenants.contains(source)
+/// Whether it came from a namespace that is watched, and from no tenant there.
+fn is_left_over(secret: &Secret, caches: &Caches) -> bool {
+    let source = secret.annotations().get(SOURCE);
+    source
+        .and_then(|source| source.split_once('/'))
+        .is_some_and(|(namespace, name)| {
+            caches.watches(namespace) && !is_there(caches.tenant(namespace, name))
         })
-    };
-    rendered.iter().filter(is_left_over).cloned().collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn secret(source: &str) -> Arc<Secret> {
-        let mut secret = Secret::default();
-        secret
-            .annotations_mut()
-            .insert(SOURCE.to_owned(), source.to_owned());
-        Arc::new(secret)
-    }
-
-    #[test]
-    fn only_secrets_of_watched_namespaces_without_a_tenant_are_left_over() {
-        let rendered = [
-            secret("a/gone"),
-            secret("a/here"),
-            secret("b/gone"),
-            Arc::default(),
-        ];
-        let tenants = BTreeSet::from(["a/here".to_owned()]);
-        let sources = |scopes: &[Option<String>]| -> Vec<String> {
-            let found = left_over(&rendered, &tenants, scopes);
-            found
-                .iter()
-                .map(|secret| secret.annotations()[SOURCE].clone())
-                .collect()
-        };
-        assert_eq!(sources(&[None]), ["a/gone", "b/gone"]);
-        assert_eq!(sources(&[Some("a".to_owned())]), ["a/gone"]);
-    }
+/// One that ends is not served any more, whatever holds it.
+fn is_there(tenant: Option<Arc<ChatTenant>>) -> bool {
+    tenant.is_some_and(|tenant| tenant.metadata.deletion_timestamp.is_none())
 }

@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt as _};
 use minichat_core::TenantId;
@@ -63,6 +64,19 @@ impl Keyed for Secret {
 }
 
 impl Keyed for Pod {
+    fn keys(&self) -> HashSet<Key> {
+        HashSet::new()
+    }
+}
+
+impl Keyed for ConfigMap {
+    fn keys(&self) -> HashSet<Key> {
+        HashSet::new()
+    }
+}
+
+/// Tenants of other pools.
+impl Keyed for PartialObjectMeta<ChatTenant> {
     fn keys(&self) -> HashSet<Key> {
         HashSet::new()
     }

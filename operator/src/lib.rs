@@ -22,6 +22,7 @@ mod issuers;
 mod jobs;
 mod later;
 mod looks;
+mod managed;
 mod numbers;
 mod ownership;
 mod pool;
@@ -31,6 +32,7 @@ mod run;
 mod secret_lookup;
 mod settings;
 mod telling;
+mod watch;
 mod write;
 
 pub use run::{Running, start};

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
+use k8s_openapi::api::core::v1::Secret;
 use kube::Resource;
 use kube::runtime::reflector::ObjectRef;
 use minichat_crds::{ChatQuota, ChatTenant};
@@ -41,6 +42,8 @@ pub(crate) struct Queues {
     pub(crate) render: Queue<ChatTenant>,
     pub(crate) objects: Queue<ChatTenant>,
     pub(crate) quotas: Queue<ChatQuota>,
+    /// Rendered Secrets, which may be left over.
+    pub(crate) rendered: Queue<Secret>,
 }
 
 pub(crate) type Lane<K> = UnboundedReceiver<Look<K>>;
@@ -50,6 +53,7 @@ pub(crate) struct Lanes {
     pub(crate) render: Lane<ChatTenant>,
     pub(crate) objects: Lane<ChatTenant>,
     pub(crate) quotas: Lane<ChatQuota>,
+    pub(crate) rendered: Lane<Secret>,
 }
 
 impl Queues {
@@ -57,15 +61,18 @@ impl Queues {
         let (render, to_render) = queue();
         let (objects, to_objects) = queue();
         let (quotas, to_quotas) = queue();
+        let (rendered, to_rendered) = queue();
         let queues = Self {
             render,
             objects,
             quotas,
+            rendered,
         };
         let lanes = Lanes {
             render: to_render,
             objects: to_objects,
             quotas: to_quotas,
+            rendered: to_rendered,
         };
         (queues, lanes)
     }

@@ -24,6 +24,7 @@ use crate::cache::{Caches, full_name};
 use crate::context::{Context, DEADLINE, ReconcileError};
 use crate::jobs::{Health, Jobs};
 use crate::looks::{self, Again};
+use crate::managed::Managed;
 use crate::numbers::Numbers;
 use crate::ownership::RecordedOwners;
 use crate::pool::Pool;
@@ -32,6 +33,7 @@ use crate::queue::{Lane, Lanes, Queue, Queues, queue};
 use crate::secret_lookup::SecretLookup;
 use crate::settings::Settings;
 use crate::telling::Telling;
+use crate::watch::SILENT;
 use crate::write::{MANAGER, Writer};
 use crate::{admin, chat_quota, chat_tenant, garbage};
 
@@ -40,14 +42,18 @@ use crate::{admin, chat_quota, chat_tenant, garbage};
 const RENDERED_AT_ONCE: u16 = 16;
 const OBJECTS_AT_ONCE: u16 = 128;
 
+const CONNECT: Duration = Duration::from_secs(5);
+/// A process that is told to end takes no longer for its last words.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// An operator that works.
 pub struct Running {
     /// Where health and metrics are served.
     pub admin_addr: SocketAddr,
     admin: Lifecycle,
     leadership: Leadership,
-    /// Unless it works alone.
-    election: Option<Election>,
+    election: Election,
+    context: Arc<Context>,
     tasks: JoinSet<()>,
     /// Told when a loop has ended, which none does by itself.
     broken: Arc<Notify>,
@@ -62,12 +68,24 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     start_with(config, settings).await
 }
 
-async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Running> {
+async fn start_with(mut config: Config, settings: Settings) -> anyhow::Result<Running> {
+    if settings.leader_election.is_some() {
+        tracing::warn!(
+            "--leader-election is ignored: an operator always works only while it holds its Lease"
+        );
+    }
+    config.connect_timeout = Some(CONNECT);
+    // A connection that was cut without a word is noticed, whatever waits for it.
+    config.read_timeout = Some(SILENT);
+    config.reset_reader_on_write = true;
     let namespace = settings
         .namespace
         .clone()
         .unwrap_or_else(|| config.default_namespace.clone());
-    let client = Client::try_from(config).context("no client for the API server")?;
+    let client = |config| Client::try_from(config).context("no client for the API server");
+    // Of its own, so that no other request's dead connection costs it its Lease.
+    let electing = client(config.clone())?;
+    let client = client(config)?;
     let (metrics, exposition) = metrics::start_operator(MetricsSettings {
         prefix: &settings.metrics_prefix,
         max_label_values: settings.metrics_max_label_values,
@@ -86,16 +104,14 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
     );
     let caches = Caches::start(&client, &settings, &namespace, &telling);
     let candidate = Candidate {
-        client: client.clone(),
+        client: electing,
         namespace: namespace.clone(),
-        name: MANAGER.to_owned(),
+        name: settings.lease(),
         identity: identity.clone(),
         manager: MANAGER,
     };
-    let election = settings.leader_election.then(|| candidate.run(&clock));
-    let leadership = election
-        .as_ref()
-        .map_or(Leadership::Alone, Election::leadership);
+    let election = candidate.run(&clock);
+    let leadership = election.leadership();
     let listener = TcpListener::bind(settings.admin_addr)
         .await
         .with_context(|| format!("--admin-addr: cannot listen on {}", settings.admin_addr))?;
@@ -112,6 +128,7 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
             settings.watchdog,
             Duration::from_secs(settings.watchdog_missed_after_secs.into()),
         ),
+        managed: Managed::new(caches.managed.clone()),
         caches,
         pool_name: settings.pool.clone(),
         pool_namespace: namespace.clone(),
@@ -133,16 +150,24 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
         render_failures: Backoff::new(),
         object_failures: Backoff::new(),
         quota_failures: Backoff::new(),
+        rendered_failures: Backoff::new(),
     });
     tracing::info!(%admin_addr, namespace, pool = settings.pool, "started");
     let broken = Arc::new(Notify::new());
-    let work = work(client, context, settings, leadership.clone(), lanes);
+    let work = work(
+        client,
+        Arc::clone(&context),
+        settings,
+        leadership.clone(),
+        lanes,
+    );
     tasks.spawn(watched_over(work, Arc::clone(&broken)));
     Ok(Running {
         admin_addr,
         admin,
         leadership,
         election,
+        context,
         tasks,
         broken,
     })
@@ -173,9 +198,11 @@ impl Running {
     pub async fn stop(mut self) {
         self.admin.stopping.fire();
         self.tasks.shutdown().await;
-        if let Some(election) = self.election {
-            election.resign().await;
+        if self.leadership.holds() {
+            let withdraw = chat_tenant::contention::withdraw(&self.context);
+            let _ = tokio::time::timeout(LAST_WORDS, withdraw).await;
         }
+        self.election.resign().await;
         tracing::info!("stopped");
     }
 }
@@ -194,6 +221,7 @@ async fn work(
             _ = lanes.render.recv() => {}
             _ = lanes.objects.recv() => {}
             _ = lanes.quotas.recv() => {}
+            _ = lanes.rendered.recv() => {}
         }
     };
     tokio::select! {
@@ -203,7 +231,7 @@ async fn work(
     context.metrics.leader(true);
     context.caches.synced().await;
     tracing::info!(tenants = context.caches.tenants().len(), "leading");
-    garbage::scan(&context.caches, &settings.scopes(), &context.writer).await;
+    garbage::scan_other_pools(&context).await;
     let scopes = settings.scopes();
     context.propagation.begin();
     let render = routed(lanes.render, &scopes);
@@ -213,6 +241,15 @@ async fn work(
     let jobs = Jobs::new(client, settings.job_selector, Arc::clone(&context));
     loops.spawn(jobs.follow());
     context.caches.sweep(&context.queues);
+    loops.spawn(reconciled(
+        Arc::clone(&context),
+        context.caches.rendered.store.clone(),
+        lanes.rendered,
+        RENDERED_AT_ONCE,
+        (ReconcileKind::RenderedSecret, ReconcileLoop::Object),
+        |secret, context| async move { garbage::reconcile(&secret, &context).await },
+        |context| (&context.queues.rendered, &context.rendered_failures),
+    ));
     let lanes = render.into_iter().zip(objects).zip(quotas);
     for (scope, ((render, objects), quotas)) in context.caches.scopes.iter().zip(lanes) {
         let (tenants, all_quotas) = (scope.tenants.store.clone(), scope.quotas.store.clone());

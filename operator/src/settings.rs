@@ -1,10 +1,14 @@
 //! What the process is told at its start, by flags or by environment.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use minichat_config::AllowPrivate;
+use minichat_crds::chat_tenant::DEFAULT_POOL;
 use minichat_telemetry::LogFormat;
+
+use crate::write::MANAGER;
 
 /// Flags of `minichat-operator run`.
 #[derive(Args, Debug, Clone)]
@@ -12,9 +16,18 @@ pub struct Settings {
     /// Namespace of the pool and of its rendered Secrets; the operator's own by default.
     #[arg(long, env = "MINICHAT_OPERATOR_NAMESPACE")]
     pub namespace: Option<String>,
-    /// Name of the pool that serves the tenants, the value of the label `minichat.dev/pool`.
-    #[arg(long, env = "MINICHAT_OPERATOR_POOL", default_value = "default")]
+    /// Name of the pool: `spec.pool` of the tenants that are served, and the value of the label
+    /// `minichat.dev/pool` of what is rendered for them.
+    #[arg(
+        long,
+        env = "MINICHAT_OPERATOR_POOL",
+        default_value = DEFAULT_POOL,
+        value_parser = pool
+    )]
     pub pool: String,
+    /// The `ConfigMap` of the release that owns what is rendered, so that it goes with the release.
+    #[arg(long, env = "MINICHAT_OPERATOR_MANAGED_CONFIG_MAP")]
+    pub managed_config_map: Option<String>,
     /// Label selector of the pool's pods.
     #[arg(
         long,
@@ -80,9 +93,17 @@ pub struct Settings {
     /// issuer of its own.
     #[arg(long, env = "MINICHAT_OPERATOR_ISSUER", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub issuer: Option<String>,
-    /// Work only while holding the Lease `minichat-operator`; needed for several replicas.
-    #[arg(long, env = "MINICHAT_OPERATOR_LEADER_ELECTION")]
-    pub leader_election: bool,
+    /// Ignored: an operator always works only while it holds its Lease.
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    pub leader_election: Option<bool>,
+    /// After so many seconds everything is read and looked at anew, although nothing has changed.
+    #[arg(
+        long,
+        env = "MINICHAT_OPERATOR_RECONCILE_EVERY_SECS",
+        default_value_t = 600,
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
+    pub reconcile_every_secs: u64,
     /// Who this process is, in the Lease and in events: the name of its pod.
     #[arg(long, env = "MINICHAT_OPERATOR_IDENTITY")]
     pub identity: Option<String>,
@@ -157,6 +178,16 @@ impl Settings {
         if named.is_empty() { vec![None] } else { named }
     }
 
+    /// How often everything is looked at.
+    pub(crate) fn reconcile_every(&self) -> Duration {
+        Duration::from_secs(self.reconcile_every_secs)
+    }
+
+    /// The Lease that says which of the pool's operators in the namespace works.
+    pub(crate) fn lease(&self) -> String {
+        format!("{MANAGER}-{}", self.pool)
+    }
+
     /// Who this process is.
     pub(crate) fn identity(&self) -> String {
         let hostname = || std::env::var("HOSTNAME").ok();
@@ -164,5 +195,15 @@ impl Settings {
             .clone()
             .or_else(hostname)
             .unwrap_or_else(|| format!("minichat-operator-{}", uuid::Uuid::new_v4()))
+    }
+}
+
+/// The name of a pool is the value of a label and of `spec.pool`.
+fn pool(text: &str) -> Result<String, String> {
+    let is_name = minichat_crds::admit::is_subdomain(text) && !text.contains('.');
+    if is_name && text.len() <= 63 {
+        Ok(text.to_owned())
+    } else {
+        Err("write at most 63 lower-case letters, digits and -, such as default".to_owned())
     }
 }

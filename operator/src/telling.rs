@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt as _};
 use minichat_core::TenantId;
@@ -11,6 +12,7 @@ use minichat_crds::{ChatQuota, ChatTenant, render, rendered_secret};
 use minichat_metrics::OperatorMetrics;
 
 use crate::cache::{Caches, Change, full_name};
+use crate::chat_tenant::contention;
 use crate::index::Key;
 use crate::issuers::{DeliveredIssuers, Listed, exclude_each_other};
 use crate::numbers::Numbers;
@@ -71,6 +73,14 @@ impl Telling {
                     let mut listed = Listed::by_tenant(new);
                     listed.extend(old.iter().flat_map(|old| Listed::by_tenant(old)));
                     self.rivals(render::tenant_id(new), &listed);
+                } else if old
+                    .as_ref()
+                    .is_some_and(|old| contention::has_changed(old, new))
+                {
+                    self.look(new);
+                }
+                if new.metadata.deletion_timestamp.is_some() {
+                    self.rendered_from(new);
                 }
                 if old.as_ref().is_none_or(|old| old.status != new.status) {
                     self.quotas_naming(new);
@@ -84,6 +94,7 @@ impl Telling {
                 self.issuers.forget_claims(tenant);
                 self.siblings(tenant);
                 self.rivals(id, &Listed::by_tenant(tenant));
+                self.rendered_from(tenant);
                 self.quotas_naming(tenant);
             }
             Change::Whole => self.everybody(),
@@ -129,7 +140,11 @@ impl Telling {
             self.metrics.rendered_tenants(caches.rendered.store.len());
         }
         let (secret, before) = match change {
-            Change::Set { new, .. } => (*new, self.issuers.set(new)),
+            Change::Set { new, .. } => {
+                let secret = ObjectRef::from_obj(*new);
+                self.queues.rendered.send(Look::Changed(secret));
+                (*new, self.issuers.set(new))
+            }
             Change::Gone(secret) => (*secret, self.issuers.remove(secret)),
             Change::Whole => {
                 if let Some(caches) = self.caches() {
@@ -148,6 +163,30 @@ impl Telling {
         let now = self.issuers.of(id);
         if before != now {
             self.rivals(id, &[before, now].concat());
+        }
+    }
+
+    /// Of tenants of other pools only that they are there matters, to quotas that name
+    /// them.
+    pub(crate) fn foreign(&self, change: &Change<'_, PartialObjectMeta<ChatTenant>>) {
+        let tenant = match change {
+            Change::Set { old: Some(_), .. } => return,
+            Change::Set { new, .. } => *new,
+            Change::Gone(tenant) => *tenant,
+            Change::Whole => return self.everybody(),
+        };
+        let namespace = tenant.metadata.namespace.as_deref().unwrap_or_default();
+        self.quotas_of(namespace, &tenant.name_any());
+    }
+
+    /// Every rendered Secret is owned by it.
+    pub(crate) fn managed(&self, change: &Change<'_, ConfigMap>) {
+        let is_the_same = matches!(
+            change,
+            Change::Set { old: Some(old), new } if old.metadata.uid == new.metadata.uid
+        );
+        if !is_the_same {
+            self.everybody();
         }
     }
 
@@ -222,6 +261,16 @@ impl Telling {
         if let Some(caches) = self.caches() {
             for quota in caches.quotas_of(namespace, tenant) {
                 self.look_at_quota(&quota);
+            }
+        }
+    }
+
+    /// What was made of a tenant that is gone, or about to.
+    fn rendered_from(&self, tenant: &ChatTenant) {
+        if let Some(caches) = self.caches() {
+            for secret in caches.rendered_from(&full_name(tenant)) {
+                let secret = ObjectRef::from_obj(secret.as_ref());
+                self.queues.rendered.send(Look::Changed(secret));
             }
         }
     }

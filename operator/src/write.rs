@@ -4,10 +4,11 @@
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use minichat_crds::ChatTenant;
+use minichat_crds::rendered_secret::{POOL_LABEL, TYPE};
 use minichat_lease::Leadership;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,16 +16,26 @@ use serde_json::{Value, json};
 
 /// The field manager of every write.
 pub(crate) const MANAGER: &str = "minichat-operator";
-/// Holds a deleted tenant until its rendered Secret is gone.
-pub(crate) const FINALIZER: &str = "minichat.dev/tenant";
+/// On tenants by operators before this one; a shared tenant needs none (D52).
+pub(crate) const OLD_FINALIZER: &str = "minichat.dev/tenant";
 
 /// Why something was not written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WriteError {
     #[error("this process does not lead any more")]
     NotLeading,
+    #[error("the object has changed meanwhile")]
+    Changed,
     #[error("{}", words(.0))]
     Api(#[from] kube::Error),
+}
+
+/// When a status is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum If {
+    Always,
+    /// While nobody has changed the object since it was read.
+    Unchanged,
 }
 
 /// What the API server said, once and without the fields of its answer.
@@ -39,7 +50,7 @@ impl WriteError {
     /// Whether nothing was written for certain.
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
-            Self::NotLeading => true,
+            Self::NotLeading | Self::Changed => true,
             Self::Api(kube::Error::Api(status)) => status.code < 500,
             Self::Api(_) => false,
         }
@@ -100,24 +111,47 @@ impl Writer {
         gone_is_fine(deleted.map(drop).map_err(WriteError::from))
     }
 
-    /// Adds the finalizer, or takes it away.
-    pub(crate) async fn set_finalizer(
+    /// Rendered Secrets in the namespace that are not labelled with `pool`.
+    pub(crate) async fn rendered_for_other_pools(
         &self,
-        tenant: &ChatTenant,
-        present: bool,
-    ) -> Result<(), WriteError> {
-        let finalizers: &[&str] = if present { &[FINALIZER] } else { &[] };
-        let mut object = identity(tenant);
-        object["metadata"]["finalizers"] = json!(finalizers);
+        pool: &str,
+    ) -> Result<Vec<Secret>, WriteError> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let others = ListParams::default()
+            .fields(&format!("type={TYPE}"))
+            .labels(&format!("{POOL_LABEL},{POOL_LABEL}!={pool}"));
+        Ok(api.list(&others).await?.items)
+    }
+
+    /// Takes the finalizer away that an earlier operator, or a backup, has put there. It
+    /// is no apply, which would leave what another field manager owns.
+    pub(crate) async fn remove_old_finalizer(&self, tenant: &ChatTenant) -> Result<(), WriteError> {
+        let others = tenant.finalizers().iter();
+        let others: Vec<_> = others.filter(|other| *other != OLD_FINALIZER).collect();
+        let patch = json!({"metadata": {
+            "uid": tenant.metadata.uid, "resourceVersion": tenant.metadata.resource_version,
+            "finalizers": others,
+        }});
         self.may()?;
+        let parameters = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
         let api: Api<ChatTenant> = self.api(tenant);
-        let name = tenant.name_any();
-        let patched = api.patch(&name, &forced(), &Patch::Apply(&object)).await;
+        let patched = api
+            .patch(&tenant.name_any(), &parameters, &Patch::Merge(&patch))
+            .await;
         gone_is_fine(patched.map(drop).map_err(WriteError::from))
     }
 
-    /// Applies a status.
-    pub(crate) async fn apply_status<K, S>(&self, of: &K, status: &S) -> Result<(), WriteError>
+    /// Applies a status. [`WriteError::Changed`] if it must be tried again with the
+    /// object as it is now.
+    pub(crate) async fn apply_status<K, S>(
+        &self,
+        of: &K,
+        status: &S,
+        condition: If,
+    ) -> Result<(), WriteError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -127,13 +161,20 @@ impl Writer {
     {
         let mut object = identity(of);
         object["status"] = serde_json::to_value(status).unwrap_or_default();
+        if condition == If::Unchanged {
+            object["metadata"]["resourceVersion"] = json!(of.meta().resource_version);
+        }
         self.may()?;
         let patch = Patch::Apply(&object);
         let patched = self
             .api(of)
             .patch_status(&of.name_any(), &forced(), &patch)
             .await;
-        gone_is_fine(patched.map(drop).map_err(WriteError::from))
+        match patched {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => Err(WriteError::Changed),
+            other => Ok(other.map(drop)?),
+        }
     }
 
     /// Annotates `job`, if it is still as it was seen; whether it was.

@@ -20,6 +20,21 @@
 {{- include "minichat.fullname" . }}-operator
 {{- end }}
 
+{{/* Owns what the operator makes, so that it goes with the release. */}}
+{{- define "minichat.managed" -}}
+{{- include "minichat.fullname" . }}-managed
+{{- end }}
+
+{{/* Held by the operator that works: one for each pool in the namespace. */}}
+{{- define "minichat.operatorLease" -}}
+minichat-operator-{{ .Values.pool.name }}
+{{- end }}
+
+{{/* Outside of the release's namespace: no namespace has a colon in its name, so no other release has the same. */}}
+{{- define "minichat.operatorOutside" -}}
+{{ .Release.Namespace }}:{{ include "minichat.operator" . }}
+{{- end }}
+
 {{- define "minichat.pool" -}}
 {{- include "minichat.fullname" . }}-pool
 {{- end }}

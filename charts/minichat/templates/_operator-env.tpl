@@ -5,6 +5,8 @@
   value: {{ .Release.Namespace }}
 - name: MINICHAT_OPERATOR_POOL
   value: {{ $pool.name | quote }}
+- name: MINICHAT_OPERATOR_MANAGED_CONFIG_MAP
+  value: {{ include "minichat.managed" . }}
 - name: MINICHAT_OPERATOR_POD_SELECTOR
   value: {{ include "minichat.labelSelector" (list . "pool") }}
 - name: MINICHAT_OPERATOR_JOB_SELECTOR
@@ -31,8 +33,6 @@
   value: {{ dig "metrics" "prefix" "mini_chat" $pool.config | quote }}
 - name: MINICHAT_OPERATOR_METRICS_MAX_LABEL_VALUES
   value: {{ dig "metrics" "max_label_values" 200 $pool.config | int | quote }}
-- name: MINICHAT_OPERATOR_LEADER_ELECTION
-  value: {{ gt (int .Values.operator.replicaCount) 1 | quote }}
 - name: MINICHAT_OPERATOR_IDENTITY
   valueFrom:
     fieldRef:

@@ -1,8 +1,11 @@
 {{/* What the operator may do where tenants live; the same rules cluster-wide or in each of a list of namespaces. */}}
 {{- define "minichat.operatorTenantRules" -}}
 - apiGroups: [minichat.dev]
-  resources: [chattenants, chatquotas]
-  verbs: [get, list, watch, patch]
+  resources: [chattenants]
+  verbs: [list, watch, patch]
+- apiGroups: [minichat.dev]
+  resources: [chatquotas]
+  verbs: [list, watch]
 - apiGroups: [minichat.dev]
   resources: [chattenants/status, chatquotas/status]
   verbs: [patch]
@@ -11,5 +14,5 @@
   verbs: [list, watch]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end }}

@@ -24,6 +24,9 @@ const DURATION: Duration = Duration::from_secs(15);
 /// The holder stops working this long after it last renewed the Lease.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(2);
+/// One try takes no longer, so that there is time for another one, on a connection of
+/// its own, when the first has been cut without a word.
+const ATTEMPT: Duration = Duration::from_secs(4);
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// A Lease, and who wants to hold it.
@@ -40,14 +43,10 @@ pub struct Candidate {
     pub manager: &'static str,
 }
 
-/// Whether this process may work now.
+/// Whether this process may work now: until an instant, `None` while another process
+/// holds the Lease.
 #[derive(Clone, Debug)]
-pub enum Leadership {
-    /// No other process does this work.
-    Alone,
-    /// Until this instant; `None` while another process holds the Lease.
-    Until(watch::Receiver<Option<Instant>>),
-}
+pub struct Leadership(watch::Receiver<Option<Instant>>);
 
 /// This process's part in an election. Dropped, it takes no part any more and
 /// leaves the Lease to run out.
@@ -93,7 +92,7 @@ impl Candidate {
             is_waiting: false,
         };
         Election {
-            leadership: Leadership::Until(receiver),
+            leadership: Leadership(receiver),
             resign,
             task: tokio::spawn(campaign.run(resigned)),
         }
@@ -117,38 +116,32 @@ impl Election {
 }
 
 impl Leadership {
+    /// What `until` says, whoever keeps it.
+    pub fn new(until: watch::Receiver<Option<Instant>>) -> Self {
+        Self(until)
+    }
+
     /// Whether this process may work at this instant.
     pub fn holds(&self) -> bool {
-        match self {
-            Self::Alone => true,
-            Self::Until(until) => until.borrow().is_some_and(|until| Instant::now() < until),
-        }
+        self.0.borrow().is_some_and(|until| Instant::now() < until)
     }
 
     /// Returns once this process leads; never when its election is over.
     pub async fn acquired(&mut self) {
-        if let Self::Until(until) = self
-            && until.wait_for(Option::is_some).await.is_err()
-        {
+        if self.0.wait_for(Option::is_some).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
     /// Returns when the election is over, which it never is by itself.
     pub async fn over(&self) {
-        let Self::Until(until) = self else {
-            return std::future::pending().await;
-        };
-        let mut until = until.clone();
+        let mut until = self.0.clone();
         while until.changed().await.is_ok() {}
     }
 
     /// Returns once this process, having led, does not any more.
     pub async fn lost(&self) {
-        let Self::Until(until) = self else {
-            return std::future::pending().await;
-        };
-        let mut until = until.clone();
+        let mut until = self.0.clone();
         loop {
             let end = *until.borrow_and_update();
             let Some(end) = end else { return };
@@ -198,7 +191,7 @@ impl Campaign {
 
     async fn turn(&mut self) {
         let asked = Instant::now();
-        match tokio::time::timeout(RENEW_DEADLINE, self.take_or_renew()).await {
+        match tokio::time::timeout(ATTEMPT, self.take_or_renew()).await {
             Ok(Ok(Standing::Ours)) => {
                 self.until.send_replace(Some(asked + RENEW_DEADLINE));
             }

@@ -228,6 +228,7 @@ closed_set! {
     ReconcileKind {
         ChatTenant = "chat_tenant",
         ChatQuota = "chat_quota",
+        RenderedSecret = "rendered_secret",
     }
 }
 
@@ -248,6 +249,8 @@ closed_set! {
         Forbidden = "forbidden",
         /// The API server found the object invalid.
         Invalid = "invalid",
+        /// The object has changed since it was read.
+        Conflict = "conflict",
         /// The reconcile took longer than it may.
         Deadline = "deadline",
         /// Another process leads.

@@ -26,6 +26,8 @@ pub(super) fn document(
 ) -> TenantDocument {
     // Without `..`, so that a new field cannot be forgotten here.
     let ChatTenantSpec {
+        // Whoever delivers the document belongs to one pool.
+        pool: _,
         tenant_id: _,
         display_name,
         suspended,

@@ -8,11 +8,16 @@ use minichat_crds::rendered_secret::revision_of;
 use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, RenderedTenant};
 
 use crate::cache::Caches;
+use crate::chat_tenant::contention::is_served_elsewhere;
+use crate::context::Context;
 use crate::ownership::MadeOf;
 
 #[derive(Default)]
 pub(super) struct Dereferenced {
+    /// In this operator's pool.
     pub(super) tenant: Option<Arc<ChatTenant>>,
+    /// Whether the tenant is in another pool.
+    is_in_another_pool: bool,
     /// Revision of the tenant's rendered Secret, if that holds all its quotas as
     /// they are now.
     pub(super) revision: Option<String>,
@@ -28,7 +33,10 @@ pub(super) fn dereference(
     let namespace = quota.namespace().unwrap_or_default();
     let name = &quota.spec.tenant_ref.name;
     let Some(tenant) = caches.tenant(&namespace, name) else {
-        return Dereferenced::default();
+        return Dereferenced {
+            is_in_another_pool: caches.is_in_another_pool(&namespace, name),
+            ..Dereferenced::default()
+        };
     };
     let quotas = caches.quotas_of(&namespace, name);
     let quotas: Vec<_> = quotas.iter().map(AsRef::as_ref).collect();
@@ -46,5 +54,17 @@ pub(super) fn dereference(
         revision,
         shortfall: allowances.shortfalls.remove(&quota.name_any()),
         tenant: Some(tenant),
+        is_in_another_pool: false,
+    }
+}
+
+impl Dereferenced {
+    /// Whether another operator tells the quota what became of it (D37). Of a quota
+    /// whose tenant is nowhere every one may.
+    pub(super) fn is_of_another_operator(&self, context: &Context) -> bool {
+        match &self.tenant {
+            Some(tenant) => is_served_elsewhere(tenant, context),
+            None => self.is_in_another_pool,
+        }
     }
 }

@@ -4,22 +4,26 @@ use minichat_crds::ChatQuota;
 use minichat_crds::chat_quota::ChatQuotaStatus;
 
 use super::dereference::Dereferenced;
-use crate::condition::{Type, Verdict, conditions};
+use crate::condition::{Type, Verdict, conditions, stalled};
 use crate::context::{Context, ReconcileError};
 use crate::event;
+use crate::looks::Again;
+use crate::write::If;
 
 /// Nothing is written when nothing has changed (K8S-12).
 pub(super) async fn update(
     quota: &ChatQuota,
     seen: &Dereferenced,
-    verdicts: Vec<Verdict>,
+    mut verdicts: Vec<Verdict>,
     context: &Context,
-) -> Result<(), ReconcileError> {
+) -> Result<Again, ReconcileError> {
     let before = quota.status.as_ref();
     let old = before
         .map(|status| status.conditions.as_slice())
         .unwrap_or_default();
     let (generation, now) = (quota.metadata.generation, context.clock.now());
+    let (stalled, again) = stalled(&verdicts, old, now);
+    verdicts.extend(stalled);
     let status = ChatQuotaStatus {
         observed_generation: generation,
         applied_revision: applied_revision(&verdicts, seen, before),
@@ -27,9 +31,17 @@ pub(super) async fn update(
         conditions: conditions(&verdicts, old, generation, now),
     };
     if before == Some(&status) {
-        return Ok(());
+        return Ok(again);
     }
-    context.writer.apply_status(quota, &status).await?;
+    // Of a tenant that is nowhere several operators may say so; one of them does.
+    let condition = match seen.tenant {
+        Some(_) => If::Always,
+        None => If::Unchanged,
+    };
+    context
+        .writer
+        .apply_status(quota, &status, condition)
+        .await?;
     // That the tenant's revision runs everywhere is an event of the tenant.
     let own: Vec<_> = verdicts
         .into_iter()
@@ -37,7 +49,7 @@ pub(super) async fn update(
         .collect();
     let changes = event::changes(&own, old);
     event::publish(&context.writer, &context.identity, quota, changes, now).await;
-    Ok(())
+    Ok(again)
 }
 
 /// Of a quota that applies to anybody, the last revision that held it.

@@ -1,11 +1,8 @@
 //! The steps that change rendered Secrets.
 
-use k8s_openapi::api::core::v1::Secret;
-use minichat_crds::ChatTenant;
-
 use super::dereference::Dereferenced;
-use crate::write::{FINALIZER, WriteError, Writer};
-use kube::ResourceExt as _;
+use crate::write::{WriteError, Writer};
+use k8s_openapi::api::core::v1::Secret;
 
 /// Brings the rendered Secret to the pool. One of another type is in the way: the
 /// type of a Secret cannot be changed.
@@ -36,28 +33,5 @@ pub(super) async fn remove_others(writer: &Writer, seen: &Dereferenced) -> Resul
     for secret in &seen.others {
         writer.delete_rendered(secret).await?;
     }
-    Ok(())
-}
-
-/// Ends a deleted tenant: its rendered Secrets go, then its finalizer.
-pub(super) async fn remove(
-    writer: &Writer,
-    tenant: &ChatTenant,
-    seen: &Dereferenced,
-) -> Result<(), WriteError> {
-    if !tenant
-        .finalizers()
-        .iter()
-        .any(|finalizer| finalizer == FINALIZER)
-    {
-        return Ok(());
-    }
-    if let Some(secret) = &seen.rendered {
-        writer.delete_rendered(secret).await?;
-    }
-    remove_stale(writer, seen).await?;
-    remove_others(writer, seen).await?;
-    writer.set_finalizer(tenant, false).await?;
-    tracing::info!(tenant.id = %super::id_of(tenant), "the tenant is gone");
     Ok(())
 }

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::{Resource as _, ResourceExt as _};
+use kube::ResourceExt as _;
 use minichat_config::{Fault, Faults};
 use minichat_core::{NamespacedName, Timestamp};
 use minichat_crds::render::Rendered;
@@ -13,6 +12,7 @@ use minichat_crds::{ChatTenant, RenderedTenant};
 
 use super::dereference::Dereferenced;
 use crate::context::Context;
+use crate::managed::Owner;
 use crate::numbers::{Known, Number};
 
 /// The longest value of a label.
@@ -21,6 +21,8 @@ const MAX_LABEL: usize = 63;
 pub(super) enum Build {
     /// Nothing: the pool has it, or is to keep what it has.
     Stands,
+    /// Nothing yet.
+    Waits,
     /// The Secret, and how its policy is numbered.
     Write(Box<Secret>, Number),
 }
@@ -69,7 +71,12 @@ pub(super) fn build(
         revision,
     };
     let mut secret = delivered.to_pool_secret(&context.pool_name, generated_at)?;
-    describe(&mut secret, tenant, &context.pool_namespace);
+    describe(&mut secret, tenant);
+    match context.managed.owner() {
+        Owner::ConfigMap(owner) => secret.metadata.owner_references = Some(vec![*owner]),
+        Owner::Nobody => {}
+        Owner::Awaited => return Ok(Build::Waits),
+    }
     let stands = seen
         .rendered
         .as_ref()
@@ -144,8 +151,8 @@ fn source(tenant: &ChatTenant) -> Result<NamespacedName, Fault> {
     })
 }
 
-/// Labels and owners of K8S-13.
-fn describe(secret: &mut Secret, tenant: &ChatTenant, pool_namespace: &str) {
+/// Labels of K8S-13.
+fn describe(secret: &mut Secret, tenant: &ChatTenant) {
     let name = tenant.name_any();
     let label = if name.len() <= MAX_LABEL {
         name
@@ -165,10 +172,6 @@ fn describe(secret: &mut Secret, tenant: &ChatTenant, pool_namespace: &str) {
     }
     let annotations = secret.annotations_mut();
     annotations.insert(SOURCE_UID.to_owned(), tenant.uid().unwrap_or_default());
-    if tenant.metadata.namespace.as_deref() == Some(pool_namespace) {
-        let owner = tenant.owner_ref(&());
-        secret.metadata.owner_references = owner.map(|owner: OwnerReference| vec![owner]);
-    }
 }
 
 /// Whether `existing` has everything that `wanted` has; what others have added

@@ -2,6 +2,7 @@
 
 mod apply;
 mod build;
+pub(crate) mod contention;
 mod dereference;
 mod update_status;
 mod validate;
@@ -20,9 +21,10 @@ use crate::issuers::LIFETIME;
 use crate::looks::Again;
 use crate::ownership::source_of;
 use crate::secret_lookup;
-use crate::write::{FINALIZER, WriteError};
+use crate::write::{OLD_FINALIZER, WriteError};
 
 use build::Build;
+use contention::Owner;
 use dereference::Dereferenced;
 use validate::Validated;
 
@@ -45,18 +47,27 @@ pub(crate) async fn render(
     tenant: &ChatTenant,
     context: &Context,
 ) -> Result<Again, ReconcileError> {
+    if tenant.finalizers().iter().any(|one| one == OLD_FINALIZER) {
+        context.writer.remove_old_finalizer(tenant).await?;
+    }
     if tenant.metadata.deletion_timestamp.is_some() {
         return Ok(None);
     }
-    let seen = dereference::dereference(context, tenant);
-    let is_new = !tenant
-        .finalizers()
-        .iter()
-        .any(|finalizer| finalizer == FINALIZER);
-    if is_new {
-        context.writer.set_finalizer(tenant, true).await?;
+    match contention::owner(tenant, context) {
+        Owner::This => {}
+        Owner::Nobody => {
+            if !contention::claim(tenant, context).await? {
+                return Ok(Some(AGAIN));
+            }
+        }
+        // The object loop says so.
+        Owner::Another(_) => return Ok(None),
     }
+    let seen = dereference::dereference(context, tenant);
     let (_, build) = decide(tenant, &seen, context);
+    if matches!(build, Build::Waits) {
+        return Ok(Some(AGAIN));
+    }
     let delivers = matches!(build, Build::Write(..));
     if let Build::Write(secret, number) = build {
         let source = seen.existing.as_deref().and_then(source_of);
@@ -97,6 +108,11 @@ fn decide(tenant: &ChatTenant, seen: &Dereferenced, context: &Context) -> (Valid
         return (validated, Build::Stands);
     };
     let now = context.clock.now();
+    // Both operators of a pool say that both are there; the one that has the tenant goes on.
+    if let Some(contender) = contention::contender(tenant, now) {
+        let (pool, owner) = (&tenant.spec.pool, &context.pool_namespace);
+        validated.accepted = contention::conflict(pool, owner, &contender.namespace);
+    }
     let build = build::build(tenant, seen, rendered, context, now).unwrap_or_else(|faults| {
         validated.accepted = Verdict::no(Type::Accepted, Reason::Invalid, faults.to_string());
         Build::Stands
@@ -104,16 +120,21 @@ fn decide(tenant: &ChatTenant, seen: &Dereferenced, context: &Context) -> (Valid
     (validated, build)
 }
 
-/// Status, events, and the end of the tenant.
+/// Status and events.
 pub(crate) async fn reconcile(
     tenant: &ChatTenant,
     context: &Context,
 ) -> Result<Again, ReconcileError> {
-    let mut seen = dereference::dereference(context, tenant);
     if tenant.metadata.deletion_timestamp.is_some() {
-        apply::remove(&context.writer, tenant, &seen).await?;
         return Ok(None);
     }
+    match contention::owner(tenant, context) {
+        Owner::This => {}
+        // The render loop claims it; that brings this loop back.
+        Owner::Nobody => return Ok(None),
+        Owner::Another(owner) => return contention::contend(tenant, owner, context).await,
+    }
+    let mut seen = dereference::dereference(context, tenant);
     seen.find_unlabelled(tenant, context).await;
     let misses_secrets = secret_names(tenant).len() > seen.secrets.len();
     let (validated, build) = decide(tenant, &seen, context);

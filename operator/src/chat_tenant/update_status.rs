@@ -9,14 +9,15 @@ use minichat_crds::rendered_secret::revision_of;
 
 use super::dereference::Dereferenced;
 use super::validate::Validated;
-use super::{AGAIN, id_of};
+use super::{AGAIN, contention, id_of};
 use crate::cache::full_name;
-use crate::condition::{Reason, Type, Verdict, conditions};
+use crate::condition::{Reason, Type, Verdict, conditions, stalled};
 use crate::context::{Context, ReconcileError};
 use crate::event;
 use crate::looks::Again;
 use crate::ownership::named_for;
 use crate::pool::Acknowledgement;
+use crate::write::If;
 
 /// Pods that are as fast as usual are not reported as pending.
 const SOON: Duration = Duration::from_secs(1);
@@ -51,8 +52,8 @@ pub(super) async fn update(
             &Acknowledgement::default(),
             context,
         );
-        write(tenant, status, context).await?;
-        return Ok(again(unwritten.is_some()));
+        let later = write(tenant, status, context).await?;
+        return Ok(again(unwritten.is_some()).or(later));
     };
     let standing = context
         .pool
@@ -81,10 +82,10 @@ pub(super) async fn update(
         _ => programmed(tenant, &standing, revision),
     };
     let told = status(tenant, seen, &validated, programmed, &standing, context);
-    write(tenant, told, context).await?;
+    let later = write(tenant, told, context).await?;
     // An edit must not wait for a pod that does not answer.
     let is_settled = standing.is_final() && standing.refusal.is_none() && unwritten.is_none();
-    Ok(again(!is_settled))
+    Ok(again(!is_settled).or(later))
 }
 
 /// What the database of the pool says of whose the id is (D36).
@@ -113,6 +114,8 @@ fn not_written(error: &str) -> Verdict {
 struct Told {
     status: ChatTenantStatus,
     verdicts: Vec<Verdict>,
+    /// When the status would be another one although nothing has changed.
+    again: Again,
 }
 
 fn programmed(tenant: &ChatTenant, standing: &Acknowledgement, revision: &str) -> Verdict {
@@ -191,13 +194,18 @@ fn status(
     // One that came with a backup may speak of another tenant.
     let id = id_of(tenant).to_string();
     let before = before.filter(|status| status.tenant_id.as_ref() == Some(&id));
+    let now = context.clock.now();
+    let (stalled, stalls_after) = stalled(&verdicts, old, now);
     verdicts.push(Verdict::ready(&verdicts));
+    verdicts.extend(stalled);
     verdicts.extend(context.health.verdict(old));
     verdicts.extend(validated.degraded.clone());
     let carried = seen.carried.as_ref();
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let status = ChatTenantStatus {
         observed_generation: generation,
+        operator_namespace: Some(context.pool_namespace.clone()),
+        contender: contention::contender(tenant, now),
         tenant_id: Some(id),
         policy_version: carried
             .and_then(|carried| i64::try_from(carried.config.policy_version?).ok())
@@ -218,9 +226,14 @@ fn status(
         }),
         models: Some(number(models_enabled(tenant))),
         quotas: Some(number(seen.quotas.len())),
-        conditions: conditions(&verdicts, old, generation, context.clock.now()),
+        conditions: conditions(&verdicts, old, generation, now),
     };
-    Told { status, verdicts }
+    let rechecks_after = contention::recheck(tenant, now);
+    Told {
+        status,
+        verdicts,
+        again: stalls_after.into_iter().chain(rechecks_after).min(),
+    }
 }
 
 fn models_enabled(tenant: &ChatTenant) -> usize {
@@ -229,12 +242,23 @@ fn models_enabled(tenant: &ChatTenant) -> usize {
 }
 
 /// Nothing is written when nothing has changed (K8S-12).
-async fn write(tenant: &ChatTenant, told: Told, context: &Context) -> Result<(), ReconcileError> {
-    let Told { status, verdicts } = told;
+async fn write(
+    tenant: &ChatTenant,
+    told: Told,
+    context: &Context,
+) -> Result<Again, ReconcileError> {
+    let Told {
+        status,
+        verdicts,
+        again,
+    } = told;
     if tenant.status.as_ref() == Some(&status) {
-        return Ok(());
+        return Ok(again);
     }
-    context.writer.apply_status(tenant, &status).await?;
+    context
+        .writer
+        .apply_status(tenant, &status, If::Always)
+        .await?;
     let old = tenant
         .status
         .as_ref()
@@ -251,5 +275,5 @@ async fn write(tenant: &ChatTenant, told: Told, context: &Context) -> Result<(),
         context.clock.now(),
     )
     .await;
-    Ok(())
+    Ok(again)
 }

@@ -238,7 +238,8 @@ async fn a_failed_job_whose_pod_is_seen_late_is_told_once_and_counted_once() {
 async fn a_mark_is_known_again_by_whoever_set_it() {
     let cluster = kube::Config::new(http::Uri::from_static("http://localhost"));
     let client = kube::Client::try_from(cluster).unwrap();
-    let writer = Writer::new(client, Leadership::Alone, "a".to_owned());
+    let (_, follows) = tokio::sync::watch::channel(None);
+    let writer = Writer::new(client, Leadership::new(follows), "a".to_owned());
     let marker = Marker::new(writer);
     for (reader, has_tried, is_ours) in [
         (marker.reader.as_str(), true, true),

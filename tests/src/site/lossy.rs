@@ -1,15 +1,17 @@
-//! A way to the API server on which answers get lost.
+//! A way to the API server on which answers and events get lost, and statuses are refused.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
 use http::{Method, Request, Response};
-use http_body_util::BodyExt as _;
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -27,14 +29,27 @@ use crate::cluster;
 /// The way, for one operator. Dropping it stops accepting connections.
 pub struct LossyWay {
     addr: SocketAddr,
-    to_lose: Arc<AtomicUsize>,
+    losses: Arc<Losses>,
     accepting: JoinHandle<()>,
+}
+
+/// A body as it is passed on.
+type Shown = UnsyncBoxBody<Bytes, kube::Error>;
+
+/// What is still to go wrong.
+#[derive(Default)]
+struct Losses {
+    /// Answers to patches of Jobs that get lost.
+    marks: AtomicUsize,
+    /// Patches of statuses that are refused, as if somebody had changed the object.
+    statuses: AtomicUsize,
+    /// Objects of this name whose events no watch shows.
+    unseen: Mutex<Option<String>>,
 }
 
 struct Way {
     client: Client,
-    /// Answers to patches of Jobs that are still to be lost.
-    to_lose: Arc<AtomicUsize>,
+    losses: Arc<Losses>,
 }
 
 impl Site {
@@ -42,20 +57,29 @@ impl Site {
     pub async fn lossy_way(&self) -> anyhow::Result<LossyWay> {
         let kubeconfig = self.kubeconfig("Deployment").await?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let to_lose = Arc::new(AtomicUsize::new(0));
+        let losses = Arc::<Losses>::default();
         let way = Arc::new(Way {
             client: cluster::client(&kubeconfig).await?,
-            to_lose: Arc::clone(&to_lose),
+            losses: Arc::clone(&losses),
         });
         Ok(LossyWay {
             addr: listener.local_addr()?,
-            to_lose,
+            losses,
             accepting: tokio::spawn(accept(listener, way)),
         })
     }
 
     /// An operator that reaches the API server on `way`.
     pub async fn operator_on(&self, way: &LossyWay) -> anyhow::Result<Operator> {
+        self.operator_on_told(way, &[]).await
+    }
+
+    /// The same, told some things otherwise: by variables without `MINICHAT_OPERATOR_`.
+    pub async fn operator_on_told(
+        &self,
+        way: &LossyWay,
+        told: &[(&str, &str)],
+    ) -> anyhow::Result<Operator> {
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "way",
             "clusters": [{"name": "way", "cluster": {"server": format!("http://{}", way.addr)}}],
@@ -67,19 +91,34 @@ impl Site {
         });
         let path: PathBuf = self.directory.path().join("way.kubeconfig");
         std::fs::write(&path, kubeconfig.to_string()).context("no kubeconfig")?;
-        self.start_operator(&path, &[]).await
+        self.start_operator(&path, told).await
     }
 }
 
 impl LossyWay {
     /// The answers to the next `count` patches of Jobs get lost.
     pub fn lose_marks(&self, count: usize) {
-        self.to_lose.store(count, Ordering::SeqCst);
+        self.losses.marks.store(count, Ordering::SeqCst);
+    }
+
+    /// The next `count` patches of statuses are answered with 409.
+    pub fn refuse_statuses(&self, count: usize) {
+        self.losses.statuses.store(count, Ordering::SeqCst);
+    }
+
+    /// Patches of statuses that are still to be refused.
+    pub fn to_refuse(&self) -> usize {
+        self.losses.statuses.load(Ordering::SeqCst)
+    }
+
+    /// No watch shows events of objects called `name`; `None` shows all again.
+    pub fn lose_events_of(&self, name: Option<&str>) {
+        *unseen(&self.losses) = name.map(|name| format!("\"name\":\"{name}\""));
     }
 
     /// Answers that are still to be lost.
     pub fn to_lose(&self) -> usize {
-        self.to_lose.load(Ordering::SeqCst)
+        self.losses.marks.load(Ordering::SeqCst)
     }
 }
 
@@ -107,27 +146,75 @@ async fn serve(stream: TcpStream, way: Arc<Way>) {
 }
 
 impl Way {
-    async fn forward(&self, request: Request<Incoming>) -> io::Result<Response<Body>> {
+    async fn forward(&self, request: Request<Incoming>) -> io::Result<Response<Shown>> {
         let (mut parts, body) = request.into_parts();
         for name in [HOST, CONNECTION, TRANSFER_ENCODING] {
             parts.headers.remove(name);
         }
-        let is_mark = parts.method == Method::PATCH && parts.uri.path().contains("/jobs/");
+        let path = parts.uri.path();
+        let is_patch = parts.method == Method::PATCH;
+        let is_mark = is_patch && path.contains("/jobs/");
+        let is_watch = parts
+            .uri
+            .query()
+            .is_some_and(|query| query.contains("watch=true"));
+        if is_patch && path.ends_with("/status") && takes_one(&self.losses.statuses) {
+            return Ok(conflict());
+        }
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
         let request = Request::from_parts(parts, Body::from(body.to_vec()));
         let mut answer = self.client.send(request).await.map_err(io::Error::other)?;
-        let loses = |left: usize| left.checked_sub(1);
-        if is_mark
-            && self
-                .to_lose
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, loses)
-                .is_ok()
-        {
+        if is_mark && takes_one(&self.losses.marks) {
             return Err(io::Error::other("lost"));
         }
         for name in [CONNECTION, TRANSFER_ENCODING] {
             answer.headers_mut().remove(name);
         }
-        Ok(answer)
+        if !is_watch {
+            return Ok(answer.map(BodyExt::boxed_unsync));
+        }
+        let losses = Arc::clone(&self.losses);
+        Ok(answer.map(|events| {
+            // The API server sends one event in a frame.
+            let shown = events.map_frame(move |frame| {
+                frame.map_data(|event| {
+                    let unseen = unseen(&losses).clone();
+                    let is_lost = unseen.is_some_and(|name| contains(&event, &name));
+                    if is_lost { Bytes::new() } else { event }
+                })
+            });
+            shown.boxed_unsync()
+        }))
     }
+}
+
+fn takes_one(left: &AtomicUsize) -> bool {
+    let less = |left: usize| left.checked_sub(1);
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
+        .is_ok()
+}
+
+fn unseen(losses: &Losses) -> std::sync::MutexGuard<'_, Option<String>> {
+    losses.unseen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn contains(event: &Bytes, text: &str) -> bool {
+    event
+        .windows(text.len())
+        .any(|part| part == text.as_bytes())
+}
+
+/// What an API server says of an object that somebody else changes all the time.
+fn conflict() -> Response<Shown> {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "code": 409,
+        "message": "the object has been modified; please apply your changes to the latest version and try again",
+    });
+    let mut answer = Response::new(Body::from(status.to_string().into_bytes()).boxed_unsync());
+    *answer.status_mut() = http::StatusCode::CONFLICT;
+    let json = http::HeaderValue::from_static("application/json");
+    answer
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, json);
+    answer
 }

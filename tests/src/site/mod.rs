@@ -5,6 +5,7 @@ mod lossy;
 mod place;
 mod pod;
 mod process;
+mod silent;
 mod watchdog;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use kube::core::GroupVersionKind;
 use minichat_cluster::programs::kubernetes_version;
 use minichat_cluster::{ApiTier, Helm, OwnedApiTier, Write};
 use minichat_config::yaml;
+use minichat_crds::chat_tenant::DEFAULT_POOL;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -32,7 +34,9 @@ pub use lossy::LossyWay;
 pub use place::Place;
 pub use pod::Pod;
 use pod::Template;
+use process::Held;
 pub use process::Operator;
+pub use silent::SilentWay;
 pub use watchdog::Watchdog;
 
 /// How long something may take that is no matter of seconds.
@@ -60,7 +64,31 @@ pub struct Site {
     pub provider: ScriptedProvider,
     pub database: Database,
     directory: TempDir,
+    /// The name of the pool.
+    pool: String,
     chart: Vec<Value>,
+}
+
+/// What the chart is told.
+struct Release<'a> {
+    pool: &'a str,
+    /// Where tenants are; `None` stands for a new namespace.
+    tenants: Option<&'a str>,
+    /// Further namespaces of tenants.
+    also: &'a [String],
+    /// Whether the operator may look into every namespace, also on a shared API server.
+    is_everywhere: bool,
+}
+
+impl Default for Release<'_> {
+    fn default() -> Self {
+        Self {
+            pool: DEFAULT_POOL,
+            tenants: None,
+            also: &[],
+            is_everywhere: false,
+        }
+    }
 }
 
 enum Tier {
@@ -82,7 +110,8 @@ impl Deref for Tier {
 impl Site {
     /// On the API server of the run, beside other suites: the operator may look into one namespace.
     pub async fn shared(programs: Programs, kind: DatabaseKind) -> anyhow::Result<Self> {
-        Self::on(programs, Tier::Shared(cluster::api_tier()?), kind, &[]).await
+        let tier = Tier::Shared(cluster::api_tier()?);
+        Self::on(programs, tier, kind, &Release::default()).await
     }
 
     /// The same for the tenants of a second namespace too, whose name is returned.
@@ -94,35 +123,58 @@ impl Site {
         let client = cluster::client(&tier.kubeconfig()).await?;
         let second = TestNamespace::create(&client, "second").await?;
         let second = second.name().to_owned();
-        let also = std::slice::from_ref(&second);
-        let site = Self::on(programs, Tier::Shared(tier), kind, also).await?;
+        let release = Release {
+            also: std::slice::from_ref(&second),
+            ..Release::default()
+        };
+        let site = Self::on(programs, Tier::Shared(tier), kind, &release).await?;
         Ok((site, second))
     }
 
     /// On an API server of its own: the operator may look everywhere, as the chart has it by default.
     pub async fn own(programs: Programs, kind: DatabaseKind) -> anyhow::Result<Self> {
         let tier = tokio::task::spawn_blocking(OwnedApiTier::start).await??;
-        Self::on(programs, Tier::Own(tier), kind, &[]).await
+        Self::on(programs, Tier::Own(tier), kind, &Release::default()).await
+    }
+
+    /// Another release on the same API server, that may look as far, for the tenants of
+    /// `pool` in the same namespace.
+    pub async fn another_release(&self, kind: DatabaseKind, pool: &str) -> anyhow::Result<Self> {
+        let tier = Tier::Shared(ApiTier::open(self.tier.directory())?);
+        let release = Release {
+            pool,
+            tenants: Some(&self.tenants),
+            is_everywhere: self.is_everywhere(),
+            ..Release::default()
+        };
+        Self::on(self.programs.clone(), tier, kind, &release).await
+    }
+
+    fn is_everywhere(&self) -> bool {
+        self.chart("ClusterRole").is_ok()
     }
 
     async fn on(
         programs: Programs,
         tier: Tier,
         kind: DatabaseKind,
-        also: &[String],
+        release: &Release<'_>,
     ) -> anyhow::Result<Self> {
         cluster::install_definitions(&tier)?;
         let client = cluster::client(&tier.kubeconfig()).await?;
         let pool = TestNamespace::create(&client, "chat").await?;
-        let tenants = TestNamespace::create(&client, "acme").await?;
-        let scope = match tier {
-            Tier::Shared(_) => {
-                let mut namespaces = vec![tenants.name().to_owned()];
-                namespaces.extend_from_slice(also);
-                vec![format!("operator.namespaces={{{}}}", namespaces.join(","))]
-            }
-            Tier::Own(_) => Vec::new(),
+        let tenants = match release.tenants {
+            Some(tenants) => tenants.to_owned(),
+            None => TestNamespace::create(&client, "acme")
+                .await?
+                .name()
+                .to_owned(),
         };
+        let mut scope = vec![format!("pool.name={}", release.pool)];
+        if !release.is_everywhere && matches!(tier, Tier::Shared(_)) {
+            let namespaces = [std::slice::from_ref(&tenants), release.also].concat();
+            scope.push(format!("operator.namespaces={{{}}}", namespaces.join(",")));
+        }
         let directory = TempDir::with_prefix("minichat-site-")?;
         let site = Self {
             programs,
@@ -130,14 +182,15 @@ impl Site {
             tier,
             client,
             namespace: pool.name().to_owned(),
-            tenants: tenants.name().to_owned(),
+            tenants,
+            pool: release.pool.to_owned(),
             provider: ScriptedProvider::start().await?,
             database: Database::create(kind, directory.path()).await?,
             directory,
         };
         let is_right = |object: &&Value| {
             let kind = object["kind"].as_str().unwrap_or_default();
-            kind == "ServiceAccount" || kind.contains("Role")
+            kind == "ServiceAccount" || kind == "ConfigMap" || kind.contains("Role")
         };
         let rights: Vec<&Value> = site.chart.iter().filter(is_right).collect();
         let list = json!({"apiVersion": "v1", "kind": "List", "items": rights});
@@ -158,11 +211,12 @@ impl Site {
         ))
     }
 
-    /// What the operator wrote, or tried to.
+    /// What the operator wrote, or tried to, besides its Lease, which it renews all the time.
     pub fn operator_writes(&self) -> anyhow::Result<Vec<Write>> {
         let user = self.operator_user()?;
         let writes = self.tier().writes()?.into_iter();
-        Ok(writes.filter(|write| write.user == user).collect())
+        let is_it = |write: &Write| write.user == user && write.resource != "leases";
+        Ok(writes.filter(is_it).collect())
     }
 
     /// The chart's object of `kind`.
@@ -204,10 +258,16 @@ impl Site {
             "chattenants" | "chatquotas" => "minichat.dev",
             _ => "",
         };
+        // A rule about some objects is asked about one of them.
+        let named = match (resource, verb) {
+            ("configmaps", _) => "minichat-managed".to_owned(),
+            ("leases", "get" | "patch") => self.lease(),
+            _ => String::new(),
+        };
         let review: SubjectAccessReview = serde_json::from_value(json!({"spec": {
             "user": self.operator_user()?,
             "resourceAttributes": {
-                "namespace": namespace, "verb": verb,
+                "namespace": namespace, "verb": verb, "name": named,
                 "group": group, "resource": resource, "subresource": subresource,
             },
         }}))?;
@@ -220,13 +280,12 @@ impl Site {
 
     /// Starts an operator under the chart's `ServiceAccount`, told what the chart tells it.
     pub async fn operator(&self) -> anyhow::Result<Operator> {
-        self.operator_elected(false).await
+        self.operator_told(&[]).await
     }
 
-    /// The same; whether it must hold the Lease to work.
-    pub async fn operator_elected(&self, elected: bool) -> anyhow::Result<Operator> {
-        self.operator_told(&[("LEADER_ELECTION", elected.to_string().as_str())])
-            .await
+    /// The Lease of the operator.
+    pub fn lease(&self) -> String {
+        format!("minichat-operator-{}", self.pool)
     }
 
     /// The same, told some things otherwise: by variables without `MINICHAT_OPERATOR_`.
@@ -244,8 +303,8 @@ impl Site {
         let mut set = |name: &str, value: String| {
             variables.insert(format!("MINICHAT_OPERATOR_{name}"), value);
         };
-        set("IDENTITY", format!("operator-{}", unique()));
-        set("LEADER_ELECTION", "false".to_owned());
+        let identity = format!("operator-{}", unique());
+        set("IDENTITY", identity.clone());
         for (name, value) in told {
             set(name, (*value).to_owned());
         }
@@ -254,6 +313,11 @@ impl Site {
             variables,
             kubeconfig,
             self.log("operator"),
+            Held {
+                leases: Api::namespaced(self.client.clone(), &self.namespace),
+                name: self.lease(),
+                identity,
+            },
         )
         .await
     }
@@ -279,7 +343,7 @@ impl Site {
             program: &self.programs.dataplane,
             client: &self.client,
             namespace: &self.namespace,
-            pool: "default",
+            pool: &self.pool,
             labels: &set["spec"]["template"]["metadata"]["labels"],
             kubeconfig: &kubeconfig,
             database_url: &database_url,
@@ -415,6 +479,16 @@ impl Site {
             .get_opt(&format!("minichat-tenant-{}", tenant.id))
             .await?;
         Ok(found.map(serde_json::to_value).transpose()?)
+    }
+
+    /// The object's writers: field managers, the subresource each wrote, and who they are.
+    pub fn managers(object: &Value) -> Vec<(String, String)> {
+        let fields = object["metadata"]["managedFields"].as_array();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let fields = fields.into_iter().flatten();
+        fields
+            .map(|one| (text(&one["manager"]), text(&one["subresource"])))
+            .collect()
     }
 
     /// Waits until the condition of the object is `wanted`: `<status>/<reason>`. Its message.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
+use minichat_crds::chat_tenant::DEFAULT_POOL;
 use serde_json::{Value, json};
 
 use super::{Site, WITHIN, condition};
@@ -27,6 +28,9 @@ impl Place<'_> {
         let objects = std::iter::once(&mut tenant.resource).chain(&mut tenant.others);
         for object in objects {
             object["metadata"]["namespace"] = json!(self.namespace);
+        }
+        if self.site.pool != DEFAULT_POOL {
+            tenant.spec()["pool"] = json!(self.site.pool);
         }
         tenant
     }

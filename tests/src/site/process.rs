@@ -10,8 +10,10 @@ use crate::child::{Memory, field};
 use crate::client::Api;
 use crate::exposition::Scrape;
 use anyhow::{Context as _, bail};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{Api as Leases, Patch, PatchParams};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 /// How long a process may take to serve.
@@ -27,6 +29,30 @@ pub(super) struct Logged {
 pub struct Operator {
     pub admin: Api,
     process: Logged,
+    held: Held,
+}
+
+/// The Lease that an operator may hold.
+pub(super) struct Held {
+    pub(super) leases: Leases<Lease>,
+    pub(super) name: String,
+    /// Of the operator.
+    pub(super) identity: String,
+}
+
+impl Held {
+    /// Frees it for the next one: its holder is known to be dead, which others only
+    /// believe after 15 seconds.
+    async fn free(&self) -> anyhow::Result<()> {
+        let lease = self.leases.get_opt(&self.name).await?;
+        let holder = lease.and_then(|lease| lease.spec?.holder_identity);
+        if holder.as_deref() == Some(&self.identity) {
+            let free = Patch::Merge(json!({"spec": {"holderIdentity": null}}));
+            let parameters = PatchParams::default();
+            self.leases.patch(&self.name, &parameters, &free).await?;
+        }
+        Ok(())
+    }
 }
 
 impl Logged {
@@ -96,6 +122,7 @@ impl Operator {
         variables: impl IntoIterator<Item = (String, String)>,
         kubeconfig: &Path,
         log: PathBuf,
+        held: Held,
     ) -> anyhow::Result<Self> {
         let mut command = Command::new(program);
         command
@@ -106,7 +133,16 @@ impl Operator {
             .env("KUBECONFIG", kubeconfig);
         let mut process = Logged::start(&mut command, log)?;
         let admin = Api::new(process.address("admin_addr").await?);
-        Ok(Self { admin, process })
+        Ok(Self {
+            admin,
+            process,
+            held,
+        })
+    }
+
+    /// Who it is, in its Lease and in events.
+    pub fn identity(&self) -> &str {
+        &self.held.identity
     }
 
     pub fn log(&self) -> anyhow::Result<String> {
@@ -128,9 +164,10 @@ impl Operator {
         Memory::of(id)
     }
 
-    /// SIGKILL.
+    /// SIGKILL. The next operator need not wait until its Lease has run out.
     pub async fn kill(self) -> anyhow::Result<()> {
-        self.process.kill().await
+        self.process.kill().await?;
+        self.held.free().await
     }
 
     /// The answer of `/readyz`: its status, and what it says is missing.

@@ -41,7 +41,7 @@ impl Site {
 
     /// Says that `holder` holds the Lease of the watchdog; nobody, if it is empty.
     pub async fn give_lease(&self, holder: &str) -> anyhow::Result<()> {
-        let (leases, name) = self.lease()?;
+        let (leases, name) = self.watchdog_lease()?;
         let patch = Patch::Merge(json!({"spec": {"holderIdentity": holder}}));
         leases.patch(&name, &PatchParams::default(), &patch).await?;
         Ok(())
@@ -49,12 +49,12 @@ impl Site {
 
     /// Who holds the Lease of the watchdog.
     pub async fn lease_holder(&self) -> anyhow::Result<Value> {
-        let (leases, name) = self.lease()?;
+        let (leases, name) = self.watchdog_lease()?;
         Ok(leases.get(&name).await?.data["spec"]["holderIdentity"].clone())
     }
 
     /// Where Leases are, and the name of the watchdog's.
-    fn lease(&self) -> anyhow::Result<(Api<DynamicObject>, String)> {
+    fn watchdog_lease(&self) -> anyhow::Result<(Api<DynamicObject>, String)> {
         let like = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"});
         let leases = self.objects(&like, &self.namespace)?;
         let chart = self.chart_on_postgres()?;

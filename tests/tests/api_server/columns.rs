@@ -68,7 +68,7 @@ async fn kubectl_get_shows_the_columns_and_the_short_names_work() {
         .collect();
     assert_eq!(row[models.unwrap()], "2", "{table}");
     let table = fixture.kubectl(&["get", "ctn", "--output=wide"]).unwrap();
-    for title in ["TENANTID", "PODS"] {
+    for title in ["TENANTID", "PODS", "POOL"] {
         assert!(titles(&table).contains(&title), "{table}");
     }
 

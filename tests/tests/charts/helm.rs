@@ -39,9 +39,27 @@ pub(crate) fn render(settings: &[&str]) -> anyhow::Result<Rendered> {
 }
 
 pub(crate) fn render_chart(name: &str, settings: &[&str]) -> anyhow::Result<Rendered> {
+    template("minichat", name, NAMESPACE, settings)
+}
+
+/// Renders `minichat` as another release, for another namespace.
+pub(crate) fn render_release(
+    release: &str,
+    namespace: &str,
+    settings: &[&str],
+) -> anyhow::Result<Rendered> {
+    template(release, "minichat", namespace, settings)
+}
+
+fn template(
+    release: &str,
+    name: &str,
+    namespace: &str,
+    settings: &[&str],
+) -> anyhow::Result<Rendered> {
     let (chart, version) = (chart(name), kubernetes_version()?);
     let chart = chart.to_str().context("a path that is not UTF-8")?;
-    let mut arguments = vec!["template", "minichat", chart, "--namespace", NAMESPACE];
+    let mut arguments = vec!["template", release, chart, "--namespace", namespace];
     arguments.extend(["--kube-version", &version]);
     for setting in settings {
         arguments.extend(["--set", setting]);

@@ -1,10 +1,14 @@
 //! What the charts render.
 
+use std::collections::BTreeSet;
+
 use minichat_config::ProcessConfig;
 use minichat_config::process::{Allowed, Auth};
 use serde_json::{Value, json};
 
-use crate::helm::{NAMESPACE, Rendered, chart, document, helm, render, render_chart};
+use crate::helm::{
+    NAMESPACE, Rendered, chart, document, helm, render, render_chart, render_release,
+};
 
 const ON_POSTGRES: &[&str] = &["database.existingSecret=database", "pool.replicaCount=2"];
 /// With these every kind of pod is rendered.
@@ -209,20 +213,57 @@ fn every_pod_asks_for_a_name_again_after_a_second_unless_told_otherwise() -> any
 #[test]
 fn a_list_of_namespaces_gets_roles_instead_of_a_cluster_role() -> anyhow::Result<()> {
     let everywhere = render(&[])?;
-    assert_eq!(everywhere.names("ClusterRole"), ["chat-minichat-operator"]);
+    assert_eq!(everywhere.names("ClusterRole"), ["chat:minichat-operator"]);
     let listed = render(&["operator.namespaces={red,blue}"])?;
     assert!(listed.names("ClusterRole").is_empty());
     assert!(listed.names("ClusterRoleBinding").is_empty());
     let namespaces: Vec<&Value> = listed
         .all()
         .iter()
-        .filter(|object| object["metadata"]["name"] == "minichat-operator-tenants")
+        .filter(|object| object["metadata"]["name"] == "chat:minichat-operator")
         .map(|object| &object["metadata"]["namespace"])
         .collect();
     assert_eq!(namespaces, ["red", "blue", "red", "blue"]);
-    let cluster_wide = &everywhere.get("ClusterRole", "chat-minichat-operator")?["rules"];
-    let per_namespace = &listed.get("Role", "minichat-operator-tenants")?["rules"];
+    let cluster_wide = &everywhere.get("ClusterRole", "chat:minichat-operator")?["rules"];
+    let per_namespace = &listed.get("Role", "chat:minichat-operator")?["rules"];
     assert_eq!(cluster_wide, per_namespace);
+    Ok(())
+}
+
+/// D37: what is outside of the release's namespace has the namespace in its name, and
+/// what is within it the release, or the pool.
+#[test]
+fn two_releases_have_no_object_in_common() -> anyhow::Result<()> {
+    let names = |release: &str, namespace: &str, pool: &str| {
+        let pool = format!("pool.name={pool}");
+        let settings = [pool.as_str(), "operator.namespaces={red}", ON_POSTGRES[0]];
+        let rendered = render_release(release, namespace, &settings)?;
+        let name = |object: &Value| {
+            let metadata = &object["metadata"];
+            [&object["kind"], &metadata["namespace"], &metadata["name"]].map(Value::to_string)
+        };
+        let objects = rendered.all().iter().map(name);
+        anyhow::Ok(objects.collect::<BTreeSet<_>>())
+    };
+    let first = names("minichat", "chat", "a")?;
+    for other in [
+        names("minichat", "other", "a")?,
+        names("second", "chat", "b")?,
+        names("chat", "minichat", "b")?,
+    ] {
+        let common: Vec<_> = first.intersection(&other).collect();
+        assert!(common.is_empty(), "{common:?}");
+    }
+    let lease = |pool: &str| {
+        let rendered = render(&[&format!("pool.name={pool}")])?;
+        let rules = rendered.get("Role", OPERATOR)?["rules"].clone();
+        let rules = rules.as_array().cloned().unwrap_or_default();
+        let named = rules
+            .into_iter()
+            .find(|rule| rule["resources"][0] == "leases" && !rule["resourceNames"].is_null());
+        anyhow::Ok(named.unwrap_or_default()["resourceNames"].clone())
+    };
+    assert_eq!(lease("a")?, json!(["minichat-operator-a"]));
     Ok(())
 }
 
@@ -409,7 +450,11 @@ fn the_operator_is_told_what_the_pool_is_told() -> anyhow::Result<()> {
         "red,blue"
     );
     assert_eq!(env(OPERATOR, "MINICHAT_OPERATOR_ALLOW_HTTP")?, "true");
-    assert_eq!(env(OPERATOR, "MINICHAT_OPERATOR_LEADER_ELECTION")?, "true");
+    assert_eq!(
+        env(OPERATOR, "MINICHAT_OPERATOR_MANAGED_CONFIG_MAP")?,
+        "minichat-managed"
+    );
+    rendered.get("ConfigMap", "minichat-managed")?;
     let pool = &rendered.get("Deployment", POOL)?["spec"]["template"]["metadata"]["labels"];
     let job = &rendered.get("CronJob", WATCHDOG)?["spec"]["jobTemplate"]["spec"];
     let job = &job["template"]["metadata"]["labels"];

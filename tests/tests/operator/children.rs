@@ -1,5 +1,4 @@
-//! What the operator owns: repaired when somebody touches it, left alone when nobody does, and written with no more
-//! rights than the chart gives.
+//! What the operator owns: repaired when somebody touches it, left alone when nobody does.
 
 use std::time::{Duration, Instant};
 
@@ -141,24 +140,6 @@ async fn an_edited_or_deleted_child_is_repaired_and_then_nothing_is_written() ->
     let is_back = async || Ok(essence(&site, &tenant).await?[0] == whole[0]);
     eventually("made anew", SOON, is_back).await?;
     assert_took(&site, "a deletion", ("secrets", &name), secret).await?;
-    let tenants = site.api("ChatTenant", &site.tenants)?;
-    let without = json!({"metadata": {"finalizers": null}});
-    tenants
-        .patch("acme", &PatchParams::default(), &Patch::Merge(without))
-        .await?;
-    let has_finalizer = async || {
-        let object = site.get("ChatTenant", "acme").await?.unwrap_or_default();
-        Ok(object["metadata"]["finalizers"] == json!(["minichat.dev/tenant"]))
-    };
-    eventually("held by its finalizer", SOON, has_finalizer).await?;
-    let object = ("chattenants", "", "acme");
-    assert_took(
-        &site,
-        "a finalizer taken away",
-        ("chattenants", "acme"),
-        object,
-    )
-    .await?;
     site.await_ready(&tenant).await?;
     pod.chat(&tenant).await?;
 
@@ -181,7 +162,9 @@ async fn an_edited_or_deleted_child_is_repaired_and_then_nothing_is_written() ->
     assert!(since.is_empty(), "{since:?}");
     assert!(settled.0 > 0, "writes are logged");
 
-    // The tenant takes its child along.
+    // The tenant takes its child along, and waits for nobody.
+    let object = site.get("ChatTenant", "acme").await?.unwrap_or_default();
+    assert!(object["metadata"]["finalizers"].is_null(), "{object}");
     site.delete("ChatTenant", "acme").await?;
     let is_gone = async || {
         let tenant_is_gone = site.get("ChatTenant", "acme").await?.is_none();
@@ -193,153 +176,4 @@ async fn an_edited_or_deleted_child_is_repaired_and_then_nothing_is_written() ->
     site.await_condition(quota, "Accepted", "False/TenantNotFound")
         .await?;
     Ok(())
-}
-
-/// How a missing rule shows.
-enum Shows {
-    /// `/readyz` says that these are not read.
-    Unread(&'static str),
-    /// Such a write is refused: verb, resource, subresource.
-    Refused(&'static str, &'static str, &'static str),
-    /// The log says so.
-    Logged(&'static str),
-}
-
-/// Of every rule of the chart: its namespace, resource and verb, and how its lack shows.
-fn rules<'a>(pool: &'a str, tenants: &'a str) -> [(&'a str, &'static str, &'static str, Shows); 9] {
-    [
-        (pool, "jobs", "list", Shows::Unread("jobs in namespace")),
-        (
-            pool,
-            "events",
-            "create",
-            Shows::Refused("create", "events", ""),
-        ),
-        (
-            tenants,
-            "chattenants",
-            "list",
-            Shows::Unread("chattenants in namespace"),
-        ),
-        (
-            tenants,
-            "chattenants/status",
-            "patch",
-            Shows::Refused("patch", "chattenants", "status"),
-        ),
-        (
-            tenants,
-            "secrets",
-            "list",
-            Shows::Unread("secrets in namespace"),
-        ),
-        (
-            tenants,
-            "events",
-            "create",
-            Shows::Refused("create", "events", ""),
-        ),
-        (
-            pool,
-            "secrets",
-            "list",
-            Shows::Unread("rendered secrets in namespace"),
-        ),
-        (pool, "pods", "list", Shows::Unread("pods in namespace")),
-        (
-            pool,
-            "leases",
-            "get",
-            Shows::Logged("the Lease cannot be renewed"),
-        ),
-    ]
-}
-
-/// K8S-15, K8S-16; check 8 of chapter 06
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_any_one_rule_of_the_chart_the_operator_fails_and_says_where() -> anyhow::Result<()>
-{
-    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
-    let pod = site.pod().await?;
-    let tenant = site.tenant("acme");
-    site.apply_tenant(&tenant).await?;
-    let (pool, tenants) = (site.namespace.as_str(), site.tenants.as_str());
-    let rules = rules(pool, tenants);
-    let mut removed = 0;
-    for (namespace, resource, verb, shows) in rules {
-        let role = site.role(namespace)?;
-        let less = without_rule(role, resource)?;
-        site.tier().kubectl().apply(&less)?;
-        site.await_right(namespace, verb, resource, false).await?;
-        removed += 1;
-        // There is an event to tell.
-        site.finished_job(&format!("run-{removed}"), &super::jobs::report(1))
-            .await?;
-        let seen = site.operator_writes()?.len();
-        let is_elected = matches!(shows, Shows::Logged(_));
-        let operator = site.operator_elected(is_elected).await?;
-        let what = format!("showing the lack of {verb} {resource}");
-        let is_shown = async || match shows {
-            Shows::Unread(name) => {
-                let (status, missing) = operator.readiness().await?;
-                let others = missing.matches("are not read yet").count();
-                Ok(status == 503 && missing.contains(name) && others <= 2)
-            }
-            Shows::Refused(verb, resource, subresource) => {
-                let is_it = |write: &Write| {
-                    (
-                        write.verb.as_str(),
-                        write.resource.as_str(),
-                        write.subresource.as_str(),
-                    ) == (verb, resource, subresource)
-                        && write.code == 403
-                };
-                Ok(site.operator_writes()?.iter().skip(seen).any(is_it))
-            }
-            Shows::Logged(text) => Ok(operator.log()?.contains(text)),
-        };
-        let shown = eventually(&what, SOON, is_shown).await;
-        shown.with_context(|| operator.log().unwrap_or_default())?;
-        operator.kill().await?;
-        site.tier().kubectl().apply(role)?;
-        site.await_right(namespace, verb, resource, true).await?;
-        // Every try begins with work to do.
-        site.delete("ChatTenant", "acme").await?;
-        let finalizers = json!({"metadata": {"finalizers": null}});
-        let api = site.api("ChatTenant", tenants)?;
-        let patched = api
-            .patch("acme", &PatchParams::default(), &Patch::Merge(finalizers))
-            .await;
-        assert!(patched.is_ok() || site.get("ChatTenant", "acme").await?.is_none());
-        site.apply_tenant(&tenant).await?;
-    }
-    let all = [site.role(pool)?, site.role(tenants)?];
-    let all = all
-        .iter()
-        .filter_map(|role| role["rules"].as_array())
-        .map(Vec::len);
-    assert_eq!(removed, all.sum::<usize>(), "every rule had its turn");
-
-    // With all of them it works.
-    let operator = site.operator_elected(true).await?;
-    let ready = site.await_ready(&tenant).await;
-    ready.with_context(|| operator.log().unwrap_or_default())?;
-    pod.chat(&tenant).await
-}
-
-/// `role` without the rule about `resource`.
-fn without_rule(role: &Value, resource: &str) -> anyhow::Result<Value> {
-    let mut less = role.clone();
-    let rules = less["rules"].as_array_mut().context("no rules")?;
-    let before = rules.len();
-    let names_it = |rule: &Value| {
-        let resources = rule["resources"].as_array().into_iter().flatten();
-        resources.into_iter().any(|name| name == resource)
-    };
-    rules.retain(|rule| !names_it(rule));
-    anyhow::ensure!(
-        rules.len() + 1 == before,
-        "no rule of its own for {resource}"
-    );
-    Ok(less)
 }

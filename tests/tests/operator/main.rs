@@ -6,6 +6,8 @@ mod broken;
 #[cfg(test)]
 mod children;
 #[cfg(test)]
+mod deletion;
+#[cfg(test)]
 mod delivery;
 #[cfg(test)]
 mod health;
@@ -18,13 +20,21 @@ mod issuers;
 #[cfg(test)]
 mod jobs;
 #[cfg(test)]
+mod kstatus;
+#[cfg(test)]
 mod outages;
 #[cfg(test)]
+mod pools;
+#[cfg(test)]
 mod quotas;
+#[cfg(test)]
+mod rights;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod watchdog;
+#[cfg(test)]
+mod watches;
 
 #[cfg(test)]
 fn programs() -> minichat_tests::site::Programs {

@@ -128,6 +128,7 @@ fn whom_tenants_name(world: &World) -> Cases {
                 json!(format!("../{id}")),
             ],
         ),
+        ("spec.pool", vec![json!("default"), json!("../default")]),
         (
             "spec.displayName",
             vec![json!(full), json!(format!("../../{full}"))],

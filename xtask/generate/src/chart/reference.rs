@@ -68,9 +68,24 @@ that time longer when there are such answers, or use PostgreSQL, on which other 
 
 Moving from SQLite to PostgreSQL starts with an empty database; the volume stays until its claim is deleted.
 
-Delete the tenants that should go before `helm uninstall`: the operator removes what it made for a tenant and then lets it
-go. One that is deleted without an operator waits for the next one; to let it go at once, remove the finalizer
-`minichat.dev/tenant` from it and delete the Secret `minichat-tenant-<its id>`.
+`helm uninstall` leaves tenants, their data and the database, and no credential: what the operator rendered is owned by
+the ConfigMap `<release>-managed` and goes with it. Tenants can be deleted at any time, with the operator there or not.
+
+## Several releases
+
+Releases with different values of `pool.name` share the custom resource definitions and nothing else, in one namespace or
+in several: each serves the tenants whose `spec.pool` is its own. Give each a `pool.name`; without one it is `default`, and
+so is the pool of a tenant that names none. The pool of a tenant cannot be changed.
+
+Two releases of one pool do not take turns. A tenant belongs to the operator that saw it first (`status.operatorNamespace`),
+which goes on serving it; the other one leaves it alone, and the tenant says `Accepted=False/Conflict` until one of them has
+another `pool.name` or is gone: at once when its operator ends, within fifteen minutes when it was killed. A release
+that moves to another namespace takes its tenants along once nobody else has them:
+
+```console
+kubectl patch chattenant NAME --namespace NAMESPACE --subresource status --type merge \\
+  --patch '{\"status\": {\"operatorNamespace\": null}}'
+```
 
 ## Values
 

@@ -286,7 +286,7 @@ fn pool() -> Vec<ChartValue> {
             "pool.name",
             Kind::Text(DNS_LABEL),
             "\"default\"",
-            "Name of the pool: the label `minichat.dev/pool` of its pods and of the rendered tenants that they serve.",
+            "Name of the pool: `spec.pool` of the tenants that the release serves, and the label `minichat.dev/pool` of its pods and of what is rendered for them. Releases of one cluster need different ones.",
         ),
         value(
             "pool.replicaCount",

@@ -1,0 +1,116 @@
+//! The `ConfigMap` of the chart that owns every rendered Secret, so that the cluster's
+//! garbage collector removes them with the release (D52).
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource as _, ResourceExt as _};
+use tokio::time::Instant;
+
+use crate::cache::Cache;
+
+/// While a release is uninstalled its `ConfigMap` goes before the operator does: what
+/// were written now would stay behind.
+const UNINSTALLING: Duration = Duration::from_secs(10);
+
+/// Who owns the rendered Secrets.
+pub(crate) struct Managed {
+    /// With that `ConfigMap` alone; `None` when the process is not told of any.
+    cache: Option<Arc<Cache<ConfigMap>>>,
+    missing_since: Mutex<Option<Instant>>,
+}
+
+/// What a rendered Secret is owned by.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Owner {
+    ConfigMap(Box<OwnerReference>),
+    /// Nobody: there is none.
+    Nobody,
+    /// It may come back, or the release is about to go: nothing new is to be written.
+    Awaited,
+}
+
+impl Managed {
+    pub(crate) fn new(cache: Option<Arc<Cache<ConfigMap>>>) -> Self {
+        Self {
+            cache,
+            missing_since: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn owner(&self) -> Owner {
+        let Some(cache) = &self.cache else {
+            return Owner::Nobody;
+        };
+        let found = cache.store.state().into_iter().next();
+        self.owner_of(found.as_deref())
+    }
+
+    fn owner_of(&self, found: Option<&ConfigMap>) -> Owner {
+        let mut missing = self
+            .missing_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = found {
+            *missing = None;
+            return reference(found).map_or(Owner::Nobody, |reference| {
+                Owner::ConfigMap(Box::new(reference))
+            });
+        }
+        let since = *missing.get_or_insert_with(Instant::now);
+        if since.elapsed() < UNINSTALLING {
+            Owner::Awaited
+        } else {
+            Owner::Nobody
+        }
+    }
+}
+
+/// Without `blockOwnerDeletion`, which would need a right to its finalizers.
+fn reference(owner: &ConfigMap) -> Option<OwnerReference> {
+    if owner.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    Some(OwnerReference {
+        api_version: ConfigMap::api_version(&()).into_owned(),
+        kind: ConfigMap::kind(&()).into_owned(),
+        name: owner.name_any(),
+        uid: owner.uid()?,
+        controller: Some(true),
+        block_owner_deletion: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config_map(uid: &str) -> ConfigMap {
+        let mut object = ConfigMap::default();
+        object.metadata.name = Some("minichat-managed".to_owned());
+        object.metadata.uid = Some(uid.to_owned());
+        object
+    }
+
+    /// D52
+    #[tokio::test(start_paused = true)]
+    async fn what_has_just_lost_its_owner_is_not_written_without_one() {
+        let managed = Managed::new(None);
+        assert_eq!(managed.owner(), Owner::Nobody, "none is expected");
+        let Owner::ConfigMap(owner) = managed.owner_of(Some(&config_map("u"))) else {
+            panic!("no owner")
+        };
+        assert_eq!((owner.uid.as_str(), owner.controller), ("u", Some(true)));
+        assert_eq!(owner.block_owner_deletion, None);
+        assert_eq!(managed.owner_of(None), Owner::Awaited);
+        tokio::time::advance(UNINSTALLING).await;
+        assert_eq!(managed.owner_of(None), Owner::Nobody);
+        assert!(matches!(
+            managed.owner_of(Some(&config_map("v"))),
+            Owner::ConfigMap(_)
+        ));
+        assert_eq!(managed.owner_of(None), Owner::Awaited);
+    }
+}

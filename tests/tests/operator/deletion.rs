@@ -1,0 +1,134 @@
+//! What is left of a tenant, and of a release, that is deleted (D52).
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use minichat_tests::database::DatabaseKind;
+use minichat_tests::manifest::Tenant;
+use minichat_tests::site::{Site, eventually};
+use serde_json::{Value, json};
+
+use super::programs;
+
+const SOON: Duration = Duration::from_secs(30);
+
+async fn is_unrendered(site: &Site, tenant: &Tenant, what: &str) -> anyhow::Result<()> {
+    let is_gone = async || Ok(site.rendered(tenant).await?.is_none());
+    eventually(what, SOON, is_gone).await
+}
+
+/// K8S-13, D52
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_and_its_namespace_go_without_the_operator_which_then_cleans_up()
+-> anyhow::Result<()> {
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let operator = site.operator().await?;
+    let _pod = site.pod().await?;
+    let (gone, kept) = (site.tenant("gone"), site.tenant("kept"));
+    site.admit([&gone, &kept]).await?;
+    operator.kill().await?;
+
+    site.delete("ChatTenant", "gone").await?;
+    assert!(
+        site.get("ChatTenant", "gone").await?.is_none(),
+        "nothing holds it"
+    );
+    assert!(site.rendered(&gone).await?.is_some());
+    let operator = site.operator().await?;
+    is_unrendered(&site, &gone, "the deletion that was missed is made up for").await?;
+    site.await_ready(&kept).await?;
+    assert!(site.rendered(&kept).await?.is_some());
+    operator.kill().await?;
+
+    let namespaces: Api<Namespace> = Api::all(site.client.clone());
+    namespaces
+        .delete(&site.tenants, &DeleteParams::default())
+        .await?;
+    let is_gone = async || Ok(namespaces.get_opt(&site.tenants).await?.is_none());
+    eventually("the namespace is gone", SOON, is_gone).await?;
+    Ok(())
+}
+
+/// D52: operators before this one held tenants by a finalizer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_finalizer_of_older_versions_is_taken_away_and_no_other() -> anyhow::Result<()> {
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let _pod = site.pod().await?;
+    let tenant = site.tenant("acme");
+    let mut object = tenant.resource.clone();
+    object["metadata"]["finalizers"] = json!(["minichat.dev/tenant", "example.com/other"]);
+    for other in &tenant.others {
+        site.apply(other).await?;
+    }
+    site.apply(&object).await?;
+    let _operator = site.operator().await?;
+    let finalizers = async || {
+        let object = site.get("ChatTenant", "acme").await?.unwrap_or_default();
+        anyhow::Ok(object["metadata"]["finalizers"].clone())
+    };
+    let only_other = async || Ok(finalizers().await? == json!(["example.com/other"]));
+    eventually("without ours", SOON, only_other).await?;
+    site.await_ready(&tenant).await?;
+
+    // Whoever else holds it does not keep it served.
+    site.delete("ChatTenant", "acme").await?;
+    is_unrendered(&site, &tenant, "not served while it ends").await?;
+    assert_eq!(finalizers().await?, json!(["example.com/other"]));
+    let none = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    let tenants = site.api("ChatTenant", &site.tenants)?;
+    tenants
+        .patch("acme", &PatchParams::default(), &none)
+        .await?;
+    assert!(site.get("ChatTenant", "acme").await?.is_none());
+    Ok(())
+}
+
+/// D52: `helm uninstall` deletes the `ConfigMap`, and the cluster's garbage collector the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_rendered_goes_with_the_release() -> anyhow::Result<()> {
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let operator = site.operator().await?;
+    let pod = site.pod().await?;
+    let tenant = site.tenant("acme");
+    site.admit([&tenant]).await?;
+    let owners = async || {
+        let secret = site.rendered(&tenant).await?.unwrap_or_default();
+        anyhow::Ok(secret["metadata"]["ownerReferences"].clone())
+    };
+    let config_maps = site.api("ConfigMap", &site.namespace)?;
+    let managed = config_maps.get("minichat-managed").await?;
+    let owner = json!([{
+        "apiVersion": "v1", "kind": "ConfigMap", "name": "minichat-managed",
+        "uid": managed.metadata.uid, "controller": true,
+    }]);
+    assert_eq!(owners().await?, owner);
+
+    operator.kill().await?;
+    config_maps
+        .delete("minichat-managed", &DeleteParams::default())
+        .await?;
+    is_unrendered(&site, &tenant, "gone with the release").await?;
+
+    // Somebody deletes it by mistake: tenants are served again, and owned once it is back.
+    let managed: Value = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "minichat-managed", "namespace": site.namespace},
+    });
+    site.apply(&managed).await?;
+    let _operator = site.operator().await?;
+    site.await_ready(&tenant).await?;
+    config_maps
+        .delete("minichat-managed", &DeleteParams::default())
+        .await?;
+    is_unrendered(&site, &tenant, "gone with its owner").await?;
+    let is_back = async || Ok(site.rendered(&tenant).await?.is_some());
+    eventually("rendered without an owner", SOON, is_back).await?;
+    assert!(owners().await?.is_null());
+    site.await_ready(&tenant).await?;
+    pod.chat(&tenant).await?;
+    site.apply(&managed).await?;
+    let is_owned = async || Ok(owners().await?[0]["name"] == "minichat-managed");
+    eventually("owned again", SOON, is_owned).await?;
+    Ok(())
+}
