@@ -68,24 +68,28 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     start_with(config, settings).await
 }
 
-async fn start_with(mut config: Config, settings: Settings) -> anyhow::Result<Running> {
+/// A client for everything, and one for the Lease alone, so that no other request's
+/// dead connection costs it.
+fn clients(mut config: Config) -> anyhow::Result<(Client, Client)> {
+    config.connect_timeout = Some(CONNECT);
+    // A connection that was cut without a word is noticed, whatever waits for it.
+    config.read_timeout = Some(SILENT);
+    config.reset_reader_on_write = true;
+    let client = |config| Client::try_from(config).context("no client for the API server");
+    Ok((client(config.clone())?, client(config)?))
+}
+
+async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Running> {
     if settings.leader_election.is_some() {
         tracing::warn!(
             "--leader-election is ignored: an operator always works only while it holds its Lease"
         );
     }
-    config.connect_timeout = Some(CONNECT);
-    // A connection that was cut without a word is noticed, whatever waits for it.
-    config.read_timeout = Some(SILENT);
-    config.reset_reader_on_write = true;
     let namespace = settings
         .namespace
         .clone()
         .unwrap_or_else(|| config.default_namespace.clone());
-    let client = |config| Client::try_from(config).context("no client for the API server");
-    // Of its own, so that no other request's dead connection costs it its Lease.
-    let electing = client(config.clone())?;
-    let client = client(config)?;
+    let (client, electing) = clients(config)?;
     let (metrics, exposition) = metrics::start_operator(MetricsSettings {
         prefix: &settings.metrics_prefix,
         max_label_values: settings.metrics_max_label_values,

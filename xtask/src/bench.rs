@@ -11,6 +11,10 @@ use crate::postgres::{Durability, Postgres, Reach};
 use crate::{process, workspace};
 
 #[derive(Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each flag of the command is one"
+)]
 pub(crate) struct Options {
     /// Few rounds of a small load, and nothing is written: enough to see a regression
     #[arg(long)]

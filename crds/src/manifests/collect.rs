@@ -31,9 +31,9 @@ pub(super) struct Collected<'a> {
 /// Who refers to what, so that nothing is searched for.
 #[derive(Default)]
 struct References<'a> {
-    quotas_of: HashMap<&'a NamespacedName, Vec<&'a Arc<Document>>>,
-    secrets_of: HashMap<&'a NamespacedName, Vec<&'a Arc<Document>>>,
-    users_of: HashMap<&'a NamespacedName, Vec<&'a NamespacedName>>,
+    quotas: HashMap<&'a NamespacedName, Vec<&'a Arc<Document>>>,
+    secrets: HashMap<&'a NamespacedName, Vec<&'a Arc<Document>>>,
+    users: HashMap<&'a NamespacedName, Vec<&'a NamespacedName>>,
 }
 
 impl<'a> Collected<'a> {
@@ -134,8 +134,8 @@ impl<'a> Collected<'a> {
         for (name, entry) in &self.tenants {
             for secret in secrets_of(entry.first) {
                 if let Some((secret, found)) = self.secrets.get_key_value(&secret) {
-                    references.users_of.entry(*secret).or_default().push(*name);
-                    let secrets = references.secrets_of.entry(*name).or_default();
+                    references.users.entry(*secret).or_default().push(*name);
+                    let secrets = references.secrets.entry(*name).or_default();
                     secrets.push(found.first);
                 }
             }
@@ -147,7 +147,7 @@ impl<'a> Collected<'a> {
                 ..
             } = &entry.first.content
             {
-                let quotas = references.quotas_of.entry(tenant).or_default();
+                let quotas = references.quotas.entry(tenant).or_default();
                 quotas.push(entry.first);
             }
         }
@@ -165,7 +165,7 @@ impl<'a> Collected<'a> {
         }
         // A broken Secret concerns the tenants that refer to it.
         for (name, entry) in &self.secrets {
-            let users = references.users_of.get(*name);
+            let users = references.users.get(*name);
             if users.is_none() {
                 report(problems, "Secret", name, entry, &Concern::Nobody);
             }
@@ -181,7 +181,7 @@ impl<'a> Collected<'a> {
 impl<'a> References<'a> {
     /// The documents that make the tenant `name`.
     fn inputs(&self, name: &NamespacedName, tenant: &'a Arc<Document>) -> Vec<Arc<Document>> {
-        let others = [self.quotas_of.get(name), self.secrets_of.get(name)];
+        let others = [self.quotas.get(name), self.secrets.get(name)];
         let others = others.into_iter().flatten().flatten().copied();
         std::iter::once(tenant).chain(others).cloned().collect()
     }
@@ -256,16 +256,15 @@ fn secrets_of(document: &Document) -> BTreeSet<NamespacedName> {
 }
 
 fn file<'a>(entries: &mut Entries<'a>, name: &'a NamespacedName, document: &'a Arc<Document>) {
-    match entries.get_mut(name) {
-        Some(entry) => entry.duplicates.push(document),
-        None => {
-            let entry = Entry {
-                first: document,
-                duplicates: Vec::new(),
-            };
-            entries.insert(name, entry);
-        }
+    if let Some(entry) = entries.get_mut(name) {
+        entry.duplicates.push(document);
+        return;
     }
+    let entry = Entry {
+        first: document,
+        duplicates: Vec::new(),
+    };
+    entries.insert(name, entry);
 }
 
 fn report_quota(

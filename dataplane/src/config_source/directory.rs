@@ -46,10 +46,10 @@ impl DirectoryReader {
 
 /// The tenant or the error of every place of a directory, without serving any.
 pub(super) fn examine(
-    files: Files,
+    files: &Files,
     settings: &RenderSettings,
 ) -> Vec<(String, Result<TenantId, String>)> {
-    let found = Places::new(settings.clone()).found(&files).into_iter();
+    let found = Places::new(settings.clone()).found(files).into_iter();
     let places = found.map(|(place, found)| {
         let tenant = match found.delivery {
             Delivery::Rendered(tenant) => Ok(tenant.config.tenant_id),

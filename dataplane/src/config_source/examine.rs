@@ -81,7 +81,7 @@ fn manifests(directory: &Path, settings: &RenderSettings) -> io::Result<Examined
 
 fn rendered(path: &Path, settings: &RenderSettings) -> io::Result<Examined> {
     let mut examined = Examined::default();
-    for (place, tenant) in directory::examine(folder::read::<DirectoryReader>(path)?, settings) {
+    for (place, tenant) in directory::examine(&folder::read::<DirectoryReader>(path)?, settings) {
         match tenant {
             Ok(tenant) => examined.tenants.push(tenant.to_string()),
             Err(error) if place.is_empty() => examined.faults.push(error),

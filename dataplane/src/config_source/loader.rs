@@ -156,18 +156,9 @@ impl Loader {
         }
         self.refuse_foreign_issuers(&mut served, files);
         let complete = self.serve(served, files).await;
-        self.registry.choose_default(&self.in_order(manifests));
+        self.registry.choose_default(&in_order(manifests));
         self.registry.publish();
         complete
-    }
-
-    /// Ids of the tenants, in the order of the documents.
-    fn in_order(&self, manifests: &Manifests) -> Vec<TenantId> {
-        let ids = manifests
-            .order
-            .iter()
-            .filter_map(|name| manifests.ids.get(name));
-        ids.copied().collect()
     }
 
     /// Whose the ids are that several tenants have (D36).
@@ -367,4 +358,11 @@ impl Refusal {
             owner,
         }
     }
+}
+
+/// Ids of the tenants, in the order of the documents.
+fn in_order(manifests: &Manifests) -> Vec<TenantId> {
+    let names = manifests.order.iter();
+    let ids = names.filter_map(|name| manifests.ids.get(name));
+    ids.copied().collect()
 }

@@ -154,7 +154,7 @@ impl Way {
         let path = parts.uri.path();
         let is_patch = parts.method == Method::PATCH;
         let is_mark = is_patch && path.contains("/jobs/");
-        let is_watch = parts
+        let watches = parts
             .uri
             .query()
             .is_some_and(|query| query.contains("watch=true"));
@@ -170,7 +170,7 @@ impl Way {
         for name in [CONNECTION, TRANSFER_ENCODING] {
             answer.headers_mut().remove(name);
         }
-        if !is_watch {
+        if !watches {
             return Ok(answer.map(BodyExt::boxed_unsync));
         }
         let losses = Arc::clone(&self.losses);

@@ -258,10 +258,10 @@ fn two_releases_have_no_object_in_common() -> anyhow::Result<()> {
         let rendered = render(&[&format!("pool.name={pool}")])?;
         let rules = rendered.get("Role", OPERATOR)?["rules"].clone();
         let rules = rules.as_array().cloned().unwrap_or_default();
-        let named = rules
+        let election = rules
             .into_iter()
             .find(|rule| rule["resources"][0] == "leases" && !rule["resourceNames"].is_null());
-        anyhow::Ok(named.unwrap_or_default()["resourceNames"].clone())
+        anyhow::Ok(election.unwrap_or_default()["resourceNames"].clone())
     };
     assert_eq!(lease("a")?, json!(["minichat-operator-a"]));
     Ok(())

@@ -96,10 +96,10 @@ impl Right {
         let rules = less["rules"].as_array_mut().context("no rules")?;
         let whole = rules.remove(self.rule);
         let with = |resources: Vec<String>, verbs: Vec<String>| {
-            let mut rule = whole.clone();
-            rule["resources"] = json!(resources);
-            rule["verbs"] = json!(verbs);
-            rule
+            let mut part = whole.clone();
+            part["resources"] = json!(resources);
+            part["verbs"] = json!(verbs);
+            part
         };
         let (mut resources, mut verbs) = (texts(&whole["resources"]), texts(&whole["verbs"]));
         resources.retain(|resource| *resource != self.resource);
