@@ -319,7 +319,7 @@ async fn check_config_says_everything_that_a_start_would_refuse() -> anyhow::Res
         "error: auth.allow_dev: ",
         "error: streaming.sse_channel_capacity: must be a whole number from 16 to 64",
         "error: streaming.sse_ping_interval_seconds: must be a whole number from 5 to 60",
-        "error: acme.yaml, document 1, spec.models: every models[].providerRef must be ",
+        "error: acme.yaml, document 1, spec.models: model std has providerRef nobody, which must be ",
         "error: broken.yaml, document 1",
     ] {
         assert!(
