@@ -173,8 +173,12 @@ async fn a_tenant_that_is_gone_is_neither_served_nor_shown() {
 #[tokio::test]
 async fn an_issuer_of_another_tenant_is_refused_until_that_one_gives_it_up() {
     let mut scene = Scene::start().await;
-    scene.take([opened(B, 1, &["https://login"])]).await;
-    scene.take([opened(A, 1, &["https://login"])]).await;
+    scene
+        .take([opened(B, 1, &["https://login.example.com"])])
+        .await;
+    scene
+        .take([opened(A, 1, &["https://login.example.com"])])
+        .await;
     assert!(scene.running(A).is_none());
     let shown = scene.configz(A);
     let error = shown["error"].as_str().unwrap();
@@ -194,10 +198,26 @@ async fn an_issuer_of_another_tenant_is_refused_until_that_one_gives_it_up() {
 #[tokio::test]
 async fn an_issuer_is_shared_only_by_tenants_that_all_name_a_claim() {
     for (a, b, runs) in [
-        ("https://login tenant", "https://login org", true),
-        ("https://login tenant", "https://login", false),
-        ("https://login", "https://login tenant", false),
-        ("https://login", "https://login/b", true),
+        (
+            "https://login.example.com tenant",
+            "https://login.example.com org",
+            true,
+        ),
+        (
+            "https://login.example.com tenant",
+            "https://login.example.com",
+            false,
+        ),
+        (
+            "https://login.example.com",
+            "https://login.example.com tenant",
+            false,
+        ),
+        (
+            "https://login.example.com",
+            "https://login.example.com/b",
+            true,
+        ),
     ] {
         let mut scene = Scene::start().await;
         scene.take([opened(A, 1, &[a]), opened(B, 1, &[b])]).await;
@@ -212,19 +232,31 @@ async fn a_tenant_that_wants_another_ones_issuer_keeps_its_own() {
     let mut scene = Scene::start().await;
     scene
         .take([
-            opened(A, 1, &["https://login/a"]),
-            opened(B, 1, &["https://login/b"]),
+            opened(A, 1, &["https://login.example.com/a"]),
+            opened(B, 1, &["https://login.example.com/b"]),
         ])
         .await;
-    scene.take([opened(A, 2, &["https://login/b"])]).await;
+    scene
+        .take([opened(A, 2, &["https://login.example.com/b"])])
+        .await;
     let running = scene.running(A).unwrap();
-    assert_eq!(running.config.issuers[0].issuer, "https://login/a");
+    assert_eq!(
+        running.config.issuers[0].issuer,
+        "https://login.example.com/a"
+    );
     assert_eq!(scene.configz(A)["state"], "rejected");
     // Nobody else gets what is kept.
-    scene.take([opened(C, 1, &["https://login/a"])]).await;
+    scene
+        .take([opened(C, 1, &["https://login.example.com/a"])])
+        .await;
     assert!(scene.running(C).is_none());
-    scene.take([opened(B, 2, &["https://login/c"])]).await;
+    scene
+        .take([opened(B, 2, &["https://login.example.com/c"])])
+        .await;
     let running = scene.running(A).unwrap();
-    assert_eq!(running.config.issuers[0].issuer, "https://login/b");
+    assert_eq!(
+        running.config.issuers[0].issuer,
+        "https://login.example.com/b"
+    );
     assert!(scene.running(C).is_some());
 }

@@ -244,8 +244,8 @@ async fn a_deleted_tenant_disappears_and_a_new_one_appears() {
 /// K8S, section 2, `auth.issuers`
 #[tokio::test]
 async fn an_issuer_of_a_running_tenant_is_refused_in_another_ones_manifest() {
-    let scene = Scene::start(&[("b.yaml", opened_by(B, &["https://login"]))]).await;
-    scene.write("a.yaml", &opened_by(A, &["https://login"]));
+    let scene = Scene::start(&[("b.yaml", opened_by(B, &["https://login.example.com"]))]).await;
+    scene.write("a.yaml", &opened_by(A, &["https://login.example.com"]));
     let error = scene.rejected(A).await["error"].to_string();
     assert!(
         error.contains("spec.auth.issuers[0].issuer: ") && error.contains(B),

@@ -86,8 +86,10 @@ async fn the_process_never_calls_its_own_listeners() {
             FailureKind::RefusedAddress,
             "{host}: {failure:?}"
         );
+        // The machine's own address may be of a class that is never called.
+        let says_why = ["this process itself listens", "is never called"];
         assert!(
-            failure.detail.contains("this process itself listens"),
+            says_why.iter().any(|why| failure.detail.contains(why)),
             "{failure:?}"
         );
     }
