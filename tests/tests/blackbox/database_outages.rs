@@ -70,8 +70,9 @@ async fn check_nothing_is_served(scene: &Scene, users: &[(Api, Things)]) -> anyh
             check_unavailable(&call, &answer)?;
         }
     }
-    let ready = scene.stack.admin.get_absolute("/readyz").await?;
-    ensure!(ready.status == 503, "{ready:?}");
+    // Readiness is looked at once a second, so that it may say so a moment later.
+    let is_away = async || Ok(scene.stack.admin.get_absolute("/readyz").await?.status == 503);
+    scene.stack.eventually("not ready", is_away).await?;
     ensure!(
         scene.provider.requests().len() == asked,
         "the provider was asked"
