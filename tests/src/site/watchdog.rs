@@ -11,6 +11,12 @@ use super::process::Logged;
 use super::{Site, WITHIN, eventually, rendered};
 
 const LEASE: &str = "MINICHAT_JOB_LEASE";
+/// How long it waits for a row that a test has locked.
+const PATIENT: [(&str, &str); 3] = [
+    ("MINICHAT_DATABASE_LOCK_TIMEOUT_SECS", "25"),
+    ("MINICHAT_DATABASE_STATEMENT_TIMEOUT_SECS", "26"),
+    ("MINICHAT_DATABASE_JOB_TIMEOUT_SECS", "28"),
+];
 
 /// A run that looks once.
 pub struct Watchdog(Logged);
@@ -35,6 +41,7 @@ impl Site {
             .env_clear()
             .env("KUBECONFIG", kubeconfig.await?)
             .env("MINICHAT_DATABASE_URL", self.database.url())
+            .envs(PATIENT)
             .env(LEASE, lease_of(pod)?);
         Logged::start(&mut command, self.log("watchdog")).map(Watchdog)
     }
