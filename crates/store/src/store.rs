@@ -105,13 +105,7 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        #[cfg(feature = "testing")]
-        if let Some(turnstile) = &self.turnstile {
-            let passage = turnstile.enter(crate::testing::Access::Write).await;
-            let answer = self.run_write(job, Purpose::Any).await;
-            return passage.leave(answer).await;
-        }
-        self.run_write(job, Purpose::Any).await
+        self.write_for(job, Purpose::Any).await
     }
 
     /// [`write`](Self::write) for what ends a turn that is open, or looks how it
@@ -122,13 +116,22 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
+        self.write_for(job, Purpose::Closing).await
+    }
+
+    async fn write_for<T, E, F>(&self, job: F, purpose: Purpose) -> Result<T, E>
+    where
+        F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
         #[cfg(feature = "testing")]
         if let Some(turnstile) = &self.turnstile {
             let passage = turnstile.enter(crate::testing::Access::Write).await;
-            let answer = self.run_write(job, Purpose::Closing).await;
+            let answer = self.run_write(job, purpose).await;
             return passage.leave(answer).await;
         }
-        self.run_write(job, Purpose::Closing).await
+        self.run_write(job, purpose).await
     }
 
     /// Runs `job` for reading: against one snapshot on `SQLite`, statement by
