@@ -49,11 +49,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.directory {
         return run_on_directory();
     }
-    let programs = build_optimised(&[
-        "minichat-benches",
-        "minichat-dataplane",
-        "minichat-scripted-provider",
-    ])?;
+    let programs = build_optimised()?;
     Package::new("nginx", "nginx-light").ensure(Vec::new)?;
     let postgres = Postgres::start(Durability::Durable, Reach::Loopback)?;
     let mut command = Command::new(programs.join("minichat-bench"));
@@ -76,7 +72,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 
 /// Prints what it measures, of programs that are built optimised.
 fn run_at_scale(tenants: Option<usize>) -> anyhow::Result<()> {
-    let programs = build_optimised(&["minichat-dataplane", "minichat-operator"])?;
+    let programs = build_optimised()?;
     let mut command = benchmark("minichat-scale-bench")?;
     command.arg("--programs").arg(programs);
     if let Some(tenants) = tenants {
@@ -87,16 +83,23 @@ fn run_at_scale(tenants: Option<usize>) -> anyhow::Result<()> {
 
 /// Measures the data plane, built optimised, on directories of manifests.
 fn run_on_directory() -> anyhow::Result<()> {
-    let programs = build_optimised(&["minichat-dataplane"])?;
+    let programs = build_optimised()?;
     let mut command = benchmark("minichat-directory-bench")?;
     command.arg("--programs").arg(programs).arg("--page");
     command.arg(workspace::root().join("docs/benchmarks.md"));
     process::run("the benchmark", &mut command)
 }
 
-/// Directory of the programs of `packages`.
-fn build_optimised(packages: &[&str]) -> anyhow::Result<PathBuf> {
+/// Directory of the optimised programs. All benchmarks build the same packages: another selection of packages selects
+/// other features of the dependencies, and compiles them again.
+fn build_optimised() -> anyhow::Result<PathBuf> {
     let build = ["build", "--release", "--locked", "--bins"];
+    let packages = [
+        "minichat-benches",
+        "minichat-dataplane",
+        "minichat-operator",
+        "minichat-scripted-provider",
+    ];
     let packages = packages.iter().flat_map(|package| ["-p", package]);
     process::run("cargo build", workspace::cargo().args(build).args(packages))?;
     Ok(workspace::target().join("release"))
