@@ -88,7 +88,7 @@ impl Reader for DirectoryReader {
     async fn load(&mut self, files: Files) -> bool {
         let mut deliveries: BTreeMap<_, _> = self
             .intake
-            .registry
+            .states
             .known()
             .map(|id| (id, Delivery::Gone))
             .collect();
@@ -125,12 +125,12 @@ impl DirectoryReader {
     /// goes on.
     fn notice_replaced(&mut self, id: TenantId, place: &str, found: &Found) {
         let is_elsewhere = self.counted.get(&id).is_some_and(|before| before != place);
-        let running = self.intake.registry.running(id);
+        let running = self.intake.states.running(id);
         let is_anothers = found
             .source()
             .is_some_and(|source| running.is_some_and(|running| running.source != *source));
         if is_elsewhere && is_anothers {
-            self.intake.registry.remove(id);
+            self.intake.states.remove(id);
         }
     }
 }

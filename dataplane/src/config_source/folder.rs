@@ -149,9 +149,9 @@ fn watch(
         .ok()
 }
 
-/// One look at the directory.
+/// The files of the directory, read once.
 #[derive(PartialEq, Eq)]
-struct Look {
+struct Contents {
     files: Files,
     writing: BTreeSet<String>,
 }
@@ -179,9 +179,9 @@ impl<R: Reader> Follower<R> {
             let wait = until_settled.map_or(POLL, |wait| wait.min(POLL));
             let _ = timeout(wait, self.changes.noticed.notified()).await;
             match self.at_rest().await {
-                Ok(look) => {
+                Ok(contents) => {
                     readable = true;
-                    self.take(&look).await;
+                    self.take(&contents).await;
                 }
                 Err(error) if readable => {
                     readable = false;
@@ -193,23 +193,23 @@ impl<R: Reader> Follower<R> {
     }
 
     /// The files once they are at rest, or as they were loaded.
-    async fn at_rest(&mut self) -> anyhow::Result<Look> {
-        let mut look = self.read().await?;
+    async fn at_rest(&mut self) -> anyhow::Result<Contents> {
+        let mut contents = self.read().await?;
         for _ in 0..MAX_READINGS {
-            if self.loaded.as_ref() == Some(&look.files) {
+            if self.loaded.as_ref() == Some(&contents.files) {
                 break;
             }
             sleep(SETTLE).await;
             let again = self.read().await?;
-            if again == look {
+            if again == contents {
                 break;
             }
-            look = again;
+            contents = again;
         }
-        Ok(look)
+        Ok(contents)
     }
 
-    async fn read(&mut self) -> anyhow::Result<Look> {
+    async fn read(&mut self) -> anyhow::Result<Contents> {
         let directory = self.directory.clone();
         let changes = Arc::clone(&self.changes);
         let mut reader = std::mem::take(&mut self.files);
@@ -218,7 +218,7 @@ impl<R: Reader> Follower<R> {
                 let writing = files.iter().filter(|(_, path)| changes.is_writing(path));
                 let writing = writing.map(|(name, _)| name.clone()).collect();
                 let files = reader.read(files);
-                Look { files, writing }
+                Contents { files, writing }
             });
             (read, reader)
         })
@@ -227,11 +227,11 @@ impl<R: Reader> Follower<R> {
         read.with_context(|| format!("{} cannot be read", self.directory.display()))
     }
 
-    /// Takes over what counts of `look`.
-    async fn take(&mut self, look: &Look) {
+    /// Takes over what counts of `contents`.
+    async fn take(&mut self, contents: &Contents) {
         let reading = Reading {
-            files: &look.files,
-            writing: &look.writing,
+            files: &contents.files,
+            writing: &contents.writing,
             now: Instant::now(),
         };
         let reader = &mut self.reader;

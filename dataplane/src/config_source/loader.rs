@@ -10,7 +10,7 @@ use minichat_crds::Revisions;
 use minichat_crds::manifests::{Concern, Files, Manifests, Problem, TenantManifest};
 
 use super::issuers;
-use super::registry::{Registry, Rejected};
+use super::tenant_states::{Rejected, TenantStates};
 use super::{PolicyError, StoredPolicyVersions, TenantRuntime};
 
 /// Everything the loads of one process share.
@@ -21,7 +21,7 @@ pub(super) struct Loader {
     manifests: BTreeMap<TenantId, Arc<TenantManifest>>,
     /// What was logged of the last manifests.
     warned: BTreeSet<String>,
-    pub(super) registry: Registry,
+    pub(super) states: TenantStates,
 }
 
 /// What the files say about one tenant, given what runs.
@@ -29,12 +29,12 @@ enum Verdict {
     /// What runs.
     Stands,
     Serve(Arc<TenantManifest>),
-    Reject(Refusal),
+    Reject(Rejection),
     Remove,
 }
 
 /// Why a configuration is refused, and the files it stands in.
-struct Refusal {
+struct Rejection {
     error: String,
     files: BTreeSet<String>,
     /// Whose the id is, if that is why.
@@ -95,10 +95,10 @@ impl<'a> Load<'a> {
     }
 
     /// Why no tenant can have `id`, which several have.
-    fn shared(&self, id: TenantId) -> Option<Refusal> {
+    fn shared(&self, id: TenantId) -> Option<Rejection> {
         let names = self.names.get(&id)?;
         let problems = names.iter().filter_map(|name| self.shared.get(*name));
-        Refusal::of(problems.flatten().copied())
+        Rejection::of(problems.flatten().copied())
     }
 
     /// Whether `/configz` shows the problem.
@@ -132,7 +132,7 @@ impl Loader {
             revisions: Revisions::new(),
             manifests: BTreeMap::new(),
             warned: BTreeSet::new(),
-            registry: Registry::default(),
+            states: TenantStates::default(),
         }
     }
 
@@ -143,21 +143,21 @@ impl Loader {
         let mut load = Load::of(manifests);
         load.owners = self.owners(&load).await;
         self.warn(&load);
-        let mut known: BTreeSet<TenantId> = self.registry.known().collect();
+        let mut known: BTreeSet<TenantId> = self.states.known().collect();
         known.extend(load.names.keys());
         let mut served = Vec::new();
         for id in known {
             match self.verdict(id, &load) {
                 Verdict::Stands => {}
                 Verdict::Serve(manifest) => served.push((id, manifest)),
-                Verdict::Reject(refusal) => self.reject(id, refusal, files),
+                Verdict::Reject(rejection) => self.reject(id, rejection, files),
                 Verdict::Remove => self.remove(id),
             }
         }
         self.refuse_foreign_issuers(&mut served, files);
         let complete = self.serve(served, files).await;
-        self.registry.choose_default(&in_order(manifests));
-        self.registry.publish();
+        self.states.choose_default(&in_order(manifests));
+        self.states.publish();
         complete
     }
 
@@ -165,7 +165,7 @@ impl Loader {
     async fn owners(&self, load: &Load<'_>) -> BTreeMap<TenantId, NamespacedName> {
         let several = load.names.iter().filter(|(_, names)| names.len() > 1);
         let ids: Vec<_> = several.map(|(id, _)| *id).collect();
-        self.versions.owners_among(ids, &self.registry).await
+        self.versions.owners_among(ids, &self.states).await
     }
 
     /// Logs what no tenant shows, once.
@@ -193,8 +193,8 @@ impl Loader {
         let lost = before
             .into_iter()
             .flat_map(|before| load.lost(&before.files));
-        if let Some(refusal) = Refusal::of(of_tenant.chain(lost)) {
-            return Verdict::Reject(refusal);
+        if let Some(rejection) = Rejection::of(of_tenant.chain(lost)) {
+            return Verdict::Reject(rejection);
         }
         let Some(manifest) = load.manifests.tenants.get(name) else {
             return Verdict::Remove;
@@ -206,7 +206,7 @@ impl Loader {
         }
         let before = self.manifests.get(&id);
         if before.is_some_and(|before| Arc::ptr_eq(before, manifest))
-            && !self.registry.is_rejected(id)
+            && !self.states.is_rejected(id)
         {
             return Verdict::Stands;
         }
@@ -218,13 +218,13 @@ impl Loader {
         let lost = before
             .into_iter()
             .flat_map(|before| load.lost(&before.files));
-        let refusal = load.shared(id).or_else(|| Refusal::of(lost));
-        refusal.map_or(Verdict::Remove, Verdict::Reject)
+        let rejection = load.shared(id).or_else(|| Rejection::of(lost));
+        rejection.map_or(Verdict::Remove, Verdict::Reject)
     }
 
     fn remove(&mut self, id: TenantId) {
         self.manifests.remove(&id);
-        self.registry.remove(id);
+        self.states.remove(id);
     }
 
     /// No issuer opens two tenants by accident.
@@ -237,27 +237,27 @@ impl Loader {
             .iter()
             .map(|(_, manifest)| &manifest.rendered.config)
             .collect();
-        let mut refused = issuers::refused(&offered, &self.registry.all_running());
+        let mut refused = issuers::refused(&offered, &self.states.all_running());
         served.retain(|(id, manifest)| {
             let Some(error) = refused.remove(id) else {
                 return true;
             };
-            let refusal = Refusal {
+            let rejection = Rejection {
                 error,
                 files: manifest.files.clone(),
                 owner: None,
             };
-            self.reject(*id, refusal, files);
+            self.reject(*id, rejection, files);
             false
         });
     }
 
-    fn reject(&mut self, id: TenantId, refusal: Refusal, files: &Files) {
-        let Refusal {
+    fn reject(&mut self, id: TenantId, rejection: Rejection, files: &Files) {
+        let Rejection {
             error,
             files: names,
             owner,
-        } = refusal;
+        } = rejection;
         let texts = names.iter().filter_map(|name| files.texts.get(name));
         let revision = self.revisions.of_refused(texts.map(|text| &**text));
         let rejected = Rejected {
@@ -266,13 +266,13 @@ impl Loader {
             stored_version: None,
             stored_owner: owner,
         };
-        self.registry.reject(id, rejected);
+        self.states.reject(id, rejected);
     }
 
     /// Numbers what is new, all tenants at once so that they share commits.
     async fn serve(&mut self, served: Vec<(TenantId, Arc<TenantManifest>)>, files: &Files) -> bool {
         let numbered = join_all(served.into_iter().map(|(id, manifest)| {
-            let running = self.registry.running(id).cloned();
+            let running = self.states.running(id).cloned();
             let versions = self.versions.clone();
             async move {
                 let config = &manifest.rendered.config;
@@ -296,8 +296,8 @@ impl Loader {
                 Err(error) => {
                     // Also when the id is another's: it may be transferred.
                     complete = false;
-                    let refusal = Refusal::by_database(error, &manifest);
-                    self.reject(id, refusal, files);
+                    let rejection = Rejection::by_database(error, &manifest);
+                    self.reject(id, rejection, files);
                 }
             }
         }
@@ -318,7 +318,7 @@ impl Loader {
             rendered.credentials.clone(),
         )
         .with_revision(revision);
-        if self.registry.run(id, runtime) {
+        if self.states.run(id, runtime) {
             for warning in &rendered.warnings {
                 tracing::warn!(tenant.id = %id, tenant.name = %manifest.name, warning, "a configuration is probably not meant so");
             }
@@ -327,7 +327,7 @@ impl Loader {
     }
 }
 
-impl Refusal {
+impl Rejection {
     /// `None` without a problem.
     fn of<'a>(problems: impl Iterator<Item = &'a Problem>) -> Option<Self> {
         let (mut errors, mut files) = (Vec::new(), BTreeSet::new());

@@ -1,4 +1,4 @@
-//! Where tenants come from, and the registry of those that are served.
+//! Where tenants come from, and the states of those that are served.
 //!
 //! * `manifests`: a directory of custom resources, rendered here.
 //! * `directory`: a directory of rendered tenants, as a sidecar has them.
@@ -13,11 +13,11 @@ mod kubernetes;
 mod loader;
 mod manifests;
 mod policy_versions;
-mod registry;
 mod rendered;
 mod settling;
 mod source;
 mod status;
+mod tenant_states;
 mod tenants;
 
 #[cfg(test)]
@@ -33,5 +33,5 @@ pub use examine::{Examined, examine};
 pub use issuers::{Listing, SharedIssuer};
 pub use policy_versions::{OwnedByAnother, PolicyError, StoredPolicyVersions};
 pub use source::ConfigSource;
-pub use status::{Configz, Entry, State, Status};
+pub use status::{Configz, State, Status, TenantStatus};
 pub use tenants::{TenantRuntime, Tenants};

@@ -8,7 +8,7 @@ use minichat_config::TenantConfig;
 use minichat_core::{NamespacedName, TenantId};
 use minichat_store::{PolicySnapshot, Store, StoreError, Tx};
 
-use super::registry::Registry;
+use super::tenant_states::TenantStates;
 
 /// Numbers policies by what the database holds, and stores each before any
 /// turn can be priced by it (QUOTA-30, QUOTA-34).
@@ -126,11 +126,11 @@ impl StoredPolicyVersions {
     pub(super) async fn owners_among(
         &self,
         tenants: Vec<TenantId>,
-        registry: &Registry,
+        states: &TenantStates,
     ) -> BTreeMap<TenantId, NamespacedName> {
         let (mut owners, mut unknown) = (BTreeMap::new(), Vec::new());
         for id in tenants {
-            match registry.running(id) {
+            match states.running(id) {
                 Some(running) => {
                     owners.insert(id, running.source.clone());
                 }

@@ -9,7 +9,7 @@ use minichat_crds::RenderedTenant;
 use minichat_store::StoreError;
 
 use super::issuers;
-use super::registry::{Registry, Rejected};
+use super::tenant_states::{Rejected, TenantStates};
 use super::{OwnedByAnother, PolicyError, StoredPolicyVersions, TenantRuntime};
 
 /// What the source says about one tenant now.
@@ -27,7 +27,7 @@ pub(super) enum Delivery {
 /// Takes over deliveries.
 pub(super) struct Intake {
     versions: StoredPolicyVersions,
-    pub(super) registry: Registry,
+    pub(super) states: TenantStates,
     /// Valid ones that the database has not taken yet.
     unstored: BTreeMap<TenantId, Box<RenderedTenant>>,
     /// Valid ones that list an issuer of another tenant; it may give it up.
@@ -40,7 +40,7 @@ impl Intake {
     pub(super) fn new(versions: StoredPolicyVersions) -> Self {
         Self {
             versions,
-            registry: Registry::default(),
+            states: TenantStates::default(),
             unstored: BTreeMap::new(),
             contested: BTreeMap::new(),
             foreign: BTreeMap::new(),
@@ -64,15 +64,15 @@ impl Intake {
                         stored_version: None,
                         stored_owner: None,
                     };
-                    self.registry.reject(id, rejected);
+                    self.states.reject(id, rejected);
                 }
-                Delivery::Gone => self.registry.remove(id),
+                Delivery::Gone => self.states.remove(id),
             }
         }
         self.offer(rendered).await;
-        let order: Vec<_> = self.registry.known().collect();
-        self.registry.choose_default(&order);
-        self.registry.publish();
+        let order: Vec<_> = self.states.known().collect();
+        self.states.choose_default(&order);
+        self.states.publish();
     }
 
     /// Whose each of `tenants` is, as far as anybody was served under it.
@@ -81,7 +81,7 @@ impl Intake {
         tenants: impl Iterator<Item = TenantId>,
     ) -> BTreeMap<TenantId, NamespacedName> {
         let tenants = tenants.collect();
-        self.versions.owners_among(tenants, &self.registry).await
+        self.versions.owners_among(tenants, &self.states).await
     }
 
     /// Whether a delivery still waits for the database, or for what somebody
@@ -96,7 +96,7 @@ impl Intake {
         waiting.extend(self.transferred().await);
         if !waiting.is_empty() {
             self.offer(waiting).await;
-            self.registry.publish();
+            self.states.publish();
         }
     }
 
@@ -120,7 +120,7 @@ impl Intake {
     async fn offer(&mut self, mut rendered: Vec<(TenantId, Box<RenderedTenant>)>) {
         rendered.extend(std::mem::take(&mut self.contested));
         let offered: Vec<_> = rendered.iter().map(|(_, tenant)| &tenant.config).collect();
-        let mut refused = issuers::refused(&offered, &self.registry.all_running());
+        let mut refused = issuers::refused(&offered, &self.states.all_running());
         let mut free = Vec::with_capacity(rendered.len());
         for (id, tenant) in rendered {
             if let Some(error) = refused.remove(&id) {
@@ -130,7 +130,7 @@ impl Intake {
                     stored_version: None,
                     stored_owner: None,
                 };
-                self.registry.reject(id, rejected);
+                self.states.reject(id, rejected);
                 self.contested.insert(id, tenant);
             } else {
                 free.push((id, tenant));
@@ -143,10 +143,12 @@ impl Intake {
     /// tenants at once so that they share commits.
     async fn store(&mut self, rendered: Vec<(TenantId, Box<RenderedTenant>)>) {
         let stored = join_all(rendered.into_iter().map(|(id, tenant)| {
-            let running = self.registry.running(id).cloned();
+            let running = self.states.running(id).cloned();
             let versions = self.versions.clone();
             async move {
-                let refused = admit(&tenant, running.as_deref(), &versions).await.err();
+                let refused = store_version(&tenant, running.as_deref(), &versions)
+                    .await
+                    .err();
                 (id, tenant, refused)
             }
         }));
@@ -160,7 +162,7 @@ impl Intake {
                         stored_version: refused.stored_version(),
                         stored_owner: refused.stored_owner(),
                     };
-                    self.registry.reject(id, rejected);
+                    self.states.reject(id, rejected);
                     match refused {
                         Refused::Database(_) => {
                             self.unstored.insert(id, tenant);
@@ -179,7 +181,7 @@ impl Intake {
         let version = tenant.config.policy_version.unwrap_or_default();
         let runtime = TenantRuntime::new(tenant.source, tenant.config, version, tenant.credentials)
             .with_revision(tenant.revision);
-        self.registry.run(id, runtime);
+        self.states.run(id, runtime);
     }
 }
 
@@ -228,7 +230,7 @@ impl Refused {
     }
 }
 
-async fn admit(
+async fn store_version(
     tenant: &RenderedTenant,
     running: Option<&TenantRuntime>,
     versions: &StoredPolicyVersions,

@@ -33,11 +33,11 @@ impl Scene {
     }
 
     fn running(&self, tenant: &str) -> Option<Arc<TenantRuntime>> {
-        self.intake.registry.tenants().get(id(tenant))
+        self.intake.states.tenants().get(id(tenant))
     }
 
     fn configz(&self, tenant: &str) -> Value {
-        let all = serde_json::to_value(&*self.intake.registry.status().configz()).unwrap();
+        let all = serde_json::to_value(&*self.intake.states.status().configz()).unwrap();
         let mut entries = all.as_array().unwrap().iter();
         let found = entries.find(|entry| entry["tenant_id"] == tenant);
         found.cloned().unwrap_or_default()

@@ -9,11 +9,11 @@ use minichat_telemetry::Signal;
 
 use super::directory::DirectoryReader;
 use super::folder::Followed;
-use super::kubernetes::{Pool, Watching};
+use super::kubernetes::{PoolSecrets, Watching};
 use super::loader::Loader;
 use super::manifests::ManifestReader;
-use super::registry::Registry;
 use super::rendered::Intake;
+use super::tenant_states::TenantStates;
 use super::{Status, StoredPolicyVersions, Tenants};
 
 /// The tenants of a source, kept up to date until it is dropped.
@@ -61,7 +61,8 @@ impl ConfigSource {
                 namespace,
                 kubeconfig,
             } => {
-                let pool = Pool::connect(pool, namespace.as_deref(), kubeconfig.as_deref()).await?;
+                let pool =
+                    PoolSecrets::connect(pool, namespace.as_deref(), kubeconfig.as_deref()).await?;
                 Ok(Self::kubernetes(pool, settings, versions))
             }
         }
@@ -73,7 +74,7 @@ impl ConfigSource {
         versions: StoredPolicyVersions,
     ) -> anyhow::Result<Self> {
         let loader = Loader::new(versions);
-        let public = Public::of(&loader.registry, false);
+        let public = Public::of(&loader.states, false);
         let reader = ManifestReader::new(settings, loader);
         public.followed(directory, reader).await
     }
@@ -84,15 +85,19 @@ impl ConfigSource {
         versions: StoredPolicyVersions,
     ) -> anyhow::Result<Self> {
         let intake = Intake::new(versions);
-        let public = Public::of(&intake.registry, false);
+        let public = Public::of(&intake.states, false);
         let reader = DirectoryReader::new(settings, intake);
         public.followed(directory, reader).await
     }
 
     /// Follows `pool`. Returns before the API server has answered.
-    fn kubernetes(pool: Pool, settings: RenderSettings, versions: StoredPolicyVersions) -> Self {
+    fn kubernetes(
+        pool: PoolSecrets,
+        settings: RenderSettings,
+        versions: StoredPolicyVersions,
+    ) -> Self {
         let intake = Intake::new(versions);
-        let public = Public::of(&intake.registry, true);
+        let public = Public::of(&intake.states, true);
         let watching = Watching::start(pool, settings, intake, public.loaded.clone());
         Self {
             public,
@@ -102,7 +107,7 @@ impl ConfigSource {
         }
     }
 
-    /// The registry that this source fills.
+    /// The states that this source fills.
     pub fn tenants(&self) -> Arc<Tenants> {
         Arc::clone(&self.public.tenants)
     }
@@ -121,10 +126,10 @@ impl ConfigSource {
 }
 
 impl Public {
-    fn of(registry: &Registry, may_be_empty: bool) -> Self {
+    fn of(states: &TenantStates, may_be_empty: bool) -> Self {
         Self {
-            tenants: registry.tenants(),
-            status: registry.status(),
+            tenants: states.tenants(),
+            status: states.status(),
             loaded: Signal::new(),
             may_be_empty,
         }

@@ -14,11 +14,11 @@ pub struct Status {
 }
 
 /// One entry per tenant, in the order of the ids.
-pub type Configz = Vec<Entry>;
+pub type Configz = Vec<TenantStatus>;
 
 /// One tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Entry {
+pub struct TenantStatus {
     /// Which one.
     pub tenant_id: TenantId,
     /// Whether a request of mode `dev` that names no tenant opens this one; only

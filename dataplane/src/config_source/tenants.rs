@@ -55,14 +55,14 @@ impl TenantRuntime {
     }
 }
 
-/// The registry: read by every request, swapped as a whole by the source.
+/// The tenants that run: read by every request, swapped as a whole by the source.
 #[derive(Debug, Default)]
 pub struct Tenants {
-    current: ArcSwap<Registry>,
+    current: ArcSwap<Snapshot>,
 }
 
 #[derive(Debug, Default)]
-struct Registry {
+struct Snapshot {
     tenants: HashMap<TenantId, Arc<TenantRuntime>>,
     issuers: HashMap<String, Listing>,
     names: HashMap<NamespacedName, TenantId>,
@@ -119,7 +119,7 @@ impl Tenants {
             .iter()
             .map(|(id, tenant)| (tenant.source.clone(), *id));
         let names = names.collect();
-        self.current.store(Arc::new(Registry {
+        self.current.store(Arc::new(Snapshot {
             tenants,
             issuers,
             names,

@@ -1,4 +1,6 @@
-//! Messages of a chat (API-60, API-61).
+//! Messages of a chat: listing them (API-60, API-61) is here, sending one is in [`send`].
+
+mod send;
 
 use std::sync::Arc;
 
@@ -16,6 +18,8 @@ use super::path::{ChatPath, Params};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
+
+pub(super) use self::send::{SendBody, send};
 
 /// A message as its chat's owner sees it.
 #[derive(Serialize, JsonSchema)]

@@ -2,7 +2,6 @@
 //! may use them, and what their answers look like. What a turn does is in
 //! [`crate::turn`].
 
-mod admission;
 mod auth;
 mod body;
 mod chats;
@@ -11,9 +10,11 @@ mod cursor;
 mod deadline;
 mod docs;
 mod error;
+mod event_stream;
 mod filter;
 mod list;
 mod messages;
+mod middleware;
 mod models;
 pub mod openapi;
 mod operation;
@@ -21,11 +22,10 @@ mod operations;
 mod order;
 mod panic;
 mod path;
-mod pipeline;
 mod quota;
+mod rate_limit;
 mod reactions;
 mod request_id;
-mod stream;
 mod turns;
 
 #[cfg(test)]
@@ -38,7 +38,7 @@ use http::Method;
 use minichat_core::ErrorCode;
 use minichat_telemetry::Tracer;
 
-use self::pipeline::Paths;
+use self::middleware::Paths;
 use crate::app::App;
 use crate::problem::Problem;
 
@@ -49,7 +49,7 @@ pub fn routes() -> Vec<(Method, &'static str)> {
 }
 
 /// The application's service. Every request, to whatever path, passes the
-/// pipeline first (API-20); `tracer` begins its trace.
+/// middleware first (API-20); `tracer` begins its trace.
 pub fn router(app: Arc<App>, tracer: Tracer) -> Router {
     let base = format!("{}/v1", app.config.base_path());
     let mut router = Router::new();
@@ -71,5 +71,5 @@ pub fn router(app: Arc<App>, tracer: Tracer) -> Router {
             Problem::new(ErrorCode::MethodNotAllowed, "This path has no such method.")
         })
         .with_state(Arc::clone(&app));
-    pipeline::around(router, app, tracer, paths)
+    middleware::around(router, app, tracer, paths)
 }

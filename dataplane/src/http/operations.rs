@@ -11,9 +11,9 @@ use super::list::PageView;
 use super::messages::{self, MessageView};
 use super::models::{self, ModelList, ModelView};
 use super::operation::Operation;
+use super::quota;
 use super::reactions::{self, ReactionView};
 use super::turns::{self, TurnView};
-use super::{quota, stream};
 
 pub(super) fn all() -> Vec<Operation> {
     [chats(), messages(), turns(), catalog()]
@@ -52,9 +52,9 @@ fn messages() -> Vec<Operation> {
             .summary("List the messages of a chat, oldest first.")
             .list(List::Messages)
             .answers::<PageView<MessageView>>(200, "One page of messages."),
-        Operation::post("/chats/{id}/messages:stream", "mini_chat.stream_message", stream::send)
+        Operation::post("/chats/{id}/messages:stream", "mini_chat.stream_message", messages::send)
             .summary("Send a message and stream the answer. With the `request_id` of a completed turn, replays it.")
-            .body::<stream::SendBody>()
+            .body::<messages::SendBody>()
             .streams()
             .refused_with(&[
                 ErrorCode::InvalidAttachment,

@@ -15,9 +15,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::body;
+use super::event_stream::event_stream;
+use super::middleware::Authorized;
 use super::path::{Params, TurnPath};
-use super::pipeline::Admitted;
-use super::stream::event_stream;
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
@@ -110,45 +110,52 @@ pub(super) struct EditBody {
 /// `POST /chats/{id}/turns/{request_id}/retry`. A body is ignored (API-72).
 pub(super) async fn retry(
     State(app): State<Arc<App>>,
-    admitted: Admitted,
+    authorized: Authorized,
     Params(path): Params<TurnPath>,
     version: Version,
 ) -> Result<Response, Problem> {
-    replace(app, admitted, path, version, Replacement::Retry).await
+    replace(app, authorized, path, version, Replacement::Retry).await
 }
 
 /// `PATCH /chats/{id}/turns/{request_id}`.
 pub(super) async fn edit(
     State(app): State<Arc<App>>,
-    admitted: Admitted,
+    authorized: Authorized,
     Params(path): Params<TurnPath>,
     version: Version,
     body::Json(body): body::Json<EditBody>,
 ) -> Result<Response, Problem> {
     let content = body::message(body.content)?;
-    replace(app, admitted, path, version, Replacement::Edit { content }).await
+    replace(
+        app,
+        authorized,
+        path,
+        version,
+        Replacement::Edit { content },
+    )
+    .await
 }
 
 async fn replace(
     app: Arc<App>,
-    admitted: Admitted,
+    authorized: Authorized,
     path: TurnPath,
     version: Version,
     change: Replacement,
 ) -> Result<Response, Problem> {
-    let context = admitted.context();
+    let context = authorized.context();
     let TurnPath { id, request_id } = path;
-    let events = turn::replace(app, admitted.caller, id, request_id, change, context).await?;
+    let events = turn::replace(app, authorized.caller, id, request_id, change, context).await?;
     Ok(event_stream(Body::new(events), version))
 }
 
 /// `DELETE /chats/{id}/turns/{request_id}`.
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
-    admitted: Admitted,
+    authorized: Authorized,
     Params(path): Params<TurnPath>,
 ) -> Result<StatusCode, Problem> {
-    let context = admitted.context();
-    turn::delete(app, admitted.caller, path.id, path.request_id, context).await?;
+    let context = authorized.context();
+    turn::delete(app, authorized.caller, path.id, path.request_id, context).await?;
     Ok(StatusCode::NO_CONTENT)
 }

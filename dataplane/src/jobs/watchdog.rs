@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use super::stored_price::StoredPrices;
 use crate::turn::account::Account;
 use crate::turn::finalize::{Ending, Finalized, Verdict, finalize};
-use crate::turn::record;
+use crate::turn::instrumentation;
 use crate::turn::relay::Labels;
 
 /// Rows of one selection (TURN-58).
@@ -218,7 +218,7 @@ impl Run<'_> {
             Selection::Stale => AbortTrigger::OrphanTimeout,
             Selection::All => AbortTrigger::PodCrash,
         };
-        record::finalized(&labels, finalized, trigger);
+        instrumentation::finalized(&labels, finalized, trigger);
         if matches!(self.selection, Selection::Stale) {
             metrics.orphan_finalized();
         }

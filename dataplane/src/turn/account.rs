@@ -11,8 +11,8 @@ use minichat_core::{ChatId, Date, RequestId, TenantId, TurnId, UserId};
 use minichat_store::{Orphan, QuotaScope};
 use uuid::Uuid;
 
+use super::instrumentation;
 use super::open::OpenTurn;
-use super::record;
 use crate::caller::RequesterType;
 
 /// Whom to charge, for what, at which price.
@@ -59,7 +59,7 @@ impl Account {
     pub(super) fn of_open(turn: &OpenTurn) -> Self {
         let (ids, caller, plan) = (turn.ids(), &turn.caller, &turn.plan);
         let limits = caller.tenant.config.limits_for(caller.user_id);
-        let reason = record::reason_text(plan.downgrade_reason());
+        let reason = instrumentation::reason_text(plan.downgrade_reason());
         Self {
             tenant_id: caller.tenant_id,
             user_id: Some(caller.user_id),

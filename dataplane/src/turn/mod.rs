@@ -1,36 +1,36 @@
 //! A turn, from the message to its settled end.
 //!
 //! ```text
-//! admit -> plan -> reserve -> converse -> finalize
+//! admission -> plan -> reserve -> converse -> finalize
 //! ```
 //!
-//! [`admit`] is the only place where ways to begin a turn differ; [`plan`]
+//! [`admission`] is the only place where ways to begin a turn differ; [`plan`]
 //! chooses model, price and context; [`reserve`] is the first transaction, in
 //! which both happen and after which the turn is *open*; [`converse`] talks to
 //! the provider;
 //! [`finalize`] writes the second transaction for every outcome, and
-//! [`pipeline`] ties them together in one detached task (TURN-13).
+//! [`task`] ties them together in one detached task (TURN-13).
 
 pub(crate) mod account;
-mod admit;
+mod admission;
 mod audit_event;
 mod body;
 mod channel;
 mod converse;
 pub(crate) mod finalize;
 mod in_doubt;
+pub(crate) mod instrumentation;
 mod mutation;
 mod mutation_event;
 mod open;
-mod pipeline;
 mod plan;
 pub(crate) mod policy;
 mod progress;
-pub(crate) mod record;
 pub(crate) mod relay;
 mod replay;
 mod reserve;
 mod stop;
+mod task;
 mod usage_event;
 
 use std::sync::Arc;
@@ -41,7 +41,7 @@ use minichat_telemetry::{HalfClose, TraceContext};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
-use admit::Wish;
+use admission::TurnRequest;
 
 pub use body::SseBody;
 pub use mutation::{Replacement, delete};
@@ -78,8 +78,8 @@ pub async fn send(
     request: RequestContext,
 ) -> Result<SseBody, Problem> {
     check_serving(&app)?;
-    let wish = Wish::send(chat_id, message, app.clock.now());
-    pipeline::start(app, caller, request, wish, None).await
+    let turn = TurnRequest::send(chat_id, message, app.clock.now());
+    task::start(app, caller, request, turn, None).await
 }
 
 /// Puts a new turn in the place of the chat's newest and answers with its
@@ -98,8 +98,8 @@ pub async fn replace(
         attempt.end(&refused);
         return refused;
     }
-    let wish = Wish::replace(chat_id, request_id, change, app.clock.now());
-    pipeline::start(app, caller, request, wish, Some(attempt)).await
+    let turn = TurnRequest::replace(chat_id, request_id, change, app.clock.now());
+    task::start(app, caller, request, turn, Some(attempt)).await
 }
 
 fn check_serving(app: &App) -> Result<(), Problem> {

@@ -1,6 +1,6 @@
 //! Retry, edit and delete of a chat's newest turn (TURN-54, TURN-55).
 //!
-//! Retry and edit *replace* the turn: they are other ways to admit, and what
+//! Retry and edit *replace* the turn: they are other ways to ask for a turn, and what
 //! follows is the flow of a send, whose reserve transaction also deletes the
 //! old turn. A refused replacement therefore leaves it in place.
 
@@ -15,7 +15,7 @@ use tracing::Instrument;
 
 use super::RequestContext;
 use super::in_doubt::{Attempted, resolve};
-use super::mutation_event::Change;
+use super::mutation_event::TurnMutation;
 use super::open::Draft;
 use crate::app::App;
 use crate::caller::Caller;
@@ -90,9 +90,9 @@ fn displace<'a>(
     query: &MutationQuery,
     (turn_id, at): (TurnId, Timestamp),
     successor: Option<RequestId>,
-) -> Result<Change<'a>, StoreError> {
+) -> Result<TurnMutation<'a>, StoreError> {
     tx.turn_delete(query, turn_id, at, successor)?;
-    Ok(Change {
+    Ok(TurnMutation {
         caller,
         request,
         chat_id: query.chat_id,
@@ -158,18 +158,18 @@ async fn delete_once(
     let last = attempted.clone();
     let deleted = app
         .store
-        .write(move |tx| -> BoxFuture<'_, Result<(), Refusal>> {
+        .write(move |tx| -> BoxFuture<'_, Result<(), DeleteError>> {
             let (caller, request) = (caller.clone(), request.clone());
             let last = last.clone();
             Box::pin(async move { delete_in(tx, &caller, &request, &query, &last).await })
         })
         .await;
     match deleted {
-        Err(Refusal::Store(error)) if error.is_unanswered() => match attempted.take() {
+        Err(DeleteError::Store(error)) if error.is_unanswered() => match attempted.take() {
             Some(it) if deleted_in_doubt(app, query, it).await => Ok(()),
             _ => Err(error.into()),
         },
-        answered => answered.map_err(Refusal::into_problem),
+        answered => answered.map_err(DeleteError::into_problem),
     }
 }
 
@@ -186,8 +186,8 @@ async fn delete_in(
     request: &RequestContext,
     query: &MutationQuery,
     attempted: &Attempted<Deletion>,
-) -> Result<(), Refusal> {
-    let turn = check(tx.turn_mutation_lock(query).await?, caller).map_err(Refusal::Answer)?;
+) -> Result<(), DeleteError> {
+    let turn = check(tx.turn_mutation_lock(query).await?, caller).map_err(DeleteError::Answer)?;
     let this = (turn.id, turn.now);
     attempted.note(this);
     let change = displace(tx, caller, request, query, this, None)?;
@@ -208,19 +208,19 @@ pub(super) const fn query(
 }
 
 /// Why a change was rolled back.
-enum Refusal {
+enum DeleteError {
     /// The turn is not, or no longer, one that may be changed.
     Answer(Problem),
     Store(StoreError),
 }
 
-impl From<StoreError> for Refusal {
+impl From<StoreError> for DeleteError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
 }
 
-impl Refusal {
+impl DeleteError {
     fn into_problem(self) -> Problem {
         match self {
             Self::Answer(problem) => problem,

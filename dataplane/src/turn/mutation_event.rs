@@ -29,7 +29,7 @@ pub(super) struct MutationEvent<'a, D> {
 }
 
 /// Who changed a turn, and when.
-pub(super) struct Change<'a> {
+pub(super) struct TurnMutation<'a> {
     pub(super) caller: &'a Caller,
     pub(super) request: &'a RequestContext,
     pub(super) chat_id: ChatId,
@@ -71,7 +71,7 @@ impl<D: Serialize> MutationEvent<'_, D> {
     }
 }
 
-impl<'a> Change<'a> {
+impl<'a> TurnMutation<'a> {
     /// A retry or an edit: `original` gave way to `new`.
     pub(super) fn replacement(
         &self,

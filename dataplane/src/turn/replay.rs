@@ -9,13 +9,13 @@ use minichat_core::stream::{
 use minichat_store::{Message, StoreError, Turn};
 
 use super::SseBody;
-use super::admit::request_id_conflict;
+use super::admission::request_id_conflict;
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
 
 /// A turn that can be replayed.
-pub(super) struct Recorded {
+pub(super) struct CompletedTurn {
     pub(super) turn: Turn,
     pub(super) selected_model: String,
 }
@@ -23,9 +23,9 @@ pub(super) struct Recorded {
 pub(super) async fn replay(
     app: &App,
     caller: &Caller,
-    recorded: &Recorded,
+    recorded: &CompletedTurn,
 ) -> Result<SseBody, Problem> {
-    let Recorded {
+    let CompletedTurn {
         turn,
         selected_model,
     } = recorded;

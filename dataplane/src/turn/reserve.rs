@@ -12,31 +12,31 @@ use minichat_store::{
     BoxFuture, Constraint, NewMessage, NewTurn, QuotaScope, Role, StoreError, Tx,
 };
 
-use super::admit::{self, Wish};
+use super::admission::{self, TurnRequest};
 use super::in_doubt::resolve;
 use super::open::{Ids, Plan};
 use super::plan::{decide, input_too_long, plan};
-use super::replay::{Recorded, replay};
-use super::{RequestContext, SseBody, mutation, record};
+use super::replay::{CompletedTurn, replay};
+use super::{RequestContext, SseBody, instrumentation, mutation};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
 
 /// Why no turn was opened.
-pub(super) enum Refusal {
+pub(super) enum ReserveError {
     /// The key names a completed turn: its recording is the answer (API-67).
-    Replay(Box<Recorded>),
+    Replay(Box<CompletedTurn>),
     Answer(Problem),
     Store(StoreError),
 }
 
-impl From<StoreError> for Refusal {
+impl From<StoreError> for ReserveError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
 }
 
-impl From<Problem> for Refusal {
+impl From<Problem> for ReserveError {
     fn from(problem: Problem) -> Self {
         Self::Answer(problem)
     }
@@ -53,7 +53,7 @@ pub(super) enum Opened {
 struct Opening {
     caller: Caller,
     request: RequestContext,
-    wish: Wish,
+    turn: TurnRequest,
     /// What the transaction's last attempt came to: the one that counts.
     decided: Mutex<Decided>,
 }
@@ -75,12 +75,12 @@ pub(super) async fn reserve(
     app: &App,
     caller: &Caller,
     request: &RequestContext,
-    wish: Wish,
+    turn: TurnRequest,
 ) -> Result<Opened, Problem> {
     let opening = Arc::new(Opening {
         caller: caller.clone(),
         request: request.clone(),
-        wish,
+        turn,
         decided: Mutex::default(),
     });
     let answer = write(app, &opening).await;
@@ -90,7 +90,7 @@ pub(super) async fn reserve(
             selected_model,
             decision,
         } = &preflight;
-        record::preflight(app, &caller.tenant.config, selected_model, decision);
+        instrumentation::preflight(app, &caller.tenant.config, selected_model, decision);
     }
     match (answer, plan) {
         (Ok(()), Some(plan)) => Ok(opened(app, plan)),
@@ -98,35 +98,35 @@ pub(super) async fn reserve(
             tracing::error!("a turn was opened without a plan; the watchdog ends it");
             Err(Problem::internal())
         }
-        (Err(Refusal::Store(error)), Some(plan))
+        (Err(ReserveError::Store(error)), Some(plan))
             if error.is_unanswered() && opened_in_doubt(app, caller, &plan).await =>
         {
             Ok(opened(app, plan))
         }
-        (Err(Refusal::Store(error)), _) => {
-            Err(conflict(app, caller, opening.wish.ids, error).await)
+        (Err(ReserveError::Store(error)), _) => {
+            Err(conflict(app, caller, opening.turn.ids, error).await)
         }
-        (Err(Refusal::Replay(recorded)), _) => {
+        (Err(ReserveError::Replay(recorded)), _) => {
             replay(app, caller, &recorded).await.map(Opened::Replay)
         }
-        (Err(Refusal::Answer(problem)), _) => Err(problem),
+        (Err(ReserveError::Answer(problem)), _) => Err(problem),
     }
 }
 
 fn opened(app: &App, plan: Plan) -> Opened {
-    record::reserved(app);
+    instrumentation::reserved(app);
     Opened::Turn(Box::new(plan))
 }
 
-async fn write(app: &App, opening: &Arc<Opening>) -> Result<(), Refusal> {
+async fn write(app: &App, opening: &Arc<Opening>) -> Result<(), ReserveError> {
     let opening = Arc::clone(opening);
     app.store
         .write(
-            move |tx| -> BoxFuture<'_, Result<Result<(), Refusal>, StoreError>> {
+            move |tx| -> BoxFuture<'_, Result<Result<(), ReserveError>, StoreError>> {
                 let opening = Arc::clone(&opening);
                 Box::pin(async move {
                     match opening.transaction(tx).await {
-                        Err(Refusal::Store(error)) => Err(error),
+                        Err(ReserveError::Store(error)) => Err(error),
                         // A refusal comes before anything is written. To commit
                         // nothing spares others in the same commit a rollback.
                         answer => Ok(answer),
@@ -161,10 +161,10 @@ fn scope(caller: &Caller, plan: &Plan) -> QuotaScope {
 }
 
 impl Opening {
-    async fn transaction(&self, tx: &mut Tx) -> Result<(), Refusal> {
+    async fn transaction(&self, tx: &mut Tx) -> Result<(), ReserveError> {
         let caller = &self.caller;
         *self.decided() = Decided::default();
-        let (draft, cells) = self.wish.admit(tx, caller).await?;
+        let (draft, cells) = self.turn.admit(tx, caller).await?;
         let decision = decide(caller, &draft, &cells).map_err(|_| input_too_long())?;
         self.decided().preflight = Some(Preflight {
             selected_model: Arc::clone(&draft.selected_model),
@@ -255,8 +255,8 @@ async fn lost_race(app: &App, caller: &Caller, ids: Ids) -> Problem {
         })
         .await;
     match winner {
-        Ok(Some(_)) => admit::request_id_conflict(),
-        Ok(None) => admit::generation_in_progress(),
+        Ok(Some(_)) => admission::request_id_conflict(),
+        Ok(None) => admission::generation_in_progress(),
         Err(error) => error.into(),
     }
 }

@@ -1,7 +1,7 @@
 //! The source `kubernetes` (K8S-21): the rendered Secrets of a pool, watched in
 //! one namespace.
 
-mod cluster;
+mod pool_secrets;
 mod watch;
 
 #[cfg(test)]
@@ -19,12 +19,12 @@ use tokio::task::JoinHandle;
 
 use super::rendered::{Delivery, Intake};
 
-pub(super) use cluster::Pool;
-use watch::{Change, Watch};
+pub(super) use pool_secrets::PoolSecrets;
+use watch::{SecretChange, Watch};
 
 /// How often the database is offered what it did not take.
 const RETRY: Duration = Duration::from_secs(2);
-/// Changes between the API server and the registry; the watch waits when they
+/// Changes between the API server and the states; the watch waits when they
 /// are not taken over as fast as they come.
 const CHANGES: usize = 64;
 
@@ -36,7 +36,7 @@ pub(super) struct Watching {
 impl Watching {
     /// Fires `loaded` once the pool was read as a whole.
     pub(super) fn start(
-        pool: Pool,
+        pool: PoolSecrets,
         settings: RenderSettings,
         intake: Intake,
         loaded: Signal,
@@ -75,7 +75,7 @@ struct Taking {
 }
 
 impl Taking {
-    async fn follow(mut self, mut changes: mpsc::Receiver<Change>) {
+    async fn follow(mut self, mut changes: mpsc::Receiver<SecretChange>) {
         let mut batch = Vec::new();
         loop {
             tokio::select! {
@@ -94,19 +94,19 @@ impl Taking {
 
     /// Takes over what is newest after `batch`: an edit that is overtaken is
     /// never built.
-    async fn take(&mut self, batch: Vec<Change>) {
+    async fn take(&mut self, batch: Vec<SecretChange>) {
         let mut newest = BTreeMap::new();
         let mut is_whole = false;
         for change in batch {
             match change {
-                Change::Whole(secrets) => {
+                SecretChange::Whole(secrets) => {
                     is_whole = true;
-                    let known: BTreeSet<_> = self.intake.registry.known().collect();
+                    let known: BTreeSet<_> = self.intake.states.known().collect();
                     newest = known.into_iter().map(|id| (id, None)).collect();
                     newest.extend(secrets.into_iter().filter_map(named));
                 }
-                Change::Set(secret) => newest.extend(named(*secret)),
-                Change::Gone(secret) => {
+                SecretChange::Set(secret) => newest.extend(named(*secret)),
+                SecretChange::Gone(secret) => {
                     newest.extend(named(*secret).map(|(id, _)| (id, None)));
                 }
             }
@@ -133,13 +133,13 @@ impl Taking {
             Some(uid) => self.uids.insert(id, uid),
             None => self.uids.remove(&id),
         };
-        let (Some(secret), Some(running)) = (secret, self.intake.registry.running(id)) else {
+        let (Some(secret), Some(running)) = (secret, self.intake.states.running(id)) else {
             return;
         };
         let is_anothers =
             rendered_secret::source_of(secret).is_some_and(|name| name != running.source.as_str());
         if before.is_some() && before != uid && is_anothers {
-            self.intake.registry.remove(id);
+            self.intake.states.remove(id);
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use uuid::Uuid;
 
-use super::Pool;
+use super::PoolSecrets;
 
 /// The API server ends a watch after this many seconds. Between two changes a
 /// watch is silent, so that nothing but its end shows that it still lives.
@@ -26,7 +26,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 
 /// What became of the pool's Secrets.
 #[derive(Debug)]
-pub(super) enum Change {
+pub(super) enum SecretChange {
     /// These are all.
     Whole(Vec<Secret>),
     Set(Box<Secret>),
@@ -35,8 +35,8 @@ pub(super) enum Change {
 
 /// Follows the Secrets of one pool.
 pub(super) struct Watch {
-    pool: Pool,
-    changes: mpsc::Sender<Change>,
+    pool: PoolSecrets,
+    changes: mpsc::Sender<SecretChange>,
     /// Where the next watch begins; `None` when all must be listed.
     version: Option<String>,
     /// Failures since the API server last answered as it should.
@@ -54,12 +54,12 @@ enum Failure {
     Short,
     #[error("{0:#}")]
     Refused(anyhow::Error),
-    #[error("nobody takes changes over")]
-    Unheard,
+    #[error("the receiver of the changes has ended")]
+    ReceiverDropped,
 }
 
 impl Watch {
-    pub(super) fn new(pool: Pool, changes: mpsc::Sender<Change>) -> Self {
+    pub(super) fn new(pool: PoolSecrets, changes: mpsc::Sender<SecretChange>) -> Self {
         Self {
             pool,
             changes,
@@ -73,7 +73,7 @@ impl Watch {
         loop {
             match self.once().await {
                 Ok(()) => {}
-                Err(Failure::Unheard) => return,
+                Err(Failure::ReceiverDropped) => return,
                 Err(failure) => {
                     self.report(&failure);
                     if matches!(failure, Failure::Expired) {
@@ -111,7 +111,7 @@ impl Watch {
             tenants = listed.items.len(),
             "the pool's tenants are read"
         );
-        self.tell(Change::Whole(listed.items)).await?;
+        self.tell(SecretChange::Whole(listed.items)).await?;
         self.version = Some(version.clone());
         self.answered();
         Ok(version)
@@ -139,12 +139,12 @@ impl Watch {
         match event {
             WatchEvent::Added(secret) | WatchEvent::Modified(secret) => {
                 let version = secret.metadata.resource_version.clone();
-                self.tell(Change::Set(Box::new(secret))).await?;
+                self.tell(SecretChange::Set(Box::new(secret))).await?;
                 self.version = version;
             }
             WatchEvent::Deleted(secret) => {
                 let version = secret.metadata.resource_version.clone();
-                self.tell(Change::Gone(Box::new(secret))).await?;
+                self.tell(SecretChange::Gone(Box::new(secret))).await?;
                 self.version = version;
             }
             WatchEvent::Bookmark(bookmark) => {
@@ -156,11 +156,11 @@ impl Watch {
         Ok(())
     }
 
-    async fn tell(&self, change: Change) -> Result<(), Failure> {
+    async fn tell(&self, change: SecretChange) -> Result<(), Failure> {
         self.changes
             .send(change)
             .await
-            .map_err(|_| Failure::Unheard)
+            .map_err(|_| Failure::ReceiverDropped)
     }
 
     fn report(&self, failure: &Failure) {

@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::super::fixtures::{A, B, secret};
-use super::watch::{Change, Watch};
-use super::{Pool, named};
+use super::watch::{SecretChange, Watch};
+use super::{PoolSecrets, named};
 
 /// What the API server answers to one request.
 enum Answer {
@@ -40,7 +40,7 @@ struct Requests(Arc<Mutex<Vec<(Instant, String)>>>);
 
 struct Scene {
     requests: Requests,
-    changes: mpsc::Receiver<Change>,
+    changes: mpsc::Receiver<SecretChange>,
     watch: tokio::task::JoinHandle<()>,
 }
 
@@ -92,7 +92,7 @@ impl Scene {
             let answer = answer.unwrap_or(Answer::Hangs(Vec::new()));
             async move { answer.response() }
         });
-        let pool = Pool::new(Client::new(service, "chat"), "chat", "main");
+        let pool = PoolSecrets::new(Client::new(service, "chat"), "chat", "main");
         let (sender, changes) = mpsc::channel(16);
         Self {
             requests,
@@ -105,9 +105,9 @@ impl Scene {
     async fn next(&mut self) -> String {
         let text = |secret| named(secret).unwrap().0.to_string();
         match self.changes.recv().await.unwrap() {
-            Change::Whole(secrets) => format!("whole {}", secrets.len()),
-            Change::Set(secret) => format!("set {}", text(*secret)),
-            Change::Gone(secret) => format!("gone {}", text(*secret)),
+            SecretChange::Whole(secrets) => format!("whole {}", secrets.len()),
+            SecretChange::Set(secret) => format!("set {}", text(*secret)),
+            SecretChange::Gone(secret) => format!("gone {}", text(*secret)),
         }
     }
 

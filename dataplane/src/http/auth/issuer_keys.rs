@@ -37,7 +37,7 @@ pub(super) enum Unproven {
 pub(super) struct IssuerKeys {
     client: ProviderClient,
     allow_http: bool,
-    entries: Mutex<HashMap<Source, Arc<Entry>>>,
+    entries: Mutex<HashMap<Source, Arc<IssuerEntry>>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -48,7 +48,7 @@ struct Source {
 }
 
 #[derive(Default)]
-struct Entry {
+struct IssuerEntry {
     keys: ArcSwapOption<Loaded>,
     attempts: Arc<AsyncMutex<Attempts>>,
 }
@@ -126,7 +126,7 @@ impl IssuerKeys {
         token.verified(&newer.keys).map_err(Unproven::Rejected)
     }
 
-    fn entry(&self, source: &Source) -> Arc<Entry> {
+    fn entry(&self, source: &Source) -> Arc<IssuerEntry> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.get(source) {
             return Arc::clone(entry);
@@ -136,7 +136,11 @@ impl IssuerKeys {
 
     /// The first keys; one request fetches, the others wait for it and share
     /// what comes of it.
-    async fn first(self: &Arc<Self>, source: &Source, entry: &Arc<Entry>) -> Option<Arc<Loaded>> {
+    async fn first(
+        self: &Arc<Self>,
+        source: &Source,
+        entry: &Arc<IssuerEntry>,
+    ) -> Option<Arc<Loaded>> {
         let asked = Instant::now();
         let attempts = Arc::clone(&entry.attempts).lock_owned().await;
         if let Some(loaded) = entry.keys.load_full() {
@@ -153,7 +157,7 @@ impl IssuerKeys {
     async fn refreshed(
         self: &Arc<Self>,
         source: &Source,
-        entry: &Arc<Entry>,
+        entry: &Arc<IssuerEntry>,
         known: &Arc<Loaded>,
     ) -> Arc<Loaded> {
         let mut attempts = Arc::clone(&entry.attempts).lock_owned().await;
@@ -173,7 +177,7 @@ impl IssuerKeys {
     }
 
     /// Begins to replace keys that have become old; nobody waits for it.
-    fn refresh_old(self: &Arc<Self>, source: &Source, entry: &Arc<Entry>, known: &Loaded) {
+    fn refresh_old(self: &Arc<Self>, source: &Source, entry: &Arc<IssuerEntry>, known: &Loaded) {
         if known.at.elapsed() < MAX_AGE {
             return;
         }
@@ -190,7 +194,7 @@ impl IssuerKeys {
     async fn fetch_in_its_own_task(
         self: &Arc<Self>,
         source: &Source,
-        entry: &Arc<Entry>,
+        entry: &Arc<IssuerEntry>,
         attempts: OwnedMutexGuard<Attempts>,
     ) {
         let (keys, source, entry) = (Arc::clone(self), source.clone(), Arc::clone(entry));
@@ -202,7 +206,7 @@ impl IssuerKeys {
     async fn fetch_into(
         &self,
         source: &Source,
-        entry: &Entry,
+        entry: &IssuerEntry,
         mut attempts: OwnedMutexGuard<Attempts>,
     ) {
         let fetched = timeout(FETCH, self.fetch(source)).await;

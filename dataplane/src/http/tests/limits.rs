@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use super::harness::{ALICE, BOB, Call, Harness};
-use crate::http::pipeline;
+use crate::http::middleware;
 use crate::problem::Problem;
 
 const TIGHT: &str = "server:\n  rate_limit:\n    per_second: 1\n    burst: 2\n";
@@ -95,11 +95,11 @@ fn misbehaving(harness: &Harness, release: &Arc<Notify>) -> Router {
         .route("/mini-chat/v1/streams", get(streams))
         .route("/mini-chat/v1/panics", get(panics))
         .route("/mini-chat/v1/hangs", get(hangs));
-    pipeline::around(
+    middleware::around(
         router,
         Arc::clone(&harness.app),
         Tracer::without_export(),
-        pipeline::Paths::default(),
+        middleware::Paths::default(),
     )
 }
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use minichat_core::{NamespacedName, TenantId};
 
-use super::status::{Entry, State};
+use super::status::{State, TenantStatus};
 use super::{Status, TenantRuntime, Tenants};
 
 /// The state of every tenant of a source, and its two public sides: what
 /// requests read and what `/configz` shows.
 #[derive(Default)]
-pub(super) struct Registry {
+pub(super) struct TenantStates {
     states: BTreeMap<TenantId, TenantState>,
     /// Whom a request of mode `dev` opens that names no tenant (D51).
     default: Option<TenantId>,
@@ -36,7 +36,7 @@ pub(super) struct Rejected {
     pub(super) stored_owner: Option<NamespacedName>,
 }
 
-impl Registry {
+impl TenantStates {
     pub(super) fn tenants(&self) -> Arc<Tenants> {
         Arc::clone(&self.tenants)
     }
@@ -127,10 +127,10 @@ impl Registry {
     }
 }
 
-fn entry(tenant_id: TenantId, state: &TenantState) -> Entry {
+fn entry(tenant_id: TenantId, state: &TenantState) -> TenantStatus {
     let running = state.running.as_ref();
     let rejected = state.rejected.as_ref();
-    Entry {
+    TenantStatus {
         tenant_id,
         default: false,
         source: running.map(|running| running.source.clone()),

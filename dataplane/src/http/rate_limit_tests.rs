@@ -66,7 +66,7 @@ async fn retry_after_is_the_whole_wait() {
         (NANOS_PER_SECOND, "1"),
         (NANOS_PER_SECOND + 1, "2"),
     ] {
-        let verdict = Verdict {
+        let verdict = RateLimitDecision {
             limit: &limit,
             taken: Err(Wait { nanos }),
         };

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::account::Account;
-use super::admit::Wish;
+use super::admission::TurnRequest;
 use super::channel;
 use super::converse::{Answer, Sink, TurnError, converse};
 use super::finalize::{Ending, Finalized, Verdict, finalize};
@@ -28,7 +28,7 @@ use super::mutation::Attempt;
 use super::open::OpenTurn;
 use super::relay::{Labels, Relay};
 use super::reserve::{self, Opened};
-use super::{RequestContext, SseBody, record};
+use super::{RequestContext, SseBody, instrumentation};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::open_turns::{Cancel, Interrupt};
@@ -39,22 +39,22 @@ type Ended = Result<Option<IncompleteReason>, TurnError>;
 
 type Reply = oneshot::Sender<Result<SseBody, Problem>>;
 
-/// Opens the turn of `wish` and answers with its stream, or refuses. `attempt`
+/// Opens `turn` and answers with its stream, or refuses. `attempt`
 /// is the mutation that wants the turn.
 pub(super) async fn start(
     app: Arc<App>,
     caller: Caller,
     request: RequestContext,
-    wish: Wish,
+    turn: TurnRequest,
     attempt: Option<Attempt>,
 ) -> Result<SseBody, Problem> {
     let (reply, opened) = oneshot::channel();
     // Before the reserve, so that a stop finds the turn as soon as its row can
     // be read.
-    let open = app.turns.enter(wish.ids.turn_id);
+    let open = app.turns.enter(turn.ids.turn_id);
     let task = async move {
         let ends = (reply, open.interrupt());
-        run(app, caller, request, wish, attempt, ends).await;
+        run(app, caller, request, turn, attempt, ends).await;
         drop(open);
     };
     tokio::spawn(task.in_current_span());
@@ -68,11 +68,11 @@ async fn run(
     app: Arc<App>,
     caller: Caller,
     request: RequestContext,
-    wish: Wish,
+    turn: TurnRequest,
     attempt: Option<Attempt>,
     (reply, interrupt): (Reply, Arc<Interrupt>),
 ) {
-    let planned = reserve::reserve(&app, &caller, &request, wish).await;
+    let planned = reserve::reserve(&app, &caller, &request, turn).await;
     if let Some(attempt) = attempt {
         attempt.end(&planned);
     }
@@ -110,7 +110,7 @@ async fn run(
 }
 
 /// Hands the stream to the client. When the client is gone already, dropping
-/// the relay is what tells the pipeline.
+/// the relay is what ends the conversation.
 fn open_relay(turn: &OpenTurn, reply: Reply, interrupt: Arc<Interrupt>) -> Sink {
     let streaming = &turn.app.config.streaming;
     let started = StreamEvent::StreamStarted(StreamStarted {
@@ -239,7 +239,7 @@ fn conclude(turn: &OpenTurn, ended: &Ended, verdict: &Verdict, total: Duration) 
         _ => AbortTrigger::InternalAbort,
     };
     if let Verdict::Won(finalized) = verdict {
-        record::finalized(&turn.labels, finalized, abort);
+        instrumentation::finalized(&turn.labels, finalized, abort);
     }
     let Labels {
         metrics,

@@ -1,4 +1,4 @@
-//! Admission limits (API-25, D20): how fast one caller may use one route, and
+//! Limits of requests (API-25, D20): how fast one caller may use one route, and
 //! how many requests the process works on at once.
 
 use std::collections::HashMap;
@@ -46,7 +46,7 @@ impl RateLimiter {
     }
 
     /// Takes one token. `None` when the limiter is off.
-    pub(super) fn take(&self, key: BucketKey) -> Option<Verdict<'_>> {
+    pub(super) fn take(&self, key: BucketKey) -> Option<RateLimitDecision<'_>> {
         let limit = self.limit.as_ref()?;
         let now = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let (taken, _dropped_without_the_lock) = self
@@ -54,17 +54,17 @@ impl RateLimiter {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take(key, now, limit);
-        Some(Verdict { limit, taken })
+        Some(RateLimitDecision { limit, taken })
     }
 }
 
-/// What the limiter says to one request.
-pub(super) struct Verdict<'a> {
+/// Whether a request may pass.
+pub(super) struct RateLimitDecision<'a> {
     limit: &'a Limit,
     taken: Result<u64, Wait>,
 }
 
-impl Verdict<'_> {
+impl RateLimitDecision<'_> {
     /// 429 when there was no token.
     pub(super) fn check(&self) -> Result<(), Problem> {
         let Err(Wait { nanos }) = self.taken else {
@@ -210,5 +210,5 @@ impl Drop for InFlightGuard<'_> {
 }
 
 #[cfg(test)]
-#[path = "admission_tests.rs"]
+#[path = "rate_limit_tests.rs"]
 mod tests;

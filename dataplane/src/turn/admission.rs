@@ -15,14 +15,14 @@ use minichat_store::{AdmissionFacts, AdmissionQuery, TargetTurn, Tx};
 use super::SendMessage;
 use super::mutation::{self, Replaced, Replacement};
 use super::open::{Draft, Ids};
-use super::replay::Recorded;
-use super::reserve::Refusal;
+use super::replay::CompletedTurn;
+use super::reserve::ReserveError;
 use crate::caller::Caller;
 use crate::problem::Problem;
 use crate::quota;
 
-/// What a client wants, with every id that the turn will have.
-pub(super) struct Wish {
+/// A turn that a client asks for, with every id that it will have.
+pub(super) struct TurnRequest {
     pub(super) ids: Ids,
     kind: Kind,
 }
@@ -45,7 +45,7 @@ struct Message {
     replaces: Option<Replaced>,
 }
 
-impl Wish {
+impl TurnRequest {
     /// A message that a client sent at `now`.
     pub(super) fn send(chat_id: ChatId, message: SendMessage, now: Timestamp) -> Self {
         let request_id = message.request_id.unwrap_or_else(RequestId::random);
@@ -77,7 +77,7 @@ impl Wish {
         &self,
         tx: &mut Tx,
         caller: &Caller,
-    ) -> Result<(Draft, Cells), Refusal> {
+    ) -> Result<(Draft, Cells), ReserveError> {
         let (message, facts) = match &self.kind {
             Kind::Send {
                 content,
@@ -149,7 +149,7 @@ async fn read(
     caller: &Caller,
     chat_id: ChatId,
     request_id: RequestId,
-) -> Result<AdmissionFacts, Refusal> {
+) -> Result<AdmissionFacts, ReserveError> {
     let query = AdmissionQuery {
         tenant_id: caller.tenant_id,
         user_id: caller.user_id,
@@ -163,11 +163,11 @@ async fn read(
 
 /// Idempotency precedes the parallel check, so a replay works while another
 /// turn runs (TURN-46).
-fn check_key(facts: &AdmissionFacts) -> Result<(), Refusal> {
+fn check_key(facts: &AdmissionFacts) -> Result<(), ReserveError> {
     match &facts.existing_turn {
         None => Ok(()),
         Some(turn) if turn.state == TurnState::Completed && !turn.is_deleted => {
-            Err(Refusal::Replay(Box::new(Recorded {
+            Err(ReserveError::Replay(Box::new(CompletedTurn {
                 turn: turn.clone(),
                 selected_model: facts.model.clone(),
             })))

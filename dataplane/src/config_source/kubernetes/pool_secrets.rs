@@ -14,14 +14,14 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// The rendered Secrets of a pool.
 #[derive(Clone)]
-pub(in crate::config_source) struct Pool {
+pub(in crate::config_source) struct PoolSecrets {
     pub(super) secrets: Api<Secret>,
     pub(super) selector: String,
     /// For people: `main in namespace chat`.
     pub(super) name: String,
 }
 
-impl Pool {
+impl PoolSecrets {
     /// `pool` in `namespace`, of the cluster that `kubeconfig` names; without
     /// them the cluster and namespace of the environment: `KUBECONFIG`,
     /// `~/.kube/config`, or those of the pod.

@@ -6,27 +6,25 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, Version};
+use http::Version;
 use minichat_core::{AttachmentId, ErrorCode, RequestId};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::body::{self, Json, Object};
-use super::path::{ChatPath, Params};
-use super::pipeline::Admitted;
 use crate::app::App;
+use crate::http::body::{self, Json, Object};
+use crate::http::event_stream::event_stream;
+use crate::http::middleware::Authorized;
+use crate::http::path::{ChatPath, Params};
 use crate::problem::Problem;
 use crate::turn::{self, SendMessage};
-
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 const MAX_ATTACHMENTS: usize = 20;
 
 /// A message to be answered.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "SendMessage")]
-pub(super) struct SendBody {
+pub(in crate::http) struct SendBody {
     /// Stored as it is sent.
     #[schemars(required, pattern(r"\S"))]
     content: Option<String>,
@@ -47,16 +45,16 @@ struct WebSearch {
     enabled: Option<bool>,
 }
 
-pub(super) async fn send(
+pub(in crate::http) async fn send(
     State(app): State<Arc<App>>,
-    admitted: Admitted,
+    authorized: Authorized,
     Params(path): Params<ChatPath>,
     version: Version,
     Json(body): Json<SendBody>,
 ) -> Result<Response, Problem> {
     let message = body.validated()?;
-    let context = admitted.context();
-    let events = turn::send(app, admitted.caller, path.id, message, context).await?;
+    let context = authorized.context();
+    let events = turn::send(app, authorized.caller, path.id, message, context).await?;
     Ok(event_stream(Body::new(events), version))
 }
 
@@ -90,17 +88,4 @@ fn check_attachments(ids: &[AttachmentId]) -> Result<(), Problem> {
             format!("This chat has no attachment {id}."),
         )),
     }
-}
-
-/// API-130: nothing between here and the client may hold an event back.
-pub(super) fn event_stream(body: Body, version: Version) -> Response {
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    if version == Version::HTTP_11 {
-        headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
-    }
-    response
 }

@@ -20,9 +20,9 @@ use tower::layer::layer_fn;
 use tower::{ServiceExt, service_fn};
 use tracing::{Instrument, Span};
 
-use super::admission::{BucketKey, InFlight, RateLimiter, Verdict};
 use super::auth::{Authenticator, Identity};
 use super::cors::Cors;
+use super::rate_limit::{BucketKey, InFlight, RateLimitDecision, RateLimiter};
 use super::request_id::{HttpRequestId, X_REQUEST_ID};
 use super::{deadline, error, panic};
 use crate::app::App;
@@ -30,16 +30,16 @@ use crate::caller::Caller;
 use crate::problem::Problem;
 use crate::turn::RequestContext;
 
-/// What the pipeline found out about a request that it lets pass.
+/// Who sends a request that the middleware lets pass, and what the request is called.
 #[derive(Clone)]
-pub(super) struct Admitted {
+pub(super) struct Authorized {
     pub(super) caller: Caller,
     pub(super) http_request_id: HttpRequestId,
     pub(super) trace: TraceContext,
     half_close: HalfClose,
 }
 
-impl Admitted {
+impl Authorized {
     /// What the request is called beyond this process.
     pub(super) fn context(&self) -> RequestContext {
         RequestContext {
@@ -59,10 +59,10 @@ pub(super) struct Paths {
     pub(super) open: Vec<String>,
 }
 
-/// Puts the pipeline around the routes and fallbacks of `router`.
+/// Puts the middleware around the routes and fallbacks of `router`.
 pub(super) fn around(router: Router, app: Arc<App>, tracer: Tracer, paths: Paths) -> Router {
     let limits = app.config.server.rate_limit;
-    let pipeline = Arc::new(Pipeline {
+    let middleware = Arc::new(Middleware {
         authenticator: Authenticator::new(
             &app.config.auth,
             app.provider.clone(),
@@ -76,12 +76,12 @@ pub(super) fn around(router: Router, app: Arc<App>, tracer: Tracer, paths: Paths
         app,
     });
     router.layer(layer_fn(move |route: Route| {
-        let pipeline = Arc::clone(&pipeline);
-        service_fn(move |request| serve(Arc::clone(&pipeline), route.clone(), request))
+        let middleware = Arc::clone(&middleware);
+        service_fn(move |request| serve(Arc::clone(&middleware), route.clone(), request))
     }))
 }
 
-struct Pipeline {
+struct Middleware {
     app: Arc<App>,
     authenticator: Authenticator,
     rate_limiter: RateLimiter,
@@ -92,21 +92,21 @@ struct Pipeline {
 }
 
 async fn serve(
-    pipeline: Arc<Pipeline>,
+    middleware: Arc<Middleware>,
     route: Route,
     request: Request,
 ) -> Result<Response, Infallible> {
     let id = HttpRequestId::of(request.headers());
     let traceparent = request.headers().get(TRACEPARENT);
-    let trace = pipeline
+    let trace = middleware
         .tracer
         .begin(traceparent.and_then(|value| value.to_str().ok()));
     let uri = request.uri().clone();
     let span = http_span(trace, id.as_str());
     let origin = request.headers().get(ORIGIN).cloned();
-    let mut verdict = None;
+    let mut decision = None;
 
-    let preflight = pipeline
+    let preflight = middleware
         .cors
         .as_ref()
         .and_then(|cors| cors.preflight(&request));
@@ -115,8 +115,8 @@ async fn serve(
     } else if let Some(preflight) = preflight {
         preflight
     } else {
-        let deadline = pipeline.app.config.server.request_deadline;
-        let work = pipeline.admit(route, request, &id, trace, &mut verdict);
+        let deadline = middleware.app.config.server.request_deadline;
+        let work = middleware.authorize_and_handle(route, request, &id, trace, &mut decision);
         let work = panic::caught(deadline::within(deadline, work));
         let answer = work.instrument(span).await;
         answer.unwrap_or_else(Problem::into_response)
@@ -124,25 +124,25 @@ async fn serve(
     let mut response = error::render(response, uri.path(), trace);
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, id.into_header());
-    if let Some(verdict) = verdict {
-        verdict.write_headers(headers);
+    if let Some(decision) = decision {
+        decision.write_headers(headers);
     }
-    if let Some(cors) = &pipeline.cors {
+    if let Some(cors) = &middleware.cors {
         cors.write_headers(origin.as_ref(), headers);
     }
     Ok(response)
 }
 
-impl Pipeline {
+impl Middleware {
     /// Limits, identity, licence, scope, then the route (API-20). The rate
     /// limit follows the identity because it is the caller's own (D20).
-    async fn admit<'a>(
+    async fn authorize_and_handle<'a>(
         &'a self,
         route: Route,
         mut request: Request,
         id: &HttpRequestId,
         trace: TraceContext,
-        verdict: &mut Option<Verdict<'a>>,
+        decision: &mut Option<RateLimitDecision<'a>>,
     ) -> Result<Response, Problem> {
         let _in_flight = self.in_flight.enter()?;
         if self.is_open(&request) {
@@ -153,17 +153,17 @@ impl Pipeline {
             .get::<PeerAddr>()
             .map(|PeerAddr(address)| address.ip());
         let identity = self.identify(request.headers(), peer).await?;
-        *verdict = self.rate_limiter.take(BucketKey {
+        *decision = self.rate_limiter.take(BucketKey {
             tenant_id: identity.tenant_id,
             user_id: identity.user_id,
             route: self.route_number(&request),
         });
-        verdict.as_ref().map_or(Ok(()), Verdict::check)?;
+        decision.as_ref().map_or(Ok(()), RateLimitDecision::check)?;
         let caller = self.licensed(identity)?;
         check_scope(&caller, request.method())?;
         // A request that no connection brought has none.
         let half_close = request.extensions_mut().remove().unwrap_or_default();
-        request.extensions_mut().insert(Admitted {
+        request.extensions_mut().insert(Authorized {
             caller,
             http_request_id: id.clone(),
             trace,
@@ -260,13 +260,13 @@ fn check_scope(caller: &Caller, method: &Method) -> Result<(), Problem> {
     ))
 }
 
-impl<S: Sync> FromRequestParts<S> for Admitted {
+impl<S: Sync> FromRequestParts<S> for Authorized {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        // Without the pipeline nobody decided who is calling: deny (PLAT-139).
+        // Without the middleware nobody decided who is calling: deny (PLAT-139).
         parts.extensions.remove::<Self>().ok_or_else(|| {
-            tracing::error!("a handler was reached around the pipeline");
+            tracing::error!("a handler was reached around the middleware");
             Problem::internal()
         })
     }
@@ -276,7 +276,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let admitted = Admitted::from_request_parts(parts, state).await?;
-        Ok(admitted.caller)
+        let authorized = Authorized::from_request_parts(parts, state).await?;
+        Ok(authorized.caller)
     }
 }
