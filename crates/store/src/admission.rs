@@ -5,7 +5,7 @@
 use minichat_core::{ChatId, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
 
 use crate::page::Key;
-use crate::quota::{QuotaCell, QuotaCells, QuotaScope, cell_row};
+use crate::quota::{QuotaCell, QuotaCells, QuotaDay, cell_row};
 use crate::turns::{turn_columns, turn_row};
 use crate::tx::Query;
 use crate::value::{Param, Row, params};
@@ -74,7 +74,7 @@ impl Tx {
         // A missing row cannot be locked. What was read beside it may be out of
         // date, so all of it is read again once the rows are there.
         while let Some(found) = &facts {
-            let scope = QuotaScope {
+            let scope = QuotaDay {
                 tenant_id,
                 user_id,
                 day: found.now.date(),

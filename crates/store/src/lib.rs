@@ -49,7 +49,7 @@ pub use outbox::OutboxMessage;
 pub use page::{Direction, Key, Order, Page, PageRequest, Sort};
 pub use policy_snapshots::PolicySnapshot;
 pub use postgres::StopRequests;
-pub use quota::{QuotaCell, QuotaCells, QuotaScope, Settlement, SettlementFault};
+pub use quota::{QuotaCell, QuotaCells, QuotaDay, SettlementBooking, SettlementFault};
 pub use reactions::NewReaction;
 pub use settings::DatabaseSettings;
 pub use store::Store;

@@ -17,7 +17,7 @@ use crate::{StoreError, Tx};
 
 /// Whose cells, on which day: the day's cell and the cell of its month.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct QuotaScope {
+pub struct QuotaDay {
     pub tenant_id: TenantId,
     pub user_id: UserId,
     /// The UTC date of `started_at` (QUOTA-54), never today's at settlement.
@@ -40,7 +40,7 @@ pub struct QuotaCell {
     pub code_interpreter_calls: u64,
 }
 
-/// The cells of one scope; a row that does not exist yet is absent and counts
+/// The cells of one [`QuotaDay`]; a row that does not exist yet is absent and counts
 /// as zero.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct QuotaCells {
@@ -49,8 +49,8 @@ pub struct QuotaCells {
 
 /// What settlement books on the cells that the reserve touched (QUOTA-62).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Settlement {
-    pub scope: QuotaScope,
+pub struct SettlementBooking {
+    pub scope: QuotaDay,
     /// Whether the turn ran on a premium model, so `tier:premium` is booked too.
     pub premium: bool,
     /// The turn's reserve, given back.
@@ -80,7 +80,7 @@ pub struct SettlementFault {
 impl Tx {
     /// Ensures both total rows and locks all cells of `scope` (QUOTA-82). One
     /// round trip.
-    pub async fn quota_lock(&mut self, scope: QuotaScope) -> Result<QuotaCells, StoreError> {
+    pub async fn quota_lock(&mut self, scope: QuotaDay) -> Result<QuotaCells, StoreError> {
         self.quota_ensure(scope)?;
         let sql = self.dialect().quota_lock_sql();
         let cells = self.query(sql, &scope.params(), cell_row).await?;
@@ -88,7 +88,7 @@ impl Tx {
     }
 
     /// The cells of `scope`, not locked.
-    pub async fn quota_cells(&mut self, scope: QuotaScope) -> Result<QuotaCells, StoreError> {
+    pub async fn quota_cells(&mut self, scope: QuotaDay) -> Result<QuotaCells, StoreError> {
         let cells = self.query(CELLS_SQL, &scope.params(), cell_row).await?;
         Ok(QuotaCells::new(cells))
     }
@@ -98,7 +98,7 @@ impl Tx {
     /// the limits.
     pub fn quota_reserve(
         &mut self,
-        scope: QuotaScope,
+        scope: QuotaDay,
         premium: bool,
         reserved_credits_micro: u64,
         now: Timestamp,
@@ -136,7 +136,7 @@ impl Tx {
     /// cell holds (QUOTA-65).
     pub fn quota_settle(
         &mut self,
-        settlement: &Settlement,
+        settlement: &SettlementBooking,
         cells: &QuotaCells,
     ) -> Result<Vec<SettlementFault>, StoreError> {
         let mut faults = Vec::new();
@@ -148,7 +148,7 @@ impl Tx {
     }
 
     /// A missing row cannot be locked, so both total rows are made first.
-    pub(crate) fn quota_ensure(&mut self, scope: QuotaScope) -> Result<(), StoreError> {
+    pub(crate) fn quota_ensure(&mut self, scope: QuotaDay) -> Result<(), StoreError> {
         self.execute_later(
             concat!(
                 "INSERT INTO quota_usage (id, tenant_id, user_id, period_type, period_start, \
@@ -258,7 +258,7 @@ pub(crate) fn cell_row(row: &Row<'_>) -> Result<QuotaCell, StoreError> {
     })
 }
 
-impl QuotaScope {
+impl QuotaDay {
     /// Tenant, user, month, day.
     pub(crate) fn params(self) -> [Param<'static>; 4] {
         params![
@@ -317,7 +317,7 @@ impl QuotaCells {
     }
 }
 
-impl Settlement {
+impl SettlementBooking {
     /// Telemetry goes to the total cells alone (PLAT-12).
     fn params(&self, bucket: Bucket) -> [Param<'static>; 15] {
         let Self {

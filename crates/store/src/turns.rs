@@ -4,7 +4,7 @@ use minichat_core::quota::Reserve;
 use minichat_core::turn::{Outcome, TurnErrorCode, TurnState};
 use minichat_core::{ChatId, Date, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
 
-use crate::quota::{QuotaCells, QuotaScope, cell_row};
+use crate::quota::{QuotaCells, QuotaDay, cell_row};
 use crate::tx::{Dialect, Query};
 use crate::value::{FromValue, Param, Row, Value, params};
 use crate::{StoreError, Tx};
@@ -216,7 +216,7 @@ impl Tx {
     pub async fn turn_finish(
         &mut self,
         finish: &TurnFinish<'_>,
-        scope: QuotaScope,
+        scope: QuotaDay,
     ) -> Result<Option<FinishedTurn>, StoreError> {
         let outcome = finish.outcome;
         let update = params![

@@ -17,7 +17,7 @@ pub(super) async fn status(
     caller: Caller,
 ) -> Result<Response, Problem> {
     let now = app.clock.now();
-    let scope = minichat_store::QuotaScope {
+    let scope = minichat_store::QuotaDay {
         tenant_id: caller.tenant_id,
         user_id: caller.user_id,
         day: now.date(),

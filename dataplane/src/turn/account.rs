@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use minichat_core::quota::{Pricing, Tier};
 use minichat_core::{ChatId, Date, RequestId, TenantId, TurnId, UserId};
-use minichat_store::{Orphan, QuotaScope};
+use minichat_store::{Orphan, QuotaDay};
 use uuid::Uuid;
 
 use super::instrumentation;
@@ -111,8 +111,8 @@ impl Account {
     }
 
     /// The user's cells that hold the reserve.
-    pub(super) fn scope(&self) -> QuotaScope {
-        QuotaScope {
+    pub(super) fn scope(&self) -> QuotaDay {
+        QuotaDay {
             tenant_id: self.tenant_id,
             user_id: self.user_or_nil(),
             day: self.day,

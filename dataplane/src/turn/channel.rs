@@ -95,7 +95,7 @@ impl Channel {
 
 impl State {
     fn write(&mut self, event: &StreamEvent<'_>) {
-        if !self.grammar.admit(event.kind()) {
+        if !self.grammar.accept(event.kind()) {
             tracing::warn!(
                 event = event.kind().as_str(),
                 "dropped an event that does not fit the stream's grammar"

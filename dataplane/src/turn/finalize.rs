@@ -315,7 +315,7 @@ fn book(
     charge: &Charge,
 ) -> Result<(), StoreError> {
     let settlement = &charge.settlement;
-    let booking = minichat_store::Settlement {
+    let booking = minichat_store::SettlementBooking {
         scope: account.scope(),
         premium: tier == Tier::Premium,
         reserved_credits_micro: charge.reserve.reserved_credits_micro.unsigned_abs(),

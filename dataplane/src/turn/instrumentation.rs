@@ -26,7 +26,7 @@ pub(super) fn preflight(app: &App, config: &TenantConfig, selected: &str, decisi
         Some(Tier::Standard) | None => TierLabel::Standard,
     };
     app.metrics.quota_preflight(label, name, tier);
-    if let Some((_, reserve)) = decision.admitted() {
+    if let Some((_, reserve)) = decision.allowed() {
         app.metrics.quota_estimated_tokens(reserve.reserve_tokens);
     }
 }

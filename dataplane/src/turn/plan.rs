@@ -19,7 +19,7 @@ use crate::problem::Problem;
 /// Everything that follows from `decision` about `draft`, or a refusal.
 pub(super) fn plan(caller: &Caller, draft: Draft, decision: Decision) -> Result<Plan, Problem> {
     let config = &caller.tenant.config;
-    let Some((index, reserve)) = decision.admitted() else {
+    let Some((index, reserve)) = decision.allowed() else {
         return Err(quota_exceeded(&decision));
     };
     let model = config.models[index].policy();

@@ -8,9 +8,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use minichat_core::quota::{Decision, Tier};
-use minichat_store::{
-    BoxFuture, Constraint, NewMessage, NewTurn, QuotaScope, Role, StoreError, Tx,
-};
+use minichat_store::{BoxFuture, Constraint, NewMessage, NewTurn, QuotaDay, Role, StoreError, Tx};
 
 use super::admission::{self, TurnRequest};
 use super::in_doubt::resolve;
@@ -152,8 +150,8 @@ async fn opened_in_doubt(app: &App, caller: &Caller, plan: &Plan) -> bool {
     found.await == Some(true)
 }
 
-fn scope(caller: &Caller, plan: &Plan) -> QuotaScope {
-    QuotaScope {
+fn scope(caller: &Caller, plan: &Plan) -> QuotaDay {
+    QuotaDay {
         tenant_id: caller.tenant_id,
         user_id: caller.user_id,
         day: plan.draft.started_at.date(),

@@ -168,7 +168,7 @@ pub enum Decision {
 
 impl Decision {
     /// The index of the effective model and its reserve; `None` if rejected.
-    pub const fn admitted(&self) -> Option<(usize, Reserve)> {
+    pub const fn allowed(&self) -> Option<(usize, Reserve)> {
         match *self {
             Self::Allow { model, reserve } | Self::Downgrade { model, reserve, .. } => {
                 Some((model, reserve))
@@ -230,7 +230,7 @@ pub fn preflight(
     cells: &Cells,
 ) -> Result<Decision, InputTooLong> {
     let decision = cascade(policy, selected, facts, cells)?;
-    let Some((model, _)) = decision.admitted() else {
+    let Some((model, _)) = decision.allowed() else {
         return Ok(decision);
     };
     let Some(model) = policy.models.get(model) else {
@@ -399,7 +399,7 @@ fn instructions_bytes(model: &PolicyModel<'_>, offered: OfferedTools, facts: &Re
     bytes
 }
 
-/// Whether every cell of `tier` admits `reserve` (QUOTA-11..14).
+/// Whether every cell of `tier` allows `reserve` (QUOTA-11..14).
 fn tier_available(policy: &Policy<'_>, tier: Tier, reserve: i64, cells: &Cells) -> bool {
     tier.buckets().iter().all(|&bucket| {
         Period::ALL.into_iter().all(|period| {

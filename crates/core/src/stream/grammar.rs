@@ -56,7 +56,7 @@ pub enum Phase {
     Terminal,
 }
 
-/// Admits events in the order of the grammar and refuses the others.
+/// Accepts events in the order of the grammar and refuses the others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Grammar {
     phase: Phase,
@@ -77,7 +77,7 @@ impl Grammar {
         self.phase
     }
 
-    /// Whether the terminal event has been admitted; nothing follows it.
+    /// Whether the terminal event has been accepted; nothing follows it.
     pub const fn is_terminal(self) -> bool {
         matches!(self.phase, Phase::Terminal)
     }
@@ -90,7 +90,7 @@ impl Grammar {
     /// Moves on if `kind` fits; otherwise changes nothing, and the event is to
     /// be dropped.
     #[must_use]
-    pub fn admit(&mut self, kind: EventKind) -> bool {
+    pub fn accept(&mut self, kind: EventKind) -> bool {
         let next = match kind {
             EventKind::StreamStarted => Phase::Started,
             EventKind::Ping => Phase::Pinging,
@@ -143,17 +143,17 @@ mod tests {
         #[test]
         fn what_is_admitted_is_a_prefix_of_the_grammar(events in kinds()) {
             let mut grammar = Grammar::new();
-            let mut admitted = Vec::new();
+            let mut accepted = Vec::new();
             for kind in events {
-                let mut extended = admitted.clone();
+                let mut extended = accepted.clone();
                 extended.push(kind);
-                prop_assert_eq!(grammar.admit(kind), legal(&extended), "{:?}", extended);
+                prop_assert_eq!(grammar.accept(kind), legal(&extended), "{:?}", extended);
                 if legal(&extended) {
-                    admitted = extended;
+                    accepted = extended;
                 }
                 prop_assert_eq!(
                     grammar.is_terminal(),
-                    admitted.last().is_some_and(|kind| kind.is_terminal())
+                    accepted.last().is_some_and(|kind| kind.is_terminal())
                 );
             }
         }
@@ -164,14 +164,14 @@ mod tests {
     fn pings_end_with_the_first_delta() {
         let mut grammar = Grammar::new();
         assert!(!grammar.may_ping());
-        assert!(grammar.admit(EventKind::StreamStarted));
+        assert!(grammar.accept(EventKind::StreamStarted));
         assert!(grammar.may_ping());
-        assert!(grammar.admit(EventKind::Ping));
-        assert!(grammar.admit(EventKind::Ping));
+        assert!(grammar.accept(EventKind::Ping));
+        assert!(grammar.accept(EventKind::Ping));
         assert!(grammar.may_ping());
-        assert!(grammar.admit(EventKind::Delta));
+        assert!(grammar.accept(EventKind::Delta));
         assert!(!grammar.may_ping());
-        assert!(!grammar.admit(EventKind::Ping));
+        assert!(!grammar.accept(EventKind::Ping));
         assert_eq!(grammar.phase(), Phase::Streaming);
     }
 
@@ -180,9 +180,9 @@ mod tests {
     fn nothing_follows_the_terminal() {
         for terminal in [EventKind::Done, EventKind::Error] {
             let mut grammar = Grammar::new();
-            assert!(grammar.admit(EventKind::StreamStarted));
-            assert!(grammar.admit(terminal));
-            assert!(EventKind::ALL.into_iter().all(|kind| !grammar.admit(kind)));
+            assert!(grammar.accept(EventKind::StreamStarted));
+            assert!(grammar.accept(terminal));
+            assert!(EventKind::ALL.into_iter().all(|kind| !grammar.accept(kind)));
         }
     }
 }

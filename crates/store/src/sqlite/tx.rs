@@ -27,6 +27,10 @@ pub(crate) struct SqliteTx {
 
 /// The statements that begin and end transactions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(
+    not(any(test, feature = "testing")),
+    expect(unreachable_pub, reason = "only the faults of tests name it")
+)]
 pub enum Control {
     Begin,
     BeginReading,

@@ -13,7 +13,7 @@ use crate::tx::only_column;
 use crate::value::Param;
 use crate::{
     AdmissionFacts, AdmissionQuery, DatabaseSettings, FinishedTurn, NewChat, NewMessage, NewTurn,
-    QuotaCells, QuotaScope, Role, Settlement, Store, StoreError, TurnFinish, Tx,
+    QuotaCells, QuotaDay, Role, SettlementBooking, Store, StoreError, TurnFinish, Tx,
 };
 
 /// 2026-03-10T12:00:00Z
@@ -171,7 +171,7 @@ impl Db {
             .unwrap()
     }
 
-    pub(super) async fn cells(&self, scope: QuotaScope) -> QuotaCells {
+    pub(super) async fn cells(&self, scope: QuotaDay) -> QuotaCells {
         self.store
             .read(move |tx| Box::pin(async move { tx.quota_cells(scope).await }))
             .await
@@ -216,8 +216,8 @@ pub(super) enum SendError {
 }
 
 impl OneTurn {
-    pub(super) fn scope(&self) -> QuotaScope {
-        QuotaScope {
+    pub(super) fn scope(&self) -> QuotaDay {
+        QuotaDay {
             tenant_id: self.tenant,
             user_id: self.user,
             day: self.at.date(),
@@ -287,8 +287,8 @@ impl OneTurn {
         }
     }
 
-    pub(super) fn settlement(&self, now: Timestamp) -> Settlement {
-        Settlement {
+    pub(super) fn settlement(&self, now: Timestamp) -> SettlementBooking {
+        SettlementBooking {
             scope: self.scope(),
             premium: self.premium,
             reserved_credits_micro: RESERVE,

@@ -5,7 +5,7 @@ use minichat_core::{ChatId, Timestamp};
 
 use super::fixture::{NOON, RESERVE, SendError};
 use super::{Db, on_both_databases};
-use crate::{PolicySnapshot, QuotaScope, SettlementFault, StoreError};
+use crate::{PolicySnapshot, QuotaDay, SettlementFault, StoreError};
 
 const ALL: [(Period, Bucket); 4] = [
     (Period::Monthly, Bucket::Total),
@@ -78,7 +78,7 @@ on_both_databases! {
         assert!(send.complete(&db.store).await.unwrap());
         let cells = db.cells(send.scope()).await;
         assert_eq!(cells.used_credits_micro(Period::Daily, Bucket::Total), 600);
-        let next = QuotaScope { day: late.plus_seconds(2).date(), ..send.scope() };
+        let next = QuotaDay { day: late.plus_seconds(2).date(), ..send.scope() };
         assert_eq!(db.cells(next).await.iter().count(), 0);
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::Barrier;
 use super::fixture::{NOON, SendError};
 use super::{Db, on_both_databases};
 use crate::value::params;
-use crate::{NewChat, QuotaScope, Store, StoreError, Tx};
+use crate::{NewChat, QuotaDay, Store, StoreError, Tx};
 
 const CHATS: &str = "SELECT COUNT(*) FROM chats WHERE user_id = $1";
 
@@ -206,7 +206,7 @@ async fn a_dropped_write_leaves_no_open_transaction() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deadlock_is_retried() {
     let db = Db::postgres().await;
-    let scope = |user_id| QuotaScope {
+    let scope = |user_id| QuotaDay {
         tenant_id: db.tenant,
         user_id,
         day: NOON.date(),

@@ -2,7 +2,7 @@
 
 use minichat_core::turn::{Outcome, TurnErrorCode};
 use minichat_core::{ChatId, RequestId, TurnId};
-use minichat_store::{NewTurn, QuotaScope, StoreError, TurnFinish};
+use minichat_store::{NewTurn, QuotaDay, StoreError, TurnFinish};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -217,7 +217,7 @@ async fn insert_turn(
         web_search_enabled: false,
         started_at: now,
     };
-    let scope = QuotaScope {
+    let scope = QuotaDay {
         tenant_id,
         user_id,
         day: now.date(),

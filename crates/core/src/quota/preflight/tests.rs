@@ -71,7 +71,7 @@ fn decide(policy: &Policy<'_>, selected: &str, facts: &RequestFacts) -> Decision
 }
 
 fn reserve_of(policy: &Policy<'_>, selected: &str, facts: &RequestFacts) -> Reserve {
-    decide(policy, selected, facts).admitted().unwrap().1
+    decide(policy, selected, facts).allowed().unwrap().1
 }
 
 fn downgraded(decision: Decision) -> Option<(DowngradeReason, usize)> {
@@ -307,7 +307,7 @@ fn the_selected_model_precedes_the_default_and_the_default_the_first() {
     let mut models = [first, catalog()[1], model("std-3", Tier::Standard, 1, 1)];
     let chosen = |models: &[PolicyModel<'_>], selected: &str| {
         let decision = decide(&policy(models), selected, &message());
-        decision.admitted().unwrap().0
+        decision.allowed().unwrap().0
     };
     assert_eq!(chosen(&models, "std-3"), 2);
     assert_eq!(chosen(&models, "gone"), 1);
@@ -477,7 +477,7 @@ fn any_cells() -> impl Strategy<Value = Cells> {
 }
 
 proptest! {
-    /// QUOTA-80: what is admitted fits into every cell that it touches.
+    /// QUOTA-80: what is allowed fits into every cell that it touches.
     #[test]
     fn an_admitted_reserve_never_passes_a_limit(
         cells in any_cells(),
@@ -492,7 +492,7 @@ proptest! {
         policy.limits.premium = TierLimits { daily: premium_daily, monthly: premium_monthly };
         let facts = RequestFacts { message_bytes: bytes, ..RequestFacts::default() };
         let decision = preflight(&policy, selected, &facts, &cells).unwrap();
-        if let Some((model, reserve)) = decision.admitted() {
+        if let Some((model, reserve)) = decision.allowed() {
             let tier = models[model].tier;
             prop_assert!(selected != "std" || tier == Tier::Standard, "never escalates");
             for &bucket in tier.buckets() {
