@@ -84,7 +84,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let page = directory.join("benchmarks.md");
         let before = fs::read_to_string(&page).unwrap_or_default();
         let mut text = report::markdown(&machine, &judgements, &samples);
-        text.push_str(report::directories(&before));
+        text.push_str(report::of_other_benchmarks(&before));
         fs::write(page, text)?;
     }
     Ok(())

@@ -76,10 +76,12 @@ pub fn markdown(machine: &Machine, judgements: &[Judgement], samples: &Samples) 
     page
 }
 
-/// The section about directories of a page that was written before, which
-/// another benchmark fills in. It is the page's last one.
-pub fn directories(page: &str) -> &str {
-    page.find("\n## Directories\n").map_or("", |at| &page[at..])
+/// The sections of a page that was written before which other benchmarks fill in. They
+/// are the page's last ones.
+pub fn of_other_benchmarks(page: &str) -> &str {
+    let begins = ["\n## Directories\n", "\n## Operator\n"];
+    let begin = begins.iter().filter_map(|heading| page.find(heading)).min();
+    begin.map_or("", |at| &page[at..])
 }
 
 /// One line per goal.

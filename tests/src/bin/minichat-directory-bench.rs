@@ -3,14 +3,13 @@
 //! K8S-21). `cargo xtask bench --directory` builds what it needs, optimised.
 #![expect(clippy::print_stdout, reason = "the results of a command line program")]
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use clap::Parser;
 use minichat_tests::child::Process;
-use minichat_tests::figures::quantiles;
+use minichat_tests::figures::{quantiles, replace_section};
 use minichat_tests::manifest::Tenant;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -47,7 +46,10 @@ async fn main() -> anyhow::Result<()> {
         print!("{figures}");
     }
     if let Some(page) = &arguments.page {
-        replace_section(page, &table)?;
+        let body = format!(
+            "Measured by `cargo xtask bench --directory`, on SQLite. Goals: 10,000 tenants are served within 5 s of the start, and\nan edit of one of them counts within 1 s (G22).\n\n{table}"
+        );
+        replace_section(page, "Directories", &body)?;
     }
     Ok(())
 }
@@ -127,19 +129,4 @@ async fn revision_of(process: &Process, tenant: &Tenant) -> anyhow::Result<Value
     Ok(entry
         .map(|entry| entry["revision"].clone())
         .unwrap_or_default())
-}
-
-/// Between the heading and the next one. `cargo xtask bench` keeps the section.
-fn replace_section(page: &Path, table: &str) -> anyhow::Result<()> {
-    const HEADING: &str = "## Directories\n";
-    let text = std::fs::read_to_string(page)?;
-    let begin = text.find(HEADING).unwrap_or(text.len());
-    let rest = text.get(begin + HEADING.len()..).unwrap_or_default();
-    let end = rest.find("\n## ").map_or("", |at| &rest[at..]);
-    let mut section = text[..begin].trim_end().to_owned();
-    write!(
-        section,
-        "\n\n{HEADING}\nMeasured by `cargo xtask bench --directory`, on SQLite. Goals: 10,000 tenants are served within 5 s of the start, and\nan edit of one of them counts within 1 s (G22).\n\n{table}{end}"
-    )?;
-    Ok(std::fs::write(page, section)?)
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "the results of a command line program")]
 
 mod memory;
+mod report;
 mod seen;
 
 use std::collections::BTreeMap;
@@ -12,10 +13,11 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use minichat_tests::database::DatabaseKind;
-use minichat_tests::figures::{quantiles, verdict};
+use minichat_tests::figures::quantiles;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::site::{Programs, Site};
 
+use report::{Goal, Report};
 use seen::Seen;
 
 const CREATED_AT_ONCE: usize = 16;
@@ -41,6 +43,9 @@ struct Arguments {
     /// Secrets of 32 KiB that no tenant may name, beside which the operator's memory is measured first
     #[arg(long, default_value_t = 8000)]
     secrets: usize,
+    /// Page whose section about the operator is replaced
+    #[arg(long)]
+    page: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -50,9 +55,16 @@ async fn main() -> anyhow::Result<()> {
         operator: arguments.programs.join("minichat-operator"),
         dataplane: arguments.programs.join("minichat-dataplane"),
     };
+    let mut report = Report::default();
+    let memory = memory::beside_secrets(programs.clone(), arguments.secrets).await?;
+    let secrets = arguments.secrets;
+    report.memory(
+        &format!("memory, one tenant beside {secrets} Secrets of 32 KiB that none may name"),
+        &memory,
+        64,
+    );
     let site = Site::own(programs, DatabaseKind::Sqlite).await?;
     let _pod = site.pod().await?;
-    memory::beside_secrets(&site, arguments.secrets).await?;
     let names = (0..arguments.tenants).map(|number| format!("tenant-{number:04}"));
     let tenants: Vec<Tenant> = names.map(|name| site.tenant(&name)).collect();
     stream::iter(&tenants)
@@ -80,42 +92,39 @@ async fn main() -> anyhow::Result<()> {
         bench.edit(&mut during).await?;
     }
     let (rendered, ready) = bench.seen.started(tenants.len(), STARTS_WITHIN).await?;
-    println!(
-        "start of the operator: all rendered after {}, all ready after {}",
-        (rendered - begun).as_millis(),
-        (ready - begun).as_millis()
-    );
-    during.report("edits of a ChatQuota meanwhile");
+    let count = tenants.len();
+    let (rendered, ready) = ((rendered - begun).as_millis(), (ready - begun).as_millis());
+    let started = format!("{rendered} ms rendered, {ready} ms ready");
+    report.row(&format!("start with {count} tenants"), &started, None);
+    during.report("edit of a ChatQuota meanwhile", &mut report);
 
     let before = bench.settled_writes().await?;
     let mut after = Edits::default();
     for _ in 0..arguments.edits {
         bench.edit(&mut after).await?;
     }
-    after.report("edits of a ChatQuota afterwards");
+    after.report("edit of a ChatQuota afterwards", &mut report);
     let settled = bench.settled_writes().await?;
     let per_edit = ratio(settled - before, arguments.edits);
-    println!(
-        "writes: {:.1} for each tenant of the start, {per_edit:.1} for each edit (goal 6: {}), in all:",
-        ratio(before, tenants.len()),
-        verdict(per_edit <= 6.0)
+    let at_start = format!("{:.1}", ratio(before, count));
+    report.row("writes for each tenant of the start", &at_start, None);
+    let goal = Goal::new("≤ 6", per_edit <= 6.0);
+    report.row(
+        "writes for each edit",
+        &format!("{per_edit:.1}"),
+        Some(goal),
     );
     bench.print_writes()?;
     tokio::time::sleep(IDLE).await;
     let idle = bench.settled_writes().await? - settled;
-    println!(
-        "writes in {} idle s: {idle} (goal 0: {})",
-        IDLE.as_secs(),
-        verdict(idle == 0)
+    let what = format!("writes in {} s in which nothing happens", IDLE.as_secs());
+    report.row(&what, &idle.to_string(), Some(Goal::new("0", idle == 0)));
+    report.memory(
+        &format!("memory, {count} tenants"),
+        &operator.memory()?,
+        150,
     );
-    let memory = operator.memory()?;
-    println!(
-        "memory of the operator in MiB: {} now, {} at most (goal 150: {})",
-        memory.resident >> 20,
-        memory.peak >> 20,
-        verdict(memory.peak >> 20 <= 150)
-    );
-    Ok(())
+    arguments.page.map_or(Ok(()), |page| report.write(&page))
 }
 
 async fn create(site: &Site, tenant: &Tenant) -> anyhow::Result<()> {
@@ -181,15 +190,17 @@ struct Edits {
 }
 
 impl Edits {
-    fn report(self, what: &str) {
-        let count = self.programmed.len();
-        let [p50, p90, p99, max] = quantiles(self.rendered);
-        println!("{what} (n {count}) until the Secret: p50 {p50}, p90 {p90}, p99 {p99}, max {max}");
-        let [p50, p90, p99, max] = quantiles(self.programmed);
-        println!(
-            "  until Programmed: p50 {p50}, p90 {p90}, p99 {p99}, max {max} (goal p99 1000: {})",
-            verdict(p99 <= 1000)
-        );
+    fn report(self, what: &str, report: &mut Report) {
+        let what = format!("{what} (n {})", self.programmed.len());
+        let figures = |[p50, p90, p99, max]: [u128; 4]| {
+            format!("{p50} ms p50, {p90} p90, {p99} p99, {max} at most")
+        };
+        let rendered = figures(quantiles(self.rendered));
+        report.row(&format!("{what}, until the Secret"), &rendered, None);
+        let programmed = quantiles(self.programmed);
+        let goal = Goal::new("p99 ≤ 1000 ms", programmed[2] <= 1000);
+        let what = format!("{what}, until Programmed");
+        report.row(&what, &figures(programmed), Some(goal));
     }
 }
 
