@@ -1,9 +1,11 @@
 //! Watches that go on whatever happens, and how each of them fares.
 //!
 //! The API server ends a watch after [`WATCH_SECONDS`]; one that is silent for longer is
-//! dead and is begun anew, so that a connection that was cut without a word is noticed
-//! within 30 seconds. After a failure, and once in a while, everything is listed anew:
-//! that mends what an event has missed, whatever the reason.
+//! dead and is begun anew. The list that begins it may be sent on another connection that
+//! has died in the same moment, where it is silent once more: so [`SILENT`] is less than
+//! half of the 30 seconds within which a watch is whole again. After a failure, and once in
+//! a while, everything is listed anew: that mends what an event has missed, whatever the
+//! reason.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,9 +23,9 @@ use uuid::Uuid;
 /// The whole object once more, of `kubectl apply`.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// The API server ends a watch after this many seconds.
-const WATCH_SECONDS: u32 = 20;
+const WATCH_SECONDS: u32 = 10;
 /// A connection on which nothing comes for so long is dead: longer than a watch takes.
-pub(crate) const SILENT: Duration = Duration::from_secs(25);
+pub(crate) const SILENT: Duration = Duration::from_secs(13);
 /// First and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// An API server that restarts is no reason to be unready.
