@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use minichat_config::tenant::issuer_conflicts;
+use minichat_config::tenant::{IssuerConflict, issuer_conflicts};
 use minichat_config::{Issuer, TenantConfig};
 use minichat_core::TenantId;
 
@@ -82,8 +82,8 @@ fn shared(
 pub(super) fn refused(
     offered: &[&TenantConfig],
     running: &HashMap<TenantId, Arc<TenantRuntime>>,
-) -> HashMap<TenantId, String> {
-    let mut refused: HashMap<TenantId, String> = HashMap::new();
+) -> HashMap<TenantId, IssuerConflict> {
+    let mut refused: HashMap<TenantId, IssuerConflict> = HashMap::new();
     if offered.is_empty() {
         return refused;
     }
@@ -105,10 +105,7 @@ pub(super) fn refused(
         order.sort_by_key(|(precedence, config)| (*precedence, config.tenant_id));
         let before = refused.len();
         for conflict in issuer_conflicts(order.iter().map(|(_, config)| *config)) {
-            let path = format!("spec.auth.issuers[{}].issuer", conflict.position);
-            refused
-                .entry(conflict.tenant)
-                .or_insert_with(|| format!("{path}: {conflict}"));
+            refused.entry(conflict.tenant).or_insert(conflict);
         }
         if refused.len() == before {
             refused.retain(|id, _| is_offered(*id));

@@ -10,7 +10,7 @@ use minichat_crds::Revisions;
 use minichat_crds::manifests::{Concern, Files, Manifests, Problem, TenantManifest};
 
 use super::issuers;
-use super::tenant_states::{Rejected, TenantStates};
+use super::tenant_states::{Rejected, TenantStates, contested_words};
 use super::{PolicyError, StoredPolicyVersions, TenantRuntime};
 
 /// Everything the loads of one process share.
@@ -239,11 +239,11 @@ impl Loader {
             .collect();
         let mut refused = issuers::refused(&offered, &self.states.all_running());
         served.retain(|(id, manifest)| {
-            let Some(error) = refused.remove(id) else {
+            let Some(conflict) = refused.remove(id) else {
                 return true;
             };
             let rejection = Rejection {
-                error,
+                error: contested_words(&conflict),
                 files: manifest.files.clone(),
                 owner: None,
             };
@@ -261,10 +261,8 @@ impl Loader {
         let texts = names.iter().filter_map(|name| files.texts.get(name));
         let revision = self.revisions.of_refused(texts.map(|text| &**text));
         let rejected = Rejected {
-            revision,
-            error,
-            stored_version: None,
             stored_owner: owner,
+            ..Rejected::new(revision, error)
         };
         self.states.reject(id, rejected);
     }

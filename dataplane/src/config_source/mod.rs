@@ -33,5 +33,5 @@ pub use examine::{Examined, examine};
 pub use issuers::{Listing, SharedIssuer};
 pub use policy_versions::{OwnedByAnother, PolicyError, StoredPolicyVersions};
 pub use source::ConfigSource;
-pub use status::{Configz, State, Status, TenantStatus};
+pub use status::{Configz, ContestedIssuer, State, Status, TenantStatus};
 pub use tenants::{TenantRuntime, Tenants};

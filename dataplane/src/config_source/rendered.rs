@@ -58,13 +58,7 @@ impl Intake {
             match delivery {
                 Delivery::Rendered(tenant) => rendered.push((id, tenant)),
                 Delivery::Refused { revision, error } => {
-                    let rejected = Rejected {
-                        revision,
-                        error,
-                        stored_version: None,
-                        stored_owner: None,
-                    };
-                    self.states.reject(id, rejected);
+                    self.states.reject(id, Rejected::new(revision, error));
                 }
                 Delivery::Gone => self.states.remove(id),
             }
@@ -123,13 +117,8 @@ impl Intake {
         let mut refused = issuers::refused(&offered, &self.states.all_running());
         let mut free = Vec::with_capacity(rendered.len());
         for (id, tenant) in rendered {
-            if let Some(error) = refused.remove(&id) {
-                let rejected = Rejected {
-                    revision: tenant.revision.clone(),
-                    error,
-                    stored_version: None,
-                    stored_owner: None,
-                };
+            if let Some(conflict) = refused.remove(&id) {
+                let rejected = Rejected::contested(tenant.revision.clone(), conflict);
                 self.states.reject(id, rejected);
                 self.contested.insert(id, tenant);
             } else {
@@ -157,10 +146,9 @@ impl Intake {
                 None => self.run(id, *tenant),
                 Some(refused) => {
                     let rejected = Rejected {
-                        revision: tenant.revision.clone(),
-                        error: refused.to_string(),
                         stored_version: refused.stored_version(),
                         stored_owner: refused.stored_owner(),
+                        ..Rejected::new(tenant.revision.clone(), refused.to_string())
                     };
                     self.states.reject(id, rejected);
                     match refused {

@@ -45,6 +45,20 @@ pub struct TenantStatus {
     /// Whose the id is in the database, when the refused one is another's (D36).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored_owner: Option<NamespacedName>,
+    /// The issuer that the refused one lists and that is another tenant's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contested_issuer: Option<ContestedIssuer>,
+}
+
+/// An issuer that two tenants list, of which one does not name a `tenantClaim`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ContestedIssuer {
+    /// Place in `spec.auth.issuers`, from 0.
+    pub position: usize,
+    /// The claim `iss`.
+    pub issuer: String,
+    /// Whose it is.
+    pub holder: TenantId,
 }
 
 /// Whether the newest configuration runs.

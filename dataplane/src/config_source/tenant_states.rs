@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use minichat_config::tenant::IssuerConflict;
 use minichat_core::{NamespacedName, TenantId};
 
-use super::status::{State, TenantStatus};
+use super::status::{ContestedIssuer, State, TenantStatus};
 use super::{Status, TenantRuntime, Tenants};
 
 /// The state of every tenant of a source, and its two public sides: what
@@ -34,6 +35,39 @@ pub(super) struct Rejected {
     pub(super) stored_version: Option<u64>,
     /// Whose the id is, if that was the reason.
     pub(super) stored_owner: Option<NamespacedName>,
+    /// The issuer that is another tenant's, if that was the reason.
+    pub(super) contested_issuer: Option<ContestedIssuer>,
+}
+
+impl Rejected {
+    pub(super) fn new(revision: String, error: String) -> Self {
+        Self {
+            revision,
+            error,
+            stored_version: None,
+            stored_owner: None,
+            contested_issuer: None,
+        }
+    }
+
+    /// For an issuer that another tenant lists.
+    pub(super) fn contested(revision: String, conflict: IssuerConflict) -> Self {
+        let error = contested_words(&conflict);
+        Self {
+            contested_issuer: Some(ContestedIssuer {
+                position: conflict.position,
+                issuer: conflict.issuer,
+                holder: conflict.holder,
+            }),
+            ..Self::new(revision, error)
+        }
+    }
+}
+
+/// What a tenant is refused with that lists another one's issuer.
+pub(super) fn contested_words(conflict: &IssuerConflict) -> String {
+    let position = conflict.position;
+    format!("spec.auth.issuers[{position}].issuer: {conflict}")
 }
 
 impl TenantStates {
@@ -145,5 +179,6 @@ fn entry(tenant_id: TenantId, state: &TenantState) -> TenantStatus {
         error: rejected.map(|rejected| rejected.error.clone()),
         stored_version: rejected.and_then(|rejected| rejected.stored_version),
         stored_owner: rejected.and_then(|rejected| rejected.stored_owner.clone()),
+        contested_issuer: rejected.and_then(|rejected| rejected.contested_issuer.clone()),
     }
 }

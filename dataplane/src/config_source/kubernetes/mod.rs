@@ -5,6 +5,8 @@ mod pool_secrets;
 mod watch;
 
 #[cfg(test)]
+mod taking_tests;
+#[cfg(test)]
 mod watch_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
