@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -14,28 +14,28 @@ const LAST: Duration = Duration::from_mins(5);
 
 /// Failures in a row, by object.
 #[derive(Debug)]
-pub(crate) struct Backoff<K>(Mutex<HashMap<K, Failures>>);
+pub(crate) struct Backoff<K, E>(Mutex<HashMap<K, Failures<E>>>);
 
-#[derive(Debug, Default)]
-struct Failures {
+#[derive(Debug)]
+struct Failures<E> {
     count: u32,
-    /// Of the last one.
-    words: String,
+    last: Arc<E>,
 }
 
-impl<K: Eq + Hash> Backoff<K> {
+impl<K: Eq + Hash, E> Backoff<K, E> {
     pub(crate) fn new() -> Self {
         Self(Mutex::default())
     }
 
     /// Counts a failure, and says how long to wait.
-    pub(crate) fn failed(&self, key: K, words: String) -> Duration {
+    pub(crate) fn failed(&self, key: K, error: E) -> Duration {
         let mut all = self.all();
-        let failures = all.entry(key).or_default();
-        failures.count = failures.count.saturating_add(1);
-        failures.words = words;
+        let before = all.get(&key).map_or(0, |failures| failures.count);
+        let count = before.saturating_add(1);
+        let last = Arc::new(error);
+        all.insert(key, Failures { count, last });
         let (random, _) = Uuid::new_v4().as_u64_pair();
-        delay(failures.count, random)
+        delay(count, random)
     }
 
     /// Forgets the failures.
@@ -44,11 +44,12 @@ impl<K: Eq + Hash> Backoff<K> {
     }
 
     /// What the object fails with, if it does.
-    pub(crate) fn fails_with(&self, key: &K) -> Option<String> {
-        self.all().get(key).map(|failures| failures.words.clone())
+    pub(crate) fn fails_with(&self, key: &K) -> Option<Arc<E>> {
+        let all = self.all();
+        all.get(key).map(|failures| Arc::clone(&failures.last))
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<K, Failures>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<K, Failures<E>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -80,13 +81,13 @@ mod tests {
     fn success_forgets_failures_of_that_object_alone() {
         let backoff = Backoff::new();
         for _ in 0..8 {
-            backoff.failed("a", "no".to_owned());
-            backoff.failed("b", "no".to_owned());
+            backoff.failed("a", "no");
+            backoff.failed("b", "no");
         }
         backoff.succeeded(&"a");
         assert_eq!(backoff.fails_with(&"a"), None);
-        assert_eq!(backoff.fails_with(&"b").as_deref(), Some("no"));
-        assert_eq!(backoff.failed("a", String::new()), FIRST);
-        assert!(backoff.failed("b", String::new()) > FIRST * 100);
+        assert_eq!(backoff.fails_with(&"b").as_deref(), Some(&"no"));
+        assert_eq!(backoff.failed("a", "no"), FIRST);
+        assert!(backoff.failed("b", "no") > FIRST * 100);
     }
 }

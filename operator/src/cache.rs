@@ -17,11 +17,11 @@ use minichat_crds::{ChatQuota, ChatTenant};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::handlers::EventHandlers;
 use crate::index::{Index, Key, Keyed};
 use crate::issuers::DeliveredIssuers;
 use crate::queue::{Look, Queues};
 use crate::settings::Settings;
-use crate::telling::Telling;
 use crate::watch::{WatchStatus, watched};
 
 /// One watched kind in one namespace, or in all.
@@ -222,10 +222,10 @@ impl Caches {
         client: &Client,
         settings: &Settings,
         namespace: &str,
-        telling: &Telling,
+        handlers: &EventHandlers,
     ) -> Arc<Self> {
         Arc::new_cyclic(|weak| {
-            let tell = telling.about(weak.clone());
+            let tell = handlers.about(weak.clone());
             let watches = Watches::new(settings.reconcile_every());
             let scope = |scope| Scope::start(client, &watches, scope, &settings.pool, &tell);
             let scopes = settings.scopes().into_iter().map(scope).collect();
@@ -346,6 +346,12 @@ impl Caches {
         scopes.flat_map(|scope| scope.tenants.having(key)).collect()
     }
 
+    /// `namespace/name` of a tenant of this id.
+    pub(crate) fn name_of(&self, id: TenantId) -> Option<String> {
+        let tenants = self.tenants_having(&Key::TenantId(id));
+        Some(full_name(tenants.first()?.as_ref()))
+    }
+
     /// Those that are not ending.
     pub(crate) fn quotas_of(&self, namespace: &str, tenant: &str) -> Vec<Arc<ChatQuota>> {
         let key = Key::Tenant(format!("{namespace}/{tenant}"));
@@ -389,7 +395,7 @@ impl Scope {
         watches: &Watches,
         namespace: Option<String>,
         pool: &str,
-        tell: &Telling,
+        tell: &EventHandlers,
     ) -> Self {
         let within = namespace.as_deref();
         let place = within.map_or_else(String::new, |name| format!(" in namespace {name}"));
@@ -436,7 +442,7 @@ fn managed_cache(
     watches: &Watches,
     namespace: &str,
     name: &str,
-    tell: &Telling,
+    tell: &EventHandlers,
 ) -> Arc<Cache<ConfigMap>> {
     let tell = tell.clone();
     Cache::start(

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
+use kube::Client;
 use kube::runtime::reflector::ObjectRef;
 use minichat_core::{Clock, TenantId};
 use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, Revisions};
+use minichat_lease::Leadership;
 use minichat_metrics::{OperatorMetrics, ReconcileErrorLabel};
 
 use crate::backoff::Backoff;
 use crate::cache::Caches;
+use crate::handlers::EventHandlers;
 use crate::index::Key;
 use crate::jobs::Health;
 use crate::managed::Managed;
@@ -20,6 +23,7 @@ use crate::pool::Pool;
 use crate::propagation::Propagation;
 use crate::queue::{Look, Queues};
 use crate::secret_lookup::SecretLookup;
+use crate::settings::Settings;
 use crate::write::{WriteError, Writer};
 
 /// One reconcile takes no longer (K8S-10).
@@ -45,13 +49,52 @@ pub(crate) struct Context {
     pub(crate) queues: Arc<Queues>,
     pub(crate) propagation: Arc<Propagation>,
     pub(crate) metrics: Arc<dyn OperatorMetrics>,
-    pub(crate) render_failures: Backoff<ObjectRef<ChatTenant>>,
-    pub(crate) object_failures: Backoff<ObjectRef<ChatTenant>>,
-    pub(crate) quota_failures: Backoff<ObjectRef<ChatQuota>>,
-    pub(crate) rendered_failures: Backoff<ObjectRef<Secret>>,
+    pub(crate) render_failures: Failures<ChatTenant>,
+    pub(crate) object_failures: Failures<ChatTenant>,
+    pub(crate) quota_failures: Failures<ChatQuota>,
+    pub(crate) rendered_failures: Failures<Secret>,
 }
 
+/// Of the reconciles of one kind.
+pub(crate) type Failures<K> = Backoff<ObjectRef<K>, ReconcileError>;
+
 impl Context {
+    /// Of an operator whose pool is in `namespace`.
+    pub(crate) fn new(
+        settings: &Settings,
+        namespace: String,
+        client: &Client,
+        leadership: Leadership,
+        caches: Arc<Caches>,
+        clock: Arc<dyn Clock>,
+        handlers: &EventHandlers,
+    ) -> Self {
+        let missed = Duration::from_secs(settings.watchdog_missed_after_secs.into());
+        Self {
+            writer: Writer::new(client.clone(), leadership, &namespace, &settings.pool),
+            pool: Pool::start(Arc::clone(&caches), settings.pod_admin_port),
+            health: Health::new(settings.watchdog, missed),
+            managed: Managed::new(caches.managed.clone()),
+            caches,
+            pool_name: settings.pool.clone(),
+            pool_namespace: namespace,
+            identity: settings.identity(),
+            settings: settings.render(),
+            revisions: Revisions::new(),
+            numbers: Arc::clone(&handlers.numbers),
+            owners: RecordedOwners::default(),
+            secret_lookup: SecretLookup::new(client.clone()),
+            clock,
+            queues: Arc::clone(&handlers.queues),
+            propagation: Arc::clone(&handlers.propagation),
+            metrics: Arc::clone(&handlers.metrics),
+            render_failures: Failures::new(),
+            object_failures: Failures::new(),
+            quota_failures: Failures::new(),
+            rendered_failures: Failures::new(),
+        }
+    }
+
     /// Sends `tenant` through the render loop once more.
     pub(crate) fn look_again(&self, tenant: &ChatTenant) {
         let tenant = ObjectRef::from_obj(tenant);
@@ -84,7 +127,7 @@ impl ReconcileError {
         match self {
             Self::Deadline => ReconcileErrorLabel::Deadline,
             Self::Write(WriteError::NotLeading) => ReconcileErrorLabel::NotLeading,
-            Self::Write(WriteError::Changed) => Conflict,
+            Self::Write(WriteError::Changed | WriteError::OfAnotherPool { .. }) => Conflict,
             Self::Write(WriteError::Api(kube::Error::Api(status))) => match status.code {
                 401 | 403 => Forbidden,
                 400 | 422 => Invalid,

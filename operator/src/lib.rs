@@ -17,6 +17,7 @@ mod condition;
 mod context;
 mod event;
 mod garbage;
+mod handlers;
 mod index;
 mod issuers;
 mod jobs;
@@ -31,7 +32,6 @@ mod queue;
 mod run;
 mod secret_lookup;
 mod settings;
-mod telling;
 mod watch;
 mod write;
 

@@ -20,8 +20,8 @@ const SWEPT: u16 = 4;
 /// After how long another look is due although nothing has changed.
 pub(crate) type Again = Option<Duration>;
 
-/// Of a look: one that failed says after how long it is tried again.
-pub(crate) type Looked = Result<Again, Duration>;
+/// How a reconcile ended: one that failed says after how long it is tried again.
+pub(crate) type Outcome = Result<Again, Duration>;
 
 /// Runs while `lane` is open. What is to be looked at again is sent to `queue`, the
 /// other end of the lane: a controller would start it in the place of what has
@@ -33,7 +33,7 @@ pub(crate) async fn follow<K, F>(
     look: impl Fn(Arc<K>) -> F + Clone + Send + 'static,
 ) where
     K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
-    F: Future<Output = Looked> + Send + 'static,
+    F: Future<Output = Outcome> + Send + 'static,
 {
     let gate = Arc::new(Gate::new(usize::from(at_once / SWEPT)));
     let looks = ordered(lane, Arc::clone(&gate));

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
 use minichat_core::TenantId;
 use minichat_crds::ChatTenant;
@@ -37,11 +38,13 @@ pub(crate) enum MadeOf {
 }
 
 impl MadeOf {
-    pub(crate) fn of(secret: &Secret, tenant: &ChatTenant) -> Self {
-        if source_of(secret) != Some(full_name(tenant).as_str()) {
+    /// Of the Secret with this metadata.
+    pub(crate) fn of(secret: &ObjectMeta, tenant: &ChatTenant) -> Self {
+        let annotation = |key| secret.annotations.as_ref()?.get(key);
+        if annotation(SOURCE) != Some(&full_name(tenant)) {
             return Self::Another;
         }
-        match secret.annotations().get(SOURCE_UID) {
+        match annotation(SOURCE_UID) {
             None => Self::ItsName,
             Some(uid) if Some(uid) == tenant.metadata.uid.as_ref() => Self::ThisObject,
             Some(_) => Self::EarlierObject,
@@ -244,8 +247,8 @@ mod tests {
     fn a_rendered_secret_is_of_one_object() {
         let tenant = tenant("a/acme", 1);
         let made_of = |annotations: serde_json::Value| {
-            let secret = json!({"metadata": {"annotations": annotations}});
-            MadeOf::of(&serde_json::from_value(secret).unwrap(), &tenant)
+            let metadata = json!({"annotations": annotations});
+            MadeOf::of(&serde_json::from_value(metadata).unwrap(), &tenant)
         };
         let ours = json!({SOURCE: "a/acme", SOURCE_UID: "uid-of-acme"});
         assert_eq!(made_of(ours), MadeOf::ThisObject);

@@ -49,8 +49,10 @@ pub(crate) struct Acknowledgement {
     pub(crate) stored_version: Option<u64>,
     /// Whose the id is in the database of a refusing pod: `namespace/name`.
     pub(crate) stored_owner: Option<String>,
+    /// The issuer for which a pod refused the revision, and the tenant that has it.
+    pub(crate) contested_issuer: Option<ContestedIssuer>,
     /// Pods that were asked, ready or not.
-    asked: usize,
+    pub(crate) asked: usize,
 }
 
 impl Acknowledgement {
@@ -79,6 +81,17 @@ struct Entry {
     error: Option<String>,
     stored_version: Option<u64>,
     stored_owner: Option<String>,
+    contested_issuer: Option<ContestedIssuer>,
+}
+
+/// An issuer that is another tenant's where a pod runs both.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct ContestedIssuer {
+    /// Place in `spec.auth.issuers`, from 0.
+    pub(crate) position: usize,
+    pub(crate) issuer: String,
+    /// Whose it is.
+    pub(crate) holder: TenantId,
 }
 
 /// What all pods said that were asked.
@@ -289,6 +302,10 @@ impl Snapshot {
                 if standing.stored_owner.is_none() {
                     standing.stored_owner.clone_from(&entry.stored_owner);
                 }
+                if standing.contested_issuer.is_none() {
+                    let contested = &entry.contested_issuer;
+                    standing.contested_issuer.clone_from(contested);
+                }
                 let words = entry.error.clone().unwrap_or_default();
                 standing
                     .refusal
@@ -371,6 +388,7 @@ mod tests {
             error: rejected.map(|_| "tenant.json.schema: must be 1".to_owned()),
             stored_version: rejected.map(|_| 7),
             stored_owner: rejected.map(|_| "a/acme".to_owned()),
+            contested_issuer: None,
         }
     }
 

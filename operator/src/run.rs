@@ -9,7 +9,6 @@ use anyhow::Context as _;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Config, Resource};
 use minichat_core::{Clock, SystemClock};
-use minichat_crds::{RenderSettings, Revisions};
 use minichat_lease::{Candidate, Election, Leadership};
 use minichat_metrics::{ReconcileKind, ReconcileLoop};
 use minichat_telemetry::metrics::MetricsSettings;
@@ -19,22 +18,15 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, Span};
 
-use crate::backoff::Backoff;
 use crate::cache::{Caches, full_name};
-use crate::context::{Context, DEADLINE, ReconcileError};
-use crate::jobs::{Health, Jobs};
+use crate::context::{Context, DEADLINE, Failures, ReconcileError};
+use crate::handlers::EventHandlers;
+use crate::jobs::Jobs;
 use crate::looks::{self, Again};
-use crate::managed::Managed;
-use crate::numbers::Numbers;
-use crate::ownership::RecordedOwners;
-use crate::pool::Pool;
-use crate::propagation::Propagation;
 use crate::queue::{Lane, Lanes, Queue, Queues, queue};
-use crate::secret_lookup::SecretLookup;
 use crate::settings::Settings;
-use crate::telling::Telling;
 use crate::watch::SILENT;
-use crate::write::{MANAGER, Writer};
+use crate::write::MANAGER;
 use crate::{admin, chat_quota, chat_tenant, garbage};
 
 /// Tenants in work at once, in each loop. Waiting for pods costs nothing, so the
@@ -42,6 +34,8 @@ use crate::{admin, chat_quota, chat_tenant, garbage};
 const RENDERED_AT_ONCE: u16 = 16;
 const OBJECTS_AT_ONCE: u16 = 128;
 
+/// Who has not got the Lease by then waits for another process to end.
+const WAITS: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_secs(5);
 /// A process that is told to end takes no longer for its last words.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -79,12 +73,13 @@ fn clients(mut config: Config) -> anyhow::Result<(Client, Client)> {
     Ok((client(config.clone())?, client(config)?))
 }
 
-async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Running> {
+async fn start_with(config: Config, mut settings: Settings) -> anyhow::Result<Running> {
     if settings.leader_election.is_some() {
         tracing::warn!(
             "--leader-election is ignored: an operator always works only while it holds its Lease"
         );
     }
+    settings.identity = Some(settings.identity());
     let namespace = settings
         .namespace
         .clone()
@@ -94,24 +89,15 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
         prefix: &settings.metrics_prefix,
         max_label_values: settings.metrics_max_label_values,
     })?;
-    let propagation = Arc::new(Propagation::default());
-    let numbers = Arc::new(Numbers::default());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let identity = settings.identity();
     let (queues, lanes) = Queues::new();
-    let queues = Arc::new(queues);
-    let telling = Telling::new(
-        Arc::clone(&queues),
-        Arc::clone(&propagation),
-        Arc::clone(&numbers),
-        Arc::clone(&metrics),
-    );
-    let caches = Caches::start(&client, &settings, &namespace, &telling);
+    let handlers = EventHandlers::new(queues, metrics);
+    let caches = Caches::start(&client, &settings, &namespace, &handlers);
     let candidate = Candidate {
         client: electing,
         namespace: namespace.clone(),
         name: settings.lease(),
-        identity: identity.clone(),
+        identity: settings.identity(),
         manager: MANAGER,
     };
     let election = candidate.run(&clock);
@@ -124,39 +110,16 @@ async fn start_with(config: Config, settings: Settings) -> anyhow::Result<Runnin
     let mut tasks = JoinSet::new();
     let router = admin::router(exposition, Arc::clone(&caches));
     tasks.spawn(minichat_telemetry::serve(listener, router, admin.clone()));
-    let writer = Writer::new(client.clone(), leadership.clone(), namespace.clone());
-    let context = Arc::new(Context {
-        writer,
-        pool: Pool::start(Arc::clone(&caches), settings.pod_admin_port),
-        health: Health::new(
-            settings.watchdog,
-            Duration::from_secs(settings.watchdog_missed_after_secs.into()),
-        ),
-        managed: Managed::new(caches.managed.clone()),
-        caches,
-        pool_name: settings.pool.clone(),
-        pool_namespace: namespace.clone(),
-        identity,
-        settings: RenderSettings {
-            allow_http: settings.allow_http,
-            allow_private: Some(settings.outbound_allow_private.clone()),
-            orphan_timeout: Duration::from_secs(settings.orphan_timeout_secs),
-            issuer: settings.issuer.as_deref().map(Arc::from),
-        },
-        revisions: Revisions::new(),
-        numbers,
-        owners: RecordedOwners::default(),
-        secret_lookup: SecretLookup::new(client.clone()),
-        clock,
-        queues,
-        propagation,
-        metrics,
-        render_failures: Backoff::new(),
-        object_failures: Backoff::new(),
-        quota_failures: Backoff::new(),
-        rendered_failures: Backoff::new(),
-    });
     tracing::info!(%admin_addr, namespace, pool = settings.pool, "started");
+    let context = Arc::new(Context::new(
+        &settings,
+        namespace,
+        &client,
+        leadership.clone(),
+        caches,
+        clock,
+        &handlers,
+    ));
     let broken = Arc::new(Notify::new());
     let work = work(
         client,
@@ -228,9 +191,15 @@ async fn work(
             _ = lanes.rendered.recv() => {}
         }
     };
+    let waits = async {
+        tokio::time::sleep(WAITS).await;
+        tell_waiting(&context, &settings);
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         () = leadership.acquired() => {}
         () = forget() => {}
+        () = waits => {}
     }
     context.metrics.leader(true);
     context.caches.synced().await;
@@ -290,6 +259,17 @@ async fn work(
     }
 }
 
+/// Says that nothing is done here before another process ends.
+fn tell_waiting(context: &Context, settings: &Settings) {
+    tracing::info!(
+        pool = context.pool_name,
+        namespace = context.pool_namespace,
+        lease = settings.lease(),
+        "another process holds the Lease and serves the pool; this one only waits for its end. If that one is of \
+         another release, this release serves nobody: give it another pool.name"
+    );
+}
+
 /// One lane for each scope; each object goes to the lane of its namespace.
 fn routed<K>(mut all: Lane<K>, scopes: &[Option<String>]) -> Vec<Lane<K>>
 where
@@ -319,7 +299,7 @@ async fn reconciled<K, F>(
     at_once: u16,
     (kind, of): (ReconcileKind, ReconcileLoop),
     reconcile: impl Fn(Arc<K>, Arc<Context>) -> F + Copy + Send + Sync + 'static,
-    its: impl Fn(&Context) -> (&Queue<K>, &Backoff<ObjectRef<K>>) + Copy + Send + Sync + 'static,
+    its: impl Fn(&Context) -> (&Queue<K>, &Failures<K>) + Copy + Send + Sync + 'static,
 ) where
     K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Again, ReconcileError>> + Send + 'static,
@@ -338,9 +318,11 @@ async fn reconciled<K, F>(
             done.unwrap_or(Err(ReconcileError::Deadline))
                 .inspect(|_| failures.succeeded(&key))
                 .map_err(|error| {
-                    let delay = failures.failed(key.clone(), error.to_string());
                     context.metrics.reconcile_error(kind, error.label());
-                    tracing::warn!(%error, again_in_ms = delay.as_millis(), "a reconcile failed");
+                    let words = error.to_string();
+                    let delay = failures.failed(key.clone(), error);
+                    let again_in_ms = delay.as_millis();
+                    tracing::warn!(error = words, again_in_ms, "a reconcile failed");
                     delay
                 })
         };

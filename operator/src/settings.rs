@@ -1,10 +1,12 @@
 //! What the process is told at its start, by flags or by environment.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use minichat_config::AllowPrivate;
+use minichat_crds::RenderSettings;
 use minichat_crds::chat_tenant::DEFAULT_POOL;
 use minichat_telemetry::LogFormat;
 
@@ -176,6 +178,16 @@ impl Settings {
             .map(|name| Some(name.to_owned()))
             .collect();
         if named.is_empty() { vec![None] } else { named }
+    }
+
+    /// What rendering depends on beside the objects.
+    pub(crate) fn render(&self) -> RenderSettings {
+        RenderSettings {
+            allow_http: self.allow_http,
+            allow_private: Some(self.outbound_allow_private.clone()),
+            orphan_timeout: Duration::from_secs(self.orphan_timeout_secs),
+            issuer: self.issuer.as_deref().map(Arc::from),
+        }
     }
 
     /// How often everything is looked at.

@@ -1,20 +1,21 @@
 //! The only place that writes to the API server: server-side applies under one
-//! field manager, and only while this process may (K8S-12, K8S-14).
+//! field manager, for rendered Secrets one of the pool, and only while this process may (K8S-12, K8S-14).
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::NamespaceResourceScope;
+use kube::core::{NamespaceResourceScope, PartialObjectMeta};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use minichat_crds::ChatTenant;
+use minichat_crds::chat_tenant::DEFAULT_POOL;
 use minichat_crds::rendered_secret::{POOL_LABEL, TYPE};
 use minichat_lease::Leadership;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// The field manager of every write.
+/// The field manager of every write but those of rendered Secrets.
 pub(crate) const MANAGER: &str = "minichat-operator";
 /// On tenants by operators before this one; a shared tenant needs none (D52).
 pub(crate) const OLD_FINALIZER: &str = "minichat.dev/tenant";
@@ -26,6 +27,13 @@ pub(crate) enum WriteError {
     NotLeading,
     #[error("the object has changed meanwhile")]
     Changed,
+    /// Two pools in one namespace, each with a tenant of the same id.
+    #[error(
+        "the Secret {secret} in the namespace {namespace} is not of this pool, but of another one in that namespace \
+         which has a tenant of the same id; create this ChatTenant with another tenantId, or install one of the two \
+         releases in a namespace of its own"
+    )]
+    OfAnotherPool { secret: String, namespace: String },
     #[error("{}", words(.0))]
     Api(#[from] kube::Error),
 }
@@ -50,7 +58,7 @@ impl WriteError {
     /// Whether nothing was written for certain.
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
-            Self::NotLeading | Self::Changed => true,
+            Self::NotLeading | Self::Changed | Self::OfAnotherPool { .. } => true,
             Self::Api(kube::Error::Api(status)) => status.code < 500,
             Self::Api(_) => false,
         }
@@ -69,14 +77,21 @@ pub(crate) struct Writer {
     leadership: Leadership,
     /// Of the pool.
     namespace: String,
+    /// The field manager of rendered Secrets, which tells pools apart that share a namespace.
+    pool_manager: String,
 }
 
 impl Writer {
-    pub(crate) fn new(client: Client, leadership: Leadership, namespace: String) -> Self {
+    /// For the pool of this name in `namespace`.
+    pub(crate) fn new(client: Client, leadership: Leadership, namespace: &str, pool: &str) -> Self {
         Self {
             client,
             leadership,
-            namespace,
+            namespace: namespace.to_owned(),
+            pool_manager: match pool {
+                DEFAULT_POOL => MANAGER.to_owned(),
+                other => format!("{MANAGER}-{other}"),
+            },
         }
     }
 
@@ -90,16 +105,47 @@ impl Writer {
     /// Applies a rendered Secret to the pool's namespace.
     pub(crate) async fn apply_rendered(&self, secret: &Secret) -> Result<(), WriteError> {
         self.may()?;
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let parameters = PatchParams::apply(&self.pool_manager).force();
         let name = secret.name_any();
-        api.patch(&name, &forced(), &Patch::Apply(secret)).await?;
+        let patch = Patch::Apply(secret);
+        self.rendered().patch(&name, &parameters, &patch).await?;
         Ok(())
+    }
+
+    /// The same for one that no cache shows: it is not taken from another pool, which
+    /// the API server decides by who manages its fields.
+    pub(crate) async fn create_rendered(
+        &self,
+        secret: &Secret,
+        is_own: impl Fn(&PartialObjectMeta<Secret>) -> bool,
+    ) -> Result<(), WriteError> {
+        self.may()?;
+        let parameters = PatchParams::apply(&self.pool_manager);
+        let name = secret.name_any();
+        let patch = Patch::Apply(secret);
+        match self.rendered().patch(&name, &parameters, &patch).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            other => return Ok(other.map(drop)?),
+        }
+        let by_name = ListParams::default().fields(&format!("metadata.name={name}"));
+        let found = self.rendered().list_metadata(&by_name).await?;
+        // Somebody may have taken the label of the pool away from one of ours.
+        if found.items.iter().all(is_own) {
+            return self.apply_rendered(secret).await;
+        }
+        Err(WriteError::OfAnotherPool {
+            secret: name,
+            namespace: self.namespace.clone(),
+        })
+    }
+
+    fn rendered(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     /// Deletes a rendered Secret, if it is still the one that was seen.
     pub(crate) async fn delete_rendered(&self, secret: &Secret) -> Result<(), WriteError> {
         self.may()?;
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let parameters = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: secret.metadata.uid.clone(),
@@ -107,7 +153,8 @@ impl Writer {
             }),
             ..DeleteParams::default()
         };
-        let deleted = api.delete(&secret.name_any(), &parameters).await;
+        let name = secret.name_any();
+        let deleted = self.rendered().delete(&name, &parameters).await;
         gone_is_fine(deleted.map(drop).map_err(WriteError::from))
     }
 
@@ -116,11 +163,10 @@ impl Writer {
         &self,
         pool: &str,
     ) -> Result<Vec<Secret>, WriteError> {
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let others = ListParams::default()
             .fields(&format!("type={TYPE}"))
             .labels(&format!("{POOL_LABEL},{POOL_LABEL}!={pool}"));
-        Ok(api.list(&others).await?.items)
+        Ok(self.rendered().list(&others).await?.items)
     }
 
     /// Takes the finalizer away that an earlier operator, or a backup, has put there. It

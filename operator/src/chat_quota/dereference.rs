@@ -43,7 +43,7 @@ pub(super) fn dereference(
     let mut allowances = render::allowances(&tenant, &quotas, settings);
     let rendered = caches.rendered_of(render::tenant_id(&tenant));
     let revision = rendered.and_then(|secret| {
-        let made_of = MadeOf::of(&secret, &tenant);
+        let made_of = MadeOf::of(&secret.metadata, &tenant);
         let is_ours = matches!(made_of, MadeOf::ThisObject | MadeOf::ItsName);
         let carried = RenderedTenant::from_secret(&secret, &RenderSettings::LENIENT);
         let holds =

@@ -1,19 +1,28 @@
 //! The steps that change rendered Secrets.
 
-use super::dereference::Dereferenced;
-use crate::write::{WriteError, Writer};
 use k8s_openapi::api::core::v1::Secret;
+use kube::core::PartialObjectMeta;
+use minichat_crds::ChatTenant;
+
+use super::dereference::Dereferenced;
+use crate::ownership::MadeOf;
+use crate::write::{WriteError, Writer};
 
 /// Brings the rendered Secret to the pool. One of another type is in the way: the
 /// type of a Secret cannot be changed.
 pub(super) async fn apply(
     writer: &Writer,
+    tenant: &ChatTenant,
     seen: &Dereferenced,
     secret: &Secret,
 ) -> Result<(), WriteError> {
-    if let Some(existing) = &seen.existing
-        && existing.type_ != secret.type_
-    {
+    let Some(existing) = &seen.existing else {
+        let is_own = |found: &PartialObjectMeta<Secret>| {
+            MadeOf::of(&found.metadata, tenant) != MadeOf::Another
+        };
+        return writer.create_rendered(secret, is_own).await;
+    };
+    if existing.type_ != secret.type_ {
         writer.delete_rendered(existing).await?;
     }
     writer.apply_rendered(secret).await

@@ -56,7 +56,7 @@ pub(super) fn dereference(context: &Context, tenant: &ChatTenant) -> Dereference
     let existing = caches.rendered_of(id);
     let made_of = |wanted: &[MadeOf]| {
         let existing = existing.clone();
-        existing.filter(|secret| wanted.contains(&MadeOf::of(secret, tenant)))
+        existing.filter(|secret| wanted.contains(&MadeOf::of(&secret.metadata, tenant)))
     };
     let recorded = context.owners.of(id);
     let holder = holder(context, tenant, existing.as_deref(), recorded.as_deref());

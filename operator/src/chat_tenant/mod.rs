@@ -75,7 +75,7 @@ pub(crate) async fn render(
             return Ok(Some(AGAIN));
         };
         context.numbers.remember(tenant, number);
-        let written = apply::apply(&context.writer, &seen, &secret).await;
+        let written = apply::apply(&context.writer, tenant, &seen, &secret).await;
         if written.as_ref().is_err_and(WriteError::is_refusal) {
             context.caches.issuers.release(&claim);
         }
@@ -137,15 +137,18 @@ pub(crate) async fn reconcile(
     let mut seen = dereference::dereference(context, tenant);
     seen.find_unlabelled(tenant, context).await;
     let misses_secrets = secret_names(tenant).len() > seen.secrets.len();
-    let (validated, build) = decide(tenant, &seen, context);
+    let (mut validated, build) = decide(tenant, &seen, context);
     let mut unwritten = None;
     if matches!(build, Build::Write(..)) {
-        unwritten = context
-            .render_failures
-            .fails_with(&ObjectRef::from_obj(tenant));
-        if unwritten.is_none() {
+        let failures = &context.render_failures;
+        let Some(error) = failures.fails_with(&ObjectRef::from_obj(tenant)) else {
             // The render loop is about to write; its write brings this loop back.
             return Ok(Some(AGAIN));
+        };
+        unwritten = Some(error.to_string());
+        if let ReconcileError::Write(WriteError::OfAnotherPool { .. }) = *error {
+            let why = format!("spec.tenantId: {error}");
+            validated.accepted = Verdict::no(Type::Accepted, Reason::Conflict, why);
         }
     }
     let again = update_status::update(tenant, &seen, validated, unwritten, context).await?;

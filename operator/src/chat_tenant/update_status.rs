@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kube::runtime::reflector::ObjectRef;
+use minichat_core::TenantId;
 use minichat_crds::ChatTenant;
 use minichat_crds::chat_tenant::{ChatTenantStatus, DataPlane};
 use minichat_crds::rendered_secret::revision_of;
@@ -14,6 +15,7 @@ use crate::cache::full_name;
 use crate::condition::{Reason, Type, Verdict, conditions, stalled};
 use crate::context::{Context, ReconcileError};
 use crate::event;
+use crate::issuers;
 use crate::looks::Again;
 use crate::ownership::named_for;
 use crate::pool::Acknowledgement;
@@ -79,7 +81,12 @@ pub(super) async fn update(
     }
     let programmed = match &unwritten {
         Some(error) if standing.refusal.is_none() => not_written(error),
-        _ => programmed(tenant, &standing, revision),
+        _ => {
+            let refusal = refusal(tenant, &standing, revision, |holder| {
+                context.caches.name_of(holder)
+            });
+            programmed(&standing, refusal, revision)
+        }
     };
     let told = status(tenant, seen, &validated, programmed, &standing, context);
     let later = write(tenant, told, context).await?;
@@ -118,29 +125,12 @@ struct Told {
     again: Again,
 }
 
-fn programmed(tenant: &ChatTenant, standing: &Acknowledgement, revision: &str) -> Verdict {
-    let Acknowledgement {
-        ready,
-        programmed,
-        refusal,
-        stored_owner,
-        ..
-    } = standing;
-    if let Some(owner) = stored_owner {
-        return Verdict::no(
-            Type::Programmed,
-            Reason::Rejected,
-            of_another_owner(tenant, owner),
-        );
+fn programmed(standing: &Acknowledgement, refusal: Option<String>, revision: &str) -> Verdict {
+    if let Some(words) = refusal {
+        return Verdict::no(Type::Programmed, Reason::Rejected, words);
     }
-    if let Some((pod, words)) = refusal {
-        return Verdict::no(
-            Type::Programmed,
-            Reason::Rejected,
-            format!("pod {pod} refused revision {revision}: {words}"),
-        );
-    }
-    if *ready == 0 {
+    let (ready, programmed) = (standing.ready, standing.programmed);
+    if ready == 0 {
         let message = format!("revision {revision} is rendered, but no pod of the pool is ready");
         return Verdict::no(Type::Programmed, Reason::NoPods, message);
     }
@@ -155,8 +145,31 @@ fn programmed(tenant: &ChatTenant, standing: &Acknowledgement, revision: &str) -
     Verdict::no(Type::Programmed, Reason::Pending, message)
 }
 
-/// What pods refuse for the owner of the id. Their own words name it, whatever its
-/// namespace.
+/// Why pods refuse the revision. Their own words are for administrators: they name
+/// other tenants, whatever their namespace. `name_of` an id is `namespace/name`.
+fn refusal(
+    tenant: &ChatTenant,
+    standing: &Acknowledgement,
+    revision: &str,
+    name_of: impl FnOnce(TenantId) -> Option<String>,
+) -> Option<String> {
+    let (pod, words) = standing.refusal.as_ref()?;
+    if let Some(owner) = &standing.stored_owner {
+        return Some(of_another_owner(tenant, owner));
+    }
+    let Some(contested) = &standing.contested_issuer else {
+        return Some(format!("pod {pod} refused revision {revision}: {words}"));
+    };
+    let holder = name_of(contested.holder).unwrap_or_default();
+    let holder = named_for(tenant, &holder);
+    Some(issuers::contested(
+        contested.position,
+        &contested.issuer,
+        &holder,
+    ))
+}
+
+/// What a tenant is told of whom the id belongs to.
 fn of_another_owner(tenant: &ChatTenant, owner: &str) -> String {
     let (id, full) = (id_of(tenant), full_name(tenant));
     let namespace = owner.split_once('/').map(|(namespace, _)| namespace);
@@ -276,4 +289,54 @@ async fn write(
     )
     .await;
     Ok(again)
+}
+
+#[cfg(test)]
+mod tests {
+    use minichat_crds::cases;
+
+    use super::*;
+    use crate::pool::ContestedIssuer;
+
+    const ISSUER: &str = "https://login.example.com";
+
+    fn refused(change: impl FnOnce(&mut Acknowledgement)) -> Acknowledgement {
+        let words = "of the ChatTenant elsewhere/victim, 5f0c2f4e".to_owned();
+        let mut standing = Acknowledgement {
+            ready: 1,
+            rejected: 1,
+            refusal: Some(("pool-0".to_owned(), words)),
+            ..Acknowledgement::default()
+        };
+        change(&mut standing);
+        standing
+    }
+
+    /// D36: what a pod says names other tenants; their names and ids stay with administrators.
+    #[test]
+    fn a_refusal_names_no_tenant_of_another_namespace() {
+        let tenant = minichat_crds::admit::chat_tenant(&cases::tenant(), None).unwrap();
+        let holder = TenantId::random();
+        let contested = refused(|standing| {
+            standing.contested_issuer = Some(ContestedIssuer {
+                position: 1,
+                issuer: ISSUER.to_owned(),
+                holder,
+            });
+        });
+        let owned = refused(|standing| standing.stored_owner = Some("elsewhere/victim".to_owned()));
+        for standing in [&contested, &owned] {
+            let name = |_| Some("elsewhere/victim".to_owned());
+            let told = refusal(&tenant, standing, "1-a", name).unwrap();
+            assert!(told.contains("a ChatTenant of another namespace"), "{told}");
+            let names = ["elsewhere", "victim", "5f0c2f4e", &holder.to_string()];
+            assert!(!names.iter().any(|name| told.contains(name)), "{told}");
+        }
+        let near = |_| Some("default/near".to_owned());
+        let told = refusal(&tenant, &contested, "1-a", near).unwrap();
+        let start = format!(
+            "spec.auth.issuers[1].issuer: {ISSUER} is listed by the ChatTenant default/near too"
+        );
+        assert!(told.starts_with(&start), "{told}");
+    }
 }

@@ -239,7 +239,7 @@ async fn a_mark_is_known_again_by_whoever_set_it() {
     let cluster = kube::Config::new(http::Uri::from_static("http://localhost"));
     let client = kube::Client::try_from(cluster).unwrap();
     let (_, follows) = tokio::sync::watch::channel(None);
-    let writer = Writer::new(client, Leadership::new(follows), "a".to_owned());
+    let writer = Writer::new(client, Leadership::new(follows), "a", "default");
     let marker = Marker::new(writer);
     for (reader, has_tried, is_ours) in [
         (marker.reader.as_str(), true, true),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,8 +22,8 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::Site;
 use super::process::Operator;
+use super::{POOL_KUBECONFIG, Pod, Site};
 use crate::cluster;
 
 /// The way, for one operator. Dropping it stops accepting connections.
@@ -45,6 +45,8 @@ struct Losses {
     statuses: AtomicUsize,
     /// Objects of this name whose events no watch shows.
     unseen: Mutex<Option<String>>,
+    /// Events that were not shown.
+    hidden: AtomicUsize,
 }
 
 struct Way {
@@ -80,6 +82,18 @@ impl Site {
         way: &LossyWay,
         told: &[(&str, &str)],
     ) -> anyhow::Result<Operator> {
+        let path = self.directory.path().join("way.kubeconfig");
+        self.write_way(way, &path)?;
+        self.start_operator(&path, told).await
+    }
+
+    /// A ready data plane of the pool that reaches the API server on `way`.
+    pub async fn pod_on(&self, way: &LossyWay) -> anyhow::Result<Pod> {
+        self.write_way(way, &self.directory.path().join(POOL_KUBECONFIG))?;
+        self.pod().await
+    }
+
+    fn write_way(&self, way: &LossyWay, into: &Path) -> anyhow::Result<()> {
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "way",
             "clusters": [{"name": "way", "cluster": {"server": format!("http://{}", way.addr)}}],
@@ -89,9 +103,7 @@ impl Site {
                 "context": {"cluster": "way", "user": "nobody", "namespace": self.namespace},
             }],
         });
-        let path: PathBuf = self.directory.path().join("way.kubeconfig");
-        std::fs::write(&path, kubeconfig.to_string()).context("no kubeconfig")?;
-        self.start_operator(&path, told).await
+        std::fs::write(into, kubeconfig.to_string()).context("no kubeconfig")
     }
 }
 
@@ -114,6 +126,11 @@ impl LossyWay {
     /// No watch shows events of objects called `name`; `None` shows all again.
     pub fn lose_events_of(&self, name: Option<&str>) {
         *unseen(&self.losses) = name.map(|name| format!("\"name\":\"{name}\""));
+    }
+
+    /// Events that no watch has shown.
+    pub fn hidden(&self) -> usize {
+        self.losses.hidden.load(Ordering::SeqCst)
     }
 
     /// Answers that are still to be lost.
@@ -180,7 +197,11 @@ impl Way {
                 frame.map_data(|event| {
                     let unseen = unseen(&losses).clone();
                     let is_lost = unseen.is_some_and(|name| contains(&event, &name));
-                    if is_lost { Bytes::new() } else { event }
+                    if is_lost {
+                        losses.hidden.fetch_add(1, Ordering::SeqCst);
+                        return Bytes::new();
+                    }
+                    event
                 })
             });
             shown.boxed_unsync()

@@ -41,6 +41,8 @@ pub use watchdog::Watchdog;
 
 /// How long something may take that is no matter of seconds.
 pub const WITHIN: Duration = Duration::from_mins(1);
+/// How the data planes of a site reach the API server.
+const POOL_KUBECONFIG: &str = "pool.kubeconfig";
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/minichat");
 
 /// The programs that run beside the API server.
@@ -71,7 +73,10 @@ pub struct Site {
 
 /// What the chart is told.
 struct Release<'a> {
+    name: &'a str,
     pool: &'a str,
+    /// Where operator and pool live; `None` stands for a new namespace.
+    namespace: Option<&'a str>,
     /// Where tenants are; `None` stands for a new namespace.
     tenants: Option<&'a str>,
     /// Further namespaces of tenants.
@@ -83,7 +88,9 @@ struct Release<'a> {
 impl Default for Release<'_> {
     fn default() -> Self {
         Self {
+            name: "minichat",
             pool: DEFAULT_POOL,
+            namespace: None,
             tenants: None,
             also: &[],
             is_everywhere: false,
@@ -150,6 +157,20 @@ impl Site {
         Self::on(self.programs.clone(), tier, kind, &release).await
     }
 
+    /// The same in the namespace of this one.
+    pub async fn release_beside(&self, kind: DatabaseKind, pool: &str) -> anyhow::Result<Self> {
+        let tier = Tier::Shared(ApiTier::open(self.tier.directory())?);
+        let release = Release {
+            name: "second",
+            pool,
+            namespace: Some(&self.namespace),
+            tenants: Some(&self.tenants),
+            is_everywhere: self.is_everywhere(),
+            ..Release::default()
+        };
+        Self::on(self.programs.clone(), tier, kind, &release).await
+    }
+
     fn is_everywhere(&self) -> bool {
         self.chart("ClusterRole").is_ok()
     }
@@ -162,14 +183,8 @@ impl Site {
     ) -> anyhow::Result<Self> {
         cluster::install_definitions(&tier)?;
         let client = cluster::client(&tier.kubeconfig()).await?;
-        let pool = TestNamespace::create(&client, "chat").await?;
-        let tenants = match release.tenants {
-            Some(tenants) => tenants.to_owned(),
-            None => TestNamespace::create(&client, "acme")
-                .await?
-                .name()
-                .to_owned(),
-        };
+        let namespace = namespace_of(&client, release.namespace, "chat").await?;
+        let tenants = namespace_of(&client, release.tenants, "acme").await?;
         let mut scope = vec![format!("pool.name={}", release.pool)];
         if !release.is_everywhere && matches!(tier, Tier::Shared(_)) {
             let namespaces = [std::slice::from_ref(&tenants), release.also].concat();
@@ -178,10 +193,10 @@ impl Site {
         let directory = TempDir::with_prefix("minichat-site-")?;
         let site = Self {
             programs,
-            chart: rendered(&tier.kubeconfig(), pool.name(), &scope)?,
+            chart: rendered(&tier.kubeconfig(), release.name, &namespace, &scope)?,
             tier,
             client,
-            namespace: pool.name().to_owned(),
+            namespace,
             tenants,
             pool: release.pool.to_owned(),
             provider: ScriptedProvider::start().await?,
@@ -333,7 +348,7 @@ impl Site {
 
     /// Starts a data plane of the pool under the chart's `ServiceAccount`; `settings` are variables, one to a line.
     pub async fn process_of_a_pod(&self, settings: &str) -> anyhow::Result<Pod> {
-        let kubeconfig = self.directory.path().join("pool.kubeconfig");
+        let kubeconfig = self.directory.path().join(POOL_KUBECONFIG);
         if !kubeconfig.exists() {
             std::fs::copy(self.kubeconfig("StatefulSet").await?, &kubeconfig)?;
         }
@@ -517,7 +532,7 @@ impl Site {
     }
 
     /// Reasons and notes of our events about the object called `name` in `namespace`, in order.
-    async fn events_in(
+    pub async fn events_in(
         &self,
         namespace: &str,
         name: &str,
@@ -537,6 +552,19 @@ impl Site {
             .map(|[_, reason, note]| (reason, note))
             .collect())
     }
+}
+
+/// The name of `existing`, or of a new namespace.
+async fn namespace_of(
+    client: &Client,
+    existing: Option<&str>,
+    prefix: &str,
+) -> anyhow::Result<String> {
+    if let Some(existing) = existing {
+        return Ok(existing.to_owned());
+    }
+    let new = TestNamespace::create(client, prefix).await?;
+    Ok(new.name().to_owned())
 }
 
 /// Told apart from every other one.
@@ -570,8 +598,13 @@ pub fn condition(object: &Value, type_: &str) -> Option<(String, String)> {
 }
 
 /// What the chart makes of its default values, for a namespace.
-fn rendered(kubeconfig: &Path, namespace: &str, settings: &[String]) -> anyhow::Result<Vec<Value>> {
-    let mut arguments = vec!["template", "minichat", CHART, "--namespace", namespace];
+fn rendered(
+    kubeconfig: &Path,
+    name: &str,
+    namespace: &str,
+    settings: &[String],
+) -> anyhow::Result<Vec<Value>> {
+    let mut arguments = vec!["template", name, CHART, "--namespace", namespace];
     let version = kubernetes_version()?;
     arguments.extend(["--kube-version", &version]);
     arguments.extend(["--set", "pool.config.provider_http.allow_http=true"]);

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use uuid::Uuid;
 
-use super::WITHIN;
 use super::process::Logged;
+use super::{Site, WITHIN};
 
 /// One pod.
 pub struct Pod {
@@ -39,6 +39,21 @@ pub(super) struct Template<'a> {
     pub(super) database_url: &'a str,
     /// Variables, one to a line.
     pub(super) settings: &'a str,
+}
+
+impl Site {
+    /// Runs `minichat-dataplane tenants` with `arguments`, on the database of the pool.
+    pub async fn tenants_command(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = Command::new(&self.programs.dataplane)
+            .arg("tenants")
+            .args(arguments)
+            .env_clear()
+            .env("MINICHAT_DATABASE_URL", self.database.url())
+            .output()
+            .await?;
+        anyhow::ensure!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
 }
 
 impl Pod {

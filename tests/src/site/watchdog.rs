@@ -70,7 +70,12 @@ impl Site {
 
     fn chart_on_postgres(&self) -> anyhow::Result<Vec<Value>> {
         let settings = ["database.existingSecret=database".to_owned()];
-        rendered(&self.tier.kubeconfig(), &self.namespace, &settings)
+        rendered(
+            &self.tier.kubeconfig(),
+            "minichat",
+            &self.namespace,
+            &settings,
+        )
     }
 }
 

@@ -84,6 +84,39 @@ async fn the_finalizer_of_older_versions_is_taken_away_and_no_other() -> anyhow:
     Ok(())
 }
 
+/// D52: a backup, another field manager or an older operator may have left the finalizer on a tenant that is deleted
+/// while no operator runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_ends_with_an_old_finalizer_of_anybody_is_let_go() -> anyhow::Result<()> {
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let operator = site.operator().await?;
+    let pod = site.pod().await?;
+    let (mut held, other) = (site.tenant("held"), site.tenant("other"));
+    site.admit([&held]).await?;
+    operator.kill().await?;
+    let finalizers = json!({"metadata": {"finalizers": ["minichat.dev/tenant"]}});
+    let patch = Patch::Merge(&finalizers);
+    let velero = PatchParams {
+        field_manager: Some("velero-server".to_owned()),
+        ..PatchParams::default()
+    };
+    let tenants = site.api("ChatTenant", &site.tenants)?;
+    tenants.patch("held", &velero, &patch).await?;
+    site.delete("ChatTenant", "held").await?;
+    let object = site.get("ChatTenant", "held").await?.unwrap_or_default();
+    assert!(object["metadata"]["deletionTimestamp"].is_string());
+
+    let _operator = site.operator().await?;
+    let is_gone = async || Ok(site.get("ChatTenant", "held").await?.is_none());
+    eventually("let go", SOON, is_gone).await?;
+    is_unrendered(&site, &held, "cleaned up").await?;
+    // Nobody waited for it, and it can be made again.
+    site.admit([&other]).await?;
+    held.spec()["displayName"] = json!("again");
+    site.admit([&held]).await?;
+    pod.chat(&held).await
+}
+
 /// D52: `helm uninstall` deletes the `ConfigMap`, and the cluster's garbage collector the rest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_rendered_goes_with_the_release() -> anyhow::Result<()> {

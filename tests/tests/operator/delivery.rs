@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::future::try_join_all;
 use minichat_metrics::catalogue::OF_JOBS;
 use minichat_tests::client::Api;
@@ -9,7 +11,7 @@ use minichat_tests::database::DatabaseKind;
 use minichat_tests::exposition::Scrape;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::scripted_provider::{Ending, Scenario};
-use minichat_tests::site::{Pod, Site, eventually};
+use minichat_tests::site::{LossyWay, Pod, Site, eventually};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -175,6 +177,66 @@ async fn edits_reach_the_next_request_on_every_pod_and_cut_none_of_200_streams()
         assert_eq!(sent.map(String::as_str), Some("Bearer sk-100"));
     }
     Ok(())
+}
+
+/// D36: the pod's watch shows that a Secret is there, and not that the one before it has gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_in_the_place_of_another_tenants_ends_that_one_although_nobody_saw_it_go()
+-> anyhow::Result<()> {
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let way = site.lossy_way().await?;
+    let operator = site.operator().await?;
+    let pod = site.pod_on(&way).await?;
+    let tenant = site.tenant("acme");
+    site.admit([&tenant]).await?;
+    operator.kill().await?;
+    let user = pod.caller(&tenant, Uuid::new_v4())?;
+    let path = format!("/chats/{}", user.create_chat(None).await?);
+    let revision = pod.configz(&tenant).await?["revision"].clone();
+
+    // Of the same tenant: its object was deleted and made again, and the chats are its name's.
+    let mut secret = site.rendered(&tenant).await?.unwrap_or_default();
+    replace(&site, &way, &secret).await?;
+    user.get(&path).await?.expect(200)?;
+    assert_eq!(pod.configz(&tenant).await?["revision"], revision);
+
+    // Of another one, with a provider of its own.
+    let other = "somewhere/else";
+    secret["metadata"]["annotations"]["minichat.dev/source"] = json!(other);
+    let document = STANDARD.decode(secret["data"]["tenant.json"].as_str().unwrap_or_default())?;
+    let mut document: Value = serde_json::from_slice(&document)?;
+    document["source"] = json!(other);
+    secret["data"]["tenant.json"] = json!(STANDARD.encode(document.to_string()));
+    replace(&site, &way, &secret).await?;
+    let is_ended = async || Ok(pod.configz(&tenant).await?["revision"].is_null());
+    eventually("ended", LOOSE, is_ended).await?;
+    let entry = pod.configz(&tenant).await?;
+    let owner = format!("{}/acme", site.tenants);
+    assert_eq!(
+        (&entry["state"], &entry["stored_owner"]),
+        (&json!("rejected"), &json!(owner))
+    );
+    assert_ne!(user.get(&path).await?.status, 200, "its chats are nobody's");
+    Ok(())
+}
+
+/// Deletes the rendered Secret, which `way` does not show, and makes `secret` in its place.
+async fn replace(site: &Site, way: &LossyWay, secret: &Value) -> anyhow::Result<()> {
+    let name = secret["metadata"]["name"].as_str().unwrap_or_default();
+    let before = way.hidden();
+    way.lose_events_of(Some(name));
+    let pool = site.place(&site.namespace);
+    pool.delete("Secret", name).await?;
+    let is_hidden = async || Ok(way.hidden() > before);
+    eventually("not shown", LOOSE, is_hidden).await?;
+    way.lose_events_of(None);
+    let mut new = secret.clone();
+    let (metadata, old) = (&mut new["metadata"], &secret["metadata"]);
+    *metadata = json!({
+        "name": name, "namespace": site.namespace,
+        "labels": old["labels"], "annotations": old["annotations"],
+    });
+    site.apply(&new).await
 }
 
 /// A stream of a new user that has begun.

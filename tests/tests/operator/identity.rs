@@ -29,7 +29,11 @@ struct Neighbours {
 
 impl Neighbours {
     async fn new() -> anyhow::Result<Self> {
-        let (site, other) = Site::shared_by_two(programs(), DatabaseKind::Sqlite).await?;
+        Self::on(DatabaseKind::Sqlite).await
+    }
+
+    async fn on(kind: DatabaseKind) -> anyhow::Result<Self> {
+        let (site, other) = Site::shared_by_two(programs(), kind).await?;
         Self::at(site, other).await
     }
 
@@ -116,6 +120,17 @@ impl Neighbours {
         self.other()
             .await_condition(object, "Ready", wanted)
             .await?;
+        self.nothing_is_told(thief).await
+    }
+
+    /// Neither status nor events of the other tenant name the namespace at home.
+    async fn nothing_is_told(&self, thief: &Tenant) -> anyhow::Result<()> {
+        let events = async || self.site.events_in(&self.other, &thief.name).await;
+        let are_there = async || Ok(!events().await?.is_empty());
+        eventually("told by an event", SOON, are_there).await?;
+        let status = self.other().status(thief).await?;
+        let told = format!("{status} {:?}", events().await?);
+        assert!(!told.contains(&self.site.tenants), "{told}");
         Ok(())
     }
 }
@@ -271,7 +286,13 @@ async fn who_waits_for_an_id_inherits_nothing_when_its_tenant_is_deleted() -> an
         .await_condition(object, "Programmed", "False/Rejected")
         .await?;
     assert!(message.contains("tenants transfer"), "{message}");
-    assert!(!message.contains(&at.site.tenants), "{message}");
+    // The pod names the owner, to administrators alone.
+    let entry = at.pod.configz(&thief).await?.to_string();
+    assert!(
+        entry.contains(&format!("{}/owner", at.site.tenants)),
+        "{entry}"
+    );
+    at.nothing_is_told(&thief).await?;
     at.home().admit(&owner).await?;
     at.is_refused(&thief, "False/Conflict").await?;
     let revision = at.home().status(&owner).await?["revision"].clone();
@@ -366,4 +387,59 @@ async fn a_backup_restored_into_another_namespace_is_another_tenant() -> anyhow:
     let is_gone = async || Ok(at.site.rendered(&nameless).await?.is_none());
     eventually("gone", SOON, is_gone).await?;
     at.is_untouched(&owner, &revision).await
+}
+
+/// D36: no object of Kubernetes can be renamed. One is made under the new name, and the old one is deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_under_a_new_name_has_the_id_once_it_was_transferred() -> anyhow::Result<()> {
+    let at = Neighbours::on(DatabaseKind::Postgres).await?;
+    let owner = at.owner("owner");
+    at.home().admit(&owner).await?;
+    let revision = at.home().status(&owner).await?["revision"].clone();
+    let user = at.pod.caller(&owner, uuid::Uuid::new_v4())?;
+    let chat = user.create_chat(None).await?;
+    let mut renamed = at.home().tenant("renamed");
+    with_id(&mut renamed, &json!(owner.id));
+    renamed.spec()["providers"][0]["auth"]["secretKeyRef"]["name"] = json!("owner-provider");
+
+    at.site.apply(&renamed.resource).await?;
+    let (object, home) = (("ChatTenant", "renamed"), &at.site.tenants);
+    let message = at
+        .home()
+        .await_condition(object, "Accepted", "False/Conflict")
+        .await?;
+    let names_it = format!("spec.tenantId: is the id of the ChatTenant {home}/owner;");
+    assert!(message.starts_with(&names_it), "{message}");
+    at.is_untouched(&owner, &revision).await?;
+
+    at.home().delete("ChatTenant", "owner").await?;
+    let message = at
+        .home()
+        .await_condition(object, "Programmed", "False/Rejected")
+        .await?;
+    let transfer = [
+        "--from",
+        &format!("{home}/owner"),
+        "--to",
+        &format!("{home}/renamed"),
+    ];
+    assert!(message.contains(&transfer.join(" ")), "{message}");
+    assert!(at.pod.configz(&renamed).await?["revision"].is_null());
+    let path = format!("/chats/{chat}");
+    assert_ne!(
+        user.get(&path).await?.status,
+        200,
+        "nobody has the chats now"
+    );
+
+    let id = owner.id.to_string();
+    let transfer = [&["transfer", "--tenant", &id], transfer.as_slice()].concat();
+    at.site.tenants_command(&transfer).await?;
+    at.home().await_ready(&renamed).await?;
+    assert_eq!(
+        user.get(&path).await?.status,
+        200,
+        "its chats are there again"
+    );
+    at.pod.chat(&renamed).await
 }

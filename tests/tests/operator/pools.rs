@@ -268,3 +268,81 @@ async fn settle(sites: [&Site; 2]) -> anyhow::Result<()> {
         last = now;
     }
 }
+
+/// D37: the rendered Secrets of both pools lie in one namespace, and are called after the id alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_pools_in_one_namespace_each_keeps_its_tenants_of_one_id() -> anyhow::Result<()> {
+    let first = Site::own(programs(), DatabaseKind::Sqlite).await?;
+    let second = first.release_beside(DatabaseKind::Sqlite, "b").await?;
+    let first_operator = first.operator().await?;
+    let _second_operator = second.operator().await?;
+    let (pod, second_pod) = (first.pod().await?, second.pod().await?);
+    let (mine, other) = (first.tenant("mine"), second.tenant("other"));
+    let mut theirs = second.tenant("theirs");
+    theirs.id = mine.id;
+    theirs.spec()["tenantId"] = json!(mine.id.to_string());
+    first.admit([&mine]).await?;
+    second.admit([&other]).await?;
+    let before = first.rendered(&mine).await?;
+
+    second.apply_tenant(&theirs).await?;
+    let object = ("ChatTenant", "theirs");
+    let message = second
+        .await_condition(object, "Accepted", "False/Conflict")
+        .await?;
+    assert!(
+        message.starts_with("spec.tenantId: ") && message.contains("a namespace of its own"),
+        "{message}"
+    );
+    assert!(!message.contains("mine"), "{message}");
+    second
+        .await_condition(object, "Ready", "False/Conflict")
+        .await?;
+    second
+        .await_condition(object, "Stalled", "True/Conflict")
+        .await?;
+    assert_eq!(first.rendered(&mine).await?, before);
+    pod.chat(&mine).await?;
+    second_pod.chat(&other).await?;
+
+    // Somebody takes the label away from one: it is its operator's as before.
+    let label = json!({"metadata": {"labels": {"minichat.dev/pool": "nobodys"}}});
+    let name = format!("minichat-tenant-{}", mine.id);
+    let pool = first.place(&first.namespace);
+    pool.patch("Secret", &name, &label).await?;
+    let is_repaired = async || {
+        let secret = first.rendered(&mine).await?.unwrap_or_default();
+        Ok(secret["metadata"]["labels"]["minichat.dev/pool"] == "default")
+    };
+    eventually("labelled again", SOON, is_repaired).await?;
+
+    // Once the one is gone the other is served.
+    first.delete("ChatTenant", "mine").await?;
+    let ready = second.await_ready(&theirs).await;
+    ready.with_context(|| first_operator.log().unwrap_or_default())?;
+    second_pod.chat(&theirs).await
+}
+
+/// D37, D41: both would have the same Lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_second_release_of_a_pool_in_a_namespace_says_that_it_only_waits() -> anyhow::Result<()>
+{
+    let first = Site::own(programs(), DatabaseKind::Sqlite).await?;
+    let second = first
+        .release_beside(DatabaseKind::Sqlite, "default")
+        .await?;
+    let operator = first.operator().await?;
+    let pod = first.pod().await?;
+    let tenant = first.tenant("acme");
+    first.admit([&tenant]).await?;
+    let waiting = second.operator().await?;
+    let says_so = async || {
+        let log = waiting.log()?;
+        Ok(log.contains("this one only waits for its end") && log.contains(operator.identity()))
+    };
+    eventually("told who holds the Lease", SOON, says_so).await?;
+    assert_eq!(second.operator_writes()?.len(), 0);
+    let is_ready = async || Ok(waiting.readiness().await?.0 == 200);
+    eventually("ready to take over", SOON, is_ready).await?;
+    pod.chat(&tenant).await
+}

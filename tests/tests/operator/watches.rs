@@ -30,7 +30,7 @@ async fn an_edit_lands_within_30_seconds_although_every_connection_has_died_in_s
     let mut tenant = site.tenant("acme");
     site.admit([&tenant]).await?;
     let before = site.status(&tenant).await?["revision"].clone();
-    // Many writes at once leave many connections idle.
+    // Many writes at once leave many connections idle, the last of them later than any event of the watch of tenants.
     let others: Vec<_> = (0..16)
         .map(|number| site.tenant(&format!("other-{number}")))
         .collect();
@@ -38,6 +38,13 @@ async fn an_edit_lands_within_30_seconds_although_every_connection_has_died_in_s
     for other in &others {
         site.await_ready(other).await?;
     }
+
+    let mut orphan = site.quota(&tenant, 7);
+    orphan["spec"]["tenantRef"]["name"] = json!("nobody");
+    site.apply(&orphan).await?;
+    let orphan = ("ChatQuota", "acme-default");
+    site.await_condition(orphan, "Ready", "False/TenantNotFound")
+        .await?;
 
     way.silence();
     let begun = Instant::now();

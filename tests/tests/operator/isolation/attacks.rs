@@ -130,7 +130,11 @@ pub(super) fn broken(world: &World, number: usize) -> Vec<Attack> {
         ),
         (
             "no Secret",
-            named("secret", reference, json!({"name": "none", "key": "key"})),
+            named(
+                "secret",
+                reference,
+                json!({"name": "none", "key": "api-key"}),
+            ),
         ),
         (
             "no key",

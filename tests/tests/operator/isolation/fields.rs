@@ -22,7 +22,8 @@ pub(super) fn tenant(world: &World) -> Value {
             "providers": [{
                 "name": "main", "kind": "OpenAIResponses",
                 "baseUrl": format!("http://{}", world.listener.addr),
-                "auth": {"secretKeyRef": {"name": "own", "key": "key"}},
+                // A key that the victim's Secret has too: whoever reads that one would send it.
+                "auth": {"secretKeyRef": {"name": "own", "key": "api-key"}},
                 "timeouts": {"connectSeconds": 1, "firstByteSeconds": 2, "idleSeconds": 2, "totalSeconds": 3},
             }],
             "models": [{
@@ -166,7 +167,7 @@ fn whom_tenants_name(world: &World) -> Cases {
         (
             "spec.providers[].auth.secretKeyRef.key",
             vec![
-                json!("api-key"),
+                json!("key"),
                 json!("../victim-provider/api-key"),
                 json!("credentials.json"),
             ],
@@ -192,11 +193,13 @@ fn whom_tenants_name(world: &World) -> Cases {
 /// socket and at rendering, and beyond that a matter of network policies; here it shows what an answer tells.
 fn where_tenants_reach(world: &World) -> Cases {
     let pod = world.pod.admin.origin();
+    let operator = world.operator.admin.origin();
     BTreeMap::from([
         (
             "spec.providers[].baseUrl",
             vec![
                 json!(pod),
+                json!(operator),
                 json!(format!("http://{}", world.site.provider.addr)),
                 json!("https://kubernetes.default.svc"),
                 json!(format!(

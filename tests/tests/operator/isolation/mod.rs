@@ -1,10 +1,7 @@
 //! An adversary who may write `ChatTenant`, `ChatQuota` and `Secret` in one namespace, against a tenant in another:
 //! nothing of that one is read, changed, delayed or denied.
 //!
-//! What no test here can show, since it is a matter of the cluster's network policies: that pods of other namespaces
-//! reach neither the admin port of the pool (9090, with `/configz` and `/metrics`) nor that of the operator. And an
-//! issuer goes to the tenant that is delivered with it first: who lists somebody's issuer before he does keeps it from
-//! him until an administrator decides, since no cluster knows whose a domain is.
+//! What no test here can show, since it is a matter of the cluster's network policies, stands in `ARCHITECTURE.md`.
 
 mod attacks;
 mod fields;

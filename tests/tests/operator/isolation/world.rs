@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use kube::Client;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
+};
 use kube::core::GroupVersionKind;
 use minichat_tests::client::Api as Http;
 use minichat_tests::cluster;
@@ -28,7 +30,7 @@ const TEXT: &str = "a text that only the victim's user knows";
 
 pub(super) struct World {
     pub(super) site: Site,
-    operator: Operator,
+    pub(super) operator: Operator,
     pub(super) pod: Pod,
     pub(super) victim: Tenant,
     /// Of the victim.
@@ -160,7 +162,7 @@ impl World {
             let is_current =
                 found["status"]["observedGeneration"] == found["metadata"]["generation"];
             if !has_conditions || (accepted.is_some() && is_current) {
-                let told = found["status"].to_string();
+                let told = format!("{} {}", found["status"], self.events_of(&found).await?);
                 for secret in [
                     KEY,
                     self.site.tenants.as_str(),
@@ -177,6 +179,15 @@ impl World {
             anyhow::ensure!(started.elapsed() < SOON, "nobody looks at {found:#}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// What the operator has told of `object` by events.
+    async fn events_of(&self, object: &Value) -> anyhow::Result<String> {
+        let events = self.site.api("Event", &self.namespace)?;
+        let events = events.list(&ListParams::default()).await?;
+        let of_it = events.items.iter().map(|event| &event.data);
+        let of_it = of_it.filter(|event| event["regarding"]["uid"] == object["metadata"]["uid"]);
+        Ok(of_it.map(|event| event["note"].to_string()).collect())
     }
 
     /// A user of the adversary's tenant sends a message, if the tenant is served: the answer holds nothing of the victim.
@@ -293,7 +304,7 @@ async fn adversary(site: &Site, namespace: &str) -> anyhow::Result<Client> {
     let own = json!({
         "apiVersion": "v1", "kind": "Secret",
         "metadata": {"name": "own", "namespace": namespace, "labels": {"minichat.dev/credentials": "true"}},
-        "stringData": {"key": "sk-of-the-adversary"},
+        "stringData": {"api-key": "sk-of-the-adversary"},
     });
     site.apply(&own).await?;
     let kubeconfig = site.tier().kubeconfig();

@@ -1,4 +1,4 @@
-//! Who must look again when a cache changes.
+//! Handlers of watch events: a change of a cache is put into the queues of the objects that it concerns.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
@@ -19,30 +19,25 @@ use crate::numbers::Numbers;
 use crate::propagation::Propagation;
 use crate::queue::{Look, Queues};
 
-/// From changes to those whom they concern.
+/// From changes to the objects that they concern.
 #[derive(Clone)]
-pub(crate) struct Telling {
+pub(crate) struct EventHandlers {
     caches: Weak<Caches>,
     issuers: Arc<DeliveredIssuers>,
-    queues: Arc<Queues>,
-    propagation: Arc<Propagation>,
-    numbers: Arc<Numbers>,
-    metrics: Arc<dyn OperatorMetrics>,
+    pub(crate) queues: Arc<Queues>,
+    pub(crate) propagation: Arc<Propagation>,
+    pub(crate) numbers: Arc<Numbers>,
+    pub(crate) metrics: Arc<dyn OperatorMetrics>,
 }
 
-impl Telling {
-    pub(crate) fn new(
-        queues: Arc<Queues>,
-        propagation: Arc<Propagation>,
-        numbers: Arc<Numbers>,
-        metrics: Arc<dyn OperatorMetrics>,
-    ) -> Self {
+impl EventHandlers {
+    pub(crate) fn new(queues: Queues, metrics: Arc<dyn OperatorMetrics>) -> Self {
         Self {
             caches: Weak::new(),
             issuers: Arc::default(),
-            queues,
-            propagation,
-            numbers,
+            queues: Arc::new(queues),
+            propagation: Arc::default(),
+            numbers: Arc::default(),
             metrics,
         }
     }
