@@ -6,7 +6,7 @@ use axum::Router;
 use minichat_telemetry::Exposition;
 use minichat_telemetry::admin::{self, Readiness};
 
-use crate::cache::Caches;
+use crate::caches::Caches;
 
 pub(crate) fn router(exposition: Exposition, caches: Arc<Caches>) -> Router {
     let readiness = move || {

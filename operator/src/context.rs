@@ -11,20 +11,18 @@ use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, Revisions};
 use minichat_lease::Leadership;
 use minichat_metrics::{OperatorMetrics, ReconcileErrorLabel};
 
-use crate::backoff::Backoff;
-use crate::cache::Caches;
-use crate::handlers::EventHandlers;
-use crate::index::Key;
-use crate::jobs::Health;
+use crate::caches::{Caches, Key};
+use crate::event_handlers::EventHandlers;
 use crate::managed::Managed;
-use crate::numbers::Numbers;
-use crate::ownership::RecordedOwners;
-use crate::pool::Pool;
-use crate::propagation::Propagation;
-use crate::queue::{Look, Queues};
+use crate::pool::{PodPool, Propagation};
+use crate::tenant::{PolicyVersions, RecordedOwners};
+
+use crate::issuers::DeliveredIssuers;
 use crate::secret_lookup::SecretLookup;
 use crate::settings::Settings;
-use crate::write::{WriteError, Writer};
+use crate::status::JobsHealth;
+use crate::work::{Backoff, Queues, Request};
+use crate::writer::{WriteError, Writer};
 
 /// One reconcile takes no longer (K8S-10).
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -32,18 +30,19 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) struct Context {
     pub(crate) caches: Arc<Caches>,
     pub(crate) writer: Writer,
-    pub(crate) pool: Arc<Pool>,
+    pub(crate) pool: Arc<PodPool>,
     /// Owner of the rendered Secrets.
     pub(crate) managed: Managed,
-    /// Of the pool's jobs.
-    pub(crate) health: Health,
+    pub(crate) jobs_health: JobsHealth,
     pub(crate) pool_name: String,
     pub(crate) pool_namespace: String,
     pub(crate) identity: String,
     pub(crate) settings: RenderSettings,
     pub(crate) revisions: Revisions,
-    pub(crate) numbers: Arc<Numbers>,
+    pub(crate) policy_versions: Arc<PolicyVersions>,
     pub(crate) owners: RecordedOwners,
+    /// What the rendered Secrets list.
+    pub(crate) issuers: Arc<DeliveredIssuers>,
     pub(crate) secret_lookup: SecretLookup,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) queues: Arc<Queues>,
@@ -72,8 +71,8 @@ impl Context {
         let missed = Duration::from_secs(settings.watchdog_missed_after_secs.into());
         Self {
             writer: Writer::new(client.clone(), leadership, &namespace, &settings.pool),
-            pool: Pool::start(Arc::clone(&caches), settings.pod_admin_port),
-            health: Health::new(settings.watchdog, missed),
+            pool: PodPool::start(Arc::clone(&caches), settings.pod_admin_port),
+            jobs_health: JobsHealth::new(settings.watchdog, missed),
             managed: Managed::new(caches.managed.clone()),
             caches,
             pool_name: settings.pool.clone(),
@@ -81,8 +80,9 @@ impl Context {
             identity: settings.identity(),
             settings: settings.render(),
             revisions: Revisions::new(),
-            numbers: Arc::clone(&handlers.numbers),
+            policy_versions: Arc::clone(&handlers.policy_versions),
             owners: RecordedOwners::default(),
+            issuers: Arc::clone(&handlers.issuers),
             secret_lookup: SecretLookup::new(client.clone()),
             clock,
             queues: Arc::clone(&handlers.queues),
@@ -95,18 +95,18 @@ impl Context {
         }
     }
 
-    /// Sends `tenant` through the render loop once more.
-    pub(crate) fn look_again(&self, tenant: &ChatTenant) {
+    /// Enqueues `tenant` for the render loop.
+    pub(crate) fn enqueue_render(&self, tenant: &ChatTenant) {
         let tenant = ObjectRef::from_obj(tenant);
-        self.queues.render.send(Look::Changed(tenant));
+        self.queues.render.send(Request::Changed(tenant));
     }
 
-    /// Sends everybody who asks for the id through both loops once more.
-    pub(crate) fn look_again_at(&self, id: TenantId) {
+    /// Enqueues every tenant that asks for the id, for both loops.
+    pub(crate) fn enqueue_all_of(&self, id: TenantId) {
         for tenant in self.caches.tenants_having(&Key::TenantId(id)) {
-            self.look_again(&tenant);
+            self.enqueue_render(&tenant);
             let tenant = ObjectRef::from_obj(tenant.as_ref());
-            self.queues.objects.send(Look::Changed(tenant));
+            self.queues.objects.send(Request::Changed(tenant));
         }
     }
 }

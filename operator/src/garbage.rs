@@ -9,12 +9,15 @@ use kube::ResourceExt as _;
 use minichat_crds::ChatTenant;
 use minichat_crds::rendered_secret::SOURCE;
 
-use crate::cache::Caches;
+use crate::caches::Caches;
 use crate::context::{Context, ReconcileError};
-use crate::looks::Again;
+use crate::work::Requeue;
 
 /// Deletes `secret` if it is left over.
-pub(crate) async fn reconcile(secret: &Secret, context: &Context) -> Result<Again, ReconcileError> {
+pub(crate) async fn reconcile(
+    secret: &Secret,
+    context: &Context,
+) -> Result<Requeue, ReconcileError> {
     if is_left_over(secret, &context.caches) {
         context.writer.delete_rendered(secret).await?;
         let source = secret.annotations().get(SOURCE);

@@ -5,35 +5,38 @@
 //! loop* writes status and events, asks the pods whether they run what was
 //! rendered, and cleans up. Both read the same caches, decide from what they
 //! see now, and write only what differs, so that either may run at any time.
-//! Beside them the pool's jobs are followed: their counts go to the metrics, their
-//! failures to events and to the tenants' status.
+//! Beside them a controller follows the pool's jobs: it adds their counts to the
+//! metrics and reports their failures as events and in the tenants' status.
+//!
+//! The modules below stand in reading order: a change comes from the API server
+//! through [`caches`], [`event_handlers`] enqueue the objects that it concerns,
+//! [`work`] decides when each is reconciled, [`controllers`] call the
+//! reconcile functions, and those write through [`writer`]. No module imports one
+//! that imports it, however indirectly (`cargo xtask check-deps`).
 
+// The process.
 mod admin;
-mod backoff;
-mod cache;
+mod run;
+mod settings;
+// From the API server to the queues.
+mod caches;
+mod event_handlers;
+mod work;
+// The reconcile functions.
 mod chat_quota;
 mod chat_tenant;
-mod condition;
-mod context;
-mod event;
+mod controllers;
 mod garbage;
-mod handlers;
-mod index;
-mod issuers;
 mod jobs;
-mod later;
-mod looks;
+// What they use.
+mod context;
+mod issuers;
 mod managed;
-mod numbers;
-mod ownership;
 mod pool;
-mod propagation;
-mod queue;
-mod run;
 mod secret_lookup;
-mod settings;
-mod watch;
-mod write;
+mod status;
+mod tenant;
+mod writer;
 
 pub use run::{Running, start};
 pub use settings::{Format, Settings, Watchdog};

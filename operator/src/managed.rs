@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
 use tokio::time::Instant;
 
-use crate::cache::Cache;
+use crate::caches::Cache;
 
 /// While a release is uninstalled its `ConfigMap` goes before the operator does: what
 /// were written now would stay behind.

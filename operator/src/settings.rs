@@ -10,7 +10,7 @@ use minichat_crds::RenderSettings;
 use minichat_crds::chat_tenant::DEFAULT_POOL;
 use minichat_telemetry::LogFormat;
 
-use crate::write::MANAGER;
+use crate::writer::MANAGER;
 
 /// Flags of `minichat-operator run`.
 #[derive(Args, Debug, Clone)]

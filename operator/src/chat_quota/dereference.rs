@@ -7,10 +7,10 @@ use minichat_crds::render::{self, Shortfall};
 use minichat_crds::rendered_secret::revision_of;
 use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, RenderedTenant};
 
-use crate::cache::Caches;
+use crate::caches::Caches;
 use crate::chat_tenant::contention::is_served_elsewhere;
 use crate::context::Context;
-use crate::ownership::MadeOf;
+use crate::tenant::MadeOf;
 
 #[derive(Default)]
 pub(super) struct Dereferenced {

@@ -11,7 +11,7 @@ use minichat_crds::ChatQuota;
 use minichat_crds::status::UNOBSERVED;
 
 use crate::context::{Context, ReconcileError};
-use crate::looks::Again;
+use crate::work::Requeue;
 
 /// A quota that was applied with its tenant may come first. Until then it is nobody's,
 /// and operators of several pools would all say so.
@@ -22,7 +22,7 @@ const APPLIED_TOGETHER: Duration = Duration::from_secs(3);
 pub(crate) async fn reconcile(
     quota: &ChatQuota,
     context: &Context,
-) -> Result<Again, ReconcileError> {
+) -> Result<Requeue, ReconcileError> {
     if quota.metadata.deletion_timestamp.is_some() {
         return Ok(None);
     }

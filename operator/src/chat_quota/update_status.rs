@@ -4,11 +4,11 @@ use minichat_crds::ChatQuota;
 use minichat_crds::chat_quota::ChatQuotaStatus;
 
 use super::dereference::Dereferenced;
-use crate::condition::{Type, Verdict, conditions, stalled};
 use crate::context::{Context, ReconcileError};
-use crate::event;
-use crate::looks::Again;
-use crate::write::If;
+use crate::status;
+use crate::status::{Type, Verdict, conditions, stalled};
+use crate::work::Requeue;
+use crate::writer::If;
 
 /// Nothing is written when nothing has changed (K8S-12).
 pub(super) async fn update(
@@ -16,7 +16,7 @@ pub(super) async fn update(
     seen: &Dereferenced,
     mut verdicts: Vec<Verdict>,
     context: &Context,
-) -> Result<Again, ReconcileError> {
+) -> Result<Requeue, ReconcileError> {
     let before = quota.status.as_ref();
     let old = before
         .map(|status| status.conditions.as_slice())
@@ -47,8 +47,8 @@ pub(super) async fn update(
         .into_iter()
         .filter(|verdict| matches!(verdict.type_, Type::Accepted | Type::Degraded))
         .collect();
-    let changes = event::changes(&own, old);
-    event::publish(&context.writer, &context.identity, quota, changes, now).await;
+    let changes = status::changes(&own, old);
+    status::publish(&context.writer, &context.identity, quota, changes, now).await;
     Ok(again)
 }
 

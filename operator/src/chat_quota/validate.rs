@@ -5,7 +5,7 @@ use minichat_crds::status::ConditionStatus;
 use minichat_crds::{ChatQuota, ChatTenant};
 
 use super::dereference::Dereferenced;
-use crate::condition::{Reason, Type, Verdict, find};
+use crate::status::{Reason, Type, Verdict, find};
 
 pub(super) fn validate(quota: &ChatQuota, seen: &Dereferenced) -> Vec<Verdict> {
     let Some(tenant) = &seen.tenant else {

@@ -5,8 +5,8 @@ use kube::core::PartialObjectMeta;
 use minichat_crds::ChatTenant;
 
 use super::dereference::Dereferenced;
-use crate::ownership::MadeOf;
-use crate::write::{WriteError, Writer};
+use crate::tenant::MadeOf;
+use crate::writer::{WriteError, Writer};
 
 /// Brings the rendered Secret to the pool. One of another type is in the way: the
 /// type of a Secret cannot be changed.

@@ -13,7 +13,7 @@ use minichat_crds::{ChatTenant, RenderedTenant};
 use super::dereference::Dereferenced;
 use crate::context::Context;
 use crate::managed::Owner;
-use crate::numbers::{Known, Number};
+use crate::tenant::{KnownVersions, PolicyVersion};
 
 /// The longest value of a label.
 const MAX_LABEL: usize = 63;
@@ -24,7 +24,7 @@ pub(super) enum Build {
     /// Nothing yet.
     Waits,
     /// The Secret, and how its policy is numbered.
-    Write(Box<Secret>, Number),
+    Write(Box<Secret>, PolicyVersion),
 }
 
 /// What must be written for `rendered` to be delivered.
@@ -36,7 +36,7 @@ pub(super) fn build(
     now: Timestamp,
 ) -> Result<Build, Faults> {
     let hash = rendered.config.content_hash.clone();
-    let known = context.numbers.known(tenant);
+    let known = context.policy_versions.known(tenant);
     let version = version(tenant, seen, &known, &hash);
     let carried = seen.carried.as_ref().filter(|carried| {
         carried.config.policy_version == Some(version) && carried.config.content_hash == hash
@@ -81,7 +81,7 @@ pub(super) fn build(
         .rendered
         .as_ref()
         .is_some_and(|existing| holds(existing, &secret));
-    let number = Number {
+    let number = PolicyVersion {
         version,
         hash,
         generated_at,
@@ -96,7 +96,12 @@ pub(super) fn build(
 /// QUOTA-27: the last version while the hash is the same, else the next one; never
 /// one that is taken. Where nothing is known, 1: a pod whose database knows that one
 /// refuses it, and says which are taken.
-fn version(tenant: &ChatTenant, seen: &Dereferenced, remembered: &Known, hash: &str) -> u64 {
+fn version(
+    tenant: &ChatTenant,
+    seen: &Dereferenced,
+    remembered: &KnownVersions,
+    hash: &str,
+) -> u64 {
     let taken = remembered.taken;
     let id = super::id_of(tenant).to_string();
     // One that came with a backup may speak of another tenant.
@@ -164,7 +169,7 @@ fn describe(secret: &mut Secret, tenant: &ChatTenant) {
         ("app.kubernetes.io/instance", label.as_str()),
         ("app.kubernetes.io/component", "tenant-config"),
         ("app.kubernetes.io/part-of", "minichat"),
-        ("app.kubernetes.io/managed-by", crate::write::MANAGER),
+        ("app.kubernetes.io/managed-by", crate::writer::MANAGER),
         ("app.kubernetes.io/version", env!("CARGO_PKG_VERSION")),
         ("minichat.dev/tenant", label.as_str()),
     ] {
@@ -246,10 +251,10 @@ mod tests {
     #[test]
     fn a_version_is_kept_with_its_hash_and_followed_by_the_next() {
         let mut tenant = tenant();
-        assert_eq!(version(&tenant, &seen(), &Known::default(), "a"), 1);
+        assert_eq!(version(&tenant, &seen(), &KnownVersions::default(), "a"), 1);
         tenant.status = Some(status(Some(7), Some("a")));
-        assert_eq!(version(&tenant, &seen(), &Known::default(), "a"), 7);
-        assert_eq!(version(&tenant, &seen(), &Known::default(), "b"), 8);
+        assert_eq!(version(&tenant, &seen(), &KnownVersions::default(), "a"), 7);
+        assert_eq!(version(&tenant, &seen(), &KnownVersions::default(), "b"), 8);
         let mut annotated = Secret::default();
         let revision = "9-abc".to_owned();
         annotated.annotations_mut().insert(
@@ -261,7 +266,7 @@ mod tests {
             ..seen()
         };
         assert_eq!(
-            version(&tenant, &seen, &Known::default(), "a"),
+            version(&tenant, &seen, &KnownVersions::default(), "a"),
             10,
             "of the higher one no hash is known"
         );
@@ -274,7 +279,7 @@ mod tests {
         let mut foreign = status(Some(7), Some("a"));
         foreign.tenant_id = Some("5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01".to_owned());
         tenant.status = Some(foreign);
-        assert_eq!(version(&tenant, &seen(), &Known::default(), "a"), 1);
+        assert_eq!(version(&tenant, &seen(), &KnownVersions::default(), "a"), 1);
     }
 
     /// QUOTA-27: of two edits in a row the second one never gets the number of the
@@ -282,12 +287,12 @@ mod tests {
     #[test]
     fn a_number_that_no_cache_shows_yet_is_not_given_again() {
         let mut tenant = tenant();
-        let last = Number {
+        let last = PolicyVersion {
             version: 2,
             hash: "b".to_owned(),
             generated_at: NOW,
         };
-        let mut known = Known {
+        let mut known = KnownVersions {
             last: Some(last),
             taken: 0,
         };
@@ -304,7 +309,7 @@ mod tests {
     /// QUOTA-29: a pod's database remembers longer than the cluster.
     #[test]
     fn a_first_number_is_none_that_is_taken() {
-        let known = Known {
+        let known = KnownVersions {
             last: None,
             taken: 4,
         };

@@ -10,11 +10,11 @@ use minichat_core::Timestamp;
 use minichat_crds::ChatTenant;
 use minichat_crds::chat_tenant::{ChatTenantStatus, Contender};
 
-use crate::condition::{Reason, Type, Verdict, merged};
 use crate::context::{Context, ReconcileError};
-use crate::event;
-use crate::looks::Again;
-use crate::write::{If, WriteError};
+use crate::status;
+use crate::status::{Reason, Type, Verdict, merged};
+use crate::work::Requeue;
+use crate::writer::{If, WriteError};
 
 /// How often a contender says that it is still there.
 const RENEW: Duration = Duration::from_mins(5);
@@ -45,15 +45,6 @@ pub(crate) fn is_served_elsewhere(tenant: &ChatTenant, context: &Context) -> boo
     matches!(owner(tenant, context), Owner::Another(_))
 }
 
-/// Whether somebody else serves the tenant than before, or wants to.
-pub(crate) fn has_changed(old: &ChatTenant, new: &ChatTenant) -> bool {
-    let of = |tenant: &ChatTenant| {
-        let status = tenant.status.as_ref();
-        status.map(|status| (status.operator_namespace.clone(), status.contender.clone()))
-    };
-    of(old) != of(new)
-}
-
 /// Makes this operator the one that serves `tenant`; `false` if the tenant has changed
 /// since it was read, perhaps by the claim of another one.
 pub(super) async fn claim(tenant: &ChatTenant, context: &Context) -> Result<bool, WriteError> {
@@ -77,7 +68,7 @@ pub(super) async fn contend(
     tenant: &ChatTenant,
     owner: &str,
     context: &Context,
-) -> Result<Again, ReconcileError> {
+) -> Result<Requeue, ReconcileError> {
     let now = context.clock.now();
     let known = before(tenant).contender;
     if let Some(known) = known.filter(|known| age(known, now) < RENEW) {
@@ -100,8 +91,8 @@ pub(super) async fn contend(
         .writer
         .apply_status(tenant, &status, If::Unchanged)
         .await?;
-    let changes = event::changes(&told, &old);
-    event::publish(&context.writer, &context.identity, tenant, changes, now).await;
+    let changes = status::changes(&told, &old);
+    status::publish(&context.writer, &context.identity, tenant, changes, now).await;
     Ok(Some(RENEW))
 }
 
@@ -112,7 +103,7 @@ pub(super) fn contender(tenant: &ChatTenant, now: Timestamp) -> Option<Contender
 }
 
 /// When to see whether a contender is still there.
-pub(super) fn recheck(tenant: &ChatTenant, now: Timestamp) -> Again {
+pub(super) fn recheck(tenant: &ChatTenant, now: Timestamp) -> Requeue {
     contender(tenant, now).map(|contender| EXPIRY.saturating_sub(age(&contender, now)))
 }
 

@@ -10,11 +10,12 @@ use minichat_crds::rendered_secret;
 use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, RenderedTenant};
 
 use super::{id_of, secret_names};
-use crate::cache::{Caches, full_name};
+use crate::caches::Caches;
+use crate::caches::Key;
 use crate::context::Context;
-use crate::index::Key;
 use crate::issuers::{self, Listed};
-use crate::ownership::{self, Known, MadeOf, source_of};
+use crate::tenant::full_name;
+use crate::tenant::{self, Known, MadeOf, source_of};
 
 pub(super) struct Dereferenced {
     pub(super) quotas: Vec<Arc<ChatQuota>>,
@@ -60,7 +61,7 @@ pub(super) fn dereference(context: &Context, tenant: &ChatTenant) -> Dereference
     };
     let recorded = context.owners.of(id);
     let holder = holder(context, tenant, existing.as_deref(), recorded.as_deref());
-    let contested = contested(caches, tenant);
+    let contested = contested(context, tenant);
     // What was accepted once is not refused here for a setting that changed since.
     let carried = made_of(&[MadeOf::ThisObject])
         .and_then(|secret| RenderedTenant::from_secret(&secret, &RenderSettings::LENIENT).ok());
@@ -116,17 +117,17 @@ fn holder(
 }
 
 /// Why an issuer of `tenant` is another tenant's.
-fn contested(caches: &Caches, tenant: &ChatTenant) -> Option<String> {
+fn contested(context: &Context, tenant: &ChatTenant) -> Option<String> {
     let issuers = Listed::by_tenant(tenant);
     let listing = issuers.iter().map(Listed::key);
     let holding = issuers
         .iter()
-        .flat_map(|listed| caches.issuers.excluding(listed));
+        .flat_map(|listed| context.issuers.excluding(listed));
     let concerned: Vec<_> = listing
         .chain(holding.map(Key::TenantId))
-        .flat_map(|key| caches.tenants_having(&key))
+        .flat_map(|key| context.caches.tenants_having(&key))
         .collect();
-    issuers::conflict(tenant, &concerned, &caches.issuers)
+    issuers::conflict(tenant, &concerned, &context.issuers)
 }
 
 fn values(secret: &Secret) -> BTreeMap<String, SecretValue> {

@@ -15,13 +15,13 @@ use kube::runtime::reflector::ObjectRef;
 use minichat_crds::rendered_secret::revision_of;
 use minichat_crds::{ChatTenant, render as rendering};
 
-use crate::condition::{Reason, Type, Verdict};
 use crate::context::{Context, ReconcileError};
 use crate::issuers::LIFETIME;
-use crate::looks::Again;
-use crate::ownership::source_of;
 use crate::secret_lookup;
-use crate::write::{OLD_FINALIZER, WriteError};
+use crate::status::{Reason, Type, Verdict};
+use crate::tenant::source_of;
+use crate::work::Requeue;
+use crate::writer::{OLD_FINALIZER, WriteError};
 
 use build::Build;
 use contention::Owner;
@@ -31,22 +31,12 @@ use validate::Validated;
 /// Pods that were not asked for long enough are asked again after this.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Names of the Secrets that `tenant` refers to.
-pub(crate) fn secret_names(tenant: &ChatTenant) -> BTreeSet<String> {
-    let auths = tenant
-        .spec
-        .providers
-        .iter()
-        .filter_map(|provider| provider.auth.as_ref());
-    auths.map(|auth| auth.secret_key_ref.name.clone()).collect()
-}
-
 /// Brings what the tenant asks for to the pool. Whatever is wrong leaves the last
 /// good configuration in place (K8S-8), and is told by the object loop.
 pub(crate) async fn render(
     tenant: &ChatTenant,
     context: &Context,
-) -> Result<Again, ReconcileError> {
+) -> Result<Requeue, ReconcileError> {
     if tenant.finalizers().iter().any(|one| one == OLD_FINALIZER) {
         context.writer.remove_old_finalizer(tenant).await?;
     }
@@ -71,13 +61,13 @@ pub(crate) async fn render(
     let delivers = matches!(build, Build::Write(..));
     if let Build::Write(secret, number) = build {
         let source = seen.existing.as_deref().and_then(source_of);
-        let Some(claim) = context.caches.issuers.claim(tenant, source) else {
+        let Some(claim) = context.issuers.claim(tenant, source) else {
             return Ok(Some(AGAIN));
         };
-        context.numbers.remember(tenant, number);
+        context.policy_versions.remember(tenant, number);
         let written = apply::apply(&context.writer, tenant, &seen, &secret).await;
         if written.as_ref().is_err_and(WriteError::is_refusal) {
-            context.caches.issuers.release(&claim);
+            context.issuers.release(&claim);
         }
         written?;
         let before = seen.rendered.as_deref().and_then(revision_of);
@@ -94,7 +84,7 @@ pub(crate) async fn render(
     }
     context
         .propagation
-        .looked(&ObjectRef::from_obj(tenant), delivers);
+        .rendered(&ObjectRef::from_obj(tenant), delivers);
     apply::remove_others(&context.writer, &seen).await?;
     // A claim ends without a change that would be told.
     let is_contested = seen.contested.is_some();
@@ -124,7 +114,7 @@ fn decide(tenant: &ChatTenant, seen: &Dereferenced, context: &Context) -> (Valid
 pub(crate) async fn reconcile(
     tenant: &ChatTenant,
     context: &Context,
-) -> Result<Again, ReconcileError> {
+) -> Result<Requeue, ReconcileError> {
     if tenant.metadata.deletion_timestamp.is_some() {
         return Ok(None);
     }

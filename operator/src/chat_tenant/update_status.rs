@@ -11,15 +11,15 @@ use minichat_crds::rendered_secret::revision_of;
 use super::dereference::Dereferenced;
 use super::validate::Validated;
 use super::{AGAIN, contention, id_of};
-use crate::cache::full_name;
-use crate::condition::{Reason, Type, Verdict, conditions, stalled};
 use crate::context::{Context, ReconcileError};
-use crate::event;
 use crate::issuers;
-use crate::looks::Again;
-use crate::ownership::named_for;
 use crate::pool::Acknowledgement;
-use crate::write::If;
+use crate::status;
+use crate::status::{Reason, Type, Verdict, conditions, stalled};
+use crate::tenant::full_name;
+use crate::tenant::named_for;
+use crate::work::Requeue;
+use crate::writer::If;
 
 /// Pods that are as fast as usual are not reported as pending.
 const SOON: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ pub(super) async fn update(
     validated: Validated,
     unwritten: Option<String>,
     context: &Context,
-) -> Result<Again, ReconcileError> {
+) -> Result<Requeue, ReconcileError> {
     let Some(revision) = seen
         .rendered
         .as_ref()
@@ -63,7 +63,7 @@ pub(super) async fn update(
         .await;
     learn_owner(tenant, &standing, context);
     if let Some(stored) = standing.stored_version
-        && context.numbers.take(tenant, stored)
+        && context.policy_versions.take(tenant, stored)
     {
         tracing::info!(
             tenant.id = %id_of(tenant),
@@ -71,7 +71,7 @@ pub(super) async fn update(
             stored,
             "a pod knows higher policy versions; the next one is above them"
         );
-        context.look_again(tenant);
+        context.enqueue_render(tenant);
     }
     if unwritten.is_none()
         && standing.is_everywhere()
@@ -104,11 +104,11 @@ fn learn_owner(tenant: &ChatTenant, standing: &Acknowledgement, context: &Contex
     let id = id_of(tenant);
     if context.owners.set(id, owner) {
         tracing::info!(tenant.id = %id, owner, "the owner of the id in the database of the pool");
-        context.look_again_at(id);
+        context.enqueue_all_of(id);
     }
 }
 
-fn again(is_due: bool) -> Again {
+fn again(is_due: bool) -> Requeue {
     is_due.then_some(AGAIN)
 }
 
@@ -122,7 +122,7 @@ struct Told {
     status: ChatTenantStatus,
     verdicts: Vec<Verdict>,
     /// When the status would be another one although nothing has changed.
-    again: Again,
+    again: Requeue,
 }
 
 fn programmed(standing: &Acknowledgement, refusal: Option<String>, revision: &str) -> Verdict {
@@ -211,7 +211,7 @@ fn status(
     let (stalled, stalls_after) = stalled(&verdicts, old, now);
     verdicts.push(Verdict::ready(&verdicts));
     verdicts.extend(stalled);
-    verdicts.extend(context.health.verdict(old));
+    verdicts.extend(context.jobs_health.verdict(old));
     verdicts.extend(validated.degraded.clone());
     let carried = seen.carried.as_ref();
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
@@ -259,7 +259,7 @@ async fn write(
     tenant: &ChatTenant,
     told: Told,
     context: &Context,
-) -> Result<Again, ReconcileError> {
+) -> Result<Requeue, ReconcileError> {
     let Told {
         status,
         verdicts,
@@ -276,11 +276,11 @@ async fn write(
         .status
         .as_ref()
         .map(|status| status.conditions.as_slice());
-    let changes = event::changes(&verdicts, old.unwrap_or_default());
+    let changes = status::changes(&verdicts, old.unwrap_or_default());
     if changes.iter().any(event::Told::is_rejection) {
         context.metrics.config_rejected();
     }
-    event::publish(
+    status::publish(
         &context.writer,
         &context.identity,
         tenant,

@@ -8,8 +8,8 @@ use minichat_crds::rendered_secret::CREDENTIALS_LABEL;
 use minichat_crds::{ChatTenant, RenderSettings};
 
 use super::dereference::Dereferenced;
-use crate::condition::{Reason, Type, Verdict};
-use crate::ownership::named_for;
+use crate::status::{Reason, Type, Verdict};
+use crate::tenant::named_for;
 
 pub(super) struct Validated {
     pub(super) accepted: Verdict,

@@ -206,9 +206,9 @@ fn an_invalid_or_ending_tenant_keeps_nobody_from_an_issuer() {
     let delivered = DeliveredIssuers::default();
     let new = tenant(NEW, &["https://x"]);
     let mut refused = tenant(OLD, &["https://x"]);
-    let verdict = crate::condition::Verdict::no(Type::Accepted, Reason::Invalid, "");
+    let verdict = crate::status::Verdict::no(Type::Accepted, Reason::Invalid, "");
     let now = minichat_core::Timestamp::from_micros(0);
-    let conditions = crate::condition::conditions(&[verdict], &[], Some(1), now);
+    let conditions = crate::status::conditions(&[verdict], &[], Some(1), now);
     Arc::make_mut(&mut refused).status = Some(minichat_crds::chat_tenant::ChatTenantStatus {
         conditions,
         ..Default::default()

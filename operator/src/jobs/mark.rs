@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::PATIENCE;
 use super::record::Run;
-use crate::write::Writer;
+use crate::writer::Writer;
 
 /// On a Job whose end is taken care of: by whom.
 pub(super) const REPORTED: &str = "minichat.dev/reported";

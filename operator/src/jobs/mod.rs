@@ -2,7 +2,6 @@
 //! report once (K8S-44), what happened is told about the Job (K8S-9), and whether
 //! all is well is told to the tenants (K8S-7).
 
-mod health;
 mod mark;
 mod outcome;
 mod record;
@@ -22,12 +21,12 @@ use minichat_metrics::JobReport;
 use tracing::Instrument as _;
 
 use crate::context::Context;
-use crate::event::{self, Told};
+use crate::event_handlers::enqueue_status_of_all;
+use crate::status::{self, LastRun, Note};
 
-pub(crate) use health::Health;
 use mark::Marker;
 use outcome::Left;
-use record::{Last, Record, Run, Stage};
+use record::{Record, Run, Stage};
 
 /// When a mark that could not be set is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -46,7 +45,7 @@ pub(crate) struct Jobs {
     marker: Marker,
     record: Record,
     /// Known also when the Job is gone.
-    last: Option<Last>,
+    last: Option<LastRun>,
     /// When it began to follow.
     since: Timestamp,
 }
@@ -122,7 +121,7 @@ impl Jobs {
     /// How long to wait for an event.
     fn patience(&self) -> Duration {
         let now = self.context.clock.now();
-        let health = &self.context.health;
+        let health = &self.context.jobs_health;
         match health.until_missed(self.last.as_ref(), self.since, now) {
             _ if self.record.is_waiting() => AGAIN,
             Duration::ZERO => Duration::MAX,
@@ -184,7 +183,7 @@ impl Jobs {
             clock,
             ..
         } = self.context.as_ref();
-        let told = event::publish(writer, identity, job, end.told(), clock.now());
+        let told = status::publish(writer, identity, job, end.told(), clock.now());
         let told = told.instrument(tracing::info_span!("job", job = name));
         if tokio::time::timeout(PATIENCE, told).await.is_err() {
             tracing::warn!(job = name, "an event is lost");
@@ -204,10 +203,10 @@ impl Jobs {
         let now = self.context.clock.now();
         let is_news = self
             .context
-            .health
+            .jobs_health
             .judge(self.last.as_ref(), self.since, now);
         if is_news {
-            self.context.caches.sweep_objects(&self.context.queues);
+            enqueue_status_of_all(&self.context.caches, &self.context.queues);
         }
     }
 }
@@ -227,17 +226,17 @@ impl End {
         self.failure.is_some() || matches!(self.report, Some(Ok(_)))
     }
 
-    fn told(self) -> Vec<Told> {
+    fn told(self) -> Vec<Note> {
         let failed = self
             .failure
-            .map(|words| Told::warning("JobFailed", format!("{words}; its log says more")));
+            .map(|words| Note::warning("JobFailed", format!("{words}; its log says more")));
         let orphans = match self.report {
             Some(Ok(report)) => report.count(FINALIZED),
             _ => 0,
         };
         let finalized = (orphans > 0).then(|| {
             let note = format!("turns ended that a dead process had left running: {orphans}");
-            Told::normal("OrphansFinalized", note)
+            Note::normal("OrphansFinalized", note)
         });
         failed.into_iter().chain(finalized).collect()
     }

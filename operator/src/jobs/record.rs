@@ -11,6 +11,7 @@ use minichat_core::Timestamp;
 use tokio::time::Instant;
 
 use super::outcome::{Left, Outcome, job_of};
+use crate::status::LastRun;
 
 /// How much later than the end of a Job its pod's may be seen: the two watches
 /// are not in step. A Job whose pods were never made has none.
@@ -39,14 +40,6 @@ pub(super) enum Stage {
     Told,
     /// It needs no look any more.
     Settled,
-}
-
-/// A Job that has ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Last {
-    pub(super) at: Timestamp,
-    pub(super) job: String,
-    pub(super) has_failed: bool,
 }
 
 /// By the uids of Jobs.
@@ -219,9 +212,9 @@ impl Record {
     }
 
     /// The Job that ended last.
-    pub(super) fn last(&self) -> Option<Last> {
+    pub(super) fn last(&self) -> Option<LastRun> {
         let ended = self.runs.values().filter_map(|run| {
-            Some(Last {
+            Some(LastRun {
                 at: run.outcome.as_ref()?.at,
                 job: run.job.name_any(),
                 has_failed: run.has_failed(),

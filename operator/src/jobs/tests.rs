@@ -10,14 +10,13 @@ use minichat_lease::Leadership;
 use minichat_metrics::JobMetrics;
 use serde_json::{Value, json};
 
-use super::health::Health;
 use super::mark::{Marker, REPORTED};
 use super::outcome::{Left, Outcome, job_of};
-use super::record::{LATE, Last, Record, Stage};
+use super::record::{LATE, Record, Stage};
 use super::{AGAIN, End};
-use crate::condition::conditions;
 use crate::settings::Watchdog;
-use crate::write::Writer;
+use crate::status::{JobsHealth, LastRun, conditions};
+use crate::writer::Writer;
 
 fn report() -> String {
     JobMetrics::default().report("watchdog").to_json()
@@ -304,16 +303,16 @@ fn nothing_is_kept_of_what_is_gone() {
     assert!(record.is_empty(), "{record:?}");
 }
 
-fn good(second: i64) -> Last {
-    Last {
+fn good(second: i64) -> LastRun {
+    LastRun {
         at: at(second),
         job: format!("j-{second}"),
         has_failed: false,
     }
 }
 
-fn bad(second: i64) -> Last {
-    Last {
+fn bad(second: i64) -> LastRun {
+    LastRun {
         has_failed: true,
         ..good(second)
     }
@@ -323,12 +322,12 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_micros(0).plus_seconds(second)
 }
 
-fn health() -> Health {
-    Health::new(Some(Watchdog::Jobs), Duration::from_secs(100))
+fn health() -> JobsHealth {
+    JobsHealth::new(Some(Watchdog::Jobs), Duration::from_secs(100))
 }
 
 /// What a tenant was told.
-fn standing(health: &Health) -> Vec<Condition> {
+fn standing(health: &JobsHealth) -> Vec<Condition> {
     let verdicts: Vec<_> = health.verdict(&[]).into_iter().collect();
     conditions(&verdicts, &[], Some(1), at(0))
 }
@@ -337,7 +336,7 @@ fn standing(health: &Health) -> Vec<Condition> {
 #[test]
 fn only_an_end_of_another_kind_is_news() {
     let health = health();
-    let judge = |last: Option<Last>| {
+    let judge = |last: Option<LastRun>| {
         let now = last.as_ref().map_or(at(0), |last| last.at);
         let is_news = health.judge(last.as_ref(), at(0), now);
         let verdict = health.verdict(&[]).unwrap();
@@ -378,11 +377,11 @@ fn what_stands_goes_on_in_another_process_until_it_knows_better() {
         assert!(next.verdict(&stands).unwrap().holds);
     }
     // Nobody looked for turns before.
-    let suspended = Health::new(Some(Watchdog::Suspended), Duration::ZERO);
+    let suspended = JobsHealth::new(Some(Watchdog::Suspended), Duration::ZERO);
     let next = health();
     next.judge(None, at(0), at(1));
     assert!(next.verdict(&standing(&suspended)).unwrap().holds);
-    let untold = Health::new(None, Duration::ZERO);
+    let untold = JobsHealth::new(None, Duration::ZERO);
     assert_eq!(untold.verdict(&standing(&failed)), None);
 }
 
@@ -390,7 +389,7 @@ fn what_stands_goes_on_in_another_process_until_it_knows_better() {
 #[test]
 fn a_run_is_missed_when_none_has_ended_for_long() {
     let health = health();
-    let reason = |last: Option<&Last>, now: i64| {
+    let reason = |last: Option<&LastRun>, now: i64| {
         health.judge(last, at(1000), at(now));
         health.verdict(&[]).unwrap().reason.as_str()
     };

@@ -1,6 +1,8 @@
 //! Which revisions the pool's pods run (K8S-23): one poll of `/configz` answers
 //! everybody who waits.
 
+mod propagation;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +20,9 @@ use minichat_core::TenantId;
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 
-use crate::cache::Caches;
+use crate::caches::Caches;
+
+pub(crate) use propagation::Propagation;
 
 const FIRST: Duration = Duration::from_millis(50);
 const LAST: Duration = Duration::from_secs(2);
@@ -74,7 +78,7 @@ impl Acknowledgement {
 
 /// The entry of `/configz` about one tenant.
 #[derive(Debug, Deserialize)]
-struct Entry {
+struct TenantEntry {
     tenant_id: TenantId,
     revision: Option<String>,
     rejected_revision: Option<String>,
@@ -104,11 +108,11 @@ struct Snapshot {
 struct Answer {
     pod: String,
     is_ready: bool,
-    entries: Option<BTreeMap<TenantId, Entry>>,
+    entries: Option<BTreeMap<TenantId, TenantEntry>>,
 }
 
 /// Asks the pods while somebody waits.
-pub(crate) struct Pool {
+pub(crate) struct PodPool {
     caches: Arc<Caches>,
     port: u16,
     client: Client<HttpConnector, Empty<Bytes>>,
@@ -160,7 +164,7 @@ fn to_ask(mut pods: Vec<Endpoint>) -> Vec<Endpoint> {
     pods
 }
 
-impl Pool {
+impl PodPool {
     /// Starts asking.
     pub(crate) fn start(caches: Arc<Caches>, port: u16) -> Arc<Self> {
         let pool = Arc::new(Self {
@@ -268,13 +272,13 @@ impl Pool {
         }
     }
 
-    async fn fetch(&self, authority: &str) -> anyhow::Result<BTreeMap<TenantId, Entry>> {
+    async fn fetch(&self, authority: &str) -> anyhow::Result<BTreeMap<TenantId, TenantEntry>> {
         let uri = format!("http://{authority}/configz").parse()?;
         let response = self.client.get(uri).await?;
         anyhow::ensure!(response.status().is_success(), "{}", response.status());
         let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
         let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
-        let entries: Vec<Entry> = serde_json::from_slice(&body)?;
+        let entries: Vec<TenantEntry> = serde_json::from_slice(&body)?;
         Ok(entries
             .into_iter()
             .map(|entry| (entry.tenant_id, entry))
@@ -319,10 +323,10 @@ impl Snapshot {
 }
 
 /// Keeps the poll going while it lives.
-struct Waiting<'a>(&'a Pool);
+struct Waiting<'a>(&'a PodPool);
 
 impl<'a> Waiting<'a> {
-    fn new(pool: &'a Pool) -> Self {
+    fn new(pool: &'a PodPool) -> Self {
         pool.waiting.fetch_add(1, Ordering::AcqRel);
         pool.asked.notify_one();
         Self(pool)
@@ -372,7 +376,7 @@ mod tests {
         assert_eq!(authority(&six).as_deref(), Some("[fd00::1]:9191"));
     }
 
-    fn answer(pod: &str, is_ready: bool, entry: Option<Entry>) -> Answer {
+    fn answer(pod: &str, is_ready: bool, entry: Option<TenantEntry>) -> Answer {
         Answer {
             pod: pod.to_owned(),
             is_ready,
@@ -380,8 +384,8 @@ mod tests {
         }
     }
 
-    fn entry(tenant_id: TenantId, revision: &str, rejected: Option<&str>) -> Entry {
-        Entry {
+    fn entry(tenant_id: TenantId, revision: &str, rejected: Option<&str>) -> TenantEntry {
+        TenantEntry {
             tenant_id,
             revision: Some(revision.to_owned()),
             rejected_revision: rejected.map(str::to_owned),

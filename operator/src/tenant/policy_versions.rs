@@ -20,7 +20,7 @@ const CREDIBLE: u64 = 1 << 62;
 
 /// One delivered policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Number {
+pub(crate) struct PolicyVersion {
     pub(crate) version: u64,
     pub(crate) hash: String,
     pub(crate) generated_at: Timestamp,
@@ -28,23 +28,23 @@ pub(crate) struct Number {
 
 /// What is remembered of one tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Known {
+pub(crate) struct KnownVersions {
     /// The policy that was delivered last.
-    pub(crate) last: Option<Number>,
+    pub(crate) last: Option<PolicyVersion>,
     /// Every number up to this one is taken.
     pub(crate) taken: u64,
 }
 
 /// What is remembered of each tenant, by uid.
 #[derive(Debug, Default)]
-pub(crate) struct Numbers(Mutex<HashMap<String, Known>>);
+pub(crate) struct PolicyVersions(Mutex<HashMap<String, KnownVersions>>);
 
-impl Numbers {
-    pub(crate) fn known(&self, tenant: &ChatTenant) -> Known {
+impl PolicyVersions {
+    pub(crate) fn known(&self, tenant: &ChatTenant) -> KnownVersions {
         self.all().get(&uid(tenant)).cloned().unwrap_or_default()
     }
 
-    pub(crate) fn remember(&self, tenant: &ChatTenant, number: Number) {
+    pub(crate) fn remember(&self, tenant: &ChatTenant, number: PolicyVersion) {
         self.all().entry(uid(tenant)).or_default().last = Some(number);
     }
 
@@ -64,7 +64,7 @@ impl Numbers {
         is_news
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, KnownVersions>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

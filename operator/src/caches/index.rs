@@ -13,7 +13,7 @@ use minichat_core::TenantId;
 use minichat_crds::rendered_secret::SOURCE;
 use minichat_crds::{ChatQuota, ChatTenant, render};
 
-use crate::issuers::Listed;
+use crate::tenant::secret_names;
 
 /// What several objects of one kind may have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -38,9 +38,9 @@ pub(crate) trait Keyed:
 impl Keyed for ChatTenant {
     fn keys(&self) -> HashSet<Key> {
         let namespace = self.namespace().unwrap_or_default();
-        let issuers = Listed::by_tenant(self).into_iter();
-        let issuers = issuers.map(|listed| listed.key());
-        let secrets = crate::chat_tenant::secret_names(self).into_iter();
+        let issuers = self.spec.auth.issuers.iter();
+        let issuers = issuers.map(|issuer| Key::Issuer(issuer.issuer.clone()));
+        let secrets = secret_names(self).into_iter();
         let secrets = secrets.map(|name| Key::Secret(format!("{namespace}/{name}")));
         let id = Key::TenantId(render::tenant_id(self));
         issuers.chain(secrets).chain([id]).collect()

@@ -7,17 +7,24 @@ use std::time::Duration;
 use minichat_core::Timestamp;
 use minichat_crds::status::Condition;
 
-use super::record::Last;
-use crate::condition::{Reason, Type, Verdict, find};
+use super::condition::{Reason, Type, Verdict, find};
 use crate::settings::Watchdog;
 
 /// What failures are told by. It changes only with the verdict, since it is written to
 /// every tenant: how a Job failed is said by its own event.
 const FAILED: &str = "a Job of the watchdog failed lately; the event JobFailed and its log say why";
 
+/// A Job that has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LastRun {
+    pub(crate) at: Timestamp,
+    pub(crate) job: String,
+    pub(crate) has_failed: bool,
+}
+
 /// What stands, for whoever writes a status.
 #[derive(Debug)]
-pub(crate) struct Health {
+pub(crate) struct JobsHealth {
     watchdog: Option<Watchdog>,
     missed_after: Duration,
     runs: Mutex<Runs>,
@@ -38,7 +45,7 @@ enum Runs {
     Missed,
 }
 
-impl Health {
+impl JobsHealth {
     pub(crate) fn new(watchdog: Option<Watchdog>, missed_after: Duration) -> Self {
         Self {
             watchdog,
@@ -91,7 +98,7 @@ impl Health {
 
     /// Takes note of the Job that ended last; `since` is when somebody began to
     /// look. Whether that is news for the tenants.
-    pub(super) fn judge(&self, last: Option<&Last>, since: Timestamp, now: Timestamp) -> bool {
+    pub(crate) fn judge(&self, last: Option<&LastRun>, since: Timestamp, now: Timestamp) -> bool {
         let is_missed = self.until_missed(last, since, now).is_zero();
         let mut runs = self.runs();
         let next = if is_missed {
@@ -109,9 +116,9 @@ impl Health {
     }
 
     /// How long none may end before one is missed.
-    pub(super) fn until_missed(
+    pub(crate) fn until_missed(
         &self,
-        last: Option<&Last>,
+        last: Option<&LastRun>,
         since: Timestamp,
         now: Timestamp,
     ) -> Duration {
@@ -124,7 +131,7 @@ impl Health {
 
 impl Runs {
     /// What stands after `last`.
-    fn then(&self, last: Option<&Last>) -> Self {
+    fn then(&self, last: Option<&LastRun>) -> Self {
         let Some(last) = last else {
             return Self::NoneYet;
         };

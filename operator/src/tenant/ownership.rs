@@ -16,8 +16,7 @@ use minichat_core::TenantId;
 use minichat_crds::ChatTenant;
 use minichat_crds::rendered_secret::{SOURCE, SOURCE_UID};
 
-use crate::cache::full_name;
-use crate::issuers::{age, is_asking};
+use super::subject::{age, full_name, is_asking};
 
 /// `namespace/name` of the tenant that `secret` was rendered from.
 pub(crate) fn source_of(secret: &Secret) -> Option<&str> {
@@ -229,7 +228,7 @@ mod tests {
     /// K8S-8
     #[test]
     fn an_older_tenant_that_is_invalid_keeps_nobody_from_an_id() {
-        use crate::condition::{Reason, Type, Verdict, conditions};
+        use crate::status::{Reason, Type, Verdict, conditions};
         let (mut old, new) = (tenant("b/old", 1), tenant("a/new", 2));
         let now = minichat_core::Timestamp::from_micros(0);
         let invalid = [Verdict::no(Type::Accepted, Reason::Invalid, "")];

@@ -1,11 +1,7 @@
-//! Who lists which issuer of tokens: none opens two tenants by accident
-//! (`auth.issuers`). An issuer is *shared* when every tenant that lists it names
-//! a `tenantClaim`; otherwise it belongs to the tenant that was delivered with it
-//! first, and before any was, to the oldest. A tenant is told by its
-//! `namespace/name`: its id alone says nothing, since another may ask for the same.
+//! The issuers that rendered Secrets list, and those that are being written will list.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -16,46 +12,11 @@ use minichat_crds::{ChatTenant, render};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::cache::full_name;
-use crate::condition::{Reason, Type, find};
-use crate::index::Key;
-use crate::ownership::{named_for, source_of};
+use super::listed::Listed;
+use crate::tenant::{full_name, source_of};
 
 /// Longer than the API server takes to carry out a write and a cache to show it.
 pub(crate) const LIFETIME: Duration = Duration::from_mins(2);
-
-/// One entry of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Listed {
-    issuer: String,
-    names_a_claim: bool,
-}
-
-impl Listed {
-    pub(crate) fn by_tenant(tenant: &ChatTenant) -> Vec<Self> {
-        let issuers = tenant.spec.auth.issuers.iter();
-        let listed = issuers.map(|issuer| Self {
-            issuer: issuer.issuer.clone(),
-            names_a_claim: issuer.tenant_claim.is_some(),
-        });
-        listed.collect()
-    }
-
-    /// Finds tenants that list the same issuer.
-    pub(crate) fn key(&self) -> Key {
-        Key::Issuer(self.issuer.clone())
-    }
-
-    fn excludes(&self, other: &Self) -> bool {
-        self.issuer == other.issuer && !(self.names_a_claim && other.names_a_claim)
-    }
-}
-
-/// Whether both lists cannot be delivered.
-pub(crate) fn exclude_each_other(some: &[Listed], others: &[Listed]) -> bool {
-    some.iter()
-        .any(|one| others.iter().any(|other| one.excludes(other)))
-}
 
 /// What the rendered Secrets of the pool list, and what those will that are being
 /// written: a cache shows a write a moment later.
@@ -99,11 +60,11 @@ pub(crate) struct Claim {
 #[derive(Deserialize)]
 struct Document {
     #[serde(default)]
-    issuers: Vec<Entry>,
+    issuers: Vec<IssuerEntry>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct IssuerEntry {
     issuer: String,
     tenant_claim: Option<String>,
 }
@@ -201,13 +162,13 @@ impl DeliveredIssuers {
     }
 
     /// What `tenant` itself is delivered with, or will be.
-    fn own(&self, tenant: &ChatTenant) -> Vec<Listed> {
+    pub(super) fn own(&self, tenant: &ChatTenant) -> Vec<Listed> {
         let (id, full) = (render::tenant_id(tenant), full_name(tenant));
         self.held().own(id, &full).cloned().collect()
     }
 
     /// `namespace/name` of who is delivered under `id`.
-    fn source(&self, id: TenantId) -> Option<String> {
+    pub(super) fn source(&self, id: TenantId) -> Option<String> {
         self.held().source(id)
     }
 
@@ -317,93 +278,3 @@ impl Held {
         before
     }
 }
-
-/// Why `tenant` must not be delivered: the first of its issuers that is another
-/// tenant's, of `tenants`.
-pub(crate) fn conflict(
-    tenant: &ChatTenant,
-    tenants: &[Arc<ChatTenant>],
-    delivered: &DeliveredIssuers,
-) -> Option<String> {
-    let wanted = Listed::by_tenant(tenant);
-    wanted.iter().enumerate().find_map(|(position, listed)| {
-        let holder = holder(tenant, listed, tenants, delivered)?;
-        Some(contested(position, &listed.issuer, &holder))
-    })
-}
-
-/// What a tenant is told whose issuer at `position` is that of `holder`, which it may know.
-pub(crate) fn contested(position: usize, issuer: &str, holder: &str) -> String {
-    format!(
-        "spec.auth.issuers[{position}].issuer: {issuer} is listed by {holder} too; tenants share an issuer only when \
-         each of them names a tenantClaim: write one in both, or remove the issuer here"
-    )
-}
-
-/// Who has the issuer instead of `tenant`.
-fn holder(
-    tenant: &ChatTenant,
-    listed: &Listed,
-    tenants: &[Arc<ChatTenant>],
-    delivered: &DeliveredIssuers,
-) -> Option<String> {
-    let id = render::tenant_id(tenant);
-    let own = delivered.own(tenant);
-    let has_it = own.contains(listed);
-    // Whoever begins or ends to share an issuer had it before.
-    let held = own.iter().any(|entry| entry.issuer == listed.issuer);
-    let holders = delivered.excluding(listed);
-    let mut others = holders.iter().filter(|holder| **holder != id);
-    if !has_it && let Some(first) = others.next() {
-        let source = delivered.source(*first).unwrap_or_default();
-        let is_there = tenants
-            .iter()
-            .any(|other| full_name(other.as_ref()) == source);
-        let named = named_for(tenant, &source);
-        return Some(if is_there {
-            named
-        } else {
-            format!("{named}, which is being removed,")
-        });
-    }
-    let rivals = tenants.iter().filter(|other| {
-        let other_id = render::tenant_id(other);
-        let is_equal = if holders.contains(&other_id) {
-            has_it
-        } else {
-            !held
-        };
-        other_id != id
-            && is_equal
-            && age(other) < age(tenant)
-            && is_asking(other)
-            && Listed::by_tenant(other)
-                .iter()
-                .any(|entry| entry.excludes(listed))
-    });
-    let oldest = rivals.min_by_key(|other| age(other))?;
-    let named = named_for(tenant, &full_name(oldest.as_ref()));
-    Some(format!("{named}, which is older,"))
-}
-
-/// The oldest comes first; among equals the smaller name.
-pub(crate) fn age(tenant: &ChatTenant) -> impl Ord + use<> {
-    let created = tenant.metadata.creation_timestamp.as_ref();
-    (created.map(|time| time.0), full_name(tenant))
-}
-
-/// A tenant that is not valid or ends keeps nobody from anything (K8S-8).
-pub(crate) fn is_asking(tenant: &ChatTenant) -> bool {
-    let conditions = tenant.status.as_ref().map(|status| &status.conditions);
-    let accepted = conditions.and_then(|conditions| find(conditions, Type::Accepted));
-    let is_invalid = accepted.is_some_and(|accepted| {
-        [Reason::Invalid, Reason::NamespaceNotAllowed]
-            .iter()
-            .any(|reason| reason.as_str() == accepted.reason)
-            && accepted.observed_generation == tenant.metadata.generation
-    });
-    tenant.metadata.deletion_timestamp.is_none() && !is_invalid
-}
-
-#[cfg(test)]
-mod tests;

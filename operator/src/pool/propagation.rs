@@ -9,11 +9,11 @@ use minichat_crds::ChatTenant;
 
 /// When each tenant's changes were noticed that are not on every pod yet.
 #[derive(Debug, Default)]
-pub(crate) struct Propagation(Mutex<HashMap<ObjectRef<ChatTenant>, Change>>);
+pub(crate) struct Propagation(Mutex<HashMap<ObjectRef<ChatTenant>, Pending>>);
 
 #[derive(Debug, Default)]
-struct Change {
-    /// Notice of what the render loop has not looked at.
+struct Pending {
+    /// Notice of what the render loop has not seen.
     noticed: Option<Instant>,
     /// Notice of what was delivered and not acknowledged.
     delivered: Option<Instant>,
@@ -27,8 +27,8 @@ impl Propagation {
         change.noticed.get_or_insert_with(Instant::now);
     }
 
-    /// The render loop has looked; whether it had something to deliver.
-    pub(crate) fn looked(&self, tenant: &ObjectRef<ChatTenant>, delivers: bool) {
+    /// The render loop has run; whether it had something to deliver.
+    pub(crate) fn rendered(&self, tenant: &ObjectRef<ChatTenant>, delivers: bool) {
         let mut changes = self.changes();
         let Some(change) = changes.get_mut(tenant) else {
             return;
@@ -63,7 +63,7 @@ impl Propagation {
         self.changes().remove(tenant);
     }
 
-    fn changes(&self) -> MutexGuard<'_, HashMap<ObjectRef<ChatTenant>, Change>> {
+    fn changes(&self) -> MutexGuard<'_, HashMap<ObjectRef<ChatTenant>, Pending>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -80,17 +80,17 @@ mod tests {
     fn only_what_was_delivered_arrives_and_once() {
         let (propagation, tenant) = (Propagation::default(), tenant());
         propagation.noticed(&tenant);
-        propagation.looked(&tenant, false);
+        propagation.rendered(&tenant, false);
         assert_eq!(
             propagation.arrived(&tenant),
             None,
             "nothing was to be delivered"
         );
         propagation.noticed(&tenant);
-        propagation.looked(&tenant, true);
+        propagation.rendered(&tenant, true);
         // The write of the Secret is noticed too, and is no change.
         propagation.noticed(&tenant);
-        propagation.looked(&tenant, false);
+        propagation.rendered(&tenant, false);
         assert!(propagation.arrived(&tenant).is_some());
         assert_eq!(propagation.arrived(&tenant), None);
         assert!(propagation.changes().is_empty(), "nothing is kept");
@@ -100,16 +100,16 @@ mod tests {
     fn a_change_during_a_delivery_is_measured_from_its_own_notice() {
         let (propagation, tenant) = (Propagation::default(), tenant());
         propagation.noticed(&tenant);
-        propagation.looked(&tenant, true);
+        propagation.rendered(&tenant, true);
         propagation.noticed(&tenant);
         assert!(propagation.arrived(&tenant).is_some());
-        propagation.looked(&tenant, true);
+        propagation.rendered(&tenant, true);
         assert!(propagation.arrived(&tenant).is_some());
         propagation.noticed(&tenant);
         propagation.forget(&tenant);
         propagation.noticed(&tenant);
         propagation.begin();
-        propagation.looked(&tenant, true);
+        propagation.rendered(&tenant, true);
         assert_eq!(propagation.arrived(&tenant), None);
     }
 }

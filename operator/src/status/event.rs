@@ -7,8 +7,8 @@ use kube::{Resource, ResourceExt as _};
 use minichat_core::Timestamp;
 use uuid::Uuid;
 
-use crate::condition::{Verdict, find};
-use crate::write::{MANAGER, Writer};
+use super::condition::{Verdict, find};
+use crate::writer::{MANAGER, Writer};
 use minichat_crds::status::{Condition, ConditionStatus};
 
 /// The API server takes 1 kB.
@@ -16,13 +16,13 @@ const MAX_NOTE: usize = 1000;
 
 /// One thing to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct Note {
     warning: bool,
     reason: &'static str,
     note: String,
 }
 
-impl Told {
+impl Note {
     pub(crate) fn warning(reason: &'static str, note: String) -> Self {
         Self {
             warning: true,
@@ -40,13 +40,13 @@ impl Told {
 
     /// Whether a pod refused a revision.
     pub(crate) fn is_rejection(&self) -> bool {
-        self.reason == crate::condition::Reason::Rejected.as_str()
+        self.reason == super::condition::Reason::Rejected.as_str()
     }
 }
 
 /// What is new in `verdicts` against the conditions that stood before.
 /// `Ready` and `Stalled` only sum up the others, and of jobs the Job itself is told.
-pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<Told> {
+pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<Note> {
     let is_new = |verdict: &&Verdict| {
         find(before, verdict.type_).is_none_or(|old| {
             let status = if verdict.holds {
@@ -60,7 +60,7 @@ pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<Told> {
         })
     };
     let is_told = |verdict: &&Verdict| {
-        use crate::condition::{Reason, Type};
+        use super::condition::{Reason, Type};
         !matches!(
             verdict.type_,
             Type::Ready | Type::Stalled | Type::JobsHealthy
@@ -74,8 +74,8 @@ pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<Told> {
         .collect()
 }
 
-fn told(verdict: &Verdict) -> Told {
-    use crate::condition::Type;
+fn told(verdict: &Verdict) -> Note {
+    use super::condition::Type;
     let reason = match (verdict.type_, verdict.holds) {
         (Type::Accepted, true) => "Accepted",
         (Type::Accepted, false) => "Refused",
@@ -86,7 +86,7 @@ fn told(verdict: &Verdict) -> Told {
         "" => "the spec is valid".to_owned(),
         message => message.to_owned(),
     };
-    Told {
+    Note {
         warning: !verdict.holds || verdict.type_ == Type::Degraded,
         reason,
         note,
@@ -99,7 +99,7 @@ pub(crate) async fn publish<K>(
     writer: &Writer,
     identity: &str,
     object: &K,
-    told: Vec<Told>,
+    told: Vec<Note>,
     now: Timestamp,
 ) where
     K: Resource<DynamicType = ()>,
@@ -121,10 +121,10 @@ pub(crate) async fn publish<K>(
 fn event<K: Resource<DynamicType = ()>>(
     identity: &str,
     of: &K,
-    told: Told,
+    told: Note,
     now: Timestamp,
 ) -> Event {
-    let Told {
+    let Note {
         warning,
         reason,
         mut note,
@@ -157,8 +157,8 @@ fn event<K: Resource<DynamicType = ()>>(
 
 #[cfg(test)]
 mod tests {
+    use super::condition::{Reason, Type, conditions};
     use super::*;
-    use crate::condition::{Reason, Type, conditions};
 
     /// K8S-9: one per change, not per reconcile.
     #[test]

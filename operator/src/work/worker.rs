@@ -1,4 +1,4 @@
-//! Looks at the objects of a lane: each once at a time, many at once, and what has
+//! Looks at the objects of a receiver: each once at a time, many at once, and what has
 //! changed before everything else.
 
 use std::convert::Infallible;
@@ -11,43 +11,43 @@ use kube::Resource;
 use kube::runtime::controller::{Action, Config, Error, applier};
 use kube::runtime::reflector::{ObjectRef, Store};
 
-use crate::queue::{Gate, Lane, Look, Queue, ordered};
+use super::queue::{Queue, QueueReceiver, Request, ResyncLimit, prioritized};
 
 /// One of so many places is for objects that have not changed, or ask for another
 /// look.
-const SWEPT: u16 = 4;
+const RESYNCED: u16 = 4;
 
 /// After how long another look is due although nothing has changed.
-pub(crate) type Again = Option<Duration>;
+pub(crate) type Requeue = Option<Duration>;
 
 /// How a reconcile ended: one that failed says after how long it is tried again.
-pub(crate) type Outcome = Result<Again, Duration>;
+pub(crate) type Outcome = Result<Requeue, Duration>;
 
-/// Runs while `lane` is open. What is to be looked at again is sent to `queue`, the
-/// other end of the lane: a controller would start it in the place of what has
+/// Runs while `receiver` is open. What is to be looked at again is sent to `queue`, the
+/// other end of the receiver: a controller would start it in the place of what has
 /// changed.
 pub(crate) async fn follow<K, F>(
     store: Store<K>,
-    (queue, lane): (Queue<K>, Lane<K>),
+    (queue, receiver): (Queue<K>, QueueReceiver<K>),
     at_once: u16,
-    look: impl Fn(Arc<K>) -> F + Clone + Send + 'static,
+    reconcile: impl Fn(Arc<K>) -> F + Clone + Send + 'static,
 ) where
     K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
     F: Future<Output = Outcome> + Send + 'static,
 {
-    let gate = Arc::new(Gate::new(usize::from(at_once / SWEPT)));
-    let looks = ordered(lane, Arc::clone(&gate));
-    let leaving = Arc::clone(&gate);
+    let limit = Arc::new(ResyncLimit::new(usize::from(at_once / RESYNCED)));
+    let looks = prioritized(receiver, Arc::clone(&limit));
+    let leaving = Arc::clone(&limit);
     let reconcile = move |object: Arc<K>, _: Arc<()>| {
-        let (look, queue, gate) = (look.clone(), queue.clone(), Arc::clone(&leaving));
+        let (look, queue, limit) = (look.clone(), queue.clone(), Arc::clone(&leaving));
         Box::pin(async move {
             let key = ObjectRef::from_obj(object.as_ref());
             let looked = look(object).await;
-            gate.leaves(&key);
+            limit.release(&key);
             match looked {
                 Ok(None) => {}
-                Ok(Some(delay)) => queue.send(Look::Again(key, delay)),
-                Err(delay) => queue.send(Look::Retry(key, delay)),
+                Ok(Some(delay)) => queue.send(Request::Requeue(key, delay)),
+                Err(delay) => queue.send(Request::Retry(key, delay)),
             }
             Ok::<_, Infallible>(Action::await_change())
         })
@@ -61,7 +61,7 @@ pub(crate) async fn follow<K, F>(
             // It needs nothing any more.
             Err(Error::ObjectNotFound(object)) => {
                 let namespace = object.namespace.as_deref().unwrap_or_default();
-                gate.leaves(&ObjectRef::new(&object.name).within(namespace));
+                limit.release(&ObjectRef::new(&object.name).within(namespace));
             }
             Err(Error::RunnerError(error)) => tracing::error!(%error, "a loop has ended"),
             Ok(_) | Err(_) => {}
@@ -81,7 +81,7 @@ mod tests {
     use tokio::time::{Instant, sleep};
 
     use super::*;
-    use crate::queue;
+    use crate::work::queue;
 
     const AGAIN: Duration = Duration::from_secs(2);
     /// As long as a look waits for a pod.
@@ -119,17 +119,17 @@ mod tests {
             }
         };
         let looks = |name: &str| seen.lock().unwrap().get(name).map_or(0, Vec::len);
-        let (queue, lane) = queue::queue();
-        tokio::spawn(follow(store, (queue.clone(), lane), AT_ONCE, look));
+        let (queue, receiver) = queue::queue();
+        tokio::spawn(follow(store, (queue.clone(), receiver), AT_ONCE, look));
         for object in &objects {
-            queue.send(Look::Swept(ObjectRef::from_obj(object)));
+            queue.send(Request::Resync(ObjectRef::from_obj(object)));
         }
         sleep(SLOW * 60).await;
         for edited in [object(0), object(500), object(999)] {
             // Not one that is in work just then.
             sleep(SLOW / 2).await;
             let before = looks(&edited.name_any());
-            queue.send(Look::Changed(ObjectRef::from_obj(&edited)));
+            queue.send(Request::Changed(ObjectRef::from_obj(&edited)));
             sleep(SLOW + Duration::from_millis(10)).await;
             assert!(looks(&edited.name_any()) > before, "{:?}", edited.metadata);
         }

@@ -1,6 +1,6 @@
 //! What is to be looked at, and in which order: what has changed at once, and
 //! everything, as at the start, while there is nothing better to do; so is what
-//! asks for another look. Otherwise an edit would wait for a thousand tenants that
+//! asks for another request. Otherwise an edit would wait for a thousand tenants that
 //! nobody has touched (K8S-17), or that wait for a pod that hangs. What failed may be
 //! an edit, and comes back as one: how often is bounded by its delay (K8S-10).
 
@@ -18,25 +18,25 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, sleep_until};
 
-use crate::later::Later;
+use super::delay_queue::DelayQueue;
 
 /// An object that is to be looked at.
 #[derive(Debug)]
-pub(crate) enum Look<K: Resource<DynamicType = ()>> {
+pub(crate) enum Request<K: Resource<DynamicType = ()>> {
     /// It has changed, or what it depends on.
     Changed(ObjectRef<K>),
     /// It may have: everything is looked at.
-    Swept(ObjectRef<K>),
+    Resync(ObjectRef<K>),
     /// After so long it is swept, unless it is looked at before.
-    Again(ObjectRef<K>, Duration),
-    /// A look failed: after so long it is as if it had changed, unless it is looked at
+    Requeue(ObjectRef<K>, Duration),
+    /// A request failed: after so long it is as if it had changed, unless it is looked at
     /// before.
     Retry(ObjectRef<K>, Duration),
 }
 
-/// Where those are told who must look again.
+/// Where those are told who must request again.
 #[derive(Clone)]
-pub(crate) struct Queue<K: Resource<DynamicType = ()>>(UnboundedSender<Look<K>>);
+pub(crate) struct Queue<K: Resource<DynamicType = ()>>(UnboundedSender<Request<K>>);
 
 pub(crate) struct Queues {
     pub(crate) render: Queue<ChatTenant>,
@@ -46,18 +46,18 @@ pub(crate) struct Queues {
     pub(crate) rendered: Queue<Secret>,
 }
 
-pub(crate) type Lane<K> = UnboundedReceiver<Look<K>>;
+pub(crate) type QueueReceiver<K> = UnboundedReceiver<Request<K>>;
 
 /// The other ends of the queues.
-pub(crate) struct Lanes {
-    pub(crate) render: Lane<ChatTenant>,
-    pub(crate) objects: Lane<ChatTenant>,
-    pub(crate) quotas: Lane<ChatQuota>,
-    pub(crate) rendered: Lane<Secret>,
+pub(crate) struct QueueReceivers {
+    pub(crate) render: QueueReceiver<ChatTenant>,
+    pub(crate) objects: QueueReceiver<ChatTenant>,
+    pub(crate) quotas: QueueReceiver<ChatQuota>,
+    pub(crate) rendered: QueueReceiver<Secret>,
 }
 
 impl Queues {
-    pub(crate) fn new() -> (Self, Lanes) {
+    pub(crate) fn new() -> (Self, QueueReceivers) {
         let (render, to_render) = queue();
         let (objects, to_objects) = queue();
         let (quotas, to_quotas) = queue();
@@ -68,46 +68,46 @@ impl Queues {
             quotas,
             rendered,
         };
-        let lanes = Lanes {
+        let receivers = QueueReceivers {
             render: to_render,
             objects: to_objects,
             quotas: to_quotas,
             rendered: to_rendered,
         };
-        (queues, lanes)
+        (queues, receivers)
     }
 }
 
-pub(crate) fn queue<K: Resource<DynamicType = ()>>() -> (Queue<K>, Lane<K>) {
+pub(crate) fn queue<K: Resource<DynamicType = ()>>() -> (Queue<K>, QueueReceiver<K>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     (Queue(sender), receiver)
 }
 
 impl<K: Resource<DynamicType = ()>> Queue<K> {
-    pub(crate) fn send(&self, look: Look<K>) {
+    pub(crate) fn send(&self, request: Request<K>) {
         // Nobody listens any more only while the process ends.
-        let _ = self.0.send(look);
+        let _ = self.0.send(request);
     }
 }
 
-impl<K: Resource<DynamicType = ()>> Look<K> {
+impl<K: Resource<DynamicType = ()>> Request<K> {
     pub(crate) fn object(&self) -> &ObjectRef<K> {
         match self {
             Self::Changed(object)
-            | Self::Swept(object)
-            | Self::Again(object, _)
+            | Self::Resync(object)
+            | Self::Requeue(object, _)
             | Self::Retry(object, _) => object,
         }
     }
 }
 
-/// Lets so many of a sweep be in work at once.
-pub(crate) struct Gate<K: Resource<DynamicType = ()>> {
+/// Lets so many of a resync be in work at once.
+pub(crate) struct ResyncLimit<K: Resource<DynamicType = ()>> {
     free: Semaphore,
     inside: Mutex<HashSet<ObjectRef<K>>>,
 }
 
-impl<K: Resource<DynamicType = ()>> Gate<K> {
+impl<K: Resource<DynamicType = ()>> ResyncLimit<K> {
     pub(crate) fn new(at_once: usize) -> Self {
         Self {
             free: Semaphore::new(at_once),
@@ -116,13 +116,13 @@ impl<K: Resource<DynamicType = ()>> Gate<K> {
     }
 
     /// Waits for room.
-    async fn room(&self) {
+    async fn free_place(&self) {
         if let Ok(permit) = self.free.acquire().await {
             permit.forget();
         }
     }
 
-    fn enters(&self, object: ObjectRef<K>) {
+    fn hold(&self, object: ObjectRef<K>) {
         let is_new = self.inside().insert(object);
         if !is_new {
             self.free.add_permits(1);
@@ -130,7 +130,7 @@ impl<K: Resource<DynamicType = ()>> Gate<K> {
     }
 
     /// `object` was looked at, for whatever reason.
-    pub(crate) fn leaves(&self, object: &ObjectRef<K>) {
+    pub(crate) fn release(&self, object: &ObjectRef<K>) {
         if self.inside().remove(object) {
             self.free.add_permits(1);
         }
@@ -141,13 +141,13 @@ impl<K: Resource<DynamicType = ()>> Gate<K> {
     }
 }
 
-/// What is waiting for its turn in a sweep, each once.
-struct Sweep<K: Resource<DynamicType = ()>> {
+/// What is waiting for its turn in a resync, each once.
+struct ResyncQueue<K: Resource<DynamicType = ()>> {
     order: VecDeque<ObjectRef<K>>,
     waiting: HashSet<ObjectRef<K>>,
 }
 
-impl<K: Resource<DynamicType = ()>> Sweep<K> {
+impl<K: Resource<DynamicType = ()>> ResyncQueue<K> {
     fn new() -> Self {
         Self {
             order: VecDeque::new(),
@@ -168,19 +168,19 @@ impl<K: Resource<DynamicType = ()>> Sweep<K> {
     }
 }
 
-/// The objects of `lane` in the order in which they are to be looked at.
-pub(crate) fn ordered<K>(
-    lane: Lane<K>,
-    gate: Arc<Gate<K>>,
+/// The objects of `receiver` in the order in which they are to be looked at.
+pub(crate) fn prioritized<K>(
+    receiver: QueueReceiver<K>,
+    limit: Arc<ResyncLimit<K>>,
 ) -> impl Stream<Item = Result<ObjectRef<K>, Infallible>>
 where
     K: Resource<DynamicType = ()>,
 {
-    let order = Order {
-        lane,
-        gate,
-        sweep: Sweep::new(),
-        later: Later::new(),
+    let order = PriorityQueue {
+        receiver,
+        limit,
+        resync: ResyncQueue::new(),
+        later: DelayQueue::new(),
     };
     stream::unfold(order, async |mut order| {
         let next = order.next().await?;
@@ -189,47 +189,47 @@ where
 }
 
 /// What has been told, and what waits.
-struct Order<K: Resource<DynamicType = ()>> {
-    lane: Lane<K>,
-    gate: Arc<Gate<K>>,
-    sweep: Sweep<K>,
-    later: Later<ObjectRef<K>, Why>,
+struct PriorityQueue<K: Resource<DynamicType = ()>> {
+    receiver: QueueReceiver<K>,
+    limit: Arc<ResyncLimit<K>>,
+    resync: ResyncQueue<K>,
+    later: DelayQueue<ObjectRef<K>, Delayed>,
 }
 
 /// Why something is looked at later.
-enum Why {
+enum Delayed {
     Unsettled,
     Failed,
 }
 
-impl<K: Resource<DynamicType = ()>> Order<K> {
+impl<K: Resource<DynamicType = ()>> PriorityQueue<K> {
     /// `None` once nobody can send any more.
     async fn next(&mut self) -> Option<ObjectRef<K>> {
         loop {
             let first = self.later.first();
             tokio::select! {
                 biased;
-                look = self.lane.recv() => match look? {
-                    Look::Changed(object) => {
+                request = self.receiver.recv() => match request? {
+                    Request::Changed(object) => {
                         self.later.clear(&object);
                         return Some(object);
                     }
-                    Look::Swept(object) => self.sweep.add(object),
-                    Look::Again(object, delay) => self.later(object, Why::Unsettled, delay),
-                    Look::Retry(object, delay) => self.later(object, Why::Failed, delay),
+                    Request::Resync(object) => self.resync.add(object),
+                    Request::Requeue(object, delay) => self.later(object, Delayed::Unsettled, delay),
+                    Request::Retry(object, delay) => self.later(object, Delayed::Failed, delay),
                 },
                 () = sleep_until(first.unwrap_or_else(Instant::now)), if first.is_some() => {
                     while let Some((object, why)) = self.later.due(Instant::now()) {
                         match why {
-                            Why::Failed => return Some(object),
-                            Why::Unsettled => self.sweep.add(object),
+                            Delayed::Failed => return Some(object),
+                            Delayed::Unsettled => self.resync.add(object),
                         }
                     }
                 }
-                () = self.gate.room(), if !self.sweep.order.is_empty() => {
-                    if let Some(object) = self.sweep.next() {
+                () = self.limit.free_place(), if !self.resync.order.is_empty() => {
+                    if let Some(object) = self.resync.next() {
                         self.later.clear(&object);
-                        self.gate.enters(object.clone());
+                        self.limit.hold(object.clone());
                         return Some(object);
                     }
                 }
@@ -237,7 +237,7 @@ impl<K: Resource<DynamicType = ()>> Order<K> {
         }
     }
 
-    fn later(&mut self, object: ObjectRef<K>, why: Why, delay: Duration) {
+    fn later(&mut self, object: ObjectRef<K>, delayed: Delayed, delay: Duration) {
         self.later.set(object, why, Instant::now() + delay);
     }
 }
@@ -257,13 +257,13 @@ mod tests {
 
     /// Names what is looked at next, if that is to be done now.
     fn names(
-        lane: Lane<ChatTenant>,
-        gate: &Arc<Gate<ChatTenant>>,
+        receiver: QueueReceiver<ChatTenant>,
+        limit: &Arc<ResyncLimit<ChatTenant>>,
     ) -> impl FnMut() -> Option<String> {
-        let mut ordered = Box::pin(ordered(lane, Arc::clone(gate)));
+        let mut prioritized = Box::pin(prioritized(receiver, Arc::clone(limit)));
         move || {
             // A poll takes as many as there are.
-            let next = unconstrained(ordered.next()).now_or_never();
+            let next = unconstrained(prioritized.next()).now_or_never();
             next.map(|object| object.map_or("the end".to_owned(), |Ok(object)| object.name))
         }
     }
@@ -271,25 +271,25 @@ mod tests {
     /// K8S-17
     #[tokio::test]
     async fn what_changed_passes_a_sweep_that_waits_for_room() {
-        let (queue, lane) = queue();
-        let gate = Arc::new(Gate::new(1));
-        let mut next = names(lane, &gate);
+        let (queue, receiver) = queue();
+        let limit = Arc::new(ResyncLimit::new(1));
+        let mut next = names(receiver, &limit);
         for name in ["one", "two", "one"] {
-            queue.send(Look::Swept(tenant(name)));
+            queue.send(Request::Resync(tenant(name)));
         }
-        queue.send(Look::Changed(tenant("new")));
+        queue.send(Request::Changed(tenant("new")));
         assert_eq!(next().as_deref(), Some("new"));
         assert_eq!(next().as_deref(), Some("one"));
-        assert_eq!(next(), None, "the first of the sweep is in work");
-        queue.send(Look::Changed(tenant("two")));
+        assert_eq!(next(), None, "the first of the resync is in work");
+        queue.send(Request::Changed(tenant("two")));
         assert_eq!(next().as_deref(), Some("two"));
-        gate.leaves(&tenant("two"));
-        assert_eq!(next(), None, "it was not let in by the gate");
-        gate.leaves(&tenant("one"));
+        limit.release(&tenant("two"));
+        assert_eq!(next(), None, "it was not let in by the limit");
+        limit.release(&tenant("one"));
         assert_eq!(next().as_deref(), Some("two"));
-        gate.leaves(&tenant("two"));
+        limit.release(&tenant("two"));
         assert_eq!(next(), None, "each is swept once");
-        queue.send(Look::Swept(tenant("one")));
+        queue.send(Request::Resync(tenant("one")));
         assert_eq!(next().as_deref(), Some("one"), "and again when asked again");
         drop(queue);
         assert_eq!(next().as_deref(), Some("the end"));
@@ -298,46 +298,46 @@ mod tests {
     /// K8S-17: a thousand tenants wait for a pod that hangs, and each is looked at again and again.
     #[tokio::test(start_paused = true)]
     async fn what_asks_for_another_look_holds_up_nothing_that_changed() {
-        let (queue, lane) = queue();
-        let gate = Arc::new(Gate::new(2));
-        let mut next = names(lane, &gate);
+        let (queue, receiver) = queue();
+        let limit = Arc::new(ResyncLimit::new(2));
+        let mut next = names(receiver, &limit);
         let unsettled: Vec<_> = (0..1000).map(|number| number.to_string()).collect();
         for name in &unsettled {
-            queue.send(Look::Again(tenant(name), AGAIN));
+            queue.send(Request::Requeue(tenant(name), AGAIN));
         }
         assert_eq!(next(), None, "it is not time yet");
         tokio::time::advance(AGAIN).await;
         assert_eq!(next().as_deref(), Some("0"));
         assert_eq!(next().as_deref(), Some("1"));
         assert_eq!(next(), None, "the others wait for room");
-        queue.send(Look::Changed(tenant("new")));
+        queue.send(Request::Changed(tenant("new")));
         assert_eq!(next().as_deref(), Some("new"));
         // Each is in work once at a time, however long it takes.
         for name in &unsettled {
-            gate.leaves(&tenant(name));
-            queue.send(Look::Again(tenant(name), AGAIN));
+            limit.release(&tenant(name));
+            queue.send(Request::Requeue(tenant(name), AGAIN));
             let following = name.parse::<usize>().unwrap() + 2;
             assert_eq!(next(), unsettled.get(following).cloned());
         }
     }
 
-    /// K8S-10, K8S-11: an edit whose look failed is not queued behind others.
+    /// K8S-10, K8S-11: an edit whose request failed is not queued behind others.
     #[tokio::test(start_paused = true)]
     async fn what_failed_comes_back_before_a_sweep_that_waits_for_room() {
-        let (queue, lane) = queue();
-        let gate = Arc::new(Gate::new(1));
-        let mut next = names(lane, &gate);
+        let (queue, receiver) = queue();
+        let limit = Arc::new(ResyncLimit::new(1));
+        let mut next = names(receiver, &limit);
         for name in ["one", "two"] {
-            queue.send(Look::Swept(tenant(name)));
+            queue.send(Request::Resync(tenant(name)));
         }
         assert_eq!(next().as_deref(), Some("one"));
-        queue.send(Look::Again(tenant("waits"), AGAIN));
+        queue.send(Request::Requeue(tenant("waits"), AGAIN));
         for name in ["failed", "failed too", "mended", "settles"] {
-            queue.send(Look::Retry(tenant(name), AGAIN));
+            queue.send(Request::Retry(tenant(name), AGAIN));
         }
-        queue.send(Look::Changed(tenant("mended")));
+        queue.send(Request::Changed(tenant("mended")));
         assert_eq!(next().as_deref(), Some("mended"));
-        queue.send(Look::Again(tenant("settles"), AGAIN * 2));
+        queue.send(Request::Requeue(tenant("settles"), AGAIN * 2));
         assert_eq!(next(), None, "it is not time yet");
         tokio::time::advance(AGAIN).await;
         assert_eq!(next().as_deref(), Some("failed"));
@@ -348,21 +348,21 @@ mod tests {
             ("two", Some("waits")),
             ("waits", None),
         ] {
-            gate.leaves(&tenant(done));
+            limit.release(&tenant(done));
             assert_eq!(next().as_deref(), following, "after {done}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_look_for_whatever_reason_is_the_one_that_was_asked_for() {
-        let (queue, lane) = queue();
-        let gate = Arc::new(Gate::new(9));
-        let mut next = names(lane, &gate);
+        let (queue, receiver) = queue();
+        let limit = Arc::new(ResyncLimit::new(9));
+        let mut next = names(receiver, &limit);
         for name in ["changed", "swept", "twice", "twice"] {
-            queue.send(Look::Again(tenant(name), AGAIN));
+            queue.send(Request::Requeue(tenant(name), AGAIN));
         }
-        queue.send(Look::Changed(tenant("changed")));
-        queue.send(Look::Swept(tenant("swept")));
+        queue.send(Request::Changed(tenant("changed")));
+        queue.send(Request::Resync(tenant("swept")));
         assert_eq!(next().as_deref(), Some("changed"));
         assert_eq!(next().as_deref(), Some("swept"));
         tokio::time::advance(AGAIN).await;

@@ -8,13 +8,13 @@ use tokio::time::Instant;
 /// A time, and a number that tells apart what has the same.
 type Place = (Instant, u64);
 
-pub(crate) struct Later<T, W> {
+pub(crate) struct DelayQueue<T, W> {
     order: BTreeMap<Place, (T, W)>,
     places: HashMap<T, Place>,
     count: u64,
 }
 
-impl<T: Clone + Eq + Hash, W> Later<T, W> {
+impl<T: Clone + Eq + Hash, W> DelayQueue<T, W> {
     pub(crate) fn new() -> Self {
         Self {
             order: BTreeMap::new(),
