@@ -5,6 +5,7 @@
 
 mod cel;
 mod metadata;
+mod patterns;
 mod schema;
 
 #[cfg(test)]

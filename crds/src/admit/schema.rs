@@ -1,11 +1,11 @@
 //! Structure: unknown fields, defaults, types, enums and bounds.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashSet;
 
 use minichat_config::Faults;
-use regex::Regex;
 use serde_json::{Map, Value};
+
+use super::patterns;
 
 /// `value` with defaults, checked against `schema`. Messages follow those of the
 /// API server.
@@ -165,21 +165,9 @@ fn string(schema: &Value, text: &str, path: &str, faults: &mut Faults) {
         );
     }
     if let Some(pattern) = schema["pattern"].as_str() {
-        let matches = compiled(pattern).is_some_and(|regex| regex.is_match(text));
+        let matches = patterns::compiled(pattern).is_some_and(|regex| regex.is_match(text));
         faults.require(matches, path, format!("{text:?} should match {pattern}"));
     }
-}
-
-/// `pattern`, compiled once. There are as many as the schemas have.
-fn compiled(pattern: &str) -> Option<Regex> {
-    static COMPILED: Mutex<BTreeMap<String, Option<Regex>>> = Mutex::new(BTreeMap::new());
-    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = compiled.get(pattern) {
-        return known.clone();
-    }
-    let regex = Regex::new(pattern).ok();
-    compiled.insert(pattern.to_owned(), regex.clone());
-    regex
 }
 
 fn number(schema: &Value, value: &Value, path: &str, faults: &mut Faults) {
