@@ -71,6 +71,13 @@ impl Graph {
         seen
     }
 
+    /// Adds what `package` depends on to what is known of it.
+    pub(super) fn add(&mut self, package: &str, dependencies: BTreeSet<String>) {
+        self.members.insert(package.to_owned());
+        let edges = self.edges.entry(package.to_owned()).or_default();
+        edges.extend(dependencies);
+    }
+
     #[cfg(test)]
     pub(super) fn of(edges: &[(&str, &[&str])]) -> Self {
         let mut graph = Self::default();

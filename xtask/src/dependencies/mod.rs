@@ -1,9 +1,11 @@
 //! `cargo xtask check-deps`: who may import whom (ARCHITECTURE.md).
 //!
 //! The tables are in [`rules`]; a crate that is missing from them is a violation too. `deny.toml` says the same of
-//! heavy dependencies, but only the graph of this workspace tells its members apart by name.
+//! heavy dependencies, but only the graph of this workspace tells its members apart by name. [`rooms`] does the same for
+//! the top modules of the two big crates.
 
 mod graph;
+mod rooms;
 mod rules;
 
 use anyhow::{Context as _, bail};
@@ -26,7 +28,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
         );
     }
     let graph = Graph::parse(&output.stdout).context("cargo metadata has an unknown form")?;
-    let violations = rules::violations(&graph);
+    let mut violations = rules::violations(&graph);
+    violations.extend(rooms::violations(workspace::root())?);
     if !violations.is_empty() {
         bail!(
             "dependency rules are broken:\n  {}",
