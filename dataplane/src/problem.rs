@@ -1,4 +1,8 @@
-//! A refusal: what a problem document says (API-30).
+//! What a problem document says (API-30): the error type of the HTTP layer.
+//!
+//! Lower layers have error types of their own: `StoreError` becomes a `Problem`
+//! here and nowhere else, a provider's `Failure` never does, because it ends
+//! inside the stream. ARCHITECTURE.md, "Errors, layer by layer", has the table.
 
 use http::HeaderValue;
 use http::header::RETRY_AFTER;
