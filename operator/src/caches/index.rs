@@ -190,7 +190,7 @@ mod tests {
         let keys = tenant.keys();
         assert!(keys.contains(&Key::TenantId(render::tenant_id(&tenant))));
         assert!(keys.contains(&Key::Issuer("https://x".to_owned())));
-        for name in crate::chat_tenant::secret_names(&tenant) {
+        for name in crate::tenant::secret_names(&tenant) {
             assert!(keys.contains(&Key::Secret(format!("a/{name}"))));
         }
     }

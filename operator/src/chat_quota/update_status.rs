@@ -5,8 +5,7 @@ use minichat_crds::chat_quota::ChatQuotaStatus;
 
 use super::dereference::Dereferenced;
 use crate::context::{Context, ReconcileError};
-use crate::status;
-use crate::status::{Type, Verdict, conditions, stalled};
+use crate::status::{self, Type, Verdict, conditions, stalled};
 use crate::work::Requeue;
 use crate::writer::If;
 

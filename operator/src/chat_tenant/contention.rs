@@ -11,8 +11,7 @@ use minichat_crds::ChatTenant;
 use minichat_crds::chat_tenant::{ChatTenantStatus, Contender};
 
 use crate::context::{Context, ReconcileError};
-use crate::status;
-use crate::status::{Reason, Type, Verdict, merged};
+use crate::status::{self, Reason, Type, Verdict, merged};
 use crate::work::Requeue;
 use crate::writer::{If, WriteError};
 

@@ -9,13 +9,11 @@ use minichat_crds::render::{SecretValue, Secrets};
 use minichat_crds::rendered_secret;
 use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, RenderedTenant};
 
-use super::{id_of, secret_names};
-use crate::caches::Caches;
+use super::id_of;
 use crate::caches::Key;
 use crate::context::Context;
 use crate::issuers::{self, Listed};
-use crate::tenant::full_name;
-use crate::tenant::{self, Known, MadeOf, source_of};
+use crate::tenant::{self, Known, MadeOf, full_name, secret_names, source_of};
 
 pub(super) struct Dereferenced {
     pub(super) quotas: Vec<Arc<ChatQuota>>,
@@ -113,7 +111,7 @@ fn holder(
         is_elsewhere: namespace.is_some_and(|(namespace, _)| !caches.watches(namespace)),
         recorded,
     };
-    ownership::holder(tenant, &all, known)
+    tenant::holder(tenant, &all, known)
 }
 
 /// Why an issuer of `tenant` is another tenant's.

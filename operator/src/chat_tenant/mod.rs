@@ -7,7 +7,6 @@ mod dereference;
 mod update_status;
 mod validate;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kube::ResourceExt as _;
@@ -19,7 +18,7 @@ use crate::context::{Context, ReconcileError};
 use crate::issuers::LIFETIME;
 use crate::secret_lookup;
 use crate::status::{Reason, Type, Verdict};
-use crate::tenant::source_of;
+use crate::tenant::{secret_names, source_of};
 use crate::work::Requeue;
 use crate::writer::{OLD_FINALIZER, WriteError};
 

@@ -14,10 +14,8 @@ use super::{AGAIN, contention, id_of};
 use crate::context::{Context, ReconcileError};
 use crate::issuers;
 use crate::pool::Acknowledgement;
-use crate::status;
-use crate::status::{Reason, Type, Verdict, conditions, stalled};
-use crate::tenant::full_name;
-use crate::tenant::named_for;
+use crate::status::{self, EventNote, Reason, Type, Verdict, conditions, stalled};
+use crate::tenant::{full_name, named_for};
 use crate::work::Requeue;
 use crate::writer::If;
 
@@ -118,7 +116,7 @@ fn not_written(error: &str) -> Verdict {
 }
 
 /// A status with the verdicts and events that led to it.
-struct Told {
+struct NewStatus {
     status: ChatTenantStatus,
     verdicts: Vec<Verdict>,
     /// When the status would be another one although nothing has changed.
@@ -193,7 +191,7 @@ fn status(
     programmed: Verdict,
     standing: &Acknowledgement,
     context: &Context,
-) -> Told {
+) -> NewStatus {
     let mut verdicts = vec![
         validated.accepted.clone(),
         validated.resolved.clone(),
@@ -242,7 +240,7 @@ fn status(
         conditions: conditions(&verdicts, old, generation, now),
     };
     let rechecks_after = contention::recheck(tenant, now);
-    Told {
+    NewStatus {
         status,
         verdicts,
         again: stalls_after.into_iter().chain(rechecks_after).min(),
@@ -257,10 +255,10 @@ fn models_enabled(tenant: &ChatTenant) -> usize {
 /// Nothing is written when nothing has changed (K8S-12).
 async fn write(
     tenant: &ChatTenant,
-    told: Told,
+    told: NewStatus,
     context: &Context,
 ) -> Result<Requeue, ReconcileError> {
-    let Told {
+    let NewStatus {
         status,
         verdicts,
         again,
@@ -277,7 +275,7 @@ async fn write(
         .as_ref()
         .map(|status| status.conditions.as_slice());
     let changes = status::changes(&verdicts, old.unwrap_or_default());
-    if changes.iter().any(event::Told::is_rejection) {
+    if changes.iter().any(EventNote::is_rejection) {
         context.metrics.config_rejected();
     }
     status::publish(

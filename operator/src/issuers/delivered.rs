@@ -24,24 +24,24 @@ pub(crate) const LIFETIME: Duration = Duration::from_mins(2);
 pub(crate) struct DeliveredIssuers(Mutex<Held>);
 
 #[derive(Debug, Default)]
-struct Held {
-    listed: HashMap<TenantId, Delivered>,
+pub(super) struct Held {
+    pub(super) listed: HashMap<TenantId, Delivered>,
     tenants: HashMap<String, BTreeSet<TenantId>>,
     /// Writes that the cache has not shown yet, the latest last.
-    claimed: HashMap<TenantId, Vec<Claimed>>,
+    pub(super) claimed: HashMap<TenantId, Vec<Claimed>>,
     claims: u64,
 }
 
 /// What a rendered Secret lists, and for whom.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Delivered {
+pub(super) struct Delivered {
     /// `namespace/name` of the tenant.
-    source: Option<String>,
+    pub(super) source: Option<String>,
     listed: Vec<Listed>,
 }
 
 #[derive(Debug)]
-struct Claimed {
+pub(super) struct Claimed {
     number: u64,
     since: Instant,
     delivered: Delivered,
@@ -172,7 +172,7 @@ impl DeliveredIssuers {
         self.held().source(id)
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,7 +3,16 @@
 use minichat_crds::cases;
 use serde_json::{Value, json};
 
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt as _;
+use minichat_crds::rendered_secret::{self, TENANT_KEY};
+use minichat_crds::{ChatTenant, render};
+
+use super::delivered::Claim;
 use super::*;
+use crate::status::{Reason, Type};
 
 const OLD: u8 = 1;
 const NEW: u8 = 2;

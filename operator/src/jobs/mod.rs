@@ -22,7 +22,7 @@ use tracing::Instrument as _;
 
 use crate::context::Context;
 use crate::event_handlers::enqueue_status_of_all;
-use crate::status::{self, LastRun, Note};
+use crate::status::{self, EventNote, LastRun};
 
 use mark::Marker;
 use outcome::Left;
@@ -226,17 +226,17 @@ impl End {
         self.failure.is_some() || matches!(self.report, Some(Ok(_)))
     }
 
-    fn told(self) -> Vec<Note> {
+    fn told(self) -> Vec<EventNote> {
         let failed = self
             .failure
-            .map(|words| Note::warning("JobFailed", format!("{words}; its log says more")));
+            .map(|words| EventNote::warning("JobFailed", format!("{words}; its log says more")));
         let orphans = match self.report {
             Some(Ok(report)) => report.count(FINALIZED),
             _ => 0,
         };
         let finalized = (orphans > 0).then(|| {
             let note = format!("turns ended that a dead process had left running: {orphans}");
-            Note::normal("OrphansFinalized", note)
+            EventNote::normal("OrphansFinalized", note)
         });
         failed.into_iter().chain(finalized).collect()
     }

@@ -7,7 +7,6 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::runtime::watcher::Event;
-use minichat_core::Timestamp;
 use tokio::time::Instant;
 
 use super::outcome::{Left, Outcome, job_of};

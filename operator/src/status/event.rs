@@ -16,13 +16,13 @@ const MAX_NOTE: usize = 1000;
 
 /// One thing to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Note {
+pub(crate) struct EventNote {
     warning: bool,
     reason: &'static str,
     note: String,
 }
 
-impl Note {
+impl EventNote {
     pub(crate) fn warning(reason: &'static str, note: String) -> Self {
         Self {
             warning: true,
@@ -46,7 +46,7 @@ impl Note {
 
 /// What is new in `verdicts` against the conditions that stood before.
 /// `Ready` and `Stalled` only sum up the others, and of jobs the Job itself is told.
-pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<Note> {
+pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<EventNote> {
     let is_new = |verdict: &&Verdict| {
         find(before, verdict.type_).is_none_or(|old| {
             let status = if verdict.holds {
@@ -74,7 +74,7 @@ pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<Note> {
         .collect()
 }
 
-fn told(verdict: &Verdict) -> Note {
+fn told(verdict: &Verdict) -> EventNote {
     use super::condition::Type;
     let reason = match (verdict.type_, verdict.holds) {
         (Type::Accepted, true) => "Accepted",
@@ -86,7 +86,7 @@ fn told(verdict: &Verdict) -> Note {
         "" => "the spec is valid".to_owned(),
         message => message.to_owned(),
     };
-    Note {
+    EventNote {
         warning: !verdict.holds || verdict.type_ == Type::Degraded,
         reason,
         note,
@@ -99,7 +99,7 @@ pub(crate) async fn publish<K>(
     writer: &Writer,
     identity: &str,
     object: &K,
-    told: Vec<Note>,
+    told: Vec<EventNote>,
     now: Timestamp,
 ) where
     K: Resource<DynamicType = ()>,
@@ -121,10 +121,10 @@ pub(crate) async fn publish<K>(
 fn event<K: Resource<DynamicType = ()>>(
     identity: &str,
     of: &K,
-    told: Note,
+    told: EventNote,
     now: Timestamp,
 ) -> Event {
-    let Note {
+    let EventNote {
         warning,
         reason,
         mut note,
@@ -157,8 +157,8 @@ fn event<K: Resource<DynamicType = ()>>(
 
 #[cfg(test)]
 mod tests {
-    use super::condition::{Reason, Type, conditions};
     use super::*;
+    use crate::status::condition::{Reason, Type, conditions};
 
     /// K8S-9: one per change, not per reconcile.
     #[test]

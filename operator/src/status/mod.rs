@@ -5,5 +5,5 @@ mod event;
 mod jobs_health;
 
 pub(crate) use condition::{Reason, Type, Verdict, conditions, find, merged, stalled};
-pub(crate) use event::{Note, changes, publish};
+pub(crate) use event::{EventNote, changes, publish};
 pub(crate) use jobs_health::{JobsHealth, LastRun};

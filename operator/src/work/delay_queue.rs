@@ -1,4 +1,5 @@
-//! What is to be looked at at some time, each once, and why.
+//! What is due later, each object once, and why. `tokio_util`'s `DelayQueue` would give objects that are due in the same
+//! millisecond in the opposite order, and needs a second map to find an object.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;

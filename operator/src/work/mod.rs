@@ -7,4 +7,4 @@ mod worker;
 
 pub(crate) use backoff::Backoff;
 pub(crate) use queue::{Queue, QueueReceiver, QueueReceivers, Queues, Request, queue};
-pub(crate) use worker::{Outcome, Requeue, run};
+pub(crate) use worker::{Requeue, run};

@@ -1,8 +1,8 @@
-//! What is to be looked at, and in which order: what has changed at once, and
-//! everything, as at the start, while there is nothing better to do; so is what
-//! asks for another request. Otherwise an edit would wait for a thousand tenants that
-//! nobody has touched (K8S-17), or that wait for a pod that hangs. What failed may be
-//! an edit, and comes back as one: how often is bounded by its delay (K8S-10).
+//! The work queue of one kind, and its order: objects that have changed come first. A
+//! resync, as at the start, and what asks to be requeued wait for a free place, so that an
+//! edit never waits for a thousand tenants that nobody has touched (K8S-17) or that wait
+//! for a pod that hangs. A failed reconcile may be an edit, and comes back as one when its
+//! backoff is over (K8S-10).
 
 use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
@@ -20,16 +20,16 @@ use tokio::time::{Instant, sleep_until};
 
 use super::delay_queue::DelayQueue;
 
-/// An object that is to be looked at.
+/// An object to reconcile, and why.
 #[derive(Debug)]
 pub(crate) enum Request<K: Resource<DynamicType = ()>> {
     /// It has changed, or what it depends on.
     Changed(ObjectRef<K>),
-    /// It may have: everything is looked at.
+    /// It may have: everything is reconciled.
     Resync(ObjectRef<K>),
-    /// After so long it is swept, unless it is looked at before.
+    /// After so long it is part of a resync, unless it is reconciled before.
     Requeue(ObjectRef<K>, Duration),
-    /// A request failed: after so long it is as if it had changed, unless it is looked at
+    /// A reconcile failed: after so long it counts as changed, unless it is reconciled
     /// before.
     Retry(ObjectRef<K>, Duration),
 }
@@ -129,7 +129,7 @@ impl<K: Resource<DynamicType = ()>> ResyncLimit<K> {
         }
     }
 
-    /// `object` was looked at, for whatever reason.
+    /// `object` was reconciled, for whatever reason.
     pub(crate) fn release(&self, object: &ObjectRef<K>) {
         if self.inside().remove(object) {
             self.free.add_permits(1);
@@ -168,7 +168,7 @@ impl<K: Resource<DynamicType = ()>> ResyncQueue<K> {
     }
 }
 
-/// The objects of `receiver` in the order in which they are to be looked at.
+/// The objects of `receiver` in the order in which they are to be reconciled.
 pub(crate) fn prioritized<K>(
     receiver: QueueReceiver<K>,
     limit: Arc<ResyncLimit<K>>,
@@ -196,7 +196,7 @@ struct PriorityQueue<K: Resource<DynamicType = ()>> {
     later: DelayQueue<ObjectRef<K>, Delayed>,
 }
 
-/// Why something is looked at later.
+/// Why an object is reconciled later.
 enum Delayed {
     Unsettled,
     Failed,
@@ -238,7 +238,7 @@ impl<K: Resource<DynamicType = ()>> PriorityQueue<K> {
     }
 
     fn later(&mut self, object: ObjectRef<K>, delayed: Delayed, delay: Duration) {
-        self.later.set(object, why, Instant::now() + delay);
+        self.later.set(object, delayed, Instant::now() + delay);
     }
 }
 
@@ -255,7 +255,7 @@ mod tests {
         ObjectRef::new(name).within("a")
     }
 
-    /// Names what is looked at next, if that is to be done now.
+    /// Names what is reconciled next, if that is to be done now.
     fn names(
         receiver: QueueReceiver<ChatTenant>,
         limit: &Arc<ResyncLimit<ChatTenant>>,
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(next().as_deref(), Some("the end"));
     }
 
-    /// K8S-17: a thousand tenants wait for a pod that hangs, and each is looked at again and again.
+    /// K8S-17: a thousand tenants wait for a pod that hangs, and each is requeued again and again.
     #[tokio::test(start_paused = true)]
     async fn what_asks_for_another_look_holds_up_nothing_that_changed() {
         let (queue, receiver) = queue();

@@ -13,20 +13,19 @@ use kube::runtime::reflector::{ObjectRef, Store};
 
 use super::queue::{Queue, QueueReceiver, Request, ResyncLimit, prioritized};
 
-/// One of so many places is for objects that have not changed, or ask for another
-/// look.
+/// One of so many places is for objects that have not changed: a resync or a requeue.
 const RESYNCED: u16 = 4;
 
-/// After how long another look is due although nothing has changed.
+/// After how long the object is requeued although nothing has changed.
 pub(crate) type Requeue = Option<Duration>;
 
 /// How a reconcile ended: one that failed says after how long it is tried again.
 pub(crate) type Outcome = Result<Requeue, Duration>;
 
-/// Runs while `receiver` is open. What is to be looked at again is sent to `queue`, the
-/// other end of the receiver: a controller would start it in the place of what has
-/// changed.
-pub(crate) async fn follow<K, F>(
+/// Reconciles what `receiver` names, while it is open. What is to be requeued goes to `queue`,
+/// the other end of the receiver: kube's own scheduler would start it before objects that
+/// have changed.
+pub(crate) async fn run<K, F>(
     store: Store<K>,
     (queue, receiver): (Queue<K>, QueueReceiver<K>),
     at_once: u16,
@@ -36,15 +35,15 @@ pub(crate) async fn follow<K, F>(
     F: Future<Output = Outcome> + Send + 'static,
 {
     let limit = Arc::new(ResyncLimit::new(usize::from(at_once / RESYNCED)));
-    let looks = prioritized(receiver, Arc::clone(&limit));
-    let leaving = Arc::clone(&limit);
+    let requests = prioritized(receiver, Arc::clone(&limit));
+    let released = Arc::clone(&limit);
     let reconcile = move |object: Arc<K>, _: Arc<()>| {
-        let (look, queue, limit) = (look.clone(), queue.clone(), Arc::clone(&leaving));
+        let (reconcile, queue, limit) = (reconcile.clone(), queue.clone(), Arc::clone(&released));
         Box::pin(async move {
             let key = ObjectRef::from_obj(object.as_ref());
-            let looked = look(object).await;
+            let outcome = reconcile(object).await;
             limit.release(&key);
-            match looked {
+            match outcome {
                 Ok(None) => {}
                 Ok(Some(delay)) => queue.send(Request::Requeue(key, delay)),
                 Err(delay) => queue.send(Request::Retry(key, delay)),
@@ -54,7 +53,7 @@ pub(crate) async fn follow<K, F>(
     };
     let never = |_, never: &Infallible, _| match *never {};
     let config = Config::default().concurrency(at_once);
-    let done = applier(reconcile, never, Arc::default(), store, looks, config);
+    let done = applier(reconcile, never, Arc::default(), store, requests, config);
     pin_mut!(done);
     while let Some(done) = done.next().await {
         match done {
@@ -107,7 +106,7 @@ mod tests {
         writer.apply_watcher_event(&Event::InitDone);
         let seen: Arc<Mutex<BTreeMap<String, Vec<Instant>>>> = Arc::default();
         let noted = Arc::clone(&seen);
-        let look = move |object: Arc<ConfigMap>| {
+        let reconcile = move |object: Arc<ConfigMap>| {
             let mut noted = noted.lock().unwrap();
             noted
                 .entry(object.name_any())
@@ -120,7 +119,7 @@ mod tests {
         };
         let looks = |name: &str| seen.lock().unwrap().get(name).map_or(0, Vec::len);
         let (queue, receiver) = queue::queue();
-        tokio::spawn(follow(store, (queue.clone(), receiver), AT_ONCE, look));
+        tokio::spawn(run(store, (queue.clone(), receiver), AT_ONCE, reconcile));
         for object in &objects {
             queue.send(Request::Resync(ObjectRef::from_obj(object)));
         }
