@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::quantity::Credits;
 use crate::status::Condition;
 
-/// Allowances of a tenant's users: of those named, or of everybody else.
-/// Exactly one quota applies to a user: one that names the user, else one
-/// without subjects, else built-in defaults; among equals the higher priority,
-/// then the smaller name.
+/// Spending limits of a tenant's users: of the listed users, or of all others.
+/// Exactly one quota applies to a user: a quota that lists the user, else one
+/// without subjects, else built-in defaults. Among several, the one with the
+/// highest priority applies, then the one whose name sorts first.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "minichat.dev",
@@ -28,7 +28,7 @@ use crate::status::Condition;
     namespaced,
     status = "ChatQuotaStatus",
     derive = "PartialEq",
-    doc = "Allowances of a tenant's users: of those named, or of everybody else.",
+    doc = "Spending limits of a tenant's users: of the listed users, or of all others.",
     printcolumn(name = "Tenant", type_ = "string", json_path = ".spec.tenantRef.name"),
     printcolumn(
         name = "Daily",
@@ -71,8 +71,8 @@ pub struct ChatQuotaSpec {
     }]))]
     pub tenant_ref: TenantRef,
 
-    /// Users to whom the quota applies; empty means everybody not named by
-    /// another quota of the tenant.
+    /// Users to whom the quota applies. Empty: all users that no other quota of
+    /// the tenant lists.
     #[serde(default)]
     #[schemars(length(max = 256), extend(
         "x-kubernetes-list-type" = "map",
@@ -84,17 +84,17 @@ pub struct ChatQuotaSpec {
     #[serde(default)]
     pub limits: Limits,
 
-    /// Per cent by which a turn's actual cost may exceed its reserve.
+    /// Per cent by which the actual cost of a turn may exceed its reservation.
     #[serde(default = "ten")]
     #[schemars(range(min = 0, max = 50))]
     pub overshoot_tolerance_pct: u32,
 
-    /// Per cent of a limit from which a user is warned.
+    /// Per cent of a limit at which the user is warned.
     #[serde(default = "eighty")]
     #[schemars(range(min = 1, max = 99))]
     pub warning_threshold_pct: u32,
 
-    /// Decides between several quotas that would apply: the highest wins.
+    /// If several quotas would apply, the one with the highest priority applies.
     #[serde(default)]
     pub priority: i32,
 }
@@ -108,13 +108,13 @@ pub struct TenantRef {
     pub name: String,
 }
 
-/// Whom a quota names.
+/// A user to whom a quota applies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Subject {
     /// Always `User`.
     pub kind: SubjectKind,
-    /// The user as tokens name them, in the claim `userClaim` of the tenant's
+    /// The user: the value of the claim `userClaim` in tokens of the tenant's
     /// issuers, or the user's UUID in the API.
     #[schemars(length(min = 1, max = 256))]
     pub name: String,
@@ -131,19 +131,19 @@ pub enum SubjectKind {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Limits {
-    /// All spending.
+    /// Limits of all spending.
     pub standard: StandardLimits,
-    /// Spending on premium models, part of the above.
+    /// Limits of spending on premium models. It counts towards `standard` as well.
     pub premium: PremiumLimits,
 }
 
-/// All spending, in credits; 0 = none allowed.
+/// Limits of all spending, in credits; 0 = none allowed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StandardLimits {
-    /// Per UTC day; a fraction in quotes, such as `"1.5"`.
+    /// Credits per UTC day. Write a fraction in quotes, such as `"1.5"`.
     pub daily: Credits,
-    /// Per UTC month; a fraction in quotes, such as `"1.5"`.
+    /// Credits per UTC month. Write a fraction in quotes, such as `"1.5"`.
     pub monthly: Credits,
 }
 
@@ -156,13 +156,13 @@ impl Default for StandardLimits {
     }
 }
 
-/// Spending on premium models, in credits; 0 = none allowed.
+/// Limits of spending on premium models, in credits; 0 = none allowed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PremiumLimits {
-    /// Per UTC day; a fraction in quotes, such as `"1.5"`.
+    /// Credits per UTC day. Write a fraction in quotes, such as `"1.5"`.
     pub daily: Credits,
-    /// Per UTC month; a fraction in quotes, such as `"1.5"`.
+    /// Credits per UTC month. Write a fraction in quotes, such as `"1.5"`.
     pub monthly: Credits,
 }
 
@@ -175,20 +175,20 @@ impl Default for PremiumLimits {
     }
 }
 
-/// What the operator has made of a quota.
+/// The state of a quota, written by the operator.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ChatQuotaStatus {
-    /// Generation of the object that the status speaks of.
+    /// Generation of the object that the status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Revision of the tenant's configuration that holds the quota.
+    /// Revision of the tenant's configuration that contains the quota.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_revision: Option<String>,
-    /// How many users the quota names.
+    /// How many users the quota lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subjects: Option<i64>,
-    /// What holds and what does not.
+    /// Conditions of the quota, such as `Ready`.
     #[serde(default)]
     #[schemars(extend(
         "x-kubernetes-list-type" = "map",

@@ -16,13 +16,13 @@ pub struct Condition {
     pub type_: String,
     /// Whether it holds.
     pub status: ConditionStatus,
-    /// Why, as one word.
+    /// The reason for the status, as one word.
     #[schemars(length(max = 128))]
     pub reason: String,
-    /// Why, for people.
+    /// The reason for the status, as text for people.
     #[schemars(length(max = 32768))]
     pub message: String,
-    /// Generation of the object that the condition speaks of.
+    /// Generation of the object that the condition describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// When `status` last changed.

@@ -1,4 +1,4 @@
-//! A provider that nobody here wrote: a Node program, installed into `target`.
+//! Installs aimock, a third-party Node program that imitates providers, into `target`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,12 +9,12 @@ use minichat_cluster::packages::Package;
 
 use crate::{process, workspace};
 
-/// The test binary of `minichat-tests` that needs it.
+/// The test binary of `minichat-tests` that needs aimock.
 pub(crate) const SUITE: &str = "aimock";
-/// Names the program to the suite.
+/// The environment variable through which the suite learns the path of the program.
 pub(crate) const PROGRAM: &str = "MINICHAT_TEST_AIMOCK";
 
-/// Where the files are that pin the program.
+/// The directory with the files that pin the version.
 const SOURCE: &str = "tests/aimock";
 const MANIFEST: &str = "package.json";
 const LOCK: &str = "package-lock.json";

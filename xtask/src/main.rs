@@ -1,4 +1,4 @@
-//! `cargo xtask`: everything one does with this workspace besides building it.
+//! `cargo xtask`: the commands for working with this repository, such as tests, checks and benchmarks.
 #![expect(
     clippy::print_stdout,
     reason = "a command line program speaks on its output"
@@ -43,17 +43,17 @@ enum Command {
     Check,
     /// Write the generated files
     Generate(generate::Options),
-    /// Say which dependencies break the rules of the house
+    /// Report dependencies that break the rules
     CheckDeps,
     /// Start or stop a real Kubernetes on this machine
     Cluster(cluster::Options),
     /// Build the images of the Dockerfile without Docker
     Images,
-    /// Let database and process fail under 200 streams and write docs/faults.md
+    /// Make database and process fail under 200 streams and write docs/faults.md
     Faults(faults::Options),
     /// Run the side-by-side benchmark and write docs/benchmarks.md
     Bench(bench::Options),
-    /// Put a proxy that nobody here wrote before the data plane and write docs/foreign-providers.md
+    /// Test the data plane against a third-party proxy and write docs/foreign-providers.md
     Foreign(foreign::Options),
 }
 

@@ -1,4 +1,4 @@
-//! The catalogue of all metric families: the one place that knows their names,
+//! The catalogue of all metric families: the one place that defines their names,
 //! kinds, labels, buckets and help texts. [`CATALOGUE`] is the data plane's
 //! (PLAT-58), [`OPERATOR`] the operator's (K8S-15).
 
@@ -237,81 +237,81 @@ pub(crate) const STALE_PROGRESS: &str = "stale_progress";
 catalogue! {
     /// The families of the data plane, in the order of [`Family`].
     CATALOGUE: 40 {
-        /// Streams whose provider task started, after all preflight; no replays.
+        /// Streams whose provider call was started, after all checks; replays are not counted.
         StreamStarted: "stream_started" Kind::Counter, [PROVIDER, MODEL];
-        /// Started streams finalized as completed, those the provider ended early included.
+        /// Started streams that were finalized as completed, including those that the provider ended early.
         StreamCompleted: "stream_completed" Kind::Counter, [PROVIDER, MODEL];
-        /// Started streams finalized in any other way, cancelled ones included.
+        /// Started streams that were finalized in any other way, including cancelled ones.
         StreamFailed: "stream_failed" Kind::Counter, [PROVIDER, MODEL, ERROR_CODE];
-        /// Live streams whose client connection was lost, by how far they were.
+        /// Running streams that lost the connection to their client, by stage of the stream.
         StreamDisconnected: "stream_disconnected" Kind::Counter, [STAGE];
         /// Streams running in this process.
         ActiveStreams: "active_streams" Kind::UpDown, [];
         /// Milliseconds from the provider request to its first delta.
         TtftProviderMs: "ttft_provider_ms" STREAM, [PROVIDER, MODEL];
-        /// Milliseconds from the provider's first delta to its hand-over to the client's response body.
+        /// Milliseconds from receiving the provider's first delta to writing it to the client's response body.
         TtftOverheadMs: "ttft_overhead_ms" FAST, [PROVIDER, MODEL];
-        /// Milliseconds from the start of a stream to its end, finalization included.
+        /// Milliseconds from the start of a stream to its end, including finalization.
         StreamTotalLatencyMs: "stream_total_latency_ms" STREAM, [PROVIDER, MODEL];
         /// Authorized retries, edits and deletes of turns.
         TurnMutation: "turn_mutation" Kind::Counter, [OP, MUTATION_RESULT];
-        /// Milliseconds that a turn mutation took, without the stream that follows.
+        /// Milliseconds that a retry, edit or delete of a turn took, without the stream that follows.
         TurnMutationLatencyMs: "turn_mutation_latency_ms" FAST, [OP];
-        /// Delivery attempts of audit events to a configured sink.
+        /// Attempts to deliver audit events to a configured sink.
         AuditEmit: "audit_emit" Kind::Counter, [AUDIT_RESULT];
         /// Milliseconds from the start of a finalization to its commit.
         FinalizationLatencyMs: "finalization_latency_ms" FAST, [];
-        /// Decisions of the quota preflight; the model is the effective one, on reject the selected one.
+        /// Quota decisions before a turn; the model is the effective one, or on reject the selected one.
         QuotaPreflight: "quota_preflight" Kind::Counter, [DECISION, MODEL, TIER];
-        /// Committed quota reserves, once for each period.
+        /// Committed quota reservations, counted once for each period.
         QuotaReserve: "quota_reserve" Kind::Counter, [PERIOD];
-        /// Committed settlements from actual usage, once for each period.
+        /// Committed settlements of actual usage, counted once for each period.
         QuotaCommit: "quota_commit" Kind::Counter, [PERIOD];
-        /// Settlements from actual usage that exceeded their reserve in tokens.
+        /// Settlements of actual usage that used more tokens than were reserved.
         QuotaOvershoot: "quota_overshoot" Kind::Counter, [PERIOD];
-        /// Tokens that allowed preflights reserve.
+        /// Tokens reserved by allowed turns.
         QuotaEstimatedTokens: "quota_estimated_tokens" TOKENS, [];
-        /// Input and output tokens of settlements from actual usage.
+        /// Input and output tokens in settlements of actual usage.
         QuotaActualTokens: "quota_actual_tokens" TOKENS, [];
         /// Completed streams that the provider ended early; also counted as completed.
         StreamIncomplete: "stream_incomplete" Kind::Counter, [PROVIDER, MODEL, INCOMPLETE_REASON];
-        /// Cancellation signals raised.
+        /// Cancellations requested.
         CancelRequested: "cancel_requested" Kind::Counter, [TRIGGER];
-        /// Cancellations whose provider connection is closed.
+        /// Cancellations after which the provider connection was closed.
         CancelEffective: "cancel_effective" Kind::Counter, [TRIGGER];
-        /// Milliseconds from a cancellation signal to the closed provider connection.
+        /// Milliseconds from a cancellation request until the provider connection was closed.
         TimeToAbortMs: "time_to_abort_ms" FAST, [TRIGGER];
-        /// Finalized turns whose billing outcome is aborted.
+        /// Finalized turns with the billing outcome `aborted`.
         StreamsAborted: "streams_aborted" Kind::Counter, [ABORT_TRIGGER];
-        /// Uploads to existing chats, once each.
+        /// Uploads to existing chats; each upload is counted once.
         AttachmentUpload: "attachment_upload" Kind::Counter, [UPLOAD_KIND, UPLOAD_RESULT];
         /// Bytes of successful uploads.
         AttachmentUploadBytes: "attachment_upload_bytes" BYTES, [UPLOAD_KIND];
-        /// Uploads being processed in this process.
+        /// Uploads that this process is working on.
         AttachmentsPending: "attachments_pending" Kind::UpDown, [];
-        /// Images per turn, of turns that have any.
+        /// Images per turn, for turns with at least one image.
         ImageInputsPerTurn: "image_inputs_per_turn" COUNT, [];
-        /// Provider objects deleted, or found gone, by the cleanup.
+        /// Provider objects that the cleanup deleted or found already deleted.
         CleanupCompleted: "cleanup_completed" Kind::Counter, [RESOURCE];
-        /// Files whose cleanup failed for good.
+        /// Files whose cleanup failed permanently.
         CleanupFailed: "cleanup_failed" Kind::Counter, [FILE_RESOURCE];
-        /// Cleanups left for another attempt.
+        /// Cleanups that will be tried again.
         CleanupRetry: "cleanup_retry" Kind::Counter, [RESOURCE, RETRY_REASON];
-        /// Attachment rows in a cleanup state, read from the table at most 60 seconds ago.
+        /// Attachment rows in a cleanup state; the value is at most 60 seconds old.
         CleanupBacklog: "cleanup_backlog" Kind::Gauge, [STATE, FILE_RESOURCE];
         /// Vector stores deleted although the cleanup of a file of their chat failed.
         CleanupVsWithFailedAttachments: "cleanup_vector_store_with_failed_attachments" Kind::Counter, [];
-        /// Turns without progress found by the watchdog, per scan.
+        /// Turns without progress that the watchdog found, counted in each scan.
         OrphanDetected: "orphan_detected" Kind::Counter, [ORPHAN_REASON];
-        /// Turns without progress finalized by the watchdog.
+        /// Turns without progress that the watchdog finalized.
         OrphanFinalized: "orphan_finalized" Kind::Counter, [ORPHAN_REASON];
-        /// Seconds that a scan of the watchdog took, failed ones included.
+        /// Seconds that a scan of the watchdog took, including failed scans.
         OrphanScanDurationSeconds: "orphan_scan_duration_seconds" SECS, [];
         /// Completed turns checked for a thread summary.
         ThreadSummaryTrigger: "thread_summary_trigger" Kind::Counter, [SUMMARY_TRIGGER];
         /// Runs of the thread summary handler that reached generation or commit.
         ThreadSummaryExecution: "thread_summary_execution" Kind::Counter, [SUMMARY_EXECUTION];
-        /// Thread summaries given up because the frontier moved.
+        /// Thread summaries that were discarded because the chat had been summarized further in the meantime.
         ThreadSummaryCasConflict: "thread_summary_cas_conflicts" Kind::Counter, [];
         /// Failed summary generations that left the previous summary in place.
         SummaryFallback: "summary_fallback" Kind::Counter, [];
@@ -321,13 +321,13 @@ catalogue! {
 
     /// The families of the operator, which follow in the order of [`Family`].
     OPERATOR: 7 {
-        /// Reconciles, failed ones included.
+        /// Reconciles, including failed ones.
         Reconcile: "operator_reconcile" Kind::Counter, [RECONCILE_KIND, RECONCILE_LOOP];
-        /// Seconds that a reconcile took; of a tenant's objects with the wait for its pods.
+        /// Seconds that a reconcile took. In the loop `object`, a tenant includes the wait for its pods.
         ReconcileDurationSeconds: "operator_reconcile_duration_seconds" SECS, [RECONCILE_KIND, RECONCILE_LOOP];
-        /// Reconciles that failed and are tried again.
+        /// Reconciles that failed and will be retried.
         ReconcileError: "operator_reconcile_error" Kind::Counter, [RECONCILE_KIND, RECONCILE_ERROR];
-        /// Seconds from the notice of a change to its revision on every ready pod.
+        /// Seconds from noticing a change until every ready pod runs its revision.
         ConfigPropagationSeconds: "operator_config_propagation_seconds" SECS, [];
         /// Tenants whose configuration is delivered to the pool.
         RenderedTenants: "operator_rendered_tenants" Kind::Gauge, [];

@@ -9,17 +9,17 @@ const HEADER: &str = "\
 
 # Metrics
 
-Served on `GET /metrics` of the metrics listener, as Prometheus text (`text/plain; version=0.0.4`). \
-The prefix is `metrics.prefix`, which the chart gives to the operator too; this page shows its default.
+`GET /metrics` on the admin listener serves these series as Prometheus text (`text/plain; version=0.0.4`). Their prefix \
+is `metrics.prefix`, which the chart also passes to the operator; this page shows the default.
 
-Labels hold the values named here and no others. `provider` and `model` are ids from the \
-configuration, at most `metrics.max_label_values` distinct ones each; later ones count as `other`. \
-Counters with closed label sets and all gauges are present from the start with value 0.
+A label has only the values that are listed here. `provider` and `model` are ids from the configuration: each label has \
+at most `metrics.max_label_values` distinct values, and later ones count as `other`. All gauges, and all counters whose \
+label values are listed here, exist from the start with value 0.
 
-`stream_started = stream_completed + stream_failed` once all streams have ended, summed over labels \
-and over all processes that ever ran. `stream_incomplete` is a part of `stream_completed`.
+When all streams have ended, `stream_started = stream_completed + stream_failed`, summed over labels and over all \
+processes that ever ran. `stream_incomplete` counts a subset of `stream_completed`.
 
-What a job counts in a cluster, such as the watchdog on PostgreSQL, stands on the operator's page: `{OF_JOBS}`.
+In a cluster, the operator's `/metrics` shows what jobs have counted, such as the watchdog on PostgreSQL: `{OF_JOBS}`.
 
 ";
 

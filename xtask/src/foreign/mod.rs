@@ -1,5 +1,5 @@
-//! `cargo xtask foreign`: the data plane against a proxy that nobody here wrote, `litellm`, in front of the scripted
-//! provider. What comes out is printed, and written to `docs/foreign-providers.md`.
+//! `cargo xtask foreign`: runs the data plane against `litellm`, a third-party proxy, in front of the scripted provider.
+//! Prints the results and writes them to `docs/foreign-providers.md`.
 
 mod cases;
 mod client;
@@ -16,7 +16,7 @@ use crate::workspace;
 use cases::{CASES, Case};
 use servers::Servers;
 
-/// Where the last run stands.
+/// The results of the last run.
 const PAGE: &str = "docs/foreign-providers.md";
 
 const LITELLM: PythonTool = PythonTool {
@@ -72,11 +72,11 @@ impl Page {
             })
             .unwrap_or_default();
         let text = format!(
-            "# Providers that nobody here wrote\n\n\
-             Written by `cargo xtask foreign`, which starts `{version}` in front of the scripted provider, and a\n\
-             data plane that asks it. In each row the text that was streamed is the text that is stored, and the\n\
-             chat takes another message. A row in bold did not end as it must.\n\n\
-             | Protocol | Model | Message | Came out |\n|---|---|---|---|\n"
+            "# Third-party providers\n\n\
+             `cargo xtask foreign` writes this page. It places `{version}` between the data plane and the scripted\n\
+             provider and sends each message through it. It checks that the streamed text is the text in the database\n\
+             and that the chat accepts another message. A row in bold failed.\n\n\
+             | Protocol | Model | Message | Result |\n|---|---|---|---|\n"
         );
         Self { text }
     }

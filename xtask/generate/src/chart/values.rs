@@ -91,25 +91,25 @@ fn general() -> Vec<ChartValue> {
             "nameOverride",
             Kind::Text(""),
             "\"\"",
-            "Instead of the chart's name in names and labels.",
+            "Replaces the chart's name in names and labels.",
         ),
         value(
             "fullnameOverride",
             Kind::Text(""),
             "\"\"",
-            "First part of every object's name; empty = made of release and chart.",
+            "First part of every object's name; empty = derived from release and chart.",
         ),
         value(
             "commonLabels",
             Kind::TextByName,
             "{}",
-            "Labels of every object and pod, besides the usual ones.",
+            "Additional labels of every object and pod.",
         ),
         value(
             "dnsConfig",
             Kind::Object,
             r#"{"options": [{"name": "timeout", "value": "1"}, {"name": "attempts", "value": "5"}]}"#,
-            "DNS of every pod. The default lets a packet that gets lost on the way to the DNS server cost one second; the resolver's own is five, half of what a provider has for a connection. `options` given here take the place of these; `null` = the cluster's DNS as it is.",
+            "`dnsConfig` of every pod. The default repeats a DNS query after one second if a packet is lost. The resolver's own default is five seconds, half of the default time for a connection to a provider. Your `options` replace these; `null` = the cluster's DNS settings.",
         ),
     ]
 }
@@ -120,7 +120,7 @@ fn image() -> Vec<ChartValue> {
             "image.registry",
             Kind::Text(""),
             "\"\"",
-            "Where images are pulled from, such as `registry.example.com/minichat`; empty = the node's default.",
+            "Registry of the images, such as `registry.example.com/minichat`; empty = the node's default.",
         ),
         value(
             "image.tag",
@@ -149,19 +149,19 @@ fn operator() -> Vec<ChartValue> {
             "operator.replicaCount",
             Kind::Integer(1, 5),
             "1",
-            "Operators; one leads, the others wait.",
+            "Number of operator pods. One is the leader, the others wait.",
         ),
         value(
             "operator.namespaces",
             Kind::Texts(DNS_LABEL),
             "[]",
-            "Namespaces whose tenants are served, with a Role in each; empty = all, with a ClusterRole. Tenants of the release's own namespace are served in neither case.",
+            "Namespaces whose tenants are served; the chart creates a Role in each. Empty = all namespaces, with a ClusterRole. Tenants in the release's own namespace are never served.",
         ),
         value(
             "operator.image.repository",
             Kind::Text(NOT_EMPTY),
             "\"minichat-operator\"",
-            "Image of the operator, below `image.registry`.",
+            "Image of the operator, without the registry.",
         ),
     ]
 }
@@ -171,7 +171,7 @@ fn operator_resources() -> Vec<ChartValue> {
         "operator.resources",
         Kind::Resources,
         r#"{"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}"#,
-        "Requests and limits. A limit of CPU would only slow it down.",
+        "Resource requests and limits. A CPU limit would only slow the operator down.",
     )]
 }
 
@@ -181,19 +181,19 @@ fn database() -> Vec<ChartValue> {
             "database.existingSecret",
             Kind::Text(OBJECT_NAME),
             "\"\"",
-            "Secret with the URL of a PostgreSQL database. Empty = SQLite in a volume of the pool's single pod.",
+            "Secret with the URL of a PostgreSQL database. Empty = SQLite on a volume, with a single pod.",
         ),
         value(
             "database.secretKey",
             Kind::Text(NOT_EMPTY),
             "\"url\"",
-            "Key of the URL in that Secret: `postgres://USER:PASSWORD@HOST/DATABASE`.",
+            "Key in that Secret whose value is the URL: `postgres://USER:PASSWORD@HOST/DATABASE`.",
         ),
         value(
             "database.listenSecretKey",
             Kind::Text(KEY_OR_EMPTY),
             "\"\"",
-            "Key in that Secret of the URL of PostgreSQL itself (`database.listen_url`), where the other leads through a pooler such as PgBouncer. Empty = there is none.",
+            "Key in that Secret whose value is the URL of PostgreSQL itself (`database.listen_url`). Needed if the first URL leads to a pooler such as PgBouncer. Empty = not used.",
         ),
     ]
 }
@@ -204,49 +204,49 @@ fn outbound() -> Vec<ChartValue> {
             "outbound.allowPrivate",
             Kind::Texts("^[A-Za-z0-9._:/-]+$"),
             "[]",
-            "Loopback and private addresses that providers and issuers of tenants may have: networks such as `10.0.0.0/8`, and host names such as `models.internal` or `.models.svc.cluster.local` (all below it), whose private addresses are then allowed. Empty = public addresses only. Operator and data plane are told alike.",
+            "Loopback and private addresses that providers and issuers of tenants may have: networks such as `10.0.0.0/8`, and host names such as `models.internal` (this name and all below it) or `.models.svc.cluster.local` (all names below it), whose private addresses are then allowed. Empty = public addresses only. Operator and data plane both use the list.",
         ),
         value(
             "outbound.caBundle.existingConfigMap",
             Kind::Text(OBJECT_NAME),
             "\"\"",
-            "ConfigMap with certificates in PEM that providers, issuers and proxies may prove themselves by, besides the public ones. A change needs no restart.",
+            "ConfigMap with certificate authorities (PEM) for providers, issuers and proxies, in addition to the public ones. A change needs no restart.",
         ),
         value(
             "outbound.caBundle.existingSecret",
             Kind::Text(OBJECT_NAME),
             "\"\"",
-            "Secret with them, instead of a ConfigMap.",
+            "Secret with the certificate authorities, instead of a ConfigMap.",
         ),
         value(
             "outbound.caBundle.key",
             Kind::Text("^[-._a-zA-Z0-9]+$"),
             "\"ca.crt\"",
-            "Their key in it.",
+            "Key of the certificates in the ConfigMap or Secret.",
         ),
         value(
             "outbound.proxy",
             Kind::Text("^(https?://[^@/]+/?)?$"),
             "\"\"",
-            "Proxy of all calls to providers and issuers, such as `http://proxy.example.com:3128`. It resolves names itself, so it must refuse private addresses by its own rules.",
+            "Proxy for all calls to providers and issuers, such as `http://proxy.example.com:3128`. The proxy resolves host names itself, so it must refuse private addresses by its own rules.",
         ),
         value(
             "outbound.proxySecret.existingSecret",
             Kind::Text(OBJECT_NAME),
             "\"\"",
-            "Secret with the proxy's URL, where that has a password: `http://USER:PASSWORD@proxy.example.com:3128`.",
+            "Secret with the proxy's URL, for a URL with a password: `http://USER:PASSWORD@proxy.example.com:3128`.",
         ),
         value(
             "outbound.proxySecret.secretKey",
             Kind::Text(NOT_EMPTY),
             "\"url\"",
-            "Its key in that Secret.",
+            "Key of the value in that Secret.",
         ),
         value(
             "outbound.noProxy",
             Kind::Texts(NOT_EMPTY),
             "[]",
-            "What is called without the proxy: networks, host names with all below them, or `*`.",
+            "Destinations that are called without the proxy: networks, host names (including all names below them), or `*`.",
         ),
     ]
 }
@@ -257,25 +257,25 @@ fn network_policy() -> Vec<ChartValue> {
             "networkPolicy.enabled",
             Kind::Bool,
             "true",
-            "Whether NetworkPolicies keep everybody but the operator and `networkPolicy.monitoring` from the admin ports, and everybody from jobs. They count where the cluster's network enforces them.",
+            "Whether the chart creates NetworkPolicies. They allow only the operator and `networkPolicy.monitoring` to reach the admin ports, and block all incoming traffic to jobs. They work only if the cluster's network enforces NetworkPolicies.",
         ),
         value(
             "networkPolicy.clients",
             Kind::Objects,
             "[]",
-            "Who reaches the API, as peers of a NetworkPolicy: `namespaceSelector`, `podSelector`, `ipBlock`. Empty = everybody.",
+            "Peers that may reach the API, as in a NetworkPolicy: `namespaceSelector`, `podSelector`, `ipBlock`. Empty = all.",
         ),
         value(
             "networkPolicy.monitoring",
             Kind::Objects,
             "[]",
-            "Who scrapes the metrics of pool and operator, as peers of a NetworkPolicy. Empty = nobody but the operator.",
+            "Peers that may scrape the metrics of pool and operator, as in a NetworkPolicy. Empty = none; the operator still reaches the pool.",
         ),
         value(
             "networkPolicy.poolEgress",
             Kind::Objects,
             "[]",
-            "Rules of a NetworkPolicy for what the pool calls: providers, issuers, database, DNS, API server. Empty = no rule of the network.",
+            "Egress rules of the pool's NetworkPolicy. They must allow providers, issuers, database, DNS and the API server. Empty = egress is not restricted.",
         ),
     ]
 }
@@ -286,31 +286,31 @@ fn pool() -> Vec<ChartValue> {
             "pool.name",
             Kind::Text(DNS_LABEL),
             "\"default\"",
-            "Name of the pool: `spec.pool` of the tenants that the release serves, and the label `minichat.dev/pool` of its pods and of what is rendered for them. Releases of one cluster need different ones.",
+            "Name of the pool. The release serves the tenants with this `spec.pool`. Its pods and the Secrets rendered for them have this name in the label `minichat.dev/pool`. Each release in a cluster needs its own name.",
         ),
         value(
             "pool.replicaCount",
             Kind::Integer(0, 100),
             "1",
-            "Data planes. More than one needs `database.existingSecret`.",
+            "Number of data plane pods. More than one needs `database.existingSecret`.",
         ),
         value(
             "pool.config",
             Kind::ProcessConfig,
             r#"{"auth": {"mode": "trusted_headers", "trusted_peers": ["127.0.0.0/8", "::1/128"]}, "drain": {"min_secs": 10}}"#,
-            "Process configuration of the data plane, the keys of [docs/configuration.md](../../docs/configuration.md) nested. A change rolls the pods. The default believes the headers `X-Tenant-Id` and `X-User-Id` of `kubectl port-forward` and of nobody else. `drain.max_secs` is 20 on SQLite and 300 on PostgreSQL unless it is set.",
+            "Process configuration of the data plane: the keys of [docs/configuration.md](../../docs/configuration.md), nested. A change triggers a rolling restart. The default trusts the headers `X-Tenant-Id` and `X-User-Id` only from loopback, such as through `kubectl port-forward`. `drain.max_secs` is 20 on SQLite and 300 on PostgreSQL unless you set it.",
         ),
         value(
             "pool.sharedSecret.existingSecret",
             Kind::Text(OBJECT_NAME),
             "\"\"",
-            "Secret with the value of `auth.shared_secret`, by which a gateway proves that it may set the headers of `trusted_headers`.",
+            "Secret with the value of `auth.shared_secret`. In mode `trusted_headers`, a gateway that sends it is trusted.",
         ),
         value(
             "pool.sharedSecret.secretKey",
             Kind::Text(NOT_EMPTY),
             "\"shared-secret\"",
-            "Its key in that Secret.",
+            "Key of the value in that Secret.",
         ),
         value(
             "pool.persistence.size",
@@ -322,31 +322,31 @@ fn pool() -> Vec<ChartValue> {
             "pool.persistence.storageClassName",
             Kind::Text(OBJECT_NAME),
             "\"\"",
-            "Its storage class; empty = the cluster's default.",
+            "Storage class of the volume; empty = the cluster's default.",
         ),
         value(
             "pool.persistence.accessMode",
             Kind::Choice(&["ReadWriteOnce", "ReadWriteOncePod"]),
             "\"ReadWriteOnce\"",
-            "Its access mode; `ReadWriteOncePod` where the storage driver knows it.",
+            "Access mode of the volume. Use `ReadWriteOncePod` if the storage driver supports it.",
         ),
         value(
             "pool.service.type",
             Kind::Choice(&["ClusterIP", "NodePort", "LoadBalancer"]),
             "\"ClusterIP\"",
-            "Type of the Service of the API, port 8087.",
+            "Type of the API's Service, port 8087.",
         ),
         value(
             "pool.service.annotations",
             Kind::TextByName,
             "{}",
-            "Its annotations.",
+            "Annotations of the API's Service.",
         ),
         value(
             "pool.image.repository",
             Kind::Text(NOT_EMPTY),
             "\"minichat-dataplane\"",
-            "Image of the data plane, below `image.registry`.",
+            "Image of the data plane, without the registry.",
         ),
     ]
 }
@@ -356,7 +356,7 @@ fn pool_resources() -> Vec<ChartValue> {
         "pool.resources",
         Kind::Resources,
         r#"{"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}"#,
-        "Requests and limits. A limit of CPU would only delay tokens.",
+        "Resource requests and limits. A CPU limit would only delay tokens.",
     )]
 }
 
@@ -366,7 +366,7 @@ fn watchdog() -> Vec<ChartValue> {
             "watchdog.schedule",
             Kind::Text(NOT_EMPTY),
             "\"* * * * *\"",
-            "When turns that a dead process left running are looked for, as of cron; on SQLite the pool's pod looks itself. `pool.config.orphan_watchdog` says when a turn is left behind, and whether anybody looks. `startingDeadlineSeconds`, `activeDeadlineSeconds` and `missedAfterSeconds` go with it.",
+            "Cron schedule of the search for turns that a crashed process left running. On SQLite the pool's pod searches by itself. `pool.config.orphan_watchdog` says when a turn counts as orphaned and whether the search is enabled. If you change the schedule, adapt `startingDeadlineSeconds`, `activeDeadlineSeconds` and `missedAfterSeconds`.",
         ),
         value(
             "watchdog.timeZone",
@@ -378,25 +378,25 @@ fn watchdog() -> Vec<ChartValue> {
             "watchdog.suspend",
             Kind::Bool,
             "false",
-            "Whether no further search begins.",
+            "Whether the schedule is suspended.",
         ),
         value(
             "watchdog.startingDeadlineSeconds",
             Kind::Integer(10, 172_800),
             "120",
-            "Seconds after which a search that could not begin is left to the next; twice the period of the schedule.",
+            "Seconds after which a search that could not start is skipped. Set it to twice the period of the schedule.",
         ),
         value(
             "watchdog.activeDeadlineSeconds",
             Kind::Integer(10, 86_400),
             "50",
-            "Seconds after which a search is ended; less than the period of the schedule. What it has not reached the next one finds.",
+            "Seconds after which a search is ended. Set it to less than the period of the schedule. The next search finds the remaining turns.",
         ),
         value(
             "watchdog.missedAfterSeconds",
             Kind::Integer(30, 604_800),
             "300",
-            "Seconds without an end of a search after which the condition `JobsHealthy` of tenants says that one is missed; at least twice the period of the schedule plus both deadlines.",
+            "Seconds without a finished search after which the condition `JobsHealthy` of tenants reports a missed search. Set it to at least twice the period of the schedule plus both deadlines.",
         ),
     ]
 }
@@ -406,7 +406,7 @@ fn watchdog_resources() -> Vec<ChartValue> {
         "watchdog.resources",
         Kind::Resources,
         r#"{"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}}"#,
-        "Requests and limits.",
+        "Resource requests and limits.",
     )]
 }
 
@@ -416,13 +416,13 @@ fn test() -> Vec<ChartValue> {
             "test.tenantId",
             Kind::Text(UUID_OR_EMPTY),
             "\"\"",
-            "Tenant that `helm test` chats with in the mode `trusted_headers`; the test's pod must be among `auth.trusted_peers`, or `pool.sharedSecret` be set. Empty = there is a test only in the mode `dev`.",
+            "Id of the tenant that `helm test` uses in mode `trusted_headers`. The test's pod must be among `auth.trusted_peers`, or `pool.sharedSecret` must be set. Empty = `helm test` works only in mode `dev`.",
         ),
         value(
             "test.userId",
             Kind::Text(UUID_OR_EMPTY),
             "\"00000000-0000-4000-8000-000000000001\"",
-            "User that `helm test` chats as in the mode `trusted_headers`.",
+            "User that `helm test` uses in mode `trusted_headers`.",
         ),
     ]
 }
@@ -435,19 +435,19 @@ fn service_account(component: &str) -> Vec<ChartValue> {
             path("create"),
             Kind::Bool,
             "true",
-            "Whether the chart makes the ServiceAccount of these pods.",
+            "Whether the chart creates the ServiceAccount of these pods.",
         ),
         value(
             path("name"),
             Kind::Text(OBJECT_NAME),
             "\"\"",
-            "Its name; empty = made of the release's.",
+            "Name of the ServiceAccount; empty = derived from the release's name.",
         ),
         value(
             path("annotations"),
             Kind::TextByName,
             "{}",
-            "Its annotations.",
+            "Annotations of the ServiceAccount.",
         ),
     ]
 }
@@ -460,7 +460,7 @@ fn pod_metadata(component: &str) -> Vec<ChartValue> {
             path("podLabels"),
             Kind::TextByName,
             "{}",
-            "Further labels of the pods.",
+            "Additional labels of the pods.",
         ),
         value(
             path("podAnnotations"),
@@ -479,31 +479,31 @@ fn placement(component: &str) -> Vec<ChartValue> {
             path("nodeSelector"),
             Kind::TextByName,
             "{}",
-            "Labels of the nodes that the pods may run on.",
+            "Labels that a node must have to run the pods.",
         ),
         value(
             path("tolerations"),
             Kind::Objects,
             "[]",
-            "Taints that the pods bear.",
+            "Tolerations of the pods.",
         ),
         value(
             path("affinity"),
             Kind::Object,
             "{}",
-            "Which nodes and neighbours the pods seek or avoid.",
+            "Affinity and anti-affinity of the pods.",
         ),
         value(
             path("topologySpreadConstraints"),
             Kind::Objects,
             "[]",
-            "How the pods spread over zones and nodes.",
+            "Topology spread constraints of the pods.",
         ),
         value(
             path("priorityClassName"),
             Kind::Text(OBJECT_NAME),
             "\"\"",
-            "Priority of the pods.",
+            "Priority class of the pods.",
         ),
     ]
 }
