@@ -1,7 +1,7 @@
-//! The bare relay: what hyper costs when it forwards a stream and does nothing else.
+//! The bare relay: a hyper server that forwards a stream and does nothing else.
 //!
-//! It is the yardstick **H** of the benchmark and is therefore never optimised: a change here would move every
-//! goal that is stated as a multiple of it.
+//! It is the reference **H** of the benchmark. Do not optimise it: a change here would change every goal that is a
+//! multiple of its figures.
 
 use std::net::SocketAddr;
 
@@ -42,7 +42,7 @@ async fn main() -> anyhow::Result<()> {
         let relay = relay.clone();
         let service =
             service_fn(move |request| forward(relay.clone(), arguments.upstream, request));
-        // A client that goes away ends its own connection only.
+        // A client that disconnects ends only its own connection.
         tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(socket), service));
     }
 }

@@ -1,4 +1,4 @@
-//! What the kernel says about a process: processor time and resident memory.
+//! Processor time and resident memory of a process, from the kernel.
 
 use std::fs;
 
@@ -33,7 +33,7 @@ pub fn processor_model() -> String {
 }
 
 fn parse_cpu_micros(stat: &str) -> Option<u64> {
-    // The command name stands in parentheses and may hold spaces; the fields after it are counted from 3.
+    // The command name is in parentheses and may contain spaces. The fields after it are counted from 3.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! The goals, and what the figures say of them.
+//! The goals of the benchmark, and whether the figures reach them.
 
 use crate::samples::{Measure, Samples, Spread};
 use crate::subject::Subject;
@@ -6,14 +6,14 @@ use crate::subject::Subject;
 use Measure as M;
 use Subject as S;
 
-/// How a goal turned out.
+/// The verdict on a goal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The stretch goal is reached.
     Stretch,
     /// The goal is reached.
     Pass,
-    /// It is not.
+    /// The goal is not reached.
     Fail,
     /// A subject was not measured.
     Unmeasured,
@@ -24,7 +24,7 @@ pub enum Verdict {
 pub struct Judgement {
     /// Id of the goal, as in the table of goals.
     pub id: &'static str,
-    /// What is asked, with the bound.
+    /// The goal in words, with its bound.
     pub goal: &'static str,
     /// The figure over all rounds.
     pub figure: Option<Spread>,
@@ -58,7 +58,7 @@ impl Bound {
     }
 }
 
-/// Ratios compare subjects of one round, absolute bounds are the contract with users.
+/// The goals. Ratios compare subjects of one round; absolute bounds are promises to users.
 const GOALS: [Goal; 17] = [
     Goal {
         id: "G1",
@@ -198,7 +198,7 @@ const GOALS: [Goal; 17] = [
     },
 ];
 
-/// Judges every goal on the medians over the rounds.
+/// Decides every goal by the medians over the rounds.
 pub fn judge(samples: &Samples) -> Vec<Judgement> {
     GOALS.iter().map(|goal| judge_one(goal, samples)).collect()
 }

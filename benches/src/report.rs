@@ -1,4 +1,4 @@
-//! The figures as CSV, as the published Markdown page and on the terminal.
+//! Writes the figures as CSV, as a Markdown page and to the terminal.
 
 use std::fmt::{self, Write as _};
 
@@ -6,7 +6,7 @@ use crate::goals::{Judgement, Verdict};
 use crate::samples::{Measure, Samples, Spread};
 use crate::subject::Subject;
 
-/// What the figures were measured on.
+/// The code and the machine that were measured.
 #[derive(Debug)]
 pub struct Machine {
     /// Commit of the measured code.
@@ -76,8 +76,8 @@ pub fn markdown(machine: &Machine, judgements: &[Judgement], samples: &Samples) 
     page
 }
 
-/// The sections of a page that was written before which other benchmarks fill in. They
-/// are the page's last ones.
+/// The sections of the existing page that other benchmarks write. They are the page's
+/// last sections.
 pub fn of_other_benchmarks(page: &str) -> &str {
     let begins = ["\n## Directories\n", "\n## Operator\n"];
     let begin = begins.iter().filter_map(|heading| page.find(heading)).min();
@@ -165,7 +165,7 @@ fn range(spread: Spread) -> String {
     format!("{}–{}", number(spread.min), number(spread.max))
 }
 
-/// Three significant digits, as much as a benchmark on a shared machine can mean.
+/// Three significant digits; more are not meaningful on a shared machine.
 fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),

@@ -26,7 +26,7 @@ pub struct Load {
     pub turns: usize,
     /// Unpaced answers.
     pub bursts: usize,
-    /// Streams that are left at their first token, one after the other, beside the open ones.
+    /// Streams whose client disconnects at the first token, one after the other, while the others run.
     pub left: usize,
 }
 
@@ -51,7 +51,7 @@ impl Load {
     };
 }
 
-/// A part of the load, to be measured alone when one thing is worked on.
+/// A part of the load, which can be measured alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// Streams of one client.
@@ -62,7 +62,7 @@ pub enum Part {
     Turns,
     /// Unpaced answers.
     Bursts,
-    /// Streams that are left, and streams that are stopped.
+    /// Streams whose client disconnects or stops them.
     Leaving,
 }
 
@@ -88,7 +88,7 @@ impl Part {
     }
 }
 
-/// Streams read before anything counts, so that connections, caches and statements exist.
+/// Streams to read as a warm-up, so that connections, caches and prepared statements exist.
 const WARM_UP_STREAMS: usize = 50;
 /// Clients of the throughput run.
 const TURN_CLIENTS: usize = 32;
@@ -99,8 +99,8 @@ const RAMP: Duration = Duration::from_secs(2);
 /// How often resident memory is read while streams are open.
 const RSS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Starts the subjects afresh and measures each of them. The order rotates with the round, so that no subject is
-/// always measured on the warmest or the noisiest machine.
+/// Starts the subjects and measures each of them. The order rotates with the round, so that changes of the machine over
+/// time affect all subjects alike.
 pub fn measure(
     round: u32,
     setup: &Setup,
@@ -141,7 +141,7 @@ struct Measuring<'a> {
     samples: &'a mut Samples,
 }
 
-/// What one run cost the subject.
+/// Processor time and memory of the subject in one run.
 struct Cost {
     reading: Reading,
     cpu_micros: f64,
@@ -268,7 +268,7 @@ impl Measuring<'_> {
         Ok(())
     }
 
-    /// What `work` measures while many streams run.
+    /// The measurements of `work` while many streams run.
     fn beside_a_crowd<T>(
         &self,
         work: impl Future<Output = anyhow::Result<T>>,
@@ -289,8 +289,8 @@ impl Measuring<'_> {
         Ok(found)
     }
 
-    /// Prepares the streams, then runs them with the clocks of the subject and of this process read before and
-    /// after. A stream that is not faithful fails the benchmark: speed of wrong answers is worth nothing.
+    /// Prepares and runs the streams. Reads the processor time of the subject and of this process before and after. An
+    /// incorrect stream fails the benchmark.
     fn run(
         &self,
         pace: &Pace,
@@ -352,7 +352,7 @@ impl Measuring<'_> {
     }
 }
 
-/// Runs the load and reads the subject's memory beside it; returns the largest value in bytes.
+/// Runs the load and reads the subject's memory meanwhile; returns the largest value in bytes.
 async fn with_peak_rss(
     pid: u32,
     run: impl Future<Output = anyhow::Result<Reading>>,

@@ -2,7 +2,7 @@
 
 use crate::subject::Subject;
 
-/// What is measured; the unit stands in the name.
+/// A measure. Its name contains the unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Measure {
     /// Time to the first token, one client.
@@ -25,11 +25,11 @@ pub enum Measure {
     TurnsPerCpuSecond,
     /// One-token turns per second.
     TurnsPerSecond,
-    /// From a client's leaving to the provider's connection being closed, while 200 streams run.
+    /// From a client's disconnect until the provider connection is closed, while 200 streams run.
     LeaveP50Micros,
     /// The same, slowest hundredth.
     LeaveP99Micros,
-    /// From a client's request to stop an answer to the provider's connection being closed, while 200 streams run.
+    /// From a client's stop request until the provider connection is closed, while 200 streams run.
     StopP50Micros,
     /// The same, slowest hundredth.
     StopP99Micros,
@@ -115,9 +115,9 @@ impl Measure {
 pub struct Sample {
     /// Round, from 1.
     pub round: u32,
-    /// Whose figure.
+    /// The subject that was measured.
     pub subject: Subject,
-    /// What it says.
+    /// The measure.
     pub measure: Measure,
     /// The figure, in the unit of the measure.
     pub value: f64,
@@ -127,7 +127,7 @@ pub struct Sample {
 #[derive(Debug, Default)]
 pub struct Samples(Vec<Sample>);
 
-/// Median with the extremes beside it.
+/// Median, smallest and largest value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
     /// Smallest value.
@@ -162,8 +162,8 @@ impl Samples {
         self.spread_of(|samples, round| samples.get(round, subject, measure))
     }
 
-    /// Median and extremes of a figure computed inside each round, which is the only place where subjects may be
-    /// compared. Rounds without the figure are left out.
+    /// Median and extremes of a figure that is computed within each round, because subjects may be compared only there.
+    /// Rounds without the figure are left out.
     pub fn spread_of(&self, figure: impl Fn(&Self, u32) -> Option<f64>) -> Option<Spread> {
         let rounds = self.0.iter().map(|sample| sample.round).max()?;
         let mut values: Vec<f64> = (1..=rounds)

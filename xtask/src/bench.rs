@@ -16,19 +16,19 @@ use crate::{process, workspace};
     reason = "each flag of the command is one"
 )]
 pub(crate) struct Options {
-    /// Few rounds of a small load, and nothing is written: enough to see a regression
+    /// Run few rounds with a small load and write nothing: enough to see a regression
     #[arg(long)]
     short: bool,
-    /// How fast a change of a manifest reaches the pods of a cluster, instead of the side-by-side benchmark
+    /// Measure how fast a change of a manifest reaches the pods of a cluster
     #[arg(long, conflicts_with_all = ["short", "rounds"])]
     cluster: bool,
-    /// How the operator does with 1,000 tenants, and beside 8,000 large Secrets, instead of the side-by-side benchmark; writes its section of docs/benchmarks.md
+    /// Measure the operator with 1,000 tenants, and with 8,000 large Secrets, and write its section of docs/benchmarks.md
     #[arg(long, conflicts_with_all = ["short", "rounds", "cluster"])]
     scale: bool,
-    /// How a directory of up to 10,000 manifests does, instead of the side-by-side benchmark; writes its section of docs/benchmarks.md
+    /// Measure a directory of up to 10,000 manifests and write its section of docs/benchmarks.md
     #[arg(long, conflicts_with_all = ["short", "rounds", "cluster", "scale"])]
     directory: bool,
-    /// Another number of tenants, for `--scale`
+    /// Number of tenants, for `--scale`
     #[arg(long, requires = "scale")]
     tenants: Option<usize>,
     /// Rounds to measure
@@ -74,7 +74,7 @@ fn benchmarks_page() -> PathBuf {
     workspace::root().join("docs/benchmarks.md")
 }
 
-/// Measures the operator, built optimised; only with the usual number of tenants for the page.
+/// Measures the operator, built optimised. Writes the page only with the default number of tenants.
 fn run_at_scale(tenants: Option<usize>) -> anyhow::Result<()> {
     let programs = build_optimised()?;
     let mut command = benchmark("minichat-scale-bench")?;
@@ -95,8 +95,8 @@ fn run_on_directory() -> anyhow::Result<()> {
     process::run("the benchmark", &mut command)
 }
 
-/// Directory of the optimised programs. All benchmarks build the same packages: another selection of packages selects
-/// other features of the dependencies, and compiles them again.
+/// Builds the optimised programs and returns their directory. All benchmarks build the same packages, because another
+/// selection of packages would change the features of dependencies and compile them again.
 fn build_optimised() -> anyhow::Result<PathBuf> {
     let build = ["build", "--release", "--locked", "--bins"];
     let packages = [
@@ -117,7 +117,7 @@ fn benchmark(name: &str) -> anyhow::Result<Command> {
     Ok(Command::new(workspace::target().join("debug").join(name)))
 }
 
-/// Prints what it measures, on the node of this machine.
+/// Measures on the node of this machine, and prints the figures.
 fn run_on_cluster() -> anyhow::Result<()> {
     let mut command = benchmark("minichat-delivery-bench")?;
     let cluster = Clusters::with_node()?;

@@ -1,4 +1,4 @@
-//! `cargo xtask check`: everything that is not a test.
+//! `cargo xtask check`: all checks that are not tests.
 
 use crate::{deny, dependencies, generate, process, workspace};
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::{process, workspace};
 
-/// Pinned, so that the verdict changes only with a commit.
+/// Pinned, so that the result changes only with a commit.
 const VERSION: &str = "0.20.2";
 
 pub(crate) fn run() -> anyhow::Result<()> {
@@ -23,8 +23,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     process::run("cargo deny", &mut command)
 }
 
-/// Builds cargo-deny once per target directory. Without optimisation: it runs for a second, and optimising takes
-/// longer than everything it will ever check.
+/// Builds cargo-deny once per target directory, without optimisation: it runs for only a second, so optimising it would
+/// cost more time than it saves.
 fn ensure_installed() -> anyhow::Result<PathBuf> {
     let root = workspace::target()
         .join("tools")

@@ -13,7 +13,7 @@ use crate::{process, workspace};
 
 /// The targets of the Dockerfile; an image is called `minichat-` and its target.
 const TARGETS: [&str; 3] = ["dataplane", "operator", "scripted-provider"];
-/// What a name without a registry stands for, on every node.
+/// The registry and path that a node adds to an image name without a registry.
 const REGISTRY: &str = "docker.io/library";
 
 /// Images in archives of the format of `docker save`.
@@ -22,7 +22,7 @@ pub(crate) struct Images {
     tag: String,
 }
 
-/// Builds the images and says where they are.
+/// Builds the images and prints where they are.
 pub(crate) fn run() -> anyhow::Result<()> {
     let images = Images::build()?;
     println!("Load these into a cluster of your own, such as by `kind load image-archive FILE`:");
@@ -42,8 +42,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
 }
 
 impl Images {
-    /// Compiles what has changed. The tag stands for what is in the images, so that a pod of another tag runs another
-    /// program.
+    /// Compiles what has changed. The tag is a hash of the images' content, so pods with different tags run different
+    /// programs.
     pub(crate) fn build() -> anyhow::Result<Self> {
         ensure!(
             rustix::process::geteuid().is_root(),
@@ -71,7 +71,7 @@ impl Images {
         &self.tag
     }
 
-    /// Makes them known to the node of this machine.
+    /// Loads them into the node of this machine.
     pub(crate) fn load_into(&self, node: &NodeTier) -> anyhow::Result<()> {
         TARGETS
             .iter()
@@ -122,7 +122,7 @@ fn directory() -> PathBuf {
     workspace::target().join("images")
 }
 
-/// Compiles the static programs with the profile `image`; the directory in which they are then.
+/// Compiles the static programs with the profile `image`, and returns their directory.
 fn compile() -> anyhow::Result<PathBuf> {
     let directory = directory().join("programs");
     fs::create_dir_all(&directory)?;
@@ -160,7 +160,7 @@ fn revision() -> String {
     revision.map_or_else(|| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
-/// Stands for everything that an image is made of.
+/// A hash of everything that an image contains.
 fn tag(programs_in: &Path, revision: &str) -> anyhow::Result<String> {
     let mut hash = Sha256::new();
     hash.update(revision);

@@ -20,9 +20,9 @@ use crate::process::{self, Running};
 
 const STARTS_WITHIN: Duration = Duration::from_mins(1);
 
-/// Names the server the suites create their databases on; the URL names no database.
+/// Variable with the URL of the server on which suites create their databases. The URL contains no database.
 const URL: &str = "MINICHAT_TEST_POSTGRES_URL";
-/// The same server as pods of the node reach it.
+/// Variable with the URL at which pods of the node reach the same server.
 const URL_OF_PODS: &str = "MINICHAT_TEST_POSTGRES_URL_OF_PODS";
 
 /// Whether a crash of the machine may lose commits.
@@ -34,7 +34,7 @@ pub(crate) enum Durability {
     Volatile,
 }
 
-/// Who may connect.
+/// From where connections are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
     /// Processes of this machine.
@@ -43,12 +43,12 @@ pub(crate) enum Reach {
     Pods,
 }
 
-/// A running server; dropped, it is stopped and its files are gone.
+/// A running server. When dropped, it is stopped and its files are deleted.
 pub(crate) struct Postgres {
     _server: Running,
     port: u16,
     reach: Reach,
-    /// Held until the server has ended; declared last for that reason.
+    /// Declared last, so that the directory is deleted after the server has ended.
     _directory: TempDir,
 }
 
@@ -100,9 +100,9 @@ impl Postgres {
         }
         let log = fs::File::create(directory.path().join("log"))?;
         command.stdout(log.try_clone()?).stderr(log);
-        // The first interrupt of a server is its fast shutdown: connections are closed, files are left in order.
+        // SIGINT is PostgreSQL's fast shutdown: it closes connections and leaves the files consistent.
         let mut server = Running::start("postgres", &mut command)?.stopped_by(Signal::INT);
-        // A server that is still starting accepts a connection and refuses to speak.
+        // A server that is still starting accepts connections, but refuses to serve them.
         let asked = initdb.with_file_name("pg_isready");
         let accepts = || {
             let mut ask = Command::new(&asked);
@@ -128,7 +128,7 @@ impl Postgres {
         format!("postgres://postgres@127.0.0.1:{}", self.port)
     }
 
-    /// Variables by which suites find it.
+    /// The environment variables through which suites find it.
     pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
         let of_pods = format!("postgres://postgres@{}:{}", node::ADDRESS, self.port);
         let of_pods = (self.reach == Reach::Pods).then_some((URL_OF_PODS, of_pods));
@@ -143,7 +143,7 @@ impl Postgres {
     }
 }
 
-/// Debian keeps the server's programs out of the path, one directory per major version; the newest first.
+/// Directories with PostgreSQL's programs, newest version first. Debian does not add them to the path.
 pub(crate) fn debian_directories() -> Vec<PathBuf> {
     let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -160,7 +160,7 @@ pub(crate) fn debian_directories() -> Vec<PathBuf> {
     versions.into_iter().map(|(_, path)| path).collect()
 }
 
-/// Whose processes and files they are: PostgreSQL refuses to run as root, so root becomes the package's user.
+/// The user who owns processes and files. PostgreSQL refuses to run as root, so root switches to the package's user.
 struct Owner(Option<(u32, u32)>);
 
 impl Owner {

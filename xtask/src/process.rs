@@ -1,4 +1,4 @@
-//! Child processes: waited for, and ended by their own id when this program is interrupted or fails.
+//! Child processes. This program waits for them, and ends them by their process id when it is interrupted or fails.
 
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 const POLL: Duration = Duration::from_millis(20);
-/// How long a child may take to end after it was asked to.
+/// How long a child may take to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
@@ -39,7 +39,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts `command`; dropped, it is sent SIGTERM and waited for.
+    /// Starts `command`. When the value is dropped, the child gets SIGTERM and is waited for.
     pub(crate) fn start(name: &str, command: &mut Command) -> anyhow::Result<Self> {
         let child = command
             .spawn()
@@ -83,7 +83,7 @@ impl Running {
         }
     }
 
-    /// Waits until `is_true` says so; fails when the process ends first, on an interrupt, or after `within`.
+    /// Waits until `is_true` returns true. Fails if the process ends first, on an interrupt, or after `within`.
     pub(crate) fn wait_until(
         &mut self,
         what: &str,
@@ -118,7 +118,7 @@ impl Running {
             }
             thread::sleep(POLL);
         }
-        // An error here means that it has ended by itself.
+        // An error here means that the child has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

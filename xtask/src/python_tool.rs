@@ -1,4 +1,4 @@
-//! Programs in Python, each installed into an environment of its own in `target`, in the versions that a file pins.
+//! Python programs. Each is installed into its own environment in `target`, in the versions that a file pins.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use minichat_cluster::packages::{self, Package};
 
 use crate::{process, workspace};
 
-/// A program and the file that pins it and all it needs.
+/// A program, and the file that pins its version and the versions of its dependencies.
 pub(crate) struct PythonTool {
     pub(crate) program: &'static str,
     /// Relative to the workspace.
@@ -23,7 +23,7 @@ impl PythonTool {
         let versions = fs::read_to_string(&requirements)
             .with_context(|| format!("cannot read {}", requirements.display()))?;
         let directory = workspace::target().join("tools").join(self.program);
-        // Its programs name the directory that they were installed into.
+        // The scripts of an environment contain its path, so another path needs a new installation.
         let wanted = format!("# {}\n{versions}", directory.display());
         let program = directory.join("bin").join(self.program);
         // Written last, so that an installation that was cut short is done again.
@@ -58,7 +58,7 @@ fn make_environment(directory: &Path) -> anyhow::Result<()> {
         venv.args(["-m", "venv"]).arg(directory);
         process::run("python3 -m venv", venv.stdin(Stdio::null()))
     };
-    // Debian keeps a part of it in a package of its own.
+    // On Debian, a separate package contains a part of `venv`.
     make().or_else(|_| {
         packages::install(&["python3-venv"])?;
         make()

@@ -1,12 +1,12 @@
-//! The property-based client that the OpenAPI document is tried with.
+//! Installs Schemathesis, a property-based client that compares the OpenAPI document with live answers.
 
 use std::path::PathBuf;
 
 use crate::python_tool::PythonTool;
 
-/// The test binary of `minichat-tests` that needs it.
+/// The test binary of `minichat-tests` that needs Schemathesis.
 pub(crate) const SUITE: &str = "openapi";
-/// Names the program to the suite.
+/// The environment variable through which the suite learns the path of the program.
 pub(crate) const PROGRAM: &str = "MINICHAT_TEST_SCHEMATHESIS";
 
 const TOOL: PythonTool = PythonTool {

@@ -1,4 +1,4 @@
-//! Where things are in this workspace.
+//! Paths and commands of this workspace.
 
 use std::env;
 use std::ffi::OsString;
@@ -11,17 +11,17 @@ pub(crate) fn root() -> &'static Path {
     manifest.parent().unwrap_or(manifest)
 }
 
-/// Where cargo puts what it builds.
+/// Cargo's target directory.
 pub(crate) fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |path| root().join(path))
 }
 
-/// The cargo that runs this program, in the root of the workspace.
+/// A command that runs the same cargo as this program, in the root of the workspace.
 pub(crate) fn cargo() -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(program);
     command.current_dir(root());
-    // What cargo tells this program of its own package would have build scripts of others run anew.
+    // Cargo sets variables about this package. Passed on, they would make build scripts of other packages run again.
     let is_of_package =
         |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     for (name, _) in env::vars_os() {

@@ -1,7 +1,7 @@
-//! One kept-alive HTTP/1.1 client connection, as thin as a client can be.
+//! A minimal HTTP/1.1 client with one kept-alive connection.
 //!
-//! A general client would cost as much processor time per chunk as the servers it measures and would hand over
-//! frames late; this one reads the socket into one buffer and calls back with the payload at once.
+//! A general HTTP client would need as much processor time per chunk as the servers that it measures, and would deliver
+//! frames late. This one reads the socket into one buffer and passes the payload on at once.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use super::body::Framing;
 use crate::clock::monotonic_nanos;
 
 const READ_BUFFER_BYTES: usize = 64 * 1024;
-/// A response head longer than this is no server of ours.
+/// Maximum length of a response head; none of the measured servers sends a longer one.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// A client connection that reconnects when the server has closed it.
@@ -47,7 +47,7 @@ impl Connection {
 
     /// Sends `request` and hands each piece of the body to `payload` together with the time it was read.
     ///
-    /// A connection that the server had closed in the meantime is opened anew, once.
+    /// If the server has closed the connection in the meantime, reconnects once.
     pub async fn exchange(
         &mut self,
         request: &[u8],

@@ -1,8 +1,8 @@
-//! Reading event streams for what the benchmark needs: stamps of deltas and the kind of the terminal event.
+//! Reads event streams. The benchmark needs only the timestamps in deltas and the kind of the terminal event.
 
 use memchr::{memchr, memmem};
 
-/// What stands in a delta before the nanoseconds at which the scripted provider wrote it.
+/// The text in a delta before the nanoseconds at which the scripted provider wrote it.
 const STAMP_MARK: &[u8] = b"@";
 
 /// How a stream ended, by its last event.
@@ -19,8 +19,7 @@ pub enum Terminal {
 
 /// Reads one event stream in pieces of any size.
 ///
-/// Several deltas merged into one event still count as several chunks: it is the stamps that are counted, because
-/// coalescing is a right of the relay and losing a chunk is not.
+/// Timestamps are counted, not events: a relay may merge several deltas into one event, but it may not lose a chunk.
 #[derive(Debug, Default)]
 pub struct EventReader {
     carry: Vec<u8>,
@@ -75,7 +74,7 @@ impl EventReader {
                 _ => {}
             }
         } else if self.terminal == Terminal::Missing && line.starts_with(b"data:") {
-            // A provider repeats the whole text in its terminal event: those are no chunks.
+            // A provider repeats the whole text in its terminal event. This text does not count as chunks.
             for position in memmem::find_iter(line, STAMP_MARK) {
                 let nanos = leading_number(&line[position + STAMP_MARK.len()..]);
                 self.out_of_order |= nanos < self.last_stamp;

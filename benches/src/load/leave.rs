@@ -1,4 +1,4 @@
-//! Clients that leave or stop their answer: how soon the provider sees its connection closed.
+//! Measures how soon the provider connection is closed after a client disconnects or stops its answer.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,8 +22,8 @@ pub struct Stoppable {
     pub stop: Bytes,
 }
 
-/// Opens one stream after the other and leaves each at its first token. The times, in nanoseconds, are from closing
-/// the client's connection to the provider's notice that it was left, which the provider is asked for in turn.
+/// Opens one stream after the other and disconnects at the first token of each. Returns the times, in nanoseconds, from
+/// closing the client's connection until the provider has noticed that its own was closed. Polls the provider for this.
 pub async fn leave(
     target: SocketAddr,
     provider: SocketAddr,
@@ -121,7 +121,7 @@ impl Observer {
         }
     }
 
-    /// Nanoseconds from `left_at` until more than `before` answers were left.
+    /// Nanoseconds from `left_at` until the provider has counted more than `before` disconnects.
     async fn abandoned_since(&mut self, before: u64, left_at: u64) -> anyhow::Result<u64> {
         while self.abandoned().await? == before {
             let waited = monotonic_nanos() - left_at;
@@ -130,7 +130,7 @@ impl Observer {
         Ok(monotonic_nanos() - left_at)
     }
 
-    /// Answers that clients left before their end.
+    /// Answers whose client disconnected before their end.
     async fn abandoned(&mut self) -> anyhow::Result<u64> {
         let mut body = Vec::new();
         self.connection

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use super::connection::Exchange;
 use super::events::{EventReader, Terminal};
 
-/// Longest latency a histogram tells apart: one minute in nanoseconds.
+/// Maximum latency of a histogram: one minute in nanoseconds.
 const LONGEST_NANOS: u64 = 60_000_000_000;
 
 /// An empty histogram of times in nanoseconds.
@@ -21,7 +21,7 @@ pub(super) fn latencies() -> anyhow::Result<Histogram<u64>> {
 pub struct Reading {
     /// Streams that were started.
     pub streams: u64,
-    /// Streams with a faithful answer: status 200, every chunk in order, one successful terminal event.
+    /// Streams with a correct answer: status 200, every chunk in order, one successful terminal event.
     pub faithful: u64,
     /// Chunks received.
     pub chunks: u64,
@@ -31,12 +31,12 @@ pub struct Reading {
     pub chunk: Histogram<u64>,
     /// From the first request to the end of the last stream.
     pub elapsed: Duration,
-    /// What was wrong with the first stream that was not faithful.
+    /// What was wrong with the first incorrect stream.
     pub first_fault: Option<String>,
 }
 
 impl Reading {
-    /// A reading of nothing.
+    /// An empty reading.
     pub fn new() -> anyhow::Result<Self> {
         Ok(Self {
             streams: 0,

@@ -19,9 +19,9 @@ pub struct Plan {
     pub target: SocketAddr,
     /// Kept-alive connections; each carries one stream at a time.
     pub clients: usize,
-    /// Time over which the clients start, evenly spread, so that their first tokens do not fall into one instant.
+    /// The clients start evenly spread over this time, so that their first tokens do not coincide.
     pub ramp: Duration,
-    /// The whole HTTP request of each stream, in the order in which they are taken.
+    /// The complete HTTP request of each stream, in order.
     pub requests: Vec<Bytes>,
     /// Chunks that every answer must have.
     pub expected_chunks: u32,

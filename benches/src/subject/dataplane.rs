@@ -21,7 +21,7 @@ const API: &str = "/mini-chat/v1";
 /// Connections over which chats are created before a measurement.
 const CREATORS: usize = 16;
 
-/// Where one data plane listens and what it stores to.
+/// Addresses and database of one data plane.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Settings<'a> {
     /// Application listener.
@@ -34,8 +34,8 @@ pub(super) struct Settings<'a> {
     pub database_url: &'a str,
 }
 
-/// Starts a data plane with durable accounting, as in production: callers come with trusted headers, only the
-/// admission limit per user is off because all streams are one user's.
+/// Starts a data plane with durable storage, as in production. Callers authenticate by trusted headers. The rate limit
+/// per user is off, because one user opens all streams.
 pub(super) fn start(
     name: &str,
     settings: Settings<'_>,

@@ -1,4 +1,4 @@
-//! What is measured: the provider itself and everything that is put before it.
+//! The measured servers: the provider itself, and each server in front of it.
 
 mod dataplane;
 mod pace;
@@ -19,7 +19,7 @@ use process::{Process, free_address};
 /// One of the servers that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
-    /// The scripted provider with nothing before it.
+    /// The scripted provider, called directly.
     Direct,
     /// nginx with `proxy_buffering off` (N).
     Nginx,
@@ -57,7 +57,7 @@ impl Subject {
     }
 }
 
-/// What the subjects are started from.
+/// What is needed to start the subjects.
 #[derive(Debug)]
 pub struct Setup {
     /// Directory of the release binaries.
@@ -68,12 +68,12 @@ pub struct Setup {
     pub subjects: Vec<Subject>,
 }
 
-/// The running subjects of one round, started afresh for it; dropped, all of them end.
+/// The running subjects of one round. They are started for the round and end when this is dropped.
 #[derive(Debug)]
 pub struct Fleet {
     running: Vec<Running>,
     provider: SocketAddr,
-    /// Held until every process that uses it has ended.
+    /// Kept until every process that uses it has ended.
     _directory: TempDir,
 }
 
@@ -122,12 +122,12 @@ impl Running {
         self.address
     }
 
-    /// The process whose clock and memory count.
+    /// The process whose processor time and memory are measured.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// Requests that open `streams` streams of `pace`, made ready before anything is timed.
+    /// Requests that open `streams` streams of `pace`, prepared before the measurement.
     pub async fn prepare_streams(&self, pace: &Pace, streams: usize) -> anyhow::Result<Vec<Bytes>> {
         if self.subject.is_dataplane() {
             return dataplane::prepare_streams(self.address, pace, streams).await;
@@ -136,7 +136,7 @@ impl Running {
         Ok(vec![request; streams])
     }
 
-    /// The same with the requests that stop them; none for subjects that know no such request.
+    /// The same with the requests that stop them; empty for subjects without such a request.
     pub async fn prepare_stops(
         &self,
         pace: &Pace,

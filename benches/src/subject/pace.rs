@@ -1,8 +1,8 @@
-//! The paced models of the scripted provider that the benchmark asks for.
+//! The models of the scripted provider that the benchmark uses. Each answers at its own pace.
 
 use bytes::Bytes;
 
-/// A pace of answers; the scripted provider reads it out of the model's name.
+/// The pace of an answer. The scripted provider gets it from the model's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
     /// Model id in the catalog of the data plane.
@@ -14,13 +14,13 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// One token, at once: what a turn costs, and the time to the first token.
+    /// One token, at once: to measure the cost of a turn and the time to the first token.
     pub const INSTANT: Self = Self {
         id: "instant",
         provider_model: "stamped-paced-ttft0-chunks1-interval0",
         chunks: 1,
     };
-    /// Fifty tokens per second for two seconds: what a user reads along.
+    /// Fifty tokens per second for two seconds, like a typical answer.
     pub const STEADY: Self = Self {
         id: "steady",
         provider_model: "stamped-paced-ttft20-chunks100-interval20",

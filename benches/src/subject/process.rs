@@ -1,4 +1,4 @@
-//! Child processes of the benchmark: started with their output in a log file, ended by their own id.
+//! Child processes of the benchmark. Their output goes to a log file, and they are ended by process id.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use crate::interrupt;
 const READY_WITHIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
-/// A running server; dropped, it is killed and waited for.
+/// A running server. When dropped, it is killed and waited for.
 #[derive(Debug)]
 pub(super) struct Process {
     child: Child,
@@ -57,7 +57,7 @@ impl Process {
         })
     }
 
-    /// Waits until `is_true` says so; fails when the process ends first or takes half a minute.
+    /// Waits until `is_true` returns true. Fails if the process ends first, or after half a minute.
     pub(super) fn wait_until(
         &mut self,
         what: &str,
@@ -94,13 +94,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // An error here means that it has ended by itself.
+        // An error here means that the child has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// An address on loopback that nobody listens on now.
+/// An unused address on loopback.
 pub(super) fn free_address() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").context("no free port on loopback")?;
     Ok(listener.local_addr()?)

@@ -1,4 +1,4 @@
-//! The two yardsticks that relay without looking: nginx (N) and the bare relay (H).
+//! The two references, which relay bytes without parsing events: nginx (N) and the bare relay (H).
 
 use std::fs;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use anyhow::Context as _;
 
 use super::process::Process;
 
-/// Starts nginx as one process without worker children, so that one process clock holds all of its work.
+/// Starts nginx as one process without workers, so that the clock of one process covers all its work.
 ///
 /// Buffering off, kept-alive connections on both sides, no access log: the fastest way in which nginx passes on
 /// an event stream as it comes.

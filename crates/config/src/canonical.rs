@@ -1,5 +1,5 @@
-//! The one byte form of a JSON value: keys sorted, no insignificant whitespace
-//! (QUOTA-26), whatever order the value's maps keep.
+//! The canonical bytes of a JSON value: keys sorted, no insignificant whitespace
+//! (QUOTA-26). They do not depend on the order of the value's maps.
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};

@@ -1,14 +1,14 @@
-//! What is wrong with a document, and where.
+//! Errors in a document: each is a path and a message.
 
 use std::fmt;
 
-/// One thing that is wrong with a document.
+/// One error in a document.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
     /// Path of the field, such as `providers.openai.port` or `spec.models[1].id`;
     /// empty for the document as a whole.
     pub path: String,
-    /// What is wrong and what to write instead. Never holds a secret value.
+    /// What is wrong and what to write instead. Never contains a secret value.
     pub message: String,
 }
 
@@ -22,7 +22,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Everything that is wrong with one document, in the order it was found.
+/// All errors in one document, in the order in which they were found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Faults(pub Vec<Fault>);
 
@@ -42,7 +42,7 @@ impl Faults {
         }
     }
 
-    /// `Ok(value)` when nothing was found.
+    /// `Ok(value)` if there are no errors.
     pub fn into_result<T>(self, value: T) -> Result<T, Self> {
         if self.0.is_empty() {
             Ok(value)
@@ -51,7 +51,7 @@ impl Faults {
         }
     }
 
-    /// Whether nothing was found.
+    /// Whether there are no errors.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -2,16 +2,17 @@
 
 use crate::fault::Faults;
 
-/// Whose tokens are believed, and which of their claims say what.
+/// An issuer whose tokens are accepted, and the names of the claims to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issuer {
     /// The claim `iss`, exactly as the issuer writes it: a URL.
     pub issuer: String,
-    /// What the claim `aud` must hold.
+    /// The value that the claim `aud` must contain.
     pub audience: String,
-    /// Where the keys are; `None`: where the issuer's discovery document says.
+    /// URL of the keys; `None`: the URL in the issuer's discovery document.
     pub jwks_uri: Option<String>,
-    /// The claim with the tenant's id. `None`: the issuer names one tenant alone.
+    /// The claim with the tenant's id. `None`: all tokens are for the one tenant that
+    /// lists the issuer.
     pub tenant_claim: Option<String>,
     /// The claim with the user.
     pub user_claim: String,
@@ -25,7 +26,7 @@ pub const USER_CLAIM: &str = "sub";
 pub const SCOPES_CLAIM: &str = "scope";
 
 impl Issuer {
-    /// Adds what is wrong; `path` makes a fault's path of a field's name.
+    /// Adds what is wrong. `path` turns the name of a field into the path of a fault.
     pub(crate) fn check(&self, path: impl Fn(&str) -> String, faults: &mut Faults) {
         let Self {
             issuer,
@@ -51,7 +52,7 @@ impl Issuer {
         self.check_claims(path, faults);
     }
 
-    /// Adds what is wrong with the names of claims, of which each has a default.
+    /// Adds what is wrong with the names of claims. Each of them has a default.
     pub(crate) fn check_claims(&self, path: impl Fn(&str) -> String, faults: &mut Faults) {
         for (key, claim) in [
             ("tenant_claim", self.tenant_claim.as_ref()),
@@ -67,12 +68,12 @@ impl Issuer {
         }
     }
 
-    /// The address that is asked for the keys, or first for where they are.
+    /// The first URL to fetch: the keys, or else the discovery document.
     pub fn asked(&self) -> &str {
         self.jwks_uri.as_deref().unwrap_or(&self.issuer)
     }
 
-    /// Whether asking the issuer for its keys would go over plain HTTP.
+    /// Whether the keys would be fetched over plain HTTP.
     pub fn is_plain_http(&self) -> bool {
         self.asked().starts_with("http://")
     }

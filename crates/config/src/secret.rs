@@ -1,4 +1,4 @@
-//! Values that never print.
+//! Secret values, which are never printed.
 
 use std::collections::BTreeMap;
 use std::fmt;

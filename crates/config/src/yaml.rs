@@ -1,4 +1,4 @@
-//! YAML as JSON values: the only file that names the YAML parser.
+//! Reads YAML as JSON values. Only this file uses the YAML parser.
 
 use serde_json::Value;
 
@@ -7,14 +7,14 @@ use crate::fault::Fault;
 /// One document of a multi-document text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Document {
-    /// Position in the text, 1 for the first; empty documents count.
+    /// Position in the text, from 1; empty documents count.
     pub number: usize,
-    /// The value, or why there is none. Line numbers are the whole text's.
+    /// The value, or the error. Line numbers refer to the whole text.
     pub value: Result<Value, Fault>,
 }
 
-/// The documents of `text` that are not empty, each parsed on its own, so that
-/// a syntax error spoils only the document it stands in.
+/// The documents of `text` that are not empty. Each is parsed separately, so that a
+/// syntax error affects only its own document.
 pub fn documents(text: &str) -> Vec<Document> {
     split(text)
         .into_iter()
@@ -45,7 +45,7 @@ pub fn to_string(value: &Value) -> Result<String, serde_saphyr::ser::Error> {
 
 fn parse(text: &str, first_line: usize) -> Result<Value, Fault> {
     let options = serde_saphyr::options! {
-        // YAML 1.2: `no` and `on` are words, as in a country or a label.
+        // YAML 1.2: `no` and `on` are texts, such as a country code or a label.
         strict_booleans: true,
     };
     serde_saphyr::from_str_with_options::<Value>(text, options).map_err(|error| {
@@ -64,8 +64,8 @@ fn parse(text: &str, first_line: usize) -> Result<Value, Fault> {
 }
 
 /// The documents' texts, each with the number of lines before it. A line that
-/// begins with `---` is a document marker wherever it stands: YAML forbids it
-/// inside scalars.
+/// begins with `---` always separates documents, because YAML forbids it inside
+/// scalars.
 fn split(text: &str) -> Vec<(usize, &str)> {
     let mut documents = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 0, 0);

@@ -1,6 +1,6 @@
 //! The closed set of codes in problem documents (API-32).
 
-/// A code that a client can meet in a problem document, with its HTTP status.
+/// A code of a problem document, with its HTTP status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum ErrorCode {
     InvalidRequest,

@@ -1,5 +1,5 @@
-//! Identifiers. Each is a UUID on every wire and in every table; the types keep
-//! one kind from being passed for another.
+//! Identifiers. Each is a UUID in the API and in every table. The types prevent
+//! passing one kind of id in place of another.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -25,7 +25,7 @@ macro_rules! id {
             }
 
             /// A new id that sorts by `instant`, to the millisecond (version 7).
-            /// Rows that are made together then lie together in an index.
+            /// Rows that are created together are then adjacent in an index.
             pub fn at(instant: Timestamp) -> Self {
                 Self(at(instant))
             }
@@ -112,13 +112,14 @@ fn at(instant: Timestamp) -> Uuid {
     Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid()
 }
 
-/// Under which subjects become UUIDs. Changing it would cut every user off from
-/// their chats (PLAT-132).
+/// The namespace in which subjects of tokens are mapped to UUIDs. If it changed,
+/// every user would lose access to their chats (PLAT-132).
 const SUBJECTS: Uuid = Uuid::from_u128(0x6d69_6e69_6368_5174_8a75_7365_7273_0001);
 
 impl UserId {
-    /// The user whom tokens of `issuer` call `subject`: what is no UUID becomes
-    /// one of both, the same each time (PLAT-132).
+    /// The user that tokens of `issuer` call `subject`. A subject that is not a
+    /// UUID is mapped to a UUID that is derived from issuer and subject, so it is
+    /// always the same (PLAT-132).
     pub fn of_subject(issuer: &str, subject: &str) -> Self {
         subject.parse().unwrap_or_else(|_| {
             let name = format!("{issuer}|{subject}");
@@ -128,7 +129,7 @@ impl UserId {
 }
 
 /// `{tenant}/{turn}/{request}`, each as 32 lower-case hex digits: the key by
-/// which consumers recognise one usage event (QUOTA-93).
+/// which consumers deduplicate usage events (QUOTA-93).
 pub fn usage_dedupe_key(tenant: TenantId, turn: TurnId, request: RequestId) -> String {
     format!(
         "{}/{}/{}",

@@ -14,7 +14,7 @@ const MAX_NAME: usize = 253;
 #[serde(into = "String", try_from = "String")]
 pub struct NamespacedName(String);
 
-/// Why a text is no [`NamespacedName`].
+/// Why a text is not a [`NamespacedName`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "must be namespace/name, each of lower-case letters, digits and - (the name also .), such as team-a/acme"

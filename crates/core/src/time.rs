@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// An instant in microseconds since 1970-01-01T00:00:00Z. Memory, SQLite and
-/// PostgreSQL hold the same value, so cursors may compare it for equality.
+/// PostgreSQL have the same precision, so cursors may compare instants for equality.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Timestamp(i64);
 
@@ -157,12 +157,12 @@ impl JsonSchema for Timestamp {
     }
 }
 
-/// The source of the present instant.
+/// The source of the current time.
 pub trait Clock: Send + Sync {
     fn now(&self) -> Timestamp;
 }
 
-/// The machine's clock, cut to microseconds (PLAT-2).
+/// The system clock, truncated to microseconds (PLAT-2).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 

@@ -1,11 +1,11 @@
-//! What a token says (RFC 7519).
+//! The claims of a token (RFC 7519).
 
 use minichat_core::{TenantId, Timestamp, UserId};
 use serde_json::{Map, Value};
 
 use crate::rejection::Rejection;
 
-/// Seconds by which the issuer's clock may differ (PLAT-131).
+/// Seconds by which the issuer's clock may differ from this one (PLAT-131).
 const LEEWAY: f64 = 60.0;
 
 /// The claims of one token.
@@ -24,7 +24,7 @@ impl Claims {
         self.text("iss").ok_or(Rejection::Issuer)
     }
 
-    /// Whether the token is for `audience` and valid at `now`.
+    /// Checks that the token is for `audience` and valid at `now`.
     pub fn check(&self, audience: &str, now: Timestamp) -> Result<(), Rejection> {
         let is_meant = match self.0.get("aud") {
             Some(Value::String(only)) => only == audience,
@@ -52,8 +52,8 @@ impl Claims {
         text.parse().map_err(|_| Rejection::Tenant)
     }
 
-    /// The user that `claim` names; what is no UUID becomes one of issuer and
-    /// subject, the same each time (PLAT-132).
+    /// The user that `claim` names. A value that is not a UUID is mapped to a UUID
+    /// that is derived from issuer and subject (PLAT-132).
     pub fn user(&self, claim: &str) -> Result<UserId, Rejection> {
         let subject = self
             .text(claim)
@@ -62,8 +62,9 @@ impl Claims {
         Ok(UserId::of_subject(self.issuer()?, subject))
     }
 
-    /// The scopes in `claim`: a text, separated by spaces, or a list. Where the
-    /// claim is `scope`, `scp` stands in for it. Without one there are none.
+    /// The scopes in `claim`: a list, or text separated by spaces. If `claim` is
+    /// `scope` and the token does not have it, `scp` is read. Without either claim
+    /// there are no scopes.
     pub fn scopes(&self, claim: &str) -> Result<Vec<&str>, Rejection> {
         let stand_in = || (claim == "scope").then(|| self.0.get("scp")).flatten();
         match self.0.get(claim).or_else(stand_in) {
@@ -82,7 +83,7 @@ impl Claims {
     }
 }
 
-/// Claims count seconds, and may have fractions.
+/// Times in claims are seconds and may have fractions.
 #[expect(
     clippy::cast_precision_loss,
     reason = "microseconds since 1970 are exact up to the year 2255"

@@ -13,10 +13,11 @@ use ring::signature::{
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Keys of one issuer at most: each may be tried for a token without `kid`.
+/// Maximum number of keys of one issuer. A token without `kid` is checked against
+/// each of them.
 const MAX_KEYS: usize = 64;
 
-/// The text is no key set.
+/// The text is not a key set.
 #[derive(Debug, thiserror::Error)]
 pub enum KeySetError {
     #[error("the key set is no JSON object with a list `keys`: {0}")]
@@ -32,7 +33,8 @@ pub struct KeySet(Vec<Key>);
 #[derive(Debug)]
 struct Key {
     id: Option<String>,
-    /// The one algorithm that the key is meant for; `None`: all of its kind.
+    /// The one algorithm for which the key may be used; `None`: all algorithms of
+    /// its type.
     algorithm: Option<String>,
     public: Public,
 }
@@ -42,13 +44,13 @@ enum Public {
     Rsa(RsaPublicKeyComponents<Vec<u8>>),
     P256(Vec<u8>),
     P384(Vec<u8>),
-    /// The one curve that `ring` does not have.
+    /// P-521, which `ring` does not support.
     P521(Box<P521Key>),
     Ed25519(Vec<u8>),
 }
 
-/// The algorithms of PLAT-131 by the name of RFC 7518; any other name, `none`
-/// and HMAC among them, verifies nothing.
+/// The algorithms of PLAT-131 by their names in RFC 7518. All other names are
+/// refused, including `none` and HMAC.
 #[derive(Clone, Copy)]
 pub(crate) enum Algorithm {
     Rsa(&'static RsaParameters),
@@ -76,7 +78,7 @@ impl Algorithm {
     }
 }
 
-/// RFC 7517's members that matter here.
+/// The members of RFC 7517 that are used here.
 #[derive(Deserialize)]
 struct Document {
     keys: Vec<Value>,
@@ -98,8 +100,8 @@ struct KeyDocument {
 }
 
 impl KeySet {
-    /// Reads a JSON Web Key Set. Keys of other kinds and for other uses are
-    /// left out, as RFC 7517 demands.
+    /// Reads a JSON Web Key Set. Keys of other types and for other uses are
+    /// ignored, as RFC 7517 requires.
     pub fn parse(json: &[u8]) -> Result<Self, KeySetError> {
         let document: Document = serde_json::from_slice(json)?;
         let keys: Vec<_> = document
@@ -115,8 +117,8 @@ impl KeySet {
         Ok(Self(keys))
     }
 
-    /// Whether the signature is that of a key called `id`, or, without `id`, of
-    /// any key. `None` when there is no key to try.
+    /// Whether a key with the given `id` (without an `id`: any key) made the
+    /// signature. `None` if there is no such key.
     pub(crate) fn verifies(
         &self,
         id: Option<&str>,
@@ -169,7 +171,7 @@ impl Key {
     }
 }
 
-/// Some issuers write the sign byte that belongs to DER.
+/// Some issuers prepend a zero byte, as DER does for positive numbers.
 fn without_leading_zeros(mut number: Vec<u8>) -> Vec<u8> {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     number.drain(..zeros);
@@ -182,8 +184,8 @@ fn point(x: &[u8], y: &[u8]) -> Vec<u8> {
 }
 
 impl Public {
-    /// `None` when the key is of another kind than the algorithm: a public key
-    /// is never taken for a shared secret.
+    /// `None` if the key's type does not match the algorithm. So a public key is
+    /// never used as a shared secret.
     fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> Option<bool> {
         let verified = match (self, algorithm) {
             (Self::Rsa(key), Algorithm::Rsa(parameters)) => {

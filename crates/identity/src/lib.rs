@@ -1,6 +1,6 @@
-//! Bearer tokens (PLAT-131): who signed them and what they say. Signed JSON Web
-//! Tokens in their compact form, verified with the primitives that TLS uses
-//! too. No I/O: keys come from whoever fetched them, the time from the caller.
+//! Verification of bearer tokens (PLAT-131): signed JSON Web Tokens in their
+//! compact form. The signatures are checked with the same cryptography crates
+//! that TLS uses. No I/O: the caller passes the issuer's keys and the time.
 
 mod claims;
 mod key_set;

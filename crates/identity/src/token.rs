@@ -9,26 +9,26 @@ use crate::claims::Claims;
 use crate::key_set::{Algorithm, KeySet};
 use crate::rejection::Rejection;
 
-/// Longest token in bytes; more than any issuer writes.
+/// Maximum length of a token in bytes. Issuers do not write longer ones.
 const MAX_BYTES: usize = 16 * 1024;
 
-/// A token that was read but not believed yet.
+/// A token that was parsed but not verified yet.
 #[derive(Debug)]
 pub struct Token<'a> {
     header: Header,
-    /// Header and claims as they were signed.
+    /// Header and claims, in the encoded form that was signed.
     signed: &'a [u8],
     signature: Vec<u8>,
     claims: Claims,
 }
 
-/// What the header says. Keys and addresses of keys that a token brings along
-/// (`jwk`, `jku`, `x5c`, `x5u`) are not even read.
+/// The header. Keys and key URLs inside the token (`jwk`, `jku`, `x5c`, `x5u`) are
+/// never read.
 #[derive(Debug, Deserialize)]
 struct Header {
     alg: String,
     kid: Option<String>,
-    /// Names extensions that must be understood; none is.
+    /// Extensions that the recipient must support. None is supported.
     crit: Option<IgnoredAny>,
 }
 
@@ -57,8 +57,8 @@ impl<'a> Token<'a> {
         })
     }
 
-    /// What the token says, which anybody may have written. Only good for
-    /// finding out whose keys to ask.
+    /// The claims before verification. Anybody may have written them, so use them
+    /// only to find the issuer whose keys verify the token.
     pub fn unverified(&self) -> &Claims {
         &self.claims
     }

@@ -1,9 +1,13 @@
-//! Which of several processes may work: the one that holds a Lease.
+//! Leader election: of several processes, only the one that holds a Kubernetes
+//! Lease may work.
 //!
-//! A holder renews its Lease every two seconds and takes it for lost ten seconds
-//! after it last could; others wait until it has stood unchanged for fifteen.
-//! Clocks of two machines are never compared. A process that sleeps may still
-//! finish what it had begun, so a write that must not happen twice needs more
+//! The holder renews its Lease every two seconds. Ten seconds after its last
+//! successful renewal it considers the Lease lost. Other processes take the Lease
+//! when it has not changed for fifteen seconds. They measure this with their own
+//! clocks, so clocks of different machines are never compared.
+//!
+//! A process that was suspended may still finish an operation after it has lost
+//! the Lease. A write that must not happen twice therefore needs more protection
 //! than a Lease.
 
 mod record;
@@ -19,37 +23,36 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// How long a Lease stands unchanged before others may take it.
+/// How long a Lease must be unchanged before others may take it.
 const DURATION: Duration = Duration::from_secs(15);
 /// The holder stops working this long after it last renewed the Lease.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(2);
-/// One try takes no longer, so that there is time for another one, on a connection of
-/// its own, when the first has been cut without a word.
+/// Time limit of one attempt. It leaves time for a second attempt on a new connection,
+/// if the first connection is dead without having been closed.
 const ATTEMPT: Duration = Duration::from_secs(4);
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// A Lease, and who wants to hold it.
+/// A Lease, and the process that wants to hold it.
 #[derive(Clone)]
 pub struct Candidate {
     pub client: Client,
-    /// Where the Lease is.
+    /// Namespace of the Lease.
     pub namespace: String,
-    /// The name of the Lease.
+    /// Name of the Lease.
     pub name: String,
-    /// Who this process is; no other process may be called the same.
+    /// Identity of this process, which must be unique.
     pub identity: String,
-    /// The field manager of what is written.
+    /// Field manager of the writes.
     pub manager: &'static str,
 }
 
-/// Whether this process may work now: until an instant, `None` while another process
-/// holds the Lease.
+/// Until when this process may work; `None` while another process holds the Lease.
 #[derive(Clone, Debug)]
 pub struct Leadership(watch::Receiver<Option<Instant>>);
 
-/// This process's part in an election. Dropped, it takes no part any more and
-/// leaves the Lease to run out.
+/// This process's participation in an election. When the value is dropped, the
+/// process no longer takes part, and a Lease that it holds expires.
 #[derive(Debug)]
 pub struct Election {
     leadership: Leadership,
@@ -58,9 +61,8 @@ pub struct Election {
 }
 
 impl Candidate {
-    /// For the Lease `name` of the cluster and in the namespace that the
-    /// environment names: those of the pod, or else of `KUBECONFIG`. An error
-    /// says what is missing.
+    /// For the Lease `name` in the cluster and namespace of the environment: those of
+    /// the pod, or else of `KUBECONFIG`. An error says what is missing.
     pub async fn of_environment(
         name: String,
         identity: String,
@@ -81,7 +83,7 @@ impl Candidate {
         })
     }
 
-    /// Takes part in the election, also after a defeat, until it resigns.
+    /// Takes part in the election until it resigns, also while another process leads.
     pub fn run(self, clock: &Arc<dyn Clock>) -> Election {
         let (until, receiver) = watch::channel(None);
         let (resign, resigned) = oneshot::channel();
@@ -104,10 +106,10 @@ impl Election {
         self.leadership.clone()
     }
 
-    /// Leads no longer, and frees the Lease for others. To be called when the
-    /// work has stopped; takes as long as a request that is under way.
+    /// Stops leading and releases the Lease for others. Call it when the work has
+    /// stopped. It waits for a request that is under way.
     pub async fn resign(self) {
-        // An election that has ended by itself has panicked, which is told.
+        // Sending fails only if the election has panicked, which is logged below.
         let _ = self.resign.send(());
         if let Err(error) = self.task.await {
             tracing::error!(%error, "the election panicked");
@@ -116,7 +118,7 @@ impl Election {
 }
 
 impl Leadership {
-    /// What `until` says, whoever keeps it.
+    /// A state whose `until` somebody else updates.
     pub fn new(until: watch::Receiver<Option<Instant>>) -> Self {
         Self(until)
     }
@@ -126,20 +128,20 @@ impl Leadership {
         self.0.borrow().is_some_and(|until| Instant::now() < until)
     }
 
-    /// Returns once this process leads; never when its election is over.
+    /// Returns when this process leads; never returns if its election is over.
     pub async fn acquired(&mut self) {
         if self.0.wait_for(Option::is_some).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Returns when the election is over, which it never is by itself.
+    /// Returns when the election is over, which happens only if this process resigns.
     pub async fn over(&self) {
         let mut until = self.0.clone();
         while until.changed().await.is_ok() {}
     }
 
-    /// Returns once this process, having led, does not any more.
+    /// Returns when this process has led and no longer does.
     pub async fn lost(&self) {
         let mut until = self.0.clone();
         loop {
@@ -157,19 +159,20 @@ impl Leadership {
 struct Campaign {
     record: Record,
     until: watch::Sender<Option<Instant>>,
-    /// The version of another's Lease, and when it was first seen like this.
+    /// The version of a Lease that another process holds, and when this version was
+    /// first seen.
     seen: Option<(Option<String>, Instant)>,
-    /// Whether it is told that another process holds the Lease.
+    /// Whether the log already says that another process holds the Lease.
     is_waiting: bool,
 }
 
-/// What a try has shown.
+/// The result of an attempt.
 enum Standing {
     /// This process holds the Lease.
     Ours,
     Others,
-    /// The Lease has changed between reading and writing it: by another process, or
-    /// by a write of this one whose answer was lost.
+    /// The Lease has changed between reading and writing it: another process wrote it,
+    /// or this process did and the answer was lost.
     Unclear,
 }
 
@@ -239,7 +242,7 @@ impl Campaign {
         }
     }
 
-    /// Frees a Lease that this process holds; one that cannot be freed runs out.
+    /// Releases a Lease that this process holds. If this fails, the Lease expires.
     async fn resign(&self) {
         if self.until.send_replace(None).is_none() {
             return;

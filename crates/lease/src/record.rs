@@ -1,4 +1,4 @@
-//! The Lease as the API server keeps it.
+//! Reads and writes the Lease object on the API server.
 
 use std::sync::Arc;
 
@@ -18,18 +18,18 @@ pub(crate) struct Record {
     clock: Arc<dyn Clock>,
 }
 
-/// What was read.
+/// The Lease as it was read.
 pub(crate) struct Read {
-    /// `None`: it is free.
+    /// `None`: nobody holds it.
     pub(crate) holder: Option<String>,
     /// `resourceVersion`
     pub(crate) version: Option<String>,
 }
 
-/// What came of a write.
+/// The result of a write.
 pub(crate) enum Written {
     Done,
-    /// Nothing was written: the Lease is not any more as it was read.
+    /// Nothing was written, because the Lease has changed since it was read.
     Changed,
 }
 
@@ -68,12 +68,12 @@ impl Record {
         written(self.leases.create(&parameters, &lease).await)
     }
 
-    /// Takes or renews it, if it still is as `version`.
+    /// Takes or renews it, if its version is still `version`.
     pub(crate) async fn hold(&self, version: Option<String>) -> kube::Result<Written> {
         self.replace(version, &self.candidate.identity).await
     }
 
-    /// Frees it, if it still is as `version`.
+    /// Releases it, if its version is still `version`.
     pub(crate) async fn free(&self, version: Option<String>) -> kube::Result<Written> {
         self.replace(version, "").await
     }

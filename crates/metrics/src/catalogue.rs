@@ -14,14 +14,14 @@ pub use crate::markdown::markdown;
 /// The prefix of all series when the configuration names none (PLAT-51).
 pub const DEFAULT_PREFIX: &str = "mini_chat";
 
-/// The value that stands for everything outside a label's set (PLAT-54).
+/// The value for everything outside a label's set (PLAT-54).
 pub const OTHER: &str = "other";
 
-/// What a family is for Prometheus.
+/// The Prometheus type of a family.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Kind {
     Counter,
-    /// A gauge that moves by steps of one, through guards only.
+    /// A gauge that changes by one, only through guards.
     UpDown,
     /// A gauge that is set to absolute values.
     Gauge,
@@ -37,8 +37,8 @@ pub struct Buckets {
     pub bounds: &'static [f64],
 }
 
-/// A label key with its closed set; `None` for the ids that come from
-/// configuration and are capped by the adapter.
+/// A label key with its set of values. `None` for ids from the configuration, whose
+/// number the adapter limits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LabelKey {
     pub name: &'static str,
@@ -72,8 +72,8 @@ impl Row {
         format!("{prefix}_{}{suffix}", self.name)
     }
 
-    /// Every combination of label values, in the order of the labels; `None`
-    /// if a label is open.
+    /// Every combination of label values, in the order of the labels; `None` if a label
+    /// has no fixed set.
     pub fn label_sets(&self) -> Option<Vec<Vec<&'static str>>> {
         let mut sets = vec![Vec::new()];
         for label in self.labels {
@@ -93,8 +93,8 @@ impl Row {
     }
 }
 
-/// What jobs count. The operator has these families too, and adds what the
-/// reports of finished jobs say (K8S-44).
+/// The families that jobs record. The operator has these families too, and adds the
+/// contents of reports of finished jobs (K8S-44).
 pub const OF_JOBS: [Family; 6] = [
     Family::StreamFailed,
     Family::FinalizationLatencyMs,
@@ -105,7 +105,7 @@ pub const OF_JOBS: [Family; 6] = [
 ];
 
 impl Family {
-    /// How many there are, in all tables.
+    /// Number of families in all tables.
     pub const COUNT: usize = CATALOGUE.len() + OPERATOR.len();
 
     pub fn row(self) -> &'static Row {
@@ -117,8 +117,8 @@ impl Family {
     }
 }
 
-/// Declares [`Family`] and its tables from one list, so that no family can lack
-/// a row. The doc comment of a family is its help text.
+/// Declares [`Family`] and its tables from one list, so that every family has a row.
+/// The doc comment of a family is its help text.
 macro_rules! catalogue {
     ($(
         $(#[$doc:meta])* $table:ident: $count:literal {
@@ -231,7 +231,7 @@ const RECONCILE_KIND: LabelKey = closed("kind", ReconcileKind::VALUES);
 const RECONCILE_LOOP: LabelKey = closed("loop", ReconcileLoop::VALUES);
 const RECONCILE_ERROR: LabelKey = closed("reason", ReconcileErrorLabel::VALUES);
 
-/// The only reason for which a turn is an orphan.
+/// The only reason why a turn is orphaned.
 pub(crate) const STALE_PROGRESS: &str = "stale_progress";
 
 catalogue! {

@@ -1,4 +1,5 @@
-//! Guards that move gauges: up when made, down on every exit path.
+//! Guards for gauges: creating a guard increments the gauge, dropping it decrements the
+//! gauge on every exit path.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
-//! What a job counted, in a text that outlives it (K8S-44).
+//! The metrics of a job, as a text that outlives the job (K8S-44).
 //!
-//! Nobody scrapes a process that runs for a second. So a job counts with
-//! [`JobMetrics`] and leaves a [`JobReport`] behind, and the process that finds
-//! the report replays it into its own metrics port: counters and buckets become
-//! exactly what they would have been.
+//! Prometheus cannot scrape a process that runs for a second. So a job records its
+//! metrics in [`JobMetrics`] and writes a [`JobReport`] when it ends. Another process
+//! reads the report and records its contents in its own metrics. The counters and
+//! buckets are then the same as if that process had recorded them itself.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,21 +13,22 @@ use serde::{Deserialize, Serialize};
 use crate::catalogue::{CATALOGUE, Family, Kind, OTHER, Row};
 use crate::recorder::{Label, Recorder};
 
-/// Bytes that Kubernetes keeps of a termination message.
+/// Maximum size of a termination message in Kubernetes, in bytes.
 pub const MAX_BYTES: usize = 4096;
 
-/// More observations than any job makes. Each is replayed by itself.
+/// Maximum number of observations in a report, more than any job makes. They are
+/// recorded one by one.
 const MAX_OBSERVATIONS: u64 = 1_000_000;
 
 type Labels = Vec<String>;
 
-/// The place of each bucket, its count and its sum.
+/// The index of each bucket, its count and its sum.
 type Buckets = Vec<(usize, u64, f64)>;
 
 /// A family's name and its label values in the order of the catalogue.
 type Key = (String, Labels);
 
-/// Counts for a report.
+/// Records the metrics of a job for its report.
 #[derive(Default, Debug)]
 pub struct JobMetrics {
     counts: Mutex<Counts>,
@@ -47,8 +48,8 @@ struct Bucket {
     sum: f64,
 }
 
-/// The increments, last values and observations of one run, at most
-/// [`MAX_BYTES`] as a text.
+/// The increments, last values and observations of one run. As text it has at most
+/// [`MAX_BYTES`].
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct JobReport {
     /// Which job.
@@ -61,7 +62,7 @@ pub struct JobReport {
     histograms: Vec<(String, Labels, Buckets)>,
 }
 
-/// A text is no report.
+/// The text is not a report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     #[error("not the report of a job: {0}")]
@@ -71,7 +72,7 @@ pub enum ReportError {
 }
 
 impl JobMetrics {
-    /// All that was counted so far by `job`.
+    /// Everything that `job` has recorded so far.
     pub fn report(&self, job: &str) -> JobReport {
         let counts = self.lock().clone();
         let report = JobReport::new(job, &counts);
@@ -82,7 +83,7 @@ impl JobMetrics {
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
-        // Each recording is one map operation, so nothing is left half done.
+        // Each recording is one map operation, so a panic leaves no partial state.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -92,7 +93,7 @@ impl Recorder for JobMetrics {
         *self.lock().counters.entry(key(family, labels)).or_default() += increment;
     }
 
-    /// What goes up and down is gone with its process.
+    /// Up-down gauges are not reported: they lose their meaning when the process ends.
     fn shift(&self, _: Family, _: i64) {}
 
     fn set(&self, family: Family, labels: &[Label<'_>], value: u64) {
@@ -110,8 +111,8 @@ impl Recorder for JobMetrics {
 }
 
 impl Counts {
-    /// The same with fewer distinct ids of models and providers: the rarest
-    /// count as `other` (PLAT-54), so that no count is lost.
+    /// The same report with fewer distinct ids of models and providers. The rarest are
+    /// added to `other` (PLAT-54), so that no count is lost.
     fn cut_to(&self, bytes: usize, job: &str) -> Self {
         let mut cut = self.clone();
         cut.counters.clear();
@@ -198,7 +199,7 @@ impl JobReport {
         of_family.map(|(_, _, count)| count).sum()
     }
 
-    /// Every family that the report has something of, without prefix and `_total`.
+    /// Every family in the report, without prefix and `_total`.
     pub fn families(&self) -> impl Iterator<Item = &str> {
         let counters = self.counters.iter().map(|(name, _, _)| name);
         let gauges = self.gauges.iter().map(|(name, _, _)| name);
@@ -206,8 +207,8 @@ impl JobReport {
         counters.chain(gauges).chain(histograms).map(String::as_str)
     }
 
-    /// Records everything again. What another release reports and this one does
-    /// not know is left out.
+    /// Records the contents of the report. Families that only another release knows are
+    /// ignored.
     pub(crate) fn replay(&self, recorder: &(impl Recorder + ?Sized)) {
         for (name, labels, count) in &self.counters {
             if let Some((row, labels)) = known(name, labels, |kind| kind == Kind::Counter) {
@@ -233,7 +234,7 @@ impl JobReport {
     }
 }
 
-/// The mean of a bucket, kept from leaving it by rounding.
+/// The mean of a bucket, limited to the bucket's bounds despite rounding.
 #[expect(clippy::cast_precision_loss, reason = "parsing bounds the count")]
 fn representative(bounds: &[f64], place: usize, count: u64, sum: f64) -> f64 {
     let mean = sum / count.max(1) as f64;

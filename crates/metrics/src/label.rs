@@ -57,7 +57,7 @@ impl ErrorLabel {
 }
 
 closed_set! {
-    /// How far a stream was when its client connection was lost.
+    /// The stage of a stream at which its client connection was lost.
     Stage {
         BeforeFirstToken = "before_first_token",
         MidStream = "mid_stream",
@@ -85,7 +85,7 @@ closed_set! {
         PodCrash = "pod_crash",
         /// The watchdog ended it.
         OrphanTimeout = "orphan_timeout",
-        /// Drain, or another abort of the server's own.
+        /// The server aborted it, for example because of a drain.
         InternalAbort = "internal_abort",
     }
 }
@@ -105,7 +105,7 @@ closed_set! {
         InvalidState = "invalid_state",
         Forbidden = "forbidden",
         GenerationInProgress = "generation_in_progress",
-        /// Everything else, chat or turn not found included.
+        /// Everything else, including a chat or turn that was not found.
         Error = "error",
     }
 }
@@ -183,7 +183,7 @@ closed_set! {
 }
 
 closed_set! {
-    /// Why a cleanup is left to the outbox for another attempt.
+    /// Why a cleanup will be tried again through the outbox.
     CleanupRetryReason {
         Provider4xx = "provider_4xx",
         Provider5xx = "provider_5xx",

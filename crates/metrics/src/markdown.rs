@@ -1,4 +1,4 @@
-//! The reference page of the catalogue, generated so that it cannot drift.
+//! Generates the reference page of the catalogue, `docs/metrics.md`.
 
 use std::fmt::Write as _;
 

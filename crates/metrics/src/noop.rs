@@ -1,4 +1,4 @@
-//! The adapter that forgets everything.
+//! An adapter that records nothing.
 
 use crate::catalogue::Family;
 use crate::recorder::{Label, Recorder};

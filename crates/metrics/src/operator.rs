@@ -1,4 +1,4 @@
-//! The operator's side of the port (K8S-15).
+//! The metrics port of the operator (K8S-15).
 
 use std::time::Duration;
 
@@ -7,25 +7,25 @@ use crate::job_report::JobReport;
 use crate::label::{ReconcileErrorLabel, ReconcileKind, ReconcileLoop};
 use crate::recorder::{Label::Closed, Recorder};
 
-/// One method per fact that the operator tells. Calls never fail and never
-/// block, and no label holds the name of an object.
+/// One method per fact that the operator reports. Calls never fail and never block,
+/// and no label contains the name of an object.
 ///
 /// Adapters implement [`Recorder`] and get this trait.
 pub trait OperatorMetrics: Send + Sync {
-    /// A reconcile ended, well or not, after `elapsed`.
+    /// A reconcile ended after `elapsed`, with or without an error.
     fn reconcile(&self, kind: ReconcileKind, of: ReconcileLoop, elapsed: Duration);
-    /// With `reconcile`, when it failed.
+    /// A reconcile failed; called in addition to `reconcile`.
     fn reconcile_error(&self, kind: ReconcileKind, reason: ReconcileErrorLabel);
     /// Every ready pod runs the revision of a change that was noticed `elapsed`
     /// ago.
     fn config_propagation_seconds(&self, elapsed: Duration);
-    /// Absolute number of tenants that are delivered to the pool.
+    /// Sets the number of tenants whose configuration is delivered to the pool.
     fn rendered_tenants(&self, tenants: usize);
     /// A pod refused a revision; once per revision.
     fn config_rejected(&self);
     /// Whether this process leads.
     fn leader(&self, leads: bool);
-    /// A job has finished and left `report` (K8S-44); once per job.
+    /// A job has finished and written `report` (K8S-44); called once per job.
     fn job_reported(&self, report: &JobReport);
 }
 

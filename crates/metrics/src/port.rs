@@ -1,4 +1,4 @@
-//! The metrics port (PLAT-50): the only thing that domain code knows about
+//! The metrics port (PLAT-50): the trait through which domain code reports
 //! metrics.
 
 use std::time::Duration;
@@ -10,8 +10,8 @@ use crate::label::{
     SummaryTrigger, TierLabel, Trigger, UploadKind, UploadResult,
 };
 
-/// One method per fact that operators can see; when each is called is
-/// PLAT-58's last column. Calls never fail and never block.
+/// One method per fact. The last column of PLAT-58 says when each is called. Calls
+/// never fail and never block.
 ///
 /// `provider` is the id of a configured provider, `model` the id of a model
 /// of the catalog (never the provider's own model name). Adapters cap how
@@ -19,13 +19,13 @@ use crate::label::{
 ///
 /// Adapters implement [`Recorder`](crate::Recorder) and get this trait.
 pub trait Metrics: Send + Sync {
-    /// The provider task of a turn starts; not for replays.
+    /// The provider call of a turn starts; not called for replays.
     fn stream_started(&self, provider: &str, model: &str);
-    /// The turn was finalized as completed, early end included. Only the
-    /// winner of the finalization records it (D1).
+    /// The turn was finalized as completed, or as ended early by the provider. Only the
+    /// caller whose finalization took effect records it (D1).
     fn stream_completed(&self, provider: &str, model: &str);
-    /// The turn was finalized in any other way. Only the winner of the
-    /// finalization records it (D1).
+    /// The turn was finalized in any other way. Only the caller whose finalization took
+    /// effect records it (D1).
     fn stream_failed(&self, provider: &str, model: &str, error_code: ErrorLabel);
     /// The client connection of a live stream was lost.
     fn stream_disconnected(&self, stage: Stage);
@@ -35,19 +35,19 @@ pub trait Metrics: Send + Sync {
     fn active_streams_dec(&self);
     /// From the provider request to its first delta, once per stream.
     fn ttft_provider_ms(&self, provider: &str, model: &str, elapsed: Duration);
-    /// From that delta to its hand-over to the client's response body.
+    /// From that delta to writing it to the client's response body.
     fn ttft_overhead_ms(&self, provider: &str, model: &str, elapsed: Duration);
-    /// From the start of a stream to its end, finalization included.
+    /// From the start of a stream to its end, including finalization.
     fn stream_total_latency_ms(&self, provider: &str, model: &str, elapsed: Duration);
 
     /// An authorized retry, edit or delete was answered.
     fn turn_mutation(&self, op: MutationOp, result: MutationResult);
-    /// With `turn_mutation`; excludes the stream that follows.
+    /// Called in addition to `turn_mutation`. The time excludes the stream that follows.
     fn turn_mutation_latency_ms(&self, op: MutationOp, elapsed: Duration);
 
     /// One delivery attempt to a configured audit sink.
     fn audit_emit(&self, result: AuditResult);
-    /// From the start of a finalization to its commit, winner only.
+    /// From the start of a finalization to its commit; only if it took effect.
     fn finalization_latency_ms(&self, elapsed: Duration);
 
     /// A preflight decided. `model` is the effective one, on reject the
@@ -57,14 +57,14 @@ pub trait Metrics: Send + Sync {
     fn quota_reserve(&self, period: Period);
     /// A settlement from actual usage was committed, once for each period.
     fn quota_commit(&self, period: Period);
-    /// With `quota_commit`, when usage exceeded the reserve.
+    /// Usage exceeded the reserve; called in addition to `quota_commit`.
     fn quota_overshoot(&self, period: Period);
     /// Tokens that an allowed preflight reserves (D35).
     fn quota_estimated_tokens(&self, tokens: u64);
     /// Input and output tokens of a settlement from actual usage.
     fn quota_actual_tokens(&self, tokens: u64);
 
-    /// With `stream_completed`, when the provider stopped early.
+    /// The provider stopped early; called in addition to `stream_completed`.
     fn stream_incomplete(&self, provider: &str, model: &str, reason: IncompleteReasonLabel);
     /// A cancellation signal was raised.
     fn cancel_requested(&self, trigger: Trigger);
@@ -86,20 +86,20 @@ pub trait Metrics: Send + Sync {
     /// Images of a turn that has at least one.
     fn image_inputs_per_turn(&self, images: u64);
 
-    /// A provider object was deleted (or was gone) and that is recorded.
+    /// A provider object was deleted, or was already deleted, and the result is stored.
     fn cleanup_completed(&self, resource_type: CleanupResource);
-    /// The cleanup of a file failed for good.
+    /// The cleanup of a file failed permanently.
     fn cleanup_failed(&self);
-    /// A cleanup is left to the outbox for another attempt.
+    /// A cleanup will be tried again through the outbox.
     fn cleanup_retry(&self, resource_type: CleanupResource, reason: CleanupRetryReason);
-    /// Absolute number of attachment rows in a cleanup state.
+    /// Sets the number of attachment rows in a cleanup state.
     fn cleanup_backlog(&self, state: BacklogState, rows: u64);
-    /// A vector store was deleted although a file of its chat is failed.
+    /// A vector store was deleted although the cleanup of a file of its chat failed.
     fn cleanup_vs_with_failed_attachments(&self);
 
     /// A scan of the watchdog found a turn without progress.
     fn orphan_detected(&self);
-    /// The watchdog finalized it.
+    /// The watchdog finalized such a turn.
     fn orphan_finalized(&self);
     /// A scan of the watchdog ended, successfully or not.
     fn orphan_scan_duration_seconds(&self, elapsed: Duration);
@@ -108,14 +108,15 @@ pub trait Metrics: Send + Sync {
     fn thread_summary_trigger(&self, result: SummaryTrigger);
     /// A summary handler run reached generation or commit.
     fn thread_summary_execution(&self, result: SummaryExecution);
-    /// The frontier moved under a summary.
+    /// A summary was discarded, because the chat had been summarized further in the
+    /// meantime.
     fn thread_summary_cas_conflict(&self);
-    /// A generation failed; the previous summary stays.
+    /// Generating a summary failed; the previous summary stays.
     fn summary_fallback(&self);
 
     /// Finished code interpreter calls of a settled turn; more than zero.
     fn code_interpreter_calls(&self, model: &str, calls: u64);
 
-    /// All that a job recorded, which was found in its report (K8S-44).
+    /// Everything that a job recorded, read from its report (K8S-44).
     fn replay(&self, report: &JobReport);
 }

@@ -1,5 +1,5 @@
-//! What an adapter of the port implements: four verbs instead of forty facts.
-//! The mapping of facts to families and labels is written here, once.
+//! The trait that adapters of the port implement. It has four methods, one per kind of
+//! recording. The mapping from the port's forty facts to families and labels is here.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::port::Metrics;
 pub enum Label<'a> {
     /// From the key's closed set.
     Closed(&'static str),
-    /// An id from configuration, to be capped.
+    /// An id from the configuration. The adapter limits the number of distinct ids.
     Open(&'a str),
 }
 
@@ -31,7 +31,7 @@ impl<'a> Label<'a> {
     }
 }
 
-/// Stores recordings. `labels` stand in the order of the family's row.
+/// Stores recordings. `labels` are in the order of the family's row.
 pub trait Recorder: Send + Sync {
     /// Adds to a counter.
     fn add(&self, family: Family, labels: &[Label<'_>], increment: u64);
@@ -49,7 +49,7 @@ fn milliseconds(elapsed: Duration) -> f64 {
     elapsed.as_secs_f64() * 1e3
 }
 
-/// Exact up to 2^53, beyond every token and byte count.
+/// Exact up to 2^53, which no token or byte count exceeds.
 #[expect(
     clippy::cast_precision_loss,
     reason = "histograms hold floating point numbers"

@@ -1,4 +1,4 @@
-//! A double for tests: remembers every recording and answers questions.
+//! A test double that stores every recording, for assertions.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,8 +22,8 @@ type Key = (&'static str, Vec<String>);
 /// ```
 ///
 /// # Panics
-/// Questions about a name that the catalogue lacks panic: they would
-/// otherwise always be answered with zero.
+/// Methods panic if the catalogue has no family with the given name. Otherwise they
+/// would always return zero.
 #[derive(Default, Debug)]
 pub struct RecordingMetrics {
     recordings: Mutex<Recordings>,
@@ -85,8 +85,8 @@ impl RecordingMetrics {
     }
 
     fn lock(&self) -> MutexGuard<'_, Recordings> {
-        // Each recording is one map operation: a panicking test leaves no
-        // half-done state behind.
+        // Each recording is one map operation, so a panicking test leaves no partial
+        // state.
         self.recordings
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -19,7 +19,7 @@ use crate::metrics::Exposition;
 #[serde(rename_all = "snake_case")]
 pub enum ReadinessStatus {
     Ok,
-    /// It serves, but something is wrong.
+    /// The process serves requests, but something is wrong.
     Degraded,
     NotReady,
 }
@@ -41,7 +41,7 @@ impl Readiness {
         }
     }
 
-    /// Adds a reason why the process serves worse than it should.
+    /// Adds a reason why the process is degraded.
     #[must_use]
     pub fn degraded(mut self, reason: impl Into<String>) -> Self {
         if self.status == ReadinessStatus::Ok {
@@ -51,7 +51,7 @@ impl Readiness {
         self
     }
 
-    /// Adds a reason why the process must get no requests.
+    /// Adds a reason why the process is not ready.
     #[must_use]
     pub fn not_ready(mut self, reason: impl Into<String>) -> Self {
         self.status = ReadinessStatus::NotReady;
@@ -73,8 +73,8 @@ impl IntoResponse for Readiness {
     }
 }
 
-/// `/healthz`, `/readyz` and `/metrics`, and the routes of `more`. `readiness` is
-/// asked anew for every `/readyz`.
+/// `/healthz`, `/readyz` and `/metrics`, and the routes of `more`. Every request to
+/// `/readyz` calls `readiness`.
 pub fn router<F, R>(exposition: Exposition, readiness: F, more: Router) -> Router
 where
     F: Fn() -> R + Clone + Send + Sync + 'static,

@@ -31,26 +31,26 @@ pub use host::{HostError, check_host};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerAddr(pub SocketAddr);
 
-/// How long a connection may wait for the end of its next request head, so
-/// that what a dead peer holds is bounded. Longer than proxies and clients
-/// keep idle connections, 60 to 90 seconds: whoever closes one must not race
-/// with a request on its way.
+/// How long a connection may wait for the end of its next request head. This limits
+/// the resources of dead peers. Proxies and clients keep idle connections for 60 to
+/// 90 seconds. This limit is longer, so that the server never closes a connection on
+/// which a request is under way.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// How long to wait when the operating system refuses a connection for want
-/// of something, such as file descriptors: trying at once would spin.
+/// How long to wait if the operating system cannot accept a connection, for example
+/// because file descriptors are used up. Without the wait the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves HTTP/1.1 until `lifecycle.stopping` fires and every connection has
-/// finished its answer; accepts until `lifecycle.refusing` fires. Bodies are passed on as they come, in both directions.
+/// finished its answer; accepts until `lifecycle.refusing` fires. Bodies are streamed in both directions.
 ///
 /// Dropping the future cuts the connections that are still open.
 pub async fn serve(listener: TcpListener, app: Router, lifecycle: Lifecycle) {
     serve_on(&Runtimes::default(), listener, app, lifecycle).await;
 }
 
-/// [`serve`], with each connection on the one of `runtimes` that has least to
-/// do when it comes.
+/// Like [`serve`], but each connection runs on the runtime of `runtimes` that has the
+/// fewest tasks when it arrives.
 pub async fn serve_on(
     runtimes: &Runtimes,
     listener: TcpListener,
@@ -92,7 +92,7 @@ fn moved(
     app: Router,
     lifecycle: Lifecycle,
 ) -> impl Future<Output = ()> {
-    // Leaves the runtime that accepted it, to be watched by this one.
+    // Deregisters it from the runtime that accepted it, and registers it with this one.
     let socket = socket.into_std();
     async move {
         match socket.and_then(TcpStream::from_std) {
@@ -104,8 +104,8 @@ fn moved(
 
 /// Serves one connection to its end.
 async fn connection(socket: TcpStream, peer: SocketAddr, app: Router, lifecycle: Lifecycle) {
-    // Each event of a stream is a small write: it must not wait for the
-    // acknowledgement of the one before.
+    // Each event of a stream is a small write. It must not wait until the previous one
+    // is acknowledged.
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, %peer, "TCP_NODELAY cannot be set");
     }
@@ -131,7 +131,7 @@ async fn connection(socket: TcpStream, peer: SocketAddr, app: Router, lifecycle:
         }
         gone.as_mut().poll(cx).map(|()| None)
     });
-    // A client that goes away is its own business.
+    // A client that disconnects is not an error of the server.
     match result.await {
         Some(Ok(())) => {}
         Some(Err(error)) => tracing::debug!(%error, %peer, "connection ended early"),
@@ -151,8 +151,8 @@ async fn answer(
     request.extensions_mut().insert(PeerAddr(peer));
     request.extensions_mut().insert(client.half_close());
     let mut response = app.clone().oneshot(request).await?;
-    // An idle connection stays open while draining: closing it would race
-    // with the request that its client may be sending.
+    // An idle connection stays open while draining, because its client may be sending a
+    // request at this moment.
     if lifecycle.draining.is_fired() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
@@ -163,7 +163,7 @@ async fn answer(
 
 async fn refuse(error: &std::io::Error) {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    // The peer was gone before it was accepted.
+    // The peer disconnected before the connection was accepted.
     if matches!(
         error.kind(),
         ConnectionAborted | ConnectionRefused | ConnectionReset

@@ -1,4 +1,4 @@
-//! How a process learns that it must end, and how its parts do.
+//! Termination of a process: its signals, and the steps in which it stops.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -9,10 +9,10 @@ use std::task::{Poll, Waker};
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 use tokio::sync::Notify;
 
-/// A switch that goes on once and for all, and that any task can wait for.
+/// A switch that is turned on once and stays on. Any task can wait for it.
 ///
-/// Whoever waits beside other work asks again and again; that costs one load,
-/// because a waiter registers once.
+/// A task that does other work meanwhile polls the wait often. A poll costs one atomic
+/// load, because a waiter registers only once.
 #[derive(Clone, Debug, Default)]
 pub struct Signal(Arc<Switch>);
 
@@ -39,7 +39,7 @@ impl Signal {
 
     /// Returns once the switch is on; at once if it already is.
     pub async fn fired(&self) {
-        // From here on it hears `fire`, also before it is polled.
+        // From here on it receives `fire`, even before it is polled.
         let mut went_on = pin!(self.0.went_on.notified());
         let mut waiter: Option<Waker> = None;
         poll_fn(|cx| {
@@ -59,13 +59,13 @@ impl Signal {
 /// The end of a process in three steps (D29, K8S-50).
 #[derive(Clone, Debug, Default)]
 pub struct Lifecycle {
-    /// Not ready any more; requests are still served, and each answer asks the
-    /// client to close its connection.
+    /// The process is no longer ready. It still serves requests, and each answer asks
+    /// the client to close its connection.
     pub draining: Signal,
-    /// No more connections. Those that are open may still ask, and whoever
-    /// answers can refuse: closing them would race with a request on its way.
+    /// No new connections are accepted. Open connections stay open, because a request
+    /// may be under way; handlers can refuse it.
     pub refusing: Signal,
-    /// What is being answered is answered to its end; nothing else is.
+    /// Answers that have begun are finished; everything else ends.
     pub stopping: Signal,
 }
 
@@ -77,8 +77,8 @@ pub struct Terminations {
 }
 
 impl Terminations {
-    /// Takes the two signals over from their default, sudden death. Errors
-    /// come from the operating system.
+    /// Handles the two signals, which would otherwise kill the process. Errors come from
+    /// the operating system.
     pub fn listen() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,

@@ -1,4 +1,4 @@
-//! Installs what this process does with log events and spans.
+//! Installs the process's handling of log events and spans.
 
 use opentelemetry_otlp::ExporterBuildError;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
@@ -51,8 +51,8 @@ fn filter(level: &str) -> Result<EnvFilter, ParseError> {
     // At its lowest level h2 writes the headers of every request, credentials
     // included (PLAT-165).
     let filter = filter.add_directive("h2=info".parse()?);
-    // Its spans put fields of its own into every line of the operator, which says
-    // what it works on in its own words.
+    // The spans of this crate would add their fields to every line of the operator, which
+    // logs its own fields instead.
     Ok(filter.add_directive("kube_runtime::controller=warn".parse()?))
 }
 

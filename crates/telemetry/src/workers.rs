@@ -1,9 +1,9 @@
 //! The threads that serve connections.
 //!
-//! Each has a runtime of its own, and what a connection starts stays on its
-//! thread: its turns, and their connections to the provider. So a piece of an
-//! answer wakes one thread. A runtime of several threads wakes another one
-//! whenever two tasks are ready, mostly to find nothing left to do.
+//! Each thread has its own runtime. A connection, its turns and their connections to
+//! the provider stay on one thread, so a chunk of an answer wakes one thread. A
+//! runtime with several threads would wake another thread whenever two tasks are
+//! ready, and this thread would mostly find nothing to do.
 
 use std::io;
 use std::thread::{self, JoinHandle};
@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// Dropped, it ends the threads and whatever still runs on them.
+/// When dropped, ends the threads and everything that still runs on them.
 #[derive(Debug)]
 pub struct Workers(Vec<Worker>);
 
@@ -48,7 +48,7 @@ impl Workers {
 }
 
 impl Runtimes {
-    /// The one that has fewest tasks, which are connections and turns.
+    /// The runtime with the fewest tasks (connections and turns).
     pub(crate) fn idlest(&self) -> Option<&Handle> {
         let runtimes = self.0.iter();
         runtimes.min_by_key(|runtime| runtime.metrics().num_alive_tasks())
@@ -63,9 +63,9 @@ impl Worker {
         let thread = thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(move || {
-                // Nothing is ever sent: the sender's end is the word.
+                // Nothing is ever sent. Dropping the sender ends the thread.
                 let _ = runtime.block_on(stopped);
-                // Without waiting for a name that is being resolved.
+                // Does not wait for DNS lookups that are still running.
                 runtime.shutdown_background();
             })?;
         Ok(Self {

@@ -1,5 +1,5 @@
-//! Writes the files that are made from code and committed, or says which of them are stale. Runs in the root of the
-//! workspace; `cargo xtask generate` builds and runs it.
+//! Writes the committed files that are generated from code, or reports which of them are stale. `cargo xtask generate`
+//! builds this program and runs it in the root of the workspace.
 #![expect(
     clippy::print_stdout,
     reason = "a command line program speaks on its output"
@@ -21,7 +21,7 @@ struct Arguments {
     check: bool,
 }
 
-/// A generated file: its path from the root of the workspace, and what it must hold.
+/// A generated file: its path from the root of the workspace, and its content.
 struct Generated {
     path: &'static str,
     content: String,

@@ -1,4 +1,4 @@
-//! `cargo xtask cluster up --demo`: from nothing to one answer streamed through a Service.
+//! `cargo xtask cluster up --demo`: starts a cluster, installs minichat, and streams one answer through a Service.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -32,7 +32,7 @@ pub(super) fn run() -> anyhow::Result<()> {
     tier.keep()?;
     steps.run(LOADING, || images.load_into(&tier))?;
     let (helm, kubectl) = (tier.helm()?, tier.kubectl());
-    // Its Service leads to it a moment after it is ready.
+    // Started early, because its Service routes to it only a moment after it is ready.
     steps.run(PROVIDER, || start_provider(kubectl, &images))?;
     steps.run(CHARTS, || install(&helm, &images))?;
     steps.run(TENANT, || admit(kubectl))?;
@@ -145,7 +145,7 @@ cargo xtask cluster down"
     );
 }
 
-/// A port of a Service at a free port of loopback; dropped, it is gone.
+/// Forwards a free port of loopback to a port of a Service until it is dropped.
 struct Forward {
     _running: Running,
     port: u16,

@@ -74,7 +74,7 @@ impl Clusters {
         }
     }
 
-    /// Stops what nobody else uses or keeps.
+    /// Stops the clusters, except a node that another run uses or that somebody started by hand.
     pub(crate) fn stop(self) -> anyhow::Result<()> {
         let usage = self.node.and_then(|node| node.usage);
         usage.map_or(Ok(()), Use::end)

@@ -23,7 +23,7 @@ pub(crate) struct Options {
 enum Action {
     /// Start it, unless it runs, and print how to use it
     Up {
-        /// How much of it
+        /// Which part of it
         #[arg(long, value_enum, default_value_t)]
         tier: Tier,
         /// Install minichat as well, with a scripted provider and a first tenant, and stream one answer
@@ -32,11 +32,11 @@ enum Action {
     },
     /// Stop it and remove its files
     Down {
-        /// How much of it; both tiers unless it is given
+        /// Which part of it; both tiers by default
         #[arg(long, value_enum)]
         tier: Option<Tier>,
     },
-    /// Say what runs
+    /// Print what runs
     Status,
 }
 
@@ -44,7 +44,7 @@ enum Action {
 enum Tier {
     /// etcd, API server and controller manager: any user, no pods
     Api,
-    /// These and a node that runs pods: root on Linux
+    /// The same and a node that runs pods: root on Linux
     #[default]
     Node,
 }
@@ -83,7 +83,7 @@ fn up_api() -> anyhow::Result<ApiTier> {
     ApiTier::start_by(&Steps::begin(&ApiTier::plan()?), &directory)
 }
 
-/// Lines for a shell.
+/// Prints the lines to paste into a shell.
 fn show(kubeconfig: &Path) -> anyhow::Result<()> {
     println!("export KUBECONFIG={}", kubeconfig.display());
     let mut path = Vec::new();

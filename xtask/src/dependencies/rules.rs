@@ -1,4 +1,4 @@
-//! The rules of the house, as tables.
+//! The dependency rules, as tables.
 
 use super::graph::Graph;
 
@@ -72,7 +72,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Which crates of the workspace may name a heavy dependency. A name that ends in `*` covers all that begin so.
+/// Which crates of the workspace may depend on a heavy crate directly. `*` at the end of a name stands for any rest.
 const OWNERS: &[(&str, &[&str])] = &[
     (
         "axum",
@@ -134,7 +134,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("ureq", &["xtask"]),
 ];
 
-/// Crates that do no I/O and hold no async code, and what would show that they do, however deep.
+/// Crates that do no I/O and contain no async code, and the dependencies that would break this rule, however indirect.
 const PURE: &[&str] = &["minichat-core", "minichat-metrics"];
 const IMPURE: &[&str] = &[
     "axum",
@@ -150,7 +150,7 @@ const IMPURE: &[&str] = &[
     "ureq",
 ];
 
-/// Every broken rule, in words.
+/// Describes every broken rule.
 pub(super) fn violations(graph: &Graph) -> Vec<String> {
     let mut found = Vec::new();
     for member in graph.members() {

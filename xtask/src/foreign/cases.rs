@@ -1,4 +1,4 @@
-//! What is asked, and what must come of it.
+//! The test cases: a message, and the expected result.
 
 use anyhow::{Context as _, ensure};
 
@@ -11,7 +11,8 @@ pub(super) struct Case {
     /// The model's name at the proxy.
     pub(super) model: &'static str,
     pub(super) message: &'static str,
-    /// `Ok`: `done` with a text that begins so; `Err`: `error` with one of these codes.
+    /// `Ok`: the stream ends with `done`, and the text begins like this. `Err`: it ends with `error` and one of these
+    /// codes.
     must: Result<&'static str, &'static [&'static str]>,
 }
 
@@ -84,13 +85,13 @@ impl Case {
         model_id(self.protocol, self.model)
     }
 
-    /// Plays the case; says what came out.
+    /// Runs the case and describes the result.
     pub(super) fn play(&self, client: &Client) -> anyhow::Result<String> {
         let chat = client.create_chat(&self.model_id())?;
         let answer = client.say(&chat, self.message)?;
         let stored = client.answers(&chat)?;
         let row = self.judge(&answer, &stored)?;
-        // Whatever the end was, the chat goes on.
+        // However the turn ended, the chat must accept another message.
         client
             .say(&chat, self.message)
             .context("the chat takes no other message")?;

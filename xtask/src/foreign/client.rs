@@ -1,4 +1,4 @@
-//! The few calls of the API that a case makes.
+//! The API calls that the cases need.
 
 use std::io::{BufRead as _, BufReader};
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub(super) struct Client {
     admin: String,
 }
 
-/// What a stream amounted to.
+/// The result of a stream.
 pub(super) struct Answer {
     pub(super) text: String,
     /// Name and data of the last event.

@@ -1,4 +1,4 @@
-//! The scripted provider, the proxy in front of it, and the data plane that asks the proxy.
+//! Starts the scripted provider, the proxy in front of it, and the data plane that calls the proxy.
 
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
@@ -14,12 +14,12 @@ use super::client::Client;
 use crate::process::{self, Running};
 use crate::workspace;
 
-/// The proxy imports for a while before it listens.
+/// The proxy imports modules for a while before it listens.
 const READY_WITHIN: Duration = Duration::from_mins(3);
-/// The key of the proxy, which is no secret.
+/// The API key of the proxy, which is not a secret.
 const KEY: &str = "key-of-the-foreign-proxy";
 
-/// All three; dropped, they end, the data plane first.
+/// The three servers. When dropped, they end, the data plane first.
 pub(super) struct Servers {
     running: Vec<Running>,
     client: Client,
@@ -113,7 +113,7 @@ impl Drop for Servers {
 }
 
 fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
-    // All are held until the last is found, so that they differ.
+    // All listeners stay open until the last port is found, so that the ports differ.
     let held: Vec<TcpListener> = (0..N)
         .map(|_| TcpListener::bind("127.0.0.1:0"))
         .collect::<Result<_, _>>()?;
@@ -150,7 +150,7 @@ fn proxy_command(litellm: &Path, directory: &Path, port: u16) -> Command {
         ])
         .arg(directory.join("litellm.yaml"))
         .current_dir(directory)
-        // It asks for prices of models at its start otherwise.
+        // Otherwise the proxy downloads prices of models when it starts.
         .env("LITELLM_LOCAL_MODEL_COST_MAP", "True");
     command
 }
@@ -166,7 +166,7 @@ fn dataplane_command(directory: &Path) -> Command {
     command
 }
 
-/// A JSON text is a YAML document.
+/// JSON text is valid YAML.
 fn proxy_config(provider: u16) -> Value {
     let canned = |name: &str, answer: &str| {
         json!({

@@ -1,4 +1,4 @@
-//! The few calls of the HTTP API that the quickstart makes.
+//! The API calls that the quickstart needs.
 
 use std::collections::BTreeMap;
 use std::io::BufReader;
@@ -11,7 +11,7 @@ use ureq::{Agent, Body, BodyReader};
 
 use super::exposition;
 
-/// A model may think for a while before its first word.
+/// Time limit of a call. A model may take long before its first token.
 const ANSWER_WITHIN: Duration = Duration::from_mins(2);
 
 /// A client of one data plane on loopback.
@@ -112,7 +112,7 @@ impl Api {
     }
 }
 
-/// A problem document is the reason of the failure.
+/// Fails with the problem document, if the answer is one.
 fn accepted(path: &str, mut response: Response<Body>) -> anyhow::Result<Response<Body>> {
     if !response.status().is_success() {
         let problem = response.body_mut().read_to_string().unwrap_or_default();

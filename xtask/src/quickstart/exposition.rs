@@ -1,8 +1,8 @@
-//! Reading the Prometheus text format, as far as showing what moved needs it.
+//! Reads as much of the Prometheus text format as is needed to show which metrics changed.
 
 use std::collections::BTreeMap;
 
-/// Value by series; buckets of histograms are left out, since their sum and count say enough.
+/// Value by series, without the buckets of histograms, whose sum and count are enough.
 pub(super) fn series(text: &str) -> BTreeMap<String, f64> {
     let samples = text
         .lines()

@@ -1,4 +1,4 @@
-//! `cargo xtask quickstart`: from manifests to one streamed answer, then keep running.
+//! `cargo xtask quickstart`: starts the data plane on example manifests, streams one answer, and keeps running.
 
 pub(crate) mod api;
 mod exposition;
@@ -29,15 +29,15 @@ pub(crate) struct Options {
     /// Port of the scripted provider on loopback
     #[arg(long, default_value_t = 18080)]
     provider_port: u16,
-    /// What to ask
+    /// The message to send
     #[arg(long, default_value = MESSAGE)]
     message: String,
 }
 
-/// What is asked unless the user says something else.
+/// The default message.
 pub(crate) const MESSAGE: &str = "Write two sentences about streams.";
 
-/// Who answers.
+/// The provider of the quickstart.
 #[derive(Clone)]
 pub(crate) enum Provider {
     /// The scripted double, on loopback.
@@ -67,7 +67,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One chat with one answer, with all that it shows.
+/// Creates a chat, streams one answer, and prints turn, quota and changed metrics.
 pub(crate) fn converse(api: &Api, message: &str) -> anyhow::Result<()> {
     let before = api.metrics()?;
     let models = api.models()?;

@@ -1,4 +1,4 @@
-//! The servers of the quickstart, on a fresh directory.
+//! The servers of the quickstart, in a new directory.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -15,7 +15,7 @@ use crate::workspace;
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// The running data plane and, unless the real API answers, the scripted provider; dropped, both end.
+/// The running data plane and, unless the real API is used, the scripted provider. When dropped, both end.
 pub(super) struct Servers {
     running: Vec<Running>,
     directory: PathBuf,
@@ -64,7 +64,7 @@ impl Servers {
         Ok(servers)
     }
 
-    /// Configuration, manifests, database and logs.
+    /// The directory with configuration, manifests, database and logs.
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -119,7 +119,7 @@ impl Servers {
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        // The data plane ends first: it has connections to the provider.
+        // The data plane ends first, because it has connections to the provider.
         while self.running.pop().is_some() {}
     }
 }
@@ -154,7 +154,7 @@ provider_http:
     )
 }
 
-/// Copies the examples, with the port of the provider or the key of the real API put in.
+/// Copies the examples and inserts the port of the provider or the key of the real API.
 fn write_manifests(directory: &Path, options: &Options, provider: &Provider) -> anyhow::Result<()> {
     fs::create_dir_all(directory)?;
     let example = match provider {

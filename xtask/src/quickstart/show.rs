@@ -1,4 +1,4 @@
-//! What the quickstart says on the terminal.
+//! The quickstart's output on the terminal.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, Write as _};

@@ -1,24 +1,24 @@
-//! What kind of address an address is.
+//! Classifies IP addresses.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The kind of an address, as far as it decides whether it may be called.
+/// The class of an address, which decides whether the address may be called.
 ///
-/// Addresses that carry an IPv4 address (mapped, NAT64, 6to4) are of the kind
-/// of what they carry.
+/// An IPv6 address that contains an IPv4 address (mapped, NAT64, 6to4) is in the
+/// class of that IPv4 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AddressClass {
-    /// Anybody's on the Internet.
+    /// An address on the Internet.
     Public,
     /// `127.0.0.0/8`, `::1`.
     Loopback,
-    /// RFC 1918, `100.64.0.0/10`, `fc00::/7`: of a network of one's own, such as
-    /// those of pods and Services.
+    /// RFC 1918, `100.64.0.0/10`, `fc00::/7`: private networks, such as those of pods
+    /// and Services.
     Private,
     /// `169.254.0.0/16`, `fe80::/10`.
     LinkLocal,
-    /// Where a cloud tells a machine its credentials.
+    /// A cloud's metadata service, from which machines get their credentials.
     Metadata,
     /// `0.0.0.0/8`, `::`: this host.
     Unspecified,
@@ -26,7 +26,7 @@ pub enum AddressClass {
     Multicast,
     /// `255.255.255.255`.
     Broadcast,
-    /// Documentation, benchmarks, protocols, and what nobody was given.
+    /// Reserved: documentation, benchmarks, protocols, unassigned.
     Reserved,
 }
 
@@ -65,13 +65,13 @@ const RESERVED_V6: [(Ipv6Addr, u32); 3] = [
 ];
 
 const NAT64: (Ipv6Addr, u32) = (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
-/// NAT64 of a network of one's own (RFC 8215).
+/// NAT64 with a local prefix (RFC 8215).
 const LOCAL_NAT64: (Ipv6Addr, u32) = (Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48);
 const SIX_TO_FOUR: (Ipv6Addr, u32) = (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16);
 const GLOBAL_V6: (Ipv6Addr, u32) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 
 impl AddressClass {
-    /// The kind of `address`.
+    /// The class of `address`.
     pub fn of(address: IpAddr) -> Self {
         match carried(address) {
             IpAddr::V4(address) => of_v4(address),
@@ -84,7 +84,7 @@ impl AddressClass {
         matches!(self, Self::Loopback | Self::Private)
     }
 
-    /// The name of the kind, for people and logs.
+    /// The name of the class, for messages and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Public => "public",
@@ -106,8 +106,8 @@ impl fmt::Display for AddressClass {
     }
 }
 
-/// The IPv4 address that `address` carries to the other side of a translator;
-/// else `address` itself.
+/// The IPv4 address to which a translator would send packets for `address`, or
+/// `address` itself if there is none.
 pub fn carried(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address.to_canonical() else {
         return address.to_canonical();
@@ -169,8 +169,9 @@ fn of_v6(address: Ipv6Addr) -> AddressClass {
     }
 }
 
-/// Where such an address leads only its network knows: never to what is never
-/// called, and else to somewhere private.
+/// Only the network itself knows where such an address leads. If the contained
+/// address must never be called, neither may this one; otherwise it counts as
+/// private.
 fn of_local_nat64(address: Ipv6Addr) -> AddressClass {
     match of_v4(last_32_bits(address)) {
         AddressClass::Public | AddressClass::Loopback | AddressClass::Private => {

@@ -1,5 +1,5 @@
-//! `outbound.allow_private`: which loopback and private addresses tenants may
-//! have called.
+//! `outbound.allow_private`: which loopback and private addresses providers and
+//! issuers of tenants may have.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -9,19 +9,20 @@ use super::literal::literal;
 use super::refusal::{Refusal, RefusalReason};
 use crate::process::IpNetwork;
 
-/// Most entries that a list may have.
+/// Maximum number of entries in a list.
 const MAX_ENTRIES: usize = 64;
 
-/// Longest host name (RFC 1035).
+/// Maximum length of a host name (RFC 1035).
 const MAX_NAME: usize = 253;
 
 /// Networks and host names whose loopback and private addresses may be called.
 ///
-/// A network allows the addresses in it, also of names that resolve to them. A
-/// name allows the private addresses that it and the names below it resolve to;
-/// one that begins with a dot only those of the names below it. Loopback
-/// addresses are allowed by networks alone, since whoever makes a name may
-/// have it resolve to anything. No entry allows what is never called.
+/// * A network allows the addresses in it, and names that resolve to them.
+/// * A name allows the private addresses to which it and the names below it
+///   resolve. A name with a leading dot allows only the names below it.
+/// * Only a network can allow loopback addresses, because the owner of a name may
+///   let it resolve to any address.
+/// * No entry allows an address of a class that is never called.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllowPrivate {
     networks: Vec<IpNetwork>,
@@ -35,7 +36,7 @@ struct Name {
     only_below: bool,
 }
 
-/// An entry of the list that is none.
+/// An invalid entry of the list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
     /// Neither a network nor a name.
@@ -43,12 +44,12 @@ pub enum EntryError {
         "`{0}` is neither a network such as `10.0.0.0/8` nor a host name such as `.models.svc.cluster.local`"
     )]
     Unreadable(String),
-    /// A network in which nothing has to be allowed.
+    /// A network without private addresses, which needs no entry.
     #[error(
         "`{0}` has no private address: public ones need no entry, and link-local and reserved ones are never called"
     )]
     NothingPrivate(String),
-    /// A list that is too long.
+    /// The list is too long.
     #[error("must have at most {MAX_ENTRIES} entries")]
     TooMany,
 }
@@ -60,7 +61,7 @@ impl AllowPrivate {
         names: Vec::new(),
     };
 
-    /// Every loopback and private address: for those who develop.
+    /// Every loopback and private address, for development.
     pub fn everything() -> Self {
         Self {
             networks: private_networks().collect(),
@@ -68,7 +69,7 @@ impl AllowPrivate {
         }
     }
 
-    /// Reads the entries of a list, of which empty ones are skipped.
+    /// Reads the entries of a list and skips empty ones.
     pub fn parse<'a>(entries: impl IntoIterator<Item = &'a str>) -> Result<Self, EntryError> {
         let mut list = Self::default();
         for entry in entries {
@@ -93,8 +94,8 @@ impl AllowPrivate {
         Ok(list)
     }
 
-    /// Whether `address`, to which `host` was resolved, may be called. This is
-    /// asked at the socket, of the very address that is then connected to.
+    /// Whether `address`, to which `host` was resolved, may be called. The connector
+    /// checks the address to which it then connects.
     pub fn check_address(&self, host: &str, address: IpAddr) -> Result<(), Refusal> {
         let class = AddressClass::of(address);
         let is_allowed = match class {
@@ -107,9 +108,9 @@ impl AllowPrivate {
         is_allowed.then_some(()).ok_or_else(refuse)
     }
 
-    /// Whether `host` may be called as far as its spelling tells: an address that
-    /// may not, or a name of the cluster or of the local network where nothing
-    /// of either is allowed. What passes is checked again once it is resolved.
+    /// Checks `host` without resolving it. Refuses an address that may not be called,
+    /// and a name of the cluster or the local network if no entry allows it. A name
+    /// that passes is checked again when it has been resolved.
     pub fn check_host(&self, host: &str) -> Result<(), Refusal> {
         if let Some(address) = literal(host) {
             return self.check_address(host, address);
@@ -167,7 +168,7 @@ impl Name {
                     .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
         };
         let is_name = name.len() <= MAX_NAME && name.split('.').all(is_label);
-        // What spells an address is meant as one, but misspelt.
+        // It looks like an address, so it is a misspelt one.
         (is_name && literal(&name).is_none()).then_some(Self {
             only_below: text.len() < entry.len(),
             text: name,
@@ -176,7 +177,7 @@ impl Name {
 
     fn covers(&self, host: &str) -> bool {
         let covers = |text: &str| is_below(host, text) && !(self.only_below && host == text);
-        // In a pod `a.b.svc` is `a.b.svc.cluster.local`, by the search list.
+        // In a pod, the DNS search list makes `a.b.svc` mean `a.b.svc.cluster.local`.
         let short = self.text.find("svc.").filter(|at| {
             let before = &self.text[..*at];
             before.is_empty() || before.ends_with('.')
@@ -185,10 +186,10 @@ impl Name {
     }
 }
 
-/// Names of metadata services that resolve to what is never called.
+/// Names of metadata services. They resolve to addresses that are never called.
 const METADATA_NAMES: [&str; 2] = ["metadata.google.internal", "metadata.goog"];
 
-/// Names that no public resolver knows.
+/// Domains that no public resolver knows.
 const LOCAL_DOMAINS: [&str; 6] = [
     "svc",
     "cluster.local",
@@ -198,9 +199,9 @@ const LOCAL_DOMAINS: [&str; 6] = [
     "localdomain",
 ];
 
-/// Whether `name` is one of the cluster or of the local network: of a domain
-/// that no public resolver knows, or a single word, which only a search list
-/// completes.
+/// Whether `name` belongs to the cluster or the local network: it is below a domain
+/// that no public resolver knows, or it has no dot, so that only a search list can
+/// resolve it.
 fn is_local(name: &str) -> bool {
     !name.contains('.') || LOCAL_DOMAINS.iter().any(|domain| is_below(name, domain))
 }

@@ -1,5 +1,5 @@
-//! Addresses in the place of a host's name, in every spelling that a resolver
-//! takes for one.
+//! IP addresses in place of a host name, in every spelling that a resolver
+//! accepts.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -12,7 +12,7 @@ pub fn literal(host: &str) -> Option<IpAddr> {
         .and_then(|host| host.strip_suffix(']'))
         .unwrap_or(host);
     if bare.contains(':') {
-        // A zone does not change what an address is.
+        // A zone does not change the class of an address.
         let address = bare.split('%').next().unwrap_or(bare);
         return address.parse().ok().map(IpAddr::V6);
     }
@@ -20,7 +20,7 @@ pub fn literal(host: &str) -> Option<IpAddr> {
     ipv4(bare).map(IpAddr::V4)
 }
 
-/// One to four numbers, of which the last fills the bytes that are left.
+/// One to four numbers. The last one fills the remaining bytes.
 fn ipv4(text: &str) -> Option<Ipv4Addr> {
     let parts: Vec<u32> = text.split('.').map(number).collect::<Option<_>>()?;
     let (last, bytes) = parts.split_last()?;

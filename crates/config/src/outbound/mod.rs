@@ -1,9 +1,10 @@
-//! Where calls may go, and by which way (D47, D48): the settings `outbound.*` of
-//! a process, and the rules of addresses behind them.
+//! Where outgoing calls may go, and through which proxy (D47, D48): the settings
+//! `outbound.*` of a process, and the rules for addresses.
 //!
-//! Providers and issuers are addresses that tenants write. What a tenant names
-//! is checked twice: as it is written, when its manifest is rendered, and as it
-//! is resolved, at the socket, so that no answer of DNS changes it in between.
+//! Tenants choose the addresses of providers and issuers. Each address is checked
+//! twice: the host as written, when the manifest is rendered; and the resolved
+//! address, when the connection is opened. So a changed DNS answer cannot bypass
+//! the check.
 
 mod address;
 mod allow_private;
@@ -22,14 +23,13 @@ pub use refusal::{Refusal, RefusalReason};
 
 use std::path::PathBuf;
 
-/// `outbound.*`: whom tenants may have called, whom those are believed to be,
-/// and the way there.
+/// `outbound.*`: allowed addresses, trusted certificates and proxies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outbound {
-    /// Loopback and private addresses that tenants may have called.
+    /// Loopback and private addresses that providers and issuers of tenants may have.
     pub allow_private: AllowPrivate,
-    /// Certificates in PEM that are trusted besides the public ones.
+    /// PEM file with certificate authorities, in addition to the public ones.
     pub ca_file: Option<PathBuf>,
-    /// By whom calls go out.
+    /// Proxies for outgoing calls.
     pub proxies: Proxies,
 }

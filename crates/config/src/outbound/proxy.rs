@@ -1,22 +1,23 @@
-//! `outbound.proxy` and `outbound.no_proxy`: by whom calls go out (D47).
+//! `outbound.proxy` and `outbound.no_proxy`: proxies for outgoing calls (D47).
 
 use crate::process::IpNetwork;
 use crate::secret::Secret;
 
-/// Proxies by the scheme of what is called, and what is called without one.
+/// The proxy for each scheme, and the destinations that are called without one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Proxies {
-    /// For `http://` addresses: `http://` or `https://` URL, with a user and a
-    /// password if it needs them.
+    /// Proxy for `http://` addresses: an `http://` or `https://` URL, with a user and
+    /// a password if the proxy needs them.
     pub http: Option<Secret>,
-    /// For `https://` addresses, alike.
+    /// Proxy for `https://` addresses, in the same form.
     pub https: Option<Secret>,
-    /// Networks, host names with all below them, or `*`, separated by commas.
+    /// Networks, host names (including all names below them), or `*`, separated by
+    /// commas.
     pub bypass: String,
 }
 
-/// Whether `text` is the URL of a proxy: scheme, host and port, perhaps a user
-/// before it, no path.
+/// Whether `text` is the URL of a proxy: scheme, host, port, optionally a user, no
+/// path.
 pub(crate) fn is_proxy_url(text: &str) -> bool {
     let rest = text
         .strip_prefix("http://")
@@ -45,7 +46,7 @@ pub(crate) fn is_proxy_url(text: &str) -> bool {
     user.is_none_or(user_is_plain) && host_is_plain && port != 0
 }
 
-/// Whether `entry` is one of `outbound.no_proxy`.
+/// Whether `entry` is a valid entry of `outbound.no_proxy`.
 pub(crate) fn is_bypass_entry(entry: &str) -> bool {
     let name = entry.strip_prefix('.').unwrap_or(entry);
     let is_name = !name.is_empty()

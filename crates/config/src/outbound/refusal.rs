@@ -17,11 +17,10 @@ pub struct Refusal {
 /// What is wrong with a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RefusalReason {
-    /// The host is, or resolves to, an address of a kind that may not be called,
-    /// or not without being allowed.
+    /// The host is, or resolves to, an address of a class that may never be called, or
+    /// only if an entry allows it.
     Address(IpAddr, AddressClass),
-    /// The name is one of the cluster or of the local network, none of which is
-    /// allowed.
+    /// The name belongs to the cluster or the local network, and no entry allows it.
     LocalName,
     /// The name is that of a cloud's metadata service.
     MetadataName,
@@ -30,7 +29,7 @@ pub enum RefusalReason {
 }
 
 impl RefusalReason {
-    /// The kind of address in one word, for logs.
+    /// The class of the address in one word, for logs.
     pub const fn class(&self) -> &'static str {
         match self {
             Self::Address(_, class) => class.as_str(),
@@ -47,12 +46,12 @@ impl Refusal {
         Self { host, reason }
     }
 
-    /// The refusal of the process's own listener.
+    /// The refusal of an address on which the process itself listens.
     pub fn own_listener(host: &str, address: IpAddr, port: u16) -> Self {
         Self::new(host, RefusalReason::OwnListener(address, port))
     }
 
-    /// What to add to `outbound.allow_private`, if that helps.
+    /// The entry of `outbound.allow_private` that would allow the host, if there is one.
     fn entries(&self) -> Option<String> {
         match &self.reason {
             RefusalReason::Address(address, class) if class.can_be_allowed() => {
@@ -74,7 +73,7 @@ impl Refusal {
     }
 }
 
-/// A name as entries have it.
+/// The name in the form that entries have.
 fn plain(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }

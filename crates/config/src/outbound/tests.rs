@@ -1,4 +1,4 @@
-//! Which address is of which kind, and what a list allows (D48).
+//! Classes of addresses, and the addresses that a list allows (D48).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,7 +14,7 @@ fn allow(list: &str) -> AllowPrivate {
     list.parse().unwrap()
 }
 
-/// Addresses of each kind, at both ends of their ranges, in every disguise.
+/// Addresses of each class, at both ends of their ranges, in every form.
 const CLASSES: &[(AddressClass, &[&str])] = &[
     (
         AddressClass::Public,

@@ -1,4 +1,4 @@
-//! File and environment to validated settings.
+//! Reads file and environment, and returns validated settings.
 
 mod cors;
 mod outbound;
@@ -24,8 +24,8 @@ use crate::issuer::Issuer;
 use crate::secret::Secret;
 use crate::yaml;
 
-/// What the sources say, with defaults in the place of what is faulty, and every
-/// fault. `Err` when the file cannot be read at all.
+/// The settings and all errors. An invalid value is replaced by its default. `Err` if
+/// the file cannot be parsed at all.
 pub(super) fn examine(
     yaml: &str,
     env: impl IntoIterator<Item = (String, String)>,
@@ -119,7 +119,7 @@ fn server(settings: &mut Settings) -> Server {
     }
 }
 
-/// Documents are for those who develop, unless somebody wants them (D21).
+/// Without the key, documents are served only in mode `dev` (D21).
 fn docs_enabled(settings: &mut Settings) -> bool {
     if settings.given.contains_key("server.docs_enabled") {
         return settings.boolean("server.docs_enabled");
@@ -130,7 +130,7 @@ fn docs_enabled(settings: &mut Settings) -> bool {
 
 fn metrics(settings: &mut Settings, server: SocketAddr) -> Metrics {
     let bind_addr = settings.address("metrics.bind_addr");
-    // Port 0 lets the system choose, so two of them never meet.
+    // With port 0 the system chooses a free port, so two of them never conflict.
     let meets = bind_addr.port() != 0 && bind_addr == server;
     settings.require(
         !meets,
@@ -234,7 +234,7 @@ fn auth(settings: &mut Settings, allow_http: bool) -> Auth {
             );
             Auth::Oidc(issuer)
         }
-        // A fault already.
+        // The invalid mode is already reported.
         "" => Auth::Oidc(None),
         _ => {
             let provable = !trusted.trusted_peers.is_empty() || trusted.shared_secret.is_some();
@@ -373,8 +373,8 @@ fn tracing(settings: &mut Settings) -> Tracing {
     }
 }
 
-/// Settings by key as text, and what was wrong with them. A reader of a faulty
-/// value returns the default, so that the other faults are found too.
+/// Values by key as text, and the errors found so far. Reading an invalid value
+/// returns the default, so that further errors are found too.
 struct Settings {
     given: BTreeMap<String, String>,
     env: HashMap<String, String>,
@@ -441,8 +441,8 @@ impl Settings {
         }
     }
 
-    /// Variables win over the file. Foreign ones with the same prefix are
-    /// ignored: Kubernetes makes some for every Service.
+    /// Variables take precedence over the file. Unknown variables with the prefix are
+    /// ignored, because Kubernetes creates some for every Service.
     fn read_environment(&mut self) {
         for key in KEYS {
             if let Some(value) = self.env.get(&key.variable()) {
@@ -474,13 +474,13 @@ impl Settings {
         {
             self.faults
                 .add(name, format!("must be one of `{}`", words.join("`, `")));
-            // Checks of the cross rules would only repeat the fault.
+            // Checks that compare several keys would only repeat the error.
             return String::new();
         }
         value
     }
 
-    /// `parse` of the value; of the default, with a fault, when it fails.
+    /// The parsed value. If `parse` fails, adds an error and parses the default.
     fn parsed<T>(
         &mut self,
         name: &str,

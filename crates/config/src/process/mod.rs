@@ -1,10 +1,10 @@
-//! The settings of one process (PLAT-150 to PLAT-152): a YAML file and, over
-//! it, environment variables. Unknown keys are errors; all faults are reported
-//! at once, each with its key.
+//! The settings of one process (PLAT-150 to PLAT-152), from a YAML file and
+//! environment variables, which take precedence. Unknown keys are errors. All
+//! errors are reported at once, each with its key.
 //!
 //! Every key is also an environment variable: the key in capitals, dots as
 //! underscores, with the prefix `MINICHAT_`; `server.bind_addr` is
-//! `MINICHAT_SERVER_BIND_ADDR`. A list is written with commas.
+//! `MINICHAT_SERVER_BIND_ADDR`. The items of a list are separated by commas.
 
 mod key;
 mod load;
@@ -27,8 +27,8 @@ pub use types::{
 };
 
 impl ProcessConfig {
-    /// Reads `file`, if one is given, then the environment `env` of the process,
-    /// then fills in defaults and checks.
+    /// Reads `file`, if given, and then the environment `env`; fills in defaults and
+    /// checks the result.
     ///
     /// Pass `std::env::vars()`.
     pub fn load(
@@ -38,7 +38,8 @@ impl ProcessConfig {
         Self::from_yaml(&text(file)?, env)
     }
 
-    /// The same from the text of a file; an empty text is all defaults.
+    /// The same from the text of a file. An empty text means that all values have
+    /// their defaults.
     pub fn from_yaml(
         yaml: &str,
         env: impl IntoIterator<Item = (String, String)>,
@@ -47,9 +48,9 @@ impl ProcessConfig {
         faults.into_result(config)
     }
 
-    /// The same sources as [`load`](Self::load), with defaults in the place of
-    /// what is faulty, so that what depends on the rest can be checked too.
-    /// `Err` when the file cannot be read at all.
+    /// The settings and all errors, from the same sources as [`load`](Self::load).
+    /// Invalid values are replaced by their defaults, so that the caller can check
+    /// what depends on the settings. `Err` if the file cannot be read at all.
     pub fn examine(
         file: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
@@ -59,9 +60,9 @@ impl ProcessConfig {
 }
 
 impl JobConfig {
-    /// Reads the same sources as [`ProcessConfig::load`], but of a job's own
-    /// sections alone: a job has no callers, so it needs no `auth.mode`. Keys
-    /// that do not exist are errors here too.
+    /// Reads the same sources as [`ProcessConfig::load`], but only the sections of a
+    /// job: a job has no callers, so it needs no `auth.mode`. Unknown keys are errors
+    /// here too.
     pub fn load(
         file: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,

@@ -1,4 +1,4 @@
-//! `docs/configuration.md`, made from the table of keys.
+//! Generates `docs/configuration.md` from the table of keys.
 
 use std::fmt::Write as _;
 
@@ -73,7 +73,7 @@ Models, providers and quotas belong to a tenant, not to the process: see [custom
 mod tests {
     use super::*;
 
-    /// The committed reference is what the table says.
+    /// The committed page matches the table.
     #[test]
     fn committed_reference_is_fresh() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");

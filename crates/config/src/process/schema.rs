@@ -1,13 +1,13 @@
-//! The keys as a JSON schema, for those who write the configuration inside
-//! another document, such as the values of a chart.
+//! The keys as a JSON schema, for documents that contain the configuration, such as
+//! the values of the chart.
 
 use serde_json::{Value, json};
 
 use super::key::{KEYS, Key, Kind};
 
-/// A strict schema of the file, without secrets, which belong into
-/// environment variables, and without addresses to listen on and the sections
-/// `left_out`, which belong to whoever starts the process.
+/// A strict schema of the file. It has no secrets, which belong in environment
+/// variables. It has no listen addresses and none of the sections `left_out`, which
+/// the program that starts the process sets.
 pub fn json_schema(left_out: &[&str]) -> Value {
     let mut root = section();
     for key in KEYS {

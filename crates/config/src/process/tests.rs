@@ -411,7 +411,7 @@ fn what_cors_cannot_mean_is_refused_with_its_key() {
     }
 }
 
-/// D48: a laptop calls its neighbours, a pool only whom it was told to.
+/// D48: in development private addresses are allowed by default, in a pool only listed ones.
 #[test]
 fn private_addresses_are_allowed_where_people_develop() {
     let trusted = "auth:\n  mode: trusted_headers\n  trusted_peers: [10.0.0.0/8]\n";

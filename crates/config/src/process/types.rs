@@ -55,17 +55,17 @@ impl ProcessConfig {
 pub struct Server {
     /// Where the application listens.
     pub bind_addr: SocketAddr,
-    /// Path before `url_prefix`, normalised alike (API-1).
+    /// Path before `url_prefix`, normalised in the same way (API-1).
     pub root_prefix: String,
     /// Largest request body in bytes.
     pub body_limit_bytes: usize,
     /// Whether the OpenAPI document and its viewer are served (API-27).
     pub docs_enabled: bool,
-    /// From request head to response head (API-26).
+    /// Time limit from request head to response head (API-26).
     pub request_deadline: Duration,
     /// Admission limits (D20).
     pub rate_limit: RateLimit,
-    /// What pages of other origins may do; `None`: nothing.
+    /// What web pages of other origins may do; `None`: nothing.
     pub cors: Option<Cors>,
 }
 
@@ -84,7 +84,7 @@ pub struct Cors {
     pub max_age: Duration,
 }
 
-/// What is allowed.
+/// Allowed values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Allowed {
     /// `*`
@@ -122,8 +122,7 @@ pub struct Database {
     pub url: DatabaseUrl,
     /// Connections at most (readers on `SQLite`, whose writer is one).
     pub max_conns: usize,
-    /// The server itself, where `url` leads through a pooler in transaction
-    /// mode.
+    /// URL of PostgreSQL itself, if `url` leads to a pooler in transaction mode.
     pub listen_url: Option<Secret>,
     /// How long a caller waits for a connection.
     pub acquire_timeout: Duration,
@@ -153,37 +152,36 @@ pub enum DatabaseUrl {
 pub struct Streaming {
     /// Events between provider and client, 16 to 64 (PLAT-115).
     pub sse_channel_capacity: usize,
-    /// Silence after which a ping is sent.
+    /// Time without an event after which a ping is sent.
     pub sse_ping_interval: Duration,
 }
 
-/// Who the caller is (PLAT-130).
+/// How callers are authenticated (PLAT-130).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Auth {
-    /// Bearer tokens (PLAT-131), of this issuer or of a tenant's own.
+    /// By bearer tokens (PLAT-131) of this issuer, or of the tenant's own issuers.
     Oidc(Option<Issuer>),
     /// Every caller is one fixed user; `auth.allow_dev` was given (PLAT-134).
     Dev(Dev),
-    /// Headers of a proxy that the process trusts (PLAT-133).
+    /// By headers of a trusted proxy (PLAT-133).
     TrustedHeaders(TrustedHeaders),
 }
 
 /// The one caller of mode `dev`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dev {
-    /// `None`: the first tenant of the configuration source in the order of
-    /// the ids.
+    /// `None`: the first tenant of the manifests (D51).
     pub tenant_id: Option<TenantId>,
     /// The user.
     pub user_id: UserId,
 }
 
-/// Which peers may say who the caller is: one of the two suffices.
+/// Which peers may set identity headers. A peer needs one of the two.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustedHeaders {
-    /// Networks whose peers are believed.
+    /// Networks whose peers are trusted.
     pub trusted_peers: Vec<IpNetwork>,
-    /// The header and the value that a believed request carries.
+    /// The header and the value that a trusted peer sends.
     pub shared_secret: Option<SharedSecret>,
 }
 
@@ -209,7 +207,7 @@ pub enum TenantSource {
         pool: String,
         /// `None`: the process's own.
         namespace: Option<String>,
-        /// `None`: as the environment says.
+        /// `None`: from the environment.
         kubeconfig: Option<PathBuf>,
     },
 }
@@ -252,14 +250,14 @@ pub struct Tracing {
     pub sample_ratio: f64,
 }
 
-/// The search for turns whose process is gone (TURN-56).
+/// The search for turns whose process has crashed (TURN-56).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrphanWatchdog {
-    /// Whether it runs at all (TURN-64).
+    /// Whether the watchdog runs (TURN-64).
     pub enabled: bool,
-    /// Between two scans.
+    /// Time between two scans.
     pub scan_interval: Duration,
-    /// Age of the last progress from which a turn is an orphan.
+    /// A turn whose last progress is at least this old is orphaned.
     pub timeout: Duration,
 }
 
@@ -276,12 +274,12 @@ pub struct JobConfig {
     pub job: Job,
 }
 
-/// What only jobs are told.
+/// Settings that only jobs have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
-    /// Where the counts are left (K8S-44); `None`: where Kubernetes looks.
+    /// File for the counts (K8S-44); `None`: the container's termination message.
     pub report_file: Option<PathBuf>,
-    /// The name of the Lease that is held while the job works (TURN-61).
+    /// Name of the Lease that the job holds while it works (TURN-61).
     pub lease: Option<String>,
 }
 
@@ -313,8 +311,8 @@ impl IpNetwork {
         })
     }
 
-    /// Whether `peer` lies in the network. An IPv4 address mapped into IPv6 is
-    /// taken for the IPv4 address.
+    /// Whether `peer` is in the network. An IPv4-mapped IPv6 address counts as its
+    /// IPv4 address.
     pub fn contains(&self, peer: IpAddr) -> bool {
         match (self.address, peer.to_canonical()) {
             (IpAddr::V4(network), IpAddr::V4(peer)) => {
@@ -333,7 +331,7 @@ impl IpNetwork {
 }
 
 impl IpNetwork {
-    /// Whether some address lies in both.
+    /// Whether the networks have an address in common.
     pub fn overlaps(&self, other: &Self) -> bool {
         let narrower = |outer: &Self, inner: &Self| {
             outer.prefix_bits <= inner.prefix_bits && outer.contains(inner.address)
@@ -368,7 +366,7 @@ impl fmt::Display for IpNetwork {
     }
 }
 
-/// The text is no network.
+/// The text is not a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be a network such as `10.0.0.0/8` or an address")]
 pub struct IpNetworkError;

@@ -13,7 +13,7 @@ use super::provider::ProviderKind;
 use super::quota::UserLimits;
 use crate::issuer;
 
-/// The only document schema there is.
+/// The only version of the document's schema.
 pub const SCHEMA: u32 = 1;
 
 /// One tenant's rendered document.
@@ -22,19 +22,19 @@ pub const SCHEMA: u32 = 1;
 pub struct TenantDocument {
     /// Always [`SCHEMA`].
     pub schema: u32,
-    /// Whom the document configures.
+    /// The tenant that the document configures.
     pub tenant_id: TenantId,
-    /// Number within the tenant; absent without the operator (QUOTA-28).
+    /// Version of the tenant's policy; absent without the operator (QUOTA-28).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_version: Option<u64>,
-    /// When the operator rendered it, RFC 3339; informational.
+    /// When the operator rendered it, as RFC 3339, for information only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generated_at: Option<String>,
-    /// The `ChatTenant` that the operator rendered it from: whose the tenant's
-    /// id is (D36).
+    /// The `ChatTenant` from which the operator rendered the document. The tenant's id
+    /// belongs to it (D36).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<NamespacedName>,
-    /// Checked against the computed one when present.
+    /// If present, it must equal the computed hash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_hash: Option<String>,
     /// Name for people.
@@ -46,7 +46,7 @@ pub struct TenantDocument {
     /// Licence gates.
     #[serde(default)]
     pub features: FeaturesDocument,
-    /// Who may open the tenant; empty = as the process says.
+    /// Issuers whose tokens are accepted; empty = the process's `auth.mode` decides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub issuers: Vec<IssuerDocument>,
     /// The tenant's output-token cap.
@@ -61,7 +61,7 @@ pub struct TenantDocument {
     /// Context assembly.
     #[serde(default)]
     pub context: ContextDocument,
-    /// Allowances.
+    /// Spending limits.
     pub user_limits: UserLimitsDocument,
 }
 
@@ -85,12 +85,12 @@ impl Default for FeaturesDocument {
 pub struct IssuerDocument {
     /// The claim `iss`.
     pub issuer: String,
-    /// What `aud` must hold.
+    /// The value that `aud` must contain.
     pub audience: String,
-    /// Absent = by discovery.
+    /// Absent = from the discovery document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwks_uri: Option<String>,
-    /// Absent = the issuer is this tenant's alone.
+    /// Absent = only this tenant uses the issuer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant_claim: Option<String>,
     /// Default `sub`.
@@ -214,7 +214,7 @@ pub struct ModelDocument {
     pub provider_id: String,
     /// `standard` or `premium`.
     pub tier: Tier,
-    /// A document that lacks it disables the entry (QUOTA-16).
+    /// Absent = the entry is disabled (QUOTA-16).
     #[serde(default)]
     pub enabled: bool,
     /// Such as `VISION_INPUT`.
@@ -322,7 +322,7 @@ impl TenantDocument {
         Ok(crate::canonical::hash(&self.hashed_content()?))
     }
 
-    /// The document as canonical JSON: what is stored and measured.
+    /// The document as canonical JSON. It is stored, and its size is limited.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
         Ok(crate::canonical::to_string(&serde_json::to_value(self)?))
     }

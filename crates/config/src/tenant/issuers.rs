@@ -1,4 +1,4 @@
-//! Whose tokens open a tenant, and that no issuer opens two by accident.
+//! The issuers of tenants. Two tenants cannot list the same issuer by accident.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -46,19 +46,20 @@ pub(super) fn issuers(documents: &[IssuerDocument], faults: &mut Faults) -> Vec<
     "the issuer {issuer} is listed by the tenant {holder} too; tenants share an issuer only when each of them names a tenantClaim: write one in both, or remove the issuer here"
 )]
 pub struct IssuerConflict {
-    /// Whose configuration must change.
+    /// The tenant whose configuration must change.
     pub tenant: TenantId,
-    /// Place in the tenant's list, from 0.
+    /// Index in the tenant's list, from 0.
     pub position: usize,
     /// The claim `iss`.
     pub issuer: String,
-    /// Who came first.
+    /// The tenant that takes precedence.
     pub holder: TenantId,
 }
 
-/// Every tenant that lists an issuer which one before it lists, unless both
-/// name a `tenantClaim`: an issuer without it names one tenant alone. `tenants`
-/// come in the order of precedence; a refused one holds nothing.
+/// Every tenant that lists an issuer which an earlier tenant already lists, unless
+/// both set `tenantClaim`: without that claim, all tokens of an issuer are for one
+/// tenant. `tenants` are in the order of precedence. The issuers of a refused tenant
+/// do not count for later tenants.
 pub fn issuer_conflicts<'a>(
     tenants: impl IntoIterator<Item = &'a TenantConfig>,
 ) -> Vec<IssuerConflict> {

@@ -1,6 +1,6 @@
-//! One tenant's configuration (QUOTA-26): the rendered document, checked, in
-//! the form a turn reads. A [`TenantDocument`] is what is rendered, stored and
-//! hashed; a [`TenantConfig`] is what the program works with.
+//! One tenant's configuration (QUOTA-26). A [`TenantDocument`] is the raw form,
+//! which is rendered, stored and hashed. A [`TenantConfig`] is the validated form,
+//! which the program works with.
 
 pub mod document;
 mod issuers;
@@ -28,15 +28,15 @@ pub use minichat_core::quota::{EstimationBudgets, KillSwitches, Tier, TierLimits
 pub use provider::{Provider, ProviderAuth, ProviderKind, ProviderTimeouts, Scheme};
 pub use quota::UserLimits;
 
-/// One tenant's validated configuration. Immutable: a turn pins the `Arc` it
-/// began with (K8S-22).
+/// One tenant's validated configuration. It is immutable: a turn keeps the `Arc` with
+/// which it began (K8S-22).
 #[derive(Debug, Clone, PartialEq)]
 pub struct TenantConfig {
-    /// Whom the document configures.
+    /// The tenant that the document configures.
     pub tenant_id: TenantId,
-    /// Number of this policy within the tenant, 1 and up (QUOTA-27). `None`
-    /// until the data plane has numbered a document rendered without the
-    /// operator (QUOTA-28).
+    /// Version of the tenant's policy, from 1 (QUOTA-27). `None` if the document was
+    /// rendered without the operator and the data plane has not assigned a version
+    /// yet (QUOTA-28).
     pub policy_version: Option<u64>,
     /// `sha256:` and 64 hex digits over the canonical document (QUOTA-26).
     pub content_hash: String,
@@ -46,21 +46,21 @@ pub struct TenantConfig {
     pub suspended: bool,
     /// The licence gate of the chat feature (PLAT-135).
     pub features: Features,
-    /// Whose tokens open the tenant; empty: as the process's mode says.
+    /// Issuers whose tokens are accepted; empty: the process's `auth.mode` decides.
     pub issuers: Vec<Arc<Issuer>>,
     /// The tenant's cap on output tokens of one answer (QUOTA-42).
     pub max_output_tokens: u32,
     /// Models in catalog order, 1 to 64, at least one enabled (QUOTA-16, 17).
     pub models: Vec<Model>,
-    /// Switches in force from the next preflight on (QUOTA-18).
+    /// Switches that take effect with the next preflight (QUOTA-18).
     pub kill_switches: KillSwitches,
-    /// Allowances by user (QUOTA-25).
+    /// Spending limits by user (QUOTA-25).
     pub user_limits: UserLimitTable,
     /// Providers by id; every model names one of them.
     pub providers: BTreeMap<String, Provider>,
-    /// What goes into a request besides the new message.
+    /// Settings of context assembly.
     pub context: ContextSettings,
-    /// The document this was validated from; never holds a secret.
+    /// The document from which this was validated. It never contains a secret.
     pub document: Arc<TenantDocument>,
 }
 
@@ -78,12 +78,12 @@ pub struct ContextSettings {
     pub recent_messages_limit: u32,
 }
 
-/// Allowances of a tenant's users: one default and exceptions by user.
+/// Spending limits of a tenant's users: a default, and exceptions for single users.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserLimitTable {
     /// Limits of every user not listed.
     pub default: Arc<UserLimits>,
-    /// Limits of users that a quota names; they replace the default entirely.
+    /// Limits of users that a quota lists. They replace the default entirely.
     pub by_user: HashMap<UserId, Arc<UserLimits>>,
 }
 
@@ -100,7 +100,7 @@ pub struct Model {
     pub description: String,
     /// Key into [`TenantConfig::providers`].
     pub provider_id: String,
-    /// Which bucket a turn on this model draws from besides the total one.
+    /// Premium turns count towards the premium limits as well as the total ones.
     pub tier: Tier,
     /// Disabled entries are neither listed nor chosen.
     pub enabled: bool,
@@ -174,7 +174,7 @@ impl TenantConfig {
         Self::new(document)
     }
 
-    /// The same configuration under `version` (QUOTA-28).
+    /// The same configuration with the policy version `version` (QUOTA-28).
     #[must_use]
     pub fn numbered(mut self, version: u64) -> Self {
         self.policy_version = Some(version);

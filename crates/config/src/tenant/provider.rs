@@ -21,9 +21,9 @@ pub struct Provider {
     /// Path and optional query of the generation call; `{model}` stands for
     /// the path-escaped `provider_model_id` (PLAT-101).
     pub api_path: String,
-    /// The header that carries the credential; none = no header.
+    /// The header that carries the credential; `None` = no header.
     pub auth: Option<ProviderAuth>,
-    /// When a call is given up.
+    /// Time limits of a call.
     pub timeouts: ProviderTimeouts,
     /// Whether penalties and `stop` are sent (PLAT-108, D9).
     pub send_penalties: bool,
@@ -75,8 +75,8 @@ impl ProviderKind {
         }
     }
 
-    /// Whether penalties and `stop` are sent when the provider does not say:
-    /// the public Responses API does not know them (PLAT-108).
+    /// Whether penalties and `stop` are sent if the configuration does not say so. The
+    /// public Responses API does not support them (PLAT-108).
     pub const fn sends_penalties(self) -> bool {
         !matches!(self, Self::OpenAiResponses)
     }
@@ -121,17 +121,17 @@ pub struct ProviderAuth {
     pub secret_ref: String,
 }
 
-/// Limits of one streamed call (D13, D28). When one passes the call is given
-/// up as `provider_timeout`.
+/// Time limits of one streamed call (D13, D28). When one is exceeded, the call ends
+/// with `provider_timeout`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProviderTimeouts {
-    /// To an open connection, TLS included; 1 to 60 s, default 10 s.
+    /// Until the connection is open, including TLS; 1 to 60 s, default 10 s.
     pub connect: Duration,
-    /// From the sent request to the status line; 1 s to `idle`, default 60 s.
+    /// From sending the request to the status line; 1 s to `idle`, default 60 s.
     pub first_byte: Duration,
-    /// Between two events; bytes that are no event do not count (D28). 1 to
-    /// 240 s, the default: a live process gives up on a silent provider before
-    /// the orphan watchdog may touch the turn (TURN-1).
+    /// Between two events; bytes that are not an event do not count (D28). 1 to 240 s,
+    /// default 240 s. A live process ends the call to a silent provider before the
+    /// orphan watchdog may end the turn (TURN-1).
     pub idle: Duration,
     /// The whole call; default 600 s.
     pub total: Duration,

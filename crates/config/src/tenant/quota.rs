@@ -1,20 +1,20 @@
-//! One user's allowances, as documents carry them.
+//! One user's spending limits in a document.
 
 use minichat_core::quota::{Limits, TierLimits};
 use serde::{Deserialize, Serialize};
 
-/// One user's allowances (QUOTA-24). The default is what applies without any
-/// quota object.
+/// One user's spending limits (QUOTA-24). The default applies if there is no quota
+/// object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UserLimits {
-    /// Caps all spending.
+    /// Limits of all spending.
     pub standard: TierLimits,
-    /// A sub-cap for premium models.
+    /// Limits of spending on premium models.
     pub premium: TierLimits,
     /// Per cent by which actual use may exceed the reserve, 0 to 50.
     pub overshoot_tolerance_pct: u32,
-    /// Per cent of a limit from which a user is warned, 1 to 99.
+    /// Per cent of a limit at which the user is warned, 1 to 99.
     pub warning_threshold_pct: u32,
 }
 

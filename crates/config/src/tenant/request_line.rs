@@ -1,10 +1,10 @@
-//! What of a request a tenant may write itself: the header of its credential
-//! and the path (D48). Neither may decide where a request goes, where it ends,
-//! or on whose behalf it seems to come.
+//! The parts of a provider request that a tenant chooses: the header of its
+//! credential and the path (D48). Neither may change where the request goes, where
+//! its body ends, or who seems to have sent it.
 
-/// Headers that carry no credential: those of the connection, of framing and of
-/// routing, those that name somebody else, and those that requests have anyway.
-/// What ends in `*` stands for all that begin so. In lower case.
+/// Headers that may not carry a credential, in lower case: headers of the connection,
+/// of framing and of routing, headers that claim another sender, and headers that
+/// minichat sets itself. `*` at the end stands for any rest.
 pub const REFUSED_HEADERS: &[&str] = &[
     "accept",
     "accept-*",
@@ -61,9 +61,9 @@ pub fn may_carry_credential(name: &str) -> bool {
         })
 }
 
-/// Whether `path` is an absolute path with an optional query (RFC 3986), in
-/// which `{model}` may stand. Two slashes at its beginning would be a host to
-/// some readers.
+/// Whether `path` is an absolute path with an optional query (RFC 3986). It may
+/// contain `{model}`. It may not begin with two slashes, which some parsers read as a
+/// host.
 pub fn is_api_path(path: &str) -> bool {
     let is_plain = path
         .replace("{model}", "")

@@ -1,5 +1,5 @@
-//! From document to configuration: every bound of QUOTA-16, QUOTA-17, QUOTA-23,
-//! QUOTA-24 and PLAT-154 that concerns one tenant.
+//! Validates a document: all bounds of QUOTA-16, QUOTA-17, QUOTA-23, QUOTA-24 and
+//! PLAT-154 that concern one tenant.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::fault::Faults;
 
-/// Largest document in bytes (QUOTA-26).
+/// Maximum size of a document in bytes (QUOTA-26).
 pub(super) const MAX_DOCUMENT_BYTES: usize = 900 * 1024;
 const MAX_MODELS: usize = 64;
 const MAX_PROVIDERS: usize = 16;
@@ -108,7 +108,7 @@ fn document_as_a_whole(document: &TenantDocument, faults: &mut Faults) -> String
     computed
 }
 
-/// What takes the room of a document that is too large.
+/// Names the largest parts of a document that is too large.
 fn what_to_shorten(document: &TenantDocument) -> String {
     let bytes = |part: serde_json::Result<Vec<u8>>| part.map_or(0, |json| json.len());
     let size = |model: &ModelDocument| bytes(serde_json::to_vec(model));

@@ -4,7 +4,7 @@
 use crate::quota::PolicyModel;
 use crate::quota::estimate::OfferedTools;
 
-/// Who speaks in a plan. Rows of role `system` never enter one.
+/// The author of a message in a plan. Rows of role `system` are never part of one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Role {
     User,
@@ -34,13 +34,13 @@ pub struct PlanMessage<'a> {
     pub text: &'a str,
 }
 
-/// What a plan is made from. Everything belongs to the effective model.
+/// The inputs of a plan, all of them for the effective model.
 #[derive(Clone, Copy, Debug)]
 pub struct ContextRequest<'a> {
     pub model: &'a PolicyModel<'a>,
     /// The output cap pinned on the turn (QUOTA-42).
     pub max_output_tokens_applied: u32,
-    /// Tools that are in the provider request; their surcharges are deducted.
+    /// Tools that are in the provider request. Their surcharges reduce the budget.
     pub offered: OfferedTools,
     /// The joined system instructions ([`join_instructions`]).
     pub instructions: Option<&'a str>,
@@ -50,19 +50,19 @@ pub struct ContextRequest<'a> {
     pub user_text: &'a str,
 }
 
-/// What the provider is told.
+/// What is sent to the provider.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan<'a> {
     pub instructions: Option<&'a str>,
     /// Chronological; the last is the current user message.
     pub messages: Vec<PlanMessage<'a>>,
-    /// Tokens of the plan without surcharges and output (CONT-10).
+    /// Estimated tokens of the plan, without surcharges and output (CONT-10).
     pub estimated_context_tokens: u64,
-    /// A message of the window did not fit (CONT-10).
+    /// Whether a message of the window did not fit (CONT-10).
     pub messages_truncated: bool,
 }
 
-/// 422 `context_budget_exceeded` (CONT-9). Both in tokens.
+/// The context does not fit: 422 `context_budget_exceeded` (CONT-9). Both values are in tokens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the request needs about {required} tokens of context, {available} are available")]
 pub struct ContextBudgetExceeded {

@@ -1,4 +1,4 @@
-//! What a provider is told: the context plan of one turn.
+//! The context plan of one turn: the messages that are sent to the provider.
 
 pub mod assemble;
 

@@ -10,7 +10,7 @@ pub const MAX_MULTIPLIER_MICRO: u64 = 10_000_000_000;
 
 const TOKENS_PER_MULTIPLIER: u64 = 1_000_000;
 
-/// A token count or a multiplier is beyond the bounds of QUOTA-4.
+/// A token count or a multiplier exceeds the bounds of QUOTA-4.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CreditsOutOfBounds {
     #[error("{0} tokens are more than {MAX_TOKENS}")]
@@ -31,7 +31,7 @@ pub fn credits(
     Ok(input + output)
 }
 
-/// At most 10¹¹, because the product is at most 10¹⁷.
+/// The result is at most 10¹¹, because the product is at most 10¹⁷.
 fn component(tokens: u64, multiplier_micro: u64) -> Result<i64, CreditsOutOfBounds> {
     if tokens > MAX_TOKENS {
         return Err(CreditsOutOfBounds::Tokens(tokens));

@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A model's parameters for estimates. Tokens, except the first, which is
-/// bytes, and the margin, which is per cent.
+/// A model's parameters for estimates. All are token counts, except bytes per
+/// token and the margin, which is in per cent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EstimationBudgets {
@@ -38,8 +38,7 @@ impl Default for EstimationBudgets {
     }
 }
 
-/// The tools that are really in the provider request of a candidate
-/// (QUOTA-38).
+/// The tools in the provider request, if a candidate model is used (QUOTA-38).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct OfferedTools {
     pub web_search: bool,
@@ -75,7 +74,7 @@ impl EstimationBudgets {
     }
 }
 
-/// What one request asks of one candidate.
+/// The size of one request for one candidate model.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Demand {
     /// Bytes of the message, and of the instructions when no earlier usage

@@ -1,11 +1,14 @@
-//! Quota arithmetic: what a turn may cost, whether its user can afford it, and
-//! what it costs in the end.
+//! Quota arithmetic: what a turn may cost, whether its user has enough credits,
+//! and what the turn is charged when it ends.
 //!
-//! A *credit* is 1,000,000 micro-credits. A *bucket* is what spending counts
-//! towards, a *period* is how long it counts, and a *cell* is one bucket in one
-//! period. A *reserve* is taken from every cell of the turn's tier before the
-//! provider is called, and is replaced by the committed charge when the turn
-//! ends.
+//! * A *credit* is 1,000,000 micro-credits.
+//! * A *bucket* is a class of spending that has its own limits: all spending, or
+//!   spending on premium models.
+//! * A *period* is a UTC day or a UTC month.
+//! * A *cell* is one bucket in one period. It has one limit and one balance.
+//! * A *reserve* is the amount that is deducted from every cell of the turn's
+//!   tier before the provider is called. When the turn ends, the actual charge
+//!   replaces it.
 
 pub mod credits;
 pub mod estimate;

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::time::{Date, Timestamp};
 
-/// What spending counts towards.
+/// A class of spending that has its own limits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Bucket {
     /// All spending of the user.
@@ -30,7 +30,7 @@ impl Bucket {
     }
 }
 
-/// How long spending counts.
+/// The time over which spending is added up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Period {

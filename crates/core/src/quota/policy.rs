@@ -36,7 +36,7 @@ impl Tier {
     }
 }
 
-/// Switches that act from the next preflight on (QUOTA-18).
+/// Switches that take effect with the next preflight (QUOTA-18).
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each switch is independent of the others"
@@ -52,8 +52,8 @@ pub struct KillSwitches {
     pub disable_code_interpreter: bool,
 }
 
-/// The two limits of one tier, in micro-credits. 0 means no allowance
-/// (QUOTA-11).
+/// The two limits of one tier, in micro-credits. 0 means that no spending is
+/// allowed (QUOTA-11).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TierLimits {
@@ -63,9 +63,9 @@ pub struct TierLimits {
     pub monthly: i64,
 }
 
-/// One user's limits. `standard` caps all spending, `premium` is a sub-cap
-/// inside it (QUOTA-10). The default is what applies without any quota object
-/// (QUOTA-24).
+/// One user's limits. `standard` limits all spending, `premium` additionally
+/// limits spending on premium models (QUOTA-10). The default applies if there is
+/// no quota object (QUOTA-24).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
@@ -102,7 +102,7 @@ impl Limits {
     }
 }
 
-/// Daily numbers of tool calls of one user (QUOTA-50).
+/// Maximum number of tool calls of one user per day (QUOTA-50).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ToolQuotas {
     pub web_search_daily: u32,
@@ -160,8 +160,8 @@ impl PolicyModel<'_> {
     }
 }
 
-/// Everything that decides about one user's request besides the request and
-/// what the user has already spent.
+/// The policy by which one user's request is decided, together with the request
+/// and the user's previous spending.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy<'a> {
     /// In catalog order; decisions name a model by its index here.

@@ -12,8 +12,8 @@ use super::credits::MAX_TOKENS;
 use super::estimate::{Demand, OfferedTools, estimated_input_tokens};
 use super::{Bucket, CreditsOutOfBounds, Period, Policy, PolicyModel, Tier, credits};
 
-/// One bucket in one period: the current row, or zeros without one.
-/// Micro-credits.
+/// One bucket in one period, in micro-credits: the current row, or zeros if there
+/// is no row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Cell {
     pub spent: i64,
@@ -27,8 +27,8 @@ impl Cell {
     }
 }
 
-/// What a user has used in the current periods. The default is a user without
-/// any row.
+/// What a user has used in the current periods. The default is a user who has no
+/// rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Cells {
     pub total_daily: Cell,
@@ -82,16 +82,17 @@ pub struct RequestFacts {
     pub file_search_guard_bytes: u64,
 }
 
-/// What is pinned on a turn at its reserve and settled at its end (QUOTA-33).
+/// The amounts that are stored with a turn when it is reserved, and settled when it
+/// ends (QUOTA-33).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Reserve {
     /// Estimated input and the output cap together (QUOTA-43).
     pub reserve_tokens: u64,
     /// Sent to the provider as the hard output cap (QUOTA-42).
     pub max_output_tokens_applied: u32,
-    /// Output that an unknown usage is charged (QUOTA-41).
+    /// Output tokens that are charged if the usage is unknown (QUOTA-41).
     pub minimal_generation_floor_applied: u32,
-    /// Taken from every cell of the tier.
+    /// Micro-credits that are deducted from every cell of the tier.
     pub reserved_credits_micro: i64,
 }
 
@@ -124,7 +125,7 @@ impl DowngradeReason {
     }
 }
 
-/// The allowance that a refused request ran out of (QUOTA-49).
+/// The limit because of which a request was refused (QUOTA-49).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum QuotaScope {
     Tokens,
@@ -155,7 +156,7 @@ impl fmt::Display for QuotaScope {
 pub enum Decision {
     /// The selected model.
     Allow { model: usize, reserve: Reserve },
-    /// Another model than the selected one, which is `downgrade_from`.
+    /// A model other than the selected one, which is `downgrade_from`.
     Downgrade {
         reason: DowngradeReason,
         model: usize,
@@ -362,7 +363,7 @@ fn reserve_for(
     })
 }
 
-/// The tools that `model` would really get (QUOTA-38).
+/// The tools that a request to `model` would contain (QUOTA-38).
 pub fn offered_tools(
     policy: &Policy<'_>,
     model: &PolicyModel<'_>,
@@ -413,7 +414,7 @@ fn tier_available(policy: &Policy<'_>, tier: Tier, reserve: i64, cells: &Cells) 
     })
 }
 
-/// The offered tool whose daily calls are used up (QUOTA-50).
+/// The offered tool whose daily number of calls is used up (QUOTA-50).
 fn exhausted_tool(policy: &Policy<'_>, offered: OfferedTools, cells: &Cells) -> Option<QuotaScope> {
     let daily = &policy.tool_quotas;
     if offered.web_search && cells.web_search_calls.max(0) >= i64::from(daily.web_search_daily) {

@@ -5,15 +5,15 @@
 use super::{Pricing, Reserve, credits};
 use crate::turn::{SettlementMethod, Usage};
 
-/// The charge of one turn and what its rows receive.
+/// The charge of one turn, and the values to write to its rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Settlement {
     /// Micro-credits added to `spent_credits_micro` and to bill (QUOTA-87).
     pub committed_credits_micro: i64,
     pub charged_tokens: u64,
-    /// The provider's usage cost more than was committed (QUOTA-58).
+    /// Whether the provider's usage cost more than was charged (QUOTA-58).
     pub overshoot_capped: bool,
-    /// The usage is beyond the bounds of QUOTA-4: a fault to log (QUOTA-5).
+    /// Whether the usage exceeds the bounds of QUOTA-4, which is an error to log (QUOTA-5).
     pub usage_out_of_bounds: bool,
     /// The provider reported more tokens than were reserved, capped or not:
     /// counts in `quota_overshoot` (QUOTA-103).

@@ -40,7 +40,7 @@ pub struct TierStatus {
     pub periods: Vec<PeriodStatus>,
 }
 
-/// One cell as its user sees it. Amounts in micro-credits.
+/// One cell as the user sees it. Amounts are in micro-credits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct PeriodStatus {
     pub period: Period,
@@ -93,7 +93,7 @@ pub fn status(
     }
 }
 
-/// `None` for a limit without allowance.
+/// `None` if the limit is 0.
 fn period_status(
     period: Period,
     limit: i64,

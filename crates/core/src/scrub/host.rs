@@ -1,11 +1,12 @@
-//! Where a provider lives: URLs, hosts, addresses, and people there.
+//! Finds locations of a provider in a text: URLs, host names, IP addresses and
+//! e-mail addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{EMAIL, HOST, Match, URL, is_id_char, run};
 
-/// Last labels of names that are taken for hosts. Others, such as
-/// `messages.content`, are more likely the name of a parameter.
+/// Last labels by which a name is recognised as a host. Other dotted names, such as
+/// `messages.content`, are more likely names of parameters.
 const TOP_LABELS: [&str; 42] = [
     "ai",
     "app",
@@ -133,7 +134,7 @@ pub(super) fn name(rest: &str) -> Match {
     is_host.then(|| (name.len() + port_and_path(after), HOST))
 }
 
-/// `gpu-01`, not a word.
+/// Whether the label looks like a machine's name, such as `gpu-01`.
 fn is_named_like_a_machine(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic())
         && name.contains(|c: char| c == '-' || c.is_ascii_digit())

@@ -1,5 +1,5 @@
-//! Identifiers that a provider issued: answers, requests, files, organisations,
-//! projects, accounts.
+//! Finds identifiers that a provider issued, of answers, requests, files,
+//! organisations, projects and accounts.
 
 use super::{Match, PROVIDER_ID, is_id_char, run};
 
@@ -20,8 +20,8 @@ pub(super) const PREFIXES: [&str; 13] = [
     "cntr",
 ];
 
-/// Prefixes of other identifiers, which are also beginnings of plain words: what
-/// follows must look issued.
+/// Prefixes of other identifiers. Plain words begin with them too, so the part
+/// after the prefix must look generated.
 pub(super) const LIKELY_PREFIXES: [&str; 26] = [
     "org",
     "organization",
@@ -51,11 +51,11 @@ pub(super) const LIKELY_PREFIXES: [&str; 26] = [
     "deployment",
 ];
 
-/// Fewest characters of what looks issued after a prefix.
+/// Minimum number of characters after a prefix that looks generated.
 const SHORTEST_AFTER_PREFIX: usize = 6;
 
-/// Fewest letters and digits of what looks issued on its own, and digits of a
-/// number that counts an account.
+/// Minimum number of letters and digits of a generated identifier without a prefix,
+/// and of digits in an account number.
 const SHORTEST_MIXED: usize = 12;
 const SHORTEST_NUMBER: usize = 9;
 
@@ -69,8 +69,8 @@ pub(super) fn prefixed(rest: &str) -> Match {
     len.map(|len| (len, PROVIDER_ID))
 }
 
-/// A word that looks issued: by its prefix, as a UUID, a long number, or a
-/// mixture of letters and digits that nobody chose.
+/// A word that looks generated: by its prefix, as a UUID, as a long number, or as a
+/// random mixture of letters and digits.
 pub(super) fn likely(before: Option<char>, rest: &str) -> Match {
     let len = run(rest, is_id_char);
     let word = rest[..len].trim_end_matches('-');

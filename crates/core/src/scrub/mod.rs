@@ -12,22 +12,22 @@ mod tests;
 
 use std::borrow::Cow;
 
-/// Stands for an identifier.
+/// Replaces an identifier.
 pub const PROVIDER_ID: &str = "[provider_id]";
-/// Stands for a URL.
+/// Replaces a URL.
 pub const URL: &str = "[url]";
-/// Stands for the name or the address of a host.
+/// Replaces the name or the address of a host.
 pub const HOST: &str = "[host]";
-/// Stands for an e-mail address.
+/// Replaces an e-mail address.
 pub const EMAIL: &str = "[email]";
-/// Stands for a credential.
+/// Replaces a credential.
 pub const CREDENTIAL: &str = "[credential]";
 
-/// How many bytes at the start of a text to replace, and by what.
+/// How many bytes at the start of a text to replace, and the replacement.
 type Match = Option<(usize, &'static str)>;
 
-/// For clients: replaces identifiers, addresses and credentials. Texts that have
-/// none are borrowed. Scrubbing twice is scrubbing once.
+/// Replaces identifiers, addresses and credentials, for texts that clients see. A
+/// text without them is borrowed. The function is idempotent.
 pub fn scrub(text: &str) -> Cow<'_, str> {
     let mut scrubbed = replace(text, anything);
     // What is replaced may have hidden where the word before it ends.
@@ -47,7 +47,7 @@ fn anything(before: Option<char>, rest: &str) -> Match {
     })
 }
 
-/// What is only looked for where a word begins.
+/// Finds what is searched for only at the beginning of a word.
 fn word(before: Option<char>, rest: &str) -> Match {
     secret::starred(rest)
         .or_else(|| host::url(rest))
@@ -57,8 +57,7 @@ fn word(before: Option<char>, rest: &str) -> Match {
         .or_else(|| issued::likely(before, rest))
 }
 
-/// For `chat_turns.error_detail` and logs: replaces credentials and keeps the
-/// rest (PLAT-117).
+/// Replaces only credentials, for `chat_turns.error_detail` and logs (PLAT-117).
 pub fn scrub_credentials(text: &str) -> Cow<'_, str> {
     replace(text, |_, rest| secret::marked(rest))
 }

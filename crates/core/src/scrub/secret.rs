@@ -1,13 +1,13 @@
-//! Credentials of any provider, by the marks that they carry.
+//! Finds credentials of any provider by their form.
 
 use super::{CREDENTIAL, Match, is_id_char, run};
 
-/// What keys of well-known providers begin with.
+/// Prefixes of API keys of well-known providers.
 const KEY_PREFIXES: [&str; 12] = [
     "sk-", "sk_", "pk-", "pk_", "gsk_", "xai-", "hf_", "AIza", "ghp_", "pplx-", "nvapi-", "AKIA",
 ];
 
-/// Fewest characters of a key after its prefix.
+/// Minimum number of characters of a key after its prefix.
 const SHORTEST_KEY: usize = 10;
 
 /// A key with a known prefix, which the provider may have masked with `*`; the
@@ -27,7 +27,7 @@ fn key(rest: &str) -> Option<usize> {
     })
 }
 
-/// `Bearer` and a token; `Basic` and what does not look like a word.
+/// `Bearer` and a token, or `Basic` and text that does not look like a word.
 fn authorization(rest: &str) -> Option<usize> {
     let (bearer, token) = rest.split_at_checked(6)?;
     if bearer.eq_ignore_ascii_case("bearer") {
@@ -62,7 +62,7 @@ fn token(rest: &str) -> Option<usize> {
     (len >= SHORTEST_KEY).then_some(len + 3)
 }
 
-/// A word in which a provider hid a part: `abcd****wxyz`.
+/// A word that a provider has partly masked: `abcd****wxyz`.
 pub(super) fn starred(rest: &str) -> Match {
     let len = run(rest, |c| is_id_char(c) || c == '*');
     let word = &rest[..len];

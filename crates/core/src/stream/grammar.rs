@@ -4,7 +4,7 @@
 //! stream_started ping* (delta | tool)* citations? (done | error)
 //! ```
 
-/// What kind of event, whatever it carries.
+/// The kind of an event, without its data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum EventKind {
     StreamStarted,
@@ -82,13 +82,13 @@ impl Grammar {
         matches!(self.phase, Phase::Terminal)
     }
 
-    /// Whether silence is answered with `ping`, not with a comment (TURN-25).
+    /// Whether to send `ping` during silence, instead of a comment (TURN-25).
     pub const fn may_ping(self) -> bool {
         matches!(self.phase, Phase::Started | Phase::Pinging)
     }
 
-    /// Moves on if `kind` fits; otherwise changes nothing, and the event is to
-    /// be dropped.
+    /// Advances if `kind` is allowed here. Otherwise the state stays as it is, and
+    /// the caller must drop the event.
     #[must_use]
     pub fn accept(&mut self, kind: EventKind) -> bool {
         let next = match kind {

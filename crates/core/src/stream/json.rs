@@ -1,8 +1,8 @@
-//! JSON into a byte buffer that is reused from frame to frame.
+//! Writes JSON to a byte buffer, which the caller reuses for each frame.
 
 use serde::Serialize;
 
-/// Appends `value`, which serializes to one line without failing.
+/// Appends `value` as one line. Its serialization must not fail.
 pub(super) fn write_value<T: Serialize>(out: &mut Vec<u8>, value: &T) {
     let result = serde_json::to_writer(&mut *out, value);
     debug_assert!(result.is_ok(), "writing to memory cannot fail");

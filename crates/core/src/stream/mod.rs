@@ -1,4 +1,4 @@
-//! The SSE contract with clients: events, their bytes and their order.
+//! The server-sent events that clients receive: their types, encoding and order.
 
 pub mod event;
 pub mod grammar;

@@ -1,4 +1,5 @@
-//! The life of a turn: one user message and the attempt to answer it.
+//! States and outcomes of a turn. A turn is one user message and the attempt to
+//! answer it.
 
 mod outcome;
 mod state;

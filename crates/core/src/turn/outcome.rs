@@ -1,5 +1,4 @@
-//! How a turn ended, and what that means for billing (TURN-31, TURN-39,
-//! TURN-40).
+//! How a turn ended, and how it is billed (TURN-31, TURN-39, TURN-40).
 
 use serde::Serialize;
 
@@ -16,7 +15,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Largest count that is believed; sums of such counts never overflow (D42).
+    /// The largest count that is accepted. Sums of such counts never overflow (D42).
     pub const MAX_COUNT: u64 = 1 << 40;
 
     /// All-zero usage counts as not reported (QUOTA-57).
@@ -72,8 +71,8 @@ impl TurnErrorCode {
         }
     }
 
-    /// Codes of failures that precede the provider call, whose reserve is
-    /// released whatever else is known.
+    /// Whether the failure happened before the provider was called. The reserve of
+    /// such a turn is always released.
     const fn precedes_provider(self) -> bool {
         matches!(
             self,
@@ -99,7 +98,7 @@ impl IncompleteReason {
         }
     }
 
-    /// Maps what providers write to the three reasons we publish.
+    /// Maps the reasons of providers to the three reasons of the API.
     pub fn from_provider(text: &str) -> Self {
         match text {
             "max_output_tokens" | "max_tokens" | "length" => Self::MaxTokens,
@@ -109,14 +108,13 @@ impl IncompleteReason {
     }
 }
 
-/// How an open turn ended: the one value that finalization needs from the
-/// stream.
+/// How an open turn ended. Finalization needs nothing else from the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// The provider finished, completely or early (`Some`).
+    /// The provider finished the answer, or ended it early (`Some`).
     Completed(Option<IncompleteReason>),
     Failed(TurnErrorCode),
-    /// The client left, asked to stop, or the process drains.
+    /// The client disconnected or asked to stop, or the process drains.
     Cancelled,
 }
 
@@ -144,7 +142,7 @@ impl Outcome {
     }
 }
 
-/// Who pays for what (QUOTA-67).
+/// The billing outcome of a turn (QUOTA-67).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum BillingOutcome {
     Completed,
@@ -162,8 +160,8 @@ impl BillingOutcome {
     }
 }
 
-/// How the charge is computed: from the provider's usage, from the reserve, or
-/// not at all because the provider was never called.
+/// How the charge is computed: from the provider's usage, or from the reserve, or
+/// there is no charge because the provider was never called.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum SettlementMethod {
     Actual,

@@ -1,20 +1,20 @@
-//! The socket of a client, and how its leaving is noticed while an answer
-//! streams to it.
+//! The socket of a client. It detects that the client has disconnected while an
+//! answer streams to it.
 //!
-//! HTTP reads a connection where it wants a request, so that while an answer
-//! streams nobody would see whether the client is still there; least of all
-//! when it has sent something behind its request, be it a body that nobody
-//! wants, a line break or its next request, and its close stands behind that.
-//! So what comes while an answer streams is read here ([`Client::gone`]): kept
-//! for HTTP up to a limit, and thrown away beyond it.
+//! The HTTP library reads the socket only when it wants a request. While an answer
+//! streams it does not read, so it would not notice that the client has closed the
+//! connection. This is worst if the client has sent something behind its request (an
+//! unread body, a line break, its next request), because the close comes after these
+//! bytes. So [`Client::gone`] reads the socket while an answer streams. It keeps the
+//! bytes for the HTTP library up to a limit, and discards them beyond it.
 //!
-//! The end of the input does not mean that the client is gone: it may have
-//! closed its half only, and then it gets its answer. Which of both it is shows
-//! when it is sent something, because whoever has closed both halves resets the
-//! connection. So the answer looks at [`HalfClose`] and writes something that
-//! means nothing; and the reset, as every other failure of the connection, is
-//! reported by the kernel without being asked. Nothing of this costs a system
-//! call per piece of an answer.
+//! The end of the input does not mean that the client is gone. A client may close
+//! only its sending half, and then it gets its answer. To find out, the server writes
+//! something: a client that has closed both halves resets the connection. So the
+//! answer watches [`HalfClose`], and then writes an SSE comment, which clients
+//! ignore. The kernel reports the reset, like every other failure of the connection,
+//! as readiness of the socket. None of this needs a system call per chunk of an
+//! answer.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -28,18 +28,18 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-/// Bytes that are kept of what comes behind a request whose answer streams.
-/// Whoever sends more loses all of it, and the connection ends with the answer.
+/// How many bytes behind a request are kept while its answer streams. If a client sends
+/// more, all of them are discarded and the connection is closed after the answer.
 const SURPLUS_LIMIT: usize = 64 * 1024;
 
-/// Bytes of one read of them, and reads until other connections have their turn.
+/// Size of one read, and number of reads before other connections may run.
 const READ_SIZE: usize = 4 * 1024;
 const READS_PER_TURN: usize = 16;
 
-/// Whether a client has ended its side of the connection: an extension of every
-/// request. When it happens, the body of the answer is polled again; a body that
-/// streams then writes something harmless, once, so that a client that has
-/// closed the whole connection is noticed.
+/// Whether a client has closed its sending half of the connection, as an extension of
+/// every request. When this happens, the body of the answer is polled again. A
+/// streaming body then writes a comment once, so that the server notices a client that
+/// has closed the whole connection.
 #[derive(Clone, Default)]
 pub struct HalfClose {
     is_seen: Arc<AtomicBool>,
@@ -48,13 +48,13 @@ pub struct HalfClose {
 }
 
 impl HalfClose {
-    /// Whether it was seen, from the head of an answer that streams on.
+    /// Whether the close was seen since the head of a streaming answer was sent.
     pub fn is_seen(&self) -> bool {
         self.is_seen.load(Ordering::Relaxed)
     }
 
-    /// Whether it has happened as far as the kernel has reported, also before
-    /// there is an answer, and behind whatever else the client has sent.
+    /// Whether the kernel has reported the close. This works before there is an answer,
+    /// and no matter what else the client has sent.
     pub fn has_happened(&self) -> bool {
         let Some(client) = self.client.upgrade() else {
             return false;
@@ -77,20 +77,20 @@ impl fmt::Debug for HalfClose {
     }
 }
 
-/// What HTTP reads and writes.
+/// The stream that the HTTP library reads and writes.
 pub(super) struct ClientIo {
     client: Client,
     writer: OwnedWriteHalf,
 }
 
-/// What is known of the client of one connection. One task uses it, which serves
-/// the connection.
+/// The state of the client of one connection. Only the task that serves the connection
+/// uses it.
 #[derive(Clone)]
 pub(super) struct Client(Arc<Shared>);
 
 struct Shared {
     socket: OwnedReadHalf,
-    /// HTTP has asked for bytes in this turn of the task.
+    /// The HTTP library has asked for bytes in this poll of the task.
     is_read: AtomicBool,
     /// The answer that is being written has no end yet.
     is_streaming: AtomicBool,
@@ -98,11 +98,11 @@ struct Shared {
     half_close: Arc<AtomicBool>,
 }
 
-/// What came behind a request whose answer streams.
+/// The bytes behind a request whose answer streams.
 #[derive(Default)]
 struct Surplus {
     bytes: Vec<u8>,
-    /// It was too much. To HTTP the input ends here.
+    /// Too many bytes. For the HTTP library, the input ends here.
     is_lost: bool,
 }
 
@@ -123,13 +123,13 @@ pub(super) fn split(socket: TcpStream) -> (ClientIo, Client) {
 }
 
 impl Client {
-    /// A turn of the connection's task begins, in which HTTP is polled first.
+    /// A poll of the connection's task begins. It polls the HTTP library first.
     pub(super) fn begin_turn(&self) {
         self.0.is_read.store(false, Ordering::Relaxed);
     }
 
-    /// Whether an answer streams, from its head on. HTTP has what it wants of
-    /// the request then.
+    /// Whether an answer streams, counted from its head. The HTTP library has then read
+    /// what it needs of the request.
     pub(super) fn set_streaming(&self, is_streaming: bool) {
         self.0.is_streaming.store(is_streaming, Ordering::Relaxed);
     }
@@ -149,21 +149,21 @@ impl Client {
             return;
         }
         self.half_close().see();
-        // The task's next turn begins with the answer.
+        // The next poll of the task begins with the answer.
         tokio::task::yield_now().await;
-        // Its own failure would be one of the connection, too.
+        // If this fails, the connection has failed too.
         let _ = shared.socket.ready(Interest::ERROR).await;
     }
 }
 
 impl Shared {
-    /// Reads what HTTP does not want now, to the end of the input.
+    /// Reads the bytes that the HTTP library does not want now, to the end of the input.
     fn poll_end_of_input(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.is_streaming.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
         if self.is_read.load(Ordering::Relaxed) {
-            // HTTP comes first. What it leaves is read in the task's next turn.
+            // The HTTP library reads first. The rest is read in the next poll of the task.
             if self.socket.as_ref().poll_read_ready(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
@@ -179,7 +179,7 @@ impl Shared {
         Poll::Pending
     }
 
-    /// How many bytes there were, 0 for the end; `None`: nothing has come.
+    /// Number of bytes read, 0 at the end of the input; `None` if there are none now.
     fn read_surplus(&self) -> io::Result<Option<usize>> {
         let mut bytes = [0; READ_SIZE];
         match self.socket.try_read(&mut bytes) {
@@ -207,7 +207,7 @@ impl Surplus {
         }
     }
 
-    /// Hands over what fits; whether that answers the read.
+    /// Copies as many bytes as fit. Returns whether this completes the read.
     fn take(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
         let count = self.bytes.len().min(buffer.remaining());
         buffer.put_slice(&self.bytes[..count]);

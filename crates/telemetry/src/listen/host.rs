@@ -4,7 +4,7 @@ use axum::http::header::HOST;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Version};
 
-/// Why a request is answered with 400, said of its `Host`.
+/// Why the `Host` of a request is refused with 400.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HostError {
     #[error("is missing; send exactly one")]
@@ -15,8 +15,8 @@ pub enum HostError {
     Malformed,
 }
 
-/// A request has one `Host`, which only HTTP/1.0 may leave out. Which host it
-/// names is of no interest: everything is served under every name.
+/// Checks that a request has exactly one `Host`; only HTTP/1.0 may omit it. The value
+/// does not matter, because everything is served under every name.
 pub fn check_host(version: Version, headers: &HeaderMap) -> Result<(), HostError> {
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {

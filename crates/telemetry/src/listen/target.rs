@@ -1,12 +1,12 @@
-//! The path of a request, written in one way.
+//! Normalises the path of a request.
 
 use axum::http::Uri;
 use axum::http::uri::PathAndQuery;
 
-/// Decodes what needs no encoding in a path: letters, digits, `-`, `.`, `_`
-/// and `~`, which mean the same either way (RFC 3986 section 6.2.2.2), and `:`,
-/// which has no meaning of its own in a path. Everything else stays as it is,
-/// so that no segment is cut in two and nothing is decoded twice.
+/// Decodes percent-encoded characters that need no encoding in a path: letters, digits,
+/// `-`, `.`, `_` and `~`, which mean the same either way (RFC 3986 section 6.2.2.2),
+/// and `:`, which has no special meaning in a path. Everything else stays encoded, so
+/// that no segment is split and nothing is decoded twice.
 pub(super) fn normalize(uri: &mut Uri) {
     if !uri.path().contains('%') {
         return;
@@ -20,7 +20,7 @@ pub(super) fn normalize(uri: &mut Uri) {
         text.push_str(query);
     }
     let mut parts = uri.clone().into_parts();
-    // What stands for itself makes no path invalid.
+    // Characters that need no encoding cannot make the path invalid.
     if let Ok(path) = PathAndQuery::try_from(text) {
         parts.path_and_query = Some(path);
         if let Ok(normalized) = Uri::from_parts(parts) {

@@ -280,7 +280,7 @@ async fn connections_are_spread_over_the_workers() {
     drop(workers);
 }
 
-/// Whoever still reads when the workers end reads no more.
+/// When the workers end, they cut the answers that clients are still reading.
 #[tokio::test]
 async fn workers_that_end_cut_what_they_serve() {
     let workers = Workers::start(1).unwrap();

@@ -1,6 +1,6 @@
 //! JSON lines: `timestamp`, `level`, `target`, `message`, `component`, then
 //! the fields of the spans around the event and of the event itself, all at
-//! the top level. Where a name repeats, the innermost value stands.
+//! the top level. If a name repeats, the innermost value is used.
 
 use std::fmt;
 use std::io::Write as _;
@@ -53,7 +53,7 @@ where
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::default();
         for span in context.event_scope(event).into_iter().flatten() {
-            // From the innermost outwards: what is there already stays.
+            // From the innermost span outwards: existing values are kept.
             if let Some(SpanFields(outer)) = span.extensions().get() {
                 fields.add_absent(outer);
             }
@@ -62,7 +62,7 @@ where
         event.record(&mut own);
         own.add_absent(&fields);
         let line = self.line(event, own);
-        // A process whose stdout is closed has nowhere to complain.
+        // If stdout is closed, the error cannot be reported anywhere.
         let _ = self
             .writer
             .make_writer_for(event.metadata())
@@ -110,10 +110,10 @@ fn push_field(line: &mut Vec<u8>, name: &str, value: &Value) {
     let _ = serde_json::to_writer(&mut *line, value);
 }
 
-/// Instructions to the export of spans, of no use in a log.
+/// Fields that control the export of spans; they are not logged.
 const EXPORT_FIELDS: &str = "otel.";
 
-/// Field values by name. `None` values leave no field.
+/// Field values by name. A field with the value `None` is omitted.
 #[derive(Default)]
 struct Fields(Map<String, Value>);
 

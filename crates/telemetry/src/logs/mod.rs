@@ -1,8 +1,8 @@
 //! Logs on stdout (PLAT-163): one JSON object per line, or text for people.
 //!
-//! Never a field at any level (PLAT-165): contents, titles, prompts, tokens,
-//! secrets, credentials in headers, webhook bodies. Provider error texts are
-//! sanitized by whoever logs them.
+//! Never log these at any level (PLAT-165): contents, titles, prompts, tokens, secrets,
+//! credentials in headers, webhook bodies. Code that logs an error text of a provider
+//! sanitizes it first.
 
 mod json;
 
@@ -19,7 +19,7 @@ pub enum LogFormat {
     Text,
 }
 
-/// What the configuration says about logs.
+/// Settings of logs.
 #[derive(Clone, Copy, Debug)]
 pub struct LogSettings<'a> {
     /// A filter such as `info` or `info,minichat_dataplane=debug`.

@@ -1,6 +1,5 @@
-//! Provider and model ids as label values. They come from tenants, so only so
-//! many distinct ones get their own series; later ones count as `other`
-//! (PLAT-54).
+//! Provider and model ids as label values. They come from tenants, so the number of
+//! distinct ids is limited; later ones count as `other` (PLAT-54).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -21,14 +20,14 @@ impl Limits {
         }
     }
 
-    /// Distinct pairs of a provider and a model. A model usually has one
-    /// provider, so pairs are few; without a bound of their own they could be
-    /// the square of `values`.
+    /// Distinct pairs of a provider and a model. A model usually has one provider, so
+    /// there are few pairs. Without this limit there could be as many as the square of
+    /// `values`.
     const fn pairs(self) -> usize {
         self.values.saturating_mul(2)
     }
 
-    /// How many label sets a family can have at most, `other` included.
+    /// Maximum number of label sets of a family, including `other`.
     pub(super) fn label_sets(self, row: &Row) -> usize {
         let closed: usize = row
             .labels
@@ -50,8 +49,7 @@ impl Limits {
 /// A provider and a model as label values.
 type Pair = (StringValue, StringValue);
 
-/// The ids met so far. Looking up ids that are known takes a read lock and no
-/// allocation.
+/// The ids seen so far. Looking up a known id needs a read lock and no allocation.
 pub(super) struct CappedIds {
     limits: Limits,
     known: RwLock<Known>,

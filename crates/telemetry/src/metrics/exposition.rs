@@ -1,4 +1,4 @@
-//! The Prometheus exporter: the only file that names it.
+//! The Prometheus exporter. Only this file uses its crate.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use prometheus::{Registry, TextEncoder};
 
 use super::MetricsError;
 
-/// What a scraper reads.
+/// The page that Prometheus scrapes.
 #[derive(Clone)]
 pub struct Exposition {
     registry: Registry,
@@ -35,8 +35,8 @@ impl Exposition {
 }
 
 /// Starts the exporter without scope labels and `target_info` (PLAT-53).
-/// `label_sets` says how many label sets a family can have: the SDK folds
-/// what is beyond into an overflow series, which must never be seen (PLAT-54).
+/// `label_sets` is the maximum number of label sets of a family. The SDK would merge
+/// further ones into an overflow series, which must never appear (PLAT-54).
 pub(super) fn start(
     rows: &[&Row],
     label_sets: impl Fn(&Row) -> usize,

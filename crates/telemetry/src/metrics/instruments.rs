@@ -17,7 +17,7 @@ enum Instrument {
     Histogram(Histogram<f64>),
 }
 
-/// The instruments by family; none for those of other tables.
+/// The instruments by family; families of other tables have none.
 pub(super) struct Instruments {
     by_family: Vec<Option<Instrument>>,
     ids: CappedIds,
@@ -116,9 +116,9 @@ fn create(meter: &Meter, prefix: &str, row: &'static Row) -> Instrument {
     }
 }
 
-/// A verb that does not fit the family's kind is ignored, and so is a family of
-/// another table: a recording never fails (PLAT-50), and the port's own tests
-/// refuse such a call.
+/// Ignores a recording that does not match the family's kind, and a family of another
+/// table, because a recording never fails (PLAT-50). The port's own tests catch such
+/// calls.
 impl Recorder for Instruments {
     fn add(&self, family: Family, labels: &[Label<'_>], increment: u64) {
         if let Some(Instrument::Counter(counter)) = self.instrument(family) {

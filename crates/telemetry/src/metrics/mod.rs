@@ -12,10 +12,10 @@ use minichat_metrics::{Metrics, OperatorMetrics};
 
 pub use exposition::Exposition;
 
-/// What the configuration says about metrics.
+/// Settings of metrics.
 #[derive(Clone, Copy, Debug)]
 pub struct MetricsSettings<'a> {
-    /// First part of every series' name; empty means `mini_chat` (PLAT-51).
+    /// Prefix of every series; empty means `mini_chat` (PLAT-51).
     pub prefix: &'a str,
     /// How many distinct providers, and models, keep their own series
     /// (PLAT-54).
@@ -43,7 +43,7 @@ pub fn start(
     Ok((Arc::new(instruments), exposition))
 }
 
-/// The same for an operator, with what jobs count.
+/// The same for an operator, including the families that jobs record.
 pub fn start_operator(
     settings: MetricsSettings<'_>,
 ) -> Result<(Arc<dyn OperatorMetrics>, Exposition), MetricsError> {

@@ -4,7 +4,7 @@ use minichat_metrics::catalogue::{CATALOGUE, DEFAULT_PREFIX, OPERATOR};
 
 use super::MetricsError;
 
-/// Longer instrument names are dropped by the SDK without a word.
+/// The SDK silently drops instruments with longer names.
 const MAX_INSTRUMENT_NAME: usize = 255;
 
 /// Trims `text` and checks it; empty means the default.

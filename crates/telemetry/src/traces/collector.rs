@@ -9,12 +9,12 @@ use hyper_util::rt::TokioExecutor;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use tokio::runtime::Handle;
 
-/// From sending a batch to the end of the answer.
+/// Time limit from sending a batch to the end of the answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// Sends batches without TLS. The exporter calls it from a thread of its own,
-/// outside of any runtime, so the work is handed to the runtime of `runtime`.
+/// Sends batches without TLS. The exporter calls it from its own thread, outside any
+/// runtime, so the work runs on `runtime`.
 #[derive(Clone, Debug)]
 pub(super) struct Collector {
     client: Client<HttpConnector, Full<Bytes>>,

@@ -57,7 +57,7 @@ impl TraceContext {
         format!("{:016x}", self.span_id)
     }
 
-    /// Whether the trace's beginner keeps it.
+    /// Whether the process that started the trace keeps it.
     pub const fn sampled(self) -> bool {
         self.sampled
     }
@@ -93,8 +93,8 @@ impl fmt::Display for TraceContext {
     }
 }
 
-/// All bits are random: the share of traces that is kept is drawn from the
-/// lower half, so an id with fixed bits, such as a UUID, would not do.
+/// All bits must be random, because the lower half decides whether the trace is kept.
+/// A UUID has fixed bits and would not do.
 fn random_trace_id() -> u128 {
     u128::from_be_bytes(RandomIdGenerator::default().new_trace_id().to_bytes())
 }

@@ -24,8 +24,8 @@ thread_local! {
     static ADOPTED: Cell<Option<TraceContext>> = const { Cell::new(None) };
 }
 
-/// The layer that exports spans, and the tracer whose traces they are.
-/// Must be called inside a tokio runtime, which does the sending.
+/// The layer that exports spans, and the tracer that it exports them for. Must be called
+/// inside a tokio runtime, which sends the spans.
 pub(crate) fn layer<S>(
     settings: TraceSettings<'_>,
     component: &'static str,
@@ -78,7 +78,7 @@ pub(super) fn adopt(span: &Span, context: TraceContext) {
         return;
     }
     ADOPTED.set(Some(context));
-    // Starts the span, which asks for its ids at once and on this thread.
+    // Starts the span. The SDK asks for its ids immediately, on this thread.
     drop(span.context());
     ADOPTED.set(None);
 }
@@ -97,7 +97,7 @@ fn parent_of(context: TraceContext) -> Context {
     ))
 }
 
-/// Random ids, but those of an adopted context for the span that adopts it.
+/// Random ids, except for a span that adopts a context, which gets that context's ids.
 #[derive(Debug, Default)]
 struct AdoptedIds(RandomIdGenerator);
 

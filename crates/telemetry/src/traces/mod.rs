@@ -12,13 +12,13 @@ use tracing::field::Empty;
 pub use context::{TRACEPARENT, TraceContext};
 pub(crate) use export::layer;
 
-/// What the configuration says about the export of spans.
+/// Settings of the export of spans.
 #[derive(Clone, Copy, Debug)]
 pub struct TraceSettings<'a> {
     /// Base URL of an OTLP/HTTP collector, such as `http://127.0.0.1:4318`.
     pub otlp_endpoint: &'a str,
-    /// The share of traces begun here that is kept, 0 to 1. Traces begun
-    /// elsewhere are kept or not as their beginner decided.
+    /// The share of traces started by this process that is kept, 0 to 1. For other
+    /// traces, the process that started them has decided.
     pub sample_ratio: f64,
 }
 
@@ -30,7 +30,7 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// Identifies traces, keeps none.
+    /// A tracer without export: it creates ids and keeps no traces.
     pub const fn without_export() -> Self {
         Self {
             sampler: Sampler::AlwaysOff,
@@ -70,7 +70,7 @@ impl Tracer {
 /// inside has its ids; `tenant_id`, `user_id` and `requester_type` are
 /// recorded when the caller is known (PLAT-163).
 pub fn http_span(context: TraceContext, http_request_id: &str) -> Span {
-    // At the highest level, so that the ids are there whatever is logged.
+    // At level `error`, so that every log level includes the ids.
     let span = tracing::error_span!(
         "http",
         otel.kind = "server",

@@ -1,4 +1,4 @@
-//! The chart's README with the table of its values.
+//! Generates the chart's README, with the table of its values.
 
 use std::fmt::Write as _;
 

@@ -8,7 +8,7 @@ use super::values::Kind;
 pub(super) fn values(root: &Node) -> anyhow::Result<String> {
     let mut schema = of(root);
     schema["$schema"] = "https://json-schema.org/draft-07/schema#".into();
-    // Helm puts it there where the chart is a part of another.
+    // Helm adds it if the chart is a subchart.
     schema["properties"]["global"] = json!({ "type": "object" });
     Ok(serde_json::to_string_pretty(&schema)? + "\n")
 }
@@ -62,7 +62,8 @@ fn resources() -> Value {
     object(&properties.into_iter().collect())
 }
 
-/// Where tenants come from is the chart's to say, and for calls out it has values of its own. The time that a pod gets to end is computed from the drain's, so both are numbers, not null; `max_secs` has a default that depends on the database.
+/// The chart sets the tenants' source itself, and has its own values for outgoing calls. It computes the grace period of
+/// a pod from the drain's values, so these are numbers, not null. The default of `max_secs` depends on the database.
 fn process_config() -> Value {
     let mut schema = minichat_config::process::schema::json_schema(&["source", "outbound"]);
     schema["required"] = json!(["auth", "drain"]);

@@ -47,7 +47,7 @@ fn value(
     }
 }
 
-/// Name of a namespace, of a label's value that is not empty, and of most objects.
+/// Pattern of the name of a namespace and of most objects, and of a label's value that is not empty.
 const DNS_LABEL: &str = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$";
 /// Name of a Secret or a `ServiceAccount`; may be left empty.
 const OBJECT_NAME: &str = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$";

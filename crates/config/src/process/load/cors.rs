@@ -11,8 +11,8 @@ const CREDENTIALS: &str = "server.cors.allow_credentials";
 /// Methods that some operation has, and the one of preflights.
 const KNOWN_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
-/// Checks every key, also while they are off: whoever turns them on later must
-/// not be surprised.
+/// Checks every key even if CORS is off, so that turning it on later reveals no new
+/// errors.
 pub(super) fn cors(settings: &mut Settings) -> Option<Cors> {
     let origins = allowed(
         settings,
@@ -77,7 +77,8 @@ fn allowed(
     Allowed::Only(texts)
 }
 
-/// Browsers write origins so, and names of headers are compared so.
+/// Lower case: browsers write origins in lower case, and header names are compared
+/// in lower case.
 fn lower_case(allowed: Allowed) -> Allowed {
     match allowed {
         Allowed::Any => Allowed::Any,

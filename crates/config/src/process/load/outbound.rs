@@ -25,8 +25,8 @@ pub(super) fn outbound(
     }
 }
 
-/// On a laptop the model server is next door, and whoever writes the manifests
-/// could call it anyway.
+/// In development all private addresses are allowed by default: the model server
+/// often runs on the same machine, and the author of the manifests can call it anyway.
 fn allow_private(
     settings: &mut Settings,
     auth: &Auth,
@@ -68,7 +68,7 @@ fn proxies(settings: &mut Settings) -> Proxies {
 
 fn bypass(settings: &mut Settings) -> String {
     if !settings.given.contains_key(NO_PROXY) {
-        // As everywhere, what nobody understands there is passed over.
+        // As in other programs, invalid entries of `NO_PROXY` are ignored.
         return variable(settings, "NO_PROXY").map_or_else(String::new, |(_, list)| list);
     }
     let entries = settings.texts(NO_PROXY);
@@ -80,7 +80,7 @@ fn bypass(settings: &mut Settings) -> String {
     entries.join(",")
 }
 
-/// The URL of `name`, else of `ALL_PROXY`; many tools write it without a scheme.
+/// The URL in the variable `name`, or else in `ALL_PROXY`. Many tools omit the scheme.
 fn proxy_of_environment(settings: &mut Settings, name: &str) -> Option<Secret> {
     let given = variable(settings, name).or_else(|| variable(settings, "ALL_PROXY"));
     let (name, url) = given?;
@@ -92,8 +92,8 @@ fn proxy_of_environment(settings: &mut Settings, name: &str) -> Option<Secret> {
     proxy(settings, &name, url)
 }
 
-/// The name and the value of a variable that is set and not empty, also where
-/// its name is in lower case.
+/// The name and the value of the variable `name`, in upper or lower case, if it is set
+/// and not empty.
 fn variable(settings: &Settings, name: &str) -> Option<(String, String)> {
     let names = [name.to_owned(), name.to_ascii_lowercase()];
     names.into_iter().find_map(|name| {
