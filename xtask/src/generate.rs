@@ -1,13 +1,14 @@
 //! `cargo xtask generate`: files that are made from code and committed.
 //!
-//! The work is done by the program `xtask-generate`, which links what it describes. It is built with the features of
+//! The index of the specification is made here, since it needs no code. The rest is done by the program
+//! `xtask-generate`, which links what it describes. It is built with the features of
 //! the whole workspace, so that nothing is compiled twice, and `cargo xtask` itself stays quick to build.
 
 use std::process::Command;
 
 use clap::Args;
 
-use crate::{process, workspace};
+use crate::{process, specification, workspace};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -17,6 +18,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    specification::run(options.check)?;
     let build = [
         "build",
         "--quiet",

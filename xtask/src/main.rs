@@ -19,6 +19,7 @@ mod process;
 mod python_tool;
 mod quickstart;
 mod schemathesis;
+mod specification;
 mod test;
 mod workspace;
 

@@ -108,7 +108,7 @@ fn bucket_bounds_ascend() {
     }
 }
 
-/// D30: 64 times the powers of two up to 2^14.
+/// D30, QUOTA-104: 64 times the powers of two up to 2^14.
 #[test]
 fn token_bounds_are_powers_of_two() {
     let Kind::Histogram(tokens) = TOKENS else {

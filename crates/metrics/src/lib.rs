@@ -1,4 +1,4 @@
-//! The metrics port (PLAT-50..58): the facts that minichat reports, their
+//! The metrics port (PLAT-50 to PLAT-58): the facts that minichat reports, their
 //! typed labels and the catalogue of all families. Adapters live elsewhere;
 //! this crate does no I/O.
 

@@ -1,4 +1,4 @@
-//! Chats (PLAT-5, API-50..55).
+//! Chats (PLAT-5, API-50 to API-55).
 
 use minichat_core::{ChatId, TenantId, Timestamp, UserId};
 

@@ -1,4 +1,4 @@
-//! The transactional outbox (PLAT-30..38): a side effect and the message that
+//! The transactional outbox (PLAT-30 to PLAT-38): a side effect and the message that
 //! reports it commit or vanish together.
 
 use minichat_core::{TenantId, Timestamp};

@@ -1,4 +1,4 @@
-//! Keyset paging (API-40..44): a page is found by the key of its boundary row,
+//! Keyset paging (API-40 to API-44): a page is found by the key of its boundary row,
 //! never by an offset.
 
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! Quota cells (PLAT-12, QUOTA-77..82): what a user spent and reserved in one
+//! Quota cells (PLAT-12, QUOTA-77 to QUOTA-82): what a user spent and reserved in one
 //! bucket during one period.
 //!
 //! Every transaction that reserves or settles first ensures and locks the

@@ -1,7 +1,7 @@
 //! What makes a process observable and lets it start and stop well: the
 //! OpenTelemetry adapter of the metrics port, its Prometheus exposition, logs,
 //! traces, the admin listener, the accept loop, the threads that serve what it
-//! accepts, and termination signals (PLAT-50..55, PLAT-161..166).
+//! accepts, and termination signals (PLAT-50 to PLAT-55, PLAT-161 to PLAT-166).
 
 pub mod admin;
 pub mod listen;

@@ -1,4 +1,4 @@
-//! Turns (API-70 to 74): their state, which a client asks for after a
+//! Turns (API-70 to API-74): their state, which a client asks for after a
 //! disconnect, and what can be done to them.
 
 use std::sync::Arc;

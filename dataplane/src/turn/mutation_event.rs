@@ -1,6 +1,6 @@
-//! Audit events of mutations (PLAT-81, 82, 84): who did what to which turn. They
-//! enter the queue in the transaction of the change that they report, whether
-//! or not the tenant has a sink; delivery decides that.
+//! Audit events of mutations (PLAT-81, PLAT-82, PLAT-84): who did what to which
+//! turn. They enter the queue in the transaction of the change that they report,
+//! whether or not the tenant has a sink; delivery decides that.
 
 use minichat_core::{ChatId, RequestId, TenantId, Timestamp, TurnId, UserId};
 use minichat_metrics::MutationOp;

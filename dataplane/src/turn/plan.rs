@@ -43,7 +43,7 @@ pub(super) fn plan(caller: &Caller, draft: Draft, decision: Decision) -> Result<
     Err(Problem::internal())
 }
 
-/// The cascade of QUOTA-44 to 50 for what `cells` hold. A message beyond the
+/// The cascade of QUOTA-44 to QUOTA-50 for what `cells` hold. A message beyond the
 /// bounds of the arithmetic has no decision (QUOTA-5).
 pub(super) fn decide(
     caller: &Caller,

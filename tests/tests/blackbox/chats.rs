@@ -60,7 +60,7 @@ on_each_database! {
         assert_eq!(list["items"].as_array().map(Vec::len), Some(2));
     }
 
-    /// API-40..43
+    /// API-40 to API-43
     async fn pages_of_chats_hold_each_chat_once_in_both_directions(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;

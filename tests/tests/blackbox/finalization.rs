@@ -20,7 +20,7 @@ const RUNNING: &str = "SELECT count(*) FROM chat_turns WHERE state = 'running'";
 const RESERVED: &str = "SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0";
 
 on_each_database! {
-    /// TURN-33, TURN-41, PLAT-81..85: one usage and one audit event, whatever
+    /// TURN-33, TURN-41, PLAT-81 to PLAT-85: one usage and one audit event, whatever
     /// the end was.
     async fn every_end_leaves_one_usage_and_one_audit_event(env) {
         let scene = env.scene().await?;

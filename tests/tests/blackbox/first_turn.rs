@@ -166,7 +166,7 @@ on_each_database! {
         assert!(request.body.get("tools").is_none());
     }
 
-    /// API-145, QUOTA-99, QUOTA-102
+    /// API-145, TURN-27, QUOTA-99, QUOTA-102
     async fn done_carries_usage_models_and_the_quota_status(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -235,7 +235,7 @@ on_each_database! {
         assert_eq!(scene.database().number(events).await?, 1);
     }
 
-    /// QUOTA-85..93
+    /// QUOTA-85 to QUOTA-93
     async fn a_turn_leaves_one_usage_event(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;

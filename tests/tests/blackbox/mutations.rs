@@ -231,7 +231,7 @@ on_each_database! {
         assert_eq!(attempts(&scene.stack.scrape().await?)?, before);
     }
 
-    /// API-73, TURN-55
+    /// API-73, TURN-55, QUOTA-51
     async fn a_refused_retry_leaves_the_turn_in_place(env) {
         let scene = env.scene_with(|tenant| tenant.with_limits((6_000, 6_000), (6_000, 6_000))).await?;
         let user = scene.new_user()?;
@@ -312,7 +312,7 @@ on_each_database! {
         assert_eq!(attempts(&scrape)?, 120);
     }
 
-    /// API-72, TURN-55
+    /// API-72, TURN-55, CONT-12
     async fn a_retry_inherits_the_web_search(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;

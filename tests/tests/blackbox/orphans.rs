@@ -87,8 +87,9 @@ impl Recorder for Between {
 }
 
 on_each_database! {
-    /// TURN-56, 57, 60, 61, D1; QUOTA-34, 59: from the row and the policy it
-    /// was priced by, though the tenant's prices have changed since.
+    /// TURN-56, TURN-57, TURN-60, TURN-61, D1; QUOTA-34, QUOTA-59: from the row
+    /// and the policy it was priced by, though the tenant's prices have changed
+    /// since.
     async fn an_orphan_is_settled_from_what_is_stored(env) {
         let scene = env.scene().await?;
         let Held { user, chat, mut stream, started } = stalled(&scene, "prem").await?;

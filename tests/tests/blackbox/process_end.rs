@@ -203,8 +203,9 @@ on_each_database! {
         assert!(migrated.status.success(), "{migrated:?}");
     }
 
-    /// TURN-2, 33, 38, 56, 60, 62, 63, D1, QUOTA-63, 85: 30 rounds of SIGKILL
-    /// at random moments of a loaded process.
+    /// TURN-2, TURN-33, TURN-38, TURN-56, TURN-60, TURN-62, TURN-63, D1,
+    /// QUOTA-63, QUOTA-85: 30 rounds of SIGKILL at random moments of a loaded
+    /// process.
     async fn whenever_a_process_is_killed_every_turn_is_ended_once(env) {
         crash(env).await?;
     }

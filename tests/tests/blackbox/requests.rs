@@ -138,7 +138,7 @@ on_each_database! {
         scene.check_nothing_written().await?;
     }
 
-    /// API-22
+    /// API-22, PLAT-162
     async fn every_answer_names_its_request(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;

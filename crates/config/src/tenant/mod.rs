@@ -50,7 +50,7 @@ pub struct TenantConfig {
     pub issuers: Vec<Arc<Issuer>>,
     /// The tenant's cap on output tokens of one answer (QUOTA-42).
     pub max_output_tokens: u32,
-    /// Models in catalog order, 1 to 64, at least one enabled (QUOTA-16, 17).
+    /// Models in catalog order, 1 to 64, at least one enabled (QUOTA-16, QUOTA-17).
     pub models: Vec<Model>,
     /// Switches that take effect with the next preflight (QUOTA-18).
     pub kill_switches: KillSwitches,

@@ -1,5 +1,5 @@
 //! Builds the context plan of one turn within the effective model's budget
-//! (CONT-2..10). The same input gives the same plan (CONT-6).
+//! (CONT-2 to CONT-10). The same input gives the same plan (CONT-6).
 
 use crate::quota::PolicyModel;
 use crate::quota::estimate::OfferedTools;

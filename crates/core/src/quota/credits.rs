@@ -1,4 +1,4 @@
-//! The one conversion from tokens to micro-credits (QUOTA-1..6).
+//! The one conversion from tokens to micro-credits (QUOTA-1 to QUOTA-6).
 
 use super::policy::Pricing;
 

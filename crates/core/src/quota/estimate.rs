@@ -1,5 +1,5 @@
 //! How many tokens a request may need, before any provider has counted them
-//! (QUOTA-35..43, CONT-7). Always rounded up (D24).
+//! (QUOTA-35 to QUOTA-43, CONT-7). Always rounded up (D24).
 
 use serde::{Deserialize, Serialize};
 

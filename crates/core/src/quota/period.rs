@@ -1,4 +1,4 @@
-//! Buckets, periods, and the row keys that an instant selects (QUOTA-7..9).
+//! Buckets, periods, and the row keys that an instant selects (QUOTA-7 to QUOTA-9).
 
 use schemars::JsonSchema;
 use serde::Serialize;

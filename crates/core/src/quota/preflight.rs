@@ -1,5 +1,5 @@
 //! Which model a request gets, what is reserved for it, or why it is refused
-//! (QUOTA-12..14, QUOTA-44..50).
+//! (QUOTA-12 to QUOTA-14, QUOTA-44 to QUOTA-50).
 //!
 //! The same function runs before the reserve transaction and again on the
 //! locked rows inside it; the second result counts (QUOTA-52).
@@ -247,7 +247,7 @@ pub fn preflight(
     })
 }
 
-/// QUOTA-46..48
+/// QUOTA-46 to QUOTA-48
 fn cascade(
     policy: &Policy<'_>,
     selected: &str,
@@ -400,7 +400,7 @@ fn instructions_bytes(model: &PolicyModel<'_>, offered: OfferedTools, facts: &Re
     bytes
 }
 
-/// Whether every cell of `tier` allows `reserve` (QUOTA-11..14).
+/// Whether every cell of `tier` allows `reserve` (QUOTA-11 to QUOTA-14).
 fn tier_available(policy: &Policy<'_>, tier: Tier, reserve: i64, cells: &Cells) -> bool {
     tier.buckets().iter().all(|&bucket| {
         Period::ALL.into_iter().all(|period| {

@@ -1,4 +1,4 @@
-//! What a turn is charged when it ends (QUOTA-56..63). Reads nothing but what
+//! What a turn is charged when it ends (QUOTA-56 to QUOTA-63). Reads nothing but what
 //! was pinned on the turn, the stored price of its model and the provider's
 //! usage, so that every process computes the same amounts (QUOTA-34).
 

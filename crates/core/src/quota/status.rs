@@ -1,4 +1,4 @@
-//! What a user sees of the quota (QUOTA-99..102).
+//! What a user sees of the quota (QUOTA-99 to QUOTA-102).
 
 use schemars::JsonSchema;
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! The events of a stream and their encoding (API-131, API-140..146).
+//! The events of a stream and their encoding (API-131, API-140 to API-146).
 
 use std::borrow::Cow;
 use std::fmt;

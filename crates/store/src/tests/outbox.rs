@@ -48,7 +48,7 @@ on_both_databases! {
     }
 }
 
-/// PLAT-31: partition = key mod N.
+/// PLAT-31, QUOTA-94: partition = key mod N.
 #[test]
 fn the_partition_is_the_key_modulo_the_number_of_partitions() {
     let tenant = TenantId(Uuid::from_u128(0xabcd_0000_0000_0005));

@@ -15,8 +15,8 @@ fn lists() -> impl Strategy<Value = (Vec<i64>, u32)> {
     (prop::collection::vec(0..3_i64, 0..12), 1..5_u32)
 }
 
-/// API-40..43: following `next` shows every row once and in order; going back
-/// shows the same pages; the ends have no cursor.
+/// API-40 to API-43, PLAT-4: following `next` shows every row once and in order;
+/// going back shows the same pages; the ends have no cursor.
 async fn walk<T, F, R>(list: F) -> Vec<T>
 where
     T: Clone + PartialEq + std::fmt::Debug,

@@ -107,8 +107,8 @@ on_both_databases! {
         }
     }
 
-    /// QUOTA-30: a version is stored once; the same one with another hash is
-    /// refused.
+    /// QUOTA-30, PLAT-14: a version is stored once; the same one with another
+    /// hash is refused.
     async fn a_policy_version_never_changes(db: Db) {
         let tenant = db.tenant;
         let document = |policy_version, hash: &str| PolicySnapshot {

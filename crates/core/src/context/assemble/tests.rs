@@ -64,7 +64,7 @@ fn a_plan_ends_with_the_current_message() {
     assert_eq!(plan.estimated_context_tokens, 112 + 112 + 113 + 113);
 }
 
-/// Check 6 of chapter 04: CONT-7..10
+/// Check 6 of chapter 04: CONT-7 to CONT-10
 #[test]
 fn one_more_message_is_kept_when_it_fits_exactly() {
     let budgets = EstimationBudgets::default();
