@@ -3,14 +3,13 @@
 //!
 //! * [`chat_tenant`], [`chat_quota`]: the types; the manifests under
 //!   `crds/manifests` are generated from them.
-//! * [`admit`]: what the API server does to an object before it is stored:
+//! * [`validation`]: what the API server does to an object before it is stored:
 //!   defaults, schema and CEL rules, with the same messages (K8S-4).
 //! * [`mod@render`]: resources and Secrets to one tenant's configuration, pure.
 //! * [`rendered_secret`]: the Secret in which a rendered tenant travels from the
 //!   operator to the data plane, written and read in one place (K8S-20).
 //! * [`manifests`]: a directory of YAML files to rendered tenants.
 
-pub mod admit;
 pub mod cases;
 pub mod chat_quota;
 pub mod chat_tenant;
@@ -22,6 +21,7 @@ pub mod render;
 pub mod rendered_secret;
 mod revision;
 pub mod status;
+pub mod validation;
 
 pub use chat_quota::{ChatQuota, ChatQuotaSpec};
 pub use chat_tenant::{ChatTenant, ChatTenantSpec};

@@ -335,7 +335,7 @@ mod tests {
     use super::*;
     use crate::cases::{tenant, with};
     use crate::render::Secrets;
-    use crate::{Revisions, admit, render};
+    use crate::{Revisions, render, validation};
 
     const STRICT: &RenderSettings = &RenderSettings::STRICT;
 
@@ -349,7 +349,7 @@ mod tests {
         );
         let keys = BTreeMap::from([("key".to_owned(), Value::new("sk-visible").into())]);
         let secrets = Secrets::from([("main".to_owned(), keys)]);
-        let tenant = admit::chat_tenant(&object, None).unwrap();
+        let tenant = validation::chat_tenant(&object, None).unwrap();
         let rendered = render(&tenant, &[], &secrets, STRICT).unwrap();
         let hash = &rendered.config.content_hash;
         RenderedTenant {

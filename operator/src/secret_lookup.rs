@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, ListParams};
-use minichat_crds::admit::is_subdomain;
+use minichat_crds::validation::is_subdomain;
 use tokio::time::Instant;
 
 /// How long an answer counts.

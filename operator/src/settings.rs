@@ -212,7 +212,7 @@ impl Settings {
 
 /// The name of a pool is the value of a label and of `spec.pool`.
 fn pool(text: &str) -> Result<String, String> {
-    let is_name = minichat_crds::admit::is_subdomain(text) && !text.contains('.');
+    let is_name = minichat_crds::validation::is_subdomain(text) && !text.contains('.');
     if is_name && text.len() <= 63 {
         Ok(text.to_owned())
     } else {

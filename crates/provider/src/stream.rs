@@ -10,7 +10,7 @@ use minichat_config::tenant::ProviderKind;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::adapter::{Step, Translator};
-use crate::client::{Exchange, Pool};
+use crate::client::{ConnectionPool, Exchange};
 use crate::event::ProviderEvent;
 use crate::failure::{Failure, TimeoutStage};
 use crate::mask::Mask;
@@ -25,7 +25,7 @@ pub struct ProviderStream {
     parser: sse::Parser,
     translator: Translator,
     limits: Limits,
-    pool: Arc<Pool>,
+    pool: Arc<ConnectionPool>,
 }
 
 impl ProviderStream {
@@ -34,7 +34,7 @@ impl ProviderStream {
         mask: Mask,
         exchange: Exchange,
         limits: Limits,
-        pool: Arc<Pool>,
+        pool: Arc<ConnectionPool>,
     ) -> Self {
         Self {
             exchange: Some(exchange),

@@ -1,4 +1,4 @@
-//! One file, and one document of it by kind and name, admitted or refused.
+//! One file, and one document of it by kind and name, valid or refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Source, secret};
 use crate::render::derived_id;
-use crate::{ChatQuota, ChatTenant, GROUP, admit};
+use crate::{ChatQuota, ChatTenant, GROUP, validation};
 
 /// A file's documents.
 pub(super) struct ParsedFile {
@@ -102,13 +102,13 @@ impl Content {
             "ChatTenant" => Self::Tenant {
                 id: claimed_id(&name, object),
                 name,
-                object: admit::chat_tenant(object, None).map(Box::new),
+                object: validation::chat_tenant(object, None).map(Box::new),
             },
             "ChatQuota" => Self::Quota {
                 tenant: text("/spec/tenantRef/name")
                     .and_then(|tenant| NamespacedName::new(namespace_of(object), tenant).ok()),
                 name,
-                object: admit::chat_quota(object, None).map(Box::new),
+                object: validation::chat_quota(object, None).map(Box::new),
             },
             _ => Self::Secret {
                 name,
@@ -139,7 +139,7 @@ fn name_of(object: &Value) -> Result<NamespacedName, Fault> {
         message: message.to_owned(),
     };
     let name = object.pointer("/metadata/name").and_then(Value::as_str);
-    let name = name.filter(|name| admit::is_subdomain(name));
+    let name = name.filter(|name| validation::is_subdomain(name));
     let name = name.ok_or_else(|| {
         fault(
             "metadata.name",

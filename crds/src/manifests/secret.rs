@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use minichat_config::{Faults, Secret};
 use serde_json::Value;
 
-use crate::admit;
+use crate::validation;
 
 /// The values of a Secret by key. Faults never show a value.
 pub(super) fn values(object: &Value) -> Result<BTreeMap<String, Secret>, Faults> {
     let mut faults = Faults::default();
     let mut values = BTreeMap::new();
-    admit::metadata(object.get("metadata"), &mut faults);
+    validation::metadata(object.get("metadata"), &mut faults);
     for (key, value) in object.as_object().into_iter().flatten() {
         match key.as_str() {
             "apiVersion" => faults.require(value == "v1", "apiVersion", "must be v1"),

@@ -170,7 +170,7 @@ mod tests {
             let secrets = Secrets::from([("main".to_owned(), keys.into())]);
             let auth = serde_json::json!({"secretKeyRef": {"name": "main", "key": "key"}});
             let object = with(tenant(), "/spec/providers/0/auth", auth);
-            let tenant = crate::admit::chat_tenant(&object, None).unwrap();
+            let tenant = crate::validation::chat_tenant(&object, None).unwrap();
             let (credentials, unresolved) = resolve(&tenant, &secrets);
             assert_eq!(credentials.iter().count(), 0);
             assert_eq!(unresolved[0].kind, UnresolvedKind::SecretInvalid, "{why}");

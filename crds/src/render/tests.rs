@@ -7,8 +7,8 @@ use minichat_core::UserId;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::admit;
 use crate::cases::{quota, tenant, with};
+use crate::validation;
 
 const ALLOW_HTTP: RenderSettings = RenderSettings {
     allow_http: true,
@@ -24,10 +24,10 @@ fn secrets() -> Secrets {
 }
 
 fn rendered(tenant: &Value, quotas: &[Value]) -> Result<Rendered, Faults> {
-    let tenant = admit::chat_tenant(tenant, None)?;
+    let tenant = validation::chat_tenant(tenant, None)?;
     let quotas: Vec<_> = quotas
         .iter()
-        .map(|q| admit::chat_quota(q, None).unwrap())
+        .map(|q| validation::chat_quota(q, None).unwrap())
         .collect();
     render(
         &tenant,
@@ -237,7 +237,7 @@ fn plain_http_needs_permission() {
         rendered(&tenant, &[]).unwrap().config.providers["main"].port,
         80
     );
-    let tenant = admit::chat_tenant(&tenant, None).unwrap();
+    let tenant = validation::chat_tenant(&tenant, None).unwrap();
     let faults = render(&tenant, &[], &secrets(), &RenderSettings::default()).unwrap_err();
     assert_eq!(faults.0[0].path, "spec.providers[0].baseUrl");
 }
@@ -253,7 +253,7 @@ fn a_provider_may_not_be_silent_for_as_long_as_the_watchdog_waits() {
     let idle = |seconds: u32| {
         let timeouts = json!({"firstByteSeconds": 1, "idleSeconds": seconds});
         let tenant = with(tenant(), "/spec/providers/0/timeouts", timeouts);
-        admit::chat_tenant(&tenant, None).unwrap()
+        validation::chat_tenant(&tenant, None).unwrap()
     };
     let check = |seconds, timeout| render(&idle(seconds), &[], &secrets(), &settings(timeout));
     assert!(check(30, 90).is_ok() && check(240, 300).is_ok());
@@ -338,10 +338,10 @@ fn exactly_one_quota_applies_to_a_user() {
 }
 
 fn short(tenant: &Value, quotas: &[Value], settings: &RenderSettings) -> Vec<(String, Shortfall)> {
-    let tenant = admit::chat_tenant(tenant, None).unwrap();
+    let tenant = validation::chat_tenant(tenant, None).unwrap();
     let quotas: Vec<_> = quotas
         .iter()
-        .map(|quota| admit::chat_quota(quota, None).unwrap())
+        .map(|quota| validation::chat_quota(quota, None).unwrap())
         .collect();
     let quotas: Vec<_> = quotas.iter().collect();
     let allowances = allowances(&tenant, &quotas, settings);
@@ -417,8 +417,8 @@ fn subjects_are_named_as_in_the_token_of_the_tenants_issuers_or_else_of_the_proc
         ..RenderSettings::LENIENT
     };
     let named_users = |tenant: &Value, settings: &RenderSettings| -> Vec<UserId> {
-        let tenant = admit::chat_tenant(tenant, None).unwrap();
-        let quota = admit::chat_quota(&quota("q", &["auth0|anna"]), None).unwrap();
+        let tenant = validation::chat_tenant(tenant, None).unwrap();
+        let quota = validation::chat_quota(&quota("q", &["auth0|anna"]), None).unwrap();
         let limits = allowances(&tenant, &[&quota], settings).limits;
         limits.by_user.into_keys().collect()
     };
@@ -533,7 +533,7 @@ fn an_id_is_derived_from_namespace_and_name_and_never_changes() {
 fn an_id_that_is_derived_from_a_name_is_used_by_that_name_alone() {
     let faults = |namespace: &str, id: &str| {
         let object = with(tenant(), "/metadata/namespace", json!(namespace));
-        let mut tenant = admit::chat_tenant(&object, None).unwrap();
+        let mut tenant = validation::chat_tenant(&object, None).unwrap();
         tenant.spec.tenant_id = Some(id.to_owned());
         let rendered = render(&tenant, &[], &secrets(), &ALLOW_HTTP);
         rendered.map_or_else(|faults| faults.0, |_| Vec::new())
@@ -581,7 +581,7 @@ fn calling(field: &str, url: &str) -> ChatTenant {
         "spec.auth.issuers[0].issuer" => with(tenant(), "/spec/auth", issuer(url, None)),
         _ => with(tenant(), "/spec/auth", issuer(public, Some(url))),
     };
-    admit::chat_tenant(&object, None).unwrap_or_else(|faults| panic!("{url}: {faults}"))
+    validation::chat_tenant(&object, None).unwrap_or_else(|faults| panic!("{url}: {faults}"))
 }
 
 /// D48: what cannot be reached is refused where it is written, in each field
@@ -634,6 +634,6 @@ fn a_private_address_needs_permission_in_every_field_that_is_called() {
     let named = json!({"issuers": [{
         "issuer": "https://login.internal", "audience": "a", "jwksUri": "https://keys.example.com",
     }]});
-    let tenant = admit::chat_tenant(&with(tenant(), "/spec/auth", named), None).unwrap();
+    let tenant = validation::chat_tenant(&with(tenant(), "/spec/auth", named), None).unwrap();
     render(&tenant, &[], &secrets(), &settings("")).unwrap();
 }

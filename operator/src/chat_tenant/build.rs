@@ -219,7 +219,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_micros(1_772_292_609_000_000);
 
     fn tenant() -> ChatTenant {
-        minichat_crds::admit::chat_tenant(&cases::tenant(), None).unwrap()
+        minichat_crds::validation::chat_tenant(&cases::tenant(), None).unwrap()
     }
 
     fn seen() -> Dereferenced {

@@ -171,7 +171,7 @@ mod tests {
 
     fn contended(renew_time: &str) -> ChatTenant {
         let mut tenant =
-            minichat_crds::admit::chat_tenant(&minichat_crds::cases::tenant(), None).unwrap();
+            minichat_crds::validation::chat_tenant(&minichat_crds::cases::tenant(), None).unwrap();
         tenant.status = Some(ChatTenantStatus {
             contender: Some(Contender {
                 namespace: "b".to_owned(),

@@ -313,7 +313,7 @@ mod tests {
     /// D36: what a pod says names other tenants; their names and ids stay with administrators.
     #[test]
     fn a_refusal_names_no_tenant_of_another_namespace() {
-        let tenant = minichat_crds::admit::chat_tenant(&cases::tenant(), None).unwrap();
+        let tenant = minichat_crds::validation::chat_tenant(&cases::tenant(), None).unwrap();
         let holder = TenantId::random();
         let contested = refused(|standing| {
             standing.contested_issuer = Some(ContestedIssuer {

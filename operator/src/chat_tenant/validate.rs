@@ -139,7 +139,7 @@ mod tests {
     /// D49
     #[test]
     fn a_secret_without_the_label_is_told_apart_from_one_that_is_not_there() {
-        let tenant = minichat_crds::admit::chat_tenant(&cases::tenant(), None).unwrap();
+        let tenant = minichat_crds::validation::chat_tenant(&cases::tenant(), None).unwrap();
         let path = "spec.providers[0].auth.secretKeyRef.name".to_owned();
         let message = "there is no Secret keys".to_owned();
         let missing = Unresolved {

@@ -32,7 +32,7 @@ fn tenant(number: u8, issuers: &[&str]) -> Arc<ChatTenant> {
     let mut object = cases::tenant();
     object["spec"]["tenantId"] = json!(id(number));
     object["spec"]["auth"] = json!({ "issuers": issuers });
-    let mut tenant = minichat_crds::admit::chat_tenant(&object, None).unwrap();
+    let mut tenant = minichat_crds::validation::chat_tenant(&object, None).unwrap();
     tenant.metadata = serde_json::from_value(json!({
         "name": format!("t{number}"), "namespace": "a", "uid": number.to_string(),
         "creationTimestamp": format!("2026-01-0{number}T00:00:00Z"), "generation": 1,

@@ -25,7 +25,7 @@ use crate::event_handlers::enqueue_status_of_all;
 use crate::status::{self, EventNote, LastRun};
 
 use mark::Marker;
-use outcome::Left;
+use outcome::PodResult;
 use record::{Record, Run, Stage};
 
 /// When a mark that could not be set is tried again.
@@ -212,7 +212,7 @@ impl Jobs {
 }
 
 impl End {
-    fn of(run: &Run, left: Option<&Left>) -> Self {
+    fn of(run: &Run, left: Option<&PodResult>) -> Self {
         let outcome = run.outcome.as_ref().filter(|_| run.stage == Stage::Open);
         let failure = outcome.and_then(|outcome| outcome.failure.as_ref());
         Self {

@@ -25,7 +25,7 @@ pub(super) struct Failure {
 
 /// What the pod of a Job left.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Left {
+pub(super) struct PodResult {
     /// Of the first container that has left one, or why there is none.
     pub(super) report: Option<Result<JobReport, String>>,
     /// How it failed, if it did.
@@ -55,7 +55,7 @@ impl Outcome {
 
 impl Failure {
     /// For people. That its pod failed says less than how.
-    pub(super) fn words(&self, left: Option<&Left>) -> String {
+    pub(super) fn words(&self, left: Option<&PodResult>) -> String {
         let of_pod = left.and_then(|left| left.failure.clone());
         of_pod
             .filter(|_| self.reason != DEADLINE)
@@ -63,7 +63,7 @@ impl Failure {
     }
 }
 
-impl Left {
+impl PodResult {
     /// Of a pod that has ended: of one that has not, the container with the report may
     /// still run.
     pub(super) fn of(pod: &Pod) -> Option<Self> {

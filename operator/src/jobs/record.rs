@@ -9,7 +9,7 @@ use kube::ResourceExt as _;
 use kube::runtime::watcher::Event;
 use tokio::time::Instant;
 
-use super::outcome::{Left, Outcome, job_of};
+use super::outcome::{Outcome, PodResult, job_of};
 use crate::status::LastRun;
 
 /// How much later than the end of a Job its pod's may be seen: the two watches
@@ -36,7 +36,7 @@ pub(super) enum Stage {
     #[default]
     Open,
     /// Its failure was told before its pod was seen, which may have left a report.
-    Told,
+    Reported,
     /// It needs no look any more.
     Settled,
 }
@@ -45,7 +45,7 @@ pub(super) enum Stage {
 #[derive(Debug, Default)]
 pub(super) struct Record {
     runs: HashMap<String, Run>,
-    left: HashMap<String, Left>,
+    left: HashMap<String, PodResult>,
     /// Jobs that are gone, whose pods will be and were taken care of.
     done: HashSet<String>,
     jobs: Listing,
@@ -146,7 +146,7 @@ impl Record {
     /// Takes note of what `pod` has left, if it has ended.
     fn look(&mut self, pod: &Pod) {
         if let Some((_, uid)) = job_of(pod)
-            && let Some(left) = Left::of(pod)
+            && let Some(left) = PodResult::of(pod)
         {
             self.left.insert(uid.to_owned(), left);
         }
@@ -157,7 +157,7 @@ impl Record {
         let Some((job, uid)) = job_of(pod) else {
             return;
         };
-        let left = Left::of_gone(pod);
+        let left = PodResult::of_gone(pod);
         if self.runs.contains_key(uid) {
             self.left.insert(uid.to_owned(), left);
         } else {
@@ -192,7 +192,7 @@ impl Record {
         run.outcome.is_some()
             && match run.stage {
                 Stage::Open => has_left || self.is_late(run),
-                Stage::Told => has_left,
+                Stage::Reported => has_left,
                 Stage::Settled => false,
             }
     }
@@ -206,7 +206,7 @@ impl Record {
         noticed.is_some_and(|noticed| noticed.elapsed() >= LATE)
     }
 
-    pub(super) fn get(&mut self, uid: &str) -> Option<(&mut Run, Option<&Left>)> {
+    pub(super) fn get(&mut self, uid: &str) -> Option<(&mut Run, Option<&PodResult>)> {
         Some((self.runs.get_mut(uid)?, self.left.get(uid)))
     }
 
@@ -225,9 +225,9 @@ impl Record {
 
 impl Run {
     /// Its end is taken care of as far as it goes: by this process, if `is_ours`.
-    pub(super) fn took(&mut self, is_ours: bool, left: Option<&Left>) {
+    pub(super) fn took(&mut self, is_ours: bool, left: Option<&PodResult>) {
         self.stage = if is_ours && left.is_none() {
-            Stage::Told
+            Stage::Reported
         } else {
             Stage::Settled
         };

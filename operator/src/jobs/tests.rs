@@ -11,7 +11,7 @@ use minichat_metrics::JobMetrics;
 use serde_json::{Value, json};
 
 use super::mark::{Marker, REPORTED};
-use super::outcome::{Left, Outcome, job_of};
+use super::outcome::{Outcome, PodResult, job_of};
 use super::record::{LATE, Record, Stage};
 use super::{AGAIN, End};
 use crate::settings::Watchdog;
@@ -78,20 +78,20 @@ fn failed(reason: &str) -> Job {
     }]))
 }
 
-fn words(job: &Job, left: Option<&Left>) -> String {
+fn words(job: &Job, left: Option<&PodResult>) -> String {
     Outcome::of(job).unwrap().failure.unwrap().words(left)
 }
 
 /// K8S-44
 #[test]
 fn a_pod_leaves_something_once_it_has_ended() {
-    let left = Left::of(&ended_pod(0, &report())).unwrap();
+    let left = PodResult::of(&ended_pod(0, &report())).unwrap();
     assert!(left.has_report());
-    let broken = Left::of(&ended_pod(0, "killed")).unwrap();
+    let broken = PodResult::of(&ended_pod(0, "killed")).unwrap();
     assert!(matches!(broken.report, Some(Err(_))));
-    assert_eq!(Left::of(&running_pod()), None);
-    assert_eq!(Left::of(&Pod::default()), None);
-    assert!(!Left::of_gone(&running_pod()).has_report());
+    assert_eq!(PodResult::of(&running_pod()), None);
+    assert_eq!(PodResult::of(&Pod::default()), None);
+    assert!(!PodResult::of_gone(&running_pod()).has_report());
     assert_eq!(job_of(&ended_pod(0, "")), Some(("j", "u")));
     let of_another = pod_with("Running", &owner("ReplicaSet"), &[json!({})]);
     assert_eq!(job_of(&of_another), None);
@@ -103,17 +103,17 @@ fn a_container_that_was_injected_and_ends_first_hides_no_report() {
     let injected = ended(0, "");
     let one_runs = [injected.clone(), json!({"running": {}})];
     assert_eq!(
-        Left::of(&pod_with("Running", &owner("Job"), &one_runs)),
+        PodResult::of(&pod_with("Running", &owner("Job"), &one_runs)),
         None
     );
     let both = [injected.clone(), ended(1, &report())];
-    let left = Left::of(&pod_with("Failed", &owner("Job"), &both)).unwrap();
+    let left = PodResult::of(&pod_with("Failed", &owner("Job"), &both)).unwrap();
     assert!(left.has_report());
     // One that never ends is deleted with its pod.
     let runs_on = [ended(0, &report()), json!({"running": {}})];
     let pod = pod_with("Running", &owner("Job"), &runs_on);
-    assert_eq!(Left::of(&pod), None);
-    assert!(Left::of_gone(&pod).has_report());
+    assert_eq!(PodResult::of(&pod), None);
+    assert!(PodResult::of_gone(&pod).has_report());
 }
 
 /// K8S-7
@@ -121,7 +121,7 @@ fn a_container_that_was_injected_and_ends_first_hides_no_report() {
 fn a_failure_is_told_by_the_pod_unless_the_job_has_ended_it() {
     assert_eq!(Outcome::of(&running()), None);
     assert_eq!(Outcome::of(&succeeded()).unwrap().failure, None);
-    let left = Left::of(&ended_pod(3, &report()));
+    let left = PodResult::of(&ended_pod(3, &report()));
     let own = failed("BackoffLimitExceeded");
     assert_eq!(
         words(&own, left.as_ref()),
@@ -132,7 +132,7 @@ fn a_failure_is_told_by_the_pod_unless_the_job_has_ended_it() {
     assert_eq!(overdue, "DeadlineExceeded: so it is");
     let mut evicted = ended_pod(137, "");
     evicted.status.as_mut().unwrap().reason = Some("Evicted".to_owned());
-    let left = Left::of(&evicted);
+    let left = PodResult::of(&evicted);
     assert_eq!(words(&own, left.as_ref()), "its pod has failed: Evicted");
 }
 

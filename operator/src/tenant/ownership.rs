@@ -151,7 +151,7 @@ mod tests {
         let (namespace, name) = name.split_once('/').unwrap();
         let mut object = cases::tenant();
         object["spec"]["tenantId"] = json!(ID);
-        let mut tenant = minichat_crds::admit::chat_tenant(&object, None).unwrap();
+        let mut tenant = minichat_crds::validation::chat_tenant(&object, None).unwrap();
         tenant.metadata = serde_json::from_value(json!({
             "name": name, "namespace": namespace, "uid": format!("uid-of-{name}"), "generation": 1,
             "creationTimestamp": format!("2026-01-0{day}T00:00:00Z"),

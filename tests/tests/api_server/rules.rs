@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use kube::api::{DynamicObject, PostParams};
-use minichat_crds::admit;
 use minichat_crds::cases::{Case, cases, quota, tenant, with};
+use minichat_crds::validation;
 use serde_json::{Value, json};
 
 use super::fixture::{Fixture, object};
@@ -66,10 +66,10 @@ async fn every_case_is_accepted_and_refused_with_the_message_of_the_local_rules(
 async fn the_stored_object_has_the_defaults_of_the_local_rules() {
     let fixture = Fixture::new().await;
     let stored = store(&fixture, &tenant(), None, "acme").await.unwrap();
-    let local = admit::chat_tenant(&tenant(), None).unwrap();
+    let local = validation::chat_tenant(&tenant(), None).unwrap();
     assert_eq!(stored.data["spec"], present(json!(local.spec)));
     let stored = store(&fixture, &quota(), None, "acme").await.unwrap();
-    let local = admit::chat_quota(&quota(), None).unwrap();
+    let local = validation::chat_quota(&quota(), None).unwrap();
     assert_eq!(stored.data["spec"], present(json!(local.spec)));
     fixture.end().await;
 }

@@ -141,7 +141,7 @@ mod tests {
     proptest! {
         /// TURN-24, API-133
         #[test]
-        fn what_is_admitted_is_a_prefix_of_the_grammar(events in kinds()) {
+        fn what_is_accepted_is_a_prefix_of_the_grammar(events in kinds()) {
             let mut grammar = Grammar::new();
             let mut accepted = Vec::new();
             for kind in events {

@@ -27,8 +27,8 @@ pub use connector::ChosenBy;
 use connector::{ConnectError, Connector};
 pub use fetch::{FetchError, FetchLimits};
 use origin::Origin;
+pub(crate) use pool::ConnectionPool;
 use pool::Place;
-pub(crate) use pool::Pool;
 pub use tls::{CaFileError, check_ca_file};
 
 use crate::failure::{Failure, TimeoutStage};
@@ -75,7 +75,7 @@ pub struct ProviderClient {
 }
 
 struct Inner {
-    pool: Arc<Pool>,
+    pool: Arc<ConnectionPool>,
     connector: Connector,
     retry_after_cap: Duration,
     max_event_bytes: usize,
@@ -97,7 +97,7 @@ impl ProviderClient {
     fn connecting(settings: &ClientSettings, connector: Connector) -> Self {
         Self {
             inner: Arc::new(Inner {
-                pool: Arc::new(Pool::new(settings)),
+                pool: Arc::new(ConnectionPool::new(settings)),
                 connector,
                 retry_after_cap: settings.retry_after_cap,
                 max_event_bytes: settings.max_event_bytes,

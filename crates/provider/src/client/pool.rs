@@ -24,7 +24,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-pub(crate) struct Pool {
+pub(crate) struct ConnectionPool {
     idle: Mutex<HashMap<Place, Vec<Idle>>>,
     sweeper: Once,
     max_idle_per_origin: usize,
@@ -54,7 +54,7 @@ struct Idle {
     since: Instant,
 }
 
-impl Pool {
+impl ConnectionPool {
     pub(super) fn new(settings: &ClientSettings) -> Self {
         Self {
             idle: Mutex::default(),
@@ -133,7 +133,7 @@ impl Pool {
     }
 }
 
-async fn sweep(pool: Weak<Pool>) {
+async fn sweep(pool: Weak<ConnectionPool>) {
     loop {
         tokio::time::sleep(SWEEP_INTERVAL).await;
         match pool.upgrade() {

@@ -20,7 +20,7 @@ use crate::StoreError;
 const LISTEN: &str = "LISTEN minichat_turn_stop";
 
 /// Asked after [`LISTEN`], so that nothing falls between.
-const UNHEARD: &str = "SELECT id FROM chat_turns WHERE state = 'running' \
+const PENDING_STOPS: &str = "SELECT id FROM chat_turns WHERE state = 'running' \
      AND deleted_at IS NULL AND stop_requested_at IS NOT NULL";
 
 /// How long it may take until the server listens for us.
@@ -102,12 +102,17 @@ impl Session {
         let mut messages = stream::poll_fn(move |cx| connection.poll_message(cx)).boxed();
         let mut early = VecDeque::new();
         answered(client.batch_execute(LISTEN), &mut messages, &mut early).await?;
-        let rows = answered(client.simple_query(UNHEARD), &mut messages, &mut early).await?;
-        let unheard = rows.iter().filter_map(|row| match row {
+        let rows = answered(
+            client.simple_query(PENDING_STOPS),
+            &mut messages,
+            &mut early,
+        )
+        .await?;
+        let pending = rows.iter().filter_map(|row| match row {
             SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok().map(TurnId),
             _ => None,
         });
-        early.extend(unheard);
+        early.extend(pending);
         Ok(Self {
             messages,
             early,

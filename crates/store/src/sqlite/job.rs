@@ -1,6 +1,6 @@
 //! Jobs, and what they answer. An answer is worth nothing before the
 //! transaction in which it was made has ended: so a job that has run is a
-//! [`Success`] or a [`Refusal`], whose answer is told only to who shows how that
+//! [`Success`] or a [`Failure`], whose answer is told only to who shows how that
 //! transaction ended, and which otherwise becomes a job again.
 
 use std::sync::Arc;
@@ -27,14 +27,14 @@ pub(super) trait Job: Send {
 /// A job that has run; nobody has been told.
 pub(super) enum Tried {
     Succeeded(Success),
-    Refused(Refusal),
+    Refused(Failure),
 }
 
 /// It changed what it wanted.
 pub(super) struct Success(Box<dyn Answered>);
 
 /// It failed by itself. What it changed must be rolled back.
-pub(super) struct Refusal(Box<dyn Answered>);
+pub(super) struct Failure(Box<dyn Answered>);
 
 trait Answered: Send {
     fn tell(self: Box<Self>);
@@ -46,7 +46,7 @@ trait Answered: Send {
 impl Tried {
     pub(super) fn again(self) -> Box<dyn Job> {
         match self {
-            Self::Succeeded(Success(answered)) | Self::Refused(Refusal(answered)) => {
+            Self::Succeeded(Success(answered)) | Self::Refused(Failure(answered)) => {
                 answered.again()
             }
         }
@@ -55,7 +55,7 @@ impl Tried {
     pub(super) fn tell(self, committed: &Committed) {
         match self {
             Self::Succeeded(success) => success.tell(committed),
-            Self::Refused(Refusal(answered)) => answered.tell(),
+            Self::Refused(Failure(answered)) => answered.tell(),
         }
     }
 
@@ -63,7 +63,7 @@ impl Tried {
     /// is committed, and nothing of it will be.
     pub(super) fn tell_read(self, _ended: &RolledBack) {
         match self {
-            Self::Succeeded(Success(answered)) | Self::Refused(Refusal(answered)) => {
+            Self::Succeeded(Success(answered)) | Self::Refused(Failure(answered)) => {
                 answered.tell();
             }
         }
@@ -80,7 +80,7 @@ impl Success {
     }
 }
 
-impl Refusal {
+impl Failure {
     /// For a job that was alone in its transaction, and so has seen nothing but
     /// what is committed.
     pub(super) fn tell_alone(self, _undone: &RolledBack) {
@@ -161,7 +161,7 @@ where
         if succeeded {
             Tried::Succeeded(Success(answered))
         } else {
-            Tried::Refused(Refusal(answered))
+            Tried::Refused(Failure(answered))
         }
     }
 

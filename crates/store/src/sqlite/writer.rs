@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::SqliteTx;
 use super::checkpoint::Checkpoints;
-use super::job::{Job, Refusal, Success, Tried};
+use super::job::{Failure, Job, Success, Tried};
 use super::queue::Queue;
 use super::transaction::Transaction;
 use crate::{StoreError, Tx};
@@ -55,13 +55,13 @@ fn try_together(tx: &mut Tx, jobs: Jobs) -> Option<Jobs> {
     while let Some(job) = rest.next() {
         match job.run(transaction.tx()) {
             Tried::Succeeded(success) => succeeded.push(success),
-            Tried::Refused(refusal) if succeeded.is_empty() && rest.len() == 0 => {
-                refusal.tell_alone(&transaction.rollback());
+            Tried::Refused(failure) if succeeded.is_empty() && rest.len() == 0 => {
+                failure.tell_alone(&transaction.rollback());
                 return None;
             }
-            Tried::Refused(refusal) => {
+            Tried::Refused(failure) => {
                 drop(transaction);
-                return Some(again(succeeded, refusal).chain(rest).collect());
+                return Some(again(succeeded, failure).chain(rest).collect());
             }
         }
     }
@@ -76,9 +76,9 @@ fn try_together(tx: &mut Tx, jobs: Jobs) -> Option<Jobs> {
     None
 }
 
-fn again(succeeded: Vec<Success>, refusal: Refusal) -> impl Iterator<Item = Box<dyn Job>> {
+fn again(succeeded: Vec<Success>, failure: Failure) -> impl Iterator<Item = Box<dyn Job>> {
     let succeeded = succeeded.into_iter().map(Success::again);
-    succeeded.chain(std::iter::once(refusal.again()))
+    succeeded.chain(std::iter::once(failure.again()))
 }
 
 /// Runs every job in a savepoint of one transaction, so that a refused one

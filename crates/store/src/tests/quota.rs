@@ -15,7 +15,7 @@ const ALL: [(Period, Bucket); 4] = [
 ];
 
 on_both_databases! {
-    /// QUOTA-80: 64 parallel reserves with room for 10 admit exactly 10.
+    /// QUOTA-80: 64 parallel reserves with room for 10 allow exactly 10.
     async fn parallel_reserves_never_overspend(db: Db) {
         let mut sends = Vec::new();
         for _ in 0..64 {
@@ -26,8 +26,8 @@ on_both_databases! {
         }
         join_all(sends.iter().map(|send| db.insert_chat(db.user, send.chat, NOON))).await;
         let answers = join_all(sends.iter().map(|send| send.reserve(&db.store))).await;
-        let admitted = answers.iter().filter(|answer| answer.is_ok()).count();
-        assert_eq!(admitted, 10);
+        let allowed = answers.iter().filter(|answer| answer.is_ok()).count();
+        assert_eq!(allowed, 10);
         let refused = |answer: &Result<(), SendError>| matches!(answer, Err(SendError::QuotaExceeded));
         assert_eq!(answers.iter().filter(|answer| refused(answer)).count(), 54);
         let cells = db.cells(sends[0].scope()).await;

@@ -77,7 +77,7 @@ impl CappedIds {
         if let Some(known) = self.read().models.get(model) {
             return known.clone().into();
         }
-        let known = admit(&mut self.write().models, model, self.limits.values);
+        let known = insert_capped(&mut self.write().models, model, self.limits.values);
         known.map_or(OTHER.into(), StringValue::from)
     }
 
@@ -87,10 +87,12 @@ impl CappedIds {
             return pair.clone();
         }
         let mut known = self.write();
-        let provider = admit(&mut known.providers, provider, self.limits.values);
-        let model = admit(&mut known.models, model, self.limits.values);
+        let provider = insert_capped(&mut known.providers, provider, self.limits.values);
+        let model = insert_capped(&mut known.models, model, self.limits.values);
         match (provider, model) {
-            (Some(provider), Some(model)) => known.admit_pair(provider, model, self.limits.pairs()),
+            (Some(provider), Some(model)) => {
+                known.insert_pair(provider, model, self.limits.pairs())
+            }
             (provider, model) => (
                 provider.map_or(OTHER.into(), StringValue::from),
                 model.map_or(OTHER.into(), StringValue::from),
@@ -114,7 +116,7 @@ impl Known {
 
     /// The pair if it is known or there is room for it, else the provider
     /// with `other`.
-    fn admit_pair(&mut self, provider: Arc<str>, model: Arc<str>, limit: usize) -> Pair {
+    fn insert_pair(&mut self, provider: Arc<str>, model: Arc<str>, limit: usize) -> Pair {
         if let Some(pair) = self.pair(&provider, &model) {
             return pair.clone();
         }
@@ -130,7 +132,7 @@ impl Known {
 }
 
 /// The id itself if it is known or there is room for it.
-fn admit(known: &mut HashSet<Arc<str>>, id: &str, limit: usize) -> Option<Arc<str>> {
+fn insert_capped(known: &mut HashSet<Arc<str>>, id: &str, limit: usize) -> Option<Arc<str>> {
     if let Some(known) = known.get(id) {
         return Some(known.clone());
     }

@@ -218,7 +218,7 @@ fn the_tenant_cap_bounds_output_and_floor() {
 
 /// Check 10: QUOTA-12, QUOTA-13, QUOTA-47
 #[test]
-fn equality_admits_and_one_less_downgrades() {
+fn equality_is_allowed_and_one_less_downgrades() {
     let models = catalog();
     for period in Period::ALL {
         let mut policy = policy(&models);
@@ -479,7 +479,7 @@ fn any_cells() -> impl Strategy<Value = Cells> {
 proptest! {
     /// QUOTA-80: what is allowed fits into every cell that it touches.
     #[test]
-    fn an_admitted_reserve_never_passes_a_limit(
+    fn an_allowed_reserve_never_passes_a_limit(
         cells in any_cells(),
         bytes in 0..100_000_u64,
         limits in prop::array::uniform4(0..300_000_i64),

@@ -21,18 +21,18 @@ use crate::{ChatQuota, ChatTenant, GROUP, VERSION, generate};
 
 pub use metadata::{is_label, is_subdomain, metadata};
 
-static CHAT_TENANT: LazyLock<Admission> = LazyLock::new(Admission::of::<ChatTenant>);
-static CHAT_QUOTA: LazyLock<Admission> = LazyLock::new(Admission::of::<ChatQuota>);
+static CHAT_TENANT: LazyLock<Validator> = LazyLock::new(Validator::of::<ChatTenant>);
+static CHAT_QUOTA: LazyLock<Validator> = LazyLock::new(Validator::of::<ChatQuota>);
 
 /// `object` as the API server would store it, read as a `ChatTenant`. With `old`
 /// the rules that compare with the stored object apply as well.
 pub fn chat_tenant(object: &Value, old: Option<&Value>) -> Result<ChatTenant, Faults> {
-    read(CHAT_TENANT.admit(object, old)?)
+    read(CHAT_TENANT.validate(object, old)?)
 }
 
 /// The same for a `ChatQuota`.
 pub fn chat_quota(object: &Value, old: Option<&Value>) -> Result<ChatQuota, Faults> {
-    read(CHAT_QUOTA.admit(object, old)?)
+    read(CHAT_QUOTA.validate(object, old)?)
 }
 
 fn read<K: serde::de::DeserializeOwned>(object: Value) -> Result<K, Faults> {
@@ -44,13 +44,13 @@ fn read<K: serde::de::DeserializeOwned>(object: Value) -> Result<K, Faults> {
 }
 
 /// The schema of one kind with its rules compiled.
-struct Admission {
+struct Validator {
     kind: String,
     schema: Value,
     rules: cel::Rules,
 }
 
-impl Admission {
+impl Validator {
     fn of<K: CustomResourceExt>() -> Self {
         let schema = generate::schema::<K>();
         let rules = cel::Rules::of(&schema);
@@ -61,16 +61,15 @@ impl Admission {
         }
     }
 
-    fn admit(&self, object: &Value, old: Option<&Value>) -> Result<Value, Faults> {
+    fn validate(&self, object: &Value, old: Option<&Value>) -> Result<Value, Faults> {
         let mut faults = Faults::default();
-        let admitted = self.defaulted(object, &mut faults);
+        let stored = self.defaulted(object, &mut faults);
         // As on the API server, rules see only objects whose shape is right.
-        let admitted = faults.into_result(admitted)?;
+        let stored = faults.into_result(stored)?;
         let mut faults = Faults::default();
         let old = old.map(|old| self.defaulted(old, &mut Faults::default()));
-        self.rules
-            .evaluate(&admitted, old.as_ref(), "", &mut faults);
-        faults.into_result(admitted)
+        self.rules.evaluate(&stored, old.as_ref(), "", &mut faults);
+        faults.into_result(stored)
     }
 
     /// The object with defaults; its status is left out, since only the status
@@ -98,21 +97,22 @@ impl Admission {
             "kind",
             format!("must be {}", self.kind),
         );
-        let mut admitted = Map::new();
+        let mut stored = Map::new();
         for key in ["apiVersion", "kind"] {
-            admitted.insert(key.to_owned(), given.get(key).cloned().unwrap_or_default());
+            stored.insert(key.to_owned(), given.get(key).cloned().unwrap_or_default());
         }
-        admitted.insert(
+        stored.insert(
             "metadata".to_owned(),
             metadata(given.get("metadata"), faults),
         );
         match given.get("spec") {
             None | Some(Value::Null) => faults.add("spec", "is required"),
             Some(spec) => {
-                let spec = schema::admit(&self.schema["properties"]["spec"], spec, "spec", faults);
-                admitted.insert("spec".to_owned(), spec);
+                let spec =
+                    schema::validate(&self.schema["properties"]["spec"], spec, "spec", faults);
+                stored.insert("spec".to_owned(), spec);
             }
         }
-        Value::Object(admitted)
+        Value::Object(stored)
     }
 }

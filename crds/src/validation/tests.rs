@@ -10,15 +10,15 @@ use super::*;
 use crate::Credits;
 use crate::cases::{Case, cases, quota, tenant, with};
 
-fn admit(object: &Value, old: Option<&Value>) -> Result<Value, Faults> {
+fn validate(object: &Value, old: Option<&Value>) -> Result<Value, Faults> {
     match object["kind"].as_str() {
-        Some("ChatTenant") => CHAT_TENANT.admit(object, old),
-        _ => CHAT_QUOTA.admit(object, old),
+        Some("ChatTenant") => CHAT_TENANT.validate(object, old),
+        _ => CHAT_QUOTA.validate(object, old),
     }
 }
 
 fn only_fault(object: &Value) -> (String, String) {
-    let faults = admit(object, None).unwrap_err();
+    let faults = validate(object, None).unwrap_err();
     assert_eq!(faults.0.len(), 1, "{faults}");
     let fault = faults.0.into_iter().next().unwrap();
     (fault.path, fault.message)
@@ -36,8 +36,8 @@ fn every_case_is_accepted_and_refused_with_its_message_alone() {
         refused,
     } in cases()
     {
-        admit(&accepted, old.as_ref()).unwrap_or_else(|faults| panic!("{message}: {faults}"));
-        let faults = admit(&refused, old.as_ref()).expect_err(message);
+        validate(&accepted, old.as_ref()).unwrap_or_else(|faults| panic!("{message}: {faults}"));
+        let faults = validate(&refused, old.as_ref()).expect_err(message);
         let found: Vec<_> = faults
             .0
             .iter()
@@ -109,8 +109,8 @@ fn every_rule_compiles() {
 /// K8S-5: defaults, also inside of defaults, and null as absent.
 #[test]
 fn defaults_are_filled_in() {
-    let admitted = admit(&with(tenant(), "/spec/displayName", Value::Null), None).unwrap();
-    let spec = &admitted["spec"];
+    let stored = validate(&with(tenant(), "/spec/displayName", Value::Null), None).unwrap();
+    let spec = &stored["spec"];
     assert_eq!(spec["displayName"], "");
     assert_eq!(spec["features"]["aiChat"], true);
     assert_eq!(spec["streaming"]["maxOutputTokens"], 32768);
@@ -121,11 +121,11 @@ fn defaults_are_filled_in() {
         50
     );
     assert_eq!(spec["models"][0]["enabled"], true);
-    let spec = &admit(&quota(), None).unwrap()["spec"];
+    let spec = &validate(&quota(), None).unwrap()["spec"];
     assert_eq!(spec["limits"]["premium"]["monthly"], "500");
     assert_eq!(spec["overshootTolerancePct"], 10);
     let partial = with(quota(), "/spec/limits", json!({"standard": {"daily": 7}}));
-    let spec = &admit(&partial, None).unwrap()["spec"];
+    let spec = &validate(&partial, None).unwrap()["spec"];
     assert_eq!(
         spec["limits"]["standard"],
         json!({"daily": 7, "monthly": "1000"})
@@ -168,7 +168,7 @@ fn a_fraction_without_quotes_is_refused_with_the_text_to_write() {
         );
         let quoted = told.split('"').nth(1).unwrap();
         let limits = json!({"premium": {"daily": quoted}});
-        admit(&with(quota(), "/spec/limits", limits), None).unwrap();
+        validate(&with(quota(), "/spec/limits", limits), None).unwrap();
     }
 }
 
@@ -181,11 +181,8 @@ fn extra_body_is_kept_as_it_is() {
         "/spec/models/0/apiParams",
         json!({"extraBody": body}),
     );
-    let admitted = admit(&object, None).unwrap();
-    assert_eq!(
-        admitted["spec"]["models"][0]["apiParams"]["extraBody"],
-        body
-    );
+    let stored = validate(&object, None).unwrap();
+    assert_eq!(stored["spec"]["models"][0]["apiParams"]["extraBody"], body);
 }
 
 #[test]
@@ -322,9 +319,9 @@ proptest! {
 fn headers_that_carry_no_credential_are_refused_in_every_spelling() {
     use minichat_config::tenant::request_line::{REFUSED_HEADERS, may_carry_credential};
 
-    let admitted = |name: &str| {
+    let stored = |name: &str| {
         let auth = json!({"header": name, "secretKeyRef": {"name": "main", "key": "key"}});
-        admit(&with(tenant(), "/spec/providers/0/auth", auth), None).is_ok()
+        validate(&with(tenant(), "/spec/providers/0/auth", auth), None).is_ok()
     };
     for refused in REFUSED_HEADERS {
         for ending in ["", "x", "-x"] {
@@ -337,13 +334,13 @@ fn headers_that_carry_no_credential_are_refused_in_every_spelling() {
                 .join("-");
             for spelling in [name.to_ascii_uppercase(), titled, name] {
                 assert!(!may_carry_credential(&spelling), "{spelling}");
-                assert!(!admitted(&spelling), "{spelling}");
+                assert!(!stored(&spelling), "{spelling}");
             }
         }
     }
     for allowed in ["Authorization", "api-key", "x.api.key", "hosts", "X_Auth~1"] {
         assert!(
-            may_carry_credential(allowed) && admitted(allowed),
+            may_carry_credential(allowed) && stored(allowed),
             "{allowed}"
         );
     }

@@ -9,7 +9,7 @@ use super::patterns;
 
 /// `value` with defaults, checked against `schema`. Messages follow those of the
 /// API server.
-pub(super) fn admit(schema: &Value, value: &Value, path: &str, faults: &mut Faults) -> Value {
+pub(super) fn validate(schema: &Value, value: &Value, path: &str, faults: &mut Faults) -> Value {
     let expected = schema["type"].as_str().unwrap_or("integer or string");
     let fits = match (expected, value) {
         ("object", Value::Object(_))
@@ -66,13 +66,13 @@ fn object(schema: &Value, given: &Map<String, Value>, path: &str, faults: &mut F
     for key in given.keys().filter(|key| !properties.contains_key(*key)) {
         faults.add(format!("{path}.{key}"), unknown(key, properties));
     }
-    let mut admitted = Map::new();
+    let mut stored = Map::new();
     for (key, property) in properties {
         // No field is nullable, so null means absent.
         let value = given.get(key).filter(|value| !value.is_null());
         if let Some(value) = value.or_else(|| property.get("default")) {
-            let value = admit(property, value, &format!("{path}.{key}"), faults);
-            admitted.insert(key.clone(), value);
+            let value = validate(property, value, &format!("{path}.{key}"), faults);
+            stored.insert(key.clone(), value);
         }
     }
     for key in schema["required"]
@@ -82,12 +82,12 @@ fn object(schema: &Value, given: &Map<String, Value>, path: &str, faults: &mut F
         .filter_map(Value::as_str)
     {
         faults.require(
-            admitted.contains_key(key),
+            stored.contains_key(key),
             format!("{path}.{key}"),
             "is required",
         );
     }
-    Value::Object(admitted)
+    Value::Object(stored)
 }
 
 fn unknown(key: &str, properties: &Map<String, Value>) -> String {
@@ -107,10 +107,10 @@ fn array(schema: &Value, items: &[Value], path: &str, faults: &mut Faults) -> Va
     if let Some(min) = schema["minItems"].as_u64() {
         faults.require(size >= min, path, format!("must have at least {min} items"));
     }
-    let admitted: Vec<_> = items
+    let stored: Vec<_> = items
         .iter()
         .enumerate()
-        .map(|(i, item)| admit(&schema["items"], item, &format!("{path}[{i}]"), faults))
+        .map(|(i, item)| validate(&schema["items"], item, &format!("{path}[{i}]"), faults))
         .collect();
     let keys: Vec<_> = schema["x-kubernetes-list-map-keys"]
         .as_array()
@@ -119,9 +119,9 @@ fn array(schema: &Value, items: &[Value], path: &str, faults: &mut Faults) -> Va
         .filter_map(Value::as_str)
         .collect();
     if !keys.is_empty() {
-        unique(&admitted, &keys, path, faults);
+        unique(&stored, &keys, path, faults);
     }
-    Value::Array(admitted)
+    Value::Array(stored)
 }
 
 fn unique(items: &[Value], keys: &[&str], path: &str, faults: &mut Faults) {
