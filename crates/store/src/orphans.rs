@@ -1,5 +1,6 @@
 //! Running turns whose process may be gone, and everything their settlement
-//! needs besides the stored policy (TURN-56, TURN-58).
+//! needs besides the stored policy (TURN-56, TURN-58). The watchdog decides at which
+//! age a turn is an orphan.
 
 use minichat_core::{ChatId, Date, RequestId, TenantId, Timestamp, TurnId, UserId};
 

@@ -4,6 +4,7 @@
 //! * `directory`: a directory of rendered tenants, as a sidecar has them.
 //! * `kubernetes`: the rendered Secrets of a pool, watched in the cluster.
 
+mod configz;
 mod directory;
 mod examine;
 mod files;
@@ -16,7 +17,6 @@ mod policy_versions;
 mod rendered;
 mod settling;
 mod source;
-mod status;
 mod tenant_states;
 mod tenants;
 
@@ -29,9 +29,9 @@ mod rendered_tests;
 #[cfg(test)]
 mod tests;
 
+pub use configz::{Configz, ContestedIssuer, State, Status, TenantStatus};
 pub use examine::{Examined, examine};
 pub use issuers::{Listing, SharedIssuer};
 pub use policy_versions::{OwnedByAnother, PolicyError, StoredPolicyVersions};
 pub use source::ConfigSource;
-pub use status::{Configz, ContestedIssuer, State, Status, TenantStatus};
 pub use tenants::{TenantRuntime, Tenants};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use minichat_config::tenant::IssuerConflict;
 use minichat_core::{NamespacedName, TenantId};
 
-use super::status::{ContestedIssuer, State, TenantStatus};
+use super::configz::{ContestedIssuer, State, TenantStatus};
 use super::{Status, TenantRuntime, Tenants};
 
 /// The state of every tenant of a source, and its two public sides: what

@@ -1,3 +1,5 @@
+//! The body of a stream's response: a live [`Relay`], in which a disconnect is noticed, or the recording of a turn.
+
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! [`admission`] is the only place where ways to begin a turn differ; [`plan`]
-//! chooses model, price and context; [`reserve`] is the first transaction, in
+//! chooses model, price and context, or refuses for lack of credits; [`reserve`] is the first transaction, in
 //! which both happen and after which the turn is *open*; [`converse`] talks to
 //! the provider;
 //! [`finalize`] writes the second transaction for every outcome, and

@@ -1,4 +1,10 @@
 //! Tenants: the render loop ([`render`]) and the object loop ([`reconcile`]).
+//!
+//! Both take the same steps, a file each: [`contention`] says whether this operator
+//! serves the tenant, [`dereference`] reads what it depends on from the caches,
+//! [`validate`] says what is right and wrong, [`build`] makes the rendered Secret. Then
+//! the render loop writes the Secret ([`apply`]), and the object loop the status
+//! ([`update_status`]).
 
 mod apply;
 mod build;

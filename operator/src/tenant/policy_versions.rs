@@ -1,6 +1,7 @@
 //! Which policy of each tenant was delivered last. A cache shows a write a moment
 //! later; until then this remembers it, so that no number is given twice
-//! (QUOTA-27). After a restart the caches have caught up.
+//! (QUOTA-27). After a restart the caches have caught up. `chat_tenant/build.rs` chooses
+//! the next number.
 //!
 //! Also which numbers a pod's database knows already: a tenant that was deleted
 //! and made again, or brought to another cluster, would otherwise begin with

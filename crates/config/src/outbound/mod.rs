@@ -4,7 +4,7 @@
 //! Tenants choose the addresses of providers and issuers. Each address is checked
 //! twice: the host as written, when the manifest is rendered; and the resolved
 //! address, when the connection is opened. So a changed DNS answer cannot bypass
-//! the check.
+//! the check. [`AllowPrivate`] refuses; [`address`] only says what kind an address is.
 
 mod address;
 mod allow_private;

@@ -5,6 +5,8 @@
 //! Every key is also an environment variable: the key in capitals, dots as
 //! underscores, with the prefix `MINICHAT_`; `server.bind_addr` is
 //! `MINICHAT_SERVER_BIND_ADDR`. The items of a list are separated by commas.
+//!
+//! To add a key: a row in `key::KEYS`, a field in `types`, a line in `load`.
 
 mod key;
 mod load;

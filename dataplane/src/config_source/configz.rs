@@ -1,4 +1,5 @@
-//! What `/configz` shows (K8S-22, D33, D34).
+//! What `/configz` shows (K8S-22, D33, D34): the types. [`super::tenant_states`] fills them, the admin listener serves
+//! them.
 
 use std::sync::Arc;
 
