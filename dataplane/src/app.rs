@@ -10,6 +10,7 @@ use minichat_store::Store;
 use minichat_telemetry::Signal;
 
 use crate::config_source::Tenants;
+use crate::database::Probe;
 use crate::open_turns::OpenTurns;
 
 /// The data plane's parts. Cloned per request as one [`Arc`].
@@ -18,6 +19,8 @@ pub struct App {
     /// The tenants that are served now, swapped atomically on a change.
     pub tenants: Arc<Tenants>,
     pub store: Store,
+    /// Whether it serves.
+    pub probe: Probe,
     pub provider: ProviderClient,
     pub metrics: Arc<dyn Metrics>,
     pub clock: Arc<dyn Clock>,

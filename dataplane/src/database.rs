@@ -1,6 +1,7 @@
 //! The database as a process uses it: its settings, and whether it serves.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use minichat_config::process::{Database, DatabaseUrl};
@@ -8,8 +9,11 @@ use minichat_store::{DatabaseSettings, Store, StoreError};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-/// How long what was found out is told again, however often it is asked.
+/// How long it is told again that the database serves.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long it is told again that it does not: whoever waits for it should not
+/// wait for this.
+const FRESH_FAILURE: Duration = Duration::from_millis(100);
 /// How long a database may take that is ready to serve.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -45,29 +49,43 @@ pub(crate) fn settings(config: &Database) -> DatabaseSettings {
 
 /// Finds out whether a request would be served, by a small write: a database
 /// that can only be read, or whose disk is full, is not ready.
-pub(crate) struct Probe {
+pub struct Probe {
     store: Store,
     last: Mutex<Option<(Instant, Finding)>>,
+    is_doubted: AtomicBool,
 }
 
 /// Why the database cannot serve.
 type Finding = Result<(), Arc<str>>;
 
 impl Probe {
-    pub(crate) fn of(store: Store) -> Self {
+    pub fn of(store: Store) -> Self {
         Self {
             store,
             last: Mutex::default(),
+            is_doubted: AtomicBool::new(false),
         }
     }
 
-    /// What a request would meet, found out at most once a second.
+    /// Notes that a request was answered with 503: the next [`check`](Self::check)
+    /// finds out why.
+    pub(crate) fn doubt(&self) {
+        self.is_doubted.store(true, Ordering::Release);
+    }
+
+    /// What a request would meet. That all is well is found out at most once a
+    /// second, unless somebody met something else.
     pub(crate) async fn check(&self) -> Finding {
         let mut last = self.last.lock().await;
-        if let Some((at, finding)) = &*last
-            && at.elapsed() < FRESH
-        {
-            return finding.clone();
+        let is_doubted = self.is_doubted.swap(false, Ordering::AcqRel);
+        if let Some((at, finding)) = &*last {
+            let is_fresh = match finding {
+                Ok(()) => at.elapsed() < FRESH && !is_doubted,
+                Err(_) => at.elapsed() < FRESH_FAILURE,
+            };
+            if is_fresh {
+                return finding.clone();
+            }
         }
         let answer = timeout(PATIENCE, self.store.probe()).await;
         let finding = match answer.unwrap_or(Err(StoreError::Deadline)) {

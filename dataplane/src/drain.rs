@@ -55,9 +55,11 @@ fn refuse(app: &App, lifecycle: &Lifecycle) {
     lifecycle.refusing.fire();
 }
 
-/// Waits until no turn is open (TURN-51).
+/// Waits until no turn is open (TURN-51), and gives up those that still are:
+/// their clients are told so.
 pub(crate) async fn finalized(turns: &OpenTurns, patience: Duration) {
     if tokio::time::timeout(patience, turns.idle()).await.is_err() {
         tracing::error!("some turns could not be finalized in time; the watchdog will end them");
+        turns.abandon();
     }
 }

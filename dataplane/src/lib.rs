@@ -8,7 +8,7 @@ pub mod ask;
 pub mod caller;
 pub mod check_config;
 pub mod config_source;
-mod database;
+pub mod database;
 pub mod drain;
 pub mod http;
 pub mod jobs;

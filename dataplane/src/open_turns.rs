@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use minichat_core::TurnId;
+use minichat_telemetry::Signal;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -83,6 +84,7 @@ pub struct OpenTurns(Arc<Shared>);
 struct Shared {
     open: Mutex<Open>,
     emptied: Notify,
+    abandoned: Signal,
 }
 
 #[derive(Debug, Default)]
@@ -127,6 +129,17 @@ impl OpenTurns {
         for interrupt in turns {
             interrupt.fire(Cancel::Drain);
         }
+    }
+
+    /// Lets nobody wait any longer for the database to end a turn: the process
+    /// ends.
+    pub fn abandon(&self) {
+        self.0.abandoned.fire();
+    }
+
+    /// Returns once the turns are abandoned.
+    pub async fn abandoned(&self) {
+        self.0.abandoned.fired().await;
     }
 
     /// Waits until none is open.

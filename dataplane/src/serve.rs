@@ -95,6 +95,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
     let admin = listen(config.metrics.bind_addr, "metrics.bind_addr").await?;
     let app = Arc::new(App {
         tenants: source.tenants(),
+        probe: Probe::of(store.clone()),
         store,
         provider: ProviderClient::new(&ClientSettings {
             own_ports: vec![application.local_addr()?.port(), admin.local_addr()?.port()],
@@ -199,11 +200,11 @@ fn admin_router(
 ) -> Router {
     let of_configz = Arc::clone(app);
     let draining = lifecycle.draining.clone();
-    let probe = Arc::new(Probe::of(app.store.clone()));
+    let of_readiness = Arc::clone(app);
     let tenants = source.readiness();
     let readiness = move || {
-        let (probe, draining, tenants) = (Arc::clone(&probe), draining.clone(), tenants());
-        async move { readiness(&probe, &draining, tenants).await }
+        let (app, draining, tenants) = (Arc::clone(&of_readiness), draining.clone(), tenants());
+        async move { readiness(&app.probe, &draining, tenants).await }
     };
     let status = source.status();
     let configz = get(move || {

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::Route;
 use http::header::ORIGIN;
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use minichat_core::ErrorCode;
 use minichat_telemetry::traces::{TRACEPARENT, http_span};
 use minichat_telemetry::{HalfClose, PeerAddr, TraceContext, Tracer, check_host};
@@ -121,6 +121,9 @@ async fn serve(
         let answer = work.instrument(span).await;
         answer.unwrap_or_else(Problem::into_response)
     };
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        pipeline.app.probe.doubt();
+    }
     let mut response = error::render(response, uri.path(), trace);
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, id.into_header());

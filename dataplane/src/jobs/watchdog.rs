@@ -33,6 +33,10 @@ use crate::turn::relay::Labels;
 /// Rows of one selection (TURN-58).
 const BATCH: u32 = 100;
 
+/// How long a database that cannot serve is asked to end one turn. The next run
+/// asks again.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The label of a turn whose row names no provider or model.
 const UNKNOWN: &str = "other";
 
@@ -197,7 +201,8 @@ impl Run<'_> {
         };
         let account = Arc::new(Account::of_row(orphan, price));
         let ending = Ending::orphaned(stale_at);
-        match finalize(&self.watchdog.store, &account, ending).await {
+        let given_up = tokio::time::sleep(PATIENCE);
+        match finalize(&self.watchdog.store, &account, ending, given_up).await {
             Verdict::Won(finalized) => {
                 self.report.finalized += 1;
                 self.record(orphan, &account, &finalized);

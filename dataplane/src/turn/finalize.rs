@@ -2,6 +2,7 @@
 //! its charge, stores its answer and reports its usage (TURN-33). The
 //! compare-and-set in it is the only arbiter between finalizers (TURN-42).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +22,10 @@ use super::audit_event::{self, TurnEvent};
 use super::in_doubt::{Attempted, resolve};
 use super::usage_event::{self, Bill, UsageEvent};
 
+/// Attempts at what the database refuses.
 const ATTEMPTS: u32 = 3;
-const BACK_OFF: Duration = Duration::from_millis(50);
+const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
+const MAX_BACK_OFF: Duration = Duration::from_secs(1);
 
 /// How a turn ends, as far as its finalizer knows.
 #[derive(Clone, Debug)]
@@ -117,30 +120,75 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// Ends the turn of `account` as `ending` says. Tries three times; when the
-/// database refuses the answer itself the turn ends without it (TURN-37).
-pub(crate) async fn finalize(store: &Store, account: &Arc<Account>, mut ending: Ending) -> Verdict {
+/// Ends the turn of `account` as `ending` says (TURN-38). A database that
+/// refuses it is asked three times, after the first without the answer
+/// (TURN-37); one that cannot serve is asked again until `given_up` is ready.
+pub(crate) async fn finalize(
+    store: &Store,
+    account: &Arc<Account>,
+    mut ending: Ending,
+    given_up: impl Future<Output = ()>,
+) -> Verdict {
     let entered = Instant::now();
     let attempted = Attempted::default();
-    for attempt in 1..=ATTEMPTS {
+    let mut given_up = pin!(given_up);
+    let mut retries = Retries::default();
+    let otherwise = loop {
         match commit(store, account, &ending, &attempted).await {
             Ok(finalized) => return won(finalized, entered),
-            Err(Failure::Lost) => {
-                let in_doubt = won_in_doubt(store, account, &attempted).await;
-                return in_doubt.map_or(Verdict::Lost, |finalized| won(finalized, entered));
-            }
+            Err(Failure::Lost) => break Verdict::Lost,
             Err(Failure::Store(error)) => {
-                tracing::error!(turn.id = %account.turn_id, attempt, error = %error, "a turn could not be finalized");
-                if error.is_unavailable() {
-                    tokio::time::sleep(BACK_OFF * attempt).await;
-                } else {
+                if !error.is_unavailable() {
                     ending = ending.without_answer();
+                }
+                if !retries.wait(account, &error, given_up.as_mut()).await {
+                    break Verdict::Uncommitted;
                 }
             }
         }
-    }
+    };
     let in_doubt = won_in_doubt(store, account, &attempted).await;
-    in_doubt.map_or(Verdict::Uncommitted, |finalized| won(finalized, entered))
+    in_doubt.map_or(otherwise, |finalized| won(finalized, entered))
+}
+
+/// The attempts that follow one that failed.
+#[derive(Default)]
+struct Retries {
+    refusals: u32,
+    /// What was waited before the latest; `None`: the database served so far.
+    back_off: Option<Duration>,
+}
+
+impl Retries {
+    /// Waits for the next attempt after `error`; false if there is none.
+    async fn wait(
+        &mut self,
+        account: &Account,
+        error: &StoreError,
+        given_up: impl Future<Output = ()>,
+    ) -> bool {
+        let turn = account.turn_id;
+        if !error.is_unavailable() {
+            tracing::error!(turn.id = %turn, %error, "the database refused to finalize a turn");
+            self.refusals += 1;
+            return self.refusals < ATTEMPTS;
+        }
+        let back_off = match self.back_off {
+            Some(before) => (before * 2).min(MAX_BACK_OFF),
+            None => {
+                tracing::warn!(turn.id = %turn, %error, "a turn cannot be finalized yet");
+                FIRST_BACK_OFF
+            }
+        };
+        self.back_off = Some(back_off);
+        tokio::select! {
+            () = tokio::time::sleep(back_off) => true,
+            () = given_up => {
+                tracing::error!(turn.id = %turn, %error, "a turn could not be finalized; the watchdog will end it");
+                false
+            }
+        }
+    }
 }
 
 fn won(mut finalized: Finalized, entered: Instant) -> Verdict {

@@ -34,6 +34,9 @@ use crate::caller::Caller;
 use crate::open_turns::{Cancel, Interrupt};
 use crate::problem::Problem;
 
+/// A task gives its turn up so long before a watchdog may take it (TURN-1).
+const MARGIN: Duration = Duration::from_mins(1);
+
 /// What [`converse`] answers.
 type Ended = Result<Option<IncompleteReason>, TurnError>;
 
@@ -159,8 +162,7 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
         ttft: answer.ttft,
         stale_at: None,
     };
-    let account = Arc::new(Account::of_open(turn));
-    let verdict = finalize(&turn.app.store, &account, ending).await;
+    let verdict = end(turn, ending).await;
     let total = began.elapsed();
     conclude(turn, &ended, &verdict, total);
     log(turn, &answer, &verdict, total);
@@ -169,6 +171,20 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
         // A client that left has read all it wanted.
         let _ = sink.send(&event).await;
     }
+}
+
+/// Finalizes the turn. A database that cannot serve is waited for, but neither
+/// until a watchdog might take the turn nor longer than the process can wait.
+async fn end(turn: &OpenTurn, ending: Ending) -> Verdict {
+    let account = Arc::new(Account::of_open(turn));
+    let patience = turn.app.config.orphan_watchdog.timeout;
+    let given_up = async {
+        tokio::select! {
+            () = tokio::time::sleep(patience.saturating_sub(MARGIN)) => {}
+            () = turn.app.turns.abandoned() => {}
+        }
+    };
+    finalize(&turn.app.store, &account, ending, given_up).await
 }
 
 /// The span of the provider's call, and its context for the provider. A trace

@@ -1,7 +1,9 @@
 //! Databases that fail in the middle of a turn's transactions.
 
+use anyhow::Context as _;
+use minichat_store::testing::{Control, Fault};
 use minichat_tests::database::{DatabaseKind, Rows};
-use minichat_tests::harness::{Env, Scene, run};
+use minichat_tests::harness::{Env, Held, Scene, run};
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
 use minichat_tests::postgres_proxy::PostgresProxy;
@@ -298,8 +300,63 @@ fn a_finalization_whose_session_is_ended_is_tried_again() -> anyhow::Result<()> 
     })
 }
 
-/// TURN-38: with no database at all there is no `done`, and the watchdog ends
-/// the turn when there is one again.
+/// Attempts at a finalization that fail before one may succeed.
+const FAILED_ATTEMPTS: usize = 6;
+
+/// TURN-38, D43: `done` is told, and everything it stands for is stored once.
+async fn check_done(scene: &Scene, mut turn: Held) -> anyhow::Result<()> {
+    turn.stream.expect("done").await?;
+    assert!(turn.stream.next().await?.is_none());
+    let database = scene.database();
+    assert_eq!(turn.user.messages(&turn.chat).await?[1]["content"], "part");
+    assert_eq!(database.payloads(USAGE).await?.len(), 1);
+    assert_eq!(database.number(RESERVED).await?, 0);
+    let scrape = scene.stack.scrape().await?;
+    for (name, count) in [("stream_completed", 1), ("stream_failed", 0)] {
+        let name = format!("mini_chat_{name}_total");
+        assert_eq!(scrape.count(&name, &[])?, count, "{name}");
+    }
+    Ok(())
+}
+
+/// TURN-38, D43: an answer that is complete waits for its database.
+#[test]
+fn a_finished_answer_outlasts_a_database_that_is_away() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, proxy) = proxied(&env).await?;
+        let turn = scene.held().await?;
+        proxy.set_down(true);
+        let before = proxy.turned_away();
+        scene.provider.release(1);
+        // The listener for stops comes as well, a few times a second at most.
+        let tried = async || Ok(proxy.turned_away() >= before + 2 * FAILED_ATTEMPTS);
+        scene.stack.eventually("tried often", tried).await?;
+        proxy.set_down(false);
+        check_done(&scene, turn).await
+    })
+}
+
+/// The same of a file whose disk is full.
+#[test]
+fn a_finished_answer_outlasts_a_full_disk() -> anyhow::Result<()> {
+    run(DatabaseKind::Sqlite, async |env| {
+        let scene = env.scene().await?;
+        let turn = scene.held().await?;
+        let writer = scene.stack.watchdog().store.writer();
+        let writer = writer.context("SQLite without a writer")?;
+        for _ in 0..FAILED_ATTEMPTS {
+            writer.fail(Control::Commit, 0, Fault::Full);
+        }
+        scene.provider.release(1);
+        check_done(&scene, turn).await?;
+        assert!(!writer.recover(), "the commit did not fail often");
+        Ok(())
+    })
+}
+
+/// TURN-38, TURN-51: a process that ends while there is no database says so to
+/// its clients, never `done`, and a watchdog ends the turn when there is one
+/// again.
 #[test]
 fn without_a_database_the_stream_ends_without_an_outcome() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
@@ -307,22 +364,13 @@ fn without_a_database_the_stream_ends_without_an_outcome() -> anyhow::Result<()>
         let mut turn = scene.held().await?;
         proxy.set_down(true);
         scene.provider.release(1);
-        let error = turn.stream.expect("error").await?;
-        assert_eq!(error.text("code"), "stream_interrupted");
+        let (told, stopped) = tokio::join!(turn.stream.expect("error"), scene.stack.stop());
+        stopped?;
+        assert_eq!(told?.text("code"), "stream_interrupted");
         assert!(turn.stream.next().await?.is_none());
-        let scrape = scene.stack.scrape().await?;
-        for name in ["stream_completed", "stream_failed"] {
-            assert_eq!(
-                scrape.count(&format!("mini_chat_{name}_total"), &[])?,
-                0,
-                "{name}"
-            );
-        }
-        assert!(scrape.sum("mini_chat_active_streams", &[]) < 0.5);
-        proxy.set_down(false);
         env.database.age_turns("state = 'running'").await?;
-        let run = scene
-            .stack
+        let next = env.serve(&[&scene.tenant]).await?;
+        let run = next
             .watchdog()
             .run_once(&minichat_telemetry::Signal::new())
             .await;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, ensure};
 use futures_util::future::try_join_all;
-use http::Method;
+use http::{Method, StatusCode};
 use minichat_tests::client::{Answer, Api};
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::harness::{Env, Scene, run};
@@ -10,6 +10,7 @@ use minichat_tests::manifest::Tenant;
 use minichat_tests::postgres;
 use minichat_tests::postgres_proxy::PostgresProxy;
 use minichat_tests::scripted_provider::ScriptedProvider;
+use serde_json::json;
 
 use crate::every_route::{Call, Things, calls};
 
@@ -70,9 +71,8 @@ async fn check_nothing_is_served(scene: &Scene, users: &[(Api, Things)]) -> anyh
             check_unavailable(&call, &answer)?;
         }
     }
-    // Readiness is looked at once a second, so that it may say so a moment later.
-    let is_away = async || Ok(scene.stack.admin.get_absolute("/readyz").await?.status == 503);
-    scene.stack.eventually("not ready", is_away).await?;
+    let ready = scene.stack.admin.get_absolute("/readyz").await?;
+    ensure!(ready.status == 503, "{ready:?}");
     ensure!(
         scene.provider.requests().len() == asked,
         "the provider was asked"
@@ -156,6 +156,61 @@ fn every_route_is_unavailable_while_the_database_is_read_only() -> anyhow::Resul
         check_nothing_is_served(&scene, &users).await?;
         set("off").await?;
         check_all_is_served(&scene, &users).await
+    })
+}
+
+/// What `/readyz` answers.
+async fn readiness(scene: &Scene) -> anyhow::Result<StatusCode> {
+    Ok(scene.stack.admin.get_absolute("/readyz").await?.status)
+}
+
+/// PLAT-161: whoever asks after a request was refused hears that it would be
+/// refused, although all was well a moment before.
+async fn check_readiness_follows(
+    scene: &Scene,
+    break_it: impl FnOnce(),
+    mend: impl FnOnce(),
+) -> anyhow::Result<()> {
+    let user = scene.new_user()?;
+    ensure!(readiness(scene).await? == StatusCode::OK);
+    break_it();
+    loop {
+        let before = readiness(scene).await?;
+        let answer = user.post("/chats", &json!({})).await?;
+        if answer.status == StatusCode::CREATED {
+            continue;
+        }
+        answer.problem(503, "service_unavailable")?;
+        let after = readiness(scene).await?;
+        ensure!(
+            after == StatusCode::SERVICE_UNAVAILABLE,
+            "{before}, then {after}"
+        );
+        break;
+    }
+    mend();
+    let is_ready = async || Ok(readiness(scene).await? == StatusCode::OK);
+    scene.stack.eventually("ready", is_ready).await?;
+    user.create_chat(None).await?;
+    Ok(())
+}
+
+#[test]
+fn readiness_knows_at_once_what_a_request_met_on_postgres() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, proxy) = impatient(&env).await?;
+        check_readiness_follows(&scene, || proxy.set_down(true), || proxy.set_down(false)).await
+    })
+}
+
+#[test]
+fn readiness_knows_at_once_what_a_request_met_on_sqlite() -> anyhow::Result<()> {
+    run(DatabaseKind::Sqlite, async |env| {
+        let scene = env.scene().await?;
+        let writer = scene.stack.watchdog().store.writer();
+        let writer = writer.context("SQLite without a writer")?;
+        let fail = |fail| writer.fail_checkpoints(fail);
+        check_readiness_follows(&scene, || fail(true), || fail(false)).await
     })
 }
 

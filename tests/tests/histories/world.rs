@@ -13,6 +13,7 @@ use minichat_config::{Credentials, ProcessConfig, TenantConfig};
 use minichat_core::{Clock, Timestamp};
 use minichat_dataplane::app::App;
 use minichat_dataplane::config_source::{StoredPolicyVersions, TenantRuntime, Tenants};
+use minichat_dataplane::database::Probe;
 use minichat_dataplane::drain;
 use minichat_dataplane::jobs::Watchdog;
 use minichat_dataplane::open_turns::OpenTurns;
@@ -142,6 +143,7 @@ impl World {
         let app = Arc::new(App {
             config: self.config.clone(),
             tenants: Arc::clone(&self.tenants),
+            probe: Probe::of(store.clone()),
             store: store.behind(process.turnstile.clone()),
             provider: ProviderClient::in_memory(&ClientSettings::default(), provider.dial()),
             metrics: Arc::<RecordingMetrics>::clone(&metrics) as Arc<dyn Metrics>,

@@ -22,6 +22,7 @@ use tower::ServiceExt;
 
 use crate::app::App;
 use crate::config_source::{TenantRuntime, Tenants};
+use crate::database::Probe;
 use crate::open_turns::OpenTurns;
 
 /// `url_prefix` is left at its default.
@@ -81,6 +82,7 @@ impl Harness {
         let app = Arc::new(App {
             config: ProcessConfig::from_yaml(&yaml, []).unwrap(),
             tenants: Arc::new(tenants(provider)),
+            probe: Probe::of(store.clone()),
             store,
             provider: ProviderClient::new(&ClientSettings {
                 outbound: Outbound {
