@@ -1,11 +1,13 @@
 //! The database as a process uses it: its settings, and whether it serves.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use minichat_config::process::{Database, DatabaseUrl};
 use minichat_store::{DatabaseSettings, Store, StoreError};
+use rustix::fs::statvfs;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
@@ -44,6 +46,23 @@ pub(crate) fn settings(config: &Database) -> DatabaseSettings {
         job_timeout: *job_timeout,
         auto_migrate: *auto_migrate,
         file_patience: Duration::ZERO,
+    }
+}
+
+/// Why a process cannot begin: SQLite says `disk I/O error` of a disk that is
+/// full, so what is free is said as well.
+pub(crate) fn cannot_be_opened(url: &DatabaseUrl) -> String {
+    let DatabaseUrl::Sqlite(file) = url else {
+        return "database.url: the database cannot be opened".to_owned();
+    };
+    let text = format!("database.url: the file {} cannot be opened", file.display());
+    let directory = file.parent().filter(|it| !it.as_os_str().is_empty());
+    match statvfs(directory.unwrap_or(Path::new("."))) {
+        Ok(disk) => {
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize) >> 20;
+            format!("{text}; its disk has {free} MiB free")
+        }
+        Err(_) => text,
     }
 }
 
@@ -97,5 +116,28 @@ impl Probe {
         };
         *last = Some((Instant::now(), finding.clone()));
         finding
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// D43: of a disk that is full `SQLite` says only that it failed.
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named_with_the_room_of_its_disk() {
+        let directory = TempDir::new().unwrap();
+        let said = |file| cannot_be_opened(&DatabaseUrl::Sqlite(file));
+        let said_there = said(directory.path().join("minichat.db"));
+        let file = directory.path().join("minichat.db").display().to_string();
+        assert!(said_there.contains(&file), "{said_there}");
+        assert!(said_there.contains(" MiB free"), "{said_there}");
+        let nowhere = said("/nowhere/minichat.db".into());
+        assert!(
+            nowhere.ends_with("minichat.db cannot be opened"),
+            "{nowhere}"
+        );
     }
 }

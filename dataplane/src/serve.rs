@@ -9,7 +9,7 @@ use axum::Router;
 use axum::routing::get;
 use minichat_config::ProcessConfig;
 use minichat_config::process::Auth;
-use minichat_core::{Clock, SystemClock, TenantId};
+use minichat_core::{Clock, SystemClock, TenantId, Timestamp};
 use minichat_crds::RenderSettings;
 use minichat_provider::{ClientSettings, ProviderClient, check_ca_file};
 use minichat_store::{DatabaseSettings, Store};
@@ -76,15 +76,17 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
     })?;
     let store = Store::open(&database(&config), Arc::clone(&clock))
         .await
-        .context("the database cannot be opened")?;
-    if store.is_sqlite() {
-        recover(&Watchdog {
+        .with_context(|| database::cannot_be_opened(&config.database.url))?;
+    let unrecovered = if store.is_sqlite() {
+        let watchdog = Watchdog {
             store: store.clone(),
             metrics: Arc::clone(&metrics),
             timeout: config.orphan_watchdog.timeout,
-        })
-        .await?;
-    }
+        };
+        recover(&watchdog, clock.now()).await?
+    } else {
+        None
+    };
     let source = ConfigSource::start(
         config.source.as_ref().context(NO_SOURCE)?,
         render_settings(&config),
@@ -122,7 +124,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
             lifecycle,
         ),
         admin: Listener::serve(admin, admin_router, Lifecycle::default()),
-        watchdog: host(&app),
+        watchdog: host(&app, unrecovered),
         app,
         source,
         workers,
@@ -134,19 +136,27 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
 }
 
 /// Ends what the file's last owner left running, before anybody is served
-/// (TURN-63).
-async fn recover(watchdog: &Watchdog) -> anyhow::Result<()> {
+/// (TURN-63). While the disk is full that waits, and nobody is served either:
+/// then it is told since when turns are this process's own.
+async fn recover(watchdog: &Watchdog, now: Timestamp) -> anyhow::Result<Option<Timestamp>> {
     let report = watchdog.recover().await;
-    match report.error {
-        Some(error) => anyhow::bail!("turns that were left running cannot be listed: {error}"),
-        None => Ok(()),
+    let Some(error) = report.error else {
+        return Ok(None);
+    };
+    match watchdog.store.probe().await {
+        Err(cause) if cause.is_unavailable() => {
+            tracing::error!(%error, "turns that were left running cannot be ended yet");
+            Ok(Some(now))
+        }
+        _ => anyhow::bail!("turns that were left running cannot be ended: {error}"),
     }
 }
 
-fn host(app: &App) -> Option<WatchdogHost> {
+fn host(app: &App, unrecovered: Option<Timestamp>) -> Option<WatchdogHost> {
     let settings = app.config.orphan_watchdog;
-    let is_ours = app.store.is_sqlite() && settings.enabled;
-    is_ours.then(|| WatchdogHost::start(watchdog(app), settings.scan_interval))
+    let interval = (app.store.is_sqlite() && settings.enabled).then_some(settings.scan_interval);
+    let is_needed = interval.is_some() || unrecovered.is_some();
+    is_needed.then(|| WatchdogHost::start(watchdog(app), unrecovered, interval))
 }
 
 fn watchdog(app: &App) -> Watchdog {

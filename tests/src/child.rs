@@ -1,6 +1,7 @@
 //! The data plane as a process of its own, to be ended as users, clusters and
 //! kernels end it.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -72,10 +73,15 @@ impl Process {
         self.child.id().context("the process has ended")
     }
 
-    /// Reads what it logs and throws it away, so that it can log for long.
-    pub fn discard_logs(&mut self) {
+    /// Writes what it logs from now on to `file`.
+    pub fn write_logs(&mut self, mut file: std::fs::File) {
         if let Some(mut logs) = self.logs.take() {
-            tokio::spawn(async move { while let Ok(Some(_)) = logs.next_line().await {} });
+            tokio::spawn(async move {
+                while let Ok(Some(line)) = logs.next_line().await {
+                    // A full disk of this machine must not end what is tested.
+                    let _ = writeln!(file, "{line}");
+                }
+            });
         }
     }
 
@@ -155,9 +161,11 @@ impl Starting {
 
     /// Waits until it serves.
     pub async fn served(mut self) -> anyhow::Result<Process> {
-        let (app_addr, admin_addr) = tokio::time::timeout(PATIENCE, addresses(&mut self.logs))
+        let mut latest = String::new();
+        let addresses = addresses(&mut self.logs, &mut latest);
+        let (app_addr, admin_addr) = tokio::time::timeout(PATIENCE, addresses)
             .await
-            .context("the process does not serve")??;
+            .with_context(|| format!("the process does not serve: {latest}"))??;
         Ok(Process {
             api: Api::new(app_addr),
             admin: Api::new(admin_addr),
@@ -275,11 +283,14 @@ fn command(program: impl AsRef<Path>) -> Command {
     command
 }
 
-/// Application and admin address, from the line that says so.
+/// Application and admin address, from the line that says so; what was said
+/// last goes to `latest`.
 async fn addresses(
     logs: &mut Lines<BufReader<ChildStdout>>,
+    latest: &mut String,
 ) -> anyhow::Result<(SocketAddr, SocketAddr)> {
     while let Some(line) = logs.next_line().await? {
+        latest.clone_from(&line);
         let line: Value = serde_json::from_str(&line)?;
         let address = |name: &str| field(&line, name)?.as_str()?.parse().ok();
         if let (Some(app), Some(admin)) = (address("app_addr"), address("admin_addr")) {

@@ -32,6 +32,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     command.arg("--dataplane").arg(binaries.join(programs[1]));
     let directory = initdb.parent().context("initdb lies nowhere")?;
     command.arg("--postgres").arg(directory);
+    command
+        .arg("--logs")
+        .arg(workspace::target().join("faults"));
     let is_whole = options.only.is_none() && options.streams.is_none();
     if let Some(only) = &options.only {
         command.arg("--only").arg(only);

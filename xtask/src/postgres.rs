@@ -4,15 +4,13 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::iter;
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use minichat_cluster::node;
+use anyhow::Context as _;
 use minichat_cluster::packages::Package;
+use minichat_cluster::{PackageUser, node};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -59,7 +57,7 @@ impl Postgres {
         let directory = tempfile::Builder::new()
             .prefix("minichat-postgres-")
             .tempdir()?;
-        let owner = Owner::find()?;
+        let owner = PackageUser::find("postgres")?;
         owner.own(directory.path())?;
         let data = directory.path().join("data");
         let mut command = owner.command(&initdb);
@@ -80,7 +78,7 @@ impl Postgres {
             writeln!(rules, "host all all {} trust", node::PODS)?;
         }
         let port = free_port()?;
-        let mut command = owner.command(&initdb.with_file_name("postgres"));
+        let mut command = owner.command(initdb.with_file_name("postgres"));
         command.arg("-D").arg(&data).arg("-p").arg(port.to_string());
         command
             .arg("-k")
@@ -160,60 +158,6 @@ pub(crate) fn debian_directories() -> Vec<PathBuf> {
     versions.into_iter().map(|(_, path)| path).collect()
 }
 
-/// The user who owns processes and files. PostgreSQL refuses to run as root, so root switches to the package's user.
-struct Owner(Option<(u32, u32)>);
-
-impl Owner {
-    fn find() -> anyhow::Result<Self> {
-        if !rustix::process::geteuid().is_root() {
-            return Ok(Self(None));
-        }
-        let users = fs::read_to_string("/etc/passwd")?;
-        let Some(ids) = users.lines().find_map(postgres_ids) else {
-            bail!("there is no user postgres, and PostgreSQL refuses to run as root");
-        };
-        Ok(Self(Some(ids)))
-    }
-
-    fn own(&self, directory: &Path) -> anyhow::Result<()> {
-        if let Self(Some((user, group))) = *self {
-            chown(directory, Some(user), Some(group))?;
-        }
-        fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
-        Ok(())
-    }
-
-    fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
-        // The directory this program was started in may be closed to the other user.
-        command.current_dir("/").stdin(Stdio::null());
-        if let Self(Some((user, group))) = *self {
-            command.uid(user).gid(group);
-        }
-        command
-    }
-}
-
-/// User and group id in a line of `/etc/passwd`, if it is that of `postgres`.
-fn postgres_ids(line: &str) -> Option<(u32, u32)> {
-    let mut fields = line.strip_prefix("postgres:")?.split(':').skip(1);
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
-}
-
 fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_ids_of_the_package_s_user_are_found() {
-        assert_eq!(
-            postgres_ids("postgres:x:104:111:PostgreSQL,,,:/var/lib/postgresql:/bin/bash"),
-            Some((104, 111))
-        );
-        assert_eq!(postgres_ids("postgres2:x:1:2::/:/bin/sh"), None);
-    }
 }

@@ -122,7 +122,7 @@ async fn serve(
         answer.unwrap_or_else(Problem::into_response)
     };
     if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-        pipeline.app.probe.doubt();
+        middleware.app.probe.doubt();
     }
     let mut response = error::render(response, uri.path(), trace);
     let headers = response.headers_mut();

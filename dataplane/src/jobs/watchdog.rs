@@ -62,7 +62,7 @@ pub struct Report {
     pub failed: u32,
     /// A stop signal ended the run before its work was done.
     pub stopped: bool,
-    /// Why a selection failed, which ended the run.
+    /// Why the database could not serve, which ended the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -82,6 +82,8 @@ enum Selection {
     /// All: their process was the only one that could be running them, and it
     /// is gone (TURN-63).
     All,
+    /// The same when others run by now: those without progress since then.
+    Before(Timestamp),
 }
 
 impl Watchdog {
@@ -103,6 +105,12 @@ impl Watchdog {
         self.run(Selection::All, &Signal::new(), || ()).await
     }
 
+    /// [`recover`](Self::recover) for an owner that serves already: ends the
+    /// turns that have made no progress since it opened the database.
+    pub async fn recover_before(&self, opened_at: Timestamp, stop: &Signal) -> Report {
+        self.run(Selection::Before(opened_at), stop, || ()).await
+    }
+
     async fn run(&self, selection: Selection, stop: &Signal, mut tell: impl FnMut()) -> Report {
         let mut run = Run {
             watchdog: self,
@@ -122,7 +130,7 @@ impl Watchdog {
                 Ok(selected) if selected == BATCH && !run.report.stopped => {}
                 Ok(_) => return run.report,
                 Err(error) => {
-                    tracing::error!(%error, "orphaned turns cannot be selected");
+                    tracing::error!(%error, "orphaned turns cannot be ended");
                     run.report.error = Some(error.to_string());
                     return run.report;
                 }
@@ -158,8 +166,13 @@ impl Run<'_> {
                 break;
             }
             self.behind = Some(orphan.key);
+            let failed = self.report.failed;
             self.end(&orphan, stale_at).await;
             tell();
+            if self.report.failed > failed {
+                // A database that cannot serve need not be asked for each of them.
+                self.watchdog.store.probe().await?;
+            }
         }
         Ok(selected)
     }
@@ -177,6 +190,7 @@ impl Run<'_> {
                     let stale_at = match selection {
                         Selection::Stale => Some(tx.now().await?.plus_micros(-timeout)),
                         Selection::All => None,
+                        Selection::Before(opened_at) => Some(opened_at),
                     };
                     let query = OrphanQuery {
                         stale_at,
@@ -221,7 +235,7 @@ impl Run<'_> {
         };
         let trigger = match self.selection {
             Selection::Stale => AbortTrigger::OrphanTimeout,
-            Selection::All => AbortTrigger::PodCrash,
+            Selection::All | Selection::Before(_) => AbortTrigger::PodCrash,
         };
         instrumentation::finalized(&labels, finalized, trigger);
         if matches!(self.selection, Selection::Stale) {

@@ -130,14 +130,22 @@ pub(crate) async fn finalize(
     given_up: impl Future<Output = ()>,
 ) -> Verdict {
     let entered = Instant::now();
-    let attempted = Attempted::default();
+    // Attempts whose commit was not acknowledged.
+    let mut in_doubt = Vec::new();
     let mut given_up = pin!(given_up);
     let mut retries = Retries::default();
     let otherwise = loop {
+        let attempted = Attempted::default();
         match commit(store, account, &ending, &attempted).await {
             Ok(finalized) => return won(finalized, entered),
             Err(Failure::Lost) => break Verdict::Lost,
             Err(Failure::Store(error)) => {
+                if error.is_unanswered() {
+                    in_doubt.push(attempted);
+                } else if attempted.take().is_some() {
+                    // It found the turn running: no attempt before it ended it.
+                    in_doubt.clear();
+                }
                 if !error.is_unavailable() {
                     ending = ending.without_answer();
                 }
@@ -147,7 +155,8 @@ pub(crate) async fn finalize(
             }
         }
     };
-    let in_doubt = won_in_doubt(store, account, &attempted).await;
+    let in_doubt = in_doubt.iter().rev().find_map(Attempted::take);
+    let in_doubt = won_in_doubt(store, account, in_doubt).await;
     in_doubt.map_or(otherwise, |finalized| won(finalized, entered))
 }
 
@@ -173,12 +182,11 @@ impl Retries {
             self.refusals += 1;
             return self.refusals < ATTEMPTS;
         }
-        let back_off = match self.back_off {
-            Some(before) => (before * 2).min(MAX_BACK_OFF),
-            None => {
-                tracing::warn!(turn.id = %turn, %error, "a turn cannot be finalized yet");
-                FIRST_BACK_OFF
-            }
+        let back_off = if let Some(before) = self.back_off {
+            (before * 2).min(MAX_BACK_OFF)
+        } else {
+            tracing::warn!(turn.id = %turn, %error, "a turn cannot be finalized yet");
+            FIRST_BACK_OFF
         };
         self.back_off = Some(back_off);
         tokio::select! {
@@ -222,9 +230,9 @@ async fn commit(
 async fn won_in_doubt(
     store: &Store,
     account: &Account,
-    attempted: &Attempted<Finalized>,
+    attempted: Option<Finalized>,
 ) -> Option<Finalized> {
-    let attempted = attempted.take()?;
+    let attempted = attempted?;
     let (tenant, turn) = (account.tenant_id, account.turn_id);
     let (state, at) = (attempted.outcome.state(), attempted.now);
     let ended = resolve(store, turn, move |tx| {

@@ -18,6 +18,7 @@ pub mod image;
 mod kubeconfig;
 pub mod kubectl;
 pub mod node;
+mod package_user;
 pub mod packages;
 mod pki;
 mod processes;
@@ -31,6 +32,7 @@ pub use audit::Write;
 pub use helm::Helm;
 pub use kubectl::Kubectl;
 pub use node::NodeTier;
+pub use package_user::PackageUser;
 pub use steps::{Step, Steps};
 
 /// Kubeconfig of the cluster that the suites of the node tier use: one's own, or the one of this machine.

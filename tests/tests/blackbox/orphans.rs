@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
+use minichat_core::{Clock as _, SystemClock};
 use minichat_dataplane::jobs::{Report, Watchdog};
 use minichat_metrics::catalogue::Family;
 use minichat_metrics::{Label, Recorder, RecordingMetrics};
+use minichat_store::testing::{Control, Fault};
 use minichat_telemetry::Signal;
-use minichat_tests::database::Database;
-use minichat_tests::harness::{Held, Scene};
+use minichat_tests::database::{Database, DatabaseKind};
+use minichat_tests::harness::{Held, Scene, run};
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::{Ending, Scenario};
 use serde_json::json;
@@ -318,4 +321,56 @@ fn the_owner_of_a_file_hosts_its_watchdog() -> anyhow::Result<()> {
             Ok(())
         },
     )
+}
+
+/// TURN-58, D43: a run ends when the database cannot serve, as on a full disk;
+/// the next one finds everything.
+#[test]
+fn a_database_that_cannot_serve_is_not_asked_for_each_orphan() -> anyhow::Result<()> {
+    run(DatabaseKind::Sqlite, async |env| {
+        let scene = env.scene().await?;
+        let _turn = stalled(&scene, "std").await?;
+        env.database.copy_running_turn(9).await?;
+        env.database.age_turns("state = 'running'").await?;
+        let writer = scene.stack.watchdog().store.writer();
+        let writer = writer.context("SQLite without a writer")?;
+        for _ in 0..100 {
+            writer.fail(Control::Commit, 0, Fault::Full);
+        }
+        // Nothing is in doubt that would have to be asked about for a minute.
+        let soon = Duration::from_secs(40);
+        let (run, _) = tokio::time::timeout(soon, watch(&scene)).await?;
+        assert!(run.error.is_some(), "{run:?}");
+        assert_eq!((run.detected, run.finalized, run.failed), (10, 0, 1));
+        assert!(writer.recover());
+        let (run, _) = watch(&scene).await;
+        assert_eq!(run, report(10, 10, 0, 0));
+        Ok(())
+    })
+}
+
+/// TURN-63: an owner that could not recover before it served ends the turns of
+/// the last one, and none of its own.
+#[test]
+fn a_late_recovery_ends_only_what_was_left_before() -> anyhow::Result<()> {
+    run(DatabaseKind::Sqlite, async |env| {
+        let scene = env.scene().await?;
+        let mut old = scene.held().await?;
+        let opened_at = SystemClock.now();
+        let mut new = scene.held().await?;
+        let watchdog = scene.stack.watchdog();
+        let recovered = watchdog.recover_before(opened_at, &Signal::new()).await;
+        assert_eq!(recovered, report(1, 1, 0, 0));
+        scene.provider.release(2);
+        let told = old.stream.expect("error").await?;
+        assert_eq!(told.text("code"), "stream_interrupted");
+        new.stream.expect("done").await?;
+        let aborted = [("trigger", "pod_crash")];
+        let scrape = scene.stack.scrape().await?;
+        assert_eq!(
+            scrape.count("mini_chat_streams_aborted_total", &aborted)?,
+            1
+        );
+        Ok(())
+    })
 }

@@ -97,7 +97,14 @@ pub enum StoreError {
     #[error("connection pool: {0}")]
     Pool(String),
     #[error("database file: {0}")]
-    Io(#[from] std::io::Error),
+    Io(std::io::Error),
+}
+
+impl From<std::io::Error> for StoreError {
+    /// It is told in the text, so that as a source it would be told twice.
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 impl StoreError {

@@ -8,9 +8,6 @@ use minichat_tests::database::DatabaseKind;
 use crate::scene::Scene;
 use crate::server::Standby;
 
-/// How long each lasts: longer than every limit of time of the data plane.
-const LASTS: Duration = Duration::from_secs(8);
-
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Fault {
     KilledOnSqlite,
@@ -22,6 +19,16 @@ pub(crate) enum Fault {
     Stopped,
     Starting,
     Pooler,
+}
+
+/// What users notice.
+pub(crate) struct Expected {
+    /// Requests are refused with 503.
+    pub(crate) refuses: bool,
+    /// Connections are cut or refused, because the process is gone.
+    pub(crate) cuts: bool,
+    /// Turns are left running that only a watchdog can end.
+    pub(crate) orphans: bool,
 }
 
 impl Fault {
@@ -39,8 +46,8 @@ impl Fault {
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::KilledOnSqlite => "kill -9 of the data plane, SQLite",
-            Self::KilledOnPostgres => "kill -9 of the data plane, PostgreSQL",
+            Self::KilledOnSqlite => "`kill -9` of the data plane, SQLite",
+            Self::KilledOnPostgres => "`kill -9` of the data plane, PostgreSQL",
             Self::FullDisk => "disk full, SQLite",
             Self::ReadOnly => "PostgreSQL read-only by a setting",
             Self::Failover => "PostgreSQL a read-only standby, then promoted",
@@ -58,10 +65,29 @@ impl Fault {
         }
     }
 
-    /// Whether every answer that a provider was asked for must be stored: room
-    /// for it can be kept on a disk, but not in a server that is away.
-    pub(crate) const fn keeps_answers(self) -> bool {
-        matches!(self, Self::FullDisk | Self::Pooler)
+    /// Whether its SQLite file lies on a small disk of its own.
+    pub(crate) const fn needs_disk(self) -> bool {
+        matches!(self, Self::FullDisk)
+    }
+
+    /// How long it lasts: a process is started again soon; the others are longer
+    /// than each limit of time of the data plane, and one is as long as a slow
+    /// failover.
+    pub(crate) const fn lasts(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::KilledOnSqlite | Self::KilledOnPostgres => 2,
+            Self::Stopped => 25,
+            _ => 8,
+        })
+    }
+
+    pub(crate) const fn expected(self) -> Expected {
+        let cuts = matches!(self, Self::KilledOnSqlite | Self::KilledOnPostgres);
+        Expected {
+            refuses: !cuts && !matches!(self, Self::Pooler),
+            cuts,
+            orphans: matches!(self, Self::KilledOnPostgres),
+        }
     }
 
     /// Breaks something for a while and repairs it.
@@ -69,31 +95,33 @@ impl Fault {
         match self {
             Self::KilledOnSqlite | Self::KilledOnPostgres => {
                 scene.kill().await?;
-                tokio::time::sleep(Duration::from_secs(2)).await;
-                return scene.serve().await;
+                self.last().await;
+                scene.serve().await
             }
             Self::FullDisk => {
                 let filler = scene.fill_disk()?;
-                tokio::time::sleep(LASTS).await;
-                std::fs::remove_file(filler)?;
-                return Ok(());
+                self.last().await;
+                Ok(std::fs::remove_file(filler)?)
             }
             Self::Pooler => {
-                tokio::time::sleep(LASTS).await;
-                return Ok(());
+                self.last().await;
+                Ok(())
             }
-            _ => {}
+            _ => self.strike_server(scene).await,
         }
+    }
+
+    async fn strike_server(self, scene: &Scene) -> anyhow::Result<()> {
         let server = scene.server.as_ref().context("no PostgreSQL")?;
         match self {
             Self::ReadOnly => {
                 server.set_read_only(true).await?;
-                tokio::time::sleep(LASTS).await;
+                self.last().await;
                 server.set_read_only(false).await
             }
             Self::Frozen => {
                 server.freeze()?;
-                tokio::time::sleep(LASTS).await;
+                self.last().await;
                 server.thaw()
             }
             Self::Failover | Self::Starting => {
@@ -104,14 +132,18 @@ impl Fault {
                 };
                 server.stop()?;
                 server.start_standby(standby).await?;
-                tokio::time::sleep(LASTS).await;
+                self.last().await;
                 server.promote().await
             }
             _ => {
                 server.stop()?;
-                tokio::time::sleep(LASTS).await;
+                self.last().await;
                 server.start().await
             }
         }
+    }
+
+    async fn last(self) {
+        tokio::time::sleep(self.lasts()).await;
     }
 }

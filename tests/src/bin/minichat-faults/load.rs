@@ -1,7 +1,7 @@
 //! Users who send one message after the other and remember what they were told.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use minichat_tests::client::Api;
@@ -14,113 +14,197 @@ use uuid::Uuid;
 /// How long a user waits who was refused.
 const PAUSE: Duration = Duration::from_millis(300);
 /// A user who hears nothing for so long asks no more.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// How a user behaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pace {
+    /// Reads long answers, and asks again at once.
+    Steady,
+    /// Reads short answers, and pauses: is seldom in the middle of one, so that
+    /// it meets what others wait out.
+    Brisk,
+}
+
+impl Pace {
+    /// The model that answers so.
+    pub(crate) const fn model(self) -> &'static str {
+        match self {
+            Self::Steady => "std",
+            Self::Brisk => "prem",
+        }
+    }
+}
 
 /// What became of a request.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum End {
+    /// A chat was created.
+    Created,
     /// The stream ended with `done`.
     Done,
     /// The stream ended with `error`, or with nothing.
     Interrupted,
-    /// Another status than 200.
+    /// A status that refuses.
     Status(u16),
     /// The connection was refused or cut.
     NoAnswer,
 }
 
-/// What all users were told.
-#[derive(Default, Debug)]
+/// One request.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Sent {
-    pub(crate) ends: BTreeMap<End, usize>,
-    /// The keys of the turns that ended with `done`.
-    done: BTreeSet<String>,
-    /// The longest that somebody waited for a refusal.
-    pub(crate) slowest_refusal: Duration,
+    pub(crate) began: Instant,
+    /// When the head of the answer came.
+    pub(crate) answered: Instant,
+    pub(crate) end: End,
 }
 
 impl Sent {
-    pub(crate) fn count(&self, end: End) -> usize {
-        self.ends.get(&end).copied().unwrap_or_default()
+    pub(crate) const fn is_served(self) -> bool {
+        matches!(self.end, End::Created | End::Done | End::Interrupted)
     }
+}
 
-    /// Turns whose client saw `done` and that are not among `stored`.
-    pub(crate) fn not_stored(&self, stored: &BTreeSet<String>) -> usize {
-        self.done.difference(stored).count()
+/// What all users were told.
+#[derive(Default, Debug)]
+pub(crate) struct Log {
+    pub(crate) sent: Vec<Sent>,
+    /// The answers that ended with `done`, by the key of their turn.
+    pub(crate) done: BTreeMap<String, String>,
+}
+
+impl Log {
+    pub(crate) fn count(&self, end: End) -> usize {
+        self.sent.iter().filter(|sent| sent.end == end).count()
     }
 }
 
 /// Users that send until they are stopped.
 pub(crate) struct Users {
-    sent: Arc<Mutex<Sent>>,
+    log: SharedLog,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
 
+#[derive(Clone, Default)]
+struct SharedLog(Arc<Mutex<Log>>);
+
+impl SharedLog {
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, began: Instant, answered: Instant, end: End) {
+        self.lock().sent.push(Sent {
+            began,
+            answered,
+            end,
+        });
+    }
+}
+
 impl Users {
     /// Starts with users and their chats.
-    pub(crate) fn start(users: Vec<(Api, String)>) -> Self {
+    pub(crate) fn start(users: Vec<(Api, String, Pace)>) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let sent = Arc::<Mutex<Sent>>::default();
+        let log = SharedLog::default();
         let mut tasks = JoinSet::new();
-        for (user, chat) in users {
-            tasks.spawn(send_on(user, chat, Arc::clone(&sent), stopped.clone()));
+        for (api, chat, pace) in users {
+            let user = User {
+                api,
+                pace,
+                log: log.clone(),
+            };
+            tasks.spawn(user.send_on(chat, stopped.clone()));
         }
-        Self { sent, stop, tasks }
+        Self { log, stop, tasks }
     }
 
     /// Lets everybody read the last answer.
-    pub(crate) async fn stop(self) -> anyhow::Result<Sent> {
+    pub(crate) async fn stop(self) -> Log {
         self.stop.send_replace(true);
         self.tasks.join_all().await;
-        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(std::mem::take(&mut sent))
+        std::mem::take(&mut self.log.lock())
     }
 }
 
-async fn send_on(
-    user: Api,
-    mut chat: String,
-    sent: Arc<Mutex<Sent>>,
-    stopped: watch::Receiver<bool>,
-) {
-    while !*stopped.borrow() {
-        let request = Uuid::new_v4().to_string();
-        let began = Instant::now();
-        let told = tokio::time::timeout(PATIENCE, send(&user, &chat, &request)).await;
-        let end = told.unwrap_or(End::NoAnswer);
-        {
-            let mut sent = sent.lock().unwrap_or_else(PoisonError::into_inner);
-            *sent.ends.entry(end).or_default() += 1;
-            if end == End::Done {
-                sent.done.insert(request);
-            } else if matches!(end, End::Status(_)) {
-                sent.slowest_refusal = sent.slowest_refusal.max(began.elapsed());
+struct User {
+    api: Api,
+    pace: Pace,
+    log: SharedLog,
+}
+
+impl User {
+    async fn send_on(self, mut chat: String, stopped: watch::Receiver<bool>) {
+        while !*stopped.borrow() {
+            match self.send(&chat).await {
+                End::Done | End::Created if self.pace == Pace::Steady => {}
+                End::Done | End::Created | End::Status(_) => tokio::time::sleep(PAUSE).await,
+                // A turn that nobody ended holds its chat until a watchdog comes
+                // (TURN-62).
+                End::Interrupted | End::NoAnswer => match self.new_chat(&stopped).await {
+                    Some(new) => chat = new,
+                    None => return,
+                },
             }
         }
-        if end == End::Interrupted {
-            // Its turn may run on until the watchdog ends it.
-            chat = user.create_chat(None).await.unwrap_or(chat);
-        }
-        if end != End::Done {
+    }
+
+    async fn send(&self, chat: &str) -> End {
+        let request = Uuid::new_v4().to_string();
+        let body = json!({"content": "hello", "request_id": request});
+        let began = Instant::now();
+        let opened = tokio::time::timeout(PATIENCE, self.api.try_open(chat, &body)).await;
+        let answered = Instant::now();
+        let end = match opened {
+            Ok(Ok(Ok(stream))) => match tokio::time::timeout(PATIENCE, read(stream)).await {
+                Ok(Some(answer)) => {
+                    self.log.lock().done.insert(request, answer);
+                    End::Done
+                }
+                Ok(None) | Err(_) => End::Interrupted,
+            },
+            Ok(Ok(Err(status))) => End::Status(status.as_u16()),
+            Ok(Err(_)) | Err(_) => End::NoAnswer,
+        };
+        self.log.add(began, answered, end);
+        end
+    }
+
+    /// A chat, as soon as one can be had; none when it is time to stop.
+    async fn new_chat(&self, stopped: &watch::Receiver<bool>) -> Option<String> {
+        while !*stopped.borrow() {
+            let began = Instant::now();
+            let chat = json!({ "model": self.pace.model() });
+            let asked = self.api.post("/chats", &chat);
+            let (end, chat) = match tokio::time::timeout(PATIENCE, asked).await {
+                Ok(Ok(answer)) if answer.status == 201 => {
+                    let chat = answer.json().unwrap_or_default()["id"].clone();
+                    (End::Created, chat.as_str().map(str::to_owned))
+                }
+                Ok(Ok(answer)) => (End::Status(answer.status.as_u16()), None),
+                Ok(Err(_)) | Err(_) => (End::NoAnswer, None),
+            };
+            self.log.add(began, Instant::now(), end);
+            if chat.is_some() {
+                return chat;
+            }
             tokio::time::sleep(PAUSE).await;
         }
+        None
     }
 }
 
-async fn send(user: &Api, chat: &str, request: &str) -> End {
-    let body = json!({"content": "hello", "request_id": request});
-    match user.try_open(chat, &body).await {
-        Ok(Ok(stream)) => read(stream).await,
-        Ok(Err(status)) => End::Status(status.as_u16()),
-        Err(_) => End::NoAnswer,
-    }
-}
-
-async fn read(mut stream: EventStream) -> End {
+/// The answer, if it ends with `done`.
+async fn read(mut stream: EventStream) -> Option<String> {
+    let mut answer = String::new();
     let mut is_done = false;
     while let Ok(Some(event)) = stream.next().await {
+        if event.name == "delta" {
+            answer.push_str(event.text("content"));
+        }
         is_done = event.name == "done";
     }
-    if is_done { End::Done } else { End::Interrupted }
+    is_done.then_some(answer)
 }

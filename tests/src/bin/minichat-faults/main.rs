@@ -5,7 +5,8 @@
 mod faults;
 mod load;
 mod pooler;
-mod probe;
+mod processes;
+mod readiness;
 mod report;
 mod scene;
 mod server;
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
+use tokio::signal::ctrl_c;
+use tokio::signal::unix::{SignalKind, signal};
 
 use faults::Fault;
 use report::{Outcome, table};
@@ -37,6 +40,9 @@ struct Arguments {
     /// Only the lines whose name holds this
     #[arg(long)]
     only: Option<String>,
+    /// Where the data planes log, a file for each line
+    #[arg(long)]
+    logs: PathBuf,
     /// Where the table is written
     #[arg(long)]
     out: Option<PathBuf>,
@@ -45,10 +51,25 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    tokio::select! {
+    processes::adopt_orphans()?;
+    let outcome = tokio::select! {
         outcome = run(&arguments) => outcome,
-        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        interrupted = interrupted() => interrupted,
+    };
+    let ended = processes::all_ended().await;
+    outcome.and(ended)
+}
+
+/// An error once the program is told to end.
+async fn interrupted() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    tokio::select! {
+        interrupted = ctrl_c() => interrupted?,
+        _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
     }
+    bail!("interrupted")
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -58,6 +79,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         if fault.name().contains(chosen) {
             println!("{} …", fault.name());
             let outcome = line(arguments, fault).await;
+            processes::all_ended().await?;
             outcomes.push(outcome.with_context(|| fault.name().to_owned())?);
         }
     }
@@ -66,11 +88,12 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(path) = &arguments.out {
         std::fs::write(path, report::document(&table))?;
     }
-    let failed = outcomes.iter().filter(|it| !it.is_right()).count();
+    let failed = outcomes.iter().filter(|it| !it.faults().is_empty()).count();
     if outcomes.is_empty() || failed > 0 {
         bail!(
-            "{failed} of {} lines are not as they must be",
-            outcomes.len()
+            "{failed} of {} lines are not as they must be; what the data planes logged lies in {}",
+            outcomes.len(),
+            arguments.logs.display()
         );
     }
     Ok(())
@@ -80,22 +103,21 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 async fn line(arguments: &Arguments, fault: Fault) -> anyhow::Result<Outcome> {
     let mut scene = Scene::open(arguments, fault).await?;
     let users = scene.load(arguments.streams).await?;
-    let probes = scene.probe();
+    let observer = scene.observe();
     tokio::time::sleep(STEADY).await;
     fault.strike(&mut scene).await?;
     scene.until_ready().await?;
     tokio::time::sleep(STEADY).await;
-    let probes = probes.stop().await?;
-    let sent = users.stop().await?;
-    let left_for_watchdog = scene.running().await?;
+    let log = users.stop().await;
+    let readiness = observer.stop().await?;
+    let before_watchdog = scene.rows().await?;
     scene.end_orphans().await?;
     let outcome = Outcome {
         fault,
-        running: scene.running().await?,
-        not_stored: sent.not_stored(&scene.stored().await?),
-        sent,
-        left_for_watchdog,
-        probes,
+        log,
+        readiness,
+        before_watchdog,
+        after_watchdog: scene.rows().await?,
     };
     scene.close().await?;
     Ok(outcome)

@@ -5,16 +5,15 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use minichat_tests::postgres;
-use rustix::process::geteuid;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::server::{Server, done};
+use crate::server::Server;
 
 /// Connections to the server: far fewer than clients.
 const SERVER_CONNECTIONS: u32 = 8;
 
-/// Ended when dropped.
+/// Killed when dropped.
 pub(crate) struct Pooler {
     _process: Child,
     _directory: TempDir,
@@ -34,21 +33,9 @@ impl Pooler {
             server.port
         );
         std::fs::write(&config, text)?;
-        let mut command = if geteuid().is_root() {
-            done(
-                std::process::Command::new("chown")
-                    .arg("-R")
-                    .arg("postgres")
-                    .arg(directory.path()),
-                "chown",
-            )?;
-            let mut command = Command::new("runuser");
-            command.args(["-u", "postgres", "--", "pgbouncer"]);
-            command
-        } else {
-            Command::new("pgbouncer")
-        };
-        command.arg("--quiet").arg(&config).current_dir("/");
+        server.user.own(directory.path())?;
+        let mut command = Command::from(server.user.command("pgbouncer"));
+        command.arg("--quiet").arg(&config);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let process = command.kill_on_drop(true).spawn().context("no pgbouncer")?;
         let pooler = Self {

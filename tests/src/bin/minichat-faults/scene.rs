@@ -1,7 +1,7 @@
 //! A data plane as a process, its database and its provider.
 
-use std::collections::BTreeSet;
-use std::fs::File;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -22,9 +22,9 @@ use uuid::Uuid;
 
 use crate::Arguments;
 use crate::faults::Fault;
-use crate::load::Users;
+use crate::load::{Pace, Users};
 use crate::pooler::Pooler;
-use crate::probe::{Prober, is_ready};
+use crate::readiness::{Observer, is_ready};
 use crate::server::{Server, done};
 
 /// Size of the disk of a SQLite file.
@@ -32,9 +32,15 @@ const DISK: &str = "96m";
 /// What every answer is: 15 words, one each 200 ms.
 const ANSWER: &str = "paced-ttft50-chunks15-interval200";
 const RUNNING: &str = "SELECT count(*) FROM chat_turns WHERE state = 'running'";
-const STORED: &str = "SELECT t.request_id FROM chat_turns t JOIN messages m ON m.id = t.assistant_message_id \
+/// A turn is settled with one usage event, and leaves no reserve.
+const UNSETTLED: &str = "SELECT (SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0) + \
+    abs((SELECT count(*) FROM chat_turns) - \
+    (SELECT count(*) FROM outbox_messages WHERE queue = 'mini-chat.usage_snapshot'))";
+const STORED: &str = "SELECT t.request_id, m.content FROM chat_turns t JOIN messages m ON m.id = t.assistant_message_id \
     WHERE t.state = 'completed'";
 const CHATS_AT_ONCE: usize = 20;
+/// Users of short answers, beside the streams.
+const BRISK: usize = 20;
 
 pub(crate) struct Scene {
     dataplane: String,
@@ -44,11 +50,22 @@ pub(crate) struct Scene {
     admin: Api,
     tenant: Tenant,
     database: Database,
-    pub(crate) server: Option<Server>,
-    directory: TempDir,
-    disk: Option<Disk>,
+    logs: PathBuf,
     _provider: ScriptedProvider,
     _pooler: Option<Pooler>,
+    pub(crate) server: Option<Server>,
+    // Unmounted before the directory is removed.
+    disk: Option<Disk>,
+    directory: TempDir,
+}
+
+/// What the database holds.
+pub(crate) struct Rows {
+    pub(crate) running: usize,
+    /// Turns without a usage event, and rows of quotas with a reserve.
+    pub(crate) unsettled: usize,
+    /// Of completed turns, by the key of the turn.
+    pub(crate) answers: BTreeMap<String, String>,
 }
 
 /// A file system of a limited size, in memory.
@@ -68,7 +85,7 @@ impl Scene {
             DatabaseKind::Sqlite => {
                 let mounted = mount(directory.path().join("disk"), fault)?;
                 let path = mounted.join("minichat.db");
-                disk = (fault == Fault::FullDisk).then_some(Disk(mounted));
+                disk = fault.needs_disk().then_some(Disk(mounted));
                 Database::Sqlite(path)
             }
             DatabaseKind::Postgres => {
@@ -83,7 +100,7 @@ impl Scene {
         };
         let provider = ScriptedProvider::start().await?;
         let mut tenant = Tenant::new("acme", provider.addr);
-        tenant.model("std")["providerModelId"] = json!(ANSWER);
+        tenant.model(Pace::Steady.model())["providerModelId"] = json!(ANSWER);
         let manifests = directory.path().join("manifests");
         std::fs::create_dir(&manifests)?;
         std::fs::write(manifests.join("acme.yaml"), tenant.manifest())?;
@@ -103,12 +120,15 @@ impl Scene {
             admin: Api::new(([127, 0, 0, 1], admin).into()),
             tenant,
             database,
+            logs: arguments.logs.join(format!("{fault:?}.log")),
             server,
             directory,
             disk,
             _provider: provider,
             _pooler: pooler,
         };
+        std::fs::create_dir_all(&arguments.logs)?;
+        File::create(&scene.logs)?;
         scene.serve().await?;
         scene.until_ready().await?;
         Ok(scene)
@@ -117,7 +137,7 @@ impl Scene {
     /// Starts the data plane.
     pub(crate) async fn serve(&mut self) -> anyhow::Result<()> {
         let mut process = Process::start(&self.dataplane, self.variables.clone()).await?;
-        process.discard_logs();
+        process.write_logs(OpenOptions::new().append(true).open(&self.logs)?);
         self.process = Some(process);
         Ok(())
     }
@@ -129,20 +149,22 @@ impl Scene {
     }
 
     /// Starts users that send.
-    pub(crate) async fn load(&self, count: usize) -> anyhow::Result<Users> {
-        let create = async |_| {
+    pub(crate) async fn load(&self, streams: usize) -> anyhow::Result<Users> {
+        let create = async |pace: Pace| {
             let user = self.api.acting_as(self.tenant.id, Uuid::new_v4())?;
-            let chat = user.create_chat(None).await?;
-            anyhow::Ok((user, chat))
+            let chat = user.create_chat(Some(pace.model())).await?;
+            anyhow::Ok((user, chat, pace))
         };
-        let users = stream::iter(0..count)
+        let steady = std::iter::repeat_n(Pace::Steady, streams);
+        let brisk = std::iter::repeat_n(Pace::Brisk, BRISK);
+        let users = stream::iter(steady.chain(brisk))
             .map(create)
             .buffer_unordered(CHATS_AT_ONCE);
         Ok(Users::start(users.try_collect().await?))
     }
 
-    pub(crate) fn probe(&self) -> Prober {
-        Prober::start(self.admin.clone(), self.api.clone(), self.tenant.id)
+    pub(crate) fn observe(&self) -> Observer {
+        Observer::start(self.admin.clone())
     }
 
     pub(crate) async fn until_ready(&self) -> anyhow::Result<()> {
@@ -152,7 +174,7 @@ impl Scene {
             }
         };
         let ready = tokio::time::timeout(Duration::from_mins(1), asking).await;
-        ready.context("not ready within a minute")
+        ready.with_context(|| format!("not ready within a minute: see {}", self.logs.display()))
     }
 
     /// Fills the disk to the last byte; the file that does it.
@@ -169,14 +191,17 @@ impl Scene {
         Ok(path)
     }
 
-    pub(crate) async fn running(&self) -> anyhow::Result<i64> {
-        self.database.number(RUNNING).await
-    }
-
-    /// The keys of the turns whose answers are stored.
-    pub(crate) async fn stored(&self) -> anyhow::Result<BTreeSet<String>> {
-        let rows = self.database.query(STORED).await?;
-        Ok(rows.into_iter().flatten().flatten().collect())
+    pub(crate) async fn rows(&self) -> anyhow::Result<Rows> {
+        let stored = self.database.query(STORED).await?.into_iter();
+        let answers = stored.filter_map(|row| {
+            let [request, answer] = <[_; 2]>::try_from(row).ok()?;
+            Some((request?, answer?))
+        });
+        Ok(Rows {
+            running: usize::try_from(self.database.number(RUNNING).await?)?,
+            unsettled: usize::try_from(self.database.number(UNSETTLED).await?)?,
+            answers: answers.collect(),
+        })
     }
 
     /// Lets the watchdog end what was left behind, as if its time had come.
@@ -190,7 +215,7 @@ impl Scene {
             }
             Database::Sqlite(_) => {
                 for _ in 0..100 {
-                    if self.running().await? == 0 {
+                    if self.database.number(RUNNING).await? == 0 {
                         break;
                     }
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -228,7 +253,7 @@ async fn check_refused(arguments: &Arguments, url: &str, settings: &str) -> anyh
 /// Where the SQLite file lies.
 fn mount(path: PathBuf, fault: Fault) -> anyhow::Result<PathBuf> {
     std::fs::create_dir(&path)?;
-    if fault == Fault::FullDisk {
+    if fault.needs_disk() {
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={DISK}"), "tmpfs"]);
         done(mount.arg(&path), "mount (which only root may do)")?;

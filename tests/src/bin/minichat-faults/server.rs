@@ -5,9 +5,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use minichat_cluster::PackageUser;
 use minichat_tests::postgres;
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use crate::processes::children_of;
 
 /// How long the server may take to come up.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -15,6 +18,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Dropped, it is stopped, and its files are gone.
 pub(crate) struct Server {
     programs: PathBuf,
+    pub(crate) user: PackageUser,
     data: PathBuf,
     pub(crate) port: u16,
     directory: TempDir,
@@ -34,14 +38,12 @@ impl Server {
         let directory = TempDir::with_prefix("minichat-faults-postgres-")?;
         let server = Self {
             programs: programs.to_owned(),
+            user: PackageUser::find("postgres")?,
             data: directory.path().join("data"),
             port: crate::scene::free_port()?,
             directory,
         };
-        if geteuid().is_root() {
-            let path = server.directory.path();
-            done(Command::new("chown").arg("postgres").arg(path), "chown")?;
-        }
+        server.user.own(server.directory.path())?;
         let mut initdb = server.command("initdb");
         initdb.arg("--pgdata").arg(&server.data).args([
             "--username=postgres",
@@ -68,8 +70,7 @@ impl Server {
     /// Starts it as a standby that nobody has promoted.
     pub(crate) async fn start_standby(&self, standby: Standby) -> anyhow::Result<()> {
         let signal = self.data.join("standby.signal");
-        let owner = self.command_of_owner("touch");
-        done({ owner }.arg(signal), "touch")?;
+        done(self.user.command("touch").arg(signal), "touch")?;
         match standby {
             Standby::Reads => {
                 self.launch("-c hot_standby=on")?;
@@ -115,34 +116,15 @@ impl Server {
     }
 
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        for process in self.processes()? {
+        let file = std::fs::read_to_string(self.data.join("postmaster.pid"))?;
+        let first = file.lines().next().context("no process id")?.parse()?;
+        let first = Pid::from_raw(first).context("no process id")?;
+        let children = children_of(first)?.into_iter().map(|(id, _)| id);
+        for process in std::iter::once(first).chain(children) {
             // One that has ended meanwhile needs no signal.
             let _ = kill_process(process, signal);
         }
         Ok(())
-    }
-
-    /// The server's first process and its children.
-    fn processes(&self) -> anyhow::Result<Vec<Pid>> {
-        let file = std::fs::read_to_string(self.data.join("postmaster.pid"))?;
-        let first: i32 = file.lines().next().context("no process id")?.parse()?;
-        let mut found = vec![first];
-        for entry in std::fs::read_dir("/proc")?.flatten() {
-            let name = entry.file_name();
-            let Some(id) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
-                continue;
-            };
-            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            // Behind the name, which is in parentheses: state, then parent.
-            let parent = stat
-                .rsplit(") ")
-                .next()
-                .and_then(|rest| rest.split(' ').nth(1));
-            if parent == Some(first.to_string().as_str()) {
-                found.push(id);
-            }
-        }
-        Ok(found.into_iter().filter_map(Pid::from_raw).collect())
     }
 
     fn launch(&self, options: &str) -> anyhow::Result<()> {
@@ -174,21 +156,7 @@ impl Server {
     }
 
     fn command(&self, program: &str) -> Command {
-        self.command_of_owner(&self.programs.join(program).display().to_string())
-    }
-
-    /// PostgreSQL refuses to run as root, so root becomes the package's user.
-    #[expect(clippy::unused_self, reason = "one way to make commands")]
-    fn command_of_owner(&self, program: &str) -> Command {
-        let mut command = if geteuid().is_root() {
-            let mut command = Command::new("runuser");
-            command.args(["-u", "postgres", "--", program]);
-            command
-        } else {
-            Command::new(program)
-        };
-        command.current_dir("/");
-        command
+        self.user.command(self.programs.join(program))
     }
 }
 

@@ -1,0 +1,81 @@
+//! What `/readyz` says all the while, to be compared with what requests get.
+
+use std::time::{Duration, Instant};
+
+use minichat_tests::client::Api;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Between an answer and the next question: as long as a failure is told again.
+const APART: Duration = Duration::from_millis(110);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One answer of `/readyz`.
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    asked: Instant,
+    answered: Instant,
+    is_ready: bool,
+}
+
+/// The answers in their order.
+#[derive(Default, Debug)]
+pub(crate) struct Readiness(Vec<Answer>);
+
+pub(crate) struct Observer {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Readiness>,
+}
+
+impl Observer {
+    pub(crate) fn start(admin: Api) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(observe(admin, stopped));
+        Self { stop, task }
+    }
+
+    pub(crate) async fn stop(self) -> anyhow::Result<Readiness> {
+        self.stop.send_replace(true);
+        Ok(self.task.await?)
+    }
+}
+
+async fn observe(admin: Api, stopped: watch::Receiver<bool>) -> Readiness {
+    let mut readiness = Readiness::default();
+    while !*stopped.borrow() {
+        let asked = Instant::now();
+        let is_ready = is_ready(&admin).await;
+        let answered = Instant::now();
+        readiness.0.push(Answer {
+            asked,
+            answered,
+            is_ready,
+        });
+        tokio::time::sleep(APART).await;
+    }
+    readiness
+}
+
+/// Whether `/readyz` answers 200; no answer is another one.
+pub(crate) async fn is_ready(admin: &Api) -> bool {
+    let answer = tokio::time::timeout(PATIENCE, admin.get_absolute("/readyz")).await;
+    matches!(answer, Ok(Ok(answer)) if answer.status == 200)
+}
+
+impl Readiness {
+    /// What was said from before `began` until after `answered`, if it was the
+    /// same all the time. Else nobody knows what held for the request.
+    pub(crate) fn during(&self, began: Instant, answered: Instant) -> Option<bool> {
+        let before = self.0.partition_point(|it| it.answered <= began);
+        let after = self.0.partition_point(|it| it.asked < answered);
+        let meanwhile = self.0.get(before.checked_sub(1)?..=after)?;
+        let is_ready = meanwhile.first()?.is_ready;
+        let is_same = meanwhile.iter().all(|it| it.is_ready == is_ready);
+        is_same.then_some(is_ready)
+    }
+
+    /// Whether it was ever said that requests are not served.
+    pub(crate) fn was_away(&self) -> bool {
+        self.0.iter().any(|it| !it.is_ready)
+    }
+}
