@@ -1,7 +1,8 @@
 //! Random histories against a reference model: sends, replays, retries, edits,
 //! deletions of turns and chats, stops, disconnects, timeouts, drains, crashes,
-//! lost answers of the database and watchdogs, interleaved at every transaction
-//! (TURN-2 to TURN-64, QUOTA-52 to QUOTA-66, K8S-50).
+//! lost answers of the database, failing statements of its writer and watchdogs,
+//! interleaved at every transaction (TURN-2 to TURN-64, QUOTA-52 to QUOTA-66,
+//! K8S-50).
 //!
 //! The data plane runs in this process over a real database; time, provider and
 //! the order of transactions are in the hands of the test, so that a seed

@@ -5,15 +5,17 @@ use minichat_store::testing::{Access, Moment, Waiter};
 use super::{End, History};
 use crate::world::{Life, World};
 
-/// Beyond every back-off of those who look for what became of a commit.
-const BACK_OFF: u32 = 2_003;
+/// Beyond every back-off of those who try again, or look for what became of a
+/// commit.
+pub(super) const BACK_OFF: u32 = 2_003;
 
 /// How likely each of them is: a crash, a provider that refuses connections or
-/// does so no more, a lost answer, SIGTERM, and the end that it leads to.
-pub(super) type Mishaps = [u32; 5];
+/// does so no more, a lost answer, a statement of the writer that fails,
+/// SIGTERM, and the end that it leads to.
+pub(super) type Mishaps = [u32; 6];
 
 impl History {
-    pub(super) fn mishaps(&self, waiting: &[Waiter]) -> Mishaps {
+    pub(super) fn mishaps(&self, life: &Life, waiting: &[Waiter]) -> Mishaps {
         let may_lose = self.may_advance() && self.model.may_lose();
         let is_over = self.drain.as_ref().map(|drain| drain.run.is_finished());
         [
@@ -21,6 +23,11 @@ impl History {
             3,
             if may_lose && !self.answers(waiting).is_empty() {
                 3
+            } else {
+                0
+            },
+            if self.may_fail_writes(life, waiting) {
+                8
             } else {
                 0
             },
@@ -52,7 +59,8 @@ impl History {
                 let answers = self.answers(waiting);
                 self.lose_answer(world, life, &answers).await?;
             }
-            Some(3) => self.terminate(world, life).await?,
+            Some(3) => self.fail_writes(world, life, waiting).await?,
+            Some(4) => self.terminate(world, life).await?,
             _ => {
                 self.note("exit".to_owned());
                 return Ok(Some(End::Process));
@@ -88,16 +96,16 @@ impl History {
         self.settle(world, life, false).await
     }
 
-    /// The write with `number` has happened; its answer is new among those that
-    /// wait.
-    pub(super) fn remember_answer(&mut self, life: &Life, before: &[Waiter], number: u64) {
-        let waiting = life.turnstile.waiting();
-        let answer = waiting.iter().find(|waiter| {
+    /// The writes with `numbers` have happened, in this order; their answers are
+    /// new among those that wait.
+    pub(super) fn remember_answers(&mut self, life: &Life, before: &[Waiter], numbers: &[u64]) {
+        let mut waiting = life.turnstile.waiting();
+        waiting.retain(|waiter| {
             (waiter.access, waiter.moment) == (Access::Write, Moment::Answer)
                 && !before.contains(waiter)
         });
-        if let Some(answer) = answer {
-            self.writes.insert(answer.number, number);
+        for (answer, number) in waiting.iter().zip(numbers) {
+            self.writes.insert(answer.number, *number);
         }
     }
 

@@ -5,6 +5,7 @@ mod checks;
 mod edge;
 mod mishaps;
 mod requests;
+mod writer_faults;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -216,7 +217,7 @@ impl History {
         let streams = u32::from(!open.is_empty());
         let readers = self.readers();
         let at_risk = self.at_risk(&open);
-        let mishaps = self.mishaps(&waiting);
+        let mishaps = self.mishaps(life, &waiting);
         let weights = [
             30 * waits,
             40 * waits,
@@ -312,10 +313,12 @@ impl History {
         life.turnstile.release(number);
         let before = life.turnstile.waiting();
         let writes = access == Access::Write && moment == Moment::Begin;
-        self.model.happening = writes.then_some(number);
+        if writes {
+            self.model.happening = vec![number];
+        }
         self.settle(world, life, writes).await?;
         if writes {
-            self.remember_answer(life, &before, number);
+            self.remember_answers(life, &before, &[number]);
         }
         Ok(())
     }
@@ -325,13 +328,14 @@ impl History {
         life.settle().await;
         if wrote {
             self.look(world)?;
+            self.model.happening.clear();
         }
         self.watch_provider(life)?;
         self.watch_clients()?;
         self.watch_watchdogs().await?;
         self.check_counters(life)?;
         if life.turnstile.waiting().is_empty() {
-            self.model.lost_since = None;
+            self.model.calm_down();
             self.check_quiet(life)?;
         }
         Ok(())

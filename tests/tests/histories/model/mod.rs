@@ -135,10 +135,10 @@ pub(crate) struct Operation {
     may_be_refused: bool,
     /// The number at the turnstile of its first transaction.
     pub(crate) transaction: Option<u64>,
-    /// The answer to its transaction was lost; it may say so if nothing came of
-    /// it.
+    /// Its transaction failed, or the answer to it was lost; it may say so if
+    /// nothing came of it.
     may_fail: bool,
-    /// It deleted the turn that it is about.
+    /// It deleted the turn or the chat that it is about, and knows it.
     has_deleted: bool,
     /// It came when its process began nothing new any more (D29).
     is_refused: bool,
@@ -196,7 +196,7 @@ pub(crate) struct Counts {
     pub(crate) settled_actual: u64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Model {
     pub(crate) now: i64,
     pub(crate) life: u32,
@@ -212,8 +212,12 @@ pub(crate) struct Model {
     pub(crate) watchdogs: u32,
     pub(crate) recovers: bool,
     pub(crate) provider_is_away: bool,
-    /// The number at the turnstile of the write that happens.
-    pub(crate) happening: Option<u64>,
+    /// The numbers at the turnstile of the writes that happen, in their order;
+    /// several share a transaction.
+    pub(crate) happening: Vec<u64>,
+    /// Transactions of this process in which a statement of the writer failed
+    /// and whose jobs may still be tried again.
+    pub(crate) failures: u32,
     /// Deletions that a client was told of: chat and key, or the chat itself.
     told_deletions: BTreeSet<(Uuid, Option<Uuid>)>,
     pub(crate) drain: Option<Drain>,
@@ -329,17 +333,49 @@ impl Model {
     pub(crate) fn lose(&mut self, transaction: u64) {
         self.losses += 1;
         self.lost_since.get_or_insert(self.now);
+        if let Some(operation) = self.may_fail(transaction) {
+            // Nobody looks a deleted chat up: to ask again does no harm.
+            operation.has_deleted &= operation.wish != Wish::DeleteChat;
+        }
+    }
+
+    /// A statement of the writer failed, and with it maybe the transaction that
+    /// these writes shared.
+    pub(crate) fn fail(&mut self, transactions: &[u64]) {
+        self.failures += 1;
+        for &transaction in transactions {
+            self.may_fail(transaction);
+        }
+    }
+
+    /// Whether everybody whose transaction fails tries again: a finalizer does
+    /// so twice (TURN-37).
+    pub(crate) const fn may_fail_again(&self) -> bool {
+        self.failures < 2
+    }
+
+    /// Nothing is under way any more.
+    pub(crate) const fn calm_down(&mut self) {
+        self.lost_since = None;
+        self.failures = 0;
+    }
+
+    /// Whoever began this write may say that it failed; the operation, if it is
+    /// known.
+    fn may_fail(&mut self, transaction: u64) -> Option<&mut Operation> {
         let life = self.life;
-        let is_lost = |it: &&mut Operation| it.life == life && it.transaction == Some(transaction);
-        if let Some(operation) = self.operations.iter_mut().find(is_lost) {
+        let began = |it: &Operation| it.life == life && it.transaction == Some(transaction);
+        if let Some(number) = self.operations.iter().position(began) {
+            let operation = &mut self.operations[number];
             operation.may_fail = true;
-            return;
+            return Some(operation);
         }
         // What asks to stop a turn of a dead process writes after it has read.
         for operation in &mut self.operations {
             let asks = matches!(operation.wish, Wish::Cancel { .. });
             operation.may_fail |= asks && operation.life == life && operation.answer.is_none();
         }
+        None
     }
 
     /// Of two operations that want the same, `number` is the one that opened
@@ -536,7 +572,8 @@ impl Model {
         self.provider_is_away = false;
         self.counts = Counts::default();
         self.losses = 0;
-        self.lost_since = None;
+        self.calm_down();
+        self.happening.clear();
         self.drain = None;
         for operation in &mut self.operations {
             operation.presence = Presence::Over;

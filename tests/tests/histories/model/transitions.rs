@@ -19,33 +19,67 @@ pub(crate) fn stale_at(turn: &Turn) -> i64 {
     turn.last_progress_at + micros(WATCHDOG_TIMEOUT)
 }
 
+/// What one write makes of the rows.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Inserted(Uuid),
+    Finished(Uuid),
+    Progressed(Uuid),
+    Deleted(Uuid),
+    ChatDeleted(Uuid),
+}
+
+/// How the rows `after` differ from those `before`.
+fn changes(before: &Facts, after: &Facts) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (id, turn) in &after.turns {
+        let Some(old) = before.turns.get(id) else {
+            changes.push(Change::Inserted(*id));
+            continue;
+        };
+        if old.is_running() && !turn.is_running() {
+            changes.push(Change::Finished(*id));
+        }
+        if turn.last_progress_at != old.last_progress_at {
+            changes.push(Change::Progressed(*id));
+        }
+        if turn.is_deleted && !old.is_deleted && turn.replaced_by.is_none() {
+            changes.push(Change::Deleted(*id));
+        }
+    }
+    let deleted = after.deleted_chats.difference(&before.deleted_chats);
+    changes.extend(deleted.map(|chat| Change::ChatDeleted(*chat)));
+    changes
+}
+
 impl Model {
     /// The rows after a transaction: they must be what the model makes of the
-    /// rows before it.
+    /// rows before it. Two writes that shared the transaction came one after the
+    /// other, in an order that is not seen.
     pub(crate) fn observe(&mut self, after: &Facts) -> anyhow::Result<()> {
-        let before = std::mem::replace(&mut self.facts, after.clone());
-        if before == *after {
+        let mut changes = changes(&self.facts, after);
+        if self.happening.len() > 1 && changes.len() > 1 {
+            let mut one_way = self.clone();
+            if one_way.apply(&changes, after).is_ok() {
+                *self = one_way;
+                return Ok(());
+            }
+            changes.reverse();
+        }
+        self.apply(&changes, after)
+    }
+
+    fn apply(&mut self, changes: &[Change], after: &Facts) -> anyhow::Result<()> {
+        if self.facts == *after {
             return Ok(());
         }
-        let mut expected = before.clone();
-        for (id, turn) in &after.turns {
-            match before.turns.get(id) {
-                None => self.inserted(&mut expected, after, *id, turn)?,
-                Some(old) => {
-                    if turn.is_deleted && !old.is_deleted && turn.replaced_by.is_none() {
-                        self.deleted(&mut expected, *id)?;
-                    }
-                    if old.is_running() && !turn.is_running() {
-                        self.finished(&mut expected, after, *id, turn)?;
-                    }
-                    if turn.last_progress_at != old.last_progress_at {
-                        self.progressed(&mut expected, *id, turn)?;
-                    }
-                }
+        let mut expected = self.facts.clone();
+        for (number, change) in changes.iter().enumerate() {
+            if number > 0 {
+                self.facts = expected.clone();
+                self.live_on();
             }
-        }
-        for chat in after.deleted_chats.difference(&before.deleted_chats) {
-            self.chat_deleted(&mut expected, *chat)?;
+            self.change(&mut expected, after, *change)?;
         }
         expected.cells.retain(|_, cell| *cell != Cell::default());
         expected.audits.sort();
@@ -55,9 +89,25 @@ impl Model {
                 expected.differs(after)
             );
         }
+        self.facts = expected;
         self.check_invariants()?;
         self.live_on();
         Ok(())
+    }
+
+    fn change(
+        &mut self,
+        expected: &mut Facts,
+        after: &Facts,
+        change: Change,
+    ) -> anyhow::Result<()> {
+        match change {
+            Change::Inserted(id) => self.inserted(expected, after, id, &after.turns[&id]),
+            Change::Finished(id) => self.finished(expected, after, id, &after.turns[&id]),
+            Change::Progressed(id) => self.progressed(expected, id, &after.turns[&id]),
+            Change::Deleted(id) => self.deleted(expected, id),
+            Change::ChatDeleted(chat) => self.chat_deleted(expected, chat),
+        }
     }
 
     /// A new running turn, maybe in the place of another (TURN-11, TURN-55).
@@ -182,10 +232,7 @@ impl Model {
         // Which of several it was is known by its transaction, or else seen by
         // who is answered with the stream; one that waits is.
         let waits = |number: &&usize| self.operations[**number].presence == Presence::Waiting;
-        let happens = |number: &&usize| {
-            let transaction = self.operations[**number].transaction;
-            transaction.is_some() && transaction == self.happening
-        };
+        let happens = |number: &&usize| self.operations[**number].happens_in(&self.happening);
         let chosen = found.iter().find(happens);
         let chosen = chosen.or_else(|| found.iter().find(waits).or(found.first()));
         chosen.copied().context("nobody may open this turn now")
@@ -399,39 +446,45 @@ impl Model {
         let refusal = expected.refusal(turn.chat, turn.request);
         ensure!(refusal.is_none(), "deleted, but {refusal:?}");
         let request = turn.request;
-        let mut may_delete = false;
-        for operation in &mut self.operations {
-            if operation.wish == (Wish::Delete { target: request })
-                && operation.presence != Presence::Over
-                && operation.life == self.life
-            {
-                operation.allowed.insert("deleted".to_owned());
-                operation.has_deleted |= operation.transaction == self.happening;
-                may_delete = true;
-            }
-        }
+        let wish = Wish::Delete { target: request };
+        let may_delete = self.may_have_deleted(|operation| operation.wish == wish);
         ensure!(may_delete, "nobody may delete this turn now");
         expected.remove(id, None, "turn_delete")
     }
 
     /// Its turns stay as they are, also one that runs (API-55, TURN-53).
     fn chat_deleted(&mut self, expected: &mut Facts, chat: Uuid) -> anyhow::Result<()> {
-        let mut may_delete = false;
-        for operation in &mut self.operations {
-            if operation.wish == Wish::DeleteChat
-                && operation.chat == chat
-                && operation.presence != Presence::Over
-                && operation.life == self.life
-            {
-                operation.allowed.insert("deleted".to_owned());
-                may_delete = true;
-            }
-        }
+        let may_delete = self.may_have_deleted(|operation| {
+            operation.wish == Wish::DeleteChat && operation.chat == chat
+        });
         ensure!(may_delete, "nobody may delete this chat now");
         expected.deleted_chats.insert(chat);
         expected.cleanups.push(chat);
         expected.cleanups.sort();
         Ok(())
+    }
+
+    /// Whether one of the operations that `want` it may have deleted something:
+    /// of those that happen it was the first.
+    fn may_have_deleted(&mut self, want: impl Fn(&Operation) -> bool) -> bool {
+        let life = self.life;
+        let mut any = false;
+        for operation in &mut self.operations {
+            if want(operation) && operation.presence != Presence::Over && operation.life == life {
+                operation.allowed.insert("deleted".to_owned());
+                any = true;
+            }
+        }
+        let mut happening = self.happening.iter();
+        let first = happening.find_map(|&number| {
+            let begun = |it: &Operation| it.life == life && it.transaction == Some(number);
+            let place = self.operations.iter().position(begun)?;
+            want(&self.operations[place]).then_some(place)
+        });
+        if let Some(place) = first {
+            self.operations[place].has_deleted = true;
+        }
+        any
     }
 
     /// A sign of life (TURN-7).
@@ -440,10 +493,10 @@ impl Model {
         ensure!(live.life == self.life, "progress of a dead process");
         let old = expected.turns.get_mut(&id).context("no such turn")?;
         ensure!(
-            turn.is_running() && turn.last_progress_at == self.now,
+            old.is_running() && turn.last_progress_at == self.now,
             "progress noted at {} of a turn that is {}",
             turn.last_progress_at,
-            turn.state
+            old.state
         );
         old.last_progress_at = turn.last_progress_at;
         Ok(())
@@ -491,6 +544,12 @@ struct Settled {
 }
 
 impl Operation {
+    /// Whether one of the writes that happen is its own.
+    fn happens_in(&self, happening: &[u64]) -> bool {
+        let transaction = self.transaction;
+        transaction.is_some_and(|number| happening.contains(&number))
+    }
+
     /// The message of the turn that it opens.
     fn message(&self, before: &Facts) -> anyhow::Result<String> {
         Ok(match &self.wish {
