@@ -47,7 +47,7 @@ pub(crate) fn body(
             &openai_chat_completions::RequestJson::new(provider, request),
         ),
         ProviderKind::VllmResponses => {
-            serde_json::to_vec(&vllm_responses::RequestJson::new(provider, request))
+            serde_json::to_vec(&vllm_responses::request(provider, request))
         }
     };
     body.map(Bytes::from)
@@ -97,9 +97,7 @@ impl Translator {
             ProviderKind::OpenAiChatCompletions => {
                 Protocol::ChatCompletions(openai_chat_completions::Answer::default())
             }
-            ProviderKind::VllmResponses => {
-                Protocol::Responses(openai_responses::Answer::with_think_tags())
-            }
+            ProviderKind::VllmResponses => Protocol::Responses(vllm_responses::answer()),
         };
         Self {
             protocol,

@@ -3,7 +3,7 @@
 
 mod request;
 
-pub(super) use request::{Item, RequestJson};
+pub(super) use request::RequestJson;
 
 use minichat_core::turn::IncompleteReason;
 

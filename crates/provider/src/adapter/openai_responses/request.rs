@@ -1,4 +1,4 @@
-//! The request body (CONT-31).
+//! The request body (CONT-31), of which vLLM gets a part (CONT-36).
 
 use minichat_config::tenant::Provider;
 use minichat_core::{ChatId, TenantId};
@@ -14,7 +14,8 @@ pub(in crate::adapter) struct RequestJson<'a> {
     model: &'a str,
     stream: bool,
     store: bool,
-    previous_response_id: Option<()>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous_response_id: Option<Null>,
     #[serde(skip_serializing_if = "Option::is_none")]
     instructions: Option<&'a str>,
     #[serde(skip_serializing_if = "Input::is_empty")]
@@ -39,9 +40,12 @@ impl<'a> RequestJson<'a> {
             model: request.provider_model_id,
             stream: true,
             store: false,
-            previous_response_id: None,
+            previous_response_id: Some(Null),
             instructions: non_empty(request.instructions),
-            input: Input(request.messages),
+            input: Input {
+                messages: request.messages,
+                has_plain_answers: false,
+            },
             max_output_tokens: request.max_output_tokens,
             max_tool_calls: request.max_tool_calls,
             user: request.user,
@@ -53,29 +57,53 @@ impl<'a> RequestJson<'a> {
             reasoning: Reasoning::new(request.api_params),
         }
     }
+
+    /// Without the fields that vLLM does not know, and with answers as plain
+    /// strings (CONT-36).
+    pub(in crate::adapter) fn for_vllm(mut self) -> Self {
+        self.previous_response_id = None;
+        self.max_tool_calls = None;
+        self.metadata = None;
+        self.input.has_plain_answers = true;
+        self
+    }
 }
 
-struct Input<'a>(&'a [InputMessage<'a>]);
+/// `null`.
+#[derive(Serialize)]
+struct Null;
+
+struct Input<'a> {
+    messages: &'a [InputMessage<'a>],
+    has_plain_answers: bool,
+}
 
 impl Input<'_> {
     fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.messages.is_empty()
     }
 }
 
 impl Serialize for Input<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(Item::new))
+        let item = |message| Item::new(message, self.has_plain_answers);
+        serializer.collect_seq(self.messages.iter().map(item))
     }
 }
 
-/// One `input[]` entry whose content is an array of one text part.
 #[derive(Serialize)]
-pub(in crate::adapter) struct Item<'a> {
+struct Item<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     role: Role,
-    content: [TextPart<'a>; 1],
+    content: Content<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    Parts([TextPart<'a>; 1]),
+    Plain(&'a str),
 }
 
 #[derive(Serialize)]
@@ -86,17 +114,19 @@ struct TextPart<'a> {
 }
 
 impl<'a> Item<'a> {
-    pub(in crate::adapter) fn new(message: &InputMessage<'a>) -> Self {
+    fn new(message: &InputMessage<'a>, has_plain_answers: bool) -> Self {
+        let part = |kind| {
+            let text = message.text;
+            Content::Parts([TextPart { kind, text }])
+        };
         Self {
             kind: "message",
             role: message.role,
-            content: [TextPart {
-                kind: match message.role {
-                    Role::User => "input_text",
-                    Role::Assistant => "output_text",
-                },
-                text: message.text,
-            }],
+            content: match message.role {
+                Role::User => part("input_text"),
+                Role::Assistant if has_plain_answers => Content::Plain(message.text),
+                Role::Assistant => part("output_text"),
+            },
         }
     }
 }
