@@ -18,6 +18,7 @@ use crate::client::{Answer, Api};
 use crate::database::{Database, DatabaseKind};
 use crate::exposition::Scrape;
 use crate::manifest::Tenant;
+use crate::postgres_proxy::PostgresProxy;
 use crate::scripted_provider::{Ending, Scenario, ScriptedProvider};
 use crate::sse::{Event, EventStream};
 
@@ -99,6 +100,22 @@ impl Env {
             tenant,
             stack,
         })
+    }
+
+    /// Serves one tenant from a database that is reached through a proxy;
+    /// `settings` as for [`Self::serve_with`].
+    pub async fn proxied_scene(&self, settings: &str) -> anyhow::Result<(Scene, PostgresProxy)> {
+        let proxy = PostgresProxy::start(&self.database.url()).await?;
+        let provider = ScriptedProvider::start().await?;
+        let tenant = Tenant::new("acme", provider.addr);
+        let settings = format!("{settings}\nMINICHAT_DATABASE_URL={}", proxy.url());
+        let stack = self.serve_with(&[&tenant], settings.trim()).await?;
+        let scene = Scene {
+            provider,
+            tenant,
+            stack,
+        };
+        Ok((scene, proxy))
     }
 
     /// Serves `tenants`, with identities from headers and without admission

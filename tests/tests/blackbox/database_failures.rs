@@ -16,21 +16,6 @@ const AUDIT: &str = "mini-chat.audit";
 const RESERVED: &str = "SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0";
 const TURNS: &str = "SELECT count(*) FROM chat_turns";
 
-/// A data plane that reaches its database through a proxy.
-async fn proxied(env: &Env) -> anyhow::Result<(Scene, PostgresProxy)> {
-    let proxy = PostgresProxy::start(&env.database.url()).await?;
-    let provider = ScriptedProvider::start().await?;
-    let tenant = Tenant::new("acme", provider.addr);
-    let settings = format!("MINICHAT_DATABASE_URL={}", proxy.url());
-    let stack = env.serve_with(&[&tenant], &settings).await?;
-    let scene = Scene {
-        provider,
-        tenant,
-        stack,
-    };
-    Ok((scene, proxy))
-}
-
 on_each_database! {
     /// TURN-26, TURN-34, TURN-35, TURN-38: deltas do not wait for the database,
     /// the last event does.
@@ -64,7 +49,7 @@ on_each_database! {
 #[test]
 fn a_commit_whose_answer_is_lost_is_looked_up_and_not_repeated() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
-        let (scene, proxy) = proxied(&env).await?;
+        let (scene, proxy) = env.proxied_scene("").await?;
         for turns in 1..=5 {
             let mut turn = scene.held().await?;
             proxy.lose_the_next_commit();
@@ -102,7 +87,7 @@ fn a_commit_whose_answer_is_lost_is_looked_up_and_not_repeated() -> anyhow::Resu
 #[test]
 fn a_reserve_whose_answer_is_lost_is_a_turn_all_the_same() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
-        let (scene, proxy) = proxied(&env).await?;
+        let (scene, proxy) = env.proxied_scene("").await?;
         let user = scene.new_user()?;
         let chat = user.create_chat(Some("std")).await?;
         for turns in 1..=5 {
@@ -132,7 +117,7 @@ fn a_reserve_whose_answer_is_lost_is_a_turn_all_the_same() -> anyhow::Result<()>
 #[test]
 fn a_reserve_whose_answer_is_lost_is_looked_up_until_the_database_is_back() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
-        let (scene, proxy) = proxied(&env).await?;
+        let (scene, proxy) = env.proxied_scene("").await?;
         let user = scene.new_user()?;
         let chat = user.create_chat(Some("std")).await?;
         for turns in 1..=3 {
@@ -166,7 +151,7 @@ fn a_reserve_whose_answer_is_lost_is_looked_up_until_the_database_is_back() -> a
 #[test]
 fn a_deletion_whose_answer_is_lost_is_looked_up_and_not_repeated() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
-        let (scene, proxy) = proxied(&env).await?;
+        let (scene, proxy) = env.proxied_scene("").await?;
         let user = scene.new_user()?;
         let chat = user.create_chat(Some("std")).await?;
         for deletions in 1..=3 {
@@ -214,7 +199,7 @@ async fn asked_about(env: &Env, scene: &Scene, proxy: &PostgresProxy) -> anyhow:
 #[test]
 fn a_finalization_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
-        let (scene, proxy) = proxied(&env).await?;
+        let (scene, proxy) = env.proxied_scene("").await?;
         let mut turn = scene.held().await?;
         proxy.hold_the_next_commit();
         scene.provider.release(1);
@@ -232,13 +217,22 @@ fn a_finalization_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()
 }
 
 /// TURN-13, TURN-15: the same of a reserve. The first of a user makes the rows
-/// that it locks.
+/// that it locks, and a later one finds them.
 #[test]
 fn a_reserve_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()> {
-    run(DatabaseKind::Postgres, async |env| {
-        let (scene, proxy) = proxied(&env).await?;
+    reserve_under_way(0)?;
+    reserve_under_way(1)
+}
+
+/// The reserve of a user who had `earlier` turns.
+fn reserve_under_way(earlier: i64) -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async move |env| {
+        let (scene, proxy) = env.proxied_scene("").await?;
         let user = scene.new_user()?;
         let chat = user.create_chat(Some("std")).await?;
+        for _ in 0..earlier {
+            user.say(&chat, "PING").await?.only("done")?;
+        }
         proxy.hold_the_next_commit();
         let conducted = async {
             asked_about(&env, &scene, &proxy).await?;
@@ -247,7 +241,7 @@ fn a_reserve_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()> {
         let (events, conducted) = tokio::join!(user.say(&chat, "PING"), conducted);
         conducted?;
         events?.only("done")?;
-        assert_eq!(env.database.number(TURNS).await?, 1);
+        assert_eq!(env.database.number(TURNS).await?, earlier + 1);
         assert_eq!(env.database.number(RESERVED).await?, 0);
         Ok(())
     })
@@ -257,7 +251,7 @@ fn a_reserve_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()> {
 #[test]
 fn a_deletion_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
-        let (scene, proxy) = proxied(&env).await?;
+        let (scene, proxy) = env.proxied_scene("").await?;
         let user = scene.new_user()?;
         let chat = user.create_chat(Some("std")).await?;
         let events = user.say(&chat, "PING").await?;
@@ -360,7 +354,7 @@ fn a_finished_answer_outlasts_a_full_disk() -> anyhow::Result<()> {
 #[test]
 fn without_a_database_the_stream_ends_without_an_outcome() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
-        let (scene, proxy) = proxied(&env).await?;
+        let (scene, proxy) = env.proxied_scene("").await?;
         let mut turn = scene.held().await?;
         proxy.set_down(true);
         scene.provider.release(1);
@@ -414,7 +408,7 @@ async fn cut_listeners(env: &Env) -> anyhow::Result<Rows> {
 #[test]
 fn a_stop_reaches_a_process_whose_listener_was_cut_off() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
-        let (scene, proxy) = proxied(&env).await?;
+        let (scene, proxy) = env.proxied_scene("").await?;
         let other = env.serve(&[&scene.tenant]).await?;
         let user_id = Uuid::new_v4();
         let here = scene.stack.caller(&scene.tenant, user_id)?;

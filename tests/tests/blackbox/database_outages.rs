@@ -5,10 +5,9 @@ use futures_util::future::try_join_all;
 use http::{Method, StatusCode};
 use minichat_tests::client::{Answer, Api};
 use minichat_tests::database::DatabaseKind;
-use minichat_tests::harness::{Env, Scene, run};
+use minichat_tests::harness::{Scene, run};
 use minichat_tests::manifest::Tenant;
 use minichat_tests::postgres;
-use minichat_tests::postgres_proxy::PostgresProxy;
 use minichat_tests::scripted_provider::ScriptedProvider;
 use serde_json::json;
 
@@ -93,26 +92,11 @@ async fn check_all_is_served(scene: &Scene, users: &[(Api, Things)]) -> anyhow::
     Ok(())
 }
 
-/// A data plane behind a proxy, with little patience.
-async fn impatient(env: &Env) -> anyhow::Result<(Scene, PostgresProxy)> {
-    let proxy = PostgresProxy::start(&env.database.url()).await?;
-    let provider = ScriptedProvider::start().await?;
-    let tenant = Tenant::new("acme", provider.addr);
-    let settings = format!("{IMPATIENT}\nMINICHAT_DATABASE_URL={}", proxy.url());
-    let stack = env.serve_with(&[&tenant], &settings).await?;
-    let scene = Scene {
-        provider,
-        tenant,
-        stack,
-    };
-    Ok((scene, proxy))
-}
-
 /// A server that refuses connections.
 #[test]
 fn every_route_is_unavailable_while_the_database_is_away() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
-        let (scene, proxy) = impatient(&env).await?;
+        let (scene, proxy) = env.proxied_scene(IMPATIENT).await?;
         let users = users(&scene).await?;
         proxy.set_down(true);
         check_nothing_is_served(&scene, &users).await?;
@@ -127,7 +111,7 @@ fn every_route_is_unavailable_while_the_database_is_away() -> anyhow::Result<()>
 #[test]
 fn every_route_is_unavailable_while_the_database_is_silent() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
-        let (scene, proxy) = impatient(&env).await?;
+        let (scene, proxy) = env.proxied_scene(IMPATIENT).await?;
         let users = users(&scene).await?;
         proxy.set_silent(true);
         check_nothing_is_served(&scene, &users).await?;
@@ -140,7 +124,7 @@ fn every_route_is_unavailable_while_the_database_is_silent() -> anyhow::Result<(
 #[test]
 fn every_route_is_unavailable_while_the_database_is_read_only() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
-        let (scene, _proxy) = impatient(&env).await?;
+        let (scene, _proxy) = env.proxied_scene(IMPATIENT).await?;
         let users = users(&scene).await?;
         let url = env.database.url();
         let (server, name) = url.rsplit_once('/').context("a URL without a database")?;
