@@ -85,6 +85,12 @@ impl Process {
         }
     }
 
+    /// Waits until it logs a line with `text`.
+    pub async fn says(&mut self, text: &str) -> anyhow::Result<String> {
+        let logs = self.logs.as_mut().context("the logs are thrown away")?;
+        line_with(logs, text).await
+    }
+
     /// SIGTERM.
     pub fn terminate(&self) -> anyhow::Result<()> {
         terminate(&self.child)
@@ -140,16 +146,7 @@ impl Starting {
 
     /// Waits until it logs a line with `text`.
     pub async fn says(&mut self, text: &str) -> anyhow::Result<String> {
-        let reading = async {
-            while let Some(line) = self.logs.next_line().await? {
-                if line.contains(text) {
-                    return Ok(line);
-                }
-            }
-            anyhow::bail!("the process ended before it said {text:?}")
-        };
-        let said = tokio::time::timeout(PATIENCE, reading).await;
-        said.with_context(|| format!("the process does not say {text:?}"))?
+        line_with(&mut self.logs, text).await
     }
 
     /// SIGTERM; how it ends.
@@ -174,6 +171,19 @@ impl Starting {
             logs: Some(self.logs),
         })
     }
+}
+
+async fn line_with(logs: &mut Lines<BufReader<ChildStdout>>, text: &str) -> anyhow::Result<String> {
+    let reading = async {
+        while let Some(line) = logs.next_line().await? {
+            if line.contains(text) {
+                return Ok(line);
+            }
+        }
+        anyhow::bail!("the process ended before it said {text:?}")
+    };
+    let said = tokio::time::timeout(PATIENCE, reading).await;
+    said.with_context(|| format!("the process does not say {text:?}"))?
 }
 
 /// Memory of a process, in bytes.

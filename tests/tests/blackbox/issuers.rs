@@ -1,14 +1,18 @@
 //! Tenants with issuers of their own (chapter 06, `auth.issuers`): whose tokens
 //! open which tenant.
 
+use minichat_tests::child::Process;
 use minichat_tests::client::{Answer, Api};
-use minichat_tests::harness::{Env, Stack};
+use minichat_tests::database::DatabaseKind;
+use minichat_tests::harness::{Env, Stack, run};
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_issuer::{AUDIENCE, ScriptedIssuer, Signer};
 use minichat_tests::scripted_provider::ScriptedProvider;
 use serde_json::{Value, json};
 use uuid::Uuid;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_minichat-dataplane-under-test");
 
 /// An issuer and its key.
 struct Login {
@@ -236,6 +240,32 @@ fn nothing_for(tenant: &Tenant, subject: &str) -> Value {
             "subjects": [{"kind": "User", "name": subject}],
             "limits": {"standard": nothing, "premium": nothing},
         },
+    })
+}
+
+/// Who is on call learns whose issuer it is.
+#[test]
+fn keys_that_cannot_be_loaded_are_logged_with_tenant_and_issuer() -> anyhow::Result<()> {
+    run(DatabaseKind::Sqlite, async |env| {
+        let login = Login::start().await?;
+        let provider = ScriptedProvider::start().await?;
+        let nowhere = json!({"jwksUri": format!("http://{}/nothing", provider.addr)});
+        let acme = tenant("acme", &provider, &[login.entry(&nowhere)]);
+        env.write_manifest("acme", &acme.manifest())?;
+        let mut process = Process::serve(BINARY, &env, "").await?;
+        let token = login.token(&json!({"sub": "u"}));
+        let caller = process
+            .api
+            .with_header("authorization", &format!("Bearer {token}"))?;
+        caller
+            .get("/chats")
+            .await?
+            .problem(503, "service_unavailable")?;
+        let line = process.says("the issuer's keys cannot be loaded").await?;
+        for part in [acme.id.to_string(), login.issuer.name().to_owned()] {
+            assert!(line.contains(&part), "{part} in {line}");
+        }
+        Ok(())
     })
 }
 

@@ -85,6 +85,7 @@ impl Scene {
         stack.eventually("refused", is_refused).await?;
         let entry = stack.configz(&self.second.tenant).await?;
         assert_eq!(entry["state"], "rejected");
+        assert_eq!(entry["stored_owner"], "team-a/acme");
         let error = entry["error"].as_str().unwrap_or_default();
         let remedy = format!(
             "minichat-dataplane tenants transfer --tenant {} --from team-a/acme --to team-b/acme",

@@ -45,7 +45,7 @@ impl Bearer {
         let (tenant_id, issuer) = self.opened(token.unverified(), tenants).map_err(rejected)?;
         let claims = match self
             .keys
-            .verified(&issuer, self.chosen_by(&issuer), token)
+            .verified(tenant_id, &issuer, self.chosen_by(&issuer), token)
             .await
         {
             Ok(claims) => claims,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use minichat_config::Issuer;
+use minichat_core::TenantId;
 use minichat_identity::{Claims, KeySet, KeySetError, Rejection, Token};
 use minichat_provider::{ChosenBy, FetchError, FetchLimits, ProviderClient};
 use serde::Deserialize;
@@ -45,6 +46,14 @@ struct Source {
     issuer: String,
     jwks_uri: Option<String>,
     chosen_by: ChosenBy,
+}
+
+/// Keys that are wanted, and for a token of which tenant.
+#[derive(Clone)]
+struct Inquiry {
+    source: Source,
+    entry: Arc<IssuerEntry>,
+    tenant: TenantId,
 }
 
 #[derive(Default)]
@@ -100,8 +109,12 @@ impl IssuerKeys {
 
     /// The claims of `token`, once a key of `issuer` has verified it. Asks the
     /// issuer only for its first keys and for a key that is not known.
+    ///
+    /// `tenant` is whom the token would open: it is named where keys cannot be
+    /// loaded.
     pub(super) async fn verified<'t>(
         self: &Arc<Self>,
+        tenant: TenantId,
         issuer: &Issuer,
         chosen_by: ChosenBy,
         token: &'t Token<'_>,
@@ -111,18 +124,22 @@ impl IssuerKeys {
             jwks_uri: issuer.jwks_uri.clone(),
             chosen_by,
         };
-        let entry = self.entry(&source);
-        let known = entry.keys.load_full();
+        let inquiry = Inquiry {
+            entry: self.entry(&source),
+            source,
+            tenant,
+        };
+        let known = inquiry.entry.keys.load_full();
         let known = match known {
             Some(known) => known,
-            None => self.first(&source, &entry).await.ok_or(Unproven::NoKeys)?,
+            None => self.first(&inquiry).await.ok_or(Unproven::NoKeys)?,
         };
-        self.refresh_old(&source, &entry, &known);
+        self.refresh_old(&inquiry, &known);
         match token.verified(&known.keys) {
             Err(Rejection::UnknownKey) => {}
             decided => return decided.map_err(Unproven::Rejected),
         }
-        let newer = self.refreshed(&source, &entry, &known).await;
+        let newer = self.refreshed(&inquiry, &known).await;
         token.verified(&newer.keys).map_err(Unproven::Rejected)
     }
 
@@ -136,30 +153,23 @@ impl IssuerKeys {
 
     /// The first keys; one request fetches, the others wait for it and share
     /// what comes of it.
-    async fn first(
-        self: &Arc<Self>,
-        source: &Source,
-        entry: &Arc<IssuerEntry>,
-    ) -> Option<Arc<Loaded>> {
+    async fn first(self: &Arc<Self>, inquiry: &Inquiry) -> Option<Arc<Loaded>> {
         let asked = Instant::now();
+        let entry = &inquiry.entry;
         let attempts = Arc::clone(&entry.attempts).lock_owned().await;
         if let Some(loaded) = entry.keys.load_full() {
             return Some(loaded);
         }
         let is_shared = attempts.ended.is_some_and(|ended| ended >= asked);
         if !is_shared && is_due(attempts.ended, BETWEEN_ATTEMPTS) {
-            self.fetch_in_its_own_task(source, entry, attempts).await;
+            self.fetch_in_its_own_task(inquiry, attempts).await;
         }
         entry.keys.load_full()
     }
 
     /// Keys newer than `known`, at most once a minute; else `known`.
-    async fn refreshed(
-        self: &Arc<Self>,
-        source: &Source,
-        entry: &Arc<IssuerEntry>,
-        known: &Arc<Loaded>,
-    ) -> Arc<Loaded> {
+    async fn refreshed(self: &Arc<Self>, inquiry: &Inquiry, known: &Arc<Loaded>) -> Arc<Loaded> {
+        let entry = &inquiry.entry;
         let mut attempts = Arc::clone(&entry.attempts).lock_owned().await;
         let is_still_newest = entry
             .keys
@@ -167,48 +177,44 @@ impl IssuerKeys {
             .as_ref()
             .is_some_and(|newest| Arc::ptr_eq(newest, known));
         if is_still_newest && is_due(attempts.refresh, BETWEEN_REFRESHES) {
-            self.fetch_in_its_own_task(source, entry, {
-                attempts.refresh = Some(Instant::now());
-                attempts
-            })
-            .await;
+            attempts.refresh = Some(Instant::now());
+            self.fetch_in_its_own_task(inquiry, attempts).await;
         }
         entry.keys.load_full().unwrap_or_else(|| Arc::clone(known))
     }
 
     /// Begins to replace keys that have become old; nobody waits for it.
-    fn refresh_old(self: &Arc<Self>, source: &Source, entry: &Arc<IssuerEntry>, known: &Loaded) {
+    fn refresh_old(self: &Arc<Self>, inquiry: &Inquiry, known: &Loaded) {
         if known.at.elapsed() < MAX_AGE {
             return;
         }
-        let Ok(attempts) = Arc::clone(&entry.attempts).try_lock_owned() else {
+        let Ok(attempts) = Arc::clone(&inquiry.entry.attempts).try_lock_owned() else {
             return;
         };
         if is_due(attempts.ended, BETWEEN_REFRESHES) {
-            let (keys, source, entry) = (Arc::clone(self), source.clone(), Arc::clone(entry));
-            tokio::spawn(async move { keys.fetch_into(&source, &entry, attempts).await });
+            let (keys, inquiry) = (Arc::clone(self), inquiry.clone());
+            tokio::spawn(async move { keys.fetch_into(&inquiry, attempts).await });
         }
     }
 
     /// A client that leaves must not take the fetch along that others need.
     async fn fetch_in_its_own_task(
         self: &Arc<Self>,
-        source: &Source,
-        entry: &Arc<IssuerEntry>,
+        inquiry: &Inquiry,
         attempts: OwnedMutexGuard<Attempts>,
     ) {
-        let (keys, source, entry) = (Arc::clone(self), source.clone(), Arc::clone(entry));
-        let fetch = tokio::spawn(async move { keys.fetch_into(&source, &entry, attempts).await });
+        let (keys, inquiry) = (Arc::clone(self), inquiry.clone());
+        let fetch = tokio::spawn(async move { keys.fetch_into(&inquiry, attempts).await });
         // A panic is reported by the hook; without keys the caller is denied.
         let _ = fetch.await;
     }
 
-    async fn fetch_into(
-        &self,
-        source: &Source,
-        entry: &IssuerEntry,
-        mut attempts: OwnedMutexGuard<Attempts>,
-    ) {
+    async fn fetch_into(&self, inquiry: &Inquiry, mut attempts: OwnedMutexGuard<Attempts>) {
+        let Inquiry {
+            source,
+            entry,
+            tenant,
+        } = inquiry;
         let fetched = timeout(FETCH, self.fetch(source)).await;
         match fetched.unwrap_or(Err(FetchKeysError::TimedOut)) {
             Ok(keys) => {
@@ -217,7 +223,7 @@ impl IssuerKeys {
                 tracing::info!(issuer = source.issuer, "the issuer's keys are loaded");
             }
             Err(error) => {
-                tracing::warn!(issuer = source.issuer, %error, "the issuer's keys cannot be loaded");
+                tracing::warn!(tenant.id = %tenant, issuer = source.issuer, %error, "the issuer's keys cannot be loaded");
             }
         }
         attempts.ended = Some(Instant::now());

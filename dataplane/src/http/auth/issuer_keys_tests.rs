@@ -95,7 +95,7 @@ impl Scene {
         let token = Token::parse(&text).unwrap();
         match self
             .keys
-            .verified(&self.issuer, ChosenBy::Tenant, &token)
+            .verified(TENANT, &self.issuer, ChosenBy::Tenant, &token)
             .await
         {
             Err(Unproven::Rejected(Rejection::Signature)) => true,
