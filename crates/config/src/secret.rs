@@ -12,6 +12,11 @@ use serde::Deserialize;
 pub struct Secret(String);
 
 impl Secret {
+    /// Length in bytes of the shortest credential that is masked wherever the
+    /// text of an answer repeats it: shorter ones, such as the `none` that some
+    /// local servers want, are words of any answer.
+    pub const SHORTEST_MASKED: usize = 8;
+
     /// Wraps `value`.
     pub fn new(value: impl Into<String>) -> Self {
         Self(value.into())

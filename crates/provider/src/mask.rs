@@ -13,10 +13,6 @@ use minichat_config::tenant::{Provider, ProviderAuth};
 use minichat_core::scrub::{CREDENTIAL, HOST};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// Shortest form that is looked for inside the answer's text: shorter ones, such
-/// as the `none` that some local servers want, are words of any answer.
-const SHORTEST_IN_TEXT: usize = 8;
-
 /// Shortest form that is looked for inside the words of an error; a shorter one
 /// must be a word of its own there.
 const SHORTEST_IN_WORD: usize = 4;
@@ -288,7 +284,7 @@ impl TextMask {
 impl Mask {
     fn forms_in_text(&self) -> impl Iterator<Item = &String> {
         let forms = self.0.forms.iter();
-        forms.take_while(|form| form.len() >= SHORTEST_IN_TEXT)
+        forms.take_while(|form| form.len() >= Secret::SHORTEST_MASKED)
     }
 }
 

@@ -91,7 +91,8 @@ pub struct Auth {
     }]))]
     pub prefix: String,
     /// The Secret, in the same namespace and with the label
-    /// `minichat.dev/credentials: "true"`, and its key.
+    /// `minichat.dev/credentials: "true"`, and its key. A value of fewer than 8
+    /// bytes is not masked where the text of an answer repeats it.
     pub secret_key_ref: SecretKeyRef,
 }
 

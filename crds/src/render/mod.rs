@@ -124,7 +124,7 @@ pub fn render(
     let document = document::document(tenant, tenant_id(tenant), limits, settings, &mut faults);
     let document = faults.into_result(document)?;
     let config = TenantConfig::new(document).map_err(document::in_words_of_the_manifest)?;
-    warnings.extend(warning::warnings(&config));
+    warnings.extend(warning::warnings(&config, &credentials));
     Ok(Rendered {
         config,
         credentials,

@@ -516,6 +516,24 @@ fn what_is_probably_not_meant_is_a_warning() {
     assert!(rendered(&tenant(), &[quota()]).unwrap().warnings.is_empty());
 }
 
+/// PLAT-102: what is shorter is a word of any answer, so it cannot be masked there.
+#[test]
+fn a_credential_that_answers_may_repeat_is_a_warning() {
+    for (value, is_told) in [("none", true), ("1234567", true), ("12345678", false)] {
+        let keys = [("key".to_owned(), SecretValue::from(value.as_bytes()))];
+        let secrets = Secrets::from([("main".to_owned(), keys.into())]);
+        let tenant = admit::chat_tenant(&tenant(), None).unwrap();
+        let rendered = render(&tenant, &[], &secrets, &ALLOW_HTTP).unwrap();
+        let told = rendered.warnings.iter();
+        let told: Vec<_> = told
+            .filter(|warning| warning.contains("is not masked"))
+            .collect();
+        assert_eq!(told.len(), usize::from(is_told), "{told:?}");
+        let names_it = |it: &&String| it.contains("provider main") && !it.contains(value);
+        assert!(told.iter().all(names_it), "{told:?}");
+    }
+}
+
 /// K8S, section 2: `tenantId`.
 #[test]
 fn an_id_is_derived_from_namespace_and_name_and_never_changes() {

@@ -1,11 +1,11 @@
 //! What works but is probably not meant (QUOTA-17).
 
 use minichat_config::tenant::{Tier, UserLimits};
-use minichat_config::{Model, TenantConfig};
+use minichat_config::{Credentials, Model, Secret, TenantConfig};
 use minichat_core::quota::{Bucket, Period, credits};
 
-pub(super) fn warnings(config: &TenantConfig) -> Vec<String> {
-    let mut warnings = Vec::new();
+pub(super) fn warnings(config: &TenantConfig, credentials: &Credentials) -> Vec<String> {
+    let mut warnings = short_credentials(config, credentials);
     if !config
         .models_enabled()
         .any(|model| model.tier == Tier::Standard)
@@ -19,6 +19,26 @@ pub(super) fn warnings(config: &TenantConfig) -> Vec<String> {
         warnings.extend(limits_below_one_message(config, model));
     }
     warnings
+}
+
+/// Credentials that answers may repeat to users.
+fn short_credentials(config: &TenantConfig, credentials: &Credentials) -> Vec<String> {
+    let is_short = |reference: &str| {
+        credentials
+            .get(reference)
+            .is_some_and(|secret| secret.expose().len() < Secret::SHORTEST_MASKED)
+    };
+    let providers = config.providers.values();
+    providers
+        .filter(|provider| provider.auth.as_ref().is_some_and(|auth| is_short(&auth.secret_ref)))
+        .map(|provider| {
+            format!(
+                "the credential of provider {} has fewer than {} bytes, so it is not masked where an answer repeats it: write a longer one, unless the provider takes any",
+                provider.id,
+                Secret::SHORTEST_MASKED
+            )
+        })
+        .collect()
 }
 
 /// A limit that does not even cover an empty message on the default model.
