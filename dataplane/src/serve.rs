@@ -170,6 +170,7 @@ fn watchdog(app: &App) -> Watchdog {
 fn client_settings(config: &ProcessConfig) -> ClientSettings {
     ClientSettings {
         max_event_bytes: config.provider_http.max_event_bytes,
+        max_answer_bytes: config.provider_http.max_answer_bytes,
         outbound: config.outbound.clone(),
         ..ClientSettings::default()
     }

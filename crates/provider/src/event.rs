@@ -50,6 +50,23 @@ pub enum Terminal {
     Failed(Failure),
 }
 
+impl Terminal {
+    /// The failure of an answer that is too long, with what was reported.
+    pub(crate) fn too_long(self) -> Failure {
+        let (usage, response_id) = match self {
+            Self::Completed(it) | Self::Incomplete { completion: it, .. } => {
+                (it.usage, it.response_id)
+            }
+            Self::Failed(failure) => return failure,
+        };
+        Failure {
+            usage,
+            response_id,
+            ..Failure::too_long()
+        }
+    }
+}
+
 /// What a provider reports when it ends its answer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Completion {

@@ -50,7 +50,7 @@ pub enum FailureKind {
     /// The connection broke, or the body ended without a terminal event
     /// (PLAT-115).
     Broken,
-    /// An answer we cannot read.
+    /// An answer we cannot read, or one that is too long.
     Unreadable,
     /// The provider reported a failure inside the stream.
     Reported,
@@ -198,6 +198,13 @@ impl Failure {
     pub(crate) fn unreadable(cause: &dyn fmt::Display) -> Self {
         let message = "The provider's answer could not be read.";
         Self::of_cause(FailureKind::Unreadable, message, cause)
+    }
+
+    /// More text than may be kept.
+    pub(crate) fn too_long() -> Self {
+        let message = "The provider's answer is too long.";
+        let cause = "it exceeds provider_http.max_answer_bytes";
+        Self::of_cause(FailureKind::Unreadable, message, &cause)
     }
 
     pub(crate) fn misconfigured(cause: &dyn fmt::Display) -> Self {

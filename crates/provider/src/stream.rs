@@ -38,8 +38,8 @@ impl ProviderStream {
     ) -> Self {
         Self {
             exchange: Some(exchange),
-            parser: sse::Parser::with_limit(limits.max_event_bytes),
-            translator: Translator::masking(kind, mask),
+            parser: sse::Parser::with_limit(limits.sizes.event),
+            translator: Translator::bounded(kind, mask, limits.sizes.answer),
             limits,
             pool,
         }
@@ -114,7 +114,7 @@ impl ProviderStream {
                     self.translator.end_of_body();
                     self.release_when_finished();
                 }
-                Poll::Pending if self.translator.settle() => {}
+                Poll::Pending if self.translator.settle() => self.release_when_finished(),
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -128,6 +128,7 @@ impl ProviderStream {
     fn release_when_finished(&mut self) {
         if self.translator.is_finished()
             && let Some(exchange) = self.exchange.take()
+            && !self.translator.is_too_long()
         {
             self.pool.put_after_drain(exchange);
         }
@@ -142,11 +143,18 @@ impl std::fmt::Debug for ProviderStream {
     }
 }
 
+/// Largest event, and largest answer of text and reasoning, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    pub(crate) event: usize,
+    pub(crate) answer: usize,
+}
+
 /// The limits that hold while an answer is read (D28). Idle time counts from
 /// the moment the reader begins to wait: a slow reader is not a silent
 /// provider.
 pub(crate) struct Limits {
-    max_event_bytes: usize,
+    sizes: Sizes,
     idle: Duration,
     total_at: Instant,
     waiting_since: Option<Instant>,
@@ -158,9 +166,9 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    pub(crate) fn new(max_event_bytes: usize, idle: Duration, total_at: Instant) -> Self {
+    pub(crate) fn new(sizes: Sizes, idle: Duration, total_at: Instant) -> Self {
         Self {
-            max_event_bytes,
+            sizes,
             idle,
             total_at,
             waiting_since: None,

@@ -62,6 +62,16 @@ struct Page {
     text: String,
 }
 
+/// Why streamed and stored text may differ.
+const THINK: &str = "\
+One answer of vLLM is stored differently from how it was streamed: reasoning that begins without `<think>`, because
+the chat template of the model already holds the opening tag, and that ends with `</think>`. minichat holds text back
+only while more of the answer has already arrived. To hold all of it back would end streaming for every model that does
+not reason. So a slow answer shows its reasoning as text first. When the closing tag arrives, that text is removed from
+the answer: it is not stored, not replayed and not part of later prompts. To avoid this, start vLLM with
+`--reasoning-parser`, which sends reasoning as events of its own.
+";
+
 impl Page {
     fn new() -> Self {
         let version = fs::read_to_string(workspace::root().join(LITELLM.requirements))
@@ -76,6 +86,7 @@ impl Page {
              `cargo xtask foreign` writes this page. It places `{version}` between the data plane and the scripted\n\
              provider and sends each message through it. It checks that the streamed text is the text in the database\n\
              and that the chat accepts another message. A row in bold failed.\n\n\
+             {THINK}\n\
              | Protocol | Model | Message | Result |\n|---|---|---|---|\n"
         );
         Self { text }

@@ -369,6 +369,12 @@ pub(super) const KEYS: &[Key] = &[
         "Largest event of a provider's stream in bytes; a larger one fails the turn. Each stream may use this much memory.",
     ),
     key(
+        "provider_http.max_answer_bytes",
+        Kind::Integer(64 * 1024, 256 * 1024 * 1024),
+        "8388608",
+        "Largest answer of a provider in bytes, text and reasoning together; a larger one fails the turn with `provider_error` and closes the connection to the provider. Each turn may hold and store this much text.",
+    ),
+    key(
         "outbound.allow_private",
         Kind::Texts,
         "",

@@ -35,6 +35,7 @@ pub(super) fn examine(
     let provider_http = ProviderHttp {
         allow_http: settings.boolean("provider_http.allow_http"),
         max_event_bytes: settings.size("provider_http.max_event_bytes"),
+        max_answer_bytes: settings.size("provider_http.max_answer_bytes"),
     };
     let auth = auth(&mut settings, provider_http.allow_http);
     let source = source(&mut settings);

@@ -52,6 +52,7 @@ fn defaults_are_those_of_the_specification() {
     assert_eq!(config.streaming.sse_channel_capacity, 32);
     assert!(!config.provider_http.allow_http);
     assert_eq!(config.provider_http.max_event_bytes, 8 * 1024 * 1024);
+    assert_eq!(config.provider_http.max_answer_bytes, 8 * 1024 * 1024);
     assert_eq!(config.drain.max.as_secs(), 20);
 }
 

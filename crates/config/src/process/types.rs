@@ -219,6 +219,8 @@ pub struct ProviderHttp {
     pub allow_http: bool,
     /// Largest event of a provider's stream in bytes.
     pub max_event_bytes: usize,
+    /// Largest answer of a provider in bytes of text and reasoning.
+    pub max_answer_bytes: usize,
 }
 
 /// Logs.

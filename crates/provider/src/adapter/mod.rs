@@ -85,11 +85,12 @@ enum Protocol {
 impl Translator {
     /// A translator at the start of a stream.
     pub fn new(kind: ProviderKind) -> Self {
-        Self::masking(kind, Mask::default())
+        Self::bounded(kind, Mask::default(), usize::MAX)
     }
 
-    /// The same; `mask` is applied to everything that is given.
-    pub(crate) fn masking(kind: ProviderKind, mask: Mask) -> Self {
+    /// The same; `mask` is applied to everything that is given, and of text and
+    /// reasoning together at most `max_bytes` are.
+    pub(crate) fn bounded(kind: ProviderKind, mask: Mask, max_bytes: usize) -> Self {
         let protocol = match kind {
             ProviderKind::OpenAiResponses => {
                 Protocol::Responses(openai_responses::Answer::default())
@@ -101,7 +102,7 @@ impl Translator {
         };
         Self {
             protocol,
-            output: Output::new(mask),
+            output: Output::new(mask, max_bytes),
         }
     }
 
@@ -114,6 +115,7 @@ impl Translator {
             Protocol::Responses(answer) => answer.read(event, &mut self.output),
             Protocol::ChatCompletions(answer) => answer.read(event, &mut self.output),
         }
+        self.output.end_if_too_long();
     }
 
     /// Nothing more has arrived: gives what waited for it. Whether there is
@@ -124,6 +126,7 @@ impl Translator {
             && self.output.begin()
         {
             splitter.settle(&mut self.output);
+            self.output.end_if_too_long();
             return true;
         }
         false
@@ -168,6 +171,11 @@ impl Translator {
     /// The event that `step`, just taken, stands for.
     pub(crate) fn event(&self, step: Step) -> ProviderEvent<'_> {
         self.output.event(step)
+    }
+
+    /// Whether the provider said more than may be kept, and maybe goes on.
+    pub(crate) const fn is_too_long(&self) -> bool {
+        self.output.is_too_long()
     }
 
     /// Whether the terminal event was given.

@@ -32,6 +32,10 @@ pub(super) struct Output {
     finished: bool,
     /// Whether any piece was given, ever.
     has_given: bool,
+    /// Bytes of text that may still be given.
+    room: usize,
+    /// A piece had no room.
+    is_too_long: bool,
     mask: Mask,
     text_mask: TextMask,
     /// The kind of what the mask holds back.
@@ -48,7 +52,8 @@ pub(crate) enum Step {
 }
 
 impl Output {
-    pub(super) fn new(mask: Mask) -> Self {
+    /// An output that gives at most `max_bytes` of text and reasoning.
+    pub(super) fn new(mask: Mask, max_bytes: usize) -> Self {
         Self {
             text: String::new(),
             pieces: Vec::new(),
@@ -59,6 +64,8 @@ impl Output {
             terminal: None,
             finished: false,
             has_given: false,
+            room: max_bytes,
+            is_too_long: false,
             text_mask: TextMask::new(mask.clone()),
             mask,
             masked_kind: DeltaKind::Text,
@@ -108,6 +115,12 @@ impl Output {
         if text.is_empty() {
             return;
         }
+        let Some(room) = self.room.checked_sub(text.len()) else {
+            self.room = 0;
+            self.is_too_long = true;
+            return;
+        };
+        self.room = room;
         self.text.push_str(text);
         let end = self.text.len();
         let separated = std::mem::take(&mut self.separated);
@@ -174,7 +187,23 @@ impl Output {
         self.release();
         self.progress = false;
         self.finished = true;
-        self.terminal = Some(terminal);
+        self.terminal = Some(if self.is_too_long {
+            Terminal::Failed(terminal.too_long())
+        } else {
+            terminal
+        });
+    }
+
+    /// Ends an answer of which something was left out.
+    pub(super) fn end_if_too_long(&mut self) {
+        if self.is_too_long && !self.finished {
+            self.fail(Failure::too_long());
+        }
+    }
+
+    /// Whether something was left out because the answer is too long.
+    pub(super) const fn is_too_long(&self) -> bool {
+        self.is_too_long
     }
 
     pub(super) fn take(&mut self) -> Option<Step> {

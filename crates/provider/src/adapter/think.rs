@@ -152,7 +152,7 @@ mod tests {
     /// Answer and reasoning of `deltas`.
     fn split<'a>(deltas: impl IntoIterator<Item = &'a str>) -> (String, String) {
         let mut splitter = Splitter::default();
-        let mut output = Output::new(Mask::default());
+        let mut output = Output::new(Mask::default(), usize::MAX);
         let (mut answer, mut reasoning) = (String::new(), String::new());
         let mut take = |output: &mut Output| {
             while let Some(step) = output.take() {

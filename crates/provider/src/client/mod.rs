@@ -33,7 +33,7 @@ pub use tls::{CaFileError, check_ca_file};
 
 use crate::failure::{Failure, TimeoutStage};
 use crate::request::ProviderCall;
-use crate::stream::ProviderStream;
+use crate::stream::{ProviderStream, Sizes};
 
 /// Settings of the client as a whole; limits of a single call are its
 /// provider's.
@@ -47,6 +47,9 @@ pub struct ClientSettings {
     pub retry_after_cap: Duration,
     /// Largest event of a stream in bytes; a larger one ends it as failed.
     pub max_event_bytes: usize,
+    /// Largest answer in bytes of text and reasoning; a larger one ends as
+    /// failed.
+    pub max_answer_bytes: usize,
     /// Where calls may go, whom those must be, and the way there.
     pub outbound: Outbound,
     /// Ports at which this process listens; it never calls itself.
@@ -60,6 +63,7 @@ impl Default for ClientSettings {
             idle_timeout: Duration::from_secs(50),
             retry_after_cap: Duration::from_secs(10),
             max_event_bytes: 8 * 1024 * 1024,
+            max_answer_bytes: 8 * 1024 * 1024,
             outbound: Outbound::default(),
             own_ports: Vec::new(),
         }
@@ -78,7 +82,7 @@ struct Inner {
     pool: Arc<ConnectionPool>,
     connector: Connector,
     retry_after_cap: Duration,
-    max_event_bytes: usize,
+    sizes: Sizes,
 }
 
 impl ProviderClient {
@@ -100,7 +104,10 @@ impl ProviderClient {
                 pool: Arc::new(ConnectionPool::new(settings)),
                 connector,
                 retry_after_cap: settings.retry_after_cap,
-                max_event_bytes: settings.max_event_bytes,
+                sizes: Sizes {
+                    event: settings.max_event_bytes,
+                    answer: settings.max_answer_bytes,
+                },
             }),
         }
     }

@@ -119,8 +119,7 @@ async fn attempt(
     let (head, body) = response.into_parts();
     let exchange = Exchange::new(connection, body);
     if head.status.is_success() && is_event_stream(&head.headers) {
-        let max_event_bytes = client.inner.max_event_bytes;
-        let limits = Limits::new(max_event_bytes, limits.idle, total_at);
+        let limits = Limits::new(client.inner.sizes, limits.idle, total_at);
         let pool = Arc::clone(&client.inner.pool);
         Ok(ProviderStream::new(
             call.provider.kind,

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use minichat_config::AllowPrivate;
+use minichat_config::outbound::Outbound;
 use minichat_core::turn::TurnErrorCode;
-use minichat_provider::{FailureKind, TimeoutStage};
+use minichat_provider::{ClientSettings, FailureKind, ProviderClient, Terminal, TimeoutStage};
 use serde_json::json;
 
-use crate::support::{Setup, provider};
+use crate::support::{Setup, provider, read};
 use minichat_scripted_provider::{Ending, Scenario};
 
 const SHORT: Duration = Duration::from_millis(60);
@@ -39,6 +41,50 @@ async fn http_statuses_become_our_codes() {
         "none was tried again"
     );
     assert!(setup.started.get(), "QUOTA-61: any status counts");
+}
+
+/// An answer that is too long is cut off, and so is the connection: whoever
+/// says so much may never end.
+#[tokio::test]
+async fn a_provider_that_says_too_much_is_hung_up_on() {
+    let mut setup = Setup::responses().await;
+    setup.client = ProviderClient::new(&ClientSettings {
+        max_answer_bytes: 10,
+        outbound: Outbound {
+            allow_private: AllowPrivate::everything(),
+            ..Outbound::default()
+        },
+        ..ClientSettings::default()
+    });
+    for (deltas, text) in [
+        (&["12345", "67890"][..], "1234567890"),
+        (&["12345", "678901"], "12345"),
+    ] {
+        setup
+            .server
+            .push_scenario(Scenario::deltas(deltas, Ending::Completed));
+        let answer = setup.ask("Hi").await.unwrap();
+        assert_eq!(answer.text, text);
+        let fits = text.len() == deltas.concat().len();
+        assert_eq!(matches!(answer.terminal, Terminal::Completed(_)), fits);
+    }
+    setup
+        .server
+        .push_scenario(Scenario::deltas(&["12345", "678901"], Ending::Hang));
+    let mut stream = setup.open("Hi").await.unwrap();
+    let failure = read(&mut stream).await.failure();
+    assert_eq!(failure.error_code(), TurnErrorCode::ProviderError);
+    assert!(!failure.is_refusal());
+    assert_eq!(&*failure.message, "The provider's answer is too long.");
+    assert!(failure.detail.contains("provider_http.max_answer_bytes"));
+    // At once, while the stream is still there.
+    let gone = setup
+        .server
+        .wait_until(|stats| stats.answers_aborted == 1 && stats.connections_open == 0);
+    tokio::time::timeout(Duration::from_secs(1), gone)
+        .await
+        .unwrap();
+    assert!(stream.next().await.is_none());
 }
 
 /// TURN-23, D48

@@ -34,10 +34,13 @@ enum Fate {
     Silence,
 }
 
+/// What one that waited learns: its fate, and where its answer will wait.
+type Passed = (Fate, u64);
+
 /// One that waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiter {
-    /// Grows with the arrival.
+    /// Grows with the arrival; of an answer, with the release of its transaction.
     pub number: u64,
     pub access: Access,
     pub moment: Moment,
@@ -50,7 +53,7 @@ pub struct Turnstile(Arc<Mutex<State>>);
 #[derive(Default, Debug)]
 struct State {
     next: u64,
-    waiting: BTreeMap<u64, (Access, Moment, oneshot::Sender<Fate>)>,
+    waiting: BTreeMap<u64, (Access, Moment, oneshot::Sender<Passed>)>,
     inside: usize,
 }
 
@@ -73,9 +76,11 @@ impl Turnstile {
         self.lock().inside
     }
 
-    /// Lets one go on. Nothing happens if it does not wait any more.
-    pub fn release(&self, number: u64) {
-        self.let_go(number, Fate::Answer);
+    /// Lets one go on. Nothing happens if it does not wait any more. The number
+    /// that the answer to a transaction will have, if that is what goes on: of
+    /// several that share a commit, the first to be answered is not known.
+    pub fn release(&self, number: u64) -> Option<u64> {
+        self.let_go(number, Fate::Answer)
     }
 
     /// Lets one go on that waits for its answer, and loses the answer: whatever
@@ -85,30 +90,33 @@ impl Turnstile {
         self.let_go(number, Fate::Silence);
     }
 
-    fn let_go(&self, number: u64, fate: Fate) {
+    fn let_go(&self, number: u64, fate: Fate) -> Option<u64> {
         let mut state = self.lock();
-        if let Some((_, moment, go)) = state.waiting.remove(&number)
-            && go.send(fate).is_ok()
-            && moment == Moment::Begin
-        {
-            state.inside += 1;
+        let (_, moment, go) = state.waiting.remove(&number)?;
+        let answer = state.next;
+        if go.send((fate, answer)).is_err() || moment == Moment::Answer {
+            return None;
         }
+        state.next += 1;
+        state.inside += 1;
+        Some(answer)
     }
 
     pub(crate) async fn enter(&self, access: Access) -> Passage {
-        self.wait(access, Moment::Begin).await;
+        let (_, answer) = self.wait(access, Moment::Begin, None).await;
         Passage {
             turnstile: self.clone(),
             access,
+            answer,
         }
     }
 
-    async fn wait(&self, access: Access, moment: Moment) -> Fate {
+    async fn wait(&self, access: Access, moment: Moment, number: Option<u64>) -> Passed {
         let (go, gone) = oneshot::channel();
         let mut place = {
             let mut state = self.lock();
-            let number = state.next;
-            state.next += 1;
+            let number = number.unwrap_or(state.next);
+            state.next = state.next.max(number + 1);
             state.waiting.insert(number, (access, moment, go));
             Place {
                 turnstile: self,
@@ -118,9 +126,9 @@ impl Turnstile {
             }
         };
         // The sender lives in the turnstile until it is used.
-        let fate = gone.await.unwrap_or(Fate::Answer);
+        let passed = gone.await.unwrap_or((Fate::Answer, 0));
         place.has_passed = true;
-        fate
+        passed
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -155,16 +163,19 @@ impl Drop for Place<'_> {
 pub struct Passage {
     turnstile: Turnstile,
     access: Access,
+    /// The number of its answer.
+    answer: u64,
 }
 
 impl Passage {
     /// What the caller is told of `answer`.
     pub(crate) async fn leave<T, E: From<StoreError>>(self, answer: Result<T, E>) -> Result<T, E> {
         let (turnstile, access) = (self.turnstile.clone(), self.access);
+        let number = self.answer;
         drop(self);
-        match turnstile.wait(access, Moment::Answer).await {
-            Fate::Answer => answer,
-            Fate::Silence => Err(StoreError::Unanswered.into()),
+        match turnstile.wait(access, Moment::Answer, Some(number)).await {
+            (Fate::Answer, _) => answer,
+            (Fate::Silence, _) => Err(StoreError::Unanswered.into()),
         }
     }
 }

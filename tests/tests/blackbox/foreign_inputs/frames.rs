@@ -2,6 +2,8 @@
 
 use minichat_tests::on_each_database;
 use minichat_tests::raw_provider::{answer, chat_stream, responses_stream, stream};
+use minichat_tests::scripted_provider::{Ending, Scenario};
+use serde_json::json;
 
 use super::{CHAT, End, Place, RESPONSES, UNKNOWN, USUAL, VLLM};
 
@@ -223,6 +225,66 @@ on_each_database! {
             ("response.completed", end),
         ];
         place.check("cut", responses_stream(&cut), "so", USUAL).await?;
+    }
+
+    /// TURN-21: the same when the beginning was shown before the tag came. It
+    /// stays shown, and only what follows is stored.
+    async fn reasoning_that_was_shown_as_text_is_not_stored(env) {
+        let scene = env.scene_with(|mut tenant| {
+            tenant.spec()["providers"][0]["kind"] = json!(VLLM);
+            tenant
+        }).await?;
+        let mut shown = Vec::new();
+        // On a busy machine both pieces may arrive together.
+        while !shown.contains(&"whyso".to_owned()) && shown.len() < 20 {
+            scene.provider.push_scenario(Scenario {
+                interval_ms: 50,
+                ..Scenario::deltas(&["why", "</think>so"], Ending::Completed)
+            });
+            let user = scene.new_user()?;
+            let chat = user.create_chat(Some("std")).await?;
+            let events = user.say(&chat, "hello").await?;
+            events.only("done")?;
+            assert_eq!(user.messages(&chat).await?[1]["content"], "so");
+            shown.push(events.answer());
+        }
+        assert!(shown.contains(&"whyso".to_owned()), "{shown:?}");
+    }
+
+    /// D11, D42: an answer without end is cut off, and its charge is settled.
+    async fn an_answer_that_is_too_long_ends_the_turn(env) {
+        let piece = "x".repeat(16 * 1024);
+        let delta = json!({"delta": piece}).to_string();
+        let usage = json!({"input_tokens": 9, "output_tokens": 3});
+        let whole = json!({"response": {"usage": usage, "output": [{"type": "message",
+            "content": [{"type": "output_text", "text": piece.repeat(5)}]}]}}).to_string();
+        let (text, thought) = (piece.repeat(4), String::new());
+        let known = End::Failed("provider_error", "actual");
+        for kind in [CHAT, RESPONSES, VLLM] {
+            let settings = "MINICHAT_PROVIDER_HTTP_MAX_ANSWER_BYTES=65536";
+            let place = Place::with(&env, kind, settings, |_| ()).await?;
+            let frames = |field: &str| {
+                let frame = json!({"choices": [{"delta": {field: piece}}]}).to_string();
+                chat_stream(&vec![frame.as_str(); 6])
+            };
+            let answers = if kind == CHAT {
+                vec![(frames("content"), &text, FAILED), (frames("reasoning"), &thought, FAILED)]
+            } else {
+                let deltas = vec![("response.output_text.delta", delta.as_str()); 6];
+                let reasoning = vec![("response.reasoning_text.delta", delta.as_str()); 6];
+                vec![
+                    (responses_stream(&deltas), &text, FAILED),
+                    (responses_stream(&reasoning), &thought, FAILED),
+                    (responses_stream(&[("response.completed", &whole)]), &thought, known),
+                ]
+            };
+            for (bytes, text, end) in answers {
+                let events = place.check("too long", bytes, text, end).await?;
+                let error = events.only("error")?;
+                assert_eq!(error["message"], "The provider's answer is too long.");
+            }
+            place.stack.stop().await?;
+        }
     }
 
     /// Heads of streams, and lines that no standard knows.

@@ -1,6 +1,6 @@
 //! What befalls a process beside its clients and its provider.
 
-use minichat_store::testing::{Access, Moment, Waiter};
+use minichat_store::testing::Waiter;
 
 use super::{End, History};
 use crate::world::{Life, World};
@@ -96,16 +96,13 @@ impl History {
         self.settle(world, life, false).await
     }
 
-    /// The writes with `numbers` have happened, in this order; their answers are
-    /// new among those that wait.
-    pub(super) fn remember_answers(&mut self, life: &Life, before: &[Waiter], numbers: &[u64]) {
-        let mut waiting = life.turnstile.waiting();
-        waiting.retain(|waiter| {
-            (waiter.access, waiter.moment) == (Access::Write, Moment::Answer)
-                && !before.contains(waiter)
-        });
-        for (answer, number) in waiting.iter().zip(numbers) {
-            self.writes.insert(answer.number, *number);
+    /// The write with `number` has happened; its answer waits under the number
+    /// `answer`, unless nobody waits for it.
+    pub(super) fn remember_answer(&mut self, life: &Life, number: u64, answer: Option<u64>) {
+        let mut waiting = life.turnstile.waiting().into_iter();
+        let waits = |answer: &u64| waiting.any(|waiter| waiter.number == *answer);
+        if let Some(answer) = answer.filter(waits) {
+            self.writes.insert(answer, number);
         }
     }
 

@@ -310,15 +310,14 @@ impl History {
             (Access::Write, Moment::Begin) => format!("write #{number} happens"),
             (_, Moment::Answer) => format!("#{number} is answered"),
         });
-        life.turnstile.release(number);
-        let before = life.turnstile.waiting();
+        let answer = life.turnstile.release(number);
         let writes = access == Access::Write && moment == Moment::Begin;
         if writes {
             self.model.happening = vec![number];
         }
         self.settle(world, life, writes).await?;
         if writes {
-            self.remember_answers(life, &before, &[number]);
+            self.remember_answer(life, number, answer);
         }
         Ok(())
     }

@@ -54,10 +54,8 @@ impl History {
             writer.fail(statement, after, fault);
         }
         writer.gather(numbers.len());
-        for &number in &numbers {
-            life.turnstile.release(number);
-        }
-        let before = life.turnstile.waiting();
+        let release = |&number: &u64| (number, life.turnstile.release(number));
+        let released: Vec<_> = numbers.iter().map(release).collect();
         self.model.happening.clone_from(&numbers);
         life.settle().await;
         let has_failed = writer.recover() < faults.len();
@@ -65,7 +63,9 @@ impl History {
             self.model.fail(&numbers);
         }
         self.settle(world, life, true).await?;
-        self.remember_answers(life, &before, &numbers);
+        for (number, answer) in released {
+            self.remember_answer(life, number, answer);
+        }
         if has_failed {
             self.note("  a statement failed".to_owned());
             self.answer(life, &numbers);
