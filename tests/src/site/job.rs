@@ -77,6 +77,25 @@ impl Site {
         self.end_pod_of_job(name, code, message).await
     }
 
+    /// Deletes the Job, and waits until its pod has followed it.
+    pub async fn delete_job(&self, name: &str) -> anyhow::Result<()> {
+        let jobs = self.objects(&self.job(name)?, &self.namespace)?;
+        jobs.delete(name, &DeleteParams::background()).await?;
+        let is_gone = async || {
+            if let Some(pod) = self.pod_of_job(name).await? {
+                let pods = self.api("Pod", &self.namespace)?;
+                let at_once = DeleteParams::default().grace_period(0);
+                // The cluster's garbage collector may be faster.
+                let _ = pods
+                    .delete(&pod.metadata.name.unwrap_or_default(), &at_once)
+                    .await;
+                return Ok(false);
+            }
+            Ok(jobs.get_opt(name).await?.is_none())
+        };
+        eventually("gone with its pod", WITHIN, is_gone).await
+    }
+
     async fn create_job(&self, name: &str, deadline: Option<u32>) -> anyhow::Result<()> {
         let mut job = self.job(name)?;
         if let Some(seconds) = deadline {

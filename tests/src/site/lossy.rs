@@ -41,6 +41,8 @@ type Shown = UnsyncBoxBody<Bytes, kube::Error>;
 struct Losses {
     /// Answers to patches of Jobs that get lost.
     marks: AtomicUsize,
+    /// Patches of Jobs that somebody else's mark overtakes.
+    overtaken: AtomicUsize,
     /// Patches of statuses that are refused, as if somebody had changed the object.
     statuses: AtomicUsize,
     /// Objects of this name whose events no watch shows.
@@ -113,6 +115,11 @@ impl LossyWay {
         self.losses.marks.store(count, Ordering::SeqCst);
     }
 
+    /// Somebody else marks the Job just before each of the next `count` patches of Jobs arrives.
+    pub fn overtake_marks(&self, count: usize) {
+        self.losses.overtaken.store(count, Ordering::SeqCst);
+    }
+
     /// The next `count` patches of statuses are answered with 409.
     pub fn refuse_statuses(&self, count: usize) {
         self.losses.statuses.store(count, Ordering::SeqCst);
@@ -178,6 +185,9 @@ impl Way {
         if is_patch && path.ends_with("/status") && takes_one(&self.losses.statuses) {
             return Ok(conflict());
         }
+        if is_mark && takes_one(&self.losses.overtaken) {
+            self.mark_as_another(path).await?;
+        }
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
         let request = Request::from_parts(parts, Body::from(body.to_vec()));
         let mut answer = self.client.send(request).await.map_err(io::Error::other)?;
@@ -206,6 +216,22 @@ impl Way {
             });
             shown.boxed_unsync()
         }))
+    }
+}
+
+impl Way {
+    /// Marks the Job at `path` as another operator does.
+    async fn mark_as_another(&self, path: &str) -> io::Result<()> {
+        let mark = json!({"metadata": {"annotations": {"minichat.dev/reported": "another"}}});
+        let request = Request::patch(path)
+            .header(http::header::CONTENT_TYPE, "application/merge-patch+json")
+            .body(Body::from(mark.to_string().into_bytes()))
+            .map_err(io::Error::other)?;
+        let answer = self.client.send(request).await.map_err(io::Error::other)?;
+        if answer.status().is_success() {
+            return Ok(());
+        }
+        Err(io::Error::other(answer.status().to_string()))
     }
 }
 

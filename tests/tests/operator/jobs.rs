@@ -95,6 +95,39 @@ async fn a_job_whose_mark_was_set_unheard_is_counted_once() -> anyhow::Result<()
     has_counted(&operator, 0, 1).await
 }
 
+/// K8S-44: of two operators that see the end of a Job one counts it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_somebody_else_has_marked_meanwhile_is_counted_by_that_one() -> anyhow::Result<()>
+{
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let way = site.lossy_way().await?;
+    let operator = site.operator_on(&way).await?;
+    way.overtake_marks(1);
+    site.finished_job("overtaken", &report(3)).await?;
+    let is_tried = async || Ok(operator.log()?.contains("a Job cannot be marked"));
+    eventually("tried", SOON, is_tried).await?;
+    // What comes later is counted, so that was left to the other one.
+    site.finished_job("later", &report(1)).await?;
+    has_counted(&operator, 1, 1).await?;
+    assert_eq!(
+        site.reported("overtaken").await?.as_deref(),
+        Some("another")
+    );
+    Ok(())
+}
+
+/// K8S-44: a Job is told by its uid.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_made_again_under_its_name_is_counted_again() -> anyhow::Result<()> {
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let operator = site.operator().await?;
+    site.finished_job("by-hand", &report(2)).await?;
+    has_counted(&operator, 2, 1).await?;
+    site.delete_job("by-hand").await?;
+    site.finished_job("by-hand", &report(3)).await?;
+    has_counted(&operator, 5, 2).await
+}
+
 /// K8S-44: a killed job reports too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_was_ended_by_its_deadline_is_counted_once_and_has_failed() -> anyhow::Result<()>

@@ -9,8 +9,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, DeleteParams};
 use minichat_tests::cluster;
 use minichat_tests::database::DatabaseKind;
+use minichat_tests::manifest::Tenant;
 use minichat_tests::site::{Operator, Site, eventually};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::programs;
 
@@ -30,21 +31,17 @@ async fn an_edit_lands_within_30_seconds_although_every_connection_has_died_in_s
     let mut tenant = site.tenant("acme");
     site.admit([&tenant]).await?;
     let before = site.status(&tenant).await?["revision"].clone();
-    // Many writes at once leave many connections idle, the last of them later than any event of the watch of tenants.
-    let others: Vec<_> = (0..16)
-        .map(|number| site.tenant(&format!("other-{number}")))
+    // Many writes at once leave many connections idle, later than the last event of the watch of tenants.
+    let orphans: Vec<_> = (0..16)
+        .map(|number| orphan(&site, &tenant, number))
         .collect();
-    try_join_all(others.iter().map(|other| site.apply_tenant(other))).await?;
-    for other in &others {
-        site.await_ready(other).await?;
+    try_join_all(orphans.iter().map(|orphan| site.apply(orphan))).await?;
+    for number in 0..orphans.len() {
+        let name = format!("orphan-{number}");
+        let quota = ("ChatQuota", name.as_str());
+        site.await_condition(quota, "Ready", "False/TenantNotFound")
+            .await?;
     }
-
-    let mut orphan = site.quota(&tenant, 7);
-    orphan["spec"]["tenantRef"]["name"] = json!("nobody");
-    site.apply(&orphan).await?;
-    let orphan = ("ChatQuota", "acme-default");
-    site.await_condition(orphan, "Ready", "False/TenantNotFound")
-        .await?;
 
     way.silence();
     let begun = Instant::now();
@@ -61,6 +58,14 @@ async fn an_edit_lands_within_30_seconds_although_every_connection_has_died_in_s
     site.await_ready(&tenant).await?;
     assert!(!operator.log()?.contains("the Lease is lost"));
     Ok(())
+}
+
+/// A quota whose tenant is nowhere.
+fn orphan(site: &Site, tenant: &Tenant, number: usize) -> Value {
+    let mut quota = site.quota(tenant, 7);
+    quota["metadata"]["name"] = json!(format!("orphan-{number}"));
+    quota["spec"]["tenantRef"]["name"] = json!("nobody");
+    quota
 }
 
 /// K8S-10

@@ -63,6 +63,10 @@ async fn main() -> anyhow::Result<()> {
         &memory,
         64,
     );
+    // It stands although the rest may fail on a busy machine.
+    if let Some(page) = &arguments.page {
+        report.write(page)?;
+    }
     let site = Site::own(programs, DatabaseKind::Sqlite).await?;
     let _pod = site.pod().await?;
     let names = (0..arguments.tenants).map(|number| format!("tenant-{number:04}"));
