@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     fn object(uid: &str) -> ChatTenant {
-        let mut tenant = minichat_crds::admit::chat_tenant(&cases::tenant(), None).unwrap();
+        let mut tenant = minichat_crds::validation::chat_tenant(&cases::tenant(), None).unwrap();
         tenant.metadata.uid = Some(uid.to_owned());
         tenant
     }
@@ -89,18 +89,19 @@ mod tests {
     /// D36: all of these have one id and one name.
     #[test]
     fn what_is_known_of_one_object_is_not_of_another_with_its_id() {
-        let (numbers, first, second) = (Numbers::default(), object("first"), object("second"));
-        let number = Number {
+        let (numbers, first, second) =
+            (PolicyVersions::default(), object("first"), object("second"));
+        let number = PolicyVersion {
             version: 3,
             hash: "a".to_owned(),
             generated_at: Timestamp::from_micros(0),
         };
         numbers.remember(&first, number.clone());
         assert!(numbers.take(&first, 7));
-        assert_eq!(numbers.known(&second), Known::default());
+        assert_eq!(numbers.known(&second), KnownVersions::default());
         numbers.forget(&second);
         assert_eq!(numbers.known(&first).last, Some(number));
         numbers.forget(&first);
-        assert_eq!(numbers.known(&first), Known::default());
+        assert_eq!(numbers.known(&first), KnownVersions::default());
     }
 }

@@ -182,7 +182,7 @@ async fn check_readiness_follows(
 #[test]
 fn readiness_knows_at_once_what_a_request_met_on_postgres() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
-        let (scene, proxy) = impatient(&env).await?;
+        let (scene, proxy) = env.proxied_scene(IMPATIENT).await?;
         check_readiness_follows(&scene, || proxy.set_down(true), || proxy.set_down(false)).await
     })
 }

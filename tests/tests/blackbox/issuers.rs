@@ -262,7 +262,7 @@ fn keys_that_cannot_be_loaded_are_logged_with_tenant_and_issuer() -> anyhow::Res
             .await?
             .problem(503, "service_unavailable")?;
         let line = process.says("the issuer's keys cannot be loaded").await?;
-        for part in [acme.id.to_string(), login.issuer.name().to_owned()] {
+        for part in [acme.id.to_string(), login.issuer.name().clone()] {
             assert!(line.contains(&part), "{part} in {line}");
         }
         Ok(())

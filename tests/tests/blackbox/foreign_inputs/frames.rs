@@ -265,7 +265,7 @@ on_each_database! {
             let place = Place::with(&env, kind, settings, |_| ()).await?;
             let frames = |field: &str| {
                 let frame = json!({"choices": [{"delta": {field: piece}}]}).to_string();
-                chat_stream(&vec![frame.as_str(); 6])
+                chat_stream(&[frame.as_str(); 6])
             };
             let answers = if kind == CHAT {
                 vec![(frames("content"), &text, FAILED), (frames("reasoning"), &thought, FAILED)]
