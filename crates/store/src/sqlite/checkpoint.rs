@@ -11,6 +11,8 @@
 //! that a provider was asked for, and everything else is refused until a
 //! checkpoint succeeds again.
 
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -31,6 +33,8 @@ const LONG_LOG: i64 = 8_192;
 
 pub(super) struct Checkpoints {
     database: PathBuf,
+    /// The index of the log, kept open.
+    index: Mutex<Option<File>>,
     state: Mutex<State>,
     changed: Condvar,
     is_log_long: AtomicBool,
@@ -50,6 +54,7 @@ impl Checkpoints {
     pub(super) fn of(database: PathBuf) -> Self {
         Self {
             database,
+            index: Mutex::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
             is_log_long: AtomicBool::new(false),
@@ -90,8 +95,16 @@ impl Checkpoints {
 
     /// Makes room for as long a log as there ever is, before it is needed.
     pub(super) fn lengthen_log(&self) {
-        let outcome = log::lengthen(&self.database);
-        self.note(outcome.map_err(StoreError::from));
+        self.note(self.make_room().map_err(StoreError::from));
+    }
+
+    fn make_room(&self) -> io::Result<()> {
+        log::lengthen(&self.database)?;
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        if index.is_none() {
+            *index = Some(log::open_index(&self.database)?);
+        }
+        index.as_mut().map_or(Ok(()), log::lengthen_index)
     }
 
     pub(super) fn close(&self) {
@@ -122,7 +135,7 @@ impl Checkpoints {
         let pages = self.faults.strike_checkpoint().and(pages);
         match pages.map_err(StoreError::from) {
             Ok(pages) => {
-                self.note(log::lengthen(&self.database).map_err(StoreError::from));
+                self.note(self.make_room().map_err(StoreError::from));
                 Some(pages)
             }
             // Another checkpoint is under way.

@@ -230,6 +230,19 @@ async fn a_silent_server_is_given_up() {
     assert!(error.is_unavailable(), "{error}");
 }
 
+/// Commits need room in two files besides the database's own, also when the disk
+/// has none.
+#[tokio::test]
+async fn the_log_and_its_index_have_their_room_from_the_start() {
+    let db = Db::sqlite().await;
+    let directory = db.directory.as_ref().unwrap().path();
+    let length = |name| directory.join(name).metadata().unwrap().len();
+    assert!(length("chat.db-wal") >= 24 << 20);
+    // 4,062 frames have room in the first 32 KiB, and 4,096 in each other.
+    let frames = 4_062 + 4_096 * (length("chat.db-shm") / (32 << 10) - 1);
+    assert!(frames * (2_048 + 24) >= 24 << 20);
+}
+
 /// PostgreSQL itself ends a statement that takes too long, and a wait for a lock.
 #[tokio::test]
 async fn statements_and_waits_for_locks_are_limited() {
