@@ -14,9 +14,8 @@ mod server;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Parser;
-use tokio::signal::ctrl_c;
 use tokio::signal::unix::{SignalKind, signal};
 
 use faults::Fault;
@@ -52,24 +51,18 @@ struct Arguments {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     processes::adopt_orphans()?;
+    // From here on a signal ends nothing before everything is cleaned up.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     let outcome = tokio::select! {
         outcome = run(&arguments) => outcome,
-        interrupted = interrupted() => interrupted,
+        _ = interrupt.recv() => Err(anyhow!("interrupted")),
+        _ = terminate.recv() => Err(anyhow!("terminated")),
+        _ = hang_up.recv() => Err(anyhow!("hung up")),
     };
     let ended = processes::all_ended().await;
     outcome.and(ended)
-}
-
-/// An error once the program is told to end.
-async fn interrupted() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    tokio::select! {
-        interrupted = ctrl_c() => interrupted?,
-        _ = terminate.recv() => {}
-        _ = hang_up.recv() => {}
-    }
-    bail!("interrupted")
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
