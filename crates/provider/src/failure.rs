@@ -119,7 +119,8 @@ impl Failure {
     }
 }
 
-/// Characters of an unreadable body that are kept for diagnosis.
+/// Characters of an error in plain words that are kept, and of an unreadable
+/// body for diagnosis.
 const RAW_CHARS: usize = 200;
 
 /// Characters of any foreign text that are kept.
@@ -153,8 +154,17 @@ impl Failure {
         let message = words
             .as_deref()
             .map_or(own, |words| first_chars(words, MAX_CHARS));
-        let detail = mask.credential_in(mask.bounded(detail));
-        Self::new(kind, message, &scrub_credentials(&detail))
+        Self::new(kind, message, &for_diagnosis(detail, mask))
+    }
+
+    /// [`in_words`](Self::in_words) that are all that the provider sent.
+    fn in_plain_words(kind: FailureKind, words: &str, mask: &Mask) -> Self {
+        let failure = Self::in_words(kind, Some(words), "", words, mask);
+        Self {
+            message: first_chars(&failure.message, RAW_CHARS).into(),
+            detail: first_chars(&failure.detail, RAW_CHARS).into(),
+            ..failure
+        }
     }
 
     /// A failure in our own words; `cause` is for diagnosis only.
@@ -200,6 +210,17 @@ impl Failure {
         Self::of_cause(FailureKind::Unreadable, message, cause)
     }
 
+    /// An event that is not the JSON that it should be. What the parser says of
+    /// it is not kept: it quotes the event.
+    pub(crate) fn unreadable_json(error: &serde_json::Error) -> Self {
+        let (line, column) = (error.line(), error.column());
+        let cause = format!(
+            "{:?} error at line {line} column {column}",
+            error.classify()
+        );
+        Self::unreadable(&cause)
+    }
+
     /// More text than may be kept.
     pub(crate) fn too_long() -> Self {
         let message = "The provider's answer is too long.";
@@ -216,6 +237,9 @@ impl Failure {
     pub(crate) fn reported(error: &ReportedError, mask: &Mask) -> Self {
         let own = "The provider reported a failure.";
         let message = error.message.as_deref();
+        if let Some(words) = message.filter(|_| error.is_plain) {
+            return Self::in_plain_words(FailureKind::Reported, words, mask);
+        }
         let said = message.unwrap_or(own);
         let detail = error.code.as_deref().map(|code| format!("{code}: {said}"));
         let detail = detail.as_deref().unwrap_or(said);
@@ -226,8 +250,9 @@ impl Failure {
     pub(crate) fn of_status(status: u16, body: &[u8], provider: ProviderKind, mask: &Mask) -> Self {
         let body = adapter::decoded(body);
         let error = ReportedError::of_document(&body).unwrap_or_default();
-        let raw = || first_chars(body.trim(), RAW_CHARS);
-        let said = error.message.as_deref().unwrap_or_else(raw);
+        let raw = for_diagnosis(body.trim(), mask);
+        let raw = first_chars(&raw, RAW_CHARS);
+        let said = error.message.as_deref().unwrap_or(raw);
         let code = error.code.as_deref().unwrap_or("no code");
         let detail = format!("HTTP {status}, {code}: {said}");
         // A refusal that calls itself overloaded is one that does not depend on
@@ -249,6 +274,11 @@ impl Failure {
     }
 }
 
+/// `text` without credentials.
+fn for_diagnosis(text: &str, mask: &Mask) -> String {
+    scrub_credentials(&mask.credential_in(mask.bounded(text))).into_owned()
+}
+
 /// What a status means, for a person who may have to do something about it.
 fn own_words(status: u16) -> String {
     let meaning = match status {
@@ -265,4 +295,73 @@ fn own_words(status: u16) -> String {
         _ => "The provider refused the request",
     };
     format!("{meaning} (HTTP {status}).")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use minichat_config::Secret;
+    use minichat_config::tenant::{Provider, ProviderAuth, ProviderTimeouts, Scheme};
+
+    use super::*;
+
+    const KEY: &str = "staple-battery-horse-correct";
+
+    fn mask() -> Mask {
+        let kind = ProviderKind::OpenAiResponses;
+        let provider = Provider {
+            id: "provider".to_owned(),
+            kind,
+            scheme: Scheme::Https,
+            host: "provider.example".to_owned(),
+            port: 443,
+            api_path: kind.default_api_path().to_owned(),
+            auth: Some(ProviderAuth {
+                header: "Authorization".to_owned(),
+                prefix: "Bearer ".to_owned(),
+                secret_ref: "provider/key".to_owned(),
+            }),
+            timeouts: ProviderTimeouts {
+                connect: Duration::from_secs(1),
+                first_byte: Duration::from_secs(1),
+                idle: Duration::from_secs(1),
+                total: Duration::from_secs(1),
+            },
+            send_penalties: false,
+            send_metadata: false,
+        };
+        Mask::new(&provider, Some(&Secret::new(KEY)))
+    }
+
+    /// PLAT-102: wherever the credential lies across the cut.
+    #[test]
+    fn texts_are_masked_before_they_are_cut() {
+        for before in RAW_CHARS - KEY.len()..RAW_CHARS {
+            let words = format!("{}{KEY} is wrong", " ".repeat(before - 1) + "x");
+            let words = words.replace(' ', "-");
+            let plain = ReportedError {
+                message: Some(words.clone()),
+                is_plain: true,
+                ..ReportedError::default()
+            };
+            let reported = Failure::reported(&plain, &mask());
+            let kind = ProviderKind::OpenAiResponses;
+            let status = Failure::of_status(500, words.as_bytes(), kind, &mask());
+            for text in [&reported.message, &reported.detail, &status.detail] {
+                assert!(!text.contains("st"), "{text}");
+                assert!(text.chars().count() <= RAW_CHARS + "HTTP 500, no code: ".len());
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_parser_quotes_is_not_kept() {
+        let json = format!("\"the key is {KEY}\"");
+        let error = serde_json::from_str::<u8>(&json).unwrap_err();
+        assert!(error.to_string().contains(KEY));
+        let failure = Failure::unreadable_json(&error);
+        assert!(!failure.detail.contains("key"), "{}", failure.detail);
+        assert!(failure.detail.contains("line 1"), "{}", failure.detail);
+    }
 }

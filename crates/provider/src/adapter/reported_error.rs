@@ -13,6 +13,8 @@ pub(crate) struct ReportedError {
     pub(crate) message: Option<String>,
     /// The HTTP status that the error names, or stands for.
     pub(crate) status: Option<u16>,
+    /// The message is all that was sent, not a field of a document.
+    pub(crate) is_plain: bool,
 }
 
 /// What a provider that has no room for the call calls that.
@@ -22,9 +24,6 @@ const OVERLOADED: [&str; 3] = ["overloaded", "overloaded_error", "engine_overloa
 /// that some use for it.
 const UNAVAILABLE: u16 = 503;
 const SITE_OVERLOADED: u16 = 529;
-
-/// Characters of an error in plain words that are kept.
-const MAX_PLAIN_CHARS: usize = 200;
 
 impl ReportedError {
     /// Reads a document that is an error or holds one; `None` when it is of no
@@ -84,6 +83,7 @@ impl ReportedError {
             ),
             code: code.or(kind),
             message: word(message),
+            is_plain: false,
         }
     }
 
@@ -91,10 +91,11 @@ impl ReportedError {
     /// words.
     pub(super) fn of_event(data: &str) -> Self {
         Self::of_document(data).unwrap_or_else(|| {
-            let words: String = data.trim().chars().take(MAX_PLAIN_CHARS).collect();
+            let words = Some(data.trim());
+            let words = words.filter(|it| !it.is_empty() && !it.starts_with(['{', '[', '<']));
             Self {
-                message: Some(words)
-                    .filter(|it| !it.is_empty() && !it.starts_with(['{', '[', '<'])),
+                message: words.map(str::to_owned),
+                is_plain: true,
                 ..Self::default()
             }
         })
@@ -125,6 +126,7 @@ mod tests {
             code: code.map(str::to_owned),
             message: message.map(str::to_owned),
             status,
+            is_plain: false,
         }
     }
 

@@ -5,17 +5,26 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared, WeakShared};
+use futures_util::future::{BoxFuture, Shared};
 use tokio::net::lookup_host;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// Age up to which a lookup is joined. An answer takes less; a packet that got
 /// lost should cost those alone who asked with it.
 const JOINED_WITHIN: Duration = Duration::from_millis(250);
+
+/// Lookups of one name that may be unanswered at the same time. A name server
+/// that never answers must not take the threads that others need.
+const UNANSWERED_PER_NAME: usize = 2;
+
+/// Lookups of all names that may be under way at the same time: half of the
+/// threads that the runtime has for what blocks.
+const UNDER_WAY: usize = 256;
 
 /// Lookups under way, each shared by all who want its name in that moment.
 ///
@@ -24,9 +33,10 @@ const JOINED_WITHIN: Duration = Duration::from_millis(250);
 /// lost of so many packets costs seconds each.
 ///
 /// No answer is kept: how long it holds only the system's resolver knows.
-#[derive(Default)]
 pub(super) struct Lookups {
-    under_way: Mutex<HashMap<Box<str>, UnderWay>>,
+    /// Of each name, the oldest first.
+    under_way: Mutex<HashMap<Box<str>, Vec<UnderWay>>>,
+    room: Arc<Semaphore>,
     /// Answers given.
     given: AtomicUsize,
     /// What names resolve to, one answer after the other, in the place of the
@@ -37,10 +47,24 @@ pub(super) struct Lookups {
 
 struct UnderWay {
     since: Instant,
-    lookup: WeakShared<Lookup>,
+    lookup: Shared<Lookup>,
+    /// Held by the task until it has an answer, whoever waits for it.
+    unanswered: Weak<()>,
 }
 
 type Lookup = BoxFuture<'static, Result<Arc<[IpAddr]>, Arc<io::Error>>>;
+
+impl Default for Lookups {
+    fn default() -> Self {
+        Self {
+            under_way: Mutex::default(),
+            room: Arc::new(Semaphore::new(UNDER_WAY)),
+            given: AtomicUsize::new(0),
+            #[cfg(test)]
+            scripted: Mutex::default(),
+        }
+    }
+}
 
 impl Lookups {
     /// The addresses of `host`, an address or a name, with `port`, in the order
@@ -67,29 +91,52 @@ impl Lookups {
     {
         let under_way = self.under_way.lock();
         let mut under_way = under_way.unwrap_or_else(PoisonError::into_inner);
-        if let Some(lookup) = under_way.get(host).and_then(UnderWay::joined) {
-            return lookup;
+        under_way.retain(|_, lookups| {
+            lookups.retain(UnderWay::is_unanswered);
+            !lookups.is_empty()
+        });
+        let lookups = under_way.get(host).map_or(&[][..], Vec::as_slice);
+        let youngest = lookups.last();
+        let is_joined = |it: &&UnderWay| it.is_young() || lookups.len() >= UNANSWERED_PER_NAME;
+        if let Some(joined) = youngest.filter(is_joined) {
+            return joined.lookup.clone();
         }
-        under_way.retain(|_, it| it.joined().is_some());
+        let begun = self.begin(host, look);
+        let lookup = begun.lookup.clone();
+        under_way.entry(host.into()).or_default().push(begun);
+        lookup
+    }
+
+    fn begin<F>(&self, host: &str, look: impl FnOnce(Box<str>) -> F) -> UnderWay
+    where
+        F: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,
+    {
+        let (looking, room) = (look(host.into()), Arc::clone(&self.room));
+        let unanswered = Arc::new(());
+        let answered = Arc::downgrade(&unanswered);
         // In a task of its own it moves on whoever waits, and a panic is an error.
-        let looked = tokio::spawn(look(host.into()));
+        let looked = tokio::spawn(async move {
+            let _unanswered = unanswered;
+            let _room = room.acquire().await.map_err(io::Error::other)?;
+            looking.await
+        });
         let found = looked.map(|found| found.map_err(io::Error::from).flatten());
         let found = found.map(|found| found.map(Arc::from).map_err(Arc::new));
-        let lookup = found.boxed().shared();
-        let begun = lookup.downgrade().map(|lookup| {
-            let since = Instant::now();
-            (host.into(), UnderWay { since, lookup })
-        });
-        under_way.extend(begun);
-        lookup
+        UnderWay {
+            since: Instant::now(),
+            lookup: found.boxed().shared(),
+            unanswered: answered,
+        }
     }
 }
 
 impl UnderWay {
-    /// Unless it has ended, nobody waits for it, or it takes too long.
-    fn joined(&self) -> Option<Shared<Lookup>> {
-        let lookup = self.lookup.upgrade()?;
-        (self.since.elapsed() < JOINED_WITHIN && lookup.peek().is_none()).then_some(lookup)
+    fn is_unanswered(&self) -> bool {
+        self.unanswered.strong_count() > 0
+    }
+
+    fn is_young(&self) -> bool {
+        self.since.elapsed() < JOINED_WITHIN
     }
 }
 
@@ -162,12 +209,57 @@ mod tests {
         assert_eq!(*next.await.unwrap(), [ADDRESS]);
     }
 
-    #[tokio::test]
-    async fn a_lookup_that_nobody_wants_any_more_is_given_up() {
+    /// Its thread is not free before the system's resolver gives it up.
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_is_never_answered_takes_few_threads() {
         let lookups = Lookups::default();
+        let (answer, answered) = oneshot::channel();
         drop(lookups.share("host", |_| pending()));
-        let next = lookups.share("host", |_| ready(Ok(vec![ADDRESS])));
-        assert_eq!(*next.await.unwrap(), [ADDRESS]);
+        tokio::time::advance(JOINED_WITHIN).await;
+        let second = lookups.share("host", async |_| Ok(answered.await.unwrap()));
+        for _ in 0..10 {
+            tokio::time::advance(JOINED_WITHIN).await;
+            assert!(lookups.share("host", never).ptr_eq(&second));
+        }
+        answer.send(vec![ADDRESS]).unwrap();
+        assert_eq!(*second.await.unwrap(), [ADDRESS]);
+        let next = lookups.share("host", |_| ready(Ok(vec![])));
+        assert!(next.await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn names_beyond_the_room_for_lookups_wait() {
+        let lookups = Lookups::default();
+        let begun = Arc::new(AtomicUsize::new(0));
+        let (answer, answered) = tokio::sync::watch::channel(());
+        let look = |_: Box<str>| {
+            let (begun, mut answered) = (Arc::clone(&begun), answered.clone());
+            async move {
+                begun.fetch_add(1, Ordering::Relaxed);
+                let _ = answered.changed().await;
+                Ok(vec![ADDRESS])
+            }
+        };
+        let names = (0..2 * UNDER_WAY).map(|number| lookups.share(&format!("host{number}"), look));
+        let all = tokio::spawn(join_all(names.collect::<Vec<_>>()));
+        while begun.load(Ordering::Relaxed) < UNDER_WAY {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(begun.load(Ordering::Relaxed), UNDER_WAY);
+        drop(answer);
+        assert!(all.await.unwrap().iter().all(Result::is_ok));
+    }
+
+    #[tokio::test]
+    async fn answers_leave_nothing_behind() {
+        let lookups = Lookups::default();
+        for name in ["a", "b", "c"] {
+            let found = lookups.share(name, |_| ready(Ok(vec![ADDRESS])));
+            assert_eq!(*found.await.unwrap(), [ADDRESS]);
+        }
         assert_eq!(lookups.under_way.lock().unwrap().len(), 1);
     }
 

@@ -84,6 +84,7 @@ async fn attempt_twice(
         cause = refused.failure.detail,
         "calling the provider once more"
     );
+    call.started.next_attempt();
     tokio::time::sleep(pause).await;
     // Idle connections may have died together with the first one.
     let place = Place::here(Origin::of(call.provider));
@@ -133,21 +134,29 @@ async fn attempt(
     }
 }
 
-/// Reads an answer that is no stream (TURN-23).
+/// Reads an answer that is no stream (TURN-23). Whoever gives up while it is
+/// read knows already from its status that the call was refused (D54).
 async fn refusal(
     client: &ProviderClient,
     call: &ProviderCall<'_>,
     head: &Parts,
     mut exchange: Exchange,
 ) -> Refused {
+    if head.status.as_u16() >= 400 {
+        call.started.set_refused();
+    }
     let mut text = Vec::new();
     let read = read_refusal(&mut exchange, &mut text);
     if let Ok(()) = timeout(REFUSAL_LIMIT, read).await {
         client.inner.pool.put_after_drain(exchange);
     }
     let mask = Mask::new(call.provider, call.credential);
+    let failure = Failure::of_status(head.status.as_u16(), &text, call.provider.kind, &mask);
+    if !failure.is_refusal() {
+        call.started.set();
+    }
     Refused {
-        failure: Failure::of_status(head.status.as_u16(), &text, call.provider.kind, &mask),
+        failure,
         retry_after: retry_after(head, client.inner.retry_after_cap),
     }
 }

@@ -32,6 +32,7 @@ async fn http_statuses_become_our_codes() {
         let failure = setup.ask("Hi").await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Status(status));
         assert_eq!(failure.error_code(), code, "{status}");
+        assert_eq!(setup.started.get(), status < 400, "D54: {status}");
         assert_eq!(&*failure.message, "no: [provider_id]");
         assert_eq!(*failure.detail, *format!("HTTP {status}, 7: no: req_123"));
     }
@@ -40,7 +41,6 @@ async fn http_statuses_become_our_codes() {
         7,
         "none was tried again"
     );
-    assert!(setup.started.get(), "QUOTA-61: any status counts");
 }
 
 /// An answer that is too long is cut off, and so is the connection: whoever
@@ -131,6 +131,42 @@ async fn a_429_is_tried_again_once_and_only_with_a_short_retry_after() {
     let failure = setup.ask("Hi").await.unwrap_err();
     assert_eq!(failure.error_code(), TurnErrorCode::RateLimited);
     assert_eq!(setup.server.stats().answers_started, 2);
+}
+
+/// D54
+#[tokio::test]
+async fn only_attempts_that_were_not_refused_count_as_started() {
+    let refused = |seconds: &str| {
+        Scenario::status(429, json!({"message": "slow down"})).with_header("retry-after", seconds)
+    };
+    let unavailable = || Scenario::status(503, json!({"message": "down"}));
+    let dropped = || Scenario {
+        drop_connection: true,
+        ..Scenario::default()
+    };
+    for (first, second, is_started) in [
+        (refused("0"), refused("0"), false),
+        (refused("0"), unavailable(), false),
+        (refused("0"), dropped(), true),
+        (dropped(), unavailable(), true),
+        (dropped(), dropped(), true),
+    ] {
+        let case = format!("{first:?}, then {second:?}");
+        let setup = Setup::responses().await;
+        setup.server.push_scenario(first);
+        setup.server.push_scenario(second);
+        setup.ask("Hi").await.unwrap_err();
+        assert_eq!(setup.server.stats().answers_started, 2, "{case}");
+        assert_eq!(setup.started.get(), is_started, "{case}");
+    }
+    // Its time is over before the second attempt.
+    let mut setup = Setup::responses().await;
+    setup.provider.timeouts.total = Duration::from_millis(500);
+    setup.server.push_scenario(refused("10"));
+    let failure = setup.ask("Hi").await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::TimedOut(TimeoutStage::Total));
+    assert_eq!(setup.server.stats().answers_started, 1);
+    assert!(!setup.started.get(), "the only attempt was refused");
 }
 
 /// PLAT-119

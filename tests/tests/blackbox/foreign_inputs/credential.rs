@@ -88,6 +88,24 @@ on_each_database! {
         }
     }
 
+    /// However much of it is kept: what is cut off is masked before.
+    async fn no_cut_through_an_error_leaves_a_part_of_the_credential(env) {
+        let key = "staple-battery-horse-correct";
+        let place = Place::with(&env, CHAT, "", with_key("Authorization", "Bearer ", key)).await?;
+        for kept in [200, 1000] {
+            for before in [kept - 1, kept - 6, kept - 15, kept - key.len() + 1] {
+                let words = format!("{} {key} is wrong", "word ".repeat(kept)[..before - 1].trim_end());
+                let bytes = stream(&format!("event: error\ndata: {words}\n\n"));
+                place.provider.push_with(move |_| bytes);
+                let events = place.check_next("", End::Failed("provider_error", "estimated")).await?;
+                let shown = format!("{events:?}");
+                assert!(shown.contains("word word"), "{shown}");
+                assert!(!shown.contains("stap"), "{shown}");
+            }
+        }
+        place.stack.stop().await?;
+    }
+
     /// The answer itself repeats it, cut anywhere; so does an id.
     async fn an_answer_does_not_repeat_the_credential(env) {
         for kind in [CHAT, RESPONSES, VLLM] {

@@ -75,7 +75,7 @@ impl Answer {
     fn read_chunk(&mut self, json: &str, output: &mut Output) {
         let [id, choices, usage, error] = match members(json, ["id", "choices", "usage", "error"]) {
             Ok(found) => found,
-            Err(error) => return output.fail(Failure::unreadable(&error)),
+            Err(error) => return output.fail(Failure::unreadable_json(&error)),
         };
         if self.response_id.is_none() {
             self.response_id = output.response_id(id);

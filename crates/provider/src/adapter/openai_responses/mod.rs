@@ -96,7 +96,7 @@ impl Answer {
         };
         if let Err(error) = self.read_known(known, json, output) {
             self.release(output);
-            output.fail(Failure::unreadable(&error));
+            output.fail(Failure::unreadable_json(&error));
         }
     }
 
