@@ -178,11 +178,10 @@ impl Name {
     fn covers(&self, host: &str) -> bool {
         let covers = |text: &str| is_below(host, text) && !(self.only_below && host == text);
         // In a pod, the DNS search list makes `a.b.svc` mean `a.b.svc.cluster.local`.
-        let short = self.text.find("svc.").filter(|at| {
-            let before = &self.text[..*at];
-            before.is_empty() || before.ends_with('.')
-        });
-        covers(&self.text) || short.is_some_and(|at| covers(&self.text[..at + "svc".len()]))
+        // A cluster with another domain needs an entry for each of the two.
+        let short = self.text.strip_suffix(".cluster.local");
+        let short = short.filter(|short| is_below(short, "svc"));
+        covers(&self.text) || short.is_some_and(covers)
     }
 }
 

@@ -245,6 +245,23 @@ fn a_name_allows_the_private_addresses_that_it_resolves_to() {
             );
         }
     }
+    for entry in [
+        ".svc.corp.example",
+        "team.svc.corp.example",
+        ".svc.cluster.local.example",
+        ".xsvc.cluster.local",
+    ] {
+        let list = allow(entry);
+        for service in [
+            "kubernetes.default.svc",
+            "vllm.team.svc",
+            "team.svc",
+            "a.xsvc",
+        ] {
+            let refused = list.check_address(service, private);
+            assert!(refused.is_err(), "{entry} for {service}");
+        }
+    }
     for refused in [
         "models.internal.example.com",
         "xmodels.internal",
