@@ -162,13 +162,15 @@ impl StoreError {
             if refused.code == SqlState::READ_ONLY_SQL_TRANSACTION.code())
     }
 
-    /// Whether the session ended before its answer could be read.
+    /// Whether the session ended before its answer could be read. A server that
+    /// panics in a commit may have stored it already.
     pub(crate) fn ends_session(&self) -> bool {
         match self {
             Self::Connection(_) | Self::Deadline => true,
-            Self::Postgres(refused) => ENDS_SESSION
-                .iter()
-                .any(|prefix| refused.code.starts_with(prefix)),
+            Self::Postgres(refused) => {
+                let mut prefixes = ENDS_SESSION.iter();
+                refused.is_fatal || prefixes.any(|prefix| refused.code.starts_with(prefix))
+            }
             _ => false,
         }
     }
@@ -241,7 +243,9 @@ impl From<tokio_postgres::Error> for StoreError {
             return not_refused(error);
         };
         let (code, refused) = (db.code(), Refused::by_postgres(db));
-        if *code == SqlState::UNIQUE_VIOLATION {
+        if refused.is_fatal {
+            Self::Postgres(refused)
+        } else if *code == SqlState::UNIQUE_VIOLATION {
             let name = db.constraint().unwrap_or_default();
             Self::Unique(Constraint::from_postgres(name), refused)
         } else if *code == SqlState::FOREIGN_KEY_VIOLATION {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use rusqlite::ffi;
-use tokio_postgres::error::DbError;
+use tokio_postgres::error::{DbError, Severity};
 
 /// Code, message and constraint, as the database gave them. PostgreSQL's DETAIL
 /// is left out: it quotes values of rows, which are texts of users.
@@ -14,6 +14,9 @@ pub struct Refused {
     pub message: String,
     pub constraint: Option<String>,
     pub(super) sqlite: Option<ffi::ErrorCode>,
+    /// The server ended the session, or itself, after saying so: PostgreSQL's
+    /// FATAL and PANIC.
+    pub(super) is_fatal: bool,
 }
 
 impl Refused {
@@ -24,6 +27,7 @@ impl Refused {
             message: message.to_owned(),
             constraint: None,
             sqlite: None,
+            is_fatal: false,
         }
     }
 
@@ -33,6 +37,10 @@ impl Refused {
             message: format!("{}: {}", error.severity(), error.message()),
             constraint: error.constraint().map(str::to_owned),
             sqlite: None,
+            is_fatal: matches!(
+                error.parsed_severity(),
+                Some(Severity::Fatal | Severity::Panic)
+            ),
         }
     }
 
@@ -45,6 +53,7 @@ impl Refused {
             message: error.to_string(),
             constraint: None,
             sqlite: failure.map(|it| it.code),
+            is_fatal: false,
         }
     }
 }

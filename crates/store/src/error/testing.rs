@@ -4,6 +4,15 @@ use rusqlite::ffi;
 
 use super::{Refused, StoreError, is_contention};
 
+/// What PostgreSQL says with SQLSTATE `state` before it ends the session.
+pub(crate) fn fatal_of_postgres(state: &str) -> StoreError {
+    StoreError::Postgres(Refused {
+        code: state.to_owned(),
+        is_fatal: true,
+        ..Refused::found("PANIC: no")
+    })
+}
+
 /// What PostgreSQL says with SQLSTATE `state`.
 pub(crate) fn refused_by_postgres(state: &str) -> StoreError {
     let refused = Refused {
@@ -11,6 +20,7 @@ pub(crate) fn refused_by_postgres(state: &str) -> StoreError {
         message: "ERROR: no".to_owned(),
         constraint: None,
         sqlite: None,
+        is_fatal: false,
     };
     if is_contention(&tokio_postgres::error::SqlState::from_code(state)) {
         StoreError::Contended(refused)

@@ -129,7 +129,10 @@ fn in_savepoint(
     }
 }
 
-/// Nothing of `jobs` is in the file, nor ever will be.
+/// Nothing of `jobs` is in the file, nor ever will be. With one exception: a
+/// commit whose sync failed has written its frames to the log. If the process
+/// ends before the next transaction writes over them, whoever opens the file next
+/// finds the commit.
 fn fail(jobs: impl IntoIterator<Item = Box<dyn Job>>, error: StoreError) {
     tracing::error!(%error, "a transaction of the writer failed");
     let error = Arc::new(error);

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use super::fixture::NOON;
 use super::{Db, on_both_databases};
-use crate::error::testing::{refused_by_postgres, refused_by_sqlite};
+use crate::error::testing::{fatal_of_postgres, refused_by_postgres, refused_by_sqlite};
 use crate::testing::{Control, Fault};
 use crate::{NewChat, Store, StoreError, Tx};
 
@@ -44,6 +44,16 @@ const STATES: [(&str, bool); 27] = [
     ("42P01", false),
     ("XX000", false),
 ];
+
+/// D43: whatever the reason, the commit of a session that ended is in doubt.
+#[test]
+fn a_fatal_error_ends_the_session_whatever_its_code() {
+    for state in ["53100", "XX000", "40001"] {
+        assert!(!refused_by_postgres(state).ends_session(), "{state}");
+        assert!(fatal_of_postgres(state).ends_session(), "{state}");
+    }
+    assert!(refused_by_postgres("57P01").ends_session());
+}
 
 /// D43: the failures of PostgreSQL and SQLite that mean "not now".
 #[test]
