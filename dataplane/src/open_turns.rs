@@ -120,6 +120,11 @@ impl OpenTurns {
         found.is_some()
     }
 
+    /// Whether `turn` is open here.
+    pub fn contains(&self, turn: TurnId) -> bool {
+        self.lock().turns.contains_key(&turn)
+    }
+
     /// Ends every turn that is open, and each that is still to come (K8S-50).
     pub fn abort(&self) {
         let mut open = self.lock();
@@ -193,8 +198,9 @@ mod tests {
     async fn a_turn_can_be_stopped_while_it_is_open() {
         let turns = OpenTurns::default();
         let turn = TurnId::random();
-        assert!(!turns.stop(turn));
+        assert!(!turns.stop(turn) && !turns.contains(turn));
         let open = turns.enter(turn);
+        assert!(turns.contains(turn));
         let interrupt = open.interrupt();
         assert!(interrupt.fired().is_none());
         assert!(turns.stop(turn));

@@ -82,6 +82,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
             store: store.clone(),
             metrics: Arc::clone(&metrics),
             timeout: config.orphan_watchdog.timeout,
+            open_turns: OpenTurns::default(),
         };
         recover(&watchdog, clock.now()).await?
     } else {
@@ -156,14 +157,20 @@ fn host(app: &App, unrecovered: Option<Timestamp>) -> Option<WatchdogHost> {
     let settings = app.config.orphan_watchdog;
     let interval = (app.store.is_sqlite() && settings.enabled).then_some(settings.scan_interval);
     let is_needed = interval.is_some() || unrecovered.is_some();
-    is_needed.then(|| WatchdogHost::start(watchdog(app), unrecovered, interval))
+    let hosted = || Watchdog {
+        open_turns: app.turns.clone(),
+        ..watchdog(app)
+    };
+    is_needed.then(|| WatchdogHost::start(hosted(), unrecovered, interval))
 }
 
+/// A watchdog that knows no open turns.
 fn watchdog(app: &App) -> Watchdog {
     Watchdog {
         store: app.store.clone(),
         metrics: Arc::clone(&app.metrics),
         timeout: app.config.orphan_watchdog.timeout,
+        open_turns: OpenTurns::default(),
     }
 }
 
@@ -281,7 +288,7 @@ impl Listener {
 
 impl Running {
     /// A watchdog on this process's database, for whoever wants to decide
-    /// when it runs.
+    /// when it runs. As one in another process, it knows no open turns.
     pub fn watchdog(&self) -> Watchdog {
         watchdog(&self.app)
     }

@@ -17,6 +17,7 @@ use super::lease::JobLease;
 use super::report_file::ReportFile;
 use super::{Report, Watchdog};
 use crate::database;
+use crate::open_turns::OpenTurns;
 
 /// One line for each run.
 #[derive(Serialize)]
@@ -49,6 +50,7 @@ pub async fn watchdog(
         store,
         metrics: metrics.clone(),
         timeout: config.orphan_watchdog.timeout,
+        open_turns: OpenTurns::default(),
     };
     let lease = JobLease::connect(config.job.lease.as_deref()).await?;
     loop {

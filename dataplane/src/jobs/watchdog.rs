@@ -6,7 +6,9 @@
 //! old is the work of its task: it stores progress every 30 s while the
 //! provider speaks, while the provider is being called and while a reader is
 //! waited for, and it gives up on a silent provider `timeout_secs` - 60 s after
-//! its last word (TURN-1). When the owner of an embedded database starts, every
+//! its last word (TURN-1). The watchdog that shares its process with the turns
+//! needs no signs of life of them, and leaves the open ones alone: on a full disk
+//! none can be stored. When the owner of an embedded database starts, every
 //! running turn is orphaned: no other process could be running it (TURN-63).
 //!
 //! It needs the database and nothing else. Listing is separate from acting:
@@ -25,6 +27,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::stored_price::StoredPrices;
+use crate::open_turns::OpenTurns;
 use crate::turn::account::Account;
 use crate::turn::finalize::{Ending, Finalized, Verdict, finalize};
 use crate::turn::instrumentation;
@@ -47,6 +50,8 @@ pub struct Watchdog {
     pub metrics: Arc<dyn Metrics>,
     /// Age of the last progress from which a turn is an orphan (TURN-57).
     pub timeout: Duration,
+    /// Turns of this process, which are no orphans as long as they are open.
+    pub open_turns: OpenTurns,
 }
 
 /// What one run did.
@@ -56,7 +61,8 @@ pub struct Report {
     pub detected: u32,
     /// Turns that this run ended.
     pub finalized: u32,
-    /// Turns that had ended or shown life since their selection.
+    /// Turns that had ended or shown life since their selection, or that are open
+    /// in this process.
     pub skipped: u32,
     /// Rows that stay `running` although they should not; the log says why.
     pub failed: u32,
@@ -156,7 +162,7 @@ impl Run<'_> {
         let selected = u32::try_from(orphans.len()).unwrap_or(u32::MAX);
         self.report.detected += selected;
         if matches!(self.selection, Selection::Stale) {
-            for _ in &orphans {
+            for _ in orphans.iter().filter(|orphan| !self.is_open_here(orphan)) {
                 self.watchdog.metrics.orphan_detected();
             }
         }
@@ -166,6 +172,10 @@ impl Run<'_> {
                 break;
             }
             self.behind = Some(orphan.key);
+            if self.is_open_here(&orphan) {
+                self.report.skipped += 1;
+                continue;
+            }
             let failed = self.report.failed;
             self.end(&orphan, stale_at).await;
             tell();
@@ -175,6 +185,10 @@ impl Run<'_> {
             }
         }
         Ok(selected)
+    }
+
+    fn is_open_here(&self, orphan: &Orphan) -> bool {
+        self.watchdog.open_turns.contains(orphan.key.turn_id)
     }
 
     /// The next rows, and the instant that they were judged by. The database
@@ -216,7 +230,8 @@ impl Run<'_> {
         let account = Arc::new(Account::of_row(orphan, price));
         let ending = Ending::orphaned(stale_at);
         let given_up = tokio::time::sleep(PATIENCE);
-        match finalize(&self.watchdog.store, &account, ending, given_up).await {
+        let Watchdog { store, timeout, .. } = self.watchdog;
+        match finalize(store, &account, ending, *timeout, given_up).await {
             Verdict::Won(finalized) => {
                 self.report.finalized += 1;
                 self.record(orphan, &account, &finalized);

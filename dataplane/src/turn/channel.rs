@@ -4,7 +4,7 @@
 //! frame. What gathers while the client's connection is busy therefore costs
 //! one write, and a delta costs neither a copy nor a queue entry of its own.
 //! Events that do not fit the grammar are dropped (TURN-24). The number of
-//! events in a frame is bounded: a client that stops reading stops the reading
+//! events in a frame and their bytes are bounded: a client that stops reading stops the reading
 //! of the provider. The last event always has room, so that a turn that has
 //! ended waits for nobody.
 
@@ -17,6 +17,10 @@ use tokio::time::Instant;
 
 /// Bytes that a frame begins with; most events need fewer.
 const FRAME_CAPACITY: usize = 256;
+
+/// Bytes from which a frame is full. An event that is longer has a frame of its
+/// own, or ends one.
+const FULL_BYTES: usize = 64 * 1024;
 
 /// The relay is gone: nobody reads any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,6 +120,10 @@ impl State {
         self.events += 1;
     }
 
+    fn is_full(&self, capacity: usize) -> bool {
+        self.events >= capacity || self.frame.bytes.len() >= FULL_BYTES
+    }
+
     fn take(&mut self) -> Frame {
         self.events = 0;
         std::mem::take(&mut self.frame)
@@ -134,7 +142,7 @@ impl Sender {
         if state.receiver_gone {
             return Poll::Ready(Err(Closed));
         }
-        if state.events >= self.0.capacity && !event.kind().is_terminal() {
+        if state.is_full(self.0.capacity) && !event.kind().is_terminal() {
             state.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
@@ -292,6 +300,27 @@ mod tests {
         assert!(read(&mut receiver).await.unwrap().contains("\"a\""));
         sender.send(&delta("b")).await.unwrap();
         assert!(read(&mut receiver).await.unwrap().contains("\"b\""));
+    }
+
+    /// However few events these are: a client that does not read costs no more.
+    #[tokio::test]
+    async fn a_frame_is_full_by_its_bytes_too() {
+        let (sender, mut receiver) = open(64);
+        let long = "x".repeat(FULL_BYTES / 2);
+        sender.send(&delta(&long)).await.unwrap();
+        sender.send(&delta(&long)).await.unwrap();
+        assert!(sender.send(&delta("more")).now_or_never().is_none());
+        assert!(!read(&mut receiver).await.unwrap().contains("more"));
+        // One event always fits.
+        let longer = "y".repeat(2 * FULL_BYTES);
+        sender
+            .send(&delta(&longer))
+            .now_or_never()
+            .unwrap()
+            .unwrap();
+        assert!(sender.send(&delta("more")).now_or_never().is_none());
+        sender.send(&error()).now_or_never().unwrap().unwrap();
+        assert!(read(&mut receiver).await.unwrap().contains(&longer));
     }
 
     /// D44: what a turn came to is told without waiting for a reader.

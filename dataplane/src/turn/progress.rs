@@ -12,9 +12,10 @@ use super::open::OpenTurn;
 use crate::app::App;
 
 /// The row is refreshed at most this often.
-const INTERVAL: Duration = Duration::from_secs(30);
+pub(super) const INTERVAL: Duration = Duration::from_secs(30);
 
-/// Between two looks at a write that is still under way.
+/// Between a write that failed and the next, and between two looks at one that
+/// is under way.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Writes `last_progress_at` beside the stream, never in its way.
@@ -22,14 +23,7 @@ pub(super) struct Progress {
     app: Arc<App>,
     tenant_id: TenantId,
     turn_id: TurnId,
-    due: Instant,
-    /// A write is under way; it clears the flag, and the next is due an
-    /// interval after one that succeeded, at the next event after one that
-    /// failed.
-    writing: Arc<AtomicBool>,
-    failed: Arc<AtomicBool>,
-    /// A write was begun, so that `failed` may be set.
-    has_written: bool,
+    schedule: Schedule,
 }
 
 impl Progress {
@@ -38,10 +32,7 @@ impl Progress {
             app: Arc::clone(&turn.app),
             tenant_id: turn.caller.tenant_id,
             turn_id: turn.ids().turn_id,
-            due: Instant::now() + INTERVAL,
-            writing: Arc::default(),
-            failed: Arc::default(),
-            has_written: false,
+            schedule: Schedule::new(Instant::now()),
         }
     }
 
@@ -49,48 +40,117 @@ impl Progress {
     /// waits for what no event of the provider ends (D44).
     pub(super) async fn keep_showing(&mut self) -> Infallible {
         loop {
-            sleep_until(self.due.max(Instant::now() + PAUSE)).await;
+            sleep_until(self.schedule.next_look(Instant::now())).await;
             self.note();
         }
     }
 
     /// Notes an event read from the provider, whatever it was.
     pub(super) fn note(&mut self) {
-        let now = Instant::now();
-        let failed = self.has_written && self.failed.load(Ordering::Relaxed);
-        if now < self.due && !failed {
-            return;
+        if self.schedule.begin_write(Instant::now()) {
+            tokio::spawn(write(
+                Arc::clone(&self.app),
+                self.tenant_id,
+                self.turn_id,
+                Arc::clone(&self.schedule.latest),
+            ));
         }
-        if self.writing.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        self.failed.store(false, Ordering::Relaxed);
-        self.has_written = true;
-        self.due = now + INTERVAL;
-        tokio::spawn(write(
-            Arc::clone(&self.app),
-            self.tenant_id,
-            self.turn_id,
-            Arc::clone(&self.writing),
-            Arc::clone(&self.failed),
-        ));
     }
 }
 
-async fn write(
-    app: Arc<App>,
-    tenant_id: TenantId,
-    turn_id: TurnId,
-    writing: Arc<AtomicBool>,
-    failed: Arc<AtomicBool>,
-) {
+/// When the next write is due.
+struct Schedule {
+    due: Instant,
+    has_written: bool,
+    latest: Arc<LatestWrite>,
+}
+
+/// The write that was begun last.
+#[derive(Default)]
+struct LatestWrite {
+    is_under_way: AtomicBool,
+    has_failed: AtomicBool,
+}
+
+impl LatestWrite {
+    fn end(&self, has_failed: bool) {
+        self.has_failed.store(has_failed, Ordering::Relaxed);
+        self.is_under_way.store(false, Ordering::Release);
+    }
+}
+
+impl Schedule {
+    fn new(now: Instant) -> Self {
+        Self {
+            due: now + INTERVAL,
+            has_written: false,
+            latest: Arc::default(),
+        }
+    }
+
+    /// Whether to begin a write at `now`: an interval after the last one, or a
+    /// pause after it was found failed. A database that is away is not asked at
+    /// every event.
+    fn begin_write(&mut self, now: Instant) -> bool {
+        if self.has_written && self.latest.has_failed.swap(false, Ordering::Relaxed) {
+            self.due = self.due.min(now + PAUSE);
+        }
+        if now < self.due || self.latest.is_under_way.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        self.has_written = true;
+        self.due = now + INTERVAL;
+        true
+    }
+
+    /// When to look again: a write that has not ended well may have to be repeated
+    /// before its interval is over.
+    fn next_look(&self, now: Instant) -> Instant {
+        let latest = &self.latest;
+        let is_open = latest.is_under_way.load(Ordering::Relaxed)
+            || latest.has_failed.load(Ordering::Relaxed);
+        let soon = now + PAUSE;
+        if is_open { soon } else { self.due.max(soon) }
+    }
+}
+
+async fn write(app: Arc<App>, tenant_id: TenantId, turn_id: TurnId, this: Arc<LatestWrite>) {
     let written = app
         .store
         .write(move |tx| Box::pin(async move { tx.turn_progress(tenant_id, turn_id) }))
         .await;
-    if let Err(error) = written {
+    if let Err(error) = &written {
         tracing::warn!(turn.id = %turn_id, error = %error, "a sign of life could not be stored");
-        failed.store(true, Ordering::Relaxed);
     }
-    writing.store(false, Ordering::Release);
+    this.end(written.is_err());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_write_that_failed_is_repeated_after_a_pause_and_no_sooner() {
+        let began = Instant::now();
+        let mut schedule = Schedule::new(began);
+        assert!(!schedule.begin_write(began + INTERVAL - MOMENT));
+        let mut now = began + INTERVAL;
+        assert!(schedule.begin_write(now));
+        for _ in 0..3 {
+            assert!(!schedule.begin_write(now + PAUSE), "one at a time");
+            assert_eq!(schedule.next_look(now), now + PAUSE);
+            schedule.latest.end(true);
+            assert_eq!(schedule.next_look(now), now + PAUSE);
+            assert!(!schedule.begin_write(now));
+            assert!(!schedule.begin_write(now + PAUSE - MOMENT));
+            now += PAUSE;
+            assert!(schedule.begin_write(now));
+        }
+        schedule.latest.end(false);
+        assert_eq!(schedule.next_look(now), now + INTERVAL);
+        assert!(!schedule.begin_write(now + INTERVAL - MOMENT));
+        assert!(schedule.begin_write(now + INTERVAL));
+    }
 }

@@ -24,6 +24,7 @@ use super::admission::TurnRequest;
 use super::channel;
 use super::converse::{Answer, Sink, TurnError, converse};
 use super::finalize::{Ending, Finalized, Verdict, finalize};
+use super::in_doubt::MARGIN;
 use super::mutation::Attempt;
 use super::open::OpenTurn;
 use super::relay::{Labels, Relay};
@@ -33,9 +34,6 @@ use crate::app::App;
 use crate::caller::Caller;
 use crate::open_turns::{Cancel, Interrupt};
 use crate::problem::Problem;
-
-/// A task gives its turn up so long before a watchdog may take it (TURN-1).
-const MARGIN: Duration = Duration::from_mins(1);
 
 /// What [`converse`] answers.
 type Ended = Result<Option<IncompleteReason>, TurnError>;
@@ -149,6 +147,9 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
     if let Err(error) = &ended {
         interrupted(turn, sink, error);
     }
+    if was_refused(&ended) {
+        started.set_refused();
+    }
     let ending = Ending {
         outcome: outcome(&ended),
         answer: Some((
@@ -157,7 +158,7 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
         )),
         usage: answer.usage,
         response_id: answer.response_id.as_ref().map(|id| id.as_str().into()),
-        provider_started: started.get() && !was_refused(&ended),
+        provider_started: started.get(),
         began: Some(began),
         ttft: answer.ttft,
         stale_at: None,
@@ -184,7 +185,7 @@ async fn end(turn: &OpenTurn, ending: Ending) -> Verdict {
             () = turn.app.turns.abandoned() => {}
         }
     };
-    finalize(&turn.app.store, &account, ending, given_up).await
+    finalize(&turn.app.store, &account, ending, patience, given_up).await
 }
 
 /// The span of the provider's call, and its context for the provider. A trace

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use minichat_core::SystemClock;
 use minichat_dataplane::jobs::Watchdog;
+use minichat_dataplane::open_turns::OpenTurns;
 use minichat_metrics::RecordingMetrics;
 use minichat_store::{DatabaseSettings, Store};
 use minichat_telemetry::Signal;
@@ -235,6 +236,7 @@ fn two_watchdogs_and_a_live_finalizer_settle_500_turns_once() -> anyhow::Result<
                 store,
                 metrics: metrics.clone(),
                 timeout: Duration::from_mins(5),
+                open_turns: OpenTurns::default(),
             };
             let barrier = Arc::clone(&barrier);
             watching.push(tokio::spawn(async move {

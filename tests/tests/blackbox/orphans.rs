@@ -278,7 +278,8 @@ on_each_database! {
 }
 
 /// TURN-59, TURN-64, D16: the process that owns the file runs the watchdog,
-/// unless it is told not to.
+/// unless it is told not to. It ends what no process runs, and nothing that its
+/// own process still runs, however old its last sign of life.
 #[test]
 fn the_owner_of_a_file_hosts_its_watchdog() -> anyhow::Result<()> {
     minichat_tests::harness::run(
@@ -297,10 +298,15 @@ fn the_owner_of_a_file_hosts_its_watchdog() -> anyhow::Result<()> {
                     tenant,
                     stack,
                 };
-                let turn = stalled(&scene, "std").await?;
-                scene.database().age_turns("state = 'running'").await?;
+                let mut turn = stalled(&scene, "std").await?;
+                let database = scene.database();
+                database.copy_running_turn(1).await?;
+                database.age_turns("state = 'running'").await?;
+                // The live one is looked at first.
+                let request = turn.started.text("request_id");
+                let is_live = format!("request_id = '{request}'");
+                database.age_turns(&is_live).await?;
                 if enabled {
-                    let database = scene.database();
                     scene
                         .stack
                         .eventually("found", async || Ok(database.number(ORPHANED).await? == 1))
@@ -315,7 +321,8 @@ fn the_owner_of_a_file_hosts_its_watchdog() -> anyhow::Result<()> {
                     .await?
                     .sum("mini_chat_orphan_finalized_total", &[]);
                 assert!((finalized - f64::from(found)).abs() < 0.5);
-                drop(turn);
+                scene.provider.release(1);
+                turn.stream.expect("done").await?;
                 scene.stack.stop().await?;
             }
             Ok(())

@@ -139,6 +139,7 @@ impl World {
             store: store.clone(),
             metrics: Arc::<RecordingMetrics>::clone(&metrics) as Arc<dyn Metrics>,
             timeout: model::WATCHDOG_TIMEOUT,
+            open_turns: OpenTurns::default(),
         };
         let app = Arc::new(App {
             config: self.config.clone(),

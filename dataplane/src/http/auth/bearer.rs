@@ -1,6 +1,7 @@
 //! Callers by bearer token (PLAT-131): first whom the token would open, then
 //! whether that tenant's issuer signed it. A token opens one tenant or none.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -10,7 +11,7 @@ use minichat_core::{TenantId, Timestamp};
 use minichat_identity::{Claims, Rejection, Token};
 use minichat_provider::{ChosenBy, ProviderClient};
 
-use super::issuer_keys::{IssuerKeys, Unproven};
+use super::issuer_keys::{IssuerKeys, Source, Unproven};
 use super::{Identity, only, unauthenticated};
 use crate::caller::{RequesterType, Scopes};
 use crate::config_source::{Listing, Tenants};
@@ -43,6 +44,7 @@ impl Bearer {
         now: Timestamp,
     ) -> Result<Identity, Problem> {
         let (tenant_id, issuer) = self.opened(token.unverified(), tenants).map_err(rejected)?;
+        self.keys.drop_unlisted(|| self.listed(tenants));
         let claims = match self
             .keys
             .verified(tenant_id, &issuer, self.chosen_by(&issuer), token)
@@ -57,6 +59,16 @@ impl Bearer {
             }
         };
         identity(tenant_id, &issuer, claims, now).map_err(rejected)
+    }
+
+    /// Every source of keys that may open a tenant.
+    fn listed(&self, tenants: &Tenants) -> HashSet<Source> {
+        let process = self.process_issuer.iter();
+        let process = process.map(|issuer| Source::new(issuer, ChosenBy::Process));
+        let all = tenants.all();
+        let own = all.iter().flat_map(|(_, tenant)| &tenant.config.issuers);
+        let own = own.map(|issuer| Source::new(issuer, ChosenBy::Tenant));
+        process.chain(own).collect()
     }
 
     /// Who had the idea to ask `issuer`.

@@ -2,8 +2,8 @@
 //! key that is not known, and kept while the issuer cannot be reached. They
 //! outlive every swap of tenants.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -26,6 +26,9 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
 /// Age at which keys are fetched again, so that a withdrawn one stops counting.
 const MAX_AGE: Duration = Duration::from_mins(15);
 
+/// Sources beyond those that count from which the others are dropped.
+const MAX_OTHERS: usize = 32;
+
 /// Why a token opens nothing.
 pub(super) enum Unproven {
     Rejected(Rejection),
@@ -38,14 +41,32 @@ pub(super) enum Unproven {
 pub(super) struct IssuerKeys {
     client: ProviderClient,
     allow_http: bool,
-    entries: Mutex<HashMap<Source, Arc<IssuerEntry>>>,
+    entries: Mutex<Entries>,
 }
 
+#[derive(Default)]
+struct Entries {
+    by_source: HashMap<Source, Arc<IssuerEntry>>,
+    /// How many were left when the last ones were dropped.
+    kept: usize,
+}
+
+/// Where keys come from.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Source {
+pub(super) struct Source {
     issuer: String,
     jwks_uri: Option<String>,
     chosen_by: ChosenBy,
+}
+
+impl Source {
+    pub(super) fn new(issuer: &Issuer, chosen_by: ChosenBy) -> Self {
+        Self {
+            issuer: issuer.issuer.clone(),
+            jwks_uri: issuer.jwks_uri.clone(),
+            chosen_by,
+        }
+    }
 }
 
 /// Keys that are wanted, and for a token of which tenant.
@@ -119,11 +140,7 @@ impl IssuerKeys {
         chosen_by: ChosenBy,
         token: &'t Token<'_>,
     ) -> Result<&'t Claims, Unproven> {
-        let source = Source {
-            issuer: issuer.issuer.clone(),
-            jwks_uri: issuer.jwks_uri.clone(),
-            chosen_by,
-        };
+        let source = Source::new(issuer, chosen_by);
         let inquiry = Inquiry {
             entry: self.entry(&source),
             source,
@@ -144,11 +161,30 @@ impl IssuerKeys {
     }
 
     fn entry(&self, source: &Source) -> Arc<IssuerEntry> {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = entries.get(source) {
+        let mut entries = self.lock();
+        if let Some(entry) = entries.by_source.get(source) {
             return Arc::clone(entry);
         }
-        Arc::clone(entries.entry(source.clone()).or_default())
+        Arc::clone(entries.by_source.entry(source.clone()).or_default())
+    }
+
+    /// Drops the keys of sources that are not among the listed ones, once there
+    /// may be many: a tenant that changes its issuers again and again costs no
+    /// more memory than others.
+    pub(super) fn drop_unlisted(&self, listed: impl FnOnce() -> HashSet<Source>) {
+        let mut entries = self.lock();
+        if entries.by_source.len() <= entries.kept + MAX_OTHERS {
+            return;
+        }
+        let listed = listed();
+        entries
+            .by_source
+            .retain(|source, _| listed.contains(source));
+        entries.kept = entries.by_source.len();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The first keys; one request fetches, the others wait for it and share

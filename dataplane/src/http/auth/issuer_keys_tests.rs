@@ -213,3 +213,21 @@ async fn a_discovery_document_leads_nowhere_that_may_not_be_called() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn keys_of_addresses_that_nobody_lists_any_more_are_dropped() {
+    let mut scene = Scene::start().await;
+    assert!(scene.knows("a").await);
+    let first = Source::new(&scene.issuer, ChosenBy::Tenant);
+    let address = scene.issuer.jwks_uri.clone().unwrap();
+    for number in 0..3 * MAX_OTHERS {
+        scene.issuer.jwks_uri = Some(format!("{address}?{number}"));
+        scene.keys.drop_unlisted(|| HashSet::from([first.clone()]));
+        assert!(scene.knows("a").await);
+        assert!(scene.keys.lock().by_source.len() <= MAX_OTHERS + 2);
+    }
+    let fetches = scene.fetches();
+    scene.issuer.jwks_uri = Some(address);
+    assert!(scene.knows("a").await);
+    assert_eq!(scene.fetches(), fetches, "those that are listed stay");
+}
