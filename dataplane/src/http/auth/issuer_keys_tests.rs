@@ -117,14 +117,7 @@ impl Scene {
         };
         timeout(Duration::from_secs(20), fetched).await.unwrap();
         // Whoever fetches holds the lock until the keys are there.
-        let entries: Vec<_> = self
-            .keys
-            .entries
-            .lock()
-            .unwrap()
-            .values()
-            .cloned()
-            .collect();
+        let entries: Vec<_> = self.keys.lock().by_source.values().cloned().collect();
         for entry in entries {
             drop(entry.attempts.lock().await);
         }
