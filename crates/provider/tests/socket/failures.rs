@@ -161,7 +161,7 @@ async fn only_attempts_that_were_not_refused_count_as_started() {
     }
     // Its time is over before the second attempt.
     let mut setup = Setup::responses().await;
-    setup.provider.timeouts.total = Duration::from_millis(500);
+    setup.provider.timeouts.total = Duration::from_secs(2);
     setup.server.push_scenario(refused("10"));
     let failure = setup.ask("Hi").await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::TimedOut(TimeoutStage::Total));

@@ -95,7 +95,10 @@ on_each_database! {
         for kept in [200, 1000] {
             for before in [kept - 1, kept - 6, kept - 15, kept - key.len() + 1] {
                 let words = format!("{} {key} is wrong", "word ".repeat(kept)[..before - 1].trim_end());
-                let bytes = stream(&format!("event: error\ndata: {words}\n\n"));
+                let error = json!({"error": {"message": words}}).to_string();
+                // Plain words are cut sooner than a message.
+                let data = if kept == 200 { words } else { error };
+                let bytes = stream(&format!("event: error\ndata: {data}\n\n"));
                 place.provider.push_with(move |_| bytes);
                 let events = place.check_next("", End::Failed("provider_error", "estimated")).await?;
                 let shown = format!("{events:?}");
