@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::runtime::reflector::ObjectRef;
 use minichat_core::{Clock, TenantId};
-use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, Revisions};
+use minichat_crds::{ChatTenant, RenderSettings, Revisions};
 use minichat_lease::Leadership;
-use minichat_metrics::{OperatorMetrics, ReconcileErrorLabel};
+use minichat_metrics::OperatorMetrics;
 
 use crate::caches::{Caches, Key};
 use crate::event_handlers::EventHandlers;
+use crate::failures::AllFailures;
 use crate::managed::Managed;
 use crate::pool::{PodPool, Propagation};
 use crate::tenant::{PolicyVersions, RecordedOwners};
@@ -21,11 +21,8 @@ use crate::issuers::DeliveredIssuers;
 use crate::secret_lookup::SecretLookup;
 use crate::settings::Settings;
 use crate::status::JobsHealth;
-use crate::work::{Backoff, Queues, Request};
-use crate::writer::{WriteError, Writer};
-
-/// One reconcile takes no longer (K8S-10).
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+use crate::work::{Queues, Request};
+use crate::writer::Writer;
 
 pub(crate) struct Context {
     pub(crate) caches: Arc<Caches>,
@@ -48,14 +45,8 @@ pub(crate) struct Context {
     pub(crate) queues: Arc<Queues>,
     pub(crate) propagation: Arc<Propagation>,
     pub(crate) metrics: Arc<dyn OperatorMetrics>,
-    pub(crate) render_failures: Failures<ChatTenant>,
-    pub(crate) object_failures: Failures<ChatTenant>,
-    pub(crate) quota_failures: Failures<ChatQuota>,
-    pub(crate) rendered_failures: Failures<Secret>,
+    pub(crate) failures: Arc<AllFailures>,
 }
-
-/// Of the reconciles of one kind.
-pub(crate) type Failures<K> = Backoff<ObjectRef<K>, ReconcileError>;
 
 impl Context {
     /// Of an operator whose pool is in `namespace`.
@@ -88,10 +79,7 @@ impl Context {
             queues: Arc::clone(&handlers.queues),
             propagation: Arc::clone(&handlers.propagation),
             metrics: Arc::clone(&handlers.metrics),
-            render_failures: Failures::new(),
-            object_failures: Failures::new(),
-            quota_failures: Failures::new(),
-            rendered_failures: Failures::new(),
+            failures: Arc::clone(&handlers.failures),
         }
     }
 
@@ -107,37 +95,6 @@ impl Context {
             self.enqueue_render(&tenant);
             let tenant = ObjectRef::from_obj(tenant.as_ref());
             self.queues.objects.send(Request::Changed(tenant));
-        }
-    }
-}
-
-/// Why a reconcile is tried again.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ReconcileError {
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    #[error("it took longer than {} s", DEADLINE.as_secs())]
-    Deadline,
-}
-
-impl ReconcileError {
-    /// The label that counts it.
-    pub(crate) fn label(&self) -> ReconcileErrorLabel {
-        use ReconcileErrorLabel::{Conflict, Forbidden, Invalid, Other, Unavailable};
-        match self {
-            Self::Deadline => ReconcileErrorLabel::Deadline,
-            Self::Write(WriteError::NotLeading) => ReconcileErrorLabel::NotLeading,
-            Self::Write(WriteError::Changed | WriteError::OfAnotherPool { .. }) => Conflict,
-            Self::Write(WriteError::Api(kube::Error::Api(status))) => match status.code {
-                401 | 403 => Forbidden,
-                400 | 422 => Invalid,
-                408 | 429 | 500..=599 => Unavailable,
-                _ => Other,
-            },
-            Self::Write(WriteError::Api(kube::Error::Service(_) | kube::Error::HyperError(_))) => {
-                Unavailable
-            }
-            Self::Write(WriteError::Api(_)) => Other,
         }
     }
 }

@@ -11,7 +11,8 @@ use minichat_metrics::{ReconcileKind, ReconcileLoop};
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, Span};
 
-use crate::context::{Context, DEADLINE, Failures, ReconcileError};
+use crate::context::Context;
+use crate::failures::{DEADLINE, Failures, ReconcileError};
 use crate::jobs::Jobs;
 use crate::settings::Settings;
 use crate::tenant::full_name;
@@ -92,7 +93,7 @@ fn spawn(
         RENDERED_AT_ONCE,
         (ReconcileKind::RenderedSecret, ReconcileLoop::Object),
         |secret, context| async move { garbage::reconcile(&secret, &context).await },
-        |context| (&context.queues.rendered, &context.rendered_failures),
+        |context| (&context.queues.rendered, &context.failures.rendered),
     ));
     let render = by_scope(receivers.render, scopes);
     let objects = by_scope(receivers.objects, scopes);
@@ -107,7 +108,7 @@ fn spawn(
             RENDERED_AT_ONCE,
             (ReconcileKind::ChatTenant, ReconcileLoop::Render),
             |tenant, context| async move { chat_tenant::render(&tenant, &context).await },
-            |context| (&context.queues.render, &context.render_failures),
+            |context| (&context.queues.render, &context.failures.render),
         ));
         controllers.spawn(controller(
             Arc::clone(context),
@@ -116,7 +117,7 @@ fn spawn(
             OBJECTS_AT_ONCE,
             (ReconcileKind::ChatTenant, ReconcileLoop::Object),
             |tenant, context| async move { chat_tenant::reconcile(&tenant, &context).await },
-            |context| (&context.queues.objects, &context.object_failures),
+            |context| (&context.queues.objects, &context.failures.objects),
         ));
         controllers.spawn(controller(
             Arc::clone(context),
@@ -125,7 +126,7 @@ fn spawn(
             RENDERED_AT_ONCE,
             (ReconcileKind::ChatQuota, ReconcileLoop::Object),
             |quota, context| async move { chat_quota::reconcile(&quota, &context).await },
-            |context| (&context.queues.quotas, &context.quota_failures),
+            |context| (&context.queues.quotas, &context.failures.quotas),
         ));
     }
 }

@@ -12,9 +12,10 @@ use minichat_crds::{ChatQuota, ChatTenant, render, rendered_secret};
 use minichat_metrics::OperatorMetrics;
 
 use crate::caches::{CacheEvent, Caches, Key, Listener};
+use crate::failures::AllFailures;
 use crate::issuers::{DeliveredIssuers, Listed, exclude_each_other};
 use crate::pool::{self, Propagation};
-use crate::tenant::{PolicyVersions, full_name, serving_has_changed};
+use crate::tenant::{PolicyVersions, full_name, is_asking, serving_has_changed};
 use crate::work::{Queues, Request};
 
 /// From changes to the objects that they concern.
@@ -25,11 +26,13 @@ pub(crate) struct EventHandlers {
     pub(crate) queues: Arc<Queues>,
     pub(crate) propagation: Arc<Propagation>,
     pub(crate) policy_versions: Arc<PolicyVersions>,
+    pub(crate) failures: Arc<AllFailures>,
     pub(crate) metrics: Arc<dyn OperatorMetrics>,
 }
 
 impl Listener for EventHandlers {
-    /// A status that this process wrote concerns only the tenant's quotas (K8S-10).
+    /// A status that this process wrote concerns only the tenant's quotas (K8S-10), and who
+    /// asks for what the tenant does not get.
     fn tenant(&self, change: &CacheEvent<'_, ChatTenant>) {
         match change {
             CacheEvent::Applied { old, new } => {
@@ -47,6 +50,13 @@ impl Listener for EventHandlers {
                     .is_some_and(|old| serving_has_changed(old, new))
                 {
                     self.enqueue(new);
+                    self.enqueue_rendered_from(new);
+                }
+                if old
+                    .as_ref()
+                    .is_some_and(|old| is_asking(old) != is_asking(new))
+                {
+                    self.enqueue_siblings(new);
                 }
                 if new.metadata.deletion_timestamp.is_some() {
                     self.enqueue_rendered_from(new);
@@ -58,6 +68,7 @@ impl Listener for EventHandlers {
             }
             CacheEvent::Deleted(tenant) => {
                 let id = render::tenant_id(tenant);
+                self.failures.forget_tenant(tenant);
                 self.propagation.forget(&ObjectRef::from_obj(*tenant));
                 self.policy_versions.forget(tenant);
                 self.issuers.forget_claims(tenant);
@@ -81,7 +92,10 @@ impl Listener for EventHandlers {
                 }
                 *new
             }
-            CacheEvent::Deleted(quota) => *quota,
+            CacheEvent::Deleted(quota) => {
+                self.failures.quotas.succeeded(&ObjectRef::from_obj(*quota));
+                *quota
+            }
             CacheEvent::Resynced => return self.enqueue_everything(),
         };
         self.enqueue_quota(quota);
@@ -114,7 +128,12 @@ impl Listener for EventHandlers {
                 self.queues.rendered.send(Request::Changed(secret));
                 (*new, self.issuers.set(new))
             }
-            CacheEvent::Deleted(secret) => (*secret, self.issuers.remove(secret)),
+            CacheEvent::Deleted(secret) => {
+                self.failures
+                    .rendered
+                    .succeeded(&ObjectRef::from_obj(*secret));
+                (*secret, self.issuers.remove(secret))
+            }
             CacheEvent::Resynced => {
                 if let Some(caches) = self.caches() {
                     let secrets = caches.rendered.store.state();
@@ -183,6 +202,7 @@ impl EventHandlers {
             queues: Arc::new(queues),
             propagation: Arc::default(),
             policy_versions: Arc::default(),
+            failures: Arc::default(),
             metrics,
         }
     }
@@ -255,7 +275,7 @@ impl EventHandlers {
         }
     }
 
-    /// What was made of a tenant that is gone, or about to.
+    /// What was made of a tenant that is gone, or about to, or that another operator serves.
     fn enqueue_rendered_from(&self, tenant: &ChatTenant) {
         if let Some(caches) = self.caches() {
             for secret in caches.rendered_from(&full_name(tenant)) {
@@ -312,4 +332,47 @@ fn is_asked_anew<K: Resource>(old: &K, new: &K) -> bool {
         )
     };
     asked(old) != asked(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use minichat_crds::cases;
+    use minichat_metrics::NoopMetrics;
+    use serde_json::json;
+
+    use super::*;
+    use crate::failures::ReconcileError;
+
+    fn object<K: serde::de::DeserializeOwned>(mut object: serde_json::Value) -> K {
+        object["metadata"] = json!({"name": "one", "namespace": "a", "uid": "u"});
+        serde_json::from_value(object).unwrap()
+    }
+
+    /// K8S-10: what is made again under its name begins anew.
+    #[test]
+    fn failures_are_forgotten_with_their_object() {
+        let handlers = EventHandlers::new(Queues::new().0, Arc::new(NoopMetrics));
+        let failures = &handlers.failures;
+        let tenant: ChatTenant = object(cases::tenant());
+        let quota: ChatQuota = object(cases::quota());
+        let secret: Secret = object(json!({}));
+        let of_tenant = ObjectRef::from_obj(&tenant);
+        let (of_quota, of_secret) = (ObjectRef::from_obj(&quota), ObjectRef::from_obj(&secret));
+        for failures in [&failures.render, &failures.objects] {
+            failures.failed(of_tenant.clone(), ReconcileError::Deadline);
+        }
+        failures
+            .quotas
+            .failed(of_quota.clone(), ReconcileError::Deadline);
+        failures
+            .rendered
+            .failed(of_secret.clone(), ReconcileError::Deadline);
+        handlers.tenant(&CacheEvent::Deleted(&tenant));
+        handlers.quota(&CacheEvent::Deleted(&quota));
+        handlers.rendered(&CacheEvent::Deleted(&secret));
+        assert!(failures.render.fails_with(&of_tenant).is_none());
+        assert!(failures.objects.fails_with(&of_tenant).is_none());
+        assert!(failures.quotas.fails_with(&of_quota).is_none());
+        assert!(failures.rendered.fails_with(&of_secret).is_none());
+    }
 }

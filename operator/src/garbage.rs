@@ -1,16 +1,15 @@
-//! Rendered Secrets whose tenant is gone (D52). A deletion that was seen brings its
+//! Rendered Secrets whose tenant is gone (D52), or is another operator's by now (D37). A deletion that was seen brings its
 //! Secrets here, and everything is looked through at the start and once in a while, so
 //! that one that was missed is made up for.
-
-use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use minichat_crds::ChatTenant;
 use minichat_crds::rendered_secret::SOURCE;
 
-use crate::caches::Caches;
-use crate::context::{Context, ReconcileError};
+use crate::chat_tenant::contention;
+use crate::context::Context;
+use crate::failures::ReconcileError;
 use crate::work::Requeue;
 
 /// Deletes `secret` if it is left over.
@@ -18,12 +17,12 @@ pub(crate) async fn reconcile(
     secret: &Secret,
     context: &Context,
 ) -> Result<Requeue, ReconcileError> {
-    if is_left_over(secret, &context.caches) {
+    if is_left_over(secret, context) {
         context.writer.delete_rendered(secret).await?;
         let source = secret.annotations().get(SOURCE);
         tracing::info!(
             source,
-            "the rendered Secret of a tenant that is gone is deleted"
+            "the rendered Secret of a tenant that is gone, or that another operator serves, is deleted"
         );
     }
     Ok(None)
@@ -63,17 +62,21 @@ pub(crate) async fn scan_other_pools(context: &Context) {
     }
 }
 
-/// Whether it came from a namespace that is watched, and from no tenant there.
-fn is_left_over(secret: &Secret, caches: &Caches) -> bool {
+/// Whether it came from a namespace that is watched, and from no tenant that this operator
+/// serves there.
+fn is_left_over(secret: &Secret, context: &Context) -> bool {
+    let caches = &context.caches;
     let source = secret.annotations().get(SOURCE);
     source
         .and_then(|source| source.split_once('/'))
         .is_some_and(|(namespace, name)| {
-            caches.watches(namespace) && !is_there(caches.tenant(namespace, name))
+            let tenant = caches.tenant(namespace, name);
+            caches.watches(namespace) && !tenant.is_some_and(|tenant| is_served(&tenant, context))
         })
 }
 
-/// One that ends is not served any more, whatever holds it.
-fn is_there(tenant: Option<Arc<ChatTenant>>) -> bool {
-    tenant.is_some_and(|tenant| tenant.metadata.deletion_timestamp.is_none())
+/// One that ends is not, whatever holds it.
+fn is_served(tenant: &ChatTenant, context: &Context) -> bool {
+    tenant.metadata.deletion_timestamp.is_none()
+        && !contention::is_served_elsewhere(tenant, context)
 }

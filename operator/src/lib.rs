@@ -30,6 +30,7 @@ mod garbage;
 mod jobs;
 // What they use.
 mod context;
+mod failures;
 mod issuers;
 mod managed;
 mod pool;

@@ -55,6 +55,10 @@ impl Managed {
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = found {
             *missing = None;
+            // A deletion in the foreground shows it until all that it owns is gone.
+            if found.metadata.deletion_timestamp.is_some() {
+                return Owner::Awaited;
+            }
             return reference(found).map_or(Owner::Nobody, |reference| {
                 Owner::ConfigMap(Box::new(reference))
             });
@@ -70,9 +74,6 @@ impl Managed {
 
 /// Without `blockOwnerDeletion`, which would need a right to its finalizers.
 fn reference(owner: &ConfigMap) -> Option<OwnerReference> {
-    if owner.metadata.deletion_timestamp.is_some() {
-        return None;
-    }
     Some(OwnerReference {
         api_version: ConfigMap::api_version(&()).into_owned(),
         kind: ConfigMap::kind(&()).into_owned(),
@@ -112,5 +113,20 @@ mod tests {
             Owner::ConfigMap(_)
         ));
         assert_eq!(managed.owner_of(None), Owner::Awaited);
+    }
+
+    /// D52: Argo CD and `helm uninstall --cascade foreground` delete so.
+    #[tokio::test(start_paused = true)]
+    async fn while_the_owner_is_deleted_in_the_foreground_nothing_is_written() {
+        let managed = Managed::new(None);
+        let mut ending = config_map("u");
+        ending.metadata.deletion_timestamp =
+            serde_json::from_value("2026-01-01T00:00:00Z".into()).unwrap();
+        assert_eq!(managed.owner_of(Some(&ending)), Owner::Awaited);
+        tokio::time::advance(UNINSTALLING * 2).await;
+        assert_eq!(managed.owner_of(Some(&ending)), Owner::Awaited);
+        assert_eq!(managed.owner_of(None), Owner::Awaited, "it is just gone");
+        tokio::time::advance(UNINSTALLING).await;
+        assert_eq!(managed.owner_of(None), Owner::Nobody);
     }
 }

@@ -143,19 +143,20 @@ impl Writer {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Deletes a rendered Secret, if it is still the one that was seen.
+    /// Deletes a rendered Secret. [`WriteError::Changed`] if it is not as it was seen any
+    /// more: it may be needed now.
     pub(crate) async fn delete_rendered(&self, secret: &Secret) -> Result<(), WriteError> {
         self.may()?;
         let parameters = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: secret.metadata.uid.clone(),
-                resource_version: None,
+                resource_version: secret.metadata.resource_version.clone(),
             }),
             ..DeleteParams::default()
         };
         let name = secret.name_any();
         let deleted = self.rendered().delete(&name, &parameters).await;
-        gone_is_fine(deleted.map(drop).map_err(WriteError::from))
+        if_unchanged(deleted.map(drop))
     }
 
     /// Rendered Secrets in the namespace that are not labelled with `pool`.
@@ -171,6 +172,7 @@ impl Writer {
 
     /// Takes the finalizer away that an earlier operator, or a backup, has put there. It
     /// is no apply, which would leave what another field manager owns.
+    /// [`WriteError::Changed`] as for a status.
     pub(crate) async fn remove_old_finalizer(&self, tenant: &ChatTenant) -> Result<(), WriteError> {
         let others = tenant.finalizers().iter();
         let others: Vec<_> = others.filter(|other| *other != OLD_FINALIZER).collect();
@@ -187,7 +189,7 @@ impl Writer {
         let patched = api
             .patch(&tenant.name_any(), &parameters, &Patch::Merge(&patch))
             .await;
-        gone_is_fine(patched.map(drop).map_err(WriteError::from))
+        if_unchanged(patched.map(drop))
     }
 
     /// Applies a status. [`WriteError::Changed`] if it must be tried again with the
@@ -216,11 +218,7 @@ impl Writer {
             .api(of)
             .patch_status(&of.name_any(), &forced(), &patch)
             .await;
-        match patched {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 409 => Err(WriteError::Changed),
-            other => Ok(other.map(drop)?),
-        }
+        if_unchanged(patched.map(drop))
     }
 
     /// Annotates `job`, if it is still as it was seen; whether it was.
@@ -277,10 +275,34 @@ fn identity<K: Resource<DynamicType = ()>>(of: &K) -> Value {
     })
 }
 
-/// What is gone needs no change.
-fn gone_is_fine(written: Result<(), WriteError>) -> Result<(), WriteError> {
+/// What is gone needs no change. What has changed since it was read is looked at again.
+fn if_unchanged(written: kube::Result<()>) -> Result<(), WriteError> {
     match written {
-        Err(error) if error.is_gone() => Ok(()),
-        other => other,
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 409 => Err(WriteError::Changed),
+        other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    fn answer(code: u16) -> kube::Result<()> {
+        let status = Status::failure("no", "No").with_code(code);
+        Err(kube::Error::Api(Box::new(status)))
+    }
+
+    #[test]
+    fn what_is_gone_is_done_and_what_has_changed_is_tried_again() {
+        assert!(if_unchanged(Ok(())).is_ok());
+        assert!(if_unchanged(answer(404)).is_ok());
+        assert!(matches!(
+            if_unchanged(answer(409)),
+            Err(WriteError::Changed)
+        ));
+        assert!(matches!(if_unchanged(answer(403)), Err(WriteError::Api(_))));
     }
 }

@@ -39,6 +39,10 @@ pub struct TenantStatus {
     /// Every problem of the refused one, separated by `; `.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Whether the refused one is tried again without being delivered anew: the database
+    /// did not take it. Only said then.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub retrying: bool,
     /// The newest policy version in the database, when the refused one would
     /// have to be higher.
     #[serde(skip_serializing_if = "Option::is_none")]

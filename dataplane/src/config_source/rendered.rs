@@ -148,6 +148,7 @@ impl Intake {
                     let rejected = Rejected {
                         stored_version: refused.stored_version(),
                         stored_owner: refused.stored_owner(),
+                        database_error: refused.database_error(),
                         ..Rejected::new(tenant.revision.clone(), refused.to_string())
                     };
                     self.states.reject(id, rejected);
@@ -186,7 +187,7 @@ enum Refused {
     OtherContent { delivered: u64, newest: u64 },
     #[error(transparent)]
     OwnedByAnother(OwnedByAnother),
-    #[error("the policy cannot be stored: {0}; it is tried again")]
+    #[error("the database does not take the policy now; it is tried again")]
     Database(StoreError),
 }
 
@@ -205,6 +206,14 @@ impl Refused {
         match self {
             Self::OwnedByAnother(refused) => Some(refused.owner.clone()),
             Self::Lower { .. } | Self::OtherContent { .. } | Self::Database(_) => None,
+        }
+    }
+
+    /// What the database says, if that is the reason.
+    fn database_error(&self) -> Option<String> {
+        match self {
+            Self::Database(error) => Some(error.to_string()),
+            Self::OwnedByAnother(_) | Self::Lower { .. } | Self::OtherContent { .. } => None,
         }
     }
 

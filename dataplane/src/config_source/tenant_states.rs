@@ -37,6 +37,9 @@ pub(super) struct Rejected {
     pub(super) stored_owner: Option<NamespacedName>,
     /// The issuer that is another tenant's, if that was the reason.
     pub(super) contested_issuer: Option<ContestedIssuer>,
+    /// Why the database did not take it, if that was the reason: for the log alone, because
+    /// it may name roles and hosts.
+    pub(super) database_error: Option<String>,
 }
 
 impl Rejected {
@@ -47,6 +50,7 @@ impl Rejected {
             stored_version: None,
             stored_owner: None,
             contested_issuer: None,
+            database_error: None,
         }
     }
 
@@ -136,7 +140,8 @@ impl TenantStates {
                 .running
                 .as_ref()
                 .map(|running| running.revision.as_str());
-            tracing::warn!(tenant.id = %id, revision = rejected.revision, error = rejected.error, running, "a configuration is refused");
+            let cause = rejected.database_error.as_deref();
+            tracing::warn!(tenant.id = %id, revision = rejected.revision, error = rejected.error, cause, running, "a configuration is refused");
         }
         state.rejected = Some(rejected);
     }
@@ -177,6 +182,7 @@ fn entry(tenant_id: TenantId, state: &TenantState) -> TenantStatus {
         suspended: running.is_some_and(|running| running.config.suspended),
         rejected_revision: rejected.map(|rejected| rejected.revision.clone()),
         error: rejected.map(|rejected| rejected.error.clone()),
+        retrying: rejected.is_some_and(|rejected| rejected.database_error.is_some()),
         stored_version: rejected.and_then(|rejected| rejected.stored_version),
         stored_owner: rejected.and_then(|rejected| rejected.stored_owner.clone()),
         contested_issuer: rejected.and_then(|rejected| rejected.contested_issuer.clone()),

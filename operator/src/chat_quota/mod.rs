@@ -10,7 +10,8 @@ use std::time::Duration;
 use minichat_crds::ChatQuota;
 use minichat_crds::status::UNOBSERVED;
 
-use crate::context::{Context, ReconcileError};
+use crate::context::Context;
+use crate::failures::ReconcileError;
 use crate::work::Requeue;
 
 /// A quota that was applied with its tenant may come first. Until then it is nobody's,

@@ -4,7 +4,8 @@ use minichat_crds::ChatQuota;
 use minichat_crds::chat_quota::ChatQuotaStatus;
 
 use super::dereference::Dereferenced;
-use crate::context::{Context, ReconcileError};
+use crate::context::Context;
+use crate::failures::ReconcileError;
 use crate::status::{self, Type, Verdict, conditions, stalled};
 use crate::work::Requeue;
 use crate::writer::If;

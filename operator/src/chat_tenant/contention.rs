@@ -10,7 +10,8 @@ use minichat_core::Timestamp;
 use minichat_crds::ChatTenant;
 use minichat_crds::chat_tenant::{ChatTenantStatus, Contender};
 
-use crate::context::{Context, ReconcileError};
+use crate::context::Context;
+use crate::failures::ReconcileError;
 use crate::status::{self, Reason, Type, Verdict, merged};
 use crate::work::Requeue;
 use crate::writer::{If, WriteError};

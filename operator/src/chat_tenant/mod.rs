@@ -20,7 +20,8 @@ use kube::runtime::reflector::ObjectRef;
 use minichat_crds::rendered_secret::revision_of;
 use minichat_crds::{ChatTenant, render as rendering};
 
-use crate::context::{Context, ReconcileError};
+use crate::context::Context;
+use crate::failures::ReconcileError;
 use crate::issuers::LIFETIME;
 use crate::secret_lookup;
 use crate::status::{Reason, Type, Verdict};
@@ -135,7 +136,7 @@ pub(crate) async fn reconcile(
     let (mut validated, build) = decide(tenant, &seen, context);
     let mut unwritten = None;
     if matches!(build, Build::Write(..)) {
-        let failures = &context.render_failures;
+        let failures = &context.failures.render;
         let Some(error) = failures.fails_with(&ObjectRef::from_obj(tenant)) else {
             // The render loop is about to write; its write brings this loop back.
             return Ok(Some(AGAIN));

@@ -1,7 +1,5 @@
 //! What the tenant is told: conditions, the numbers of its policy, events.
 
-use std::time::Duration;
-
 use kube::runtime::reflector::ObjectRef;
 use minichat_core::TenantId;
 use minichat_crds::ChatTenant;
@@ -11,16 +9,14 @@ use minichat_crds::rendered_secret::revision_of;
 use super::dereference::Dereferenced;
 use super::validate::Validated;
 use super::{AGAIN, contention, id_of};
-use crate::context::{Context, ReconcileError};
+use crate::context::Context;
+use crate::failures::ReconcileError;
 use crate::issuers;
-use crate::pool::Acknowledgement;
+use crate::pool::{Acknowledgement, SOON};
 use crate::status::{self, EventNote, Reason, Type, Verdict, conditions, stalled};
 use crate::tenant::{full_name, named_for};
 use crate::work::Requeue;
 use crate::writer::If;
-
-/// Pods that are as fast as usual are not reported as pending.
-const SOON: Duration = Duration::from_secs(1);
 
 /// Asks the pods and writes the status; those that take long are asked again.
 /// `unwritten` is why what should be delivered is not.
@@ -126,6 +122,12 @@ struct NewStatus {
 fn programmed(standing: &Acknowledgement, refusal: Option<String>, revision: &str) -> Verdict {
     if let Some(words) = refusal {
         return Verdict::no(Type::Programmed, Reason::Rejected, words);
+    }
+    if let Some(pod) = &standing.retrying {
+        let message = format!(
+            "pod {pod} cannot write the policy of revision {revision} to its database now, and tries it again"
+        );
+        return Verdict::no(Type::Programmed, Reason::Pending, message);
     }
     let (ready, programmed) = (standing.ready, standing.programmed);
     if ready == 0 {
@@ -308,6 +310,22 @@ mod tests {
         };
         change(&mut standing);
         standing
+    }
+
+    /// D46: nobody has to do anything about the tenant.
+    #[test]
+    fn while_a_pod_tries_again_the_tenant_is_pending_and_not_stalled() {
+        let standing = Acknowledgement {
+            ready: 1,
+            retrying: Some("pool-0".to_owned()),
+            ..Acknowledgement::default()
+        };
+        let verdict = programmed(&standing, None, "1-a");
+        assert_eq!((verdict.holds, verdict.reason), (false, Reason::Pending));
+        let words = "pod pool-0 cannot write the policy of revision 1-a to its database now";
+        assert!(verdict.message.starts_with(words), "{}", verdict.message);
+        let now = minichat_core::Timestamp::from_micros(0);
+        assert_eq!(stalled(&[verdict], &[], now), (None, None));
     }
 
     /// D36: what a pod says names other tenants; their names and ids stay with administrators.

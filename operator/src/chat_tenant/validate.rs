@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use minichat_config::Credentials;
+use minichat_config::tenant::document::{AuthDocument, ProviderDocument};
+use minichat_config::{Credentials, TenantConfig};
 use minichat_crds::render::{self, Rendered, Secrets, Unresolved, UnresolvedKind};
 use minichat_crds::rendered_secret::CREDENTIALS_LABEL;
 use minichat_crds::{ChatTenant, RenderSettings};
@@ -10,6 +11,9 @@ use minichat_crds::{ChatTenant, RenderSettings};
 use super::dereference::Dereferenced;
 use crate::status::{Reason, Type, Verdict};
 use crate::tenant::named_for;
+
+/// Why an edit is not delivered although credentials have a last value.
+const REDIRECTED: &str = "what is edited waits for that: a provider's last credential is sent only to the address, and in the header, to which it was sent before";
 
 pub(super) struct Validated {
     pub(super) accepted: Verdict,
@@ -28,9 +32,16 @@ pub(super) fn validate(
     let mut secrets = seen.secrets.clone();
     let (_, unresolved) = render::resolve(tenant, &secrets);
     let old = seen.carried.as_ref().map(|carried| &carried.credentials);
-    let lost = keep_old(&mut secrets, &unresolved, old);
+    let is_missing = keep_old(&mut secrets, &unresolved, old);
     let quotas: Vec<_> = seen.quotas.iter().map(AsRef::as_ref).collect();
     let rendered = render::render(tenant, &quotas, &secrets, settings);
+    let is_redirected = match (&rendered, &seen.carried) {
+        (Ok(rendered), Some(carried)) => {
+            is_redirected(&unresolved, &rendered.config, &carried.config)
+        }
+        _ => false,
+    };
+    let lost = is_missing || is_redirected;
     let accepted = match (&seen.holder, &rendered, &seen.contested) {
         _ if seen.is_at_operator => Verdict::no(
             Type::Accepted,
@@ -54,7 +65,7 @@ pub(super) fn validate(
     let uses_old = !unresolved.is_empty() && !lost && old.is_some();
     let usable = accepted.holds && !lost;
     Validated {
-        resolved: resolved(tenant, &unresolved, &seen.unlabelled),
+        resolved: resolved(tenant, &unresolved, &seen.unlabelled, is_redirected),
         degraded: uses_old.then(|| {
             Verdict::yes(
                 Type::Degraded,
@@ -89,13 +100,41 @@ fn keep_old(secrets: &mut Secrets, unresolved: &[Unresolved], old: Option<&Crede
     is_lost
 }
 
+/// Whether a provider of `new` would be sent one of the `unresolved` credentials that no
+/// provider of `old` was sent in the same way: who takes a Secret away from a tenant does
+/// not want its last value to go elsewhere (D49).
+fn is_redirected(unresolved: &[Unresolved], new: &TenantConfig, old: &TenantConfig) -> bool {
+    let is_old = |auth: &AuthDocument| {
+        let mut references = unresolved.iter().map(|one| &one.reference);
+        references.any(|reference| *reference == auth.secret_ref)
+    };
+    let mut providers = new.document.providers.values();
+    providers.any(|provider| {
+        let mut known = old.document.providers.values();
+        provider.auth.as_ref().is_some_and(is_old) && !known.any(|old| is_sent_alike(provider, old))
+    })
+}
+
+/// Whether both providers' credentials are the same one, sent to the same place, in the
+/// same header.
+fn is_sent_alike(one: &ProviderDocument, other: &ProviderDocument) -> bool {
+    let is_same_place =
+        (one.use_http, &one.host, one.port) == (other.use_http, &other.host, other.port);
+    is_same_place
+        && (&one.kind, &one.api_path, &one.auth) == (&other.kind, &other.api_path, &other.auth)
+}
+
 fn resolved(
     tenant: &ChatTenant,
     unresolved: &[Unresolved],
     unlabelled: &BTreeSet<String>,
+    is_redirected: bool,
 ) -> Verdict {
     let told = unresolved.iter().map(|one| told(tenant, one, unlabelled));
-    let (reasons, faults): (Vec<_>, Vec<_>) = told.unzip();
+    let (reasons, mut faults): (Vec<_>, Vec<_>) = told.unzip();
+    if is_redirected {
+        faults.push(REDIRECTED.to_owned());
+    }
     match reasons.first() {
         None => Verdict::yes(Type::ResolvedRefs, Reason::Resolved, ""),
         Some(first) => Verdict::no(Type::ResolvedRefs, *first, faults.join("; ")),

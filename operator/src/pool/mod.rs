@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -26,8 +27,11 @@ pub(crate) use propagation::Propagation;
 
 const FIRST: Duration = Duration::from_millis(50);
 const LAST: Duration = Duration::from_secs(2);
-/// A pod that does not answer for so long has not answered.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Pods that are as fast as usual are not reported as pending.
+pub(crate) const SOON: Duration = Duration::from_secs(1);
+/// A pod that does not answer for so long has not answered. Who comes while it is waited for
+/// must still hear the others soon.
+const PATIENCE: Duration = Duration::from_millis(700);
 const MAX_BODY: usize = 16 << 20;
 
 /// Where a pod that runs and does not drain is asked.
@@ -55,6 +59,8 @@ pub(crate) struct Acknowledgement {
     pub(crate) stored_owner: Option<String>,
     /// The issuer for which a pod refused the revision, and the tenant that has it.
     pub(crate) contested_issuer: Option<ContestedIssuer>,
+    /// A pod whose database does not take the revision now.
+    pub(crate) retrying: Option<String>,
     /// Pods that were asked, ready or not.
     pub(crate) asked: usize,
 }
@@ -86,6 +92,9 @@ struct TenantEntry {
     stored_version: Option<u64>,
     stored_owner: Option<String>,
     contested_issuer: Option<ContestedIssuer>,
+    /// Whether the pod tries the refused one again by itself.
+    #[serde(default)]
+    retrying: bool,
 }
 
 /// An issuer that is another tenant's where a pod runs both.
@@ -98,17 +107,19 @@ pub(crate) struct ContestedIssuer {
     pub(crate) holder: TenantId,
 }
 
-/// What all pods said that were asked.
+/// What the pods of one round have said so far.
+#[derive(Clone)]
 struct Snapshot {
     begun: Instant,
     pods: Vec<Answer>,
 }
 
-/// What one pod said; `None` is no answer.
+/// What one pod said last; `None` is no answer.
+#[derive(Clone)]
 struct Answer {
-    pod: String,
-    is_ready: bool,
-    entries: Option<BTreeMap<TenantId, TenantEntry>>,
+    pod: Endpoint,
+    asked: Instant,
+    entries: Option<Arc<BTreeMap<TenantId, TenantEntry>>>,
 }
 
 /// Asks the pods while somebody waits.
@@ -203,7 +214,7 @@ impl PodPool {
             loop {
                 let snapshot = snapshots.borrow_and_update().clone();
                 if let Some(snapshot) = snapshot.filter(|snapshot| snapshot.begun >= begun) {
-                    newest = snapshot.standing(tenant, revision);
+                    newest = snapshot.standing(tenant, revision, begun);
                     if newest.is_final() {
                         return;
                     }
@@ -231,15 +242,7 @@ impl PodPool {
                 self.asked.notified().await;
                 delay = FIRST;
             }
-            let begun = Instant::now();
-            let pods = join_all(
-                self.endpoints()
-                    .into_iter()
-                    .map(|endpoint| self.ask(endpoint)),
-            )
-            .await;
-            self.snapshots
-                .send_replace(Some(Arc::new(Snapshot { begun, pods })));
+            self.round().await;
             tokio::select! {
                 () = tokio::time::sleep(delay) => delay = (delay * 2).min(LAST),
                 () = self.asked.notified() => {
@@ -251,10 +254,29 @@ impl PodPool {
         }
     }
 
+    /// Asks every pod, and publishes each answer as it comes: one that hangs hides no other.
+    async fn round(&self) {
+        let before = self.snapshots.borrow().clone();
+        let mut snapshot = Snapshot::begin(self.endpoints(), before.as_deref());
+        self.publish(&snapshot);
+        let asked = snapshot.pods.iter().map(|answer| answer.pod.clone());
+        let mut asked: FuturesUnordered<_> = asked.map(|pod| self.ask(pod)).collect();
+        while let Some(answer) = asked.next().await {
+            snapshot.add(answer);
+            self.publish(&snapshot);
+        }
+    }
+
+    fn publish(&self, snapshot: &Snapshot) {
+        self.snapshots
+            .send_replace(Some(Arc::new(snapshot.clone())));
+    }
+
     async fn ask(&self, endpoint: Endpoint) -> Answer {
+        let asked = Instant::now();
         let answer = tokio::time::timeout(PATIENCE, self.fetch(&endpoint.authority)).await;
         let entries = match answer {
-            Ok(Ok(entries)) => Some(entries),
+            Ok(Ok(entries)) => Some(Arc::new(entries)),
             Ok(Err(error)) => {
                 tracing::debug!(
                     pod = endpoint.pod,
@@ -266,8 +288,8 @@ impl PodPool {
             Err(_) => None,
         };
         Answer {
-            pod: endpoint.pod,
-            is_ready: endpoint.is_ready,
+            pod: endpoint,
+            asked,
             entries,
         }
     }
@@ -287,38 +309,74 @@ impl PodPool {
 }
 
 impl Snapshot {
-    fn standing(&self, tenant: TenantId, revision: &str) -> Acknowledgement {
-        let ready = self.pods.iter().filter(|pod| pod.is_ready).count();
+    /// Of a round that has just begun: until a pod answers, what it said in the one before.
+    fn begin(pods: Vec<Endpoint>, before: Option<&Self>) -> Self {
+        let begun = Instant::now();
+        let last = |pod: &Endpoint| {
+            let mut answers = before?.pods.iter();
+            answers.find(|answer| answer.pod.uid == pod.uid)
+        };
+        let answer = |pod: Endpoint| {
+            let last = last(&pod);
+            Answer {
+                asked: last.map_or(begun, |last| last.asked),
+                entries: last.and_then(|last| last.entries.clone()),
+                pod,
+            }
+        };
+        let pods = pods.into_iter().map(answer).collect();
+        Self { begun, pods }
+    }
+
+    fn add(&mut self, answer: Answer) {
+        let mut answers = self.pods.iter_mut();
+        if let Some(last) = answers.find(|last| last.pod.uid == answer.pod.uid) {
+            *last = answer;
+        }
+    }
+
+    /// By the answers of pods that were asked after `since`.
+    fn standing(&self, tenant: TenantId, revision: &str, since: Instant) -> Acknowledgement {
+        let ready = self
+            .pods
+            .iter()
+            .filter(|answer| answer.pod.is_ready)
+            .count();
         let mut standing = Acknowledgement {
             ready,
             asked: self.pods.len(),
             ..Acknowledgement::default()
         };
-        for pod in &self.pods {
-            let entry = pod
-                .entries
-                .as_ref()
-                .and_then(|entries| entries.get(&tenant));
+        for Answer { pod, entries, .. } in self.pods.iter().filter(|answer| answer.asked >= since) {
+            let entry = entries.as_ref().and_then(|entries| entries.get(&tenant));
             let Some(entry) = entry else { continue };
             if entry.rejected_revision.as_deref() == Some(revision) {
-                standing.rejected += 1;
-                standing.stored_version = standing.stored_version.max(entry.stored_version);
-                if standing.stored_owner.is_none() {
-                    standing.stored_owner.clone_from(&entry.stored_owner);
-                }
-                if standing.contested_issuer.is_none() {
-                    let contested = &entry.contested_issuer;
-                    standing.contested_issuer.clone_from(contested);
-                }
-                let words = entry.error.clone().unwrap_or_default();
-                standing
-                    .refusal
-                    .get_or_insert_with(|| (pod.pod.clone(), words));
+                standing.add_refusal(&pod.pod, entry);
             } else if pod.is_ready && entry.revision.as_deref() == Some(revision) {
                 standing.programmed += 1;
             }
         }
         standing
+    }
+}
+
+impl Acknowledgement {
+    /// Adds that `pod` does not run the revision. What it tries again is not refused (D46).
+    fn add_refusal(&mut self, pod: &str, entry: &TenantEntry) {
+        if entry.retrying {
+            self.retrying.get_or_insert_with(|| pod.to_owned());
+            return;
+        }
+        self.rejected += 1;
+        self.stored_version = self.stored_version.max(entry.stored_version);
+        if self.stored_owner.is_none() {
+            self.stored_owner.clone_from(&entry.stored_owner);
+        }
+        if self.contested_issuer.is_none() {
+            self.contested_issuer.clone_from(&entry.contested_issuer);
+        }
+        let words = entry.error.clone().unwrap_or_default();
+        self.refusal.get_or_insert_with(|| (pod.to_owned(), words));
     }
 }
 
@@ -376,11 +434,20 @@ mod tests {
         assert_eq!(authority(&six).as_deref(), Some("[fd00::1]:9191"));
     }
 
+    fn endpoint_of(pod: &str, is_ready: bool) -> Endpoint {
+        Endpoint {
+            pod: pod.to_owned(),
+            uid: format!("uid-of-{pod}"),
+            authority: "10.0.0.1:9090".to_owned(),
+            is_ready,
+        }
+    }
+
     fn answer(pod: &str, is_ready: bool, entry: Option<TenantEntry>) -> Answer {
         Answer {
-            pod: pod.to_owned(),
-            is_ready,
-            entries: entry.map(|entry| BTreeMap::from([(entry.tenant_id, entry)])),
+            pod: endpoint_of(pod, is_ready),
+            asked: Instant::now(),
+            entries: entry.map(|entry| Arc::new(BTreeMap::from([(entry.tenant_id, entry)]))),
         }
     }
 
@@ -393,6 +460,7 @@ mod tests {
             stored_version: rejected.map(|_| 7),
             stored_owner: rejected.map(|_| "a/acme".to_owned()),
             contested_issuer: None,
+            retrying: false,
         }
     }
 
@@ -401,6 +469,45 @@ mod tests {
             begun: Instant::now(),
             pods,
         }
+    }
+
+    /// Before all answers.
+    fn long_ago() -> Instant {
+        Instant::now().checked_sub(SOON).unwrap()
+    }
+
+    /// D46: a failure of the database ends by itself.
+    #[test]
+    fn what_a_pod_tries_again_is_not_refused() {
+        let tenant = TenantId::random();
+        let mut retried = entry(tenant, "1-a", Some("2-b"));
+        retried.retrying = true;
+        let standing = snapshot(vec![answer("a", true, Some(retried))]);
+        let standing = standing.standing(tenant, "2-b", long_ago());
+        assert_eq!((standing.rejected, standing.refusal.as_ref()), (0, None));
+        assert_eq!(standing.retrying.as_deref(), Some("a"));
+        assert!(!standing.is_final());
+    }
+
+    /// K8S-23: what a pod said before somebody asked is nothing to him.
+    #[test]
+    fn until_a_pod_answers_it_stands_as_it_did_for_those_who_asked_before() {
+        let tenant = TenantId::random();
+        let since = long_ago();
+        let first = snapshot(vec![
+            answer("hangs", true, None),
+            answer("quick", true, Some(entry(tenant, "1-a", None))),
+        ]);
+        let pods = ["hangs", "quick"].map(|pod| endpoint_of(pod, true));
+        let mut second = Snapshot::begin(pods.to_vec(), Some(&first));
+        let programmed = |snapshot: &Snapshot, since| {
+            let standing = snapshot.standing(tenant, "1-a", since);
+            (standing.programmed, standing.ready)
+        };
+        assert_eq!(programmed(&second, since), (1, 2));
+        assert_eq!(programmed(&second, second.begun), (0, 2));
+        second.add(answer("quick", true, Some(entry(tenant, "1-a", None))));
+        assert_eq!(programmed(&second, second.begun), (1, 2));
     }
 
     /// K8S-22, K8S-23
@@ -412,7 +519,7 @@ mod tests {
             answer("b", true, Some(entry(tenant, "1-a", Some("2-b")))),
             answer("c", true, None),
         ]);
-        let standing = snapshot.standing(tenant, "2-b");
+        let standing = snapshot.standing(tenant, "2-b", long_ago());
         assert_eq!(
             (standing.ready, standing.programmed, standing.rejected),
             (3, 1, 1)
@@ -422,7 +529,7 @@ mod tests {
         assert_eq!(standing.refusal, Some(("b".to_owned(), words)));
         assert_eq!(standing.stored_version, Some(7));
         assert_eq!(standing.stored_owner.as_deref(), Some("a/acme"));
-        let old = snapshot.standing(tenant, "1-a");
+        let old = snapshot.standing(tenant, "1-a", long_ago());
         assert_eq!((old.programmed, old.stored_version), (1, None));
         assert_eq!(old.stored_owner, None);
     }
@@ -432,16 +539,22 @@ mod tests {
     fn where_no_pod_is_ready_a_refusal_of_one_that_is_not_is_told() {
         let tenant = TenantId::random();
         let refused = || answer("a", false, Some(entry(tenant, "1-a", Some("2-b"))));
-        let standing = snapshot(vec![refused()]).standing(tenant, "2-b");
+        let standing = snapshot(vec![refused()]).standing(tenant, "2-b", long_ago());
         assert_eq!((standing.ready, standing.rejected), (0, 1));
         assert!(standing.refusal.is_some() && standing.is_final());
         let starting = snapshot(vec![refused(), answer("b", false, None)]);
-        assert!(!starting.standing(tenant, "2-b").is_final());
+        assert!(!starting.standing(tenant, "2-b", long_ago()).is_final());
         let running = answer("b", false, Some(entry(tenant, "2-b", None)));
         assert_eq!(
-            snapshot(vec![running]).standing(tenant, "2-b").programmed,
+            snapshot(vec![running])
+                .standing(tenant, "2-b", long_ago())
+                .programmed,
             0
         );
-        assert!(snapshot(Vec::new()).standing(tenant, "2-b").is_final());
+        assert!(
+            snapshot(Vec::new())
+                .standing(tenant, "2-b", long_ago())
+                .is_final()
+        );
     }
 }

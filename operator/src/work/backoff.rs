@@ -22,11 +22,13 @@ struct Failures<E> {
     last: Arc<E>,
 }
 
-impl<K: Eq + Hash, E> Backoff<K, E> {
-    pub(crate) fn new() -> Self {
+impl<K, E> Default for Backoff<K, E> {
+    fn default() -> Self {
         Self(Mutex::default())
     }
+}
 
+impl<K: Eq + Hash, E> Backoff<K, E> {
     /// Counts a failure, and says how long to wait.
     pub(crate) fn failed(&self, key: K, error: E) -> Duration {
         let mut all = self.all();
@@ -79,7 +81,7 @@ mod tests {
 
     #[test]
     fn success_forgets_failures_of_that_object_alone() {
-        let backoff = Backoff::new();
+        let backoff = Backoff::default();
         for _ in 0..8 {
             backoff.failed("a", "no");
             backoff.failed("b", "no");

@@ -45,6 +45,10 @@ struct Losses {
     overtaken: AtomicUsize,
     /// Patches of statuses that are refused, as if somebody had changed the object.
     statuses: AtomicUsize,
+    /// Deletions of Secrets that fail.
+    deletions: AtomicUsize,
+    /// Patches of tenants themselves that are refused as those of statuses.
+    tenants: AtomicUsize,
     /// Objects of this name whose events no watch shows.
     unseen: Mutex<Option<String>>,
     /// Events that were not shown.
@@ -130,6 +134,21 @@ impl LossyWay {
         self.losses.statuses.load(Ordering::SeqCst)
     }
 
+    /// The next `count` deletions of Secrets are answered with 500.
+    pub fn refuse_deletions(&self, count: usize) {
+        self.losses.deletions.store(count, Ordering::SeqCst);
+    }
+
+    /// Deletions that are still to be refused.
+    pub fn deletions_to_refuse(&self) -> usize {
+        self.losses.deletions.load(Ordering::SeqCst)
+    }
+
+    /// The next `count` patches of tenants, but not of their statuses, are answered with 409.
+    pub fn refuse_patches_of_tenants(&self, count: usize) {
+        self.losses.tenants.store(count, Ordering::SeqCst);
+    }
+
     /// No watch shows events of objects called `name`; `None` shows all again.
     pub fn lose_events_of(&self, name: Option<&str>) {
         *unseen(&self.losses) = name.map(|name| format!("\"name\":\"{name}\""));
@@ -182,8 +201,8 @@ impl Way {
             .uri
             .query()
             .is_some_and(|query| query.contains("watch=true"));
-        if is_patch && path.ends_with("/status") && takes_one(&self.losses.statuses) {
-            return Ok(conflict());
+        if let Some(refusal) = self.losses.refusal(&parts.method, path) {
+            return Ok(refusal);
         }
         if is_mark && takes_one(&self.losses.overtaken) {
             self.mark_as_another(path).await?;
@@ -216,6 +235,22 @@ impl Way {
             });
             shown.boxed_unsync()
         }))
+    }
+}
+
+impl Losses {
+    /// The answer to what does not get through.
+    fn refusal(&self, method: &Method, path: &str) -> Option<Response<Shown>> {
+        let is_status = path.ends_with("/status");
+        if *method == Method::DELETE && path.contains("/secrets/") {
+            return takes_one(&self.deletions).then(broken);
+        }
+        let left = match *method {
+            Method::PATCH if is_status => &self.statuses,
+            Method::PATCH if path.contains("/chattenants/") => &self.tenants,
+            _ => return None,
+        };
+        takes_one(left).then(conflict)
     }
 }
 
@@ -253,12 +288,29 @@ fn contains(event: &Bytes, text: &str) -> bool {
 
 /// What an API server says of an object that somebody else changes all the time.
 fn conflict() -> Response<Shown> {
+    failure(
+        http::StatusCode::CONFLICT,
+        "Conflict",
+        "the object has been modified; please apply your changes to the latest version and try again",
+    )
+}
+
+/// What an API server says that has lost its own database.
+fn broken() -> Response<Shown> {
+    failure(
+        http::StatusCode::INTERNAL_SERVER_ERROR,
+        "InternalError",
+        "etcdserver: request timed out",
+    )
+}
+
+fn failure(code: http::StatusCode, reason: &str, message: &str) -> Response<Shown> {
     let status = json!({
-        "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "code": 409,
-        "message": "the object has been modified; please apply your changes to the latest version and try again",
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason,
+        "code": code.as_u16(), "message": message,
     });
     let mut answer = Response::new(Body::from(status.to_string().into_bytes()).boxed_unsync());
-    *answer.status_mut() = http::StatusCode::CONFLICT;
+    *answer.status_mut() = code;
     let json = http::HeaderValue::from_static("application/json");
     answer
         .headers_mut()

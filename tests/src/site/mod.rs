@@ -5,6 +5,7 @@ mod lossy;
 mod place;
 mod pod;
 mod process;
+mod rights;
 mod silent;
 mod watchdog;
 
@@ -18,9 +19,8 @@ use crate::database::{Database, DatabaseKind};
 use crate::manifest::Tenant;
 use crate::scripted_provider::ScriptedProvider;
 use anyhow::{Context as _, anyhow};
-use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use minichat_cluster::programs::kubernetes_version;
 use minichat_cluster::{ApiTier, Helm, OwnedApiTier, Write};
@@ -217,15 +217,6 @@ impl Site {
         &self.tier
     }
 
-    /// The user that the API server logs for the operator.
-    pub fn operator_user(&self) -> anyhow::Result<String> {
-        let account = self.account("Deployment")?;
-        Ok(format!(
-            "system:serviceaccount:{}:{account}",
-            self.namespace
-        ))
-    }
-
     /// What the operator wrote, or tried to, besides its Lease, which it renews all the time.
     pub fn operator_writes(&self) -> anyhow::Result<Vec<Write>> {
         let user = self.operator_user()?;
@@ -243,54 +234,6 @@ impl Site {
     fn account(&self, kind: &str) -> anyhow::Result<String> {
         let account = &self.chart(kind)?["spec"]["template"]["spec"]["serviceAccountName"];
         Ok(account.as_str().context("no ServiceAccount")?.to_owned())
-    }
-
-    /// The operator's `Role` in `namespace`.
-    pub fn role(&self, namespace: &str) -> anyhow::Result<&Value> {
-        let is_it = |object: &&Value| {
-            let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            object["kind"] == "Role"
-                && object["metadata"]["namespace"] == namespace
-                && name.contains("operator")
-        };
-        self.chart.iter().find(is_it).context("no such Role")
-    }
-
-    /// Waits until the API server gives the operator a right, or has taken it. `resource` may name a subresource.
-    pub async fn await_right(
-        &self,
-        namespace: &str,
-        verb: &str,
-        resource: &str,
-        wanted: bool,
-    ) -> anyhow::Result<()> {
-        let reviews: Api<SubjectAccessReview> = Api::all(self.client.clone());
-        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        let group = match resource {
-            "events" => "events.k8s.io",
-            "leases" => "coordination.k8s.io",
-            "jobs" => "batch",
-            "chattenants" | "chatquotas" => "minichat.dev",
-            _ => "",
-        };
-        // A rule about some objects is asked about one of them.
-        let named = match (resource, verb) {
-            ("configmaps", _) => "minichat-managed".to_owned(),
-            ("leases", "get" | "patch") => self.lease(),
-            _ => String::new(),
-        };
-        let review: SubjectAccessReview = serde_json::from_value(json!({"spec": {
-            "user": self.operator_user()?,
-            "resourceAttributes": {
-                "namespace": namespace, "verb": verb, "name": named,
-                "group": group, "resource": resource, "subresource": subresource,
-            },
-        }}))?;
-        let is_so = async || {
-            let answer = reviews.create(&PostParams::default(), &review).await?;
-            Ok(answer.status.is_some_and(|status| status.allowed) == wanted)
-        };
-        eventually(&format!("{verb} {resource}: {wanted}"), WITHIN, is_so).await
     }
 
     /// Starts an operator under the chart's `ServiceAccount`, told what the chart tells it.

@@ -102,20 +102,41 @@ impl Pod {
         Ok(())
     }
 
+    /// Makes a pod of the same pool known that is somebody else, as ready.
+    pub async fn register_another(&self, name: &str, admin_port: u16) -> anyhow::Result<()> {
+        let mut another = self.object.clone();
+        another.metadata.name = Some(name.to_owned());
+        let containers = another
+            .spec
+            .iter_mut()
+            .flat_map(|spec| &mut spec.containers);
+        for port in containers.flat_map(|container| container.ports.iter_mut().flatten()) {
+            port.container_port = i32::from(admin_port);
+        }
+        self.objects
+            .create(&PostParams::default(), &another)
+            .await?;
+        self.tell(name, "True").await
+    }
+
     /// Tells the API server what the process says of its readiness, as a kubelet does; whether it is ready.
     pub async fn tell_readiness(&self) -> anyhow::Result<bool> {
         let is_ready = self.admin.get_absolute("/readyz").await?.status == 200;
         let status = if is_ready { "True" } else { "False" };
+        self.tell(&self.name, status).await?;
+        Ok(is_ready)
+    }
+
+    /// Makes the condition `Ready` of the pod called `name` this.
+    async fn tell(&self, name: &str, is_ready: &str) -> anyhow::Result<()> {
         let patch = json!({"status": {
             "phase": "Running", "podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}],
-            "conditions": [{"type": "Ready", "status": status}],
+            "conditions": [{"type": "Ready", "status": is_ready}],
         }});
         let patch = Patch::Merge(patch);
         let parameters = PatchParams::default();
-        self.objects
-            .patch_status(&self.name, &parameters, &patch)
-            .await?;
-        Ok(is_ready)
+        self.objects.patch_status(name, &parameters, &patch).await?;
+        Ok(())
     }
 
     /// Waits until the process is ready, and says so.
@@ -130,6 +151,11 @@ impl Pod {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> anyhow::Result<String> {
+        self.process.log()
     }
 
     /// SIGKILL.

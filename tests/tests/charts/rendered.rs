@@ -275,7 +275,7 @@ fn the_pool_may_read_secrets_of_its_namespace_and_nothing_else() -> anyhow::Resu
     assert_eq!(role["metadata"]["namespace"], NAMESPACE);
     assert_eq!(
         role["rules"],
-        json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch"]}])
+        json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]}])
     );
     let account = json!({"kind": "ServiceAccount", "name": POOL, "namespace": NAMESPACE});
     let bindings = rendered.all().iter().filter(|object| {

@@ -165,3 +165,56 @@ async fn what_was_rendered_goes_with_the_release() -> anyhow::Result<()> {
     eventually("owned again", SOON, is_owned).await?;
     Ok(())
 }
+
+/// D52: so does Argo CD delete, which shows the `ConfigMap` as long as anything holds it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_release_is_deleted_in_the_foreground_nothing_is_rendered() -> anyhow::Result<()>
+{
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let operator = site.operator().await?;
+    let _pod = site.pod().await?;
+    let mut tenant = site.tenant("acme");
+    site.admit([&tenant]).await?;
+    let config_maps = site.api("ConfigMap", &site.namespace)?;
+    let finalizers = |names: Value| Patch::Merge(json!({"metadata": {"finalizers": names}}));
+    let held = finalizers(json!(["example.com/held"]));
+    let parameters = PatchParams::default();
+    config_maps
+        .patch("minichat-managed", &parameters, &held)
+        .await?;
+    config_maps
+        .delete("minichat-managed", &DeleteParams::foreground())
+        .await?;
+    let secret = format!("minichat-tenant-{}", tenant.id);
+    // The garbage collector may have been faster.
+    let secrets = site.api("Secret", &site.namespace)?;
+    let _ = secrets.delete(&secret, &DeleteParams::default()).await;
+    is_unrendered(&site, &tenant, "gone with the release").await?;
+
+    tenant.spec()["displayName"] = json!("edited");
+    site.apply(&tenant.resource).await?;
+    site.await_condition(("ChatTenant", "acme"), "Programmed", "False/Pending")
+        .await?;
+    operator.kill().await?;
+    assert!(site.rendered(&tenant).await?.is_none());
+    config_maps
+        .patch("minichat-managed", &parameters, &finalizers(Value::Null))
+        .await?;
+    Ok(())
+}
+
+/// D52: somebody changes the tenant while its finalizer is taken away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_finalizer_is_taken_away_although_the_tenant_has_just_changed() -> anyhow::Result<()>
+{
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let mut object = site.tenant("held").resource;
+    object["metadata"]["finalizers"] = json!(["minichat.dev/tenant"]);
+    site.apply(&object).await?;
+    site.delete("ChatTenant", "held").await?;
+    let way = site.lossy_way().await?;
+    way.refuse_patches_of_tenants(1);
+    let _operator = site.operator_on(&way).await?;
+    let is_gone = async || Ok(site.get("ChatTenant", "held").await?.is_none());
+    eventually("let go", SOON, is_gone).await
+}

@@ -13,6 +13,7 @@ use minichat_tests::manifest::Tenant;
 use minichat_tests::scripted_provider::{Ending, Scenario};
 use minichat_tests::site::{LossyWay, Pod, Site, eventually};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use super::programs;
@@ -264,4 +265,66 @@ async fn enforced(
     };
     eventually("enforced", LOOSE, enforces).await?;
     Ok(started.elapsed())
+}
+
+/// K8S-23: it takes connections, and says nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_hangs_does_not_hide_what_the_others_say() -> anyhow::Result<()> {
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let _operator = site.operator().await?;
+    let pod = site.pod().await?;
+    let mut tenant = site.tenant("acme");
+    site.admit([&tenant]).await?;
+    let hangs = TcpListener::bind("127.0.0.1:0").await?;
+    pod.register_another("hangs", hangs.local_addr()?.port())
+        .await?;
+    for edit in 0..3 {
+        tenant.spec()["displayName"] = json!(format!("edit {edit}"));
+        site.apply(&tenant.resource).await?;
+        let is_told = async || {
+            let pending =
+                site.await_condition(("ChatTenant", "acme"), "Programmed", "False/Pending");
+            let message = pending.await?;
+            let revision = pod.configz(&tenant).await?["revision"].clone();
+            let revision = revision.as_str().unwrap_or_default();
+            Ok(message == format!("1 of 2 ready pods run revision {revision}"))
+        };
+        eventually("told of the one that answers", LOOSE, is_told).await?;
+    }
+    Ok(())
+}
+
+/// D46: a failure of the database ends by itself, and its words are not for tenants.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_database_takes_no_policy_a_tenant_is_pending_and_needs_nobody()
+-> anyhow::Result<()> {
+    let site = Site::shared(programs(), DatabaseKind::Postgres).await?;
+    let _operator = site.operator().await?;
+    let pod = site.pod().await?;
+    let mut tenant = site.tenant("acme");
+    site.admit([&tenant]).await?;
+    let rename = "ALTER TABLE policy_snapshots RENAME TO elsewhere";
+    site.database.query(rename).await?;
+    tenant.model("std")["displayName"] = json!("edited");
+    site.apply(&tenant.resource).await?;
+    let is_told = async || {
+        let object = ("ChatTenant", "acme");
+        let pending = site.await_condition(object, "Programmed", "False/Pending");
+        Ok(pending.await?.contains("to its database now"))
+    };
+    eventually("told that it is tried again", LOOSE, is_told).await?;
+    let status = site.status(&tenant).await?.to_string();
+    for word in ["Stalled", "policy_snapshots", "postgres"] {
+        assert!(!status.contains(word), "{status}");
+    }
+    let entry = pod.configz(&tenant).await?;
+    assert_eq!(entry["retrying"], true, "{entry}");
+    assert!(!entry.to_string().contains("policy_snapshots"), "{entry}");
+    assert!(pod.log()?.contains("policy_snapshots"), "the cause");
+    assert!(!site.events("acme").await?.contains(&"Rejected".to_owned()));
+
+    let rename = "ALTER TABLE elsewhere RENAME TO policy_snapshots";
+    site.database.query(rename).await?;
+    site.await_ready(&tenant).await?;
+    pod.chat(&tenant).await
 }

@@ -10,7 +10,7 @@ use minichat_crds::{ChatTenant, generate};
 use minichat_tests::cluster::TestNamespace;
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::manifest::Tenant;
-use minichat_tests::site::{Operator, Place, Pod, Site, eventually};
+use minichat_tests::site::{LossyWay, Operator, Place, Pod, Site, eventually};
 use serde_json::{Value, json};
 
 use super::programs;
@@ -53,6 +53,19 @@ impl Neighbours {
             operator,
             site,
         })
+    }
+
+    /// With an operator whose requests can be refused.
+    async fn on_lossy_way() -> anyhow::Result<(Self, LossyWay)> {
+        let (site, other) = Site::shared_by_two(programs(), DatabaseKind::Sqlite).await?;
+        let way = site.lossy_way().await?;
+        let at = Self {
+            operator: Some(site.operator_on(&way).await?),
+            pod: site.pod().await?,
+            other,
+            site,
+        };
+        Ok((at, way))
     }
 
     fn home(&self) -> Place<'_> {
@@ -442,4 +455,58 @@ async fn a_tenant_under_a_new_name_has_the_id_once_it_was_transferred() -> anyho
         "its chats are there again"
     );
     at.pod.chat(&renamed).await
+}
+
+/// D36: the rendered Secret of the one that is gone cannot be deleted at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_an_id_over_ends_the_tenant_that_had_it() -> anyhow::Result<()> {
+    let (at, way) = Neighbours::on_lossy_way().await?;
+    let owner = at.owner("owner");
+    at.home().admit(&owner).await?;
+    let mut parked = at.other().tenant("parked");
+    with_id(&mut parked, &json!(owner.id));
+    at.site.apply_tenant(&parked).await?;
+    at.is_refused(&parked, "False/Conflict").await?;
+
+    way.refuse_deletions(1);
+    at.home().delete("ChatTenant", "owner").await?;
+    at.other()
+        .await_condition(("ChatTenant", "parked"), "Programmed", "False/Rejected")
+        .await?;
+    let has_ended = async || Ok(at.pod.configz(&owner).await?["revision"].is_null());
+    eventually("ended on the pod", SOON, has_ended).await?;
+    assert_eq!(way.deletions_to_refuse(), 0);
+    let user = at.pod.caller(&owner, uuid::Uuid::new_v4())?;
+    assert_ne!(user.post("/chats", &json!({})).await?.status, 201);
+    Ok(())
+}
+
+/// K8S-8: who waits is looked at before the older one has been told that it is not valid.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_tenant_that_becomes_invalid_gives_its_id_free_at_once() -> anyhow::Result<()> {
+    let (at, way) = Neighbours::on_lossy_way().await?;
+    let mut older = at.other().tenant("older");
+    at.site.apply(&older.resource).await?;
+    let object = ("ChatTenant", "older");
+    at.other()
+        .await_condition(object, "ResolvedRefs", "False/SecretNotFound")
+        .await?;
+    // An API server knows the age of an object in whole seconds.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let mut younger = at.home().tenant("younger");
+    with_id(&mut younger, &json!(older.id));
+    at.site.apply_tenant(&younger).await?;
+    at.home()
+        .await_condition(("ChatTenant", "younger"), "Accepted", "False/Conflict")
+        .await?;
+
+    way.refuse_statuses(1);
+    older.spec()["providers"][0]["baseUrl"] = json!("http://10.0.0.1");
+    at.site.apply(&older.resource).await?;
+    at.other()
+        .await_condition(object, "Accepted", "False/Invalid")
+        .await?;
+    assert_eq!(way.to_refuse(), 0);
+    at.home().await_ready(&younger).await?;
+    at.pod.chat(&younger).await
 }

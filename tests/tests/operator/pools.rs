@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kube::api::ListParams;
+use kube::api::{ListParams, Patch, PatchParams};
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::site::{Operator, Pod, Site, eventually};
@@ -345,4 +345,43 @@ async fn the_second_release_of_a_pool_in_a_namespace_says_that_it_only_waits() -
     let is_ready = async || Ok(waiting.readiness().await?.0 == 200);
     eventually("ready to take over", SOON, is_ready).await?;
     pod.chat(&tenant).await
+}
+
+/// D37: an administrator gives a tenant to the other operator while the first one is down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_operator_serves_now_is_not_left_in_the_first_pool() -> anyhow::Result<()> {
+    let first = Site::own(programs(), DatabaseKind::Sqlite).await?;
+    let second = first
+        .another_release(DatabaseKind::Sqlite, "default")
+        .await?;
+    let operator = first.operator().await?;
+    let pod = first.pod().await?;
+    let tenant = first.tenant("acme");
+    first.admit([&tenant]).await?;
+    operator.kill().await?;
+    let _second_operator = second.operator().await?;
+    first
+        .await_condition(("ChatTenant", "acme"), "Accepted", "False/Conflict")
+        .await?;
+
+    let cleared = json!({"status": {"operatorNamespace": null}});
+    let tenants = first.api("ChatTenant", &first.tenants)?;
+    let parameters = PatchParams::default();
+    tenants
+        .patch_status("acme", &parameters, &Patch::Merge(cleared))
+        .await?;
+    let is_moved = async || Ok(second.rendered(&tenant).await?.is_some());
+    eventually("rendered by the second", SOON, is_moved).await?;
+    assert!(first.rendered(&tenant).await?.is_some());
+    pod.chat(&tenant).await?;
+
+    let _operator = first.operator().await?;
+    let is_gone = async || {
+        let is_rendered = first.rendered(&tenant).await?.is_some();
+        Ok(!is_rendered && pod.configz(&tenant).await?.is_null())
+    };
+    eventually("gone from the first pool", SOON, is_gone).await?;
+    let status = first.status(&tenant).await?;
+    assert_eq!(status["operatorNamespace"], second.namespace.as_str());
+    Ok(())
 }

@@ -42,9 +42,9 @@ fn texts(list: &Value) -> Vec<String> {
         .collect()
 }
 
-/// Everything that the operator's Role in `namespace` allows.
-fn rights(site: &Site, namespace: &str) -> anyhow::Result<Vec<Right>> {
-    let rules = site.role(namespace)?["rules"].as_array();
+/// Everything that `role` in `namespace` allows.
+fn rights(role: &Value, namespace: &str) -> anyhow::Result<Vec<Right>> {
+    let rules = role["rules"].as_array();
     let mut rights = Vec::new();
     for (rule, found) in rules.context("no rules")?.iter().enumerate() {
         for resource in texts(&found["resources"]) {
@@ -177,8 +177,8 @@ async fn without_any_one_verb_of_the_chart_the_operator_fails_and_says_where() -
     let pod = site.pod().await?;
     let tenant = site.tenant("acme");
     let (pool, tenants) = (
-        rights(&site, &site.namespace)?,
-        rights(&site, &site.tenants)?,
+        rights(site.role(&site.namespace)?, &site.namespace)?,
+        rights(site.role(&site.tenants)?, &site.tenants)?,
     );
     assert!(pool.len() > 10 && tenants.len() > 5);
     for (right, number) in pool.iter().chain(&tenants).zip(1..) {
@@ -209,4 +209,29 @@ async fn without_any_one_verb_of_the_chart_the_operator_fails_and_says_where() -
     let is_ready = async || Ok(operator.readiness().await?.0 == 200);
     eventually("ready with every right", SOON, is_ready).await?;
     pod.chat(&tenant).await
+}
+
+/// K8S-16, K8S-21
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_any_one_verb_of_the_chart_a_pod_fails_and_says_so() -> anyhow::Result<()> {
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let (user, role) = (site.pool_user()?, site.pool_role()?);
+    let rights = rights(role, &site.namespace)?;
+    assert!(!rights.is_empty());
+    for right in rights {
+        site.tier().kubectl().apply(&right.taken_from(role)?)?;
+        let (namespace, verb, resource) = (&site.namespace, &right.verb, &right.resource);
+        site.await_right_of(&user, namespace, (verb, resource), false)
+            .await?;
+        let pod = site.process_of_a_pod("").await?;
+        let is_shown = async || Ok(pod.log()?.contains("the pool cannot be watched"));
+        let shown = eventually(&format!("shown that {right:?} is missing"), SOON, is_shown).await;
+        shown.with_context(|| pod.log().unwrap_or_default())?;
+        pod.kill().await?;
+        site.tier().kubectl().apply(role)?;
+        site.await_right_of(&user, namespace, (verb, resource), true)
+            .await?;
+    }
+    site.pod().await?;
+    Ok(())
 }

@@ -150,3 +150,49 @@ async fn no_tenant_is_served_from_the_namespace_of_the_operator() -> anyhow::Res
     assert!(site.rendered(&tenant).await?.is_none());
     Ok(())
 }
+
+/// D49: who takes a Secret away from a tenant does not want its value to go elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_value_of_a_secret_is_sent_only_where_it_was_sent_before() -> anyhow::Result<()> {
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let _operator = site.operator().await?;
+    let pod = site.pod().await?;
+    let tenant = site.tenant("acme");
+    site.admit([&tenant]).await?;
+    site.home()
+        .patch("Secret", "acme-provider", &labelled(&Value::Null))
+        .await?;
+    site.await_condition(TENANT, "Degraded", "True/OldCredentials")
+        .await?;
+    let before = site.rendered(&tenant).await?;
+
+    let provider = |change: &dyn Fn(&mut Value)| {
+        let mut tenant = tenant.clone();
+        change(&mut tenant.spec()["providers"][0]);
+        tenant.resource
+    };
+    for resource in [
+        provider(&|provider| provider["baseUrl"] = json!("http://127.0.0.1:9")),
+        provider(&|provider| provider["auth"]["header"] = json!("X-Another")),
+        provider(&|provider| provider["auth"]["prefix"] = json!("")),
+    ] {
+        site.apply(&resource).await?;
+        let message = site
+            .await_condition(TENANT, "ResolvedRefs", "False/SecretNotLabelled")
+            .await?;
+        assert!(message.contains("to which it was sent before"), "{message}");
+        assert_eq!(site.rendered(&tenant).await?, before);
+        pod.chat(&tenant).await?;
+    }
+
+    // What leaves the provider as it was is delivered.
+    let mut renamed = tenant.clone();
+    renamed.spec()["models"][0]["displayName"] = json!("edited");
+    site.apply(&renamed.resource).await?;
+    site.await_condition(TENANT, "Programmed", "True/Programmed")
+        .await?;
+    site.await_condition(TENANT, "Degraded", "True/OldCredentials")
+        .await?;
+    assert_ne!(site.rendered(&tenant).await?, before);
+    pod.chat(&tenant).await
+}

@@ -116,9 +116,10 @@ impl Lookups {
         let answered = Arc::downgrade(&unanswered);
         // In a task of its own it moves on whoever waits, and a panic is an error.
         let looked = tokio::spawn(async move {
-            let _unanswered = unanswered;
-            let _room = room.acquire().await.map_err(io::Error::other)?;
-            looking.await
+            let place = room.acquire().await.map_err(io::Error::other)?;
+            let found = looking.await;
+            drop((place, unanswered));
+            found
         });
         let found = looked.map(|found| found.map_err(io::Error::from).flatten());
         let found = found.map(|found| found.map(Arc::from).map_err(Arc::new));

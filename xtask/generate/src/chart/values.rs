@@ -155,7 +155,7 @@ fn operator() -> Vec<ChartValue> {
             "operator.namespaces",
             Kind::Texts(DNS_LABEL),
             "[]",
-            "Namespaces whose tenants are served; the chart creates a Role in each. Empty = all namespaces, with a ClusterRole. Tenants in the release's own namespace are never served.",
+            "Namespaces whose tenants are served; the chart creates a Role in each. Empty = all namespaces, with a ClusterRole. Tenants in the release's own namespace are never served. Delete the tenants of a namespace before you take it out of the list: what is rendered for them stays, with their credentials, and pods go on serving it.",
         ),
         value(
             "operator.image.repository",
