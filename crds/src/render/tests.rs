@@ -522,7 +522,9 @@ fn a_credential_that_answers_may_repeat_is_a_warning() {
     for (value, is_told) in [("none", true), ("1234567", true), ("12345678", false)] {
         let keys = [("key".to_owned(), SecretValue::from(value.as_bytes()))];
         let secrets = Secrets::from([("main".to_owned(), keys.into())]);
-        let tenant = validation::chat_tenant(&tenant(), None).unwrap();
+        let auth = json!({"secretKeyRef": {"name": "main", "key": "key"}});
+        let tenant = with(tenant(), "/spec/providers/0/auth", auth);
+        let tenant = validation::chat_tenant(&tenant, None).unwrap();
         let rendered = render(&tenant, &[], &secrets, &ALLOW_HTTP).unwrap();
         let told = rendered.warnings.iter();
         let told: Vec<_> = told
