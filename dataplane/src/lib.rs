@@ -3,6 +3,7 @@
 //! [`start`] is everything the binary does after reading its configuration,
 //! so that a test runs what users run.
 
+mod admin;
 pub mod app;
 pub mod ask;
 pub mod caller;

@@ -6,23 +6,21 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use axum::routing::get;
 use minichat_config::ProcessConfig;
 use minichat_config::process::Auth;
-use minichat_core::{Clock, SystemClock, TenantId, Timestamp};
+use minichat_core::{Clock, SystemClock, Timestamp};
 use minichat_crds::RenderSettings;
 use minichat_provider::{ClientSettings, ProviderClient, check_ca_file};
 use minichat_store::{DatabaseSettings, Store};
-use minichat_telemetry::admin::{self, Readiness};
 use minichat_telemetry::{
-    Exposition, Lifecycle, MetricsSettings, Runtimes, Signal, Terminations, Tracer, Workers,
-    metrics,
+    Lifecycle, MetricsSettings, Runtimes, Signal, Terminations, Tracer, Workers, metrics,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::admin;
 use crate::app::App;
-use crate::config_source::{ConfigSource, Configz, StoredPolicyVersions};
+use crate::config_source::{ConfigSource, StoredPolicyVersions};
 use crate::database::{self, Probe};
 use crate::drain;
 use crate::http;
@@ -95,13 +93,16 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
     )
     .await?;
     let application = listen(config.server.bind_addr, "server.bind_addr").await?;
-    let admin = listen(config.metrics.bind_addr, "metrics.bind_addr").await?;
+    let admin_listener = listen(config.metrics.bind_addr, "metrics.bind_addr").await?;
     let app = Arc::new(App {
         tenants: source.tenants(),
         probe: Probe::of(store.clone()),
         store,
         provider: ProviderClient::new(&ClientSettings {
-            own_ports: vec![application.local_addr()?.port(), admin.local_addr()?.port()],
+            own_ports: vec![
+                application.local_addr()?.port(),
+                admin_listener.local_addr()?.port(),
+            ],
             ..client_settings(&config)
         }),
         metrics,
@@ -111,26 +112,27 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
         config,
     });
     let lifecycle = Lifecycle::default();
-    let admin_router = admin_router(&app, &source, exposition, &lifecycle);
+    let admin_router = admin::router(&app, &source, exposition, &lifecycle);
     let stops = app.store.stop_requests().await;
     let workers = Workers::per_core().context("the threads for connections cannot be started")?;
     let running = Running {
         stops: stops.map(|stops| tokio::spawn(turn::obey(app.turns.clone(), stops))),
         app_addr: application.local_addr()?,
-        admin_addr: admin.local_addr()?,
+        admin_addr: admin_listener.local_addr()?,
         application: Listener::serve_on(
             workers.runtimes(),
             application,
             http::router(Arc::clone(&app), tracer),
             lifecycle,
         ),
-        admin: Listener::serve(admin, admin_router, Lifecycle::default()),
+        admin: Listener::serve(admin_listener, admin_router, Lifecycle::default()),
         watchdog: host(&app, unrecovered),
         app,
         source,
         workers,
     };
-    let default_tenant = default_tenant(&running.app).and_then(|id| running.app.tenants.get(id));
+    let default_tenant =
+        admin::default_tenant(&running.app).and_then(|id| running.app.tenants.get(id));
     let default_tenant = default_tenant.map(|tenant| tenant.source.to_string());
     tracing::info!(app_addr = %running.app_addr, admin_addr = %running.admin_addr, default_tenant, "serving");
     Ok(running)
@@ -208,55 +210,6 @@ async fn listen(addr: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(addr)
         .await
         .with_context(|| format!("{key}: cannot listen on {addr}"))
-}
-
-fn admin_router(
-    app: &Arc<App>,
-    source: &ConfigSource,
-    exposition: Exposition,
-    lifecycle: &Lifecycle,
-) -> Router {
-    let of_configz = Arc::clone(app);
-    let draining = lifecycle.draining.clone();
-    let of_readiness = Arc::clone(app);
-    let tenants = source.readiness();
-    let readiness = move || {
-        let (app, draining, tenants) = (Arc::clone(&of_readiness), draining.clone(), tenants());
-        async move { readiness(&app.probe, &draining, tenants).await }
-    };
-    let status = source.status();
-    let configz = get(move || {
-        let mut configz = Configz::clone(&status.configz());
-        let default = default_tenant(&of_configz);
-        for entry in &mut configz {
-            entry.default = Some(entry.tenant_id) == default;
-        }
-        async move { axum::Json(configz) }
-    });
-    let configz = Router::new().route("/configz", configz);
-    admin::router(exposition, readiness, configz)
-}
-
-/// Whom a request opens that names no tenant; `None` but in mode `dev` (D51).
-fn default_tenant(app: &App) -> Option<TenantId> {
-    match &app.config.auth {
-        Auth::Dev(dev) => dev.tenant_id.or_else(|| app.tenants.default_id()),
-        Auth::Oidc(_) | Auth::TrustedHeaders(_) => None,
-    }
-}
-
-async fn readiness(probe: &Probe, draining: &Signal, tenants: Option<&str>) -> Readiness {
-    let mut readiness = Readiness::ok();
-    if draining.is_fired() {
-        readiness = readiness.not_ready("draining");
-    }
-    if let Some(reason) = tenants {
-        readiness = readiness.not_ready(reason);
-    }
-    if let Err(reason) = probe.check().await {
-        readiness = readiness.not_ready(&*reason);
-    }
-    readiness
 }
 
 /// One listener's task.
