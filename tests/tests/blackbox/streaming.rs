@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use minichat_tests::harness::Scene;
+use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
-use minichat_tests::scripted_provider::{Ending, Scenario};
+use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
 use serde_json::json;
 
 on_each_database! {
@@ -53,8 +55,8 @@ on_each_database! {
     /// API-141, TURN-24, TURN-25: only before the first content; later silence
     /// is no event.
     async fn silence_before_the_first_content_is_broken_by_pings(env) {
-        let provider = minichat_tests::scripted_provider::ScriptedProvider::start().await?;
-        let tenant = minichat_tests::manifest::Tenant::new("acme", provider.addr);
+        let provider = ScriptedProvider::start().await?;
+        let tenant = Tenant::new("acme", provider.addr);
         let settings = "MINICHAT_STREAMING_SSE_PING_INTERVAL_SECONDS=5";
         let stack = env.serve_with(&[&tenant], settings).await?;
         provider.push_scenario(Scenario {
@@ -207,7 +209,16 @@ on_each_database! {
     /// API-134, PLAT-115: 30 MB that nobody reads stay with the provider.
     async fn a_client_that_does_not_read_slows_its_provider_and_nobody_else(env) {
         const PIECES: usize = 3000;
-        let scene = env.scene().await?;
+        let provider = ScriptedProvider::start().await?;
+        let tenant = Tenant::new("acme", provider.addr);
+        // More than all buffers between provider and client hold.
+        let settings = "MINICHAT_PROVIDER_HTTP_MAX_ANSWER_BYTES=67108864";
+        let stack = env.serve_with(&[&tenant], settings).await?;
+        let scene = Scene {
+            provider,
+            tenant,
+            stack,
+        };
         let piece = "0123456789".repeat(1000);
         let pieces = vec![piece.as_str(); PIECES];
         // Unlike the other endings this one does not repeat the text.
@@ -244,8 +255,8 @@ on_each_database! {
 
     /// API-12, PLAT-134
     async fn in_dev_mode_everybody_is_the_configured_user(env) {
-        let provider = minichat_tests::scripted_provider::ScriptedProvider::start().await?;
-        let tenant = minichat_tests::manifest::Tenant::new("acme", provider.addr);
+        let provider = ScriptedProvider::start().await?;
+        let tenant = Tenant::new("acme", provider.addr);
         let settings = "MINICHAT_AUTH_MODE=dev\nMINICHAT_AUTH_ALLOW_DEV=true";
         let stack = env.serve_with(&[&tenant], settings).await?;
         let chat = stack.api.create_chat(None).await?;
