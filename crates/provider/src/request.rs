@@ -105,38 +105,23 @@ pub fn user_hash(tenant: TenantId, user: UserId) -> String {
 }
 
 /// Whether a request was handed completely to an established connection
-/// (QUOTA-61) and was not refused (D54), in any attempt. Clones share the flag.
+/// (QUOTA-61), and the provider did not refuse the call (D54). Clones share the flag.
 #[derive(Clone, Debug, Default)]
-pub struct StartedFlag(Arc<Attempts>);
-
-#[derive(Debug, Default)]
-struct Attempts {
-    latest: AtomicBool,
-    /// Any attempt before the latest.
-    earlier: AtomicBool,
-}
+pub struct StartedFlag(Arc<AtomicBool>);
 
 impl StartedFlag {
     /// Whether the provider must be assumed to work, and to charge.
     pub fn get(&self) -> bool {
-        self.0.earlier.load(Ordering::Acquire) || self.0.latest.load(Ordering::Acquire)
+        self.0.load(Ordering::Acquire)
     }
 
-    /// Notes that the provider refused the latest attempt, which therefore costs
-    /// nothing. Earlier attempts still count.
+    /// Notes that the provider refused the call, which therefore costs nothing
+    /// (D54), whatever became of an earlier attempt.
     pub fn set_refused(&self) {
-        self.0.latest.store(false, Ordering::Release);
+        self.0.store(false, Ordering::Release);
     }
 
     pub(crate) fn set(&self) {
-        self.0.latest.store(true, Ordering::Release);
-    }
-
-    /// The latest attempt is over, and another one follows.
-    pub(crate) fn next_attempt(&self) {
-        if self.0.latest.load(Ordering::Acquire) {
-            self.0.earlier.store(true, Ordering::Release);
-            self.0.latest.store(false, Ordering::Release);
-        }
+        self.0.store(true, Ordering::Release);
     }
 }

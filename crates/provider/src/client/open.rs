@@ -84,7 +84,6 @@ async fn attempt_twice(
         cause = refused.failure.detail,
         "calling the provider once more"
     );
-    call.started.next_attempt();
     tokio::time::sleep(pause).await;
     // Idle connections may have died together with the first one.
     let place = Place::here(Origin::of(call.provider));

@@ -135,7 +135,7 @@ async fn a_429_is_tried_again_once_and_only_with_a_short_retry_after() {
 
 /// D54
 #[tokio::test]
-async fn only_attempts_that_were_not_refused_count_as_started() {
+async fn a_call_whose_last_answer_is_a_refusal_has_not_started() {
     let refused = |seconds: &str| {
         Scenario::status(429, json!({"message": "slow down"})).with_header("retry-after", seconds)
     };
@@ -148,7 +148,7 @@ async fn only_attempts_that_were_not_refused_count_as_started() {
         (refused("0"), refused("0"), false),
         (refused("0"), unavailable(), false),
         (refused("0"), dropped(), true),
-        (dropped(), unavailable(), true),
+        (dropped(), unavailable(), false),
         (dropped(), dropped(), true),
     ] {
         let case = format!("{first:?}, then {second:?}");
