@@ -230,8 +230,7 @@ impl Run<'_> {
         let account = Arc::new(Account::of_row(orphan, price));
         let ending = Ending::orphaned(stale_at);
         let given_up = tokio::time::sleep(PATIENCE);
-        let Watchdog { store, timeout, .. } = self.watchdog;
-        match finalize(store, &account, ending, *timeout, given_up).await {
+        match finalize(&self.watchdog.store, &account, ending, given_up).await {
             Verdict::Won(finalized) => {
                 self.report.finalized += 1;
                 self.record(orphan, &account, &finalized);

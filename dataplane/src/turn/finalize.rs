@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::account::{Account, Price};
 use super::audit_event::{self, TurnEvent};
-use super::in_doubt::{Attempted, ask_until, resolve};
+use super::in_doubt::{Attempted, resolve};
 use super::usage_event::{self, Bill, UsageEvent};
 
 /// Attempts at what the database refuses.
@@ -127,7 +127,6 @@ pub(crate) async fn finalize(
     store: &Store,
     account: &Arc<Account>,
     mut ending: Ending,
-    orphan_timeout: Duration,
     given_up: impl Future<Output = ()>,
 ) -> Verdict {
     let entered = Instant::now();
@@ -157,8 +156,7 @@ pub(crate) async fn finalize(
         }
     };
     let in_doubt = in_doubt.iter().rev().find_map(Attempted::take);
-    let until = ask_until(Instant::now(), entered, orphan_timeout);
-    let in_doubt = won_in_doubt(store, account, until, in_doubt).await;
+    let in_doubt = won_in_doubt(store, account, in_doubt).await;
     in_doubt.map_or(otherwise, |finalized| won(finalized, entered))
 }
 
@@ -232,13 +230,12 @@ async fn commit(
 async fn won_in_doubt(
     store: &Store,
     account: &Account,
-    until: Instant,
     attempted: Option<Finalized>,
 ) -> Option<Finalized> {
     let attempted = attempted?;
     let (tenant, turn) = (account.tenant_id, account.turn_id);
     let (state, at) = (attempted.outcome.state(), attempted.now);
-    let ended = resolve(store, turn, until, move |tx| {
+    let ended = resolve(store, turn, move |tx| {
         Box::pin(async move { tx.turn_ended_at(tenant, turn, state, at).await })
     });
     (ended.await == Some(true)).then_some(attempted)

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::RequestContext;
-use super::in_doubt::{Attempted, ask_until, resolve};
+use super::in_doubt::{Attempted, resolve};
 use super::mutation_event::TurnMutation;
 use super::open::Draft;
 use crate::app::App;
@@ -154,7 +154,6 @@ async fn delete_once(
     request: RequestContext,
     query: MutationQuery,
 ) -> Result<(), Problem> {
-    let began = Instant::now();
     let attempted = Attempted::default();
     let last = attempted.clone();
     let deleted = app
@@ -167,21 +166,15 @@ async fn delete_once(
         .await;
     match deleted {
         Err(DeleteError::Store(error)) if error.is_unanswered() => match attempted.take() {
-            Some(it) if deleted_in_doubt(app, query, it, began).await => Ok(()),
+            Some(it) if deleted_in_doubt(app, query, it).await => Ok(()),
             _ => Err(error.into()),
         },
         answered => answered.map_err(DeleteError::into_problem),
     }
 }
 
-async fn deleted_in_doubt(
-    app: &App,
-    query: MutationQuery,
-    (turn_id, at): Deletion,
-    began: Instant,
-) -> bool {
-    let until = ask_until(Instant::now(), began, app.config.orphan_watchdog.timeout);
-    let found = resolve(&app.store, turn_id, until, move |tx| {
+async fn deleted_in_doubt(app: &App, query: MutationQuery, (turn_id, at): Deletion) -> bool {
+    let found = resolve(&app.store, turn_id, move |tx| {
         Box::pin(async move { tx.turn_deleted_at(&query, turn_id, at).await })
     });
     found.await == Some(true)

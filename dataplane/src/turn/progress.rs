@@ -12,7 +12,7 @@ use super::open::OpenTurn;
 use crate::app::App;
 
 /// The row is refreshed at most this often.
-pub(super) const INTERVAL: Duration = Duration::from_secs(30);
+const INTERVAL: Duration = Duration::from_secs(30);
 
 /// Between a write that failed and the next, and between two looks at one that
 /// is under way.

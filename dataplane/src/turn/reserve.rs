@@ -9,10 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use minichat_core::quota::{Decision, Tier};
 use minichat_store::{BoxFuture, Constraint, NewMessage, NewTurn, QuotaDay, Role, StoreError, Tx};
-use tokio::time::Instant;
 
 use super::admission::{self, TurnRequest};
-use super::in_doubt::{ask_until, resolve};
+use super::in_doubt::resolve;
 use super::open::{Ids, Plan};
 use super::plan::{decide, input_too_long, plan};
 use super::replay::{CompletedTurn, replay};
@@ -82,7 +81,6 @@ pub(super) async fn reserve(
         turn,
         decided: Mutex::default(),
     });
-    let began = Instant::now();
     let answer = write(app, &opening).await;
     let Decided { preflight, plan } = opening.take_decided();
     if let Some(preflight) = preflight {
@@ -99,7 +97,7 @@ pub(super) async fn reserve(
             Err(Problem::internal())
         }
         (Err(ReserveError::Store(error)), Some(plan))
-            if error.is_unanswered() && opened_in_doubt(app, caller, &plan, began).await =>
+            if error.is_unanswered() && opened_in_doubt(app, caller, &plan).await =>
         {
             Ok(opened(app, plan))
         }
@@ -139,10 +137,9 @@ async fn write(app: &App, opening: &Arc<Opening>) -> Result<(), ReserveError> {
 
 /// Whether the turn is open although the commit was not acknowledged: then it
 /// must not be left without a task (TURN-15).
-async fn opened_in_doubt(app: &App, caller: &Caller, plan: &Plan, began: Instant) -> bool {
-    let until = ask_until(Instant::now(), began, app.config.orphan_watchdog.timeout);
+async fn opened_in_doubt(app: &App, caller: &Caller, plan: &Plan) -> bool {
     let (scope, turn) = (scope(caller, plan), plan.ids().turn_id);
-    let found = resolve(&app.store, turn, until, move |tx| {
+    let found = resolve(&app.store, turn, move |tx| {
         Box::pin(async move {
             // Waits for the end of the transaction, which held the same rows.
             tx.quota_lock(scope).await?;

@@ -24,7 +24,6 @@ use super::admission::TurnRequest;
 use super::channel;
 use super::converse::{Answer, Sink, TurnError, converse};
 use super::finalize::{Ending, Finalized, Verdict, finalize};
-use super::in_doubt::MARGIN;
 use super::mutation::Attempt;
 use super::open::OpenTurn;
 use super::relay::{Labels, Relay};
@@ -34,6 +33,9 @@ use crate::app::App;
 use crate::caller::Caller;
 use crate::open_turns::{Cancel, Interrupt};
 use crate::problem::Problem;
+
+/// A task gives its turn up so long before a watchdog may take it (TURN-1).
+const MARGIN: Duration = Duration::from_mins(1);
 
 /// What [`converse`] answers.
 type Ended = Result<Option<IncompleteReason>, TurnError>;
@@ -185,7 +187,7 @@ async fn end(turn: &OpenTurn, ending: Ending) -> Verdict {
             () = turn.app.turns.abandoned() => {}
         }
     };
-    finalize(&turn.app.store, &account, ending, patience, given_up).await
+    finalize(&turn.app.store, &account, ending, given_up).await
 }
 
 /// The span of the provider's call, and its context for the provider. A trace
