@@ -229,7 +229,8 @@ impl Run<'_> {
         };
         let account = Arc::new(Account::of_row(orphan, price));
         let ending = Ending::orphaned(stale_at);
-        let given_up = tokio::time::sleep(PATIENCE);
+        // It counts from the first attempt that failed.
+        let given_up = async { tokio::time::sleep(PATIENCE).await };
         match finalize(&self.watchdog.store, &account, ending, given_up).await {
             Verdict::Won(finalized) => {
                 self.report.finalized += 1;

@@ -22,7 +22,7 @@ use super::audit_event::{self, TurnEvent};
 use super::in_doubt::{Attempted, resolve};
 use super::usage_event::{self, Bill, UsageEvent};
 
-/// Attempts at what the database refuses.
+/// Attempts at what the database refuses, and the fewest while it cannot serve.
 const ATTEMPTS: u32 = 3;
 const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
 const MAX_BACK_OFF: Duration = Duration::from_secs(1);
@@ -122,7 +122,8 @@ impl From<StoreError> for Failure {
 
 /// Ends the turn of `account` as `ending` says (TURN-38). A database that
 /// refuses it is asked three times, after the first without the answer
-/// (TURN-37); one that cannot serve is asked again until `given_up` is ready.
+/// (TURN-37); one that cannot serve is asked three times as well, and then until
+/// `given_up` is ready.
 pub(crate) async fn finalize(
     store: &Store,
     account: &Arc<Account>,
@@ -164,6 +165,7 @@ pub(crate) async fn finalize(
 #[derive(Default)]
 struct Retries {
     refusals: u32,
+    outages: u32,
     /// What was waited before the latest; `None`: the database served so far.
     back_off: Option<Duration>,
 }
@@ -189,7 +191,14 @@ impl Retries {
             FIRST_BACK_OFF
         };
         self.back_off = Some(back_off);
+        self.outages += 1;
+        if self.outages < ATTEMPTS {
+            tokio::time::sleep(back_off).await;
+            return true;
+        }
         tokio::select! {
+            // What is due is tried, even if the time is over as well.
+            biased;
             () = tokio::time::sleep(back_off) => true,
             () = given_up => {
                 tracing::error!(turn.id = %turn, %error, "a turn could not be finalized; the watchdog will end it");
