@@ -1,4 +1,4 @@
-//! Messages of a chat: listing them (API-60, API-61) is here, sending one is in [`send`].
+//! Messages of a chat: listing them (API-60, API-61) is here, sending one is in [`mod@send`].
 
 mod send;
 
