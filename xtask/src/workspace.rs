@@ -2,8 +2,11 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use anyhow::Context as _;
 
 /// The directory of the workspace's `Cargo.toml`.
 pub(crate) fn root() -> &'static Path {
@@ -30,4 +33,32 @@ pub(crate) fn cargo() -> Command {
         }
     }
     command
+}
+
+/// Adds every file at or below `path` with one of `extensions` to `files`. Hidden entries, `target` and symbolic links are
+/// left out.
+pub(crate) fn find_files(
+    path: &Path,
+    extensions: &[&str],
+    files: &mut Vec<PathBuf>,
+) -> anyhow::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.starts_with('.') || name == "target" {
+        return Ok(());
+    }
+    let found =
+        fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+    if found.is_dir() {
+        let entries =
+            fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?;
+        for entry in entries {
+            find_files(&entry?.path(), extensions, files)?;
+        }
+    } else if found.is_file() {
+        let extension = path.extension().unwrap_or_default().to_string_lossy();
+        if extensions.contains(&extension.as_ref()) {
+            files.push(path.to_owned());
+        }
+    }
+    Ok(())
 }

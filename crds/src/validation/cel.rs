@@ -119,9 +119,7 @@ impl Rules {
             }
         }
     }
-}
 
-impl Rules {
     /// The same, unless `value` is known to break no rule.
     fn evaluate_once(&self, value: &Value, old: Option<&Value>, path: &str, faults: &mut Faults) {
         let is_remembered = old.is_none() && value.is_array();

@@ -17,6 +17,12 @@ fn validate(object: &Value, old: Option<&Value>) -> Result<Value, Faults> {
     }
 }
 
+/// The rules of one node of a schema.
+fn rules_of(node: &Map<String, Value>) -> impl Iterator<Item = &Value> {
+    let rules = node.get("x-kubernetes-validations");
+    rules.and_then(Value::as_array).into_iter().flatten()
+}
+
 fn only_fault(object: &Value) -> (String, String) {
     let faults = validate(object, None).unwrap_err();
     assert_eq!(faults.0.len(), 1, "{faults}");
@@ -54,12 +60,7 @@ fn every_rule_of_the_schemas_has_a_case() {
     fn messages(node: &Value, found: &mut BTreeSet<(String, bool)>) {
         match node {
             Value::Object(map) => {
-                for rule in map
-                    .get("x-kubernetes-validations")
-                    .and_then(Value::as_array)
-                    .into_iter()
-                    .flatten()
-                {
+                for rule in rules_of(map) {
                     let message = rule["message"].as_str().unwrap().to_owned();
                     found.insert((message, rule.get("messageExpression").is_some()));
                 }
@@ -84,12 +85,7 @@ fn every_rule_compiles() {
     fn walk(rules: &Value) {
         match rules {
             Value::Object(map) => {
-                for rule in map
-                    .get("x-kubernetes-validations")
-                    .and_then(Value::as_array)
-                    .into_iter()
-                    .flatten()
-                {
+                for rule in rules_of(map) {
                     let sources = ["rule", "messageExpression"].map(|key| rule[key].as_str());
                     for source in sources.into_iter().flatten() {
                         kube_cel::cel::Program::compile(source)

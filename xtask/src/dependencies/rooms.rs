@@ -1,12 +1,13 @@
 //! The rooms of a crate, which are its top modules: none imports another one that imports it, however indirectly.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
 use syn::visit::{self, Visit};
 
 use super::graph::Graph;
+use crate::workspace;
 
 /// Crates whose rooms are checked: their names and directories.
 const CRATES: &[(&str, &str)] = &[
@@ -33,7 +34,7 @@ pub(super) fn violations(root: &Path) -> anyhow::Result<Vec<String>> {
 fn read(source: &Path) -> anyhow::Result<Graph> {
     let mut graph = Graph::default();
     let mut files = Vec::new();
-    find(source, &mut files)?;
+    workspace::find_files(source, &["rs"], &mut files)?;
     for path in files {
         let module = module_of(path.strip_prefix(source)?);
         let Some(room) = module.first() else { continue };
@@ -48,19 +49,6 @@ fn read(source: &Path) -> anyhow::Result<Graph> {
         graph.add(room, imports.rooms);
     }
     Ok(graph)
-}
-
-/// Adds every source file below `directory` to `files`.
-fn find(directory: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            find(&path, files)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    Ok(())
 }
 
 /// The names of modules on the way to `file`; none for the root of a crate and for tests.

@@ -1,9 +1,11 @@
 //! The files of the repository that may cite rules.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
+
+use crate::workspace;
 
 /// Directories that are walked, and files beside them.
 const ROOTS: [&str; 13] = [
@@ -47,7 +49,7 @@ pub(super) struct Source {
 pub(super) fn read(root: &Path) -> anyhow::Result<Vec<Source>> {
     let mut files = Vec::new();
     for name in ROOTS {
-        walk(&root.join(name), &mut files)?;
+        workspace::find_files(&root.join(name), &EXTENSIONS, &mut files)?;
     }
     files.sort();
     let sources = files.into_iter().map(|file| read_file(root, &file));
@@ -67,28 +69,6 @@ fn read_file(root: &Path, file: &Path) -> anyhow::Result<Source> {
         path,
         text,
     })
-}
-
-fn walk(path: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    if name.starts_with('.') || name == "target" {
-        return Ok(());
-    }
-    let found =
-        fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
-    if found.is_dir() {
-        let entries =
-            fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?;
-        for entry in entries {
-            walk(&entry?.path(), files)?;
-        }
-    } else if found.is_file() {
-        let extension = path.extension().unwrap_or_default().to_string_lossy();
-        if EXTENSIONS.contains(&extension.as_ref()) {
-            files.push(path.to_owned());
-        }
-    }
-    Ok(())
 }
 
 fn kind(path: &str) -> Kind {
