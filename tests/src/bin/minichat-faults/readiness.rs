@@ -6,7 +6,9 @@ use minichat_tests::client::Api;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Between an answer and the next question: as long as a failure is told again.
+/// How long `/readyz` repeats a failure that it found, to whoever asks.
+const REPEATED: Duration = Duration::from_millis(100);
+/// Between an answer and the next question.
 const APART: Duration = Duration::from_millis(110);
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -63,11 +65,12 @@ pub(crate) async fn is_ready(admin: &Api) -> bool {
 }
 
 impl Readiness {
-    /// What was said from before `began` until after `answered`, if it was the
-    /// same all the time. Else nobody knows what held for the request.
+    /// The answer that `/readyz` gave from before `began` until after
+    /// `answered`, if it was the same all the time; `None` if it changed. The
+    /// last answer that counts was found out after `answered`, not repeated.
     pub(crate) fn during(&self, began: Instant, answered: Instant) -> Option<bool> {
         let before = self.0.partition_point(|it| it.answered <= began);
-        let after = self.0.partition_point(|it| it.asked < answered);
+        let after = self.0.partition_point(|it| it.asked < answered + REPEATED);
         let meanwhile = self.0.get(before.checked_sub(1)?..=after)?;
         let is_ready = meanwhile.first()?.is_ready;
         let is_same = meanwhile.iter().all(|it| it.is_ready == is_ready);
