@@ -2,6 +2,8 @@
 //! provider may repeat it in an error, an id or the answer itself; what it is
 //! called there cannot be foreseen, but its value is known (PLAT-102, PLAT-117).
 
+mod text;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -12,6 +14,9 @@ use minichat_config::Secret;
 use minichat_config::tenant::{Provider, ProviderAuth};
 use minichat_core::scrub::{CREDENTIAL, HOST};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+pub(crate) use self::text::TextMask;
+use self::text::{ByteSet, masked_in_answers};
 
 /// Shortest form that is looked for inside the words of an error; a shorter one
 /// must be a word of its own there.
@@ -39,6 +44,8 @@ pub(crate) struct Mask(Arc<Known>);
 struct Known {
     /// Every form of the credential, longest first.
     forms: Vec<String>,
+    /// First bytes of the forms that are masked in an answer.
+    first_bytes: ByteSet,
     /// The provider's authority and host.
     hosts: Vec<String>,
 }
@@ -55,7 +62,15 @@ impl Mask {
         forms.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         forms.dedup();
         let hosts = vec![provider.authority(), provider.host.clone()];
-        Self(Arc::new(Known { forms, hosts }))
+        let mut first_bytes = ByteSet::default();
+        for form in masked_in_answers(&forms) {
+            first_bytes.insert(form.as_bytes()[0]);
+        }
+        Self(Arc::new(Known {
+            forms,
+            first_bytes,
+            hosts,
+        }))
     }
 
     /// `text` without the credential; for texts that no client sees.
@@ -226,66 +241,6 @@ fn replace_all<'t>(text: Cow<'t, str>, form: &str, with: &str, as_word: bool) ->
     }
     masked.push_str(&text[copied..]);
     Cow::Owned(masked)
-}
-
-/// Masks a text that comes in pieces, wherever the credential is cut.
-#[derive(Debug, Default)]
-pub(crate) struct TextMask {
-    mask: Mask,
-    /// The end of the text so far, which may be the beginning of a form.
-    held: String,
-}
-
-impl TextMask {
-    pub(crate) fn new(mask: Mask) -> Self {
-        Self {
-            mask,
-            held: String::new(),
-        }
-    }
-
-    /// What may be shown after the next piece.
-    pub(crate) fn apply<'t>(&mut self, piece: &'t str) -> Cow<'t, str> {
-        let mut text = if self.held.is_empty() {
-            Cow::Borrowed(piece)
-        } else {
-            self.held.push_str(piece);
-            Cow::Owned(std::mem::take(&mut self.held))
-        };
-        for form in self.mask.forms_in_text() {
-            if text.len() >= form.len() {
-                text = replace_all(text, form, CREDENTIAL, false);
-            }
-        }
-        let len = self
-            .mask
-            .forms_in_text()
-            .map(|form| longest_start(&text, form));
-        let shown = text.len() - len.max().unwrap_or(0);
-        if shown == text.len() {
-            return text;
-        }
-        text[shown..].clone_into(&mut self.held);
-        match text {
-            Cow::Borrowed(text) => Cow::Borrowed(&text[..shown]),
-            Cow::Owned(mut text) => {
-                text.truncate(shown);
-                Cow::Owned(text)
-            }
-        }
-    }
-
-    /// What was held back, when no further piece comes.
-    pub(crate) fn finish(&mut self) -> String {
-        std::mem::take(&mut self.held)
-    }
-}
-
-impl Mask {
-    fn forms_in_text(&self) -> impl Iterator<Item = &String> {
-        let forms = self.0.forms.iter();
-        forms.take_while(|form| form.len() >= Secret::SHORTEST_MASKED)
-    }
 }
 
 /// Length of the longest proper start of `form` that `text` ends with.

@@ -130,6 +130,29 @@ fn a_text_that_ends_in_the_beginning_of_a_credential_is_whole() {
     assert_eq!(shown(&short, &["none of th", "ese"]), "none of these");
 }
 
+/// A form within the beginning of a longer one is masked when the text ends there.
+#[test]
+fn a_form_within_an_undecided_end_is_masked() {
+    let credential = STANDARD.encode("abc password xyz:password");
+    let mask = mask("Basic ", &credential);
+    assert_eq!(shown(&mask, &["abc pass", "word x"]), "abc [credential] x");
+    assert_eq!(
+        shown(&mask, &["abc pass", "word xy", "z:password."]),
+        "[credential]."
+    );
+}
+
+/// Two forms that share characters leave nothing of either.
+#[test]
+fn forms_that_overlap_are_masked_as_one() {
+    let mask = mask("Basic ", &STANDARD.encode("overlapped:peddled-it"));
+    for pieces in [&["-overlappeddled-it-"][..], &["-overlapped", "dled-it-"]] {
+        assert_eq!(shown(&mask, pieces), "-[credential]-");
+    }
+    assert_eq!(shown(&mask, &["-overlapped", "dle-"]), "-[credential]dle-");
+    assert_eq!(shown(&mask, &["-overlapped"]), "-[credential]");
+}
+
 proptest! {
     #[test]
     fn a_credential_is_masked_wherever_it_is_cut(
