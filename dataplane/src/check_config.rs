@@ -7,6 +7,7 @@ use std::path::Path;
 use minichat_config::{Faults, ProcessConfig};
 
 use crate::config_source::{self, Examined};
+use crate::database;
 use crate::serve::{NO_SOURCE, render_settings};
 
 /// Checks the process configuration and the tenants of its source, and writes
@@ -30,6 +31,12 @@ pub fn check(
         && let Err(error) = minichat_provider::check_ca_file(file)
     {
         errors.push(format!("outbound.ca_file: {}: {error}", file.display()));
+    }
+    if let Err(error) = database::settings(&config.database).check_files() {
+        let fault = error.to_string();
+        if !errors.contains(&fault) {
+            errors.push(fault);
+        }
     }
     let examined = if let Some(source) = &config.source {
         config_source::examine(source, &render_settings(&config))

@@ -109,7 +109,7 @@ mod tests {
     /// neither is told by its own words.
     #[test]
     fn a_database_that_cannot_be_reached_is_unavailable() {
-        let unreachable = Problem::from(StoreError::Pool("10.0.0.1 refused".to_owned()));
+        let unreachable = Problem::from(StoreError::Connection("10.0.0.1 refused".to_owned()));
         assert_eq!(unreachable.code, ErrorCode::ServiceUnavailable);
         assert!(!unreachable.detail.contains("10.0.0.1"));
         let told = &unreachable.headers;

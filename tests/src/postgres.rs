@@ -5,7 +5,8 @@ use std::env;
 
 use anyhow::Context as _;
 use minichat_store::testing::TestPostgres;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Row as _, ValueRef as _};
 
 use crate::database::Rows;
 
@@ -71,37 +72,44 @@ impl PostgresDatabase {
 /// An open transaction; dropping it rolls it back.
 #[derive(Debug)]
 pub struct Transaction {
-    _client: Client,
+    _connection: PgConnection,
 }
 
 impl Transaction {
     /// Begins one with `sql`.
     pub async fn begin(url: &str, sql: &str) -> anyhow::Result<Self> {
-        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-        tokio::spawn(connection);
-        client.batch_execute("BEGIN").await?;
-        client.batch_execute(sql).await?;
-        Ok(Self { _client: client })
+        let mut connection = PgConnection::connect(url).await?;
+        let sql = AssertSqlSafe(format!("BEGIN; {sql}"));
+        connection.execute(sqlx::raw_sql(sql)).await?;
+        Ok(Self {
+            _connection: connection,
+        })
     }
 }
 
 /// Runs one statement; each value of its rows comes as text.
 pub async fn query(url: &str, sql: &str) -> anyhow::Result<Rows> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-    let connection = tokio::spawn(connection);
-    let messages = client.simple_query(sql).await;
-    let messages = messages.with_context(|| format!("in {sql}"))?;
-    drop(client);
-    connection.await??;
-    let rows = messages.iter().filter_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
-    Ok(rows
-        .map(|row| {
-            (0..row.len())
-                .map(|i| row.get(i).map(str::to_owned))
-                .collect()
-        })
-        .collect())
+    let mut connection = PgConnection::connect(url).await?;
+    let rows = query_on(&mut connection, sql).await?;
+    connection.close().await?;
+    Ok(rows)
+}
+
+/// The same on a connection that stays.
+pub async fn query_on(connection: &mut PgConnection, sql: &str) -> anyhow::Result<Rows> {
+    let rows = connection.fetch_all(sqlx::raw_sql(AssertSqlSafe(sql.to_owned())));
+    let rows = rows.await.with_context(|| format!("in {sql}"))?;
+    rows.iter().map(texts).collect()
+}
+
+fn texts(row: &PgRow) -> anyhow::Result<Vec<Option<String>>> {
+    let text = |index| {
+        let value = row.try_get_raw(index)?;
+        if value.is_null() {
+            return Ok(None);
+        }
+        let text = value.as_str().map_err(anyhow::Error::from_boxed)?;
+        Ok(Some(text.to_owned()))
+    };
+    (0..row.len()).map(text).collect()
 }

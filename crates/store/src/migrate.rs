@@ -3,8 +3,9 @@
 //! They run in one transaction under a lock, so that of several processes
 //! starting at once one migrates and the others find the work done.
 
-use deadpool_postgres::ClientWrapper;
 use rusqlite::TransactionBehavior;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
 use crate::StoreError;
 
@@ -98,20 +99,21 @@ pub(crate) fn sqlite(connection: &mut rusqlite::Connection) -> Result<(), StoreE
 /// Brings a database up to date under an advisory lock, or only checks its
 /// version when `migrate` is false.
 pub(crate) async fn postgres(
-    connection: &mut ClientWrapper,
+    connection: &mut PgConnection,
     migrate: bool,
 ) -> Result<(), StoreError> {
-    let tx = connection.transaction().await?;
+    let mut tx = connection.begin().await?;
     // A large table takes its time, and so may another process that migrates.
-    tx.batch_execute(
+    tx.execute(sqlx::raw_sql(
         "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; \
          SET LOCAL idle_in_transaction_session_timeout = 0",
-    )
+    ))
     .await?;
-    tx.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK_KEY])
-        .await?;
-    tx.batch_execute(CREATE_VERSIONS).await?;
-    let found: i64 = tx.query_one(READ_VERSION, &[]).await?.get(0);
+    let lock = sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK_KEY);
+    tx.execute(lock.persistent(false)).await?;
+    tx.execute(sqlx::raw_sql(CREATE_VERSIONS)).await?;
+    let version = sqlx::query_scalar(READ_VERSION).persistent(false);
+    let found: i64 = version.fetch_one(&mut *tx).await?;
     let missing = missing(found)?;
     if !migrate {
         let known = newest();
@@ -122,12 +124,10 @@ pub(crate) async fn postgres(
         };
     }
     for (version, text) in missing {
-        tx.batch_execute(&for_postgres(text)).await?;
-        tx.execute(
-            "INSERT INTO schema_migrations (version) VALUES ($1)",
-            &[&version],
-        )
-        .await?;
+        tx.execute(sqlx::raw_sql(AssertSqlSafe(for_postgres(text))))
+            .await?;
+        let applied = sqlx::query("INSERT INTO schema_migrations (version) VALUES ($1)");
+        tx.execute(applied.bind(version).persistent(false)).await?;
     }
     Ok(tx.commit().await?)
 }

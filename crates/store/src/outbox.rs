@@ -4,7 +4,7 @@
 use minichat_core::{TenantId, Timestamp};
 use uuid::Uuid;
 
-use crate::value::params;
+use crate::value::{Param, params};
 use crate::{StoreError, Tx};
 
 /// A message to put into a queue.
@@ -60,7 +60,7 @@ impl Tx {
                 message.partition(),
                 message.tenant_id,
                 message.dedupe_key,
-                message.payload,
+                Param::json(message.payload),
                 message.created_at,
             ],
         )

@@ -2,7 +2,7 @@
 
 use minichat_core::TenantId;
 
-use crate::value::{Row, params};
+use crate::value::{Param, Row, params};
 use crate::{StoreError, Tx};
 
 /// A stored policy document.
@@ -31,7 +31,7 @@ impl Tx {
                 tenant,
                 version,
                 snapshot.content_hash.as_str(),
-                snapshot.snapshot.as_str(),
+                Param::json(&snapshot.snapshot),
             ],
         )?;
         let stored = self.policy_snapshot_get(tenant, version).await?;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use minichat_config::PostgresUrl;
+use minichat_config::postgres_url::is_postgres;
 
 use crate::StoreError;
 
@@ -44,9 +45,9 @@ pub(crate) enum Location {
 
 /// How PostgreSQL is reached.
 pub(crate) struct Servers {
-    pub(crate) main: tokio_postgres::Config,
+    pub(crate) main: PostgresUrl,
     /// The server itself, where `main` is a pooler in transaction mode.
-    pub(crate) direct: Option<tokio_postgres::Config>,
+    pub(crate) direct: Option<PostgresUrl>,
 }
 
 impl DatabaseSettings {
@@ -69,68 +70,58 @@ impl DatabaseSettings {
     pub(crate) fn location(&self) -> Result<Location, StoreError> {
         if let Some(path) = self.url.strip_prefix("sqlite://") {
             return match path {
-                "" => Err(StoreError::Url("sqlite:// needs the path of a file")),
+                "" => Err(refused("url", "sqlite:// needs the path of a file")),
                 path => Ok(Location::Sqlite(PathBuf::from(path))),
             };
         }
         if !is_postgres(&self.url) {
-            return Err(StoreError::Url("must begin with sqlite:// or postgres://"));
+            let text = "must begin with sqlite:// or postgres://";
+            return Err(refused("url", text));
         }
-        let mut servers = Servers {
-            main: self.postgres(&self.url)?,
-            direct: None,
+        let direct = self.listen_url.as_deref();
+        Ok(Location::Postgres(Box::new(Servers {
+            main: postgres("url", &self.url)?,
+            direct: direct.map(|url| postgres("listen_url", url)).transpose()?,
+        })))
+    }
+
+    /// Reads the files that the URLs of PostgreSQL name, as opening would.
+    pub fn check_files(&self) -> Result<(), StoreError> {
+        let Location::Postgres(servers) = self.location()? else {
+            return Ok(());
         };
-        match &self.listen_url {
-            // A pooler refuses settings that come with a connection.
-            Some(url) if is_postgres(url) => servers.direct = Some(self.postgres(url)?),
-            Some(_) => {
-                return Err(StoreError::Url(
-                    "database.listen_url must begin with postgres://",
-                ));
-            }
-            None => self.limit(&mut servers.main),
-        }
-        Ok(Location::Postgres(Box::new(servers)))
+        crate::postgres::check_files("url", &servers.main)?;
+        let direct = servers.direct.as_ref();
+        direct.map_or(Ok(()), |url| {
+            crate::postgres::check_files("listen_url", url)
+        })
     }
 
-    /// The parser's own message may quote the url, which may hold a password.
-    fn postgres(&self, url: &str) -> Result<tokio_postgres::Config, StoreError> {
-        let mut config: tokio_postgres::Config = url
-            .parse()
-            .map_err(|_| StoreError::Url("not a postgres:// url that can be understood"))?;
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(StoreError::Url(
-                "sslmode=require is not supported: this build has no TLS for databases",
-            ));
-        }
-        config
-            .ssl_mode(SslMode::Disable)
-            .application_name("minichat")
-            // A standby can only be read; of several hosts the primary is found.
-            .target_session_attrs(TargetSessionAttrs::ReadWrite)
-            .connect_timeout(self.connect_timeout)
-            // A peer that vanished without a word is noticed by its silence.
-            .keepalives(true)
-            .keepalives_idle(KEEPALIVE)
-            .keepalives_interval(KEEPALIVE)
-            .keepalives_retries(2)
-            .tcp_user_timeout(self.job_timeout);
-        Ok(config)
+    /// The settings of each session. A plan is made once for a statement, not for
+    /// its values: those of the large ones cost more than they are worth.
+    pub(crate) fn of_session(&self) -> Vec<(&'static str, String)> {
+        let limits = self.limits().into_iter();
+        let mut settings: Vec<_> = limits
+            .map(|(name, millis)| (name, millis.to_string()))
+            .collect();
+        settings.push((MARK, MARKED.to_owned()));
+        settings.push(("plan_cache_mode", "force_generic_plan".to_owned()));
+        settings.extend(self.of_listener());
+        settings
     }
 
-    /// Sets the limits of time of each session; what the url itself says wins.
-    fn limit(&self, config: &mut tokio_postgres::Config) {
-        let given = config.get_options().unwrap_or_default().to_owned();
-        let limits = self.limits();
-        let options = limits
-            .iter()
-            .fold(String::new(), |options, (name, millis)| {
-                format!("{options}-c {name}={millis} ")
-            });
-        config.options(format!("-c {MARK}={MARKED} {options}{given}"));
+    /// How the server finds out that we have vanished without a word.
+    pub(crate) fn of_listener(&self) -> Vec<(&'static str, String)> {
+        let seconds = KEEPALIVE.as_secs().to_string();
+        vec![
+            ("tcp_keepalives_idle", seconds.clone()),
+            ("tcp_keepalives_interval", seconds),
+            ("tcp_keepalives_count", "2".to_owned()),
+            ("tcp_user_timeout", self.job_timeout.as_millis().to_string()),
+        ]
     }
 
-    /// The settings of a session, in milliseconds. One that is idle in the
+    /// The limits of time of a session, in milliseconds. One that is idle in the
     /// middle of a transaction has been left by its process.
     pub(crate) fn limits(&self) -> [(&'static str, u128); 3] {
         [
@@ -144,15 +135,19 @@ impl DatabaseSettings {
     }
 }
 
+fn postgres(key: &str, url: &str) -> Result<PostgresUrl, StoreError> {
+    PostgresUrl::parse(url).map_err(|fault| refused(key, &fault.to_string()))
+}
+
+fn refused(key: &str, fault: &str) -> StoreError {
+    StoreError::Url(format!("database.{key}: {fault}"))
+}
+
 /// A setting of our own, by which a session is known that keeps its settings.
 pub(crate) const MARK: &str = "minichat.session";
 pub(crate) const MARKED: &str = "own";
 
 const KEEPALIVE: Duration = Duration::from_secs(10);
-
-fn is_postgres(url: &str) -> bool {
-    url.starts_with("postgres://") || url.starts_with("postgresql://")
-}
 
 impl std::fmt::Debug for DatabaseSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -191,17 +191,13 @@ impl Tx {
     pub fn turn_request_stop(&mut self, turn: TurnId) -> Result<(), StoreError> {
         match self.dialect() {
             Dialect::Sqlite => Ok(()),
-            Dialect::Postgres => {
-                self.execute_later(
-                    "UPDATE chat_turns SET stop_requested_at = statement_timestamp() \
-                     WHERE id = $1 AND state = 'running'",
-                    params![turn],
-                )?;
-                self.execute_later(
-                    "SELECT pg_notify('minichat_turn_stop', $1)",
-                    params![turn.0.to_string().as_str()],
-                )
-            }
+            Dialect::Postgres => self.execute_later(
+                "WITH requested AS (UPDATE chat_turns \
+                 SET stop_requested_at = statement_timestamp() \
+                 WHERE id = $1 AND state = 'running') \
+                 SELECT pg_notify('minichat_turn_stop', CAST($1 AS TEXT))",
+                params![turn],
+            ),
         }
     }
 

@@ -1,9 +1,9 @@
 //! One transaction on either database.
 //!
-//! Statements that answer nothing are *posted*: PostgreSQL receives them
-//! together with the next query or with the commit, in one round trip, and
-//! their failure appears there. `SQLite` runs them at once. So a job behaves
-//! the same on both as long as it does not go on after an error.
+//! Statements that answer nothing are *posted*: PostgreSQL runs them before the
+//! next query or the commit, and their failure appears there. `SQLite` runs them
+//! at once. So a job behaves the same on both as long as it does not go on after
+//! an error.
 
 use minichat_core::Timestamp;
 
@@ -99,12 +99,11 @@ impl Tx {
         params: &[Param<'_>],
         map: fn(&Row<'_>) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
-        let query = Query { sql, params, map };
         match &mut self.backend {
-            Backend::Sqlite(tx) => tx.query(&query),
+            Backend::Sqlite(tx) => tx.query(&Query { sql, params, map }),
             Backend::Postgres(tx) => {
-                let [rows] = tx.send([(sql, params)]).await?;
-                query.map_postgres(&rows)
+                let rows = tx.send(sql, params).await?;
+                rows.iter().map(|row| map(&Row::postgres(row))).collect()
             }
         }
     }
@@ -136,56 +135,29 @@ impl Tx {
         }
     }
 
-    /// Two queries, one round trip.
+    /// Two queries, one after the other.
     pub(crate) async fn query2<A, B>(
         &mut self,
         a: Query<'_, A>,
         b: Query<'_, B>,
     ) -> Result<(Vec<A>, Vec<B>), StoreError> {
-        match &mut self.backend {
-            Backend::Sqlite(tx) => Ok((tx.query(&a)?, tx.query(&b)?)),
-            Backend::Postgres(tx) => {
-                let [first, second] = tx.send([a.statement(), b.statement()]).await?;
-                Ok((a.map_postgres(&first)?, b.map_postgres(&second)?))
-            }
-        }
+        let first = self.query(a.sql, a.params, a.map).await?;
+        Ok((first, self.query(b.sql, b.params, b.map).await?))
     }
 
-    /// Three queries, one round trip.
+    /// Three queries, one after the other.
     pub(crate) async fn query3<A, B, C>(
         &mut self,
         a: Query<'_, A>,
         b: Query<'_, B>,
         c: Query<'_, C>,
     ) -> Result<(Vec<A>, Vec<B>, Vec<C>), StoreError> {
-        match &mut self.backend {
-            Backend::Sqlite(tx) => Ok((tx.query(&a)?, tx.query(&b)?, tx.query(&c)?)),
-            Backend::Postgres(tx) => {
-                let statements = [a.statement(), b.statement(), c.statement()];
-                let [first, second, third] = tx.send(statements).await?;
-                Ok((
-                    a.map_postgres(&first)?,
-                    b.map_postgres(&second)?,
-                    c.map_postgres(&third)?,
-                ))
-            }
-        }
+        let (first, second) = self.query2(a, b).await?;
+        Ok((first, second, self.query(c.sql, c.params, c.map).await?))
     }
 }
 
 /// Reads a row of one column.
 pub(crate) fn only_column<T: FromValue>(row: &Row<'_>) -> Result<T, StoreError> {
     row.take()
-}
-
-impl<'a, T> Query<'a, T> {
-    const fn statement(&self) -> (&'static str, &'a [Param<'a>]) {
-        (self.sql, self.params)
-    }
-
-    fn map_postgres(&self, rows: &[tokio_postgres::Row]) -> Result<Vec<T>, StoreError> {
-        rows.iter()
-            .map(|row| (self.map)(&Row::postgres(row)))
-            .collect()
-    }
 }

@@ -11,16 +11,16 @@ use minichat_core::{
 use uuid::Uuid;
 
 use crate::StoreError;
-use crate::postgres::wire;
+use crate::postgres::types;
 
 /// A value bound to `$n`.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Param<'a> {
     Null,
     Uuid(Uuid),
-    /// Text and JSON.
     Text(Cow<'a, str>),
-    /// Every integer width; PostgreSQL's is decided by the statement.
+    Json(Cow<'a, str>),
+    /// Every integer width.
     Int(i64),
     Bool(bool),
     Time(Timestamp),
@@ -41,12 +41,17 @@ pub(crate) enum Value<'a> {
     Date(Date),
 }
 
-impl Param<'_> {
+impl<'a> Param<'a> {
+    pub(crate) const fn json(text: &'a str) -> Self {
+        Self::Json(Cow::Borrowed(text))
+    }
+
     pub(crate) fn into_owned(self) -> Param<'static> {
         match self {
             Self::Null => Param::Null,
             Self::Uuid(v) => Param::Uuid(v),
             Self::Text(v) => Param::Text(Cow::Owned(v.into_owned())),
+            Self::Json(v) => Param::Json(Cow::Owned(v.into_owned())),
             Self::Int(v) => Param::Int(v),
             Self::Bool(v) => Param::Bool(v),
             Self::Time(v) => Param::Time(v),
@@ -205,7 +210,7 @@ pub(crate) struct Row<'a> {
 
 enum Source<'a> {
     Sqlite(&'a rusqlite::Row<'a>),
-    Postgres(&'a tokio_postgres::Row),
+    Postgres(&'a sqlx::postgres::PgRow),
 }
 
 impl<'a> Row<'a> {
@@ -213,7 +218,7 @@ impl<'a> Row<'a> {
         Self::new(Source::Sqlite(row))
     }
 
-    pub(crate) fn postgres(row: &'a tokio_postgres::Row) -> Self {
+    pub(crate) fn postgres(row: &'a sqlx::postgres::PgRow) -> Self {
         Self::new(Source::Postgres(row))
     }
 
@@ -244,7 +249,7 @@ impl<'a> Row<'a> {
     fn value(&self, index: usize) -> Result<Value<'a>, StoreError> {
         match self.source {
             Source::Sqlite(row) => crate::sqlite::value(row, index),
-            Source::Postgres(row) => wire::value(row, index),
+            Source::Postgres(row) => types::value(row, index),
         }
     }
 }

@@ -282,6 +282,67 @@ async fn check_config_says_which_addresses_may_not_be_called() -> anyhow::Result
     Ok(())
 }
 
+/// D43, K8S-1: what a start would refuse of a database's URL, and of the files
+/// that it names, without quoting the password.
+#[tokio::test]
+async fn check_config_says_what_is_wrong_with_the_url_of_a_database() -> anyhow::Result<()> {
+    let directory = tempfile::TempDir::new()?;
+    let path = directory.path().display().to_string();
+    let tenant = Tenant::new("acme", "127.0.0.1:1".parse()?);
+    std::fs::write(directory.path().join("acme.yaml"), tenant.manifest())?;
+    for (url, listen_url, expected) in [
+        (
+            "sslmode=require",
+            "sslmode=disable",
+            "the configuration is valid",
+        ),
+        (
+            "sslmod=require",
+            "",
+            "error: database.url: has a parameter that is not known",
+        ),
+        (
+            "",
+            "sslmode=allow",
+            "error: database.listen_url: sslmode must be disable, prefer,",
+        ),
+        (
+            "sslmode=verify-ca",
+            "",
+            "error: database.url: sslmode=verify-ca needs sslrootcert",
+        ),
+        (
+            "sslmode=verify-full&sslrootcert=/nowhere.pem",
+            "",
+            "error: database.url: sslrootcert: /nowhere.pem: No such file",
+        ),
+        (
+            "",
+            "sslmode=require&sslcert=/nowhere.pem&sslkey=/nowhere.key",
+            "error: database.listen_url: sslcert: /nowhere.pem: No such file",
+        ),
+    ] {
+        let of = |query| format!("postgres://me:hunter2@127.0.0.1:1/none?{query}");
+        let variables = [
+            ("MINICHAT_AUTH_MODE", "dev"),
+            ("MINICHAT_AUTH_ALLOW_DEV", "true"),
+            ("MINICHAT_PROVIDER_HTTP_ALLOW_HTTP", "true"),
+            ("MINICHAT_DATABASE_URL", &of(url)),
+            ("MINICHAT_DATABASE_LISTEN_URL", &of(listen_url)),
+        ];
+        let (lines, code) = check_config(&path, &variables).await?;
+        let is_valid = expected == "the configuration is valid";
+        assert_eq!(code, Some(i32::from(!is_valid)), "{lines:#?}");
+        let found = lines.iter().filter(|line| line.starts_with(expected));
+        assert_eq!(found.count(), 1, "{expected} in {lines:#?}");
+        assert!(
+            !lines.iter().any(|line| line.contains("hunter2")),
+            "{lines:#?}"
+        );
+    }
+    Ok(())
+}
+
 /// K8S-1, PLAT-151, TURN-1: every fault of the process and of its tenants at
 /// once, with its place; nothing is opened.
 #[tokio::test]

@@ -5,10 +5,12 @@ use std::sync::mpsc;
 
 use anyhow::Context as _;
 use minichat_tests::database::{Database, Rows};
+use minichat_tests::postgres::query_on;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
-use tokio_postgres::SimpleQueryMessage;
+use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use crate::client::Identity;
@@ -238,13 +240,11 @@ impl PostgresThread {
             .build()?;
         std::thread::spawn(move || {
             runtime.block_on(async {
-                let connected = tokio_postgres::connect(&url, tokio_postgres::NoTls).await;
-                let Ok((client, connection)) = connected else {
+                let Ok(mut connection) = PgConnection::connect(&url).await else {
                     return;
                 };
-                tokio::spawn(connection);
                 while let Ok((sql, reply)) = asked.recv() {
-                    let rows = postgres_rows(&client, &sql).await;
+                    let rows = query_on(&mut connection, &sql).await;
                     // Whoever asked waits.
                     let _ = reply.send(rows);
                 }
@@ -258,21 +258,6 @@ impl PostgresThread {
         self.questions.send((sql, reply))?;
         answer.recv()?
     }
-}
-
-async fn postgres_rows(client: &tokio_postgres::Client, sql: &str) -> anyhow::Result<Rows> {
-    let messages = client.simple_query(sql).await;
-    let messages = messages.with_context(|| format!("in {sql}"))?;
-    let rows = messages.iter().filter_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
-    Ok(rows
-        .map(|row| {
-            let columns = 0..row.len();
-            columns.map(|i| row.get(i).map(str::to_owned)).collect()
-        })
-        .collect())
 }
 
 impl Facts {

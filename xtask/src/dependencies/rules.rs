@@ -83,7 +83,6 @@ const OWNERS: &[(&str, &[&str])] = &[
             "minichat-tests",
         ],
     ),
-    ("deadpool-postgres", &["minichat-store"]),
     (
         "hyper",
         &[
@@ -119,7 +118,10 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("opentelemetry*", &["minichat-telemetry"]),
     ("p521", &["minichat-identity", "minichat-tests"]),
     ("prometheus", &["minichat-telemetry"]),
-    ("rcgen", &["minichat-cluster", "minichat-provider"]),
+    (
+        "rcgen",
+        &["minichat-cluster", "minichat-provider", "minichat-store"],
+    ),
     ("ring", &["minichat-identity", "minichat-tests"]),
     ("rusqlite", &["minichat-store", "minichat-tests"]),
     (
@@ -127,7 +129,7 @@ const OWNERS: &[(&str, &[&str])] = &[
         &["minichat-core", "minichat-crds", "minichat-dataplane"],
     ),
     ("serde-saphyr", &["minichat-config"]),
-    ("tokio-postgres", &["minichat-store", "minichat-tests"]),
+    ("sqlx", &["minichat-store", "minichat-tests"]),
     ("tokio-rustls", &["minichat-provider"]),
     ("tracing-opentelemetry", &["minichat-telemetry"]),
     ("tracing-subscriber", &["minichat-telemetry"]),

@@ -186,7 +186,7 @@ pub(super) const KEYS: &[Key] = &[
         "database.url",
         Kind::Secret,
         "sqlite://minichat.db",
-        "`sqlite://PATH` (a third slash makes the path absolute) or `postgres://USER:PASSWORD@HOST/DATABASE`.",
+        "`sqlite://PATH` (a third slash makes the path absolute) or `postgres://USER:PASSWORD@HOST/DATABASE`. See [PostgreSQL](#postgresql) for TLS and other parameters.",
     ),
     key(
         "database.max_conns",

@@ -21,6 +21,7 @@ use super::types::{
 };
 use crate::fault::Faults;
 use crate::issuer::Issuer;
+use crate::postgres_url::{PostgresUrl, is_postgres};
 use crate::secret::Secret;
 use crate::yaml;
 
@@ -166,11 +167,12 @@ fn database(settings: &mut Settings) -> Database {
     {
         DatabaseUrl::Sqlite(PathBuf::from(path))
     } else {
-        settings.require(
-            is_postgres(&url),
-            "database.url",
-            "must be `sqlite://PATH` or `postgres://…`",
-        );
+        if is_postgres(&url) {
+            check_postgres(settings, "database.url", &url);
+        } else {
+            let text = "must be `sqlite://PATH` or `postgres://…`";
+            settings.require(false, "database.url", text);
+        }
         DatabaseUrl::Postgres(Secret::new(url))
     };
     let database = Database {
@@ -203,11 +205,16 @@ fn listen_url(settings: &mut Settings, url: &DatabaseUrl) -> Option<Secret> {
         "database.listen_url",
         "must be `postgres://…`, and goes with a database.url of that kind",
     );
+    if is_postgres(&listen) {
+        check_postgres(settings, "database.listen_url", &listen);
+    }
     Some(Secret::new(listen))
 }
 
-fn is_postgres(url: &str) -> bool {
-    url.starts_with("postgres://") || url.starts_with("postgresql://")
+fn check_postgres(settings: &mut Settings, key: &'static str, url: &str) {
+    if let Err(fault) = PostgresUrl::parse(url) {
+        settings.require(false, key, fault.0);
+    }
 }
 
 fn auth(settings: &mut Settings, allow_http: bool) -> Auth {

@@ -66,6 +66,26 @@ const TAIL: &str = "
 `${VAR}` in `database.url`, `database.listen_url`, `auth.shared_secret` and `outbound.proxy` is replaced by the environment
 variable `VAR`. An unset variable is an error.
 
+## PostgreSQL
+
+`postgres://USER:PASSWORD@HOST:PORT/DATABASE?PARAMETER=VALUE&…`. In `USER` and `PASSWORD`, write `/` as `%2F`, `?` as `%3F`
+and `@` as `%40`. Several hosts are separated by commas, each with its port; the one that can be written to is used. A
+host that begins with `%2F` is the directory of a Unix socket. Parameters that are not listed are refused.
+
+| Parameter | Meaning |
+|---|---|
+| `sslmode` | `disable`; `prefer` (the default): encrypted if the server can; `require`: encrypted, and the server is verified only if `sslrootcert` is given; `verify-ca`: its certificate is signed by an authority of `sslrootcert`; `verify-full`: the certificate is for the host of the URL as well |
+| `sslrootcert` | File (PEM) with the authorities that may have signed the server's certificate. `system`, or none with `verify-full`: those that browsers trust |
+| `sslcert`, `sslkey` | Files (PEM) with the client's certificate and key |
+| `host`, `port`, `dbname`, `user`, `password` | Instead of the same parts of the URL |
+| `application_name` | Name in `pg_stat_activity`; the default is `minichat` |
+| `options` | Settings of each session: `-c NAME=VALUE`, with spaces written as `%20` |
+
+Across a network that others use, write `sslmode=verify-full` with `sslrootcert`. `verify-ca` does not compare names, and
+the authorities that browsers trust count beside those of `sslrootcert`, so whoever has any of their certificates passes.
+The files are read again for each connection, so they can be renewed while the process runs. What the URL does not say of
+user and password is taken from `PGUSER`, `PGPASSWORD` and `PGPASSFILE`.
+
 Models, providers and quotas belong to a tenant, not to the process: see [custom resources](custom-resources.md).
 ";
 

@@ -4,12 +4,13 @@ mod constraint;
 mod refused;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rusqlite::ffi;
-use tokio_postgres::error::SqlState;
+use sqlx::postgres::PgDatabaseError;
 
 pub use constraint::Constraint;
 pub use refused::Refused;
@@ -19,8 +20,8 @@ pub use refused::Refused;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    #[error("database url: {0}")]
-    Url(&'static str),
+    #[error("{0}")]
+    Url(String),
     /// One process owns the file (D16).
     #[error("another process has the database file {} open: {holder}", path.display())]
     InUse { path: PathBuf, holder: String },
@@ -88,14 +89,15 @@ pub enum StoreError {
     /// The server could not be reached, or the connection to it was lost.
     #[error("connection to postgresql: {0}")]
     Connection(String),
+    /// The server's certificate, or ours, is refused.
+    #[error("TLS with postgresql: {0}")]
+    Tls(String),
     /// Settings that come with a connection are refused or forgotten.
     #[error(
         "database.url leads through a pooler, such as PgBouncer ({0}): name the server itself \
          in database.listen_url, and the pooler is used as its transaction mode needs it"
     )]
     Pooler(String),
-    #[error("connection pool: {0}")]
-    Pool(String),
     #[error("database file: {0}")]
     Io(std::io::Error),
 }
@@ -122,7 +124,7 @@ impl StoreError {
             | Self::Closed
             | Self::NoRoom(_)
             | Self::Connection(_)
-            | Self::Pool(_)
+            | Self::Tls(_)
             | Self::Io(_) => true,
             #[cfg(feature = "testing")]
             Self::Unanswered => true,
@@ -159,14 +161,14 @@ impl StoreError {
     /// Whether the server may be read but not written to, as after a failover.
     pub(crate) fn is_read_only_server(&self) -> bool {
         matches!(self, Self::Postgres(refused)
-            if refused.code == SqlState::READ_ONLY_SQL_TRANSACTION.code())
+            if refused.code == READ_ONLY)
     }
 
     /// Whether the session ended before its answer could be read. A server that
     /// panics in a commit may have stored it already.
     pub(crate) fn ends_session(&self) -> bool {
         match self {
-            Self::Connection(_) | Self::Deadline => true,
+            Self::Connection(_) | Self::Tls(_) | Self::Deadline => true,
             Self::Postgres(refused) => {
                 let mut prefixes = ENDS_SESSION.iter();
                 refused.is_fatal || prefixes.any(|prefix| refused.code.starts_with(prefix))
@@ -175,6 +177,12 @@ impl StoreError {
         }
     }
 }
+
+/// A write in a transaction that may only read.
+const READ_ONLY: &str = "25006";
+const UNIQUE_VIOLATION: &str = "23505";
+const FOREIGN_KEY_VIOLATION: &str = "23503";
+const CHECK_VIOLATION: &str = "23514";
 
 /// SQLSTATE classes and codes after which a session is gone: connections (08),
 /// shutdown and crash of the server (57P), failures of its system (58).
@@ -237,65 +245,67 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-impl From<tokio_postgres::Error> for StoreError {
-    fn from(error: tokio_postgres::Error) -> Self {
-        let Some(db) = error.as_db_error() else {
-            return not_refused(error);
-        };
-        let (code, refused) = (db.code(), Refused::by_postgres(db));
+impl From<&PgDatabaseError> for StoreError {
+    fn from(error: &PgDatabaseError) -> Self {
+        let refused = Refused::by_postgres(error);
         if refused.is_fatal {
-            Self::Postgres(refused)
-        } else if *code == SqlState::UNIQUE_VIOLATION {
-            let name = db.constraint().unwrap_or_default();
-            Self::Unique(Constraint::from_postgres(name), refused)
-        } else if *code == SqlState::FOREIGN_KEY_VIOLATION {
-            Self::ForeignKey(refused)
-        } else if *code == SqlState::CHECK_VIOLATION {
-            Self::Check(refused)
-        } else if is_contention(code) {
-            Self::Contended(refused)
-        } else {
-            Self::Postgres(refused)
+            return Self::Postgres(refused);
+        }
+        match error.code() {
+            UNIQUE_VIOLATION => {
+                let name = error.constraint().unwrap_or_default();
+                Self::Unique(Constraint::from_postgres(name), refused)
+            }
+            FOREIGN_KEY_VIOLATION => Self::ForeignKey(refused),
+            CHECK_VIOLATION => Self::Check(refused),
+            code if is_contention(code) => Self::Contended(refused),
+            _ => Self::Postgres(refused),
         }
     }
 }
 
-/// A failure that is none of the server's: of a value on its way, which the
-/// `ToSql` of parameters reports, or of the connection.
-fn not_refused(error: tokio_postgres::Error) -> StoreError {
-    let text = chain(&error);
-    let own = error
-        .into_source()
-        .and_then(|source| source.downcast().ok());
-    match own {
-        Some(own) => *own,
-        _ => StoreError::Connection(text),
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        use sqlx::Error;
+        match &error {
+            Error::Database(refused) => {
+                return match refused.try_downcast_ref::<PgDatabaseError>() {
+                    Some(refused) => refused.into(),
+                    None => Self::Connection(chain(&error)),
+                };
+            }
+            Error::Io(cause) => {
+                if let Some(cause) = tls::failure(cause) {
+                    return Self::Tls(tls::advised(cause));
+                }
+            }
+            Error::Tls(cause) => return Self::Tls(tls::not_offered(&chain(&**cause))),
+            _ => {}
+        }
+        match error {
+            Error::PoolTimedOut => Self::AcquireTimeout,
+            Error::PoolClosed => Self::Closed,
+            Error::Encode(_) => Self::Parameter("of its type"),
+            error => Self::Connection(chain(&error)),
+        }
     }
 }
 
 /// An error and its causes in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
-fn is_contention(code: &SqlState) -> bool {
-    [
-        &SqlState::T_R_SERIALIZATION_FAILURE,
-        &SqlState::T_R_DEADLOCK_DETECTED,
-        &SqlState::LOCK_NOT_AVAILABLE,
-    ]
-    .contains(&code)
-}
-
-impl From<deadpool_postgres::PoolError> for StoreError {
-    fn from(error: deadpool_postgres::PoolError) -> Self {
-        use deadpool_postgres::PoolError;
-        match error {
-            PoolError::Timeout(_) => Self::AcquireTimeout,
-            PoolError::Backend(error) => error.into(),
-            PoolError::Closed => Self::Closed,
-            other => Self::Pool(chain(&other)),
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        // Some errors quote their cause.
+        if text.ends_with(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
         }
-    }
+    })
+}
+
+/// Serialization failure, deadlock, and a lock that was not to be had.
+fn is_contention(code: &str) -> bool {
+    ["40001", "40P01", "55P03"].contains(&code)
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use rusqlite::ffi;
-use tokio_postgres::error::{DbError, Severity};
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 /// Code, message and constraint, as the database gave them. PostgreSQL's DETAIL
 /// is left out: it quotes values of rows, which are texts of users.
@@ -31,16 +31,22 @@ impl Refused {
         }
     }
 
-    pub(super) fn by_postgres(error: &DbError) -> Self {
+    /// A server that can be reached, and only be read.
+    pub(crate) fn read_only() -> Self {
         Self {
-            code: error.code().code().to_owned(),
-            message: format!("{}: {}", error.severity(), error.message()),
+            code: super::READ_ONLY.to_owned(),
+            ..Self::found("the server does not allow writes")
+        }
+    }
+
+    pub(super) fn by_postgres(error: &PgDatabaseError) -> Self {
+        let severity = error.severity();
+        Self {
+            code: error.code().to_owned(),
+            message: format!("{}: {}", name(severity), error.message()),
             constraint: error.constraint().map(str::to_owned),
             sqlite: None,
-            is_fatal: matches!(
-                error.parsed_severity(),
-                Some(Severity::Fatal | Severity::Panic)
-            ),
+            is_fatal: matches!(severity, PgSeverity::Fatal | PgSeverity::Panic),
         }
     }
 
@@ -55,6 +61,19 @@ impl Refused {
             sqlite: failure.map(|it| it.code),
             is_fatal: false,
         }
+    }
+}
+
+const fn name(severity: PgSeverity) -> &'static str {
+    match severity {
+        PgSeverity::Panic => "PANIC",
+        PgSeverity::Fatal => "FATAL",
+        PgSeverity::Error => "ERROR",
+        PgSeverity::Warning => "WARNING",
+        PgSeverity::Notice => "NOTICE",
+        PgSeverity::Debug => "DEBUG",
+        PgSeverity::Info => "INFO",
+        PgSeverity::Log => "LOG",
     }
 }
 

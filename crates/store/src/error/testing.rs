@@ -22,7 +22,7 @@ pub(crate) fn refused_by_postgres(state: &str) -> StoreError {
         sqlite: None,
         is_fatal: false,
     };
-    if is_contention(&tokio_postgres::error::SqlState::from_code(state)) {
+    if is_contention(state) {
         StoreError::Contended(refused)
     } else {
         StoreError::Postgres(refused)

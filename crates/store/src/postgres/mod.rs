@@ -1,30 +1,26 @@
-//! PostgreSQL: a pool, and transactions that cost few round trips.
-//!
-//! `BEGIN` travels with the first query of a transaction and `COMMIT` with the
-//! statements posted last. A failed statement makes the server answer a
-//! pipelined `COMMIT` by rolling back, so nothing can be committed by halves.
+//! PostgreSQL: a pool of sessions, and transactions on them.
 
+mod options;
+mod pool;
 mod sessions;
 mod stops;
 mod tx;
-pub(crate) mod wire;
+pub(crate) mod types;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
-};
 use futures_util::future::BoxFuture;
+use sqlx::postgres::PgConnectOptions;
 use tokio::time::{Instant, timeout_at};
-use tokio_postgres::NoTls;
-use tokio_postgres::error::SqlState;
 
+pub(crate) use options::check_files;
+use pool::{Pool, Session};
 use sessions::Sessions;
 pub use stops::StopRequests;
 pub(crate) use tx::PostgresTx;
 
-use crate::settings::{MARK, MARKED, Servers};
+use crate::settings::Servers;
 use crate::{DatabaseSettings, StoreError, Tx, migrate};
 
 /// Attempts of a write whose transaction collides with others (QUOTA-82): the
@@ -32,13 +28,16 @@ use crate::{DatabaseSettings, StoreError, Tx, migrate};
 const ATTEMPTS: u32 = 4;
 const BACK_OFF: Duration = Duration::from_millis(10);
 
+/// Statements that a session keeps prepared: more than there are.
+const STATEMENTS: usize = 200;
+
 #[derive(Clone)]
 pub(crate) struct Postgres {
     pool: Pool,
     sessions: Arc<Sessions>,
     job_timeout: Duration,
-    /// For connections that are none of the pool's.
-    direct: Arc<tokio_postgres::Config>,
+    /// For connections that are none of the pool's, one for each host.
+    direct: Arc<[PgConnectOptions]>,
 }
 
 impl Postgres {
@@ -47,24 +46,30 @@ impl Postgres {
         settings: &DatabaseSettings,
     ) -> Result<Self, StoreError> {
         let Servers { main, direct } = servers;
-        let sessions = Arc::new(Sessions::new(settings));
-        let pool = pool(main.clone(), settings, Arc::clone(&sessions))?;
-        let mut first = pool.get().await.map_err(|error| refused(error, settings))?;
-        if settings.listen_url.is_none() {
-            check_session(&first).await?;
-        }
-        migrate::postgres(&mut first, settings.auto_migrate).await?;
+        settings.check_files()?;
+        let is_pooled = direct.is_some();
+        let (of_session, statements) = if is_pooled {
+            (Vec::new(), 0)
+        } else {
+            (settings.of_session(), STATEMENTS)
+        };
+        let main_options = options::of_url(&main, &of_session, statements);
+        let pool = Pool::new(main_options, settings, !is_pooled);
+        let direct = direct.as_ref().unwrap_or(&main);
+        let direct = options::of_url(direct, &settings.of_listener(), STATEMENTS);
+        let mut first = pool.acquire().await?;
+        migrate::postgres(first.connection()?, settings.auto_migrate).await?;
         drop(first);
         Ok(Self {
+            sessions: Arc::new(Sessions::new(settings, pool.clone())),
             pool,
-            sessions,
             job_timeout: settings.job_timeout,
-            direct: Arc::new(direct.unwrap_or(main)),
+            direct: direct.into(),
         })
     }
 
     pub(crate) async fn stop_requests(&self) -> StopRequests {
-        StopRequests::open((*self.direct).clone()).await
+        StopRequests::open(Arc::clone(&self.direct)).await
     }
 
     pub(crate) async fn write<T, E, F>(&self, mut job: F) -> Result<T, E>
@@ -76,9 +81,9 @@ impl Postgres {
         let deadline = Instant::now() + self.job_timeout;
         let mut attempt = 1;
         loop {
-            let connection = self.session(deadline).await?;
+            let session = self.session(deadline).await?;
             let sessions = Arc::clone(&self.sessions);
-            let mut tx = Tx::postgres(PostgresTx::transaction(connection, sessions, deadline));
+            let mut tx = Tx::postgres(PostgresTx::transaction(session, sessions, deadline));
             let answer = job(&mut tx).await;
             let Some(transaction) = tx.as_postgres() else {
                 return answer;
@@ -108,65 +113,18 @@ impl Postgres {
         E: From<StoreError> + Send,
     {
         let deadline = Instant::now() + self.job_timeout;
-        let connection = self.session(deadline).await?;
+        let session = self.session(deadline).await?;
         let sessions = Arc::clone(&self.sessions);
-        let mut tx = Tx::postgres(PostgresTx::reading(connection, sessions, deadline));
-        job(&mut tx).await
-    }
-
-    async fn session(&self, deadline: Instant) -> Result<Object, StoreError> {
-        match timeout_at(deadline, self.pool.get()).await {
-            Ok(session) => Ok(session?),
-            Err(_) => Err(StoreError::AcquireTimeout),
+        let mut tx = Tx::postgres(PostgresTx::reading(session, sessions, deadline));
+        let answer = job(&mut tx).await;
+        if let Some(transaction) = tx.as_postgres() {
+            transaction.rollback().await;
         }
+        answer
     }
-}
 
-/// A pooler refuses what comes with a connection as a fault of the protocol.
-fn refused(error: PoolError, settings: &DatabaseSettings) -> StoreError {
-    match StoreError::from(error) {
-        StoreError::Postgres(refused)
-            if refused.code == SqlState::PROTOCOL_VIOLATION.code()
-                && settings.listen_url.is_none() =>
-        {
-            StoreError::Pooler(refused.to_string())
-        }
-        error => error,
+    async fn session(&self, deadline: Instant) -> Result<Session, StoreError> {
+        let session = timeout_at(deadline, self.pool.acquire()).await;
+        session.unwrap_or(Err(StoreError::AcquireTimeout))
     }
-}
-
-/// Fails unless what was set with the connection is set, which a pooler may have
-/// been told to ignore.
-async fn check_session(session: &Object) -> Result<(), StoreError> {
-    let sql = format!("SELECT current_setting('{MARK}', true) = '{MARKED}'");
-    let row = session.query_one(&sql, &[]).await?;
-    match row.try_get::<_, Option<bool>>(0) {
-        Ok(Some(true)) => Ok(()),
-        _ => Err(StoreError::Pooler("it ignores settings".to_owned())),
-    }
-}
-
-fn pool(
-    config: tokio_postgres::Config,
-    settings: &DatabaseSettings,
-    sessions: Arc<Sessions>,
-) -> Result<Pool, StoreError> {
-    let method = ManagerConfig {
-        recycling_method: RecyclingMethod::Fast,
-    };
-    let may_use = Hook::sync_fn(move |_, metrics| {
-        if sessions.may_use(metrics.created) {
-            Ok(())
-        } else {
-            Err(HookError::message("older than the last outage"))
-        }
-    });
-    Pool::builder(Manager::from_config(config, NoTls, method))
-        .max_size(settings.max_conns.max(1))
-        .wait_timeout(Some(settings.acquire_timeout))
-        .create_timeout(Some(settings.connect_timeout))
-        .pre_recycle(may_use)
-        .runtime(Runtime::Tokio1)
-        .build()
-        .map_err(|error| StoreError::Pool(error.to_string()))
 }

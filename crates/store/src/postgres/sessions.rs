@@ -1,25 +1,27 @@
 //! How sessions of PostgreSQL are used, and which of them are used no more.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use sqlx::SqlStr;
+use sqlx::{AssertSqlSafe, SqlSafeStr as _};
+
+use super::pool::Pool;
 use crate::{DatabaseSettings, StoreError};
 
 /// What all transactions of a store share.
 pub(crate) struct Sessions {
+    pool: Pool,
     /// Whether two statements outside a transaction may meet two sessions, so
     /// that none can be prepared, as behind `PgBouncer` in transaction mode.
     is_pooled: bool,
-    begin: String,
+    begin: SqlStr,
     /// A server that says nothing for so long has vanished, since it ends every
     /// statement by then.
     silence: Duration,
-    /// Sessions that are older than this are given up.
-    oldest: Mutex<Option<Instant>>,
 }
 
 impl Sessions {
-    pub(super) fn new(settings: &DatabaseSettings) -> Self {
+    pub(super) fn new(settings: &DatabaseSettings, pool: Pool) -> Self {
         let is_pooled = settings.listen_url.is_some();
         let mut begin = vec!["BEGIN".to_owned()];
         if is_pooled {
@@ -27,10 +29,10 @@ impl Sessions {
             begin.extend(limits.map(|(name, millis)| format!("SET LOCAL {name} = {millis}")));
         }
         Self {
+            pool,
             is_pooled,
-            begin: begin.join("; "),
+            begin: AssertSqlSafe(begin.join("; ")).into_sql_str(),
             silence: settings.statement_timeout,
-            oldest: Mutex::default(),
         }
     }
 
@@ -39,26 +41,22 @@ impl Sessions {
     }
 
     /// Begins a transaction.
-    pub(super) fn begin(&self) -> &str {
-        &self.begin
+    pub(super) fn begin(&self) -> SqlStr {
+        self.begin.clone()
     }
 
     /// Notes a failure after `waited`; whether its session must not be used
-    /// again. One that may only be read, or whose server is silent, is a sign of
-    /// what the others are: all are made anew, so that the pool finds the server
-    /// that serves now. A job whose time was over when it began says nothing.
+    /// again. One that may only be read, that was lost, or whose server is silent
+    /// is a sign of what the others are: all are made anew, so that the pool finds
+    /// the server that serves now. A job whose time was over when it began says
+    /// nothing.
     pub(super) fn note(&self, error: &StoreError, waited: Duration) -> bool {
         let is_silent = matches!(error, StoreError::Deadline) && waited >= self.silence;
-        if is_silent || error.is_read_only_server() {
-            *self.oldest.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let is_lost = matches!(error, StoreError::Connection(_));
+        if is_silent || is_lost || error.is_read_only_server() {
+            self.pool.give_up_all();
             return true;
         }
         error.ends_session()
-    }
-
-    /// Whether a session that was made at `created` may be used.
-    pub(super) fn may_use(&self, created: Instant) -> bool {
-        let oldest = *self.oldest.lock().unwrap_or_else(PoisonError::into_inner);
-        oldest.is_none_or(|oldest| created > oldest)
     }
 }

@@ -1,34 +1,28 @@
-//! A transaction on one pooled connection.
+//! A transaction on one pooled session.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::Object;
-use futures_util::TryStreamExt;
-use futures_util::future::{join_all, join3};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_postgres::types::Type;
-use tokio_postgres::{Row, Statement};
 
+use super::pool::Session;
 use super::sessions::Sessions;
-use super::wire::AsText;
+use super::types;
 use crate::StoreError;
 use crate::value::Param;
 
 type Posted = (&'static str, Vec<Param<'static>>);
 
-/// Statements that travel together at most, so that none waits unread behind
-/// a full socket.
-const PIPELINE_LIMIT: usize = 16;
-
 /// How long a server may take to roll back.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(1);
 
 pub(crate) struct PostgresTx {
-    /// `None` once the connection was given up.
-    connection: Option<Object>,
+    session: Session,
     sessions: Arc<Sessions>,
     deadline: Instant,
+    is_reading: bool,
     state: State,
     posted: Vec<Posted>,
     has_collided: bool,
@@ -36,42 +30,40 @@ pub(crate) struct PostgresTx {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Every statement is its own transaction.
-    Reading,
-    /// `BEGIN` goes with the first statements.
     NotBegun,
+    /// Every statement is its own transaction.
+    Single,
     /// The server may have an open transaction.
     Open,
     Ended,
 }
 
 impl PostgresTx {
-    pub(crate) const fn transaction(
-        connection: Object,
+    pub(crate) fn transaction(
+        session: Session,
         sessions: Arc<Sessions>,
         deadline: Instant,
     ) -> Self {
-        Self::new(connection, sessions, deadline, State::NotBegun)
+        Self::new(session, sessions, deadline, false)
     }
 
-    pub(crate) const fn reading(
-        connection: Object,
-        sessions: Arc<Sessions>,
-        deadline: Instant,
-    ) -> Self {
-        Self::new(connection, sessions, deadline, State::Reading)
+    /// Its statements are transactions of their own; behind a pooler, where two
+    /// of them may meet two sessions, one transaction.
+    pub(crate) fn reading(session: Session, sessions: Arc<Sessions>, deadline: Instant) -> Self {
+        Self::new(session, sessions, deadline, true)
     }
 
-    const fn new(
-        connection: Object,
-        sessions: Arc<Sessions>,
-        deadline: Instant,
-        state: State,
-    ) -> Self {
+    fn new(session: Session, sessions: Arc<Sessions>, deadline: Instant, is_reading: bool) -> Self {
+        let state = if is_reading && !sessions.is_pooled() {
+            State::Single
+        } else {
+            State::NotBegun
+        };
         Self {
-            connection: Some(connection),
+            session,
             sessions,
             deadline,
+            is_reading,
             state,
             posted: Vec::new(),
             has_collided: false,
@@ -83,117 +75,125 @@ impl PostgresTx {
         self.has_collided
     }
 
-    /// Queues a statement for the next round trip.
+    /// Keeps a statement for the next query or the commit.
     pub(crate) fn post(
         &mut self,
         sql: &'static str,
         params: Vec<Param<'static>>,
     ) -> Result<(), StoreError> {
-        if self.state == State::Reading {
+        if self.is_reading {
             return Err(StoreError::ReadOnly);
         }
         self.posted.push((sql, params));
         Ok(())
     }
 
-    /// Sends what was posted and `queries` in one round trip.
-    pub(crate) async fn send<const N: usize>(
+    /// Runs what was posted, then a query.
+    pub(crate) async fn send(
         &mut self,
-        queries: [(&'static str, &[Param<'_>]); N],
-    ) -> Result<[Vec<Row>; N], StoreError> {
-        self.flush_excess().await?;
-        let posted = std::mem::take(&mut self.posted);
-        let skip = posted.len();
-        let statements: Vec<_> = posted
-            .iter()
-            .map(|(sql, params)| (*sql, params.as_slice()))
-            .chain(queries)
-            .collect();
-        let rows = self.round_trip(&statements, false).await?;
-        let mut rows = rows.into_iter().skip(skip);
-        Ok(std::array::from_fn(|_| rows.next().unwrap_or_default()))
+        sql: &'static str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<PgRow>, StoreError> {
+        self.begin().await?;
+        for (sql, params) in std::mem::take(&mut self.posted) {
+            self.statement(sql.into_sql_str(), &params, true).await?;
+        }
+        self.statement(sql.into_sql_str(), params, true).await
     }
 
-    /// Sends a query of a snapshot, kept prepared if `keep`; otherwise the
-    /// server forgets it.
+    /// Runs a query of a snapshot, kept prepared if `keep`; otherwise the server
+    /// forgets it.
     pub(crate) async fn send_page(
         &mut self,
         sql: &str,
         keep: bool,
         params: &[Param<'_>],
-    ) -> Result<Vec<Row>, StoreError> {
-        let began = Instant::now();
-        let connection = self.connection.as_ref().ok_or(StoreError::Closed)?;
-        let answer = async {
-            if self.sessions.is_pooled() {
-                return run_unprepared(connection, sql, params).await;
-            }
-            let statement = if keep {
-                connection.prepare_cached(sql).await?
-            } else {
-                connection.prepare(sql).await?
-            };
-            run(connection, &statement, params).await
-        };
-        let answer = timeout_at(self.deadline, answer).await;
-        let answer = answer.map_or(Err(StoreError::Deadline), |answer| Ok(answer?));
-        answer.map_err(|error| self.failed(error, began))
+    ) -> Result<Vec<PgRow>, StoreError> {
+        self.begin().await?;
+        let sql = AssertSqlSafe(sql).into_sql_str();
+        self.statement(sql, params, keep).await
     }
 
-    /// Sends what was posted together with `COMMIT`.
+    /// Runs what was posted, and commits. One statement alone is a transaction of
+    /// its own.
     pub(crate) async fn commit(&mut self) -> Result<(), StoreError> {
-        self.flush_excess().await?;
-        let posted = std::mem::take(&mut self.posted);
-        if posted.is_empty() && self.state == State::NotBegun {
-            self.state = State::Ended;
-            return Ok(());
-        }
-        let statements: Vec<_> = posted
-            .iter()
-            .map(|(sql, params)| (*sql, params.as_slice()))
-            .collect();
-        let committed = self.round_trip(&statements, true).await;
-        committed.map(drop).map_err(|error| {
-            if error.ends_session() {
-                StoreError::InDoubt(Box::new(error))
-            } else {
-                error
+        let mut posted = std::mem::take(&mut self.posted);
+        if self.state == State::NotBegun {
+            match posted.as_slice() {
+                [] => {
+                    self.state = State::Ended;
+                    return Ok(());
+                }
+                [_] if !self.sessions.is_pooled() => {
+                    let (sql, params) = posted.remove(0);
+                    return self.commit_alone(sql, &params).await;
+                }
+                _ => self.begin().await?,
             }
-        })
-    }
-
-    async fn flush_excess(&mut self) -> Result<(), StoreError> {
-        while self.posted.len() > PIPELINE_LIMIT {
-            let rest = self.posted.split_off(PIPELINE_LIMIT);
-            let batch = std::mem::replace(&mut self.posted, rest);
-            let statements: Vec<_> = batch
-                .iter()
-                .map(|(sql, params)| (*sql, params.as_slice()))
-                .collect();
-            self.round_trip(&statements, false).await?;
+        }
+        for (sql, params) in posted {
+            self.statement(sql.into_sql_str(), &params, true).await?;
+        }
+        if self.state == State::Open {
+            self.command("COMMIT".into_sql_str())
+                .await
+                .map_err(in_doubt)?;
+            self.state = State::Ended;
         }
         Ok(())
     }
 
-    /// Ends a failed transaction. A connection that cannot even do that is
-    /// closed by the drop.
+    async fn commit_alone(
+        &mut self,
+        sql: &'static str,
+        params: &[Param<'_>],
+    ) -> Result<(), StoreError> {
+        self.state = State::Open;
+        let answer = self.statement(sql.into_sql_str(), params, true).await;
+        self.state = State::Ended;
+        answer.map(drop).map_err(in_doubt)
+    }
+
+    /// Ends a failed transaction. A session that cannot even do that is closed by
+    /// the drop.
     pub(crate) async fn rollback(&mut self) {
         self.posted.clear();
         if self.state == State::Open
-            && let Some(connection) = &self.connection
-            && let Ok(Ok(())) = timeout(ROLLBACK_LIMIT, connection.batch_execute("ROLLBACK")).await
+            && let Ok(Ok(())) = timeout(
+                ROLLBACK_LIMIT,
+                self.session.command("ROLLBACK".into_sql_str()),
+            )
+            .await
         {
             self.state = State::Ended;
         }
     }
 
-    async fn round_trip(
+    async fn begin(&mut self) -> Result<(), StoreError> {
+        if self.state == State::NotBegun {
+            self.state = State::Open;
+            self.command(self.sessions.begin()).await?;
+        }
+        Ok(())
+    }
+
+    async fn command(&mut self, sql: SqlStr) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let answer = timeout_at(self.deadline, self.session.command(sql)).await;
+        let answer = answer.unwrap_or(Err(StoreError::Deadline));
+        answer.map_err(|error| self.failed(error, began))
+    }
+
+    async fn statement(
         &mut self,
-        statements: &[(&'static str, &[Param<'_>])],
-        commit: bool,
-    ) -> Result<Vec<Vec<Row>>, StoreError> {
-        let (began, deadline) = (Instant::now(), self.deadline);
-        let answer = timeout_at(deadline, self.try_round_trip(statements, commit)).await;
+        sql: SqlStr,
+        params: &[Param<'_>],
+        keep: bool,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let began = Instant::now();
+        let keep = keep && !self.sessions.is_pooled();
+        let arguments = types::arguments(params)?;
+        let answer = timeout_at(self.deadline, self.session.query(sql, arguments, keep)).await;
         let answer = answer.unwrap_or(Err(StoreError::Deadline));
         answer.map_err(|error| self.failed(error, began))
     }
@@ -202,102 +202,28 @@ impl PostgresTx {
     fn failed(&mut self, error: StoreError, began: Instant) -> StoreError {
         self.has_collided |= matches!(error, StoreError::Contended(_));
         if self.sessions.note(&error, began.elapsed()) {
-            self.abandon();
+            self.session.give_up();
         }
         error
     }
-
-    /// Closes the session, which makes the server roll back.
-    fn abandon(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            drop(Object::take(connection));
-        }
-    }
-
-    async fn try_round_trip(
-        &mut self,
-        statements: &[(&'static str, &[Param<'_>])],
-        commit: bool,
-    ) -> Result<Vec<Vec<Row>>, StoreError> {
-        let connection = self.connection.as_ref().ok_or(StoreError::Closed)?;
-        let is_pooled = self.sessions.is_pooled();
-        let mut prepared = Vec::with_capacity(statements.len());
-        for (sql, _) in statements {
-            prepared.push(if is_pooled {
-                None
-            } else {
-                Some(connection.prepare_cached(sql).await?)
-            });
-        }
-        let begin = self.state == State::NotBegun;
-        if self.state != State::Reading {
-            self.state = State::Open;
-        }
-        // Each future sends when it is polled first, and both joins poll in
-        // order: the server sees BEGIN, the statements, COMMIT.
-        let (opened, answers, committed) = join3(
-            command(connection, begin, self.sessions.begin()),
-            join_all(prepared.iter().zip(statements).map(
-                |(statement, (sql, params))| async move {
-                    match statement {
-                        Some(statement) => run(connection, statement, params).await,
-                        None => run_unprepared(connection, sql, params).await,
-                    }
-                },
-            )),
-            command(connection, commit, "COMMIT"),
-        )
-        .await;
-        opened?;
-        let rows = answers.into_iter().collect::<Result<Vec<_>, _>>();
-        if commit && committed.is_ok() {
-            // Whether it committed or, after a failure, rolled back.
-            self.state = State::Ended;
-        }
-        let rows = rows?;
-        committed?;
-        Ok(rows)
-    }
 }
 
-async fn command(
-    connection: &Object,
-    wanted: bool,
-    sql: &str,
-) -> Result<(), tokio_postgres::Error> {
-    if wanted {
-        connection.batch_execute(sql).await
+/// Whether a statement that commits took place is not known if the session ended
+/// before its answer.
+fn in_doubt(error: StoreError) -> StoreError {
+    if error.ends_session() {
+        StoreError::InDoubt(Box::new(error))
     } else {
-        Ok(())
+        error
     }
-}
-
-async fn run(
-    connection: &Object,
-    statement: &Statement,
-    params: &[Param<'_>],
-) -> Result<Vec<Row>, tokio_postgres::Error> {
-    let rows = connection.query_raw(statement, params.iter()).await?;
-    rows.try_collect().await
-}
-
-/// One round trip without a prepared statement; the server finds out the types.
-async fn run_unprepared(
-    connection: &Object,
-    sql: &str,
-    params: &[Param<'_>],
-) -> Result<Vec<Row>, tokio_postgres::Error> {
-    let params = params.iter().map(|param| (AsText(param), Type::UNKNOWN));
-    let rows = connection.query_typed_raw(sql, params).await?;
-    rows.try_collect().await
 }
 
 impl Drop for PostgresTx {
-    /// A connection with an open transaction never returns to the pool: it is
-    /// closed, which makes the server roll back.
+    /// A session with an open transaction never goes back: it is closed, which
+    /// makes the server roll back.
     fn drop(&mut self) {
         if self.state == State::Open {
-            self.abandon();
+            self.session.give_up();
         }
     }
 }

@@ -244,7 +244,9 @@ impl rusqlite::ToSql for Param<'_> {
         Ok(match self {
             Self::Null => ToSqlOutput::Borrowed(ValueRef::Null),
             Self::Uuid(id) => id.as_hyphenated().to_string().into(),
-            Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Self::Text(text) | Self::Json(text) => {
+                ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes()))
+            }
             Self::Int(value) | Self::Micros(value) => (*value).into(),
             Self::Bool(value) => (*value).into(),
             Self::Time(at) => at.as_micros().into(),

@@ -7,7 +7,7 @@ mod postgres;
 mod turnstile;
 mod writer;
 
-pub use postgres::{TestPostgres, TestPostgresError, URL_VARIABLE};
+pub use postgres::{ServerTls, TestPostgres, TestPostgresError, URL_VARIABLE};
 #[cfg(feature = "testing")]
 pub use turnstile::{Access, Moment, Passage, Turnstile, Waiter};
 pub use writer::{Control, Fault, Writer, WriterFaults};

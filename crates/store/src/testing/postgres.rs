@@ -8,6 +8,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use tempfile::TempDir;
 
 /// Names a server to use instead of a private one:
@@ -22,6 +24,15 @@ pub struct TestPostgres {
     _server: Option<Server>,
 }
 
+/// Files in PEM of a server that insists on TLS. A user `certified` must show a
+/// certificate of `client_ca` with that name; nobody else needs one.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    pub certificate: String,
+    pub key: String,
+    pub client_ca: String,
+}
+
 /// Why no server could be had.
 #[derive(Debug, thiserror::Error)]
 pub enum TestPostgresError {
@@ -34,7 +45,7 @@ pub enum TestPostgresError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error(transparent)]
-    Database(#[from] tokio_postgres::Error),
+    Database(#[from] sqlx::Error),
 }
 
 impl TestPostgres {
@@ -49,7 +60,7 @@ impl TestPostgres {
         let (base_url, server) = if let Ok(url) = std::env::var(URL_VARIABLE) {
             (url.trim_end_matches('/').to_owned(), None)
         } else {
-            let server = Server::start()?;
+            let server = Server::start(None)?;
             let url = format!("postgres://postgres@127.0.0.1:{}", server.port);
             (url, Some(server))
         };
@@ -60,21 +71,33 @@ impl TestPostgres {
         })
     }
 
+    /// A server of its own that refuses connections without TLS, and its port.
+    pub fn start_with_tls(tls: &ServerTls) -> Result<(Self, u16), TestPostgresError> {
+        let server = Server::start(Some(tls))?;
+        let port = server.port;
+        let this = Self {
+            base_url: format!("postgres://postgres@127.0.0.1:{port}"),
+            databases: AtomicU32::new(0),
+            _server: Some(server),
+        };
+        Ok((this, port))
+    }
+
     /// An empty database; its url for `database.url`.
     pub async fn create_database(&self) -> Result<String, TestPostgresError> {
         let number = self.databases.fetch_add(1, Ordering::Relaxed);
         let name = format!("minichat_{}_{number}", std::process::id());
         let url = format!("{}/postgres", self.base_url);
-        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await?;
-        let connection = tokio::spawn(connection);
-        client
-            .batch_execute(&format!("DROP DATABASE IF EXISTS {name}"))
-            .await?;
-        client
-            .batch_execute(&format!("CREATE DATABASE {name}"))
-            .await?;
-        drop(client);
-        connection.abort();
+        let mut connection = PgConnection::connect(&url).await?;
+        for sql in [
+            format!("DROP DATABASE IF EXISTS {name}"),
+            format!("CREATE DATABASE {name}"),
+        ] {
+            connection
+                .execute(sqlx::raw_sql(AssertSqlSafe(sql)))
+                .await?;
+        }
+        connection.close().await?;
         Ok(format!("{}/{name}", self.base_url))
     }
 }
@@ -92,10 +115,16 @@ const WATCHER: &str = r#"
 set -u
 # An interrupt reaches the whole process group; the server is stopped below.
 trap : INT
-bin=$1 dir=$2 port=$3
+bin=$1 dir=$2 port=$3 tls=$4
 "$bin/initdb" --pgdata="$dir/data" --username=postgres --auth=trust --encoding=UTF8 \
     --locale=C --no-sync --no-instructions >"$dir/initdb.log" 2>&1 || { echo initdb; exit 1; }
-"$bin/postgres" -D "$dir/data" -p "$port" -c listen_addresses=127.0.0.1 \
+set --
+if [ -n "$tls" ]; then
+    install -m 600 "$tls"/* "$dir/data/"
+    set -- -c ssl=on -c ssl_ca_file=client_ca.pem -c ssl_cert_file=server.pem -c ssl_key_file=server.key
+    printf '%s\n' 'hostssl all certified all cert' 'hostssl all all all trust' >"$dir/data/pg_hba.conf"
+fi
+"$bin/postgres" "$@" -D "$dir/data" -p "$port" -c listen_addresses=127.0.0.1 \
     -c unix_socket_directories="$dir" -c max_connections=300 -c fsync=off \
     -c synchronous_commit=off -c full_page_writes=off \
     >"$dir/server.log" 2>&1 </dev/null &
@@ -112,15 +141,17 @@ rm -rf "$dir"
 "#;
 
 impl Server {
-    fn start() -> Result<Self, TestPostgresError> {
+    fn start(tls: Option<&ServerTls>) -> Result<Self, TestPostgresError> {
         let bin = server_binaries().ok_or(TestPostgresError::NotInstalled)?;
         let directory = TempDir::with_prefix("minichat-postgres-")?.keep();
         let port = free_port()?;
+        let tls = tls.map(written).transpose()?;
         let mut command = as_unprivileged_user(&directory)?;
         let mut watcher = command
             .args(["sh", "-c", WATCHER, "sh"])
             .args([&bin, &directory])
             .arg(port.to_string())
+            .arg(tls.as_ref().map_or(Path::new(""), TempDir::path))
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -149,6 +180,26 @@ impl Drop for Server {
         // The watcher ends by itself; without a parent it does so all the same.
         drop(self.watcher.wait());
     }
+}
+
+/// The files where the user of the server can read them.
+fn written(tls: &ServerTls) -> std::io::Result<TempDir> {
+    let ServerTls {
+        certificate,
+        key,
+        client_ca,
+    } = tls;
+    let directory = TempDir::with_prefix("minichat-postgres-tls-")?;
+    let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&directory, all)?;
+    for (name, text) in [
+        ("server.pem", certificate),
+        ("server.key", key),
+        ("client_ca.pem", client_ca),
+    ] {
+        std::fs::write(directory.path().join(name), text)?;
+    }
+    Ok(directory)
 }
 
 /// The binaries of the newest installed release.

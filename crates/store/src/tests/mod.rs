@@ -10,6 +10,7 @@ mod quota;
 mod running;
 mod schema;
 mod tenants;
+mod tls;
 mod turns;
 
 use fixture::{Db, on_both_databases};

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use minichat_core::{ChatId, UserId};
 use rusqlite::ffi;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
@@ -195,11 +197,9 @@ async fn a_server_that_may_only_be_read_serves_nobody() {
         let sql = format!("ALTER DATABASE {name} SET default_transaction_read_only = {value}");
         let server = db.settings.url.replace(&name, "postgres");
         async move {
-            let (client, connection) = tokio_postgres::connect(&server, tokio_postgres::NoTls)
-                .await
-                .unwrap();
-            tokio::spawn(connection);
-            client.batch_execute(&sql).await.unwrap();
+            let mut connection = PgConnection::connect(&server).await.unwrap();
+            let sql = sqlx::raw_sql(AssertSqlSafe(sql));
+            connection.execute(sql).await.unwrap();
         }
     };
     set("on").await;
@@ -269,20 +269,15 @@ async fn statements_and_waits_for_locks_are_limited() {
         slow.is_unavailable() && slow.to_string().contains("57014"),
         "{slow}"
     );
-    let (client, connection) = tokio_postgres::connect(&db.settings.url, tokio_postgres::NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    client
-        .batch_execute("BEGIN; LOCK TABLE chats")
-        .await
-        .unwrap();
+    let mut other = PgConnection::connect(&db.settings.url).await.unwrap();
+    let locks = other.execute(sqlx::raw_sql("BEGIN; LOCK TABLE chats"));
+    locks.await.unwrap();
     let user = UserId::random();
     let one = chat(&db, user);
     let waits = store.write(move |tx: &mut Tx| Box::pin(async move { tx.chat_insert(&one) }));
     let waits: Result<(), StoreError> = waits.await;
     assert!(matches!(waits, Err(StoreError::Contended(_))), "{waits:?}");
-    drop(client);
+    drop(other);
 }
 
 /// Behind a pooler nothing is prepared and nothing is set for a session, and

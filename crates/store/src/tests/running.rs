@@ -250,8 +250,8 @@ async fn urls_that_cannot_be_used_are_refused_without_being_shown() {
         "mysql://u:secret@h/d",
         "sqlite://",
         "postgres://u:secret@h:port/d",
-        "postgres://u:secret@h/d?sslmode=require",
-        "postgres://u:secret@h/d?sslmode=verify-full",
+        "postgres://u:secret@h/d?sslmode=verify-ca",
+        "postgres://u:secret@h/d?sslmode=verify-full&sslrootcert=/nowhere",
     ] {
         let settings = crate::DatabaseSettings::new(url);
         assert!(!format!("{settings:?}").contains("secret"));

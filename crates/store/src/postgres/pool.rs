@@ -1,0 +1,237 @@
+//! The sessions of a process.
+//!
+//! The pool of `sqlx` sends a `Sync` whenever a session comes back, waits for its
+//! answer without limit, and repeats a connection that is refused until the time
+//! to wait for one is over. Here a session that comes back costs nothing, one
+//! that was idle is asked whether it lives, and what a server says is told at
+//! once.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _, SqlStr};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+
+use crate::error::Refused;
+use crate::settings::{MARK, MARKED};
+use crate::{DatabaseSettings, StoreError};
+
+/// After this time an idle session is asked whether it still lives: its server
+/// may have ended it, or may have vanished.
+const ASKED_AFTER: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub(super) struct Pool(Arc<Shared>);
+
+struct Shared {
+    /// One for each host.
+    servers: Vec<PgConnectOptions>,
+    /// Whether a session must keep what is set with it.
+    keeps_settings: bool,
+    permits: Arc<Semaphore>,
+    acquire_timeout: Duration,
+    connect_timeout: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Those used last come last, and are used first.
+    idle: Vec<Idle>,
+    /// Sessions that are not younger than this are given up.
+    oldest: Option<Instant>,
+}
+
+struct Idle {
+    connection: PgConnection,
+    created: Instant,
+    since: Instant,
+}
+
+/// A session in use, which goes back when it is dropped.
+pub(crate) struct Session {
+    connection: Option<PgConnection>,
+    created: Instant,
+    is_busy: bool,
+    pool: Pool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Pool {
+    pub(super) fn new(
+        servers: Vec<PgConnectOptions>,
+        settings: &DatabaseSettings,
+        keeps_settings: bool,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            servers,
+            keeps_settings,
+            permits: Arc::new(Semaphore::new(settings.max_conns.max(1))),
+            acquire_timeout: settings.acquire_timeout,
+            connect_timeout: settings.connect_timeout,
+            state: Mutex::default(),
+        }))
+    }
+
+    /// A session that lives, made if none is idle.
+    pub(super) async fn acquire(&self) -> Result<Session, StoreError> {
+        let permit = Arc::clone(&self.0.permits).acquire_owned();
+        let permit = timeout(self.0.acquire_timeout, permit).await;
+        let permit = permit.map_err(|_| StoreError::AcquireTimeout)?;
+        let permit = permit.map_err(|_| StoreError::Closed)?;
+        while let Some(mut idle) = self.pop() {
+            if idle.since.elapsed() < ASKED_AFTER || self.lives(&mut idle.connection).await {
+                return Ok(self.session(idle.connection, idle.created, permit));
+            }
+        }
+        let created = Instant::now();
+        let connection = self.connect().await?;
+        Ok(self.session(connection, created, permit))
+    }
+
+    fn session(
+        &self,
+        connection: PgConnection,
+        created: Instant,
+        permit: OwnedSemaphorePermit,
+    ) -> Session {
+        Session {
+            connection: Some(connection),
+            created,
+            is_busy: false,
+            pool: self.clone(),
+            _permit: permit,
+        }
+    }
+
+    /// Gives up all sessions that there are.
+    pub(super) fn give_up_all(&self) {
+        let mut state = self.lock();
+        state.oldest = Some(Instant::now());
+        state.idle.clear();
+    }
+
+    async fn lives(&self, connection: &mut PgConnection) -> bool {
+        let answer = timeout(self.0.connect_timeout, connection.ping()).await;
+        if answer.is_err() {
+            // Its server is silent, and so it will be to the others.
+            self.give_up_all();
+        }
+        matches!(answer, Ok(Ok(())))
+    }
+
+    /// Of several hosts the first that can be written to.
+    async fn connect(&self) -> Result<PgConnection, StoreError> {
+        let mut failure = StoreError::Closed;
+        for server in &self.0.servers {
+            let connection = timeout(self.0.connect_timeout, self.connect_to(server)).await;
+            match connection.unwrap_or_else(|_| Err(silent(self.0.connect_timeout))) {
+                Ok(connection) => return Ok(connection),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn connect_to(&self, server: &PgConnectOptions) -> Result<PgConnection, StoreError> {
+        let connected = server.connect().await.map_err(StoreError::from);
+        let mut connection = connected.map_err(|error| self.refused(error))?;
+        let sql = sqlx::AssertSqlSafe(format!(
+            "SELECT current_setting('transaction_read_only') = 'on', \
+             COALESCE(current_setting('{MARK}', true) = '{MARKED}', false)"
+        ));
+        let row = connection.fetch_one(sqlx::raw_sql(sql)).await?;
+        let (is_read_only, is_marked): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
+        if is_read_only {
+            return Err(StoreError::Postgres(Refused::read_only()));
+        }
+        if self.0.keeps_settings && !is_marked {
+            return Err(StoreError::Pooler("it ignores settings".to_owned()));
+        }
+        Ok(connection)
+    }
+
+    /// A pooler refuses what comes with a connection as a fault of the protocol.
+    fn refused(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Postgres(refused) if refused.code == "08P01" && self.0.keeps_settings => {
+                StoreError::Pooler(refused.to_string())
+            }
+            error => error,
+        }
+    }
+
+    fn pop(&self) -> Option<Idle> {
+        self.lock().idle.pop()
+    }
+
+    fn put_back(&self, connection: PgConnection, created: Instant) {
+        let mut state = self.lock();
+        if state.oldest.is_none_or(|oldest| created > oldest) {
+            state.idle.push(Idle {
+                connection,
+                created,
+                since: Instant::now(),
+            });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code runs under the lock that could leave the state broken.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn silent(limit: Duration) -> StoreError {
+    StoreError::Connection(format!("no answer within {} s", limit.as_secs_f32()))
+}
+
+impl Session {
+    /// Runs statements without parameters in one round trip.
+    pub(super) async fn command(&mut self, sql: SqlStr) -> Result<(), StoreError> {
+        self.is_busy = true;
+        let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
+        let answer = connection.execute(sqlx::raw_sql(sql)).await;
+        self.is_busy = false;
+        answer?;
+        Ok(())
+    }
+
+    /// Runs one statement; the server keeps it prepared if `keep`.
+    pub(super) async fn query(
+        &mut self,
+        sql: SqlStr,
+        arguments: PgArguments,
+        keep: bool,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        self.is_busy = true;
+        let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
+        let query = sqlx::query_with(sql, arguments).persistent(keep);
+        let answer = connection.fetch_all(query).await;
+        self.is_busy = false;
+        Ok(answer?)
+    }
+
+    pub(super) fn connection(&mut self) -> Result<&mut PgConnection, StoreError> {
+        self.connection.as_mut().ok_or(StoreError::Closed)
+    }
+
+    /// Closes the connection, which makes the server roll back.
+    pub(super) fn give_up(&mut self) {
+        self.connection = None;
+    }
+}
+
+impl Drop for Session {
+    /// A session on which a statement is under way does not go back: nobody knows
+    /// what its server will say next.
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && !self.is_busy
+        {
+            self.pool.put_back(connection, self.created);
+        }
+    }
+}
