@@ -1,6 +1,6 @@
 //! `cargo xtask check`: all checks that are not tests.
 
-use crate::{deny, dependencies, generate, process, workspace};
+use crate::{deny, dependencies, documents, generate, process, workspace};
 
 pub(crate) fn run() -> anyhow::Result<()> {
     step("formatting");
@@ -10,6 +10,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     )?;
     step("dependency rules");
     dependencies::run()?;
+    step("paths in documents");
+    documents::check()?;
     step("generated files");
     generate::check()?;
     step("lints");
@@ -35,7 +37,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         "cargo doc",
         workspace::cargo()
             .args(doc)
-            // Private items are documented too, so links to them lead somewhere.
+            // Private items are documented too, so that links to them resolve.
             .env(
                 "RUSTDOCFLAGS",
                 "--deny warnings --allow rustdoc::private_intra_doc_links",

@@ -1,4 +1,4 @@
-//! `cargo xtask faults`: 200 streams while database and process fail in every way that is known.
+//! `cargo xtask faults`: makes database and process fail in every known way under 200 streams.
 
 use std::process::Command;
 
@@ -11,10 +11,10 @@ use crate::{process, workspace};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only the lines whose name holds this, such as `disk`; nothing is written
+    /// Run only the lines whose name contains this, such as `disk`; write nothing
     #[arg(long)]
     only: Option<String>,
-    /// Another number of streams; nothing is written
+    /// Use another number of streams; write nothing
     #[arg(long)]
     streams: Option<usize>,
 }
@@ -30,7 +30,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut command = Command::new(binaries.join(programs[0]));
     command.current_dir(workspace::root());
     command.arg("--dataplane").arg(binaries.join(programs[1]));
-    let directory = initdb.parent().context("initdb lies nowhere")?;
+    let directory = initdb
+        .parent()
+        .context("the path of initdb has no directory")?;
     command.arg("--postgres").arg(directory);
     command
         .arg("--logs")

@@ -1,8 +1,7 @@
-//! `cargo xtask generate`: files that are made from code and committed.
-//!
-//! The index of the specification is made here, since it needs no code. The rest is done by the program
-//! `xtask-generate`, which links what it describes. It is built with the features of
-//! the whole workspace, so that nothing is compiled twice, and `cargo xtask` itself stays quick to build.
+//! `cargo xtask generate`: writes the committed files that are generated from code.
+//! The index of the specification is written here, because it needs no compiled code. The program `xtask-generate`
+//! writes the others; it links the code that they describe. It is built with the features of the whole workspace, so
+//! that nothing is compiled twice and `cargo xtask` itself builds quickly.
 
 use std::process::Command;
 
@@ -12,7 +11,7 @@ use crate::{process, specification, workspace};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Write nothing, fail when a file is stale
+    /// Write nothing; fail if a file is stale
     #[arg(long)]
     check: bool,
 }
@@ -36,7 +35,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     process::run("generating", &mut command)
 }
 
-/// Fails when a committed file is not what the code generates.
+/// Fails if a committed file differs from what the code generates.
 pub(crate) fn check() -> anyhow::Result<()> {
     run(&Options { check: true })
 }

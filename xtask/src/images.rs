@@ -47,7 +47,7 @@ impl Images {
     pub(crate) fn build() -> anyhow::Result<Self> {
         ensure!(
             rustix::process::geteuid().is_root(),
-            "images are built here by root; with Docker: see the head of the Dockerfile"
+            "building images needs root; with Docker, use the commands at the top of the Dockerfile"
         );
         image::BUILDER.ensure(Vec::new)?;
         let directory = directory();
@@ -129,10 +129,10 @@ fn compile() -> anyhow::Result<PathBuf> {
     let host = workspace::cargo()
         .args(["-vV"])
         .output()
-        .context("cargo does not start")?;
+        .context("cannot start cargo")?;
     let host = String::from_utf8(host.stdout)?;
     let Some(host) = host.lines().find_map(|line| line.strip_prefix("host: ")) else {
-        bail!("cargo does not say what it compiles for");
+        bail!("`cargo -vV` prints no line `host:`");
     };
     let mut command = workspace::cargo();
     command.args(["static", "--profile", "image", "--target", host]);

@@ -10,6 +10,7 @@ mod check;
 mod cluster;
 mod deny;
 mod dependencies;
+mod documents;
 mod faults;
 mod foreign;
 mod generate;
@@ -36,25 +37,25 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start a scripted provider and the data plane, stream one answer, keep running
+    /// Start the data plane and a scripted provider, stream one answer, and keep running
     Quickstart(quickstart::Options),
-    /// Run every test, on a PostgreSQL and a Kubernetes that it starts itself
+    /// Run every test, on a PostgreSQL and a Kubernetes that it starts
     Test(test::Options),
-    /// Formatting, lints, documentation, generated files, dependency rules
+    /// Check formatting, lints, documentation, generated files, dependency rules and licences
     Check,
-    /// Write the generated files
+    /// Write the generated files: docs, charts, CRDs, index of rules
     Generate(generate::Options),
-    /// Report dependencies that break the rules
+    /// Report imports between crates and rooms that ARCHITECTURE.md forbids
     CheckDeps,
-    /// Start or stop a real Kubernetes on this machine
+    /// Start, show or stop a real Kubernetes on this machine
     Cluster(cluster::Options),
-    /// Build the images of the Dockerfile without Docker
+    /// Build the container images without Docker
     Images,
-    /// Make database and process fail under 200 streams and write docs/faults.md
+    /// Make database and process fail under 200 streams; write docs/faults.md
     Faults(faults::Options),
-    /// Run the side-by-side benchmark and write docs/benchmarks.md
+    /// Measure minichat beside nginx and a bare relay; write docs/benchmarks.md
     Bench(bench::Options),
-    /// Test the data plane against a third-party proxy and write docs/foreign-providers.md
+    /// Test the data plane against a third-party proxy; write docs/foreign-providers.md
     Foreign(foreign::Options),
 }
 

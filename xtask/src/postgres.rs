@@ -37,7 +37,7 @@ pub(crate) enum Durability {
 pub(crate) enum Reach {
     /// Processes of this machine.
     Loopback,
-    /// Pods of this machine's node as well, which must be up.
+    /// Also pods of this machine's node, which must be up.
     Pods,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Postgres {
 }
 
 impl Postgres {
-    /// Installs Debian's package if need be and starts a server of its own.
+    /// Installs Debian's package if necessary and starts a private server.
     pub(crate) fn start(durability: Durability, reach: Reach) -> anyhow::Result<Self> {
         let initdb = Package::new("initdb", "postgresql").ensure(debian_directories)?;
         let directory = tempfile::Builder::new()
@@ -101,11 +101,11 @@ impl Postgres {
         // SIGINT is PostgreSQL's fast shutdown: it closes connections and leaves the files consistent.
         let mut server = Running::start("postgres", &mut command)?.stopped_by(Signal::INT);
         // A server that is still starting accepts connections, but refuses to serve them.
-        let asked = initdb.with_file_name("pg_isready");
+        let pg_isready = initdb.with_file_name("pg_isready");
         let accepts = || {
-            let mut ask = Command::new(&asked);
-            ask.args(["--quiet", "--host=127.0.0.1", "--port"]);
-            let answer = ask.arg(port.to_string()).status();
+            let mut probe = Command::new(&pg_isready);
+            probe.args(["--quiet", "--host=127.0.0.1", "--port"]);
+            let answer = probe.arg(port.to_string()).status();
             answer.is_ok_and(|status| status.success())
         };
         server

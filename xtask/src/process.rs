@@ -1,4 +1,4 @@
-//! Child processes. This program waits for them, and ends them by their process id when it is interrupted or fails.
+//! Child processes. This program waits for them, and ends them by process id when it is interrupted or fails.
 
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +24,7 @@ pub(crate) fn watch_for_interrupts() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether this program was asked to end.
+/// Whether a signal has asked this program to end.
 pub(crate) fn is_interrupted() -> bool {
     INTERRUPTED
         .get()
@@ -98,7 +98,7 @@ impl Running {
             }
             if started.elapsed() > within {
                 bail!(
-                    "{} has not got so far that it {what} within {} s",
+                    "gave up after {1} s of waiting until {0} {what}",
                     self.name,
                     within.as_secs()
                 );
@@ -110,9 +110,9 @@ impl Running {
 
     fn stop(&mut self) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        let asked = pid.is_some_and(|pid| kill_process(pid, self.stop_signal).is_ok());
+        let signalled = pid.is_some_and(|pid| kill_process(pid, self.stop_signal).is_ok());
         let started = Instant::now();
-        while asked && started.elapsed() < PATIENCE {
+        while signalled && started.elapsed() < PATIENCE {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 return;
             }

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test, on SQLite and on PostgreSQL, on an API server and on a node.
+//! `cargo xtask test`: runs every test, on SQLite and PostgreSQL, on an API server and on a node.
 
 use std::io::{self, BufRead, BufReader};
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use crate::{aimock, schemathesis, workspace};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Passed on to `cargo test`, such as `-p minichat-store` or the part of a test's name
+    /// Arguments for `cargo test`, such as `-p minichat-store` or a part of a test's name
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
@@ -26,7 +26,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let aimock = may_run(&options.arguments, aimock::SUITE)
         .then(aimock::ensure)
         .transpose()?;
-    // Its node comes first, since the database listens on an address of it.
+    // The node first, because the database listens on one of its addresses.
     let clusters = Clusters::for_tests(&options.arguments)?;
     let postgres = Postgres::start(Durability::Volatile, clusters.reach())?;
     let mut command = workspace::cargo();
@@ -52,7 +52,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .stdout
         .take()
         .context("cargo test has no output")?;
-    // Read beside the wait, so that an interrupt is noticed while a test is silent.
+    // Read in another thread, so that an interrupt is noticed while a test is silent.
     let reader = thread::spawn(move || print_and_count(BufReader::new(output)));
     let status = tests.wait()?;
     let totals = reader

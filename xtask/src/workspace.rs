@@ -24,7 +24,7 @@ pub(crate) fn cargo() -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(program);
     command.current_dir(root());
-    // Cargo sets variables about this package. Passed on, they would make build scripts of other packages run again.
+    // Cargo sets variables about this package. If they were passed on, build scripts of other packages would run again.
     let is_of_package =
         |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     for (name, _) in env::vars_os() {
@@ -35,8 +35,8 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Adds every file at or below `path` with one of `extensions` to `files`. Hidden entries, `target` and symbolic links are
-/// left out.
+/// Adds every file below `path` with one of `extensions` to `files`, or `path` itself. Skips hidden entries, `target`
+/// and symbolic links.
 pub(crate) fn find_files(
     path: &Path,
     extensions: &[&str],
@@ -47,7 +47,7 @@ pub(crate) fn find_files(
         return Ok(());
     }
     let found =
-        fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+        fs::symlink_metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     if found.is_dir() {
         let entries =
             fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?;

@@ -19,7 +19,7 @@ const IMAGES: &str = "MINICHAT_TEST_IMAGES";
 /// Tag of the images.
 const IMAGE_TAG: &str = "MINICHAT_TEST_IMAGE_TAG";
 
-/// What the suites of this run need, and no more.
+/// The clusters that the suites of this run need.
 pub(crate) struct Clusters {
     api: Option<OwnedApiTier>,
     node: Option<Node>,
@@ -28,15 +28,15 @@ pub(crate) struct Clusters {
 struct Node {
     kubeconfig: PathBuf,
     images: Images,
-    /// None of a cluster of one's own.
+    /// `None` on a cluster of your own.
     usage: Option<Use>,
 }
 
 impl Clusters {
-    /// Starts what the tests that `arguments` of `cargo test` choose may need. A part that is missing is an error.
+    /// Starts the clusters for the tests that these `arguments` of `cargo test` may run. A missing part is an error.
     pub(crate) fn for_tests(arguments: &[String]) -> anyhow::Result<Self> {
         let reaches = |binaries: &[&str]| binaries.iter().any(|name| may_run(arguments, name));
-        // First, since it says at once when it cannot.
+        // First, because it fails at once if it is not possible.
         let node = reaches(ON_NODE).then(Node::find).transpose()?;
         let api = reaches(ON_API_SERVER)
             .then(OwnedApiTier::start)
@@ -44,13 +44,13 @@ impl Clusters {
         Ok(Self { api, node })
     }
 
-    /// A node with the images, whatever runs on it.
+    /// A node with the images, whichever tests run.
     pub(crate) fn with_node() -> anyhow::Result<Self> {
         let node = Some(Node::find()?);
         Ok(Self { api: None, node })
     }
 
-    /// Variables by which suites find them.
+    /// Environment variables through which suites find the clusters.
     pub(crate) fn environment(&self) -> Vec<(&'static str, OsString)> {
         let api = self
             .api
@@ -66,7 +66,7 @@ impl Clusters {
         api.chain(node).collect()
     }
 
-    /// Who needs the database of the tests: pods, if they run on this machine's own node.
+    /// Who connects to the tests' database: pods too, if they run on this machine's own node.
     pub(crate) fn reach(&self) -> Reach {
         match &self.node {
             Some(Node { usage: Some(_), .. }) => Reach::Pods,
@@ -74,7 +74,7 @@ impl Clusters {
         }
     }
 
-    /// Stops the clusters, except a node that another run uses or that somebody started by hand.
+    /// Stops the clusters, except a node that another run uses or that was started by hand.
     pub(crate) fn stop(self) -> anyhow::Result<()> {
         let usage = self.node.and_then(|node| node.usage);
         usage.map_or(Ok(()), Use::end)
@@ -82,7 +82,7 @@ impl Clusters {
 }
 
 impl Node {
-    /// A cluster of one's own, which has the images, else the one that runs on this machine, else a new one.
+    /// A cluster of your own with the images, or the one that runs on this machine, or a new one.
     fn find() -> anyhow::Result<Self> {
         let own = env::var_os(KUBECONFIG).filter(|value| !value.is_empty());
         if own.is_none() {

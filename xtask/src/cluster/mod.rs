@@ -89,7 +89,9 @@ fn show(kubeconfig: &Path) -> anyhow::Result<()> {
     let mut path = Vec::new();
     for program in [Program::Kubectl, Program::Helm] {
         let program = program.path()?;
-        let directory = program.parent().context("a program without a directory")?;
+        let directory = program
+            .parent()
+            .context("the path of a program has no directory")?;
         path.push(directory.to_owned());
     }
     let path = env::join_paths(path)?;

@@ -1,10 +1,10 @@
-//! The dependency graph as `cargo metadata` tells it.
+//! The dependency graph, read from `cargo metadata`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-/// Direct dependencies by package name; test dependencies are left out.
+/// Direct dependencies by package name, without test dependencies.
 #[derive(Debug, Default)]
 pub(super) struct Graph {
     edges: BTreeMap<String, BTreeSet<String>>,
@@ -49,7 +49,7 @@ impl Graph {
         self.members.contains(package)
     }
 
-    /// What a package depends on directly.
+    /// The direct dependencies of a package.
     pub(super) fn direct(&self, package: &str) -> impl Iterator<Item = &str> {
         self.edges
             .get(package)
@@ -58,7 +58,7 @@ impl Graph {
             .map(String::as_str)
     }
 
-    /// Everything a package depends on, itself excluded.
+    /// All direct and indirect dependencies of a package, without itself.
     pub(super) fn transitive<'a>(&'a self, package: &'a str) -> BTreeSet<&'a str> {
         let mut seen = BTreeSet::new();
         let mut open = vec![package];
@@ -71,7 +71,7 @@ impl Graph {
         seen
     }
 
-    /// Adds what `package` depends on to what is known of it.
+    /// Adds dependencies to those of `package`.
     pub(super) fn add(&mut self, package: &str, dependencies: BTreeSet<String>) {
         self.members.insert(package.to_owned());
         let edges = self.edges.entry(package.to_owned()).or_default();
@@ -128,7 +128,8 @@ struct DependencyKind {
 }
 
 impl Dependency {
-    /// Whether it ends up in what is built (or runs while building), not only in tests.
+    /// Whether it becomes part of the build (or of a build script), not only of
+    /// tests.
     fn is_linked(&self) -> bool {
         self.dep_kinds
             .iter()

@@ -1,8 +1,7 @@
-//! `cargo xtask check-deps`: who may import whom (ARCHITECTURE.md).
-//!
-//! The tables are in [`rules`]; a crate that is missing from them is a violation too. `deny.toml` says the same of
-//! heavy dependencies, but only the graph of this workspace tells its members apart by name. [`rooms`] does the same for
-//! the top modules of the two big crates.
+//! `cargo xtask check-deps`: which crate may import which (ARCHITECTURE.md).
+//! The tables are in [`rules`]. A crate that is missing from them is a violation too. `deny.toml` restricts heavy
+//! dependencies as well, but cannot distinguish the crates of this workspace. [`rooms`] checks the top modules of the
+//! two big crates in the same way.
 
 mod graph;
 mod rooms;

@@ -1,4 +1,4 @@
-//! The rooms of a crate, which are its top modules: none imports another one that imports it, however indirectly.
+//! The rooms of a crate are its top modules. Circles of imports between them are forbidden, however indirect.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,7 +15,7 @@ const CRATES: &[(&str, &str)] = &[
     ("minichat-operator", "operator/src"),
 ];
 
-/// One line for each circle of rooms, such as `minichat-operator: caches -> issuers -> caches`.
+/// One line for each circle, such as `minichat-operator: caches -> issuers -> caches`.
 pub(super) fn violations(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut violations = Vec::new();
     for (name, directory) in CRATES {
@@ -51,7 +51,7 @@ fn read(source: &Path) -> anyhow::Result<Graph> {
     Ok(graph)
 }
 
-/// The names of modules on the way to `file`; none for the root of a crate and for tests.
+/// The module path of `file`. Empty for the crate root and for tests.
 fn module_of(file: &Path) -> Vec<String> {
     let parts = file.components();
     let mut module: Vec<String> = parts
@@ -70,15 +70,15 @@ fn module_of(file: &Path) -> Vec<String> {
     if is_test { Vec::new() } else { module }
 }
 
-/// Collects the rooms that the paths of a file lead to.
+/// Collects the rooms that the paths in a file refer to.
 struct Imports {
-    /// How many `super` lead to the root of the crate.
+    /// Number of `super` up to the crate root.
     depth: usize,
     rooms: BTreeSet<String>,
 }
 
 impl Imports {
-    /// The rooms that `segments` lead to; the last one may be a group.
+    /// Adds the rooms that `segments` refer to. The last segment may be a group.
     fn follow(&mut self, mut segments: Vec<String>) {
         let supers = segments.iter().take_while(|name| *name == "super").count();
         if segments.first().is_some_and(|name| name == "crate") {
@@ -88,7 +88,7 @@ impl Imports {
         } else {
             return;
         }
-        // What the root itself defines begins with a capital letter or is not there.
+        // Items of the root itself begin with a capital letter or do not exist.
         self.rooms.extend(segments.into_iter().next());
     }
 
@@ -136,7 +136,7 @@ fn is_test_only(attribute: &syn::Attribute) -> bool {
             .is_ok_and(|condition| condition == "test")
 }
 
-/// For each room that imports itself by way of others, the shortest way.
+/// The shortest circle of each room that imports itself indirectly.
 fn circles(graph: &Graph) -> Vec<Vec<String>> {
     let mut circles: Vec<Vec<String>> = Vec::new();
     for room in graph.members() {

@@ -72,7 +72,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Which crates of the workspace may depend on a heavy crate directly. `*` at the end of a name stands for any rest.
+/// The crates of the workspace that may depend on a heavy crate directly. `*` at the end of a name is a wildcard.
 const OWNERS: &[(&str, &[&str])] = &[
     (
         "axum",
@@ -136,7 +136,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("ureq", &["xtask"]),
 ];
 
-/// Crates that do no I/O and contain no async code, and the dependencies that would break this rule, however indirect.
+/// Crates that do no I/O and contain no async code, and the dependencies that they must not have, even indirectly.
 const PURE: &[&str] = &["minichat-core", "minichat-metrics"];
 const IMPURE: &[&str] = &[
     "axum",

@@ -11,7 +11,7 @@ pub(super) struct Case {
     /// The model's name at the proxy.
     pub(super) model: &'static str,
     pub(super) message: &'static str,
-    /// `Ok`: the stream ends with `done`, and the text begins like this. `Err`: it ends with `error` and one of these
+    /// `Ok`: the stream ends with `done`, and its text begins with this. `Err`: it ends with `error` and one of these
     /// codes.
     must: Result<&'static str, &'static [&'static str]>,
 }
@@ -94,7 +94,7 @@ impl Case {
         // However the turn ended, the chat must accept another message.
         client
             .say(&chat, self.message)
-            .context("the chat takes no other message")?;
+            .context("the chat refuses another message")?;
         Ok(row)
     }
 

@@ -53,7 +53,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         fs::write(workspace::root().join(PAGE), &page.text)?;
     }
     if failed > 0 {
-        bail!("{failed} of {} cases did not end as they must", CASES.len());
+        bail!("{failed} of {} cases did not end as expected", CASES.len());
     }
     Ok(())
 }

@@ -127,7 +127,7 @@ impl Drop for Servers {
 fn check_free(port: u16, flag: &str) -> anyhow::Result<()> {
     if TcpListener::bind(("127.0.0.1", port)).is_err() {
         bail!(
-            "port {port} is taken: is another quickstart running? Choose another port with {flag}"
+            "port {port} is in use: is another quickstart running? Choose another port with {flag}"
         );
     }
     Ok(())
@@ -135,7 +135,7 @@ fn check_free(port: u16, flag: &str) -> anyhow::Result<()> {
 
 fn configuration(options: &Options, directory: &Path) -> String {
     format!(
-        "# Made by `cargo xtask quickstart`; every key is explained in docs/configuration.md.
+        "# Written by `cargo xtask quickstart`; docs/configuration.md explains every key.
 server:
   bind_addr: 127.0.0.1:{port}
 metrics:

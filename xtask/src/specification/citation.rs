@@ -1,23 +1,23 @@
-//! Citations of rules in code, tests and documents: `API-12`, `D36`, and ranges
-//! such as `API-50 to API-55`, which cite the rules in them.
+//! Finds citations of rules in code, tests and documents: `API-12`, `D36`, and
+//! ranges such as `API-50 to API-55`, which cite every rule in them.
 
 use regex::Regex;
 
 use super::rule::{PREFIXES, RuleId};
 
-/// A place that names rules.
+/// A place that cites a rule or a range.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Citation {
     pub(super) first: RuleId,
     /// The end of a range.
     pub(super) last: Option<RuleId>,
-    /// From 1.
+    /// Counted from 1.
     pub(super) line: usize,
-    /// Behind `#[cfg(test)]` in a file of Rust.
+    /// Whether it is in the `#[cfg(test)]` module of a Rust file.
     pub(super) is_in_tests: bool,
 }
 
-/// Finds citations in texts.
+/// Finds citations in a text.
 pub(super) struct Parser {
     pattern: Regex,
     short: Regex,
@@ -26,18 +26,19 @@ pub(super) struct Parser {
 impl Parser {
     pub(super) fn new() -> anyhow::Result<Self> {
         let rule = format!("({})-([0-9]+)", PREFIXES.join("|"));
-        // A comment may be broken within a range.
+        // A range may be broken over lines of a comment.
         let pattern = Regex::new(&format!(
             r"(?-u:\b){rule}(?-u:\b)(?:[ \t\r\n]+(?://[/!]?[ ])?to[ \t\r\n]+(?:[ ]*//[/!]?[ ])?{rule}(?-u:\b))?|(?-u:\b)D([1-9][0-9]?)(?-u:\b)"
         ))?;
-        // A number that follows a rule, as in `API-1, 2` or `API-1..3`, cites nothing.
+        // A number after a rule, as in `API-1, 2` or `API-1..3`, would not be
+        // recognised.
         let short = Regex::new(&format!(
             r"(?-u:\b){rule}(?:,|\.\.|…|–|/| to)[ ]?[0-9]+(?-u:\b)"
         ))?;
         Ok(Self { pattern, short })
     }
 
-    /// Shortened citations, each with its line, which would be missed.
+    /// Shortened citations with their lines. They would be missed.
     pub(super) fn shortened<'a>(&self, text: &'a str) -> Vec<(usize, &'a str)> {
         let found = self.short.find_iter(text);
         found
@@ -78,7 +79,7 @@ impl Parser {
     }
 }
 
-/// Where the tests of a file of Rust begin, if they stand in the file.
+/// The line at which the tests of a Rust file begin, if it contains tests.
 fn start_of_tests(text: &str) -> Option<usize> {
     text.match_indices("#[cfg(test)]\n")
         .find(|(at, attribute)| {

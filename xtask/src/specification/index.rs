@@ -1,4 +1,5 @@
-//! `docs/specification/rules.md`: where each rule is defined and cited.
+//! Generates `docs/specification/rules.md`: where each rule is defined and
+//! cited.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -12,10 +13,10 @@ pub(super) struct Cited {
     pub(super) tests: BTreeSet<String>,
 }
 
-/// Who cites which rule.
+/// The files that cite each rule.
 pub(super) type Index = BTreeMap<RuleId, Cited>;
 
-/// The page. `titles` are the chapters in their order, file and title.
+/// The page. `titles` are the files and titles of the chapters, in order.
 pub(super) fn page(rules: &Rules, index: &Index, titles: &[(&str, String)]) -> String {
     let mut page = String::from(HEAD);
     untested(&mut page, rules, index);

@@ -1,5 +1,5 @@
-//! The specification in `docs/specification`: its rules, who cites them, and the
-//! index of both. A citation of a rule that does not exist is an error.
+//! The specification in `docs/specification`: its rules, the files that cite
+//! them, and the index of both. Citing a rule that does not exist is an error.
 
 mod citation;
 mod index;
@@ -22,7 +22,7 @@ use crate::workspace;
 const DIRECTORY: &str = "docs/specification";
 const INDEX: &str = "docs/specification/rules.md";
 
-/// The chapters, and last the page with the decisions.
+/// The chapters, followed by the page of decisions.
 const CHAPTERS: [&str; 7] = [
     "01-api.md",
     "02-turns.md",
@@ -33,7 +33,7 @@ const CHAPTERS: [&str; 7] = [
     "README.md",
 ];
 
-/// Writes the index, or with `is_check` fails when it is stale.
+/// Writes the index. With `is_check`, fails if it is stale.
 pub(crate) fn run(is_check: bool) -> anyhow::Result<()> {
     let root = workspace::root();
     let path = root.join(INDEX);
@@ -61,7 +61,7 @@ fn page(root: &Path) -> anyhow::Result<String> {
 
 struct Chapters {
     rules: Rules,
-    /// Each chapter's file and title.
+    /// File and title of each chapter.
     titles: Vec<(&'static str, String)>,
 }
 
@@ -90,7 +90,7 @@ fn chapters(root: &Path, faults: &mut Vec<String>) -> anyhow::Result<Chapters> {
     Ok(Chapters { rules, titles })
 }
 
-/// Links to headings of chapters that are not there.
+/// Links to headings that do not exist.
 fn dead_links(
     chapter: &str,
     text: &str,
@@ -112,7 +112,7 @@ fn dead_links(
     Ok(dead)
 }
 
-/// Who cites which rule. What cites none that exists is a fault.
+/// Which files cite which rule. Citing a missing rule is a fault.
 fn cited(rules: &Rules, sources: &[Source], faults: &mut Vec<String>) -> anyhow::Result<Index> {
     let parser = Parser::new()?;
     let mut index = Index::new();
@@ -146,8 +146,8 @@ fn cited(rules: &Rules, sources: &[Source], faults: &mut Vec<String>) -> anyhow:
     Ok(index)
 }
 
-/// The rules that a citation names. The ends of a range must exist; between them
-/// it passes over numbers without a rule, and over what is not built.
+/// The rules that a citation names. Both ends of a range must exist. Missing
+/// numbers in between are skipped, and so are rules that are not built.
 fn ids(rules: &Rules, citation: &Citation) -> Result<Vec<RuleId>, String> {
     let Citation { first, last, .. } = *citation;
     let last = last.unwrap_or(first);

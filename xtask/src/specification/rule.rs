@@ -1,17 +1,17 @@
-//! Ids of rules and decisions, and where they are defined.
+//! Ids of rules and decisions, and their definitions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use regex::Regex;
 
-/// Chapters' prefixes in the order of the chapters; decisions come last.
+/// Prefixes of the chapters, in order. Decisions come last.
 pub(super) const PREFIXES: [&str; 6] = ["API", "TURN", "QUOTA", "CONT", "PLAT", "K8S"];
 
 /// `API-12`, or the decision `D36`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct RuleId {
-    /// Index into [`PREFIXES`]; its length stands for decisions.
+    /// Index into [`PREFIXES`]; its length means a decision.
     chapter: usize,
     number: u32,
 }
@@ -26,7 +26,7 @@ impl RuleId {
         Some(Self { chapter, number })
     }
 
-    /// All ids from this one to `last`, which must be of the same chapter and
+    /// All ids from this one to `last`, which must be in the same chapter and
     /// not lower.
     pub(super) fn up_to(self, last: Self) -> Option<impl Iterator<Item = Self>> {
         let Self { chapter, number } = self;
@@ -44,14 +44,14 @@ impl fmt::Display for RuleId {
     }
 }
 
-/// A rule as a chapter defines it.
+/// A rule as its chapter defines it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Rule {
     pub(super) chapter: &'static str,
     /// `P1`, `P2, not built`, `void`; empty for a decision.
     pub(super) mark: String,
     pub(super) about: String,
-    /// Of the heading above it.
+    /// Anchor of the heading above it.
     pub(super) anchor: String,
 }
 
@@ -66,11 +66,11 @@ impl Rule {
     }
 }
 
-/// Every rule of the specification by its id.
+/// All rules of the specification by id.
 pub(super) type Rules = BTreeMap<RuleId, Rule>;
 
-/// Reads one chapter into `rules`; what is wrong with it goes to `faults`.
-/// Returns the anchors of its headings.
+/// Reads one chapter into `rules` and adds errors to `faults`. Returns the
+/// anchors of its headings.
 pub(super) fn read_chapter(
     chapter: &'static str,
     text: &str,
@@ -120,17 +120,18 @@ pub(super) fn read_chapter(
     Ok(anchors.all)
 }
 
-/// The longest `about` of a rule, in characters.
+/// Maximum length of a rule's summary in characters.
 const SUMMARY: usize = 90;
 
-/// The first words of a rule: its first sentence, if that is short enough.
+/// The summary of a rule: its first sentence, or the first words if that is too
+/// long.
 fn summary(text: &str) -> String {
-    // `*Not built: …*` stands before the text.
+    // `*Not built: …*` precedes the text.
     let text = text
         .strip_prefix("*Not built")
         .and_then(|rest| rest.split_once(".* "))
         .map_or(text, |(_, text)| text);
-    // What a table needs is not part of the words.
+    // Removes bold marks and the escapes of table cells.
     let text = text.replace("**", "").replace("\\|", "|");
     let sentence = match text.find(". ").or_else(|| text.find(": ")) {
         Some(end) => &text[..end],
@@ -140,7 +141,7 @@ fn summary(text: &str) -> String {
     if short.len() < sentence.len() {
         short.truncate(short.rfind(' ').unwrap_or(short.len()));
     }
-    // Half of a code span would swallow what follows.
+    // An unpaired backtick would turn the following text into code.
     if short.matches('`').count() % 2 == 1 {
         short.truncate(short.rfind('`').unwrap_or_default());
     }
@@ -152,7 +153,7 @@ fn summary(text: &str) -> String {
     }
 }
 
-/// Anchors of headings, as GitHub makes them.
+/// Anchors of headings, as GitHub computes them.
 #[derive(Default)]
 struct Anchors {
     current: String,

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use crate::workspace;
 
-/// Directories that are walked, and files beside them.
+/// Directories to search, and single files.
 const ROOTS: [&str; 13] = [
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -26,26 +26,26 @@ const ROOTS: [&str; 13] = [
 
 const EXTENSIONS: [&str; 7] = ["md", "rs", "sql", "toml", "tpl", "yaml", "yml"];
 
-/// The examples of this program cite nothing.
+/// Citations in the examples of this program do not count.
 const EXAMPLES: &str = "xtask/src/specification/";
 
-/// What a file is to the index.
+/// How a file counts for the index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
     Code,
     Test,
-    /// Checked, but not in the index.
+    /// Checked, but not listed in the index.
     Document,
 }
 
-/// A file, by its path from the root of the workspace.
+/// A file with its path from the root of the workspace.
 pub(super) struct Source {
     pub(super) path: String,
     pub(super) kind: Kind,
     pub(super) text: String,
 }
 
-/// All of them, in the order of their paths.
+/// All files, ordered by path.
 pub(super) fn read(root: &Path) -> anyhow::Result<Vec<Source>> {
     let mut files = Vec::new();
     for name in ROOTS {

@@ -1,5 +1,5 @@
-//! What is generated below `charts/`: the definitions of the custom resources as templates, and the values of the
-//! chart in their three forms.
+//! Generates the files below `charts/`: the custom resource definitions as templates, and the values of the chart in
+//! three forms.
 
 mod reference;
 mod schema;
@@ -32,7 +32,7 @@ pub(crate) fn files() -> anyhow::Result<Vec<Generated>> {
     ])
 }
 
-/// The rows as the tree that their paths make.
+/// The rows as a tree of their paths.
 enum Node<'a> {
     Section(Vec<(&'a str, Node<'a>)>),
     Leaf(&'a ChartValue, Value),
@@ -55,7 +55,7 @@ fn tree(values: &[ChartValue]) -> anyhow::Result<Node<'_>> {
 }
 
 impl<'a> Node<'a> {
-    /// The section `name` below this one, made where it is missing; nothing below a leaf.
+    /// The section `name` below this one, created if missing; `None` below a leaf.
     fn section(&mut self, name: &'a str) -> Option<&mut Self> {
         let Self::Section(children) = self else {
             return None;

@@ -1,4 +1,4 @@
-//! The values of `charts/minichat`: one row each, of which `values.yaml`, its schema and the reference are made.
+//! The values of `charts/minichat`, one row each. `values.yaml`, its schema and the reference are generated from them.
 
 /// One value of the chart.
 pub(super) struct ChartValue {
@@ -19,15 +19,15 @@ pub(super) enum Kind {
     Integer(u32, u32),
     Bool,
     Choice(&'static [&'static str]),
-    /// Texts that match the pattern.
+    /// A list of texts that match the pattern.
     Texts(&'static str),
-    /// Text by name, as labels and annotations are.
+    /// Text by name, such as labels and annotations.
     TextByName,
     /// `resources` of a container.
     Resources,
-    /// An object of Kubernetes, which the API server checks.
+    /// A Kubernetes object, which the API server checks.
     Object,
-    /// A list of objects of Kubernetes.
+    /// A list of Kubernetes objects.
     Objects,
     /// Process configuration of the data plane.
     ProcessConfig,
@@ -471,7 +471,7 @@ fn pod_metadata(component: &str) -> Vec<ChartValue> {
     ]
 }
 
-/// Where the pods of `component` run.
+/// Scheduling of the pods of `component`.
 fn placement(component: &str) -> Vec<ChartValue> {
     let path = |name| format!("{component}.{name}");
     vec![

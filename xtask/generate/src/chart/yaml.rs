@@ -1,4 +1,4 @@
-//! `values.yaml`: every default below a comment that says what it means.
+//! Writes `values.yaml`: every default below a comment with its meaning.
 
 use std::fmt::Write as _;
 
