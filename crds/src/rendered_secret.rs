@@ -266,7 +266,7 @@ fn usable(
             format!("{TENANT_KEY}.issuers[{i}]"),
             "plain http is not allowed by this process; set provider_http.allow_http, or use https",
         );
-        if let Some(host) = url_host(issuer.asked())
+        if let Some(host) = url_host(issuer.first_fetched_url())
             && let Some(message) = settings.refuse_host(host)
         {
             faults.add(format!("{TENANT_KEY}.issuers[{i}]"), message);

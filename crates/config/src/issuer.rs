@@ -11,8 +11,8 @@ pub struct Issuer {
     pub audience: String,
     /// URL of the keys; `None`: the URL in the issuer's discovery document.
     pub jwks_uri: Option<String>,
-    /// The claim with the tenant's id. `None`: all tokens are for the one tenant that
-    /// lists the issuer.
+    /// The claim with the tenant's id. `None`: all tokens are for the one
+    /// tenant that lists the issuer.
     pub tenant_claim: Option<String>,
     /// The claim with the user.
     pub user_claim: String,
@@ -26,7 +26,8 @@ pub const USER_CLAIM: &str = "sub";
 pub const SCOPES_CLAIM: &str = "scope";
 
 impl Issuer {
-    /// Adds what is wrong. `path` turns the name of a field into the path of a fault.
+    /// Adds what is wrong. `path` turns the name of a field into the path of a
+    /// fault.
     pub(crate) fn check(&self, path: impl Fn(&str) -> String, faults: &mut Faults) {
         let Self {
             issuer,
@@ -68,14 +69,14 @@ impl Issuer {
         }
     }
 
-    /// The first URL to fetch: the keys, or else the discovery document.
-    pub fn asked(&self) -> &str {
+    /// The URL that is fetched first: the keys, or else the discovery document.
+    pub fn first_fetched_url(&self) -> &str {
         self.jwks_uri.as_deref().unwrap_or(&self.issuer)
     }
 
     /// Whether the keys would be fetched over plain HTTP.
     pub fn is_plain_http(&self) -> bool {
-        self.asked().starts_with("http://")
+        self.first_fetched_url().starts_with("http://")
     }
 }
 

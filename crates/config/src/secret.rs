@@ -12,9 +12,9 @@ use serde::Deserialize;
 pub struct Secret(String);
 
 impl Secret {
-    /// Length in bytes of the shortest credential that is masked wherever the
-    /// text of an answer repeats it: shorter ones, such as the `none` that some
-    /// local servers want, are words of any answer.
+    /// Minimum length, in bytes, of a credential that is masked wherever the
+    /// text of an answer repeats it. A shorter one, such as the `none` that
+    /// some local servers want, could be a word of any answer.
     pub const SHORTEST_MASKED: usize = 8;
 
     /// Wraps `value`.

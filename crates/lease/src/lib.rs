@@ -193,10 +193,10 @@ impl Campaign {
     }
 
     async fn turn(&mut self) {
-        let asked = Instant::now();
+        let requested = Instant::now();
         match tokio::time::timeout(ATTEMPT, self.take_or_renew()).await {
             Ok(Ok(Standing::Ours)) => {
-                self.until.send_replace(Some(asked + RENEW_DEADLINE));
+                self.until.send_replace(Some(requested + RENEW_DEADLINE));
             }
             Ok(Ok(Standing::Others)) => {
                 self.until.send_replace(None);
@@ -253,7 +253,7 @@ impl Campaign {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "the API server does not answer".to_owned(),
         };
-        tracing::warn!(why_not, "the Lease could not be freed and runs out");
+        tracing::warn!(why_not, "the Lease could not be released; it expires");
     }
 
     async fn free(&self) -> kube::Result<Written> {

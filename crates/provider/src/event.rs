@@ -1,11 +1,11 @@
-//! What a provider's stream amounts to, whichever protocol it came in.
+//! The events of a provider's stream, independent of its protocol.
 
 use minichat_core::turn::{IncompleteReason, Usage};
 
 use crate::failure::Failure;
 
-/// One event of a stream. Text is borrowed from the stream's buffer until the
-/// next event is asked for.
+/// One event of a stream. Its text is borrowed from the stream's buffer until
+/// the next event is requested.
 #[derive(Debug)]
 pub enum ProviderEvent<'a> {
     /// A piece of the answer, never empty.
@@ -15,11 +15,11 @@ pub enum ProviderEvent<'a> {
         /// The piece itself.
         text: &'a str,
     },
-    /// All that was given as [`DeltaKind::Text`] so far was reasoning: it is no
-    /// part of the answer and not to be stored (TURN-21).
+    /// All text given as [`DeltaKind::Text`] so far was reasoning. It is not
+    /// part of the answer and must not be stored (TURN-21).
     TextWasReasoning,
-    /// The provider said something that is no part of the answer; the turn is
-    /// alive (TURN-19).
+    /// The provider sent something that is not part of the answer. It shows
+    /// that the turn is alive (TURN-19).
     Progress,
     /// The end. Nothing follows.
     Terminal(Terminal),
@@ -30,7 +30,7 @@ pub enum ProviderEvent<'a> {
 pub enum DeltaKind {
     /// Part of the answer: shown and stored.
     Text,
-    /// Thinking: shown, never stored (TURN-21).
+    /// Reasoning: shown, never stored (TURN-21).
     Reasoning,
 }
 
@@ -39,19 +39,20 @@ pub enum DeltaKind {
 pub enum Terminal {
     /// The provider finished its answer.
     Completed(Completion),
-    /// The provider stopped early; a success (TURN-30).
+    /// The provider stopped early. This counts as success (TURN-30).
     Incomplete {
         /// Why it stopped.
         reason: IncompleteReason,
         /// What it reported.
         completion: Completion,
     },
-    /// The provider failed, or the connection to it did.
+    /// The provider failed, or the connection broke.
     Failed(Failure),
 }
 
 impl Terminal {
-    /// The failure of an answer that is too long, with what was reported.
+    /// The failure of an answer that is too long, with the usage that was
+    /// reported.
     pub(crate) fn too_long(self) -> Failure {
         let (usage, response_id) = match self {
             Self::Completed(it) | Self::Incomplete { completion: it, .. } => {
@@ -67,7 +68,7 @@ impl Terminal {
     }
 }
 
-/// What a provider reports when it ends its answer.
+/// What a provider reports at the end of its answer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Completion {
     /// `None` when no usage was reported (D26).
@@ -76,7 +77,8 @@ pub struct Completion {
     pub response_id: Option<ResponseId>,
 }
 
-/// A provider's id of an answer, as long as the columns that store it (D42).
+/// A provider's id of an answer, cut to the length of the columns that store it
+/// (D42).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseId(Box<str>);
 

@@ -1,5 +1,4 @@
-//! Why a call failed, in words for clients and for the operator of the
-//! service.
+//! Why a call failed, in words for clients and in words for operators.
 
 use std::fmt;
 
@@ -14,8 +13,8 @@ use crate::adapter::{self, ReportedError, normal_status};
 use crate::event::{ResponseId, first_chars};
 use crate::mask::Mask;
 
-/// A failed call. It has two texts because clients must not see what
-/// identifies anything at the provider (CONT-39), while diagnosis needs it.
+/// A failed call. It has two texts: clients must not see identifiers of the
+/// provider (CONT-39), but diagnosis needs them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// What happened.
@@ -25,23 +24,23 @@ pub struct Failure {
     /// Text for `chat_turns.error_detail`: credentials scrubbed, ids kept
     /// (PLAT-117), at most 1000 characters.
     pub detail: Box<str>,
-    /// Usage that the provider reported with its failure.
+    /// Usage that the provider reported with the failure.
     pub usage: Option<Usage>,
     /// The provider's id of the answer, if it gave one.
     pub response_id: Option<ResponseId>,
-    /// The HTTP status that the provider named in the stream before it gave
-    /// anything.
+    /// The HTTP status that the provider reported in the stream before it sent
+    /// any part of the answer.
     pub reported_status: Option<u16>,
-    /// When the limit passed after which we gave up waiting.
+    /// When the time limit passed.
     pub expired_at: Option<Instant>,
 }
 
 /// What happened to a failed call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FailureKind {
-    /// We gave up waiting; cancel trigger `timeout` (TURN-50).
+    /// A time limit passed; cancel trigger `timeout` (TURN-50).
     TimedOut(TimeoutStage),
-    /// The provider answered with this HTTP status instead of a stream.
+    /// The provider sent this HTTP status instead of a stream.
     Status(u16),
     /// No connection: name resolution, TCP or TLS.
     Connect,
@@ -50,7 +49,7 @@ pub enum FailureKind {
     /// The connection broke, or the body ended without a terminal event
     /// (PLAT-115).
     Broken,
-    /// An answer we cannot read, or one that is too long.
+    /// The answer cannot be read or is too long.
     Unreadable,
     /// The provider reported a failure inside the stream.
     Reported,
@@ -59,12 +58,12 @@ pub enum FailureKind {
     Misconfigured,
 }
 
-/// Which limit passed (D28).
+/// Which time limit passed (D28).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TimeoutStage {
-    /// Until the connection stood.
+    /// Opening the connection.
     Connect,
-    /// From the sent request to the response head.
+    /// From sending the request to the response head.
     FirstByte,
     /// Between two events.
     Idle,
@@ -119,15 +118,15 @@ impl Failure {
     }
 }
 
-/// Characters of an error in plain words that are kept, and of an unreadable
-/// body for diagnosis.
+/// Maximum number of characters kept of a plain-text error, and of an
+/// unreadable body in `detail`.
 const RAW_CHARS: usize = 200;
 
-/// Characters of any foreign text that are kept.
+/// Maximum number of characters kept of any provider text.
 const MAX_CHARS: usize = 1000;
 
 impl Failure {
-    /// A failure in our own words; `detail` is for diagnosis only.
+    /// A failure in minichat's own words; `detail` is for diagnosis only.
     fn new(kind: FailureKind, message: &str, detail: &str) -> Self {
         Self {
             kind,
@@ -140,9 +139,10 @@ impl Failure {
         }
     }
 
-    /// A failure in the provider's words, if it used the fields that its
-    /// protocol has for them, else in `own` ones (D48). Everything is masked
-    /// before it is cut, so that no cut hides anything from the mask.
+    /// A failure in the provider's words if they came in the error fields of
+    /// its protocol, otherwise in the words `own` (D48). Texts are masked
+    /// before they are cut, so that a cut cannot hide a part of the credential
+    /// from the mask.
     fn in_words(
         kind: FailureKind,
         words: Option<&str>,
@@ -157,7 +157,8 @@ impl Failure {
         Self::new(kind, message, &for_diagnosis(detail, mask))
     }
 
-    /// [`in_words`](Self::in_words) that are all that the provider sent.
+    /// [`in_words`](Self::in_words) for words that are everything the provider
+    /// sent.
     fn in_plain_words(kind: FailureKind, words: &str, mask: &Mask) -> Self {
         let failure = Self::in_words(kind, Some(words), "", words, mask);
         Self {
@@ -167,13 +168,13 @@ impl Failure {
         }
     }
 
-    /// A failure in our own words; `cause` is for diagnosis only.
+    /// A failure in minichat's own words; `cause` is for diagnosis only.
     pub(crate) fn of_cause(kind: FailureKind, message: &str, cause: &dyn fmt::Display) -> Self {
         let detail = format!("{message} ({cause})");
         Self::new(kind, message, &scrub_credentials(&detail))
     }
 
-    /// The limit of `stage`, which passed at `expired_at`.
+    /// The limit of `stage` passed at `expired_at`.
     pub(crate) fn timed_out(stage: TimeoutStage, expired_at: Instant) -> Self {
         let message = format!("Timed out {}.", stage.what());
         Self {
@@ -182,8 +183,8 @@ impl Failure {
         }
     }
 
-    /// The limit of the whole call, which passed at `total_at` while its answer
-    /// was not being read.
+    /// The limit of the whole call passed at `total_at` while nothing read the
+    /// answer.
     pub fn out_of_time(total_at: Instant) -> Self {
         Self::timed_out(TimeoutStage::Total, total_at)
     }
@@ -193,7 +194,8 @@ impl Failure {
         Self::of_cause(FailureKind::Connect, message, cause)
     }
 
-    /// The user learns that it is not the provider's fault, and no address.
+    /// The message says that the provider is not at fault. It contains no
+    /// address.
     pub(crate) fn refused_address(refusal: &Refusal) -> Self {
         let message = "The provider's address may not be called from here.";
         Self::of_cause(FailureKind::RefusedAddress, message, refusal)
@@ -204,14 +206,14 @@ impl Failure {
         Self::of_cause(FailureKind::Broken, message, cause)
     }
 
-    /// An event that is not what it should be.
+    /// An event that cannot be read.
     pub(crate) fn unreadable(cause: &dyn fmt::Display) -> Self {
         let message = "The provider's answer could not be read.";
         Self::of_cause(FailureKind::Unreadable, message, cause)
     }
 
-    /// An event that is not the JSON that it should be. What the parser says of
-    /// it is not kept: it quotes the event.
+    /// An event whose JSON cannot be read. The parser's message is dropped,
+    /// because it quotes the event.
     pub(crate) fn unreadable_json(error: &serde_json::Error) -> Self {
         let (line, column) = (error.line(), error.column());
         let cause = format!(
@@ -221,7 +223,7 @@ impl Failure {
         Self::unreadable(&cause)
     }
 
-    /// More text than may be kept.
+    /// The answer exceeds the size limit.
     pub(crate) fn too_long() -> Self {
         let message = "The provider's answer is too long.";
         let cause = "it exceeds provider_http.max_answer_bytes";
@@ -255,8 +257,8 @@ impl Failure {
         let said = error.message.as_deref().unwrap_or(raw);
         let code = error.code.as_deref().unwrap_or("no code");
         let detail = format!("HTTP {status}, {code}: {said}");
-        // A refusal that calls itself overloaded is one that does not depend on
-        // the request, whatever its status.
+        // A provider that reports an overload did not refuse the request
+        // itself, whatever the status is.
         let kind = match (status, error.status) {
             (400.., Some(503)) => FailureKind::Status(503),
             _ => FailureKind::Status(normal_status(status)),
@@ -279,7 +281,7 @@ fn for_diagnosis(text: &str, mask: &Mask) -> String {
     scrub_credentials(&mask.credential_in(mask.bounded(text))).into_owned()
 }
 
-/// What a status means, for a person who may have to do something about it.
+/// The meaning of a status, for a person who may have to act on it.
 fn own_words(status: u16) -> String {
     let meaning = match status {
         200..=299 => "The provider's answer is not a stream of events",
@@ -334,7 +336,7 @@ mod tests {
         Mask::new(&provider, Some(&Secret::new(KEY)))
     }
 
-    /// PLAT-102: wherever the credential lies across the cut.
+    /// PLAT-102: at every position of the cut.
     #[test]
     fn texts_are_masked_before_they_are_cut() {
         for before in RAW_CHARS - KEY.len()..RAW_CHARS {

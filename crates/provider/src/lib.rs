@@ -1,10 +1,9 @@
 //! Generation calls to LLM providers: one streamed request, its events
 //! translated to [`ProviderEvent`]s, and exactly one [`Terminal`] per stream.
-//!
-//! A call is *started* once its request was handed completely to an
-//! established connection (QUOTA-61); [`StartedFlag`] tells so even when the
-//! call is given up in the middle. Dropping a [`ProviderStream`], or the future
-//! that opens one, closes the connection at once (PLAT-105, TURN-48).
+//! A call has *started* once the whole request was handed to an established
+//! connection (QUOTA-61). [`StartedFlag`] shows this even if the call is
+//! dropped half-way. Dropping a [`ProviderStream`], or the future that opens
+//! one, closes the connection at once (PLAT-105, TURN-48).
 
 mod adapter;
 mod client;

@@ -1,6 +1,6 @@
-//! The credential of a call, in every form in which the provider knows it. A
-//! provider may repeat it in an error, an id or the answer itself; what it is
-//! called there cannot be foreseen, but its value is known (PLAT-102, PLAT-117).
+//! Masks the credential of a call, in every form in which the provider received
+//! it. A provider may repeat it in an error, in an id or in the answer. The
+//! place cannot be predicted, but the value is known (PLAT-102, PLAT-117).
 
 mod text;
 
@@ -18,18 +18,18 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 pub(crate) use self::text::TextMask;
 use self::text::{ByteSet, masked_in_answers};
 
-/// Shortest form that is looked for inside the words of an error; a shorter one
-/// must be a word of its own there.
+/// Minimum length of a form that is masked inside words of an error. A shorter
+/// form is masked only as a whole word.
 const SHORTEST_IN_WORD: usize = 4;
 
-/// Characters of a credential that may stand beside the stars with which a
-/// provider hid the rest of it.
+/// Minimum number of credential characters beside stars with which a provider
+/// hid the rest.
 const SHORTEST_REMAINDER: usize = 2;
 
-/// Bytes of an error's words that are looked at.
+/// Maximum number of bytes of an error's text that are masked and kept.
 const LONGEST_WORDS: usize = 16 * 1024;
 
-/// RFC 3986's unreserved characters are left as they are.
+/// RFC 3986's unreserved characters are not escaped.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -46,12 +46,12 @@ struct Known {
     forms: Vec<String>,
     /// First bytes of the forms that are masked in an answer.
     first_bytes: ByteSet,
-    /// The provider's authority and host.
+    /// The provider's authority and its host.
     hosts: Vec<String>,
 }
 
 impl Mask {
-    /// What must not come back from a call of `provider` with `credential`.
+    /// The mask for a call of `provider` with `credential`.
     pub(crate) fn new(provider: &Provider, credential: Option<&Secret>) -> Self {
         let mut forms = Vec::new();
         if let (Some(auth), Some(secret)) = (&provider.auth, credential) {
@@ -73,7 +73,7 @@ impl Mask {
         }))
     }
 
-    /// `text` without the credential; for texts that no client sees.
+    /// Masks the credential only; for texts that clients never see.
     pub(crate) fn credential_in<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let mut text = Cow::Borrowed(text);
         for form in &self.0.forms {
@@ -82,8 +82,8 @@ impl Mask {
         self.remainders_in(text)
     }
 
-    /// As much of `text` as is worth reading, so that a long one costs little. A
-    /// credential that is cut is left out.
+    /// The beginning of `text`, limited so that a long text costs little. A
+    /// credential at the cut is left out.
     pub(crate) fn bounded<'t>(&self, text: &'t str) -> &'t str {
         let Some(mut end) = (text.len() > LONGEST_WORDS).then_some(LONGEST_WORDS) else {
             return text;
@@ -96,7 +96,7 @@ impl Mask {
         &text[..end - cut.max().unwrap_or(0)]
     }
 
-    /// `text` without the credential and without the provider's address.
+    /// Masks the credential and the provider's address.
     pub(crate) fn all_in<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let mut text = self.credential_in(text);
         for host in &self.0.hosts {
@@ -105,8 +105,8 @@ impl Mask {
         text
     }
 
-    /// Replaces what a provider left of a credential beside stars or dots:
-    /// `abcd****wxyz`.
+    /// Masks the part of a credential that a provider left beside stars or
+    /// dots: `abcd****wxyz`.
     fn remainders_in<'t>(&self, text: Cow<'t, str>) -> Cow<'t, str> {
         let is_remainder = |word: &str| {
             let is_end = |part: &str, is_part_of: fn(&str, &str) -> bool| {
@@ -137,8 +137,8 @@ impl std::fmt::Debug for Mask {
     }
 }
 
-/// The texts that give the credential away: itself, the header's value, and what
-/// the schemes of RFC 9110 and RFC 7617 put together from parts.
+/// The texts that reveal the credential: the credential, the header value, and
+/// the values that the schemes of RFC 9110 and RFC 7617 build from them.
 fn values(auth: &ProviderAuth, secret: &str) -> Vec<String> {
     if secret.is_empty() {
         return Vec::new();
@@ -156,8 +156,8 @@ fn values(auth: &ProviderAuth, secret: &str) -> Vec<String> {
     values
 }
 
-/// `user:password`, the password, and the user unless it is short: then it is a
-/// word such as `api`.
+/// `user:password`, the password, and the user if it is long enough. A short
+/// user name is a common word such as `api`.
 fn parts_of_basic(token: &str) -> Vec<String> {
     let decoded = STANDARD
         .decode(token)
@@ -188,7 +188,7 @@ fn add_forms(value: &str, forms: &mut Vec<String>) {
     forms.push(value.to_owned());
 }
 
-/// `%2F` as `%2f`.
+/// `%2F` written as `%2f`.
 fn lower_escapes(escaped: &str) -> String {
     let mut after_percent = 3;
     escaped
@@ -204,7 +204,7 @@ fn lower_escapes(escaped: &str) -> String {
         .collect()
 }
 
-/// Where a run of at least three stars or dots begins and ends.
+/// Range of the first run of at least three stars or dots.
 fn hidden(word: &str) -> Option<(usize, usize)> {
     let is_hiding = |c: char| matches!(c, '*' | '.' | '•' | '…');
     let start = ["***", "...", "•••", "…"]
@@ -216,8 +216,8 @@ fn hidden(word: &str) -> Option<(usize, usize)> {
     Some((start, start + len))
 }
 
-/// Replaces each `form` in `text`; with `as_word` only where no letter or digit
-/// stands beside it.
+/// Replaces each `form` in `text`. With `as_word`, only where no letter or
+/// digit is next to it.
 fn replace_all<'t>(text: Cow<'t, str>, form: &str, with: &str, as_word: bool) -> Cow<'t, str> {
     if form.is_empty() {
         return text;
@@ -243,7 +243,7 @@ fn replace_all<'t>(text: Cow<'t, str>, form: &str, with: &str, as_word: bool) ->
     Cow::Owned(masked)
 }
 
-/// Length of the longest proper start of `form` that `text` ends with.
+/// Length of the longest proper prefix of `form` with which `text` ends.
 fn longest_start(text: &str, form: &str) -> usize {
     let (text, form) = (text.as_bytes(), form.as_bytes());
     let tail = &text[text.len().saturating_sub(form.len() - 1)..];

@@ -1,4 +1,4 @@
-//! What a generation call needs to know.
+//! The inputs of a generation call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,26 +9,27 @@ use minichat_core::{ChatId, TenantId, UserId};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-/// One generation call: where to, as whom, and what.
+/// One generation call: the provider, the credential and the request.
 #[derive(Debug)]
 pub struct ProviderCall<'a> {
     /// The effective model's provider.
     pub provider: &'a Provider,
-    /// The credential that [`Provider::auth`] refers to. A provider with
-    /// `auth` and no credential is a configuration error; nothing is sent.
+    /// The credential that [`Provider::auth`] refers to. If `auth` is set and
+    /// this is absent, the configuration is wrong, and nothing is sent.
     pub credential: Option<&'a Secret>,
     /// Sent as `X-Client-Request-Id` (PLAT-106).
     pub client_request_id: Option<&'a str>,
     /// The W3C `traceparent` header of the calling span.
     pub traceparent: Option<&'a str>,
-    /// The question.
+    /// The request to the model.
     pub request: TurnRequest<'a>,
-    /// Becomes true when the request was sent (QUOTA-61), and false again when it
-    /// is refused (D54). Keep a clone to read it when the call is given up.
+    /// Becomes true when the request was sent (QUOTA-61), and false again when
+    /// the provider refuses it (D54). Keep a clone to read it after the call
+    /// was dropped.
     pub started: StartedFlag,
 }
 
-/// What is asked of the model (CONT-31, CONT-35, CONT-36).
+/// The request to the model (CONT-31, CONT-35, CONT-36).
 #[derive(Clone, Copy, Debug)]
 pub struct TurnRequest<'a> {
     /// The model's name at the provider.
@@ -45,20 +46,21 @@ pub struct TurnRequest<'a> {
     pub api_params: &'a ApiParams,
     /// Opaque id of the end user, see [`user_hash`].
     pub user: &'a str,
-    /// Sent where the kind knows it and the provider allows it (PLAT-109).
+    /// Sent if the provider kind supports it and the provider allows it
+    /// (PLAT-109).
     pub metadata: RequestMetadata,
 }
 
 /// One message of the conversation.
 #[derive(Clone, Copy, Debug)]
 pub struct InputMessage<'a> {
-    /// Who said it.
+    /// The author.
     pub role: Role,
-    /// What was said.
+    /// The text.
     pub text: &'a str,
 }
 
-/// Author of a message. System text travels as instructions.
+/// Author of a message. System text is sent as instructions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -68,12 +70,12 @@ pub enum Role {
     Assistant,
 }
 
-/// Opaque ids that help the provider's abuse desk; no names (PLAT-109).
+/// Opaque ids for the provider's abuse handling; no names (PLAT-109).
 #[derive(Clone, Copy, Debug)]
 pub struct RequestMetadata {
-    /// Whose configuration pays.
+    /// The tenant whose configuration is used.
     pub tenant_id: TenantId,
-    /// Who asks; `None` = the system.
+    /// The user who sent the message; `None` = the system.
     pub user_id: Option<UserId>,
     /// The chat that the call serves.
     pub chat_id: ChatId,
@@ -91,8 +93,9 @@ pub enum RequestType {
     Summary,
 }
 
-/// Lower-case hex SHA-256 of `{tenant_id}:{user_id}`: 64 characters that name
-/// an end user at the provider without telling who it is (PLAT-109, D8).
+/// Lower-case hex SHA-256 of `{tenant_id}:{user_id}`: 64 characters that
+/// identify an end user to the provider without revealing the user id
+/// (PLAT-109, D8).
 pub fn user_hash(tenant: TenantId, user: UserId) -> String {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let digest = Sha256::digest(format!("{tenant}:{user}"));
@@ -104,19 +107,19 @@ pub fn user_hash(tenant: TenantId, user: UserId) -> String {
     hex
 }
 
-/// Whether a request was handed completely to an established connection
-/// (QUOTA-61), and the provider did not refuse the call (D54). Clones share the flag.
+/// Whether the whole request was handed to an established connection (QUOTA-61)
+/// and the provider did not refuse the call (D54). Clones share the flag.
 #[derive(Clone, Debug, Default)]
 pub struct StartedFlag(Arc<AtomicBool>);
 
 impl StartedFlag {
-    /// Whether the provider must be assumed to work, and to charge.
+    /// Whether the provider may be working, and charging.
     pub fn get(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Notes that the provider refused the call, which therefore costs nothing
-    /// (D54), whatever became of an earlier attempt.
+    /// Records that the provider refused the call, which therefore costs
+    /// nothing (D54), even if an earlier attempt was sent.
     pub fn set_refused(&self) {
         self.0.store(false, Ordering::Release);
     }

@@ -17,8 +17,8 @@ use crate::mask::Mask;
 use crate::sse;
 
 /// The answer to one call. Dropping it closes the connection at once, unless
-/// the terminal event was seen: then the rest of the body is read in the
-/// background so that the connection serves another call (PLAT-105).
+/// the terminal event was read. In that case the rest of the body is read in
+/// the background, so that the connection can serve another call (PLAT-105).
 pub struct ProviderStream {
     /// `None` once the stream has ended.
     exchange: Option<Exchange>,
@@ -52,16 +52,17 @@ impl ProviderStream {
         Some(self.translator.event(step))
     }
 
-    /// When the call has taken all its time (`totalSeconds`). Whoever waits for
-    /// something else than [`next`](Self::next) watches this itself.
+    /// When the total time of the call (`totalSeconds`) is over. A caller that
+    /// waits for anything other than [`next`](Self::next) must check this
+    /// itself.
     pub fn total_at(&self) -> Instant {
         self.limits.total_at
     }
 
-    /// An event that has already arrived, without waiting. Call it until it
-    /// says `None` after each [`next`](Self::next), and write what they gave at
-    /// once: a burst then costs one write. A provider that writes faster than
-    /// it is read can keep this going, so bound what is gathered.
+    /// An event that has already arrived, without waiting. After each
+    /// [`next`](Self::next), call it until it returns `None` and write all
+    /// events at once, so that a burst costs one write. A fast provider can
+    /// keep this going forever, so limit the number of events.
     pub fn try_next(&mut self) -> Option<ProviderEvent<'_>> {
         let mut cx = Context::from_waker(Waker::noop());
         match self.poll_step(&mut cx) {
@@ -84,7 +85,7 @@ impl ProviderStream {
         }
     }
 
-    /// The next step of what has been received or can be read right now.
+    /// The next step of the data that was received or can be read now.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
         loop {
             if let Some(step) = self.translator.take_step() {
@@ -143,25 +144,25 @@ impl std::fmt::Debug for ProviderStream {
     }
 }
 
-/// Largest event, and largest answer of text and reasoning, in bytes.
+/// Maximum size of an event, and of an answer (text and reasoning), in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
     pub(crate) event: usize,
     pub(crate) answer: usize,
 }
 
-/// The limits that hold while an answer is read (D28). Idle time counts from
-/// the moment the reader begins to wait: a slow reader is not a silent
-/// provider.
+/// The time limits while an answer is read (D28). Idle time counts from the
+/// moment the reader starts to wait, so that a slow reader does not make the
+/// provider look silent.
 pub(crate) struct Limits {
     sizes: Sizes,
     idle: Duration,
     total_at: Instant,
     waiting_since: Option<Instant>,
-    /// Made at the first wait. It is moved only when it fires, so that an event
-    /// costs no work in the timer.
+    /// Created at the first wait. It is moved only when it fires, so that an
+    /// event costs no timer work.
     timer: Option<Pin<Box<Sleep>>>,
-    /// Whom the timer wakes.
+    /// The waker that the timer wakes.
     waiter: Option<Waker>,
 }
 
@@ -181,7 +182,7 @@ impl Limits {
         self.waiting_since = None;
     }
 
-    /// Ready with the limit that has passed, and when it did.
+    /// Ready when a limit has passed, with the limit and the time.
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<(TimeoutStage, Instant)> {
         let now = Instant::now();
         let idle_at = *self.waiting_since.get_or_insert(now) + self.idle;

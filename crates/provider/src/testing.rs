@@ -1,5 +1,5 @@
-//! Connections without a network, for simulations that decide what a provider
-//! does and when.
+//! Connections without a network, for simulations that control a provider's
+//! behaviour and timing.
 
 use std::future::Future;
 use std::io;
@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use tokio::io::DuplexStream;
 
-/// Makes one connection; the caller keeps its other end.
+/// Opens one connection; the caller keeps the other end.
 pub type Dial = Arc<dyn Fn() -> Dialing + Send + Sync>;
 
-/// A connection in the making.
+/// A connection that is being opened.
 pub type Dialing = Pin<Box<dyn Future<Output = io::Result<DuplexStream>> + Send>>;

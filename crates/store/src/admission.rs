@@ -1,6 +1,7 @@
-//! What admission of a message has to know, read in one round trip: the user's
-//! quota cells, which stay locked, the chat, the turn of the same request if
-//! there is one, and the history that may enter the prompt (QUOTA-44, TURN-10).
+//! Reads everything that decides whether a message is admitted, in one round
+//! trip: the user's quota cells, which stay locked, the chat, the turn of the
+//! same request if there is one, and the history for the prompt (QUOTA-44,
+//! TURN-10).
 
 use minichat_core::{ChatId, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
 
@@ -11,15 +12,15 @@ use crate::tx::Query;
 use crate::value::{Param, Row, params};
 use crate::{Role, StoreError, Turn, Tx};
 
-/// Whose message, into which chat.
+/// The chat and the user of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AdmissionQuery {
     pub tenant_id: TenantId,
     pub user_id: UserId,
     pub chat_id: ChatId,
-    /// The request of the message, or of the turn that it replaces.
+    /// The request id of the message, or of the turn that it replaces.
     pub request_id: RequestId,
-    /// `context.recent_messages_limit` (CONT-5), 0 for none.
+    /// `context.recent_messages_limit` (CONT-5); 0 for none.
     pub recent_messages_limit: u32,
 }
 
@@ -28,25 +29,25 @@ pub struct AdmissionQuery {
 pub struct AdmissionFacts {
     /// The selected model.
     pub model: String,
-    /// The turn of the same `request_id`, deleted or not.
+    /// The turn of the same `request_id`, even if it is deleted.
     pub existing_turn: Option<Turn>,
-    /// Whether an undeleted turn of the chat is running.
+    /// Whether the chat has a running turn that is not deleted.
     pub is_running: bool,
-    /// The newest message that may enter the prompt (CONT-4). Absent: the
+    /// The newest message that may enter the prompt (CONT-4). `None`: the
     /// history is empty.
     pub boundary: Option<Key>,
-    /// The recent window (CONT-5), oldest first, nothing above `boundary`.
+    /// The recent window (CONT-5), oldest first, up to `boundary`.
     pub recent_messages: Vec<RecentMessage>,
     /// Tokens of the newest answer that has a token count (QUOTA-37).
     pub prior_context_tokens: u64,
-    /// An instant of the database's clock, above every timestamp of the chat:
-    /// `started_at` of the new turn (TURN-6).
+    /// An instant of the database's clock, later than every timestamp of the
+    /// chat. It becomes `started_at` of the new turn (TURN-6).
     pub now: Timestamp,
-    /// The user's cells of the date of `now`, both total rows among them.
+    /// The user's cells on the date of `now`, including both total rows.
     pub quota: QuotaCells,
 }
 
-/// A message that may enter the prompt.
+/// A message of the window.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RecentMessage {
     pub id: MessageId,
@@ -56,11 +57,11 @@ pub struct RecentMessage {
 }
 
 impl Tx {
-    /// Everything that admission reads, under the locks of the chat and of the
-    /// user's quota rows (QUOTA-82): the first call of a reserve transaction.
-    /// Until it ends, no other transaction can open a turn of this user, and
-    /// none can delete anything of the chat. `None`: no such chat of this user
-    /// (PLAT-16).
+    /// Reads everything that admission needs, under the locks of the chat and
+    /// of the user's quota rows (QUOTA-82). This is the first call of a reserve
+    /// transaction. Until the transaction ends, no other one can open a turn of
+    /// this user or delete anything in the chat. `None`: the user has no such
+    /// chat (PLAT-16).
     pub async fn turn_admission_facts(
         &mut self,
         query: &AdmissionQuery,
@@ -71,8 +72,8 @@ impl Tx {
         let mut facts = self
             .admission_read(query, lock, &params![tenant_id, user_id])
             .await?;
-        // A missing row cannot be locked. What was read beside it may be out of
-        // date, so all of it is read again once the rows are there.
+        // A missing row cannot be locked, so the values read beside it may be
+        // outdated. After the rows are inserted, everything is read again.
         while let Some(found) = &facts {
             let scope = QuotaDay {
                 tenant_id,
@@ -89,8 +90,8 @@ impl Tx {
         Ok(facts)
     }
 
-    /// The locks come first, so that the other statements see what they waited
-    /// for.
+    /// The locks come first, so that the other statements see the changes that
+    /// they waited for.
     async fn admission_read(
         &mut self,
         query: &AdmissionQuery,
@@ -151,9 +152,10 @@ const HEAD_SQL: &str = concat!(
      WHERE c.tenant_id = $1 AND c.user_id = $2 AND c.id = $3 AND c.deleted_at IS NULL"
 );
 
-/// Joined to the chat by its id alone: rows are used only when the head row
+/// Joined to the chat by its id alone: the rows are used only if the first row
 /// shows that the chat is the caller's. A new request has no messages yet, and
-/// those of a turn that is to be replaced are no part of the history (TURN-55).
+/// the messages of a turn that is being replaced are not part of the history
+/// (TURN-55).
 const RECENT_SQL: &str = "SELECT id, role, content, created_at FROM messages \
      WHERE tenant_id = $1 AND chat_id = $2 AND request_id IS NOT NULL \
      AND request_id <> $3 AND deleted_at IS NULL AND NOT is_compressed \

@@ -11,17 +11,17 @@ use crate::{StoreError, Tx};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Chat {
     pub id: ChatId,
-    /// The selected model, fixed for the chat's life (API-52).
+    /// The selected model. It never changes (API-52).
     pub model: String,
     pub title: Option<String>,
     pub is_temporary: bool,
-    /// Undeleted messages that belong to a turn.
+    /// Number of undeleted messages that belong to a turn.
     pub message_count: u64,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
 
-/// A chat to insert; `created_at` becomes `updated_at` too.
+/// A chat to insert. `updated_at` is set to `created_at`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NewChat<'a> {
     pub id: ChatId,
@@ -64,7 +64,8 @@ impl Tx {
         )
     }
 
-    /// The caller's chat; `None` if it is absent, deleted or somebody else's.
+    /// The caller's chat; `None` if it does not exist, is deleted or belongs to
+    /// another user.
     pub async fn chat_get(
         &mut self,
         tenant: TenantId,
@@ -97,8 +98,8 @@ impl Tx {
         }))
     }
 
-    /// Renames the caller's chat, which is activity (API-52, API-54); `None` if
-    /// the caller has no such chat.
+    /// Renames the caller's chat, which counts as activity (API-52, API-54);
+    /// `None` if the caller has no such chat.
     pub async fn chat_rename(
         &mut self,
         tenant: TenantId,
@@ -115,7 +116,7 @@ impl Tx {
         self.chat_get(tenant, user, chat).await
     }
 
-    /// Soft-deletes the caller's chat and hands its files over to cleanup
+    /// Soft-deletes the caller's chat and enqueues the clean-up of its files
     /// (API-55, CONT-163); `false` if the caller has no such chat.
     pub async fn chat_delete(
         &mut self,
@@ -143,14 +144,13 @@ impl Tx {
         Ok(true)
     }
 
-    /// Posts the lock of the caller's chat, which whatever adds turns to it or
-    /// takes something away from it holds to its end: a send, a retry, an edit,
-    /// and the deletion of a turn or of the chat itself exclude each other. So
-    /// a prompt never holds what a deletion has taken away.
-    ///
-    /// It is taken before the locks of quota rows. A statement that comes after
-    /// it sees what it waited for. Rows that refer to the chat can still be
-    /// inserted. The only writer of `SQLite` has nobody to lock out.
+    /// Posts the lock of the caller's chat. Every transaction that adds a turn
+    /// to the chat or deletes something of it holds this lock to its end. So a
+    /// send, a retry, an edit, and the deletion of a turn or of the chat
+    /// exclude each other, and a prompt never contains deleted text.
+    /// The lock is taken before the locks of quota rows. A later statement sees
+    /// the changes for which this one waited. Rows that refer to the chat can
+    /// still be inserted. `SQLite` has only one writer and needs no lock.
     pub(crate) fn chat_lock(
         &mut self,
         tenant: TenantId,
@@ -167,7 +167,8 @@ impl Tx {
         }
     }
 
-    /// Marks activity: `updated_at` moves to `now`, never back (API-54).
+    /// Records activity: `updated_at` becomes `now`, unless it is later already
+    /// (API-54).
     pub fn chat_touch(
         &mut self,
         tenant: TenantId,

@@ -1,8 +1,7 @@
-//! Conditions on the rows of a list (API-45) and their SQL.
-//!
-//! Every test is two-valued: a title that is absent equals nothing, contains
-//! nothing, and differs from every text. So `not` means the same on both
-//! databases, and the same as for a reader.
+//! Conditions on the rows of a list (API-45), and their SQL.
+//! Every condition is either true or false, never null. An absent title equals
+//! nothing, contains nothing, and differs from every text. So `not` means the
+//! same on both databases and what a reader expects.
 
 use std::fmt::Write as _;
 
@@ -19,20 +18,20 @@ pub enum Filter {
     And(Box<Self>, Box<Self>),
     Or(Box<Self>, Box<Self>),
     Not(Box<Self>),
-    /// The chat's title is one of these texts, to the letter.
+    /// The chat's title equals one of these texts.
     TitleIn(Vec<String>),
     TitleIsNull,
-    /// The chat's title has the text there, whatever the case of either.
+    /// The chat's title has the text at that place, ignoring case.
     TitleHas(Place, String),
     IdIn(Vec<Uuid>),
-    /// The message is from one of these.
+    /// The message has one of these roles.
     RoleIn(Vec<Role>),
-    /// The list's instant compares so with this one.
+    /// Compares the list's instant with this one.
     At(Comparison, Timestamp),
     AtIn(Vec<Timestamp>),
 }
 
-/// Where a text is looked for.
+/// Where the text must be in the title.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
     Anywhere,
@@ -62,7 +61,8 @@ impl Comparison {
     }
 }
 
-/// Writes conditions, numbering their parameters after those already bound.
+/// Writes conditions as SQL. Numbers parameters after those that are already
+/// bound.
 pub(crate) struct Writer<'w> {
     pub(crate) dialect: Dialect,
     /// The list's columns of instant and id.
@@ -129,7 +129,8 @@ impl Writer<'_> {
         self.sql.push_str("))");
     }
 
-    /// Compares lower-case forms as plain text, so no character is a wildcard.
+    /// Compares lower-case forms as plain text, so that no character is a
+    /// wildcard.
     fn title_has(&mut self, place: Place, text: &str) {
         let title = self.lower("c.title");
         self.params.push(Param::from(text).into_owned());
@@ -148,7 +149,8 @@ impl Writer<'_> {
         };
     }
 
-    /// Lower case by the rules of Unicode, whatever locale the database has.
+    /// Lower case by the rules of Unicode, independent of the database's
+    /// locale.
     fn lower(&self, text: &str) -> String {
         match self.dialect {
             Dialect::Sqlite => format!("unicode_lower({text})"),

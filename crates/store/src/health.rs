@@ -15,16 +15,16 @@ impl Store {
         .await
     }
 
-    /// A small write, committed as any other: fails as a request that writes
-    /// would.
+    /// Commits a small write. It fails whenever a request that writes would
+    /// fail.
     pub async fn probe(&self) -> Result<(), StoreError> {
         self.write(|tx: &mut Tx| Box::pin(tx.write_probe())).await
     }
 }
 
 impl Tx {
-    /// Changes what nobody reads. `SQLite` writes nothing for a value that
-    /// stays the same.
+    /// Changes a value that is never read. The value differs each time, because
+    /// `SQLite` does not write an unchanged value.
     async fn write_probe(&mut self) -> Result<(), StoreError> {
         let change = match self.dialect() {
             Dialect::Postgres => "UPDATE schema_migrations SET version = version WHERE version = 1",

@@ -1,13 +1,11 @@
 //! Everything durable: one concrete [`Store`] over `SQLite` and PostgreSQL.
-//!
 //! A *job* is a closure that receives one transaction. [`Store::write`] runs it
-//! in a read-write transaction and commits when it answers `Ok`;
-//! [`Store::read`] runs it against a snapshot. Resource files add methods to
-//! [`Tx`], named `resource_verb`, tenant first; handlers, jobs and tests write
-//! no SQL of their own.
-//!
-//! One SQL text serves both databases. What differs is in few places: types of
-//! columns in the migrations, the form of values in `value`, and row locks.
+//! in a read-write transaction and commits if it returns `Ok`. [`Store::read`]
+//! runs it against a snapshot. Each resource has a file that adds methods to
+//! [`Tx`], named `resource_verb`, with the tenant first. Handlers, jobs and
+//! tests write no SQL of their own.
+//! One SQL text serves both databases. They differ in few places: column types
+//! in the migrations, the form of values in `value`, and row locks.
 
 mod admission;
 mod chats;

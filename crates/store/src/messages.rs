@@ -7,7 +7,7 @@ use crate::page::{Columns, Key, Page, PageRequest};
 use crate::value::{FromValue, Param, Row, Value, params};
 use crate::{StoreError, Tx};
 
-/// Who a message is from.
+/// The author of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Role {
     User,
@@ -15,7 +15,7 @@ pub enum Role {
     System,
 }
 
-/// What a user thinks of an answer.
+/// A user's reaction to an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Reaction {
     Like,
@@ -30,9 +30,9 @@ pub struct Message {
     pub role: Role,
     pub content: String,
     pub attachments: Vec<AttachmentSummary>,
-    /// The caller's own reaction, on assistant messages only.
+    /// The caller's own reaction; on assistant messages only.
     pub my_reaction: Option<Reaction>,
-    /// The effective model, on assistant messages only.
+    /// The effective model; on assistant messages only.
     pub model: Option<String>,
     pub input_tokens: u64,
     pub output_tokens: u64,
@@ -58,12 +58,11 @@ pub struct NewMessage<'a> {
     pub role: Role,
     pub content: &'a str,
     pub provider_response_id: Option<&'a str>,
-    /// Zeros when the provider did not report any (TURN-36).
+    /// Zeros if the provider reported no usage (TURN-36).
     pub usage: Usage,
-    /// The effective model, on assistant messages only.
+    /// The effective model; on assistant messages only.
     pub model: Option<&'a str>,
-    /// Raised just above the chat's latest message if it is not greater
-    /// (TURN-6).
+    /// Raised just above the chat's latest message if it is not later (TURN-6).
     pub created_at: Timestamp,
 }
 
@@ -115,7 +114,7 @@ impl Tx {
         )
     }
 
-    /// One page of the messages of a chat that the caller owns (API-61).
+    /// One page of the messages of the caller's chat (API-61).
     pub async fn message_list(
         &mut self,
         tenant: TenantId,
@@ -134,8 +133,8 @@ impl Tx {
         }))
     }
 
-    /// The answer of a turn, for a replay (TURN-36): found by its own id
-    /// inside a chat that the caller owns.
+    /// The answer of a turn, for a replay (TURN-36), by its own id in the
+    /// caller's chat.
     pub async fn message_get(
         &mut self,
         tenant: TenantId,

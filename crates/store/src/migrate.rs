@@ -1,7 +1,6 @@
 //! Forward-only migrations, embedded in the binary (PLAT-1, K8S-43).
-//!
-//! They run in one transaction under a lock, so that of several processes
-//! starting at once one migrates and the others find the work done.
+//! They run in one transaction under a lock. If several processes start at
+//! once, one migrates, and the others find the schema up to date.
 
 use rusqlite::TransactionBehavior;
 use sqlx::postgres::PgConnection;
@@ -23,8 +22,9 @@ const CREATE_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_migrations \
      (version BIGINT NOT NULL PRIMARY KEY)";
 const READ_VERSION: &str = "SELECT COALESCE(MAX(version), 0) FROM schema_migrations";
 
-/// The types of the migration texts. A length on `SQLite` is the application's
-/// business (chapter 05, section 1.1).
+/// The types in the migration texts: name, `SQLite` type, PostgreSQL type.
+/// `SQLite` does not check lengths; the application does (chapter 05, section
+/// 1.1).
 const TYPES: [(&str, &str, &str); 18] = [
     ("{uuid}", "UUID", "TEXT"),
     ("{ts}", "TIMESTAMPTZ", "INTEGER"),
@@ -81,7 +81,7 @@ fn for_sqlite(text: &str) -> String {
         })
 }
 
-/// Brings a file up to date in one exclusive transaction.
+/// Migrates a file in one exclusive transaction.
 pub(crate) fn sqlite(connection: &mut rusqlite::Connection) -> Result<(), StoreError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
     tx.execute_batch(CREATE_VERSIONS)?;
@@ -96,14 +96,15 @@ pub(crate) fn sqlite(connection: &mut rusqlite::Connection) -> Result<(), StoreE
     Ok(tx.commit()?)
 }
 
-/// Brings a database up to date under an advisory lock, or only checks its
-/// version when `migrate` is false.
+/// Migrates a database under an advisory lock. If `migrate` is false, only
+/// checks its version.
 pub(crate) async fn postgres(
     connection: &mut PgConnection,
     migrate: bool,
 ) -> Result<(), StoreError> {
     let mut tx = connection.begin().await?;
-    // A large table takes its time, and so may another process that migrates.
+    // A migration of a large table, or one in another process, may take longer
+    // than a usual statement.
     tx.execute(sqlx::raw_sql(
         "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; \
          SET LOCAL idle_in_transaction_session_timeout = 0",

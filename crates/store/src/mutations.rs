@@ -1,5 +1,5 @@
-//! Retry, edit and delete of a chat's newest turn (TURN-54, TURN-55): what
-//! their checks read, and what they change.
+//! Retry, edit and deletion of a chat's newest turn (TURN-54, TURN-55): the
+//! reads for their checks, and the changes.
 
 use minichat_core::turn::TurnState;
 use minichat_core::{ChatId, RequestId, TenantId, Timestamp, TurnId, UserId};
@@ -7,7 +7,7 @@ use minichat_core::{ChatId, RequestId, TenantId, Timestamp, TurnId, UserId};
 use crate::value::{Row, params};
 use crate::{StoreError, Tx};
 
-/// Which turn a mutation is about, and who wants it.
+/// The turn of a mutation and its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MutationQuery {
     pub tenant_id: TenantId,
@@ -19,31 +19,31 @@ pub struct MutationQuery {
 /// What the checks of a mutation found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MutationTarget {
-    /// No such chat of this user.
+    /// The user has no such chat.
     NoChat,
-    /// The chat never had a turn of this request.
+    /// The chat never had a turn with this request id.
     NoTurn,
     Turn(TargetTurn),
 }
 
-/// A turn that shall be replaced or deleted.
+/// A turn that a mutation replaces or deletes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TargetTurn {
     pub id: TurnId,
     pub state: TurnState,
     pub requester_user_id: Option<UserId>,
     pub web_search_enabled: bool,
-    /// Not deleted, and no undeleted turn of the chat is newer by
+    /// The turn is not deleted, and no undeleted turn of the chat is newer by
     /// `(started_at, id)`.
     pub is_newest: bool,
-    /// The user's message; `None` once it is deleted.
+    /// The user's message; `None` if it is deleted.
     pub content: Option<String>,
-    /// The database's instant of the look.
+    /// The instant of the read, by the database's clock.
     pub now: Timestamp,
 }
 
 impl Tx {
-    /// The turn of a mutation, not locked.
+    /// The turn of a mutation, without a lock.
     pub async fn turn_mutation_target(
         &mut self,
         query: &MutationQuery,
@@ -54,12 +54,12 @@ impl Tx {
         Ok(found.unwrap_or(MutationTarget::NoChat))
     }
 
-    /// The turn of a mutation, which nothing else in the chat can change until
-    /// this transaction ends.
-    ///
-    /// The chat's row is what is locked: a lock on the newest turn would let a
-    /// waiting mutation go on with the next newest when the newest vanishes,
-    /// and would not show it the turn that took its place.
+    /// The turn of a mutation, under the lock of its chat: no other transaction
+    /// can change the chat until this one ends.
+    /// The chat's row is locked, not the turn's. With a lock on the newest
+    /// turn, a mutation that waited would continue with the next newest turn
+    /// when the newest is deleted, and it would not see the turn that replaced
+    /// it.
     pub async fn turn_mutation_lock(
         &mut self,
         query: &MutationQuery,
@@ -68,8 +68,9 @@ impl Tx {
         self.turn_mutation_target(query).await
     }
 
-    /// Deletes a turn and its messages, as of the look at it under the lock of
-    /// its chat. `replaced_by` is the request of the turn that takes its place.
+    /// Deletes a turn and its messages, as of the instant at which it was read
+    /// under the lock of its chat. `replaced_by` is the request of the turn
+    /// that replaces it.
     pub fn turn_delete(
         &mut self,
         query: &MutationQuery,
@@ -90,9 +91,10 @@ impl Tx {
     }
 
     /// Whether `turn` was deleted at exactly this instant of the database's
-    /// clock: how a deletion whose commit was not answered learns that it was
-    /// heard. No other one has the same instant, because each looks at the turn
-    /// under the lock of its chat. Waits for that lock.
+    /// clock. A deletion whose commit is in doubt uses this to find out whether
+    /// it succeeded. No other deletion has the same instant, because each reads
+    /// the turn under the lock of its chat. This function waits for that lock
+    /// too.
     pub async fn turn_deleted_at(
         &mut self,
         query: &MutationQuery,

@@ -1,32 +1,33 @@
-//! Running turns whose process may be gone, and everything their settlement
-//! needs besides the stored policy (TURN-56, TURN-58). The watchdog decides at which
-//! age a turn is an orphan.
+//! Running turns whose process may be gone, with everything their settlement
+//! needs besides the stored policy (TURN-56, TURN-58). The watchdog decides how
+//! old an orphan is.
 
 use minichat_core::{ChatId, Date, RequestId, TenantId, Timestamp, TurnId, UserId};
 
 use crate::value::{Param, Row, params};
 use crate::{StoreError, Tx};
 
-/// Which running turns to list, of all tenants, the one without progress for
-/// longest first.
+/// Which running turns to list, of all tenants. The turn with the oldest
+/// progress comes first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OrphanQuery {
     /// Only turns whose last progress is not later than this; `None` = all.
     pub stale_at: Option<Timestamp>,
-    /// Only turns behind this one in the order of the list.
+    /// Only turns after this one in the order of the list.
     pub after: Option<OrphanKey>,
-    /// Rows at most.
+    /// Maximum number of rows.
     pub limit: u32,
 }
 
-/// Place of a turn in the order of the list.
+/// A turn's place in the order of the list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OrphanKey {
     pub last_progress_at: Timestamp,
     pub turn_id: TurnId,
 }
 
-/// A running turn as its row tells it. What is `None` was never written.
+/// A running turn, as its row describes it. `None` means that the value was
+/// never written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Orphan {
     pub key: OrphanKey,
@@ -36,7 +37,7 @@ pub struct Orphan {
     /// `user` or `system`.
     pub requester_type: String,
     pub requester_user_id: Option<UserId>,
-    /// The model of the chat as it is now (TURN-60).
+    /// The chat's current model (TURN-60).
     pub selected_model: String,
     pub provider_name: Option<String>,
     pub effective_model: Option<String>,
@@ -47,8 +48,8 @@ pub struct Orphan {
 }
 
 impl Tx {
-    /// The running turns of `query`, not locked: whoever finalizes one repeats
-    /// the predicate (TURN-60).
+    /// The running turns of `query`, without locks. The finalization of each
+    /// checks the condition again (TURN-60).
     pub async fn orphan_list(&mut self, query: &OrphanQuery) -> Result<Vec<Orphan>, StoreError> {
         let OrphanQuery {
             stale_at,

@@ -1,5 +1,5 @@
-//! The transactional outbox (PLAT-30 to PLAT-38): a side effect and the message that
-//! reports it commit or vanish together.
+//! The transactional outbox (PLAT-30 to PLAT-38): a change and the message that
+//! reports it are committed together or not at all.
 
 use minichat_core::{TenantId, Timestamp};
 use uuid::Uuid;
@@ -7,17 +7,17 @@ use uuid::Uuid;
 use crate::value::{Param, params};
 use crate::{StoreError, Tx};
 
-/// A message to put into a queue.
+/// A message to enqueue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutboxMessage<'a> {
     pub queue: &'a str,
     pub tenant_id: TenantId,
-    /// Messages of one key keep their order (PLAT-39).
+    /// Messages with the same key keep their order (PLAT-39).
     pub key: Uuid,
     /// `outbox.num_partitions`, at least 1.
     pub partitions: u32,
     /// A second message with the same key in the same queue is dropped
-    /// (PLAT-37). Begins with the tenant's 32 hex digits.
+    /// (PLAT-37). Begins with the 32 hex digits of the tenant id.
     pub dedupe_key: Option<&'a str>,
     /// JSON.
     pub payload: &'a str,
@@ -46,7 +46,7 @@ impl OutboxMessage<'_> {
 }
 
 impl Tx {
-    /// Enqueues a message with this transaction (PLAT-30). A dedupe key of
+    /// Enqueues a message in this transaction (PLAT-30). A dedupe key of
     /// another tenant is [`StoreError::DedupeKey`], which aborts the job.
     pub fn outbox_enqueue(&mut self, message: &OutboxMessage<'_>) -> Result<(), StoreError> {
         message.check_dedupe_key()?;

@@ -1,5 +1,5 @@
-//! Keyset paging (API-40 to API-44): a page is found by the key of its boundary row,
-//! never by an offset.
+//! Keyset paging (API-40 to API-44): the key of the boundary row selects a
+//! page, never an offset.
 
 use std::fmt::Write as _;
 
@@ -10,22 +10,22 @@ use crate::filter::{Filter, Writer};
 use crate::tx::Dialect;
 use crate::value::Param;
 
-/// The key of a row in both lists: `updated_at` for chats, `created_at` for
-/// messages, then the id. It is total because ids are unique.
+/// The key of a row: `updated_at` for chats and `created_at` for messages, then
+/// the id. The order is total because ids are unique.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Key {
     pub at: Timestamp,
     pub id: Uuid,
 }
 
-/// Which way from the boundary row, in the order of the list.
+/// Which way to go from the boundary row, in the order of the list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direction {
     Next,
     Previous,
 }
 
-/// Which way a key grows.
+/// Ascending or descending.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sort {
     Ascending,
@@ -37,33 +37,33 @@ pub enum Sort {
 pub enum Order {
     /// By the list's instant, then by id.
     At(Sort, Sort),
-    /// By id, after which nothing is left to order.
+    /// By id. Nothing else is needed.
     Id(Sort),
 }
 
-/// One page of a list: the first one when `cursor` is absent.
+/// One page of a list: the first one if `cursor` is absent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PageRequest {
-    /// Rows wanted, at least 1.
+    /// Number of rows, at least 1.
     pub limit: u32,
     pub order: Order,
-    /// The boundary row, excluded from the page.
+    /// The boundary row, which is not part of the page, and the direction.
     pub cursor: Option<(Key, Direction)>,
-    /// Which rows belong to the list.
+    /// The rows that belong to the list.
     pub filter: Option<Filter>,
 }
 
-/// Rows in the order of the list, whichever way the page was reached.
+/// Rows in the order of the list, whichever direction was used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Page<T> {
     pub items: Vec<T>,
-    /// Key for the cursor of the following page; `None` on the last one.
+    /// Key for the cursor of the next page; `None` on the last page.
     pub next: Option<Key>,
-    /// Key for the cursor of the preceding page; `None` on the first one.
+    /// Key for the cursor of the previous page; `None` on the first page.
     pub previous: Option<Key>,
 }
 
-/// The columns of a list that can be ordered by.
+/// The columns of a list by which it can be ordered.
 #[derive(Clone, Copy)]
 pub(crate) struct Columns {
     pub(crate) at: &'static str,
@@ -94,9 +94,9 @@ impl Sort {
 }
 
 impl Order {
-    /// Most recently active first: how chats are listed.
+    /// Most recently active first: the order of chats.
     pub const NEWEST_FIRST: Self = Self::At(Sort::Descending, Sort::Descending);
-    /// How messages are listed.
+    /// The order of messages.
     pub const OLDEST_FIRST: Self = Self::At(Sort::Ascending, Sort::Ascending);
 
     const fn reversed(self) -> Self {
@@ -118,8 +118,8 @@ impl PageRequest {
         }
     }
 
-    /// Completes a query that ends in a condition with the condition, order
-    /// and length of the page. One row more than the page tells whether
+    /// Appends condition, order and length of the page to a query that ends in
+    /// a condition. One more row than needed is read, to find out whether
     /// another page follows.
     pub(crate) fn complete(
         &self,
@@ -161,7 +161,7 @@ impl PageRequest {
         sql
     }
 
-    /// Makes the page out of the rows found, nearest to the boundary first.
+    /// Builds the page from the rows, nearest to the boundary first.
     pub(crate) fn page<T>(&self, mut rows: Vec<T>, key: impl Fn(&T) -> Key) -> Page<T> {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let more = rows.len() > limit;
@@ -193,7 +193,7 @@ fn beyond(writer: &mut Writer<'_>, order: Order, key: Key) {
     };
     match order {
         Order::Id(sort) => part(format!(" AND {id} {} ", sort.after()), key.id.into()),
-        // As one comparison of rows it is a range of the index.
+        // As a row comparison, it is one range of the index.
         Order::At(a, b) if a == b => {
             part(format!(" AND ({at}, {id}) {} (", a.after()), key.at.into());
             part(", ".to_owned(), key.id.into());

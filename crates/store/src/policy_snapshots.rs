@@ -1,4 +1,4 @@
-//! Policy snapshots (PLAT-14, QUOTA-30): what every turn was priced by.
+//! Policy snapshots (PLAT-14, QUOTA-30): the policy that priced each turn.
 
 use minichat_core::TenantId;
 

@@ -1,10 +1,9 @@
-//! Quota cells (PLAT-12, QUOTA-77 to QUOTA-82): what a user spent and reserved in one
-//! bucket during one period.
-//!
-//! Every transaction that reserves or settles first ensures and locks the
-//! `total` rows of both periods, monthly before daily; that serialises all
-//! quota work of one user and is what keeps parallel sends from overspending.
-//! Whoever locks a chat too, as a reserve does, locks it before.
+//! Quota cells (PLAT-12, QUOTA-77 to QUOTA-82): what a user spent and reserved
+//! in one bucket during one period.
+//! Every transaction that reserves or settles first inserts missing `total`
+//! rows of both periods and locks them, monthly before daily. This serialises
+//! all quota work of one user, so that parallel sends cannot overspend. A
+//! transaction that also locks a chat, as a reserve does, locks the chat first.
 
 use minichat_core::quota::{Bucket, Period, Tier};
 use minichat_core::turn::Usage;
@@ -15,12 +14,13 @@ use crate::tx::Dialect;
 use crate::value::{FromValue, Param, Row, Value, params};
 use crate::{StoreError, Tx};
 
-/// Whose cells, on which day: the day's cell and the cell of its month.
+/// The user and the day of cells: the day's cells and those of its month.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QuotaDay {
     pub tenant_id: TenantId,
     pub user_id: UserId,
-    /// The UTC date of `started_at` (QUOTA-54), never today's at settlement.
+    /// The UTC date of `started_at` (QUOTA-54). Settlement uses it too, not the
+    /// current date.
     pub day: Date,
 }
 
@@ -40,35 +40,36 @@ pub struct QuotaCell {
     pub code_interpreter_calls: u64,
 }
 
-/// The cells of one [`QuotaDay`]; a row that does not exist yet is absent and counts
-/// as zero.
+/// The cells of one [`QuotaDay`]. A row that does not exist yet is absent and
+/// counts as zero.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct QuotaCells {
     cells: Vec<QuotaCell>,
 }
 
-/// What settlement books on the cells that the reserve touched (QUOTA-62).
+/// The amounts that settlement books on the cells of a reserve (QUOTA-62).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SettlementBooking {
     pub scope: QuotaDay,
-    /// Whether the turn ran on a premium model, so `tier:premium` is booked too.
+    /// Whether the turn ran on a premium model. If so, `tier:premium` is booked
+    /// too.
     pub premium: bool,
-    /// The turn's reserve, given back.
+    /// The turn's reserve, which is released.
     pub reserved_credits_micro: u64,
     /// The charge.
     pub committed_credits_micro: u64,
-    /// Provider counts when the method is `actual`, else zeros.
+    /// The provider's counts if the method is `actual`, otherwise zeros.
     pub usage: Usage,
-    /// Completed tool calls; zeros when released.
+    /// Completed tool calls; zeros if the reserve was released.
     pub file_search_calls: u32,
     pub web_search_calls: u32,
     pub code_interpreter_calls: u32,
     pub now: Timestamp,
 }
 
-/// A reserve that settlement did not find as it was written (QUOTA-65): the
-/// cell is missing or holds less than the turn's reserve. It is clamped to 0;
-/// the caller logs it at error with the turn's id.
+/// A reserve that settlement did not find in full (QUOTA-65): the cell is
+/// missing or holds less than the turn's reserve. The cell's reserve becomes 0.
+/// The caller logs it as an error with the turn's id.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SettlementFault {
     pub period: Period,
@@ -78,8 +79,8 @@ pub struct SettlementFault {
 }
 
 impl Tx {
-    /// Ensures both total rows and locks all cells of `scope` (QUOTA-82). One
-    /// round trip.
+    /// Inserts missing total rows and locks all cells of `scope` (QUOTA-82).
+    /// One round trip.
     pub async fn quota_lock(&mut self, scope: QuotaDay) -> Result<QuotaCells, StoreError> {
         self.quota_ensure(scope)?;
         let sql = self.dialect().quota_lock_sql();
@@ -87,7 +88,7 @@ impl Tx {
         Ok(QuotaCells::new(cells))
     }
 
-    /// The cells of `scope`, not locked.
+    /// The cells of `scope`, without locks.
     pub async fn quota_cells(&mut self, scope: QuotaDay) -> Result<QuotaCells, StoreError> {
         let cells = self.query(CELLS_SQL, &scope.params(), cell_row).await?;
         Ok(QuotaCells::new(cells))
@@ -131,9 +132,9 @@ impl Tx {
         Ok(())
     }
 
-    /// Gives the reserve back and books the charge (QUOTA-62). `cells` are
-    /// those that [`Tx::turn_finish`] locked. Never fails because of what a
-    /// cell holds (QUOTA-65).
+    /// Releases the reserve and books the charge (QUOTA-62). `cells` are those
+    /// that [`Tx::turn_finish`] locked. Never fails because of a cell's amounts
+    /// (QUOTA-65).
     pub fn quota_settle(
         &mut self,
         settlement: &SettlementBooking,
@@ -147,7 +148,7 @@ impl Tx {
         Ok(faults)
     }
 
-    /// A missing row cannot be locked, so both total rows are made first.
+    /// A missing row cannot be locked, so both total rows are inserted first.
     pub(crate) fn quota_ensure(&mut self, scope: QuotaDay) -> Result<(), StoreError> {
         self.execute_later(
             concat!(
@@ -196,8 +197,8 @@ macro_rules! cell_select {
 const CELLS_SQL: &str = cell_select!("$3", "$4", "");
 
 impl Dialect {
-    /// The cells of a scope, locked in the order of QUOTA-82. The only writer
-    /// of `SQLite` has nobody to lock out.
+    /// Reads the cells of a scope and locks them in the order of QUOTA-82.
+    /// `SQLite` has only one writer and needs no lock.
     pub(crate) const fn quota_lock_sql(self) -> &'static str {
         match self {
             Self::Sqlite => CELLS_SQL,
@@ -318,7 +319,7 @@ impl QuotaCells {
 }
 
 impl SettlementBooking {
-    /// Telemetry goes to the total cells alone (PLAT-12).
+    /// Only the total cells record telemetry (PLAT-12).
     fn params(&self, bucket: Bucket) -> [Param<'static>; 15] {
         let Self {
             scope,
@@ -352,7 +353,7 @@ impl SettlementBooking {
     }
 }
 
-/// The buckets that a turn of a tier is booked on (QUOTA-9).
+/// The buckets on which a turn is booked (QUOTA-9).
 const fn booked(premium: bool) -> &'static [Bucket] {
     if premium {
         Tier::Premium.buckets()

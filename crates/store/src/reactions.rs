@@ -8,7 +8,7 @@ use crate::tx::only_column;
 use crate::value::params;
 use crate::{StoreError, Tx};
 
-/// A user's reaction to a message of a chat that this user owns.
+/// A user's reaction to a message in the user's own chat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NewReaction {
     pub tenant_id: TenantId,
@@ -20,8 +20,8 @@ pub struct NewReaction {
 }
 
 impl Tx {
-    /// Who an undeleted message of a turn is from; `None` if the chat, which
-    /// the caller must own, has no such message.
+    /// The author of an undeleted message of a turn; `None` if the caller's
+    /// chat has no such message.
     pub async fn message_role(
         &mut self,
         tenant: TenantId,
@@ -67,7 +67,7 @@ impl Tx {
         )
     }
 
-    /// Takes the user's reaction back, if there is one.
+    /// Removes the user's reaction, if there is one.
     pub fn reaction_delete(
         &mut self,
         tenant: TenantId,

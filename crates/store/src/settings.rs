@@ -1,4 +1,4 @@
-//! Where the database is and how much of it a process may use.
+//! The location of the database, and limits on its use.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,27 +13,26 @@ use crate::StoreError;
 pub struct DatabaseSettings {
     /// `sqlite:///absolute/path`, `sqlite://relative/path` or `postgres://…`.
     pub url: String,
-    /// `postgres://…` of the server itself, when `url` leads through a pooler in
+    /// `postgres://…` of the server itself, if `url` leads through a pooler in
     /// transaction mode.
     pub listen_url: Option<String>,
-    /// Connections of the PostgreSQL pool, readers on `SQLite`; at least 1.
+    /// Connections of the PostgreSQL pool, or readers on `SQLite`; at least 1.
     pub max_conns: usize,
     /// How long a caller waits for a connection of the PostgreSQL pool.
     pub acquire_timeout: Duration,
-    /// How long opening waits for a `SQLite` file that another process has open.
+    /// How long `open` waits for a `SQLite` file that another process has open.
     pub file_patience: Duration,
     /// How long PostgreSQL may take to accept a connection.
     pub connect_timeout: Duration,
-    /// How long PostgreSQL works on one statement.
+    /// How long PostgreSQL may work on one statement.
     pub statement_timeout: Duration,
-    /// How long a statement waits for a lock, on `SQLite` for that of another
-    /// process.
+    /// How long a statement waits for a lock; on `SQLite`, for a lock of
+    /// another process.
     pub lock_timeout: Duration,
-    /// How long a job takes at most, with its wait for a connection and its
+    /// Maximum duration of a job, including the wait for a connection and all
     /// attempts.
     pub job_timeout: Duration,
-    /// Whether opening brings an older schema up to date. `SQLite` always does
-    /// (K8S-43).
+    /// Whether `open` migrates an older schema. `SQLite` always does (K8S-43).
     pub auto_migrate: bool,
 }
 
@@ -43,15 +42,15 @@ pub(crate) enum Location {
     Postgres(Box<Servers>),
 }
 
-/// How PostgreSQL is reached.
+/// The PostgreSQL servers to connect to.
 pub(crate) struct Servers {
     pub(crate) main: PostgresUrl,
-    /// The server itself, where `main` is a pooler in transaction mode.
+    /// The server itself, if `main` is a pooler in transaction mode.
     pub(crate) direct: Option<PostgresUrl>,
 }
 
 impl DatabaseSettings {
-    /// Settings with the documented defaults, and no waiting for a file.
+    /// Settings with the documented defaults. `open` does not wait for a file.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -97,8 +96,8 @@ impl DatabaseSettings {
         })
     }
 
-    /// The settings of each session. A plan is made once for a statement, not for
-    /// its values: those of the large ones cost more than they are worth.
+    /// The settings of each session. A statement is planned once, not for each of
+    /// its values, because planning the large statements costs more than it saves.
     pub(crate) fn of_session(&self) -> Vec<(&'static str, String)> {
         let limits = self.limits().into_iter();
         let mut settings: Vec<_> = limits
@@ -110,7 +109,7 @@ impl DatabaseSettings {
         settings
     }
 
-    /// How the server finds out that we have vanished without a word.
+    /// Settings by which the server detects that this process has vanished.
     pub(crate) fn of_listener(&self) -> Vec<(&'static str, String)> {
         let seconds = KEEPALIVE.as_secs().to_string();
         vec![
@@ -121,8 +120,8 @@ impl DatabaseSettings {
         ]
     }
 
-    /// The limits of time of a session, in milliseconds. One that is idle in the
-    /// middle of a transaction has been left by its process.
+    /// The time limits of a session, in milliseconds. A session that is idle inside
+    /// a transaction was abandoned by its process.
     pub(crate) fn limits(&self) -> [(&'static str, u128); 3] {
         [
             ("statement_timeout", self.statement_timeout.as_millis()),
@@ -143,7 +142,7 @@ fn refused(key: &str, fault: &str) -> StoreError {
     StoreError::Url(format!("database.{key}: {fault}"))
 }
 
-/// A setting of our own, by which a session is known that keeps its settings.
+/// A custom setting that identifies a session that keeps its settings.
 pub(crate) const MARK: &str = "minichat.session";
 pub(crate) const MARKED: &str = "own";
 

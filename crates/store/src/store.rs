@@ -10,8 +10,8 @@ use crate::settings::Location;
 use crate::sqlite::{InstanceLock, Limits, Sqlite};
 use crate::{DatabaseSettings, StoreError, Tx};
 
-/// A handle on one database, cheap to clone. The last clone that is dropped
-/// ends the threads of a `SQLite` store and gives its file free.
+/// A handle on one database, cheap to clone. Dropping the last clone ends the
+/// threads of a `SQLite` store and releases its file.
 #[derive(Clone)]
 pub struct Store {
     backend: Backend,
@@ -25,7 +25,7 @@ enum Backend {
     Postgres(Postgres),
 }
 
-/// What a write is for.
+/// The purpose of a write.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Any,
@@ -33,12 +33,11 @@ enum Purpose {
 }
 
 impl Store {
-    /// Opens the database and brings its schema up to date (PLAT-1). A schema
-    /// newer than this release is [`StoreError::NewerSchema`]; a `SQLite` file
-    /// that another process has open for longer than the settings allow is
+    /// Opens the database and migrates its schema (PLAT-1). A schema newer than
+    /// this release is [`StoreError::NewerSchema`]. A `SQLite` file that
+    /// another process keeps open for longer than the settings allow is
     /// [`StoreError::InUse`].
-    ///
-    /// `clock` tells the time of `SQLite` transactions (TURN-6).
+    /// `clock` gives the time of `SQLite` transactions (TURN-6).
     pub async fn open(
         settings: &DatabaseSettings,
         clock: Arc<dyn Clock>,
@@ -69,7 +68,7 @@ impl Store {
         })
     }
 
-    /// The same database, every transaction of which waits at `turnstile`.
+    /// The same database. Every transaction waits at `turnstile`.
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn behind(mut self, turnstile: crate::testing::Turnstile) -> Self {
@@ -82,8 +81,8 @@ impl Store {
         matches!(self.backend, Backend::Sqlite(_))
     }
 
-    /// The requests of other processes to stop a turn (D3), heard from the
-    /// return on. `None` on `SQLite`, whose file has one process.
+    /// Other processes' requests to stop a turn (D3), received from now on.
+    /// `None` on `SQLite`, whose file has one process.
     pub async fn stop_requests(&self) -> Option<StopRequests> {
         match &self.backend {
             Backend::Sqlite(_) => None,
@@ -91,14 +90,13 @@ impl Store {
         }
     }
 
-    /// Runs `job` in one transaction: committed when it answers `Ok`, rolled
-    /// back when it answers `Err`, which comes back unchanged.
-    ///
-    /// `job` may run again after a collision with another transaction, so it
-    /// must not change anything but the database, and must await nothing but
-    /// its transaction: [`StoreError::JobSuspended`] on `SQLite`. Dropping the
-    /// returned future leaves no open transaction; whether it committed is
-    /// then unknown.
+    /// Runs `job` in one transaction. It is committed if the job returns `Ok`,
+    /// and rolled back if it returns `Err`, which is returned unchanged.
+    /// `job` may run again after a conflict with another transaction. So it
+    /// must change nothing but the database, and await nothing but its
+    /// transaction; otherwise `SQLite` returns [`StoreError::JobSuspended`].
+    /// Dropping the returned future leaves no open transaction, but the
+    /// transaction may have been committed.
     pub async fn write<T, E, F>(&self, job: F) -> Result<T, E>
     where
         F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
@@ -108,8 +106,8 @@ impl Store {
         self.write_for(job, Purpose::Any).await
     }
 
-    /// [`write`](Self::write) for what ends a turn that is open, or looks how it
-    /// ended: on a full disk only such jobs have the room that is left.
+    /// [`write`](Self::write) for a job that ends an open turn or reads how it
+    /// ended. When the disk is full, only such jobs may use the remaining room.
     pub async fn write_closing<T, E, F>(&self, job: F) -> Result<T, E>
     where
         F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
@@ -134,8 +132,8 @@ impl Store {
         self.run_write(job, purpose).await
     }
 
-    /// Runs `job` for reading: against one snapshot on `SQLite`, statement by
-    /// statement on PostgreSQL. Statements that change anything are refused.
+    /// Runs `job` for reading. On `SQLite` it reads one snapshot; on PostgreSQL
+    /// each statement has its own. Statements that change anything are refused.
     pub async fn read<T, E, F>(&self, job: F) -> Result<T, E>
     where
         F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
@@ -188,8 +186,8 @@ impl Store {
     }
 }
 
-/// Runs `open` in a thread of its own: it may wait for long, and a process that
-/// ends meanwhile must not wait for it.
+/// Runs `open` in its own thread. It may wait for long, and a process that
+/// exits must not wait for it.
 async fn in_a_thread<T: Send + 'static>(
     open: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
@@ -197,7 +195,7 @@ async fn in_a_thread<T: Send + 'static>(
     std::thread::Builder::new()
         .name("sqlite-open".to_owned())
         .spawn(move || {
-            // Nobody needs it any more when this fails.
+            // If this fails, the caller no longer waits.
             let _ = opened.send(open());
         })?;
     is_opened.await.map_err(|_| StoreError::Closed)?

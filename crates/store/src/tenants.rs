@@ -1,5 +1,5 @@
-//! Whose each tenant id is (D36): the `ChatTenant` that was served under it
-//! first, for as long as rows of the tenant exist.
+//! The owner of each tenant id (D36): the `ChatTenant` that was served under it
+//! first, as long as rows of the tenant exist.
 
 use minichat_core::{NamespacedName, TenantId, Timestamp};
 
@@ -12,11 +12,11 @@ pub struct ServedTenant {
     pub id: TenantId,
     pub owner: NamespacedName,
     pub first_served: Timestamp,
-    /// When a process last began to serve it, or took a change of it over.
+    /// When a process last started to serve it, or took over a change of it.
     pub last_served: Timestamp,
 }
 
-/// Deletes the row of a tenant that no other table knows.
+/// Deletes the row of a tenant of which no other table has rows.
 pub(crate) const RELEASE: &str = "DELETE FROM tenants WHERE id = $1 \
      AND NOT EXISTS (SELECT 1 FROM chats WHERE tenant_id = $1) \
      AND NOT EXISTS (SELECT 1 FROM messages WHERE tenant_id = $1) \
@@ -33,8 +33,8 @@ pub(crate) const RELEASE: &str = "DELETE FROM tenants WHERE id = $1 \
      RETURNING id";
 
 impl Tx {
-    /// Whose `tenant` is from now on: `claimant`'s, unless it is another's
-    /// already. Of several that claim it at once, one gets it.
+    /// Claims `tenant` for `claimant` and returns the owner: `claimant`, unless
+    /// the id already has another owner. If several claim it at once, one wins.
     pub async fn tenant_claim(
         &mut self,
         tenant: TenantId,
@@ -48,13 +48,13 @@ impl Tx {
             params![tenant, claimant.as_str()],
         )?;
         let owner = self.tenant_owner(tenant).await?;
-        // Only an erase at the same instant takes the row away.
+        // Only an erase at the same instant can remove the row.
         owner.ok_or_else(|| {
             StoreError::Contended(Refused::found("the tenant was removed meanwhile"))
         })
     }
 
-    /// Whose `tenant` is; `None` when nobody was ever served under it.
+    /// The owner of `tenant`; `None` if it was never served.
     pub async fn tenant_owner(
         &mut self,
         tenant: TenantId,
@@ -67,7 +67,8 @@ impl Tx {
         .await
     }
 
-    /// Gives `tenant` to `to` if it is `from`'s; whether it was.
+    /// Transfers `tenant` from `from` to `to`. Returns whether `from` was the
+    /// owner.
     pub async fn tenant_transfer(
         &mut self,
         tenant: TenantId,
@@ -84,7 +85,7 @@ impl Tx {
         Ok(moved.is_some())
     }
 
-    /// Every tenant that was served from this database, by owner.
+    /// Every tenant that was served from this database, with its owner.
     pub async fn tenant_list(&mut self) -> Result<Vec<ServedTenant>, StoreError> {
         self.query(
             "SELECT id, owner, first_served, last_served FROM tenants ORDER BY owner, id",
@@ -94,8 +95,9 @@ impl Tx {
         .await
     }
 
-    /// Ends the ownership of a tenant of which no other row is left; whether it
-    /// did. The last step of an erase: the id is anybody's afterwards.
+    /// Ends the ownership of a tenant of which no other row is left, and
+    /// returns whether it did. This is the last step of an erase. Afterwards
+    /// anyone can claim the id.
     pub async fn tenant_release(&mut self, tenant: TenantId) -> Result<bool, StoreError> {
         let released: Option<TenantId> = self
             .query_opt(RELEASE, &params![tenant], crate::tx::only_column)

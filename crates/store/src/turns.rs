@@ -1,4 +1,4 @@
-//! Turns (PLAT-7): the row of one attempt to answer a message.
+//! Turns (PLAT-7): one attempt to answer a message each.
 
 use minichat_core::quota::Reserve;
 use minichat_core::turn::{Outcome, TurnErrorCode, TurnState};
@@ -9,14 +9,14 @@ use crate::tx::{Dialect, Query};
 use crate::value::{FromValue, Param, Row, Value, params};
 use crate::{StoreError, Tx};
 
-/// A turn as it is stored, deleted or not.
+/// A stored turn, which may be deleted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Turn {
     pub id: TurnId,
     pub chat_id: ChatId,
     pub request_id: RequestId,
     pub state: TurnState,
-    /// One of TURN-39's codes, on failed turns only.
+    /// A code of TURN-39; on failed turns only.
     pub error_code: Option<String>,
     pub provider_response_id: Option<String>,
     pub assistant_message_id: Option<MessageId>,
@@ -26,7 +26,7 @@ pub struct Turn {
     pub updated_at: Timestamp,
 }
 
-/// A turn to insert, in state `running`, inside the reserve transaction
+/// A turn to insert in state `running`, inside the reserve transaction
 /// (TURN-11). The preflight facts never change afterwards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NewTurn<'a> {
@@ -56,22 +56,23 @@ pub struct TurnFinish<'a> {
     pub turn_id: TurnId,
     pub outcome: Outcome,
     pub provider_response_id: Option<&'a str>,
-    /// The watchdog's predicate (TURN-60): only if the last progress is not
-    /// later than this instant.
+    /// The watchdog's condition (TURN-60): the last progress is not later than
+    /// this instant.
     pub stale_at: Option<Timestamp>,
 }
 
-/// What the winner of the compare-and-set learns.
+/// What the winner of the compare-and-set gets.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FinishedTurn {
-    /// The database's instant of the end: `completed_at` of the turn.
+    /// The instant of the end by the database's clock: `completed_at` of the
+    /// turn.
     pub now: Timestamp,
     /// The locked cells of the reserve's periods.
     pub cells: QuotaCells,
     /// What the reserve transaction pinned on the row (QUOTA-33). `None` on a
-    /// row that never held a reserve: it is ended without settlement.
+    /// row that never had a reserve: it is ended without settlement.
     pub reserve: Option<Reserve>,
-    /// Completed tool calls, as the row counts them.
+    /// Number of completed tool calls in the row.
     pub web_search_calls: u32,
     pub code_interpreter_calls: u32,
 }
@@ -79,7 +80,7 @@ pub struct FinishedTurn {
 impl Tx {
     /// Inserts a running turn. A conflict is [`crate::Constraint::TurnRequest`]
     /// or [`crate::Constraint::OneRunningTurn`] (TURN-12). `started_at` is
-    /// raised just above the chat's latest if it is not greater (TURN-6).
+    /// raised just above the chat's latest if it is not later (TURN-6).
     pub fn turn_insert(&mut self, turn: &NewTurn<'_>) -> Result<(), StoreError> {
         let NewTurn {
             id,
@@ -129,7 +130,7 @@ impl Tx {
         )
     }
 
-    /// The turn of a request, deleted or not, in a chat that the caller owns.
+    /// The turn of a request, even if deleted, in the caller's chat.
     pub async fn turn_get(
         &mut self,
         tenant: TenantId,
@@ -152,7 +153,7 @@ impl Tx {
         .await
     }
 
-    /// Whether `turn` was ever opened, also if its chat is deleted since.
+    /// Whether `turn` was ever opened, even if its chat was deleted since.
     pub async fn turn_exists(
         &mut self,
         tenant: TenantId,
@@ -185,9 +186,9 @@ impl Tx {
         Ok(running.is_some())
     }
 
-    /// Asks the process that runs `turn`, whichever it is, to stop it. Heard at
-    /// the commit, or as soon as that process listens again. On `SQLite` there
-    /// is no other process to ask.
+    /// Notifies the process that runs `turn` to stop it. The notification is
+    /// sent with the commit; a process that is not listening learns of it when
+    /// it listens again. On `SQLite` there is no other process.
     pub fn turn_request_stop(&mut self, turn: TurnId) -> Result<(), StoreError> {
         match self.dialect() {
             Dialect::Sqlite => Ok(()),
@@ -203,12 +204,12 @@ impl Tx {
 
     /// First step of every finalization (TURN-33, QUOTA-82): locks the quota
     /// rows of `scope`, which is the reserve's day, then moves the turn out of
-    /// `running`. `None`: another finalizer won; the job must return an error
-    /// or touch nothing else (QUOTA-56).
-    ///
-    /// The quota rows come first because a reserve of the same user holds them
-    /// while it waits for the chat's running turn to end. The reserve has made
-    /// them, so that they are missing only when somebody removed them.
+    /// `running`. `None`: another finalizer won, and the job must return an
+    /// error or change nothing else (QUOTA-56).
+    /// The quota rows are locked first, because a reserve of the same user
+    /// holds them while it waits for the chat's running turn to end. The
+    /// reserve inserted them, so they can be missing only if someone removed
+    /// them.
     pub async fn turn_finish(
         &mut self,
         finish: &TurnFinish<'_>,
@@ -263,11 +264,11 @@ impl Tx {
         }))
     }
 
-    /// Whether `turn` was ended as `state` at this very instant of the
-    /// database's clock: how a finalizer whose commit is in doubt learns that
-    /// it took place. No other one has the same instant, because each waits for
-    /// the locks of the one before. So does this: it waits for the end of a
-    /// transaction that is still about to end the turn.
+    /// Whether `turn` was ended as `state` at exactly this instant of the
+    /// database's clock. A finalization whose commit is in doubt uses this to
+    /// find out whether it succeeded. No other one has the same instant,
+    /// because each waits for the locks of the previous one. This function also
+    /// waits for a transaction that is about to end the turn.
     pub async fn turn_ended_at(
         &mut self,
         tenant: TenantId,
@@ -287,9 +288,9 @@ impl Tx {
         Ok(found.is_some())
     }
 
-    /// Posts the lock of a turn's row. A statement that comes after it sees what
-    /// it waited for, which a condition beside the lock would not. The only
-    /// writer of `SQLite` has nobody to wait for.
+    /// Posts the lock of a turn's row. A later statement sees the changes for
+    /// which this one waited; a condition in the same statement would not.
+    /// `SQLite` has only one writer and needs no lock.
     fn turn_lock(&mut self, tenant: TenantId, turn: TurnId) -> Result<(), StoreError> {
         match self.dialect() {
             Dialect::Sqlite => Ok(()),
@@ -313,8 +314,8 @@ impl Tx {
         )
     }
 
-    /// Notes progress of a running turn (TURN-7). A turn that ended meanwhile
-    /// is left alone.
+    /// Records progress of a running turn (TURN-7). Does nothing if the turn
+    /// has ended.
     pub fn turn_progress(&mut self, tenant: TenantId, turn: TurnId) -> Result<(), StoreError> {
         self.execute_later(
             "UPDATE chat_turns SET last_progress_at = statement_timestamp(), \
@@ -351,7 +352,7 @@ fn ended_row(row: &Row<'_>) -> Result<EndedRow, StoreError> {
     })
 }
 
-/// The four facts are written together; a row without one has no reserve.
+/// The four values are written together. A row that lacks one has no reserve.
 fn reserve_row(row: &Row<'_>) -> Result<Option<Reserve>, StoreError> {
     let facts: (Option<u64>, Option<u32>, Option<u32>, Option<i64>) =
         (row.take()?, row.take()?, row.take()?, row.take()?);

@@ -1,9 +1,9 @@
 //! One transaction on either database.
 //!
-//! Statements that answer nothing are *posted*: PostgreSQL runs them before the
-//! next query or the commit, and their failure appears there. `SQLite` runs them
-//! at once. So a job behaves the same on both as long as it does not go on after
-//! an error.
+//! Statements without a result are *posted*: PostgreSQL runs them before the next
+//! query or the commit, which also reports their failure. `SQLite` runs them at
+//! once. So a job behaves the same on both databases if it stops at the first
+//! error.
 
 use minichat_core::Timestamp;
 
@@ -12,8 +12,8 @@ use crate::postgres::PostgresTx;
 use crate::sqlite::SqliteTx;
 use crate::value::{FromValue, Param, Row};
 
-/// A transaction, or a snapshot for reading. Its methods are in the files of
-/// the resources; those that are not `async` post their statements.
+/// A transaction, or a snapshot for reading. Its methods are in the resource
+/// files. Methods that are not `async` post their statements.
 pub struct Tx {
     backend: Backend,
 }
@@ -23,14 +23,14 @@ enum Backend {
     Postgres(PostgresTx),
 }
 
-/// What SQL cannot say the same way on both databases.
+/// What differs between the SQL of the databases.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Dialect {
     Sqlite,
     Postgres,
 }
 
-/// A query and how its rows are read.
+/// A query and how to read its rows.
 pub(crate) struct Query<'a, T> {
     pub(crate) sql: &'static str,
     pub(crate) params: &'a [Param<'a>],
@@ -71,9 +71,9 @@ impl Tx {
         }
     }
 
-    /// The database's present instant in microseconds (TURN-6): its own clock
-    /// on PostgreSQL, the process clock on `SQLite`, where it stands still
-    /// within a transaction. One round trip.
+    /// The database's current instant in microseconds (TURN-6): PostgreSQL's
+    /// own clock, or on `SQLite` the process clock, which stands still within a
+    /// transaction. One round trip.
     pub async fn now(&mut self) -> Result<Timestamp, StoreError> {
         let now = self
             .query_opt("SELECT statement_timestamp()", &[], only_column)
@@ -81,7 +81,7 @@ impl Tx {
         now.ok_or(StoreError::Closed)
     }
 
-    /// Posts a statement whose answer nobody waits for.
+    /// Posts a statement without a result.
     pub(crate) fn execute_later<const N: usize>(
         &mut self,
         sql: &'static str,
@@ -117,8 +117,8 @@ impl Tx {
         Ok(self.query(sql, params, map).await?.into_iter().next())
     }
 
-    /// A query for reading whose text is made at run time. It is kept prepared
-    /// if `keep`, which is for texts of which there are few.
+    /// A read query whose text is built at run time. `keep` keeps it prepared;
+    /// use it only if there are few such texts.
     pub(crate) async fn query_page<T>(
         &mut self,
         sql: &str,

@@ -1,4 +1,4 @@
-//! Values on their way in ([`Param`]) and out ([`Row`]), the same for both
+//! Values to bind ([`Param`]) and values read ([`Row`]), the same for both
 //! databases.
 
 use std::borrow::Cow;
@@ -20,16 +20,16 @@ pub(crate) enum Param<'a> {
     Uuid(Uuid),
     Text(Cow<'a, str>),
     Json(Cow<'a, str>),
-    /// Every integer width.
+    /// An integer of any width.
     Int(i64),
     Bool(bool),
     Time(Timestamp),
     Date(Date),
-    /// A span added to an instant, in microseconds.
+    /// A duration added to an instant, in microseconds.
     Micros(i64),
 }
 
-/// A value read from a column, as the drivers give it.
+/// A value read from a column, as the drivers return it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Value<'a> {
     Null,
@@ -88,8 +88,8 @@ impl From<i64> for Param<'_> {
 }
 
 impl From<u64> for Param<'_> {
-    /// Counts and credits stay far below 2^63; a larger one is kept at that
-    /// bound rather than wrapped.
+    /// Counts and credits stay far below 2^63. A larger value is clamped, not
+    /// wrapped.
     fn from(value: u64) -> Self {
         Self::Int(i64::try_from(value).unwrap_or(i64::MAX))
     }
@@ -125,9 +125,9 @@ impl<'a, T: Into<Param<'a>>> From<Option<T>> for Param<'a> {
     }
 }
 
-/// What a column can be read as.
+/// Types that a column can be read as.
 pub(crate) trait FromValue: Sized {
-    /// Named in the error when the column holds something else.
+    /// The type's name in the error if the column has another type.
     const EXPECTED: &'static str;
 
     fn from_value(value: Value<'_>) -> Option<Self>;
@@ -229,7 +229,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// The next column, left to be taken.
+    /// The next column, without taking it.
     pub(crate) fn peek<T: FromValue>(&self) -> Result<T, StoreError> {
         let index = self.next.get();
         let value = self.take();

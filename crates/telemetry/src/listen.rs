@@ -135,7 +135,7 @@ async fn connection(socket: TcpStream, peer: SocketAddr, app: Router, lifecycle:
     match result.await {
         Some(Ok(())) => {}
         Some(Err(error)) => tracing::debug!(%error, %peer, "connection ended early"),
-        None => tracing::debug!(%peer, "the client has left its answer"),
+        None => tracing::debug!(%peer, "the client disconnected during its answer"),
     }
 }
 

@@ -222,8 +222,8 @@ fn a_network_allows_its_addresses_in_every_disguise_and_no_other() {
     }
 }
 
-/// A name is allowed by what it is called, never a literal by its look, and
-/// loopback by networks alone.
+/// A name is allowed by its name, an address by the address only, and loopback
+/// by networks only.
 #[test]
 fn a_name_allows_the_private_addresses_that_it_resolves_to() {
     let list = allow("models.internal, .team.svc.cluster.local");
@@ -317,7 +317,8 @@ fn what_cannot_be_reached_is_known_from_its_spelling() {
     ] {
         assert_eq!(nothing.check_host(passed), Ok(()), "{passed}");
     }
-    // With some private network a local name may lead into it: the socket decides.
+    // If any private network is allowed, a local name may resolve into it. The
+    // address is checked when the connection is opened.
     assert_eq!(allow("10.0.0.0/8").check_host("vllm.models.svc"), Ok(()));
     assert!(allow("10.0.0.0/8").check_host("localhost").is_err());
     assert!(allow("127.0.0.0/8").check_host("vllm.models.svc").is_err());
@@ -357,7 +358,7 @@ fn a_refusal_says_what_to_write() {
     );
 }
 
-/// What a refusal proposes does allow what was refused.
+/// The entry that a refusal proposes allows the refused host.
 #[test]
 fn the_proposed_entry_helps() {
     for (host, address) in [
@@ -452,8 +453,8 @@ proptest! {
         }
     }
 
-    /// However long a list is, it never allows more than loopback and private
-    /// addresses, and an address as it is spelt is judged as the address.
+    /// No list allows more than loopback and private addresses, and every
+    /// spelling of an address is checked as the address.
     #[test]
     fn no_list_allows_more_than_private_addresses(
         bits: u128, small: bool,

@@ -11,7 +11,7 @@ use crate::issuer::Issuer;
 use crate::outbound::Outbound;
 use crate::secret::Secret;
 
-/// Everything one process is configured with.
+/// The settings of one process.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProcessConfig {
     /// `url_prefix`: first part of every path after the root prefix; normalised:
@@ -57,7 +57,7 @@ pub struct Server {
     pub bind_addr: SocketAddr,
     /// Path before `url_prefix`, normalised in the same way (API-1).
     pub root_prefix: String,
-    /// Largest request body in bytes.
+    /// Maximum size of a request body in bytes.
     pub body_limit_bytes: usize,
     /// Whether the OpenAPI document and its viewer are served (API-27).
     pub docs_enabled: bool,
@@ -72,15 +72,16 @@ pub struct Server {
 /// Cross-origin requests of browsers (API-28).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cors {
-    /// As browsers write them: scheme, host and port where it is unusual.
+    /// In the form that browsers send: scheme, host, and the port unless it is
+    /// the scheme's default.
     pub origins: Allowed,
-    /// In capitals.
+    /// In capital letters.
     pub methods: Vec<String>,
-    /// In lower case; `authorization` is allowed besides.
+    /// In lower case. `authorization` is always allowed too.
     pub headers: Allowed,
-    /// Whether cookies come along; never with any origin.
+    /// Whether browsers may send cookies. Cannot be combined with any origin.
     pub credentials: bool,
-    /// How long a browser may remember the answer to a preflight.
+    /// How long a browser may cache the answer to a preflight.
     pub max_age: Duration,
 }
 
@@ -89,18 +90,19 @@ pub struct Cors {
 pub enum Allowed {
     /// `*`
     Any,
-    /// These.
+    /// These values only.
     Only(Vec<String>),
 }
 
-/// Admission limits (API-25, D20); 0 = off.
+/// Admission limits (API-25, D20); 0 turns one off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Requests per second that a bucket of one caller and route refills.
+    /// Tokens per second that refill the bucket of one caller and route.
     pub per_second: u32,
-    /// Requests such a bucket holds.
+    /// Capacity of such a bucket, in requests.
     pub burst: u32,
-    /// Requests of the whole process whose response head is not yet sent.
+    /// Maximum number of requests in the whole process whose response head is
+    /// not sent yet.
     pub in_flight: u32,
 }
 
@@ -111,59 +113,64 @@ pub struct Metrics {
     pub bind_addr: SocketAddr,
     /// Prefix of every metric name, never empty (PLAT-51).
     pub prefix: String,
-    /// Distinct values of one open label before they become `other`.
+    /// Maximum number of distinct values of an open label. Further values count
+    /// as `other`.
     pub max_label_values: usize,
 }
 
 /// The database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Database {
-    /// Which and where.
+    /// The kind of database and its location.
     pub url: DatabaseUrl,
-    /// Connections at most (readers on `SQLite`, whose writer is one).
+    /// Maximum number of connections. On `SQLite`, of readers; there is one
+    /// writer.
     pub max_conns: usize,
-    /// URL of PostgreSQL itself, if `url` leads to a pooler in transaction mode.
+    /// URL of the PostgreSQL server itself, if `url` leads through a pooler in
+    /// transaction mode.
     pub listen_url: Option<Secret>,
     /// How long a caller waits for a connection.
     pub acquire_timeout: Duration,
     /// How long PostgreSQL may take to accept a connection.
     pub connect_timeout: Duration,
-    /// How long PostgreSQL works on one statement.
+    /// How long PostgreSQL may work on one statement.
     pub statement_timeout: Duration,
     /// How long a statement waits for a lock.
     pub lock_timeout: Duration,
-    /// How long a read or a transaction takes at most.
+    /// Maximum duration of a read or a transaction.
     pub job_timeout: Duration,
-    /// Whether serving brings an older schema of PostgreSQL up to date (K8S-43).
+    /// Whether `serve` migrates an older PostgreSQL schema (K8S-43).
     pub auto_migrate: bool,
 }
 
 /// `sqlite://PATH` or `postgres://…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DatabaseUrl {
-    /// The file, created when absent.
+    /// The file. It is created if it does not exist.
     Sqlite(PathBuf),
-    /// The whole URL, which may hold a password.
+    /// The whole URL. It may contain a password.
     Postgres(Secret),
 }
 
 /// Streams to clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Streaming {
-    /// Events between provider and client, 16 to 64 (PLAT-115).
+    /// Capacity of the channel between provider and client in events, 16 to 64
+    /// (PLAT-115).
     pub sse_channel_capacity: usize,
-    /// Time without an event after which a ping is sent.
+    /// Silence after which a ping is sent.
     pub sse_ping_interval: Duration,
 }
 
 /// How callers are authenticated (PLAT-130).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Auth {
-    /// By bearer tokens (PLAT-131) of this issuer, or of the tenant's own issuers.
+    /// By bearer tokens of this issuer or of the tenant's own issuers
+    /// (PLAT-131).
     Oidc(Option<Issuer>),
-    /// Every caller is one fixed user; `auth.allow_dev` was given (PLAT-134).
+    /// Every caller is one fixed user (PLAT-134). Requires `auth.allow_dev`.
     Dev(Dev),
-    /// By headers of a trusted proxy (PLAT-133).
+    /// By headers that a trusted proxy sets (PLAT-133).
     TrustedHeaders(TrustedHeaders),
 }
 
@@ -176,7 +183,8 @@ pub struct Dev {
     pub user_id: UserId,
 }
 
-/// Which peers may set identity headers. A peer needs one of the two.
+/// Which senders of identity headers are trusted. A request needs a trusted
+/// peer or the shared secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustedHeaders {
     /// Networks whose peers are trusted.
@@ -199,15 +207,15 @@ pub struct SharedSecret {
 pub enum TenantSource {
     /// A directory of manifests (K8S-4).
     Manifests(PathBuf),
-    /// A directory of rendered tenants, as a sidecar has them.
+    /// A directory of rendered tenants, such as a sidecar writes.
     Directory(PathBuf),
     /// The rendered Secrets of a pool, watched in the cluster.
     Kubernetes {
         /// Value of the label `minichat.dev/pool`.
         pool: String,
-        /// `None`: the process's own.
+        /// `None`: the process's own namespace.
         namespace: Option<String>,
-        /// `None`: from the environment.
+        /// `None`: found from the environment.
         kubeconfig: Option<PathBuf>,
     },
 }
@@ -217,9 +225,9 @@ pub enum TenantSource {
 pub struct ProviderHttp {
     /// Whether providers without TLS are allowed.
     pub allow_http: bool,
-    /// Largest event of a provider's stream in bytes.
+    /// Maximum size of one event of a provider's stream in bytes.
     pub max_event_bytes: usize,
-    /// Largest answer of a provider in bytes of text and reasoning.
+    /// Maximum size of a provider's answer (text and reasoning) in bytes.
     pub max_answer_bytes: usize,
 }
 
@@ -228,16 +236,16 @@ pub struct ProviderHttp {
 pub struct Logging {
     /// A filter such as `info` or `info,minichat_dataplane=debug`.
     pub level: String,
-    /// Shape of a line.
+    /// Format of a line.
     pub format: LogFormat,
 }
 
-/// Shape of a log line.
+/// Format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// One JSON object per line.
     Json,
-    /// For people.
+    /// Text for people.
     Text,
 }
 
@@ -246,13 +254,14 @@ pub enum LogFormat {
 pub struct Tracing {
     /// Whether spans are exported.
     pub enabled: bool,
-    /// OTLP over HTTP, such as `http://127.0.0.1:4318`; present when enabled.
+    /// OTLP over HTTP, such as `http://127.0.0.1:4318`. Always set if
+    /// `enabled`.
     pub otlp_endpoint: Option<String>,
-    /// Share of traces begun here that are kept, 0 to 1.
+    /// Share of the traces begun in this process that are kept, 0 to 1.
     pub sample_ratio: f64,
 }
 
-/// The search for turns whose process has crashed (TURN-56).
+/// The search for turns whose process crashed (TURN-56).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrphanWatchdog {
     /// Whether the watchdog runs (TURN-64).
@@ -263,7 +272,7 @@ pub struct OrphanWatchdog {
     pub timeout: Duration,
 }
 
-/// The settings of a job, which needs the database and no more (TURN-59).
+/// The settings of a job. It needs only the database (TURN-59).
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobConfig {
     /// `database.*`
@@ -279,23 +288,24 @@ pub struct JobConfig {
 /// Settings that only jobs have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
-    /// File for the counts (K8S-44); `None`: the container's termination message.
+    /// File for the counts (K8S-44); `None`: the container's termination
+    /// message.
     pub report_file: Option<PathBuf>,
-    /// Name of the Lease that the job holds while it works (TURN-61).
+    /// Name of the Lease that the job holds while it runs (TURN-61).
     pub lease: Option<String>,
 }
 
-/// What happens after SIGTERM (D29).
+/// The timetable after SIGTERM (D29).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drain {
-    /// How long requests are still served.
+    /// How long requests are still accepted.
     pub min: Duration,
-    /// How long open streams may go on.
+    /// How long open streams may continue.
     pub max: Duration,
 }
 
-/// A network such as `10.0.0.0/8` or `fd00::/8`; an address alone is a network
-/// of one.
+/// A network such as `10.0.0.0/8` or `fd00::/8`. An address without a prefix
+/// length is a network of one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IpNetwork {
     address: IpAddr,
@@ -303,8 +313,8 @@ pub struct IpNetwork {
 }
 
 impl IpNetwork {
-    /// The network of the first `prefix_bits` bits of `address`; `None` when an
-    /// address has fewer.
+    /// The network of the first `prefix_bits` bits of `address`; `None` if the
+    /// address has fewer bits.
     pub fn new(address: IpAddr, prefix_bits: u8) -> Option<Self> {
         let longest = if address.is_ipv4() { 32 } else { 128 };
         (prefix_bits <= longest).then_some(Self {
@@ -341,7 +351,7 @@ impl IpNetwork {
         narrower(self, other) || narrower(other, self)
     }
 
-    /// Whether all of its addresses are loopback ones.
+    /// Whether all its addresses are loopback addresses.
     pub fn is_loopback(&self) -> bool {
         let least = if self.address.is_ipv4() { 8 } else { 128 };
         self.address.is_loopback() && self.prefix_bits >= least
@@ -368,7 +378,7 @@ impl fmt::Display for IpNetwork {
     }
 }
 
-/// The text is not a network.
+/// The text does not name a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be a network such as `10.0.0.0/8` or an address")]
 pub struct IpNetworkError;

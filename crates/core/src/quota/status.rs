@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{Bucket, Cells, Limits, Period};
 use crate::time::Timestamp;
 
-/// The tier of a status entry: its wire name is the bucket's short form.
+/// The tier of a status entry. Its name on the wire is the bucket's short form.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StatusTier {
@@ -63,7 +63,7 @@ pub struct QuotaWarning {
     pub remaining_percentage: u8,
     pub warning: bool,
     pub exhausted: bool,
-    /// Only when flagged.
+    /// Only for a cell that warns or is exhausted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_reset: Option<Timestamp>,
 }

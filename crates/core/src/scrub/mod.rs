@@ -30,7 +30,7 @@ type Match = Option<(usize, &'static str)>;
 /// text without them is borrowed. The function is idempotent.
 pub fn scrub(text: &str) -> Cow<'_, str> {
     let mut scrubbed = replace(text, anything);
-    // What is replaced may have hidden where the word before it ends.
+    // A replacement may expose the beginning of another word.
     while let Cow::Owned(again) = replace(&scrubbed, anything) {
         scrubbed = Cow::Owned(again);
     }

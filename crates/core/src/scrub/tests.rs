@@ -85,7 +85,7 @@ fn credentials_of_known_shapes_are_replaced() {
     }
 }
 
-/// An error that helps must go on helping.
+/// Words of an error that are not identifiers must stay.
 #[test]
 fn words_that_nobody_issued_are_left() {
     for text in [

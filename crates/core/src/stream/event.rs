@@ -69,7 +69,7 @@ pub struct Done {
     pub selected_model: String,
     #[serde(flatten)]
     pub quota_decision: QuotaDecision,
-    /// Left out on a replay, and when it could not be read.
+    /// Left out on a replay, and when the quota could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quota_warnings: Option<Vec<QuotaWarning>>,
 }

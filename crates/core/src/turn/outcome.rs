@@ -15,7 +15,8 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// The largest count that is accepted. Sums of such counts never overflow (D42).
+    /// The largest count that is accepted. Sums of such counts never overflow
+    /// (D42).
     pub const MAX_COUNT: u64 = 1 << 40;
 
     /// All-zero usage counts as not reported (QUOTA-57).
@@ -71,8 +72,8 @@ impl TurnErrorCode {
         }
     }
 
-    /// Whether the failure happened before the provider was called. The reserve of
-    /// such a turn is always released.
+    /// Whether the failure happened before the provider was called. The reserve
+    /// of such a turn is always released.
     const fn precedes_provider(self) -> bool {
         matches!(
             self,
@@ -114,7 +115,7 @@ pub enum Outcome {
     /// The provider finished the answer, or ended it early (`Some`).
     Completed(Option<IncompleteReason>),
     Failed(TurnErrorCode),
-    /// The client disconnected or asked to stop, or the process drains.
+    /// The client disconnected or requested a stop, or the process drains.
     Cancelled,
 }
 
@@ -179,8 +180,8 @@ impl SettlementMethod {
     }
 }
 
-/// The table of TURN-40. `usage_known` is [`Usage::known`]; a watchdog, which
-/// cannot know, passes `provider_started = true`.
+/// The table of TURN-40. `usage_known` is [`Usage::known`]. A watchdog passes
+/// `provider_started = true`, because it cannot know.
 pub const fn billing(
     outcome: Outcome,
     provider_started: bool,

@@ -1,5 +1,5 @@
-//! Whatever a provider writes, each protocol gives text that is not empty and
-//! at most one end, after which nothing follows.
+//! Feeds arbitrary events to each protocol's adapter. It must never give an
+//! empty text, give at most one end, and give nothing after the end.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

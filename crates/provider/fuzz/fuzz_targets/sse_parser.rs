@@ -1,5 +1,6 @@
-//! Whatever the bytes and wherever they are cut, the parser gives the events of
-//! the whole. The first byte of the input is the length of the pieces.
+//! Feeds arbitrary bytes, cut into pieces, to the parser. It must give the same
+//! events as for the bytes in one piece. The first byte of the input is the
+//! length of the pieces.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,9 +1,9 @@
-//! Text that comes only with the last events. The Responses API says each text
-//! up to five times: in deltas, then whole at the end of the text, of its part,
-//! of its item and of the response. Some servers leave the deltas out. What an
-//! earlier event has given is not given again (TURN-20).
+//! Text that only the last events of a stream contain. The Responses API
+//! repeats each text up to five times: as deltas, then whole at the end of the
+//! text, of its part, of its item and of the response. Some servers leave the
+//! deltas out. Text that an earlier event gave is not given again (TURN-20).
 
-/// Which event holds the text.
+/// Which event contains the text.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Level {
     /// `response.output_text.done`, `response.refusal.done`
@@ -16,21 +16,21 @@ pub(super) enum Level {
     Response,
 }
 
-/// Compares what the last events say with what was given.
+/// Compares the text of the last events with the text that was given before.
 #[derive(Debug, Default)]
 pub(super) struct FinalText {
     given: String,
     levels: [Progress; 4],
 }
 
-/// How far the events of one level have confirmed what was given.
+/// How much of the given text the events of one level have confirmed.
 #[derive(Debug, Default)]
 struct Progress {
     confirmed: usize,
-    /// What the last event was about: an event that comes twice counts once.
+    /// The place of the last event. An event that comes twice counts once.
     last: Option<String>,
-    /// An event said something else than what was given: whatever it was about,
-    /// the next cannot be compared.
+    /// An event contradicted the text that was given. The next event of this
+    /// level cannot be compared, whatever its place is.
     contradicts: bool,
 }
 
@@ -40,9 +40,9 @@ impl FinalText {
         self.given.push_str(text);
     }
 
-    /// What of `text` is still to be given; it counts as given now. `place`
-    /// tells texts of one level apart; without it a text is believed only when
-    /// nothing else was given.
+    /// The part of `text` that was not given yet; it counts as given now.
+    /// `place` distinguishes texts of one level. Without a place, the text is
+    /// used only if nothing else was given.
     pub(super) fn rest<'t>(
         &mut self,
         level: Level,

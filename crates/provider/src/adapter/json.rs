@@ -1,6 +1,7 @@
-//! JSON as providers write it. Only what is asked for is read, and each member
-//! for itself, so that a fault in one never costs the others: a key may stand
-//! twice, a number may stand for a text, and escapes may name half a character.
+//! Reads JSON as providers write it. Only the requested members are read, each
+//! one separately, so that a fault in one costs no other. A key may occur
+//! twice, a number may replace a text, and an escape may name half a surrogate
+//! pair.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,13 +9,13 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// A text that may hold surrogates, each as three bytes (WTF-8); anything else
-/// in it is UTF-8.
+/// A text that may contain surrogates, each as three bytes (WTF-8). The rest is
+/// UTF-8.
 pub(super) type Wtf8<'a> = Cow<'a, [u8]>;
 
-/// The values of the members of the object `json` that are called `names`, each
-/// as it was written. One that is absent or null is `None`; of a doubled key the
-/// last value counts that is not null.
+/// The raw values of the members `names` of the object `json`. `None` if a
+/// member is absent or null. If a key occurs several times, the last value that
+/// is not null counts.
 pub(super) fn members<'a, const N: usize>(
     json: &'a str,
     names: [&'static str; N],
@@ -25,7 +26,8 @@ pub(super) fn members<'a, const N: usize>(
     Ok(found)
 }
 
-/// The same of a value that may be absent or no object: then there are none.
+/// The same for a value that may be absent or not an object; then every member
+/// is `None`.
 pub(super) fn members_of<'a, const N: usize>(
     json: Option<&'a str>,
     names: [&'static str; N],
@@ -34,7 +36,7 @@ pub(super) fn members_of<'a, const N: usize>(
         .unwrap_or([None; N])
 }
 
-/// The elements of a list, each as it was written; none of anything else.
+/// The raw elements of a list. Empty if `json` is not a list.
 pub(super) fn elements(json: &str) -> Vec<&str> {
     let list: Result<Vec<&RawValue>, _> = serde_json::from_str(json);
     list.map(|list| list.into_iter().map(RawValue::get).collect())
@@ -59,8 +61,8 @@ pub(super) fn text(json: &str) -> Option<Wtf8<'_>> {
     }
 }
 
-/// Whether `json` is a value that a program takes for true: an object, a list, a
-/// text that is not empty, a number but 0, `true`.
+/// Whether `json` is truthy: an object, a list, a text that is not empty, a
+/// number other than 0, or `true`.
 pub(super) fn is_truthy(json: &str) -> bool {
     !matches!(json, "false" | "null" | "\"\"" | "0" | "{}" | "[]")
 }

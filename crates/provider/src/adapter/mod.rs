@@ -1,5 +1,5 @@
-//! The protocols: how a question is written, and what each event of the answer
-//! means. One file per provider kind; data flows
+//! The protocols of providers: how a request is written, and what each event of
+//! the answer means. There is one file per provider kind. Data flows
 //! `sse::Event -> Translator -> Output -> ProviderEvent`.
 
 mod final_text;
@@ -53,7 +53,8 @@ pub(crate) fn body(
     body.map(Bytes::from)
 }
 
-/// The usage in a document that is no stream (D54); `None` when it has none.
+/// The usage in a document that is not a stream (D54); `None` if it reports
+/// none.
 pub(crate) fn usage_of_document(kind: ProviderKind, json: &str) -> Option<Usage> {
     let vocabulary = match kind {
         ProviderKind::OpenAiChatCompletions => usage::CHAT_COMPLETIONS,
@@ -63,13 +64,13 @@ pub(crate) fn usage_of_document(kind: ProviderKind, json: &str) -> Option<Usage>
     vocabulary.read(usage?)
 }
 
-/// `bytes` as text: what is no UTF-8 becomes U+FFFD (D27).
+/// `bytes` as text. Bytes that are not UTF-8 become U+FFFD (D27).
 pub(crate) fn decoded(bytes: &[u8]) -> Cow<'_, str> {
     std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 
-/// Turns the events of one stream into [`ProviderEvent`]s. After a terminal
-/// event it gives nothing more, whatever it is fed.
+/// Turns the events of one stream into [`ProviderEvent`]s. It gives nothing
+/// more after a terminal event, whatever it is fed.
 #[derive(Debug)]
 pub struct Translator {
     protocol: Protocol,
@@ -88,8 +89,8 @@ impl Translator {
         Self::bounded(kind, Mask::default(), usize::MAX)
     }
 
-    /// The same; `mask` is applied to everything that is given, and of text and
-    /// reasoning together at most `max_bytes` are.
+    /// The same. `mask` is applied to everything that is given. At most
+    /// `max_bytes` of text and reasoning together are given.
     pub(crate) fn bounded(kind: ProviderKind, mask: Mask, max_bytes: usize) -> Self {
         let protocol = match kind {
             ProviderKind::OpenAiResponses => {
@@ -106,7 +107,8 @@ impl Translator {
         }
     }
 
-    /// Reads one event. What the event before it gave must have been taken.
+    /// Reads one event. The caller must have taken everything that the previous
+    /// event gave.
     pub fn feed(&mut self, event: sse::Event<'_>) {
         if !self.output.begin() {
             return;
@@ -118,8 +120,8 @@ impl Translator {
         self.output.end_if_too_long();
     }
 
-    /// Nothing more has arrived: gives what waited for it. Whether there is
-    /// something to take.
+    /// Gives the text that was held back, because nothing more has arrived.
+    /// Returns whether there is something to take.
     pub(crate) fn settle(&mut self) -> bool {
         if let Protocol::Responses(answer) = &mut self.protocol
             && let Some(splitter) = answer.waiting()
@@ -132,8 +134,8 @@ impl Translator {
         false
     }
 
-    /// The body has ended well. That ends an answer that gave its finish reason;
-    /// any other is broken off (PLAT-115).
+    /// The body has ended properly. This ends an answer that gave its finish
+    /// reason; any other answer is broken off (PLAT-115).
     pub fn end_of_body(&mut self) {
         if !self.output.begin() {
             return;
@@ -158,7 +160,7 @@ impl Translator {
         self.output.fail(failure);
     }
 
-    /// The next thing that the event gave, `None` when all was taken.
+    /// The next thing that the event gave; `None` when all of it was taken.
     pub fn take(&mut self) -> Option<ProviderEvent<'_>> {
         let step = self.take_step()?;
         Some(self.event(step))
@@ -168,12 +170,12 @@ impl Translator {
         self.output.take()
     }
 
-    /// The event that `step`, just taken, stands for.
+    /// The event for `step`, which was just taken.
     pub(crate) fn event(&self, step: Step) -> ProviderEvent<'_> {
         self.output.event(step)
     }
 
-    /// Whether the provider said more than may be kept, and maybe goes on.
+    /// Whether the provider exceeded the size limit. It may still be sending.
     pub(crate) const fn is_too_long(&self) -> bool {
         self.output.is_too_long()
     }

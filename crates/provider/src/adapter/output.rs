@@ -1,6 +1,6 @@
-//! What one provider event gives: pieces of text, then perhaps the end; or only
-//! a sign of life. The text lies in one buffer that is reused for every event.
-//! Nothing leaves here that holds the credential.
+//! The output of one provider event: pieces of text and possibly the end, or
+//! only a sign of life. The text is in one buffer, which every event reuses.
+//! The mask is applied to all of it, so no output contains the credential.
 
 use std::ops::Range;
 
@@ -20,29 +20,29 @@ use crate::mask::{Mask, TextMask};
 )]
 pub(super) struct Output {
     text: String,
-    /// Kind and end of each piece; a piece begins where the one before ends.
+    /// Kind and end of each piece. A piece begins where the previous one ends.
     pieces: Vec<(DeltaKind, usize)>,
     taken: usize,
-    /// The next piece is a delta of its own.
+    /// Whether the next piece starts a new delta.
     separated: bool,
     progress: bool,
-    /// What was given as text by earlier events was reasoning.
+    /// The text that earlier events gave was reasoning.
     reclassified: bool,
     terminal: Option<Terminal>,
     finished: bool,
-    /// Whether any piece was given, ever.
+    /// Whether any piece was ever given.
     has_given: bool,
     /// Bytes of text that may still be given.
     room: usize,
-    /// A piece had no room.
+    /// A piece exceeded the limit.
     is_too_long: bool,
     mask: Mask,
     text_mask: TextMask,
-    /// The kind of what the mask holds back.
+    /// The kind of the text that the mask holds back.
     masked_kind: DeltaKind,
 }
 
-/// One thing taken from the output; text is named by its place.
+/// One item taken from the output. Text is given as a range of the buffer.
 #[derive(Debug)]
 pub(crate) enum Step {
     Delta(DeltaKind, Range<usize>),
@@ -72,7 +72,7 @@ impl Output {
         }
     }
 
-    /// Makes room for the next event; `false` after a terminal one.
+    /// Makes room for the next event; `false` after a terminal event.
     pub(super) fn begin(&mut self) -> bool {
         if self.finished {
             return false;
@@ -84,8 +84,8 @@ impl Output {
         true
     }
 
-    /// Adds a piece of text; an empty one is nothing. What may be the beginning
-    /// of the credential waits for the next piece.
+    /// Adds a piece of text; an empty piece is ignored. A tail that may be the
+    /// beginning of the credential waits for the next piece.
     pub(super) fn delta(&mut self, kind: DeltaKind, text: &str) {
         if text.is_empty() {
             return;
@@ -99,13 +99,13 @@ impl Output {
         self.text_mask = text_mask;
     }
 
-    /// What comes next belongs to another delta of the provider than what came
-    /// before.
+    /// The next piece belongs to another delta of the provider than the
+    /// previous one.
     pub(super) fn separate(&mut self) {
         self.separated = true;
     }
 
-    /// Gives what was held back.
+    /// Gives the text that the mask held back.
     fn release(&mut self) {
         let held = self.text_mask.finish();
         self.push(self.masked_kind, &held);
@@ -132,7 +132,7 @@ impl Output {
         self.has_given = true;
     }
 
-    /// All that was given as text so far was reasoning.
+    /// All text that was given so far was reasoning.
     pub(super) fn text_was_reasoning(&mut self) {
         self.release();
         for (kind, _) in &mut self.pieces {
@@ -141,7 +141,7 @@ impl Output {
         self.reclassified = true;
     }
 
-    /// Whether any piece was given, ever.
+    /// Whether any piece was ever given.
     pub(super) fn has_given(&self) -> bool {
         self.has_given
     }
@@ -160,12 +160,12 @@ impl Output {
         self.end(Terminal::Incomplete { reason, completion });
     }
 
-    /// Ends with a failure in our own words.
+    /// Ends with a failure in minichat's own words.
     pub(super) fn fail(&mut self, failure: Failure) {
         self.end(Terminal::Failed(failure));
     }
 
-    /// Ends with a failure in words of the provider.
+    /// Ends with a failure in the provider's words.
     pub(super) fn report(
         &mut self,
         error: &ReportedError,
@@ -175,8 +175,8 @@ impl Output {
         let failure = Failure {
             usage,
             response_id,
-            // A status that comes after a part of the answer ends a call that
-            // was not refused.
+            // A status after a part of the answer does not mean that the call
+            // was refused.
             reported_status: error.status.filter(|_| !self.has_given),
             ..Failure::reported(error, &self.mask)
         };
@@ -194,14 +194,14 @@ impl Output {
         });
     }
 
-    /// Ends an answer of which something was left out.
+    /// Ends an answer that exceeded the limit.
     pub(super) fn end_if_too_long(&mut self) {
         if self.is_too_long && !self.finished {
             self.fail(Failure::too_long());
         }
     }
 
-    /// Whether something was left out because the answer is too long.
+    /// Whether the answer exceeded the limit.
     pub(super) const fn is_too_long(&self) -> bool {
         self.is_too_long
     }

@@ -1,35 +1,35 @@
-//! The error of a provider, in the shapes that occur: an object, or a text,
-//! under `error`; flat beside `code` or `type`; the first of a list; a code may
-//! be a number (PLAT-113, PLAT-116).
+//! Reads the error of a provider in every known shape: an object or a text
+//! under `error`; fields beside `code` or `type`; the first element of a list.
+//! A code may be a number (PLAT-113, PLAT-116).
 
 use super::json::{elements, is_truthy, members, members_of, text};
 use super::text::whole;
 
-/// What a provider says about its failure, as it was sent: nothing is masked
-/// yet.
+/// An error as the provider sent it. Nothing is masked yet.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReportedError {
     pub(crate) code: Option<String>,
     pub(crate) message: Option<String>,
-    /// The HTTP status that the error names, or stands for.
+    /// The HTTP status that the error contains or implies.
     pub(crate) status: Option<u16>,
-    /// The message is all that was sent, not a field of a document.
+    /// The message is everything that the provider sent, not a field of a
+    /// document.
     pub(crate) is_plain: bool,
 }
 
-/// What a provider that has no room for the call calls that.
+/// Codes with which providers say that they have no capacity.
 const OVERLOADED: [&str; 3] = ["overloaded", "overloaded_error", "engine_overloaded"];
 
-/// The status of a provider that has no room for the call, and another number
-/// that some use for it.
+/// The status of a provider without capacity, and another number that some
+/// providers use for it.
 const UNAVAILABLE: u16 = 503;
 const SITE_OVERLOADED: u16 = 529;
 
 impl ReportedError {
-    /// Reads a document that is an error or holds one; `None` when it is of no
-    /// known shape.
+    /// Reads a document that is an error or contains one; `None` if its shape
+    /// is unknown.
     pub(crate) fn of_document(json: &str) -> Option<Self> {
-        // Some write a byte order mark before it.
+        // Some providers begin it with a byte order mark.
         let json = json.trim_start_matches('\u{FEFF}').trim_ascii();
         if json.starts_with('[') {
             return elements(json)
@@ -48,7 +48,7 @@ impl ReportedError {
         }
     }
 
-    /// Reads the member `error` of the object `around`; `None` when it says that
+    /// Reads the member `error` of the object `around`; `None` if it says that
     /// there is no error.
     pub(super) fn of_member(error: &str, around: &str) -> Option<Self> {
         if !is_truthy(error) {
@@ -87,8 +87,8 @@ impl ReportedError {
         }
     }
 
-    /// Reads what an event or a line called `error` holds: a document, or plain
-    /// words.
+    /// Reads the data of an event or a line called `error`: a document, or
+    /// plain text.
     pub(super) fn of_event(data: &str) -> Self {
         Self::of_document(data).unwrap_or_else(|| {
             let words = Some(data.trim());
@@ -102,7 +102,7 @@ impl ReportedError {
     }
 }
 
-/// Some say 529 where the standard says 503.
+/// Some providers use 529 where the standard has 503.
 pub(crate) const fn normal_status(status: u16) -> u16 {
     if status == SITE_OVERLOADED {
         UNAVAILABLE
@@ -111,7 +111,7 @@ pub(crate) const fn normal_status(status: u16) -> u16 {
     }
 }
 
-/// A number, or its text, that is the status of a failed HTTP call.
+/// The status of a failed HTTP call, as a number or as text.
 fn status_of(json: &str) -> Option<u16> {
     let status = json.trim_matches('"').parse().ok()?;
     (400..600).contains(&status).then_some(status)

@@ -1,6 +1,6 @@
-//! Sampling parameters as every kind sends them (PLAT-108): what the catalog
-//! entry does not set is not sent, penalties and `stop` only where the provider
-//! knows them (D9).
+//! Sampling parameters, as every provider kind sends them (PLAT-108). A
+//! parameter that the catalog entry does not set is not sent. Penalties and
+//! `stop` are sent only to providers that support them (D9).
 
 use minichat_config::tenant::{ApiParams, Provider};
 use serde::Serialize;
@@ -51,7 +51,7 @@ impl<'a> Reasoning<'a> {
     }
 }
 
-/// Instructions worth sending.
+/// The instructions, unless they are empty.
 pub(super) fn non_empty(text: Option<&str>) -> Option<&str> {
     text.filter(|text| !text.is_empty())
 }

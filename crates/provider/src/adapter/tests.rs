@@ -1,4 +1,4 @@
-//! Frames that a well-behaved double does not send.
+//! Frames that the scripted provider does not send.
 
 use minichat_config::tenant::ProviderKind;
 use minichat_core::turn::{IncompleteReason, Usage};
@@ -156,7 +156,7 @@ fn nothing_follows_a_terminal_event() {
     assert_eq!((text.as_str(), end), ("", Some(completed(None, None))));
 }
 
-/// Data that is nearly right.
+/// Data that is almost valid.
 fn data() -> impl Strategy<Value = String> {
     prop_oneof![
         Just(r#"{"delta":"a<think>b"}"#.to_owned()),

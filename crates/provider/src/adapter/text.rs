@@ -1,6 +1,6 @@
-//! What a provider's text becomes before anybody sees it: UTF-8 that fits every
-//! database. The halves of a character that was cut over two pieces are joined;
-//! a half without the other, and U+0000, become U+FFFD (D42).
+//! Turns a provider's text into UTF-8 that every database can store. Surrogates
+//! that were cut over two pieces are joined. A surrogate without its other
+//! half, and U+0000, become U+FFFD (D42).
 
 use std::borrow::Cow;
 
@@ -11,18 +11,18 @@ const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 /// Decodes one text piece by piece.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
-    /// The first half of a character whose second half may come.
+    /// A high surrogate whose low surrogate may follow.
     high: Option<u16>,
 }
 
-/// A half of a character, as three bytes.
+/// One surrogate, as three bytes.
 enum Surrogate {
     High(u16),
     Low(u16),
 }
 
 impl Decoder {
-    /// The next piece of the text.
+    /// Decodes the next piece of the text.
     pub(super) fn decode<'t>(&mut self, piece: Wtf8<'t>) -> Cow<'t, str> {
         if self.high.is_some() || memchr::memchr(0, &piece).is_some() {
             return Cow::Owned(self.replace(&piece));
@@ -38,7 +38,7 @@ impl Decoder {
         }
     }
 
-    /// What is left when no further piece comes.
+    /// The rest, when no further piece comes.
     pub(super) fn finish(&mut self) -> &'static str {
         self.high.take().map_or("", |_| "\u{FFFD}")
     }
@@ -52,7 +52,7 @@ impl Decoder {
                 continue;
             }
             self.drop_half(&mut text);
-            // Surrogates begin with 0xED, as some other characters do.
+            // Surrogates begin with 0xED, and so do some other characters.
             let next = memchr::memchr(0xED, &rest[1..]);
             let (plain, after) = rest.split_at(next.map_or(rest.len(), |at| at + 1));
             push_plain(plain, &mut text);
@@ -102,7 +102,7 @@ fn push_plain(bytes: &[u8], text: &mut String) {
     );
 }
 
-/// The text of a value that comes in one piece.
+/// Decodes a text that comes in one piece.
 pub(super) fn whole(piece: Wtf8<'_>) -> String {
     let mut decoder = Decoder::default();
     let mut text = decoder.decode(piece).into_owned();

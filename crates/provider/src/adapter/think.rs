@@ -1,8 +1,8 @@
 //! Splits text with `<think>…</think>` into answer and reasoning (TURN-21,
-//! PLAT-110). Tags vanish, also when they are cut over several deltas; an
-//! unclosed block is all reasoning. A `</think>` that nothing opened ends
-//! reasoning that began with the answer: some models are asked with the opening
-//! tag already in the prompt.
+//! PLAT-110). The tags are removed, even if they are cut over several deltas.
+//! An unclosed block is reasoning to its end. A `</think>` without an opening
+//! tag ends reasoning that began with the answer, because some servers put the
+//! opening tag into the prompt.
 
 use super::output::Output;
 use crate::event::DeltaKind;
@@ -10,22 +10,22 @@ use crate::event::DeltaKind;
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
-/// Most text in bytes that waits for what follows it.
+/// Maximum number of bytes of text that wait for more.
 const MOST_UNDECIDED: usize = 64 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Splitter {
     inside: bool,
     has_seen_tag: bool,
-    /// The beginning of a tag that the text so far ends with. It is held back
-    /// until the next delta tells whether it is the tag.
+    /// The beginning of a tag at the end of the text. It is held back until the
+    /// next delta shows whether it is the tag.
     held: String,
     /// Text before the first tag. It waits while more of the answer has already
-    /// arrived, since a closing tag may follow that makes it reasoning.
+    /// arrived, because a closing tag would make it reasoning.
     undecided: String,
-    /// Where each delta ends in it, so that they stay apart.
+    /// The end of each delta in `undecided`, so that the deltas stay separate.
     ends: Vec<usize>,
-    /// Whether text before the first tag was given, as text.
+    /// Whether text before the first tag was given as text.
     has_given: bool,
 }
 
@@ -57,19 +57,19 @@ impl Splitter {
         }
     }
 
-    /// Releases a tag that never became whole.
+    /// Gives the beginning of a tag that was never completed.
     pub(super) fn finish(&mut self, output: &mut Output) {
         self.settle(output);
         let held = std::mem::take(&mut self.held);
         output.delta(self.kind(), &held);
     }
 
-    /// Whether text waits for what follows it.
+    /// Whether text is held back.
     pub(super) fn is_waiting(&self) -> bool {
         !self.undecided.is_empty()
     }
 
-    /// Gives as text what waited.
+    /// Gives the text that was held back, as text.
     pub(super) fn settle(&mut self, output: &mut Output) {
         self.has_given |= self.is_waiting();
         self.decide(DeltaKind::Text, output);
@@ -122,7 +122,7 @@ impl Splitter {
         }
     }
 
-    /// The tags that mean something now.
+    /// The tags that are recognised now.
     const fn tags(&self) -> &'static [&'static str] {
         match (self.inside, self.has_seen_tag) {
             (true, _) => &[CLOSE],
@@ -132,7 +132,7 @@ impl Splitter {
     }
 }
 
-/// Length of the longest proper start of `tag` that `text` ends with.
+/// Length of the longest proper prefix of `tag` with which `text` ends.
 fn longest_tag_start(text: &str, tag: &str) -> usize {
     let tail = &text.as_bytes()[text.len().saturating_sub(tag.len() - 1)..];
     match memchr::memrchr(b'<', tail) {
@@ -188,7 +188,7 @@ mod tests {
         (answer, reasoning)
     }
 
-    /// The same by plain search over the whole text.
+    /// The same result by a search over the whole text.
     fn model(mut text: &str) -> (String, String) {
         let (mut answer, mut reasoning) = (String::new(), String::new());
         let mut inside = match (text.find(OPEN), text.find(CLOSE)) {

@@ -1,11 +1,12 @@
-//! Token counts as providers report them. A count that is no whole number from
-//! 0 to 2^40 makes the usage unknown, so that no sum of counts ever fails (D42).
+//! Token counts, as providers report them. If a count is not a whole number
+//! from 0 to 2^40, the usage is unknown. So a sum of counts cannot overflow
+//! (D42).
 
 use minichat_core::turn::Usage;
 
 use super::json::{members, members_of};
 
-/// What a protocol calls the counts.
+/// The names that a protocol uses for the counts.
 pub(crate) struct Vocabulary {
     input: &'static str,
     output: &'static str,
@@ -30,8 +31,8 @@ pub(crate) const CHAT_COMPLETIONS: Vocabulary = Vocabulary {
 };
 
 impl Vocabulary {
-    /// The usage object `json`; `None` when it is unknown (D26). What it leaves
-    /// out is 0 (QUOTA-57).
+    /// Reads the usage object `json`; `None` if it is unknown (D26). A count
+    /// that is left out is 0 (QUOTA-57).
     pub(super) fn read(&self, json: &str) -> Option<Usage> {
         let names = [
             self.input,

@@ -1,6 +1,6 @@
-//! The Responses API as vLLM serves it (PLAT-110): what it is asked and what it
-//! answers is that of [`openai_responses`](super::openai_responses), with fewer
-//! fields, and with `<think>` tags.
+//! The Responses API as vLLM serves it (PLAT-110). It is that of
+//! [`openai_responses`](super::openai_responses) with fewer fields and with
+//! `<think>` tags.
 
 use minichat_config::tenant::Provider;
 

@@ -1,8 +1,7 @@
-//! One HTTP/1.1 connection, driven by whoever uses it.
-//!
-//! The future that moves bytes is polled by the task that reads the answer. No
-//! second task is woken per chunk, and dropping the connection closes its
-//! socket in that moment (TURN-48).
+//! One HTTP/1.1 connection, which its user drives.
+//! The task that reads the answer also polls the future that moves the bytes.
+//! So no second task is woken per chunk, and dropping the connection closes its
+//! socket at once (TURN-48).
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -60,7 +59,7 @@ impl Connection {
         let driver = &mut self.driver;
         let is_closed = &mut self.is_closed;
         poll_fn(|cx| {
-            // A closed connection has already told the answer why.
+            // If the connection is closed, the answer already has the reason.
             *is_closed = *is_closed || Pin::new(&mut *driver).poll(cx).is_ready();
             answer.as_mut().poll(cx)
         })
@@ -124,7 +123,8 @@ impl Exchange {
         })
     }
 
-    /// Reads and forgets what is left; whether the answer ended well.
+    /// Reads and discards the rest. The result is whether the answer ended
+    /// properly.
     pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
             match self.poll_bytes(cx) {
@@ -155,7 +155,7 @@ fn poll_data(
     }
 }
 
-/// A request body in one piece, which tells when the connection took it.
+/// A request body in one piece. It records when the connection took it.
 #[derive(Debug)]
 pub(super) struct RequestBody {
     bytes: Option<Bytes>,

@@ -1,9 +1,7 @@
-//! From an origin to a connection: which address may be called (D48), by which
-//! way (D47), and who must answer.
-//!
-//! A name is resolved once. The addresses that it resolves to are checked, and
-//! the very same ones are connected to, so that no second answer of DNS leads
-//! elsewhere.
+//! Opens a connection to an origin: checks whether its address may be called
+//! (D48), chooses the way (D47), and verifies the server's identity.
+//! A name is resolved once. The connector checks the resolved addresses and
+//! connects to one of these, so that a second DNS answer cannot lead elsewhere.
 
 use std::fmt;
 use std::io;
@@ -23,9 +21,9 @@ use super::transport::Transport;
 /// Who chose the address that is called.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ChosenBy {
-    /// A tenant's manifest: the rules of addresses hold.
+    /// A tenant's manifest. The address rules apply.
     Tenant,
-    /// The process's own configuration, whose author may call anything.
+    /// The process's own configuration. Its author may call any address.
     Process,
 }
 
@@ -34,7 +32,7 @@ pub enum ChosenBy {
 pub(super) enum ConnectError {
     /// The address may not be called; nothing was sent to it.
     Refused(Refusal),
-    /// The proxy did not let us through.
+    /// The proxy refused the tunnel.
     Proxy(ProxyRefusal),
     Io(io::Error),
 }
@@ -61,7 +59,7 @@ impl From<Refusal> for ConnectError {
     }
 }
 
-/// Makes connections, the only place that does.
+/// Opens all outgoing connections.
 pub(super) struct Connector {
     lookups: Lookups,
     tls: Tls,
@@ -69,7 +67,7 @@ pub(super) struct Connector {
     /// Ports at which this process listens.
     own_ports: Vec<u16>,
     proxies: Proxies,
-    /// Takes the place of the network.
+    /// Replaces the network in simulations.
     #[cfg(feature = "testing")]
     memory: Option<crate::testing::Dial>,
 }
@@ -96,7 +94,7 @@ impl Connector {
         }
     }
 
-    /// Connects to `origin` and, where the scheme says so, encrypts.
+    /// Connects to `origin`, with TLS if its scheme requires it.
     pub(super) async fn connect(
         &self,
         origin: &Origin,
@@ -125,8 +123,8 @@ impl Connector {
         Ok(Transport::TlsTunnel(Box::new(tls)))
     }
 
-    /// What the spelling of the host tells: all that can be checked where a
-    /// proxy resolves the name.
+    /// Checks the host as it is written. If a proxy resolves the name, nothing
+    /// else can be checked.
     fn check_host(&self, origin: &Origin) -> Result<(), Refusal> {
         self.allow_private.check_host(&origin.host)?;
         match literal(&origin.host) {
@@ -141,8 +139,8 @@ impl Connector {
         (!is_own).then_some(()).ok_or_else(refuse)
     }
 
-    /// Resolves, keeps the addresses that may be called, and connects to one of
-    /// them. The first refusal is told when none is left.
+    /// Resolves the name, keeps the addresses that may be called, and connects
+    /// to one of them. If none is left, the first refusal is returned.
     async fn dial(&self, origin: &Origin, chosen_by: ChosenBy) -> Result<TcpStream, ConnectError> {
         let found = self
             .lookups
@@ -186,8 +184,8 @@ impl Connector {
 
 async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let tcp = TcpStream::connect(addresses).await?;
-    // Without it a small request waits for the acknowledgement of the one
-    // before, some 40 ms.
+    // Without it, a small request waits about 40 ms for the acknowledgement of
+    // the previous one.
     tcp.set_nodelay(true)?;
     Ok(tcp)
 }
@@ -196,8 +194,8 @@ fn server_name(origin: &Origin) -> io::Result<ServerName<'static>> {
     ServerName::try_from(origin.bare_host().to_owned()).map_err(io::Error::other)
 }
 
-/// Whether `address` is one of this host's: then it is its own neighbour, and
-/// would send from the same address. Nothing is sent.
+/// Whether `address` belongs to this host: a socket that connects to it gets
+/// the same local address. Nothing is sent.
 fn is_of_this_host(address: IpAddr) -> bool {
     let address = carried(address);
     let any: SocketAddr = match address {

@@ -1,5 +1,5 @@
-//! Small documents from elsewhere, such as an issuer's keys: one GET, bounded
-//! in bytes and time. Redirects are not followed.
+//! Fetches small documents, such as an issuer's keys: one GET with limits of
+//! bytes and time. Redirects are not followed.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -18,12 +18,12 @@ use super::origin::Origin;
 use super::pool::Place;
 use crate::request::StartedFlag;
 
-/// How much of a document is read, and for how long.
+/// Limits of one fetch.
 #[derive(Debug, Clone, Copy)]
 pub struct FetchLimits {
-    /// Longest document in bytes.
+    /// Maximum size of the document in bytes.
     pub bytes: usize,
-    /// From connecting to the last byte.
+    /// Time from connecting to the last byte.
     pub total: Duration,
     /// Whether plain HTTP is allowed.
     pub allow_http: bool,
@@ -31,14 +31,14 @@ pub struct FetchLimits {
     pub chosen_by: ChosenBy,
 }
 
-/// Why there is no document. Holds nothing of what was answered.
+/// Why a fetch failed. Contains nothing of the answer.
 #[derive(Debug)]
 pub enum FetchError {
-    /// The address is no URL that may be asked.
+    /// The address is not a URL that can be fetched.
     Address,
     /// The address may not be called (D48).
     Refused(Refusal),
-    /// Nobody answered, or not to the end.
+    /// There was no answer, or it broke off.
     Broken(String),
     /// It took too long.
     TimedOut,

@@ -34,7 +34,8 @@ pub(super) fn request(
         .map_err(|error| Failure::misconfigured(&error))
 }
 
-/// The header that carries the credential, marked so that nothing prints it.
+/// The header that carries the credential, marked as sensitive so that it is
+/// never printed.
 fn credential(
     auth: &ProviderAuth,
     call: &ProviderCall<'_>,
@@ -69,7 +70,8 @@ fn path(api_path: &str, model: &str) -> String {
     }
 }
 
-/// Appends `text`, every byte but RFC 3986's unreserved ones escaped.
+/// Appends `text` with every byte escaped except RFC 3986's unreserved
+/// characters.
 fn push_escaped(path: &mut String, text: &str) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for byte in text.bytes() {

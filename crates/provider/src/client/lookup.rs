@@ -1,4 +1,4 @@
-//! From a name to its addresses.
+//! Resolves names to addresses.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -14,33 +14,33 @@ use tokio::net::lookup_host;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// Age up to which a lookup is joined. An answer takes less; a packet that got
-/// lost should cost those alone who asked with it.
+/// Maximum age of a lookup that others may join. Most answers arrive sooner. If
+/// a packet is lost, only the callers who joined early wait for it.
 const JOINED_WITHIN: Duration = Duration::from_millis(250);
 
-/// Lookups of one name that may be unanswered at the same time. A name server
-/// that never answers must not take the threads that others need.
+/// Maximum number of unanswered lookups per name, so that a name server that
+/// never answers cannot use up the threads.
 const UNANSWERED_PER_NAME: usize = 2;
 
-/// Lookups of all names that may be under way at the same time: half of the
-/// threads that the runtime has for what blocks.
+/// Maximum number of lookups in progress: half of the runtime's threads for
+/// blocking work.
 const UNDER_WAY: usize = 256;
 
-/// Lookups under way, each shared by all who want its name in that moment.
-///
-/// A process that starts under load wants one provider hundreds of times at
-/// once, and asks in a pod for each entry of the search list, twice. What gets
-/// lost of so many packets costs seconds each.
-///
-/// No answer is kept: how long it holds only the system's resolver knows.
+/// Lookups in progress. Callers who want the same name at the same time share
+/// one.
+/// A process that starts under load needs one provider's address hundreds of
+/// times at once. In a pod, each lookup asks for every entry of the search
+/// list, twice. If some of so many packets are lost, each loss costs seconds.
+/// Answers are not cached: only the system's resolver knows how long they are
+/// valid.
 pub(super) struct Lookups {
-    /// Of each name, the oldest first.
+    /// By name, the oldest first.
     under_way: Mutex<HashMap<Box<str>, Vec<UnderWay>>>,
     room: Arc<Semaphore>,
-    /// Answers given.
+    /// Number of answers given.
     given: AtomicUsize,
-    /// What names resolve to, one answer after the other, in the place of the
-    /// system's resolver.
+    /// Scripted answers, one per lookup, instead of those of the system's
+    /// resolver.
     #[cfg(test)]
     pub(super) scripted: Mutex<std::collections::VecDeque<Vec<IpAddr>>>,
 }
@@ -48,7 +48,7 @@ pub(super) struct Lookups {
 struct UnderWay {
     since: Instant,
     lookup: Shared<Lookup>,
-    /// Held by the task until it has an answer, whoever waits for it.
+    /// The task holds it until it has an answer, even if no caller waits.
     unanswered: Weak<()>,
 }
 
@@ -67,8 +67,8 @@ impl Default for Lookups {
 }
 
 impl Lookups {
-    /// The addresses of `host`, an address or a name, with `port`, in the order
-    /// in which they should be tried.
+    /// The addresses of `host`, which is an address or a name, with `port`, in
+    /// the order in which to try them.
     pub(super) async fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         if let Ok(address) = host.parse() {
             return Ok(vec![SocketAddr::new(address, port)]);
@@ -84,8 +84,9 @@ impl Lookups {
         Ok(found)
     }
 
-    /// The lookup of `host` that is under way, else the one that `look` begins.
-    fn share<F>(&self, host: &str, look: impl FnOnce(Box<str>) -> F) -> Shared<Lookup>
+    /// The lookup of `host` that is in progress, or else the one that `resolve`
+    /// starts.
+    fn share<F>(&self, host: &str, resolve: impl FnOnce(Box<str>) -> F) -> Shared<Lookup>
     where
         F: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,
     {
@@ -101,27 +102,28 @@ impl Lookups {
         if let Some(joined) = youngest.filter(is_joined) {
             return joined.lookup.clone();
         }
-        let begun = self.begin(host, look);
+        let begun = self.begin(host, resolve);
         let lookup = begun.lookup.clone();
         under_way.entry(host.into()).or_default().push(begun);
         lookup
     }
 
-    fn begin<F>(&self, host: &str, look: impl FnOnce(Box<str>) -> F) -> UnderWay
+    fn begin<F>(&self, host: &str, resolve: impl FnOnce(Box<str>) -> F) -> UnderWay
     where
         F: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,
     {
-        let (looking, room) = (look(host.into()), Arc::clone(&self.room));
+        let (lookup, room) = (resolve(host.into()), Arc::clone(&self.room));
         let unanswered = Arc::new(());
         let answered = Arc::downgrade(&unanswered);
-        // In a task of its own it moves on whoever waits, and a panic is an error.
-        let looked = tokio::spawn(async move {
+        // In its own task the lookup continues whichever caller waits, and a
+        // panic becomes an error.
+        let task = tokio::spawn(async move {
             let place = room.acquire().await.map_err(io::Error::other)?;
-            let found = looking.await;
+            let found = lookup.await;
             drop((place, unanswered));
             found
         });
-        let found = looked.map(|found| found.map_err(io::Error::from).flatten());
+        let found = task.map(|found| found.map_err(io::Error::from).flatten());
         let found = found.map(|found| found.map(Arc::from).map_err(Arc::new));
         UnderWay {
             since: Instant::now(),
@@ -146,8 +148,8 @@ async fn system(host: Box<str>) -> io::Result<Vec<IpAddr>> {
     Ok(found.map(|address| address.ip()).collect())
 }
 
-/// Spreads those who share an answer over the addresses of the preferred family,
-/// as answers of their own would.
+/// Rotates the addresses of the preferred family, so that callers who share an
+/// answer spread over them.
 fn turn(addresses: &mut [SocketAddr], by: usize) {
     let preferred = addresses
         .iter()
@@ -180,7 +182,8 @@ mod tests {
         let others: Vec<_> = (0..200).map(|_| lookups.share("host", never)).collect();
         let other = lookups.share("elsewhere", |_| ready(Ok(vec![])));
         assert!(other.await.unwrap().is_empty());
-        // Nobody depends on the one who began.
+        // The caller who started the lookup is gone; the others still get the
+        // answer.
         drop(first);
         answer.send(vec![ADDRESS]).unwrap();
         for found in join_all(others).await {
@@ -210,7 +213,7 @@ mod tests {
         assert_eq!(*next.await.unwrap(), [ADDRESS]);
     }
 
-    /// Its thread is not free before the system's resolver gives it up.
+    /// The system's resolver occupies its thread until it gives up.
     #[tokio::test(start_paused = true)]
     async fn a_name_that_is_never_answered_takes_few_threads() {
         let lookups = Lookups::default();
@@ -233,7 +236,7 @@ mod tests {
         let lookups = Lookups::default();
         let begun = Arc::new(AtomicUsize::new(0));
         let (answer, answered) = tokio::sync::watch::channel(());
-        let look = |_: Box<str>| {
+        let resolve = |_: Box<str>| {
             let (begun, mut answered) = (Arc::clone(&begun), answered.clone());
             async move {
                 begun.fetch_add(1, Ordering::Relaxed);
@@ -241,7 +244,8 @@ mod tests {
                 Ok(vec![ADDRESS])
             }
         };
-        let names = (0..2 * UNDER_WAY).map(|number| lookups.share(&format!("host{number}"), look));
+        let names =
+            (0..2 * UNDER_WAY).map(|number| lookups.share(&format!("host{number}"), resolve));
         let all = tokio::spawn(join_all(names.collect::<Vec<_>>()));
         while begun.load(Ordering::Relaxed) < UNDER_WAY {
             tokio::task::yield_now().await;

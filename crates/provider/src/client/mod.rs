@@ -35,7 +35,7 @@ use crate::failure::{Failure, TimeoutStage};
 use crate::request::ProviderCall;
 use crate::stream::{ProviderStream, Sizes};
 
-/// Settings of the client as a whole; limits of a single call are its
+/// Settings of the client as a whole. The limits of a single call are its
 /// provider's.
 #[derive(Clone, Debug)]
 pub struct ClientSettings {
@@ -43,16 +43,16 @@ pub struct ClientSettings {
     pub max_idle_per_origin: usize,
     /// Age at which an idle connection is closed.
     pub idle_timeout: Duration,
-    /// Longest `Retry-After` that is waited for (PLAT-119).
+    /// Maximum `Retry-After` that the client waits for (PLAT-119).
     pub retry_after_cap: Duration,
     /// Largest event of a stream in bytes; a larger one ends it as failed.
     pub max_event_bytes: usize,
     /// Largest answer in bytes of text and reasoning; a larger one ends as
     /// failed.
     pub max_answer_bytes: usize,
-    /// Where calls may go, whom those must be, and the way there.
+    /// Allowed addresses, trusted certificates and proxies.
     pub outbound: Outbound,
-    /// Ports at which this process listens; it never calls itself.
+    /// Ports at which this process listens. The client never calls them.
     pub own_ports: Vec<u16>,
 }
 
@@ -70,9 +70,9 @@ impl Default for ClientSettings {
     }
 }
 
-/// Opens streams over one pool of kept-alive HTTP/1.1 connections, shared by
-/// all tenants; credentials belong to the call, never to the connection.
-/// Cheap to clone.
+/// Opens streams over one pool of kept-alive HTTP/1.1 connections. All tenants
+/// share the pool; a credential belongs to a call, never to a connection. Cheap
+/// to clone.
 #[derive(Clone)]
 pub struct ProviderClient {
     inner: Arc<Inner>,
@@ -91,8 +91,8 @@ impl ProviderClient {
         Self::connecting(settings, Connector::new(settings))
     }
 
-    /// The same, with `dial` in the place of the network, whatever a provider's
-    /// address is.
+    /// The same, but every connection is made by `dial` instead of the network,
+    /// whatever the provider's address is.
     #[cfg(feature = "testing")]
     pub fn in_memory(settings: &ClientSettings, dial: crate::testing::Dial) -> Self {
         Self::connecting(settings, Connector::in_memory(settings, dial))
@@ -112,9 +112,9 @@ impl ProviderClient {
         }
     }
 
-    /// Sends `call` and waits for the head of the answer, within the
-    /// provider's limits (D28) and with at most one more attempt (PLAT-119).
-    /// Dropping the future closes the connection at once.
+    /// Sends `call` and waits for the head of the answer, within the provider's
+    /// limits (D28) and with at most one retry (PLAT-119). Dropping the future
+    /// closes the connection at once.
     pub async fn open(&self, call: &ProviderCall<'_>) -> Result<ProviderStream, Failure> {
         open::open(self, call).await
     }

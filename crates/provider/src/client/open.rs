@@ -1,4 +1,4 @@
-//! From a call to its stream: attempts, limits, and answers that are no
+//! Opens the stream of a call: attempts, limits, and answers that are not a
 //! stream.
 
 use std::future::poll_fn;
@@ -21,16 +21,17 @@ use crate::mask::Mask;
 use crate::request::ProviderCall;
 use crate::stream::{Limits, ProviderStream};
 
-/// Bytes of a refusal that are read; its beginning says what is wrong.
+/// Maximum number of bytes of a refusal that are read. The beginning says what
+/// is wrong.
 const MAX_REFUSAL_BYTES: usize = 16 * 1024;
 
-/// Longest time that the text of a refusal is waited for.
+/// Maximum time to wait for the body of a refusal.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(5);
 
-/// What an attempt came to when it brought no stream.
+/// The result of an attempt that gave no stream.
 struct Refused {
     failure: Failure,
-    /// `Some` when another attempt is allowed, after this pause (PLAT-119).
+    /// `Some` if another attempt is allowed after this pause (PLAT-119).
     retry_after: Option<Duration>,
 }
 
@@ -85,7 +86,7 @@ async fn attempt_twice(
         "calling the provider once more"
     );
     tokio::time::sleep(pause).await;
-    // Idle connections may have died together with the first one.
+    // Other idle connections may have been closed together with the first one.
     let place = Place::here(Origin::of(call.provider));
     let fresh = client
         .establish(place, call.provider.timeouts.connect)
@@ -133,8 +134,9 @@ async fn attempt(
     }
 }
 
-/// Reads an answer that is no stream (TURN-23). Whoever gives up while it is
-/// read knows already from its status that the call was refused (D54).
+/// Reads an answer that is not a stream (TURN-23). The flag is set before the
+/// body is read, because the status alone shows that the call was refused
+/// (D54).
 async fn refusal(
     client: &ProviderClient,
     call: &ProviderCall<'_>,
@@ -170,8 +172,8 @@ async fn read_refusal(exchange: &mut Exchange, text: &mut Vec<u8>) {
     text.truncate(MAX_REFUSAL_BYTES);
 }
 
-/// The pause that a 429 asks for, if it is short enough. Dates are not
-/// understood: they need a clock that agrees with the provider's.
+/// The pause that a 429 requests, if it is short enough. Dates are ignored,
+/// because they would need a clock that agrees with the provider's.
 fn retry_after(head: &Parts, cap: Duration) -> Option<Duration> {
     if head.status != StatusCode::TOO_MANY_REQUESTS {
         return None;
@@ -181,8 +183,8 @@ fn retry_after(head: &Parts, cap: Duration) -> Option<Duration> {
     (pause <= cap).then_some(pause)
 }
 
-/// Whether the type is that of a stream. Some proxies add theirs to the
-/// provider's, which makes a list of it.
+/// Whether the content type is that of a stream. Some proxies append a second
+/// type, so the header may be a list.
 fn is_event_stream(headers: &HeaderMap) -> bool {
     let types = headers.get_all(CONTENT_TYPE).into_iter();
     types

@@ -1,10 +1,10 @@
-//! Where a connection leads.
+//! The destination of a connection.
 
 use http::Uri;
 use minichat_config::tenant::{Provider, Scheme};
 
-/// Connections to one origin are interchangeable, whichever tenant, provider
-/// or credential they served.
+/// A destination. Connections to one origin are interchangeable, whichever
+/// tenant, provider or credential used them before.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Origin {
     pub(super) is_tls: bool,
@@ -21,8 +21,8 @@ impl Origin {
         }
     }
 
-    /// Where `uri` leads; `None` unless it is an `http` or `https` URL. Names of
-    /// users have no place in it.
+    /// The origin of `uri`; `None` unless it is an `http` or `https` URL. A
+    /// user name in it is dropped.
     pub(super) fn of_uri(uri: &Uri) -> Option<Self> {
         let is_tls = match uri.scheme_str()? {
             "https" => true,

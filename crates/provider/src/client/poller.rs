@@ -1,39 +1,38 @@
-//! One poll per event of the socket.
-//!
-//! The driver of a connection and the body of its answer live in one task, and
-//! each of them wakes the other's task when it has moved a piece. Taken at
-//! their word, they would have the task polled twice for each piece of an
-//! answer. A [`Poller`] hears those wakes while it polls and goes round once
-//! more itself.
+//! Polls a task's futures once per socket event.
+//! The driver of a connection and the body of its answer live in one task. Each
+//! wakes the other when it has moved data, so without a filter the task would
+//! be polled twice for every piece of an answer. A [`Poller`] notes the wakes
+//! that arrive during a poll and polls again itself.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Nobody polls: a wake goes to the task.
+/// No poll is in progress: a wake goes to the task.
 const WAITING: u8 = 0;
-/// A poll is under way: a wake is noted.
+/// A poll is in progress: a wake is noted.
 const POLLING: u8 = 1;
-/// A poll is under way, and something woke it.
+/// A poll is in progress, and a wake arrived.
 const WOKEN: u8 = 2;
 
-/// Rounds of one poll. What wakes in each of them may wait for the caller to give
-/// way, as a socket does whose reader has used up its share of the runtime.
+/// Maximum number of rounds per poll. A future that is woken in each of them
+/// may be waiting for the task to yield: a socket does so when its reader has
+/// used up its share of the runtime.
 const MAX_ROUNDS: usize = 8;
 
-/// Polls what lives in one task.
+/// Polls futures that live in one task.
 #[derive(Debug)]
 pub(super) struct Poller {
     shared: Arc<Shared>,
     waker: Waker,
-    /// What `shared.task` holds, to be compared without its lock.
+    /// A copy of `shared.task`, to compare without the lock.
     registered: Option<Waker>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     state: AtomicU8,
-    /// Whom a wake reaches while nobody polls.
+    /// The waker to use while no poll is in progress.
     task: Mutex<Option<Waker>>,
 }
 
@@ -64,9 +63,10 @@ impl Default for Poller {
 }
 
 impl Poller {
-    /// Calls `poll` until it is ready, or until it is pending and nothing woke
-    /// it meanwhile; then the next wake reaches the task of `cx`. One that is
-    /// woken again and again leaves the rest to the task's next turn.
+    /// Calls `poll` until it is ready, or until it is pending and no wake
+    /// arrived during the call. The next wake then reaches the task of `cx`.
+    /// After [`MAX_ROUNDS`] rounds, the rest waits until the task is polled
+    /// again.
     pub(super) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -116,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts its wakes.
+    /// Counts the wakes it receives.
     #[derive(Default)]
     struct Counter(AtomicUsize);
 
@@ -179,7 +179,7 @@ mod tests {
         }
     }
 
-    /// Provokes wakes at every moment of a poll.
+    /// Sends wakes at every moment of a poll.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn no_wake_from_another_thread_is_lost() {
         const EVENTS: usize = 20_000;

@@ -1,9 +1,9 @@
-//! Idle connections by origin, of each runtime its own: a connection that
-//! another one watches would wake two threads for each piece of an answer.
-//!
-//! Nobody waits on an idle connection. One sweeper looks at all of them every
-//! few seconds and drops those that the other side closed or that grew old; a
-//! connection is looked at once more when it is taken.
+//! Idle connections by origin and runtime. Each runtime has its own: a
+//! connection that belongs to another runtime would wake two threads for every
+//! piece of an answer.
+//! No task waits on an idle connection. A sweeper checks all of them every few
+//! seconds, and drops those that the server closed or that are too old. A
+//! connection is checked again when it is taken.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -18,7 +18,7 @@ use super::ClientSettings;
 use super::connection::{Connection, Exchange};
 use super::origin::Origin;
 
-/// Longest time that the rest of an answer is read after its terminal event
+/// Maximum time to read the rest of an answer after its terminal event
 /// (PLAT-105).
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -31,7 +31,7 @@ pub(crate) struct ConnectionPool {
     idle_timeout: Duration,
 }
 
-/// Where a connection leads, and which runtime watches it.
+/// The origin of a connection and the runtime that owns it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Place {
     pub(super) origin: Arc<Origin>,
@@ -39,7 +39,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// `origin` as seen from here.
+    /// `origin` in the current runtime.
     pub(super) fn here(origin: Origin) -> Self {
         let runtime = runtime::Handle::try_current().ok();
         Self {
@@ -64,7 +64,7 @@ impl ConnectionPool {
         }
     }
 
-    /// Takes the connection to `origin` that was used last.
+    /// Takes the most recently used connection to `place`.
     pub(super) fn take(&self, place: &Place) -> Option<Connection> {
         let mut idle = self.lock();
         let connections = idle.get_mut(place)?;
@@ -93,8 +93,8 @@ impl ConnectionPool {
         self.start_sweeper();
     }
 
-    /// Takes back a connection whose answer has ended as far as the caller is
-    /// concerned. What has not arrived yet is awaited in the background.
+    /// Takes back a connection after the terminal event of its answer. The rest
+    /// of the body is read in the background.
     pub(crate) fn put_after_drain(self: &Arc<Self>, mut exchange: Exchange) {
         let now = exchange.poll_drain(&mut Context::from_waker(Waker::noop()));
         match now {

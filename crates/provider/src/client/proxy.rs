@@ -1,6 +1,6 @@
-//! The way through a proxy (D47): a tunnel by `CONNECT`, for `http` and `https`
-//! alike, so that a proxy sees neither credentials nor prompts of what is
-//! encrypted.
+//! Tunnels through a proxy (D47). They are opened by `CONNECT`, for `http` and
+//! `https` alike. A proxy sees neither the credentials nor the prompts of
+//! encrypted calls.
 
 use std::fmt;
 use std::io;
@@ -20,10 +20,10 @@ use super::connection::RequestBody;
 use super::origin::Origin;
 use crate::request::StartedFlag;
 
-/// The bytes of a connection through a proxy.
+/// The byte stream of a connection through a proxy.
 pub(super) type Tunnel = TokioIo<Upgraded>;
 
-/// Which proxy leads where.
+/// Which proxy to use for which origin.
 pub(super) struct Proxies {
     matcher: Matcher,
 }
@@ -34,7 +34,7 @@ pub(super) struct Proxy {
     authorization: Option<HeaderValue>,
 }
 
-/// The proxy's refusal. It names the proxy without its user.
+/// The proxy's refusal. It names the proxy without its user and password.
 #[derive(Debug)]
 pub(super) struct ProxyRefusal {
     proxy: String,
@@ -60,7 +60,7 @@ impl fmt::Display for ProxyRefusal {
         match cause {
             Cause::Status(StatusCode::PROXY_AUTHENTICATION_REQUIRED) => write!(
                 f,
-                "the proxy {proxy} wants to know who asks for {target} (407): write user and \
+                "the proxy {proxy} demands authentication for {target} (407): write user and \
                  password into outbound.proxy"
             ),
             Cause::Status(status) => {
@@ -74,7 +74,7 @@ impl fmt::Display for ProxyRefusal {
             }
             Cause::Broken(error) => write!(f, "the proxy {proxy} did not answer: {error}"),
             Cause::Unwritable(error) => {
-                write!(f, "the proxy {proxy} cannot be asked for {target}: {error}")
+                write!(f, "the proxy {proxy} cannot be used for {target}: {error}")
             }
         }
     }
@@ -91,8 +91,9 @@ impl Proxies {
         Self { matcher }
     }
 
-    /// The proxy that leads to `origin`; `None`: no proxy does. Loopback is
-    /// nobody else's.
+    /// The proxy for `origin`; `None` if it is called directly. Loopback
+    /// addresses are always called directly, because to a proxy they would mean
+    /// the proxy itself.
     pub(super) fn of(&self, origin: &Origin) -> Option<Proxy> {
         let host = origin.bare_host();
         let is_loopback = host.eq_ignore_ascii_case("localhost")
@@ -117,12 +118,12 @@ impl Proxy {
         })
     }
 
-    /// Where the proxy itself is.
+    /// The proxy's own origin.
     pub(super) const fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// Why there is no connection to the proxy itself.
+    /// The failure to connect to the proxy.
     pub(super) fn unreachable(&self, error: io::Error, target: &Origin) -> ProxyRefusal {
         ProxyRefusal {
             proxy: self.origin.authority(),
@@ -147,7 +148,7 @@ impl Proxy {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(broken)?;
-        // Ends with the upgrade, or with the sender.
+        // The task ends with the upgrade, or when the sender is dropped.
         tokio::spawn(connection.with_upgrades());
         let response = sender.send_request(request).await.map_err(broken)?;
         if !response.status().is_success() {

@@ -1,4 +1,4 @@
-//! Whom TLS believes (D47): the certificate authorities of the web, and those of
+//! Trusted certificates (D47): the public certificate authorities, and those of
 //! `outbound.ca_file`.
 
 use std::io;
@@ -15,28 +15,29 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, pem};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-/// Why a file of certificates cannot be used.
+/// Why a certificate file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CaFileError {
-    /// It cannot be read, or is not PEM.
+    /// The file cannot be read, or is not PEM.
     #[error("cannot be read: {0}")]
     Pem(#[from] pem::Error),
-    /// It has no certificate.
+    /// The file contains no certificate.
     #[error(
         "holds no certificate; write one or more in PEM, each after -----BEGIN CERTIFICATE-----"
     )]
     Empty,
-    /// What it has is none.
+    /// An entry is not a valid certificate.
     #[error("holds a certificate that cannot be read: {0}")]
     Certificate(rustls::Error),
 }
 
-/// Reads `file` as `outbound.ca_file`, and says what is wrong with it.
+/// Reads `file` as `outbound.ca_file` would be read, and returns what is wrong
+/// with it.
 pub fn check_ca_file(file: &Path) -> Result<(), CaFileError> {
     roots(Some(file)).map(drop)
 }
 
-/// Makes connections encrypted.
+/// Encrypts connections.
 #[derive(Debug)]
 pub(super) struct Tls {
     ca_file: Option<PathBuf>,
@@ -46,7 +47,7 @@ pub(super) struct Tls {
 #[derive(Debug)]
 struct Current {
     config: Arc<ClientConfig>,
-    /// When the file was changed last, and how long it was.
+    /// Modification time and length of the file when it was read.
     version: Option<Version>,
 }
 
@@ -60,7 +61,7 @@ impl Tls {
         }
     }
 
-    /// Encrypts `stream`, whose other end must prove that it is `name`.
+    /// Encrypts `stream`. The server must have a certificate for `name`.
     pub(super) async fn connect<S>(
         &self,
         name: ServerName<'static>,
@@ -75,8 +76,8 @@ impl Tls {
             .map_err(explained)
     }
 
-    /// What is trusted now. A file that was changed is read again; while it
-    /// cannot be read, what was read before holds.
+    /// The current trust settings. A changed file is read again. While it
+    /// cannot be read, the previous certificates stay in effect.
     fn config(&self) -> io::Result<Arc<ClientConfig>> {
         let version = self.ca_file.as_deref().and_then(version);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,7 +93,7 @@ impl Tls {
             (Err(error), Some(before)) => {
                 let file = self.ca_file.as_deref().map(Path::display);
                 let file = file.map(|file| file.to_string());
-                tracing::warn!(%error, file, "outbound.ca_file: what was read before holds");
+                tracing::warn!(%error, file, "outbound.ca_file cannot be read; the certificates read before stay in effect");
                 before.config
             }
             (Err(error), None) => return Err(error),
@@ -102,7 +103,7 @@ impl Tls {
     }
 }
 
-/// What to do about an authority that nobody knows.
+/// Adds to an unknown-authority error what to do about it.
 fn explained(error: io::Error) -> io::Error {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
     let is_unknown = matches!(

@@ -69,7 +69,7 @@ fn the_parts_of_basic_authentication_are_masked() {
     }
 }
 
-/// What a provider masked itself still tells a part.
+/// The part that a provider leaves unmasked is masked too.
 #[test]
 fn the_remainder_beside_stars_is_masked() {
     let mask = mask("Bearer ", "Zk9qL2mN8vB4");

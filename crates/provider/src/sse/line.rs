@@ -2,19 +2,19 @@
 
 use std::ops::Range;
 
-/// A field that matters here. `id` and `retry` concern clients that reconnect,
-/// which a paid generation never does.
+/// A field that is used. `id` and `retry` concern clients that reconnect; a
+/// generation call never does.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Field {
     Name(Range<usize>),
     Data(Range<usize>),
     /// The field's own name and its value. The standard has no such field; some
-    /// providers write their error there.
+    /// providers send their error in it.
     Error(Range<usize>, Range<usize>),
 }
 
-/// The field on `line`, its value as a range of `buffer`; `None` for comments
-/// and for fields that do not matter.
+/// The field on `line`; its value is a range of `buffer`. `None` for comments
+/// and for fields that are not used.
 pub(super) fn field(buffer: &[u8], line: Range<usize>) -> Option<Field> {
     let text = &buffer[line.clone()];
     if let Some(rest) = text.strip_prefix(b"data") {
@@ -29,8 +29,8 @@ pub(super) fn field(buffer: &[u8], line: Range<usize>) -> Option<Field> {
     }
 }
 
-/// The value in what follows a field's name: nothing, or a colon, at most one
-/// space, and the value. `None` when the name goes on.
+/// The value after a field's name: nothing, or a colon, at most one space, and
+/// the value. `None` if the name is longer.
 fn value(rest: &[u8], end: usize) -> Option<Range<usize>> {
     match rest {
         [] => Some(end..end),

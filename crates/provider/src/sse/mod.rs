@@ -1,11 +1,9 @@
 //! An incremental parser of `text/event-stream` as the HTML standard defines it
-//! (D27): lines end in LF, CRLF or CR, one leading byte order mark is skipped,
-//! comments vanish, `data` lines join with LF, and an event ends at an empty
-//! line. The bytes come from elsewhere and may be cut anywhere.
-//!
-//! The parser owns one buffer that is reused for every event, and an event
-//! borrows from it; only the data of an event with several `data` lines is
-//! copied once more.
+//! (D27). Lines end in LF, CRLF or CR. One leading byte order mark is skipped.
+//! Comments are dropped. `data` lines are joined with LF. An event ends at an
+//! empty line. The bytes may be cut anywhere.
+//! The parser owns one buffer, which every event reuses and borrows from. Only
+//! the data of an event with several `data` lines is copied.
 
 mod line;
 
@@ -18,12 +16,12 @@ use line::Field;
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-/// Capacity that an emptied buffer may keep: one huge event must not cost a
-/// long stream its memory.
+/// Capacity that an emptied buffer may keep, so that one huge event does not
+/// occupy memory for the rest of a long stream.
 const KEPT_CAPACITY: usize = 64 * 1024;
 
-/// One dispatched event. Bytes are what the sender wrote; whether they are
-/// UTF-8 is for the reader of the payload to find out.
+/// One dispatched event, as bytes. The reader of the payload checks whether
+/// they are UTF-8.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Event<'a> {
     /// The `event` field; empty when absent.
@@ -37,31 +35,31 @@ pub struct Event<'a> {
 pub struct TooLarge;
 
 /// The parser. After each [`push`](Self::push), call
-/// [`next_event`](Self::next_event) until it says `None`.
+/// [`next_event`](Self::next_event) until it returns `None`.
 #[derive(Debug)]
 pub struct Parser {
     buffer: Vec<u8>,
-    /// Where the event under construction begins.
+    /// Start of the current event.
     event_start: usize,
-    /// Where the first line not yet read begins.
+    /// Start of the first line that was not read yet.
     line_start: usize,
-    /// No line end lies between `line_start` and here.
+    /// There is no line end between `line_start` and here.
     scanned: usize,
     fields: Fields,
-    /// Whether the last line ended in a CR that was the last byte so far: an
-    /// LF that follows belongs to it.
+    /// Whether the last byte so far was a CR that ended a line. A following LF
+    /// belongs to it.
     after_cr: bool,
     /// Whether a byte order mark may still come.
     at_start: bool,
     max_event_bytes: usize,
 }
 
-/// Fields of the event under construction, as ranges of the buffer.
+/// Fields of the current event, as ranges of the buffer.
 #[derive(Debug, Default)]
 struct Fields {
     name: Range<usize>,
     data: Option<Range<usize>>,
-    /// The joined data; replaces the range once there is a second line.
+    /// The joined data. Replaces the range from the second line on.
     joined: Option<Vec<u8>>,
 }
 
@@ -72,8 +70,8 @@ impl Default for Parser {
 }
 
 impl Parser {
-    /// A parser that refuses events of more than `max_event_bytes`, field names
-    /// and line ends counted.
+    /// A parser that refuses events of more than `max_event_bytes`, including
+    /// field names and line ends.
     pub fn with_limit(max_event_bytes: usize) -> Self {
         Self {
             buffer: Vec::new(),
@@ -93,8 +91,8 @@ impl Parser {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next complete event. An event that the end of the stream cuts off is
-    /// never dispatched, as the standard demands.
+    /// The next complete event. As the standard demands, an event that the end
+    /// of the stream cuts off is never dispatched.
     pub fn next_event(&mut self) -> Result<Option<Event<'_>>, TooLarge> {
         if self.advance()? {
             Ok(Some(self.fields.event(&self.buffer)))
@@ -103,7 +101,7 @@ impl Parser {
         }
     }
 
-    /// Reads lines until an event is complete; `false` when more bytes are
+    /// Reads lines until an event is complete; `false` if more bytes are
     /// needed.
     fn advance(&mut self) -> Result<bool, TooLarge> {
         if self.event_start == self.line_start {
@@ -135,8 +133,8 @@ impl Parser {
         Ok(())
     }
 
-    /// Whether the start of the stream is settled; skips the mark if there is
-    /// one.
+    /// Skips a byte order mark. `false` if more bytes are needed to recognise
+    /// it.
     fn skip_bom(&mut self) -> bool {
         if self.at_start {
             if self.buffer.len() < BOM.len() && BOM.starts_with(&self.buffer) {
@@ -193,7 +191,7 @@ impl Parser {
         self.line_start = offset;
     }
 
-    /// Drops the bytes of events that were handed out.
+    /// Drops the bytes of events that were returned.
     fn forget_read(&mut self) {
         let read = self.event_start;
         if read == 0 {

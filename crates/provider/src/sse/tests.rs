@@ -114,7 +114,7 @@ fn endless_comments_and_events_are_not_kept() {
     assert!(parser.buffer.capacity() < 1024);
 }
 
-/// Streams in which line ends, field names and cut characters are frequent.
+/// Streams with many line ends, field names and cut characters.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         Just(b"\n".to_vec()),

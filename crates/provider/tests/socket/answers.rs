@@ -26,7 +26,7 @@ fn usage(input_tokens: u64, output_tokens: u64) -> Usage {
 async fn a_plain_answer_arrives_in_pieces_with_usage_and_id() {
     for kind in KINDS {
         let setup = Setup::new(kind).await;
-        let answer = setup.ask("Hi").await.unwrap();
+        let answer = setup.send("Hi").await.unwrap();
         assert_eq!(
             (answer.text.as_str(), answer.deltas),
             ("Hello! How can I help?", 2)
@@ -66,7 +66,7 @@ async fn a_truncated_answer_is_incomplete_in_every_shape() {
                 .server
                 .push_scenario(Scenario::deltas(&["a"], Ending::IncompleteFlat { reason }));
             for _ in 0..2 {
-                let answer = setup.ask("Hi").await.unwrap();
+                let answer = setup.send("Hi").await.unwrap();
                 let Terminal::Incomplete { reason, completion } = answer.terminal else {
                     panic!("{kind:?}: {:?}", answer.terminal);
                 };
@@ -106,7 +106,7 @@ async fn reported_failures_are_read_nested_and_flat_and_scrubbed() {
                 output: 3,
             });
             setup.server.push_scenario(scenario);
-            let answer = setup.ask("Hi").await.unwrap();
+            let answer = setup.send("Hi").await.unwrap();
             assert_eq!(answer.text, "Partial");
             let failure = answer.failure();
             assert_eq!(failure.kind, FailureKind::Reported, "{kind:?} {ending:?}");
@@ -139,7 +139,7 @@ async fn an_answer_without_usage_has_unknown_usage() {
             without_usage: true,
             ..Scenario::default()
         });
-        let answer = setup.ask("Hi").await.unwrap();
+        let answer = setup.send("Hi").await.unwrap();
         assert!(
             matches!(
                 answer.terminal,
@@ -159,7 +159,7 @@ async fn the_type_inside_the_data_names_an_event_without_a_name() {
         without_event_names: true,
         ..Scenario::default()
     });
-    let answer = setup.ask("PING").await.unwrap();
+    let answer = setup.send("PING").await.unwrap();
     assert_eq!(answer.text, "PONG");
     assert!(matches!(answer.terminal, Terminal::Completed(_)));
 }
@@ -172,7 +172,7 @@ async fn unknown_events_are_ignored_and_unreadable_known_ones_fail() {
         event: response.output_text.delta\ndata: {\"delta\":\"caf\\u00e9\\n\"}\n\n\
         event: response.completed\ndata: {\"response\":[1]}\n\n";
     setup.server.push_scenario(Scenario::raw(stream));
-    let answer = setup.ask("Hi").await.unwrap();
+    let answer = setup.send("Hi").await.unwrap();
     assert_eq!(answer.text, "café\n");
     assert_eq!(answer.failure().kind, FailureKind::Unreadable);
 }
@@ -194,7 +194,7 @@ async fn vllm_reasoning_is_told_apart_also_with_cut_tags() {
     setup
         .server
         .push_scenario(Scenario::deltas(&deltas, Ending::Completed));
-    let answer = setup.ask("Hi").await.unwrap();
+    let answer = setup.send("Hi").await.unwrap();
     assert_eq!(answer.reasoning, "because of that");
     assert_eq!(answer.text, "Yes <3 <th");
 }
@@ -208,7 +208,7 @@ async fn a_body_without_a_terminal_event_is_a_failure() {
             setup
                 .server
                 .push_scenario(Scenario::deltas(&["Partial"], ending));
-            let answer = setup.ask("Hi").await.unwrap();
+            let answer = setup.send("Hi").await.unwrap();
             assert_eq!(answer.text, "Partial");
             let failure = answer.failure();
             assert_eq!(failure.kind, FailureKind::Broken);

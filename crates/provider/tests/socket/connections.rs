@@ -10,10 +10,10 @@ use tokio::task::coop::{consume_budget, has_budget_remaining};
 use crate::support::{Setup, read};
 use minichat_scripted_provider::{Ending, Scenario};
 
-/// Asks and waits for the end of the body, which may arrive after the terminal
-/// event.
+/// Sends a request and waits for the end of the body, which may arrive after
+/// the terminal event.
 async fn ask_to_the_end(setup: &Setup) {
-    setup.ask("PING").await.unwrap();
+    setup.send("PING").await.unwrap();
     setup
         .server
         .wait_until(|stats| stats.answers_open == 0)
@@ -32,22 +32,22 @@ async fn answers_share_a_kept_alive_connection() {
     assert!(connections < 5, "{connections} connections for 5 answers");
 }
 
-/// Another runtime's connection would wake two threads for each piece.
+/// A connection of another runtime would wake two threads for every piece.
 #[tokio::test]
 async fn a_connection_is_kept_for_the_runtime_that_made_it() {
     let setup = std::sync::Arc::new(Setup::responses().await);
     ask_to_the_end(&setup).await;
     let elsewhere = std::sync::Arc::clone(&setup);
-    let asked = tokio::task::spawn_blocking(move || {
+    let sent = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(elsewhere.ask("PING")).unwrap();
+        runtime.block_on(elsewhere.send("PING")).unwrap();
     });
-    asked.await.unwrap();
+    sent.await.unwrap();
     assert_eq!(setup.server.stats().connections_total, 2);
-    setup.ask("PING").await.unwrap();
+    setup.send("PING").await.unwrap();
     assert_eq!(setup.server.stats().connections_total, 2);
 }
 
@@ -61,7 +61,7 @@ async fn providers_that_close_after_each_answer_work() {
         ..Scenario::default()
     });
     for _ in 0..5 {
-        let answer = setup.ask("PING").await.unwrap();
+        let answer = setup.send("PING").await.unwrap();
         assert!(matches!(answer.terminal, Terminal::Completed(_)));
     }
     assert_eq!(setup.server.requests().len(), 5);
@@ -140,7 +140,8 @@ async fn a_dropped_wait_loses_no_event() {
     assert_eq!(text, deltas.concat());
 }
 
-/// What has arrived can be taken without waiting, in order and whole.
+/// Everything that has arrived can be taken without waiting, in order and
+/// complete.
 #[tokio::test]
 async fn a_burst_is_taken_without_waiting() {
     let mut setup = Setup::responses().await;
@@ -166,8 +167,8 @@ async fn a_burst_is_taken_without_waiting() {
     assert!(waits < 1000, "{waits} waits for 2000 deltas");
 }
 
-/// A future that goes on without a wait is made to give way. Outside a runtime's
-/// own threads, as here, what it reads from then wakes it in every round.
+/// A future that never waits is made to yield. Outside the runtime's own
+/// threads, as here, the socket then wakes it in every round.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn who_has_used_up_its_share_of_the_runtime_gives_way_and_reads_on() {
     let setup = Setup::responses().await;
@@ -182,16 +183,16 @@ async fn who_has_used_up_its_share_of_the_runtime_gives_way_and_reads_on() {
     assert_eq!(read(&mut stream).await.text, "abc");
 }
 
-/// Small writes are not held back for acknowledgements: with Nagle's algorithm
-/// on either side even the best of these takes 40 ms.
+/// Small writes are not delayed for acknowledgements. With Nagle's algorithm on
+/// either side, even the fastest exchange would take 40 ms.
 #[tokio::test]
 async fn two_event_streams_over_a_kept_alive_connection_are_quick() {
     let setup = Setup::responses().await;
-    setup.ask("PING").await.unwrap();
+    setup.send("PING").await.unwrap();
     let mut best = Duration::MAX;
     for _ in 0..20 {
         let began = Instant::now();
-        setup.ask("Hi").await.unwrap();
+        setup.send("Hi").await.unwrap();
         best = best.min(began.elapsed());
     }
     assert!(best < Duration::from_millis(20), "{best:?}");
@@ -216,7 +217,7 @@ async fn listener_for(setup: &mut Setup) -> TcpListener {
     listener
 }
 
-/// D27: neither the cutting of the bytes nor a body without a length matters.
+/// D27: the bytes may be cut anywhere, and the body may have no length.
 #[tokio::test]
 async fn an_answer_that_ends_with_its_connection_is_read_byte_by_byte() {
     let answer = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\r\n\
@@ -225,7 +226,7 @@ async fn an_answer_that_ends_with_its_connection_is_read_byte_by_byte() {
     let mut setup = Setup::responses().await;
     let listener = listener_for(&mut setup).await;
     let server = answer_raw(&listener, answer.as_bytes().chunks(1));
-    let (answer, ()) = tokio::join!(setup.ask("Hi"), server);
+    let (answer, ()) = tokio::join!(setup.send("Hi"), server);
     let answer = answer.unwrap();
     assert_eq!(answer.text, "né 🦀");
     assert!(
@@ -234,8 +235,7 @@ async fn an_answer_that_ends_with_its_connection_is_read_byte_by_byte() {
     );
 }
 
-/// PLAT-119: it is noticed, so that the one further attempt is left for what
-/// the provider refuses.
+/// PLAT-119: the client notices it and does not spend the one retry on it.
 #[tokio::test]
 async fn a_connection_closed_while_idle_is_not_used_again() {
     let frame = "event: response.completed\ndata: {}\n\n";
@@ -248,13 +248,13 @@ async fn a_connection_closed_while_idle_is_not_used_again() {
     let mut setup = Setup::responses().await;
     let listener = listener_for(&mut setup).await;
     let first = answer_raw(&listener, std::iter::once(answer.as_bytes()));
-    let (asked, ()) = tokio::join!(setup.ask("Hi"), first);
-    asked.unwrap();
-    // The end of the connection has arrived; a pause lets the runtime see it.
+    let (sent, ()) = tokio::join!(setup.send("Hi"), first);
+    sent.unwrap();
+    // The end of the connection has arrived; the pause lets the runtime see it.
     tokio::time::sleep(Duration::from_millis(1)).await;
     tokio::spawn(async move {
         answer_raw(&listener, std::iter::once(refusal.as_bytes())).await;
         answer_raw(&listener, std::iter::once(answer.as_bytes())).await;
     });
-    setup.ask("Hi").await.unwrap();
+    setup.send("Hi").await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! Where a tenant's calls may go (D48).
+//! Which addresses a tenant's provider may have (D48).
 
 use std::fmt::Write as _;
 use std::net::UdpSocket;
@@ -14,7 +14,7 @@ use minichat_provider::{
 
 use crate::support::{Setup, client};
 
-/// Spellings of loopback, by name, number and in disguise.
+/// Spellings of loopback: names, numbers and IPv6 forms.
 const LOOPBACK: [&str; 8] = [
     "127.0.0.1",
     "localhost",
@@ -40,7 +40,7 @@ async fn a_private_address_that_is_not_allowed_is_never_connected_to() {
     setup.client = client(Outbound::default());
     for host in LOOPBACK {
         setup.provider.host = host.to_owned();
-        let failure = setup.ask("Hi").await.unwrap_err();
+        let failure = setup.send("Hi").await.unwrap_err();
         assert_eq!(
             failure.kind,
             FailureKind::RefusedAddress,
@@ -60,10 +60,10 @@ async fn a_private_address_that_is_not_allowed_is_never_connected_to() {
     assert_eq!(setup.server.stats().connections_total, 0);
     setup.client = client(allowing("127.0.0.0/8"));
     setup.provider.host = "127.0.0.1".to_owned();
-    setup.ask("Hi").await.unwrap();
+    setup.send("Hi").await.unwrap();
 }
 
-/// D48: allowed or not, and by whatever name.
+/// D48: under every name, and even if the address is allowed.
 #[tokio::test]
 async fn the_process_never_calls_its_own_listeners() {
     let mut setup = Setup::responses().await;
@@ -80,7 +80,7 @@ async fn the_process_never_calls_its_own_listeners() {
     let spelt = LOOPBACK.into_iter().filter(|host| *host != "LOCALHOST.");
     for host in spelt.chain(here.as_deref()) {
         setup.provider.host = host.to_owned();
-        let failure = setup.ask("Hi").await.unwrap_err();
+        let failure = setup.send("Hi").await.unwrap_err();
         assert_eq!(
             failure.kind,
             FailureKind::RefusedAddress,
@@ -96,7 +96,7 @@ async fn the_process_never_calls_its_own_listeners() {
     assert_eq!(setup.server.stats().connections_total, 0);
 }
 
-/// An address of this machine that others know, if it has one.
+/// An address of this machine that other machines use, if there is one.
 fn own_address() -> Option<String> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("198.41.0.4:9").ok()?;
@@ -104,7 +104,7 @@ fn own_address() -> Option<String> {
     (!address.is_unspecified()).then(|| address.to_string())
 }
 
-/// D48: what no list allows.
+/// D48: addresses that no list can allow.
 #[tokio::test]
 async fn metadata_and_link_local_addresses_are_refused_whatever_is_allowed() {
     let mut setup = Setup::responses().await;
@@ -127,7 +127,7 @@ async fn metadata_and_link_local_addresses_are_refused_whatever_is_allowed() {
         "240.0.0.1",
     ] {
         setup.provider.host = host.to_owned();
-        let failure = setup.ask("Hi").await.unwrap_err();
+        let failure = setup.send("Hi").await.unwrap_err();
         assert_eq!(
             failure.kind,
             FailureKind::RefusedAddress,
@@ -137,8 +137,8 @@ async fn metadata_and_link_local_addresses_are_refused_whatever_is_allowed() {
     }
 }
 
-/// D48: keys of issuers come the same way; what the process itself names is its
-/// own affair.
+/// D48: issuers' keys follow the same rules. The process's own addresses are
+/// not restricted.
 #[tokio::test]
 async fn documents_are_fetched_by_the_same_rules() {
     let setup = Setup::responses().await;
@@ -165,7 +165,7 @@ async fn documents_are_fetched_by_the_same_rules() {
     );
 }
 
-/// Keeps what is logged, one text for each event.
+/// Records log events, one text each.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -197,7 +197,7 @@ impl tracing::Subscriber for Log {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// D48: who is on call learns from one line whose address it is and what would
+/// D48: one log line tells the operator whose address it is and what would
 /// allow it.
 #[tokio::test]
 async fn a_refused_address_is_one_warning_with_tenant_provider_and_remedy() {
@@ -205,7 +205,7 @@ async fn a_refused_address_is_one_warning_with_tenant_provider_and_remedy() {
     setup.client = client(Outbound::default());
     let log = Log::default();
     let _guard = tracing::subscriber::set_default(log.clone());
-    setup.ask("Hi").await.unwrap_err();
+    setup.send("Hi").await.unwrap_err();
     let lines = log.0.lock().unwrap().clone();
     let [line] = lines.as_slice() else {
         panic!("{lines:?}");

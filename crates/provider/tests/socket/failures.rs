@@ -1,4 +1,4 @@
-//! Failures that are no event of a stream (TURN-23, D28, PLAT-119).
+//! Failures that are not events of a stream (TURN-23, D28, PLAT-119).
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn http_statuses_become_our_codes() {
     for (status, code) in rows {
         let body = json!({"error": {"code": 7, "message": "no: req_123"}});
         setup.server.push_scenario(Scenario::status(status, body));
-        let failure = setup.ask("Hi").await.unwrap_err();
+        let failure = setup.send("Hi").await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Status(status));
         assert_eq!(failure.error_code(), code, "{status}");
         assert_eq!(setup.started.get(), status < 400, "D54: {status}");
@@ -43,8 +43,8 @@ async fn http_statuses_become_our_codes() {
     );
 }
 
-/// An answer that is too long is cut off, and so is the connection: whoever
-/// says so much may never end.
+/// An answer that is too long is cut off, and the connection is closed, because
+/// the provider might never stop.
 #[tokio::test]
 async fn a_provider_that_says_too_much_is_hung_up_on() {
     let mut setup = Setup::responses().await;
@@ -63,7 +63,7 @@ async fn a_provider_that_says_too_much_is_hung_up_on() {
         setup
             .server
             .push_scenario(Scenario::deltas(deltas, Ending::Completed));
-        let answer = setup.ask("Hi").await.unwrap();
+        let answer = setup.send("Hi").await.unwrap();
         assert_eq!(answer.text, text);
         let fits = text.len() == deltas.concat().len();
         assert_eq!(matches!(answer.terminal, Terminal::Completed(_)), fits);
@@ -77,7 +77,7 @@ async fn a_provider_that_says_too_much_is_hung_up_on() {
     assert!(!failure.is_refusal());
     assert_eq!(&*failure.message, "The provider's answer is too long.");
     assert!(failure.detail.contains("provider_http.max_answer_bytes"));
-    // At once, while the stream is still there.
+    // It is closed while the stream still exists.
     let gone = setup
         .server
         .wait_until(|stats| stats.answers_aborted == 1 && stats.connections_open == 0);
@@ -94,7 +94,7 @@ async fn an_unparseable_body_is_for_diagnosis_alone() {
     setup
         .server
         .push_scenario(Scenario::status(500, json!("é".repeat(500))));
-    let failure = setup.ask("Hi").await.unwrap_err();
+    let failure = setup.send("Hi").await.unwrap_err();
     assert_eq!(
         &*failure.message,
         "The provider has an internal fault (HTTP 500)."
@@ -119,7 +119,7 @@ async fn a_429_is_tried_again_once_and_only_with_a_short_retry_after() {
             None => refusal(),
         };
         setup.server.push_scenario(scenario);
-        assert_eq!(setup.ask("Hi").await.is_ok(), succeeds, "{header:?}");
+        assert_eq!(setup.send("Hi").await.is_ok(), succeeds, "{header:?}");
         assert_eq!(setup.server.stats().answers_started, attempts, "{header:?}");
     }
     let setup = Setup::responses().await;
@@ -128,7 +128,7 @@ async fn a_429_is_tried_again_once_and_only_with_a_short_retry_after() {
             .server
             .push_scenario(refusal().with_header("retry-after", "0"));
     }
-    let failure = setup.ask("Hi").await.unwrap_err();
+    let failure = setup.send("Hi").await.unwrap_err();
     assert_eq!(failure.error_code(), TurnErrorCode::RateLimited);
     assert_eq!(setup.server.stats().answers_started, 2);
 }
@@ -155,15 +155,15 @@ async fn a_call_whose_last_answer_is_a_refusal_has_not_started() {
         let setup = Setup::responses().await;
         setup.server.push_scenario(first);
         setup.server.push_scenario(second);
-        setup.ask("Hi").await.unwrap_err();
+        setup.send("Hi").await.unwrap_err();
         assert_eq!(setup.server.stats().answers_started, 2, "{case}");
         assert_eq!(setup.started.get(), is_started, "{case}");
     }
-    // Its time is over before the second attempt.
+    // The time is over before the second attempt.
     let mut setup = Setup::responses().await;
     setup.provider.timeouts.total = Duration::from_secs(2);
     setup.server.push_scenario(refused("10"));
-    let failure = setup.ask("Hi").await.unwrap_err();
+    let failure = setup.send("Hi").await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::TimedOut(TimeoutStage::Total));
     assert_eq!(setup.server.stats().answers_started, 1);
     assert!(!setup.started.get(), "the only attempt was refused");
@@ -178,12 +178,12 @@ async fn a_connection_that_fails_before_the_head_is_tried_again_once() {
     };
     let setup = Setup::responses().await;
     setup.server.push_scenario(dropped());
-    assert_eq!(setup.ask("PING").await.unwrap().text, "PONG");
+    assert_eq!(setup.send("PING").await.unwrap().text, "PONG");
     setup.server.push_scenario(Scenario {
         times: 2,
         ..dropped()
     });
-    let failure = setup.ask("PING").await.unwrap_err();
+    let failure = setup.send("PING").await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Broken);
     assert_eq!(setup.server.requests().len(), 4);
 }
@@ -195,7 +195,7 @@ async fn a_refused_connection_is_not_a_started_call() {
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     setup.provider = provider(setup.provider.kind, free.local_addr().unwrap().port());
     drop(free);
-    let failure = setup.ask("Hi").await.unwrap_err();
+    let failure = setup.send("Hi").await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Connect);
     assert_eq!(failure.error_code(), TurnErrorCode::ProviderError);
     assert!(!setup.started.get());
@@ -210,7 +210,7 @@ async fn a_late_head_is_a_first_byte_timeout() {
         hold_before_head: true,
         ..Scenario::default()
     });
-    let failure = setup.ask("Hi").await.unwrap_err();
+    let failure = setup.send("Hi").await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::TimedOut(TimeoutStage::FirstByte));
     assert_eq!(failure.error_code(), TurnErrorCode::ProviderTimeout);
     assert!(setup.started.get());
@@ -229,7 +229,7 @@ async fn silence_between_events_is_an_idle_timeout_and_comments_are_silence() {
         setup
             .server
             .push_scenario(Scenario::deltas(&["Partial"], ending));
-        let answer = setup.ask("Hi").await.unwrap();
+        let answer = setup.send("Hi").await.unwrap();
         assert_eq!(answer.text, "Partial");
         assert_eq!(
             answer.failure().kind,
@@ -254,13 +254,13 @@ async fn events_reset_the_idle_limit_but_not_the_total_one() {
     };
     setup.server.push_scenario(slowly());
     assert_eq!(
-        setup.ask("Hi").await.unwrap().deltas,
+        setup.send("Hi").await.unwrap().deltas,
         30,
         "900 ms in pieces"
     );
     setup.provider.timeouts.total = Duration::from_millis(200);
     setup.server.push_scenario(slowly());
-    let answer = setup.ask("Hi").await.unwrap();
+    let answer = setup.send("Hi").await.unwrap();
     assert_eq!(
         answer.failure().kind,
         FailureKind::TimedOut(TimeoutStage::Total)

@@ -1,4 +1,4 @@
-//! What providers are sent (PLAT-101, PLAT-102, PLAT-106 to PLAT-111).
+//! What is sent to providers (PLAT-101, PLAT-102, PLAT-106 to PLAT-111).
 
 use minichat_config::tenant::{ApiParams, ProviderKind};
 use minichat_provider::{FailureKind, InputMessage, Role};

@@ -1,5 +1,5 @@
-//! Servers that stand between the client and a provider: one that speaks TLS
-//! with certificates of the test's own, and a proxy that knows `CONNECT`.
+//! Servers between the client and a provider: one that speaks TLS with the
+//! test's own certificates, and a proxy that supports `CONNECT`.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A certificate authority that nobody knows.
+/// A certificate authority that is not trusted by default.
 pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
@@ -27,12 +27,12 @@ impl Authority {
         Self { issuer }
     }
 
-    /// What must be trusted.
+    /// The certificate to trust.
     pub(crate) fn pem(&self) -> String {
         self.issuer.pem()
     }
 
-    /// Speaks TLS as `name`, a host name or an address, and passes everything on
+    /// Speaks TLS as `name`, a host name or an address, and forwards everything
     /// to `target`.
     pub(crate) async fn tls_before(&self, target: SocketAddr, name: &str) -> SocketAddr {
         let acceptor = self.acceptor(name);
@@ -67,7 +67,8 @@ impl Authority {
     }
 }
 
-/// A proxy that leads every tunnel to one server, whatever it is asked for.
+/// A proxy that leads every tunnel to one server, whatever target the client
+/// names.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,

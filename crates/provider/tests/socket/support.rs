@@ -1,4 +1,4 @@
-//! A question, and what came back.
+//! Sends a request and collects the answer.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(crate) struct Setup {
     pub(crate) started: StartedFlag,
 }
 
-/// A whole stream, taken apart.
+/// The parts of a whole stream.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) text: String,
@@ -64,7 +64,7 @@ impl Setup {
         self.client.open(&self.call(&messages)).await
     }
 
-    pub(crate) async fn ask(&self, text: &str) -> Result<Answer, Failure> {
+    pub(crate) async fn send(&self, text: &str) -> Result<Answer, Failure> {
         let mut stream = self.open(text).await?;
         Ok(read(&mut stream).await)
     }

@@ -1,4 +1,4 @@
-//! Trust and proxies (D47).
+//! Trusted certificates and proxies (D47).
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::servers::{Authority, Proxy};
 use crate::support::{Setup, client};
 
-/// A name that only the proxies of these tests lead to.
+/// A name that only the proxies of these tests can reach.
 const ELSEWHERE: &str = "models.example.com";
 
 fn trusting(ca_file: &Path) -> Outbound {
@@ -37,7 +37,8 @@ fn through(url: &str, bypass: &str) -> Outbound {
     }
 }
 
-/// A provider behind TLS at `127.0.0.1`, and a file for what is trusted.
+/// A provider behind TLS at `127.0.0.1`, and an empty directory for the file of
+/// trusted certificates.
 async fn behind_tls(authority: &Authority, name: &str) -> (Setup, TempDir, std::path::PathBuf) {
     let mut setup = Setup::responses().await;
     let tls = authority.tls_before(setup.server.addr, name).await;
@@ -60,7 +61,7 @@ async fn a_certificate_of_the_bundle_is_believed_and_no_other() {
     ] {
         std::fs::write(&file, bundle).unwrap();
         setup.client = client(trusting(&file));
-        let answer = setup.ask("PING").await;
+        let answer = setup.send("PING").await;
         assert_eq!(answer.is_ok(), is_believed, "{answer:?}");
         if let Err(failure) = answer {
             assert_eq!(failure.kind, FailureKind::Connect);
@@ -72,12 +73,12 @@ async fn a_certificate_of_the_bundle_is_believed_and_no_other() {
         ..trusting(&file)
     });
     assert_eq!(
-        setup.ask("PING").await.unwrap_err().kind,
+        setup.send("PING").await.unwrap_err().kind,
         FailureKind::Connect
     );
 }
 
-/// D47: a certificate that is believed still has to be that of the host.
+/// D47: a trusted certificate must still be for the host.
 #[tokio::test]
 async fn a_certificate_of_another_host_is_refused() {
     let ours = Authority::new();
@@ -85,7 +86,7 @@ async fn a_certificate_of_another_host_is_refused() {
     std::fs::write(&file, ours.pem()).unwrap();
     setup.client = client(trusting(&file));
     assert_eq!(
-        setup.ask("PING").await.unwrap_err().kind,
+        setup.send("PING").await.unwrap_err().kind,
         FailureKind::Connect
     );
 }
@@ -97,9 +98,9 @@ async fn a_changed_bundle_is_read_again_and_a_broken_one_changes_nothing() {
     let (mut setup, _directory, file) = behind_tls(&ours, "127.0.0.1").await;
     std::fs::write(&file, theirs.pem()).unwrap();
     setup.client = client(trusting(&file));
-    assert!(setup.ask("PING").await.is_err());
+    assert!(setup.send("PING").await.is_err());
     std::fs::write(&file, theirs.pem() + &ours.pem()).unwrap();
-    setup.ask("PING").await.unwrap();
+    setup.send("PING").await.unwrap();
     for broken in [
         "",
         "no certificate",
@@ -107,14 +108,14 @@ async fn a_changed_bundle_is_read_again_and_a_broken_one_changes_nothing() {
     ] {
         std::fs::write(&file, broken).unwrap();
         assert!(check_ca_file(&file).is_err(), "{broken:?}");
-        // A new connection for each call: kept ones prove nothing.
+        // A new connection for each call: a kept one would prove nothing.
         setup
             .server
             .push_scenario(minichat_scripted_provider::Scenario {
                 close: true,
                 ..minichat_scripted_provider::Scenario::default()
             });
-        setup.ask("PING").await.unwrap();
+        setup.send("PING").await.unwrap();
     }
     std::fs::remove_file(&file).unwrap();
     assert!(
@@ -123,7 +124,7 @@ async fn a_changed_bundle_is_read_again_and_a_broken_one_changes_nothing() {
             .to_string()
             .starts_with("cannot be read: ")
     );
-    setup.ask("PING").await.unwrap();
+    setup.send("PING").await.unwrap();
 }
 
 async fn ask_through(
@@ -131,7 +132,7 @@ async fn ask_through(
     outbound: Outbound,
 ) -> Result<String, minichat_provider::Failure> {
     setup.client = client(outbound);
-    setup.ask("PING").await.map(|answer| answer.text)
+    setup.send("PING").await.map(|answer| answer.text)
 }
 
 /// D47: a name that only the proxy can resolve.
@@ -198,7 +199,8 @@ async fn encrypted_calls_go_through_a_proxy_that_may_be_encrypted_too() {
     assert_eq!(failure.kind, FailureKind::Connect);
 }
 
-/// D47: what goes wrong at the proxy is said, and its password is not.
+/// D47: the error describes what went wrong at the proxy and does not contain
+/// its password.
 #[tokio::test]
 async fn a_proxy_that_refuses_is_named_without_its_password() {
     for (status, said) in [
@@ -251,14 +253,14 @@ async fn what_is_listed_and_loopback_go_without_a_proxy() {
         ("*", 0),
         ("example.org", 1),
     ] {
-        // Without a proxy nobody resolves the name.
+        // Without the proxy the name cannot be resolved.
         let answer = ask_through(&mut setup, allowed(bypass)).await;
         assert_eq!(answer.is_ok(), heads == 1, "{bypass}: {answer:?}");
         assert_eq!(proxy.heads().len(), heads, "{bypass}");
     }
 }
 
-/// D48: a proxy may reach what we may not.
+/// D48: even if the proxy could reach it.
 #[tokio::test]
 async fn a_proxy_is_never_asked_for_what_may_not_be_called() {
     let mut setup = Setup::responses().await;

@@ -16,11 +16,12 @@ pub enum Constraint {
     Reaction,
     PolicySnapshot,
     OutboxDedupe,
-    /// A primary key or a rule that no caller distinguishes.
+    /// A primary key, or a rule that no caller needs to distinguish.
     Other,
 }
 
-/// Constraint, its name on PostgreSQL, its columns as `SQLite` lists them.
+/// Each constraint with its name on PostgreSQL and its columns as `SQLite`
+/// lists them.
 const CONSTRAINTS: [(Constraint, &str, &str); 9] = [
     (
         Constraint::TurnRequest,

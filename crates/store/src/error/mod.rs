@@ -1,4 +1,4 @@
-//! Why a database operation failed, and which failures pass by themselves.
+//! Why a database operation failed, and which failures are temporary.
 
 mod constraint;
 mod refused;
@@ -15,29 +15,30 @@ use sqlx::postgres::PgDatabaseError;
 pub use constraint::Constraint;
 pub use refused::Refused;
 
-/// A failure of the store. Its text names the cause with the database's own
-/// code and message, and no values of rows: it may be logged as it is.
+/// A failure of the store. Its text has the database's own code and message but
+/// no values of rows, so it can be logged as it is.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     #[error("{0}")]
     Url(String),
-    /// One process owns the file (D16).
+    /// Another process has the file open (D16).
     #[error("another process has the database file {} open: {holder}", path.display())]
     InUse { path: PathBuf, holder: String },
     #[error("schema version {found} is newer than {known}, the newest this release knows")]
     NewerSchema { found: i64, known: i64 },
     #[error("schema version {found} is older than {known}; run the migration first")]
     OlderSchema { found: i64, known: i64 },
-    /// A uniqueness rule of the schema: often an answer, not a fault (TURN-12).
+    /// A uniqueness rule was violated. Often an expected outcome, not a fault
+    /// (TURN-12).
     #[error("unique constraint {0:?} is violated: {1}")]
     Unique(Constraint, Refused),
     #[error("a foreign key is violated: {0}")]
     ForeignKey(Refused),
     #[error("a check constraint is violated: {0}")]
     Check(Refused),
-    /// Serialization failure, deadlock or lock wait that outlived its retries
-    /// (QUOTA-82).
+    /// A serialization failure, deadlock or lock timeout that remained after
+    /// all retries (QUOTA-82).
     #[error("transaction collided with another one: {0}")]
     Contended(Refused),
     /// No connection became free within `acquire_timeout`.
@@ -48,8 +49,7 @@ pub enum StoreError {
     #[error("no answer of the database within the job timeout")]
     Deadline,
     /// The connection was lost, or no answer came in time, after `COMMIT` was
-    /// sent: whether the transaction took place stands in the database and
-    /// nowhere else.
+    /// sent. Only the database knows whether the transaction was committed.
     #[error("a commit was not acknowledged: {0}")]
     InDoubt(#[source] Box<StoreError>),
     #[error("a job that only reads tried to change something")]
@@ -60,11 +60,10 @@ pub enum StoreError {
     JobSuspended,
     #[error("a job panicked")]
     JobPanicked,
-    /// The shared transaction that this job was part of was rolled back.
+    /// The shared transaction of this job was rolled back.
     #[error("the shared transaction was rolled back: {0}")]
     RolledBack(#[source] Arc<StoreError>),
-    /// What room is left in the log of the file is kept for the ends of open
-    /// turns.
+    /// The room that is left in the log file is reserved for ending open turns.
     #[error("the write-ahead log cannot be emptied: {0}")]
     NoRoom(#[source] Arc<StoreError>),
     #[error("policy version {version} is already stored with another content hash")]
@@ -78,7 +77,7 @@ pub enum StoreError {
         index: usize,
         expected: &'static str,
     },
-    /// A turnstile lost the answer.
+    /// A test's turnstile dropped the answer.
     #[cfg(feature = "testing")]
     #[error("the answer is lost")]
     Unanswered,
@@ -86,13 +85,13 @@ pub enum StoreError {
     Sqlite(Refused),
     #[error("postgresql: {0}")]
     Postgres(Refused),
-    /// The server could not be reached, or the connection to it was lost.
+    /// The server could not be reached, or the connection was lost.
     #[error("connection to postgresql: {0}")]
     Connection(String),
-    /// The server's certificate, or ours, is refused.
+    /// The server's certificate, or that of this process, was refused.
     #[error("TLS with postgresql: {0}")]
     Tls(String),
-    /// Settings that come with a connection are refused or forgotten.
+    /// The server refuses or forgets the settings of a session.
     #[error(
         "database.url leads through a pooler, such as PgBouncer ({0}): name the server itself \
          in database.listen_url, and the pooler is used as its transaction mode needs it"
@@ -103,7 +102,8 @@ pub enum StoreError {
 }
 
 impl From<std::io::Error> for StoreError {
-    /// It is told in the text, so that as a source it would be told twice.
+    /// The text already contains this error. As a source it would be printed
+    /// twice.
     fn from(error: std::io::Error) -> Self {
         Self::Io(error)
     }
@@ -111,10 +111,11 @@ impl From<std::io::Error> for StoreError {
 
 impl StoreError {
     /// Whether the database cannot serve at the moment, so that the same
-    /// operation may succeed later. Otherwise it refused what it was given.
-    ///
-    /// The one place that decides this: routes answer 503, readiness fails,
-    /// finalizers, watchdogs and whoever is in doubt about a commit ask again.
+    /// operation may succeed later. If false, the database refused the
+    /// operation itself.
+    /// This function alone decides it. If it is true, routes answer 503,
+    /// readiness fails, and finalizers, watchdogs and the resolution of
+    /// in-doubt commits try again.
     pub fn is_unavailable(&self) -> bool {
         match self {
             Self::Contended(_)
@@ -149,7 +150,7 @@ impl StoreError {
         }
     }
 
-    /// Whether nobody knows if a commit took place.
+    /// Whether the commit is in doubt.
     pub const fn is_unanswered(&self) -> bool {
         match self {
             #[cfg(feature = "testing")]
@@ -158,14 +159,15 @@ impl StoreError {
         }
     }
 
-    /// Whether the server may be read but not written to, as after a failover.
+    /// Whether the server accepts reads but no writes, as a standby does after
+    /// a failover.
     pub(crate) fn is_read_only_server(&self) -> bool {
         matches!(self, Self::Postgres(refused)
             if refused.code == READ_ONLY)
     }
 
     /// Whether the session ended before its answer could be read. A server that
-    /// panics in a commit may have stored it already.
+    /// panics during a commit may have stored it already.
     pub(crate) fn ends_session(&self) -> bool {
         match self {
             Self::Connection(_) | Self::Tls(_) | Self::Deadline => true,
@@ -178,21 +180,21 @@ impl StoreError {
     }
 }
 
-/// A write in a transaction that may only read.
+/// A write in a read-only transaction.
 const READ_ONLY: &str = "25006";
 const UNIQUE_VIOLATION: &str = "23505";
 const FOREIGN_KEY_VIOLATION: &str = "23503";
 const CHECK_VIOLATION: &str = "23514";
 
-/// SQLSTATE classes and codes after which a session is gone: connections (08),
-/// shutdown and crash of the server (57P), failures of its system (58).
+/// SQLSTATE classes and codes after which the session has ended: connection
+/// exceptions (08), shutdown and crash of the server (57P), system errors (58).
 const ENDS_SESSION: [&str; 3] = ["08", "57P", "58"];
 
-/// SQLSTATE classes and codes of a server that cannot serve: connections (08),
-/// a server that may only be read (25006), sessions ended for their idleness
-/// (25P03, 25P04), who may connect to what (28, 3D000), resources such as disk,
-/// memory and connections (53), locks and limits of time (55P03, 57014),
-/// shutdown, crash and start (57), failures of the system (58).
+/// SQLSTATE classes and codes of a server that cannot serve: connection
+/// exceptions (08), read-only server (25006), idle sessions that were ended
+/// (25P03, 25P04), authorization and unknown database (28, 3D000), insufficient
+/// resources (53), lock and statement timeouts (55P03, 57014), shutdown, crash
+/// and start-up (57), system errors (58).
 const UNAVAILABLE: [&str; 10] = [
     "08", "25006", "25P03", "25P04", "28", "3D000", "53", "55P03", "57", "58",
 ];
@@ -229,8 +231,8 @@ impl From<rusqlite::Error> for StoreError {
         };
         match failure.extended_code {
             ffi::SQLITE_CONSTRAINT_UNIQUE | ffi::SQLITE_CONSTRAINT_PRIMARYKEY => {
-                // SQLite has no other channel for the rule's identity than
-                // this list of columns, whose form is part of its contract.
+                // SQLite identifies the rule only by this list of columns. Its
+                // form is part of SQLite's contract.
                 let columns = message
                     .as_deref()
                     .and_then(|text| text.strip_prefix("UNIQUE constraint failed: "))

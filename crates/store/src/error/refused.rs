@@ -1,12 +1,13 @@
-//! What a database says when it refuses something.
+//! The database's own description of a refusal.
 
 use std::fmt;
 
 use rusqlite::ffi;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-/// Code, message and constraint, as the database gave them. PostgreSQL's DETAIL
-/// is left out: it quotes values of rows, which are texts of users.
+/// Code, message and constraint, as the database reported them. PostgreSQL's
+/// DETAIL is left out, because it quotes values of rows, which are users'
+/// texts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refused {
     /// SQLSTATE on PostgreSQL, the extended result code on `SQLite`.
@@ -14,13 +15,13 @@ pub struct Refused {
     pub message: String,
     pub constraint: Option<String>,
     pub(super) sqlite: Option<ffi::ErrorCode>,
-    /// The server ended the session, or itself, after saying so: PostgreSQL's
-    /// FATAL and PANIC.
+    /// The server then ended the session, or itself: PostgreSQL's FATAL and
+    /// PANIC.
     pub(super) is_fatal: bool,
 }
 
 impl Refused {
-    /// What the database did not say itself.
+    /// A refusal that the store found itself.
     pub(crate) fn found(message: &str) -> Self {
         Self {
             code: String::new(),

@@ -1,10 +1,10 @@
-//! Failures with any code.
+//! Builds failures with any code.
 
 use rusqlite::ffi;
 
 use super::{Refused, StoreError, is_contention};
 
-/// What PostgreSQL says with SQLSTATE `state` before it ends the session.
+/// PostgreSQL's error with SQLSTATE `state`, after which it ends the session.
 pub(crate) fn fatal_of_postgres(state: &str) -> StoreError {
     StoreError::Postgres(Refused {
         code: state.to_owned(),
@@ -13,7 +13,7 @@ pub(crate) fn fatal_of_postgres(state: &str) -> StoreError {
     })
 }
 
-/// What PostgreSQL says with SQLSTATE `state`.
+/// PostgreSQL's error with SQLSTATE `state`.
 pub(crate) fn refused_by_postgres(state: &str) -> StoreError {
     let refused = Refused {
         code: state.to_owned(),
@@ -29,7 +29,7 @@ pub(crate) fn refused_by_postgres(state: &str) -> StoreError {
     }
 }
 
-/// What SQLite says with `code`.
+/// SQLite's error with `code`.
 pub(crate) fn refused_by_sqlite(code: std::ffi::c_int) -> StoreError {
     rusqlite::Error::SqliteFailure(ffi::Error::new(code), None).into()
 }

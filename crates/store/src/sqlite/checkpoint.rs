@@ -1,15 +1,12 @@
-//! Checkpoints in the background: they copy the write-ahead log into the
-//! database file while commits go on.
-//!
-//! A log starts over only when all of it was copied, which never happens while
-//! the writer keeps appending. So when a log stays long, the writer copies the
-//! little that is left between two transactions.
-//!
-//! A log that cannot be copied, because the disk is full, cannot start over
-//! either: what is left of its length is all the room that commits still have.
-//! It is kept for the ends of turns that are open, so that no answer is lost
-//! that a provider was asked for, and everything else is refused until a
-//! checkpoint succeeds again.
+//! Background checkpoints: they copy the write-ahead log into the database file
+//! while commits continue.
+//! The log starts over only when all of it was copied, which never happens
+//! while the writer keeps appending. So if the log stays long, the writer
+//! copies the small rest between two transactions.
+//! If the disk is full, the log cannot be copied and cannot start over. The
+//! rest of its length is then all the room for commits. It is reserved for
+//! ending open turns, so that no answer is lost for which a provider was
+//! called. Every other write is refused until a checkpoint succeeds.
 
 use std::fs::File;
 use std::io;
@@ -23,12 +20,12 @@ use rusqlite::Connection;
 use super::log;
 use crate::StoreError;
 
-/// Commits after which a checkpoint starts at once.
+/// Number of commits after which a checkpoint starts at once.
 const COMMITS: u32 = 128;
-/// How long fewer commits wait for one, and how long a failed one waits for
-/// the next.
+/// How long a checkpoint waits after fewer commits, or after a failed
+/// checkpoint.
 const DELAY: Duration = Duration::from_secs(1);
-/// Pages (of 2 KiB) after which the writer helps: 16 MiB.
+/// Number of pages (of 2 KiB) from which the writer helps: 16 MiB.
 const LONG_LOG: i64 = 8_192;
 
 pub(super) struct Checkpoints {
@@ -46,7 +43,7 @@ pub(super) struct Checkpoints {
 struct State {
     commits: u32,
     is_closed: bool,
-    /// Why the log cannot be emptied.
+    /// Why the last checkpoint failed.
     failure: Option<Arc<StoreError>>,
 }
 
@@ -63,13 +60,14 @@ impl Checkpoints {
         }
     }
 
-    /// The faults of the writer, which concern checkpoints as well.
+    /// The writer's planned faults, which checkpoints use too.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn faults(&self) -> crate::testing::WriterFaults {
         self.faults.clone()
     }
 
-    /// Counts a commit; whether the writer should copy the rest of the log.
+    /// Counts a commit. Returns whether the writer should copy the rest of the
+    /// log.
     pub(super) fn committed(&self) -> bool {
         let mut state = self.lock();
         state.commits += 1;
@@ -79,13 +77,13 @@ impl Checkpoints {
         state.failure.is_none() && self.is_log_long.load(Ordering::Relaxed)
     }
 
-    /// Called by the writer between two transactions.
+    /// The writer calls this between two transactions.
     pub(super) fn finish_on_writer(&self, connection: &Connection) {
         self.checkpoint(connection);
         self.is_log_long.store(false, Ordering::Relaxed);
     }
 
-    /// Fails when the room that is left is kept for the ends of turns.
+    /// Fails if the remaining room is reserved for ending turns.
     pub(super) fn check_room(&self) -> Result<(), StoreError> {
         match &self.lock().failure {
             Some(cause) => Err(StoreError::NoRoom(Arc::clone(cause))),
@@ -93,7 +91,7 @@ impl Checkpoints {
         }
     }
 
-    /// Makes room for as long a log as there ever is, before it is needed.
+    /// Extends the log to its full length before the room is needed.
     pub(super) fn lengthen_log(&self) {
         self.note(self.make_room().map_err(StoreError::from));
     }
@@ -128,7 +126,8 @@ impl Checkpoints {
         !state.is_closed
     }
 
-    /// Copies what no reader prevents; the length of the log in pages.
+    /// Copies everything that no reader still needs. Returns the length of the
+    /// log in pages.
     fn checkpoint(&self, connection: &Connection) -> Option<i64> {
         let pages = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1));
         #[cfg(any(test, feature = "testing"))]
@@ -138,7 +137,7 @@ impl Checkpoints {
                 self.note(self.make_room().map_err(StoreError::from));
                 Some(pages)
             }
-            // Another checkpoint is under way.
+            // Another checkpoint is in progress.
             Err(StoreError::Contended(_)) => None,
             Err(error) => {
                 self.note(Err(error));

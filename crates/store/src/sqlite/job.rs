@@ -1,7 +1,7 @@
-//! Jobs, and what they answer. An answer is worth nothing before the
-//! transaction in which it was made has ended: so a job that has run is a
-//! [`Success`] or a [`Failure`], whose answer is told only to who shows how that
-//! transaction ended, and which otherwise becomes a job again.
+//! Jobs and their answers. An answer is valid only after its transaction has
+//! ended. So a job that has run becomes a [`Success`] or a [`Failure`]. Its
+//! answer is sent to the caller only with a proof of how the transaction ended;
+//! otherwise it becomes a job again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,31 +15,31 @@ use crate::{StoreError, Tx};
 /// Work for a database thread.
 pub(super) trait Job: Send {
     /// Takes the job from its caller, who from then on waits for the end of the
-    /// transaction; false if nobody waits any more.
+    /// transaction. `false` if the caller has given up.
     fn claim(&self) -> bool;
 
     fn run(self: Box<Self>, tx: &mut Tx) -> Tried;
 
-    /// Tells the caller that the store failed, and that nothing was changed.
+    /// Answers that the store failed and nothing was changed.
     fn fail(self: Box<Self>, error: StoreError);
 }
 
-/// A job that has run; nobody has been told.
+/// A job that has run. Its caller has no answer yet.
 pub(super) enum Tried {
     Succeeded(Success),
     Refused(Failure),
 }
 
-/// It changed what it wanted.
+/// The job succeeded.
 pub(super) struct Success(Box<dyn Answered>);
 
-/// It failed by itself. What it changed must be rolled back.
+/// The job returned an error. Its changes must be rolled back.
 pub(super) struct Failure(Box<dyn Answered>);
 
 trait Answered: Send {
-    fn tell(self: Box<Self>);
+    fn reply(self: Box<Self>);
 
-    /// Forgets the answer.
+    /// Discards the answer.
     fn again(self: Box<Self>) -> Box<dyn Job>;
 }
 
@@ -52,27 +52,27 @@ impl Tried {
         }
     }
 
-    pub(super) fn tell(self, committed: &Committed) {
+    pub(super) fn reply(self, committed: &Committed) {
         match self {
-            Self::Succeeded(success) => success.tell(committed),
-            Self::Refused(Failure(answered)) => answered.tell(),
+            Self::Succeeded(success) => success.reply(committed),
+            Self::Refused(Failure(answered)) => answered.reply(),
         }
     }
 
-    /// Tells what a snapshot for reading has led to: it shows nothing but what
-    /// is committed, and nothing of it will be.
-    pub(super) fn tell_read(self, _ended: &RolledBack) {
+    /// Answers a job that read a snapshot. It saw only committed data and
+    /// changed nothing.
+    pub(super) fn reply_after_read(self, _ended: &RolledBack) {
         match self {
             Self::Succeeded(Success(answered)) | Self::Refused(Failure(answered)) => {
-                answered.tell();
+                answered.reply();
             }
         }
     }
 }
 
 impl Success {
-    pub(super) fn tell(self, _committed: &Committed) {
-        self.0.tell();
+    pub(super) fn reply(self, _committed: &Committed) {
+        self.0.reply();
     }
 
     pub(super) fn again(self) -> Box<dyn Job> {
@@ -81,10 +81,10 @@ impl Success {
 }
 
 impl Failure {
-    /// For a job that was alone in its transaction, and so has seen nothing but
-    /// what is committed.
-    pub(super) fn tell_alone(self, _undone: &RolledBack) {
-        self.0.tell();
+    /// Answers a job that was alone in its transaction, so that it saw only
+    /// committed data.
+    pub(super) fn reply_after_rollback(self, _undone: &RolledBack) {
+        self.0.reply();
     }
 
     pub(super) fn again(self) -> Box<dyn Job> {
@@ -92,7 +92,7 @@ impl Failure {
     }
 }
 
-/// A job with its caller.
+/// A job together with its caller.
 struct Submitted<F, T, E> {
     job: F,
     claimed: Claim,
@@ -104,8 +104,8 @@ struct AnsweredJob<F, T, E> {
     answer: Result<T, E>,
 }
 
-/// Who decides about a job: the first to claim it, be it a database thread or a
-/// caller that gives up.
+/// Decides between a database thread that starts a job and a caller that gives
+/// up: the first to claim it wins.
 #[derive(Clone, Default)]
 pub(super) struct Claim(Arc<AtomicBool>);
 
@@ -115,7 +115,8 @@ impl Claim {
     }
 }
 
-/// The job of `job`, its claim, and where its answer comes.
+/// Makes a job of `job`. Returns it with its claim and the receiver of its
+/// answer.
 pub(super) fn submitted<T, E, F>(job: F) -> (Box<dyn Job>, Claim, oneshot::Receiver<Result<T, E>>)
 where
     F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
@@ -144,8 +145,8 @@ where
 
     fn run(mut self: Box<Self>, tx: &mut Tx) -> Tried {
         let job = &mut self.job;
-        // The transaction of a job that panicked is rolled back, so nobody
-        // sees what it left behind.
+        // The transaction of a job that panicked is rolled back, so that its
+        // changes are never seen.
         let polled =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(tx).now_or_never()));
         let answer = match polled {
@@ -166,7 +167,7 @@ where
     }
 
     fn fail(self: Box<Self>, error: StoreError) {
-        // The caller may have gone; then nobody is told.
+        // If the caller is gone, the answer is dropped.
         drop(self.reply.send(Err(error.into())));
     }
 }
@@ -177,8 +178,8 @@ where
     T: Send + 'static,
     E: From<StoreError> + Send + 'static,
 {
-    fn tell(self: Box<Self>) {
-        // The caller may have gone; then nobody is told.
+    fn reply(self: Box<Self>) {
+        // If the caller is gone, the answer is dropped.
         drop(self.submitted.reply.send(self.answer));
     }
 

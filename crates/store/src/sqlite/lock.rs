@@ -1,5 +1,5 @@
-//! One process per file (D16): two writers would corrupt nothing, but group
-//! commit and start-up recovery assume that there is no other one.
+//! One process per file (D16). Two writers would not corrupt the file, but
+//! group commit and start-up recovery require that there is no other process.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -12,19 +12,19 @@ use minichat_core::Timestamp;
 
 use crate::StoreError;
 
-/// Where Linux says what the machine, or the pod, is called.
+/// The host name of the machine, or of the pod.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
-/// An exclusive lock on `<file>.lock`, held until dropped. The database file
-/// itself cannot carry it, because `SQLite` uses locks on it. It names its
-/// holder, for people.
+/// An exclusive lock on `<file>.lock`, held until it is dropped. The database
+/// file itself cannot be locked, because `SQLite` uses locks on it. The lock
+/// file names its holder, for people.
 pub(crate) struct InstanceLock {
     _file: File,
 }
 
 impl InstanceLock {
-    /// Takes the lock; while another process has it, waits until that lets go,
-    /// but no longer than `patience` (D50).
+    /// Takes the lock. If another process has it, waits up to `patience` for it
+    /// (D50).
     pub(crate) fn acquire(
         database: &Path,
         patience: Duration,
@@ -61,21 +61,22 @@ impl InstanceLock {
     }
 }
 
-/// The locked file; `None` when it was not free within `patience`. The kernel
-/// wakes whoever waits, so that nothing is lost between two looks.
+/// The locked file; `None` if it did not become free within `patience`. The
+/// kernel wakes the waiting thread at once.
 fn wait(file: File, patience: Duration) -> io::Result<Option<File>> {
     let (locked, waiting) = mpsc::channel();
     thread::Builder::new()
         .name("sqlite-lock".to_owned())
         .spawn(move || {
             let file = file.lock().map(|()| file);
-            // When nobody waits any more, the file is closed, and free again.
+            // If the caller has given up, the file is closed, which releases
+            // the lock.
             let _ = locked.send(file);
         })?;
     waiting.recv_timeout(patience).ok().transpose()
 }
 
-/// Writes who this process is into the lock that it has.
+/// Writes the name of this process into the lock file.
 fn name_holder(mut file: &File, now: Timestamp) -> io::Result<()> {
     let process = std::process::id();
     let host = fs::read_to_string(HOST_NAME).unwrap_or_default();
@@ -87,7 +88,7 @@ fn name_holder(mut file: &File, now: Timestamp) -> io::Result<()> {
     writeln!(file, "process {process}{host}, since {now}")
 }
 
-/// Who has the lock, as far as it says.
+/// The holder, as named in the lock file.
 fn holder(path: &Path) -> String {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(512).read_to_string(&mut text));

@@ -1,37 +1,35 @@
-//! The file of the write-ahead log, made long before anything needs the room.
-//!
+//! Gives the write-ahead log its full length from the start.
 //! A commit that makes a file longer waits for the file system's own journal
-//! too, which takes several times as long as the data. `SQLite` begins the log
-//! anew after a checkpoint and never shortens it, so a log that is long from
-//! the start never grows, and has room when the disk has none. Zeros behind the
-//! last frame are no frame to it.
+//! too, which takes several times as long as the data. `SQLite` starts the log
+//! over after a checkpoint and never shortens it. So a log that is long from
+//! the start never grows, and still has room when the disk is full. `SQLite`
+//! does not take the zeros after the last frame for frames.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Bytes: what the log may hold before the writer helps to empty it, and half
-/// as much again for the ends of turns when it cannot be emptied.
+/// Bytes: the length at which the writer helps to empty the log, and half as
+/// much again for ending turns when it cannot be emptied.
 const LENGTH: u64 = 24 << 20;
-/// Bytes of the index of such a log: 32 KiB for each 4,096 frames, and one page
-/// of 2 KiB is a frame.
+/// Bytes of the index of a log of this length: 32 KiB for each 4,096 frames. A
+/// frame holds one page of 2 KiB.
 const INDEX_LENGTH: u64 = 4 * (32 << 10);
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
-/// Lengthens the log of `database`, which is open, unless it is long enough.
+/// Extends the log of the open `database` unless it is long enough.
 pub(super) fn lengthen(database: &Path) -> io::Result<()> {
     let mut file = open_beside(database, "-wal")?;
     fill(&mut file, LENGTH)
 }
 
-/// Opens the index of the log. The file must stay open for as long as the
-/// database is, because closing it would release the locks that `SQLite` holds
-/// on it.
+/// Opens the index of the log. The file must stay open as long as the database,
+/// because closing it would release the locks that `SQLite` holds on it.
 pub(super) fn open_index(database: &Path) -> io::Result<File> {
     open_beside(database, "-shm")
 }
 
-/// Lengthens the index: a commit fails when the disk has no room for the index of
+/// Extends the index. A commit fails if the disk has no room for the index of
 /// its frames.
 pub(super) fn lengthen_index(index: &mut File) -> io::Result<()> {
     fill(index, INDEX_LENGTH)

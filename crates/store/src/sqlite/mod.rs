@@ -1,9 +1,8 @@
-//! `SQLite`: one file, owned by one process (D16), written by one thread.
-//!
-//! The writer drains the jobs that wait into one transaction, so that many
-//! turns share one flush to disk. Readers have snapshots of their own and
-//! never wait for it. Checkpoints run on a connection of their own, because on
-//! the writer they would stall commits.
+//! `SQLite`: one file, owned by one process (D16) and written by one thread.
+//! The writer runs all waiting jobs in one transaction, so that many turns
+//! share one flush to disk. Readers have their own snapshots and never wait for
+//! the writer. Checkpoints run on a separate connection, because on the
+//! writer's they would delay commits.
 
 mod checkpoint;
 mod job;
@@ -35,16 +34,17 @@ pub(crate) use tx::{SqliteTx, value};
 
 use crate::{StoreError, Tx, migrate};
 
-/// Readers beyond the number of cores of a small machine only cost memory.
+/// More readers than a small machine has cores only cost memory.
 const MAX_READERS: usize = 4;
 
-/// How much of everything a store may take.
+/// Resource limits of a store.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) readers: usize,
-    /// For a lock that another process has, such as a backup.
+    /// How long to wait for a lock of another process, such as a backup.
     pub(crate) lock_timeout: Duration,
-    /// From the moment a job waits for a thread until its answer.
+    /// Maximum time from when a job starts to wait for a thread until its
+    /// answer.
     pub(crate) job_timeout: Duration,
 }
 
@@ -65,18 +65,19 @@ impl Sqlite {
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let mut connection = connect(path, OpenFlags::default(), limits)?;
-        // Bytes; of a new file. A commit writes each page it touched, mostly
-        // for one row of an index, so small pages make small commits; still
-        // smaller ones cost more processor time than they save.
+        // Page size of a new file in bytes. A commit writes each page that it
+        // changed, often for one row of an index, so small pages make small
+        // commits. Even smaller pages cost more processor time than they save.
         connection.pragma_update(None, "page_size", 2_048)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        // A commit that was answered survives a power failure.
+        // A commit that was acknowledged survives a power failure.
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-        // KiB. The pages of one group commit fit, so none is spilled early. More
-        // would cost time: a commit may look at every page that is cached.
+        // KiB. The pages of one group commit fit, so that none is written
+        // early. A larger cache costs time, because a commit may visit every
+        // cached page.
         connection.pragma_update(None, "cache_size", -4_096)?;
-        // The journal of savepoints stays in memory, too.
+        // The journal of savepoints stays in memory too.
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         migrate::sqlite(&mut connection)?;
 
@@ -120,8 +121,8 @@ impl Sqlite {
         Ok(())
     }
 
-    /// Runs `job`, or refuses it when what room is left on the disk is kept for
-    /// the ends of turns.
+    /// Runs `job`. Refuses it if the remaining room on the disk is reserved for
+    /// ending turns.
     pub(crate) async fn write<T, E, F>(&self, job: F) -> Result<T, E>
     where
         F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
@@ -132,7 +133,7 @@ impl Sqlite {
         self.write_closing(job).await
     }
 
-    /// Runs `job`, which may use that room.
+    /// Runs `job`, which may use the reserved room.
     pub(crate) async fn write_closing<T, E, F>(&self, job: F) -> Result<T, E>
     where
         F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
@@ -152,7 +153,7 @@ impl Sqlite {
         submit(&self.reads, job, self.limits.job_timeout, |error| error).await
     }
 
-    /// Jobs that wait for the writer, and the faults of its statements.
+    /// The jobs that wait for the writer, and its planned faults.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn writer(&self) -> crate::testing::Writer {
         let queue = Arc::clone(&self.writes);
@@ -161,14 +162,15 @@ impl Sqlite {
 }
 
 impl Drop for Sqlite {
-    /// Ends the threads, so that the file is free when the lock is.
+    /// Ends the threads before the lock is released, so that the file is closed
+    /// then.
     fn drop(&mut self) {
         self.writes.close();
         self.reads.close();
         self.checkpoints.close();
         let here = thread::current().id();
         for thread in self.threads.drain(..) {
-            // A job may own the last handle, and no thread can join itself.
+            // A job may own the last handle, and a thread cannot join itself.
             if thread.thread().id() != here && thread.join().is_err() {
                 tracing::error!("a thread of the database panicked");
             }
@@ -180,15 +182,16 @@ fn connect(path: &Path, flags: OpenFlags, limits: Limits) -> Result<Connection, 
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(limits.lock_timeout)?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    // Without this guarantee SQLite prepares a statement anew whenever a bound
-    // value might have led to another plan, which is most of the time.
+    // Without it, SQLite prepares a statement again whenever another bound
+    // value might lead to another query plan, which happens with most
+    // statements.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(128);
     Ok(connection)
 }
 
-/// Waits for the answer of a database thread. `in_doubt` tells what it means
-/// that a job has begun and not ended.
+/// Waits for the answer of a database thread. `in_doubt` makes the error for a
+/// job that started and did not end in time.
 async fn submit<T, E, F>(
     queue: &Queue<Box<dyn Job>>,
     job: F,
@@ -204,7 +207,7 @@ where
     queue.push(job);
     match tokio::time::timeout(limit, answer).await {
         Ok(answer) => answer.unwrap_or_else(|_| Err(StoreError::Closed.into())),
-        // Whoever claims it first decides whether it happens.
+        // The first to claim the job decides whether it runs.
         Err(_) if claim.take() => Err(StoreError::Deadline.into()),
         Err(_) => Err(in_doubt(StoreError::Deadline).into()),
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// An unbounded queue; what bounds it is the process's in-flight limit.
+/// An unbounded queue. The process's limit on requests in flight bounds it.
 pub(super) struct Queue<T> {
     state: Mutex<State<T>>,
     filled: Condvar,
@@ -11,7 +11,7 @@ pub(super) struct Queue<T> {
 
 struct State<T> {
     items: VecDeque<T>,
-    /// How many of them a thread waits for.
+    /// The number of items for which a thread waits.
     wanted: usize,
     is_closed: bool,
 }
@@ -30,7 +30,7 @@ impl<T> Default for Queue<T> {
 }
 
 impl<T> Queue<T> {
-    /// Adds an item; dropped if the queue is closed.
+    /// Adds an item. It is dropped if the queue is closed.
     pub(super) fn push(&self, item: T) {
         let mut state = self.lock();
         if !state.is_closed {
@@ -40,7 +40,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Waits for work and moves up to `limit` items into `batch`. False once
+    /// Waits for items and moves up to `limit` of them into `batch`. `false` if
     /// the queue is closed and empty.
     pub(super) fn drain(&self, limit: usize, batch: &mut Vec<T>) -> bool {
         let mut state = self
@@ -55,13 +55,14 @@ impl<T> Queue<T> {
         count > 0
     }
 
-    /// Hands nothing out before `count` items wait, and then these together.
+    /// Holds all items back until there are `count`, and then returns them
+    /// together.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn gather(&self, count: usize) {
         self.lock().wanted = count;
     }
 
-    /// Refuses new items; what waits is still handed out.
+    /// Refuses new items. Those that wait are still returned.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;
         self.filled.notify_all();

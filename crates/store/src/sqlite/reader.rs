@@ -16,7 +16,7 @@ pub(super) fn run(tx: SqliteTx, jobs: &Queue<Box<dyn Job>>) {
             match Transaction::begin_reading(&mut tx) {
                 Ok(mut snapshot) => {
                     let tried = job.run(snapshot.tx());
-                    tried.tell_read(&snapshot.rollback());
+                    tried.reply_after_read(&snapshot.rollback());
                 }
                 Err(error) => job.fail(StoreError::RolledBack(Arc::new(error))),
             }

@@ -3,32 +3,33 @@
 use super::tx::Control;
 use crate::{StoreError, Tx};
 
-/// An open transaction. Dropped, it is rolled back.
+/// An open transaction. It is rolled back when dropped.
 pub(super) struct Transaction<'c> {
     tx: &'c mut Tx,
     is_over: bool,
 }
 
-/// The proof that everything a transaction changed is in the file.
+/// Proof that a transaction was committed to the file.
 pub(super) struct Committed(());
 
-/// The proof that nothing of a transaction will ever be in the file.
+/// Proof that a transaction was rolled back and will never be in the file.
 pub(super) struct RolledBack(());
 
 impl<'c> Transaction<'c> {
-    /// Begins one that writes.
+    /// Begins a transaction that writes.
     pub(super) fn begin(tx: &'c mut Tx) -> Result<Self, StoreError> {
         Self::begin_as(tx, Control::Begin)
     }
 
-    /// Begins one that sees a snapshot.
+    /// Begins a transaction that reads a snapshot.
     pub(super) fn begin_reading(tx: &'c mut Tx) -> Result<Self, StoreError> {
         Self::begin_as(tx, Control::BeginReading)
     }
 
     fn begin_as(tx: &'c mut Tx, begin: Control) -> Result<Self, StoreError> {
         let connection = tx.as_sqlite().ok_or(StoreError::Closed)?;
-        // One that could not be rolled back must not become part of this one.
+        // A transaction that could not be rolled back must not become part of
+        // this one.
         if connection.is_open() {
             connection.control(Control::Rollback)?;
         }
@@ -44,7 +45,7 @@ impl<'c> Transaction<'c> {
         self.control(Control::Savepoint)
     }
 
-    /// Undoes everything since the savepoint, which stays.
+    /// Undoes everything since the savepoint, which remains.
     pub(super) fn rollback_to_savepoint(&mut self) -> Result<(), StoreError> {
         self.control(Control::RollbackTo)
     }
@@ -72,8 +73,8 @@ impl<'c> Transaction<'c> {
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
-        // SQLite may have rolled back already. If it cannot now, it must before
-        // the next transaction begins.
+        // SQLite may have rolled back already. If the rollback fails now, it
+        // must succeed before the next transaction begins.
         if !self.is_over
             && let Some(connection) = self.tx.as_sqlite()
             && connection.is_open()

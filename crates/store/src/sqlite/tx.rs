@@ -18,8 +18,9 @@ pub(crate) struct SqliteTx {
     clock: Arc<dyn Clock>,
     /// The instant of the running job in microseconds: `statement_timestamp()`.
     now: Arc<AtomicI64>,
-    /// Why the database rolled the open transaction back by itself, as it does
-    /// on a full disk. Its statements would each commit for themselves now.
+    /// Why the database rolled the open transaction back itself, as it does
+    /// when the disk is full. Further statements would each be committed
+    /// separately.
     lost: RefCell<Option<Arc<StoreError>>>,
     #[cfg(any(test, feature = "testing"))]
     faults: Option<crate::testing::WriterFaults>,
@@ -60,7 +61,7 @@ impl Control {
 }
 
 impl SqliteTx {
-    /// Teaches the connection the functions of PostgreSQL that our SQL uses.
+    /// Registers the PostgreSQL functions that the SQL uses.
     pub(super) fn new(connection: Connection, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let now = Arc::new(AtomicI64::new(0));
         let shared = Arc::clone(&now);
@@ -90,7 +91,7 @@ impl SqliteTx {
                 Ok(position.map(|position| i64::try_from(position).unwrap_or(i64::MAX)))
             },
         )?;
-        // `lower` of SQLite knows ASCII only.
+        // SQLite's own `lower` supports only ASCII.
         connection.create_scalar_function(
             "unicode_lower",
             1,
@@ -111,7 +112,7 @@ impl SqliteTx {
         })
     }
 
-    /// Whose statements of control fail as `faults` say.
+    /// The transaction statements of this connection fail as `faults` plan.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn failing_as(mut self, faults: crate::testing::WriterFaults) -> Self {
         self.faults = Some(faults);
@@ -127,8 +128,8 @@ impl SqliteTx {
         !self.connection.is_autocommit()
     }
 
-    /// Begins or ends a transaction or a savepoint. Time stands still until
-    /// the next one.
+    /// Begins or ends a transaction or a savepoint. The time of the transaction
+    /// stays the same until the next call.
     pub(super) fn control(&self, control: Control) -> Result<(), StoreError> {
         if control.begins() {
             self.lost.take();
@@ -182,7 +183,8 @@ impl SqliteTx {
         })
     }
 
-    /// Runs a statement in the open transaction and notes when that ends it.
+    /// Runs a statement in the open transaction and records if it ended the
+    /// transaction.
     fn within_transaction<T>(
         &self,
         statement: impl FnOnce(&Connection) -> Result<T, StoreError>,
@@ -223,7 +225,7 @@ fn rows<T>(
     Ok(mapped)
 }
 
-/// Binds `$n` to the n-th value. `SQLite` takes `$n` for a name and numbers the
+/// Binds `$n` to the n-th value. `SQLite` treats `$n` as a name and numbers the
 /// names in the order of their appearance.
 fn bind(statement: &mut Statement<'_>, params: &[Param<'_>]) -> Result<(), StoreError> {
     for index in 1..=statement.parameter_count() {

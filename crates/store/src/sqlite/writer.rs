@@ -9,7 +9,7 @@ use super::queue::Queue;
 use super::transaction::Transaction;
 use crate::{StoreError, Tx};
 
-/// Jobs that share one commit at most.
+/// Maximum number of jobs in one commit.
 const BATCH_LIMIT: usize = 64;
 
 type Jobs = Vec<Box<dyn Job>>;
@@ -31,17 +31,18 @@ pub(super) fn run(tx: SqliteTx, jobs: &Queue<Box<dyn Job>>, checkpoints: &Checkp
     }
 }
 
-/// Runs every job in one transaction and commits. The jobs are first run
-/// without savepoints, whose journal would double what is written: failing
-/// jobs are rare, and one of a batch only means that the others run again.
+/// Runs every job in one transaction and commits. The jobs first run without
+/// savepoints, whose journal would double the amount of data written. Failing
+/// jobs are rare; if one fails, the others run again.
 fn run_batch(tx: &mut Tx, jobs: Jobs) {
     if let Some(jobs) = try_together(tx, jobs) {
         run_apart(tx, jobs);
     }
 }
 
-/// The jobs that have to run again because one among them was refused; nothing
-/// was changed then. `None`: all callers were told.
+/// Runs the jobs without savepoints. `Some`: one job failed, everything was
+/// rolled back, and the jobs must run again. `None`: every caller has its
+/// answer.
 fn try_together(tx: &mut Tx, jobs: Jobs) -> Option<Jobs> {
     let mut transaction = match Transaction::begin(tx) {
         Ok(transaction) => transaction,
@@ -56,7 +57,7 @@ fn try_together(tx: &mut Tx, jobs: Jobs) -> Option<Jobs> {
         match job.run(transaction.tx()) {
             Tried::Succeeded(success) => succeeded.push(success),
             Tried::Refused(failure) if succeeded.is_empty() && rest.len() == 0 => {
-                failure.tell_alone(&transaction.rollback());
+                failure.reply_after_rollback(&transaction.rollback());
                 return None;
             }
             Tried::Refused(failure) => {
@@ -68,7 +69,7 @@ fn try_together(tx: &mut Tx, jobs: Jobs) -> Option<Jobs> {
     match transaction.commit() {
         Ok(committed) => {
             for success in succeeded {
-                success.tell(&committed);
+                success.reply(&committed);
             }
         }
         Err(error) => fail(succeeded.into_iter().map(Success::again), error),
@@ -81,8 +82,8 @@ fn again(succeeded: Vec<Success>, failure: Failure) -> impl Iterator<Item = Box<
     succeeded.chain(std::iter::once(failure.again()))
 }
 
-/// Runs every job in a savepoint of one transaction, so that a refused one
-/// harms no other, and commits.
+/// Runs every job in a savepoint of one transaction and commits, so that a
+/// failing job does not affect the others.
 fn run_apart(tx: &mut Tx, jobs: Jobs) {
     let mut transaction = match Transaction::begin(tx) {
         Ok(transaction) => transaction,
@@ -103,14 +104,14 @@ fn run_apart(tx: &mut Tx, jobs: Jobs) {
     match transaction.commit() {
         Ok(committed) => {
             for job in tried {
-                job.tell(&committed);
+                job.reply(&committed);
             }
         }
         Err(error) => fail(tried.into_iter().map(Tried::again), error),
     }
 }
 
-/// The job back and why its savepoint failed, with the whole transaction.
+/// The job, and why its savepoint failed together with the whole transaction.
 fn in_savepoint(
     transaction: &mut Transaction<'_>,
     job: Box<dyn Job>,
@@ -129,10 +130,10 @@ fn in_savepoint(
     }
 }
 
-/// Nothing of `jobs` is in the file, nor ever will be. With one exception: a
-/// commit whose sync failed has written its frames to the log. If the process
-/// ends before the next transaction writes over them, whoever opens the file next
-/// finds the commit.
+/// Answers that the jobs failed. Nothing of them is in the file or will be,
+/// with one exception. A commit whose sync failed has written its frames to the
+/// log. If the process ends before the next transaction overwrites them, the
+/// next process to open the file finds the commit.
 fn fail(jobs: impl IntoIterator<Item = Box<dyn Job>>, error: StoreError) {
     tracing::error!(%error, "a transaction of the writer failed");
     let error = Arc::new(error);

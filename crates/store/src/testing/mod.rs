@@ -1,6 +1,6 @@
-//! What test suites need of the store that no release has: private PostgreSQL
-//! servers, a turnstile that decides when transactions happen, and the writer
-//! of `SQLite` with its faults.
+//! Parts of the store for tests only: private PostgreSQL servers, a turnstile
+//! that controls the order of transactions, and access to the writer of
+//! `SQLite` and its faults.
 
 mod postgres;
 #[cfg(feature = "testing")]

@@ -1,5 +1,5 @@
-//! A private PostgreSQL server for test suites: made in a temporary directory,
-//! stopped with the process that asked for it, however that process ends.
+//! A private PostgreSQL server for tests. It lives in a temporary directory and
+//! stops with the process that started it, however that process ends.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -13,10 +13,10 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use tempfile::TempDir;
 
 /// Names a server to use instead of a private one:
-/// `postgres://user:password@host:port` without a database.
+/// `postgres://user:password@host:port`, without a database.
 pub const URL_VARIABLE: &str = "MINICHAT_TEST_POSTGRES_URL";
 
-/// A PostgreSQL server on which every test makes databases of its own.
+/// A PostgreSQL server on which every test creates its own databases.
 pub struct TestPostgres {
     /// `postgres://…`, without a database.
     base_url: String,
@@ -24,8 +24,8 @@ pub struct TestPostgres {
     _server: Option<Server>,
 }
 
-/// Files in PEM of a server that insists on TLS. A user `certified` must show a
-/// certificate of `client_ca` with that name; nobody else needs one.
+/// PEM files of a server that requires TLS. The user `certified` needs a
+/// certificate of `client_ca` with that name; other users need none.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
     pub certificate: String,
@@ -33,7 +33,7 @@ pub struct ServerTls {
     pub client_ca: String,
 }
 
-/// Why no server could be had.
+/// Why no server is available.
 #[derive(Debug, thiserror::Error)]
 pub enum TestPostgresError {
     #[error("no PostgreSQL server binaries below /usr/lib/postgresql")]
@@ -49,13 +49,13 @@ pub enum TestPostgresError {
 }
 
 impl TestPostgres {
-    /// The server of this process, started by the first caller.
+    /// The server of this process. The first caller starts it.
     pub fn shared() -> Result<&'static Self, &'static TestPostgresError> {
         static SHARED: OnceLock<Result<TestPostgres, TestPostgresError>> = OnceLock::new();
         SHARED.get_or_init(Self::start).as_ref()
     }
 
-    /// A server of its own, or the one that [`URL_VARIABLE`] names.
+    /// A private server, or the one that [`URL_VARIABLE`] names.
     pub fn start() -> Result<Self, TestPostgresError> {
         let (base_url, server) = if let Ok(url) = std::env::var(URL_VARIABLE) {
             (url.trim_end_matches('/').to_owned(), None)
@@ -71,7 +71,7 @@ impl TestPostgres {
         })
     }
 
-    /// A server of its own that refuses connections without TLS, and its port.
+    /// A private server that refuses connections without TLS, and its port.
     pub fn start_with_tls(tls: &ServerTls) -> Result<(Self, u16), TestPostgresError> {
         let server = Server::start(Some(tls))?;
         let port = server.port;
@@ -83,7 +83,7 @@ impl TestPostgres {
         Ok((this, port))
     }
 
-    /// An empty database; its url for `database.url`.
+    /// Creates an empty database and returns its URL for `database.url`.
     pub async fn create_database(&self) -> Result<String, TestPostgresError> {
         let number = self.databases.fetch_add(1, Ordering::Relaxed);
         let name = format!("minichat_{}_{number}", std::process::id());
@@ -102,9 +102,9 @@ impl TestPostgres {
     }
 }
 
-/// A running server. A shell between us and it waits for the end of its
-/// standard input, which comes even when this process is killed, then stops
-/// the server by its id and removes the directory.
+/// A running server. A shell waits for the end of its standard input, which
+/// comes even if this process is killed. It then stops the server by its
+/// process id and removes the directory.
 struct Server {
     port: u16,
     watcher: Child,
@@ -177,12 +177,12 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.lifeline.take());
-        // The watcher ends by itself; without a parent it does so all the same.
+        // The watcher ends by itself, even without its parent.
         drop(self.watcher.wait());
     }
 }
 
-/// The files where the user of the server can read them.
+/// Writes the files to a directory that the server's user can read.
 fn written(tls: &ServerTls) -> std::io::Result<TempDir> {
     let ServerTls {
         certificate,
@@ -202,7 +202,7 @@ fn written(tls: &ServerTls) -> std::io::Result<TempDir> {
     Ok(directory)
 }
 
-/// The binaries of the newest installed release.
+/// The directory of the newest installed release's programs.
 fn server_binaries() -> Option<PathBuf> {
     let releases = std::fs::read_dir("/usr/lib/postgresql").ok()?;
     releases
@@ -219,8 +219,8 @@ fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-/// The server refuses to run as root, so root hands it to user `postgres`,
-/// whom Debian's package creates.
+/// The server refuses to run as root. As root, it runs as the user `postgres`,
+/// which Debian's package creates.
 fn as_unprivileged_user(directory: &Path) -> std::io::Result<Command> {
     let is_root = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self")?) == 0;
     if !is_root {

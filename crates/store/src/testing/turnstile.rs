@@ -1,7 +1,7 @@
 //! A turnstile at which every transaction waits twice: before it begins, and
-//! before its caller learns how it ended. Whoever holds the turnstile decides
-//! which of those that wait goes on, and so the order of everything that
-//! happens between two transactions; and which answers are lost.
+//! before its caller gets the answer. The test that holds the turnstile chooses
+//! which of the waiting ones continues. So it controls the order of all
+//! transactions, and which answers are lost.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,45 +20,47 @@ pub enum Access {
 /// Where a transaction waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Moment {
-    /// Nothing of it has happened.
+    /// It has not begun.
     Begin,
-    /// It is over; its caller does not know yet.
+    /// It has ended; its caller has no answer yet.
     Answer,
 }
 
-/// What a caller gets.
+/// What the caller gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fate {
+enum Delivery {
     Answer,
-    /// As if the connection had been cut.
-    Silence,
+    /// An error, as if the connection had been cut.
+    Lost,
 }
 
-/// What one that waited learns: its fate, and where its answer will wait.
-type Passed = (Fate, u64);
+/// What a released waiter gets: what to deliver, and the number at which its
+/// answer will wait.
+type Released = (Delivery, u64);
 
-/// One that waits.
+/// A transaction that waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiter {
-    /// Grows with the arrival; of an answer, with the release of its transaction.
+    /// Numbers grow in the order of arrival. An answer's number is assigned
+    /// when its transaction is released.
     pub number: u64,
     pub access: Access,
     pub moment: Moment,
 }
 
-/// Cheap to clone; all clones are one turnstile.
+/// Cheap to clone; all clones share one turnstile.
 #[derive(Clone, Default, Debug)]
 pub struct Turnstile(Arc<Mutex<State>>);
 
 #[derive(Default, Debug)]
 struct State {
     next: u64,
-    waiting: BTreeMap<u64, (Access, Moment, oneshot::Sender<Passed>)>,
+    waiting: BTreeMap<u64, (Access, Moment, oneshot::Sender<Released>)>,
     inside: usize,
 }
 
 impl Turnstile {
-    /// Those that wait, in the order of their arrival.
+    /// The waiting transactions, in the order of their arrival.
     pub fn waiting(&self) -> Vec<Waiter> {
         let state = self.lock();
         let waiting = state.waiting.iter();
@@ -71,30 +73,31 @@ impl Turnstile {
             .collect()
     }
 
-    /// How many transactions are under way.
+    /// Number of transactions in progress.
     pub fn inside(&self) -> usize {
         self.lock().inside
     }
 
-    /// Lets one go on. Nothing happens if it does not wait any more. The number
-    /// that the answer to a transaction will have, if that is what goes on: of
-    /// several that share a commit, the first to be answered is not known.
+    /// Releases a waiter. Nothing happens if it does not wait any more. If the
+    /// waiter is a transaction, returns the number that its answer will have.
+    /// If several transactions share a commit, the first to be answered is not
+    /// known.
     pub fn release(&self, number: u64) -> Option<u64> {
-        self.let_go(number, Fate::Answer)
+        self.release_with(number, Delivery::Answer)
     }
 
-    /// Lets one go on that waits for its answer, and loses the answer: whatever
-    /// the transaction came to, its caller is told
+    /// Releases a waiter that waits for its answer, and drops the answer:
+    /// whatever the result of the transaction, its caller gets
     /// [`StoreError::Unanswered`].
     pub fn lose(&self, number: u64) {
-        self.let_go(number, Fate::Silence);
+        self.release_with(number, Delivery::Lost);
     }
 
-    fn let_go(&self, number: u64, fate: Fate) -> Option<u64> {
+    fn release_with(&self, number: u64, delivery: Delivery) -> Option<u64> {
         let mut state = self.lock();
         let (_, moment, go) = state.waiting.remove(&number)?;
         let answer = state.next;
-        if go.send((fate, answer)).is_err() || moment == Moment::Answer {
+        if go.send((delivery, answer)).is_err() || moment == Moment::Answer {
             return None;
         }
         state.next += 1;
@@ -111,7 +114,7 @@ impl Turnstile {
         }
     }
 
-    async fn wait(&self, access: Access, moment: Moment, number: Option<u64>) -> Passed {
+    async fn wait(&self, access: Access, moment: Moment, number: Option<u64>) -> Released {
         let (go, gone) = oneshot::channel();
         let mut place = {
             let mut state = self.lock();
@@ -125,8 +128,8 @@ impl Turnstile {
                 has_passed: false,
             }
         };
-        // The sender lives in the turnstile until it is used.
-        let passed = gone.await.unwrap_or((Fate::Answer, 0));
+        // The sender stays in the turnstile until it is used.
+        let passed = gone.await.unwrap_or((Delivery::Answer, 0));
         place.has_passed = true;
         passed
     }
@@ -137,7 +140,7 @@ impl Turnstile {
     }
 }
 
-/// A place in the queue, given up by whoever does not wait any more.
+/// A place in the queue. A waiter that is dropped gives it up.
 struct Place<'a> {
     turnstile: &'a Turnstile,
     number: u64,
@@ -158,7 +161,7 @@ impl Drop for Place<'_> {
     }
 }
 
-/// A transaction that is under way.
+/// A transaction in progress.
 #[derive(Debug)]
 pub struct Passage {
     turnstile: Turnstile,
@@ -168,14 +171,14 @@ pub struct Passage {
 }
 
 impl Passage {
-    /// What the caller is told of `answer`.
+    /// What the caller gets instead of `answer`.
     pub(crate) async fn leave<T, E: From<StoreError>>(self, answer: Result<T, E>) -> Result<T, E> {
         let (turnstile, access) = (self.turnstile.clone(), self.access);
         let number = self.answer;
         drop(self);
         match turnstile.wait(access, Moment::Answer, Some(number)).await {
-            (Fate::Answer, _) => answer,
-            (Fate::Silence, _) => Err(StoreError::Unanswered.into()),
+            (Delivery::Answer, _) => answer,
+            (Delivery::Lost, _) => Err(StoreError::Unanswered.into()),
         }
     }
 }

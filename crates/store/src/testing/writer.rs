@@ -1,5 +1,5 @@
-//! The writer of `SQLite` in the hands of a test: which jobs share a
-//! transaction, and which of the statements that begin and end it fail.
+//! Lets a test control the writer of `SQLite`: which jobs share a transaction,
+//! and which of its transaction statements fail.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,15 +12,15 @@ pub use crate::sqlite::Control;
 /// How a statement fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// Another process has the lock; the transaction stays as it is.
+    /// Another process has the lock. The transaction stays open.
     Busy,
-    /// No room on the disk; `SQLite` rolls the transaction back.
+    /// The disk is full. `SQLite` rolls the transaction back.
     Full,
-    /// The disk fails; `SQLite` rolls the transaction back.
+    /// The disk fails. `SQLite` rolls the transaction back.
     Io,
 }
 
-/// Faults that are to come, shared by all clones.
+/// Planned faults, shared by all clones.
 #[derive(Clone, Default, Debug)]
 pub struct WriterFaults {
     planned: Arc<Mutex<Vec<Planned>>>,
@@ -30,7 +30,7 @@ pub struct WriterFaults {
 #[derive(Debug)]
 struct Planned {
     statement: Control,
-    /// How many of these statements still succeed before.
+    /// Number of these statements that succeed first.
     after: usize,
     fault: Fault,
 }
@@ -59,13 +59,13 @@ impl Writer {
         }
     }
 
-    /// Begins nothing before `jobs` wait, and then runs these in one
-    /// transaction.
+    /// Holds all jobs back until `jobs` of them wait, and then runs these in
+    /// one transaction.
     pub fn gather(&self, jobs: usize) {
         (self.gather)(jobs);
     }
 
-    /// Lets `statement` fail once, after it has succeeded `after` times.
+    /// Makes `statement` fail once, after it succeeded `after` times.
     pub fn fail(&self, statement: Control, after: usize, fault: Fault) {
         self.faults.lock().push(Planned {
             statement,
@@ -74,30 +74,30 @@ impl Writer {
         });
     }
 
-    /// Whether the log can be emptied from now on.
+    /// Makes checkpoints fail or succeed from now on.
     pub fn fail_checkpoints(&self, fail: bool) {
         self.faults.no_checkpoint.store(fail, Ordering::Relaxed);
     }
 
-    /// Forgets the faults that have not happened; how many there were.
+    /// Forgets the faults that did not happen yet. Returns their number.
     pub fn recover(&self) -> usize {
         self.faults.lock().drain(..).count()
     }
 }
 
 impl Fault {
-    fn error(self, told: String) -> rusqlite::Error {
+    fn error(self, message: String) -> rusqlite::Error {
         let code = match self {
             Self::Busy => ffi::SQLITE_BUSY,
             Self::Full => ffi::SQLITE_FULL,
             Self::Io => ffi::SQLITE_IOERR_FSYNC,
         };
-        rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(told))
+        rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(message))
     }
 }
 
 impl WriterFaults {
-    /// Fails if `statement` is to fail now.
+    /// Fails if `statement` is planned to fail now.
     pub(crate) fn strike(
         &self,
         statement: Control,
@@ -112,7 +112,7 @@ impl WriterFaults {
         Err(fault.error(format!("{fault:?} at {statement:?}")))
     }
 
-    /// Fails if the log cannot be emptied.
+    /// Fails if checkpoints are planned to fail.
     pub(crate) fn strike_checkpoint(&self) -> Result<(), rusqlite::Error> {
         if self.no_checkpoint.load(Ordering::Relaxed) {
             return Err(Fault::Full.error("no checkpoint".to_owned()));

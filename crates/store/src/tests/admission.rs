@@ -9,8 +9,8 @@ use crate::value::params;
 use crate::{AdmissionQuery, Role};
 
 on_both_databases! {
-    /// CONT-4, QUOTA-82: a new chat has no history and no turn; quota rows that
-    /// were missing are there to be locked.
+    /// CONT-4, QUOTA-82: a new chat has no history and no turn. Missing quota
+    /// rows are inserted, so that they can be locked.
     async fn facts_of_a_new_chat_are_empty(db: Db) {
         let facts = db.facts(RequestId::random(), 10).await.unwrap();
         assert_eq!(facts.model, "large");
@@ -23,7 +23,7 @@ on_both_databases! {
         assert!(facts.quota.iter().all(|cell| cell.reserved_credits_micro == 0));
     }
 
-    /// QUOTA-37, CONT-5: one read tells all that a send must know.
+    /// QUOTA-37, CONT-5: one read returns everything that a send needs.
     async fn facts_show_turn_history_and_quota(db: Db) {
         let now = db.facts(RequestId::random(), 0).await.unwrap().now;
         let send = db.send(now);
@@ -47,7 +47,7 @@ on_both_databases! {
         assert_eq!((daily.spent_credits_micro, daily.web_search_calls), (600, 1));
     }
 
-    /// TURN-55: what a new turn shall replace is no part of its history.
+    /// TURN-55: the turn that a new turn replaces is not part of its history.
     async fn facts_for_a_replacement_leave_its_turn_out(db: Db) {
         let first = db.send(NOON);
         first.reserve(&db.store).await.unwrap();
@@ -64,7 +64,8 @@ on_both_databases! {
         assert_eq!(facts.prior_context_tokens, 52);
     }
 
-    /// CONT-5: the window is the newest rows; a limit of 0 still has a boundary.
+    /// CONT-5: the window has the newest rows; with a limit of 0 there is still
+    /// a boundary.
     async fn the_window_is_bounded(db: Db) {
         for _ in 0..3 {
             let send = db.send(NOON);
@@ -80,8 +81,8 @@ on_both_databases! {
         assert_eq!(none.boundary.map(|key| key.id), Some(all[5].id.0));
     }
 
-    /// PLAT-16, PLAT-20: foreign and deleted chats do not exist; deleted turns
-    /// still answer for their request id.
+    /// PLAT-16, PLAT-20: foreign and deleted chats do not exist; a deleted turn
+    /// still blocks its request id.
     async fn facts_respect_owner_and_deletion(db: Db) {
         let send = db.send(NOON);
         send.reserve(&db.store).await.unwrap();
@@ -97,8 +98,8 @@ on_both_databases! {
         assert!(db.facts(send.request, 10).await.is_none());
     }
 
-    /// QUOTA-82, TURN-12: what admission finds holds until its transaction ends,
-    /// also for a user who has no quota rows yet.
+    /// QUOTA-82, TURN-12: the facts hold until the transaction ends, even for a
+    /// user who has no quota rows yet.
     async fn of_parallel_admissions_to_one_chat_one_finds_it_idle(db: Db) {
         let admissions = (0..8).map(|_| {
             let send = db.send(NOON);

@@ -20,7 +20,7 @@ use crate::{
 pub(super) const NOON: Timestamp = Timestamp::from_micros(1_773_144_000_000_000);
 pub(super) const RESERVE: u64 = 1_000;
 
-/// Makes two tests of one claim: `name::sqlite` and `name::postgres`.
+/// Makes two tests of one function: `name::sqlite` and `name::postgres`.
 macro_rules! on_both_databases {
     ($($(#[$meta:meta])* async fn $name:ident($db:ident: $type:ty) $body:block)*) => {$(
         $(#[$meta])*
@@ -108,7 +108,7 @@ impl Db {
         .unwrap();
     }
 
-    /// A job of posted statements.
+    /// Runs a job of posted statements.
     pub(super) async fn write(
         &self,
         job: impl Fn(&mut Tx) -> Result<(), StoreError> + Clone + Send + Sync + 'static,
@@ -130,7 +130,7 @@ impl Db {
             .await
     }
 
-    /// The one integer that a query answers.
+    /// The one integer that a query returns.
     pub(super) async fn count<const N: usize>(
         &self,
         sql: &'static str,
@@ -193,7 +193,7 @@ impl Db {
     }
 }
 
-/// One send: reserve transaction, then finalization.
+/// One turn: reserve transaction, then finalization.
 #[derive(Clone, Copy)]
 pub(super) struct OneTurn {
     pub(super) tenant: TenantId,
@@ -305,7 +305,7 @@ impl OneTurn {
         }
     }
 
-    /// Finalizes as completed; whether this call won.
+    /// Finalizes the turn as completed. Returns whether this call won.
     pub(super) async fn complete(self, store: &Store) -> Result<bool, StoreError> {
         let won = store
             .write(move |tx| Box::pin(self.complete_in(tx)))

@@ -1,5 +1,6 @@
-//! Who was told Ok is stored, and who was told no is not, whichever of the
-//! writer's own statements fails in which try.
+//! A job that was answered with Ok is stored, and a job that was answered with
+//! an error is not, whichever transaction statement of the writer fails in
+//! whichever attempt.
 
 use futures_util::future::join_all;
 use minichat_core::{ChatId, UserId};
@@ -23,19 +24,20 @@ const STATEMENTS: [Control; 6] = [
 ];
 const FAULTS: [Fault; 3] = [Fault::Busy, Fault::Full, Fault::Io];
 
-/// A statement that fails: which, after how many that succeed, and how.
+/// A planned failure: the statement, how many of them succeed first, and the
+/// fault.
 type Planned = (Control, usize, Fault);
 
-/// What a job tries; each inserts a chat.
+/// What a job does. Each inserts a chat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Try {
     Insert,
-    /// It inserts and then fails by itself.
+    /// Inserts and then returns an error.
     Refuse,
 }
 
-/// Runs `jobs` in one transaction with the faults `planned`, and compares what
-/// each was told with what is stored, at once and after the next transaction.
+/// Runs `jobs` in one transaction with the faults `planned`. Compares the
+/// answers with the stored rows, at once and after the next transaction.
 async fn check(db: &Db, jobs: &[Try], planned: &[Planned]) {
     let writer = db.store.writer().unwrap();
     for &(statement, after, fault) in planned {
@@ -83,8 +85,8 @@ async fn insert(db: &Db, job: Try) -> (ChatId, Result<(), SendError>) {
     (chat.id, answer.await)
 }
 
-/// TURN-26, TURN-35: every statement, in each of its occurrences, with every
-/// fault, alone, among jobs that succeed, and among refused ones.
+/// TURN-26, TURN-35: every statement, at each occurrence, with every fault; for
+/// a single job, for jobs that succeed, and for jobs of which some fail.
 #[tokio::test]
 async fn who_is_told_ok_is_stored_whichever_statement_fails() {
     use Try::{Insert, Refuse};
@@ -108,7 +110,7 @@ async fn who_is_told_ok_is_stored_whichever_statement_fails() {
     }
 }
 
-/// A rollback that fails leaves its changes to nobody.
+/// If a rollback fails, its changes are never committed with another job.
 #[tokio::test]
 async fn what_cannot_be_rolled_back_is_never_committed() {
     let db = Db::sqlite().await;
@@ -122,8 +124,8 @@ async fn what_cannot_be_rolled_back_is_never_committed() {
     }
 }
 
-/// A statement of a job that fails for want of room ends the transaction of all;
-/// the rest of the job must not be committed statement by statement.
+/// A statement that fails because the disk is full ends the transaction of all
+/// jobs. The rest of the job must not be committed statement by statement.
 #[tokio::test]
 async fn a_job_that_goes_on_after_its_transaction_was_lost_changes_nothing() {
     let db = Db::sqlite().await;
@@ -145,7 +147,7 @@ async fn a_job_that_goes_on_after_its_transaction_was_lost_changes_nothing() {
                 tx.chat_insert(&insert(chats[0]))?;
                 let lost = tx.execute_later("ROLLBACK", []);
                 assert!(lost.is_ok(), "{lost:?}");
-                // Here a job that minds no errors goes on.
+                // This job ignores the error and goes on.
                 let _ = tx.chat_insert(&insert(chats[1]));
                 Ok::<_, StoreError>(())
             })
@@ -157,7 +159,7 @@ async fn a_job_that_goes_on_after_its_transaction_was_lost_changes_nothing() {
     }
 }
 
-/// Any jobs and any faults.
+/// Any jobs with any faults.
 #[test]
 fn who_is_told_ok_is_stored() {
     let runtime = tokio::runtime::Builder::new_current_thread()

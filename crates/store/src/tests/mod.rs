@@ -1,4 +1,4 @@
-//! One suite for both databases: what holds on one holds on the other.
+//! One suite that runs on both databases.
 
 mod admission;
 mod fixture;

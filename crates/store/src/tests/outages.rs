@@ -1,4 +1,4 @@
-//! Databases that cannot serve: how that is told, and that it passes.
+//! Databases that cannot serve: how this is reported, and that it is temporary.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::error::testing::{fatal_of_postgres, refused_by_postgres, refused_by_s
 use crate::testing::{Control, Fault};
 use crate::{NewChat, Store, StoreError, Tx};
 
-/// SQLSTATE, and whether it passes by itself.
+/// SQLSTATE codes, and whether the failure is temporary.
 const STATES: [(&str, bool); 27] = [
     ("08000", true),
     ("08006", true),
@@ -47,7 +47,7 @@ const STATES: [(&str, bool); 27] = [
     ("XX000", false),
 ];
 
-/// D43: whatever the reason, the commit of a session that ended is in doubt.
+/// D43: if the session ended, the commit is in doubt, whatever the code is.
 #[test]
 fn a_fatal_error_ends_the_session_whatever_its_code() {
     for state in ["53100", "XX000", "40001"] {
@@ -57,7 +57,7 @@ fn a_fatal_error_ends_the_session_whatever_its_code() {
     assert!(refused_by_postgres("57P01").ends_session());
 }
 
-/// D43: the failures of PostgreSQL and SQLite that mean "not now".
+/// D43: the temporary failures of PostgreSQL and SQLite.
 #[test]
 fn what_passes_by_itself_is_told_apart() {
     for (state, passes) in STATES {
@@ -84,7 +84,7 @@ fn what_passes_by_itself_is_told_apart() {
     ] {
         let error = refused_by_sqlite(code);
         assert_eq!(error.is_unavailable(), passes, "{error}");
-        // Whoever shared the transaction is told the same.
+        // Every job of the shared transaction gets the same error.
         let shared = StoreError::RolledBack(Arc::new(error));
         assert_eq!(shared.is_unavailable(), passes, "{shared}");
     }
@@ -103,23 +103,23 @@ fn chat(db: &Db, user_id: UserId) -> NewChat<'static> {
 }
 
 on_both_databases! {
-    /// A failure names code, message and constraint, and no value of a row.
+    /// The error contains code, message and constraint, and no value of a row.
     async fn a_refusal_is_told_in_the_words_of_the_database(db: Db) {
         let chat = chat(&db, UserId::random());
         db.write(move |tx| tx.chat_insert(&chat)).await.unwrap();
         let again = db.write(move |tx| tx.chat_insert(&chat)).await.unwrap_err();
-        let told = again.to_string();
+        let message = again.to_string();
         let (code, constraint) = match db.directory {
             Some(_) => ("SQLite 1555", "chats.id"),
             None => ("23505", "constraint chats_pkey"),
         };
-        assert!(told.contains(code) && told.contains(constraint), "{told}");
-        assert!(!told.contains(&chat.id.to_string()), "{told}");
+        assert!(message.contains(code) && message.contains(constraint), "{message}");
+        assert!(!message.contains(&chat.id.to_string()), "{message}");
         let nobody = NewChat { tenant_id: minichat_core::TenantId::random(), ..chat };
         assert!(!format!("{again:?}").contains(&nobody.id.to_string()), "{again:?}");
     }
 
-    /// A probe writes, each time.
+    /// Each probe writes.
     async fn a_probe_fails_when_nothing_can_be_written(db: Db) {
         db.store.probe().await.unwrap();
         db.store.probe().await.unwrap();
@@ -134,7 +134,7 @@ on_both_databases! {
     }
 }
 
-/// What room is left when the log cannot be emptied is for turns that are open.
+/// When the log cannot be emptied, the remaining room is for open turns.
 #[tokio::test]
 async fn without_room_only_open_turns_can_be_ended() {
     let db = Db::sqlite().await;
@@ -167,8 +167,7 @@ async fn without_room_only_open_turns_can_be_ended() {
     db.write(move |tx| tx.chat_insert(&two)).await.unwrap();
 }
 
-/// D43: a session that may only be read leaves the pool with the first write
-/// that finds out.
+/// D43: the pool drops a read-only session after the first write that fails.
 #[tokio::test]
 async fn a_session_that_turned_read_only_is_used_once() {
     let db = Db::postgres().await;
@@ -185,7 +184,7 @@ async fn a_session_that_turned_read_only_is_used_once() {
     store.probe().await.unwrap();
 }
 
-/// A server that may only be read is as good as none, for readers as well.
+/// A read-only server counts as unavailable, for readers as well.
 #[tokio::test]
 async fn a_server_that_may_only_be_read_serves_nobody() {
     let db = Db::postgres().await;
@@ -218,8 +217,8 @@ async fn a_server_that_may_only_be_read_serves_nobody() {
     store.ping().await.unwrap();
 }
 
-/// D43: a server that accepts connections and says nothing costs a job its
-/// timeout, not more.
+/// D43: if a server accepts connections but does not answer, a job fails after
+/// its timeout.
 #[tokio::test]
 async fn a_silent_server_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -240,20 +239,20 @@ async fn a_silent_server_is_given_up() {
     assert!(error.is_unavailable(), "{error}");
 }
 
-/// Commits need room in two files besides the database's own, also when the disk
-/// has none.
+/// Commits need room in two more files than the database's own, even if the
+/// disk is full.
 #[tokio::test]
 async fn the_log_and_its_index_have_their_room_from_the_start() {
     let db = Db::sqlite().await;
     let directory = db.directory.as_ref().unwrap().path();
     let length = |name| directory.join(name).metadata().unwrap().len();
     assert!(length("chat.db-wal") >= 24 << 20);
-    // 4,062 frames have room in the first 32 KiB, and 4,096 in each other.
+    // 4,062 frames fit into the first 32 KiB, and 4,096 into each further one.
     let frames = 4_062 + 4_096 * (length("chat.db-shm") / (32 << 10) - 1);
     assert!(frames * (2_048 + 24) >= 24 << 20);
 }
 
-/// PostgreSQL itself ends a statement that takes too long, and a wait for a lock.
+/// PostgreSQL ends a statement, or a wait for a lock, that takes too long.
 #[tokio::test]
 async fn statements_and_waits_for_locks_are_limited() {
     let db = Db::postgres().await;
@@ -280,8 +279,8 @@ async fn statements_and_waits_for_locks_are_limited() {
     drop(other);
 }
 
-/// Behind a pooler nothing is prepared and nothing is set for a session, and
-/// every type of value gets through.
+/// Through a pooler, nothing is prepared and no session setting is made, and
+/// every type of value works.
 #[tokio::test]
 async fn a_store_behind_a_pooler_does_the_same() {
     let db = Db::postgres().await;

@@ -20,7 +20,7 @@ fn message(tenant_id: TenantId, dedupe_key: Option<&str>) -> OutboxMessage<'_> {
 }
 
 on_both_databases! {
-    /// PLAT-37: the second enqueue of a key is a no-op.
+    /// PLAT-37: the second enqueue with the same key does nothing.
     async fn a_dedupe_key_is_enqueued_once(db: Db) {
         let tenant = db.tenant;
         let key = minichat_core::ids::usage_dedupe_key(tenant, TurnId::random(), RequestId::random());
@@ -35,7 +35,7 @@ on_both_databases! {
         assert_eq!(db.count(COUNT, []).await, 3);
     }
 
-    /// PLAT-37: a key of another tenant aborts the whole transaction.
+    /// PLAT-37: a key that another tenant used aborts the whole transaction.
     async fn a_dedupe_key_of_another_tenant_aborts(db: Db) {
         let (tenant, other) = (db.tenant, TenantId::random());
         let key = minichat_core::ids::usage_dedupe_key(other, TurnId::random(), RequestId::random());

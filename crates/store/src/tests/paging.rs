@@ -10,13 +10,14 @@ use super::fixture::NOON;
 use crate::value::params;
 use crate::{Direction, Key, Order, Page, PageRequest, StoreError};
 
-/// Offsets in microseconds from a range so small that many are equal.
+/// Offsets in microseconds from a small range, so that many are equal.
 fn lists() -> impl Strategy<Value = (Vec<i64>, u32)> {
     (prop::collection::vec(0..3_i64, 0..12), 1..5_u32)
 }
 
-/// API-40 to API-43, PLAT-4: following `next` shows every row once and in order;
-/// going back shows the same pages; the ends have no cursor.
+/// API-40 to API-43, PLAT-4: following `next` returns every row once and in
+/// order; going back returns the same pages; the first and the last page have
+/// no cursor in that direction.
 async fn walk<T, F, R>(list: F) -> Vec<T>
 where
     T: Clone + PartialEq + std::fmt::Debug,
@@ -128,8 +129,8 @@ fn paging_is_total_and_reversible_on_postgres() {
     check(Db::postgres());
 }
 
-/// API-61: what is deleted, or no part of a turn, is neither listed nor
-/// counted; the caller's reaction is shown on answers.
+/// API-61: messages that are deleted, or belong to no turn, are neither listed
+/// nor counted; answers show the caller's reaction.
 async fn lists_show_turn_messages_and_reactions(db: Db) {
     let send = db.send(NOON);
     send.reserve(&db.store).await.unwrap();

@@ -36,8 +36,8 @@ on_both_databases! {
         }
     }
 
-    /// QUOTA-53, QUOTA-62, PLAT-12: four cells of a premium turn, telemetry
-    /// only in the total ones.
+    /// QUOTA-53, QUOTA-62, PLAT-12: a premium turn has four cells; only the
+    /// total ones have telemetry.
     async fn a_premium_turn_settles_four_cells(db: Db) {
         let mut send = db.send(NOON);
         send.premium = true;
@@ -60,7 +60,7 @@ on_both_databases! {
         }
     }
 
-    /// A standard turn leaves the premium cells alone.
+    /// A standard turn does not change the premium cells.
     async fn a_standard_turn_touches_two_cells(db: Db) {
         let send = db.send(NOON);
         send.reserve(&db.store).await.unwrap();
@@ -70,7 +70,7 @@ on_both_databases! {
         assert!(cells.get(Period::Daily, Bucket::TierPremium).is_none());
     }
 
-    /// QUOTA-54: what was reserved before midnight is settled on that day.
+    /// QUOTA-54: a reserve made before midnight is settled on that day.
     async fn settlement_books_on_the_day_of_the_reserve(db: Db) {
         let late: Timestamp = "2026-03-31T23:59:59Z".parse().unwrap();
         let send = db.send(late);
@@ -82,7 +82,8 @@ on_both_databases! {
         assert_eq!(db.cells(next).await.iter().count(), 0);
     }
 
-    /// QUOTA-65: a reserve that is not there wedges nothing and is reported.
+    /// QUOTA-65: a missing reserve does not block the settlement and is
+    /// reported.
     async fn settlement_without_its_reserve_clamps_and_reports(db: Db) {
         let mut send = db.send(NOON);
         send.premium = true;
@@ -107,8 +108,8 @@ on_both_databases! {
         }
     }
 
-    /// QUOTA-30, PLAT-14: a version is stored once; the same one with another
-    /// hash is refused.
+    /// QUOTA-30, PLAT-14: a version is stored once; the same version with
+    /// another hash is refused.
     async fn a_policy_version_never_changes(db: Db) {
         let tenant = db.tenant;
         let document = |policy_version, hash: &str| PolicySnapshot {

@@ -26,7 +26,8 @@ fn new_chat(db: &Db, user_id: UserId) -> NewChat<'static> {
 }
 
 on_both_databases! {
-    /// A job's own error comes back as it was, and its work is undone.
+    /// A job's own error is returned unchanged, and its changes are rolled
+    /// back.
     async fn an_error_of_the_caller_rolls_back(db: Db) {
         let user = UserId::random();
         let chat = new_chat(&db, user);
@@ -39,7 +40,7 @@ on_both_databases! {
         assert_eq!(db.count(CHATS, params![user]).await, 0);
     }
 
-    /// Jobs that share a commit share no fate.
+    /// A failing job does not affect the jobs that share its commit.
     async fn a_failing_job_harms_no_other(db: Db) {
         let user = UserId::random();
         let twin = new_chat(&db, user);
@@ -54,7 +55,7 @@ on_both_databases! {
         assert_eq!(db.count(CHATS, params![user]).await, 31);
     }
 
-    /// Text, nulls, booleans and instants come back as they went in.
+    /// Text, nulls, booleans and instants are read back unchanged.
     async fn values_survive_the_round_trip(db: Db) {
         let user = UserId::random();
         let chat = new_chat(&db, user);
@@ -70,7 +71,7 @@ on_both_databases! {
         assert_eq!(stored.message_count, 0);
     }
 
-    /// A snapshot for reading changes nothing.
+    /// A read job cannot write.
     async fn a_reading_job_cannot_write(db: Db) {
         let chat = new_chat(&db, db.user);
         let refused = db.store
@@ -100,8 +101,8 @@ on_both_databases! {
     }
 }
 
-/// Group commit: jobs that wait while the writer is busy are all answered by
-/// one transaction, abandoned ones are not run.
+/// Group commit: all jobs that waited while the writer was busy are answered by
+/// one transaction; jobs whose caller has gone do not run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_jobs_share_a_transaction_and_abandoned_ones_are_skipped() {
     let db = Db::sqlite().await;
@@ -145,7 +146,7 @@ async fn waiting_jobs_share_a_transaction_and_abandoned_ones_are_skipped() {
     assert_eq!(db.count(CHATS, params![user]).await, 10);
 }
 
-/// A job on the writer thread cannot wait for the world.
+/// A job on the writer thread cannot await anything but the transaction.
 #[tokio::test]
 async fn a_job_that_awaits_something_else_fails() {
     let db = Db::sqlite().await;
@@ -162,8 +163,7 @@ async fn a_job_that_awaits_something_else_fails() {
     db.store.ping().await.unwrap();
 }
 
-/// A caller that goes away in the middle leaves neither locks nor an open
-/// transaction behind.
+/// A caller that is dropped leaves neither locks nor an open transaction.
 #[tokio::test]
 async fn a_dropped_write_leaves_no_open_transaction() {
     let db = Db::postgres().await;
@@ -187,8 +187,8 @@ async fn a_dropped_write_leaves_no_open_transaction() {
         _ = write => panic!("the job never ends"),
         () = reached.notified() => {}
     }
-    // The row lock is free again as soon as the server noticed, and the pool
-    // of one has a clean connection.
+    // The row lock is free once the server has noticed, and the pool of one
+    // connection has a clean one.
     let touched = store.write(move |tx| {
         Box::pin(async move {
             tx.chat_touch(tenant, user, chat, NOON.plus_seconds(5))?;
@@ -202,7 +202,7 @@ async fn a_dropped_write_leaves_no_open_transaction() {
     assert_eq!(db.count(idle, []).await, 0);
 }
 
-/// QUOTA-82: the victim of a deadlock runs again.
+/// QUOTA-82: the transaction that loses a deadlock runs again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deadlock_is_retried() {
     let db = Db::postgres().await;
@@ -243,7 +243,7 @@ async fn a_deadlock_is_retried() {
     assert!(runs.load(Ordering::Relaxed) > 2);
 }
 
-/// The url may hold a password, so nothing prints it.
+/// The URL may contain a password, so it is never printed.
 #[tokio::test]
 async fn urls_that_cannot_be_used_are_refused_without_being_shown() {
     for url in [

@@ -46,7 +46,7 @@ async fn insert_message(db: &Db) -> MessageId {
 }
 
 on_both_databases! {
-    /// TURN-4, PLAT-7: the database itself refuses what no turn may be.
+    /// TURN-4, PLAT-7: the database itself refuses impossible turns.
     async fn impossible_turns_are_refused(db: Db) {
         db.sql(INSERT_TURN, turn(&db, "running", Some(NOON), None)).await.unwrap();
         let second = db.sql(INSERT_TURN, turn(&db, "running", Some(NOON), None)).await;
@@ -64,7 +64,7 @@ on_both_databases! {
         db.sql(INSERT_TURN, turn(&db, "cancelled", None, Some(NOON))).await.unwrap();
     }
 
-    /// TURN-4: a request id is used once per chat, deleted turns included.
+    /// TURN-4: a request id can be used once per chat, deleted turns included.
     async fn a_deleted_turn_keeps_its_request_id(db: Db) {
         let first = turn(&db, "completed", None, Some(NOON));
         let mut second = turn(&db, "completed", None, Some(NOON));
@@ -102,7 +102,7 @@ on_both_databases! {
         assert!(matches!(again, Err(StoreError::Unique(Constraint::Reaction, _))), "{again:?}");
     }
 
-    /// PLAT-9: a link stays inside its chat.
+    /// PLAT-9: a link must stay inside its chat.
     async fn an_attachment_of_another_chat_cannot_be_linked(db: Db) {
         let message = insert_message(&db).await;
         let other = ChatId::random();
@@ -122,7 +122,8 @@ on_both_databases! {
         assert!(matches!(link, Err(StoreError::ForeignKey(_))), "{link:?}");
     }
 
-    /// PLAT-1: starting again changes nothing, starting old on new is refused.
+    /// PLAT-1: a second start changes nothing; an older release refuses a newer
+    /// schema.
     async fn a_newer_schema_is_refused(db: Db) {
 
         let count = "SELECT COUNT(*) FROM schema_migrations";
@@ -139,7 +140,7 @@ on_both_databases! {
     }
 }
 
-/// PLAT-1: same tables, same columns, whichever the database.
+/// PLAT-1: both databases have the same tables and columns.
 #[tokio::test]
 async fn both_databases_have_the_same_columns() {
     async fn columns(db: Db, sql: &'static str) -> BTreeSet<String> {
@@ -193,15 +194,15 @@ async fn a_file_that_is_open_cannot_be_opened_again() {
     drop((third, directory));
 }
 
-/// Behind the last frame of the log stand zeros, which are no end of it and no
-/// damage: what a crash leaves is read in full.
+/// Zeros after the last frame of the log are not damage: after a crash, the log
+/// is recovered in full.
 #[tokio::test]
 async fn a_log_that_is_longer_than_its_frames_is_recovered() {
     let db = Db::sqlite().await;
     let source = db.directory.as_ref().unwrap().path();
     let crashed = tempfile::tempdir().unwrap();
     // The log first: a checkpoint may begin meanwhile, but only a later write
-    // could begin the log anew.
+    // could start the log over.
     for name in ["chat.db-wal", "chat.db"] {
         std::fs::copy(source.join(name), crashed.path().join(name)).unwrap();
     }
@@ -217,7 +218,7 @@ async fn a_log_that_is_longer_than_its_frames_is_recovered() {
     assert!(found.unwrap().is_some());
 }
 
-/// K8S-43: of several that start at once, one migrates.
+/// K8S-43: if several processes start at once, one migrates.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn openers_at_the_same_time_migrate_once() {
     let server = crate::testing::TestPostgres::shared().unwrap();

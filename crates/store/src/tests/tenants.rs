@@ -34,7 +34,7 @@ on_both_databases! {
         assert_eq!(owner_after(&db.store, TenantId::random(), "b/acme").await, name("b/acme"));
     }
 
-    /// D36: two claims that overlap, neither of which sees the other's row when it begins.
+    /// D36: two claims overlap, and neither sees the other's row when it begins.
     async fn of_claims_at_once_one_wins(db: Db) {
         for _ in 0..20 {
             let id = TenantId::random();
@@ -45,7 +45,7 @@ on_both_databases! {
         }
     }
 
-    /// D36: only from whom it is.
+    /// D36: only the owner's id is transferred.
     async fn an_id_is_transferred_from_its_owner_alone(db: Db) {
         let id = TenantId::random();
         let transfer = async |from: &'static str, to: &'static str| {
@@ -71,7 +71,7 @@ on_both_databases! {
         assert!(listed[0].first_served <= listed[0].last_served);
     }
 
-    /// D36: "for as long as rows of it exist", in whichever table they are.
+    /// D36: "for as long as rows of it exist", in any table.
     async fn an_id_is_free_when_no_row_of_its_tenant_is_left(db: Db) {
         owner_after(&db.store, db.tenant, "a/acme").await;
         assert!(!release(&db, db.tenant).await, "it has a chat");
@@ -88,7 +88,7 @@ on_both_databases! {
     }
 }
 
-/// A table that is added later belongs into the query.
+/// A table that is added later must be added to the query.
 #[tokio::test]
 async fn every_table_with_rows_of_tenants_keeps_the_ownership() {
     let db = Db::sqlite().await;

@@ -16,7 +16,8 @@ async fn stored(db: &Db, request: RequestId) -> Option<Turn> {
 }
 
 on_both_databases! {
-    /// TURN-12: both conflicts of a reserve are told apart, and leave nothing.
+    /// TURN-12: the two conflicts of a reserve are distinguished, and leave
+    /// nothing behind.
     async fn conflicting_sends_are_named(db: Db) {
         let first = db.send(NOON);
         first.reserve(&db.store).await.unwrap();
@@ -39,7 +40,7 @@ on_both_databases! {
         assert_eq!(db.count(reserved, []).await, 0);
     }
 
-    /// TURN-42, QUOTA-81: of finishers that race one wins, and quota is booked
+    /// TURN-42, QUOTA-81: if finalizers race, one wins, and quota is booked
     /// once.
     async fn the_first_finisher_wins(db: Db) {
         let send = db.send(NOON);
@@ -62,7 +63,7 @@ on_both_databases! {
         assert!(turn.assistant_message_id.is_some());
     }
 
-    /// TURN-60: the watchdog takes only turns without recent progress.
+    /// TURN-60: the watchdog ends only turns without recent progress.
     async fn a_turn_with_progress_is_not_an_orphan(db: Db) {
         let send = db.send(NOON);
         send.reserve(&db.store).await.unwrap();
@@ -83,7 +84,7 @@ on_both_databases! {
         assert_eq!(turn.error_code.as_deref(), Some("orphan_timeout"));
     }
 
-    /// TURN-7: progress is noted while the turn runs, and never afterwards.
+    /// TURN-7: progress is recorded while the turn runs, and not afterwards.
     async fn progress_moves_only_running_turns(db: Db) {
         let send = db.send(NOON.plus_seconds(-3600));
         send.reserve(&db.store).await.unwrap();
@@ -100,8 +101,8 @@ on_both_databases! {
         assert_eq!(db.count(progress, []).await, 1);
     }
 
-    /// TURN-6: a clock that stands still or goes back does not disturb the
-    /// order of a chat.
+    /// TURN-6: a clock that stands still or goes back does not change the order
+    /// of a chat.
     async fn timestamps_of_a_chat_are_strictly_increasing(db: Db) {
         for shift in [0, 0, -5, 3] {
             let send = db.send(NOON.plus_seconds(shift));

@@ -16,19 +16,19 @@ use crate::event::{Completion, DeltaKind, ResponseId};
 use crate::failure::Failure;
 use crate::sse;
 
-/// What is known of the answer so far. The end of the text and the usage come in
-/// different frames, in either order.
+/// What is known of the answer so far. The end of the text and the usage come
+/// in different frames, in either order.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     text: Decoder,
     reasoning: Decoder,
     response_id: Option<ResponseId>,
     finish: Option<Finish>,
-    /// As last reported; a report before the end may be a placeholder.
+    /// The last report. A report before the end may be a placeholder.
     usage: Option<Usage>,
 }
 
-/// What a finish reason means.
+/// What a finish reason stands for.
 #[derive(Clone, Copy, Debug)]
 enum Finish {
     Complete,
@@ -61,7 +61,7 @@ impl Answer {
         }
     }
 
-    /// The body has ended well; whether the answer had.
+    /// The body has ended properly. Returns whether the answer was complete.
     pub(super) fn end_if_finished(&mut self, output: &mut Output) -> bool {
         let finish = self.finish.take();
         if let Some(finish) = finish {
@@ -70,7 +70,7 @@ impl Answer {
         finish.is_some()
     }
 
-    /// Content, finish reason and usage of one frame count in that order
+    /// Reads content, finish reason and usage of one frame, in this order
     /// (TURN-22).
     fn read_chunk(&mut self, json: &str, output: &mut Output) {
         let [id, choices, usage, error] = match members(json, ["id", "choices", "usage", "error"]) {
@@ -97,20 +97,21 @@ impl Answer {
         }
         self.read_delta(delta, output);
         if !output.has_given() {
-            // A stream that was made of a whole answer may say it whole.
+            // A server that converts a whole answer into a stream may send it
+            // as a message.
             self.read_delta(message, output);
         }
         if let Some(reason) = reason.and_then(text).filter(|reason| !reason.is_empty()) {
             self.finish = Some(Finish::from_reason(&String::from_utf8_lossy(&reason)));
         }
-        // Zeros are a placeholder: the usage may still come.
+        // Zeros are a placeholder; the real usage may still come.
         if usage.is_some() && self.usage.and_then(Usage::known).is_some() {
             self.end_if_finished(output);
         }
     }
 
-    /// Reasoning comes before the text that it leads to. It has two names, and
-    /// some say it under both.
+    /// Reasoning comes before the text that follows from it. There are two
+    /// names for it, and some servers send both.
     fn read_delta(&mut self, delta: Option<&str>, output: &mut Output) {
         let names = ["reasoning", "reasoning_content", "content", "refusal"];
         let [reasoning, reasoning_content, content, refusal] = members_of(delta, names);
@@ -123,7 +124,7 @@ impl Answer {
         }
     }
 
-    /// A text, or a list of parts that hold one.
+    /// The content is a text, or a list of parts that contain one.
     fn read_content(&mut self, content: &str, output: &mut Output) {
         if let Some(piece) = text(content) {
             return self.give(DeltaKind::Text, piece, output);
@@ -144,7 +145,7 @@ impl Answer {
         output.delta(kind, &decoder.decode(piece));
     }
 
-    /// Gives halves of characters that nothing completed.
+    /// Gives the surrogates that no second half completed.
     pub(super) fn release(&mut self, output: &mut Output) {
         output.delta(DeltaKind::Reasoning, self.reasoning.finish());
         output.delta(DeltaKind::Text, self.text.finish());
@@ -185,7 +186,7 @@ impl Finish {
     }
 }
 
-/// A frame without choices that is an error itself: it has a message.
+/// A frame without choices that is itself an error, because it has a message.
 fn flat_error(json: &str) -> Option<ReportedError> {
     let error = ReportedError::of_document(json)?;
     error.message.is_some().then_some(error)

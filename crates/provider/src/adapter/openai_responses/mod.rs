@@ -25,11 +25,11 @@ pub(super) struct Answer {
     text: Decoder,
     reasoning: Decoder,
     final_text: FinalText,
-    /// For servers that say the reasoning in the text (TURN-21).
+    /// For servers that put the reasoning into the text (TURN-21).
     splitter: Option<Splitter>,
 }
 
-/// The events that matter (TURN-20).
+/// The events that are read (TURN-20).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Known {
     TextDelta,
@@ -43,8 +43,9 @@ enum Known {
 }
 
 impl Known {
-    /// By the `event` field, else by `type` inside the data (TURN-19). An event
-    /// without either that holds an error is one.
+    /// Chooses by the `event` field, or else by `type` inside the data
+    /// (TURN-19). An event that has neither but contains an error counts as an
+    /// error.
     fn of(name: &[u8], json: &str) -> Option<Self> {
         if !name.is_empty() {
             return Self::from_name(name);
@@ -75,7 +76,7 @@ impl Known {
 }
 
 impl Answer {
-    /// The answer of a server that says the reasoning in the text.
+    /// The answer of a server that puts the reasoning into the text.
     pub(super) fn with_think_tags() -> Self {
         Self {
             splitter: Some(Splitter::default()),
@@ -156,7 +157,7 @@ impl Answer {
         show(&mut self.splitter, &piece, output);
     }
 
-    /// Gives what of the whole `spoken` no delta has given.
+    /// Gives the part of the whole text `spoken` that no delta has given.
     fn give_rest(
         &mut self,
         level: Level,
@@ -169,14 +170,14 @@ impl Answer {
         show(&mut self.splitter, rest, output);
     }
 
-    /// Gives half a character that nothing completed.
+    /// Gives a surrogate that no second half completed.
     fn release_half(&mut self, output: &mut Output) {
         let half = self.text.finish();
         self.final_text.give(half);
         show(&mut self.splitter, half, output);
     }
 
-    /// The part that makes text wait for what follows it, if any waits.
+    /// The splitter that holds text back until more arrives, if it holds any.
     pub(super) fn waiting(&mut self) -> Option<&mut Splitter> {
         self.splitter
             .as_mut()
@@ -192,7 +193,7 @@ impl Answer {
         }
     }
 
-    /// Reads an answer's own end.
+    /// Reads the end of an answer.
     fn end(
         &mut self,
         known: Known,
@@ -224,8 +225,8 @@ impl Answer {
         Ok(())
     }
 
-    /// Reads a failure: the error and the usage lie in the response object or at
-    /// top level.
+    /// Reads a failure. The error and the usage are in the response object or
+    /// at the top level.
     fn fail(&mut self, json: &str, output: &mut Output) {
         self.release(output);
         let [nested, usage] = members_of(Some(json), ["response", "usage"]);

@@ -1,4 +1,4 @@
-//! The request body (CONT-31), of which vLLM gets a part (CONT-36).
+//! The request body (CONT-31). vLLM gets some of its fields (CONT-36).
 
 use minichat_config::tenant::Provider;
 use minichat_core::{ChatId, TenantId};
@@ -58,7 +58,7 @@ impl<'a> RequestJson<'a> {
         }
     }
 
-    /// Without the fields that vLLM does not know, and with answers as plain
+    /// Omits the fields that vLLM does not know, and sends answers as plain
     /// strings (CONT-36).
     pub(in crate::adapter) fn for_vllm(mut self) -> Self {
         self.previous_response_id = None;
