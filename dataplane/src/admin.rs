@@ -1,4 +1,5 @@
-//! The admin listener of a data plane: whether it is ready, and what `/configz` shows (K8S-22).
+//! The admin listener of a data plane: health, readiness, metrics and
+//! `/configz` (K8S-22).
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::app::App;
 use crate::config_source::{ConfigSource, Configz};
 use crate::database::Probe;
 
-/// Routes of the admin listener: health and metrics, and `/configz`.
+/// Routes of the admin listener: health, metrics and `/configz`.
 pub(crate) fn router(
     app: &Arc<App>,
     source: &ConfigSource,
@@ -41,7 +42,7 @@ pub(crate) fn router(
     admin::router(exposition, readiness, configz)
 }
 
-/// The tenant that a request opens which names none; `None` but in mode `dev` (D51).
+/// The tenant of requests that name none; only in mode `dev` (D51).
 pub(crate) fn default_tenant(app: &App) -> Option<TenantId> {
     match &app.config.auth {
         Auth::Dev(dev) => dev.tenant_id.or_else(|| app.tenants.default_id()),
@@ -49,7 +50,7 @@ pub(crate) fn default_tenant(app: &App) -> Option<TenantId> {
     }
 }
 
-/// What a send would meet now (D43).
+/// The readiness that a send would experience now (D43).
 async fn readiness(probe: &Probe, draining: &Signal, tenants: Option<&str>) -> Readiness {
     let mut readiness = Readiness::ok();
     if draining.is_fired() {

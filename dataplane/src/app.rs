@@ -1,4 +1,5 @@
-//! What every request handler and job shares: one value, built once at start.
+//! The parts that all request handlers and jobs share: one value, built once at
+//! start.
 
 use std::sync::Arc;
 
@@ -13,18 +14,18 @@ use crate::config_source::Tenants;
 use crate::database::Probe;
 use crate::open_turns::OpenTurns;
 
-/// The data plane's parts. Cloned per request as one [`Arc`].
+/// The parts of the data plane. Requests share them through one [`Arc`].
 pub struct App {
     pub config: ProcessConfig,
-    /// The tenants that are served now, swapped atomically on a change.
+    /// The tenants that are served now. A change swaps them atomically.
     pub tenants: Arc<Tenants>,
     pub store: Store,
-    /// Whether it serves.
+    /// Finds out whether the database serves.
     pub probe: Probe,
     pub provider: ProviderClient,
     pub metrics: Arc<dyn Metrics>,
     pub clock: Arc<dyn Clock>,
-    /// Fires when no new turn is begun any more (D29).
+    /// Fires when no new turn may begin (D29).
     pub refusing: Signal,
     /// The turns that are open in this process.
     pub turns: OpenTurns,

@@ -1,5 +1,6 @@
-//! A client that asks one question, for whoever wants to know whether a pool
-//! answers: the test of the chart, and people without `curl` in an image.
+//! The subcommand `ask`: a client that sends one message and prints the answer.
+//! The chart's test uses it to check a pool, and so can people without `curl`
+//! in an image.
 
 use std::io::Write;
 use std::time::Duration;
@@ -16,18 +17,18 @@ use hyper_util::rt::TokioExecutor;
 use minichat_provider::sse::Parser;
 use serde_json::{Value, json};
 
-/// Longest wait from the question to the end of the answer.
+/// Maximum time from sending the message to the end of the answer.
 const ANSWER_WITHIN: Duration = Duration::from_mins(2);
 
-/// Largest event of an answer.
+/// Maximum size of one event in bytes.
 const MAX_EVENT_BYTES: usize = 8 * 1024 * 1024;
 
-/// What is asked, where, and by whom.
+/// The message, the API to send it to, and the caller.
 #[derive(Debug, Clone)]
 pub struct Question {
     /// Base path of the API, such as `http://127.0.0.1:8087/mini-chat/v1`.
     pub url: Uri,
-    /// Headers that say who asks.
+    /// Headers that identify the caller.
     pub headers: HeaderMap,
     /// The message.
     pub message: String,
@@ -41,14 +42,14 @@ pub fn header(text: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
     let name = name.trim().parse();
     let value = value.trim().parse();
     Ok((
-        name.context("not the name of a header")?,
-        value.context("not the value of a header")?,
+        name.context("not a valid header name")?,
+        value.context("not a valid header value")?,
     ))
 }
 
-/// Opens a chat, sends the message and writes the answer to `out` as it
-/// arrives. A refusal and an answer that ends in anything but `done` are
-/// errors.
+/// Creates a chat, sends the message and writes the answer to `out` as it
+/// arrives. Fails if the API refuses, or if the answer does not end with
+/// `done`.
 pub async fn ask(question: &Question, out: &mut impl Write) -> anyhow::Result<()> {
     tokio::time::timeout(ANSWER_WITHIN, converse(question, out))
         .await
@@ -87,7 +88,7 @@ async fn post(
     Ok(response)
 }
 
-/// Reads events until the one that ends the answer.
+/// Reads events up to the one that ends the answer.
 async fn relay(mut body: Incoming, out: &mut impl Write) -> anyhow::Result<()> {
     let mut parser = Parser::with_limit(MAX_EVENT_BYTES);
     while let Some(frame) = body.frame().await {

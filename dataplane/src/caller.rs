@@ -1,4 +1,5 @@
-//! Who is calling (API-10): decided once per request, before any handler.
+//! The caller of a request (API-10). It is identified once per request, before
+//! any handler runs.
 
 use std::sync::Arc;
 
@@ -6,8 +7,8 @@ use minichat_core::{TenantId, UserId};
 
 use crate::config_source::TenantRuntime;
 
-/// The one identity of a request, with the tenant's configuration pinned for
-/// as long as the request, and the turn it opens, lives.
+/// The identity of a request. It pins the tenant's configuration for the
+/// request and for the turn that it opens.
 #[derive(Clone)]
 pub struct Caller {
     pub tenant_id: TenantId,
@@ -45,7 +46,7 @@ impl Scopes {
         write: true,
     };
 
-    /// An empty list, and one with `*`, is unrestricted (API-10).
+    /// An empty list, and a list with `*`, grants everything (API-10).
     pub fn parse<'a>(scopes: impl Iterator<Item = &'a str>) -> Self {
         let mut granted = Self {
             read: false,

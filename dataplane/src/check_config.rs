@@ -1,5 +1,5 @@
-//! `minichat-dataplane check-config` (K8S-1): everything that a start would
-//! refuse, without starting.
+//! `minichat-dataplane check-config` (K8S-1): reports everything that a start
+//! would refuse, without starting.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,8 +10,8 @@ use crate::config_source::{self, Examined};
 use crate::database;
 use crate::serve::{NO_SOURCE, render_settings};
 
-/// Checks the process configuration and the tenants of its source, and writes
-/// one line for each fault to `out`; whether there is none.
+/// Checks the process configuration and the tenants of its source. Writes one
+/// line per fault to `out`, and returns whether there is none.
 pub fn check(
     file: Option<&Path>,
     env: impl IntoIterator<Item = (String, String)>,

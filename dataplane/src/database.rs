@@ -1,4 +1,4 @@
-//! The database as a process uses it: its settings, and whether it serves.
+//! The process's view of its database: the settings, and whether it serves.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use rustix::fs::statvfs;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-/// How long it is told again that the database serves.
+/// How long a successful check is reused.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long it is told again that it does not: whoever waits for it should not
-/// wait for this.
+/// How long a failed check is reused. It is short, so that recovery is noticed
+/// soon.
 const FRESH_FAILURE: Duration = Duration::from_millis(100);
-/// How long a database may take that is ready to serve.
+/// How long the check of a working database may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The settings of the store for `config`.
@@ -49,8 +49,8 @@ pub(crate) fn settings(config: &Database) -> DatabaseSettings {
     }
 }
 
-/// Why a process cannot begin: SQLite says `disk I/O error` of a disk that is
-/// full, so what is free is said as well.
+/// The error when a database cannot be opened. SQLite reports a full disk as
+/// `disk I/O error`, so the message includes the free space.
 pub(crate) fn cannot_be_opened(url: &DatabaseUrl) -> String {
     let DatabaseUrl::Sqlite(file) = url else {
         return "database.url: the database cannot be opened".to_owned();
@@ -66,15 +66,15 @@ pub(crate) fn cannot_be_opened(url: &DatabaseUrl) -> String {
     }
 }
 
-/// Finds out whether a request would be served, by a small write: a database
-/// that can only be read, or whose disk is full, is not ready.
+/// Finds out by a small write whether requests can be served. A read-only
+/// database, or one whose disk is full, is not ready.
 pub struct Probe {
     store: Store,
     last: Mutex<Option<(Instant, Finding)>>,
     is_doubted: AtomicBool,
 }
 
-/// Why the database cannot serve.
+/// The result of a check: why the database cannot serve.
 type Finding = Result<(), Arc<str>>;
 
 impl Probe {
@@ -86,14 +86,14 @@ impl Probe {
         }
     }
 
-    /// Notes that a request was answered with 503: the next [`check`](Self::check)
-    /// finds out why.
+    /// Records that a request was answered with 503, so that the next
+    /// [`check`](Self::check) asks the database.
     pub(crate) fn doubt(&self) {
         self.is_doubted.store(true, Ordering::Release);
     }
 
-    /// What a request would meet. That all is well is found out at most once a
-    /// second, unless somebody met something else.
+    /// Whether the database serves. A success is reused for a second, unless a
+    /// request failed since.
     pub(crate) async fn check(&self) -> Finding {
         let mut last = self.last.lock().await;
         let is_doubted = self.is_doubted.swap(false, Ordering::AcqRel);
@@ -125,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    /// D43: of a disk that is full `SQLite` says only that it failed.
+    /// D43: `SQLite`'s own message does not mention that the disk is full.
     #[test]
     fn a_file_that_cannot_be_opened_is_named_with_the_room_of_its_disk() {
         let directory = TempDir::new().unwrap();

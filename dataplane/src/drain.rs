@@ -1,5 +1,4 @@
-//! How a process comes to its end (K8S-50): what may still begin, what is
-//! finished, and what is cut.
+//! The drain: how a process ends (K8S-50), what it finishes, and what it cuts.
 
 use std::time::Duration;
 
@@ -9,18 +8,17 @@ use tokio::time::{Instant, sleep_until};
 use crate::app::App;
 use crate::open_turns::OpenTurns;
 
-/// How long before the deadline the open streams are cut.
+/// How long before the deadline open streams are cut.
 const CUT: Duration = Duration::from_secs(5);
 
-/// How long their finalization is waited for. The grace period of a pod is
-/// longer than the whole drain by 15 s, so that a database that does not answer
-/// at once costs no turn.
+/// How long to wait for their finalization. A pod's grace period is 15 s longer
+/// than the whole drain, so that a slow database costs no turn.
 const FINALIZATION: Duration = Duration::from_secs(14);
 
-/// Not ready, but serving for `drain.min`; then no new connections and no new
-/// turns, and open streams go on, until there are none or it is time to
-/// [`cut`]. `hurry` is another request to end: it skips to the cut, even before
-/// `drain.min`, because whoever asks twice wants an end.
+/// Drains the process. It is not ready but serves for `drain.min`. Then it
+/// accepts no new connections and no new turns, and open streams continue until
+/// they end or until it is time to [`cut`]. `hurry` is a second signal: it
+/// skips to the cut, even before `drain.min`.
 pub async fn finish(app: &App, lifecycle: &Lifecycle, hurry: impl Future<Output = ()>) {
     let drain = app.config.drain;
     let refuses_at = Instant::now() + drain.min;
@@ -40,7 +38,7 @@ pub async fn finish(app: &App, lifecycle: &Lifecycle, hurry: impl Future<Output 
     }
 }
 
-/// Refuses whatever would be new, cuts the open streams and waits for their
+/// Refuses new requests, cuts the open streams and waits for their
 /// finalization.
 pub async fn cut(app: &App, lifecycle: &Lifecycle) {
     lifecycle.draining.fire();
@@ -55,8 +53,8 @@ fn refuse(app: &App, lifecycle: &Lifecycle) {
     lifecycle.refusing.fire();
 }
 
-/// Waits until no turn is open (TURN-51), and gives up those that still are:
-/// their clients are told so.
+/// Waits until no turn is open (TURN-51). Turns that are still open after
+/// `patience` are abandoned, and their clients get an error.
 pub(crate) async fn finalized(turns: &OpenTurns, patience: Duration) {
     if tokio::time::timeout(patience, turns.idle()).await.is_err() {
         tracing::error!("some turns could not be finalized in time; the watchdog will end them");

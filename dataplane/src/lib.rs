@@ -1,7 +1,6 @@
 //! The data plane: serves the tenants of a configuration source.
-//!
-//! [`start`] is everything the binary does after reading its configuration,
-//! so that a test runs what users run.
+//! [`start`] does everything that the binary does after reading its
+//! configuration, so that tests run what users run.
 
 mod admin;
 pub mod app;

@@ -1,4 +1,4 @@
-//! `minichat-dataplane`: one binary, its roles as subcommands.
+//! `minichat-dataplane`: one binary with a subcommand for each role.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,15 +27,15 @@ struct Cli {
 enum Command {
     /// Serve the tenants of one source.
     Serve {
-        /// Process configuration (YAML). Every key can be given as an
-        /// environment variable instead: `MINICHAT_SERVER_BIND_ADDR` sets
+        /// Process configuration (YAML). Every key can also be set by an
+        /// environment variable: `MINICHAT_SERVER_BIND_ADDR` sets
         /// `server.bind_addr`.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
         #[command(flatten)]
         source: Source,
     },
-    /// Say everything that `serve` would refuse with the same flags and
+    /// Report everything that `serve` would refuse with the same flags and
     /// variables, without starting. Exit code 1: something would be refused.
     CheckConfig {
         /// Process configuration (YAML).
@@ -44,43 +44,46 @@ enum Command {
         #[command(flatten)]
         source: Source,
     },
-    /// Ask a running data plane one question and print the answer as it
-    /// arrives; fails unless it comes whole.
+    /// Send one message to a running data plane and print the answer as it
+    /// arrives. Exit code 1: the API refused it, or the answer is not complete.
     Ask {
-        /// Base path of the API, without TLS.
+        /// Base path of the API, such as `http://127.0.0.1:8087/mini-chat/v1`.
+        /// Only `http`, without TLS.
         #[arg(long, default_value = "http://127.0.0.1:8087/mini-chat/v1")]
         url: Uri,
-        /// Header that says who asks, `Name: value`; may be repeated.
+        /// Header that identifies the caller, such as `X-User-Id: 0b7f…`; may
+        /// be repeated.
         #[arg(long = "header", value_name = "HEADER", value_parser = ask::header)]
         headers: Vec<(HeaderName, HeaderValue)>,
-        /// What to ask.
+        /// The message to send.
         #[arg(default_value = "Hello")]
         message: String,
     },
-    /// End turns that a dead process left running, and print a line of JSON
-    /// about it. Needs the database and nothing else. Exit code 1: something
-    /// is left; the log says what.
+    /// End the turns that crashed processes left running, and print one JSON
+    /// line per run. Needs only the database. Exit code 1: a turn could not be
+    /// ended, or the database could not serve; the log says why.
     Watchdog {
-        /// Process configuration (YAML), of which `database`,
-        /// `orphan_watchdog`, `job` and `logging` are read.
+        /// Process configuration (YAML). Only `database`, `orphan_watchdog`,
+        /// `job` and `logging` are read.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Look once; the default.
+        /// Scan once (the default).
         #[arg(long, conflicts_with = "interval")]
         once: bool,
-        /// Look every so many seconds, until SIGTERM.
+        /// Scan every N seconds until SIGTERM.
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
         interval: Option<u64>,
     },
-    /// Show and change whose each tenant id is. An id, with every chat under
+    /// Show or change the owner of a tenant id. An id, with every chat under
     /// it, belongs to the `ChatTenant` that was served under it first.
     Tenants {
         #[command(subcommand)]
         command: TenantsCommand,
     },
-    /// Bring the schema of the database up to date.
+    /// Migrate the database to the schema of this release. Safe to run at any
+    /// time, and by several processes at once.
     Migrate {
-        /// Process configuration (YAML), of which `database` and `logging` are
+        /// Process configuration (YAML). Only `database` and `logging` are
         /// read.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
@@ -89,61 +92,61 @@ enum Command {
 
 #[derive(Subcommand)]
 enum TenantsCommand {
-    /// Print every tenant that was served from the database, whose it is, and
-    /// when a process first and last took its configuration over.
+    /// Print every tenant that was served from the database: its owner, and
+    /// when a process first and last took over its configuration.
     List {
-        /// Process configuration (YAML), of which `database` is read.
+        /// Process configuration (YAML). Only `database` is read.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// One JSON object to a line instead of a table.
+        /// Print one JSON object per line instead of a table.
         #[arg(long)]
         json: bool,
     },
-    /// Give a tenant's id, with every chat under it, to another `ChatTenant`,
-    /// such as the same one under a new name. Exit code 1: nothing was changed.
+    /// Transfer a tenant id, with every chat under it, to another `ChatTenant`,
+    /// for example after renaming it. Exit code 1: nothing was changed.
     Transfer {
-        /// Process configuration (YAML), of which `database` is read.
+        /// Process configuration (YAML). Only `database` is read.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
         /// The tenant's id.
         #[arg(long, value_name = "UUID")]
         tenant: TenantId,
-        /// Whose it is now.
+        /// Its current owner, as `namespace/name`.
         #[arg(long, value_name = "NAMESPACE/NAME")]
         from: NamespacedName,
-        /// Whose it will be.
+        /// Its new owner, as `namespace/name`.
         #[arg(long, value_name = "NAMESPACE/NAME")]
         to: NamespacedName,
     },
 }
 
-/// Where the tenants come from. Each flag is a key of the configuration too,
-/// and wins over it.
+/// Where the tenants come from. Each flag is also a configuration key; the flag
+/// takes precedence.
 #[derive(Args)]
 struct Source {
-    /// Serve the tenants of a directory of `ChatTenant`, `ChatQuota` and
-    /// `Secret` documents (`source.manifests`).
+    /// Directory of `ChatTenant`, `ChatQuota` and `Secret` manifests to serve
+    /// (`source.manifests`).
     #[arg(long, value_name = "DIR", group = "tenants")]
     manifests: Option<String>,
-    /// Serve the rendered tenants of a directory: a mounted Secret, or a folder
-    /// or file for each (`source.directory`).
+    /// Directory of rendered tenants to serve: a mounted Secret, or one
+    /// subdirectory or file per tenant (`source.directory`).
     #[arg(long, value_name = "DIR", group = "tenants")]
     directory: Option<String>,
-    /// Serve the rendered tenants of a pool, watched in the cluster
+    /// Pool whose rendered tenants to serve, watched in the cluster
     /// (`source.pool`).
     #[arg(long, value_name = "NAME", group = "tenants")]
     pool: Option<String>,
-    /// Namespace of the pool; by default the process's own (`source.namespace`).
+    /// Namespace of the pool. Default: the process's own (`source.namespace`).
     #[arg(long, value_name = "NAMESPACE", conflicts_with_all = ["manifests", "directory"])]
     namespace: Option<String>,
-    /// File that names the cluster; by default the one of the environment
+    /// Kubeconfig file of the cluster. Default: found from the environment
     /// (`source.kubeconfig`).
     #[arg(long, value_name = "FILE", conflicts_with_all = ["manifests", "directory"])]
     kubeconfig: Option<String>,
 }
 
 impl Source {
-    /// The flags as the variables that set the same keys.
+    /// The flags, as the environment variables that set the same keys.
     fn into_variables(self) -> impl Iterator<Item = (String, String)> {
         let flags = [
             ("MANIFESTS", self.manifests),
@@ -207,7 +210,7 @@ fn serve(config: ProcessConfig) -> anyhow::Result<()> {
         std::panic::set_hook(Box::new(report_panic));
         let mut signals = Terminations::listen()?;
         let starting = minichat_dataplane::start_traced(config, tracer.clone());
-        // A start may wait for the file of a process that drains.
+        // The start may wait for the file of a process that is draining.
         let running = tokio::select! {
             running = starting => Some(running?),
             () = signals.next() => None,
@@ -274,7 +277,8 @@ fn tenants(command: TenantsCommand) -> anyhow::Result<()> {
     }
 }
 
-/// One thread for everything but the connections, which have their own.
+/// One thread for everything except the connections, which have their own
+/// threads.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -309,7 +313,7 @@ fn telemetry(config: &ProcessConfig) -> Result<Tracer, StartError> {
     minichat_telemetry::start("dataplane", logs, traces)
 }
 
-/// Says where, never what: the payload of a panic may quote a user's text
+/// Logs the location only. The payload of a panic may quote a user's text
 /// (PLAT-165).
 fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string);

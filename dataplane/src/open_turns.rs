@@ -1,5 +1,5 @@
-//! The turns that are open in this process, and how one learns that it must
-//! end before its provider does.
+//! The open turns of this process, and how a turn learns that it must end
+//! before its provider does.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -12,22 +12,21 @@ use minichat_telemetry::Signal;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Who ended a turn early.
+/// Why a turn was ended early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cancel {
-    /// The client is gone.
+    /// The client has disconnected.
     Disconnect,
-    /// Somebody asked for it (D3).
+    /// A stop was requested (D3).
     Stop,
-    /// The process stops and the turn's time is over.
+    /// The process ends, and the turn's time is over.
     Drain,
 }
 
-/// What ends one turn early. The first cause counts; it is remembered until
-/// the turn looks. One task at a time may wait.
-///
-/// A turn looks at this with every piece of its answer, so looking costs one
-/// load and the waiter registers once.
+/// Ends one turn early. The first cause counts and is kept. One task at a time
+/// may wait for it.
+/// A turn checks it at every piece of its answer, so a check costs one load,
+/// and the waiter registers only once.
 #[derive(Debug, Default)]
 pub struct Interrupt {
     cause: OnceLock<(Cancel, Instant)>,
@@ -41,12 +40,12 @@ impl Interrupt {
         }
     }
 
-    /// Who ended the turn, and when it was expressed.
+    /// The cause and the time at which it was set.
     pub fn fired(&self) -> Option<(Cancel, Instant)> {
         self.cause.get().copied()
     }
 
-    /// Returns once somebody ended the turn; at once if it happened already.
+    /// Returns once a cause is set; at once if one is set already.
     pub async fn wait(&self) -> Cancel {
         let mut registered = None;
         poll_fn(|cx| self.poll_wait(cx, &mut registered)).await
@@ -66,7 +65,7 @@ impl Interrupt {
         {
             self.waiter.register(cx.waker());
             *registered = Some(cx.waker().clone());
-            // It may have fired before the registration.
+            // The cause may have been set before the registration.
             if let Some((cancel, _)) = self.fired() {
                 return Poll::Ready(cancel);
             }
@@ -75,8 +74,8 @@ impl Interrupt {
     }
 }
 
-/// The turns that are open in this process: it does not exit before they are
-/// finalized (TURN-51), and it can end them (D3, K8S-50).
+/// The open turns of this process. It does not exit before they are finalized
+/// (TURN-51), and it can end them (D3, K8S-50).
 #[derive(Clone, Debug, Default)]
 pub struct OpenTurns(Arc<Shared>);
 
@@ -90,12 +89,12 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Open {
     turns: HashMap<TurnId, Arc<Interrupt>>,
-    /// Turns that are entered from now on are over before they begin.
+    /// Turns that are entered from now on are cancelled at once.
     aborted: bool,
 }
 
 impl OpenTurns {
-    /// Counts one more until the guard is dropped.
+    /// Counts one more turn until the guard is dropped.
     pub fn enter(&self, turn: TurnId) -> OpenTurnGuard {
         let interrupt = Arc::<Interrupt>::default();
         let mut open = self.lock();
@@ -111,7 +110,7 @@ impl OpenTurns {
         }
     }
 
-    /// Asks `turn` to end, if it is open here; whether it is.
+    /// Stops `turn` if it is open here. Returns whether it is.
     pub fn stop(&self, turn: TurnId) -> bool {
         let found = self.lock().turns.get(&turn).cloned();
         if let Some(interrupt) = &found {
@@ -125,7 +124,7 @@ impl OpenTurns {
         self.lock().turns.contains_key(&turn)
     }
 
-    /// Ends every turn that is open, and each that is still to come (K8S-50).
+    /// Ends every open turn, and every turn that is entered later (K8S-50).
     pub fn abort(&self) {
         let mut open = self.lock();
         open.aborted = true;
@@ -136,8 +135,8 @@ impl OpenTurns {
         }
     }
 
-    /// Lets nobody wait any longer for the database to end a turn: the process
-    /// ends.
+    /// Ends all waits for the database to finalize a turn, because the process
+    /// exits.
     pub fn abandon(&self) {
         self.0.abandoned.fire();
     }
@@ -147,7 +146,7 @@ impl OpenTurns {
         self.0.abandoned.fired().await;
     }
 
-    /// Waits until none is open.
+    /// Waits until no turn is open.
     pub async fn idle(&self) {
         loop {
             let mut emptied = std::pin::pin!(self.0.emptied.notified());
@@ -173,7 +172,7 @@ pub struct OpenTurnGuard {
 }
 
 impl OpenTurnGuard {
-    /// How the turn learns that it shall end.
+    /// Signals that the turn must end.
     pub fn interrupt(&self) -> Arc<Interrupt> {
         Arc::clone(&self.interrupt)
     }
@@ -225,7 +224,7 @@ mod tests {
         assert_eq!(late.interrupt().wait().await, Cancel::Drain);
     }
 
-    /// Provokes a cause that comes while the waiter registers.
+    /// Sets a cause at the moment when the waiter registers.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn no_interrupt_is_lost() {
         for _ in 0..2_000 {

@@ -1,8 +1,9 @@
-//! What a problem document says (API-30): the error type of the HTTP layer.
-//!
-//! Lower layers have error types of their own: `StoreError` becomes a `Problem`
-//! here and nowhere else, a provider's `Failure` never does, because it ends
-//! inside the stream. ARCHITECTURE.md, "Errors, layer by layer", has the table.
+//! The content of a problem document (API-30): the error type of the HTTP
+//! layer.
+//! Lower layers have their own error types. Only this file turns a `StoreError`
+//! into a `Problem`. A provider's `Failure` never becomes one, because it ends
+//! inside the stream. The table is in ARCHITECTURE.md, "Errors, layer by
+//! layer".
 
 use http::HeaderValue;
 use http::header::RETRY_AFTER;
@@ -11,19 +12,19 @@ use minichat_store::StoreError;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// Seconds after which a client may try again what cannot be served now.
+/// Seconds after which a client may retry a request that cannot be served now.
 const RETRY_SOON: HeaderValue = HeaderValue::from_static("2");
 
 /// A request that is answered with an error document. Nothing was written.
 #[derive(Debug)]
 pub struct Problem {
     pub code: ErrorCode,
-    /// Human text that is safe to show.
+    /// Text for people, safe to show.
     pub detail: String,
     pub errors: Vec<FieldError>,
     pub context: Option<Box<serde_json::Value>>,
     pub quota_scope: Option<&'static str>,
-    /// Extra response headers, such as `Retry-After` or `Allow`.
+    /// Additional response headers, such as `Retry-After` or `Allow`.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
 }
 
@@ -47,7 +48,7 @@ impl Problem {
         }
     }
 
-    /// 400 `invalid_request` that names the field.
+    /// 400 `invalid_request` with the name of the field.
     pub fn invalid_field(field: &str, message: impl Into<String>) -> Self {
         let message = message.into();
         let mut problem = Self::new(ErrorCode::InvalidRequest, format!("{field}: {message}"));
@@ -69,7 +70,7 @@ impl Problem {
         )
     }
 
-    /// 503 of what passes by itself.
+    /// 503 for a temporary failure.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(ErrorCode::ServiceUnavailable, detail).with_header(RETRY_AFTER, RETRY_SOON)
     }
@@ -90,7 +91,7 @@ impl Problem {
 }
 
 impl From<StoreError> for Problem {
-    /// The one place where a storage failure becomes an answer; logged here.
+    /// Turns a storage failure into an answer and logs it. Nothing else does.
     fn from(error: StoreError) -> Self {
         if error.is_unavailable() {
             tracing::warn!(%error, "the database cannot serve");
@@ -105,15 +106,15 @@ impl From<StoreError> for Problem {
 mod tests {
     use super::*;
 
-    /// API-31, API-32, D43: what passes by itself is told apart from faults, and
-    /// neither is told by its own words.
+    /// API-31, API-32, D43: temporary failures are distinguished from faults,
+    /// and the answer contains no text of the database.
     #[test]
     fn a_database_that_cannot_be_reached_is_unavailable() {
         let unreachable = Problem::from(StoreError::Connection("10.0.0.1 refused".to_owned()));
         assert_eq!(unreachable.code, ErrorCode::ServiceUnavailable);
         assert!(!unreachable.detail.contains("10.0.0.1"));
-        let told = &unreachable.headers;
-        assert_eq!(told[..], [(RETRY_AFTER, HeaderValue::from_static("2"))]);
+        let headers = &unreachable.headers;
+        assert_eq!(headers[..], [(RETRY_AFTER, HeaderValue::from_static("2"))]);
         let fault = Problem::from(StoreError::DedupeKey);
         assert_eq!(fault.code, ErrorCode::InternalError);
         assert!(fault.headers.is_empty());

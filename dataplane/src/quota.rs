@@ -1,10 +1,10 @@
-//! Quota cells between the database's rows and the pure rules.
+//! Converts quota rows of the database for the pure quota rules.
 
 use minichat_core::quota::{Bucket, Cell, Cells, Period};
 use minichat_store::QuotaCells;
 
-/// The rows of one scope as preflight and status read them; a missing row is
-/// zero (QUOTA-78).
+/// The cells of one scope for preflight and status. A missing row is zero
+/// (QUOTA-78).
 pub(crate) fn cells(rows: &QuotaCells) -> Cells {
     let mut cells = Cells::default();
     for bucket in Bucket::ALL {

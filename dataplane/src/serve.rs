@@ -1,4 +1,4 @@
-//! A serving process: what is opened at start, and in which order it ends.
+//! A serving process: the order in which it starts and ends.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::jobs::{Watchdog, WatchdogHost};
 use crate::open_turns::OpenTurns;
 use crate::turn;
 
-/// How long a client may take to read the end of its answer.
+/// How long clients may take to read the end of their answers.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 pub(crate) const NO_SOURCE: &str = "no source of tenants: give one of --manifests DIR, --directory DIR and --pool NAME, \
@@ -44,25 +44,26 @@ pub struct Running {
     application: Listener,
     admin: Listener,
     source: ConfigSource,
-    /// Serve the application's connections.
+    /// The threads that serve the application's connections.
     workers: Workers,
-    /// The process that owns a `SQLite` file hosts its own watchdog (D16).
+    /// The watchdog of a process that owns a `SQLite` file (D16).
     watchdog: Option<WatchdogHost>,
-    /// Hears what other processes of the same PostgreSQL want stopped (D3).
+    /// Receives the stop requests of other processes on the same PostgreSQL
+    /// (D3).
     stops: Option<JoinHandle<()>>,
 }
 
-/// What a process takes to end besides its drain (K8S-50).
+/// Time that a process may take to end in addition to its drain (K8S-50).
 const DRAIN_MARGIN: Duration = Duration::from_secs(15);
 
-/// Opens everything, loads the tenants of the source that `config` names, and
-/// serves. Faults of single tenants do not stop the start: they are logged,
-/// shown by `/configz`, and concern only their tenants.
+/// Opens everything, loads the tenants of the source in `config`, and serves.
+/// Faults of single tenants do not stop the start: they are logged, shown by
+/// `/configz`, and affect only their tenants.
 pub async fn start(config: ProcessConfig) -> anyhow::Result<Running> {
     start_traced(config, Tracer::without_export()).await
 }
 
-/// [`start`], with traces that go somewhere.
+/// Like [`start`], with a tracer that exports traces.
 pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Result<Running> {
     if let Some(file) = &config.outbound.ca_file {
         check_ca_file(file).with_context(|| format!("outbound.ca_file: {}", file.display()))?;
@@ -138,9 +139,9 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
     Ok(running)
 }
 
-/// Ends what the file's last owner left running, before anybody is served
-/// (TURN-63). While the disk is full that waits, and nobody is served either:
-/// then it is told since when turns are this process's own.
+/// Ends the turns that the file's last owner left running, before any request
+/// is served (TURN-63). If the disk is full, this has to wait: returns the
+/// instant since which turns are this process's own.
 async fn recover(watchdog: &Watchdog, now: Timestamp) -> anyhow::Result<Option<Timestamp>> {
     let report = watchdog.recover().await;
     let Some(error) = report.error else {
@@ -185,7 +186,7 @@ fn client_settings(config: &ProcessConfig) -> ClientSettings {
     }
 }
 
-/// What the process allows its tenants.
+/// Limits of the process for its tenants.
 pub(crate) fn render_settings(config: &ProcessConfig) -> RenderSettings {
     RenderSettings {
         allow_http: config.provider_http.allow_http,
@@ -200,7 +201,7 @@ pub(crate) fn render_settings(config: &ProcessConfig) -> RenderSettings {
 
 fn database(config: &ProcessConfig) -> DatabaseSettings {
     DatabaseSettings {
-        // As long as the process that has the file may take to end.
+        // As long as a process that has the file may take to end.
         file_patience: config.drain.min + config.drain.max + DRAIN_MARGIN,
         ..database::settings(&config.database)
     }
@@ -212,7 +213,7 @@ async fn listen(addr: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("{key}: cannot listen on {addr}"))
 }
 
-/// One listener's task.
+/// The task of one listener.
 struct Listener {
     lifecycle: Lifecycle,
     task: JoinHandle<()>,
@@ -240,13 +241,13 @@ impl Listener {
 }
 
 impl Running {
-    /// A watchdog on this process's database, for whoever wants to decide
-    /// when it runs. As one in another process, it knows no open turns.
+    /// A watchdog on this process's database, for tests that control when it
+    /// runs. Like a watchdog in another process, it knows no open turns.
     pub fn watchdog(&self) -> Watchdog {
         watchdog(&self.app)
     }
 
-    /// Ends the process's work in the order of K8S-50.
+    /// Ends the process in the order of K8S-50.
     pub async fn drain(self, mut signals: Terminations) {
         drain::finish(&self.app, &self.application.lifecycle, signals.next()).await;
         self.stop().await;
@@ -266,15 +267,15 @@ impl Running {
             stops,
         } = self;
         drain::cut(&app, &application.lifecycle).await;
-        // A failure of the task is logged by the listener.
+        // The listener logs its own failure.
         if tokio::time::timeout(GOODBYE, &mut application.task)
             .await
             .is_err()
         {
-            tracing::warn!("some clients did not take the end of their answers in time");
+            tracing::warn!("some clients did not read the end of their answers in time");
             application.task.abort();
         }
-        // A request that was being admitted at the cut has opened its turn
+        // A request that was being admitted at the cut may have opened its turn
         // since then.
         drain::finalized(&app.turns, GOODBYE).await;
         drop(workers);

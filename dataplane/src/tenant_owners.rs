@@ -1,5 +1,5 @@
-//! `minichat-dataplane tenants`: whose each tenant id is (D36), shown to and
-//! changed by whoever runs the database.
+//! `minichat-dataplane tenants`: shows and changes the owners of tenant ids
+//! (D36).
 
 use std::io::Write;
 
@@ -12,18 +12,18 @@ use serde_json::json;
 
 use crate::jobs::process::open;
 
-/// A tenant's id, and with it every chat under it, from one `ChatTenant` to
-/// another.
+/// The transfer of a tenant's id, with every chat under it, from one
+/// `ChatTenant` to another.
 #[derive(Debug, Clone)]
 pub struct Transfer {
     pub tenant: TenantId,
-    /// Whose it is.
+    /// The current owner.
     pub from: NamespacedName,
     pub to: NamespacedName,
 }
 
-/// Writes every tenant that was served from the database: a table for people,
-/// or with `json` one object to a line.
+/// Writes every tenant that was served from the database: a table, or with
+/// `json` one object per line.
 pub async fn list(config: &JobConfig, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
     let store = open(config, false).await?;
     let tenants: Result<_, StoreError> = store
@@ -74,8 +74,8 @@ fn write_table(tenants: &[ServedTenant], out: &mut dyn Write) -> std::io::Result
     Ok(())
 }
 
-/// Carries `transfer` out, or says why not; nothing is changed then. One that
-/// was carried out before is no error.
+/// Carries out `transfer`. If it fails, nothing is changed. A transfer that was
+/// carried out before is not an error.
 pub async fn transfer(
     config: &JobConfig,
     transfer: &Transfer,

@@ -1,5 +1,5 @@
-//! What `/configz` shows (K8S-22, D33, D34): the types. [`super::tenant_states`] fills them, the admin listener serves
-//! them.
+//! The types of `/configz` (K8S-22, D33, D34). [`super::tenant_states`] fills
+//! them, and the admin listener serves them.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use arc_swap::ArcSwap;
 use minichat_core::{NamespacedName, TenantId};
 use serde::Serialize;
 
-/// The state of every tenant the source knows, also of those that never ran.
-/// Neither content nor secrets.
+/// The state of every tenant that the source knows, including tenants that
+/// never ran. Contains neither contents nor secrets.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
     entries: Arc<ArcSwap<Configz>>,
@@ -20,49 +20,51 @@ pub type Configz = Vec<TenantStatus>;
 /// One tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TenantStatus {
-    /// Which one.
+    /// The tenant's id.
     pub tenant_id: TenantId,
-    /// Whether a request of mode `dev` that names no tenant opens this one; only
-    /// said in that mode (D51).
+    /// Whether this tenant opens requests of mode `dev` that name no tenant.
+    /// Absent in other modes (D51).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub default: bool,
-    /// The `ChatTenant` whose configuration runs.
+    /// The `ChatTenant` of the running configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<NamespacedName>,
-    /// The one that runs; `null` if none ever did.
+    /// The running revision; `null` if none ever ran.
     pub revision: Option<String>,
     pub state: State,
     /// Whether the tenant's requests are refused.
     pub suspended: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejected_revision: Option<String>,
-    /// Every problem of the refused one, separated by `; `.
+    /// All problems of the refused configuration, separated by `; `.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Whether the refused one is tried again without being delivered anew: the database
-    /// did not take it. Only said then.
+    /// Whether the refused configuration will be tried again without a new
+    /// delivery, because the database did not accept it. Absent if false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub retrying: bool,
-    /// The newest policy version in the database, when the refused one would
-    /// have to be higher.
+    /// The newest policy version in the database. Present if the refused
+    /// configuration needs a higher one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored_version: Option<u64>,
-    /// Whose the id is in the database, when the refused one is another's (D36).
+    /// The id's owner in the database. Present if the configuration was refused
+    /// because another `ChatTenant` owns the id (D36).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored_owner: Option<NamespacedName>,
-    /// The issuer that the refused one lists and that is another tenant's.
+    /// The issuer in the refused configuration that belongs to another tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contested_issuer: Option<ContestedIssuer>,
 }
 
-/// An issuer that two tenants list, of which one does not name a `tenantClaim`.
+/// An issuer that two tenants list, although at least one of them sets no
+/// `tenantClaim`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ContestedIssuer {
-    /// Place in `spec.auth.issuers`, from 0.
+    /// Index in `spec.auth.issuers`, from 0.
     pub position: usize,
     /// The claim `iss`.
     pub issuer: String,
-    /// Whose it is.
+    /// The tenant that the issuer belongs to.
     pub holder: TenantId,
 }
 
@@ -70,9 +72,9 @@ pub struct ContestedIssuer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It runs.
+    /// The newest configuration runs.
     Active,
-    /// It was refused; an older one may run.
+    /// The newest configuration was refused. An older one may run.
     Rejected,
 }
 

@@ -1,6 +1,6 @@
 //! The source `directory` (K8S-21): rendered tenants as files. A tenant is
 //!
-//! * a mounted Secret: the directory itself, or a folder of it, that holds
+//! * a mounted Secret: the directory itself, or a subdirectory, that contains
 //!   `tenant.json` and `credentials.json`;
 //! * or a file: the rendered Secret as YAML or JSON.
 
@@ -19,17 +19,17 @@ use notify::RecursiveMode;
 use super::folder::Reader;
 use super::rendered::{Delivery, Intake};
 
-/// Separates folder and file in the names of [`Files`].
+/// Separates directory and file in the names of [`Files`].
 const SEPARATOR: char = '/';
 
 /// Reads the rendered tenants of a directory.
 pub(super) struct DirectoryReader {
     places_of: Places,
     intake: Intake,
-    /// Tenants by the folder or file that held them: what is broken now still
-    /// belongs to somebody.
+    /// The tenant of each place (subdirectory or file), kept so that a fault is
+    /// reported for the tenant that was there before.
     places: BTreeMap<String, TenantId>,
-    /// The place that counted for each tenant.
+    /// The place in effect for each tenant.
     counted: BTreeMap<TenantId, String>,
 }
 
@@ -44,7 +44,8 @@ impl DirectoryReader {
     }
 }
 
-/// The tenant or the error of every place of a directory, without serving any.
+/// Reads every place of a directory without serving it: the tenant, or what is
+/// wrong with it.
 pub(super) fn examine(
     files: &Files,
     settings: &RenderSettings,
@@ -120,9 +121,9 @@ impl Reader for DirectoryReader {
 }
 
 impl DirectoryReader {
-    /// A tenant whose place is gone ends, also when another tenant of the same
-    /// id stands elsewhere (D36). What stands in its place is refused, and it
-    /// goes on.
+    /// Ends a tenant whose place is gone, even if another tenant with the same
+    /// id is in another place (D36). If something else has taken its place,
+    /// that is refused, and the tenant keeps running.
     fn notice_replaced(&mut self, id: TenantId, place: &str, found: &Found) {
         let is_elsewhere = self.counted.get(&id).is_some_and(|before| before != place);
         let running = self.intake.states.running(id);
@@ -135,8 +136,9 @@ impl DirectoryReader {
     }
 }
 
-/// What counts of several places that hold one tenant: the owner's, so that
-/// nobody who has the same id keeps the owner from being served (D36).
+/// Chooses between several places with the same tenant id: the owner's place is
+/// used, so that a copy of the id cannot keep the owner from being served
+/// (D36).
 fn chosen(
     id: TenantId,
     mut places: Vec<(String, Found)>,
@@ -149,14 +151,14 @@ fn chosen(
     }
     let (place, found) = places.swap_remove(position);
     for (other, _) in places {
-        tracing::warn!(place = other, other = %place, tenant.id = %id, "the tenant stands there too; this one is ignored");
+        tracing::warn!(place = other, other = %place, tenant.id = %id, "another place has this tenant too; this one is ignored");
     }
     Some((place, found))
 }
 
-/// What one folder or file says.
+/// The contents of one place.
 struct Found {
-    /// Known as soon as the document names it, valid or not.
+    /// Known as soon as the document names it, even if the rest is invalid.
     tenant: Option<TenantId>,
     delivery: Delivery,
 }
@@ -197,7 +199,7 @@ impl Found {
     }
 }
 
-/// Reads what stands in the places of a directory.
+/// Reads the places of a directory.
 struct Places {
     settings: RenderSettings,
     revisions: Revisions,
@@ -227,8 +229,9 @@ impl Places {
         found
     }
 
-    /// A folder with the two keys of a Secret. Annotations are not mounted, so
-    /// a revision is made, and the document must name its source.
+    /// A subdirectory with the two keys of a Secret. A mounted Secret has no
+    /// annotations, so the revision is computed, and the document must name its
+    /// source.
     fn mounted(&self, place: &str, files: &Files) -> Found {
         let name = |key| format!("{place}{SEPARATOR}{key}");
         let texts = [TENANT_KEY, CREDENTIALS_KEY].map(|key| text(files, &name(key)));
@@ -267,7 +270,7 @@ impl Places {
         Found::of(id_of(tenant), revision, read)
     }
 
-    /// A file that holds a whole Secret.
+    /// A file with a whole Secret.
     fn document(&self, name: &str, files: &Files) -> Found {
         let text = match text(files, name) {
             Ok(text) => text,
@@ -283,7 +286,7 @@ impl Places {
             .map_err(Faults::from)
             .and_then(|value| {
                 serde_json::from_value::<Secret>(value).map_err(|_| {
-                    // The text of the error may quote the Secret.
+                    // The error may quote the Secret.
                     Faults::from(minichat_config::Fault {
                         path: String::new(),
                         message:
@@ -311,7 +314,7 @@ impl Places {
     }
 }
 
-/// The text of the file called `name`, or why there is none.
+/// The text of the file called `name`, or why it is missing.
 fn text<'a>(files: &'a Files, name: &str) -> Result<&'a str, String> {
     match (files.unreadable.get(name), files.texts.get(name)) {
         (Some(error), _) => Err(error.clone()),
@@ -320,14 +323,14 @@ fn text<'a>(files: &'a Files, name: &str) -> Result<&'a str, String> {
     }
 }
 
-/// The tenant that a document names, however invalid the rest of it is.
+/// The tenant that a document names, even if the rest is invalid.
 fn id_of(document: &str) -> Option<TenantId> {
     let value: serde_json::Value = serde_json::from_str(document).ok()?;
     value.get("tenant_id")?.as_str()?.parse().ok()
 }
 
-/// The name unless it is hidden, as the folders are in which the kubelet keeps
-/// the versions of a mounted Secret.
+/// The name, unless it begins with a dot, as do the directories in which the
+/// kubelet keeps versions of a mounted Secret.
 fn visible_name(path: &Path) -> Option<&str> {
     let name = path.file_name()?.to_str()?;
     (!name.starts_with('.')).then_some(name)

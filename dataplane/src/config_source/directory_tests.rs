@@ -1,6 +1,6 @@
-//! A directory of rendered tenants as the kubelet keeps it: a mounted Secret
-//! changes by one rename of a link. Changes are waited for, at most
-//! [`PATIENCE`].
+//! A directory of rendered tenants as the kubelet maintains it: it updates a
+//! mounted Secret by renaming one symbolic link. The tests wait for changes up
+//! to [`PATIENCE`].
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -27,7 +27,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Serves `tenants`, which `write` lays into an empty directory.
+    /// Serves the tenants that `write` puts into an empty directory.
     async fn start(write: impl FnOnce(&Path)) -> Self {
         let files = TempDir::new().unwrap();
         let directory = files.path().join("tenants");
@@ -74,8 +74,8 @@ fn keys(id: &str, version: u64, limit: u32, key: &str) -> [(&'static str, Vec<u8
     [TENANT_KEY, CREDENTIALS_KEY].map(|key| (key, data.remove(key).unwrap().0))
 }
 
-/// Writes `keys` into `mount` as the kubelet does: a folder of their own, and a
-/// link that is exchanged for the one to the folder before.
+/// Writes `keys` into `mount` as the kubelet does: into a new subdirectory,
+/// followed by the exchange of the link to the previous one.
 fn mount(mount: &Path, keys: &[(&str, Vec<u8>)]) {
     fs::create_dir_all(mount).unwrap();
     let before = fs::read_link(mount.join("..data")).ok();
@@ -132,8 +132,8 @@ async fn new_credentials_alone_are_a_new_revision() {
     assert_eq!(running.policy_version(), 1);
 }
 
-/// K8S-21: what is told of the directory ends with the directory; the poll
-/// finds what stands in its place.
+/// K8S-21: file notifications of a directory end when it is replaced; the poll
+/// finds the new one.
 #[tokio::test]
 async fn a_directory_that_was_exchanged_is_found_by_the_poll() {
     let scene = Scene::start(|directory| mount(directory, &keys(A, 1, 7, "key"))).await;

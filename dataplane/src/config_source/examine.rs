@@ -1,5 +1,5 @@
-//! A look at the tenants of a source, without serving them and without a
-//! database: for people who want to know before they start.
+//! Reads the tenants of a source without serving them and without a database,
+//! for `check-config`.
 
 use std::io;
 use std::path::Path;
@@ -12,18 +12,18 @@ use super::directory::{self, DirectoryReader};
 use super::folder;
 use super::manifests::ManifestReader;
 
-/// What a source holds.
+/// The contents of a source.
 #[derive(Debug, Default)]
 pub struct Examined {
     /// Every tenant that would be served.
     pub tenants: Vec<String>,
-    /// Everything that would be refused, with its place.
+    /// Everything that would be refused, with its location.
     pub faults: Vec<String>,
-    /// What works but is probably not meant, and what could not be looked at.
+    /// What works but is probably a mistake, and what could not be checked.
     pub remarks: Vec<String>,
 }
 
-/// Reads `source` as serving it would.
+/// Reads `source` as `serve` would.
 pub fn examine(source: &TenantSource, settings: &RenderSettings) -> Examined {
     let (path, examined) = match source {
         TenantSource::Manifests(path) => (path, manifests(path, settings)),
@@ -31,7 +31,7 @@ pub fn examine(source: &TenantSource, settings: &RenderSettings) -> Examined {
         TenantSource::Kubernetes { pool, .. } => {
             return Examined {
                 remarks: vec![format!(
-                    "the tenants of the pool {pool} are in the cluster and are not looked at"
+                    "the tenants of the pool {pool} are in the cluster and are not checked"
                 )],
                 ..Examined::default()
             };
@@ -40,7 +40,7 @@ pub fn examine(source: &TenantSource, settings: &RenderSettings) -> Examined {
     match examined {
         Ok(mut examined) => {
             if examined.tenants.is_empty() && examined.faults.is_empty() {
-                let remark = format!("{} holds no tenant", path.display());
+                let remark = format!("{} contains no tenant", path.display());
                 examined.remarks.push(remark);
             }
             examined

@@ -1,5 +1,6 @@
-//! The texts of a directory's files, each read again only when it may have
-//! changed, and what cannot be read as a reported reason, never as a hang.
+//! Reads the files of a directory. A file is read again only if it may have
+//! changed. A file that cannot be read becomes a reported problem and never
+//! blocks.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};
@@ -12,15 +13,16 @@ use std::time::{Duration, Instant};
 use minichat_crds::manifests::Files;
 use rustix::fs::OFlags;
 
-/// Longest file in bytes.
+/// Maximum size of a file in bytes.
 const MAX_BYTES: u64 = 64 << 20;
-/// How long a file is read again although it looks unchanged: a second edit
-/// within one tick of the file system's clock, which may take 2 seconds, and
-/// whose notice was lost, is found by the poll.
+/// How long a file is read again although it looks unchanged. A file system's
+/// clock may have a resolution of 2 seconds, so a second edit within one tick
+/// may not change the times. If its notification is lost too, the poll finds
+/// it.
 const TRUSTED_AFTER: Duration = Duration::from_secs(12);
 
-/// What tells one content of a file from the next, unless both were written
-/// within one tick of the file system's clock.
+/// Distinguishes two contents of a file, unless both were written within one
+/// tick of the file system's clock.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -36,21 +38,21 @@ struct Known {
     text: Result<Arc<str>, String>,
 }
 
-/// Remembers the files that it has read.
+/// Caches the files that it has read.
 #[derive(Default)]
 pub(super) struct FileReader {
     known: BTreeMap<String, Known>,
 }
 
-/// One file.
+/// The content of one file.
 enum Content {
     Gone,
     Is(Known),
 }
 
 impl FileReader {
-    /// The texts of `files`, name and path each. Those that are not there are
-    /// left out.
+    /// The texts of `files`, which are pairs of name and path. Missing files
+    /// are left out.
     pub(super) fn read(&mut self, files: Vec<(String, PathBuf)>) -> Files {
         let mut before = std::mem::take(&mut self.known);
         let mut read = Files::default();
@@ -70,7 +72,7 @@ impl FileReader {
     }
 }
 
-/// Reads the file unless it is as it was.
+/// Reads the file unless it is unchanged.
 fn content(path: &Path, before: Option<Known>) -> Content {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
@@ -90,7 +92,7 @@ fn content(path: &Path, before: Option<Known>) -> Content {
         .map_or_else(Instant::now, |before| before.since);
     let text = match text(path, &metadata) {
         Ok(text) => Ok(text),
-        // Removed since it was looked at.
+        // The file was removed after it was examined.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Content::Gone,
         Err(error) => Err(reason(&error)),
     };
@@ -103,7 +105,7 @@ fn content(path: &Path, before: Option<Known>) -> Content {
 
 fn text(path: &Path, metadata: &Metadata) -> io::Result<String> {
     check(metadata)?;
-    // What becomes a pipe after it was looked at must not be waited for.
+    // If it has become a pipe since it was examined, opening must not block.
     let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
     let file = OpenOptions::new()
         .read(true)
@@ -145,7 +147,7 @@ fn check(metadata: &Metadata) -> io::Result<()> {
 
 fn reason(error: &io::Error) -> String {
     match error.raw_os_error() {
-        // An error of the system does not say what it is about.
+        // The system's error does not say which operation failed.
         Some(_) => format!("cannot be read: {error}"),
         None => error.to_string(),
     }
@@ -215,7 +217,7 @@ mod tests {
         assert_eq!(missing, Files::default());
     }
 
-    /// Also when size, inode and times cannot tell.
+    /// Even if size, inode and times are the same.
     #[test]
     fn an_edit_within_a_tick_of_the_clock_is_seen() {
         let file = tempfile::NamedTempFile::new().unwrap();

@@ -44,7 +44,8 @@ stringData: {{k: {key}}}
     )
 }
 
-/// The same with issuers, each `<issuer>` or `<issuer> <tenant claim>`.
+/// The same with issuers, each written as `<issuer>` or `<issuer> <tenant
+/// claim>`.
 pub(super) fn opened_by(id: &str, issuers: &[&str]) -> String {
     let issuers: Vec<_> = issuers
         .iter()
@@ -59,7 +60,7 @@ pub(super) fn opened_by(id: &str, issuers: &[&str]) -> String {
     tenant(id, 7, "key").replacen("spec:\n", &auth, 1)
 }
 
-/// The same as the operator renders it, as `version`.
+/// The same, rendered by the operator as `version`.
 pub(super) fn rendered(id: &str, version: u64, daily: u32, key: &str) -> RenderedTenant {
     let revision = format!("{version}-{daily}{key}");
     rendered_from(tenant(id, daily, key), id, version, revision)
@@ -86,7 +87,7 @@ pub(super) fn rendered_from(
     }
 }
 
-/// The Secret that carries it.
+/// The rendered Secret of that tenant.
 pub(super) fn secret(id: &str, version: u64, daily: u32, key: &str) -> Secret {
     let at = "2026-02-28T15:30:00Z".parse().unwrap();
     rendered(id, version, daily, key)
@@ -103,7 +104,7 @@ pub(super) fn daily(runtime: &TenantRuntime) -> i64 {
     runtime.config.user_limits.default.standard.daily / 1_000_000
 }
 
-/// An empty database, which lives as long as the directory.
+/// An empty database. It exists as long as the directory.
 pub(super) async fn store(directory: &TempDir) -> Store {
     let url = format!(
         "sqlite://{}",

@@ -1,4 +1,4 @@
-//! A directory that is read at the start and whenever it changes.
+//! Follows a directory: reads it at start and whenever it changes.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,49 +17,51 @@ use tokio::time::{Instant, sleep, timeout};
 use super::files::FileReader;
 use super::settling::{Objects, Reading, Settling};
 
-/// How often the directory is read when no change was noticed: file systems
-/// without notifications exist, and notifications get lost.
+/// How often the directory is read without a notification. Some file systems
+/// send none, and notifications get lost.
 const POLL: Duration = Duration::from_secs(5);
-/// A change is taken over when two readings this far apart are equal.
+/// A change is applied when two readings this far apart are equal.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Readings after which a directory that never comes to rest is taken as it is.
+/// Number of readings after which a directory that keeps changing is taken as
+/// it is.
 const MAX_READINGS: usize = 50;
 
-/// What a directory is read for.
+/// How the files of a directory are chosen and used.
 pub(super) trait Reader: Send + Sync + 'static {
-    /// Whether folders of the directory are part of it.
+    /// Whether subdirectories are read too.
     const DEPTH: RecursiveMode;
 
-    /// Name and path of every file that matters; blocks.
+    /// Name and path of every file to read. Blocks.
     fn files(directory: &Path) -> io::Result<Vec<(String, PathBuf)>>;
 
-    /// Kind and name of what a text holds, if a file can hold several things.
+    /// Kind and name of the objects in a text, if a file can contain several.
     fn objects(&mut self, _file: &str, _text: &Arc<str>) -> Objects {
         None
     }
 
-    /// Takes over what was read. `false` when the same is worth another try.
+    /// Applies the files. `false` if applying the same files again may succeed.
     fn load(&mut self, files: Files) -> impl Future<Output = bool> + Send;
 }
 
-/// Reads the texts of `directory` once; blocks.
+/// Reads the texts of `directory` once. Blocks.
 pub(super) fn read<R: Reader>(directory: &Path) -> io::Result<Files> {
     Ok(FileReader::default().read(R::files(directory)?))
 }
 
-/// Follows a directory until it is dropped.
+/// Follows a directory until dropped.
 pub(super) struct Followed {
     task: JoinHandle<()>,
-    // Watches until dropped.
+    // The directory is watched until this is dropped.
     _watcher: Option<RecommendedWatcher>,
 }
 
 impl Followed {
-    /// Loads `directory` and begins to watch it. Fails only when the directory
+    /// Loads `directory` and starts to watch it. Fails only if the directory
     /// cannot be read.
     pub(super) async fn start<R: Reader>(directory: PathBuf, reader: R) -> anyhow::Result<Self> {
         let changes = Arc::<Changes>::default();
-        // Before the first reading, so that no change falls between.
+        // The watch starts before the first reading, so that no change is
+        // missed in between.
         let watcher = watch(&directory, R::DEPTH, Arc::clone(&changes));
         let mut follower = Follower {
             directory,
@@ -85,11 +87,11 @@ impl Drop for Followed {
     }
 }
 
-/// What is told of the directory.
+/// The notifications about the directory.
 #[derive(Default)]
 struct Changes {
     noticed: Notify,
-    /// Files that have been written to and are not closed.
+    /// Files that were written to and not closed yet.
     writing: Mutex<BTreeSet<PathBuf>>,
 }
 
@@ -122,8 +124,8 @@ impl Changes {
     }
 }
 
-/// Whether the directory may say something else now. Reading it is an event
-/// too: taken for a change, it would be read for ever.
+/// Whether the directory's contents may have changed. Reading the directory
+/// causes events too; if they counted as changes, it would be read forever.
 fn is_change(event: &Event) -> bool {
     let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
     !event.kind.is_access() || event.kind == written
@@ -162,14 +164,14 @@ struct Follower<R> {
     changes: Arc<Changes>,
     files: FileReader,
     settling: Settling,
-    /// When what does not count yet may count.
+    /// When a change that does not count yet may start to count.
     unsettled: Option<Instant>,
-    /// What was taken over last; `None` when it must be taken over again.
+    /// The files that were applied last; `None` if they must be applied again.
     loaded: Option<Files>,
 }
 
 impl<R: Reader> Follower<R> {
-    /// Loads on every notice and every [`POLL`], for ever.
+    /// Loads after every notification and every [`POLL`], forever.
     async fn follow(mut self) {
         let mut readable = true;
         loop {
@@ -185,14 +187,17 @@ impl<R: Reader> Follower<R> {
                 }
                 Err(error) if readable => {
                     readable = false;
-                    tracing::error!(error = format!("{error:#}"), "what runs goes on");
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "the directory cannot be read; the running configurations stay"
+                    );
                 }
                 Err(_) => {}
             }
         }
     }
 
-    /// The files once they are at rest, or as they were loaded.
+    /// The files once two readings agree, or if they equal the loaded ones.
     async fn at_rest(&mut self) -> anyhow::Result<Contents> {
         let mut contents = self.read().await?;
         for _ in 0..MAX_READINGS {
@@ -227,7 +232,7 @@ impl<R: Reader> Follower<R> {
         read.with_context(|| format!("{} cannot be read", self.directory.display()))
     }
 
-    /// Takes over what counts of `contents`.
+    /// Applies the part of `contents` that counts.
     async fn take(&mut self, contents: &Contents) {
         let reading = Reading {
             files: &contents.files,
@@ -274,17 +279,17 @@ mod tests {
     fn a_file_is_written_from_the_first_byte_until_it_is_closed() {
         let changes = Changes::default();
         let path = Path::new("/manifests/a.yaml");
-        let told = |kind| changes.notice(&Event::new(kind).add_path(path.to_owned()));
+        let notify = |kind| changes.notice(&Event::new(kind).add_path(path.to_owned()));
         let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));
-        told(EventKind::Create(CreateKind::File));
+        notify(EventKind::Create(CreateKind::File));
         assert!(!changes.is_writing(path), "a link is never closed");
         for end in [
             EventKind::Access(AccessKind::Close(AccessMode::Write)),
             EventKind::Remove(RemoveKind::File),
         ] {
-            told(data);
+            notify(data);
             assert!(changes.is_writing(path));
-            told(end);
+            notify(end);
             assert!(!changes.is_writing(path));
         }
     }

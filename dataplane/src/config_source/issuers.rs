@@ -1,4 +1,4 @@
-//! Which tenants an issuer opens (K8S section 2, `auth.issuers`).
+//! Which tenants a token of an issuer may open (K8S section 2, `auth.issuers`).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -9,16 +9,17 @@ use minichat_core::TenantId;
 
 use super::TenantRuntime;
 
-/// Who lists one issuer.
+/// The tenants that list an issuer.
 #[derive(Clone, Debug, Default)]
 pub enum Listing {
     #[default]
     Nobody,
-    /// One tenant, whom every token of the issuer opens.
+    /// One tenant. Every token of the issuer opens it.
     Alone(TenantId, Arc<Issuer>),
-    /// Tenants that a claim tells apart.
+    /// Several tenants. A claim in the token names one.
     Shared(Arc<SharedIssuer>),
-    /// Two tenants of which one claims every token: nobody is opened.
+    /// Several tenants, of which at least one sets no `tenantClaim`: no tenant
+    /// is opened.
     Contested,
 }
 
@@ -30,8 +31,8 @@ pub struct SharedIssuer {
 }
 
 impl SharedIssuer {
-    /// The one tenant that a token names in the claim which that tenant reads;
-    /// `named` reads a claim. `None` when there is none, or more than one.
+    /// The one tenant that the token names. `named` reads a claim; each tenant
+    /// reads its own. `None` if no tenant or more than one is named.
     pub fn opened(
         &self,
         named: impl Fn(&str) -> Option<TenantId>,
@@ -47,7 +48,7 @@ impl SharedIssuer {
     }
 }
 
-/// Every listed issuer by its name.
+/// All listed issuers by name.
 pub(super) fn index(tenants: &HashMap<TenantId, Arc<TenantRuntime>>) -> HashMap<String, Listing> {
     let mut index: HashMap<String, Listing> = HashMap::new();
     for (id, tenant) in tenants {
@@ -76,9 +77,10 @@ fn shared(
     Listing::Shared(others)
 }
 
-/// Which of the `offered` configurations must be refused, and why, given what
-/// runs. What keeps its issuers comes before what adds some, then the ids
-/// decide; whoever is refused keeps what it runs with, which comes first of all.
+/// Which of the `offered` configurations are refused, and why, given the
+/// running ones. A running tenant's issuers take precedence. Next come
+/// configurations that add no issuer, then the lower id. A refused tenant keeps
+/// its running configuration.
 pub(super) fn refused(
     offered: &[&TenantConfig],
     running: &HashMap<TenantId, Arc<TenantRuntime>>,

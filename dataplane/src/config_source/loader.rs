@@ -1,5 +1,5 @@
-//! From manifests to what runs: one load compares what the files say with what
-//! runs, and swaps only what is valid (QUOTA-31, K8S-22).
+//! Applies manifests: compares them with the running configurations and swaps
+//! in only the valid ones (QUOTA-31, K8S-22).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,45 +13,45 @@ use super::issuers;
 use super::tenant_states::{Rejected, TenantStates, contested_words};
 use super::{PolicyError, StoredPolicyVersions, TenantRuntime};
 
-/// Everything the loads of one process share.
+/// The state that all loads of a process share.
 pub(super) struct Loader {
     versions: StoredPolicyVersions,
     revisions: Revisions,
-    /// What the running configurations were made from.
+    /// The manifests of the running configurations.
     manifests: BTreeMap<TenantId, Arc<TenantManifest>>,
-    /// What was logged of the last manifests.
+    /// Problems of the last manifests that were logged.
     warned: BTreeSet<String>,
     pub(super) states: TenantStates,
 }
 
-/// What the files say about one tenant, given what runs.
+/// The decision about one tenant.
 enum Verdict {
-    /// What runs.
+    /// The running configuration stays.
     Stands,
     Serve(Arc<TenantManifest>),
     Reject(Rejection),
     Remove,
 }
 
-/// Why a configuration is refused, and the files it stands in.
+/// Why a configuration is refused, and the files that it is in.
 struct Rejection {
     error: String,
     files: BTreeSet<String>,
-    /// Whose the id is, if that is why.
+    /// The owner of the id, if that is the reason.
     owner: Option<NamespacedName>,
 }
 
-/// One load's manifests, by what a tenant asks of them.
+/// The manifests of one load, indexed.
 struct Load<'a> {
     manifests: &'a Manifests,
     names: BTreeMap<TenantId, Vec<&'a NamespacedName>>,
-    /// Problems of a tenant.
+    /// Problems of one tenant.
     of_tenant: HashMap<&'a NamespacedName, Vec<&'a Problem>>,
-    /// Tenants whose id others have too.
+    /// Tenants whose id other tenants have too.
     shared: HashMap<&'a NamespacedName, Vec<&'a Problem>>,
     /// Problems that may concern any tenant of a file.
     of_file: HashMap<&'a str, Vec<&'a Problem>>,
-    /// Whose the ids are that several have.
+    /// The owners of ids that several tenants have.
     owners: BTreeMap<TenantId, NamespacedName>,
 }
 
@@ -82,8 +82,8 @@ impl<'a> Load<'a> {
         load
     }
 
-    /// The one tenant that `id` is looked for under; `None` when several have it
-    /// and nobody knows whose it is.
+    /// The tenant to use for `id`; `None` if several have it and none of them
+    /// is known to own it.
     fn candidate(&self, id: TenantId) -> Option<&'a NamespacedName> {
         match self.names.get(&id).map_or(&[][..], Vec::as_slice) {
             [only] => Some(*only),
@@ -94,7 +94,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Why no tenant can have `id`, which several have.
+    /// The rejection if several tenants have `id`.
     fn shared(&self, id: TenantId) -> Option<Rejection> {
         let names = self.names.get(&id)?;
         let problems = names.iter().filter_map(|name| self.shared.get(*name));
@@ -116,7 +116,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Problems of `files` that may be any tenant's.
+    /// Problems in `files` that cannot be assigned to one tenant.
     fn lost(&self, files: &BTreeSet<String>) -> Vec<&'a Problem> {
         let problems = files
             .iter()
@@ -136,9 +136,9 @@ impl Loader {
         }
     }
 
-    /// Takes over `manifests`, which were made from `files`. `false` when the
-    /// database did not take some tenant, so that the same files are worth
-    /// another load.
+    /// Applies `manifests`, which were made from `files`. `false` if the
+    /// database did not accept some tenant, so that loading the same files
+    /// again may succeed.
     pub(super) async fn apply(&mut self, manifests: &Manifests, files: &Files) -> bool {
         let mut load = Load::of(manifests);
         load.owners = self.owners(&load).await;
@@ -161,14 +161,14 @@ impl Loader {
         complete
     }
 
-    /// Whose the ids are that several tenants have (D36).
+    /// The owners of ids that several tenants have (D36).
     async fn owners(&self, load: &Load<'_>) -> BTreeMap<TenantId, NamespacedName> {
         let several = load.names.iter().filter(|(_, names)| names.len() > 1);
         let ids: Vec<_> = several.map(|(id, _)| *id).collect();
         self.versions.owners_among(ids, &self.states).await
     }
 
-    /// Logs what no tenant shows, once.
+    /// Logs each problem that no tenant shows, once.
     fn warn(&mut self, load: &Load<'_>) {
         let unseen = load
             .manifests
@@ -187,8 +187,8 @@ impl Loader {
             return self.without_candidate(id, load);
         };
         let of_tenant = load.of_tenant.get(name).into_iter().flatten().copied();
-        // A document that cannot be told apart may be one of this tenant's: a
-        // quota, say, without which the tenant must not go on.
+        // A document that cannot be identified may belong to this tenant: for
+        // example a quota, without which the tenant must not continue.
         let before = self.manifests.get(&id);
         let lost = before
             .into_iter()
@@ -199,8 +199,8 @@ impl Loader {
         let Some(manifest) = load.manifests.tenants.get(name) else {
             return Verdict::Remove;
         };
-        // A tenant that is gone ends, also when one of the same id stands in
-        // another file; in the same one it may be the same under a new name.
+        // A tenant whose manifest is gone ends, even if another file has a
+        // tenant with the same id. In the same file, it may have been renamed.
         if before.is_some_and(|before| before.name != *name && before.file != manifest.file) {
             self.remove(id);
         }
@@ -227,7 +227,7 @@ impl Loader {
         self.states.remove(id);
     }
 
-    /// No issuer opens two tenants by accident.
+    /// Refuses tenants that list an issuer of another tenant.
     fn refuse_foreign_issuers(
         &mut self,
         served: &mut Vec<(TenantId, Arc<TenantManifest>)>,
@@ -267,7 +267,8 @@ impl Loader {
         self.states.reject(id, rejected);
     }
 
-    /// Numbers what is new, all tenants at once so that they share commits.
+    /// Assigns version numbers to new configurations. All tenants are stored at
+    /// once, so that they share commits.
     async fn serve(&mut self, served: Vec<(TenantId, Arc<TenantManifest>)>, files: &Files) -> bool {
         let numbered = join_all(served.into_iter().map(|(id, manifest)| {
             let running = self.states.running(id).cloned();
@@ -292,7 +293,8 @@ impl Loader {
             match version {
                 Ok(version) => self.run(id, manifest, version),
                 Err(error) => {
-                    // Also when the id is another's: it may be transferred.
+                    // Also if the id belongs to another tenant: it may be
+                    // transferred.
                     complete = false;
                     let rejection = Rejection::by_database(error, &manifest);
                     self.reject(id, rejection, files);
@@ -318,7 +320,7 @@ impl Loader {
         .with_revision(revision);
         if self.states.run(id, runtime) {
             for warning in &rendered.warnings {
-                tracing::warn!(tenant.id = %id, tenant.name = %manifest.name, warning, "a configuration is probably not meant so");
+                tracing::warn!(tenant.id = %id, tenant.name = %manifest.name, warning, "a configuration is valid, but probably a mistake");
             }
         }
         self.manifests.insert(id, manifest);
@@ -326,7 +328,7 @@ impl Loader {
 }
 
 impl Rejection {
-    /// `None` without a problem.
+    /// `None` if there are no problems.
     fn of<'a>(problems: impl Iterator<Item = &'a Problem>) -> Option<Self> {
         let (mut errors, mut files) = (Vec::new(), BTreeSet::new());
         for problem in problems {

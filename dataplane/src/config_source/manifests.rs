@@ -33,7 +33,8 @@ impl ManifestReader {
 impl Reader for ManifestReader {
     const DEPTH: RecursiveMode = RecursiveMode::NonRecursive;
 
-    /// Those that end in `.yaml`, `.yml` or `.json`, and are not hidden.
+    /// Files that end in `.yaml`, `.yml` or `.json` and do not begin with a
+    /// dot.
     fn files(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
         let mut files = Vec::new();
         for entry in std::fs::read_dir(directory)? {
@@ -61,7 +62,7 @@ impl Reader for ManifestReader {
             (manifests, renderer, files)
         });
         let Ok((manifests, renderer, files)) = rendering.await else {
-            tracing::error!("reading the manifests panicked; what runs goes on");
+            tracing::error!("reading the manifests panicked; the running configurations stay");
             return true;
         };
         self.renderer = renderer;

@@ -1,7 +1,7 @@
-//! Where tenants come from, and the states of those that are served.
+//! Sources of tenants, and the state of each tenant.
 //!
-//! * `manifests`: a directory of custom resources, rendered here.
-//! * `directory`: a directory of rendered tenants, as a sidecar has them.
+//! * `manifests`: a directory of custom resources, which are rendered here.
+//! * `directory`: a directory of rendered tenants, such as a sidecar writes.
 //! * `kubernetes`: the rendered Secrets of a pool, watched in the cluster.
 
 mod configz;

@@ -1,6 +1,6 @@
-//! Policies in the database: whose the tenant is (D36), numbers for documents
-//! that no operator numbered (QUOTA-28), and the snapshots that turns are priced
-//! by (QUOTA-30).
+//! Policies in the database: the owners of tenant ids (D36), version numbers
+//! for documents that no operator numbered (QUOTA-28), and the snapshots by
+//! which turns are priced (QUOTA-30).
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,14 @@ use minichat_store::{PolicySnapshot, Store, StoreError, Tx};
 
 use super::tenant_states::TenantStates;
 
-/// Numbers policies by what the database holds, and stores each before any
+/// Assigns version numbers from the database, and stores each policy before a
 /// turn can be priced by it (QUOTA-30, QUOTA-34).
 #[derive(Clone)]
 pub struct StoredPolicyVersions {
     store: Store,
 }
 
-/// Why a policy is not stored.
+/// Why a policy was not stored.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     #[error(transparent)]
@@ -36,9 +36,9 @@ pub enum PolicyError {
 )]
 pub struct OwnedByAnother {
     pub tenant: TenantId,
-    /// Whose it is.
+    /// The owner of the id.
     pub owner: NamespacedName,
-    /// Who wants it.
+    /// The `ChatTenant` that was refused.
     pub claimant: NamespacedName,
 }
 
@@ -47,9 +47,9 @@ impl StoredPolicyVersions {
         Self { store }
     }
 
-    /// The version of `config`: the newest stored one if its hash is equal,
-    /// else the next, which is stored before this returns. The tenant belongs
-    /// to `owner` from then on.
+    /// The version of `config`: that of the newest stored policy if the hashes
+    /// are equal, otherwise the next one, which is stored before this returns.
+    /// Claims the tenant id for `owner`.
     pub async fn resolve(
         &self,
         owner: &NamespacedName,
@@ -67,9 +67,9 @@ impl StoredPolicyVersions {
             .await
     }
 
-    /// Stores `config` as `version`, which the operator gave it. The same
-    /// version with another hash is [`StoreError::PolicyHashMismatch`]. The
-    /// tenant belongs to `owner` from then on.
+    /// Stores `config` under `version`, which the operator assigned. The same
+    /// version with another hash is [`StoreError::PolicyHashMismatch`]. Claims
+    /// the tenant id for `owner`.
     pub async fn store(
         &self,
         owner: &NamespacedName,
@@ -89,7 +89,7 @@ impl StoredPolicyVersions {
             .await
     }
 
-    /// Makes `owner` the tenant's, unless it is another's.
+    /// Claims the tenant id for `owner`, unless it belongs to another.
     pub async fn claim(&self, tenant: TenantId, owner: &NamespacedName) -> Result<(), PolicyError> {
         let owner = owner.clone();
         self.store
@@ -100,8 +100,7 @@ impl StoredPolicyVersions {
             .await
     }
 
-    /// Whose each of `tenants` is; those that nobody was served under are left
-    /// out.
+    /// The owners of `tenants`. Ids that were never served are left out.
     pub async fn owners(
         &self,
         tenants: Vec<TenantId>,
@@ -122,7 +121,8 @@ impl StoredPolicyVersions {
             .await
     }
 
-    /// Whose each of `tenants` is: who runs, else what the database says.
+    /// The owners of `tenants`: of a running one, its source; otherwise the
+    /// owner in the database.
     pub(super) async fn owners_among(
         &self,
         tenants: Vec<TenantId>,
@@ -140,7 +140,7 @@ impl StoredPolicyVersions {
         if !unknown.is_empty() {
             let stored = self.owners(unknown).await;
             let stored = stored.inspect_err(|error| {
-                tracing::warn!(%error, "whose the tenants are cannot be read");
+                tracing::warn!(%error, "the owners of tenant ids cannot be read");
             });
             owners.extend(stored.into_iter().flatten());
         }

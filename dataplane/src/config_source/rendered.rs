@@ -1,5 +1,4 @@
-//! Tenants that the operator rendered and numbered, taken over (K8S-22,
-//! QUOTA-29).
+//! Applies tenants that the operator rendered and numbered (K8S-22, QUOTA-29).
 
 use std::collections::BTreeMap;
 
@@ -12,11 +11,11 @@ use super::issuers;
 use super::tenant_states::{Rejected, TenantStates};
 use super::{OwnedByAnother, PolicyError, StoredPolicyVersions, TenantRuntime};
 
-/// What the source says about one tenant now.
+/// The newest state of one tenant in the source.
 #[derive(Debug)]
 pub(super) enum Delivery {
     Rendered(Box<RenderedTenant>),
-    /// What was delivered is not valid.
+    /// The delivered document is not valid.
     Refused {
         revision: String,
         error: String,
@@ -24,15 +23,17 @@ pub(super) enum Delivery {
     Gone,
 }
 
-/// Takes over deliveries.
+/// Applies deliveries.
 pub(super) struct Intake {
     versions: StoredPolicyVersions,
     pub(super) states: TenantStates,
-    /// Valid ones that the database has not taken yet.
+    /// Valid deliveries that the database has not accepted yet.
     unstored: BTreeMap<TenantId, Box<RenderedTenant>>,
-    /// Valid ones that list an issuer of another tenant; it may give it up.
+    /// Valid deliveries that list an issuer of another tenant, which may give
+    /// it up.
     contested: BTreeMap<TenantId, Box<RenderedTenant>>,
-    /// Valid ones whose id is another's (D36); it may be transferred to them.
+    /// Valid deliveries whose id belongs to another tenant (D36). It may be
+    /// transferred to them.
     foreign: BTreeMap<TenantId, Box<RenderedTenant>>,
 }
 
@@ -47,8 +48,8 @@ impl Intake {
         }
     }
 
-    /// Takes over the newest delivery of each tenant, and publishes all of them
-    /// at once.
+    /// Applies the newest delivery of each tenant and publishes all of them at
+    /// once.
     pub(super) async fn take(&mut self, deliveries: BTreeMap<TenantId, Delivery>) {
         let mut rendered = Vec::new();
         for (id, delivery) in deliveries {
@@ -69,7 +70,7 @@ impl Intake {
         self.states.publish();
     }
 
-    /// Whose each of `tenants` is, as far as anybody was served under it.
+    /// The owners of those `tenants` that were ever served.
     pub(super) async fn owners(
         &self,
         tenants: impl Iterator<Item = TenantId>,
@@ -78,13 +79,12 @@ impl Intake {
         self.versions.owners_among(tenants, &self.states).await
     }
 
-    /// Whether a delivery still waits for the database, or for what somebody
-    /// does there.
+    /// Whether a delivery waits for the database, or for a change in it.
     pub(super) fn is_incomplete(&self) -> bool {
         !self.unstored.is_empty() || !self.foreign.is_empty()
     }
 
-    /// Offers the database what it did not take.
+    /// Tries again to store what the database did not accept.
     pub(super) async fn retry(&mut self) {
         let mut waiting: Vec<_> = std::mem::take(&mut self.unstored).into_iter().collect();
         waiting.extend(self.transferred().await);
@@ -94,7 +94,7 @@ impl Intake {
         }
     }
 
-    /// Those of the foreign ones whose id is theirs or nobody's now.
+    /// The foreign deliveries whose id now belongs to them or to no one.
     async fn transferred(&mut self) -> Vec<(TenantId, Box<RenderedTenant>)> {
         if self.foreign.is_empty() {
             return Vec::new();
@@ -109,8 +109,8 @@ impl Intake {
         self.foreign.extract_if(.., is_free).collect()
     }
 
-    /// Takes over what no other tenant's issuers forbid: no issuer opens two
-    /// tenants by accident. What they forbade before is looked at anew.
+    /// Applies the deliveries whose issuers belong to no other tenant.
+    /// Deliveries that were refused for this before are checked again.
     async fn offer(&mut self, mut rendered: Vec<(TenantId, Box<RenderedTenant>)>) {
         rendered.extend(std::mem::take(&mut self.contested));
         let offered: Vec<_> = rendered.iter().map(|(_, tenant)| &tenant.config).collect();
@@ -128,8 +128,8 @@ impl Intake {
         self.store(free).await;
     }
 
-    /// Stores each policy before a turn can be priced by it (QUOTA-30), all
-    /// tenants at once so that they share commits.
+    /// Stores each policy before a turn can be priced by it (QUOTA-30). All
+    /// tenants are stored at once, so that they share commits.
     async fn store(&mut self, rendered: Vec<(TenantId, Box<RenderedTenant>)>) {
         let stored = join_all(rendered.into_iter().map(|(id, tenant)| {
             let running = self.states.running(id).cloned();
@@ -174,7 +174,7 @@ impl Intake {
     }
 }
 
-/// Why a valid delivery is not taken over.
+/// Why a valid delivery is not applied.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
     #[error(
@@ -187,7 +187,7 @@ enum Refused {
     OtherContent { delivered: u64, newest: u64 },
     #[error(transparent)]
     OwnedByAnother(OwnedByAnother),
-    #[error("the database does not take the policy now; it is tried again")]
+    #[error("the database does not accept the policy at the moment; it will be tried again")]
     Database(StoreError),
 }
 
@@ -201,7 +201,7 @@ impl From<PolicyError> for Refused {
 }
 
 impl Refused {
-    /// Whose the id is, if that is the reason.
+    /// The owner of the id, if that is the reason.
     fn stored_owner(&self) -> Option<NamespacedName> {
         match self {
             Self::OwnedByAnother(refused) => Some(refused.owner.clone()),
@@ -209,7 +209,7 @@ impl Refused {
         }
     }
 
-    /// What the database says, if that is the reason.
+    /// The database's error, if that is the reason.
     fn database_error(&self) -> Option<String> {
         match self {
             Self::Database(error) => Some(error.to_string()),
@@ -217,7 +217,7 @@ impl Refused {
         }
     }
 
-    /// What the number of the next delivery must exceed, if numbers are at fault.
+    /// The version that the next delivery must exceed, if that is the reason.
     fn stored_version(&self) -> Option<u64> {
         match self {
             Self::Lower { running, .. } => Some(*running),

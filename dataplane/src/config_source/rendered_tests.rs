@@ -1,4 +1,4 @@
-//! Deliveries, taken over or refused.
+//! Deliveries that are applied or refused.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ fn opened(tenant: &str, version: u64, issuers: &[&str]) -> (TenantId, Delivery) 
     (id(tenant), Delivery::Rendered(Box::new(rendered)))
 }
 
-/// K8S-20, K8S-22: the number and the revision are the operator's.
+/// K8S-20, K8S-22: version and revision come from the operator.
 #[tokio::test]
 async fn a_delivery_runs_under_the_operators_version_and_revision() {
     let mut scene = Scene::start().await;
@@ -136,8 +136,8 @@ async fn a_version_never_goes_down_nor_changes_what_it_means() {
     assert_eq!(daily(&scene.running(A).unwrap()), 7);
 }
 
-/// QUOTA-29: a tenant that was deleted and made again begins with one anew,
-/// while the database knows what one meant.
+/// QUOTA-29: a tenant that is deleted and created again starts with version 1,
+/// but the database has a policy of that version.
 #[tokio::test]
 async fn a_tenant_that_comes_back_is_told_which_numbers_are_taken() {
     let mut scene = Scene::start().await;
@@ -168,7 +168,7 @@ async fn a_tenant_that_is_gone_is_neither_served_nor_shown() {
     assert!(scene.running(B).is_some());
 }
 
-/// K8S, section 2, `auth.issuers`: what runs comes before what is new, whichever
+/// K8S, section 2, `auth.issuers`: a running tenant takes precedence, whichever
 /// is delivered first.
 #[tokio::test]
 async fn an_issuer_of_another_tenant_is_refused_until_that_one_gives_it_up() {
@@ -226,7 +226,7 @@ async fn an_issuer_is_shared_only_by_tenants_that_all_name_a_claim() {
     }
 }
 
-/// K8S, section 2, `auth.issuers`: what is refused keeps the issuers that run.
+/// K8S, section 2, `auth.issuers`: a refused tenant keeps its running issuers.
 #[tokio::test]
 async fn a_tenant_that_wants_another_ones_issuer_keeps_its_own() {
     let mut scene = Scene::start().await;
@@ -245,7 +245,7 @@ async fn a_tenant_that_wants_another_ones_issuer_keeps_its_own() {
         "https://login.example.com/a"
     );
     assert_eq!(scene.configz(A)["state"], "rejected");
-    // Nobody else gets what is kept.
+    // No other tenant gets the kept issuers.
     scene
         .take([opened(C, 1, &["https://login.example.com/a"])])
         .await;

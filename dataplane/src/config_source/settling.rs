@@ -1,13 +1,14 @@
-//! What of a directory counts while somebody writes to it: a tenant that runs
-//! does not stop because its file is empty, half written or away for a moment.
+//! Decides which contents of a directory count while files are being written,
+//! so that a running tenant does not stop because its file is empty, half
+//! written or missing for a moment.
 //!
-//! * A text that says no less than the one before counts at once.
-//! * A file that is gone, or lacks an object that it had, counts when it has been
-//!   so for [`SETTLED`]; objects that moved to another file are not lacking.
-//! * A file that is being written counts when it is closed, or has been left
-//!   alone for [`SETTLED`].
-//! * An empty file, and one that cannot be read, is a problem as long as it is so;
-//!   its last text goes on. Whoever wants its tenants removed deletes it.
+//! * A text with at least the objects of the previous one counts at once.
+//! * A file that is missing, or lacks an object, counts when this has lasted
+//!   for [`SETTLED`]. An object that moved to another file is not lacking.
+//! * A file that is being written counts when it is closed, or after
+//!   [`SETTLED`] without a write.
+//! * An empty or unreadable file is a problem as long as it lasts. Its previous
+//!   text stays in effect. To remove its tenants, delete the file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,29 +17,29 @@ use std::time::Duration;
 use minichat_crds::manifests::Files;
 use tokio::time::Instant;
 
-/// How long nothing may change before less counts than there was.
+/// How long a removal must last before it counts.
 pub(super) const SETTLED: Duration = Duration::from_secs(1);
 
-/// Kind and name of what a text holds; `None` when it cannot be told.
+/// Kind and name of each object in a text; `None` if the text cannot be parsed.
 pub(super) type Objects = Option<Arc<BTreeSet<String>>>;
 
-/// What counted last, and what has yet to settle.
+/// The texts in effect, and the changes that have to settle.
 #[derive(Default)]
 pub(super) struct Settling {
     counting: Files,
     pending: BTreeMap<String, Pending>,
-    /// What files held when they could last be told apart.
+    /// The objects of each file when it could last be parsed.
     whole: BTreeMap<String, Arc<BTreeSet<String>>>,
 }
 
-/// What a file says that does not count yet.
+/// A change of a file that does not count yet.
 struct Pending {
-    /// `None`: it is gone.
+    /// `None`: the file is missing.
     text: Option<Arc<str>>,
     since: Instant,
 }
 
-/// A reading, and who writes what.
+/// One reading of the directory.
 pub(super) struct Reading<'a> {
     pub(super) files: &'a Files,
     /// Names of files that are being written.
@@ -47,7 +48,7 @@ pub(super) struct Reading<'a> {
 }
 
 impl Settling {
-    /// What counts, and when to look again if something has yet to settle.
+    /// The files that count, and when to check again if a change has to settle.
     pub(super) fn take(
         &mut self,
         reading: &Reading<'_>,
@@ -77,7 +78,8 @@ impl Settling {
             let is_held = match (old, new) {
                 (Some(old), Some(new)) if old == new => false,
                 (Some(held), Some(new)) if is_blank(new) && !is_blank(held) => {
-                    let problem = "is empty; what it held goes on: write it again, or delete it";
+                    let problem =
+                        "is empty; its tenants keep running: write it again, or delete it";
                     counting.unreadable.insert(name.clone(), problem.to_owned());
                     counting
                         .texts
@@ -124,7 +126,7 @@ impl Settling {
         (counting, next)
     }
 
-    /// Objects of files that are new or say something else.
+    /// Objects of files that are new or have changed.
     fn added(
         &self,
         files: &Files,
@@ -147,12 +149,12 @@ impl Settling {
             .collect()
     }
 
-    /// What the file held when it could last be told apart.
+    /// The objects of the file when it could last be parsed.
     fn held(&self, name: &str, counting: Objects) -> Objects {
         counting.or_else(|| self.whole.get(name).cloned())
     }
 
-    /// Since when the file says `new`.
+    /// Since when the file has the text `new`.
     fn since(&self, name: &str, new: Option<&Arc<str>>, now: Instant) -> Instant {
         let pending = self
             .pending
@@ -166,15 +168,16 @@ fn is_blank(text: &str) -> bool {
     text.trim().is_empty()
 }
 
-/// Whether `new` lacks something of `old` that was not added elsewhere. A text
-/// that cannot be told apart is refused as a whole, so that nothing is lost by it.
+/// Whether `new` lacks an object of `old` that was not added elsewhere. A text
+/// that cannot be parsed is refused as a whole, so nothing is lost by it.
 fn is_less(
     old: Option<&BTreeSet<String>>,
     new: Option<&BTreeSet<String>>,
     added: &BTreeSet<String>,
 ) -> bool {
     let Some(new) = new else { return false };
-    // What never could be told apart, as a rendered tenant: gone is less.
+    // The old text could never be parsed into objects, for example a rendered
+    // tenant. Only its removal is a loss.
     let Some(old) = old else {
         return new.is_empty();
     };
@@ -186,7 +189,7 @@ fn is_less(
 mod tests {
     use super::*;
 
-    /// A text of objects, one to a line; `?` is no object.
+    /// A text with one object per line; `?` cannot be parsed.
     fn objects(_: &str, text: &Arc<str>) -> Objects {
         let whole = !text.contains('?');
         whole.then(|| Arc::new(text.lines().map(str::to_owned).collect()))
@@ -207,7 +210,7 @@ mod tests {
             }
         }
 
-        /// What counts `at` milliseconds.
+        /// The files that count after `at` milliseconds.
         fn at(&mut self, at: u64, files: &[(&str, &str)]) -> Files {
             let mut read = Files::default();
             for (name, text) in files {

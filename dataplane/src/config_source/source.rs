@@ -1,4 +1,4 @@
-//! The one source of a process's tenants (K8S-21).
+//! The tenant source of a process (K8S-21).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::rendered::Intake;
 use super::tenant_states::TenantStates;
 use super::{Status, StoredPolicyVersions, Tenants};
 
-/// The tenants of a source, kept up to date until it is dropped.
+/// The tenants of a source. They are kept up to date until this is dropped.
 pub struct ConfigSource {
     public: Public,
     _follower: Follower,
@@ -27,23 +27,24 @@ pub struct ConfigSource {
 struct Public {
     tenants: Arc<Tenants>,
     status: Status,
-    /// Fires once the source was read as a whole.
+    /// Fires after the source was read once as a whole.
     loaded: Signal,
-    /// Whether a source without any tenant is what it should be: a pool may
-    /// wait for its first one, a directory is filled before the start.
+    /// Whether the source may have no tenants: a pool may wait for its first
+    /// one, but a directory is filled before the start.
     may_be_empty: bool,
 }
 
-/// What keeps the tenants up to date, until dropped.
+/// Keeps the tenants up to date until dropped.
 enum Follower {
     Directory { _followed: Followed },
     Cluster { _watching: Watching },
 }
 
 impl ConfigSource {
-    /// Loads the tenants of `source` and follows it. What is wrong with single
-    /// tenants does not stop the start; a directory that cannot be read does, and
-    /// a cluster that nothing names. An API server that does not answer is waited for.
+    /// Loads the tenants of `source` and follows it. Faults of single tenants
+    /// do not stop the start. A directory that cannot be read does, and so does
+    /// a missing cluster configuration. If the API server does not answer, the
+    /// start does not wait for it.
     pub async fn start(
         source: &TenantSource,
         settings: RenderSettings,
@@ -107,18 +108,18 @@ impl ConfigSource {
         }
     }
 
-    /// The states that this source fills.
+    /// The tenants of this source.
     pub fn tenants(&self) -> Arc<Tenants> {
         Arc::clone(&self.public.tenants)
     }
 
-    /// What runs and what was refused.
+    /// The running and the refused configurations.
     pub fn status(&self) -> Status {
         self.public.status.clone()
     }
 
-    /// Says, whenever it is asked, why the tenants do not make the process ready;
-    /// `None` when they do (K8S-21, QUOTA-31).
+    /// Returns a function that says why the tenants are not ready; `None` if
+    /// they are (K8S-21, QUOTA-31).
     pub fn readiness(&self) -> impl Fn() -> Option<&'static str> + Clone + Send + Sync + 'static {
         let public = self.public.clone();
         move || public.not_ready()

@@ -1,4 +1,5 @@
-//! What runs and what was refused, by tenant: what every source fills (K8S-22).
+//! The running and the refused configuration of each tenant. Every source fills
+//! it (K8S-22).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,12 +10,12 @@ use minichat_core::{NamespacedName, TenantId};
 use super::configz::{ContestedIssuer, State, TenantStatus};
 use super::{Status, TenantRuntime, Tenants};
 
-/// The state of every tenant of a source, and its two public sides: what
-/// requests read and what `/configz` shows.
+/// The state of every tenant of a source, with its two views: one for requests,
+/// one for `/configz`.
 #[derive(Default)]
 pub(super) struct TenantStates {
     states: BTreeMap<TenantId, TenantState>,
-    /// Whom a request of mode `dev` opens that names no tenant (D51).
+    /// The tenant of mode `dev` for requests that name none (D51).
     default: Option<TenantId>,
     tenants: Arc<Tenants>,
     status: Status,
@@ -31,14 +32,15 @@ struct TenantState {
 pub(super) struct Rejected {
     pub(super) revision: String,
     pub(super) error: String,
-    /// The version that the next one must exceed, if that was the reason.
+    /// The version that the next configuration must exceed, if that is the
+    /// reason.
     pub(super) stored_version: Option<u64>,
-    /// Whose the id is, if that was the reason.
+    /// The owner of the id, if that is the reason.
     pub(super) stored_owner: Option<NamespacedName>,
-    /// The issuer that is another tenant's, if that was the reason.
+    /// The issuer that belongs to another tenant, if that is the reason.
     pub(super) contested_issuer: Option<ContestedIssuer>,
-    /// Why the database did not take it, if that was the reason: for the log alone, because
-    /// it may name roles and hosts.
+    /// The database's error, if that is the reason. Only logged, because it may
+    /// name roles and hosts.
     pub(super) database_error: Option<String>,
 }
 
@@ -54,7 +56,7 @@ impl Rejected {
         }
     }
 
-    /// For an issuer that another tenant lists.
+    /// A configuration that lists an issuer of another tenant.
     pub(super) fn contested(revision: String, conflict: IssuerConflict) -> Self {
         let error = contested_words(&conflict);
         Self {
@@ -68,7 +70,7 @@ impl Rejected {
     }
 }
 
-/// What a tenant is refused with that lists another one's issuer.
+/// The message for a tenant that lists an issuer of another one.
 pub(super) fn contested_words(conflict: &IssuerConflict) -> String {
     let position = conflict.position;
     format!("spec.auth.issuers[{position}].issuer: {conflict}")
@@ -83,7 +85,7 @@ impl TenantStates {
         self.status.clone()
     }
 
-    /// Every tenant that runs or was refused.
+    /// Every tenant with a running or refused configuration.
     pub(super) fn known(&self) -> impl Iterator<Item = TenantId> {
         self.states.keys().copied()
     }
@@ -98,8 +100,8 @@ impl TenantStates {
         state.is_some_and(|state| state.rejected.is_some())
     }
 
-    /// Keeps the default tenant as long as it is known; else it is the first of
-    /// `order` that runs.
+    /// Keeps the default tenant as long as it is known. Otherwise chooses the
+    /// first of `order` that runs.
     pub(super) fn choose_default(&mut self, order: &[TenantId]) {
         let stays = self.default.is_some_and(|id| self.states.contains_key(&id));
         if !stays {
@@ -115,7 +117,7 @@ impl TenantStates {
             .collect()
     }
 
-    /// Takes over what is valid. `false` when the same runs already.
+    /// Applies a valid configuration. `false` if it runs already.
     pub(super) fn run(&mut self, id: TenantId, runtime: TenantRuntime) -> bool {
         let state = self.states.entry(id).or_default();
         state.rejected = None;
@@ -132,7 +134,7 @@ impl TenantStates {
         true
     }
 
-    /// Refuses a configuration; what runs goes on.
+    /// Refuses a configuration. The running one continues.
     pub(super) fn reject(&mut self, id: TenantId, rejected: Rejected) {
         let state = self.states.entry(id).or_default();
         if state.rejected.as_ref() != Some(&rejected) {
@@ -146,7 +148,8 @@ impl TenantStates {
         state.rejected = Some(rejected);
     }
 
-    /// Ends serving the tenant; its open streams keep what they pinned.
+    /// Stops serving the tenant. Open streams keep the configuration that they
+    /// pinned.
     pub(super) fn remove(&mut self, id: TenantId) {
         if self.states.remove(&id).is_some() {
             tracing::info!(tenant.id = %id, "the tenant is gone");

@@ -9,22 +9,22 @@ use minichat_core::{NamespacedName, TenantId};
 
 use super::issuers::{self, Listing};
 
-/// One tenant as it runs: its configuration and what its providers need to be
-/// told. A request pins the [`Arc`] it began with (K8S-22).
+/// A running tenant: its configuration and the data for its providers. A
+/// request pins the [`Arc`] with which it began (K8S-22).
 #[derive(Debug)]
 pub struct TenantRuntime {
-    /// The `ChatTenant` that the tenant's id belongs to (D36).
+    /// The `ChatTenant` that owns the tenant's id (D36).
     pub source: NamespacedName,
-    /// Numbered (QUOTA-28).
+    /// With a policy version (QUOTA-28).
     pub config: TenantConfig,
     pub credentials: Credentials,
-    /// `<policy version>-<12 digits>`: what `/configz` shows.
+    /// `<policy version>-<12 digits>`, as `/configz` shows it.
     pub revision: String,
     policy_version: u64,
 }
 
 impl TenantRuntime {
-    /// `config` of `source` under `policy_version`, with the credentials it refers to.
+    /// `config` of `source` as `policy_version`, with its credentials.
     pub fn new(
         source: NamespacedName,
         config: TenantConfig,
@@ -42,20 +42,21 @@ impl TenantRuntime {
         }
     }
 
-    /// The same under a revision that covers the credentials too (K8S-20).
+    /// The same with a revision that also covers the credentials (K8S-20).
     #[must_use]
     pub(super) fn with_revision(mut self, revision: String) -> Self {
         self.revision = revision;
         self
     }
 
-    /// The number that turns are pinned to (QUOTA-33).
+    /// The version that turns pin (QUOTA-33).
     pub const fn policy_version(&self) -> u64 {
         self.policy_version
     }
 }
 
-/// The tenants that run: read by every request, swapped as a whole by the source.
+/// The running tenants. Every request reads them; the source swaps them as a
+/// whole.
 #[derive(Debug, Default)]
 pub struct Tenants {
     current: ArcSwap<Snapshot>,
@@ -70,14 +71,14 @@ struct Snapshot {
 }
 
 impl Tenants {
-    /// The tenant's present configuration; `None` when it is not served here.
+    /// The tenant's current configuration; `None` if it is not served here.
     pub fn get(&self, tenant: TenantId) -> Option<Arc<TenantRuntime>> {
         self.current.load().tenants.get(&tenant).cloned()
     }
 
-    /// Whom a request of mode `dev` opens that names no tenant (D51): the one
-    /// that was first in the manifests when the process began, as long as it is
-    /// there.
+    /// The tenant of mode `dev` for requests that name none (D51): the one that
+    /// was first in the manifests when the process started, as long as it
+    /// exists.
     pub fn default_id(&self) -> Option<TenantId> {
         self.current.load().default
     }
@@ -87,18 +88,18 @@ impl Tenants {
         self.current.load().names.get(name).copied()
     }
 
-    /// Whether none is served.
+    /// Whether no tenant is served.
     pub fn is_empty(&self) -> bool {
         self.current.load().tenants.is_empty()
     }
 
-    /// Which tenants list the issuer called `name`.
+    /// The tenants that list the issuer called `name`.
     pub fn listing(&self, name: &str) -> Listing {
         let current = self.current.load();
         current.issuers.get(name).cloned().unwrap_or_default()
     }
 
-    /// Every tenant, in no order.
+    /// All tenants, unordered.
     pub fn all(&self) -> Vec<(TenantId, Arc<TenantRuntime>)> {
         let current = self.current.load();
         current

@@ -1,5 +1,5 @@
-//! A directory that changes while its tenants run. Changes are waited for, at
-//! most [`PATIENCE`]; nothing depends on how long they take.
+//! A directory that changes while its tenants run. The tests wait for changes
+//! up to [`PATIENCE`]; nothing depends on how long they take.
 
 use std::fs;
 use std::sync::Arc;
@@ -117,7 +117,7 @@ async fn a_tenant_runs_numbered_and_a_change_is_the_next_version() {
     assert_eq!(daily(&first), 7, "who pinned the older one keeps it");
 }
 
-/// QUOTA-28: the database knows the version after a restart.
+/// QUOTA-28: after a restart, the version comes from the database.
 #[tokio::test]
 async fn a_restart_keeps_the_version_of_an_unchanged_document() {
     let scene = Scene::start(&[("a.yaml", tenant(A, 7, "key"))]).await;
@@ -188,7 +188,7 @@ async fn a_tenant_that_never_ran_is_shown_without_a_revision() {
     );
 }
 
-/// Without its quota the tenant's users would have other limits.
+/// Without its quota, the tenant's users would have other limits.
 #[tokio::test]
 async fn an_unreadable_document_beside_a_running_tenant_refuses_the_change() {
     let scene = Scene::start(&[("a.yaml", tenant(A, 7, "key"))]).await;
@@ -210,7 +210,8 @@ async fn an_unreadable_document_beside_a_running_tenant_refuses_the_change() {
     assert_eq!(daily(&scene.running(A).unwrap()), 7);
 }
 
-/// PLAT-102: a new key counts at once and is a new revision, not a new policy.
+/// PLAT-102: a new key is used at once. It is a new revision but not a new
+/// policy.
 #[tokio::test]
 async fn a_changed_secret_is_a_new_revision_of_the_same_version() {
     let scene = Scene::start(&[("a.yaml", tenant(A, 7, "sk-old"))]).await;

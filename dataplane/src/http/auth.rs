@@ -1,6 +1,6 @@
-//! Who is calling (API-10, API-11): the only place where tenant and user ids
-//! come from. The process's configuration fixes the mode (PLAT-130); a tenant
-//! with issuers of its own is opened by their tokens alone, in every mode.
+//! The caller of a request (API-10, API-11). Tenant and user ids come from here
+//! only. The configuration fixes the mode (PLAT-130). In every mode, a tenant
+//! with its own issuers accepts only their tokens.
 
 mod bearer;
 mod issuer_keys;
@@ -26,7 +26,7 @@ const X_TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
 const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 const X_SCOPES: HeaderName = HeaderName::from_static("x-scopes");
 
-/// A caller whose tenant is not looked up yet.
+/// A caller whose tenant was not looked up yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Identity {
     pub(super) tenant_id: TenantId,
@@ -35,19 +35,19 @@ pub(super) struct Identity {
     pub(super) scopes: Scopes,
 }
 
-/// Decides identities in the configured mode.
+/// Identifies callers in the configured mode.
 pub(super) struct Authenticator {
     mode: Mode,
     bearer: Bearer,
 }
 
-/// What a request without a believed token is.
+/// How requests without a bearer token are identified.
 enum Mode {
-    /// Nobody's.
+    /// They are refused.
     Oidc,
-    /// That of one fixed user (PLAT-134).
+    /// As one fixed user (PLAT-134).
     Dev(Dev),
-    /// That of whom a trusted proxy names (PLAT-133).
+    /// By the headers of a trusted proxy (PLAT-133).
     TrustedHeaders {
         peers: Vec<IpNetwork>,
         secret: Option<SecretHeader>,
@@ -55,7 +55,8 @@ enum Mode {
 }
 
 impl Authenticator {
-    /// `client` fetches the keys of issuers, over plain HTTP if `allow_http`.
+    /// `client` fetches the keys of issuers, over plain HTTP if `allow_http` is
+    /// set.
     pub(super) fn new(auth: &Auth, client: ProviderClient, allow_http: bool) -> Self {
         let mut process_issuer = None;
         let mode = match auth {
@@ -69,8 +70,8 @@ impl Authenticator {
                 shared_secret,
             }) => Mode::TrustedHeaders {
                 peers: trusted_peers.clone(),
-                // A name that is no header name never arrives: nobody is
-                // believed by it.
+                // An invalid header name never matches, so no request is
+                // trusted by it.
                 secret: shared_secret.as_ref().and_then(SecretHeader::new),
             },
         };
@@ -80,8 +81,8 @@ impl Authenticator {
         }
     }
 
-    /// The identity of a request from `peer` that came at `now`, or 401; 503
-    /// when nobody can say whether its token is genuine.
+    /// The identity of a request from `peer` at `now`, or 401. 503 if no key is
+    /// available to check the token.
     pub(super) async fn identify(
         &self,
         headers: &HeaderMap,
@@ -104,9 +105,9 @@ impl Authenticator {
         Ok(identity)
     }
 
-    /// The token that decides. Outside mode `oidc` it is one of an issuer that
-    /// some tenant lists: others are of no concern here, a proxy may have left
-    /// them in.
+    /// The token that decides. Outside mode `oidc`, only a token of an issuer
+    /// that some tenant lists counts. Other tokens are ignored; a proxy may
+    /// have passed them on.
     fn token<'h>(
         &self,
         headers: &'h HeaderMap,
@@ -156,7 +157,7 @@ impl Mode {
     }
 }
 
-/// A header whose right value proves the sender.
+/// A header whose value proves the sender.
 pub(super) struct SecretHeader {
     name: HeaderName,
     digest: [u8; 32],
@@ -170,8 +171,8 @@ impl SecretHeader {
         })
     }
 
-    /// Compares digests, so that neither the time it takes nor the length
-    /// tells anything about the secret.
+    /// Compares digests, so that neither the time nor the length reveals
+    /// anything about the secret.
     fn is_in(&self, headers: &HeaderMap) -> bool {
         only(headers, &self.name).is_some_and(|value| {
             let digest: [u8; 32] = Sha256::digest(value).into();
@@ -184,7 +185,8 @@ impl SecretHeader {
     }
 }
 
-/// D51: the header chooses, else the configuration, else the default tenant.
+/// D51: the header takes precedence, then the configuration, then the default
+/// tenant.
 fn dev_identity(dev: Dev, headers: &HeaderMap, tenants: &Tenants) -> Result<Identity, Problem> {
     let tenant_id = match chosen_tenant(headers, tenants)? {
         Some(chosen) => chosen,
@@ -201,7 +203,7 @@ fn dev_identity(dev: Dev, headers: &HeaderMap, tenants: &Tenants) -> Result<Iden
     })
 }
 
-/// The tenant that `X-Tenant-Id` names by its id or as `namespace/name`.
+/// The tenant that `X-Tenant-Id` names, by id or as `namespace/name`.
 fn chosen_tenant(headers: &HeaderMap, tenants: &Tenants) -> Result<Option<TenantId>, Problem> {
     if !headers.contains_key(X_TENANT_ID) {
         return Ok(None);
@@ -235,7 +237,7 @@ fn id<T: FromStr>(headers: &HeaderMap, name: &HeaderName) -> Option<T> {
     std::str::from_utf8(only(headers, name)?).ok()?.parse().ok()
 }
 
-/// Separated by spaces or commas (D33); several headers add up.
+/// Separated by spaces or commas (D33). Several headers are combined.
 fn scopes(headers: &HeaderMap) -> Result<Scopes, Problem> {
     let mut texts = Vec::new();
     for value in headers.get_all(X_SCOPES) {
@@ -249,8 +251,8 @@ fn scopes(headers: &HeaderMap) -> Result<Scopes, Problem> {
     ))
 }
 
-/// The header's value when it is there exactly once: two values for one
-/// identity are a contradiction, whoever appended the second.
+/// The header's value if the header occurs exactly once. Two values for one
+/// identity contradict each other, whoever added the second.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {

@@ -1,8 +1,7 @@
-//! JSON request bodies (API-23, API-24): as they are, without a content coding,
-//! and with or without a byte order mark. Unknown members are ignored (API-2).
-//!
-//! Request types keep required members optional, so that a missing one is told
-//! by [`required`] with its name.
+//! JSON request bodies (API-23, API-24), without a content coding, with or
+//! without a byte order mark. Unknown members are ignored (API-2).
+//! Request types declare required members as optional, so that [`required`] can
+//! report a missing one by name.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -21,7 +20,7 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor}
 use crate::app::App;
 use crate::problem::Problem;
 
-/// Before a JSON text it means nothing (RFC 8259 section 8.1).
+/// It has no meaning before a JSON text (RFC 8259 section 8.1).
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// A JSON body of type `T`.
@@ -41,13 +40,14 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Json<T> {
     }
 }
 
-/// The value of a required member, or 400 that names it. An explicit `null`
+/// The value of a required member, or 400 with its name. An explicit `null`
 /// counts as missing (API-4).
 pub(super) fn required<T>(value: Option<T>, field: &str) -> Result<T, Problem> {
     value.ok_or_else(|| Problem::invalid_field(field, "is required"))
 }
 
-/// The text of a message: not blank, and kept as it was sent (API-62, API-72).
+/// The text of a message. It must not be blank, and is kept unchanged (API-62,
+/// API-72).
 pub(super) fn message(content: Option<String>) -> Result<String, Problem> {
     let content = required(content, "content")?;
     if content.trim().is_empty() {
@@ -57,7 +57,7 @@ pub(super) fn message(content: Option<String>) -> Result<String, Problem> {
     Ok(content)
 }
 
-/// Refuses text that no database column can hold.
+/// Refuses text that the database cannot store.
 pub(super) fn storable(text: &str, field: &str) -> Result<(), Problem> {
     if text.contains('\0') {
         return Err(Problem::invalid_field(field, "must not contain U+0000"));
@@ -65,8 +65,8 @@ pub(super) fn storable(text: &str, field: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A `T` that is written as an object. By itself, serde reads the members of a
-/// struct from an array as well.
+/// A `T` that must be a JSON object. By default, serde also reads a struct from
+/// an array.
 #[derive(Debug)]
 pub(super) struct Object<T>(pub(super) T);
 
@@ -118,7 +118,7 @@ fn declared_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// RFC 9110 section 15.5.16: the answer says what would have been accepted.
+/// RFC 9110 section 15.5.16: the answer lists what would be accepted.
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     if !is_json(headers) {
         let problem = Problem::new(
@@ -139,7 +139,7 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether any coding but `identity`, which is none, was applied.
+/// Whether a coding other than `identity` was applied.
 fn is_encoded(headers: &HeaderMap) -> bool {
     let is_none = |coding: &str| {
         let coding = coding.trim();

@@ -21,7 +21,7 @@ use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
 
-/// Longest title in Unicode characters (API-51).
+/// Maximum length of a title in Unicode characters (API-51).
 const MAX_TITLE: usize = 255;
 
 /// A chat as its owner sees it (API-50).
@@ -63,14 +63,14 @@ impl From<Chat> for ChatView {
     }
 }
 
-/// What a chat is created with; `{}` is enough.
+/// The body of a request to create a chat; `{}` is enough.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "CreateChat")]
 pub(super) struct CreateBody {
     /// 1 to 255 characters besides the space around them.
     #[schemars(pattern(r"^\s*\S([\s\S]{0,253}\S)?\s*$"))]
     title: Option<String>,
-    /// The id of a model; without it the tenant's default.
+    /// The id of a model. If it is absent, the tenant's default.
     model: Option<String>,
 }
 
@@ -156,7 +156,7 @@ pub(super) async fn show(
     Ok(Json(ChatView::from(chat)).into_response())
 }
 
-/// What of a chat can be changed.
+/// What can be changed in a chat.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "UpdateChat")]
 pub(super) struct UpdateBody {
@@ -189,10 +189,10 @@ pub(super) async fn update(
 /// The queue of deleted chats, whose files at providers are still there.
 const CLEANUP_QUEUE: &str = "mini-chat.chat_cleanup";
 
-/// Partitions of the queue (PLAT-31).
+/// Number of partitions of the queue (PLAT-31).
 const CLEANUP_PARTITIONS: u32 = 4;
 
-/// What cleanup is told (CONT-163).
+/// The message for the clean-up (CONT-163).
 #[derive(Serialize)]
 struct CleanupEvent {
     reason: &'static str,
@@ -202,7 +202,7 @@ struct CleanupEvent {
     chat_deleted_at: Timestamp,
 }
 
-/// `DELETE /chats/{id}` (API-55). A running turn goes on to its own end.
+/// `DELETE /chats/{id}` (API-55). A running turn continues to its end.
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -241,7 +241,7 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The title without the space around it.
+/// The title without surrounding space.
 fn title(text: &str) -> Result<String, Problem> {
     let title = text.trim();
     if !(1..=MAX_TITLE).contains(&title.chars().count()) {
@@ -254,9 +254,9 @@ fn title(text: &str) -> Result<String, Problem> {
     Ok(title.to_owned())
 }
 
-/// The chat's model: the one asked for, if it is enabled, or the default.
-fn model(config: &TenantConfig, asked: Option<&str>) -> Result<String, Problem> {
-    let model = match asked {
+/// The chat's model: the requested one if it is enabled, or the default.
+fn model(config: &TenantConfig, requested: Option<&str>) -> Result<String, Problem> {
+    let model = match requested {
         Some(id) => config
             .model(id)
             .filter(|model| model.enabled)

@@ -1,6 +1,6 @@
-//! Cross-origin requests of browsers (API-28): what a page of another origin may
-//! send, which a preflight asks, and what it may read of the answer. Nothing is
-//! refused here: it is the browser that obeys.
+//! Cross-origin requests of browsers (API-28): the answers to preflights, and
+//! the headers that let a page of another origin read an answer. Nothing is
+//! refused here, because the browser enforces the rules.
 
 use std::collections::BTreeSet;
 
@@ -15,14 +15,14 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use minichat_config::process::{self, Allowed};
 
-/// Headers of answers that a page may read besides the usual ones.
+/// Response headers that a page may read in addition to the safelisted ones.
 const EXPOSED: HeaderValue = HeaderValue::from_static("location, retry-after, x-request-id");
 const ANY: HeaderValue = HeaderValue::from_static("*");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
-/// What every list of headers names: `*` does not cover it.
+/// Every list of headers names it, because `*` does not include it.
 const AUTHORIZATION: &str = "authorization";
 
-/// What is allowed, as it is written.
+/// What is allowed, as header values.
 pub(super) struct Cors {
     origins: Origins,
     methods: HeaderValue,
@@ -38,7 +38,8 @@ enum Origins {
 
 enum Headers {
     Named(HeaderValue),
-    /// Whatever the browser asks for: with credentials `*` is no wildcard.
+    /// The headers that the browser requests, because `*` is not a wildcard for
+    /// requests with credentials.
     AsAsked,
 }
 
@@ -73,8 +74,9 @@ impl Cors {
         }
     }
 
-    /// The answer to a preflight, without the headers of [`Self::write_headers`];
-    /// `None` for any other request. It names what is allowed, whatever is asked.
+    /// The answer to a preflight, without the headers of
+    /// [`Self::write_headers`]; `None` for any other request. It lists
+    /// everything that is allowed, whatever the browser asks for.
     pub(super) fn preflight(&self, request: &Request) -> Option<Response> {
         let asked = request.headers();
         let is_preflight = request.method() == Method::OPTIONS
@@ -98,7 +100,7 @@ impl Cors {
         Some(response)
     }
 
-    /// Lets a page of `origin` read the answer with `headers`, if it may.
+    /// Adds headers that let a page of `origin` read the answer, if it may.
     pub(super) fn write_headers(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
         if matches!(self.origins, Origins::Only(_)) {
             headers.append(VARY, ORIGIN.into());
@@ -113,7 +115,8 @@ impl Cors {
         }
     }
 
-    /// What is allowed to pages of `origin`: the value of the header.
+    /// The header's value for pages of `origin`; `None` if they may not read
+    /// answers.
     fn origin(&self, origin: Option<&HeaderValue>) -> Option<HeaderValue> {
         match &self.origins {
             Origins::Any => Some(ANY),
@@ -137,7 +140,7 @@ impl Cors {
     }
 }
 
-/// The loader has let only names through.
+/// The loader accepts only valid names.
 fn list(names: &[String]) -> HeaderValue {
     HeaderValue::from_str(&names.join(", ")).unwrap_or(HeaderValue::from_static(""))
 }

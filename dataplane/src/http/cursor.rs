@@ -1,6 +1,6 @@
-//! Page cursors (API-43, API-44): where a page ends, in which order, and of
-//! which filter, as opaque text. A cursor grants nothing, because every query
-//! names the owner anyway.
+//! Page cursors (API-43, API-44): opaque text with the position, the order and
+//! the filter of a page. A cursor gives no access, because every query checks
+//! the owner.
 
 use std::ops::RangeInclusive;
 
@@ -20,8 +20,8 @@ const VERSION: u8 = 2;
 const LENGTH: usize = 4 + 8 + 16 + DIGEST_LENGTH;
 const DIGEST_LENGTH: usize = 8;
 
-/// 1970 to 9999: what every database can compare with. A forged cursor beyond
-/// it must not surface as a database error.
+/// 1970 to 9999: the instants that every database can compare. A forged cursor
+/// outside them must not cause a database error.
 pub(super) const INSTANTS: RangeInclusive<i64> = 0..=253_402_300_799_999_999;
 
 /// Which list a cursor belongs to.
@@ -40,7 +40,7 @@ impl List {
     }
 }
 
-/// What a page continues.
+/// The position from which a page continues.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Cursor {
     pub(super) list: List,
@@ -50,7 +50,8 @@ pub(super) struct Cursor {
     pub(super) direction: Direction,
 }
 
-/// Recognises a filter that is repeated unchanged; none is all zeros.
+/// Recognises whether a filter is repeated unchanged. All zeros if there is
+/// none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FilterDigest([u8; DIGEST_LENGTH]);
 
@@ -82,7 +83,7 @@ impl Cursor {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads what [`Self::encode`] wrote for the same list; anything else is
+    /// Reads the result of [`Self::encode`] for the same list. Anything else is
     /// 422 `invalid_cursor`.
     pub(super) fn decode(text: &str, list: List) -> Result<Self, Problem> {
         let foreign = || invalid("The cursor is not one this service made.");
@@ -180,8 +181,8 @@ mod tests {
             prop_assert_eq!(Cursor::decode(&text, list).unwrap(), cursor);
         }
 
-        /// API-46: whatever the bytes, never a panic, and never a key that a
-        /// database cannot hold.
+        /// API-46: no bytes cause a panic or a key that a database cannot
+        /// compare.
         #[test]
         fn forged_bytes_are_refused_or_harmless(bytes in prop::collection::vec(any::<u8>(), 0..50)) {
             let mut forged = bytes;

@@ -1,5 +1,5 @@
-//! The time a request has until its response head (API-26). The body of a
-//! response, such as an open stream, is never cut.
+//! The time limit of a request until its response head (API-26). It does not
+//! apply to the body, such as an open stream.
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The OpenAPI document and a page that shows it (API-27). They tell nothing
-//! about anybody, so that they need no identity.
+//! The OpenAPI document and a page that shows it (API-27). They contain nothing
+//! about users, so they need no identity.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use minichat_config::ProcessConfig;
 use super::openapi;
 use crate::app::App;
 
-/// Loads nothing from elsewhere.
+/// It loads nothing from other hosts.
 const VIEWER: &str = include_str!("docs.html");
 
 const VIEWER_POLICY: HeaderValue = HeaderValue::from_static(
@@ -21,7 +21,7 @@ const VIEWER_POLICY: HeaderValue = HeaderValue::from_static(
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
 
-/// The routes of documents, none when they are off.
+/// The routes of the documents. Empty if they are disabled.
 pub(super) fn routes(config: &ProcessConfig) -> Vec<(String, MethodRouter<Arc<App>>)> {
     if !config.server.docs_enabled {
         return Vec::new();

@@ -1,8 +1,7 @@
-//! Problem documents (API-30): the only place where a failure becomes bytes.
-//!
-//! A [`Problem`] knows neither the request's path nor its trace, so turning it
-//! into a response only attaches it; [`render`] writes the document on the way
-//! out, when both are at hand.
+//! Problem documents (API-30). Only this file writes a failure as bytes.
+//! A [`Problem`] knows neither the path nor the trace of its request. So
+//! turning it into a response only attaches it, and [`render`] writes the
+//! document later, when both are known.
 
 use std::sync::Arc;
 
@@ -20,11 +19,11 @@ use crate::problem::{FieldError, Problem};
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-/// A problem on its way to [`render`].
+/// A problem that [`render`] will write.
 #[derive(Clone)]
 struct Attached(Arc<Problem>);
 
-/// The wire form of a problem (RFC 9457 and API-30).
+/// A problem as it is sent (RFC 9457 and API-30).
 #[derive(Serialize, JsonSchema)]
 #[schemars(
     rename = "Problem",
@@ -53,7 +52,7 @@ pub(super) struct Document<'a> {
     /// Further facts, such as `required_tokens` and `available_tokens`.
     context: Option<&'a serde_json::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    /// The allowance that is used up; always and only with `quota_exceeded`.
+    /// The limit that is used up; always and only with `quota_exceeded`.
     #[schemars(extend("enum" = QuotaScope::ALL.map(QuotaScope::as_str)))]
     quota_scope: Option<&'static str>,
 }
@@ -67,9 +66,9 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Writes the document of an attached problem into `response`, keeping the
-/// headers it already has (`Allow` comes from the router). Any other response
-/// passes unchanged. `instance` is the request's path.
+/// Writes the document of an attached problem into `response` and keeps the
+/// existing headers (`Allow` comes from the router). Other responses are
+/// returned unchanged. `instance` is the request's path.
 pub(super) fn render(mut response: Response, instance: &str, trace: TraceContext) -> Response {
     let Some(Attached(problem)) = response.extensions_mut().remove::<Attached>() else {
         return response;

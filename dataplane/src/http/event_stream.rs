@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Version};
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// API-130: nothing between here and the client may hold an event back.
+/// API-130: proxies must not buffer events.
 pub(super) fn event_stream(body: Body, version: Version) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();

@@ -22,31 +22,31 @@ use crate::problem::Problem;
 use lexer::{Token, Word};
 
 const MAX_BYTES: usize = 8192;
-/// Operators, tests and literals together.
+/// Maximum number of operators, tests and literals together.
 const MAX_NODES: usize = 2000;
-/// Far more than people write, far less than a stack holds.
+/// Maximum nesting: far more than people write, far less than the stack allows.
 const MAX_DEPTH: usize = 64;
 
-/// Why a text is no filter.
+/// Why a text is not a filter.
 #[derive(Debug, PartialEq, Eq)]
 enum Fault {
-    /// Not in the grammar, or not for this list; with the reason.
+    /// It does not match the grammar or the list; with the reason.
     Wrong(String),
     TooManyNodes,
 }
 
-/// A field that rows can be chosen by.
+/// A field by which rows can be filtered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Field {
     Title,
-    /// The instant that the list is about.
+    /// The list's instant.
     At,
     Id,
     Role,
 }
 
 impl Field {
-    /// What the field can be tested with.
+    /// The operators that can be applied to the field.
     pub(super) const fn operators(self) -> &'static [&'static str] {
         match self {
             Self::Title => &["eq", "ne", "in", "contains", "startswith", "endswith"],
@@ -301,7 +301,7 @@ fn text(literal: &Token) -> Result<String, Fault> {
     }
 }
 
-/// Digits below a microsecond are cut, as they are in what is stored.
+/// Digits below a microsecond are dropped, as in stored instants.
 fn instant(literal: &Token) -> Result<Timestamp, Fault> {
     let instant = match literal {
         Token::Word(word) if word.0.len() >= "2030-01-01T00:00:00Z".len() => {

@@ -129,7 +129,8 @@ fn what_is_not_in_the_grammar_is_an_invalid_filter() {
     assert_eq!(problem.code, ErrorCode::InvalidFilter);
 }
 
-/// API-46: budgets are judged as such, and nesting never exhausts a stack.
+/// API-46: an exceeded limit has its own error, and nesting never exhausts the
+/// stack.
 #[test]
 fn the_budgets_are_kept() {
     let fits = format!("title eq '{}'", "a".repeat(MAX_BYTES - 11));
@@ -235,7 +236,7 @@ proptest! {
         prop_assert_eq!(chats(&written(&filter)).unwrap(), filter);
     }
 
-    /// API-46: whatever the text, an answer and no panic.
+    /// API-46: any text gets an answer without a panic.
     #[test]
     fn any_text_is_a_filter_or_refused(text in "(title|id|updated_at|role|eq|in|not|and|or|contains|null|[ '(),\\PC]){0,30}") {
         for list in [List::Chats, List::Messages] {
@@ -246,7 +247,8 @@ proptest! {
     }
 }
 
-/// API-27, API-45: the document names what a filter takes, and nothing else.
+/// API-27, API-45: the document lists exactly the operators that a filter
+/// accepts.
 #[test]
 fn the_operators_that_a_field_names_are_those_it_takes() {
     let literal = |field: Field| match field {

@@ -25,18 +25,18 @@ pub(super) struct PageView<T> {
     page_info: PageInfo,
 }
 
-/// Where a page stands in its list.
+/// The position of a page in its list.
 #[derive(Serialize, JsonSchema, Debug)]
 struct PageInfo {
-    /// The limit applied.
+    /// The limit that was applied.
     limit: u32,
-    /// `cursor` of the next page; `null` on the last.
+    /// `cursor` of the next page; `null` on the last page.
     next_cursor: Option<String>,
-    /// `cursor` of the page before; `null` on one asked for without a cursor.
+    /// `cursor` of the previous page; `null` if the request had no cursor.
     prev_cursor: Option<String>,
 }
 
-/// What a list route is asked for.
+/// A parsed request for a list.
 pub(super) struct ListRequest {
     list: List,
     filter: FilterDigest,
@@ -44,7 +44,7 @@ pub(super) struct ListRequest {
 }
 
 impl ListRequest {
-    /// The answer that shows `page`, item by item.
+    /// The response for `page`, converted item by item.
     pub(super) fn view<Row, T>(&self, page: Page<Row>, item: impl FnMut(Row) -> T) -> PageView<T> {
         let cursor = |key, direction| {
             let (list, filter, order) = (self.list, self.filter, self.page.order);
@@ -68,8 +68,7 @@ impl ListRequest {
     }
 }
 
-/// The query of a list route, undecoded. Parameters that no list knows are
-/// ignored.
+/// The query of a list route, not decoded yet. Unknown parameters are ignored.
 pub(super) struct ListQuery(Vec<(String, String)>);
 
 impl<S: Send + Sync> FromRequestParts<S> for ListQuery {
@@ -83,7 +82,7 @@ impl<S: Send + Sync> FromRequestParts<S> for ListQuery {
 }
 
 impl ListQuery {
-    /// What is asked of `list`.
+    /// Parses the request for `list`.
     pub(super) fn read(&self, list: List) -> Result<ListRequest, Problem> {
         if let Some(names) = self.one("$select")? {
             check_select(names)?;
@@ -122,7 +121,7 @@ impl ListQuery {
         })
     }
 
-    /// The value of a parameter that may be given once.
+    /// The value of a parameter that may occur once.
     fn one(&self, name: &str) -> Result<Option<&str>, Problem> {
         let mut values = self.0.iter().filter(|(key, _)| key == name);
         match (values.next(), values.next()) {
@@ -132,7 +131,7 @@ impl ListQuery {
     }
 }
 
-/// API-47: names are counted and compared, and have no effect.
+/// API-47: names are counted and checked, but have no effect.
 fn check_select(text: &str) -> Result<(), Problem> {
     let refused = |reason: &str| Err(Problem::invalid_field("$select", reason));
     if text.len() > MAX_SELECT_BYTES {
@@ -157,7 +156,7 @@ fn check_select(text: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// API-41: any number of digits is a number, and above 100 it is 100.
+/// API-41: a number of any length is accepted; above 100 it counts as 100.
 fn limit(text: &str) -> Result<u32, Problem> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(Problem::invalid_field(

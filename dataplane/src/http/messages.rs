@@ -1,4 +1,5 @@
-//! Messages of a chat: listing them (API-60, API-61) is here, sending one is in [`mod@send`].
+//! Messages of a chat. Listing them (API-60, API-61) is here, sending one is in
+//! [`mod@send`].
 
 mod send;
 
@@ -36,7 +37,7 @@ pub(super) struct MessageView {
     #[schemars(extend("enum" = reactions()))]
     my_reaction: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    /// The model that answered.
+    /// The model that wrote the answer.
     model: Option<String>,
     #[serde(skip_serializing_if = "is_unknown")]
     input_tokens: u64,
@@ -61,7 +62,7 @@ fn reactions() -> Vec<Option<&'static str>> {
     reactions.into_iter().chain([None]).collect()
 }
 
-/// 0 stands for a count that nobody reported (D26).
+/// 0 stands for a count that was not reported (D26).
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 const fn is_unknown(tokens: &u64) -> bool {
     *tokens == 0
@@ -126,7 +127,7 @@ pub(super) async fn list(
     Ok(Json(view).into_response())
 }
 
-/// An empty page can also mean that the caller has no such chat.
+/// If the page is empty, it is checked whether the caller has the chat.
 async fn read_page(
     app: &App,
     caller: &Caller,

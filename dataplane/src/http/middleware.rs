@@ -1,6 +1,6 @@
-//! What happens to every request before and after its handler, in the order of
-//! API-20. One function instead of a stack of layers: the order can be read,
-//! and a request costs one future.
+//! The steps before and after every handler, in the order of API-20. They are
+//! one function instead of a stack of layers, so that the order can be read and
+//! a request costs one future.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -30,7 +30,8 @@ use crate::caller::Caller;
 use crate::problem::Problem;
 use crate::turn::RequestContext;
 
-/// Who sends a request that the middleware lets pass, and what the request is called.
+/// The caller of a request that the middleware accepts, and the ids of the
+/// request.
 #[derive(Clone)]
 pub(super) struct Authorized {
     pub(super) caller: Caller,
@@ -40,7 +41,7 @@ pub(super) struct Authorized {
 }
 
 impl Authorized {
-    /// What the request is called beyond this process.
+    /// The ids of the request for logs, traces and the provider.
     pub(super) fn context(&self) -> RequestContext {
         RequestContext {
             http_request_id: self.http_request_id.as_str().into(),
@@ -50,16 +51,16 @@ impl Authorized {
     }
 }
 
-/// The paths of the routes as the router names them.
+/// The paths of the routes, as the router knows them.
 #[derive(Default)]
 pub(super) struct Paths {
-    /// Of operations.
+    /// Paths of operations.
     pub(super) templates: Vec<String>,
-    /// Of what needs no identity (API-27).
+    /// Paths that need no identity (API-27).
     pub(super) open: Vec<String>,
 }
 
-/// Puts the middleware around the routes and fallbacks of `router`.
+/// Wraps the routes and fallbacks of `router` in the middleware.
 pub(super) fn around(router: Router, app: Arc<App>, tracer: Tracer, paths: Paths) -> Router {
     let limits = app.config.server.rate_limit;
     let middleware = Arc::new(Middleware {
@@ -137,8 +138,9 @@ async fn serve(
 }
 
 impl Middleware {
-    /// Limits, identity, licence, scope, then the route (API-20). The rate
-    /// limit follows the identity because it is the caller's own (D20).
+    /// Checks limits, identity, licence and scope, then calls the route
+    /// (API-20). The rate limit comes after the identity, because each caller
+    /// has its own (D20).
     async fn authorize_and_handle<'a>(
         &'a self,
         route: Route,
@@ -164,7 +166,7 @@ impl Middleware {
         decision.as_ref().map_or(Ok(()), RateLimitDecision::check)?;
         let caller = self.licensed(identity)?;
         check_scope(&caller, request.method())?;
-        // A request that no connection brought has none.
+        // A request that did not come through a connection has none.
         let half_close = request.extensions_mut().remove().unwrap_or_default();
         request.extensions_mut().insert(Authorized {
             caller,
@@ -197,8 +199,8 @@ impl Middleware {
         Ok(identity)
     }
 
-    /// One number per route template and method. Unknown paths share one, and
-    /// so do unusual methods, so that a caller cannot invent new buckets.
+    /// One number per route template and method. All unknown paths share one,
+    /// and so do unusual methods, so that a caller cannot create new buckets.
     fn route_number(&self, request: &Request) -> u16 {
         let template = request
             .extensions()
@@ -216,8 +218,8 @@ impl Middleware {
         u16::try_from(template * 6 + method).unwrap_or(u16::MAX)
     }
 
-    /// The caller with its tenant's configuration pinned, or 403: which of the
-    /// reasons applies is not told (API-12, PLAT-135).
+    /// The caller with its tenant's configuration pinned, or 403. The answer
+    /// does not say which reason applies (API-12, PLAT-135).
     fn licensed(&self, identity: Identity) -> Result<Caller, Problem> {
         self.app
             .tenants
@@ -246,8 +248,8 @@ async fn handle(route: Route, request: Request) -> Result<Response, Problem> {
     }
 }
 
-/// API-13: reading operations are the GETs, so the method decides before any
-/// lookup.
+/// API-13: GET operations read and all others write, so the method decides,
+/// before any lookup.
 fn check_scope(caller: &Caller, method: &Method) -> Result<(), Problem> {
     let (granted, scope) = if matches!(*method, Method::GET | Method::HEAD) {
         (caller.scopes.read, "ai:mini_chat:read")
@@ -267,9 +269,10 @@ impl<S: Sync> FromRequestParts<S> for Authorized {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        // Without the middleware nobody decided who is calling: deny (PLAT-139).
+        // Without the middleware the caller is unknown, so the request is
+        // refused (PLAT-139).
         parts.extensions.remove::<Self>().ok_or_else(|| {
-            tracing::error!("a handler was reached around the middleware");
+            tracing::error!("a handler was called without the middleware");
             Problem::internal()
         })
     }

@@ -1,6 +1,5 @@
-//! The application's HTTP API (chapter 1 of the specification): routes, who
-//! may use them, and what their answers look like. What a turn does is in
-//! [`crate::turn`].
+//! The HTTP API of the application (chapter 1 of the specification): routes,
+//! access control and responses. What a turn does is in [`crate::turn`].
 
 mod auth;
 mod body;
@@ -48,8 +47,8 @@ pub fn routes() -> Vec<(Method, &'static str)> {
     operations.map(|it| (it.method, it.path)).collect()
 }
 
-/// The application's service. Every request, to whatever path, passes the
-/// middleware first (API-20); `tracer` begins its trace.
+/// The application's service. Every request passes the middleware first,
+/// whatever its path (API-20). `tracer` begins its trace.
 pub fn router(app: Arc<App>, tracer: Tracer) -> Router {
     let base = format!("{}/v1", app.config.base_path());
     let mut router = Router::new();

@@ -12,7 +12,7 @@ use super::path::{ModelPath, Params};
 use crate::caller::Caller;
 use crate::problem::Problem;
 
-/// What clients see of a catalog entry, and nothing else of it.
+/// The part of a catalog entry that clients may see.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Model")]
 pub(super) struct ModelView<'a> {
@@ -40,13 +40,13 @@ impl<'a> From<&'a Model> for ModelView<'a> {
     }
 }
 
-/// The enabled models, in the order of the catalog.
+/// The enabled models, in catalog order.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct ModelList<'a> {
     items: Vec<ModelView<'a>>,
 }
 
-/// `GET /models`: the enabled ones, in catalog order.
+/// `GET /models`: the enabled models, in catalog order.
 pub(super) async fn list(caller: Caller) -> Response {
     let items = caller.tenant.config.models_enabled().map(ModelView::from);
     Json(ModelList {
@@ -55,7 +55,8 @@ pub(super) async fn list(caller: Caller) -> Response {
     .into_response()
 }
 
-/// `GET /models/{model_id}`: a disabled model is as absent as an unknown one.
+/// `GET /models/{model_id}`. A disabled model is not found, just like an
+/// unknown one.
 pub(super) async fn show(
     caller: Caller,
     Params(path): Params<ModelPath>,

@@ -1,5 +1,5 @@
-//! What an operation is: a route, and what the OpenAPI document says of it
-//! (API-27). Both come from one value, so that neither can lack the other.
+//! An operation: a route and its description in the OpenAPI document (API-27).
+//! Both come from one value, so that neither can be missing.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use super::cursor::List;
 use crate::app::App;
 
-/// Describes a type within a document.
+/// Adds a type's schema to a document.
 pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
 /// One operation of the API.
@@ -24,28 +24,28 @@ pub(super) struct Operation {
     pub(super) id: &'static str,
     pub(super) summary: &'static str,
     pub(super) handler: MethodRouter<Arc<App>>,
-    /// The list that its query chooses from.
+    /// The list that the query filters and orders.
     pub(super) list: Option<List>,
     pub(super) body: Option<SchemaOf>,
     pub(super) successes: Vec<Success>,
     refusals: Vec<ErrorCode>,
 }
 
-/// One way to succeed.
+/// One successful response.
 pub(super) struct Success {
     pub(super) status: u16,
     pub(super) means: &'static str,
     pub(super) content: Content,
 }
 
-/// The body of a success.
+/// The body of a successful response.
 pub(super) enum Content {
     Nothing,
     Json(SchemaOf),
     Events,
 }
 
-/// What any operation can be refused with (API-32).
+/// Codes with which any operation can be refused (API-32).
 const EVERYWHERE: &[ErrorCode] = &[
     ErrorCode::Unauthenticated,
     ErrorCode::FeatureNotLicensed,
@@ -57,7 +57,7 @@ const EVERYWHERE: &[ErrorCode] = &[
     ErrorCode::RequestTimeout,
 ];
 
-/// What a turn that is to begin can be refused with (API-64).
+/// Codes with which a new turn can be refused (API-64).
 const TURN: &[ErrorCode] = &[
     ErrorCode::ImagesDisabled,
     ErrorCode::WebSearchDisabled,
@@ -75,7 +75,7 @@ const LIST: &[ErrorCode] = &[
     ErrorCode::InvalidLimit,
 ];
 
-/// The parameters of paths, and what is answered when they name nothing.
+/// The parameters of paths, and the code when the named object does not exist.
 const PATH_PARAMETERS: &[(&str, ErrorCode)] = &[
     ("id", ErrorCode::ChatNotFound),
     ("request_id", ErrorCode::TurnNotFound),
@@ -153,7 +153,7 @@ impl Operation {
         self
     }
 
-    /// A JSON body of type `T` is required.
+    /// Requires a JSON body of type `T`.
     pub(super) fn body<T: JsonSchema>(mut self) -> Self {
         self.body = Some(SchemaGenerator::subschema_for::<T>);
         self
@@ -173,7 +173,7 @@ impl Operation {
         self.success(204, means, Content::Nothing)
     }
 
-    /// Answers with the stream of a turn that begins.
+    /// Answers with the stream of a new turn.
     pub(super) fn streams(self) -> Self {
         self.refused_with(TURN)
             .success(200, "The events of the turn.", Content::Events)
@@ -188,7 +188,7 @@ impl Operation {
         self
     }
 
-    /// Codes besides those that follow from path, query and body.
+    /// Adds codes that do not follow from path, query and body.
     pub(super) fn refused_with(mut self, codes: &[ErrorCode]) -> Self {
         self.refusals.extend(codes);
         self
@@ -201,7 +201,7 @@ impl Operation {
             .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
     }
 
-    /// Every code that the operation can be refused with, ordered by status.
+    /// Every code with which the operation can be refused, ordered by status.
     pub(super) fn refusals(&self) -> Vec<ErrorCode> {
         let mut codes = self.refusals.clone();
         codes.extend(EVERYWHERE);

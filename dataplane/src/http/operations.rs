@@ -1,6 +1,5 @@
-//! Every operation of the API (API-6), below `{root_prefix}{url_prefix}/v1`
-//! (API-1): the table that both the routes and the OpenAPI document are made
-//! from.
+//! All operations of the API (API-6), below `{root_prefix}{url_prefix}/v1`
+//! (API-1). The routes and the OpenAPI document are made from this table.
 
 use minichat_core::ErrorCode;
 use minichat_core::quota::QuotaStatus;
@@ -29,7 +28,7 @@ fn chats() -> Vec<Operation> {
             .body::<chats::CreateBody>()
             .answers::<ChatView>(201, "The new chat; `Location` is its path."),
         Operation::get("/chats", "mini_chat.list_chats", chats::list)
-            .summary("List the caller's chats, those used last first.")
+            .summary("List the caller's chats, the most recently used first.")
             .list(List::Chats)
             .answers::<PageView<ChatView>>(200, "One page of chats."),
         Operation::get("/chats/{id}", "mini_chat.get_chat", chats::show)
@@ -40,8 +39,8 @@ fn chats() -> Vec<Operation> {
             .body::<chats::UpdateBody>()
             .answers::<ChatView>(200, "The chat with its new title."),
         Operation::delete("/chats/{id}", "mini_chat.delete_chat", chats::delete)
-            .summary("Delete a chat with everything in it. A running turn still ends.")
-            .answers_nothing("The chat is gone."),
+            .summary("Delete a chat with everything in it. A running turn continues to its end.")
+            .answers_nothing("The chat was deleted."),
     ]
 }
 
@@ -53,7 +52,7 @@ fn messages() -> Vec<Operation> {
             .list(List::Messages)
             .answers::<PageView<MessageView>>(200, "One page of messages."),
         Operation::post("/chats/{id}/messages:stream", "mini_chat.stream_message", messages::send)
-            .summary("Send a message and stream the answer. With the `request_id` of a completed turn, replays it.")
+            .summary("Send a message and stream the answer. With the `request_id` of a completed turn, its answer is replayed.")
             .body::<messages::SendBody>()
             .streams()
             .refused_with(&[
@@ -67,8 +66,8 @@ fn messages() -> Vec<Operation> {
             .answers::<ReactionView>(200, "The reaction.")
             .refused_with(&[ErrorCode::InvalidReactionTarget]),
         Operation::delete(REACTION, "mini_chat.delete_reaction", reactions::delete)
-            .summary("Take the reaction back, if there is one.")
-            .answers_nothing("There is no reaction."),
+            .summary("Remove the reaction, if there is one.")
+            .answers_nothing("There is no reaction any more."),
     ]
 }
 
@@ -76,11 +75,11 @@ fn turns() -> Vec<Operation> {
     const TURN: &str = "/chats/{id}/turns/{request_id}";
     const RETRY: &str = "/chats/{id}/turns/{request_id}/retry";
     const CANCEL: &str = "/chats/{id}/turns/{request_id}/cancel";
-    /// What a turn must be, to be changed (API-71).
+    /// Codes for a turn that cannot be changed (API-71).
     const CHANGE: &[ErrorCode] = &[ErrorCode::InvalidTurnState, ErrorCode::NotLatestTurn];
     vec![
         Operation::get(TURN, "mini_chat.get_turn", turns::show)
-            .summary("Read the state of a turn: what counts after a lost connection.")
+            .summary("Read the state of a turn, for example after a lost connection.")
             .answers::<TurnView>(200, "The turn."),
         Operation::post(RETRY, "mini_chat.retry_turn", turns::retry)
             .summary("Answer the message of the newest turn again. A body is ignored.")
@@ -93,12 +92,12 @@ fn turns() -> Vec<Operation> {
             .refused_with(CHANGE),
         Operation::delete(TURN, "mini_chat.delete_turn", turns::delete)
             .summary("Delete the newest turn with its messages.")
-            .answers_nothing("The turn is gone.")
+            .answers_nothing("The turn was deleted.")
             .refused_with(CHANGE),
         Operation::post(CANCEL, "mini_chat.cancel_turn", turns::cancel)
-            .summary("Stop a running turn. What it has said so far is kept.")
-            .answers::<TurnView>(202, "The turn was running and ends soon.")
-            .answers::<TurnView>(200, "The turn had ended."),
+            .summary("Stop a running turn. The text so far is kept.")
+            .answers::<TurnView>(202, "The turn was running and will end soon.")
+            .answers::<TurnView>(200, "The turn had ended already."),
     ]
 }
 

@@ -10,7 +10,7 @@ use crate::problem::Problem;
 const MAX_BYTES: usize = 1024;
 const MAX_KEYS: usize = 10;
 
-/// The order of `list` when none is asked for.
+/// The order of `list` if the request names none.
 pub(super) const fn default(list: List) -> Order {
     match list {
         List::Chats => Order::NEWEST_FIRST,
@@ -18,7 +18,7 @@ pub(super) const fn default(list: List) -> Order {
     }
 }
 
-/// The names that `list` can be ordered by.
+/// The names by which `list` can be ordered.
 pub(super) fn fields(list: List) -> impl Iterator<Item = (&'static str, Field)> {
     filter::fields(list)
         .iter()
@@ -26,7 +26,7 @@ pub(super) fn fields(list: List) -> impl Iterator<Item = (&'static str, Field)> 
         .filter(|(_, field)| matches!(field, Field::At | Field::Id))
 }
 
-/// Reads the order of `list`. The id comes last if it is not named, in the
+/// Parses the order of `list`. If the id is not named, it comes last, in the
 /// direction of the last key.
 pub(super) fn parse(text: &str, list: List) -> Result<Order, Problem> {
     if text.len() > MAX_BYTES {

@@ -1,4 +1,5 @@
-//! A panic in a handler is that request's 500 and nobody else's (API-29).
+//! A panic in a handler is answered with 500 and affects no other request
+//! (API-29).
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -8,8 +9,8 @@ use futures_util::FutureExt;
 
 use crate::problem::Problem;
 
-/// Runs `work`; a panic becomes 500 `internal_error`. What the panic says is
-/// not repeated in the log line, because it can quote a user's text.
+/// Runs `work`. A panic becomes 500 `internal_error`. Its message is not
+/// logged, because it may quote a user's text.
 pub(super) async fn caught(
     work: impl Future<Output = Result<Response, Problem>>,
 ) -> Result<Response, Problem> {

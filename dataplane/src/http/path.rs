@@ -10,10 +10,10 @@ use serde::de::DeserializeOwned;
 
 use crate::problem::Problem;
 
-/// Parameters of the matched path, or 400 that names the wrong one.
+/// Parameters of the matched path, or 400 with the name of the wrong one.
 pub(super) struct Params<T>(pub(super) T);
 
-/// `/chats/{id}` and what is below it.
+/// `/chats/{id}` and everything below it.
 #[derive(Deserialize)]
 pub(super) struct ChatPath {
     pub(super) id: ChatId,
@@ -26,7 +26,7 @@ pub(super) struct TurnPath {
     pub(super) request_id: RequestId,
 }
 
-/// `/chats/{id}/messages/{msg_id}` and what is below it.
+/// `/chats/{id}/messages/{msg_id}` and everything below it.
 #[derive(Deserialize, Clone, Copy)]
 pub(super) struct MessagePath {
     pub(super) id: ChatId,

@@ -1,5 +1,5 @@
-//! Limits of requests (API-25, D20): how fast one caller may use one route, and
-//! how many requests the process works on at once.
+//! Admission limits (API-25, D20): how fast one caller may use one route, and
+//! how many requests the process handles at once.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ const X_RATE_LIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// What one bucket belongs to. `route` numbers the pair of method and route
+/// Identifies one bucket. `route` is the number of a pair of method and route
 /// template, so that no request text is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct BucketKey {
@@ -27,7 +27,7 @@ pub(super) struct BucketKey {
     pub(super) route: u16,
 }
 
-/// Token buckets of all callers.
+/// The token buckets of all callers.
 pub(super) struct RateLimiter {
     limit: Option<Limit>,
     started: Instant,
@@ -35,8 +35,8 @@ pub(super) struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// `per_second` tokens come back each second, up to `burst`; either being
-    /// 0 switches the limiter off.
+    /// `per_second` tokens come back each second, up to `burst`. If either is
+    /// 0, the limiter is off.
     pub(super) fn new(per_second: u32, burst: u32) -> Self {
         Self {
             limit: Limit::new(per_second, burst),
@@ -45,7 +45,7 @@ impl RateLimiter {
         }
     }
 
-    /// Takes one token. `None` when the limiter is off.
+    /// Takes one token. `None` if the limiter is off.
     pub(super) fn take(&self, key: BucketKey) -> Option<RateLimitDecision<'_>> {
         let limit = self.limit.as_ref()?;
         let now = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -65,7 +65,7 @@ pub(super) struct RateLimitDecision<'a> {
 }
 
 impl RateLimitDecision<'_> {
-    /// 429 when there was no token.
+    /// 429 if there was no token.
     pub(super) fn check(&self) -> Result<(), Problem> {
         let Err(Wait { nanos }) = self.taken else {
             return Ok(());
@@ -78,7 +78,7 @@ impl RateLimitDecision<'_> {
         Err(problem.with_header(RETRY_AFTER, HeaderValue::from(seconds)))
     }
 
-    /// The headers that every answer of a limited route carries.
+    /// The headers on every answer of a limited route.
     pub(super) fn write_headers(&self, headers: &mut HeaderMap) {
         headers.insert(RATE_LIMIT_POLICY, self.limit.policy_header.clone());
         headers.insert(X_RATE_LIMIT_LIMIT, self.limit.burst_header.clone());
@@ -87,17 +87,17 @@ impl RateLimitDecision<'_> {
     }
 }
 
-/// Nanoseconds until there is a token.
+/// Nanoseconds until the next token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Wait {
     nanos: u64,
 }
 
-/// The limit in the limiter's own units.
+/// The limit in nanoseconds.
 struct Limit {
-    /// Nanoseconds in which one token comes back.
+    /// Nanoseconds until one token comes back.
     interval: u64,
-    /// Nanoseconds in which an empty bucket fills.
+    /// Nanoseconds until an empty bucket is full.
     capacity: u64,
     policy_header: HeaderValue,
     burst_header: HeaderValue,
@@ -118,9 +118,9 @@ impl Limit {
         })
     }
 
-    /// Takes one token from a bucket that is full at `full_at` (generic cell
-    /// rate algorithm: the one number says how many tokens are missing). The
-    /// result is the number of tokens left.
+    /// Takes one token from a bucket that will be full at `full_at` (generic
+    /// cell rate algorithm: this one number encodes the missing tokens).
+    /// Returns the number of tokens left.
     fn take(&self, full_at: &mut u64, now: u64) -> Result<u64, Wait> {
         let missing = full_at.saturating_sub(now) + self.interval;
         if missing > self.capacity {
@@ -133,9 +133,9 @@ impl Limit {
     }
 }
 
-/// Buckets used lately. A bucket left alone for as long as it takes to fill is
-/// full, which is what a missing one counts as; so two generations, each one
-/// such period long, forget only what carries no information.
+/// Recently used buckets. A bucket that was not used for as long as it takes to
+/// fill is full, just like a missing bucket. So there are two generations, each
+/// one such period long, and an older bucket can be dropped without loss.
 #[derive(Default)]
 struct Buckets {
     current: HashMap<BucketKey, u64>,
@@ -144,8 +144,8 @@ struct Buckets {
 }
 
 impl Buckets {
-    /// The second part is a retired generation: freeing it can take long, and
-    /// the caller does so without the lock.
+    /// The second part is a generation to free. This can take long, so the
+    /// caller frees it without the lock.
     fn take(
         &mut self,
         key: BucketKey,
@@ -165,15 +165,15 @@ impl Buckets {
     }
 }
 
-/// The number of requests that wait for their response head. It guards memory,
-/// so it is one number for the process.
+/// The number of requests that wait for their response head. It limits memory,
+/// so there is one number for the process.
 pub(super) struct InFlight {
     limit: usize,
     now: AtomicUsize,
 }
 
 impl InFlight {
-    /// At most `limit` at once; 0 switches the limit off.
+    /// At most `limit` requests at once; 0 switches the limit off.
     pub(super) fn new(limit: u32) -> Self {
         Self {
             limit: match limit {
@@ -184,7 +184,8 @@ impl InFlight {
         }
     }
 
-    /// Counts one request until the guard is dropped, or 503 `in_flight_limit`.
+    /// Counts one request until the guard is dropped, or refuses with 503
+    /// `in_flight_limit`.
     pub(super) fn enter(&self) -> Result<InFlightGuard<'_>, Problem> {
         let before = self.now.fetch_add(1, Ordering::Relaxed);
         let guard = InFlightGuard(&self.now);

@@ -115,8 +115,8 @@ async fn idle_buckets_are_forgotten() {
 }
 
 proptest! {
-    /// API-25: never more than the burst and what came back since, and
-    /// forgetting idle buckets changes no verdict.
+    /// API-25: at most the burst plus the refilled tokens are granted, and
+    /// dropping idle buckets changes no decision.
     #[test]
     fn grants_follow_the_rate_whatever_the_arrivals(
         per_second in 1_u32..1_000,

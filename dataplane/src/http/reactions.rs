@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
 
-/// What the caller thinks of an answer.
+/// The caller's reaction to an answer.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "PutReaction")]
 pub(super) struct ReactionBody {
@@ -25,7 +25,7 @@ pub(super) struct ReactionBody {
     reaction: Option<String>,
 }
 
-/// What the caller thinks of an answer.
+/// The caller's reaction to an answer.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Reaction")]
 pub(super) struct ReactionView {
@@ -73,7 +73,7 @@ pub(super) async fn put(
     Ok(Json(view).into_response())
 }
 
-/// `DELETE /chats/{id}/messages/{msg_id}/reaction`: whether or not there is one.
+/// `DELETE /chats/{id}/messages/{msg_id}/reaction`, even if there is none.
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -93,7 +93,7 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Who the message is from, or which part of the path names nothing.
+/// The author of the message, or which part of the path does not exist.
 async fn role(
     tx: &mut Tx,
     caller: &Caller,

@@ -1,5 +1,5 @@
-//! `X-Request-Id` (API-22, PLAT-162): names one HTTP request in logs. It has
-//! nothing to do with a turn's `request_id`.
+//! `X-Request-Id` (API-22, PLAT-162): identifies one HTTP request in logs. It
+//! is unrelated to the `request_id` of a turn.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
@@ -8,13 +8,13 @@ pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 
 const MAX_LENGTH: usize = 128;
 
-/// The id of one HTTP request, ready to be sent back.
+/// The id of one HTTP request, as a header value.
 #[derive(Clone, Debug)]
 pub(super) struct HttpRequestId(HeaderValue);
 
 impl HttpRequestId {
-    /// The caller's id when it matches `^[A-Za-z0-9._-]{1,128}$`, otherwise a
-    /// new UUID.
+    /// The caller's id if it matches `^[A-Za-z0-9._-]{1,128}$`, otherwise a new
+    /// UUID.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         match headers.get(X_REQUEST_ID) {
             Some(value) if is_valid(value.as_bytes()) => Self(value.clone()),

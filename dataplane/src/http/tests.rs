@@ -1,4 +1,4 @@
-//! The API in process, on a SQLite file of its own: everything but the turn.
+//! The API in process, on its own SQLite file: everything except the turn.
 
 mod access;
 mod documents;

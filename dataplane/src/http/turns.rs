@@ -1,5 +1,5 @@
-//! Turns (API-70 to API-74): their state, which a client asks for after a
-//! disconnect, and what can be done to them.
+//! Turns (API-70 to API-74): their state, which a client reads after a
+//! disconnect, and the operations on them.
 
 use std::sync::Arc;
 
@@ -64,8 +64,8 @@ pub(super) async fn show(
     Ok(Json(TurnView::from(turn)).into_response())
 }
 
-/// `POST /chats/{id}/turns/{request_id}/cancel` (D3): 202 when the turn was
-/// running, and then it ends soon; 200 when it had ended.
+/// `POST /chats/{id}/turns/{request_id}/cancel` (D3): 202 if the turn was
+/// running and will end soon, 200 if it had ended.
 pub(super) async fn cancel(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -98,7 +98,7 @@ async fn read(app: &App, caller: &Caller, path: TurnPath) -> Result<Turn, Proble
         .await
 }
 
-/// What of a turn can be changed.
+/// What can be changed in a turn.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "EditTurn")]
 pub(super) struct EditBody {

@@ -1,4 +1,4 @@
-//! The watchdog inside the process that owns a `SQLite` file (TURN-59, D16).
+//! The watchdog in the process that owns a `SQLite` file (TURN-59, D16).
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::Watchdog;
 
-/// Between two attempts to end what was left running.
+/// Time between two attempts to end the turns of the previous process.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A watchdog on a timer. The first scan runs at start (TURN-58).
@@ -18,9 +18,9 @@ pub struct WatchdogHost {
 }
 
 impl WatchdogHost {
-    /// Ends what was left running before `unrecovered`, if anything was; then
-    /// scans, and again an `interval` after the end of each scan, if there is
-    /// one.
+    /// If `unrecovered` is set, first ends the turns that were left running
+    /// before it. Then scans, and again `interval` after the end of each scan,
+    /// if there is an interval.
     pub fn start(
         watchdog: Watchdog,
         unrecovered: Option<Timestamp>,
@@ -41,7 +41,7 @@ impl WatchdogHost {
         Self { stop, task }
     }
 
-    /// Ends after the row at hand.
+    /// Stops after the current row.
     pub async fn stop(self) {
         self.stop.fire();
         if let Err(error) = self.task.await {
@@ -50,7 +50,7 @@ impl WatchdogHost {
     }
 }
 
-/// Tries until the database serves, or `stop` fires.
+/// Retries until the database serves or `stop` fires.
 async fn recover(watchdog: &Watchdog, opened_at: Timestamp, stop: &Signal) {
     while !stop.is_fired() {
         let report = watchdog.recover_before(opened_at, stop).await;
@@ -64,11 +64,11 @@ async fn recover(watchdog: &Watchdog, opened_at: Timestamp, stop: &Signal) {
     }
 }
 
-/// Scans until `stop` fires; a scan that failed is followed by the next.
+/// Scans until `stop` fires. A failed scan is followed by the next one.
 async fn scans(watchdog: Watchdog, interval: Duration, stop: Signal) {
     while !stop.is_fired() {
         let report = watchdog.run_once(&stop).await;
-        tracing::debug!(?report, "looked for orphaned turns");
+        tracing::debug!(?report, "scanned for orphaned turns");
         tokio::select! {
             () = tokio::time::sleep(interval) => {}
             () = stop.fired() => {}

@@ -1,4 +1,5 @@
-//! One process at a time: a job holds a Lease while it works (TURN-61).
+//! A job holds a Lease while it works, so that only one process works at a time
+//! (TURN-61).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,27 +15,29 @@ use super::Report;
 
 /// The field manager of the Lease.
 const MANAGER: &str = "minichat-watchdog";
-/// How long the Lease is waited for: twice what one lasts whose holder is gone.
+/// How long to wait for the Lease: twice the time after which the Lease of a
+/// dead holder is free.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The Lease of a job, if it has been told to hold one.
+/// The Lease of a job, if it is configured to hold one.
 pub(super) struct JobLease(Option<Candidate>);
 
 impl JobLease {
-    /// The Lease `name` of the cluster that the environment names.
+    /// The Lease `name` in the cluster of the environment.
     pub(super) async fn connect(name: Option<&str>) -> anyhow::Result<Self> {
         let Some(name) = name else {
             return Ok(Self(None));
         };
-        // In a pod the host has its name.
+        // In a pod, the host name is the pod's name.
         let host = std::env::var("HOSTNAME").unwrap_or_else(|_| MANAGER.to_owned());
         let identity = format!("{host}_{}", Uuid::new_v4());
         let candidate = Candidate::of_environment(name.to_owned(), identity, MANAGER).await;
         candidate.map(Some).map(Self).context("job.lease")
     }
 
-    /// Does `work` while the Lease is held, and frees it. `work` is told to stop
-    /// when `stop` fires and when the Lease is lost; without the Lease it is not begun.
+    /// Runs `work` while holding the Lease, and releases it. `work` must stop
+    /// when `stop` fires or the Lease is lost. Without the Lease it is not
+    /// started.
     pub(super) async fn hold(
         &self,
         stop: &Signal,
@@ -52,10 +55,10 @@ impl JobLease {
             }
             () = stop.fired() => Report {
                 stopped: true,
-                ..without(&candidate.name, "until it was told to stop")
+                ..without(&candidate.name, "before SIGTERM")
             },
             () = tokio::time::sleep(PATIENCE) => {
-                without(&candidate.name, &format!("for {} s", PATIENCE.as_secs()))
+                without(&candidate.name, &format!("within {} s", PATIENCE.as_secs()))
             }
         };
         election.resign().await;
@@ -63,18 +66,17 @@ impl JobLease {
     }
 }
 
-/// Of a run that has not begun (TURN-62: nothing was selected).
+/// The report of a run that did not start (TURN-62: nothing was selected).
 fn without(name: &str, how_long: &str) -> Report {
     let why = "another process holds it, or the log says why";
     Report {
-        error: Some(format!(
-            "the Lease {name} could not be had {how_long}: {why}"
-        )),
+        error: Some(format!("could not get the Lease {name} {how_long}: {why}")),
         ..Report::default()
     }
 }
 
-/// Does `work`, and tells it to stop when `stop` fires or the Lease is `lost`.
+/// Runs `work`, and signals it to stop when `stop` fires or the Lease is
+/// `lost`.
 async fn until(
     stop: &Signal,
     lost: impl Future<Output = ()>,

@@ -1,6 +1,6 @@
-//! Work that no request asks for. Each job is one function that runs once and
-//! reports; hosts decide when: a subcommand, which Kubernetes schedules, or a
-//! timer inside the process that owns a `SQLite` file (D16).
+//! Background work. Each job is a function that runs once and reports. Its host
+//! decides when it runs: a subcommand, which Kubernetes schedules, or a timer
+//! in the process that owns a `SQLite` file (D16).
 
 mod host;
 mod lease;

@@ -1,5 +1,5 @@
-//! Jobs as processes of their own (K8S-42, K8S-43): what a scheduler runs, and
-//! what a person runs by hand against any database.
+//! Jobs as separate processes (K8S-42, K8S-43), started by a scheduler or by
+//! hand.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::{Report, Watchdog};
 use crate::database;
 use crate::open_turns::OpenTurns;
 
-/// One line for each run.
+/// The line that is printed for each run.
 #[derive(Serialize)]
 struct Line<'a> {
     job: &'static str,
@@ -27,9 +27,9 @@ struct Line<'a> {
     report: &'a Report,
 }
 
-/// Runs the watchdog once, or every `interval` until `stop` fires, and prints
-/// a line of JSON for each run. `Ok(false)`: the last run left something undone
-/// (TURN-62). What is counted is left in the report file (K8S-44).
+/// Runs the watchdog once, or every `interval` until `stop` fires, and prints a
+/// line of JSON for each run. `Ok(false)`: the last run left something undone
+/// (TURN-62). The counts are written to the report file (K8S-44).
 pub async fn watchdog(
     config: &JobConfig,
     interval: Option<Duration>,
@@ -38,7 +38,7 @@ pub async fn watchdog(
     let metrics = Arc::new(JobMetrics::default());
     let mut file = ReportFile::open("watchdog", config.job.report_file.as_deref())?;
     let store = match open(config, false).await {
-        // No process has ever served this database, so none has left a turn.
+        // No process has served this database yet, so there are no turns.
         Err(error) if interval.is_none() && is_empty(&error) => {
             file.write(&metrics);
             let report = Report::default();
@@ -54,7 +54,7 @@ pub async fn watchdog(
     };
     let lease = JobLease::connect(config.job.lease.as_deref()).await?;
     loop {
-        let run = async |stop: &Signal| watchdog.run_telling(stop, || file.write(&metrics)).await;
+        let run = async |stop: &Signal| watchdog.run_reporting(stop, || file.write(&metrics)).await;
         let report = lease.hold(stop, run).await;
         print_report(&report)?;
         let Some(interval) = interval.filter(|_| !stop.is_fired()) else {
@@ -67,7 +67,7 @@ pub async fn watchdog(
     }
 }
 
-/// Whether the database has no schema at all.
+/// Whether the database has no schema.
 fn is_empty(error: &anyhow::Error) -> bool {
     let error = error.downcast_ref();
     matches!(error, Some(StoreError::OlderSchema { found: 0, .. }))
@@ -80,14 +80,15 @@ fn print_report(report: &Report) -> anyhow::Result<()> {
     })
 }
 
-/// Brings the schema of the database up to date. Safe to run at any time and
-/// by several processes at once.
+/// Migrates the schema of the database. Safe to run at any time, and by several
+/// processes at once.
 pub async fn migrate(config: &JobConfig) -> anyhow::Result<()> {
     open(config, true).await?;
     print(&serde_json::json!({"job": "migrate", "schema": "up to date"}))
 }
 
-/// A job looks after rows, not after the schema: it leaves an older one alone.
+/// Opens the database. A job does not migrate an older schema unless `migrate`
+/// is set.
 pub(crate) async fn open(config: &JobConfig, migrate: bool) -> anyhow::Result<Store> {
     let settings = DatabaseSettings {
         auto_migrate: migrate,

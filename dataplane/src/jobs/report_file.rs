@@ -1,5 +1,5 @@
-//! The file in which a job leaves what it counted (K8S-44): in a container the
-//! termination message, which outlives the process however it ends.
+//! The file in which a job leaves its counts (K8S-44). In a container it is the
+//! termination message, which survives however the process ends.
 
 use std::fs::File;
 use std::io;
@@ -9,11 +9,11 @@ use std::path::Path;
 use anyhow::Context as _;
 use minichat_metrics::{JobMetrics, MAX_REPORT_BYTES};
 
-/// Where Kubernetes looks when nothing else is said. Outside a container there
-/// is no such file, and no report is left.
+/// The default path of the termination message. Outside a container this file
+/// does not exist, and no report is written.
 const DEFAULT: &str = "/dev/termination-log";
 
-/// The open file and what was written into it.
+/// The open file and the text written to it.
 pub(super) struct ReportFile {
     job: &'static str,
     file: Option<File>,
@@ -21,7 +21,7 @@ pub(super) struct ReportFile {
 }
 
 impl ReportFile {
-    /// Opens the file at `path`, or else the one that Kubernetes provides.
+    /// Opens the file at `path`, or the one that Kubernetes provides.
     pub(super) fn open(job: &'static str, path: Option<&Path>) -> anyhow::Result<Self> {
         let file = match path {
             Some(path) => Some(create(path).with_context(|| {
@@ -30,7 +30,7 @@ impl ReportFile {
             None if Path::new(DEFAULT).exists() => match create(Path::new(DEFAULT)) {
                 Ok(file) => Some(file),
                 Err(error) => {
-                    tracing::warn!(%error, path = DEFAULT, "no report of this job will be found");
+                    tracing::warn!(%error, path = DEFAULT, "the report of this job has no file");
                     None
                 }
             },
@@ -43,9 +43,9 @@ impl ReportFile {
         })
     }
 
-    /// Replaces the report, in one write and never by a shorter text: a process
-    /// that is killed at any moment leaves a whole one. A failure is logged; the
-    /// job's work is worth more than its count.
+    /// Replaces the report in one write, never by a shorter text, so that a
+    /// process that is killed at any moment leaves a complete report. A failure
+    /// is only logged, because the work is more important than the counts.
     pub(super) fn write(&mut self, metrics: &JobMetrics) {
         let Some(file) = &self.file else { return };
         let mut text = metrics.report(self.job).to_json();
@@ -63,7 +63,8 @@ impl ReportFile {
     }
 }
 
-/// The kubelet reads the file it mounted, so it is emptied, not replaced.
+/// The kubelet reads the file that it mounted, so the file is truncated, not
+/// replaced.
 fn create(path: &Path) -> io::Result<File> {
     File::options()
         .create(true)

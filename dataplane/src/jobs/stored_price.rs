@@ -1,6 +1,6 @@
-//! The price of a turn whose process is gone: from the policy that is stored
-//! under the version its row names, whatever the tenant's configuration says
-//! today (TURN-56, QUOTA-34).
+//! The price of a turn whose process is gone. It comes from the stored policy
+//! of the version in the turn's row, whatever the tenant's current
+//! configuration is (TURN-56, QUOTA-34).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) enum PriceError {
     Store(#[from] StoreError),
 }
 
-/// The part of a stored document that settlement needs. The rest may be of
+/// The part of a stored document that settlement needs. The rest may come from
 /// another release.
 #[derive(Deserialize)]
 struct Policy {
@@ -58,7 +58,7 @@ impl StoredPrices {
         }
     }
 
-    /// The price that `row` was reserved at; `None` when the row never held a
+    /// The price with which `row` was reserved; `None` if the row never had a
     /// reserve.
     pub(super) async fn of(&mut self, row: &Orphan) -> Result<Option<Price>, PriceError> {
         let (Some(version), Some(name)) = (row.policy_version_applied, &row.effective_model) else {

@@ -1,20 +1,19 @@
 //! The orphan watchdog: ends turns whose process is gone (TURN-56 to TURN-64).
-//!
 //! A turn is orphaned if and only if its row is `running`, is not deleted, and
 //! its `last_progress_at` is at least `orphan_watchdog.timeout_secs` old by the
-//! database's clock (TURN-57). That a turn whose process lives is never that
-//! old is the work of its task: it stores progress every 30 s while the
-//! provider speaks, while the provider is being called and while a reader is
-//! waited for, and it gives up on a silent provider `timeout_secs` - 60 s after
-//! its last word (TURN-1). The watchdog that shares its process with the turns
-//! needs no signs of life of them, and leaves the open ones alone: on a full disk
-//! none can be stored. When the owner of an embedded database starts, every
-//! running turn is orphaned: no other process could be running it (TURN-63).
-//!
-//! It needs the database and nothing else. Listing is separate from acting:
-//! between the two a row may end or show life, and then the compare-and-set of
-//! its finalization finds nothing to change. So any number of watchdogs and
-//! live processes may meet on the same rows (TURN-61).
+//! database's clock (TURN-57). The task of a live turn makes sure that its row
+//! never gets that old. It stores progress every 30 s: while the provider is
+//! called, while the provider sends, and while the turn waits for its reader.
+//! It ends the call to a silent provider `timeout_secs` - 60 s after the last
+//! event (TURN-1). A watchdog in the same process as the turns does not rely on
+//! stored progress and skips turns that are open in this process, because on a
+//! full disk no progress can be stored. When the owner of an embedded database
+//! starts, every running turn is orphaned, because no other process could be
+//! running it (TURN-63).
+//! The watchdog needs only the database. It lists rows first and ends them
+//! afterwards. If a row ends or makes progress in between, the compare-and-set
+//! of its finalization changes nothing. So any number of watchdogs and live
+//! processes may work on the same rows (TURN-61).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,11 +32,11 @@ use crate::turn::finalize::{Ending, Finalized, Verdict, finalize};
 use crate::turn::instrumentation;
 use crate::turn::relay::Labels;
 
-/// Rows of one selection (TURN-58).
+/// Number of rows per selection (TURN-58).
 const BATCH: u32 = 100;
 
-/// How long a database that cannot serve is asked to end one turn. The next run
-/// asks again.
+/// How long to retry ending one turn while the database cannot serve. The next
+/// run tries again.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The label of a turn whose row names no provider or model.
@@ -50,21 +49,22 @@ pub struct Watchdog {
     pub metrics: Arc<dyn Metrics>,
     /// Age of the last progress from which a turn is an orphan (TURN-57).
     pub timeout: Duration,
-    /// Turns of this process, which are no orphans as long as they are open.
+    /// Turns of this process. While they are open they are not orphans.
     pub open_turns: OpenTurns,
 }
 
-/// What one run did.
+/// The result of one run.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Report {
     /// Rows that were selected.
     pub detected: u32,
     /// Turns that this run ended.
     pub finalized: u32,
-    /// Turns that had ended or shown life since their selection, or that are open
-    /// in this process.
+    /// Turns that had ended or made progress since their selection, or that are
+    /// open in this process.
     pub skipped: u32,
-    /// Rows that stay `running` although they should not; the log says why.
+    /// Rows that are still `running` although they should have ended. The log
+    /// says why.
     pub failed: u32,
     /// A stop signal ended the run before its work was done.
     pub stopped: bool,
@@ -74,35 +74,36 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether every selection worked and no row was left (TURN-62).
+    /// Whether every selection succeeded and no row was left (TURN-62).
     pub const fn is_success(&self) -> bool {
         self.failed == 0 && self.error.is_none()
     }
 }
 
-/// Which running turns a run selects.
+/// The running turns that a run selects.
 #[derive(Clone, Copy)]
 enum Selection {
-    /// Those without progress for the timeout.
+    /// Turns without progress for the timeout.
     Stale,
-    /// All: their process was the only one that could be running them, and it
-    /// is gone (TURN-63).
+    /// All turns. Only their process could have been running them, and it is
+    /// gone (TURN-63).
     All,
-    /// The same when others run by now: those without progress since then.
+    /// Like `All`, if other turns run by now: turns without progress since this
+    /// instant.
     Before(Timestamp),
 }
 
 impl Watchdog {
-    /// Ends every orphan there is, in batches, the oldest first. `stop` is
-    /// honoured between rows.
+    /// Ends every orphan, in batches, the oldest first. `stop` is checked
+    /// between rows.
     pub async fn run_once(&self, stop: &Signal) -> Report {
-        self.run_telling(stop, || ()).await
+        self.run_reporting(stop, || ()).await
     }
 
-    /// [`run_once`](Self::run_once), calling `tell` whenever something was
-    /// recorded: after every row and after every batch.
-    pub async fn run_telling(&self, stop: &Signal, tell: impl FnMut()) -> Report {
-        self.run(Selection::Stale, stop, tell).await
+    /// Like [`run_once`](Self::run_once). Calls `report_progress` after every
+    /// row and every batch, when metrics were recorded.
+    pub async fn run_reporting(&self, stop: &Signal, report_progress: impl FnMut()) -> Report {
+        self.run(Selection::Stale, stop, report_progress).await
     }
 
     /// Ends every running turn. Only for the owner of an embedded database,
@@ -111,13 +112,18 @@ impl Watchdog {
         self.run(Selection::All, &Signal::new(), || ()).await
     }
 
-    /// [`recover`](Self::recover) for an owner that serves already: ends the
-    /// turns that have made no progress since it opened the database.
+    /// Like [`recover`](Self::recover), for an owner that serves already: ends
+    /// the turns without progress since it opened the database.
     pub async fn recover_before(&self, opened_at: Timestamp, stop: &Signal) -> Report {
         self.run(Selection::Before(opened_at), stop, || ()).await
     }
 
-    async fn run(&self, selection: Selection, stop: &Signal, mut tell: impl FnMut()) -> Report {
+    async fn run(
+        &self,
+        selection: Selection,
+        stop: &Signal,
+        mut report_progress: impl FnMut(),
+    ) -> Report {
         let mut run = Run {
             watchdog: self,
             selection,
@@ -127,11 +133,11 @@ impl Watchdog {
         };
         loop {
             let began = Instant::now();
-            let scanned = run.scan(stop, &mut tell).await;
+            let scanned = run.scan(stop, &mut report_progress).await;
             if matches!(selection, Selection::Stale) {
                 self.metrics.orphan_scan_duration_seconds(began.elapsed());
             }
-            tell();
+            report_progress();
             match scanned {
                 Ok(selected) if selected == BATCH && !run.report.stopped => {}
                 Ok(_) => return run.report,
@@ -149,15 +155,19 @@ struct Run<'a> {
     watchdog: &'a Watchdog,
     selection: Selection,
     prices: StoredPrices,
-    /// The last row that was looked at. What failed lies before it, so that it
-    /// cannot starve the rest (TURN-58).
+    /// The last row that was handled. Failed rows come before it, so they
+    /// cannot block the rest (TURN-58).
     behind: Option<OrphanKey>,
     report: Report,
 }
 
 impl Run<'_> {
-    /// One selection and its rows; answers how many were selected.
-    async fn scan(&mut self, stop: &Signal, tell: &mut impl FnMut()) -> Result<u32, StoreError> {
+    /// Selects and handles one batch. Returns the number of selected rows.
+    async fn scan(
+        &mut self,
+        stop: &Signal,
+        report_progress: &mut impl FnMut(),
+    ) -> Result<u32, StoreError> {
         let (stale_at, orphans) = self.select().await?;
         let selected = u32::try_from(orphans.len()).unwrap_or(u32::MAX);
         self.report.detected += selected;
@@ -178,9 +188,10 @@ impl Run<'_> {
             }
             let failed = self.report.failed;
             self.end(&orphan, stale_at).await;
-            tell();
+            report_progress();
             if self.report.failed > failed {
-                // A database that cannot serve need not be asked for each of them.
+                // If the database cannot serve, the run ends instead of trying
+                // each row.
                 self.watchdog.store.probe().await?;
             }
         }
@@ -191,8 +202,8 @@ impl Run<'_> {
         self.watchdog.open_turns.contains(orphan.key.turn_id)
     }
 
-    /// The next rows, and the instant that they were judged by. The database
-    /// tells the time (TURN-57).
+    /// The next rows, and the instant by which they were selected. The
+    /// database's clock decides (TURN-57).
     async fn select(&self) -> Result<(Option<Timestamp>, Vec<Orphan>), StoreError> {
         let (selection, after) = (self.selection, self.behind);
         let timeout = self.watchdog.timeout.as_micros();
@@ -229,7 +240,7 @@ impl Run<'_> {
         };
         let account = Arc::new(Account::of_row(orphan, price));
         let ending = Ending::orphaned(stale_at);
-        // It counts from the first attempt that failed.
+        // The time counts from the first failed attempt.
         let given_up = async { tokio::time::sleep(PATIENCE).await };
         match finalize(&self.watchdog.store, &account, ending, given_up).await {
             Verdict::Won(finalized) => {

@@ -1,8 +1,7 @@
-//! The account of a turn: whom it belongs to, and what it costs.
-//!
-//! It is all that finalization knows of a turn beside its row, so that the
-//! process that runs the turn and one that only finds the row settle it in the
-//! same way (TURN-32, TURN-56).
+//! The account of a turn: its owner and its price.
+//! Besides the turn's row, finalization needs nothing else. So the process that
+//! runs a turn and a process that only finds its row settle it in the same way
+//! (TURN-32, TURN-56).
 
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use super::instrumentation;
 use super::open::OpenTurn;
 use crate::caller::RequesterType;
 
-/// Whom to charge, for what, at which price.
+/// Whom to charge, for what, and at which price.
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
     pub(crate) tenant_id: TenantId,
@@ -29,14 +28,14 @@ pub(crate) struct Account {
     /// The day of the reserve's daily cell (QUOTA-54).
     pub(crate) day: Date,
     pub(crate) policy_version: u64,
-    /// `None`: the turn never held a reserve, and nothing is booked.
+    /// `None`: the turn never had a reserve, and nothing is booked.
     pub(crate) price: Option<Price>,
     pub(crate) decision: QuotaDecision,
-    /// 32 hex digits of the request's trace.
+    /// The trace id of the request, 32 hex digits.
     pub(crate) trace_id: Option<String>,
 }
 
-/// What the policy that was applied says about the effective model.
+/// The effective model's part of the applied policy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Price {
     pub(crate) tier: Tier,
@@ -45,12 +44,12 @@ pub(crate) struct Price {
     pub(crate) overshoot_tolerance_pct: u32,
 }
 
-/// Why the effective model is what it is.
+/// Why the effective model was chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum QuotaDecision {
     Allow,
     Downgrade(&'static str),
-    /// Only the process that took the decision knew (TURN-60).
+    /// Only the process that made the decision knew it (TURN-60).
     Unknown,
 }
 
@@ -81,7 +80,7 @@ impl Account {
         }
     }
 
-    /// The account of a turn whose process is gone. `price` is that of its
+    /// The account of a turn whose process is gone. `price` comes from its
     /// stored policy.
     pub(crate) fn of_row(row: &Orphan, price: Option<Price>) -> Self {
         let selected_model: Arc<str> = row.selected_model.as_str().into();
@@ -119,7 +118,7 @@ impl Account {
         }
     }
 
-    /// The user, or the nil id that stands for none (PLAT-83).
+    /// The user, or the nil id if there is none (PLAT-83).
     pub(super) fn user_or_nil(&self) -> UserId {
         self.user_id.unwrap_or(UserId(Uuid::nil()))
     }

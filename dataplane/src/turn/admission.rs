@@ -1,8 +1,7 @@
-//! The ways to begin a turn, and the checks that come before any decision about
-//! quota: those of a send (API-64 a to e), and those of a retry or an edit
-//! (API-71). They run inside the reserve transaction, which sees the chat as it
-//! is and holds the locks of its user, so that nothing they find changes before
-//! the turn is written.
+//! The ways to begin a turn, and the checks before the quota decision: those of
+//! a send (API-64 a to e), and those of a retry or an edit (API-71). They run
+//! inside the reserve transaction under the user's locks, so that their result
+//! cannot change before the turn is written.
 
 use std::sync::Arc;
 
@@ -21,7 +20,7 @@ use crate::caller::Caller;
 use crate::problem::Problem;
 use crate::quota;
 
-/// A turn that a client asks for, with every id that it will have.
+/// A request for a turn, with all ids of the turn.
 pub(super) struct TurnRequest {
     pub(super) ids: Ids,
     kind: Kind,
@@ -38,7 +37,8 @@ enum Kind {
     },
 }
 
-/// What enters a draft from the client, or from the turn that it replaces.
+/// The parts of a draft that come from the client, or from the turn that it
+/// replaces.
 struct Message {
     content: Arc<str>,
     web_search: bool,
@@ -58,8 +58,8 @@ impl TurnRequest {
         }
     }
 
-    /// A turn in the place of the chat's newest, which `target` must name. The
-    /// new turn gets a request id of its own (API-72).
+    /// A turn that replaces the chat's newest one, which `target` must name.
+    /// The new turn gets its own request id (API-72).
     pub(super) fn replace(
         chat_id: ChatId,
         target: RequestId,
@@ -72,7 +72,7 @@ impl TurnRequest {
         }
     }
 
-    /// Admits it, with the user's cells as they were read and locked.
+    /// Admits the request. The user's cells were read and are locked.
     pub(super) async fn admit(
         &self,
         tx: &mut Tx,
@@ -138,7 +138,7 @@ impl Ids {
             turn_id: TurnId::at(now),
             request_id,
             user_message_id: MessageId::at(now),
-            // Version 4 by contract (TURN-14).
+            // The contract demands version 4 (TURN-14).
             assistant_message_id: MessageId::random(),
         }
     }
@@ -161,8 +161,8 @@ async fn read(
     facts.ok_or_else(|| Problem::chat_not_found().into())
 }
 
-/// Idempotency precedes the parallel check, so a replay works while another
-/// turn runs (TURN-46).
+/// Idempotency is checked before parallel turns, so that a replay works while
+/// another turn runs (TURN-46).
 fn check_key(facts: &AdmissionFacts) -> Result<(), ReserveError> {
     match &facts.existing_turn {
         None => Ok(()),
@@ -176,7 +176,7 @@ fn check_key(facts: &AdmissionFacts) -> Result<(), ReserveError> {
     }
 }
 
-/// The message of a turn in the place of `turn`.
+/// The message of a turn that replaces `turn`.
 fn replacing(
     turn: TargetTurn,
     target: RequestId,
@@ -201,7 +201,7 @@ fn replacing(
     })
 }
 
-/// Step 7 of TURN-9, for what was asked for and for what is inherited.
+/// Step 7 of TURN-9, for a requested and for an inherited web search.
 fn check_web_search(caller: &Caller, requested: bool) -> Result<(), Problem> {
     if requested && caller.tenant.config.kill_switches.disable_web_search {
         return Err(Problem::new(
@@ -212,7 +212,7 @@ fn check_web_search(caller: &Caller, requested: bool) -> Result<(), Problem> {
     Ok(())
 }
 
-/// System rows never enter a request (CONT-2).
+/// System rows are never part of a request (CONT-2).
 const fn role(role: minichat_store::Role) -> Option<Role> {
     match role {
         minichat_store::Role::User => Some(Role::User),

@@ -1,5 +1,5 @@
-//! Audit events of turns (PLAT-81 to PLAT-83): what an auditor learns, without
-//! a word of what was said (PLAT-85).
+//! Audit events of turns (PLAT-81 to PLAT-83). They contain no text of the
+//! conversation (PLAT-85).
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use super::account::{Account, QuotaDecision};
 /// The queue of audit events (PLAT-39).
 pub(super) const QUEUE: &str = "mini-chat.audit";
 
-/// Partitions of the queue (PLAT-31).
+/// Number of partitions of the queue (PLAT-31).
 pub(super) const PARTITIONS: u32 = 4;
 
 /// The event of a finalized turn: `turn_completed`, or `turn_failed` for every
-/// other end.
+/// other outcome.
 #[derive(Serialize)]
 pub(super) struct TurnEvent<'a> {
     r#type: &'static str,
@@ -51,7 +51,7 @@ struct UsageOfModel<'a> {
     model: &'a str,
 }
 
-/// How long the user waited; what nobody measured is left out.
+/// How long the user waited. Values that were not measured are left out.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 struct LatencyMs {
     #[serde(skip_serializing_if = "Option::is_none")]

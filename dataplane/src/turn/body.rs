@@ -1,4 +1,5 @@
-//! The body of a stream's response: a live [`Relay`], in which a disconnect is noticed, or the recording of a turn.
+//! The body of a streamed response: a live [`Relay`], which notices a
+//! disconnect, or a recorded turn.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -9,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::relay::Relay;
 
-/// The body of a stream's response: a live turn, or the recording of one.
+/// The body of a streamed response: a live turn or a recorded one.
 pub struct SseBody(Source);
 
 enum Source {
@@ -22,7 +23,7 @@ impl SseBody {
         Self(Source::Live(Box::new(relay)))
     }
 
-    /// Whole frames, written at once (API-67).
+    /// Complete frames, written at once (API-67).
     pub(super) fn recorded(frames: Vec<u8>) -> Self {
         Self(Source::Recorded(Some(frames.into())))
     }
@@ -49,7 +50,7 @@ impl Body for SseBody {
         }
     }
 
-    /// Unknown on purpose: a stream has no `Content-Length` (API-130).
+    /// Deliberately unknown: a stream has no `Content-Length` (API-130).
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
     }

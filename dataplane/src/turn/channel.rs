@@ -1,12 +1,10 @@
-//! The way of a turn's events from its task to the relay.
-//!
-//! An event is encoded where it arises, straight into the bytes of the next
-//! frame. What gathers while the client's connection is busy therefore costs
-//! one write, and a delta costs neither a copy nor a queue entry of its own.
-//! Events that do not fit the grammar are dropped (TURN-24). The number of
-//! events in a frame and their bytes are bounded: a client that stops reading stops the reading
-//! of the provider. The last event always has room, so that a turn that has
-//! ended waits for nobody.
+//! The channel from a turn's task to its relay. The sender encodes each event
+//! directly into the bytes of the next frame. So events that gather while the
+//! client's connection is busy cost one write, and a delta is neither copied
+//! nor queued by itself. Events that violate the grammar are dropped (TURN-24).
+//! The number of events in a frame and their bytes are limited: if the client
+//! stops reading, the task stops reading the provider. The last event always
+//! has room, so that a turn that has ended does not wait for its reader.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,30 +13,30 @@ use std::task::{Context, Poll, Waker};
 use minichat_core::stream::{Grammar, StreamErrorCode, StreamEvent};
 use tokio::time::Instant;
 
-/// Bytes that a frame begins with; most events need fewer.
+/// Initial capacity of a frame in bytes; most events need less.
 const FRAME_CAPACITY: usize = 256;
 
-/// Bytes from which a frame is full. An event that is longer has a frame of its
-/// own, or ends one.
+/// Number of bytes from which a frame is full. A longer event has its own
+/// frame, or ends one.
 const FULL_BYTES: usize = 64 * 1024;
 
-/// The relay is gone: nobody reads any more.
+/// The relay is gone, so there is no reader.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Closed;
 
-/// The task's end. Dropped before a terminal event, it ends the stream as
-/// interrupted (API-152).
+/// The task's end of the channel. If it is dropped before a terminal event, the
+/// stream ends as interrupted (API-152).
 #[derive(Debug)]
 pub(super) struct Sender(Arc<Channel>);
 
-/// The relay's end.
+/// The relay's end of the channel.
 #[derive(Debug)]
 pub(super) struct Receiver(Arc<Channel>);
 
 #[derive(Debug)]
 struct Channel {
     state: Mutex<State>,
-    /// Events that a frame may hold.
+    /// Maximum number of events in a frame.
     capacity: usize,
 }
 
@@ -47,24 +45,25 @@ struct State {
     frame: Frame,
     events: usize,
     grammar: Grammar,
-    /// When the first delta was read, until it is written.
+    /// When the first delta was read; set until it is written.
     first_delta_at: Option<Instant>,
-    /// The provider's terminal event was read: a client that leaves from now
-    /// on cancels nothing (TURN-42).
+    /// The provider's terminal event was read. A client that disconnects later
+    /// cancels nothing (TURN-42).
     provider_ended: bool,
     sender_gone: bool,
     receiver_gone: bool,
-    /// Who waits for an event, and who for room.
+    /// The wakers of a reader that waits for an event, and of a writer that
+    /// waits for room.
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
-/// What the relay hands on at once.
+/// The bytes that the relay writes at once.
 #[derive(Debug, Default)]
 pub(super) struct Frame {
     pub(super) bytes: Vec<u8>,
-    /// When the turn's first delta was read from the provider, if the frame
-    /// holds that delta.
+    /// When the turn's first delta was read from the provider, if this frame
+    /// contains it.
     pub(super) first_delta_at: Option<Instant>,
     pub(super) has_delta: bool,
     pub(super) is_last: bool,
@@ -131,8 +130,8 @@ impl State {
 }
 
 impl Sender {
-    /// Hands `event` over, waiting for room unless it is the last one.
-    /// Cancel-safe: a dropped future has sent nothing.
+    /// Sends `event`. Waits for room, unless it is the last event. Cancel-safe:
+    /// a dropped future has sent nothing.
     pub(super) async fn send(&self, event: &StreamEvent<'_>) -> Result<(), Closed> {
         poll_fn(|cx| self.poll_send(cx, event)).await
     }
@@ -153,12 +152,12 @@ impl Sender {
         Poll::Ready(Ok(()))
     }
 
-    /// Notes when the turn's first delta, which is sent next, was read.
+    /// Records when the first delta was read, which is sent next.
     pub(super) fn first_delta(&self, read_at: Instant) {
         self.0.lock().first_delta_at = Some(read_at);
     }
 
-    /// Notes that the provider's terminal event was read.
+    /// Records that the provider's terminal event was read.
     pub(super) fn provider_ended(&self) {
         self.0.lock().provider_ended = true;
     }
@@ -175,7 +174,7 @@ impl Drop for Sender {
 }
 
 impl Receiver {
-    /// What was sent since the last frame; `None` after the terminal event.
+    /// The events since the last frame; `None` after the terminal event.
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
         let mut state = self.0.lock();
         if state.sender_gone && !state.grammar.is_terminal() {
@@ -195,12 +194,12 @@ impl Receiver {
         Poll::Ready(Some(frame))
     }
 
-    /// Whether silence is answered with `ping`, not with a comment (TURN-25).
+    /// Whether silence is broken by `ping` and not by a comment (TURN-25).
     pub(super) fn may_ping(&self) -> bool {
         self.0.lock().grammar.may_ping()
     }
 
-    /// A frame with a `ping`, unless an event came first.
+    /// A frame with a `ping`, unless an event was sent in the meantime.
     pub(super) fn ping(&mut self) -> Option<Frame> {
         let mut state = self.0.lock();
         if state.events > 0 || !state.grammar.may_ping() {
@@ -302,7 +301,7 @@ mod tests {
         assert!(read(&mut receiver).await.unwrap().contains("\"b\""));
     }
 
-    /// However few events these are: a client that does not read costs no more.
+    /// Even with few events, a client that does not read costs no more memory.
     #[tokio::test]
     async fn a_frame_is_full_by_its_bytes_too() {
         let (sender, mut receiver) = open(64);
@@ -311,7 +310,7 @@ mod tests {
         sender.send(&delta(&long)).await.unwrap();
         assert!(sender.send(&delta("more")).now_or_never().is_none());
         assert!(!read(&mut receiver).await.unwrap().contains("more"));
-        // One event always fits.
+        // There is always room for one event.
         let longer = "y".repeat(2 * FULL_BYTES);
         sender
             .send(&delta(&longer))
@@ -323,7 +322,7 @@ mod tests {
         assert!(read(&mut receiver).await.unwrap().contains(&longer));
     }
 
-    /// D44: what a turn came to is told without waiting for a reader.
+    /// D44: a turn reports its end without waiting for a reader.
     #[tokio::test]
     async fn the_last_event_has_room_in_a_full_frame() {
         let (sender, mut receiver) = open(1);

@@ -1,9 +1,8 @@
 //! The conversation with the provider: the inner function of an open turn.
-//!
 //! It relays deltas as they come, and returns how the provider ended or what
-//! interrupted it; it commits nothing. Every wait is raced against the signals
-//! that end a turn early (TURN-47), and so are the limits of the provider, also
-//! while the wait is for a reader (D44).
+//! interrupted it. It commits nothing. Every wait is raced against the signals
+//! that end a turn early (TURN-47) and against the provider's time limits, also
+//! while it waits for a reader (D44).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,19 +22,19 @@ use super::progress::Progress;
 use super::relay::Labels;
 use crate::open_turns::{Cancel, Interrupt};
 
-/// A client that has ended its side of the connection may have left. Then the
-/// first event comes back as a reset within this time, and the provider is not
-/// asked, which costs nothing.
+/// A client that has closed its sending half may be gone. In that case the
+/// first event is answered with a reset within this time. The provider is then
+/// not called, which costs nothing.
 const DEPARTURE_TIME: Duration = Duration::from_millis(250);
 
-/// What the provider said so far; survives every kind of ending.
+/// The provider's answer so far. It is kept however the turn ends.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     /// Visible text (TURN-16). Reasoning is not kept (TURN-21).
     pub(super) text: String,
     pub(super) usage: Option<Usage>,
     pub(super) response_id: Option<ResponseId>,
-    /// From the dispatched request to the first delta.
+    /// Time from sending the request to the first delta.
     pub(super) ttft: Option<Duration>,
 }
 
@@ -43,12 +42,13 @@ pub(super) struct Answer {
 #[derive(Debug)]
 pub(super) enum TurnError {
     Provider(Failure),
-    /// A fault of ours.
+    /// An internal fault.
     Internal,
     Cancelled(Cancel),
 }
 
-/// What the pipeline and the conversation share with the rest of the process.
+/// The connection from the conversation to its client and to the rest of the
+/// process.
 pub(super) struct Sink {
     events: Sender,
     interrupt: Arc<Interrupt>,
@@ -59,20 +59,20 @@ impl Sink {
         Self { events, interrupt }
     }
 
-    /// When whoever ended the turn early expressed it, as far as it is known.
+    /// When the turn was cancelled, if known.
     pub(super) fn cancelled_at(&self) -> Option<Instant> {
         self.interrupt.fired().map(|(_, at)| at)
     }
 
-    /// Sends `event`, waiting for room. A relay that is gone is a disconnect,
-    /// never a completion.
+    /// Sends `event`, waiting for room. If the relay is gone, the client has
+    /// disconnected; this never counts as completed.
     pub(super) async fn send(&self, event: &StreamEvent<'_>) -> Result<(), Cancel> {
         let sent = self.events.send(event).await;
         sent.map_err(|channel::Closed| Cancel::Disconnect)
     }
 }
 
-/// Asks the provider and relays its answer. `Ok` is the provider's own end:
+/// Calls the provider and relays its answer. `Ok` is the provider's own end:
 /// complete (`None`) or early.
 pub(super) async fn converse(
     turn: &OpenTurn,
@@ -133,14 +133,15 @@ pub(super) async fn converse(
                 sink.events.provider_ended();
                 return answer.conclude(terminal);
             }
-            // The client of providers always gives a terminal first.
+            // The provider client always sends a terminal event first.
             None => return Err(TurnError::Internal),
         }
     }
 }
 
-/// Returns when the call has taken all its time. Its stream says so by itself
-/// while it is read, which it is not while nobody takes what it gave.
+/// Returns when the call has used up its time. The stream itself notices this
+/// only while it is read, and it is not read while the turn waits for its
+/// reader.
 async fn out_of_time(total_at: Instant) -> Failure {
     sleep_until(total_at).await;
     Failure::out_of_time(total_at)
@@ -200,7 +201,7 @@ fn first_delta(turn: &OpenTurn, sink: &Sink, dispatched: Instant, answer: &mut A
 }
 
 impl Answer {
-    /// The client's event for a piece of the answer, kept when it is text.
+    /// The client's event for a piece of the answer. Text is kept.
     fn take<'a>(&mut self, kind: minichat_provider::DeltaKind, text: &'a str) -> StreamEvent<'a> {
         let kind = match kind {
             minichat_provider::DeltaKind::Text => {

@@ -1,6 +1,6 @@
-//! Finalization: the one transaction that moves a turn out of `running`, books
-//! its charge, stores its answer and reports its usage (TURN-33). The
-//! compare-and-set in it is the only arbiter between finalizers (TURN-42).
+//! Finalization: the transaction that moves a turn out of `running`, books its
+//! charge, stores its answer and reports its usage (TURN-33). Its
+//! compare-and-set alone decides between several finalizers (TURN-42).
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,27 +22,28 @@ use super::audit_event::{self, TurnEvent};
 use super::in_doubt::{Attempted, resolve};
 use super::usage_event::{self, Bill, UsageEvent};
 
-/// Attempts at what the database refuses, and the fewest while it cannot serve.
+/// Maximum number of attempts if the database refuses, and minimum number while
+/// it cannot serve.
 const ATTEMPTS: u32 = 3;
 const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
 const MAX_BACK_OFF: Duration = Duration::from_secs(1);
 
-/// How a turn ends, as far as its finalizer knows.
+/// How a turn ends, as its finalizer knows it.
 #[derive(Clone, Debug)]
 pub(crate) struct Ending {
     pub(crate) outcome: Outcome,
-    /// The visible text, possibly empty, under the id that was announced.
+    /// The visible text, possibly empty, and the id that was announced for it.
     pub(crate) answer: Option<(MessageId, Arc<str>)>,
-    /// As reported; not yet judged known.
+    /// As reported; it may count as unknown.
     pub(crate) usage: Option<Usage>,
     pub(crate) response_id: Option<Arc<str>>,
-    /// Whether the provider must be assumed to have worked (QUOTA-61): it has
-    /// the request and did not refuse it (D54).
+    /// Whether the provider may have worked (QUOTA-61): it received the request
+    /// and did not refuse it (D54).
     pub(crate) provider_started: bool,
     /// When the turn's task began, and how long its first delta took.
     pub(crate) began: Option<Instant>,
     pub(crate) ttft: Option<Duration>,
-    /// Only if the turn made no progress after this instant (TURN-60).
+    /// End the turn only if it made no progress after this instant (TURN-60).
     pub(crate) stale_at: Option<Timestamp>,
 }
 
@@ -61,7 +62,7 @@ impl Ending {
         }
     }
 
-    /// The message to store, where TURN-36 says so.
+    /// The message to store, if TURN-36 demands it.
     fn kept(&self) -> Option<&(MessageId, Arc<str>)> {
         let answer = self.answer.as_ref();
         match self.outcome {
@@ -71,7 +72,8 @@ impl Ending {
         }
     }
 
-    /// The same ending for a database that refuses the answer (TURN-37).
+    /// The same ending without the answer, which the database refused
+    /// (TURN-37).
     fn without_answer(mut self) -> Self {
         if matches!(self.outcome, Outcome::Completed(_)) {
             self.outcome = Outcome::Failed(TurnErrorCode::MessagePersistenceFailed);
@@ -84,8 +86,8 @@ impl Ending {
 /// A finalization that this process won.
 #[derive(Clone, Debug)]
 pub(crate) struct Finalized {
-    /// What was committed; differs from the ending's when its answer could not
-    /// be stored (TURN-37).
+    /// The committed outcome. It differs from the ending's if the answer could
+    /// not be stored (TURN-37).
     pub(crate) outcome: Outcome,
     pub(crate) billing: BillingOutcome,
     pub(crate) method: SettlementMethod,
@@ -97,14 +99,14 @@ pub(crate) struct Finalized {
     pub(crate) latency: Duration,
 }
 
-/// What became of a finalization.
+/// The result of a finalization.
 #[derive(Debug)]
 pub(crate) enum Verdict {
     Won(Box<Finalized>),
-    /// Another finalizer was first, or the turn made progress; nothing was
+    /// Another finalizer was first, or the turn made progress. Nothing was
     /// changed.
     Lost,
-    /// Nothing could be committed; the row stays `running` for the watchdog
+    /// Nothing could be committed. The row stays `running` for the watchdog
     /// (TURN-38).
     Uncommitted,
 }
@@ -120,10 +122,10 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// Ends the turn of `account` as `ending` says (TURN-38). A database that
-/// refuses it is asked three times, after the first without the answer
-/// (TURN-37); one that cannot serve is asked three times as well, and then until
-/// `given_up` is ready.
+/// Ends the turn of `account` as `ending` says (TURN-38). If the database
+/// refuses, there are three attempts, of which only the first includes the
+/// answer (TURN-37). If it cannot serve, there are also three attempts, and
+/// then more until `given_up` is ready.
 pub(crate) async fn finalize(
     store: &Store,
     account: &Arc<Account>,
@@ -144,7 +146,8 @@ pub(crate) async fn finalize(
                 if error.is_unanswered() {
                     in_doubt.push(attempted);
                 } else if attempted.take().is_some() {
-                    // It found the turn running: no attempt before it ended it.
+                    // This attempt found the turn running, so no earlier
+                    // attempt has ended it.
                     in_doubt.clear();
                 }
                 if !error.is_unavailable() {
@@ -161,17 +164,17 @@ pub(crate) async fn finalize(
     in_doubt.map_or(otherwise, |finalized| won(finalized, entered))
 }
 
-/// The attempts that follow one that failed.
+/// Decides about the next attempt after a failed one.
 #[derive(Default)]
 struct Retries {
     refusals: u32,
     outages: u32,
-    /// What was waited before the latest; `None`: the database served so far.
+    /// The last wait; `None` if the database has always served so far.
     back_off: Option<Duration>,
 }
 
 impl Retries {
-    /// Waits for the next attempt after `error`; false if there is none.
+    /// Waits for the next attempt after `error`; `false` if there is none.
     async fn wait(
         &mut self,
         account: &Account,
@@ -197,7 +200,7 @@ impl Retries {
             return true;
         }
         tokio::select! {
-            // What is due is tried, even if the time is over as well.
+            // An attempt that is due is made, even if the time is over too.
             biased;
             () = tokio::time::sleep(back_off) => true,
             () = given_up => {
@@ -234,8 +237,9 @@ async fn commit(
         .await
 }
 
-/// What an earlier attempt committed although its acknowledgement was lost:
-/// then the turn was not lost to anybody else, and nobody else counts it (D1).
+/// Finds out whether an earlier attempt was committed although its
+/// acknowledgement was lost. If so, this process won, and no other one counts
+/// the turn (D1).
 async fn won_in_doubt(
     store: &Store,
     account: &Account,
@@ -302,9 +306,9 @@ async fn transaction(
     })
 }
 
-/// What the turn is charged.
+/// The charge of the turn.
 struct Charge {
-    /// `None`: the row never held a reserve, so there is nothing to settle
+    /// `None`: the row never had a reserve, so there is nothing to settle
     /// (QUOTA-69).
     price: Option<Price>,
     reserve: Reserve,
@@ -314,7 +318,7 @@ struct Charge {
 }
 
 impl Charge {
-    /// Every amount comes from the row and the policy it was priced by
+    /// Every amount comes from the row and from the policy that priced it
     /// (TURN-35).
     fn new(
         account: &Account,
@@ -350,8 +354,8 @@ impl Charge {
         }
     }
 
-    /// The locked cells with this charge applied: what the same rows hold
-    /// after the commit.
+    /// The locked cells with this charge applied, as the rows will be after the
+    /// commit.
     fn after(&self, finished: &FinishedTurn) -> Cells {
         use minichat_core::quota::Period;
         let mut cells = crate::quota::cells(&finished.cells);

@@ -1,6 +1,6 @@
-//! In-doubt commits: those whose acknowledgement was lost with the connection.
-//! Only the database knows whether they took place, or still will, so it is
-//! asked until it answers.
+//! Commits in doubt: their acknowledgement was lost with the connection. Only
+//! the database knows whether they succeeded, or still will, so it is queried
+//! until it answers.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,12 +12,12 @@ use tokio::time::Instant;
 const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
 const MAX_BACK_OFF: Duration = Duration::from_secs(2);
 
-/// Below the shortest timeout of a watchdog (TURN-1): what is found in this
-/// time is still as the commit left it.
+/// Shorter than the shortest timeout of a watchdog (TURN-1), so that within
+/// this time no watchdog changes the row.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What the latest attempt at a transaction was about to commit: how its commit
-/// is recognized.
+/// What the last attempt of a transaction was about to commit, to recognize its
+/// commit by.
 #[derive(Clone)]
 pub(super) struct Attempted<T>(Arc<Mutex<Option<T>>>);
 
@@ -41,14 +41,13 @@ impl<T> Attempted<T> {
     }
 }
 
-/// What `look` finds about `turn`, as soon as the database can be asked; `None`:
-/// nobody knows.
-///
-/// The connection is lost, but its transaction may live on in the server, and
-/// its commit may still be on the way. So `look` first takes a lock that the
-/// transaction held when its last statement was answered, and thereby waits for
-/// its end: a commit under way is never read as absent.
-pub(super) async fn resolve<T, F>(store: &Store, turn: TurnId, look: F) -> Option<T>
+/// The result of `query` about `turn`, as soon as the database answers; `None`
+/// if it does not answer in time.
+/// The connection is lost, but its transaction may still run in the server and
+/// commit later. So `query` first takes a lock that the transaction held at its
+/// last statement. This waits for the end of the transaction, so that a commit
+/// in progress is never mistaken for a missing one.
+pub(super) async fn resolve<T, F>(store: &Store, turn: TurnId, query: F) -> Option<T>
 where
     F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, StoreError>> + Clone + Send + 'static,
     T: Send + 'static,
@@ -56,15 +55,15 @@ where
     let began = Instant::now();
     let mut back_off = FIRST_BACK_OFF;
     loop {
-        match store.write_closing(look.clone()).await {
+        match store.write_closing(query.clone()).await {
             Ok(found) => return Some(found),
             Err(error) if error.is_unavailable() && began.elapsed() < PATIENCE => {
-                tracing::warn!(turn.id = %turn, %error, "a commit is in doubt, and the database cannot be asked");
+                tracing::warn!(turn.id = %turn, %error, "a commit is in doubt, and the database cannot be queried yet");
                 tokio::time::sleep(back_off).await;
                 back_off = (back_off * 2).min(MAX_BACK_OFF);
             }
             Err(error) => {
-                tracing::error!(turn.id = %turn, %error, "it is not known whether a commit took place");
+                tracing::error!(turn.id = %turn, %error, "it remains unknown whether a commit succeeded");
                 return None;
             }
         }

@@ -1,4 +1,4 @@
-//! What a turn tells the metrics port, at the moments of TURN-65.
+//! Reports a turn to the metrics port, at the moments of TURN-65.
 
 use minichat_config::TenantConfig;
 use minichat_core::quota::{Decision, DowngradeReason, Tier};
@@ -37,7 +37,7 @@ pub(super) fn reserved(app: &App) {
     app.metrics.quota_reserve(Period::Monthly);
 }
 
-/// This process won the compare-and-set: the one record of the turn's end
+/// This process won the compare-and-set. Only it records the end of the turn
 /// (D1).
 pub(crate) fn finalized(labels: &Labels, ended: &Finalized, abort: AbortTrigger) {
     let Labels {
@@ -93,7 +93,7 @@ const fn incomplete(reason: IncompleteReason) -> IncompleteReasonLabel {
     }
 }
 
-/// The texts of the `done` event and of the usage event agree on this.
+/// The reason, as the `done` event and the usage event write it.
 pub(super) const fn reason_text(reason: Option<DowngradeReason>) -> Option<&'static str> {
     match reason {
         Some(reason) => Some(reason.as_str()),

@@ -1,15 +1,15 @@
-//! A turn, from the message to its settled end.
+//! A turn, from the message to its settlement.
 //!
 //! ```text
 //! admission -> plan -> reserve -> converse -> finalize
 //! ```
 //!
-//! [`admission`] is the only place where ways to begin a turn differ; [`plan`]
-//! chooses model, price and context, or refuses for lack of credits; [`reserve`] is the first transaction, in
-//! which both happen and after which the turn is *open*; [`converse`] talks to
-//! the provider;
-//! [`finalize`] writes the second transaction for every outcome, and
-//! [`task`] ties them together in one detached task (TURN-13).
+//! [`admission`] checks a send, a retry or an edit; only there do the ways to
+//! begin a turn differ. [`plan`] chooses model, price and context, or refuses
+//! for lack of credits. [`reserve`] is the first transaction; both run inside
+//! it, and after it the turn is *open*. [`converse`] talks to the provider.
+//! [`finalize`] is the second transaction, for every outcome. [`task`] runs
+//! these steps in one detached task (TURN-13).
 
 pub(crate) mod account;
 mod admission;
@@ -48,18 +48,18 @@ pub use mutation::{Replacement, delete};
 pub(crate) use stop::obey;
 pub use stop::stop;
 
-/// A message to a chat (API-62), checked for form.
+/// A message to a chat (API-62) whose form was checked.
 #[derive(Debug)]
 pub struct SendMessage {
-    /// Not blank; stored as sent.
+    /// Not blank; stored unchanged.
     pub content: String,
-    /// The turn's idempotency key; made here when the client gave none.
+    /// The turn's idempotency key. If the client sent none, one is made here.
     pub request_id: Option<RequestId>,
     pub web_search: bool,
 }
 
-/// What a request is called in logs, traces and towards the provider, and
-/// whether its client has ended its side of the connection.
+/// The ids of a request for logs, traces and the provider, and whether its
+/// client has closed its sending half.
 #[derive(Clone, Debug)]
 pub struct RequestContext {
     pub http_request_id: Arc<str>,
@@ -68,7 +68,7 @@ pub struct RequestContext {
 }
 
 /// Answers a message with a stream. A [`Problem`] means that nothing was
-/// written (API-65); from the first byte of the body on everything is reported
+/// written (API-65). From the first byte of the body on, everything is reported
 /// inside the stream.
 pub async fn send(
     app: Arc<App>,
@@ -82,8 +82,8 @@ pub async fn send(
     task::start(app, caller, request, turn, None).await
 }
 
-/// Puts a new turn in the place of the chat's newest and answers with its
-/// stream (TURN-55). A [`Problem`] means that nothing was changed.
+/// Replaces the chat's newest turn and answers with the stream of the new one
+/// (TURN-55). A [`Problem`] means that nothing was changed.
 pub async fn replace(
     app: Arc<App>,
     caller: Caller,

@@ -1,8 +1,7 @@
-//! Retry, edit and delete of a chat's newest turn (TURN-54, TURN-55).
-//!
-//! Retry and edit *replace* the turn: they are other ways to ask for a turn, and what
-//! follows is the flow of a send, whose reserve transaction also deletes the
-//! old turn. A refused replacement therefore leaves it in place.
+//! Retry, edit and deletion of a chat's newest turn (TURN-54, TURN-55).
+//! Retry and edit *replace* the turn: they begin a turn in another way and
+//! continue like a send, but the reserve transaction also deletes the old turn.
+//! So a refused replacement leaves it in place.
 
 use std::sync::Arc;
 
@@ -21,12 +20,12 @@ use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
 
-/// What a replacement changes.
+/// The kind of a replacement.
 #[derive(Debug)]
 pub enum Replacement {
     /// The same message again.
     Retry,
-    /// Another message in its place; not blank.
+    /// A new message instead; not blank.
     Edit { content: String },
 }
 
@@ -39,17 +38,17 @@ impl Replacement {
     }
 }
 
-/// The turn that a draft takes the place of.
+/// The turn that a draft replaces.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Replaced {
     pub(super) op: MutationOp,
     pub(super) request_id: RequestId,
     pub(super) turn_id: TurnId,
-    /// The database's instant of the check.
+    /// The instant of the check, by the database's clock.
     pub(super) at: Timestamp,
 }
 
-/// Conditions 1 to 5 of TURN-54, in their order.
+/// Checks conditions 1 to 5 of TURN-54 in their order.
 pub(super) fn check(target: MutationTarget, caller: &Caller) -> Result<TargetTurn, Problem> {
     let turn = match target {
         MutationTarget::NoChat => return Err(Problem::chat_not_found()),
@@ -81,8 +80,8 @@ fn not_latest_turn() -> Problem {
     )
 }
 
-/// Deletes the turn that `query` names, in favour of `successor` if there is
-/// one. The transaction has checked it and holds the lock of its chat.
+/// Deletes the turn that `query` names; `successor` replaces it if there is
+/// one. The transaction has checked the turn and holds the lock of its chat.
 fn displace<'a>(
     tx: &mut Tx,
     caller: &'a Caller,
@@ -101,8 +100,8 @@ fn displace<'a>(
     })
 }
 
-/// Deletes the turn whose place the draft's turn takes; the transaction has
-/// checked it and holds the lock of its chat.
+/// Deletes the turn that the draft's turn replaces. The transaction has checked
+/// it and holds the lock of its chat.
 pub(super) fn replace(
     tx: &mut Tx,
     caller: &Caller,
@@ -128,8 +127,8 @@ pub async fn delete(
 ) -> Result<(), Problem> {
     let attempt = Attempt::begin(&app.metrics, MutationOp::Delete);
     let query = query(&caller, chat_id, request_id);
-    // A task of its own: what is recorded is what was committed, also when the
-    // client has left.
+    // It runs in its own task, so that the commit is recorded even if the
+    // client disconnects.
     let task = async move {
         let deleted = delete_once(&app, caller, request, query).await;
         attempt.end(&deleted);
@@ -143,11 +142,11 @@ pub async fn delete(
         })
 }
 
-/// The turn that is about to be deleted, and when.
+/// The turn to delete, and the instant of its deletion.
 type Deletion = (TurnId, Timestamp);
 
-/// A deletion whose commit is in doubt is looked up: a second one would be
-/// refused.
+/// If the commit of a deletion is in doubt, it is looked up, because a second
+/// deletion would be refused.
 async fn delete_once(
     app: &App,
     caller: Caller,
@@ -209,7 +208,7 @@ pub(super) const fn query(
 
 /// Why a change was rolled back.
 enum DeleteError {
-    /// The turn is not, or no longer, one that may be changed.
+    /// The turn cannot be changed, or no longer.
     Answer(Problem),
     Store(StoreError),
 }
@@ -229,8 +228,8 @@ impl DeleteError {
     }
 }
 
-/// One authorized attempt to change a turn, counted once however it ends
-/// (API-74). Dropped without an answer it counts as an error.
+/// One authorized attempt to change a turn. It is counted once, however it ends
+/// (API-74). If it is dropped without an answer, it counts as an error.
 pub(super) struct Attempt {
     metrics: Arc<dyn Metrics>,
     op: MutationOp,
@@ -248,7 +247,7 @@ impl Attempt {
         }
     }
 
-    /// The change is committed, or refused with `answer`'s problem.
+    /// The change was committed, or refused with the problem in `answer`.
     pub(super) fn end<T>(mut self, answer: &Result<T, Problem>) {
         self.result = match answer {
             Ok(_) => MutationResult::Ok,

@@ -1,6 +1,6 @@
-//! Audit events of mutations (PLAT-81, PLAT-82, PLAT-84): who did what to which
-//! turn. They enter the queue in the transaction of the change that they report,
-//! whether or not the tenant has a sink; delivery decides that.
+//! Audit events of mutations (PLAT-81, PLAT-82, PLAT-84). They are enqueued in
+//! the transaction of the change that they report, whether or not the tenant
+//! has a sink; the delivery decides that.
 
 use minichat_core::{ChatId, RequestId, TenantId, Timestamp, TurnId, UserId};
 use minichat_metrics::MutationOp;
@@ -11,7 +11,7 @@ use super::RequestContext;
 use super::audit_event::{PARTITIONS, QUEUE};
 use crate::caller::Caller;
 
-/// One event: what all have in common, and the `details` of its kind.
+/// One event: the members that all kinds have, and the `details` of its kind.
 #[derive(Serialize)]
 pub(super) struct MutationEvent<'a, D> {
     #[serde(rename = "type")]
@@ -56,7 +56,7 @@ pub(super) struct Deletion {
 }
 
 impl<D: Serialize> MutationEvent<'_, D> {
-    /// Puts the event into the queue with the rest of the transaction.
+    /// Enqueues the event in the transaction.
     pub(super) fn enqueue(&self, tx: &mut Tx) -> Result<(), StoreError> {
         let payload = serde_json::to_string(self).map_err(|_| StoreError::Parameter("payload"))?;
         tx.outbox_enqueue(&OutboxMessage {
@@ -72,7 +72,7 @@ impl<D: Serialize> MutationEvent<'_, D> {
 }
 
 impl<'a> TurnMutation<'a> {
-    /// A retry or an edit: `original` gave way to `new`.
+    /// A retry or an edit: `new` replaced `original`.
     pub(super) fn replacement(
         &self,
         op: MutationOp,

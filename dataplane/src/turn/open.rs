@@ -1,9 +1,8 @@
-//! The values a turn passes through on its way to the provider.
-//!
-//! A *request* is what the client sent, a *draft* is a request whose chat was
-//! found, a *plan* is a draft with a model, a price and a context, and an *open
-//! turn* is a plan whose reserve is committed. Only an open turn reaches the
-//! provider, and every open turn is finalized (TURN-15).
+//! The stages of a turn on its way to the provider. A *request* is what the
+//! client sent. A *draft* is a request whose chat was found. A *plan* is a
+//! draft with a model, a price and a context. An *open turn* is a plan whose
+//! reserve is committed. Only an open turn reaches the provider, and every open
+//! turn is finalized (TURN-15).
 
 use std::sync::Arc;
 
@@ -22,8 +21,8 @@ use crate::config_source::TenantRuntime;
 /// A request whose chat was found and whose key is new.
 pub(super) struct Draft {
     pub(super) ids: Ids,
-    /// An instant of the database's clock above every other of the chat
-    /// (TURN-6); also the key of the quota periods (QUOTA-54).
+    /// An instant of the database's clock, later than every other one in the
+    /// chat (TURN-6). It also selects the quota periods (QUOTA-54).
     pub(super) started_at: Timestamp,
     /// The chat's model (API-145).
     pub(super) selected_model: Arc<str>,
@@ -32,11 +31,11 @@ pub(super) struct Draft {
     pub(super) facts: RequestFacts,
     /// The recent window in chronological order (CONT-5).
     pub(super) recent: Arc<[(Role, String)]>,
-    /// The turn whose place this one takes.
+    /// The turn that this one replaces.
     pub(super) replaces: Option<Replaced>,
 }
 
-/// Every id of a turn, made before anything is written.
+/// All ids of a turn, made before anything is written.
 #[expect(
     clippy::struct_field_names,
     reason = "the names are those of the columns and events they appear in"
@@ -47,11 +46,11 @@ pub(super) struct Ids {
     pub(super) turn_id: TurnId,
     pub(super) request_id: RequestId,
     pub(super) user_message_id: MessageId,
-    /// Announced in `stream_started`; its row appears at finalization.
+    /// Announced in `stream_started`. Its row is written at finalization.
     pub(super) assistant_message_id: MessageId,
 }
 
-/// A draft with everything decided.
+/// A draft for which everything is decided.
 pub(super) struct Plan {
     pub(super) draft: Draft,
     pub(super) decision: Decision,
@@ -62,10 +61,10 @@ pub(super) struct Plan {
     tenant: Arc<TenantRuntime>,
 }
 
-/// The context plan (CONT-2) as ranges of what the draft owns.
+/// The context plan (CONT-2), as ranges of the draft's data.
 pub(super) struct PlannedContext {
     instructions: Option<String>,
-    /// How many of the draft's recent messages are left out, oldest first.
+    /// Number of the draft's recent messages that are left out, oldest first.
     dropped: usize,
 }
 
@@ -110,8 +109,7 @@ impl Plan {
         self.tenant.config.provider_of(self.model())
     }
 
-    /// The credential of the provider, read from the configuration that the
-    /// turn pinned.
+    /// The provider's credential, from the configuration that the turn pinned.
     pub(super) fn credential(&self) -> Option<&Secret> {
         let auth = self.provider()?.auth.as_ref()?;
         self.tenant.credentials.get(&auth.secret_ref)
@@ -138,13 +136,12 @@ impl Plan {
         &self.draft.ids
     }
 
-    /// The number of the policy that priced the reserve (QUOTA-33).
+    /// The version of the policy that priced the reserve (QUOTA-33).
     pub(super) fn policy_version(&self) -> u64 {
         self.tenant.policy_version()
     }
 
-    /// Whether the provider is configured, and its credential where one is
-    /// needed.
+    /// Whether the provider is configured, with a credential if it needs one.
     pub(super) fn is_routable(&self) -> bool {
         self.provider()
             .is_some_and(|provider| provider.auth.is_none() || self.credential().is_some())

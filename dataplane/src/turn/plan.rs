@@ -1,5 +1,5 @@
-//! Model, price and context of a draft (API-64 f to i): pure decisions from
-//! the pinned configuration and the user's locked cells.
+//! Model, price and context of a draft (API-64 f to i): pure decisions from the
+//! pinned configuration and the user's locked cells.
 
 use minichat_core::ErrorCode;
 use minichat_core::context::{
@@ -16,7 +16,7 @@ use super::policy;
 use crate::caller::Caller;
 use crate::problem::Problem;
 
-/// Everything that follows from `decision` about `draft`, or a refusal.
+/// The plan for `draft` that follows from `decision`, or a refusal.
 pub(super) fn plan(caller: &Caller, draft: Draft, decision: Decision) -> Result<Plan, Problem> {
     let config = &caller.tenant.config;
     let Some((index, reserve)) = decision.allowed() else {
@@ -43,7 +43,7 @@ pub(super) fn plan(caller: &Caller, draft: Draft, decision: Decision) -> Result<
     Err(Problem::internal())
 }
 
-/// The cascade of QUOTA-44 to QUOTA-50 for what `cells` hold. A message beyond the
+/// Runs the cascade of QUOTA-44 to QUOTA-50 on `cells`. A message beyond the
 /// bounds of the arithmetic has no decision (QUOTA-5).
 pub(super) fn decide(
     caller: &Caller,
@@ -75,7 +75,7 @@ fn context(
         recent: &recent,
         user_text: &draft.content,
     })?;
-    // The plan's last message is the new one; the others are the newest of
+    // The last message of the plan is the new one; the others are the newest of
     // the window.
     let dropped = recent.len() + 1 - assembled.messages.len();
     Ok(PlannedContext::new(instructions, dropped))

@@ -1,16 +1,16 @@
-//! The tenant's configuration as the pure rules of `minichat_core::quota` see
-//! it.
+//! Converts the tenant's configuration for the pure rules of
+//! `minichat_core::quota`.
 
 use minichat_config::{Model, TenantConfig};
 use minichat_core::UserId;
 use minichat_core::quota::{Policy, PolicyModel, ToolQuotas};
 
-/// The catalog, in its order, as preflight reads it.
+/// The catalog for preflight, in its order.
 pub(crate) fn models(config: &TenantConfig) -> Vec<PolicyModel<'_>> {
     config.models.iter().map(Model::policy).collect()
 }
 
-/// What decides about a request of `user`, given the catalog of [`models`].
+/// The policy for a request of `user`, given the catalog of [`models`].
 pub(crate) fn policy<'a>(
     config: &TenantConfig,
     models: &'a [PolicyModel<'a>],

@@ -1,4 +1,4 @@
-//! Signs of life of a running turn (TURN-7).
+//! Progress of a running turn (TURN-7).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,14 +11,13 @@ use tokio::time::{Instant, sleep_until};
 use super::open::OpenTurn;
 use crate::app::App;
 
-/// The row is refreshed at most this often.
+/// Minimum time between two writes.
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// Between a write that failed and the next, and between two looks at one that
-/// is under way.
+/// Wait after a failed write, and between two checks of a write in progress.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Writes `last_progress_at` beside the stream, never in its way.
+/// Writes `last_progress_at` in parallel to the stream and never delays it.
 pub(super) struct Progress {
     app: Arc<App>,
     tenant_id: TenantId,
@@ -36,8 +35,8 @@ impl Progress {
         }
     }
 
-    /// Shows life whenever it is due, for as long as it is polled: while the turn
-    /// waits for what no event of the provider ends (D44).
+    /// Writes whenever it is due, as long as it is polled: while the turn waits
+    /// for something other than the provider's events (D44).
     pub(super) async fn keep_showing(&mut self) -> Infallible {
         loop {
             sleep_until(self.schedule.next_look(Instant::now())).await;
@@ -45,7 +44,7 @@ impl Progress {
         }
     }
 
-    /// Notes an event read from the provider, whatever it was.
+    /// Records any event that was read from the provider.
     pub(super) fn note(&mut self) {
         if self.schedule.begin_write(Instant::now()) {
             tokio::spawn(write(
@@ -65,7 +64,7 @@ struct Schedule {
     latest: Arc<LatestWrite>,
 }
 
-/// The write that was begun last.
+/// The write that was started last.
 #[derive(Default)]
 struct LatestWrite {
     is_under_way: AtomicBool,
@@ -88,8 +87,8 @@ impl Schedule {
         }
     }
 
-    /// Whether to begin a write at `now`: an interval after the last one, or a
-    /// pause after it was found failed. A database that is away is not asked at
+    /// Whether to start a write at `now`: an interval after the last one, or a
+    /// pause after it failed. While the database is down, it is not called at
     /// every event.
     fn begin_write(&mut self, now: Instant) -> bool {
         if self.has_written && self.latest.has_failed.swap(false, Ordering::Relaxed) {
@@ -103,8 +102,8 @@ impl Schedule {
         true
     }
 
-    /// When to look again: a write that has not ended well may have to be repeated
-    /// before its interval is over.
+    /// When to check again. A write that has not succeeded may have to be
+    /// repeated before its interval is over.
     fn next_look(&self, now: Instant) -> Instant {
         let latest = &self.latest;
         let is_open = latest.is_under_way.load(Ordering::Relaxed)
@@ -120,7 +119,7 @@ async fn write(app: Arc<App>, tenant_id: TenantId, turn_id: TurnId, this: Arc<La
         .write(move |tx| Box::pin(async move { tx.turn_progress(tenant_id, turn_id) }))
         .await;
     if let Err(error) = &written {
-        tracing::warn!(turn.id = %turn_id, error = %error, "a sign of life could not be stored");
+        tracing::warn!(turn.id = %turn_id, error = %error, "the progress of a turn could not be stored");
     }
     this.end(written.is_err());
 }

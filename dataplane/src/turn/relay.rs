@@ -1,9 +1,8 @@
 //! The relay: the response body of one live turn.
-//!
-//! It hands on what the turn's task sent, breaks long silence, and is dropped
-//! when the client leaves: that is how a disconnect is noticed (TURN-47). A
-//! client that has ended its side of the connection may still be there: it is
-//! sent a comment, which shows that.
+//! It forwards the events of the turn's task and breaks long silence. When the
+//! client disconnects, it is dropped, and so the disconnect is noticed
+//! (TURN-47). A client that has closed its sending half may still be reading;
+//! the relay sends it a comment to find out.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -21,7 +20,8 @@ use tokio::time::{Instant, Sleep};
 use super::channel::{self, Receiver};
 use crate::open_turns::{Cancel, Interrupt};
 
-/// Silence after the first content is broken by a comment line (API-141).
+/// After the first content, silence of this length is broken by a comment line
+/// (API-141).
 const COMMENT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The labels of a stream's metrics.
@@ -37,16 +37,16 @@ pub(super) struct Relay {
     interrupt: Arc<Interrupt>,
     labels: Labels,
     seen_delta: bool,
-    /// The terminal event was handed on.
+    /// The terminal event was forwarded.
     ended: bool,
     silence: Silence,
     half_close: HalfClose,
-    /// Something was written since the client ended its side.
+    /// Something was written since the client closed its sending half.
     has_probed: bool,
 }
 
 impl Relay {
-    /// A relay that fires `interrupt` when its client leaves.
+    /// A relay that fires `interrupt` when its client disconnects.
     pub(super) fn new(
         events: Receiver,
         interrupt: Arc<Interrupt>,
@@ -144,13 +144,13 @@ impl Drop for Relay {
     }
 }
 
-/// Watches for silence with one timer that is re-armed only when it fires, so
+/// Watches for silence with one timer. It is re-armed only when it fires, so
 /// that an event costs no timer operation.
 struct Silence {
     ping_interval: Duration,
     since: Instant,
     timer: Pin<Box<Sleep>>,
-    /// Whom the timer wakes.
+    /// The waker that the timer wakes.
     waiter: Option<Waker>,
 }
 
@@ -169,13 +169,14 @@ impl Silence {
         self.since = Instant::now();
     }
 
-    /// Whether the timer runs and will wake `cx`: then there is nothing to do.
+    /// Whether the timer runs and will wake `cx`, so that nothing has to be
+    /// done.
     fn is_awaited(&self, cx: &Context<'_>) -> bool {
         let waiter = self.waiter.as_ref();
         waiter.is_some_and(|it| it.will_wake(cx.waker())) && Instant::now() < self.timer.deadline()
     }
 
-    /// Ready when the phase's interval passed without a frame.
+    /// Ready if the phase's interval has passed without a frame.
     fn poll(&mut self, cx: &mut Context<'_>, pings: bool) -> Poll<()> {
         let interval = if pings {
             self.ping_interval

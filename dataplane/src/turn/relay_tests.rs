@@ -33,10 +33,10 @@ fn relay() -> (Sender, Relay) {
 
 /// The next frame, and how many seconds it took.
 async fn frame(relay: &mut Relay) -> (String, u64) {
-    let asked = Instant::now();
+    let sent = Instant::now();
     let frame = relay.frame().await.unwrap().unwrap().into_data().unwrap();
     let text = String::from_utf8(frame.to_vec()).unwrap();
-    (text, asked.elapsed().as_secs())
+    (text, sent.elapsed().as_secs())
 }
 
 fn delta() -> StreamEvent<'static> {
@@ -73,8 +73,8 @@ async fn silence_is_broken_by_pings_and_after_the_first_delta_by_comments() {
     assert_eq!(frame(&mut relay).await, (":\n\n".to_owned(), 30));
 }
 
-/// API-152: a producer that is gone without a terminal event does not leave
-/// the client waiting.
+/// API-152: if the producer is gone without a terminal event, the client does
+/// not wait forever.
 #[tokio::test]
 async fn a_stream_without_a_terminal_event_gets_one() {
     let (sender, mut relay) = relay();

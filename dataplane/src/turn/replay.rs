@@ -1,5 +1,6 @@
-//! Replays (TURN-44): the recording of a completed turn, rebuilt from rows.
-//! This path reads only; it has no access to quota, provider or finalization.
+//! Replays (TURN-44): the recorded stream of a completed turn, rebuilt from
+//! rows. This path only reads; it has no access to quota, provider or
+//! finalization.
 
 use std::borrow::Cow;
 
@@ -41,7 +42,7 @@ pub(super) async fn replay(
                 let message = tx
                     .message_get(tenant_id, user_id, chat_id, message_id)
                     .await?;
-                // A missing message is explained by the turn as it is now.
+                // If the message is missing, the current turn explains why.
                 let now = match &message {
                     Some(_) => None,
                     None => Some(tx.turn_get(tenant_id, user_id, chat_id, request_id).await?),
@@ -52,7 +53,7 @@ pub(super) async fn replay(
         .await?;
     match (message, now) {
         (Some(message), _) => Ok(SseBody::recorded(frames(turn, &message, selected_model))),
-        // The turn was replaced or deleted since it was found, or its chat.
+        // The turn or its chat was replaced or deleted since it was found.
         (None, Some(Some(turn))) if turn.is_deleted => Err(request_id_conflict()),
         (None, Some(None)) => Err(Problem::chat_not_found()),
         (None, _) => Err(unreadable(turn)),

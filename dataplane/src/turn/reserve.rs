@@ -1,9 +1,9 @@
 //! The reserve: the transaction that opens a turn (TURN-11).
-//!
-//! It reads what admission has to know under the locks of the user's quota
-//! rows, so that what is decided then is authoritative (QUOTA-52), and writes
-//! user message, turn row and reserve, with the deletion of the turn whose place
-//! the new one takes (TURN-55). All of it commits before the provider is called.
+//! It reads everything that admission needs under the locks of the user's quota
+//! rows, so that the decision is authoritative (QUOTA-52). It writes the user's
+//! message, the turn's row and the reserve, and deletes the turn that the new
+//! one replaces (TURN-55). All of it is committed before the provider is
+//! called.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,7 +22,8 @@ use crate::problem::Problem;
 
 /// Why no turn was opened.
 pub(super) enum ReserveError {
-    /// The key names a completed turn: its recording is the answer (API-67).
+    /// The key names a completed turn, whose recorded stream is the answer
+    /// (API-67).
     Replay(Box<CompletedTurn>),
     Answer(Problem),
     Store(StoreError),
@@ -40,26 +41,27 @@ impl From<Problem> for ReserveError {
     }
 }
 
-/// What a request leads to when nothing fails.
+/// The result of a request if nothing fails.
 pub(super) enum Opened {
     /// A turn that is now open.
     Turn(Box<Plan>),
     Replay(SseBody),
 }
 
-/// A turn that shall be opened.
+/// A turn to open.
 struct Opening {
     caller: Caller,
     request: RequestContext,
     turn: TurnRequest,
-    /// What the transaction's last attempt came to: the one that counts.
+    /// The result of the transaction's last attempt, which is the one that
+    /// counts.
     decided: Mutex<Decided>,
 }
 
 #[derive(Default)]
 struct Decided {
     preflight: Option<Preflight>,
-    /// Of a turn that is open if the transaction commits.
+    /// The plan of the turn that is open if the transaction commits.
     plan: Option<Plan>,
 }
 
@@ -68,7 +70,7 @@ struct Preflight {
     decision: Decision,
 }
 
-/// Admits, plans and reserves. A refusal left nothing behind.
+/// Admits, plans and reserves. A refusal leaves nothing behind.
 pub(super) async fn reserve(
     app: &App,
     caller: &Caller,
@@ -125,8 +127,8 @@ async fn write(app: &App, opening: &Arc<Opening>) -> Result<(), ReserveError> {
                 Box::pin(async move {
                     match opening.transaction(tx).await {
                         Err(ReserveError::Store(error)) => Err(error),
-                        // A refusal comes before anything is written. To commit
-                        // nothing spares others in the same commit a rollback.
+                        // A refusal comes before any write. Committing nothing
+                        // avoids a rollback of the jobs that share the commit.
                         answer => Ok(answer),
                     }
                 })
@@ -135,8 +137,8 @@ async fn write(app: &App, opening: &Arc<Opening>) -> Result<(), ReserveError> {
         .await?
 }
 
-/// Whether the turn is open although the commit was not acknowledged: then it
-/// must not be left without a task (TURN-15).
+/// Whether the turn is open although its commit was not acknowledged. If it is,
+/// it needs a task (TURN-15).
 async fn opened_in_doubt(app: &App, caller: &Caller, plan: &Plan) -> bool {
     let (scope, turn) = (scope(caller, plan), plan.ids().turn_id);
     let found = resolve(&app.store, turn, move |tx| {
@@ -146,7 +148,7 @@ async fn opened_in_doubt(app: &App, caller: &Caller, plan: &Plan) -> bool {
             tx.turn_exists(scope.tenant_id, turn).await
         })
     });
-    // What nobody knows of is ended by the watchdog.
+    // If the state remains unknown, the watchdog ends the turn.
     found.await == Some(true)
 }
 
@@ -231,9 +233,9 @@ fn insert(tx: &mut Tx, caller: &Caller, plan: &Plan) -> Result<(), StoreError> {
     tx.chat_touch(caller.tenant_id, caller.user_id, ids.chat_id, now)
 }
 
-/// Lost races are answers, not faults (TURN-12). A turn of the same key
-/// violates both constraints of the turn, and which of them a database names is
-/// its own choice; so the key is looked up.
+/// Lost races are expected answers, not faults (TURN-12). A turn with the same
+/// key violates both constraints, and databases differ in which of them they
+/// report. So the key is looked up.
 async fn conflict(app: &App, caller: &Caller, ids: Ids, error: StoreError) -> Problem {
     match error {
         StoreError::Unique(

@@ -1,5 +1,5 @@
-//! Stops that are asked for (D3). The turn may run in any process: this one is
-//! asked first, then all others that share the database.
+//! Stop requests (D3). The turn may run in any process: this one is checked
+//! first, then all others that share the database are notified.
 
 use minichat_core::TurnId;
 use minichat_store::{StopRequests, StoreError};
@@ -7,8 +7,8 @@ use minichat_store::{StopRequests, StoreError};
 use crate::app::App;
 use crate::open_turns::OpenTurns;
 
-/// Asks `turn`, which was just seen running, to end. It does so in its own time,
-/// as any other ending: the first terminal wins.
+/// Asks `turn`, which was just seen running, to end. It may end otherwise
+/// first: the first terminal state wins.
 pub async fn stop(app: &App, turn: TurnId) -> Result<(), StoreError> {
     if app.turns.stop(turn) {
         return Ok(());
@@ -18,13 +18,13 @@ pub async fn stop(app: &App, turn: TurnId) -> Result<(), StoreError> {
         .await
 }
 
-/// Stops the turns of this process that other processes were asked about. Never
-/// ends.
+/// Stops the turns of this process for which other processes request it. Never
+/// returns.
 pub(crate) async fn obey(turns: OpenTurns, mut requests: StopRequests) {
     loop {
         let turn = requests.next().await;
         if turns.stop(turn) {
-            tracing::debug!(turn.id = %turn, "another process was asked to stop a turn of this one");
+            tracing::debug!(turn.id = %turn, "another process requested that a turn of this process stop");
         }
     }
 }

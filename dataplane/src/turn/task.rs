@@ -1,8 +1,7 @@
 //! The task that owns a turn from its reserve to its end (TURN-13).
-//!
-//! It is detached from the connection: a client that leaves changes how the
-//! turn ends, never whether it ends. The inner function [`converse`] answers
-//! with a result, and both arms are finalized here.
+//! It is detached from the connection: a client that disconnects changes how
+//! the turn ends, never whether it ends. The inner function [`converse`]
+//! returns a result, and both arms are finalized here.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -34,16 +33,16 @@ use crate::caller::Caller;
 use crate::open_turns::{Cancel, Interrupt};
 use crate::problem::Problem;
 
-/// A task gives its turn up so long before a watchdog may take it (TURN-1).
+/// How long before a watchdog may take a turn its task gives up (TURN-1).
 const MARGIN: Duration = Duration::from_mins(1);
 
-/// What [`converse`] answers.
+/// The result of [`converse`].
 type Ended = Result<Option<IncompleteReason>, TurnError>;
 
 type Reply = oneshot::Sender<Result<SseBody, Problem>>;
 
-/// Opens `turn` and answers with its stream, or refuses. `attempt`
-/// is the mutation that wants the turn.
+/// Opens `turn` and answers with its stream, or refuses. `attempt` is the
+/// mutation that begins the turn, if one does.
 pub(super) async fn start(
     app: Arc<App>,
     caller: Caller,
@@ -52,8 +51,8 @@ pub(super) async fn start(
     attempt: Option<Attempt>,
 ) -> Result<SseBody, Problem> {
     let (reply, opened) = oneshot::channel();
-    // Before the reserve, so that a stop finds the turn as soon as its row can
-    // be read.
+    // Before the reserve, so that a stop request finds the turn as soon as its
+    // row can be read.
     let open = app.turns.enter(turn.ids.turn_id);
     let task = async move {
         let ends = (reply, open.interrupt());
@@ -82,12 +81,12 @@ async fn run(
     let plan = match planned {
         Ok(Opened::Turn(plan)) => *plan,
         Ok(Opened::Replay(body)) => {
-            // A client that is gone reads nothing.
+            // The client may be gone.
             let _ = reply.send(Ok(body));
             return;
         }
         Err(problem) => {
-            // A client that is gone needs no refusal.
+            // The client may be gone.
             let _ = reply.send(Err(problem));
             return;
         }
@@ -112,8 +111,8 @@ async fn run(
     live(&turn, &sink, active).await;
 }
 
-/// Hands the stream to the client. When the client is gone already, dropping
-/// the relay is what ends the conversation.
+/// Gives the stream to the client. If the client is gone, dropping the relay
+/// ends the conversation.
 fn open_relay(turn: &OpenTurn, reply: Reply, interrupt: Arc<Interrupt>) -> Sink {
     let streaming = &turn.app.config.streaming;
     let started = StreamEvent::StreamStarted(StreamStarted {
@@ -171,13 +170,13 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
     log(turn, &answer, &verdict, total);
     drop(active);
     if let Some(event) = terminal(turn, answer.usage, &verdict, &ended) {
-        // A client that left has read all it wanted.
+        // A client that is gone needs no event.
         let _ = sink.send(&event).await;
     }
 }
 
-/// Finalizes the turn. A database that cannot serve is waited for, but neither
-/// until a watchdog might take the turn nor longer than the process can wait.
+/// Finalizes the turn. Waits for a database that cannot serve, but neither
+/// until a watchdog may take the turn nor longer than the process can wait.
 async fn end(turn: &OpenTurn, ending: Ending) -> Verdict {
     let account = Arc::new(Account::of_open(turn));
     let patience = turn.app.config.orphan_watchdog.timeout;
@@ -191,7 +190,7 @@ async fn end(turn: &OpenTurn, ending: Ending) -> Verdict {
 }
 
 /// The span of the provider's call, and its context for the provider. A trace
-/// that nobody keeps costs no span.
+/// that is not kept has no span.
 fn provider_span(turn: &OpenTurn) -> (tracing::Span, TraceContext) {
     let context = turn.request.trace.child();
     if !context.sampled() {
@@ -210,7 +209,7 @@ fn provider_span(turn: &OpenTurn) -> (tracing::Span, TraceContext) {
     (span, context)
 }
 
-/// How the conversation's end is stored.
+/// The outcome to store for the end of the conversation.
 fn outcome(ended: &Ended) -> Outcome {
     match ended {
         Ok(reason) => Outcome::Completed(*reason),
@@ -220,12 +219,12 @@ fn outcome(ended: &Ended) -> Outcome {
     }
 }
 
-/// Whether the provider refused the call instead of working on it (D54).
+/// Whether the provider refused the call (D54).
 fn was_refused(ended: &Ended) -> bool {
     matches!(ended, Err(TurnError::Provider(failure)) if failure.is_refusal())
 }
 
-/// The provider's connection is closed by now; records what closed it.
+/// Records what closed the connection to the provider.
 fn interrupted(turn: &OpenTurn, sink: &Sink, error: &TurnError) {
     let metrics = &turn.labels.metrics;
     let (trigger, elapsed) = match error {
@@ -248,8 +247,8 @@ fn interrupted(turn: &OpenTurn, sink: &Sink, error: &TurnError) {
     metrics.time_to_abort_ms(trigger, elapsed);
 }
 
-/// Records the end of a started stream; the terminal counter only for the
-/// winner (D1).
+/// Records the end of a started stream. Only the winner increments the terminal
+/// counter (D1).
 fn conclude(turn: &OpenTurn, ended: &Ended, verdict: &Verdict, total: Duration) {
     let abort = match ended {
         Err(TurnError::Cancelled(Cancel::Disconnect | Cancel::Stop)) => {
@@ -268,8 +267,8 @@ fn conclude(turn: &OpenTurn, ended: &Ended, verdict: &Verdict, total: Duration) 
     metrics.stream_total_latency_ms(provider, model, total);
 }
 
-/// The terminal event of what was committed; `None` leaves the last word to
-/// the relay (TURN-38).
+/// The terminal event of the committed outcome; `None` if the relay has to end
+/// the stream (TURN-38).
 fn terminal(
     turn: &OpenTurn,
     usage: Option<Usage>,
@@ -312,8 +311,8 @@ fn done(turn: &OpenTurn, usage: Option<Usage>, finalized: &Finalized) -> StreamE
     }))
 }
 
-/// The cells after settlement. Left out when the turn began in an earlier
-/// period, whose cells say nothing about today's (QUOTA-102).
+/// The cells after settlement. Left out if the turn began in an earlier period,
+/// because its cells say nothing about the current one (QUOTA-102).
 fn quota_warnings(
     turn: &OpenTurn,
     finalized: &Finalized,
@@ -334,8 +333,8 @@ fn quota_warnings(
     Some(status.warnings())
 }
 
-/// One line per finished stream (PLAT-164); the request's span adds who and
-/// which trace (PLAT-163).
+/// Logs one line per finished stream (PLAT-164). The request's span adds caller
+/// and trace (PLAT-163).
 fn log(turn: &OpenTurn, answer: &Answer, verdict: &Verdict, total: Duration) {
     let outcome = match verdict {
         Verdict::Won(finalized) => Some(finalized.outcome),

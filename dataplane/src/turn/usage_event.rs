@@ -1,4 +1,5 @@
-//! The usage event: what a consumer needs to bill one turn (QUOTA-86).
+//! The usage event: everything that a consumer needs to bill one turn
+//! (QUOTA-86).
 
 use minichat_core::ids::usage_dedupe_key;
 use minichat_core::quota::Settlement;
@@ -12,7 +13,7 @@ use super::audit_event::CompletionSignal;
 /// The queue of usage events (QUOTA-85).
 pub(super) const QUEUE: &str = "mini-chat.usage_snapshot";
 
-/// Partitions of the queue (PLAT-31).
+/// Number of partitions of the queue (PLAT-31).
 pub(super) const PARTITIONS: u32 = 4;
 
 #[derive(Serialize)]
@@ -57,12 +58,12 @@ pub(super) struct Bill<'a> {
     pub(super) outcome: Outcome,
     pub(super) billing: BillingOutcome,
     pub(super) method: SettlementMethod,
-    /// As the provider reported it, uncapped; unknown is `None` (QUOTA-89).
+    /// As the provider reported it, not capped; `None` if unknown (QUOTA-89).
     pub(super) usage: Option<Usage>,
     pub(super) settlement: &'a Settlement,
     pub(super) reserved_credits_micro: i64,
     pub(super) reserve_tokens: u64,
-    /// Completed calls; zeros when the reserve was released.
+    /// Completed calls; zeros if the reserve was released.
     pub(super) web_search_calls: u32,
     pub(super) code_interpreter_calls: u32,
     pub(super) timestamp: Timestamp,

@@ -24,19 +24,19 @@ use super::rendered::{Delivery, Intake};
 pub(super) use pool_secrets::PoolSecrets;
 use watch::{SecretChange, Watch};
 
-/// How often the database is offered what it did not take.
+/// How often a configuration that the database did not accept is tried again.
 const RETRY: Duration = Duration::from_secs(2);
-/// Changes between the API server and the states; the watch waits when they
-/// are not taken over as fast as they come.
+/// Capacity of the channel for changes. If it is full, the watch waits.
 const CHANGES: usize = 64;
 
-/// Follows a pool until it is dropped.
+/// Follows a pool until dropped.
 pub(super) struct Watching {
     tasks: [JoinHandle<()>; 2],
 }
 
 impl Watching {
-    /// Fires `loaded` once the pool was read as a whole.
+    /// Starts to follow the pool. Fires `loaded` after the whole pool was read
+    /// once.
     pub(super) fn start(
         pool: PoolSecrets,
         settings: RenderSettings,
@@ -67,12 +67,12 @@ impl Drop for Watching {
     }
 }
 
-/// Takes changes over.
+/// Applies changes.
 struct Taking {
     settings: RenderSettings,
     intake: Intake,
     loaded: Signal,
-    /// Of each tenant's Secret as it was seen last.
+    /// The uid of each tenant's Secret when it was last seen.
     uids: BTreeMap<TenantId, String>,
 }
 
@@ -94,8 +94,8 @@ impl Taking {
         }
     }
 
-    /// Takes over what is newest after `batch`: an edit that is overtaken is
-    /// never built.
+    /// Applies the newest state of each tenant in `batch`. States in between
+    /// are skipped.
     async fn take(&mut self, batch: Vec<SecretChange>) {
         let mut newest = BTreeMap::new();
         let mut is_whole = false;
@@ -127,8 +127,8 @@ impl Taking {
 }
 
 impl Taking {
-    /// A Secret that was deleted ends its tenant, also when the first that is
-    /// seen of it is another tenant's Secret under the same id (D36).
+    /// Ends a tenant whose Secret was deleted, even if the next event for this
+    /// id shows another tenant's Secret (D36).
     fn notice_replaced(&mut self, id: TenantId, secret: Option<&Secret>) {
         let uid = secret.and_then(|secret| secret.metadata.uid.clone());
         let before = match uid.clone() {
@@ -146,7 +146,7 @@ impl Taking {
     }
 }
 
-/// The tenant that a Secret is called after, and the Secret.
+/// The tenant id in the name of a Secret, and the Secret.
 fn named(secret: Secret) -> Option<(TenantId, Option<Secret>)> {
     let name = secret.metadata.name.as_deref().unwrap_or_default();
     let id = rendered_secret::tenant_of(name);

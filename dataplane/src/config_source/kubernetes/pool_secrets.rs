@@ -1,4 +1,4 @@
-//! Which pool of which cluster.
+//! The pool to watch, and its cluster.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,14 +17,14 @@ const CONNECT: Duration = Duration::from_secs(5);
 pub(in crate::config_source) struct PoolSecrets {
     pub(super) secrets: Api<Secret>,
     pub(super) selector: String,
-    /// For people: `main in namespace chat`.
+    /// For messages: `main in namespace chat`.
     pub(super) name: String,
 }
 
 impl PoolSecrets {
-    /// `pool` in `namespace`, of the cluster that `kubeconfig` names; without
-    /// them the cluster and namespace of the environment: `KUBECONFIG`,
-    /// `~/.kube/config`, or those of the pod.
+    /// `pool` in `namespace` of the cluster in `kubeconfig`. Without these,
+    /// cluster and namespace come from the environment: `KUBECONFIG`,
+    /// `~/.kube/config`, or the pod's own.
     pub(in crate::config_source) async fn connect(
         pool: &str,
         namespace: Option<&str>,
@@ -32,7 +32,7 @@ impl PoolSecrets {
     ) -> anyhow::Result<Self> {
         let mut config = cluster(kubeconfig).await?;
         config.connect_timeout = Some(CONNECT);
-        // The watch tries again by itself, and says so.
+        // The watch retries by itself and logs it.
         config.default_retry = false;
         let namespace = namespace.unwrap_or(&config.default_namespace).to_owned();
         let client = Client::try_from(config).context("no client for the API server")?;

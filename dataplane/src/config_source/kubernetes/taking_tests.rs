@@ -1,4 +1,4 @@
-//! Whose a Secret is that took the place of another one (D36).
+//! A Secret that replaces another one: to which tenant it belongs (D36).
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// A pool whose only tenant is the owner's, from a Secret with the uid `first`.
+    /// A pool with the owner's tenant only, from a Secret with the uid `first`.
     async fn start() -> Self {
         let database = TempDir::new().unwrap();
         let versions = StoredPolicyVersions::new(store(&database).await);
@@ -43,13 +43,13 @@ impl Scene {
         self.taking.take(batch.into_iter().collect()).await;
     }
 
-    /// The source of what runs.
+    /// The source of the running configuration.
     fn runs(&self) -> Option<String> {
         let running = self.taking.intake.states.running(id(A))?;
         Some(running.source.as_str().to_owned())
     }
 
-    /// Whose the id is, where a document was refused for that.
+    /// The owner that `/configz` reports for a refused document.
     fn stored_owner(&self) -> Value {
         let all = serde_json::to_value(&*self.taking.intake.states.status().configz()).unwrap();
         all[0]["stored_owner"].clone()
@@ -70,7 +70,7 @@ fn secret(source: &str, daily: u32, uid: &str) -> Secret {
     secret
 }
 
-/// Whether the watch has shown the end of the first one, together with what came after it, or never.
+/// Whether the watch reports the deletion together with the new Secret, or never.
 #[tokio::test]
 async fn another_tenants_secret_in_the_place_of_a_deleted_one_ends_that_tenant() {
     let gone = || SecretChange::Gone(Box::new(secret(OWNER, 7, "first")));
@@ -91,7 +91,7 @@ async fn another_tenants_secret_in_the_place_of_a_deleted_one_ends_that_tenant()
     }
 }
 
-/// The chats are its name's: a tenant that is made again goes on.
+/// The chats belong to the name, so a tenant that is created again keeps running.
 #[tokio::test]
 async fn a_secret_of_the_same_tenant_in_the_place_of_a_deleted_one_goes_on() {
     let mut scene = Scene::start().await;
@@ -100,11 +100,11 @@ async fn a_secret_of_the_same_tenant_in_the_place_of_a_deleted_one_goes_on() {
     assert_eq!(scene.stored_owner(), Value::Null);
 }
 
-/// The Secret is still there: somebody has written another tenant's document into it.
+/// The Secret still exists, but another tenant's document was written into it.
 #[tokio::test]
 async fn another_tenants_document_in_a_secret_is_refused_and_ends_nothing() {
     let mut scene = Scene::start().await;
-    // Also one that asks for the same, whose policy need not be stored.
+    // Also if its content is the same, so that no policy needs to be stored.
     for daily in [9, 7] {
         scene
             .take([set(secret("team-b/acme", daily, "first"))])

@@ -1,4 +1,4 @@
-//! One watch after the other, each resumed where the last one ended (K8S-21).
+//! A sequence of watches, each resumed where the previous one ended (K8S-21).
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ use uuid::Uuid;
 
 use super::PoolSecrets;
 
-/// The API server ends a watch after this many seconds. Between two changes a
-/// watch is silent, so that nothing but its end shows that it still lives.
+/// The API server ends a watch after this many seconds. Without changes a watch
+/// is silent, so only its regular end shows that it was alive.
 const WATCH_SECONDS: u32 = 20;
-/// A watch that has not ended by then is dead: its connection was cut without
-/// a word (K8S-21: noticed within 30 s).
+/// If a watch has not ended by then, its connection is dead (K8S-21: noticed
+/// within 30 s).
 const DEAD: Duration = Duration::from_secs(26);
-/// A list that takes longer is tried again.
+/// Time limit of one list.
 const LIST: Duration = Duration::from_secs(30);
-/// A watch that ends sooner was not worth its request.
+/// A watch that ends sooner counts as a failure.
 const TOO_SHORT: Duration = Duration::from_secs(1);
-/// First and longest wait after a failure.
+/// Shortest and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// What became of the pool's Secrets.
+/// A change of the pool's Secrets.
 #[derive(Debug)]
 pub(super) enum SecretChange {
-    /// These are all.
+    /// The complete list.
     Whole(Vec<Secret>),
     Set(Box<Secret>),
     Gone(Box<Secret>),
@@ -37,16 +37,18 @@ pub(super) enum SecretChange {
 pub(super) struct Watch {
     pool: PoolSecrets,
     changes: mpsc::Sender<SecretChange>,
-    /// Where the next watch begins; `None` when all must be listed.
+    /// Where the next watch begins; `None` if everything must be listed.
     version: Option<String>,
-    /// Failures since the API server last answered as it should.
+    /// Number of failures since the last success.
     failures: u32,
 }
 
 /// Why a watch or a list ended.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("the API server no longer knows where the last watch ended; everything is listed anew")]
+    #[error(
+        "the API server no longer has the version at which the last watch ended; everything is listed again"
+    )]
     Expired,
     #[error("the API server has not answered for {} s", .0.as_secs())]
     Silent(Duration),
@@ -68,7 +70,7 @@ impl Watch {
         }
     }
 
-    /// For ever, or until nobody listens.
+    /// Runs until the receiver is dropped.
     pub(super) async fn follow(mut self) {
         loop {
             match self.once().await {
@@ -86,15 +88,15 @@ impl Watch {
         }
     }
 
-    /// Lists if that must be, and watches once.
+    /// Lists if necessary, and watches once.
     async fn once(&mut self) -> Result<(), Failure> {
         let version = match self.version.clone() {
             Some(version) => version,
             None => self.list().await?,
         };
         let began = Instant::now();
-        let heard = self.watch(&version, began + DEAD).await?;
-        if !heard && began.elapsed() < TOO_SHORT {
+        let received = self.watch(&version, began + DEAD).await?;
+        if !received && began.elapsed() < TOO_SHORT {
             return Err(Failure::Short);
         }
         self.answered();
@@ -111,13 +113,13 @@ impl Watch {
             tenants = listed.items.len(),
             "the pool's tenants are read"
         );
-        self.tell(SecretChange::Whole(listed.items)).await?;
+        self.send(SecretChange::Whole(listed.items)).await?;
         self.version = Some(version.clone());
         self.answered();
         Ok(version)
     }
 
-    /// Passes on what changed until the watch ends; whether it said anything.
+    /// Forwards events until the watch ends. Returns whether there was any.
     async fn watch(&mut self, version: &str, dead: Instant) -> Result<bool, Failure> {
         let parameters = WatchParams::default()
             .labels(&self.pool.selector)
@@ -127,24 +129,24 @@ impl Watch {
         let events = timeout_at(dead, secrets.watch(&parameters, version)).await;
         let events = events.map_err(silent)??;
         pin_mut!(events);
-        let mut heard = false;
+        let mut received = false;
         while let Some(event) = timeout_at(dead, events.next()).await.map_err(silent)? {
-            self.hear(event?).await?;
-            heard = true;
+            self.handle(event?).await?;
+            received = true;
         }
-        Ok(heard)
+        Ok(received)
     }
 
-    async fn hear(&mut self, event: WatchEvent<Secret>) -> Result<(), Failure> {
+    async fn handle(&mut self, event: WatchEvent<Secret>) -> Result<(), Failure> {
         match event {
             WatchEvent::Added(secret) | WatchEvent::Modified(secret) => {
                 let version = secret.metadata.resource_version.clone();
-                self.tell(SecretChange::Set(Box::new(secret))).await?;
+                self.send(SecretChange::Set(Box::new(secret))).await?;
                 self.version = version;
             }
             WatchEvent::Deleted(secret) => {
                 let version = secret.metadata.resource_version.clone();
-                self.tell(SecretChange::Gone(Box::new(secret))).await?;
+                self.send(SecretChange::Gone(Box::new(secret))).await?;
                 self.version = version;
             }
             WatchEvent::Bookmark(bookmark) => {
@@ -156,7 +158,7 @@ impl Watch {
         Ok(())
     }
 
-    async fn tell(&self, change: SecretChange) -> Result<(), Failure> {
+    async fn send(&self, change: SecretChange) -> Result<(), Failure> {
         self.changes
             .send(change)
             .await
@@ -167,10 +169,12 @@ impl Watch {
         let pool = &self.pool.name;
         match failure {
             Failure::Expired | Failure::Short => tracing::info!(pool, "{failure}"),
-            // Once per outage: the next ones say the same.
-            _ if self.failures > 0 => tracing::debug!(pool, error = %failure, "still"),
+            // Once per outage; the following failures are the same.
+            _ if self.failures > 0 => {
+                tracing::debug!(pool, error = %failure, "the pool still cannot be watched");
+            }
             _ => {
-                tracing::warn!(pool, error = %failure, "the pool cannot be watched; what runs goes on");
+                tracing::warn!(pool, error = %failure, "the pool cannot be watched; the running configurations stay");
             }
         }
     }
@@ -189,7 +193,7 @@ impl From<kube::Error> for Failure {
             kube::Error::Api(status) => {
                 Self::Refused(anyhow::anyhow!("{} ({})", status.message, status.code))
             }
-            // Its text may quote what was read, and that is a Secret.
+            // The error may quote the response, which is a Secret.
             kube::Error::SerdeError(_) => Self::Refused(anyhow::anyhow!(
                 "the answer holds something else than Secrets"
             )),
@@ -198,8 +202,8 @@ impl From<kube::Error> for Failure {
     }
 }
 
-/// Twice as long after each failure, and up to a quarter less, so that pods do
-/// not come back all at once.
+/// Doubles after each failure. Up to a quarter is subtracted at random, so that
+/// pods do not reconnect at the same time.
 fn backoff(failures: u32) -> Duration {
     let (first, longest) = BACKOFF;
     let wait = first.saturating_mul(1 << failures.min(16)).min(longest);

@@ -1,5 +1,6 @@
-//! A watch against a scripted API server in memory, on a clock that jumps to
-//! the next deadline: only what no real API server does on demand.
+//! A watch against a scripted API server in memory, with a clock that jumps to
+//! the next deadline. Tests only behaviour that no real API server shows on
+//! demand.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -20,21 +21,21 @@ use super::super::fixtures::{A, B, secret};
 use super::watch::{SecretChange, Watch};
 use super::{PoolSecrets, named};
 
-/// What the API server answers to one request.
+/// The API server's response to one request.
 enum Answer {
-    /// All Secrets, at this version.
+    /// A list of all Secrets at this version.
     List(&'static str, Vec<Value>),
-    /// Events, and then the end of the watch.
+    /// Events, followed by the end of the watch.
     Events(Vec<Value>),
-    /// Events, and then nothing at all, for ever.
+    /// Events, followed by silence.
     Hangs(Vec<Value>),
-    /// A refusal.
+    /// An error status.
     Status(u16),
     /// No connection.
     Away,
 }
 
-/// The requests of a watch, and when they came.
+/// The requests of a watch with their times.
 #[derive(Clone, Default)]
 struct Requests(Arc<Mutex<Vec<(Instant, String)>>>);
 
@@ -81,7 +82,7 @@ impl Answer {
 }
 
 impl Scene {
-    /// Answers in turn; then every watch hangs.
+    /// Answers in turn. After that, every watch hangs.
     fn start(answers: Vec<Answer>) -> Self {
         let requests = Requests::default();
         let (log, answers) = (requests.clone(), Mutex::new(VecDeque::from(answers)));
@@ -111,7 +112,7 @@ impl Scene {
         }
     }
 
-    /// The request number `at`, once it was made, and when.
+    /// The request with index `at` and its time, once it arrived.
     async fn request(&self, at: usize) -> (Instant, String) {
         loop {
             if let Some(request) = self.requests.0.lock().unwrap().get(at) {
@@ -191,7 +192,7 @@ async fn a_watch_begins_where_the_last_one_ended() {
     assert_eq!(versions, ["5", "6", "9", "11"]);
 }
 
-/// K8S-21: also when the refusal comes inside the stream, as it mostly does.
+/// K8S-21: also if the 410 comes inside the stream, as it usually does.
 #[tokio::test(start_paused = true)]
 async fn after_410_everything_is_listed_anew() {
     for gone in [
@@ -209,8 +210,7 @@ async fn after_410_everything_is_listed_anew() {
     }
 }
 
-/// K8S-21: the connection was cut without a word, before or after it said
-/// something.
+/// K8S-21: the connection is cut silently, before or after an event.
 #[tokio::test(start_paused = true)]
 async fn a_dead_watch_is_noticed_within_30_seconds() {
     for said in [vec![], vec![bookmark("6")]] {
@@ -238,7 +238,7 @@ async fn an_api_server_that_is_away_is_waited_for() {
     answers.push(Answer::Events(vec![event("MODIFIED", &stored(A, "8"))]));
     let mut scene = Scene::start(answers);
     assert_eq!(scene.next().await, "whole 1");
-    // Nothing is listed anew: the watch goes on where it was.
+    // Nothing is listed again: the watch resumes where it was.
     assert_eq!(scene.next().await, format!("set {A}"));
     assert_eq!(scene.version(16).await.unwrap(), "5");
     let (before, _) = scene.request(12).await;
@@ -246,7 +246,8 @@ async fn an_api_server_that_is_away_is_waited_for() {
     assert!(after - before <= Duration::from_secs(5));
 }
 
-/// An API server that ends every watch at once is not asked thousands of times.
+/// If the API server ends every watch at once, it is not called thousands of
+/// times.
 #[tokio::test(start_paused = true)]
 async fn watches_that_end_at_once_are_not_repeated_at_once() {
     let mut answers = vec![Answer::List("5", vec![])];

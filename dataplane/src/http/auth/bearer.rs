@@ -1,5 +1,6 @@
-//! Callers by bearer token (PLAT-131): first whom the token would open, then
-//! whether that tenant's issuer signed it. A token opens one tenant or none.
+//! Callers with a bearer token (PLAT-131). First the token's claims select the
+//! tenant, then the signature is checked with the keys of that tenant's issuer.
+//! A token opens one tenant or none.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::config_source::{Listing, Tenants};
 use crate::problem::Problem;
 
 pub(super) struct Bearer {
-    /// Opens the tenants that list no issuers.
+    /// Its tokens open the tenants that list no issuers.
     process_issuer: Option<Arc<Issuer>>,
     keys: Arc<IssuerKeys>,
 }
@@ -35,8 +36,8 @@ impl Bearer {
         }
     }
 
-    /// The identity that `token` proves, or 401, or 503 while no key of its
-    /// issuer could ever be loaded.
+    /// The identity that `token` proves, or 401; 503 if no key of its issuer
+    /// could ever be loaded.
     pub(super) async fn identify(
         &self,
         token: &Token<'_>,
@@ -61,7 +62,7 @@ impl Bearer {
         identity(tenant_id, &issuer, claims, now).map_err(rejected)
     }
 
-    /// Every source of keys that may open a tenant.
+    /// Every source of keys that the process or a tenant uses.
     fn listed(&self, tenants: &Tenants) -> HashSet<Source> {
         let process = self.process_issuer.iter();
         let process = process.map(|issuer| Source::new(issuer, ChosenBy::Process));
@@ -71,7 +72,8 @@ impl Bearer {
         process.chain(own).collect()
     }
 
-    /// Who had the idea to ask `issuer`.
+    /// Who chose the address of `issuer`: its listed addresses are checked, the
+    /// process's own are not.
     fn chosen_by(&self, issuer: &Arc<Issuer>) -> ChosenBy {
         let process = self.process_issuer.as_ref();
         if process.is_some_and(|process| Arc::ptr_eq(process, issuer)) {
@@ -81,8 +83,8 @@ impl Bearer {
         }
     }
 
-    /// The one tenant that a token with `claims` would open, and whose keys
-    /// decide.
+    /// The one tenant that a token with these `claims` would open, and the
+    /// issuer whose keys decide.
     fn opened(
         &self,
         claims: &Claims,
@@ -108,8 +110,8 @@ impl Bearer {
         match tenants.listing(name) {
             Listing::Nobody if process.is_none() => Err(Rejection::Issuer),
             Listing::Nobody => by_process(),
-            // Whoever listed the process's issuer for themselves alone would
-            // be opened by everybody's tokens.
+            // If a tenant listed the process's issuer without a claim, every
+            // token of the process's issuer would open this tenant.
             Listing::Alone(..) if process.is_some() => Err(Rejection::Tenant),
             Listing::Alone(tenant, issuer) => {
                 let claimed = claims.tenant("tenant_id");
@@ -144,7 +146,7 @@ fn identity(
     })
 }
 
-/// The bearer token of a request; `None` without one. Two are a contradiction.
+/// The bearer token of a request; `None` without one. Two tokens are an error.
 pub(super) fn token(headers: &HeaderMap) -> Option<&str> {
     let value = std::str::from_utf8(only(headers, &AUTHORIZATION)?).ok()?;
     let (scheme, token) = value.split_once(' ')?;

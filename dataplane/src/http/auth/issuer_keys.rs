@@ -1,6 +1,6 @@
-//! The keys of issuers (PLAT-131): fetched once, refreshed when a token names a
-//! key that is not known, and kept while the issuer cannot be reached. They
-//! outlive every swap of tenants.
+//! The keys of issuers (PLAT-131). They are fetched once, fetched again when a
+//! token names an unknown key, and kept while the issuer cannot be reached.
+//! They survive every swap of tenants.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,29 +15,30 @@ use serde::Deserialize;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout};
 
-/// Longest key set and discovery document in bytes.
+/// Maximum size of a key set or discovery document in bytes.
 const MAX_BYTES: usize = 512 * 1024;
-/// Longest time that both of them may take.
+/// Maximum time for fetching both.
 const FETCH: Duration = Duration::from_secs(5);
-/// Between two fetches on behalf of unknown keys (PLAT-131).
+/// Minimum time between two fetches because of unknown keys (PLAT-131).
 const BETWEEN_REFRESHES: Duration = Duration::from_mins(1);
-/// Between two attempts as long as there are no keys at all.
+/// Minimum time between two attempts while there are no keys at all.
 const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
-/// Age at which keys are fetched again, so that a withdrawn one stops counting.
+/// Age at which keys are fetched again, so that a withdrawn key stops working.
 const MAX_AGE: Duration = Duration::from_mins(15);
 
-/// Sources beyond those that count from which the others are dropped.
+/// When there are this many sources that no tenant uses any more, they are
+/// dropped.
 const MAX_OTHERS: usize = 32;
 
-/// Why a token opens nothing.
+/// Why a token cannot be verified.
 pub(super) enum Unproven {
     Rejected(Rejection),
     /// No key of the issuer could ever be loaded (D5).
     NoKeys,
 }
 
-/// Keys by issuer and address of its keys: a tenant's own address counts for
-/// that tenant only.
+/// Keys by issuer and by the address of its keys. So a tenant's own address is
+/// used for this tenant only.
 pub(super) struct IssuerKeys {
     client: ProviderClient,
     allow_http: bool,
@@ -47,11 +48,11 @@ pub(super) struct IssuerKeys {
 #[derive(Default)]
 struct Entries {
     by_source: HashMap<Source, Arc<IssuerEntry>>,
-    /// How many were left when the last ones were dropped.
+    /// The number of sources after the last removal.
     kept: usize,
 }
 
-/// Where keys come from.
+/// Where an issuer's keys come from.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Source {
     issuer: String,
@@ -69,7 +70,7 @@ impl Source {
     }
 }
 
-/// Keys that are wanted, and for a token of which tenant.
+/// A request for keys, and the tenant of the token.
 #[derive(Clone)]
 struct Inquiry {
     source: Source,
@@ -88,13 +89,13 @@ struct Loaded {
     at: Instant,
 }
 
-/// When what was tried last. Locked while it is being tried, so that requests
-/// share one fetch.
+/// Times of the last attempts. Locked during an attempt, so that requests share
+/// one fetch.
 #[derive(Default)]
 struct Attempts {
-    /// The end of the last fetch.
+    /// When the last fetch ended.
     ended: Option<Instant>,
-    /// The beginning of the last one on behalf of an unknown key.
+    /// When the last fetch because of an unknown key began.
     refresh: Option<Instant>,
 }
 
@@ -112,7 +113,7 @@ enum FetchKeysError {
     Keys(#[from] KeySetError),
 }
 
-/// What counts of `OpenID` Connect Discovery.
+/// The used members of an `OpenID` Connect Discovery document.
 #[derive(Deserialize)]
 struct Discovery {
     issuer: String,
@@ -128,11 +129,10 @@ impl IssuerKeys {
         }
     }
 
-    /// The claims of `token`, once a key of `issuer` has verified it. Asks the
-    /// issuer only for its first keys and for a key that is not known.
-    ///
-    /// `tenant` is whom the token would open: it is named where keys cannot be
-    /// loaded.
+    /// The claims of `token`, after a key of `issuer` has verified it. Keys are
+    /// fetched only if there are none yet or if the token names an unknown one.
+    /// `tenant` is the tenant that the token would open. The log names it if
+    /// keys cannot be loaded.
     pub(super) async fn verified<'t>(
         self: &Arc<Self>,
         tenant: TenantId,
@@ -168,9 +168,8 @@ impl IssuerKeys {
         Arc::clone(entries.by_source.entry(source.clone()).or_default())
     }
 
-    /// Drops the keys of sources that are not among the listed ones, once there
-    /// may be many: a tenant that changes its issuers again and again costs no
-    /// more memory than others.
+    /// Drops the keys of sources that no tenant lists, once there may be many.
+    /// So a tenant that keeps changing its issuers does not use up memory.
     pub(super) fn drop_unlisted(&self, listed: impl FnOnce() -> HashSet<Source>) {
         let mut entries = self.lock();
         if entries.by_source.len() <= entries.kept + MAX_OTHERS {
@@ -187,23 +186,24 @@ impl IssuerKeys {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first keys; one request fetches, the others wait for it and share
-    /// what comes of it.
+    /// The first keys. One request fetches them; the others wait and share the
+    /// result.
     async fn first(self: &Arc<Self>, inquiry: &Inquiry) -> Option<Arc<Loaded>> {
-        let asked = Instant::now();
+        let requested = Instant::now();
         let entry = &inquiry.entry;
         let attempts = Arc::clone(&entry.attempts).lock_owned().await;
         if let Some(loaded) = entry.keys.load_full() {
             return Some(loaded);
         }
-        let is_shared = attempts.ended.is_some_and(|ended| ended >= asked);
+        let is_shared = attempts.ended.is_some_and(|ended| ended >= requested);
         if !is_shared && is_due(attempts.ended, BETWEEN_ATTEMPTS) {
             self.fetch_in_its_own_task(inquiry, attempts).await;
         }
         entry.keys.load_full()
     }
 
-    /// Keys newer than `known`, at most once a minute; else `known`.
+    /// Keys newer than `known`, fetched at most once a minute; otherwise
+    /// `known`.
     async fn refreshed(self: &Arc<Self>, inquiry: &Inquiry, known: &Arc<Loaded>) -> Arc<Loaded> {
         let entry = &inquiry.entry;
         let mut attempts = Arc::clone(&entry.attempts).lock_owned().await;
@@ -219,7 +219,7 @@ impl IssuerKeys {
         entry.keys.load_full().unwrap_or_else(|| Arc::clone(known))
     }
 
-    /// Begins to replace keys that have become old; nobody waits for it.
+    /// Starts to replace old keys in the background.
     fn refresh_old(self: &Arc<Self>, inquiry: &Inquiry, known: &Loaded) {
         if known.at.elapsed() < MAX_AGE {
             return;
@@ -233,7 +233,8 @@ impl IssuerKeys {
         }
     }
 
-    /// A client that leaves must not take the fetch along that others need.
+    /// If the client of this request disconnects, the fetch must continue for
+    /// the others.
     async fn fetch_in_its_own_task(
         self: &Arc<Self>,
         inquiry: &Inquiry,
@@ -241,7 +242,7 @@ impl IssuerKeys {
     ) {
         let (keys, inquiry) = (Arc::clone(self), inquiry.clone());
         let fetch = tokio::spawn(async move { keys.fetch_into(&inquiry, attempts).await });
-        // A panic is reported by the hook; without keys the caller is denied.
+        // The panic hook reports a panic. Without keys, the caller is refused.
         let _ = fetch.await;
     }
 

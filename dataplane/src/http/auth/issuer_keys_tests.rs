@@ -1,4 +1,4 @@
-//! When an issuer is asked, on a clock that is moved by hand.
+//! When an issuer is called, with a clock that the tests set.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
-/// Hands out one key, under a name that changes.
+/// Serves one key, under a name that changes.
 #[derive(Default)]
 struct Keys {
     name: Mutex<String>,
@@ -87,8 +87,8 @@ impl Scene {
         }
     }
 
-    /// Whether the key called `name` is known: only then is it the signature
-    /// that a token is refused for.
+    /// Whether the key called `name` is known. If so, a token is refused for
+    /// its signature.
     async fn knows(&self, name: &str) -> bool {
         let part = |json: serde_json::Value| URL_SAFE_NO_PAD.encode(json.to_string());
         let header = part(json!({"alg": "EdDSA", "kid": name}));
@@ -116,7 +116,7 @@ impl Scene {
             }
         };
         timeout(Duration::from_secs(20), fetched).await.unwrap();
-        // Whoever fetches holds the lock until the keys are there.
+        // The fetching task holds the lock until the keys are there.
         let entries: Vec<_> = self.keys.lock().by_source.values().cloned().collect();
         for entry in entries {
             drop(entry.attempts.lock().await);
@@ -146,7 +146,7 @@ async fn unknown_keys_are_asked_for_at_most_once_a_minute() {
     assert_eq!(scene.fetches(), 3);
 }
 
-/// A withdrawn key must not count for ever, and nobody waits for its successor.
+/// A withdrawn key stops working, and no request waits for the new one.
 #[tokio::test]
 async fn old_keys_are_replaced_while_they_are_used() {
     let scene = Scene::start().await;
@@ -158,8 +158,8 @@ async fn old_keys_are_replaced_while_they_are_used() {
     assert!(scene.knows("b").await && !scene.knows("a").await);
 }
 
-/// PLAT-131: known keys go on while the issuer is away, which is asked again
-/// once a minute.
+/// PLAT-131: known keys stay valid while the issuer is unreachable; it is
+/// called again once a minute.
 #[tokio::test]
 async fn old_keys_go_on_while_the_issuer_is_away() {
     let scene = Scene::start().await;
@@ -176,7 +176,7 @@ async fn old_keys_go_on_while_the_issuer_is_away() {
     }
 }
 
-/// D48: where a discovery document leads is the tenant's choice as well.
+/// D48: the URL in a discovery document is checked too.
 #[tokio::test]
 async fn a_discovery_document_leads_nowhere_that_may_not_be_called() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

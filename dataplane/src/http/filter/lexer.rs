@@ -1,8 +1,8 @@
-//! The words of a filter.
+//! The tokens of a filter.
 
 use std::fmt;
 
-/// One word or mark.
+/// One word or symbol.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Token {
     Open,
@@ -30,7 +30,7 @@ impl Token {
     }
 }
 
-/// The longest part of a filter that is repeated in an answer.
+/// Maximum number of characters of a filter that an answer repeats.
 const QUOTED_CHARACTERS: usize = 40;
 
 impl fmt::Display for Word {
@@ -52,7 +52,7 @@ impl fmt::Display for Token {
     }
 }
 
-/// The tokens of `text`, or what is wrong with it.
+/// The tokens of `text`, or why it cannot be split.
 pub(super) fn tokens(text: &str) -> Result<Vec<Token>, String> {
     let mut tokens = Vec::new();
     let mut rest = text.trim_start();

@@ -21,15 +21,15 @@ use crate::turn::{self, SendMessage};
 
 const MAX_ATTACHMENTS: usize = 20;
 
-/// A message to be answered.
+/// A message to answer.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "SendMessage")]
 pub(in crate::http) struct SendBody {
-    /// Stored as it is sent.
+    /// Stored unchanged.
     #[schemars(required, pattern(r"\S"))]
     content: Option<String>,
-    /// Names the turn that begins: made once for each message, and sent again
-    /// only to recover its answer. Without it the server makes one.
+    /// Identifies the new turn. Make one id per message, and send it again only
+    /// to get the same answer again. If it is absent, the server makes one.
     request_id: Option<RequestId>,
     /// Files of the chat.
     #[schemars(length(max = 20), extend("uniqueItems" = true))]
@@ -38,10 +38,10 @@ pub(in crate::http) struct SendBody {
     web_search: Option<Object<WebSearch>>,
 }
 
-/// Whether the answer may come from the web.
+/// Whether the answer may use web search.
 #[derive(Deserialize, JsonSchema)]
 struct WebSearch {
-    /// `false` when it is left out.
+    /// `false` if absent.
     enabled: Option<bool>,
 }
 
@@ -73,7 +73,7 @@ impl SendBody {
     }
 }
 
-/// No attachment can exist, so every id is unknown.
+/// Attachments do not exist yet, so every id is unknown.
 fn check_attachments(ids: &[AttachmentId]) -> Result<(), Problem> {
     if ids.len() > MAX_ATTACHMENTS {
         return Err(Problem::invalid_field(

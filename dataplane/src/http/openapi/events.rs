@@ -1,6 +1,6 @@
 //! The events of a stream (API-131 to API-146). `delta`, `ping` and `error`
-//! have no type of their own, because the hot path writes their bytes; a claim
-//! compares what is written with what is described.
+//! have no types, because the hot path writes their bytes directly. A test
+//! compares the bytes with the document.
 
 use minichat_core::stream::event::DeltaKind;
 use minichat_core::stream::{Done, EventKind, StreamErrorCode, StreamStarted};
@@ -10,12 +10,12 @@ use serde_json::{Map, Value, json};
 
 use super::schemas::Schemas;
 
-/// What stands for each event of a stream.
+/// A reference to the schema of all events.
 pub(super) fn reference() -> Value {
     json!({"$ref": "#/components/schemas/StreamEvent"})
 }
 
-/// Adds the seven events, and what they refer to.
+/// Adds the schemas of the seven events and of everything they refer to.
 pub(super) fn describe(components: &mut Map<String, Value>) {
     let mut types = Schemas::new();
     types.answer(SchemaGenerator::subschema_for::<StreamStarted>);
@@ -63,9 +63,9 @@ fn event() -> Value {
         })
     };
     json!({
-        "description": "One event of a stream, written as `event: NAME`, `data: JSON` on one line, and an \
+        "description": "One event of a stream, written as a line `event: NAME`, a line `data: JSON`, and an \
             empty line. A stream is `stream_started ping* (delta | tool)* citations? (done | error)`. \
-            Lines that begin with a colon only keep the connection alive.",
+            Lines that begin with a colon are comments that keep the connection alive.",
         "oneOf": EventKind::ALL.map(alternative),
     })
 }
@@ -80,13 +80,17 @@ fn object(description: &str, required: &[&str], members: &Value) -> Value {
 }
 
 fn ping() -> Value {
-    object("The model has not begun to answer.", &[], &json!({}))
+    object(
+        "Keeps the connection alive before the model begins to answer.",
+        &[],
+        &json!({}),
+    )
 }
 
 fn delta() -> Value {
     let kinds = [DeltaKind::Text, DeltaKind::Reasoning].map(DeltaKind::as_str);
     object(
-        "More of the answer, or of what the model thinks, which is not stored.",
+        "A piece of the answer (`text`) or of the model's reasoning, which is not stored (`reasoning`).",
         &["type", "content"],
         &json!({
             "type": {"type": "string", "enum": kinds},
@@ -97,8 +101,8 @@ fn delta() -> Value {
 
 fn tool() -> Value {
     object(
-        "A tool begins or ends. `details` depend on the tool: `files_searched` of `file_search`, \
-         `output` of `code_interpreter`, when they are done.",
+        "A tool begins or ends. At the end, `details` has `files_searched` for `file_search` and \
+         `output` for `code_interpreter`.",
         &["phase", "name", "details"],
         &json!({
             "phase": {"type": "string", "enum": ["start", "done"]},
@@ -111,7 +115,7 @@ fn tool() -> Value {
 fn citations() -> Value {
     let position = json!({"type": "integer", "format": "int64", "minimum": 0});
     let span = json!({
-        "description": "Characters of the answer.",
+        "description": "Range of characters in the answer.",
         "type": "object",
         "required": ["start", "end"],
         "properties": {"start": position, "end": position},
@@ -122,15 +126,15 @@ fn citations() -> Value {
         "properties": {
             "source": {"type": "string", "enum": ["file", "web"]},
             "title": {"type": "string"},
-            "url": {"description": "Of a page.", "type": "string"},
-            "attachment_id": {"description": "Of a file.", "type": "string", "format": "uuid"},
+            "url": {"description": "URL of the web page.", "type": "string"},
+            "attachment_id": {"description": "Id of the file.", "type": "string", "format": "uuid"},
             "snippet": {"type": "string"},
             "score": {"type": "number"},
             "span": span,
         },
     });
     object(
-        "Where the answer comes from.",
+        "Sources of the answer.",
         &["items"],
         &json!({"items": {"type": "array", "minItems": 1, "items": citation}}),
     )
@@ -147,7 +151,7 @@ fn error() -> Value {
         .map(StreamErrorCode::as_str)
         .collect();
     object(
-        "The turn failed or was stopped. Not a problem document.",
+        "The turn failed or was stopped. This is not a problem document.",
         &["code", "message"],
         &json!({
             "code": {"type": "string", "enum": codes},

@@ -1,5 +1,5 @@
-//! The OpenAPI document (API-27), made from the table of operations and from
-//! the types that requests and answers are made of.
+//! Generates the OpenAPI document (API-27) from the table of operations and
+//! from the types of requests and answers.
 
 mod events;
 mod parameters;
@@ -117,38 +117,38 @@ fn refusal(status: u16, codes: &[&str]) -> Value {
     })
 }
 
-/// Headers by name: what they say, and with which statuses they always or
-/// sometimes come; no statuses means all.
+/// Response headers: name, description, the statuses that have it (empty =
+/// all), and whether these always have it.
 const HEADERS: &[(&str, &str, &[u16], bool)] = &[
     (
         "X-Request-Id",
-        "The caller's, or one made here. Names the request in logs.",
+        "The caller's id of the request, or a generated one. Logs contain it.",
         &[],
         true,
     ),
     (
         "RateLimit-Policy",
-        "Requests at once and per second to this route.",
+        "Limits of this route: requests at once and per second.",
         &[],
         false,
     ),
     (
         "X-RateLimit-Limit",
-        "Requests at once to this route.",
+        "Maximum number of requests at once to this route.",
         &[],
         false,
     ),
     (
         "X-RateLimit-Remaining",
-        "How many of them are left.",
+        "Number of requests that are left at the moment.",
         &[],
         false,
     ),
-    ("Location", "The path of what was created.", &[201], true),
+    ("Location", "Path of the created object.", &[201], true),
     ("WWW-Authenticate", "`Bearer`.", &[401], true),
     (
         "Retry-After",
-        "Whole seconds after which to try again.",
+        "Seconds after which to try again.",
         &[429, 503],
         false,
     ),

@@ -29,22 +29,22 @@ fn in_query(of: List) -> [Value; 5] {
             "limit",
             &limit,
             &format!(
-                "Items of a page; {} at most, whatever is asked for.",
+                "Number of items per page. A number above {0} counts as {0}.",
                 list::MAX_LIMIT
             ),
         ),
         parameter(
             "cursor",
             &text,
-            "`next_cursor` or `prev_cursor` of another page. Brings its order along, so that \
-             `$orderby` must be left out; `$filter` must be the same as on that page.",
+            "`next_cursor` or `prev_cursor` of another page. It contains the order, so leave out \
+             `$orderby`. `$filter` must be the same as for that page.",
         ),
         filter_parameter(of),
         order_parameter(of),
         parameter(
             "$select",
             &text,
-            "Names of members, separated by commas. Checked, and without effect.",
+            "Names of members, separated by commas. They are checked, but have no effect.",
         ),
     ]
 }
@@ -62,9 +62,9 @@ fn filter_parameter(of: List) -> Value {
     let mut filter = parameter(
         "$filter",
         &json!({"type": "string"}),
-        "Which items: tests of fields, with `and`, `or`, `not` and parentheses, such as \
-         `contains(title,'plan') and updated_at ge 2030-01-31T00:00:00Z`. Texts stand in quotes, \
-         instants do not.",
+        "Condition on the items: comparisons of fields, with `and`, `or`, `not` and parentheses, such as \
+         `contains(title,'plan') and updated_at ge 2030-01-31T00:00:00Z`. Put texts in single \
+         quotes, but not instants.",
     );
     filter["x-fields"] = Value::Object(fields);
     filter
@@ -76,7 +76,7 @@ fn order_parameter(of: List) -> Value {
     let mut order = parameter(
         "$orderby",
         &json!({"type": "string"}),
-        "Fields, separated by commas, each with `asc` or `desc`.",
+        "Fields, separated by commas, each optionally followed by `asc` or `desc`.",
     );
     order["x-fields"] = fields.into();
     order

@@ -1,5 +1,5 @@
-//! Types to schemas. What is read and what is written differ: a request may
-//! say `null` for a member that it leaves out, an answer never does (API-4).
+//! Turns types into schemas. Requests and answers differ: a request may send
+//! `null` for a member that it could omit, but an answer never does (API-4).
 
 use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
@@ -30,17 +30,17 @@ impl Schemas {
         }
     }
 
-    /// The schema of a type that is read.
+    /// The schema of a type in a request.
     pub(super) fn request(&mut self, schema: SchemaOf) -> Value {
         schema(&mut self.requests).to_value()
     }
 
-    /// The schema of a type that is written.
+    /// The schema of a type in an answer.
     pub(super) fn answer(&mut self, schema: SchemaOf) -> Value {
         schema(&mut self.answers).to_value()
     }
 
-    /// Everything that the schemas refer to, by name.
+    /// All schemas that were referred to, by name.
     pub(super) fn into_components(mut self) -> Map<String, Value> {
         let mut components = self.requests.take_definitions(true);
         components.extend(self.answers.take_definitions(true));
@@ -74,7 +74,7 @@ fn never_null_if_left_out(schema: &mut Schema) {
     }
 }
 
-/// The only alternative of `member` as the member itself, which keeps its
+/// Replaces `member` by its only alternative and keeps the member's
 /// description.
 fn replace_alternatives(member: &mut Value, only: Value) {
     if let (Value::Object(member), Value::Object(only)) = (member, only) {
@@ -83,7 +83,8 @@ fn replace_alternatives(member: &mut Value, only: Value) {
     }
 }
 
-/// Comments are wrapped, and cite rules for those who read the code.
+/// Joins wrapped lines and removes rule ids, which only readers of the code
+/// know.
 fn describe_to_clients(schema: &mut Schema) {
     let Some(Value::String(text)) = schema.get("description") else {
         return;
@@ -96,7 +97,7 @@ fn describe_to_clients(schema: &mut Schema) {
     }
 }
 
-/// `text` without the parentheses that only name rules.
+/// `text` without parentheses that contain only rule ids.
 fn uncited(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut rest = text;
@@ -119,7 +120,7 @@ fn parenthesis(text: &str) -> Option<(&str, &str, &str)> {
     Some((before, inside, after))
 }
 
-/// `API-50` or `D26`.
+/// Whether `word` is a rule id such as `API-50` or `D26`.
 fn is_rule(word: &str) -> bool {
     let digits = word.trim_start_matches(|c: char| c.is_ascii_uppercase() || c == '-');
     digits.len() < word.len() && !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())

@@ -34,7 +34,7 @@ fn every_reference(value: &Value, found: &mut BTreeSet<String>) {
     }
 }
 
-/// API-27: what is referred to is there, and what is there is referred to.
+/// API-27: every reference has a component, and every component is referred to.
 #[test]
 fn references_and_components_agree() {
     let document = document("/v1");
@@ -126,8 +126,8 @@ fn data(event: &StreamEvent<'_>) -> Value {
     serde_json::from_str(frame.split_once("data: ").unwrap().1).unwrap()
 }
 
-/// Every schema that applies to `data`: the one called `name`, and the
-/// alternative of it whose constants are those of `data`.
+/// Every schema that applies to `data`: the one called `name`, and its
+/// alternative whose constants match `data`.
 fn applying<'a>(schema: &'a Value, data: &Value) -> Vec<&'a Value> {
     let alternatives = schema["oneOf"].as_array().into_iter().flatten();
     let chosen = alternatives.filter(|alternative| {
@@ -139,8 +139,7 @@ fn applying<'a>(schema: &'a Value, data: &Value) -> Vec<&'a Value> {
     std::iter::once(schema).chain(chosen).collect()
 }
 
-/// API-27, API-140 to API-146: the bytes of a stream are what the document
-/// says.
+/// API-27, API-140 to API-146: the bytes of a stream match the document.
 #[test]
 fn events_are_written_as_they_are_described() {
     let document = document("/v1");

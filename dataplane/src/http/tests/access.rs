@@ -1,4 +1,4 @@
-//! Who may do what, and in which order that is decided (API-10 to API-22).
+//! Access control and the order of its checks (API-10 to API-22).
 
 use http::Method;
 use serde_json::json;
@@ -10,7 +10,7 @@ use super::harness::{
 };
 use crate::http::operations;
 
-/// A body that every operation understands.
+/// A body that every operation accepts.
 const BODY: &str = r#"{"content": "hello", "title": "a", "reaction": "like"}"#;
 
 /// Every operation as a valid call that concerns `chat`.

@@ -1,4 +1,4 @@
-//! The OpenAPI document, and that the routes are what it says (API-6, API-27).
+//! The OpenAPI document, and its agreement with the routes (API-6, API-27).
 
 use std::collections::BTreeSet;
 
@@ -24,8 +24,8 @@ async fn document(harness: &Harness) -> Answer {
     harness.send(call.without("x-tenant-id")).await.ok()
 }
 
-/// API-6, API-27: a described method is answered by a handler, any other by
-/// 405 with the described ones in `Allow`.
+/// API-6, API-27: a handler answers every method in the document; any other
+/// method is 405, and `Allow` lists the documented ones.
 #[tokio::test]
 async fn routes_and_operations_are_the_same() {
     let harness = Harness::with(DOCS_ON).await;

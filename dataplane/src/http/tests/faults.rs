@@ -1,4 +1,4 @@
-//! Faults of our own in an open turn.
+//! Internal faults in an open turn.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -33,25 +33,25 @@ impl Recorder for Fragile {
     }
 }
 
-/// A provider that says one word to the first who asks.
+/// A provider that sends one word to its first caller.
 fn one_word() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
-        let (mut asked, _) = listener.accept().unwrap();
-        let _ = asked.read(&mut [0; 4096]).unwrap();
+        let (mut connection, _) = listener.accept().unwrap();
+        let _ = connection.read(&mut [0; 4096]).unwrap();
         let event = "event: response.output_text.delta\ndata: {\"delta\":\"word\"}\n\n";
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
-        asked.write_all(head.as_bytes()).unwrap();
-        asked.write_all(event.as_bytes()).unwrap();
-        // Until the data plane hangs up.
-        let _ = asked.read(&mut [0; 1]);
+        connection.write_all(head.as_bytes()).unwrap();
+        connection.write_all(event.as_bytes()).unwrap();
+        // Until the data plane closes the connection.
+        let _ = connection.read(&mut [0; 1]);
     });
     port
 }
 
-/// Sends a message and reads its stream; the turn must have failed by a fault of
-/// ours. Answers the stream, and how the turn was settled and charged.
+/// Sends a message and reads its stream. The turn must have failed by an
+/// internal fault. Returns the answer and the usage event.
 async fn failed_by_us(harness: &Harness) -> (Answer, serde_json::Value) {
     let chat = harness.create_chat(ALICE).await;
     let request = Uuid::new_v4();
@@ -74,7 +74,7 @@ async fn failed_by_us(harness: &Harness) -> (Answer, serde_json::Value) {
     (answer, status.body)
 }
 
-/// TURN-17: it is caught, settled, and leaves no stream open.
+/// TURN-17: the panic is caught, the turn is settled, and no stream stays open.
 #[tokio::test]
 async fn a_panic_in_a_conversation_fails_its_turn_and_nothing_else() {
     let recorded = Arc::new(RecordingMetrics::default());
@@ -94,11 +94,11 @@ async fn a_panic_in_a_conversation_fails_its_turn_and_nothing_else() {
     assert_eq!(recorded.counter("stream_failed", &failed), 1);
     assert_eq!(recorded.counter_sum("stream_completed"), 0);
     assert_eq!(recorded.gauge("active_streams", &[]), 0);
-    // The provider had the request.
+    // The provider has received the request.
     assert_eq!(recorded.counter_sum("quota_commit"), 0);
 }
 
-/// TURN-15, TURN-40, QUOTA-60: what cannot even be sent costs nothing.
+/// TURN-15, TURN-40, QUOTA-60: a call that cannot be sent costs nothing.
 #[tokio::test]
 async fn a_fault_before_the_provider_is_asked_releases_the_reserve() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -106,7 +106,7 @@ async fn a_fault_before_the_provider_is_asked_releases_the_reserve() {
     let recorded = Arc::new(RecordingMetrics::default());
     let provider = Provider {
         port: listener.local_addr().unwrap().port(),
-        // No header may carry it; validation would not let it pass.
+        // No header can contain it. Validation of manifests would refuse it.
         key: Some("a\nb"),
     };
     let harness = Harness::build("", recorded.clone(), &provider).await;
@@ -114,7 +114,7 @@ async fn a_fault_before_the_provider_is_asked_releases_the_reserve() {
     let (_, status) = failed_by_us(&harness).await;
     assert_eq!(status["tiers"], fresh.body["tiers"]);
     assert_eq!(recorded.counter_sum("stream_failed"), 1);
-    // If somebody connected, nobody said anything.
+    // If a connection was made, nothing was sent on it.
     if let Ok((mut connection, _)) = listener.accept() {
         connection.set_nonblocking(false).unwrap();
         let patience = std::time::Duration::from_millis(100);

@@ -25,7 +25,7 @@ use crate::config_source::{TenantRuntime, Tenants};
 use crate::database::Probe;
 use crate::open_turns::OpenTurns;
 
-/// `url_prefix` is left at its default.
+/// `url_prefix` at its default.
 pub(super) const BASE: &str = "/mini-chat/v1";
 
 pub(super) const TENANT: &str = "11111111-1111-4111-8111-111111111111";
@@ -37,7 +37,7 @@ pub(super) const UNKNOWN_TENANT: &str = "55555555-5555-4555-8555-555555555555";
 pub(super) const ALICE: &str = "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa";
 pub(super) const BOB: &str = "bbbbbbbb-bbbb-4bbb-8bbb-bbbbbbbbbbbb";
 
-/// A clock that tests turn by hand.
+/// A clock that tests set.
 pub(super) struct HandClock(AtomicI64);
 
 impl HandClock {
@@ -64,13 +64,12 @@ impl Harness {
         Self::with("").await
     }
 
-    /// `yaml` is added to a configuration with trusted headers.
+    /// Adds `yaml` to a configuration with trusted headers.
     pub(super) async fn with(yaml: &str) -> Self {
         Self::build(yaml, Arc::new(NoopMetrics), &Provider::default()).await
     }
 
-    /// The same with a provider that somebody plays, and metrics that are looked
-    /// at.
+    /// The same with a provider and metrics of the test.
     pub(super) async fn build(yaml: &str, metrics: Arc<dyn Metrics>, provider: &Provider) -> Self {
         let directory = TempDir::new().unwrap();
         let clock = Arc::new(HandClock(AtomicI64::new(1_900_000_000_000_000)));
@@ -187,14 +186,14 @@ impl Call {
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    /// Null when the body is not JSON.
+    /// Null if the body is not JSON.
     pub(super) body: Value,
     pub(super) text: String,
 }
 
 impl Answer {
-    /// Checks that this is the problem document of `code` (API-30), and gives
-    /// itself back.
+    /// Checks that this is the problem document of `code` (API-30), and returns
+    /// it.
     #[track_caller]
     pub(super) fn problem(self, status: u16, code: &str) -> Self {
         assert_eq!(

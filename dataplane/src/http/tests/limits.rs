@@ -1,4 +1,4 @@
-//! Rates, deadlines and panics, seen from outside (API-25, API-26, API-29).
+//! Rate limits, deadlines and panics through the API (API-25, API-26, API-29).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ async fn a_body_over_the_limit_is_refused_with_or_without_a_length() {
         .problem(413, "payload_too_large");
 }
 
-/// The harness's application around routes that misbehave.
+/// The harness's application with additional routes that fail.
 fn misbehaving(harness: &Harness, release: &Arc<Notify>) -> Router {
     async fn panics() -> Response {
         panic!("secret of a user")
@@ -139,14 +139,14 @@ async fn a_handler_that_hangs_is_a_504() {
     let mut harness = Harness::new().await;
     harness.router = misbehaving(&harness, &Arc::default());
     tokio::time::pause();
-    let asked = tokio::time::Instant::now();
+    let sent = tokio::time::Instant::now();
     let answer = harness.send(Call::get("/hangs")).await;
     answer.problem(504, "request_timeout");
-    let waited = asked.elapsed();
+    let waited = sent.elapsed();
     assert!(waited >= Duration::from_secs(30) && waited < Duration::from_secs(31));
 }
 
-/// API-25: a request counts until its head is sent, however it ends.
+/// API-25: a request counts until its response head is sent, however it ends.
 #[tokio::test]
 async fn requests_in_flight_are_bounded_and_given_back() {
     let mut harness = Harness::with("server:\n  rate_limit:\n    in_flight: 1\n").await;

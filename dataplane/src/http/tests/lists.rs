@@ -1,4 +1,4 @@
-//! Paging, seen from outside (API-40 to API-46).
+//! Paging through the API (API-40 to API-46).
 
 use minichat_core::turn::Usage;
 use minichat_core::{ChatId, MessageId, RequestId};
@@ -15,7 +15,7 @@ fn ids(answer: &Answer) -> Vec<String> {
         .collect()
 }
 
-/// Walks to the last page and back; gives the pages in the order visited.
+/// Goes to the last page and back. Returns the pages in the order visited.
 async fn walk(harness: &Harness, path: &str) -> (Vec<Vec<String>>, Vec<Vec<String>>) {
     let mut answer = harness
         .send(Call::get(&format!("{path}?limit=2")))

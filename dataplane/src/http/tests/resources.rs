@@ -1,4 +1,4 @@
-//! Chats, messages, turns, models and quota as documents (API-50 to API-112).
+//! Chats, messages, turns, models and quota as JSON (API-50 to API-112).
 
 use minichat_core::turn::{Outcome, TurnErrorCode};
 use minichat_core::{ChatId, RequestId, TurnId};

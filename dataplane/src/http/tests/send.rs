@@ -1,4 +1,5 @@
-//! What `messages:stream` refuses before a turn begins (API-23, API-62).
+//! Messages that `messages:stream` refuses before a turn begins (API-23,
+//! API-62).
 
 use http::Method;
 use minichat_core::Timestamp;
@@ -71,7 +72,7 @@ async fn other_refusals_have_their_codes() {
 }
 
 /// API-33, API-54, API-61, API-130: no provider listens, and only the stream
-/// says so.
+/// reports it.
 #[tokio::test]
 async fn a_message_is_answered_by_a_stream_that_nothing_may_hold_back() {
     let harness = Harness::new().await;
