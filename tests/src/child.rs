@@ -1,5 +1,4 @@
-//! The data plane as a process of its own, to be ended as users, clusters and
-//! kernels end it.
+//! The data plane as a separate process, which tests can end by signals.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -34,7 +33,7 @@ pub struct Process {
 
 impl Process {
     /// Starts `binary` on the database and the manifests of `env` and waits
-    /// until it serves; `settings` are variables, one to a line.
+    /// until it serves. `settings` are variables, one per line.
     pub async fn serve(binary: &str, env: &Env, settings: &str) -> anyhow::Result<Self> {
         Starting::new(binary, env, settings)?.served().await
     }
@@ -44,7 +43,7 @@ impl Process {
         binary: &str,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> anyhow::Result<Self> {
-        Starting::told(binary, variables)?.served().await
+        Starting::spawn(binary, variables)?.served().await
     }
 
     /// Starts `program` on a database and a directory of manifests, and waits
@@ -68,17 +67,18 @@ impl Process {
         Ok(Memory::of(self.id()?)?.resident)
     }
 
-    /// What the system knows it by.
+    /// The process id.
     pub fn id(&self) -> anyhow::Result<u32> {
         self.child.id().context("the process has ended")
     }
 
-    /// Writes what it logs from now on to `file`.
+    /// Writes its further log lines to `file`.
     pub fn write_logs(&mut self, mut file: std::fs::File) {
         if let Some(mut logs) = self.logs.take() {
             tokio::spawn(async move {
                 while let Ok(Some(line)) = logs.next_line().await {
-                    // A full disk of this machine must not end what is tested.
+                    // A full disk of this machine must not end the process
+                    // under test.
                     let _ = writeln!(file, "{line}");
                 }
             });
@@ -101,7 +101,7 @@ impl Process {
         Ok(self.child.kill().await?)
     }
 
-    /// Waits for the end, reading what is logged.
+    /// Waits for the end and reads the log.
     pub async fn ended(mut self) -> anyhow::Result<ExitStatus> {
         let reading = async {
             if let Some(mut logs) = self.logs.take() {
@@ -122,14 +122,14 @@ pub struct Starting {
 }
 
 impl Starting {
-    /// Starts `binary` on the database and the manifests of `env`; `settings`
-    /// are variables, one to a line.
+    /// Starts `binary` on the database and the manifests of `env`. `settings`
+    /// are variables, one per line.
     pub fn new(binary: &str, env: &Env, settings: &str) -> anyhow::Result<Self> {
         let variables = variables(&env.database.url(), &env.manifests(), settings);
-        Self::told(binary, variables)
+        Self::spawn(binary, variables)
     }
 
-    fn told(
+    fn spawn(
         binary: &str,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> anyhow::Result<Self> {
@@ -149,7 +149,7 @@ impl Starting {
         line_with(&mut self.logs, text).await
     }
 
-    /// SIGTERM; how it ends.
+    /// Sends SIGTERM and returns the exit status.
     pub async fn terminated(mut self) -> anyhow::Result<ExitStatus> {
         terminate(&self.child)?;
         let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
@@ -186,12 +186,12 @@ async fn line_with(logs: &mut Lines<BufReader<ChildStdout>>, text: &str) -> anyh
     said.with_context(|| format!("the process does not say {text:?}"))?
 }
 
-/// Memory of a process, in bytes.
+/// Memory of a process in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Memory {
-    /// In use now.
+    /// Current memory.
     pub resident: u64,
-    /// The most that was in use at once.
+    /// Peak memory.
     pub peak: u64,
 }
 
@@ -221,8 +221,7 @@ pub fn terminate(child: &Child) -> anyhow::Result<()> {
     )?)
 }
 
-/// What `binary` says when it ends instead of serving; that it serves is an
-/// error.
+/// The output of `binary`, which must end instead of serving.
 pub async fn refused_to_start(binary: &str, env: &Env, settings: &str) -> anyhow::Result<String> {
     let starting = command(binary)
         .arg("serve")
@@ -232,11 +231,11 @@ pub async fn refused_to_start(binary: &str, env: &Env, settings: &str) -> anyhow
         .await
         .context("the process does not end")??;
     ensure!(!output.status.success(), "the process ended well");
-    let told = [output.stdout, output.stderr].concat();
-    Ok(String::from_utf8(told)?)
+    let printed = [output.stdout, output.stderr].concat();
+    Ok(String::from_utf8(printed)?)
 }
 
-/// What a job printed, and how it ended.
+/// The output of a job, and its exit status.
 #[derive(Debug)]
 pub struct JobRun {
     pub status: ExitStatus,
@@ -245,9 +244,9 @@ pub struct JobRun {
     pub stderr: String,
 }
 
-/// Starts a job of `binary` on `database_url`, which is all it is told.
+/// Starts a job of `binary`. Its only setting is `database_url`.
 pub fn job(binary: &str, arguments: &[&str], database_url: &str) -> anyhow::Result<Child> {
-    told(
+    spawn(
         binary,
         arguments,
         &[("MINICHAT_DATABASE_URL", database_url)],
@@ -255,7 +254,11 @@ pub fn job(binary: &str, arguments: &[&str], database_url: &str) -> anyhow::Resu
 }
 
 /// Starts `binary` with these variables and no others.
-pub fn told(binary: &str, arguments: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<Child> {
+pub fn spawn(
+    binary: &str,
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+) -> anyhow::Result<Child> {
     Ok(command(binary)
         .args(arguments)
         .envs(variables.iter().copied())
@@ -280,8 +283,8 @@ pub async fn job_run(job: Child) -> anyhow::Result<JobRun> {
     })
 }
 
-/// Variables of a data plane that is told its pool by flags; `settings` are
-/// further ones, one to a line, which win.
+/// Variables of a data plane whose pool is set by flags. `settings` are further
+/// variables, one per line, which take precedence.
 pub fn variables_of_a_pool(database_url: &str, settings: &str) -> Vec<(String, String)> {
     let settings = format!("MINICHAT_LOGGING_LEVEL=info\n{settings}");
     variables_without_source(database_url, &settings).collect()
@@ -293,8 +296,8 @@ fn command(program: impl AsRef<Path>) -> Command {
     command
 }
 
-/// Application and admin address, from the line that says so; what was said
-/// last goes to `latest`.
+/// Application and admin address, from the log line that contains them. The
+/// last line read goes to `latest`.
 async fn addresses(
     logs: &mut Lines<BufReader<ChildStdout>>,
     latest: &mut String,
@@ -310,7 +313,7 @@ async fn addresses(
     anyhow::bail!("the process ended before it served")
 }
 
-/// A field of a log line, however deep.
+/// A field of a log line, at any depth.
 pub fn field<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
     let fields = line.as_object()?;
     fields

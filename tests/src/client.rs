@@ -26,7 +26,7 @@ pub struct Api {
     headers: HeaderMap,
 }
 
-/// A whole answer.
+/// A whole response.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -39,7 +39,7 @@ impl Answer {
         serde_json::from_slice(&self.body).with_context(|| format!("not JSON: {:?}", self.body))
     }
 
-    /// The body, if the answer has `status`.
+    /// The body, if the response has `status`.
     pub fn expect(&self, status: u16) -> anyhow::Result<Value> {
         ensure!(
             self.status.as_u16() == status,
@@ -53,8 +53,8 @@ impl Answer {
         self.json()
     }
 
-    /// The problem document, if the answer is one with `status` and `code` that
-    /// has every member which problems always have (API-30).
+    /// The problem document, if the response is one with `status` and `code`
+    /// and has every required member (API-30).
     pub fn problem(&self, status: u16, code: &str) -> anyhow::Result<Value> {
         let body = self.expect(status)?;
         let media_type = self.header("content-type");
@@ -107,26 +107,26 @@ impl Api {
         }
     }
 
-    /// Scheme and authority of what is called.
+    /// Scheme and authority of the server.
     pub fn origin(&self) -> &str {
         &self.origin
     }
 
-    /// The same with a header on every request.
+    /// The same client with a header on every request.
     pub fn with_header(&self, name: &'static str, value: &str) -> anyhow::Result<Self> {
         let mut api = self.clone();
         api.headers.insert(name, value.parse()?);
         Ok(api)
     }
 
-    /// The same as `user` of `tenant` (PLAT-133).
+    /// The same client as `user` of `tenant` (PLAT-133).
     pub fn acting_as(&self, tenant: Uuid, user: Uuid) -> anyhow::Result<Self> {
         self.with_header("x-tenant-id", &tenant.to_string())?
             .with_header("x-user-id", &user.to_string())
     }
 
-    /// Sends exactly this and waits for the head of the answer. `path` begins
-    /// with `/`.
+    /// Sends the request and waits for the response head. `path` begins with
+    /// `/`.
     pub async fn send(
         &self,
         method: Method,
@@ -146,7 +146,8 @@ impl Api {
         Ok(self.http.request(request.body(Full::new(body))?).await?)
     }
 
-    /// A whole exchange with the API; `path` is relative to the base path.
+    /// Sends a request to the API and reads the whole response. `path` is
+    /// relative to the base path.
     pub async fn exchange(
         &self,
         method: Method,
@@ -171,7 +172,7 @@ impl Api {
         self.send_json(Method::POST, path, body).await
     }
 
-    /// A whole exchange with a JSON body.
+    /// Sends a JSON body and reads the whole response.
     pub async fn send_json(
         &self,
         method: Method,
@@ -211,7 +212,7 @@ impl Api {
         self.open_at(Method::POST, &path, body).await
     }
 
-    /// Opens a stream, or answers with what status it was refused.
+    /// Opens a stream, or returns the refusal.
     pub async fn try_open(
         &self,
         chat: &str,
@@ -272,7 +273,7 @@ impl Api {
         Ok(events)
     }
 
-    /// Sends `content`, which must be refused before a stream opens.
+    /// Sends `body`, which must be refused before a stream opens.
     pub async fn refused(&self, chat: &str, body: &Value) -> anyhow::Result<Answer> {
         self.post(&format!("/chats/{chat}/messages:stream"), body)
             .await
@@ -285,13 +286,13 @@ impl Api {
             .expect(200)
     }
 
-    /// Retries a turn and waits for the whole answer, stream or refusal.
+    /// Retries a turn and reads the whole response, stream or refusal.
     pub async fn retry(&self, chat: &str, request_id: &str) -> anyhow::Result<Answer> {
         let path = format!("/chats/{chat}/turns/{request_id}/retry");
         self.exchange(Method::POST, &path, &[], Bytes::new()).await
     }
 
-    /// Edits a turn's message and waits for the whole answer.
+    /// Edits a turn's message and reads the whole response.
     pub async fn edit(
         &self,
         chat: &str,
@@ -304,7 +305,7 @@ impl Api {
         self.exchange(Method::PATCH, &path, &json, body).await
     }
 
-    /// Asks a turn to stop.
+    /// Sends a request to stop a turn.
     pub async fn cancel(&self, chat: &str, request_id: &str) -> anyhow::Result<Answer> {
         let path = format!("/chats/{chat}/turns/{request_id}/cancel");
         self.exchange(Method::POST, &path, &[], Bytes::new()).await

@@ -1,8 +1,6 @@
-//! The clusters of a test run, as clients.
-//!
-//! `cargo xtask test` starts them and says where they are; a suite that must take
-//! the API server away starts an [`OwnedApiTier`](minichat_cluster::OwnedApiTier)
-//! of its own.
+//! Clients for the clusters of a test run.
+//! `cargo xtask test` starts the clusters and passes their locations. A suite that must stop the API server starts its
+//! own [`OwnedApiTier`](minichat_cluster::OwnedApiTier).
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -42,12 +40,12 @@ pub fn node_kubeconfig() -> anyhow::Result<PathBuf> {
     Ok(kubeconfig.into())
 }
 
-/// A client as the user of a kubeconfig: the administrator, on clusters of ours.
+/// A client as the user of a kubeconfig; in the clusters of `minichat-cluster`, the administrator.
 pub async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
     Ok(Client::try_from(config(kubeconfig).await?)?)
 }
 
-/// A client as a `ServiceAccount`, with nothing but its rights.
+/// A client as a `ServiceAccount`, with its rights only.
 pub async fn service_account(
     kubeconfig: &Path,
     namespace: &str,
@@ -59,7 +57,7 @@ pub async fn service_account(
     Ok(Client::try_from(config)?)
 }
 
-/// Writes a kubeconfig of a `ServiceAccount` for a process, as `into`.
+/// Writes the kubeconfig of a `ServiceAccount` to `into`, for a process.
 pub async fn service_account_kubeconfig(
     kubeconfig: &Path,
     namespace: &str,
@@ -72,11 +70,11 @@ pub async fn service_account_kubeconfig(
             context.namespace = Some(namespace.to_owned());
         }
     }
-    // JSON is YAML.
+    // JSON is valid YAML.
     Ok(std::fs::write(into, serde_json::to_string(&account)?)?)
 }
 
-/// The same cluster with the token of a `ServiceAccount` and no other right.
+/// The same cluster with the token of a `ServiceAccount` instead of the administrator's rights.
 async fn as_service_account(
     kubeconfig: &Path,
     namespace: &str,
@@ -122,14 +120,14 @@ async fn config(kubeconfig: &Path) -> anyhow::Result<Config> {
     Ok(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
 }
 
-/// A namespace of one test. [`TestNamespace::remove`] deletes it; a test that fails leaves it for whoever looks.
+/// A namespace for one test. [`TestNamespace::remove`] deletes it; if a test fails, it stays for inspection.
 #[derive(Debug, Clone)]
 pub struct TestNamespace {
     name: String,
 }
 
 impl TestNamespace {
-    /// A new one, whose name begins with `prefix`.
+    /// A new namespace whose name begins with `prefix`.
     pub async fn create(client: &Client, prefix: &str) -> anyhow::Result<Self> {
         let name = format!("{prefix}-{}", &Uuid::new_v4().simple().to_string()[..8]);
         let mut namespace = Namespace::default();
@@ -141,7 +139,7 @@ impl TestNamespace {
         Ok(Self { name })
     }
 
-    /// Makes it refuse pods that are not as careful as the standard `restricted` of pod security asks.
+    /// Makes it enforce the pod security standard `restricted`.
     pub async fn restrict(&self, client: &Client) -> anyhow::Result<()> {
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let label =
@@ -156,7 +154,7 @@ impl TestNamespace {
         &self.name
     }
 
-    /// Deletes it with all that it holds, without waiting for the end of that.
+    /// Deletes it with everything in it, without waiting for the end.
     pub async fn remove(self, client: &Client) -> anyhow::Result<()> {
         let namespaces: Api<Namespace> = Api::all(client.clone());
         namespaces

@@ -1,5 +1,5 @@
-//! The two databases on which every claim is checked, and a look into their
-//! tables from outside.
+//! The two databases on which every test runs, and direct access to their
+//! tables.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::postgres::{self, PostgresDatabase};
 /// Rows with each value as text.
 pub type Rows = Vec<Vec<Option<String>>>;
 
-/// Which database a claim runs on.
+/// The database on which a test runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DatabaseKind {
     Sqlite,
@@ -26,7 +26,7 @@ pub enum Database {
     Postgres(PostgresDatabase),
 }
 
-/// While it lives, nobody else writes.
+/// No other connection can write while it exists.
 #[derive(Debug)]
 pub enum WriteLock {
     Sqlite(rusqlite::Connection),
@@ -34,7 +34,7 @@ pub enum WriteLock {
 }
 
 impl Database {
-    /// A new one; the SQLite file will lie in `directory`.
+    /// Creates a database. A SQLite file is created in `directory`.
     pub async fn create(kind: DatabaseKind, directory: &Path) -> anyhow::Result<Self> {
         Ok(match kind {
             DatabaseKind::Sqlite => Self::Sqlite(directory.join("minichat.db")),
@@ -50,7 +50,7 @@ impl Database {
         }
     }
 
-    /// The rows of a statement that both databases understand.
+    /// The rows of a statement that works on both databases.
     pub async fn query(&self, sql: &str) -> anyhow::Result<Rows> {
         match self {
             Self::Postgres(database) => postgres::query(database.url(), sql).await,
@@ -61,7 +61,7 @@ impl Database {
         }
     }
 
-    /// The one value of a statement that yields one, as a number.
+    /// The only value of a statement, as a number.
     pub async fn number(&self, sql: &str) -> anyhow::Result<i64> {
         let rows = self.query(sql).await?;
         let value = rows
@@ -74,8 +74,8 @@ impl Database {
             .with_context(|| format!("{value:?} is no number: {sql}"))
     }
 
-    /// Moves the last progress of the turns that `condition` names an hour into
-    /// the past, beyond every timeout of the watchdog.
+    /// Moves the last progress of the turns that match `condition` one hour
+    /// into the past, beyond every timeout of the watchdog.
     pub async fn age_turns(&self, condition: &str) -> anyhow::Result<()> {
         let hour = match self {
             Self::Sqlite(_) => "3600000000",
@@ -97,8 +97,8 @@ impl Database {
         texts.map(|text| Ok(serde_json::from_str(text)?)).collect()
     }
 
-    /// Copies the one running turn, with its reserve, into `count` new chats of
-    /// the same user.
+    /// Copies the only running turn, with its reserve, into `count` new chats
+    /// of the same user.
     pub async fn copy_running_turn(&self, count: usize) -> anyhow::Result<()> {
         let id = match self {
             Self::Sqlite(_) => |column: &str| format!("v.{column}"),
@@ -137,7 +137,7 @@ impl Database {
         Ok(())
     }
 
-    /// Lets nobody else write until the lock is dropped. Who wants to, waits.
+    /// Blocks other writers until the lock is dropped. They wait.
     pub async fn lock_writes(&self) -> anyhow::Result<WriteLock> {
         match self {
             Self::Sqlite(path) => {
@@ -155,8 +155,8 @@ impl Database {
         }
     }
 
-    /// Lets nobody else write into `table` until the lock is dropped; on SQLite
-    /// into nothing. Rows can still be locked.
+    /// Blocks other writers of `table` until the lock is dropped; on SQLite, of
+    /// all tables. Rows can still be locked.
     pub async fn lock_table(&self, table: &str) -> anyhow::Result<WriteLock> {
         match self {
             Self::Sqlite(_) => self.lock_writes().await,
@@ -168,7 +168,7 @@ impl Database {
         }
     }
 
-    /// Removes what does not lie in the test's directory.
+    /// Removes what is not in the test's directory.
     pub async fn remove(&self) -> anyhow::Result<()> {
         match self {
             Self::Sqlite(_) => Ok(()),

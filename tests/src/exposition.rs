@@ -30,8 +30,8 @@ impl Sample {
 }
 
 impl Scrape {
-    /// Parses `text`; a line that is not of the format is an error, and so is a
-    /// series that occurs twice.
+    /// Parses `text`. An invalid line is an error, and so is a series that
+    /// occurs twice.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let mut scrape = Self::default();
         for line in text.lines().filter(|line| !line.is_empty()) {
@@ -55,7 +55,8 @@ impl Scrape {
         Ok(scrape)
     }
 
-    /// The sum of all series called `name` that have `labels`; 0 without any.
+    /// The sum of all series called `name` that have `labels`; 0 if there is
+    /// none.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.samples
             .iter()

@@ -1,9 +1,9 @@
-//! What benchmarks print of what they measured, and write into `docs/benchmarks.md`.
+//! Prints the results of benchmarks and writes them into `docs/benchmarks.md`.
 
 use std::path::Path;
 use std::time::Duration;
 
-/// 50, 90, 99 and 100 per cent of `times`, in milliseconds; zeros of none.
+/// The 50th, 90th, 99th and 100th percentile of `times` in milliseconds; zeros if `times` is empty.
 pub fn quantiles(mut times: Vec<Duration>) -> [u128; 4] {
     times.sort();
     [50, 90, 99, 100].map(|percent| {
@@ -12,13 +12,13 @@ pub fn quantiles(mut times: Vec<Duration>) -> [u128; 4] {
     })
 }
 
-/// Whether a goal is reached, in a word.
+/// Whether a goal is reached, as a word.
 pub fn verdict(is_met: bool) -> &'static str {
     if is_met { "met" } else { "missed" }
 }
 
-/// Writes the section of `page` under the heading `## <title>`: between it and the next one, else as the last. Benchmarks
-/// keep each other's sections.
+/// Replaces the section `## <title>` of `page`, up to the next heading, or appends it. The sections of other benchmarks
+/// stay.
 pub fn replace_section(page: &Path, title: &str, body: &str) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(page)?;
     Ok(std::fs::write(page, with_section(&text, title, body))?)

@@ -1,5 +1,5 @@
-//! Starts the data plane as one process would, on ephemeral ports, a fresh
-//! directory and a fresh database, with a scripted provider beside it.
+//! Runs the data plane in this process, on ephemeral ports, with a fresh
+//! directory and database and a scripted provider.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -22,12 +22,12 @@ use crate::postgres_proxy::PostgresProxy;
 use crate::scripted_provider::{Ending, Scenario, ScriptedProvider};
 use crate::sse::{Event, EventStream};
 
-/// Longest time that one claim may take.
+/// Maximum duration of one test.
 const CLAIM_LIMIT: Duration = Duration::from_mins(3);
 /// How long [`Stack::eventually`] waits.
 const EVENTUALLY_LIMIT: Duration = Duration::from_secs(10);
 
-/// What a claim starts from: an empty directory and a fresh database.
+/// The start of a test: an empty directory and a fresh database.
 #[derive(Debug)]
 pub struct Env {
     pub database: Database,
@@ -65,22 +65,22 @@ impl Env {
         })
     }
 
-    /// Where manifests are read from.
+    /// The directory of manifests.
     pub fn manifests(&self) -> PathBuf {
         self.directory.path().join("manifests")
     }
 
-    /// Where rendered tenants are read from.
+    /// The directory of rendered tenants.
     pub fn rendered(&self) -> PathBuf {
         self.directory.path().join("rendered")
     }
 
-    /// Writes the rendered `tenant` as `file`, in one step.
+    /// Writes the rendered `tenant` to `file` atomically.
     pub fn write_rendered(&self, file: &str, tenant: &Tenant, version: u64) -> anyhow::Result<()> {
         write_file(&self.rendered(), file, &tenant.rendered(version)?)
     }
 
-    /// Writes `name.yaml` into the manifests directory, in one step.
+    /// Writes `name.yaml` into the manifests directory atomically.
     pub fn write_manifest(&self, name: &str, text: &str) -> anyhow::Result<()> {
         write_manifest(&self.manifests(), name, text)
     }
@@ -90,7 +90,7 @@ impl Env {
         self.scene_with(|tenant| tenant).await
     }
 
-    /// Serves one tenant, changed by `change`.
+    /// Serves one tenant after `change`.
     pub async fn scene_with(&self, change: impl FnOnce(Tenant) -> Tenant) -> anyhow::Result<Scene> {
         let provider = ScriptedProvider::start().await?;
         let tenant = change(Tenant::new("acme", provider.addr));
@@ -102,8 +102,8 @@ impl Env {
         })
     }
 
-    /// Serves one tenant from a database that is reached through a proxy;
-    /// `settings` as for [`Self::serve_with`].
+    /// Serves one tenant from a database behind a proxy; `settings` as for
+    /// [`Self::serve_with`].
     pub async fn proxied_scene(&self, settings: &str) -> anyhow::Result<(Scene, PostgresProxy)> {
         let proxy = PostgresProxy::start(&self.database.url()).await?;
         let provider = ScriptedProvider::start().await?;
@@ -125,7 +125,7 @@ impl Env {
     }
 
     /// The same; `settings` are further lines of the process configuration,
-    /// which win.
+    /// which take precedence.
     pub async fn serve_with(&self, tenants: &[&Tenant], settings: &str) -> anyhow::Result<Stack> {
         for tenant in tenants {
             self.write_manifest(&tenant.name, &tenant.manifest())?;
@@ -139,13 +139,14 @@ impl Env {
         Ok(stack)
     }
 
-    /// Serves the manifests of a directory, ready or not.
+    /// Serves the manifests of a directory, without waiting until it is ready.
     pub async fn start_with(&self, manifests: &Path, settings: &str) -> anyhow::Result<Stack> {
         let variables = variables(&self.database.url(), manifests, settings);
         self.start(variables, manifests).await
     }
 
-    /// Serves the rendered tenants of [`Self::rendered`], ready or not.
+    /// Serves the rendered tenants of [`Self::rendered`], without waiting until
+    /// it is ready.
     pub async fn start_rendered(&self, settings: &str) -> anyhow::Result<Stack> {
         let directory = self.rendered();
         let source = (
@@ -181,7 +182,7 @@ impl Stack {
         self.api.acting_as(tenant.id, user)
     }
 
-    /// A user of `tenant` who was never seen before.
+    /// A new user of `tenant`.
     pub fn new_user(&self, tenant: &Tenant) -> anyhow::Result<Api> {
         self.caller(tenant, Uuid::new_v4())
     }
@@ -196,7 +197,7 @@ impl Stack {
         self.running.admin_addr
     }
 
-    /// The watchdog of the data plane's database, to be run at will.
+    /// The watchdog of the data plane's database. The test runs it.
     pub fn watchdog(&self) -> Watchdog {
         self.running.watchdog()
     }
@@ -231,32 +232,32 @@ impl Stack {
             .with_context(|| format!("{id} is not in {entries}"))
     }
 
-    /// Waits until `condition` holds; what the data plane does on its own takes
-    /// a moment, and this asks again until it is done.
+    /// Waits until `condition` holds, for what the data plane does in the
+    /// background.
     pub async fn eventually(
         &self,
         what: &str,
         condition: impl AsyncFn() -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
-        let asking = async {
+        let polling = async {
             while !condition().await? {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             Ok(())
         };
-        tokio::time::timeout(EVENTUALLY_LIMIT, asking)
+        tokio::time::timeout(EVENTUALLY_LIMIT, polling)
             .await
             .with_context(|| format!("not {what} within {EVENTUALLY_LIMIT:?}"))?
     }
 
-    /// Ends the data plane as SIGTERM does.
+    /// Stops the data plane as SIGTERM does.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.running.stop().await;
         Ok(())
     }
 }
 
-/// A turn whose provider said something, and holds its end back until
+/// A turn whose provider has sent text and holds the end back until
 /// `scene.provider.release(1)`.
 pub struct Held {
     pub user: Api,
@@ -266,7 +267,7 @@ pub struct Held {
 }
 
 impl Scene {
-    /// A turn that lasts as long as the test wants, of a user of its own.
+    /// A turn of a new user that lasts as long as the test needs.
     pub async fn held(&self) -> anyhow::Result<Held> {
         self.held_with("std", "hello").await
     }
@@ -290,7 +291,7 @@ impl Scene {
         })
     }
 
-    /// A user who was never seen before.
+    /// A new user.
     pub fn new_user(&self) -> anyhow::Result<Api> {
         self.stack.new_user(&self.tenant)
     }
@@ -299,7 +300,7 @@ impl Scene {
         &self.stack.database
     }
 
-    /// Fails unless the refused requests left nothing behind (API-65).
+    /// Fails if refused requests left anything behind (API-65).
     pub async fn check_nothing_written(&self) -> anyhow::Result<()> {
         for table in ["chat_turns", "messages", "quota_usage", "outbox_messages"] {
             let rows = self
@@ -323,7 +324,7 @@ impl Scene {
     }
 }
 
-/// What `answer` says, for texts that must or must not occur anywhere in it.
+/// The whole `answer` as text, to check for texts anywhere in it.
 pub fn whole_text(answer: &Answer) -> String {
     format!(
         "{:?}\n{}",
@@ -332,7 +333,7 @@ pub fn whole_text(answer: &Answer) -> String {
     )
 }
 
-/// A file appears at once, with its whole content.
+/// Makes the file appear at once, with its whole content.
 fn write_file(directory: &Path, name: &str, text: &str) -> anyhow::Result<()> {
     let draft = directory.join(format!(".{name}.draft"));
     std::fs::write(&draft, text)?;
@@ -344,8 +345,8 @@ fn write_manifest(directory: &Path, name: &str, text: &str) -> anyhow::Result<()
     write_file(directory, &format!("{name}.yaml"), text)
 }
 
-/// The process configuration of tests as environment variables; those of
-/// `settings`, one to a line, win.
+/// The process configuration of tests as environment variables. Those of
+/// `settings`, one per line, take precedence.
 pub(crate) fn variables(
     database_url: &str,
     manifests: &Path,
@@ -356,7 +357,7 @@ pub(crate) fn variables(
     std::iter::once(source).chain(variables_without_source(database_url, settings))
 }
 
-/// The same for a process that is told its source in another way.
+/// The same without a tenant source.
 pub(crate) fn variables_without_source(
     database_url: &str,
     settings: &str,
@@ -406,9 +407,8 @@ where
     result
 }
 
-/// Makes of each claim two tests, `name::sqlite` and `name::postgres`.
-///
-/// A claim is an `async fn` that takes an [`Env`] and returns
+/// Makes two tests of each function, `name::sqlite` and `name::postgres`.
+/// A function is an `async fn` that takes an [`Env`] and returns
 /// `anyhow::Result<()>`.
 #[macro_export]
 macro_rules! on_each_database {

@@ -1,6 +1,5 @@
-//! minichat as users install it: by its charts, from its images, on a cluster
-//! with a node. Everything is a namespace of its own that enforces pod security
-//! `restricted`.
+//! minichat as users install it: from charts and images, on a cluster with a node. Each installation has its own
+//! namespaces, which enforce the pod security standard `restricted`.
 
 use std::env;
 use std::fs;
@@ -20,19 +19,19 @@ use crate::cluster::{self, TestNamespace};
 use crate::exposition::Scrape;
 use crate::manifest::Tenant;
 
-/// Directory of the archives of the images.
+/// Directory of the image archives.
 pub const IMAGES: &str = "MINICHAT_TEST_IMAGES";
-/// Tag of the images, which the cluster has.
+/// Tag of the images in the cluster.
 pub const IMAGE_TAG: &str = "MINICHAT_TEST_IMAGE_TAG";
 
-/// The release and the first part of its objects' names.
+/// Name of the release, with which the names of its objects begin.
 const RELEASE: &str = "minichat";
 const PROVIDER: &str = "scripted-provider";
 const PROVIDER_MANIFEST: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/scripted-provider/deployment.yaml"
 );
-/// Pods of this machine are pulled from nowhere: what takes longer hangs.
+/// No image is pulled, so a pod that takes longer hangs.
 const STARTS_WITHIN: &str = "--timeout=120s";
 const EVENTUALLY_LIMIT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(50);
@@ -40,7 +39,7 @@ const POLL: Duration = Duration::from_millis(50);
 const GATEWAY_HEADER: &str = "x-gateway-secret";
 const GATEWAY_SECRET: &str = "0b9f6a1e-only-the-gateway-knows";
 
-/// A release of the chart, with a scripted provider in its namespace and the tenants' objects in another one.
+/// A release of the chart, with a scripted provider in its namespace and the tenants' objects in another.
 #[derive(Clone)]
 pub struct Installation {
     /// As the cluster's administrator.
@@ -52,7 +51,7 @@ pub struct Installation {
     tenants: TestNamespace,
 }
 
-/// Directory of the archives of the images of this run.
+/// Directory of the image archives of this run.
 pub fn images() -> anyhow::Result<PathBuf> {
     let directory = env::var_os(IMAGES).with_context(|| {
         format!("{IMAGES} is not set: `cargo xtask test -p minichat-tests --test node` builds the images and sets it")
@@ -68,7 +67,7 @@ pub fn image_tag() -> anyhow::Result<String> {
 }
 
 impl Installation {
-    /// A namespace with the provider and no release yet; the custom resources are in the cluster.
+    /// Prepares a namespace with the provider and without a release. The custom resources are in the cluster.
     pub async fn prepare(prefix: &str) -> anyhow::Result<Self> {
         let kubeconfig = cluster::node_kubeconfig()?;
         let client = cluster::client(&kubeconfig).await?;
@@ -92,7 +91,7 @@ impl Installation {
         Ok(installation)
     }
 
-    /// The same with a release whose pods are ready; `values` win over [`Self::values`].
+    /// The same with a release whose pods are ready. `values` take precedence over [`Self::values`].
     pub async fn start(prefix: &str, values: Value) -> anyhow::Result<Self> {
         let installation = Self::prepare(prefix).await?;
         installation.upgrade(values)?;
@@ -109,7 +108,7 @@ impl Installation {
         self.tenants.name()
     }
 
-    /// What every installation of the tests has: the images of this run, tenants of one namespace, callers who know
+    /// The values of every installation in the tests: the images of this run, tenants in one namespace, callers with
     /// the gateway's secret, and pods that end as soon as their streams have.
     pub fn values(&self) -> anyhow::Result<Value> {
         Ok(json!({
@@ -141,19 +140,19 @@ impl Installation {
         installed.map(drop).with_context(|| self.state_of_pods())
     }
 
-    /// What Helm prints about this namespace.
+    /// Runs Helm in this namespace and returns its output.
     pub fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let namespace = ["--namespace", self.namespace()];
         self.helm.run(&[arguments, &namespace].concat())
     }
 
-    /// What kubectl prints about this namespace.
+    /// Runs kubectl in this namespace and returns its output.
     pub fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let namespace = ["--namespace", self.namespace()];
         self.kubectl.run(&[&namespace, arguments].concat())
     }
 
-    /// What kubectl prints about the tenants' namespace.
+    /// Runs kubectl in the tenants' namespace and returns its output.
     pub fn kubectl_of_tenants(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let namespace = ["--namespace", self.tenants()];
         self.kubectl.run(&[&namespace, arguments].concat())
@@ -206,12 +205,12 @@ impl Installation {
         Ok(Api::new(self.service(PROVIDER, 18080)?))
     }
 
-    /// The pool behind its Service, called by a gateway that says who asks.
+    /// The pool behind its Service, called as a gateway that names the user.
     pub fn api(&self, tenant: Uuid, user: Uuid) -> anyhow::Result<Api> {
         self.gateway(self.service("minichat-pool", 8087)?, tenant, user)
     }
 
-    /// The same once the Service reaches pods that serve the tenant.
+    /// The same, after the Service reaches pods that serve the tenant.
     pub async fn serving(&self, tenant: Uuid, user: Uuid) -> anyhow::Result<Api> {
         let api = self.api(tenant, user)?;
         let served = async || Ok(api.get("/models").await?.status == 200);
@@ -219,14 +218,14 @@ impl Installation {
         Ok(api)
     }
 
-    /// One address of the pool, called by the gateway.
+    /// One address of the pool, called as the gateway.
     pub fn gateway(&self, address: SocketAddr, tenant: Uuid, user: Uuid) -> anyhow::Result<Api> {
         Api::new(address)
             .with_header(GATEWAY_HEADER, GATEWAY_SECRET)?
             .acting_as(tenant, user)
     }
 
-    /// Addresses of the pods of a component that are not on their way out: `pool` or `operator`.
+    /// Addresses of the pods of a component that are not terminating: `pool` or `operator`.
     pub fn pods(&self, component: &str) -> anyhow::Result<Vec<Pod>> {
         let selector = format!("--selector=app.kubernetes.io/component={component}");
         let pods = self.kubectl(&["get", "pods", &selector, "--output=json"])?;
@@ -247,7 +246,7 @@ impl Installation {
 
     /// Deletes the release and the namespaces, without waiting for the end of the latter.
     pub async fn remove(self) -> anyhow::Result<()> {
-        // The ClusterRoles that an installation may have are of no namespace.
+        // The ClusterRoles of an installation are in no namespace.
         let _ = self.helm(&["uninstall", RELEASE, "--ignore-not-found"])?;
         self.tenants.remove(&self.client).await?;
         self.namespace.remove(&self.client).await
@@ -271,9 +270,9 @@ impl Installation {
         Ok(SocketAddr::new(address.parse()?, port))
     }
 
-    /// For whoever reads the failure of a test.
+    /// For the message of a failed test.
     fn state_of_pods(&self) -> String {
-        let asked = [
+        let commands = [
             ["get", "pods", "--output=wide"].as_slice(),
             &["get", "events", "--sort-by=.lastTimestamp"],
             &[
@@ -283,7 +282,7 @@ impl Installation {
                 "--prefix",
             ],
         ];
-        let answers = asked.map(|arguments| match self.kubectl(arguments) {
+        let answers = commands.map(|arguments| match self.kubectl(arguments) {
             Ok(text) => text,
             Err(error) => format!("{error:#}"),
         });
@@ -313,14 +312,14 @@ impl Pod {
         Api::new(SocketAddr::new(self.address, 9090))
     }
 
-    /// What it serves as metrics.
+    /// Its metrics.
     pub async fn metrics(&self) -> anyhow::Result<Scrape> {
         let answer = self.admin().get_absolute("/metrics").await?;
         Scrape::parse(std::str::from_utf8(&answer.body)?)
     }
 }
 
-/// Asks until the answer is yes; an error counts as no, and is told when the time is over.
+/// Calls `condition` until it returns true. An error counts as false, and is reported when the time is over.
 pub async fn eventually(
     what: &str,
     condition: impl AsyncFn() -> anyhow::Result<bool>,
@@ -339,7 +338,7 @@ pub async fn eventually(
     }
 }
 
-/// The definitions, by the release that people are told to install, once for all tests.
+/// Installs the chart of the custom resource definitions, once for all tests.
 async fn define_resources(helm: &Helm) -> anyhow::Result<()> {
     static DEFINED: OnceCell<()> = OnceCell::const_new();
     let define = async || -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
-//! Tests of minichat through its front door: the data plane in process on real
-//! sockets, a real database and a scripted provider. A suite claims what a rule
-//! of the specification says and names the rule.
+//! Black-box tests of minichat: the data plane in this process on real sockets,
+//! a real database and a scripted provider. Each test cites the rule of the
+//! specification that it checks.
 
 pub mod child;
 pub mod client;

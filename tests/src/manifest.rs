@@ -1,4 +1,4 @@
-//! Custom resources as tests write them. A JSON text is a YAML document.
+//! Custom resources as tests write them, as JSON, which is valid YAML.
 
 use std::net::SocketAddr;
 
@@ -9,11 +9,11 @@ use minichat_crds::{Manifests, RenderSettings, RenderedTenant};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// The key that tests give to the provider.
+/// The provider's key in tests.
 pub const PROVIDER_KEY: &str = "sk-test-0123456789abcdef";
 
-/// A `ChatTenant` with the Secret of its provider, to be changed before it is
-/// written.
+/// A `ChatTenant` with the Secret of its provider. A test can change it before
+/// writing it.
 #[derive(Clone, Debug)]
 pub struct Tenant {
     pub id: Uuid,
@@ -26,7 +26,7 @@ pub struct Tenant {
 
 impl Tenant {
     /// The fixture of chapter 03: models `prem` (premium, default) and `std`
-    /// (standard, default), both on the provider at `provider`.
+    /// (standard, default), both with the provider at `provider`.
     pub fn new(name: &str, provider: SocketAddr) -> Self {
         let id = Uuid::new_v4();
         let models = [
@@ -122,8 +122,7 @@ impl Tenant {
         self
     }
 
-    /// The Secret that carries the tenant to the data plane as policy
-    /// `version`, as a JSON text.
+    /// The rendered Secret of the tenant with policy `version`, as JSON.
     pub fn rendered(&self, version: u64) -> anyhow::Result<String> {
         let mut files = Files::default();
         files.insert("tenant.yaml", self.manifest());

@@ -1,5 +1,4 @@
-//! Several pods of a pool on one PostgreSQL, with one tenant, and streams that
-//! stay open until they are told to end.
+//! Several pods of a pool on one PostgreSQL, with one tenant, and streams that stay open until the test releases them.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -22,12 +21,12 @@ use crate::postgres::PostgresDatabase;
 use crate::scripted_provider::Scenario;
 use crate::sse::Events;
 
-/// More than any test spends, in micro-credits: a day's and a month's.
+/// More than any test spends, in micro-credits, per day and per month.
 const PLENTY: (i64, i64) = (1_000_000_000_000, 10_000_000_000_000);
 
-/// Streams that a pod has completed.
+/// Metric family of completed streams.
 pub const COMPLETED: &str = "mini_chat_stream_completed_total";
-/// Much longer than a Service takes to lead to a pod that is ready.
+/// Much longer than a Service takes to reach a pod that is ready.
 const REACHED_WITHIN: Duration = Duration::from_mins(1);
 
 /// A pool, its tenant and its database.
@@ -38,18 +37,18 @@ pub struct PostgresPool {
     pub pods: Vec<Pod>,
 }
 
-/// A chat whose answer has been read to its end.
+/// A chat whose answer was read completely.
 pub struct Answered {
     pub api: Api,
     pub chat: String,
     pub events: Events,
 }
 
-/// Streams that run, each of a user of its own.
+/// Running streams, each of another user.
 pub type Streams = JoinSet<anyhow::Result<Answered>>;
 
 impl PostgresPool {
-    /// With `replicas` pods, in a namespace that begins with `prefix`.
+    /// Starts `replicas` pods in a namespace that begins with `prefix`.
     pub async fn start(prefix: &str, replicas: usize) -> anyhow::Result<Self> {
         let database = PostgresDatabase::create().await?;
         let installation = Installation::prepare(prefix).await?;
@@ -75,8 +74,8 @@ impl PostgresPool {
         Ok(pool)
     }
 
-    /// Chats through the Service until each pod has answered: a pod is ready a moment before the Service leads to it, and
-    /// until it leads to one it refuses connections.
+    /// Chats through the Service until each pod has answered. A pod is ready a moment before the Service reaches it,
+    /// and before it reaches any, it refuses connections.
     async fn greet_every_pod(&self) -> anyhow::Result<()> {
         let tenant = self.tenant.id;
         self.installation.serving(tenant, Uuid::new_v4()).await?;
@@ -94,8 +93,8 @@ impl PostgresPool {
         Ok(())
     }
 
-    /// Opens `count` streams through the Service and waits until all of them run. Each gets an answer of its own, of which
-    /// the set is returned, and is held before its end until [`Self::release`].
+    /// Opens `count` streams through the Service and waits until all of them run. Each answer is different and is held
+    /// before its end until [`Self::release`]. Returns the streams and the answers.
     pub async fn open(&self, count: usize) -> anyhow::Result<(Streams, BTreeSet<String>)> {
         let words = |number: usize| ["I am ".to_owned(), format!("number {number}")];
         let scenario = |number: usize| Scenario {
@@ -108,7 +107,7 @@ impl PostgresPool {
             .await?;
         let mut streams = JoinSet::new();
         for _ in 0..count {
-            // A caller of its own has a connection of its own, which the Service gives to any pod.
+            // Each caller has its own connection, which the Service gives to any pod.
             let api = self.installation.api(self.tenant.id, Uuid::new_v4())?;
             streams.spawn(async move {
                 let chat = api.create_chat(Some("std")).await?;
@@ -119,7 +118,7 @@ impl PostgresPool {
         let all_run = async || Ok(self.sum("mini_chat_active_streams").await? == count);
         tokio::select! {
             all_run = eventually("all streams open", all_run) => all_run?,
-            // No answer has ended, so this is why not all will run.
+            // No answer may have ended, so this is the reason why not all streams will run.
             Some(ended) = streams.join_next() => {
                 let Answered { chat, events, .. } = ended??;
                 bail!("the answer in {chat} ended before all were open: {events:?}");
@@ -128,7 +127,7 @@ impl PostgresPool {
         Ok((streams, (0..count).map(|n| words(n).concat()).collect()))
     }
 
-    /// Lets `streams` end and returns what came of them; an error of any is an error.
+    /// Lets `streams` end and returns their results. Fails if one of them failed.
     pub async fn release(&self, mut streams: Streams) -> anyhow::Result<Vec<Answered>> {
         let call = format!("release?count={}", streams.len());
         self.control(Method::POST, &call, &Value::Null).await?;
@@ -149,7 +148,7 @@ impl PostgresPool {
         Ok(serde_json::from_slice(&answer)?)
     }
 
-    /// What each pod counts in a family.
+    /// The value of a family in each pod.
     pub async fn counts(&self, family: &str) -> anyhow::Result<Vec<usize>> {
         let mut counts = Vec::new();
         for pod in &self.pods {
@@ -163,7 +162,7 @@ impl PostgresPool {
         Ok(self.counts(family).await?.into_iter().sum())
     }
 
-    /// Changes how much the tenant's users may spend on standard models in a day, in micro-credits.
+    /// Changes the daily limit of the tenant's users for standard models, in micro-credits.
     pub async fn limit(&self, daily: i64) -> anyhow::Result<()> {
         let kind = GroupVersionKind::gvk("minichat.dev", "v1alpha1", "ChatQuota");
         let quotas: Objects<DynamicObject> = Objects::namespaced_with(
@@ -177,7 +176,7 @@ impl PostgresPool {
         Ok(())
     }
 
-    /// Changes the key by which the tenant is known to its provider.
+    /// Changes the tenant's key for its provider.
     pub async fn rotate(&self, key: &str) -> anyhow::Result<()> {
         let secrets: Objects<Secret> = Objects::namespaced(
             self.installation.client.clone(),

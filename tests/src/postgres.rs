@@ -1,4 +1,4 @@
-//! A PostgreSQL database per test, on the server of the process or of
+//! A PostgreSQL database per test, on the process's own server or on that of
 //! `MINICHAT_TEST_POSTGRES_URL`.
 
 use std::env;
@@ -10,13 +10,14 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Row as _, ValueRef as 
 
 use crate::database::Rows;
 
-/// The server of `MINICHAT_TEST_POSTGRES_URL` as pods of the test cluster reach it.
+/// URL of the server of `MINICHAT_TEST_POSTGRES_URL` for pods of the test
+/// cluster.
 pub const URL_OF_PODS: &str = "MINICHAT_TEST_POSTGRES_URL_OF_PODS";
 
 const MISSING: &str = "these tests need PostgreSQL: install it (Debian: `apt-get install \
     postgresql`), or set MINICHAT_TEST_POSTGRES_URL to a server on which databases may be created";
 
-/// One database, made for one test.
+/// One database, created for one test.
 #[derive(Clone, Debug)]
 pub struct PostgresDatabase {
     url: String,
@@ -32,12 +33,12 @@ impl PostgresDatabase {
         Ok(Self { url })
     }
 
-    /// One that is there already.
+    /// An existing database.
     pub const fn at(url: String) -> Self {
         Self { url }
     }
 
-    /// Removes the database, whoever is connected.
+    /// Removes the database even if it has connections.
     pub async fn remove(&self) -> anyhow::Result<()> {
         let (server, name) = self
             .url
@@ -69,14 +70,14 @@ impl PostgresDatabase {
     }
 }
 
-/// An open transaction; dropping it rolls it back.
+/// An open transaction. It is rolled back when dropped.
 #[derive(Debug)]
 pub struct Transaction {
     _connection: PgConnection,
 }
 
 impl Transaction {
-    /// Begins one with `sql`.
+    /// Begins a transaction with `sql`.
     pub async fn begin(url: &str, sql: &str) -> anyhow::Result<Self> {
         let mut connection = PgConnection::connect(url).await?;
         let sql = AssertSqlSafe(format!("BEGIN; {sql}"));
@@ -87,7 +88,7 @@ impl Transaction {
     }
 }
 
-/// Runs one statement; each value of its rows comes as text.
+/// Runs one statement and returns its values as text.
 pub async fn query(url: &str, sql: &str) -> anyhow::Result<Rows> {
     let mut connection = PgConnection::connect(url).await?;
     let rows = query_on(&mut connection, sql).await?;

@@ -1,4 +1,4 @@
-//! Stands between a data plane and PostgreSQL and fails as networks do.
+//! A proxy between a data plane and PostgreSQL that fails like a network.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,10 +9,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How `COMMIT` ends in a query, and the tag of its answer.
+/// The end of a query with `COMMIT`, which is also the tag of its answer.
 const COMMIT: &[u8] = b"COMMIT\0";
 
-/// A proxy for one database. Dropping it cuts every connection.
+/// A proxy for one database. It cuts every connection when dropped.
 #[derive(Debug)]
 pub struct PostgresProxy {
     url: String,
@@ -23,16 +23,16 @@ pub struct PostgresProxy {
 #[derive(Debug)]
 struct State {
     server: String,
-    /// Answers to commits that are still to be lost.
+    /// Number of commit acknowledgements to lose.
     to_lose: watch::Sender<usize>,
     is_down: watch::Sender<bool>,
     is_silent: watch::Sender<bool>,
-    /// Whether the next answer that is lost is the last for now.
+    /// Whether the proxy goes down after the next lost acknowledgement.
     goes_down: AtomicBool,
     /// Whether the next commit is held.
     holds: AtomicBool,
     held: Mutex<Option<HeldCommit>>,
-    /// Connections that were not taken.
+    /// Number of refused connections.
     turned_away: AtomicUsize,
 }
 
@@ -66,64 +66,64 @@ impl PostgresProxy {
         })
     }
 
-    /// The database as it is reached through the proxy.
+    /// The URL of the database through the proxy.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Loses the answer to the next commit: PostgreSQL has committed, and the
-    /// connection is cut before anybody is told.
+    /// Loses the acknowledgement of the next commit: PostgreSQL commits, and
+    /// then the connection is cut.
     pub fn lose_the_next_commit(&self) {
-        self.state.to_lose.send_modify(|left| *left += 1);
+        self.state.to_lose.send_modify(|remaining| *remaining += 1);
     }
 
-    /// The same, and whoever comes to ask about it finds nobody until
+    /// The same; after it, the proxy refuses connections until
     /// [`set_down`](Self::set_down) ends that.
     pub fn go_down_with_the_next_commit(&self) {
         self.state.goes_down.store(true, Ordering::Relaxed);
         self.lose_the_next_commit();
     }
 
-    /// Keeps the next commit from PostgreSQL, where its transaction stays open,
-    /// and cuts every other connection. Whoever comes finds nobody until
-    /// [`set_down`](Self::set_down) ends that.
+    /// Holds the next commit back, so that its transaction stays open in
+    /// PostgreSQL, and cuts every other connection. The proxy refuses
+    /// connections until [`set_down`](Self::set_down) ends that.
     pub fn hold_the_next_commit(&self) {
         self.state.holds.store(true, Ordering::Relaxed);
     }
 
-    /// Hands the held commit to PostgreSQL, and waits until it has taken place.
+    /// Sends the held commit to PostgreSQL, and waits until it was committed.
     pub async fn deliver_the_held_commit(&self) -> anyhow::Result<()> {
         let held = self.state.held().take();
         let HeldCommit { mut server, bytes } = held.context("no commit is held")?;
         server.write_all(&bytes).await?;
-        let (mut answered, mut buffer) = (Watch::default(), vec![0; 16 * 1024]);
+        let (mut from_server, mut buffer) = (Watch::default(), vec![0; 16 * 1024]);
         loop {
             let count = server.read(&mut buffer).await?;
             ensure!(count > 0, "PostgreSQL did not commit");
-            if answered.sees_commit(&buffer[..count]) {
+            if from_server.sees_commit(&buffer[..count]) {
                 return Ok(());
             }
         }
     }
 
-    /// How many connections were not taken so far.
+    /// Number of refused connections so far.
     pub fn turned_away(&self) -> usize {
         self.state.turned_away.load(Ordering::Relaxed)
     }
 
-    /// Whether an answer is still to be lost.
+    /// Whether an acknowledgement will still be lost.
     pub fn is_waiting(&self) -> bool {
         *self.state.to_lose.borrow() > 0
     }
 
-    /// Lets every connection fall silent for ever, as when the server or what
-    /// lies between has vanished; new ones are taken and say nothing either,
-    /// until the silence ends.
+    /// Makes every connection silent, as if the server or the network had
+    /// vanished. New connections are accepted and are silent too, until this
+    /// ends.
     pub fn set_silent(&self, is_silent: bool) {
         self.state.is_silent.send_replace(is_silent);
     }
 
-    /// Cuts every connection and takes no new one, or takes them again.
+    /// Cuts every connection and refuses new ones, or accepts them again.
     pub fn set_down(&self, is_down: bool) {
         self.state.is_down.send_replace(is_down);
     }
@@ -152,7 +152,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
         tokio::spawn(async move {
             let mut down = state.is_down.subscribe();
             tokio::select! {
-                // Either side may end a connection at any time.
+                // Either side may close a connection at any time.
                 _ = forward(client, &state) => {}
                 _ = down.wait_for(|is_down| *is_down) => {}
             }
@@ -169,7 +169,7 @@ async fn forward(mut client: TcpStream, state: &State) -> std::io::Result<()> {
     let mut server = TcpStream::connect(&state.server).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let (mut asked, mut answered) = (Watch::default(), Watch::default());
+    let (mut commit_from_client, mut commit_from_server) = (Watch::default(), Watch::default());
     let mut is_losing = false;
     let mut silent = state.is_silent.subscribe();
     let (mut from_client, mut from_server) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
@@ -182,16 +182,16 @@ async fn forward(mut client: TcpStream, state: &State) -> std::io::Result<()> {
                 if bytes.is_empty() {
                     return Ok(());
                 }
-                if asked.sees_commit(bytes) {
+                if commit_from_client.sees_commit(bytes) {
                     if state.holds.swap(false, Ordering::Relaxed) {
                         let bytes = bytes.to_vec();
                         *state.held() = Some(HeldCommit { server, bytes });
                         state.is_down.send_replace(true);
                         return Ok(());
                     }
-                    is_losing = state.to_lose.send_if_modified(|left| {
-                        let loses = *left > 0;
-                        *left = left.saturating_sub(1);
+                    is_losing = state.to_lose.send_if_modified(|remaining| {
+                        let loses = *remaining > 0;
+                        *remaining = remaining.saturating_sub(1);
                         loses
                     });
                 }
@@ -202,7 +202,7 @@ async fn forward(mut client: TcpStream, state: &State) -> std::io::Result<()> {
                 if bytes.is_empty() {
                     return Ok(());
                 }
-                let is_commit = answered.sees_commit(bytes);
+                let is_commit = commit_from_server.sees_commit(bytes);
                 if is_losing && is_commit {
                     if state.goes_down.swap(false, Ordering::Relaxed) {
                         state.is_down.send_replace(true);
@@ -217,7 +217,7 @@ async fn forward(mut client: TcpStream, state: &State) -> std::io::Result<()> {
     }
 }
 
-/// Looks for [`COMMIT`] in a stream, however it is cut.
+/// Searches a stream for [`COMMIT`], however it is cut.
 #[derive(Default)]
 struct Watch {
     tail: Vec<u8>,

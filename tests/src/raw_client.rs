@@ -1,5 +1,5 @@
-//! A client that writes its bytes itself: for what no HTTP library sends, and
-//! for everything that a client can do to its connection.
+//! A client that writes its own bytes, for requests that no HTTP library sends
+//! and for control of its connection.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use uuid::Uuid;
 
 use crate::client::BASE;
 
-/// How long a text is waited for.
+/// How long to wait for a text.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Bytes of the buffer of a client that takes little at once.
+/// Receive buffer in bytes of a client that accepts little at once.
 const NARROW: u32 = 16 * 1024;
 
 /// A connection.
@@ -22,11 +22,11 @@ const NARROW: u32 = 16 * 1024;
 pub struct RawClient {
     socket: TcpStream,
     received: Vec<u8>,
-    /// What was waited for lies before this.
+    /// The text that was waited for ends before this position.
     seen: usize,
 }
 
-/// Whom a request comes from.
+/// The sender of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
     pub tenant: Uuid,
@@ -34,8 +34,8 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The head of a request, without the empty line at its end. `path` is
-    /// relative to the base path, `headers` end in line breaks.
+    /// The head of a request without its final empty line. `path` is relative
+    /// to the base path. Each of `headers` ends with a line break.
     pub fn head(&self, method: &str, path: &str, headers: &str) -> String {
         let Self { tenant, user } = self;
         format!(
@@ -61,7 +61,7 @@ impl RawClient {
         Ok(Self::of(socket))
     }
 
-    /// A client with little room for what arrives.
+    /// A client with a small receive buffer.
     pub async fn connect_narrow(address: SocketAddr) -> anyhow::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.set_recv_buffer_size(NARROW)?;
@@ -84,7 +84,7 @@ impl RawClient {
         Ok(self.socket.write_all(text.as_bytes()).await?)
     }
 
-    /// Reads until `text` has come, after what was waited for before.
+    /// Reads until `text` has arrived after the previous text.
     pub async fn read_to(&mut self, text: &str) -> anyhow::Result<()> {
         let reading = async {
             loop {
@@ -94,7 +94,7 @@ impl RawClient {
                     self.seen += at + text.len();
                     return Ok(());
                 }
-                // What could be the text's beginning is looked at again.
+                // The possible beginning of the text is searched again.
                 self.seen += new.len().saturating_sub(text.len() - 1);
                 ensure!(self.read().await? > 0, "the connection ended");
             }
@@ -109,7 +109,7 @@ impl RawClient {
         })
     }
 
-    /// Reads to the end; everything that was ever received.
+    /// Reads to the end and returns everything that was received.
     pub async fn read_to_end(mut self) -> anyhow::Result<String> {
         let reading = async {
             while self.read().await? > 0 {}
@@ -121,12 +121,12 @@ impl RawClient {
         Ok(self.text())
     }
 
-    /// Ends this side of the connection; the answer can still come.
+    /// Closes the sending half; the answer can still arrive.
     pub async fn close_half(&mut self) -> anyhow::Result<()> {
         Ok(self.socket.shutdown().await?)
     }
 
-    /// Makes the end of the connection a reset.
+    /// Resets the connection.
     pub fn reset(self) -> anyhow::Result<()> {
         Ok(self.socket.set_zero_linger()?)
     }

@@ -1,5 +1,4 @@
-//! A provider that writes exactly the bytes that it is told, which no HTTP
-//! library would.
+//! A provider that writes exactly the given bytes, which no HTTP library would.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -8,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Makes the bytes of an answer from the request's head.
+/// Makes the bytes of an answer from the head of the request.
 type Answer = Box<dyn FnOnce(&str) -> Vec<u8> + Send>;
 
-/// Serves the answers that were pushed, one for each request, oldest first. A
-/// request without an answer gets no byte. Dropping it stops it.
+/// Serves the pushed answers, one per request, oldest first. A request without
+/// an answer gets no bytes. It stops when dropped.
 pub struct RawProvider {
     /// Where it listens.
     pub addr: SocketAddr,
@@ -44,7 +43,8 @@ impl RawProvider {
         self.push_with(move |_| bytes);
     }
 
-    /// Answers the next request with what `answer` makes of its head.
+    /// Answers the next request with the result of `answer`, called with the
+    /// head of the request.
     pub fn push_with(&self, answer: impl FnOnce(&str) -> Vec<u8> + Send + 'static) {
         lock(&self.answers).push_back(Box::new(answer));
     }
@@ -60,8 +60,8 @@ fn lock(answers: &Mutex<VecDeque<Answer>>) -> std::sync::MutexGuard<'_, VecDeque
     answers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A connection is not used again: what was written may not be the end that HTTP
-/// sees.
+/// A connection serves one request, because the written bytes may not end where
+/// HTTP expects.
 async fn serve(mut stream: TcpStream, answers: Arc<Mutex<VecDeque<Answer>>>) {
     let Some(head) = read_request(&mut stream).await else {
         return;
@@ -69,14 +69,15 @@ async fn serve(mut stream: TcpStream, answers: Arc<Mutex<VecDeque<Answer>>>) {
     let Some(answer) = lock(&answers).pop_front() else {
         return;
     };
-    // A client that is gone reads nothing.
+    // The client may be gone.
     let _ = stream.write_all(&answer(&head)).await;
     let _ = stream.shutdown().await;
-    // Until the client has read all and closes: a reset would lose bytes.
+    // Waits until the client has read everything and closes, because a reset
+    // would lose bytes.
     let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
 }
 
-/// Reads a request to its end; its head.
+/// Reads a request to its end and returns its head.
 async fn read_request(stream: &mut TcpStream) -> Option<String> {
     let mut request = Vec::new();
     loop {
@@ -101,7 +102,7 @@ pub fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
     })
 }
 
-/// A whole answer that streams `body`.
+/// A whole answer with `body` as a stream.
 pub fn stream(body: &str) -> Vec<u8> {
     answer(200, "text/event-stream", body)
 }
@@ -115,13 +116,13 @@ pub fn answer(status: u16, content_type: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The frames `events` of the chat completions API, and `[DONE]`.
+/// Frames of the chat completions API, followed by `[DONE]`.
 pub fn chat_stream(events: &[&str]) -> Vec<u8> {
     let frames = events.iter().map(|event| format!("data: {event}\n\n"));
     stream(&(frames.collect::<String>() + "data: [DONE]\n\n"))
 }
 
-/// The events `(name, data)` of the Responses API.
+/// Events `(name, data)` of the Responses API.
 pub fn responses_stream(events: &[(&str, &str)]) -> Vec<u8> {
     let frames = events
         .iter()

@@ -1,4 +1,4 @@
-//! The table of checks in this crate's README names tests that exist.
+//! Checks that the tests named in this crate's README exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,8 @@ use anyhow::{Context as _, ensure};
 
 const README: &str = include_str!("../README.md");
 
-/// Where the tests of a crate or suite lie, from the root of the workspace.
+/// The directories of the tests of a crate or suite, from the root of the
+/// workspace.
 fn directories(suite: &str) -> anyhow::Result<Vec<&'static str>> {
     Ok(match suite {
         "" => vec!["tests/tests/blackbox"],
@@ -28,8 +29,8 @@ fn directories(suite: &str) -> anyhow::Result<Vec<&'static str>> {
     })
 }
 
-/// Whether `name`, such as `races::two_at_once`, is a test below `directory`:
-/// a function in a file or directory of its last module.
+/// Whether `name`, such as `races::two_at_once`, is a test below `directory`: a
+/// function in a file or directory called like its last module.
 fn is_test(directory: &Path, name: &str) -> anyhow::Result<bool> {
     let mut parts: Vec<_> = name.split("::").collect();
     let function = format!("fn {}(", parts.pop().unwrap_or_default());
@@ -58,7 +59,7 @@ fn sources(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// What stands in backticks in the rows of the tables.
+/// The texts in backticks in the tables.
 fn named() -> BTreeSet<&'static str> {
     let rows = README.lines().filter(|line| line.starts_with("| "));
     let quoted = rows.flat_map(|row| row.split('`').skip(1).step_by(2));

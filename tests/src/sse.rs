@@ -1,5 +1,5 @@
-//! The client side of a stream: reads events with the instant at which each
-//! arrived, and refuses what is not a frame of the contract (API-131).
+//! The client side of a stream: reads events with their arrival times, and
+//! refuses frames that violate the contract (API-131).
 
 use std::time::Instant;
 
@@ -19,13 +19,13 @@ pub struct Event {
 }
 
 impl Event {
-    /// The text of a member of the data; empty if it has none.
+    /// The text of a member of the data; empty if there is none.
     pub fn text(&self, member: &str) -> &str {
         self.data[member].as_str().unwrap_or_default()
     }
 }
 
-/// An open stream. Dropping it closes the connection.
+/// An open stream. It closes the connection when dropped.
 #[derive(Debug)]
 pub struct EventStream {
     pub headers: http::HeaderMap,
@@ -42,7 +42,7 @@ impl EventStream {
         }
     }
 
-    /// The next event, or `None` at the end of the body.
+    /// The next event; `None` at the end of the body.
     pub async fn next(&mut self) -> anyhow::Result<Option<Event>> {
         loop {
             if let Some(event) = self.frames.next()? {
@@ -105,7 +105,7 @@ impl Events {
         }
     }
 
-    /// Fails unless the order is that of the grammar with exactly one terminal
+    /// Fails unless the events match the grammar, with exactly one terminal
     /// event at the end (API-133).
     pub fn check_grammar(&self) -> anyhow::Result<()> {
         let names = self.names();
@@ -164,7 +164,7 @@ fn parse_frame(frame: &str) -> anyhow::Result<Option<Event>> {
     if frame == ":" {
         return Ok(None);
     }
-    // JSON escapes it, and as white space it would pass for the end of a line.
+    // JSON escapes it. As white space it would be taken for a line end.
     ensure!(!frame.contains('\r'), "a carriage return: {frame:?}");
     let (event, data) = frame
         .split_once('\n')

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::Deserialize;
 
-/// What the API server logs: each write once, when it has been answered.
+/// What the API server logs: each write once, after the answer.
 pub(crate) const POLICY: &str = r#"{
   "apiVersion": "audit.k8s.io/v1",
   "kind": "Policy",
@@ -17,7 +17,7 @@ pub(crate) const POLICY: &str = r#"{
   ]
 }"#;
 
-/// One write that the API server answered, refused ones too.
+/// One write that the API server answered, even if it was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "Event")]
 pub struct Write {
@@ -35,12 +35,12 @@ pub struct Write {
     pub name: String,
     /// Status code of the answer.
     pub code: u16,
-    /// When it was answered by the server's clock, in RFC 3339 with microseconds.
+    /// When the server answered, in RFC 3339 with microseconds.
     pub answered: String,
 }
 
 impl Write {
-    /// Whether the server took it.
+    /// Whether the server accepted it.
     pub fn is_accepted(&self) -> bool {
         (200..300).contains(&self.code)
     }

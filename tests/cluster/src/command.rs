@@ -5,12 +5,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
-/// What `program` prints; its own words when it fails.
+/// Runs `program` and returns its output; if it fails, the error contains its
+/// stderr.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
     output(Command::new(program).args(arguments), "")
 }
 
-/// The same with something to read.
+/// The same with text on its standard input.
 pub(crate) fn run_with_input(
     program: &str,
     arguments: &[&str],
@@ -19,7 +20,8 @@ pub(crate) fn run_with_input(
     output(Command::new(program).args(arguments), input)
 }
 
-/// What `command` prints; its own words when it fails.
+/// Runs `command` and returns its output; if it fails, the error contains its
+/// stderr.
 pub(crate) fn output(command: &mut Command, input: &str) -> anyhow::Result<String> {
     let mut child = command
         .stdin(Stdio::piped())
@@ -28,7 +30,7 @@ pub(crate) fn output(command: &mut Command, input: &str) -> anyhow::Result<Strin
         .spawn()
         .with_context(|| format!("cannot start {command:?}"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A program that does not read its input says why on its own output.
+        // A program that does not read its input reports the reason itself.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output()?;

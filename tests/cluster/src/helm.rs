@@ -14,7 +14,7 @@ pub struct Helm {
 }
 
 impl Helm {
-    /// Builds the program when it is missing.
+    /// Builds the program if it is missing.
     pub fn new(kubeconfig: &Path) -> anyhow::Result<Self> {
         Ok(Self {
             program: Program::Helm.ensure()?,
@@ -22,8 +22,8 @@ impl Helm {
         })
     }
 
-    /// What it prints; its own words when it fails. For example
-    /// `["upgrade", "--install", RELEASE, CHART, "--namespace", …, "--wait", "--timeout", "60s"]`.
+    /// Its output; if it fails, the error contains its stderr. For example `["upgrade", "--install", RELEASE, CHART,
+    /// "--namespace", …, "--wait", "--timeout", "60s"]`.
     pub fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let mut command = Command::new(&self.program);
         command.arg("--kubeconfig").arg(&self.kubeconfig);

@@ -9,15 +9,15 @@ use crate::command;
 use crate::packages::Package;
 use crate::programs::Program;
 
-/// Image of the process that holds a pod's namespaces.
+/// The image of the process that holds a pod's namespaces.
 pub(crate) const PAUSE: &str = "minichat.dev/pause:1";
 
 /// What [`build`] needs.
 pub const BUILDER: Package = Package::new("buildah", "buildah");
 
-/// Builds `dockerfile` in the directory `context`, with further `options` of `buildah bud`, and writes the image, called
-/// `name` (with a tag), to `archive`, in the format of `docker save`. Needs root and [`BUILDER`]; nothing is pulled: what
-/// is built starts `FROM scratch`.
+/// Builds `dockerfile` in the directory `context`, with further `options` of `buildah bud`. Writes the image, called
+/// `name` (with a tag), to `archive` in the format of `docker save`. Needs root and [`BUILDER`]. Nothing is pulled,
+/// because every image starts `FROM scratch`.
 pub fn build(
     context: &Path,
     dockerfile: &Path,

@@ -1,4 +1,4 @@
-//! Kubeconfig files: complete in themselves, so that they can be copied.
+//! Kubeconfig files that contain all certificates, so that they can be copied.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub(crate) fn write(
     identity: &Identity,
 ) -> anyhow::Result<()> {
     let document = document(server, authority, user, identity);
-    // JSON is YAML, and needs no writer of its own.
+    // JSON is valid YAML, so no YAML writer is needed.
     fs::write(path, serde_json::to_string_pretty(&document)?)?;
     Ok(())
 }

@@ -16,7 +16,7 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    /// Builds the program when it is missing.
+    /// Builds the program if it is missing.
     pub fn new(kubeconfig: &Path) -> anyhow::Result<Self> {
         Ok(Self {
             program: Program::Kubectl.ensure()?,
@@ -24,30 +24,31 @@ impl Kubectl {
         })
     }
 
-    /// What it prints; its own words when it fails.
+    /// Its output; if it fails, the error contains its stderr.
     pub fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
         self.run_with_input(arguments, "")
     }
 
-    /// The same with something to read, such as a manifest for `apply --filename=-`.
+    /// The same with text on standard input, such as a manifest for `apply
+    /// --filename=-`.
     pub fn run_with_input(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
         command::output(self.command().args(arguments), input)
     }
 
-    /// Applies an object on the server's side, or a `List` of objects.
+    /// Applies an object, or a `List` of objects, with server-side apply.
     pub fn apply(&self, object: &Value) -> anyhow::Result<()> {
         let manifest = serde_json::to_string(object)?;
         self.run_with_input(&["apply", "--server-side", "--filename=-"], &manifest)?;
         Ok(())
     }
 
-    /// Whether the server calls itself ready.
+    /// Whether the server reports that it is ready.
     pub fn is_server_ready(&self) -> bool {
         self.run(&["get", "--raw=/readyz", "--request-timeout=2s"])
             .is_ok()
     }
 
-    /// A command for what the other methods cannot do, such as following a log.
+    /// A command for everything else, such as following a log.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--kubeconfig").arg(&self.kubeconfig);

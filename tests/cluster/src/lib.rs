@@ -1,14 +1,10 @@
-//! A real Kubernetes on this machine, for the suites and for people.
-//!
-//! There are two tiers. The *API tier* is etcd, the API server and the controller
-//! manager: ordinary processes of whoever starts them, as many instances as one
-//! likes. The *node tier* adds a node that runs pods; it belongs to root on Linux
-//! and exists once per machine, since it owns a bridge and firewall tables.
-//!
-//! Nothing is imitated: the programs are built from the sources of Kubernetes,
-//! pinned by the Go modules beside this crate, once into a cache. Every process
-//! is owned by a pid file, so that a start can clean up after a run that was
-//! killed, and no process is ever ended by its name.
+//! A real Kubernetes on this machine, for test suites and for people.
+//! There are two tiers. The *API tier* is etcd, the API server and the controller manager. These are ordinary
+//! processes, and any user can start several instances. The *node tier* adds a node that runs pods. It needs root on
+//! Linux and exists once per machine, because it owns a bridge and firewall tables.
+//! Nothing is imitated. The programs are built once, into a cache, from the Kubernetes sources that the Go modules
+//! beside this crate pin. Every process has a pid file, so that a start can clean up after a run that was killed. No
+//! process is ever ended by its name.
 
 pub mod api;
 pub mod audit;
@@ -35,7 +31,7 @@ pub use node::NodeTier;
 pub use package_user::PackageUser;
 pub use steps::{Step, Steps};
 
-/// Kubeconfig of the cluster that the suites of the node tier use: one's own, or the one of this machine.
+/// Kubeconfig of the cluster for suites of the node tier: a cluster of your own, or the one on this machine.
 pub const KUBECONFIG: &str = "MINICHAT_TEST_KUBECONFIG";
 /// Directory of the API tier that the suites share.
 pub const API_TIER: &str = "MINICHAT_TEST_API_TIER";

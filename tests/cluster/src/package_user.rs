@@ -1,4 +1,4 @@
-//! The users that packages of the distribution create for their servers.
+//! The users that Debian packages create for their servers.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -8,13 +8,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
 
-/// Whose the processes and files of a server are: PostgreSQL, for one, refuses to run as root, so root becomes the
-/// user of its package.
+/// The user who owns the processes and files of a server. PostgreSQL, for example, refuses to run as root, so root runs
+/// it as the user of its package.
 #[derive(Debug, Clone, Copy)]
 pub struct PackageUser(Option<(u32, u32)>);
 
 impl PackageUser {
-    /// The user of this name; whoever is not root stays who he is.
+    /// The user of this name. Only root changes the user.
     pub fn find(name: &str) -> anyhow::Result<Self> {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self(None));
@@ -27,7 +27,7 @@ impl PackageUser {
         Ok(Self(Some(ids)))
     }
 
-    /// Gives a directory to the user, and to nobody else.
+    /// Makes a directory the user's, accessible to no one else.
     pub fn own(self, directory: &Path) -> anyhow::Result<()> {
         if let Self(Some((user, group))) = self {
             chown(directory, Some(user), Some(group))?;
@@ -39,7 +39,7 @@ impl PackageUser {
     /// A command that runs as the user.
     pub fn command(self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
-        // The directory this program was started in may be closed to the other user.
+        // The other user may not be allowed to enter the current directory.
         command.current_dir("/").stdin(Stdio::null());
         if let Self(Some((user, group))) = self {
             command.uid(user).gid(group);
@@ -48,7 +48,7 @@ impl PackageUser {
     }
 }
 
-/// User and group id in a line of `/etc/passwd`, if it is that of `name`.
+/// User and group id in a line of `/etc/passwd`, if the line is that of `name`.
 fn ids(line: &str, name: &str) -> Option<(u32, u32)> {
     let mut fields = line.split(':');
     if fields.next()? != name {

@@ -1,4 +1,4 @@
-//! Programs that come from the distribution.
+//! Programs from packages of the distribution.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -8,22 +8,22 @@ use anyhow::{Context as _, bail};
 
 use crate::command;
 
-/// A program and the Debian package that has it.
+/// A program and its Debian package.
 #[derive(Debug, Clone, Copy)]
 pub struct Package {
-    /// Looked for on the path, or the whole path of a file.
+    /// A name on the path, or an absolute path.
     program: &'static str,
     name: &'static str,
 }
 
 impl Package {
-    /// `program` is looked for on the path, unless it is the whole path of a file.
+    /// `program` is searched on the path, unless it is an absolute path.
     pub const fn new(program: &'static str, name: &'static str) -> Self {
         Self { program, name }
     }
 
-    /// Finds the program on the path or in the directories of `elsewhere`; installs the package when it is missing and
-    /// this is root on a Debian.
+    /// Finds the program on the path or in the directories of `elsewhere`. If it is missing, installs the package, as
+    /// root on Debian.
     pub fn ensure(self, elsewhere: impl Fn() -> Vec<PathBuf>) -> anyhow::Result<PathBuf> {
         if let Some(found) = self.find(elsewhere()) {
             return Ok(found);
@@ -39,9 +39,9 @@ impl Package {
 
     fn find(self, elsewhere: Vec<PathBuf>) -> Option<PathBuf> {
         let path = env::var_os("PATH").unwrap_or_default();
-        // Debian keeps servers there, which the path of a user does not name.
+        // Debian puts servers there; a user's path does not contain them.
         let always = ["/usr/sbin".into(), "/sbin".into()];
-        // Joined with a whole path, a directory does not matter.
+        // Joining a directory with an absolute path gives the absolute path.
         elsewhere
             .into_iter()
             .chain(env::split_paths(&path))
@@ -51,7 +51,7 @@ impl Package {
     }
 }
 
-/// Installs what is missing, as root on a Debian.
+/// Installs the missing packages, as root on Debian.
 pub fn ensure(packages: &[Package]) -> anyhow::Result<()> {
     let missing = missing(packages);
     if missing.is_empty() {
@@ -60,7 +60,7 @@ pub fn ensure(packages: &[Package]) -> anyhow::Result<()> {
     install(&missing)
 }
 
-/// Names of those that have to be installed.
+/// Names of the packages that have to be installed.
 pub(crate) fn missing(packages: &[Package]) -> Vec<&'static str> {
     let missing = packages
         .iter()
@@ -68,7 +68,7 @@ pub(crate) fn missing(packages: &[Package]) -> Vec<&'static str> {
     missing.map(|package| package.name).collect()
 }
 
-/// Installs Debian's `packages`, which only root on a Debian can.
+/// Installs Debian `packages`. Only root on Debian can.
 pub fn install(packages: &[&str]) -> anyhow::Result<()> {
     let names = packages.join(" ");
     if !rustix::process::geteuid().is_root() || !Path::new("/usr/bin/apt-get").exists() {

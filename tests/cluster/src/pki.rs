@@ -1,4 +1,4 @@
-//! The cluster's own certificate authority. It lives for one start: nothing is signed later.
+//! The cluster's certificate authority. It exists only during a start; nothing is signed later.
 
 use std::fs;
 use std::net::IpAddr;
@@ -9,12 +9,12 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType,
 };
 
-/// Signs what the parts of the cluster show each other.
+/// Signs the certificates of the cluster's parts.
 pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// A certificate with its key, both PEM.
+/// A certificate and its key, both PEM.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) certificate: String,
@@ -33,12 +33,12 @@ impl Authority {
         Ok(Self { issuer })
     }
 
-    /// What everybody trusts.
+    /// The certificate that all parts trust.
     pub(crate) fn certificate(&self) -> String {
         self.issuer.pem()
     }
 
-    /// A client that Kubernetes knows as `user`, member of `group`.
+    /// A client certificate for `user`, a member of `group`.
     pub(crate) fn client(&self, user: &str, group: &str) -> anyhow::Result<Identity> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, user);
@@ -48,7 +48,7 @@ impl Authority {
         self.sign(params, ExtendedKeyUsagePurpose::ClientAuth)
     }
 
-    /// A server that is reached by these names and addresses.
+    /// A server certificate for these names and addresses.
     pub(crate) fn server(&self, names: &[&str], addresses: &[IpAddr]) -> anyhow::Result<Identity> {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names)?;
@@ -86,7 +86,7 @@ impl Identity {
     }
 }
 
-/// The key that signs the tokens of service accounts: `service-accounts.key` and `.pub`.
+/// Writes the key that signs the tokens of service accounts: `service-accounts.key` and `.pub`.
 pub(crate) fn write_token_key(directory: &Path) -> anyhow::Result<()> {
     let key = KeyPair::generate()?;
     fs::write(directory.join("service-accounts.key"), key.serialize_pem())?;

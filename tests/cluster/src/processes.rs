@@ -1,4 +1,4 @@
-//! Processes that outlive whoever started them, owned by pid files.
+//! Processes that survive their starter. They are found by pid files.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,26 +12,26 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, test_kill_process,
 
 use crate::wait;
 
-/// How long the kernel may take to end a process that cannot refuse.
+/// How long the kernel may take to end a process after SIGKILL.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
-/// How much of a log a failure shows.
+/// Number of log lines that an error contains.
 const LAST_LINES: usize = 12;
 
-/// The processes of one instance: per name a pid file and a log.
+/// The processes of one instance, each with a pid file and a log.
 #[derive(Debug, Clone)]
 pub(crate) struct Processes {
     directory: PathBuf,
 }
 
 impl Processes {
-    /// Of the instance in `directory`.
+    /// The processes of the instance in `directory`.
     pub(crate) fn of(directory: &Path) -> Self {
         Self {
             directory: directory.join("processes"),
         }
     }
 
-    /// Starts `command` in a process group of its own, so that an interrupt at the terminal does not reach it.
+    /// Starts `command` in its own process group, so that an interrupt at the terminal does not reach it.
     pub(crate) fn start(&self, name: &str, command: &mut Command) -> anyhow::Result<()> {
         if self.is_running(name) {
             bail!("{name} runs already");
@@ -54,13 +54,13 @@ impl Processes {
         Ok(())
     }
 
-    /// Whether the process of that name lives.
+    /// Whether the process of that name is alive.
     pub(crate) fn is_running(&self, name: &str) -> bool {
         self.identity(name)
             .is_some_and(|identity| identity.is_alive())
     }
 
-    /// Fails with the end of its log when the process has ended.
+    /// Fails with the end of its log if the process has ended.
     pub(crate) fn check(&self, name: &str) -> anyhow::Result<()> {
         if self.is_running(name) {
             return Ok(());
@@ -68,7 +68,7 @@ impl Processes {
         bail!("{name} has ended; its log ends with\n{}", self.tail(name))
     }
 
-    /// Waits for `is_so` while the process of that name lives.
+    /// Waits for `is_so` while the process of that name is alive.
     pub(crate) fn wait_until(
         &self,
         name: &str,
@@ -83,7 +83,7 @@ impl Processes {
         waited.with_context(|| format!("the log of {name} ends with\n{}", self.tail(name)))
     }
 
-    /// Asks the process to end, waits that long, and then insists. Without a process, nothing happens.
+    /// Ends the process: signals it, waits up to `patience`, then kills it. Does nothing if there is none.
     pub(crate) fn stop(&self, name: &str, patience: Duration) -> anyhow::Result<()> {
         let Some(identity) = self.identity(name) else {
             return Ok(());
@@ -103,7 +103,7 @@ impl Processes {
         remove(&self.pid_file(name))
     }
 
-    /// Names of all that were started and not stopped.
+    /// Names of all processes that were started and not stopped.
     #[cfg(test)]
     pub(crate) fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.directory).into_iter().flatten();
@@ -142,7 +142,7 @@ fn remove(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// A process id, and when the process began, where the system tells: ids are used again.
+/// A process id and, where the system provides it, the start time, because ids are reused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     pid: u32,
@@ -150,7 +150,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Of the process with that id.
+    /// The identity of the process with that id.
     pub(crate) fn of(pid: u32) -> Self {
         Self {
             pid,
@@ -158,7 +158,7 @@ impl Identity {
         }
     }
 
-    /// What [`ToString`] wrote.
+    /// Parses what [`ToString`] wrote.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut words = text.split_whitespace();
         let pid = words.next()?.parse().ok()?;
@@ -166,10 +166,10 @@ impl Identity {
         Some(Self { pid, began })
     }
 
-    /// Whether it is still this process, and not only an exit status that nobody fetched.
+    /// Whether this process still runs. A process that has ended and was not waited for does not count.
     pub(crate) fn is_alive(&self) -> bool {
         let Some(pid) = self.raw() else { return false };
-        // Fetches the status when it is a child of this process; anything else is an error here.
+        // Waits for the process if it is a child of this one. Otherwise this fails, which does not matter.
         let _ = waitpid(Some(pid), WaitOptions::NOHANG);
         match (stat(self.pid), self.began) {
             (Some((state, began)), Some(expected)) => began == expected && state != 'Z',
@@ -178,7 +178,7 @@ impl Identity {
         }
     }
 
-    /// Sends a signal; false when there is no such process any more.
+    /// Sends a signal; `false` if the process does not exist any more.
     fn signal(&self, signal: Signal) -> bool {
         self.is_alive()
             && self
@@ -200,10 +200,10 @@ impl std::fmt::Display for Identity {
     }
 }
 
-/// State and start (in ticks since the boot) of a process, where the system has `/proc`.
+/// State and start time (in ticks since the boot) of a process, if the system has `/proc`.
 fn stat(pid: u32) -> Option<(char, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything, spaces and parentheses too.
+    // The name in parentheses may contain anything, even spaces and parentheses.
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     let state = fields.next()?.chars().next()?;

@@ -1,5 +1,4 @@
-//! The programs a cluster is made of: built by Go from pinned sources, once, into a cache that is keyed by their
-//! versions.
+//! The programs of a cluster. Go builds them once from pinned sources, into a cache by version.
 
 use std::env;
 use std::fs::{self, File};
@@ -11,7 +10,7 @@ use anyhow::{Context as _, bail};
 
 use crate::steps::{Step, Steps};
 
-/// Where the cache is, if not below the user's cache directory.
+/// Directory of the cache, if it is not below the user's cache directory.
 pub const CACHE: &str = "MINICHAT_CLUSTER_CACHE";
 
 const MODULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/go");
@@ -29,15 +28,15 @@ pub enum Program {
     KubeApiserver,
     /// Garbage collection, service accounts, Deployments, Jobs.
     KubeControllerManager,
-    /// Gives pods to the node.
+    /// Assigns pods to the node.
     KubeScheduler,
     /// Runs the pods of the node.
     Kubelet,
-    /// Service addresses on the node.
+    /// Routes Service addresses on the node.
     KubeProxy,
     /// The command line of Kubernetes.
     Kubectl,
-    /// Names of Services.
+    /// Resolves the names of Services.
     CoreDns,
     /// Installs charts.
     Helm,
@@ -45,7 +44,7 @@ pub enum Program {
     Pause,
 }
 
-/// What the API tier needs.
+/// The programs of the API tier.
 pub const API_TIER: &[Program] = &[
     Program::Etcd,
     Program::KubeApiserver,
@@ -53,7 +52,7 @@ pub const API_TIER: &[Program] = &[
     Program::Kubectl,
 ];
 
-/// What the node tier needs besides.
+/// The additional programs of the node tier.
 pub const NODE_TIER: &[Program] = &[
     Program::Kubelet,
     Program::KubeScheduler,
@@ -64,17 +63,17 @@ pub const NODE_TIER: &[Program] = &[
 ];
 
 impl Program {
-    /// Its place in the cache, whether or not it has been built.
+    /// Its path in the cache, whether or not it was built.
     pub fn path(self) -> anyhow::Result<PathBuf> {
         Ok(self.directory()?.join(self.name()))
     }
 
-    /// Its place in the cache; builds it when it is missing.
+    /// Its path in the cache. Builds it if it is missing.
     pub fn ensure(self) -> anyhow::Result<PathBuf> {
         self.ensure_as_one_of(&Steps::uncounted())
     }
 
-    /// The same; to build it is one of `steps`.
+    /// The same; the build is one of `steps`.
     pub(crate) fn ensure_as_one_of(self, steps: &Steps) -> anyhow::Result<PathBuf> {
         let path = self.path()?;
         if !path.is_file() {
@@ -86,7 +85,7 @@ impl Program {
         Ok(path)
     }
 
-    /// The step of building it, unless it is there.
+    /// The step of building it; `None` if it exists.
     pub(crate) fn step(self) -> anyhow::Result<Option<Step>> {
         let seconds = match self {
             Self::KubeApiserver => 420,
@@ -108,12 +107,12 @@ impl Program {
         format!("building {}", self.name())
     }
 
-    /// A command of it.
+    /// A command that runs it.
     pub(crate) fn command(self) -> anyhow::Result<Command> {
         Ok(Command::new(self.ensure()?))
     }
 
-    /// What it is called.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Etcd => "etcd",
@@ -144,7 +143,7 @@ impl Program {
     fn build(self, path: &Path) -> anyhow::Result<()> {
         let directory = path.parent().context("a path without a directory")?;
         fs::create_dir_all(directory)?;
-        // One build at a time: two would do the same work, and the second finds the result of the first.
+        // One build at a time. A second one would do the same work; it waits and finds the result of the first.
         let lock = cache()?.join("lock");
         let file = File::create(&lock)?;
         if file.try_lock().is_err() {
@@ -163,7 +162,7 @@ impl Program {
         built
     }
 
-    /// Lets Go build it into `directory`.
+    /// Builds it with Go into `directory`.
     fn go(self, directory: &Path) -> anyhow::Result<()> {
         let mut command = Command::new("go");
         command
@@ -187,7 +186,7 @@ impl Program {
             Self::Pause => {
                 command.current_dir(Path::new(MODULES).join("pause"));
                 command.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]);
-                // It runs in a container, whatever this machine is.
+                // It runs in a Linux container, whatever this machine is.
                 command.env("GOOS", "linux").arg(output).arg(".");
             }
             Self::Etcd => {
@@ -214,7 +213,7 @@ impl Program {
     }
 }
 
-/// Without these the server reports v0.0.0, and charts that name a version of Kubernetes refuse to install.
+/// Without these, the server reports v0.0.0, and charts that require a version of Kubernetes cannot be installed.
 fn version_flags(version: &str) -> String {
     let mut numbers = version.trim_start_matches('v').split('.');
     let major = numbers.next().unwrap_or_default();
@@ -255,7 +254,7 @@ fn required(go_mod: &str, module: &str) -> anyhow::Result<String> {
         .to_owned())
 }
 
-/// Directory of everything that is built once.
+/// The directory of everything that is built once.
 pub fn cache() -> anyhow::Result<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
     if let Some(own) = set(CACHE) {

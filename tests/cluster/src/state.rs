@@ -1,4 +1,4 @@
-//! Where instances live, and whose they are.
+//! The directories of instances, and their owners.
 
 use std::env;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use anyhow::Context as _;
 
 use crate::processes::Identity;
 
-/// Directory of the API tiers of this user.
+/// The directory of this user's API tiers.
 pub fn directory() -> anyhow::Result<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
     let users = set("XDG_STATE_HOME")
@@ -26,7 +26,7 @@ pub fn kept() -> anyhow::Result<PathBuf> {
     Ok(directory()?.join("api"))
 }
 
-/// A new directory that belongs to this process. What it names as [`INSTANCE`] is free to come and go.
+/// A new directory that belongs to this process. The process may create and remove [`INSTANCE`] in it.
 pub(crate) fn for_this_process() -> anyhow::Result<PathBuf> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -37,10 +37,10 @@ pub(crate) fn for_this_process() -> anyhow::Result<PathBuf> {
     Ok(directory)
 }
 
-/// Hands `clean` every directory of a process that is no more, and removes it.
+/// Calls `clean` for every directory whose process has ended, and removes the directory.
 pub(crate) fn clean_orphans(clean: impl Fn(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
     create_private(&owned()?)?;
-    // Two processes that clean the same directory would be in each other's way.
+    // Two processes must not clean the same directory.
     let lock = File::create(owned()?.join("lock"))?;
     lock.lock()?;
     for entry in fs::read_dir(owned()?)? {
@@ -55,7 +55,7 @@ pub(crate) fn clean_orphans(clean: impl Fn(&Path) -> anyhow::Result<()>) -> anyh
     Ok(())
 }
 
-/// Creates a directory that only its user may read: it holds the keys of a cluster.
+/// Creates a directory that only its user can read. It will contain the keys of a cluster.
 pub(crate) fn create_private(directory: &Path) -> anyhow::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -66,7 +66,7 @@ pub(crate) fn create_private(directory: &Path) -> anyhow::Result<()> {
 }
 
 const OWNER: &str = "owner";
-/// The instance in a directory with an owner.
+/// The instance inside an owned directory.
 pub(crate) const INSTANCE: &str = "instance";
 
 fn owned() -> anyhow::Result<PathBuf> {

@@ -1,5 +1,5 @@
-//! What a start does, step by step, told while it happens: how many steps there are, which one is under way, how long
-//! it took the last time. A step that is silent for long is mentioned again, with a terminal and without.
+//! Shows the progress of a start: the number of steps, the current step, and how long it took last time. A long step is
+//! printed again regularly.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -12,22 +12,22 @@ use std::time::{Duration, Instant};
 
 use crate::programs;
 
-/// Nobody waits longer for a word.
+/// Maximum time without output.
 const SILENCE: Duration = Duration::from_secs(15);
-/// Of the steps of this machine's earlier starts, in seconds.
+/// Durations of the steps of earlier starts on this machine, in seconds.
 const FILE: &str = "durations.json";
 
-/// One thing to do.
+/// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// For people, and by which its duration is known.
+    /// Shown to people. Durations are stored under it.
     name: String,
-    /// How long it takes on two cores, as far as nothing is known of this machine.
+    /// Duration on two cores. Used when no earlier duration is known.
     usual: Duration,
 }
 
 impl Step {
-    /// `name` completes a sentence: `building etcd`.
+    /// `name` completes a sentence, such as `building etcd`.
     pub fn new(name: impl Into<String>, usual: Duration) -> Self {
         Self {
             name: name.into(),
@@ -39,7 +39,7 @@ impl Step {
 /// The steps of one start.
 #[derive(Debug)]
 pub struct Steps {
-    /// 0 where steps are not counted.
+    /// 0 if the steps are not counted.
     total: usize,
     begun: Cell<usize>,
     durations: Durations,
@@ -47,7 +47,7 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// Says how long `plan` will take before anything begins.
+    /// Prints how long `plan` will take, before anything begins.
     pub fn begin(plan: &[Step]) -> Self {
         let durations = Durations::of_this_machine();
         let (total, last) = (plan.len(), durations.read());
@@ -75,7 +75,7 @@ impl Steps {
         }
     }
 
-    /// Steps of which nobody knows how many there are, such as what a test needs.
+    /// Steps whose number is not known, such as those that a test needs.
     pub fn uncounted() -> Self {
         Self {
             total: 0,
@@ -85,7 +85,7 @@ impl Steps {
         }
     }
 
-    /// Does `work`, the next step, and remembers how long it took when it succeeds.
+    /// Runs the next step, and stores its duration if it succeeds.
     pub fn run<T>(
         &self,
         name: &str,
@@ -113,7 +113,7 @@ impl Steps {
     }
 }
 
-/// Does `work` and calls `mention` whenever another `silence` has passed.
+/// Runs `work` and calls `mention` each time another `silence` has passed.
 fn mentioned<T>(silence: Duration, work: impl FnOnce() -> T, mention: impl Fn() + Send) -> T {
     thread::scope(|scope| {
         let (done, is_done) = mpsc::channel::<()>();
@@ -128,7 +128,7 @@ fn mentioned<T>(silence: Duration, work: impl FnOnce() -> T, mention: impl Fn() 
     })
 }
 
-/// A line of progress: apart from what there is to read on standard output, and whether or not anybody reads it.
+/// Prints a line of progress to stderr, so that it does not mix with the output. Ignores errors.
 fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
@@ -142,7 +142,7 @@ fn words(time: Duration) -> String {
     }
 }
 
-/// How long steps took the last time, in a file of the cache.
+/// Durations of the last run of each step, in a file of the cache.
 #[derive(Debug)]
 struct Durations {
     file: Option<PathBuf>,
@@ -169,7 +169,7 @@ impl Durations {
             .collect()
     }
 
-    /// What cannot be kept is not worth a failure.
+    /// A failure to write is ignored.
     fn remember(&self, name: &str, took: Duration) {
         let Some(file) = &self.file else { return };
         let mut all = self.read();
@@ -185,7 +185,7 @@ impl Durations {
     }
 }
 
-/// Two starts at once leave one whole file.
+/// If two starts write at once, one complete file remains.
 fn write_whole(file: &Path, text: &str) -> io::Result<()> {
     let unfinished = file.with_extension(format!("{}.new", std::process::id()));
     if let Some(directory) = file.parent() {
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(steps.durations.read().len(), 2);
     }
 
-    /// The work goes on until it was mentioned three times.
+    /// The work ends after it was mentioned three times.
     #[test]
     fn work_that_takes_long_is_mentioned_again_and_again() {
         let (mentioned_once, mentions) = mpsc::channel();

@@ -1,4 +1,4 @@
-//! Waiting, never without an end.
+//! Waiting with a time limit.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use anyhow::bail;
 
 const POLL: Duration = Duration::from_millis(25);
 
-/// Asks `is_so` until it says yes; fails with it, or after `within`.
+/// Calls `is_so` until it returns true. Fails if it fails, or after `within`.
 pub(crate) fn until(
     what: &str,
     within: Duration,

@@ -1,4 +1,4 @@
-//! The body of an answer: steps that are taken one after another.
+//! The body of an answer: steps that run one after another.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -24,22 +24,23 @@ use super::stats::AnswerGuard;
 pub(super) enum Step {
     /// A piece of text, as an event.
     Chunk(Bytes),
-    /// Anything else.
+    /// Any other bytes.
     Bytes(Bytes),
     Wait(Duration),
     /// Waits for a release.
     Hold,
-    /// Lets the connection send what it was given.
+    /// Lets the connection send the bytes so far.
     Flush,
-    /// Breaks the connection.
+    /// Cuts the connection.
     Cut,
-    /// Never goes on.
+    /// Waits forever.
     Hang,
-    /// Sends a comment every so often, for ever.
+    /// Sends a comment at this interval, forever.
     Comments(Duration),
 }
 
-/// The body of every answer. Dropped before its end it counts as aborted.
+/// The body of every answer. If it is dropped before its end, it counts as
+/// aborted.
 pub(super) struct Answer {
     source: Source,
     guard: AnswerGuard,
@@ -50,7 +51,7 @@ enum Source {
     Paced(Paced),
 }
 
-/// What a poll of a source gives.
+/// The result of polling a source.
 enum Given {
     Chunk(Bytes),
     Bytes(Bytes),
@@ -61,7 +62,7 @@ enum Given {
 impl Answer {
     pub(super) fn steps(steps: Vec<Step>, releases: Arc<Semaphore>, guard: AnswerGuard) -> Self {
         let steps = Steps {
-            left: steps.into(),
+            remaining: steps.into(),
             waiting: None,
             releases,
         };
@@ -71,7 +72,7 @@ impl Answer {
         }
     }
 
-    /// A whole body, already known.
+    /// A complete body that is known in advance.
     pub(super) fn whole(bytes: Bytes, guard: AnswerGuard) -> Self {
         Self::steps(vec![Step::Bytes(bytes)], Arc::new(Semaphore::new(0)), guard)
     }
@@ -115,7 +116,7 @@ impl Body for Answer {
 }
 
 struct Steps {
-    left: VecDeque<Step>,
+    remaining: VecDeque<Step>,
     waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     releases: Arc<Semaphore>,
 }
@@ -127,7 +128,7 @@ impl Steps {
                 std::task::ready!(waiting.as_mut().poll(cx));
                 self.waiting = None;
             }
-            match self.left.pop_front() {
+            match self.remaining.pop_front() {
                 None => return Poll::Ready(Given::End),
                 Some(Step::Chunk(bytes)) => return Poll::Ready(Given::Chunk(bytes)),
                 Some(Step::Bytes(bytes)) => return Poll::Ready(Given::Bytes(bytes)),
@@ -141,38 +142,39 @@ impl Steps {
                 }
                 Some(Step::Comments(pause)) => {
                     self.waiting = Some(Box::pin(sleep(pause)));
-                    self.left
+                    self.remaining
                         .push_back(Step::Bytes(Bytes::from_static(b": still here\n\n")));
-                    self.left.push_back(Step::Comments(pause));
+                    self.remaining.push_back(Step::Comments(pause));
                 }
             }
         }
     }
 }
 
-/// Waits for one release and uses it up.
+/// Waits for one release and consumes it.
 pub(super) async fn take_release(releases: Arc<Semaphore>) {
     if let Ok(permit) = releases.acquire_owned().await {
         permit.forget();
     }
 }
 
-/// Pieces of text at a pace: one timer and, unstamped, no allocation.
+/// Pieces of text at a pace. Needs one timer and, without timestamps, no
+/// allocation.
 struct Paced {
     pace: Pace,
     began: Instant,
     timer: Pin<Box<Sleep>>,
     next: u32,
-    /// What opens the stream, until it is sent.
+    /// The bytes that open the stream, until they are sent.
     opening: Option<Bytes>,
-    /// An event around an empty text, cut where the text belongs.
+    /// An event with an empty text, cut where the text belongs.
     before_text: Bytes,
     after_text: Bytes,
     unstamped: Bytes,
     ending: Option<Bytes>,
 }
 
-/// Stands where the text of a template event goes; it needs no JSON escapes.
+/// Marks the place of the text in a template event. Needs no JSON escapes.
 const PLACEHOLDER: &str = "PLACEHOLDER";
 
 impl Paced {

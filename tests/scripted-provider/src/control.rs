@@ -1,12 +1,12 @@
-//! `/_control/…`: the handle's functions for tests whose provider is another
-//! process.
+//! `/_control/…`: the methods of [`ScriptedProvider`](crate::ScriptedProvider)
+//! for tests whose provider is another process.
 //!
 //! | Call | Does |
 //! |---|---|
 //! | `POST scenarios` | queues one [`Scenario`], or an array of them |
 //! | `GET requests` | the recorded requests |
 //! | `GET stats` | the counters |
-//! | `POST release?count=n` | lets n (default 1) held answers go on |
+//! | `POST release?count=n` | lets n (default 1) held answers continue |
 //! | `POST reset` | forgets everything |
 
 use bytes::Bytes;
@@ -23,7 +23,7 @@ enum Scenarios {
     One(Box<Scenario>),
 }
 
-/// Answers the control call `action` (what follows `/_control/`).
+/// Answers the control call `action` (the path after `/_control/`).
 pub(super) fn answer(
     shared: &Shared,
     method: &Method,

@@ -13,7 +13,7 @@ pub(super) struct Files {
     next_id: u64,
 }
 
-/// What a storage call is answered with.
+/// The answer to a storage call.
 pub(super) enum Reply {
     Json(StatusCode, Value),
     Content(Bytes),

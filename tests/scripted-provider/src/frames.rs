@@ -1,11 +1,11 @@
-//! The bytes of events, as each protocol writes them.
+//! The bytes of events in each protocol.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::scenario::Tokens;
 
-/// Which API a path belongs to.
+/// The API that a path belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     Responses,
@@ -13,7 +13,7 @@ pub(super) enum Protocol {
 }
 
 impl Protocol {
-    /// The protocol of a generation; `None` for other paths.
+    /// The protocol of a generation call; `None` for other paths.
     pub(super) fn of_path(path: &str) -> Option<Self> {
         if path.contains("chat/completions") {
             Some(Self::ChatCompletions)
@@ -35,7 +35,7 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    /// What opens the stream, in protocols that say so.
+    /// The event that opens the stream; `None` in protocols without one.
     pub(super) fn created(&self) -> Option<Bytes> {
         (self.protocol == Protocol::Responses).then(|| {
             let response = json!({"id": self.response_id, "status": "in_progress"});
@@ -57,7 +57,7 @@ impl Frames {
         }
     }
 
-    /// An event of the Responses API; other protocols have none of these.
+    /// An event of the Responses API; empty in other protocols.
     pub(super) fn event(&self, name: &str, mut payload: Value) -> Bytes {
         payload["type"] = name.into();
         let line = if self.without_event_names {
@@ -68,7 +68,7 @@ impl Frames {
         Bytes::from(format!("{line}data: {payload}\n\n"))
     }
 
-    /// A whole answer, with what it says in the end.
+    /// The end of a complete answer, with its whole text.
     pub(super) fn completed(
         &self,
         text: &str,
@@ -90,7 +90,7 @@ impl Frames {
         self.ending("response.completed", response, flat)
     }
 
-    /// An answer that stopped early.
+    /// The end of an answer that stopped early.
     pub(super) fn incomplete(&self, reason: &str, usage: Option<Tokens>, flat: bool) -> Bytes {
         if self.protocol == Protocol::ChatCompletions {
             return self.finished(reason, usage);
@@ -124,7 +124,7 @@ impl Frames {
         self.ending("response.failed", response, flat)
     }
 
-    /// A failure outside any answer.
+    /// An error outside any answer.
     pub(super) fn error(&self, code: &str, message: &str, flat: bool) -> Bytes {
         let error = json!({"code": code, "message": message});
         match (self.protocol, flat) {

@@ -1,11 +1,10 @@
-//! A provider that answers as told, over real sockets (PLAT-122).
-//!
-//! Without instructions the last user text chooses the answer ([`script`]). A
-//! model called `paced-ttft50-chunks100-interval20` sets the pace instead
-//! ([`pace`]). One-shot [`Scenario`]s override both, from the test itself or
-//! over `/_control/…` when the provider is another process ([`control`]).
-//!
-//! Connections are kept alive unless a scenario says otherwise, and every
+//! A scripted provider over real sockets (PLAT-122).
+//! Without instructions, the last user text chooses the answer ([`script`]). A
+//! model such as `paced-ttft50-chunks100-interval20` sets the pace instead
+//! ([`pace`]). One-shot [`Scenario`]s override both. A test queues them
+//! directly, or over `/_control/…` if the provider is another process
+//! ([`control`]).
+//! Connections are kept alive unless a scenario says otherwise. Every
 //! connection and stream is counted, so that a disconnect can be observed.
 
 mod answer;
@@ -35,7 +34,7 @@ pub use stats::StatsSnapshot;
 use files::Files;
 use stats::Stats;
 
-/// A running scripted provider. Dropping it stops accepting connections.
+/// A running scripted provider. It stops accepting connections when dropped.
 #[derive(Debug)]
 pub struct ScriptedProvider {
     /// Where it listens.
@@ -44,14 +43,14 @@ pub struct ScriptedProvider {
     accepting: JoinHandle<()>,
 }
 
-/// What all connections share.
+/// The state that all connections share.
 #[derive(Debug)]
 struct Shared {
     scenarios: Mutex<VecDeque<Scenario>>,
     requests: Mutex<Vec<RecordedRequest>>,
     files: Mutex<Files>,
     stats: Arc<Stats>,
-    /// One permit lets one held answer go on.
+    /// One permit lets one held answer continue.
     releases: Arc<Semaphore>,
 }
 
@@ -80,18 +79,18 @@ impl ScriptedProvider {
         })
     }
 
-    /// Queues `scenario` for the next request that it fits.
+    /// Queues `scenario` for the next matching request.
     pub fn push_scenario(&self, scenario: Scenario) {
         self.shared.push_scenario(scenario);
     }
 
-    /// Every recorded request, oldest first. Requests for paced models are
-    /// not recorded: benchmarks make very many.
+    /// Every recorded request, oldest first. Requests for paced models are not
+    /// recorded, because benchmarks make too many.
     pub fn requests(&self) -> Vec<RecordedRequest> {
         self.shared.requests().clone()
     }
 
-    /// Counters as they stand.
+    /// The current counters.
     pub fn stats(&self) -> StatsSnapshot {
         self.shared.stats.snapshot()
     }
@@ -101,19 +100,19 @@ impl ScriptedProvider {
         self.shared.stats.wait_until(condition).await
     }
 
-    /// Lets `count` held answers go on, now or when they come to hold.
+    /// Lets `count` held answers continue, now or as soon as they hold.
     pub fn release(&self, count: usize) {
         self.shared.releases.add_permits(count);
     }
 
-    /// Forgets scenarios, requests, files, releases and counters of the past.
+    /// Forgets scenarios, requests, files, releases and past counts.
     pub fn reset(&self) {
         self.shared.reset();
     }
 
     /// Serves until the listener fails.
     pub async fn run(mut self) {
-        // The only error is a panic of the accept loop, which has been printed.
+        // The only error is a panic of the accept loop, which was printed.
         let _ = (&mut self.accepting).await;
     }
 }
@@ -133,7 +132,7 @@ impl Shared {
         scenarios.push_back(scenario);
     }
 
-    /// Takes the oldest scenario that fits a request.
+    /// Takes the oldest scenario that matches a request.
     fn take_scenario(&self, method: &str, path: &str, is_generation: bool) -> Option<Scenario> {
         let mut scenarios = lock(&self.scenarios);
         let fits = scenarios

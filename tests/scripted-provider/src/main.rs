@@ -1,4 +1,4 @@
-//! The scripted provider as a process of its own.
+//! The scripted provider as a separate process.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use clap::Parser;
 use minichat_scripted_provider::ScriptedProvider;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Answers generation calls as told (see `/_control/`).
+/// A scripted model provider for tests; `/_control/` changes its answers.
 #[derive(Parser)]
 struct Arguments {
     /// Address to listen on.
@@ -17,7 +17,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     let arguments = Arguments::parse();
-    // The first process of a container is not ended by a signal that it does not ask for.
+    // The kernel ignores SIGTERM for the first process of a container unless the process handles it.
     let mut terminated = signal(SignalKind::terminate())?;
     let provider = ScriptedProvider::start_on(arguments.listen).await?;
     tokio::select! {

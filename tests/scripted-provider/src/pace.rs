@@ -1,7 +1,7 @@
-//! The pace that a model's name asks for, such as
-//! `paced-ttft50-chunks100-interval20` (milliseconds). With the prefix
-//! `stamped-` each piece is `@` and the nanoseconds of `CLOCK_MONOTONIC` at
-//! which it was written, which every process on the machine reads alike.
+//! Paced models, such as `paced-ttft50-chunks100-interval20` (milliseconds).
+//! With the prefix `stamped-`, each piece is `@` and the nanoseconds of
+//! `CLOCK_MONOTONIC` at which it was written. All processes of one machine read
+//! this clock alike.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ impl Pace {
         })
     }
 
-    /// When piece `index` is due, counted from the request.
+    /// When piece `index` is due, measured from the request.
     pub(super) fn due(&self, index: u32) -> Duration {
         self.first + self.interval * index
     }

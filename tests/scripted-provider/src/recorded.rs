@@ -1,4 +1,4 @@
-//! What the provider was asked.
+//! Recorded requests.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,8 @@ pub struct RecordedRequest {
     pub method: String,
     /// Path and query.
     pub path: String,
-    /// Headers by lower-case name; the last one of a name wins.
+    /// Headers by lower-case name. If a name repeats, the last value counts.
     pub headers: BTreeMap<String, String>,
-    /// The JSON body; null when there was none or it was not JSON.
+    /// The JSON body; null if there was none or it was not JSON.
     pub body: Value,
 }

@@ -1,12 +1,12 @@
-//! One-shot instructions that override what a request would get.
+//! One-shot instructions that override the answer to a request.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// How one request is answered. What is left at its default follows the
-/// request's trigger.
+/// How one request is answered. Fields at their default follow the request's
+/// trigger.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(
@@ -14,12 +14,12 @@ use serde_json::Value;
     reason = "each is an instruction of its own"
 )]
 pub struct Scenario {
-    /// For how many requests it stands in the queue.
+    /// Number of requests to which it applies.
     pub times: u32,
-    /// Waits for a request of this method.
+    /// Applies only to requests with this method.
     pub for_method: Option<String>,
-    /// Waits for a request whose path contains this; without it, for a
-    /// generation.
+    /// Applies only to requests whose path contains this; without it, only to
+    /// generations.
     pub for_path: Option<String>,
     /// Milliseconds before the response head.
     pub delay_before_head_ms: u64,
@@ -27,7 +27,7 @@ pub struct Scenario {
     pub hold_before_head: bool,
     /// Closes the connection instead of answering.
     pub drop_connection: bool,
-    /// Status of the answer; other than 200 means a JSON answer.
+    /// Status of the answer. With a status other than 200, the answer is JSON.
     pub status: u16,
     /// Headers added to the answer.
     pub headers: BTreeMap<String, String>,
@@ -37,7 +37,7 @@ pub struct Scenario {
     pub raw: Option<String>,
     /// Pieces of text instead of the trigger's.
     pub deltas: Option<Vec<String>>,
-    /// Milliseconds before each piece but the first.
+    /// Milliseconds before each piece except the first.
     pub interval_ms: u64,
     /// Leaves out the first lifecycle event.
     pub without_created: bool,
@@ -51,16 +51,16 @@ pub struct Scenario {
     pub usage: Option<Tokens>,
     /// Reports no usage.
     pub without_usage: bool,
-    /// Ends the connection with the answer.
+    /// Closes the connection after the answer.
     pub close: bool,
 }
 
 /// Token counts to report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokens {
-    /// Tokens of the question.
+    /// Input tokens.
     pub input: u64,
-    /// Tokens of the answer.
+    /// Output tokens.
     pub output: u64,
 }
 
@@ -68,21 +68,21 @@ pub struct Tokens {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Ending {
-    /// What the trigger says.
+    /// As the trigger demands.
     #[default]
     Trigger,
     /// `response.completed`.
     Completed,
-    /// `response.completed`, its fields at top level.
+    /// `response.completed`, with its fields at the top level.
     CompletedFlat,
     /// `response.incomplete` with this reason.
     Incomplete {
-        /// Provider's word for why it stopped.
+        /// The provider's reason.
         reason: String,
     },
-    /// `response.incomplete`, its fields at top level.
+    /// `response.incomplete`, with its fields at the top level.
     IncompleteFlat {
-        /// Provider's word for why it stopped.
+        /// The provider's reason.
         reason: String,
     },
     /// `response.failed` with the error in the response object.
@@ -92,7 +92,7 @@ pub enum Ending {
         /// Provider's text.
         message: String,
     },
-    /// `response.failed`, error and usage at top level.
+    /// `response.failed`, with error and usage at the top level.
     FailedFlat {
         /// Provider's code.
         code: String,
@@ -106,7 +106,7 @@ pub enum Ending {
         /// Provider's text.
         message: String,
     },
-    /// `error` with its fields at top level.
+    /// `error`, with its fields at the top level.
     ErrorFlat {
         /// Provider's code.
         code: String,
@@ -117,9 +117,9 @@ pub enum Ending {
     Missing,
     /// The connection breaks inside the body.
     Cut,
-    /// Nothing more is sent until the client leaves.
+    /// Nothing more is sent until the client disconnects.
     Hang,
-    /// Only comments are sent, every so many milliseconds.
+    /// Only comments are sent, at this interval.
     Comments {
         /// Milliseconds between comments.
         every_ms: u64,

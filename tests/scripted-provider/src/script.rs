@@ -1,4 +1,4 @@
-//! What the last user text makes the provider say (the table of PLAT-122).
+//! The answers that the last user text selects (the table of PLAT-122).
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::scenario::{Ending, Scenario, Tokens};
 /// Pause between the pieces of a `Write…` answer.
 const WRITING_PAUSE: Duration = Duration::from_millis(300);
 
-/// What is said, before a scenario has its word.
+/// The selected answer, before a scenario changes it.
 struct Script {
     pieces: Vec<Piece>,
     ending: Ending,
@@ -60,7 +60,7 @@ pub(super) fn steps(frames: &Frames, body: &Value, scenario: &Scenario) -> Vec<S
     }
     let ending = match &scenario.ending {
         Ending::Trigger => &script.ending,
-        told => told,
+        scripted => scripted,
     };
     let usage = (!scenario.without_usage).then(|| {
         scenario.usage.unwrap_or(Tokens {
@@ -247,7 +247,7 @@ fn tool(name: &'static str, payload: Value) -> Piece {
     Piece::Tool(name, payload)
 }
 
-/// Tool events are left out when the request does not offer the tool.
+/// Tool events are left out if the request does not offer the tool.
 fn with_tools(has_tool: bool, mut pieces: Vec<Piece>) -> Vec<Piece> {
     pieces.retain(|piece| has_tool || matches!(piece, Piece::Text(_)));
     pieces
@@ -262,8 +262,8 @@ fn conversation(body: &Value) -> &Value {
     }
 }
 
-/// The text that chooses the answer: a string `input`, or the last entry with
-/// role user, its string content or first text part.
+/// The text that selects the answer: a string `input`, or the last entry with
+/// role user: its string content or its first text part.
 fn last_user_text(body: &Value) -> &str {
     let conversation = conversation(body);
     if let Some(text) = conversation.as_str() {
@@ -289,7 +289,7 @@ fn input_length(body: &Value) -> u64 {
         .map_or(1, |entries| entries.len() as u64)
 }
 
-/// A whole answer without a stream, for requests that do not ask for one.
+/// A whole answer without a stream, for requests that do not want one.
 pub(super) fn whole_answer(frames: &Frames, body: &Value) -> Value {
     let script = Script::of(body);
     let text: String = script

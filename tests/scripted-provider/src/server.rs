@@ -35,8 +35,8 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
-    // Without it small events wait for acknowledgements; a socket that refuses
-    // is already closed.
+    // Without it, small events wait for acknowledgements. If it fails, the
+    // socket is already closed.
     let _ = stream.set_nodelay(true);
     let guard = ConnectionGuard::new(&shared.stats);
     let service = service_fn(|request: Request<Incoming>| {
@@ -45,7 +45,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         }
         answer(request, Arc::clone(&shared))
     });
-    // How a connection ended shows in the counters.
+    // The counters show how a connection ended.
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -126,7 +126,7 @@ fn store(
     }
 }
 
-/// The pace of the model, read without looking at the rest of the request.
+/// The pace of the model. Reads nothing else of the request.
 fn pace_of(body: &[u8]) -> Option<Pace> {
     #[derive(Deserialize)]
     struct Model<'a> {

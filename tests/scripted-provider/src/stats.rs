@@ -29,15 +29,15 @@ impl Default for Changed {
 /// The counters at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StatsSnapshot {
-    /// Connections ever accepted.
+    /// Number of accepted connections.
     pub connections_total: u64,
     /// Connections that are open now.
     pub connections_open: u64,
-    /// Requests that were read completely, control requests left out.
+    /// Requests that were read completely, except control requests.
     pub answers_started: u64,
     /// Answers whose last byte was handed to the connection.
     pub answers_finished: u64,
-    /// Answers that the client left before their end.
+    /// Answers whose client disconnected before their end.
     pub answers_aborted: u64,
     /// Answers that are neither finished nor aborted.
     pub answers_open: u64,
@@ -77,7 +77,7 @@ impl Stats {
         }
     }
 
-    /// Forgets the past; what is open stays counted.
+    /// Resets past counts. Open connections and answers stay counted.
     pub(super) fn reset(&self) {
         let open = self.snapshot().answers_open;
         self.connections_total.store(
@@ -118,8 +118,7 @@ impl ConnectionGuard {
         }
     }
 
-    /// Takes the connection out of all counters: it turned out to be one of
-    /// the test itself.
+    /// Removes the connection from all counters: it is one of the test itself.
     pub(super) fn forget(&self) {
         if !self.is_forgotten.swap(true, Ordering::SeqCst) {
             self.stats.connections_total.fetch_sub(1, Ordering::SeqCst);
@@ -137,7 +136,7 @@ impl Drop for ConnectionGuard {
     }
 }
 
-/// Counts one answer: finished, or aborted when it is dropped earlier.
+/// Counts one answer: finished, or aborted if it is dropped earlier.
 #[derive(Debug)]
 pub(super) struct AnswerGuard {
     stats: Arc<Stats>,

@@ -1,5 +1,5 @@
-//! How long a change of a manifest takes to reach every pod of a pool (K8S-24). `cargo xtask bench --cluster` starts what
-//! it needs.
+//! Measures how long a change of a manifest takes to reach every pod of a pool (K8S-24). `cargo xtask bench --cluster`
+//! starts what it needs.
 #![expect(clippy::print_stdout, reason = "the results of a command line program")]
 
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use minichat_tests::pool::PostgresPool;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-/// A change that takes longer is lost.
+/// A change that takes longer is counted as lost.
 const LANDS_WITHIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(2);
 
@@ -21,7 +21,7 @@ struct Arguments {
     /// Pods of the pool.
     #[arg(long, default_value_t = 3)]
     pods: usize,
-    /// Streams that stay open meanwhile.
+    /// Streams that stay open during the measurement.
     #[arg(long, default_value_t = 200)]
     streams: usize,
     /// Changes of a limit.
@@ -75,7 +75,7 @@ fn admissions(pool: &PostgresPool, count: u16) -> anyhow::Result<Vec<Duration>> 
             pool.installation.apply(object)?;
         }
         let started = Instant::now();
-        // What people type, with the time that the program itself takes.
+        // `kubectl apply`, as people run it; its own time is included.
         pool.installation.apply(&tenant.resource)?;
         pool.installation.await_ready(&tenant.name)?;
         times.push(started.elapsed());
@@ -83,7 +83,7 @@ fn admissions(pool: &PostgresPool, count: u16) -> anyhow::Result<Vec<Duration>> 
     Ok(times)
 }
 
-/// Changes the daily limit again and again; each time counts until the slowest pod enforces it.
+/// Changes the daily limit repeatedly. Each time ends when the slowest pod enforces the limit.
 async fn edits(pool: &PostgresPool, count: u16) -> anyhow::Result<Vec<Duration>> {
     let user = Uuid::new_v4();
     let mut callers = Vec::new();
@@ -109,10 +109,10 @@ async fn edits(pool: &PostgresPool, count: u16) -> anyhow::Result<Vec<Duration>>
     Ok(times)
 }
 
-/// When a request first saw the limit.
+/// Returns when the first request sees the limit.
 async fn await_limit(caller: &Api, limit: i64, started: Instant) -> anyhow::Result<Duration> {
     loop {
-        let asked = Instant::now();
+        let requested = Instant::now();
         let quota = caller.get("/quota/status").await?.expect(200)?;
         let tiers = quota["tiers"].as_array().context("no tiers")?;
         let periods = tiers.iter().filter_map(|tier| tier["periods"].as_array());
@@ -120,14 +120,14 @@ async fn await_limit(caller: &Api, limit: i64, started: Instant) -> anyhow::Resu
             .flatten()
             .any(|period| period["limit_credits_micro"] == limit)
         {
-            return Ok(asked.duration_since(started));
+            return Ok(requested.duration_since(started));
         }
         ensure!(started.elapsed() < LANDS_WITHIN, "an edit never landed");
         tokio::time::sleep(POLL).await;
     }
 }
 
-/// Prints the quantiles and whether they keep below the bars for p50 and p99, in milliseconds.
+/// Prints the quantiles, and whether p50 and p99 are below their goals in milliseconds.
 fn report(what: &str, times: Vec<Duration>, (p50_bar, p99_bar): (Option<u128>, u128)) {
     let count = times.len();
     let [p50, p90, p99, max] = quantiles(times);

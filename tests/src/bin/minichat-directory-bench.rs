@@ -1,6 +1,7 @@
-//! How a directory of many manifests does: from the start of the process until
-//! all tenants are served, and from an edit of one file until it counts (K8S-4,
-//! K8S-21). `cargo xtask bench --directory` builds what it needs, optimised.
+//! Measures a directory with many manifests: the time from the start of the
+//! process until all tenants are served, and from an edit of one file until it
+//! takes effect (K8S-4, K8S-21). `cargo xtask bench --directory` builds what it
+//! needs, optimised.
 #![expect(clippy::print_stdout, reason = "the results of a command line program")]
 
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use minichat_tests::manifest::Tenant;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// What takes longer is lost.
+/// Anything that takes longer is counted as lost.
 const WITHIN: Duration = Duration::from_mins(10);
 const POLL: Duration = Duration::from_millis(5);
 
@@ -29,7 +30,7 @@ struct Arguments {
     /// Edits of one file each.
     #[arg(long, default_value_t = 20)]
     edits: usize,
-    /// Page of which the section about directories is replaced.
+    /// Page whose section about directories is replaced.
     #[arg(long)]
     page: Option<PathBuf>,
 }
@@ -101,7 +102,7 @@ async fn measure(arguments: &Arguments, count: usize) -> anyhow::Result<String> 
     ))
 }
 
-/// With a quota and a Secret, as people write them.
+/// A tenant with a quota and a Secret, as people write them.
 fn tenant(number: usize) -> Tenant {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
     let limits = (1_000_000, 10_000_000);

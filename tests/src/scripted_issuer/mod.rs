@@ -1,5 +1,5 @@
-//! An issuer of tokens that does as told, over real sockets: discovery, keys
-//! that change, and all the ways of not answering (PLAT-131).
+//! A scripted issuer of tokens over real sockets (PLAT-131): discovery, keys
+//! that change, and failures.
 
 mod signer;
 
@@ -23,10 +23,10 @@ use tokio::task::JoinHandle;
 
 pub use signer::{ALGORITHMS, Signer};
 
-/// What the claim `aud` holds unless a test writes another one.
+/// The claim `aud`, unless a test sets another one.
 pub const AUDIENCE: &str = "minichat";
 
-/// A running issuer. Dropping it stops accepting connections.
+/// A running issuer. It stops accepting connections when dropped.
 #[derive(Debug)]
 pub struct ScriptedIssuer {
     addr: SocketAddr,
@@ -36,7 +36,7 @@ pub struct ScriptedIssuer {
 
 /// How an issuer answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mood {
+pub enum Behaviour {
     #[default]
     Well,
     /// Closes every connection without an answer.
@@ -45,7 +45,7 @@ pub enum Mood {
     Hung,
     /// Answers 500.
     Broken,
-    /// Its discovery document is that of somebody else.
+    /// Serves the discovery document of another issuer.
     Impostor,
 }
 
@@ -56,8 +56,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    mood: Mood,
-    /// The public keys that are handed out.
+    behaviour: Behaviour,
+    /// The published public keys.
     keys: Vec<Value>,
     fetches: usize,
 }
@@ -76,7 +76,7 @@ impl ScriptedIssuer {
         })
     }
 
-    /// Starts with the key of the signer that comes with it.
+    /// Starts with a signer whose key is published.
     pub async fn with_signer() -> anyhow::Result<(Self, Signer)> {
         let issuer = Self::start().await?;
         let signer = Signer::new("first", "EdDSA")?;
@@ -89,21 +89,21 @@ impl ScriptedIssuer {
         format!("http://{}", self.addr)
     }
 
-    /// Hands out the keys of `signers` and no others.
+    /// Publishes the keys of `signers` and no others.
     pub fn publish(&self, signers: &[&Signer]) {
         self.shared.state().keys = signers.iter().map(|signer| signer.jwk()).collect();
     }
 
-    pub fn set_mood(&self, mood: Mood) {
-        self.shared.state().mood = mood;
+    pub fn set_behaviour(&self, behaviour: Behaviour) {
+        self.shared.state().behaviour = behaviour;
     }
 
-    /// How often the keys were asked for, answered or not.
+    /// Number of requests for the keys, answered or not.
     pub fn fetches(&self) -> usize {
         self.shared.state().fetches
     }
 
-    /// The claims of a token that is valid for an hour, changed by `change`:
+    /// The claims of a token that is valid for an hour, changed by `change`.
     /// `null` removes a claim.
     pub fn claims(&self, change: &Value) -> Value {
         let now = now();
@@ -124,7 +124,7 @@ impl ScriptedIssuer {
         signer.token(&self.claims(change))
     }
 
-    /// Settings of a data plane whose own issuer this is.
+    /// Settings of a data plane with this issuer.
     pub fn settings(&self) -> String {
         format!(
             "MINICHAT_AUTH_MODE=oidc\nMINICHAT_AUTH_ISSUER={}\nMINICHAT_AUTH_AUDIENCE={AUDIENCE}",
@@ -155,19 +155,21 @@ impl Shared {
         request: &Request<Incoming>,
     ) -> io::Result<Response<Full<Bytes>>> {
         let asks_for_keys = request.uri().path() == "/keys";
-        let (mood, keys) = {
+        let (behaviour, keys) = {
             let mut state = self.state();
             state.fetches += usize::from(asks_for_keys);
-            (state.mood, state.keys.clone())
+            (state.behaviour, state.keys.clone())
         };
-        match mood {
-            Mood::Well | Mood::Impostor => {}
-            Mood::Down => return Err(io::ErrorKind::ConnectionReset.into()),
-            Mood::Hung => match pending::<Infallible>().await {},
-            Mood::Broken => return Ok(answered(StatusCode::INTERNAL_SERVER_ERROR, &json!({}))),
+        match behaviour {
+            Behaviour::Well | Behaviour::Impostor => {}
+            Behaviour::Down => return Err(io::ErrorKind::ConnectionReset.into()),
+            Behaviour::Hung => match pending::<Infallible>().await {},
+            Behaviour::Broken => {
+                return Ok(answered(StatusCode::INTERNAL_SERVER_ERROR, &json!({})));
+            }
         }
-        let name = match mood {
-            Mood::Impostor => "https://login.example.com".to_owned(),
+        let name = match behaviour {
+            Behaviour::Impostor => "https://login.example.com".to_owned(),
             _ => format!("http://{addr}"),
         };
         Ok(match request.uri().path() {
@@ -192,7 +194,7 @@ async fn serve(stream: TcpStream, addr: SocketAddr, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         async move { shared.answer(addr, &request).await }
     });
-    // A connection that ends in an error was told to.
+    // A connection that ends in an error was scripted to.
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;

@@ -21,7 +21,7 @@ pub const ALGORITHMS: [&str; 10] = [
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
 ];
 
-/// The one RSA key of all tests: making one takes seconds.
+/// The only RSA key of the tests, because creating one takes seconds.
 const RSA: &[u8] = include_bytes!("rsa.pk8");
 
 /// A key and the algorithm that it signs with.

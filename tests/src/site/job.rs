@@ -1,4 +1,5 @@
-//! Jobs of the pool. The API server has controllers and no node: what a kubelet would say of a Job's pod is said here.
+//! Jobs of the pool. The API server has controllers but no node, so this code writes what a kubelet would write about a
+//! Job's pod.
 
 use anyhow::Context as _;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
@@ -7,27 +8,27 @@ use serde_json::{Value, json};
 use super::{Site, WITHIN, eventually};
 
 impl Site {
-    /// A Job of the watchdog whose pod has succeeded, and left `message`.
+    /// A watchdog Job whose pod has succeeded with the termination message `message`.
     pub async fn finished_job(&self, name: &str, message: &str) -> anyhow::Result<()> {
         self.begin_job(name).await?;
         self.end_pod_of_job(name, 0, message).await
     }
 
-    /// The same, but its container has ended with `code`.
+    /// The same, but its container has exited with `code`.
     pub async fn failed_job(&self, name: &str, code: u8, message: &str) -> anyhow::Result<()> {
         self.begin_job(name).await?;
         self.end_pod_of_job(name, code, message).await
     }
 
-    /// A Job that is ended by its deadline: its pod leaves `message` when it is told to end, and is gone then.
+    /// A Job that exceeds its deadline: its pod writes `message` when it is terminated, and is then removed.
     pub async fn overdue_job(&self, name: &str, message: &str) -> anyhow::Result<()> {
         self.create_job(name, Some(1)).await?;
         let pods = self.api("Pod", &self.namespace)?;
-        let is_told = async || {
+        let is_terminating = async || {
             let pod = self.pod_of_job(name).await?;
             Ok(pod.is_some_and(|pod| pod.metadata.deletion_timestamp.is_some()))
         };
-        eventually("told to end", WITHIN, is_told).await?;
+        eventually("told to end", WITHIN, is_terminating).await?;
         let pod = self.pod_of_job(name).await?.context("no pod")?;
         let pod = pod.metadata.name.context("no name")?;
         self.end_pod_of_job(name, 0, message).await?;
@@ -36,17 +37,17 @@ impl Site {
         Ok(())
     }
 
-    /// A Job of the watchdog whose pod runs.
+    /// A watchdog Job whose pod runs.
     pub async fn begin_job(&self, name: &str) -> anyhow::Result<()> {
         self.create_job(name, None).await?;
         let is_there = async || Ok(self.pod_of_job(name).await?.is_some());
         eventually("a pod of the Job", WITHIN, is_there).await
     }
 
-    /// A Job that is said to have failed, and of which no pod is to be seen.
+    /// A failed Job without a pod.
     pub async fn failed_job_without_pod(&self, name: &str) -> anyhow::Result<()> {
         let mut job = self.job(name)?;
-        // No controller of the cluster makes its pod, or says otherwise.
+        // No controller of the cluster creates its pod or changes its status.
         job["spec"]["managedBy"] = json!("minichat.dev/tests");
         self.apply(&job).await?;
         let at = "2026-01-01T00:00:00Z";
@@ -60,7 +61,7 @@ impl Site {
         Ok(())
     }
 
-    /// The pod of such a Job, which has ended as it did in [`Self::failed_job`].
+    /// The pod of such a Job, ended as in [`Self::failed_job`].
     pub async fn late_pod_of_job(&self, name: &str, code: u8, message: &str) -> anyhow::Result<()> {
         let job = self.job(name)?;
         let found = self.objects(&job, &self.namespace)?.get(name).await?;
@@ -77,7 +78,7 @@ impl Site {
         self.end_pod_of_job(name, code, message).await
     }
 
-    /// Deletes the Job, and waits until its pod has followed it.
+    /// Deletes the Job, and waits until its pod is gone.
     pub async fn delete_job(&self, name: &str) -> anyhow::Result<()> {
         let jobs = self.objects(&self.job(name)?, &self.namespace)?;
         jobs.delete(name, &DeleteParams::background()).await?;
@@ -85,7 +86,7 @@ impl Site {
             if let Some(pod) = self.pod_of_job(name).await? {
                 let pods = self.api("Pod", &self.namespace)?;
                 let at_once = DeleteParams::default().grace_period(0);
-                // The cluster's garbage collector may be faster.
+                // The garbage collector may be faster.
                 let _ = pods
                     .delete(&pod.metadata.name.unwrap_or_default(), &at_once)
                     .await;
@@ -100,7 +101,7 @@ impl Site {
         let mut job = self.job(name)?;
         if let Some(seconds) = deadline {
             job["spec"]["activeDeadlineSeconds"] = json!(seconds);
-            // One that has no node is gone as soon as it is deleted.
+            // A pod without a node is removed as soon as it is deleted.
             job["spec"]["template"]["spec"]["nodeName"] = json!("nowhere");
         }
         self.apply(&job).await
@@ -127,7 +128,7 @@ impl Site {
         Ok(pods.list(&its).await?.items.pop())
     }
 
-    /// Says that the container of the Job's pod has ended with `code`, and left `message`.
+    /// Writes that the container of the Job's pod has exited with `code` and left `message`.
     pub async fn end_pod_of_job(&self, job: &str, code: u8, message: &str) -> anyhow::Result<()> {
         let pod = self.pod_of_job(job).await?.context("no pod")?;
         let (phase, reason) = match code {
@@ -155,7 +156,7 @@ impl Site {
         self.events_in(&self.namespace, job).await
     }
 
-    /// What is noted on the Job about its report.
+    /// The annotation of the Job about its report.
     pub async fn reported(&self, job: &str) -> anyhow::Result<Option<String>> {
         let jobs = self.objects(
             &json!({"apiVersion": "batch/v1", "kind": "Job"}),
@@ -166,7 +167,7 @@ impl Site {
         Ok(annotations.remove("minichat.dev/reported"))
     }
 
-    /// Labels of the pods of jobs, as the chart tells the operator.
+    /// Labels of the Jobs' pods, from the chart's settings of the operator.
     fn job_labels(&self) -> anyhow::Result<Value> {
         let variables = self.operator_variables()?;
         let selector = variables.get("MINICHAT_OPERATOR_JOB_SELECTOR");

@@ -1,4 +1,4 @@
-//! A way to the API server on which answers and events get lost, and statuses are refused.
+//! A proxy to the API server that loses answers and events, and refuses writes of status.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,32 +26,32 @@ use super::process::Operator;
 use super::{POOL_KUBECONFIG, Pod, Site};
 use crate::cluster;
 
-/// The way, for one operator. Dropping it stops accepting connections.
+/// The proxy, for one operator. It stops accepting connections when dropped.
 pub struct LossyWay {
     addr: SocketAddr,
     losses: Arc<Losses>,
     accepting: JoinHandle<()>,
 }
 
-/// A body as it is passed on.
+/// A forwarded body.
 type Shown = UnsyncBoxBody<Bytes, kube::Error>;
 
-/// What is still to go wrong.
+/// The planned faults.
 #[derive(Default)]
 struct Losses {
-    /// Answers to patches of Jobs that get lost.
+    /// Answers to patches of Jobs to lose.
     marks: AtomicUsize,
-    /// Patches of Jobs that somebody else's mark overtakes.
+    /// Patches of Jobs before which another operator marks the Job.
     overtaken: AtomicUsize,
-    /// Patches of statuses that are refused, as if somebody had changed the object.
+    /// Patches of status to refuse with a conflict.
     statuses: AtomicUsize,
-    /// Deletions of Secrets that fail.
+    /// Deletions of Secrets to fail.
     deletions: AtomicUsize,
-    /// Patches of tenants themselves that are refused as those of statuses.
+    /// Patches of tenants (not of their status) to refuse with a conflict.
     tenants: AtomicUsize,
-    /// Objects of this name whose events no watch shows.
+    /// The name of objects whose events watches hide.
     unseen: Mutex<Option<String>>,
-    /// Events that were not shown.
+    /// Number of hidden events.
     hidden: AtomicUsize,
 }
 
@@ -61,7 +61,7 @@ struct Way {
 }
 
 impl Site {
-    /// A way with the operator's rights.
+    /// A proxy with the operator's rights.
     pub async fn lossy_way(&self) -> anyhow::Result<LossyWay> {
         let kubeconfig = self.kubeconfig("Deployment").await?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -77,23 +77,23 @@ impl Site {
         })
     }
 
-    /// An operator that reaches the API server on `way`.
+    /// An operator that reaches the API server through `way`.
     pub async fn operator_on(&self, way: &LossyWay) -> anyhow::Result<Operator> {
-        self.operator_on_told(way, &[]).await
+        self.operator_on_with(way, &[]).await
     }
 
-    /// The same, told some things otherwise: by variables without `MINICHAT_OPERATOR_`.
-    pub async fn operator_on_told(
+    /// The same with other variables; names are without `MINICHAT_OPERATOR_`.
+    pub async fn operator_on_with(
         &self,
         way: &LossyWay,
-        told: &[(&str, &str)],
+        overrides: &[(&str, &str)],
     ) -> anyhow::Result<Operator> {
         let path = self.directory.path().join("way.kubeconfig");
         self.write_way(way, &path)?;
-        self.start_operator(&path, told).await
+        self.start_operator(&path, overrides).await
     }
 
-    /// A ready data plane of the pool that reaches the API server on `way`.
+    /// A ready data plane of the pool that reaches the API server through `way`.
     pub async fn pod_on(&self, way: &LossyWay) -> anyhow::Result<Pod> {
         self.write_way(way, &self.directory.path().join(POOL_KUBECONFIG))?;
         self.pod().await
@@ -114,52 +114,52 @@ impl Site {
 }
 
 impl LossyWay {
-    /// The answers to the next `count` patches of Jobs get lost.
+    /// Loses the answers to the next `count` patches of Jobs.
     pub fn lose_marks(&self, count: usize) {
         self.losses.marks.store(count, Ordering::SeqCst);
     }
 
-    /// Somebody else marks the Job just before each of the next `count` patches of Jobs arrives.
+    /// Marks the Job as another operator just before each of the next `count` patches of Jobs arrives.
     pub fn overtake_marks(&self, count: usize) {
         self.losses.overtaken.store(count, Ordering::SeqCst);
     }
 
-    /// The next `count` patches of statuses are answered with 409.
+    /// Answers the next `count` patches of status with 409.
     pub fn refuse_statuses(&self, count: usize) {
         self.losses.statuses.store(count, Ordering::SeqCst);
     }
 
-    /// Patches of statuses that are still to be refused.
+    /// Number of status patches that will still be refused.
     pub fn to_refuse(&self) -> usize {
         self.losses.statuses.load(Ordering::SeqCst)
     }
 
-    /// The next `count` deletions of Secrets are answered with 500.
+    /// Answers the next `count` deletions of Secrets with 500.
     pub fn refuse_deletions(&self, count: usize) {
         self.losses.deletions.store(count, Ordering::SeqCst);
     }
 
-    /// Deletions that are still to be refused.
+    /// Number of deletions that will still be refused.
     pub fn deletions_to_refuse(&self) -> usize {
         self.losses.deletions.load(Ordering::SeqCst)
     }
 
-    /// The next `count` patches of tenants, but not of their statuses, are answered with 409.
+    /// Answers the next `count` patches of tenants, except of their status, with 409.
     pub fn refuse_patches_of_tenants(&self, count: usize) {
         self.losses.tenants.store(count, Ordering::SeqCst);
     }
 
-    /// No watch shows events of objects called `name`; `None` shows all again.
+    /// Hides the events of objects called `name` from watches; `None` shows all again.
     pub fn lose_events_of(&self, name: Option<&str>) {
         *unseen(&self.losses) = name.map(|name| format!("\"name\":\"{name}\""));
     }
 
-    /// Events that no watch has shown.
+    /// Number of hidden events.
     pub fn hidden(&self) -> usize {
         self.losses.hidden.load(Ordering::SeqCst)
     }
 
-    /// Answers that are still to be lost.
+    /// Number of answers that will still be lost.
     pub fn to_lose(&self) -> usize {
         self.losses.marks.load(Ordering::SeqCst)
     }
@@ -182,7 +182,7 @@ async fn serve(stream: TcpStream, way: Arc<Way>) {
         let way = Arc::clone(&way);
         async move { way.forward(request).await }
     });
-    // A connection that ends in an error was told to.
+    // A connection that ends in an error was planned to.
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -221,7 +221,7 @@ impl Way {
         }
         let losses = Arc::clone(&self.losses);
         Ok(answer.map(|events| {
-            // The API server sends one event in a frame.
+            // The API server sends one event per frame.
             let shown = events.map_frame(move |frame| {
                 frame.map_data(|event| {
                     let unseen = unseen(&losses).clone();
@@ -239,18 +239,18 @@ impl Way {
 }
 
 impl Losses {
-    /// The answer to what does not get through.
+    /// The answer to a request that is not forwarded.
     fn refusal(&self, method: &Method, path: &str) -> Option<Response<Shown>> {
         let is_status = path.ends_with("/status");
         if *method == Method::DELETE && path.contains("/secrets/") {
             return takes_one(&self.deletions).then(broken);
         }
-        let left = match *method {
+        let remaining = match *method {
             Method::PATCH if is_status => &self.statuses,
             Method::PATCH if path.contains("/chattenants/") => &self.tenants,
             _ => return None,
         };
-        takes_one(left).then(conflict)
+        takes_one(remaining).then(conflict)
     }
 }
 
@@ -270,9 +270,10 @@ impl Way {
     }
 }
 
-fn takes_one(left: &AtomicUsize) -> bool {
-    let less = |left: usize| left.checked_sub(1);
-    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
+fn takes_one(remaining: &AtomicUsize) -> bool {
+    let less = |remaining: usize| remaining.checked_sub(1);
+    remaining
+        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
         .is_ok()
 }
 
@@ -286,7 +287,7 @@ fn contains(event: &Bytes, text: &str) -> bool {
         .any(|part| part == text.as_bytes())
 }
 
-/// What an API server says of an object that somebody else changes all the time.
+/// The API server's answer when another client has changed the object.
 fn conflict() -> Response<Shown> {
     failure(
         http::StatusCode::CONFLICT,
@@ -295,7 +296,7 @@ fn conflict() -> Response<Shown> {
     )
 }
 
-/// What an API server says that has lost its own database.
+/// The API server's answer when it has lost its database.
 fn broken() -> Response<Shown> {
     failure(
         http::StatusCode::INTERNAL_SERVER_ERROR,

@@ -1,4 +1,4 @@
-//! An API server with what the chart installs beside pods: `ServiceAccounts`, roles, and the settings of both processes.
+//! An API server with the chart's objects except pods: `ServiceAccounts`, roles, and the settings of both processes.
 
 mod job;
 mod lossy;
@@ -39,13 +39,13 @@ pub use process::Operator;
 pub use silent::SilentWay;
 pub use watchdog::Watchdog;
 
-/// How long something may take that is no matter of seconds.
+/// A generous time limit, for what has no limit in seconds.
 pub const WITHIN: Duration = Duration::from_mins(1);
-/// How the data planes of a site reach the API server.
+/// The kubeconfig of a site's data planes.
 const POOL_KUBECONFIG: &str = "pool.kubeconfig";
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/minichat");
 
-/// The programs that run beside the API server.
+/// The programs that run against the API server.
 #[derive(Debug, Clone)]
 pub struct Programs {
     /// `minichat-operator`.
@@ -54,14 +54,14 @@ pub struct Programs {
     pub dataplane: PathBuf,
 }
 
-/// Where operator and pool live, and where the tenants do.
+/// The namespaces of operator, pool and tenants.
 pub struct Site {
     programs: Programs,
     tier: Tier,
     pub client: Client,
-    /// The operator's and the pool's.
+    /// The namespace of operator and pool.
     pub namespace: String,
-    /// The tenants'.
+    /// The namespace of the tenants.
     pub tenants: String,
     pub provider: ScriptedProvider,
     pub database: Database,
@@ -71,17 +71,17 @@ pub struct Site {
     chart: Vec<Value>,
 }
 
-/// What the chart is told.
+/// The settings of the chart.
 struct Release<'a> {
     name: &'a str,
     pool: &'a str,
-    /// Where operator and pool live; `None` stands for a new namespace.
+    /// The namespace of operator and pool; `None` for a new one.
     namespace: Option<&'a str>,
-    /// Where tenants are; `None` stands for a new namespace.
+    /// The namespace of tenants; `None` for a new one.
     tenants: Option<&'a str>,
     /// Further namespaces of tenants.
     also: &'a [String],
-    /// Whether the operator may look into every namespace, also on a shared API server.
+    /// Whether the operator may read every namespace, even on a shared API server.
     is_everywhere: bool,
 }
 
@@ -115,13 +115,13 @@ impl Deref for Tier {
 }
 
 impl Site {
-    /// On the API server of the run, beside other suites: the operator may look into one namespace.
+    /// On the API server of the run, next to other suites: the operator may read one namespace.
     pub async fn shared(programs: Programs, kind: DatabaseKind) -> anyhow::Result<Self> {
         let tier = Tier::Shared(cluster::api_tier()?);
         Self::on(programs, tier, kind, &Release::default()).await
     }
 
-    /// The same for the tenants of a second namespace too, whose name is returned.
+    /// The same with a second namespace for tenants, whose name is returned.
     pub async fn shared_by_two(
         programs: Programs,
         kind: DatabaseKind,
@@ -138,14 +138,13 @@ impl Site {
         Ok((site, second))
     }
 
-    /// On an API server of its own: the operator may look everywhere, as the chart has it by default.
+    /// On its own API server: the operator may read every namespace, which is the chart's default.
     pub async fn own(programs: Programs, kind: DatabaseKind) -> anyhow::Result<Self> {
         let tier = tokio::task::spawn_blocking(OwnedApiTier::start).await??;
         Self::on(programs, Tier::Own(tier), kind, &Release::default()).await
     }
 
-    /// Another release on the same API server, that may look as far, for the tenants of
-    /// `pool` in the same namespace.
+    /// Another release on the same API server with the same rights, for the tenants of `pool` in the same namespace.
     pub async fn another_release(&self, kind: DatabaseKind, pool: &str) -> anyhow::Result<Self> {
         let tier = Tier::Shared(ApiTier::open(self.tier.directory())?);
         let release = Release {
@@ -157,7 +156,7 @@ impl Site {
         Self::on(self.programs.clone(), tier, kind, &release).await
     }
 
-    /// The same in the namespace of this one.
+    /// The same, in the namespace of this release.
     pub async fn release_beside(&self, kind: DatabaseKind, pool: &str) -> anyhow::Result<Self> {
         let tier = Tier::Shared(ApiTier::open(self.tier.directory())?);
         let release = Release {
@@ -217,7 +216,7 @@ impl Site {
         &self.tier
     }
 
-    /// What the operator wrote, or tried to, besides its Lease, which it renews all the time.
+    /// The operator's writes, including refused ones, except those of its Lease.
     pub fn operator_writes(&self) -> anyhow::Result<Vec<Write>> {
         let user = self.operator_user()?;
         let writes = self.tier().writes()?.into_iter();
@@ -236,9 +235,9 @@ impl Site {
         Ok(account.as_str().context("no ServiceAccount")?.to_owned())
     }
 
-    /// Starts an operator under the chart's `ServiceAccount`, told what the chart tells it.
+    /// Starts an operator under the chart's `ServiceAccount`, with the chart's variables.
     pub async fn operator(&self) -> anyhow::Result<Operator> {
-        self.operator_told(&[]).await
+        self.operator_with(&[]).await
     }
 
     /// The Lease of the operator.
@@ -246,16 +245,16 @@ impl Site {
         format!("minichat-operator-{}", self.pool)
     }
 
-    /// The same, told some things otherwise: by variables without `MINICHAT_OPERATOR_`.
-    pub async fn operator_told(&self, told: &[(&str, &str)]) -> anyhow::Result<Operator> {
+    /// The same with other variables; names are without `MINICHAT_OPERATOR_`.
+    pub async fn operator_with(&self, overrides: &[(&str, &str)]) -> anyhow::Result<Operator> {
         let kubeconfig = self.kubeconfig("Deployment").await?;
-        self.start_operator(&kubeconfig, told).await
+        self.start_operator(&kubeconfig, overrides).await
     }
 
     async fn start_operator(
         &self,
         kubeconfig: &Path,
-        told: &[(&str, &str)],
+        overrides: &[(&str, &str)],
     ) -> anyhow::Result<Operator> {
         let mut variables = self.operator_variables()?;
         let mut set = |name: &str, value: String| {
@@ -263,7 +262,7 @@ impl Site {
         };
         let identity = format!("operator-{}", unique());
         set("IDENTITY", identity.clone());
-        for (name, value) in told {
+        for (name, value) in overrides {
             set(name, (*value).to_owned());
         }
         Operator::start(
@@ -280,7 +279,7 @@ impl Site {
         .await
     }
 
-    /// What the chart tells the operator by variables with a value.
+    /// The chart's variables of the operator that have a value.
     fn operator_variables(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let container = &self.chart("Deployment")?["spec"]["template"]["spec"]["containers"][0];
         let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -289,7 +288,7 @@ impl Site {
         Ok(pairs.collect())
     }
 
-    /// Starts a data plane of the pool under the chart's `ServiceAccount`; `settings` are variables, one to a line.
+    /// Starts a data plane of the pool under the chart's `ServiceAccount`; `settings` are variables, one per line.
     pub async fn process_of_a_pod(&self, settings: &str) -> anyhow::Result<Pod> {
         let kubeconfig = self.directory.path().join(POOL_KUBECONFIG);
         if !kubeconfig.exists() {
@@ -310,7 +309,7 @@ impl Site {
         Pod::start(&template, self.log("pod")).await
     }
 
-    /// A data plane that the API server knows, and that is ready.
+    /// A ready data plane whose pod is registered.
     pub async fn pod(&self) -> anyhow::Result<Pod> {
         let pod = self.process_of_a_pod("").await?;
         pod.register().await?;
@@ -330,7 +329,7 @@ impl Site {
         self.kubeconfig_of(&self.account(workload)?).await
     }
 
-    /// For who is the `ServiceAccount`.
+    /// The kubeconfig of a `ServiceAccount`.
     async fn kubeconfig_of(&self, account: &str) -> anyhow::Result<PathBuf> {
         let path = self.directory.path().join(format!("{account}.kubeconfig"));
         let admin = self.tier.kubeconfig();
@@ -355,12 +354,12 @@ impl Site {
         }
     }
 
-    /// A tenant whose objects belong into the tenants' namespace.
+    /// A tenant whose objects are for the tenants' namespace.
     pub fn tenant(&self, name: &str) -> Tenant {
         self.home().tenant(name)
     }
 
-    /// The tenant's default quota, of so many whole credits a day for standard models.
+    /// The tenant's default quota: whole credits per day for standard models.
     pub fn quota(&self, tenant: &Tenant, daily: u64) -> Value {
         json!({
             "apiVersion": "minichat.dev/v1alpha1",
@@ -399,7 +398,7 @@ impl Site {
         Ok(())
     }
 
-    /// The object of `kind` in the tenants' namespace; `None` if it is not there.
+    /// The object of `kind` in the tenants' namespace; `None` if it does not exist.
     pub async fn get(&self, kind: &str, name: &str) -> anyhow::Result<Option<Value>> {
         self.home().get(kind, name).await
     }
@@ -439,7 +438,7 @@ impl Site {
         Ok(found.map(serde_json::to_value).transpose()?)
     }
 
-    /// The object's writers: field managers, the subresource each wrote, and who they are.
+    /// The writers of the object: field managers and the subresource that each wrote.
     pub fn managers(object: &Value) -> Vec<(String, String)> {
         let fields = object["metadata"]["managedFields"].as_array();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -449,7 +448,7 @@ impl Site {
             .collect()
     }
 
-    /// Waits until the condition of the object is `wanted`: `<status>/<reason>`. Its message.
+    /// Waits until the condition of the object is `wanted`: `<status>/<reason>`. Returns its message.
     pub async fn await_condition(
         &self,
         object: (&str, &str),
@@ -474,7 +473,7 @@ impl Site {
         Ok(found.into_iter().map(|(reason, _)| reason).collect())
     }
 
-    /// Reasons and notes of our events about the object called `name` in `namespace`, in order.
+    /// Reasons and notes of minichat's events about the object called `name` in `namespace`, in order.
     pub async fn events_in(
         &self,
         namespace: &str,
@@ -510,7 +509,7 @@ async fn namespace_of(
     Ok(new.name().to_owned())
 }
 
-/// Told apart from every other one.
+/// A unique text.
 fn unique() -> String {
     Uuid::new_v4().simple().to_string()[..8].to_owned()
 }
@@ -540,7 +539,7 @@ pub fn condition(object: &Value, type_: &str) -> Option<(String, String)> {
     ))
 }
 
-/// What the chart makes of its default values, for a namespace.
+/// The chart's objects with its default values, for a namespace.
 fn rendered(
     kubeconfig: &Path,
     name: &str,

@@ -1,4 +1,4 @@
-//! The objects of one namespace of a [`Site`], as the cluster's administrator sees them.
+//! The objects of one namespace of a [`Site`], accessed as the cluster's administrator.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ impl Place<'_> {
         self.await_ready(tenant).await
     }
 
-    /// The object of `kind`; `None` if it is not there.
+    /// The object of `kind`; `None` if it does not exist.
     pub async fn get(&self, kind: &str, name: &str) -> anyhow::Result<Option<Value>> {
         let found = self.api(kind)?.get_opt(name).await?;
         Ok(found.map(serde_json::to_value).transpose()?)
@@ -62,7 +62,7 @@ impl Place<'_> {
         Ok(())
     }
 
-    /// Waits until the condition of the object is `wanted`: `<status>/<reason>`. Its message.
+    /// Waits until the condition of the object is `wanted`: `<status>/<reason>`. Returns its message.
     pub async fn await_condition(
         &self,
         (kind, name): (&str, &str),

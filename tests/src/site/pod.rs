@@ -1,4 +1,4 @@
-//! Pods of the pool: a data plane as a process, and the object that a kubelet would keep for it.
+//! Pods of the pool: a data plane as a process, and the Pod object that a kubelet would maintain.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ pub struct Pod {
     objects: Api<PodObject>,
 }
 
-/// What the pods of one pool share.
+/// The settings that the pods of one pool share.
 pub(super) struct Template<'a> {
     pub(super) program: &'a Path,
     pub(super) client: &'a Client,
@@ -37,7 +37,7 @@ pub(super) struct Template<'a> {
     pub(super) labels: &'a Value,
     pub(super) kubeconfig: &'a Path,
     pub(super) database_url: &'a str,
-    /// Variables, one to a line.
+    /// Variables, one per line.
     pub(super) settings: &'a str,
 }
 
@@ -93,16 +93,16 @@ impl Pod {
         })
     }
 
-    /// Makes the pod known, as ready as it is.
+    /// Creates the Pod object, with the process's readiness.
     pub async fn register(&self) -> anyhow::Result<()> {
         self.objects
             .create(&PostParams::default(), &self.object)
             .await?;
-        self.tell_readiness().await?;
+        self.publish_readiness().await?;
         Ok(())
     }
 
-    /// Makes a pod of the same pool known that is somebody else, as ready.
+    /// Creates the ready Pod object of another pod in the same pool.
     pub async fn register_another(&self, name: &str, admin_port: u16) -> anyhow::Result<()> {
         let mut another = self.object.clone();
         another.metadata.name = Some(name.to_owned());
@@ -116,19 +116,19 @@ impl Pod {
         self.objects
             .create(&PostParams::default(), &another)
             .await?;
-        self.tell(name, "True").await
+        self.publish_ready(name, "True").await
     }
 
-    /// Tells the API server what the process says of its readiness, as a kubelet does; whether it is ready.
-    pub async fn tell_readiness(&self) -> anyhow::Result<bool> {
+    /// Writes the process's readiness to the API server, as a kubelet does. Returns whether it is ready.
+    pub async fn publish_readiness(&self) -> anyhow::Result<bool> {
         let is_ready = self.admin.get_absolute("/readyz").await?.status == 200;
         let status = if is_ready { "True" } else { "False" };
-        self.tell(&self.name, status).await?;
+        self.publish_ready(&self.name, status).await?;
         Ok(is_ready)
     }
 
-    /// Makes the condition `Ready` of the pod called `name` this.
-    async fn tell(&self, name: &str, is_ready: &str) -> anyhow::Result<()> {
+    /// Sets the condition `Ready` of the pod called `name`.
+    async fn publish_ready(&self, name: &str, is_ready: &str) -> anyhow::Result<()> {
         let patch = json!({"status": {
             "phase": "Running", "podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}],
             "conditions": [{"type": "Ready", "status": is_ready}],
@@ -139,10 +139,10 @@ impl Pod {
         Ok(())
     }
 
-    /// Waits until the process is ready, and says so.
+    /// Waits until the process is ready, and writes that.
     pub async fn become_ready(&self) -> anyhow::Result<()> {
         let started = Instant::now();
-        while !self.tell_readiness().await? {
+        while !self.publish_readiness().await? {
             anyhow::ensure!(
                 started.elapsed() < WITHIN,
                 "not ready: {}",
@@ -153,7 +153,7 @@ impl Pod {
         Ok(())
     }
 
-    /// What it has logged.
+    /// Its log.
     pub fn log(&self) -> anyhow::Result<String> {
         self.process.log()
     }
@@ -168,7 +168,7 @@ impl Pod {
         self.api.acting_as(tenant.id, user)
     }
 
-    /// A whole turn of a new user of `tenant`.
+    /// Runs a whole turn of a new user of `tenant`.
     pub async fn chat(&self, tenant: &Tenant) -> anyhow::Result<()> {
         let user = self.caller(tenant, Uuid::new_v4())?;
         let chat = user.create_chat(None).await?;

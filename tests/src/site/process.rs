@@ -1,4 +1,4 @@
-//! Processes under test. Each logs into a file, which shows what it said when a claim fails.
+//! Processes under test. Each logs to a file, which the message of a failed test contains.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -41,8 +41,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Frees it for the next one: its holder is known to be dead, which others only
-    /// believe after 15 seconds.
+    /// Releases it for the next operator. The holder is known to be dead, which the others would find out only after 15
+    /// seconds.
     async fn free(&self) -> anyhow::Result<()> {
         let lease = self.leases.get_opt(&self.name).await?;
         let holder = lease.and_then(|lease| lease.spec?.holder_identity);
@@ -68,7 +68,7 @@ impl Logged {
         Ok(Self { child, log })
     }
 
-    /// The address that the process logs as `name`, once it has.
+    /// The address that the process logs as `name`.
     pub(super) async fn address(&mut self, name: &str) -> anyhow::Result<SocketAddr> {
         let started = Instant::now();
         loop {
@@ -116,7 +116,7 @@ impl Logged {
 }
 
 impl Operator {
-    /// Starts one with the variables that the chart gives its pod.
+    /// Starts an operator with the variables that the chart gives its pod.
     pub(super) async fn start(
         program: &Path,
         variables: impl IntoIterator<Item = (String, String)>,
@@ -140,7 +140,7 @@ impl Operator {
         })
     }
 
-    /// Who it is, in its Lease and in events.
+    /// Its identity, in its Lease and in events.
     pub fn identity(&self) -> &str {
         &self.held.identity
     }
@@ -158,19 +158,19 @@ impl Operator {
         self.process.ended().await
     }
 
-    /// Memory that it has in use.
+    /// Its memory.
     pub fn memory(&self) -> anyhow::Result<Memory> {
         let id = self.process.child.id().context("the process has ended")?;
         Memory::of(id)
     }
 
-    /// SIGKILL. The next operator need not wait until its Lease has run out.
+    /// SIGKILL. Releases the Lease, so that the next operator does not wait for it to expire.
     pub async fn kill(self) -> anyhow::Result<()> {
         self.process.kill().await?;
         self.held.free().await
     }
 
-    /// The answer of `/readyz`: its status, and what it says is missing.
+    /// Status and missing parts in the answer of `/readyz`.
     pub async fn readiness(&self) -> anyhow::Result<(u16, String)> {
         let answer = self.admin.get_absolute("/readyz").await?;
         Ok((

@@ -1,4 +1,4 @@
-//! Who the chart's processes are to the API server, and what they may.
+//! The identities and rights of the chart's processes.
 
 use anyhow::Context as _;
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
@@ -46,7 +46,7 @@ impl Site {
         self.chart.iter().find(is_it).context("no such Role")
     }
 
-    /// Waits until the API server gives the operator a right, or has taken it.
+    /// Waits until the API server grants the operator a right, or revokes it.
     pub async fn await_right(
         &self,
         namespace: &str,
@@ -59,7 +59,7 @@ impl Site {
             .await
     }
 
-    /// The same for `user`. The resource may name a subresource.
+    /// The same for `user`. The resource may include a subresource.
     pub async fn await_right_of(
         &self,
         user: &str,
@@ -76,7 +76,7 @@ impl Site {
             "chattenants" | "chatquotas" => "minichat.dev",
             _ => "",
         };
-        // A rule about some objects is asked about one of them.
+        // A rule for named objects is checked with one of the names.
         let named = match (resource, verb) {
             ("configmaps", _) => "minichat-managed".to_owned(),
             ("leases", "get" | "patch") => self.lease(),

@@ -1,4 +1,4 @@
-//! A way to the API server whose connections can die without a word, as when a router forgets them.
+//! A proxy to the API server whose connections can become silent, as when a router forgets them.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::Site;
 use super::process::Operator;
 
-/// The way, for one operator. Dropping it stops accepting connections.
+/// The proxy, for one operator. It stops accepting connections when dropped.
 pub struct SilentWay {
     kubeconfig: Kubeconfig,
     silenced: watch::Sender<()>,
@@ -20,7 +20,7 @@ pub struct SilentWay {
 }
 
 impl Site {
-    /// A way for an operator with the rights of the chart's.
+    /// A proxy for an operator with the chart's rights.
     pub async fn silent_way(&self) -> anyhow::Result<SilentWay> {
         let mut kubeconfig = Kubeconfig::read_from(self.kubeconfig("Deployment").await?)?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -39,7 +39,7 @@ impl Site {
         })
     }
 
-    /// An operator that reaches the API server on `way`.
+    /// An operator that reaches the API server through `way`.
     pub async fn operator_on_silent(&self, way: &SilentWay) -> anyhow::Result<Operator> {
         let path = self.directory.path().join("silent.kubeconfig");
         std::fs::write(&path, serde_json::to_string(&way.kubeconfig)?)?;
@@ -48,7 +48,7 @@ impl Site {
 }
 
 impl SilentWay {
-    /// From now on nothing passes on the connections that stand, and none of them ends.
+    /// From now on, nothing passes on the open connections, and none of them ends.
     pub fn silence(&self) {
         self.silenced.send_replace(());
     }

@@ -18,11 +18,11 @@ const PATIENT: [(&str, &str); 3] = [
     ("MINICHAT_DATABASE_JOB_TIMEOUT_SECS", "28"),
 ];
 
-/// A run that looks once.
+/// A watchdog that scans once.
 pub struct Watchdog(Logged);
 
 impl Site {
-    /// Starts one, with the rights that the chart gives it.
+    /// Starts one with the chart's rights.
     pub async fn watchdog(&self) -> anyhow::Result<Watchdog> {
         let chart = self.chart_on_postgres()?;
         for object in &chart {
@@ -46,7 +46,7 @@ impl Site {
         Logged::start(&mut command, self.log("watchdog")).map(Watchdog)
     }
 
-    /// Says that `holder` holds the Lease of the watchdog; nobody, if it is empty.
+    /// Writes `holder` as the holder of the watchdog's Lease; empty for none.
     pub async fn give_lease(&self, holder: &str) -> anyhow::Result<()> {
         let (leases, name) = self.watchdog_lease()?;
         let patch = Patch::Merge(json!({"spec": {"holderIdentity": holder}}));
@@ -54,13 +54,13 @@ impl Site {
         Ok(())
     }
 
-    /// Who holds the Lease of the watchdog.
+    /// The holder of the watchdog's Lease.
     pub async fn lease_holder(&self) -> anyhow::Result<Value> {
         let (leases, name) = self.watchdog_lease()?;
         Ok(leases.get(&name).await?.data["spec"]["holderIdentity"].clone())
     }
 
-    /// Where Leases are, and the name of the watchdog's.
+    /// The API of Leases, and the name of the watchdog's.
     fn watchdog_lease(&self) -> anyhow::Result<(Api<DynamicObject>, String)> {
         let like = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"});
         let leases = self.objects(&like, &self.namespace)?;
@@ -87,7 +87,7 @@ impl Watchdog {
         said.with_context(|| self.0.log().unwrap_or_default())
     }
 
-    /// Waits for the end, and returns the report.
+    /// Waits for the end and returns the exit status and the report.
     pub async fn ended(mut self) -> anyhow::Result<(ExitStatus, Value)> {
         let status = self.0.ended().await?;
         let log = self.0.log()?;

@@ -1,5 +1,5 @@
-//! Turns on a provider that nobody here wrote, in the protocols that it speaks.
-//! It cuts every text after each UTF-16 unit, which no other server does.
+//! Turns with a third-party provider in all its protocols. It cuts every text
+//! after each UTF-16 unit, which no other server does.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-/// Names the program; `cargo xtask test` installs it.
+/// The path of the program; `cargo xtask test` installs it.
 const PROGRAM: &str = "MINICHAT_TEST_AIMOCK";
 
-/// The provider; dropped, it is killed.
+/// The provider. It is killed when dropped.
 struct Provider {
     addr: SocketAddr,
     _process: Child,
@@ -40,7 +40,7 @@ impl Provider {
         let mut lines = BufReader::new(stdout).lines();
         while let Some(line) = lines.next_line().await? {
             if let Some((_, addr)) = line.split_once("listening on http://") {
-                // Read on, so that it can write on.
+                // Keeps reading, so that the program can keep writing.
                 tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
                 return Ok(Self {
                     addr: addr.trim().parse()?,
@@ -52,11 +52,11 @@ impl Provider {
     }
 }
 
-/// What a message must come to.
+/// A message and the expected result.
 struct Turn {
     message: &'static str,
     text: &'static str,
-    /// `None`: `done`; else the code of the error and its message.
+    /// `None`: `done`; otherwise the code of the error and its message.
     error: Option<(&'static str, &'static str)>,
 }
 
@@ -110,8 +110,8 @@ async fn check(user: &Api, turn: &Turn, is_counted: bool) -> anyhow::Result<()> 
         .filter(|event| event.name == "delta" && event.text("type") == "reasoning")
         .map(|event| event.text("content"))
         .collect();
-    let is_told = reasoning == "two plus two";
-    ensure!(is_told == (turn.message == "reason"), "{reasoning:?}");
+    let has_reasoning = reasoning == "two plus two";
+    ensure!(has_reasoning == (turn.message == "reason"), "{reasoning:?}");
     Ok(())
 }
 
@@ -125,7 +125,7 @@ on_each_database! {
             let stack = env.serve(&[&tenant]).await?;
             let user = stack.new_user(&tenant)?;
             for turn in &TURNS {
-                // It says that answers of the Responses API took no tokens.
+                // It reports that answers of the Responses API used no tokens.
                 let is_counted = kind == "OpenAIChatCompletions";
                 check(&user, turn, is_counted).await.with_context(|| format!("{kind}: {}", turn.message))?;
             }

@@ -1,4 +1,4 @@
-//! The test cluster itself: identities, the audit log, an API server that goes and comes back.
+//! Tests of the test cluster itself: identities, the audit log, and an API server that stops and starts.
 
 use std::time::Instant;
 
@@ -35,7 +35,7 @@ async fn a_service_account_has_its_rights_alone_and_its_writes_are_logged() {
 
     let user = format!("system:serviceaccount:{namespace}:writer");
     let started = Instant::now();
-    // The log is written when the answer is out.
+    // A line is written after the answer is sent.
     let writes = loop {
         let writes = fixture.tier.writes().unwrap();
         let writes: Vec<_> = writes.into_iter().filter(|w| w.user == user).collect();

@@ -1,4 +1,4 @@
-//! What people see: columns, names and explanations.
+//! What people see in kubectl: columns, short names and explanations.
 
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ async fn kubectl_get_shows_the_columns_and_the_short_names_work() {
             .await
             .unwrap();
     }
-    // As the operator counts them.
+    // As the operator would count them.
     let patch = json!({"status": {"models": 2}});
     let tenants = fixture.api("ChatTenant");
     tenants
@@ -51,7 +51,8 @@ async fn kubectl_get_shows_the_columns_and_the_short_names_work() {
         "AGE",
     ];
     let shown = titles(&table);
-    // Columns of parts that are not there yet may be missing; none may be out of place.
+    // Columns that are not built yet may be missing; the others must be in
+    // order.
     let expected: Vec<_> = expected
         .into_iter()
         .filter(|title| *title != "PLACEMENT" || shown.contains(title))
@@ -107,7 +108,8 @@ async fn kubectl_explain_says_something_of_every_field_of_a_spec() {
         undescribed(crd.pointer(spec).unwrap(), "spec", &mut without);
         assert!(without.is_empty(), "without a description: {without:?}");
     }
-    // The server publishes the schema of a new kind some time after it serves the kind.
+    // The server publishes the schema of a new kind some time after it starts
+    // to serve the kind.
     let explain = ["explain", "chattenant.spec.models.providerModelId"];
     let started = Instant::now();
     let text = loop {

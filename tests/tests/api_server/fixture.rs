@@ -47,11 +47,11 @@ impl Fixture {
         self.namespace.remove(&self.client).await.unwrap();
     }
 
-    /// How long the API server may take to show what it was told.
+    /// How long the API server may take to apply a change.
     pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 }
 
-/// `manifest` as an object of the test's namespace, called `name`.
+/// `manifest` in the test's namespace, called `name`.
 pub(crate) fn object(manifest: &Value, namespace: &str, name: &str) -> DynamicObject {
     let mut manifest = manifest.clone();
     manifest["metadata"]["name"] = json!(name);

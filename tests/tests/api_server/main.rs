@@ -1,4 +1,4 @@
-//! Claims about the custom resources, checked on a real API server.
+//! Tests of the custom resources on a real API server.
 
 #[cfg(test)]
 mod audit;

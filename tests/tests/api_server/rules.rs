@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::fixture::{Fixture, object};
 
-/// Stores `manifest`, over `old` when that is given.
+/// Stores `manifest`, replacing `old` if it is given.
 async fn store(
     fixture: &Fixture,
     manifest: &Value,
@@ -74,7 +74,7 @@ async fn the_stored_object_has_the_defaults_of_the_local_rules() {
     fixture.end().await;
 }
 
-/// As the API server writes it: no field without a value, no fraction of zero.
+/// As the API server writes it: without empty fields and without `.0`.
 fn present(value: Value) -> Value {
     match value {
         Value::Object(map) => map
@@ -108,8 +108,8 @@ async fn a_misspelt_field_is_refused_by_name() {
     fixture.end().await;
 }
 
-/// D18: what YAML reads as a float is no quantity. The message is the API server's own; the description
-/// says what to write.
+/// D18: a number that YAML reads as a float is not a quantity. The message is the API server's own; the field's
+/// description says what to write.
 #[tokio::test]
 async fn a_fraction_without_quotes_is_refused_with_the_types_that_are_allowed() {
     let fixture = Fixture::new().await;

@@ -1,4 +1,4 @@
-//! `minichat-dataplane ask`: the client of the chart's test.
+//! `minichat-dataplane ask`, the client that the chart's test uses.
 
 use http::HeaderMap;
 use minichat_dataplane::ask::{Question, ask, header};
@@ -15,7 +15,7 @@ fn question(scene: &Scene, headers: HeaderMap) -> anyhow::Result<Question> {
     })
 }
 
-fn somebody(scene: &Scene) -> anyhow::Result<HeaderMap> {
+fn caller_headers(scene: &Scene) -> anyhow::Result<HeaderMap> {
     let tenant = header(&format!("X-Tenant-Id: {}", scene.tenant.id))?;
     let user = header(&format!("X-User-Id: {}", Uuid::new_v4()))?;
     Ok([tenant, user].into_iter().collect())
@@ -27,7 +27,7 @@ on_each_database! {
         let scene = env.scene().await?;
         scene.provider.push_scenario(Scenario::deltas(&["Good ", "morning"], Ending::Completed));
         let mut out = Vec::new();
-        ask(&question(&scene, somebody(&scene)?)?, &mut out).await?;
+        ask(&question(&scene, caller_headers(&scene)?)?, &mut out).await?;
         let out = String::from_utf8(out)?;
         assert!(out.starts_with("Good morning\n"), "{out}");
     }
@@ -36,9 +36,9 @@ on_each_database! {
     async fn a_failed_answer_and_a_refusal_are_failures_that_say_why(env) {
         let scene = env.scene().await?;
         scene.provider.push_scenario(Scenario::deltas(&["Good "], Ending::Cut));
-        let cut = ask(&question(&scene, somebody(&scene)?)?, &mut Vec::new()).await;
+        let cut = ask(&question(&scene, caller_headers(&scene)?)?, &mut Vec::new()).await;
         assert!(format!("{:#}", cut.unwrap_err()).contains("ended in an error"));
-        let nobody = ask(&question(&scene, HeaderMap::new())?, &mut Vec::new()).await;
-        assert!(format!("{:#}", nobody.unwrap_err()).contains("401"));
+        let anonymous = ask(&question(&scene, HeaderMap::new())?, &mut Vec::new()).await;
+        assert!(format!("{:#}", anonymous.unwrap_err()).contains("401"));
     }
 }

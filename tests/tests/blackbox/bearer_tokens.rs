@@ -1,5 +1,5 @@
-//! Bearer tokens of the process's own issuer: which are believed, and whom they
-//! make a caller.
+//! Bearer tokens of the process's own issuer: which are accepted, and which
+//! caller they identify.
 
 use futures_util::future::try_join_all;
 use http::Method;
@@ -7,13 +7,13 @@ use minichat_tests::client::{Answer, Api};
 use minichat_tests::harness::{Env, Stack};
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
-use minichat_tests::scripted_issuer::{ALGORITHMS, Mood, ScriptedIssuer, Signer, now};
+use minichat_tests::scripted_issuer::{ALGORITHMS, Behaviour, ScriptedIssuer, Signer, now};
 use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// A data plane whose own issuer is scripted, with one tenant.
-struct Door {
+/// A data plane with its own scripted issuer and one tenant.
+struct Setup {
     issuer: ScriptedIssuer,
     signer: Signer,
     tenant: Tenant,
@@ -21,7 +21,7 @@ struct Door {
     provider: ScriptedProvider,
 }
 
-impl Door {
+impl Setup {
     async fn open(env: &Env) -> anyhow::Result<Self> {
         let (issuer, signer) = ScriptedIssuer::with_signer().await?;
         let provider = ScriptedProvider::start().await?;
@@ -45,12 +45,12 @@ impl Door {
         self.issuer.claims(&all)
     }
 
-    /// A token of such a user.
+    /// A token with these claims.
     fn token(&self, change: &Value) -> String {
         self.signer.token(&self.claims(change))
     }
 
-    /// Whoever `token` makes of a caller.
+    /// The caller that `token` identifies.
     fn bearer(&self, token: &str) -> anyhow::Result<Api> {
         bearer(&self.stack, token)
     }
@@ -77,33 +77,33 @@ fn check_unauthenticated(answer: &Answer, case: &str) -> anyhow::Result<()> {
 on_each_database! {
     /// PLAT-131: RS, PS and ES with 256, 384 and 512 bits, and EdDSA.
     async fn a_token_of_every_accepted_algorithm_opens_the_tenant(env) {
-        let door = Door::open(&env).await?;
+        let setup = Setup::open(&env).await?;
         let signers: Vec<_> = ALGORITHMS
             .iter()
             .map(|algorithm| Signer::new(algorithm, algorithm))
             .collect::<Result<_, _>>()?;
-        door.issuer.publish(&signers.iter().collect::<Vec<_>>());
+        setup.issuer.publish(&signers.iter().collect::<Vec<_>>());
         for signer in &signers {
-            let answer = door.answer(&signer.token(&door.claims(&json!({})))).await?;
+            let answer = setup.answer(&signer.token(&setup.claims(&json!({})))).await?;
             answer.expect(200).map_err(|error| error.context(format!("{signer:?}")))?;
         }
-        // RFC 7515: without `kid` any key may be meant.
-        let unnamed = signers[9].token_with(&json!({"alg": "EdDSA"}), &door.claims(&json!({})));
-        door.answer(&unnamed).await?.expect(200)?;
+        // RFC 7515: without `kid`, any key may be meant.
+        let unnamed = signers[9].token_with(&json!({"alg": "EdDSA"}), &setup.claims(&json!({})));
+        setup.answer(&unnamed).await?.expect(200)?;
     }
 
     /// API-12, PLAT-131; check 6 of chapter 01
     async fn whoever_brings_no_believable_token_is_unauthenticated(env) {
-        let door = Door::open(&env).await?;
-        let valid = door.token(&json!({}));
+        let setup = Setup::open(&env).await?;
+        let valid = setup.token(&json!({}));
         let (signed, signature) = valid.rsplit_once('.').unwrap_or_default();
         let (header, _) = signed.split_once('.').unwrap_or_default();
         let stranger = Signer::new("first", "EdDSA")?;
-        let claims = door.claims(&json!({}));
-        let altered = stranger.token(&door.claims(&json!({"sub": "mallory"})));
+        let claims = setup.claims(&json!({}));
+        let altered = stranger.token(&setup.claims(&json!({"sub": "mallory"})));
         let altered = altered.split('.').nth(1).unwrap_or_default();
-        let with = |header: Value| door.signer.token_with(&header, &claims);
-        let said = |change: Value| door.token(&change);
+        let with = |header: Value| setup.signer.token_with(&header, &claims);
+        let said = |change: Value| setup.token(&change);
         let tokens = [
             ("no token", "garbage".to_owned()),
             ("two parts", signed.to_owned()),
@@ -130,9 +130,9 @@ on_each_database! {
             ("scopes that are a number", said(json!({"scope": 1}))),
         ];
         for (case, token) in tokens {
-            check_unauthenticated(&door.answer(&token).await?, case)?;
+            check_unauthenticated(&setup.answer(&token).await?, case)?;
         }
-        let api = &door.stack.api;
+        let api = &setup.stack.api;
         check_unauthenticated(&api.get("/chats").await?, "no header")?;
         for value in ["", "Basic YTpi", "Bearer", "Bearer ", valid.as_str()] {
             let answer = api.with_header("authorization", value)?.get("/chats").await?;
@@ -142,41 +142,41 @@ on_each_database! {
         let twice = [("authorization", twice.as_str()), ("authorization", twice.as_str())];
         let answer = api.exchange(Method::GET, "/chats", &twice, bytes::Bytes::new()).await?;
         check_unauthenticated(&answer, "two headers")?;
-        // The identity headers of another mode mean nothing.
-        let headers = api.acting_as(door.tenant.id, Uuid::new_v4())?.get("/chats").await?;
+        // The identity headers of another mode have no effect.
+        let headers = api.acting_as(setup.tenant.id, Uuid::new_v4())?.get("/chats").await?;
         check_unauthenticated(&headers, "identity headers")?;
-        door.answer(&valid).await?.expect(200)?;
+        setup.answer(&valid).await?.expect(200)?;
     }
 
     /// PLAT-131
     async fn clocks_may_differ_by_a_minute_and_audiences_be_several(env) {
-        let door = Door::open(&env).await?;
+        let setup = Setup::open(&env).await?;
         for good in [
             json!({"exp": now() - 50}),
             json!({"nbf": now() + 55}),
             json!({"nbf": now() - 3600}),
             json!({"aud": ["else", "minichat"]}),
         ] {
-            let answer = door.answer(&door.token(&good)).await?;
+            let answer = setup.answer(&setup.token(&good)).await?;
             answer.expect(200).map_err(|error| error.context(good.to_string()))?;
         }
     }
 
     /// PLAT-132
     async fn a_subject_is_the_same_user_each_time_and_after_a_restart(env) {
-        let door = Door::open(&env).await?;
-        let chat = door.bearer(&door.token(&json!({})))?.create_chat(None).await?;
+        let setup = Setup::open(&env).await?;
+        let chat = setup.bearer(&setup.token(&json!({})))?.create_chat(None).await?;
         let path = format!("/chats/{chat}");
-        let bob = door.token(&json!({"sub": "auth0|bob"}));
-        door.bearer(&bob)?.get(&path).await?.problem(404, "chat_not_found")?;
+        let bob = setup.token(&json!({"sub": "auth0|bob"}));
+        setup.bearer(&bob)?.get(&path).await?.problem(404, "chat_not_found")?;
 
-        let Door { issuer, signer, tenant, stack, provider: _provider } = door;
+        let Setup { issuer, signer, tenant, stack, provider: _provider } = setup;
         stack.stop().await?;
         let stack = env.serve_with(&[&tenant], &issuer.settings()).await?;
         let later = issuer.token(&signer, &json!({"tenant_id": tenant.id, "sub": "auth0|alice"}));
         bearer(&stack, &later)?.get(&path).await?.expect(200)?;
 
-        // A subject that is a UUID is that user.
+        // A subject that is a UUID is used as the user id.
         let user = Uuid::new_v4();
         let token = issuer.token(&signer, &json!({"tenant_id": tenant.id, "sub": user}));
         bearer(&stack, &token)?.create_chat(None).await?;
@@ -187,7 +187,7 @@ on_each_database! {
 
     /// API-13, PLAT-137
     async fn scopes_stand_in_a_text_or_a_list_and_cover_their_operations(env) {
-        let door = Door::open(&env).await?;
+        let setup = Setup::open(&env).await?;
         for (claims, read, write) in [
             (json!({}), true, true),
             (json!({"scope": "openid ai:mini_chat"}), true, true),
@@ -198,7 +198,7 @@ on_each_database! {
             (json!({"scp": ["ai:mini_chat:read", "ai:mini_chat:write"]}), true, true),
             (json!({"scope": "openid", "scp": "ai:mini_chat"}), false, false),
         ] {
-            let caller = door.bearer(&door.token(&claims))?;
+            let caller = setup.bearer(&setup.token(&claims))?;
             for (answer, granted, status) in [
                 (caller.get("/chats").await?, read, 200),
                 (caller.post("/chats", &json!({})).await?, write, 201),
@@ -212,124 +212,126 @@ on_each_database! {
         }
     }
 
-    /// API-12, PLAT-135: the token is genuine, and the tenant is not served.
+    /// API-12, PLAT-135: the token is valid, but the tenant is not served.
     async fn a_tenant_that_is_unknown_suspended_or_unlicensed_is_403(env) {
-        let mut door = Door::open(&env).await?;
-        let unknown = door.token(&json!({"tenant_id": Uuid::new_v4()}));
-        door.answer(&unknown).await?.problem(403, "feature_not_licensed")?;
-        let known = door.token(&json!({}));
-        door.answer(&known).await?.expect(200)?;
+        let mut setup = Setup::open(&env).await?;
+        let unknown = setup.token(&json!({"tenant_id": Uuid::new_v4()}));
+        setup.answer(&unknown).await?.problem(403, "feature_not_licensed")?;
+        let known = setup.token(&json!({}));
+        setup.answer(&known).await?.expect(200)?;
         for change in [json!({"suspended": true}), json!({"features": {"aiChat": false}})] {
-            let mut tenant = door.tenant.clone();
+            let mut tenant = setup.tenant.clone();
             for (field, value) in change.as_object().into_iter().flatten() {
                 tenant.spec()[field] = value.clone();
             }
-            door.stack.write_manifest("acme", &tenant.manifest())?;
-            let refused = async || Ok(door.answer(&known).await?.status == 403);
-            door.stack.eventually("refused", refused).await?;
-            door.answer(&known).await?.problem(403, "feature_not_licensed")?;
+            setup.stack.write_manifest("acme", &tenant.manifest())?;
+            let refused = async || Ok(setup.answer(&known).await?.status == 403);
+            setup.stack.eventually("refused", refused).await?;
+            setup.answer(&known).await?.problem(403, "feature_not_licensed")?;
         }
-        door.tenant.spec()["suspended"] = json!(false);
-        door.stack.write_manifest("acme", &door.tenant.manifest())?;
-        let served = async || Ok(door.answer(&known).await?.status == 200);
-        door.stack.eventually("served again", served).await?;
+        setup.tenant.spec()["suspended"] = json!(false);
+        setup.stack.write_manifest("acme", &setup.tenant.manifest())?;
+        let served = async || Ok(setup.answer(&known).await?.status == 200);
+        setup.stack.eventually("served again", served).await?;
     }
 
-    /// PLAT-138, TURN-9: a token is judged when its stream opens. That it expires
-    /// and its tenant loses the feature is a matter of the next request.
+    /// PLAT-138, TURN-9: a token is checked when its stream opens. If the token
+    /// expires or the tenant loses the feature, only the next request is
+    /// refused.
     async fn a_stream_outlives_its_token_and_its_tenants_licence(env) {
-        let mut door = Door::open(&env).await?;
-        door.provider.push_scenario(Scenario {
+        let mut setup = Setup::open(&env).await?;
+        setup.provider.push_scenario(Scenario {
             hold_before_end: true,
             ..Scenario::deltas(&["part"], Ending::Completed)
         });
-        let chat = door.bearer(&door.token(&json!({})))?.create_chat(None).await?;
-        // Believed for a minute longer, of which this leaves a few seconds.
-        let caller = door.bearer(&door.token(&json!({"exp": now() - 55})))?;
+        let chat = setup.bearer(&setup.token(&json!({})))?.create_chat(None).await?;
+        // Accepted for one more minute, of which a few seconds are left.
+        let caller = setup.bearer(&setup.token(&json!({"exp": now() - 55})))?;
         let mut stream = caller.open(&chat, &json!({"content": "hello"})).await?;
         stream.expect("stream_started").await?;
         stream.expect("delta").await?;
         let status = async |caller: &Api| anyhow::Ok(caller.get("/chats").await?.status);
         let expired = async || Ok(status(&caller).await? == 401);
-        door.stack.eventually("expired", expired).await?;
+        setup.stack.eventually("expired", expired).await?;
         check_unauthenticated(&caller.retry(&chat, &chat).await?, "an expired token")?;
-        let valid = door.bearer(&door.token(&json!({})))?;
-        door.tenant.spec()["features"] = json!({"aiChat": false});
-        door.stack.write_manifest("acme", &door.tenant.manifest())?;
+        let valid = setup.bearer(&setup.token(&json!({})))?;
+        setup.tenant.spec()["features"] = json!({"aiChat": false});
+        setup.stack.write_manifest("acme", &setup.tenant.manifest())?;
         let refused = async || Ok(status(&valid).await? == 403);
-        door.stack.eventually("refused", refused).await?;
-        door.provider.release(1);
+        setup.stack.eventually("refused", refused).await?;
+        setup.provider.release(1);
         stream.expect("done").await?;
     }
 
-    /// PLAT-131: refreshed on an unknown `kid`, at most once a minute.
+    /// PLAT-131: keys are fetched again for an unknown `kid`, at most once a
+    /// minute.
     async fn a_new_key_is_fetched_once_and_unknown_ones_bring_no_storm(env) {
-        let door = Door::open(&env).await?;
-        let old = door.token(&json!({}));
-        door.answer(&old).await?.expect(200)?;
-        assert_eq!(door.issuer.fetches(), 1);
-        try_join_all((0..20).map(|_| door.answer(&old))).await?;
-        assert_eq!(door.issuer.fetches(), 1);
+        let setup = Setup::open(&env).await?;
+        let old = setup.token(&json!({}));
+        setup.answer(&old).await?.expect(200)?;
+        assert_eq!(setup.issuer.fetches(), 1);
+        try_join_all((0..20).map(|_| setup.answer(&old))).await?;
+        assert_eq!(setup.issuer.fetches(), 1);
 
         let next = Signer::new("second", "ES256")?;
-        door.issuer.publish(&[&next]);
-        let new = next.token(&door.claims(&json!({})));
-        for answer in try_join_all((0..20).map(|_| door.answer(&new))).await? {
+        setup.issuer.publish(&[&next]);
+        let new = next.token(&setup.claims(&json!({})));
+        for answer in try_join_all((0..20).map(|_| setup.answer(&new))).await? {
             answer.expect(200)?;
         }
-        assert_eq!(door.issuer.fetches(), 2);
-        check_unauthenticated(&door.answer(&old).await?, "a key that was withdrawn")?;
+        assert_eq!(setup.issuer.fetches(), 2);
+        check_unauthenticated(&setup.answer(&old).await?, "a key that was withdrawn")?;
 
         for round in 0..20 {
             let unknown = Signer::new(&format!("unknown-{round}"), "EdDSA")?;
-            let token = unknown.token(&door.claims(&json!({})));
-            check_unauthenticated(&door.answer(&token).await?, "an unknown key")?;
+            let token = unknown.token(&setup.claims(&json!({})));
+            check_unauthenticated(&setup.answer(&token).await?, "an unknown key")?;
         }
-        assert_eq!(door.issuer.fetches(), 2);
-        door.answer(&new).await?.expect(200)?;
+        assert_eq!(setup.issuer.fetches(), 2);
+        setup.answer(&new).await?.expect(200)?;
     }
 
-    /// PLAT-131: what is cached goes on.
+    /// PLAT-131: cached keys stay valid.
     async fn while_the_issuer_is_away_its_known_keys_go_on(env) {
-        let door = Door::open(&env).await?;
-        door.answer(&door.token(&json!({}))).await?.expect(200)?;
-        for mood in [Mood::Down, Mood::Broken, Mood::Hung] {
-            door.issuer.set_mood(mood);
-            let stranger = Signer::new("unknown", "EdDSA")?.token(&door.claims(&json!({})));
-            check_unauthenticated(&door.answer(&stranger).await?, "an unknown key")?;
-            door.answer(&door.token(&json!({}))).await?.expect(200)?;
+        let setup = Setup::open(&env).await?;
+        setup.answer(&setup.token(&json!({}))).await?.expect(200)?;
+        for behaviour in [Behaviour::Down, Behaviour::Broken, Behaviour::Hung] {
+            setup.issuer.set_behaviour(behaviour);
+            let stranger = Signer::new("unknown", "EdDSA")?.token(&setup.claims(&json!({})));
+            check_unauthenticated(&setup.answer(&stranger).await?, "an unknown key")?;
+            setup.answer(&setup.token(&json!({}))).await?.expect(200)?;
         }
     }
 
     /// API-12, D5; check 6 of chapter 01
     async fn without_any_key_ever_loaded_nobody_can_be_judged(env) {
         let (issuer, signer) = ScriptedIssuer::with_signer().await?;
-        issuer.set_mood(Mood::Down);
+        issuer.set_behaviour(Behaviour::Down);
         let provider = ScriptedProvider::start().await?;
         let tenant = Tenant::new("acme", provider.addr);
         let stack = env.serve_with(&[&tenant], &issuer.settings()).await?;
         let token = issuer.token(&signer, &json!({"tenant_id": tenant.id, "sub": "alice"}));
         let caller = bearer(&stack, &token)?;
-        for mood in [Mood::Down, Mood::Broken, Mood::Impostor] {
-            issuer.set_mood(mood);
+        for behaviour in [Behaviour::Down, Behaviour::Broken, Behaviour::Impostor] {
+            issuer.set_behaviour(behaviour);
             caller.get("/chats").await?.problem(503, "service_unavailable")?;
         }
-        issuer.set_mood(Mood::Well);
+        issuer.set_behaviour(Behaviour::Well);
         issuer.publish(&[]);
         caller.get("/chats").await?.problem(503, "service_unavailable")?;
-        // All who wait for an issuer that hangs share one attempt.
-        issuer.set_mood(Mood::Hung);
+        // All requests that wait for a hanging issuer share one attempt.
+        issuer.set_behaviour(Behaviour::Hung);
         for answer in try_join_all((0..20).map(|_| caller.get("/chats"))).await? {
             answer.problem(503, "service_unavailable")?;
         }
-        // What needs no key is judged all the same.
+        // Requests that need no key are still decided.
         check_unauthenticated(&stack.api.get("/chats").await?, "no token")?;
         let foreign = issuer.token(&signer, &json!({"iss": "https://login.example.com"}));
         let answer = bearer(&stack, &foreign)?.get("/chats").await?;
         check_unauthenticated(&answer, "a token of another issuer")?;
 
         issuer.publish(&[&signer]);
-        issuer.set_mood(Mood::Well);
+        issuer.set_behaviour(Behaviour::Well);
         let opened = async || Ok(caller.get("/chats").await?.status == 200);
         stack.eventually("opened", opened).await?;
     }

@@ -1,5 +1,4 @@
-//! What owners do to their chats and to the answers in them: rename, delete,
-//! react.
+//! Changes of chats and of their answers: rename, delete, react.
 
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::{Ending, Scenario};
@@ -82,7 +81,7 @@ on_each_database! {
         }
     }
 
-    /// API-55: the stream ends as if nothing had happened, and is paid for.
+    /// API-55: the stream ends normally and is charged.
     async fn a_chat_deleted_while_it_answers_still_settles(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -126,7 +125,7 @@ on_each_database! {
             assert_eq!(shown[1]["my_reaction"], reaction);
             assert_eq!(shown[0]["my_reaction"], Value::Null);
         }
-        // The value is judged before anything is looked up.
+        // The value is checked before anything is looked up.
         let random = path(&Uuid::new_v4().to_string());
         for body in [json!({"reaction": "love"}), json!({}), json!({"reaction": 1})] {
             let problem = user.put(&random, &body).await?.problem(400, "invalid_request")?;

@@ -1,4 +1,4 @@
-//! Chats, messages, models and the quota status, without a turn's details.
+//! Chats, messages, models and the quota status, without the details of a turn.
 
 use minichat_tests::on_each_database;
 use serde_json::json;
@@ -67,7 +67,7 @@ on_each_database! {
         for _ in 0..5 {
             user.create_chat(None).await?;
         }
-        // Of one instant, so that only their ids tell them apart.
+        // All have the same instant, so that only their ids differ.
         let together = "UPDATE chats SET updated_at = (SELECT max(created_at) FROM chats)";
         scene.database().query(together).await?;
         let mut pages = vec![user.get("/chats?limit=2").await?.expect(200)?];

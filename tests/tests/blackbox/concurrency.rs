@@ -14,8 +14,8 @@ use uuid::Uuid;
 const TENANTS: usize = 20;
 const STREAMS_PER_TENANT: usize = 10;
 
-/// A tenant whose provider path holds its name, so that scenarios can be meant
-/// for it.
+/// A tenant whose provider path contains its name, so that scenarios can select
+/// it.
 fn tenant(index: usize, provider: &ScriptedProvider) -> Tenant {
     let name = format!("tenant-{index:02}");
     let mut tenant = Tenant::new(&name, provider.addr);
@@ -23,14 +23,15 @@ fn tenant(index: usize, provider: &ScriptedProvider) -> Tenant {
     tenant
 }
 
-/// A text that no other stream gets, with what escaping could break.
+/// A text that no other stream gets, with characters that need escaping.
 fn answer(tenant: usize, stream: usize) -> Vec<String> {
     (0..20)
         .map(|piece| format!("{tenant}/{stream}/{piece} \"ü\\\n\u{2028}🦀"))
         .collect()
 }
 
-/// One turn of the tenant's user; what was streamed must be what is stored.
+/// Runs one turn of the tenant's user. The streamed text must equal the stored
+/// one.
 async fn one_turn(stack: &Stack, tenant: &Tenant, user: Uuid) -> anyhow::Result<(String, String)> {
     let api = stack.caller(tenant, user)?;
     let chat = api.create_chat(Some("std")).await?;
@@ -58,7 +59,7 @@ on_each_database! {
                 });
             }
         }
-        // The same user id in every tenant: only the tenant keeps them apart.
+        // The same user id in every tenant: only the tenant distinguishes them.
         let user = Uuid::new_v4();
         let turns = (0..TENANTS * STREAMS_PER_TENANT)
             .map(|number| one_turn(&stack, &tenants[number % TENANTS], user));
@@ -87,7 +88,8 @@ on_each_database! {
         check_counters(&stack, turns.len()).await?;
     }
 
-    /// TURN-66, PLAT-56, D1: the identity holds over every way to end.
+    /// TURN-66, PLAT-56, D1: started = completed + failed, for every kind of
+    /// end.
     async fn every_started_stream_is_counted_as_completed_or_failed(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -126,8 +128,8 @@ on_each_database! {
         }
     }
 
-    /// TURN-4, TURN-12, TURN-43, API-68: a hundred rounds, with one key and with
-    /// twenty.
+    /// TURN-4, TURN-12, TURN-43, API-68: a hundred rounds, with one request id
+    /// and with twenty.
     async fn of_parallel_sends_to_one_chat_exactly_one_streams(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -154,8 +156,8 @@ on_each_database! {
     }
 }
 
-/// Twenty sends to a new chat at once: one streams, all others are refused with
-/// `refusal`.
+/// Sends twenty messages to a new chat at once: one streams, and the others are
+/// refused with `refusal`.
 async fn parallel_sends(user: &Api, same_id: bool, refusal: &str) -> anyhow::Result<()> {
     let chat = user.create_chat(None).await?;
     let id = Uuid::new_v4();

@@ -1,4 +1,4 @@
-//! Pages of other origins, as their browsers ask for them (API-28).
+//! Requests of browsers for pages of other origins (API-28).
 
 use bytes::Bytes;
 use http::Method;
@@ -69,7 +69,8 @@ on_each_database! {
         }
     }
 
-    /// API-28; check 20 of chapter 01: without identity, not limited, on any path.
+    /// API-28; check 20 of chapter 01: without identity, without rate limit, on
+    /// any path.
     async fn a_preflight_is_answered_before_everything_else(env) {
         let limited = ["CORS_ENABLED=true", "RATE_LIMIT_PER_SECOND=1", "RATE_LIMIT_BURST=1"];
         let (stack, _tenant, _provider) = serve(&env, &limited).await?;
@@ -88,7 +89,7 @@ on_each_database! {
                 assert!(answer.headers.get("x-ratelimit-limit").is_none());
             }
         }
-        // No preflight without both headers.
+        // It is a preflight only with both headers.
         for headers in [&[("origin", PAGE)][..], &[("access-control-request-method", "GET")], &[]] {
             let answer = stack.api.exchange(Method::OPTIONS, "/chats", headers, Bytes::new()).await?;
             answer.problem(401, "unauthenticated")?;
@@ -136,25 +137,25 @@ on_each_database! {
         let (stack, tenant, _provider) = serve(&env, &named).await?;
         let user = stack.new_user(&tenant)?;
         for page in [PAGE, "http://localhost:5173"] {
-            let asked = preflight(&stack.api, "/chats", page).await?;
-            // With credentials `*` would be the name of a header.
-            let headers = asked.header("access-control-allow-headers");
+            let preflight_answer = preflight(&stack.api, "/chats", page).await?;
+            // With credentials, `*` would be the name of a header.
+            let headers = preflight_answer.header("access-control-allow-headers");
             assert_eq!(headers, "authorization, authorization,content-type");
-            assert_eq!(asked.header("access-control-allow-methods"), "GET, POST");
-            assert_eq!(asked.header("access-control-max-age"), "5");
+            assert_eq!(preflight_answer.header("access-control-allow-methods"), "GET, POST");
+            assert_eq!(preflight_answer.header("access-control-max-age"), "5");
             let answer = from(&user, page, Method::GET, "/chats").await?;
             answer.expect(200)?;
-            for answer in [asked, answer] {
+            for answer in [preflight_answer, answer] {
                 assert_eq!(answer.header("access-control-allow-origin"), page);
                 assert_eq!(answer.header("access-control-allow-credentials"), "true");
                 assert!(answer.headers.get_all("vary").iter().any(|value| value == "origin"));
             }
         }
         for stranger in ["https://evil.example.com", "https://chat.example.com.evil.com", "http://chat.example.com", "null"] {
-            let asked = preflight(&stack.api, "/chats", stranger).await?;
-            assert_eq!(asked.status, 204);
+            let preflight_answer = preflight(&stack.api, "/chats", stranger).await?;
+            assert_eq!(preflight_answer.status, 204);
             let answer = from(&user, stranger, Method::GET, "/chats").await?;
-            for answer in [asked, answer] {
+            for answer in [preflight_answer, answer] {
                 assert_eq!(cors_headers(&answer), [""; 0], "{stranger}");
                 assert!(answer.headers.get_all("vary").iter().any(|value| value == "origin"));
             }

@@ -1,4 +1,4 @@
-//! Databases that fail in the middle of a turn's transactions.
+//! Databases that fail during the transactions of a turn.
 
 use anyhow::Context as _;
 use minichat_store::testing::{Control, Fault};
@@ -33,7 +33,8 @@ on_each_database! {
         stream.expect("delta").await?;
         stream.expect("delta").await?;
         scene.provider.wait_until(|stats| stats.answers_finished == 1).await;
-        // The provider is done; nothing is committed, so nothing is told.
+        // The provider has finished. Nothing is committed, so the client is
+        // told nothing.
         for _ in 0..20 {
             assert_eq!(user.turn(&chat, started.text("request_id")).await?["state"], "running");
         }
@@ -43,8 +44,8 @@ on_each_database! {
     }
 }
 
-/// TURN-38, TURN-41, D1: a commit counts although its acknowledgement is lost.
-/// The turn is charged once and counted once, and its client learns how it ended.
+/// TURN-38, TURN-41, D1: a commit counts even if its acknowledgement is lost.
+/// The turn is charged and counted once, and its client learns how it ended.
 #[test]
 fn a_commit_whose_answer_is_lost_is_looked_up_and_not_repeated() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
@@ -82,7 +83,7 @@ fn a_commit_whose_answer_is_lost_is_looked_up_and_not_repeated() -> anyhow::Resu
     })
 }
 
-/// TURN-13, TURN-15: a turn whose opening was not acknowledged has its task.
+/// TURN-13, TURN-15: a turn whose reserve was not acknowledged still runs.
 #[test]
 fn a_reserve_whose_answer_is_lost_is_a_turn_all_the_same() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
@@ -111,8 +112,8 @@ fn a_reserve_whose_answer_is_lost_is_a_turn_all_the_same() -> anyhow::Result<()>
     })
 }
 
-/// TURN-13, TURN-65, D1: nobody can be asked for a while whether a turn was
-/// opened. It waits for its task, and is counted like any other.
+/// TURN-13, TURN-65, D1: for a while the database cannot be queried whether a
+/// turn was opened. When it can, the turn runs and is counted like any other.
 #[test]
 fn a_reserve_whose_answer_is_lost_is_looked_up_until_the_database_is_back() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
@@ -123,7 +124,7 @@ fn a_reserve_whose_answer_is_lost_is_looked_up_until_the_database_is_back() -> a
             let before = proxy.turned_away();
             proxy.go_down_with_the_next_commit();
             let back = scene.stack.eventually("turned away", async || {
-                // The listener for stops comes as well.
+                // The listener for stop requests connects too.
                 Ok(proxy.turned_away() >= before + 3)
             });
             let (events, back) = tokio::join!(user.say(&chat, "PING"), async {
@@ -146,7 +147,7 @@ fn a_reserve_whose_answer_is_lost_is_looked_up_until_the_database_is_back() -> a
 }
 
 /// TURN-55, API-74: a deletion that was committed without acknowledgement is
-/// one, and is told as one.
+/// answered as a success.
 #[test]
 fn a_deletion_whose_answer_is_lost_is_looked_up_and_not_repeated() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
@@ -171,30 +172,30 @@ fn a_deletion_whose_answer_is_lost_is_looked_up_and_not_repeated() -> anyhow::Re
             };
             assert_eq!((result("ok")?, result("error")?), (deletions, 0));
             let audits = env.database.payloads(AUDIT).await?;
-            let told = audits
+            let audited = audits
                 .iter()
                 .filter(|event| event["event_type"] == "turn_delete");
-            assert_eq!(told.count(), deletions);
+            assert_eq!(audited.count(), deletions);
         }
         Ok(())
     })
 }
 
-/// Waits until the transaction whose commit is held has been given up by its
-/// process, and then until the database is asked what became of it.
+/// Waits until the process has given up the transaction whose commit is held,
+/// and then until it queries the database for the result.
 async fn asked_about(env: &Env, scene: &Scene, proxy: &PostgresProxy) -> anyhow::Result<()> {
-    // More than every attempt to begin again, with the listener for stops.
+    // More than all retries together with the listener for stop requests.
     let given_up = async || Ok(proxy.turned_away() >= 7);
     scene.stack.eventually("given up", given_up).await?;
     proxy.set_down(false);
-    let asked = "SELECT count(*) FROM pg_stat_activity \
+    let lock_waits = "SELECT count(*) FROM pg_stat_activity \
         WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let waiting = async || Ok(env.database.number(asked).await? == 1);
-    scene.stack.eventually("asked about", waiting).await
+    let waiting = async || Ok(env.database.number(lock_waits).await? == 1);
+    scene.stack.eventually("looked up", waiting).await
 }
 
-/// TURN-38, D1: the connection of a finalization is lost, and its commit reaches
-/// the server later than every other attempt and than the question.
+/// TURN-38, D1: a finalization loses its connection, and its commit reaches the
+/// server later than every other attempt and than the query for its result.
 #[test]
 fn a_finalization_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
@@ -215,8 +216,8 @@ fn a_finalization_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()
     })
 }
 
-/// TURN-13, TURN-15: the same of a reserve. The first of a user makes the rows
-/// that it locks, and a later one finds them.
+/// TURN-13, TURN-15: the same for a reserve. A user's first reserve inserts the
+/// rows that it locks, and a later one finds them.
 #[test]
 fn a_reserve_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()> {
     reserve_under_way(0)?;
@@ -246,7 +247,7 @@ fn reserve_under_way(earlier: i64) -> anyhow::Result<()> {
     })
 }
 
-/// TURN-55, API-74: the same of a deletion.
+/// TURN-55, API-74: the same for a deletion.
 #[test]
 fn a_deletion_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
@@ -269,7 +270,7 @@ fn a_deletion_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()> {
     })
 }
 
-/// TURN-37, TURN-38: an outage says nothing about the answer, which is kept.
+/// TURN-37, TURN-38: an outage is no reason to drop the answer.
 #[test]
 fn a_finalization_whose_session_is_ended_is_tried_again() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
@@ -293,10 +294,11 @@ fn a_finalization_whose_session_is_ended_is_tried_again() -> anyhow::Result<()> 
     })
 }
 
-/// Attempts at a finalization that fail before one may succeed.
+/// Number of attempts at a finalization that fail first.
 const FAILED_ATTEMPTS: usize = 6;
 
-/// TURN-38, D43: `done` is told, and everything it stands for is stored once.
+/// TURN-38, D43: the client gets `done`, and everything that it implies is
+/// stored once.
 async fn check_done(scene: &Scene, mut turn: Held) -> anyhow::Result<()> {
     turn.stream.expect("done").await?;
     assert!(turn.stream.next().await?.is_none());
@@ -312,7 +314,7 @@ async fn check_done(scene: &Scene, mut turn: Held) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// TURN-38, D43: an answer that is complete waits for its database.
+/// TURN-38, D43: a complete answer waits for the database.
 #[test]
 fn a_finished_answer_outlasts_a_database_that_is_away() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
@@ -321,7 +323,8 @@ fn a_finished_answer_outlasts_a_database_that_is_away() -> anyhow::Result<()> {
         proxy.set_down(true);
         let before = proxy.turned_away();
         scene.provider.release(1);
-        // The listener for stops comes as well, a few times a second at most.
+        // The listener for stop requests connects too, a few times a second at
+        // most.
         let tried = async || Ok(proxy.turned_away() >= before + 2 * FAILED_ATTEMPTS);
         scene.stack.eventually("tried often", tried).await?;
         proxy.set_down(false);
@@ -329,7 +332,7 @@ fn a_finished_answer_outlasts_a_database_that_is_away() -> anyhow::Result<()> {
     })
 }
 
-/// The same of a file whose disk is full.
+/// The same for a file on a full disk.
 #[test]
 fn a_finished_answer_outlasts_a_full_disk() -> anyhow::Result<()> {
     run(DatabaseKind::Sqlite, async |env| {
@@ -347,9 +350,8 @@ fn a_finished_answer_outlasts_a_full_disk() -> anyhow::Result<()> {
     })
 }
 
-/// TURN-38, TURN-51: a process that ends while there is no database says so to
-/// its clients, never `done`, and a watchdog ends the turn when there is one
-/// again.
+/// TURN-38, TURN-51: if the process ends during an outage, its clients get an
+/// error, never `done`, and a watchdog ends the turn after the outage.
 #[test]
 fn without_a_database_the_stream_ends_without_an_outcome() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
@@ -357,9 +359,9 @@ fn without_a_database_the_stream_ends_without_an_outcome() -> anyhow::Result<()>
         let mut turn = scene.held().await?;
         proxy.set_down(true);
         scene.provider.release(1);
-        let (told, stopped) = tokio::join!(turn.stream.expect("error"), scene.stack.stop());
+        let (error, stopped) = tokio::join!(turn.stream.expect("error"), scene.stack.stop());
         stopped?;
-        assert_eq!(told?.text("code"), "stream_interrupted");
+        assert_eq!(error?.text("code"), "stream_interrupted");
         assert!(turn.stream.next().await?.is_none());
         env.database.age_turns("state = 'running'").await?;
         let next = env.serve(&[&scene.tenant]).await?;
@@ -374,23 +376,23 @@ fn without_a_database_the_stream_ends_without_an_outcome() -> anyhow::Result<()>
     })
 }
 
-/// What happens to the connection that listens for stops.
+/// What happens to the connection that listens for stop requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Listener {
-    /// Nobody listens while the stop is asked for.
+    /// It does not exist when the stop is requested.
     Away,
-    /// The server ended its session, and it listens in another.
+    /// The server ended its session, and it listens in a new one.
     Back,
-    /// The server ended its session just now.
+    /// The server has just ended its session.
     Cut,
 }
 
-/// The sessions whose last statement is the listener's.
+/// The sessions whose last statement is that of a listener.
 const LISTENERS: &str = "SELECT CAST(pid AS TEXT) FROM pg_stat_activity \
     WHERE datname = current_database() AND pid <> pg_backend_pid() \
     AND query LIKE '%stop_requested_at IS NOT NULL%'";
 
-/// Ends the sessions of both processes that listen.
+/// Ends the listening sessions of both processes.
 async fn cut_listeners(env: &Env) -> anyhow::Result<Rows> {
     let listeners = env.database.query(LISTENERS).await?;
     assert_eq!(listeners.len(), 2, "{listeners:?}");
@@ -402,8 +404,8 @@ async fn cut_listeners(env: &Env) -> anyhow::Result<Rows> {
     Ok(listeners)
 }
 
-/// D3: a process that does not listen at the moment hears of a stop as soon as
-/// it does.
+/// D3: a process that is not listening learns of a stop request as soon as it
+/// listens again.
 #[test]
 fn a_stop_reaches_a_process_whose_listener_was_cut_off() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {

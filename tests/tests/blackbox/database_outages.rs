@@ -1,4 +1,4 @@
-//! Databases that cannot serve, seen from every route (D43).
+//! Databases that cannot serve, and the answers of every route (D43).
 
 use anyhow::{Context as _, ensure};
 use futures_util::future::try_join_all;
@@ -13,19 +13,19 @@ use serde_json::json;
 
 use crate::every_route::{Call, Things, calls};
 
-/// Limits of time that a test can wait for.
+/// Time limits that are short enough for a test.
 const IMPATIENT: &str = "MINICHAT_DATABASE_JOB_TIMEOUT_SECS=2\n\
     MINICHAT_DATABASE_STATEMENT_TIMEOUT_SECS=1\n\
     MINICHAT_DATABASE_LOCK_TIMEOUT_SECS=1\n\
     MINICHAT_DATABASE_CONNECT_TIMEOUT_SECS=1\n\
     MINICHAT_DATABASE_MAX_CONNS=3";
 
-/// Routes that read nothing but the configuration.
+/// Routes that read only the configuration.
 const WITHOUT_DATABASE: [&str; 2] = ["/models", "/models/{model_id}"];
 
-/// Calls every route at once, each as a user of its own with a chat and a turn.
+/// Calls every route at once, each as another user with a chat and a turn.
 async fn call_every_route(users: &[(Api, Things)]) -> anyhow::Result<Vec<(Call, Answer)>> {
-    let asked = users
+    let answers = users
         .iter()
         .enumerate()
         .map(async |(number, (user, things))| {
@@ -33,7 +33,7 @@ async fn call_every_route(users: &[(Api, Things)]) -> anyhow::Result<Vec<(Call, 
             let answer = call.by(user).await.with_context(|| format!("{call:?}"))?;
             anyhow::Ok((call, answer))
         });
-    try_join_all(asked).await
+    try_join_all(answers).await
 }
 
 /// One user for each route.
@@ -47,7 +47,7 @@ async fn users(scene: &Scene) -> anyhow::Result<Vec<(Api, Things)>> {
     Ok(users)
 }
 
-/// 503 with the time after which to try again.
+/// 503 with a `Retry-After`.
 fn check_unavailable(call: &Call, answer: &Answer) -> anyhow::Result<()> {
     let problem = answer.problem(503, "service_unavailable");
     problem.with_context(|| format!("{call:?}"))?;
@@ -59,10 +59,9 @@ fn check_unavailable(call: &Call, answer: &Answer) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every route answers 503 and readiness says the same; the provider is not
-/// asked.
+/// Every route answers 503, readiness agrees, and the provider is not called.
 async fn check_nothing_is_served(scene: &Scene, users: &[(Api, Things)]) -> anyhow::Result<()> {
-    let asked = scene.provider.requests().len();
+    let called = scene.provider.requests().len();
     for (call, answer) in call_every_route(users).await? {
         if WITHOUT_DATABASE.contains(&call.template) {
             ensure!(answer.status == 200, "{call:?}: {answer:?}");
@@ -73,14 +72,14 @@ async fn check_nothing_is_served(scene: &Scene, users: &[(Api, Things)]) -> anyh
     let ready = scene.stack.admin.get_absolute("/readyz").await?;
     ensure!(ready.status == 503, "{ready:?}");
     ensure!(
-        scene.provider.requests().len() == asked,
-        "the provider was asked"
+        scene.provider.requests().len() == called,
+        "the provider was called"
     );
     Ok(())
 }
 
-/// Every route answers what it would have answered before; one after the other,
-/// so that each would meet a dead connection if there was one.
+/// Every route answers as before the outage. They are called one after the
+/// other, so that each would meet a dead connection if one was left.
 async fn check_all_is_served(scene: &Scene, users: &[(Api, Things)]) -> anyhow::Result<()> {
     let is_ready = async || Ok(scene.stack.admin.get_absolute("/readyz").await?.status == 200);
     scene.stack.eventually("ready", is_ready).await?;
@@ -105,9 +104,8 @@ fn every_route_is_unavailable_while_the_database_is_away() -> anyhow::Result<()>
     })
 }
 
-/// A server that has vanished without a word, with all its connections: no
-/// request waits longer than a job may, and none of the dead connections is
-/// used again.
+/// A server that has vanished silently, with all its connections. No request
+/// waits longer than a job may take, and no dead connection is used again.
 #[test]
 fn every_route_is_unavailable_while_the_database_is_silent() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
@@ -120,7 +118,7 @@ fn every_route_is_unavailable_while_the_database_is_silent() -> anyhow::Result<(
     })
 }
 
-/// A server whose sessions may only read, as after a failover.
+/// A server with read-only sessions, as after a failover.
 #[test]
 fn every_route_is_unavailable_while_the_database_is_read_only() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
@@ -148,8 +146,8 @@ async fn readiness(scene: &Scene) -> anyhow::Result<StatusCode> {
     Ok(scene.stack.admin.get_absolute("/readyz").await?.status)
 }
 
-/// PLAT-161: whoever asks after a request was refused hears that it would be
-/// refused, although all was well a moment before.
+/// PLAT-161: after a refused request, readiness fails too, even if it succeeded
+/// a moment before.
 async fn check_readiness_follows(
     scene: &Scene,
     break_it: impl FnOnce(),
@@ -198,7 +196,8 @@ fn readiness_knows_at_once_what_a_request_met_on_sqlite() -> anyhow::Result<()> 
     })
 }
 
-/// Another process has the file's lock: what only reads is served all the same.
+/// Another process has the file's lock: requests that only read are still
+/// served.
 #[test]
 fn every_route_that_writes_is_unavailable_while_the_file_is_locked() -> anyhow::Result<()> {
     run(DatabaseKind::Sqlite, async |env| {
@@ -211,10 +210,10 @@ fn every_route_that_writes_is_unavailable_while_the_file_is_locked() -> anyhow::
             stack,
         };
         let users = users(&scene).await?;
-        let asked = scene.provider.requests().len();
+        let called = scene.provider.requests().len();
         let lock = env.database.lock_writes().await?;
         for (call, answer) in call_every_route(&users).await? {
-            // A turn that has ended is not stopped but looked at.
+            // A turn that has ended is read, not stopped.
             let reads = call.method == Method::GET || call.template.ends_with("/cancel");
             if reads {
                 ensure!(answer.status == 200, "{call:?}: {answer:?}");
@@ -225,8 +224,8 @@ fn every_route_that_writes_is_unavailable_while_the_file_is_locked() -> anyhow::
         let ready = scene.stack.admin.get_absolute("/readyz").await?;
         ensure!(ready.status == 503, "{ready:?}");
         ensure!(
-            scene.provider.requests().len() == asked,
-            "the provider was asked"
+            scene.provider.requests().len() == called,
+            "the provider was called"
         );
         drop(lock);
         check_all_is_served(&scene, &users).await

@@ -1,6 +1,6 @@
-//! A directory of manifests as people and programs change it: what ran goes on
-//! while a file is away, empty or half written, and every change counts in the
-//! end.
+//! A directory of manifests while people and programs change it: running
+//! tenants continue while a file is missing, empty or half written, and every
+//! change takes effect in the end.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +19,7 @@ use minichat_tests::scripted_provider::ScriptedProvider;
 use serde_json::json;
 
 /// Counts the answers to requests of `user` until `stop` is set.
-async fn ask(user: Api, stop: Arc<AtomicBool>) -> anyhow::Result<BTreeMap<u16, u32>> {
+async fn count_statuses(user: Api, stop: Arc<AtomicBool>) -> anyhow::Result<BTreeMap<u16, u32>> {
     let mut statuses = BTreeMap::new();
     while !stop.load(Ordering::Relaxed) {
         let status = user.get("/models").await?.status.as_u16();
@@ -28,10 +28,10 @@ async fn ask(user: Api, stop: Arc<AtomicBool>) -> anyhow::Result<BTreeMap<u16, u
     Ok(statuses)
 }
 
-/// Writes `text` over the file in one of the ways of editors and `cp`, with a
-/// request in each state in between.
+/// Writes `text` to the file in one of the ways of editors and `cp`, and sends
+/// a request in each intermediate state.
 async fn rewrite(file: &Path, text: &str, round: usize, user: &Api) -> anyhow::Result<()> {
-    let look = async || -> anyhow::Result<()> {
+    let check = async || -> anyhow::Result<()> {
         user.get("/models").await?.expect(200)?;
         Ok(())
     };
@@ -39,34 +39,34 @@ async fn rewrite(file: &Path, text: &str, round: usize, user: &Api) -> anyhow::R
         0 => fs::write(file, text)?,
         1 => {
             let mut open = fs::File::create(file)?;
-            look().await?;
+            check().await?;
             let (half, rest) = text.as_bytes().split_at(text.len() / 2);
             open.write_all(half)?;
-            look().await?;
+            check().await?;
             open.write_all(rest)?;
         }
         2 => {
             fs::remove_file(file)?;
-            look().await?;
+            check().await?;
             fs::write(file, text)?;
         }
         _ => {
             let aside = file.with_extension("yaml~");
             fs::rename(file, &aside)?;
-            look().await?;
+            check().await?;
             fs::copy(&aside, file)?;
             fs::remove_file(aside)?;
         }
     }
-    look().await
+    check().await
 }
 
 async fn await_error(stack: &Stack, tenant: &Tenant, says: &str) -> anyhow::Result<()> {
-    let is_told = async || {
+    let is_reported = async || {
         let entry = stack.configz(tenant).await?;
         Ok(entry["error"].as_str().unwrap_or_default().contains(says))
     };
-    stack.eventually(says, is_told).await
+    stack.eventually(says, is_reported).await
 }
 
 async fn await_active(stack: &Stack, tenant: &Tenant) -> anyhow::Result<()> {
@@ -74,7 +74,8 @@ async fn await_active(stack: &Stack, tenant: &Tenant) -> anyhow::Result<()> {
     stack.eventually("active", is_active).await
 }
 
-/// The name of the tenant's standard model, by which callers tell tenants apart.
+/// The name of the tenant's standard model, which identifies the tenant to
+/// callers.
 async fn model_name(caller: &Api) -> anyhow::Result<String> {
     let models = caller.get("/models").await?.expect(200)?;
     let mut names = models["items"].as_array().into_iter().flatten();
@@ -90,13 +91,13 @@ on_each_database! {
         let (stack, tenant) = (&scene.stack, &scene.tenant);
         let file = env.manifests().join("acme.yaml");
         let stop = Arc::<AtomicBool>::default();
-        let asking = tokio::spawn(ask(scene.new_user()?, Arc::clone(&stop)));
+        let statuses = tokio::spawn(count_statuses(scene.new_user()?, Arc::clone(&stop)));
         let user = scene.new_user()?;
         for round in 0..1000 {
             let text = format!("{}\n# {round}\n", tenant.manifest());
             rewrite(&file, &text, round, &user).await?;
             if round % 100 == 50 {
-                // Seen for certain, and for as long as it lasts.
+                // It lasts long enough to be noticed.
                 fs::write(&file, "")?;
                 await_error(stack, tenant, "acme.yaml, document 1: is empty").await?;
                 user.get("/models").await?.expect(200)?;
@@ -105,10 +106,10 @@ on_each_database! {
             }
         }
         stop.store(true, Ordering::Relaxed);
-        let statuses = asking.await??;
+        let statuses = statuses.await??;
         ensure!(statuses.keys().eq(&[200]), "{statuses:?}");
 
-        // What was written last counts, and so does the deletion.
+        // The last change takes effect, and so does the deletion.
         let mut changed = tenant.clone();
         changed.model("std")["displayName"] = json!("Renamed");
         fs::write(&file, changed.manifest())?;
@@ -117,7 +118,7 @@ on_each_database! {
         stack.eventually("the deletion", async || Ok(user.get("/models").await?.status != 200)).await?;
     }
 
-    /// K8S-8: also where its quota and its Secret stand in files of their own.
+    /// K8S-8: also if quota and Secret are in separate files.
     async fn what_stands_in_the_place_of_a_file_is_told_and_what_ran_goes_on(env) {
         let scene = env.scene().await?;
         let (stack, tenant) = (&scene.stack, &scene.tenant);
@@ -150,8 +151,8 @@ on_each_database! {
         }
     }
 
-    /// D36: a tenant that copies the owner's id in a file beside it changes
-    /// nothing for the owner.
+    /// D36: a tenant in another file that copies the owner's id has no effect
+    /// on the owner.
     async fn a_copied_id_does_not_keep_the_owner_from_changing(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -174,7 +175,7 @@ on_each_database! {
             tenant.model("std")["displayName"] = json!(name);
             tenant
         };
-        // In the order of files, whatever the order of names and ids.
+        // In the order of files, not of names or ids.
         let (zed, beta) = (named("zed"), named("beta"));
         env.write_manifest("1", &zed.manifest())?;
         env.write_manifest("2", &beta.manifest())?;

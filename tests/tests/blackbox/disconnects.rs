@@ -1,4 +1,4 @@
-//! Clients that leave.
+//! Clients that disconnect.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,11 @@ use uuid::Uuid;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_minichat-dataplane-under-test");
 
-/// Longest time from a client's leaving to the end of the provider's stream.
+/// Maximum time from the client's disconnect until the provider's stream is
+/// closed.
 const ABORT_LIMIT: Duration = Duration::from_millis(200);
 
-/// The turn once it is no longer running.
+/// Waits until the turn is no longer running.
 async fn ended(scene: &Scene, user: &Api, chat: &str, request: &str) -> anyhow::Result<Value> {
     let is_over = async || Ok(user.turn(chat, request).await?["state"] != "running");
     scene.stack.eventually("ended", is_over).await?;
@@ -41,8 +42,8 @@ async fn check_counted_once(
     Ok(())
 }
 
-/// A client that takes a stream up to its first delta and then nothing more,
-/// with little room for what arrives.
+/// A client with a small buffer that reads a stream up to its first delta and
+/// then stops.
 async fn stop_reading(
     process: &Process,
     tenant: &Tenant,
@@ -61,7 +62,7 @@ async fn stop_reading(
     Ok(reader)
 }
 
-/// The pieces that the provider has written once it writes no more.
+/// The number of pieces that the provider has written when it has stopped.
 async fn stalled(provider: &ScriptedProvider) -> u64 {
     let mut written = 0;
     loop {
@@ -75,8 +76,9 @@ async fn stalled(provider: &ScriptedProvider) -> u64 {
 }
 
 on_each_database! {
-    /// API-134, TURN-16, TURN-47, TURN-49: 60 MB that nobody reads stay with the
-    /// provider; a full channel holds up neither memory nor a cancellation.
+    /// API-134, TURN-16, TURN-47, TURN-49: 60 MB that are not read stay with
+    /// the provider. A full channel costs no memory and does not delay a
+    /// cancellation.
     async fn a_reader_that_stops_costs_no_memory_and_cancels_by_leaving(env) {
         const PIECES: u64 = 6000;
         const ROOM: u64 = 24 * 1024 * 1024;
@@ -124,8 +126,9 @@ on_each_database! {
         }
     }
 
-    /// TURN-42, TURN-49: whoever leaves after the provider's end cancels
-    /// nothing. The commit is held up, so that there is time to leave.
+    /// TURN-42, TURN-49: a client that disconnects after the provider's end
+    /// cancels nothing. The commit is delayed, so that there is time to
+    /// disconnect.
     async fn leaving_after_the_providers_end_changes_nothing(env) {
         const STAGE: &str = "mini_chat_stream_disconnected_total";
         let scene = env.scene().await?;
@@ -144,23 +147,22 @@ on_each_database! {
             scene.provider.release(1);
             scene.provider.wait_until(|stats| stats.answers_finished == round).await;
             let request = started.text("request_id");
-            // On its way to the data plane the end is overtaken by nobody who
-            // asks this often.
+            // After so many scrapes, the end must have reached the data plane.
             for _ in 0..5 {
                 assert_eq!(user.turn(&chat, request).await?["state"], "running");
             }
             drop(stream);
-            let left = async || Ok(scene.stack.scrape().await?.count(STAGE, &[])? as u64 == round);
-            scene.stack.eventually("left", left).await?;
+            let has_left = async || Ok(scene.stack.scrape().await?.count(STAGE, &[])? as u64 == round);
+            scene.stack.eventually("left", has_left).await?;
             drop(lock);
             let turn = ended(&scene, &user, &chat, request).await?;
-            // What a turn ends with is counted after its commit.
+            // The end of a turn is counted after its commit.
             let is_idle = async || Ok(scene.stack.scrape().await?.sum("mini_chat_active_streams", &[]) < 0.5);
             scene.stack.eventually("idle", is_idle).await?;
             let scrape = scene.stack.scrape().await?;
             let cancelled = scrape.count("mini_chat_cancel_requested_total", &[])?;
             if scrape.count(STAGE, &[("stage", "after_done")])? == 0 {
-                // The end had not arrived; then it was a cancellation.
+                // The end had not arrived, so this was a cancellation.
                 assert_eq!(turn["state"], "cancelled");
                 assert_eq!(cancelled as u64, round);
                 continue;
@@ -175,8 +177,8 @@ on_each_database! {
         assert!(left_late, "no client left after the end");
     }
 
-    /// TURN-13, TURN-49, QUOTA-60: whoever leaves while the turn is being
-    /// opened pays nothing, because the provider was not asked.
+    /// TURN-13, TURN-49, QUOTA-60: a client that disconnects while the turn is
+    /// opened pays nothing, because the provider was not called.
     async fn leaving_before_the_first_byte_releases_the_reserve(env) {
         let scene = env.scene().await?;
         let id = Uuid::new_v4();
@@ -193,7 +195,7 @@ on_each_database! {
             {
                 let leaving = scene.stack.caller(&scene.tenant, id)?;
                 let send = leaving.open(&chat, &body);
-                let asking = async {
+                let sending = async {
                     for _ in 0..5 {
                         user.get(&format!("/chats/{chat}/turns/{request}")).await?.expect(404)?;
                     }
@@ -201,7 +203,7 @@ on_each_database! {
                 };
                 tokio::select! {
                     answered = send => anyhow::bail!("answered before the commit: {answered:?}"),
-                    asked = asking => asked?,
+                    sent = sending => sent?,
                 }
             }
             for _ in 0..5 {
@@ -211,7 +213,7 @@ on_each_database! {
             let is_open = async || Ok(user.get(&format!("/chats/{chat}/turns/{request}")).await?.status == 200);
             let arrival = scene.stack.eventually("opened", is_open);
             let Ok(arrived) = tokio::time::timeout(Duration::from_secs(1), arrival).await else {
-                // Its client left before the request had come this far.
+                // The client disconnected before the request had got this far.
                 continue;
             };
             arrived?;
@@ -223,11 +225,11 @@ on_each_database! {
             let usage = usage.last().context("no usage event")?;
             assert_eq!(usage["billing_outcome"], "aborted");
             let stage = [("stage", "before_first_token")];
-            let left = async || {
+            let has_left = async || {
                 let scrape = scene.stack.scrape().await?;
                 Ok(scrape.count("mini_chat_stream_disconnected_total", &stage)? == opened)
             };
-            scene.stack.eventually("counted", left).await?;
+            scene.stack.eventually("counted", has_left).await?;
             if usage["settlement_method"] == "released" {
                 assert_eq!(usage["committed_credits_micro"], 0);
                 assert_eq!(scene.provider.stats().answers_started, 0);
@@ -235,10 +237,11 @@ on_each_database! {
                 break;
             }
         }
-        assert!(released, "no client left before the provider was asked");
+        assert!(released, "no client left before the provider was called");
     }
 
-    /// API-153, TURN-49, PLAT-56: partial text stays, the estimate is charged.
+    /// API-153, TURN-49, PLAT-56: the partial text is kept, and the estimate is
+    /// charged.
     async fn leaving_mid_stream_cancels_the_turn_and_keeps_its_text(env) {
         let scene = env.scene().await?;
         scene.provider.push_scenario(Scenario::deltas(&["part ", "of it"], Ending::Hang));
@@ -249,10 +252,10 @@ on_each_database! {
         let started = stream.expect("stream_started").await?;
         stream.expect("delta").await?;
         stream.expect("delta").await?;
-        let left = Instant::now();
+        let left_at = Instant::now();
         drop(stream);
         scene.provider.wait_until(|stats| stats.answers_aborted == 1).await;
-        assert!(left.elapsed() < ABORT_LIMIT, "{:?}", left.elapsed());
+        assert!(left_at.elapsed() < ABORT_LIMIT, "{:?}", left_at.elapsed());
 
         let turn = ended(&scene, &user, &chat, started.text("request_id")).await?;
         assert_eq!(turn["state"], "cancelled");
@@ -284,7 +287,7 @@ on_each_database! {
         assert!(scrape.sum("mini_chat_time_to_abort_ms_sum", &[]) < 200.0);
     }
 
-    /// API-153, TURN-47: also before the provider has answered at all.
+    /// API-153, TURN-47: also before the provider has answered.
     async fn leaving_before_the_first_token_stores_no_answer(env) {
         let scene = env.scene().await?;
         scene.provider.push_scenario(Scenario {
@@ -296,10 +299,10 @@ on_each_database! {
         let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
         let started = stream.expect("stream_started").await?;
         scene.provider.wait_until(|stats| stats.answers_open == 1).await;
-        let left = Instant::now();
+        let left_at = Instant::now();
         drop(stream);
         scene.provider.wait_until(|stats| stats.answers_aborted == 1).await;
-        assert!(left.elapsed() < ABORT_LIMIT, "{:?}", left.elapsed());
+        assert!(left_at.elapsed() < ABORT_LIMIT, "{:?}", left_at.elapsed());
 
         let turn = ended(&scene, &user, &chat, started.text("request_id")).await?;
         assert_eq!(turn["state"], "cancelled");
@@ -309,11 +312,11 @@ on_each_database! {
         check_counted_once(&scene, &[("mini_chat_stream_disconnected_total", &stage)]).await?;
     }
 
-    /// API-66, TURN-13: whenever the client leaves, the turn ends by itself.
+    /// API-66, TURN-13: whenever the client disconnects, the turn ends.
     async fn no_turn_stays_running_whenever_its_client_leaves(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
-        // Nothing but the leaving ends these.
+        // Only the disconnect ends these.
         scene.provider.push_scenario(Scenario {
             times: 200,
             ..Scenario::deltas(&["part"], Ending::Hang)
@@ -353,7 +356,7 @@ on_each_database! {
         let (error, stopped) = tokio::join!(stream.expect("error"), stop);
         stopped?;
         assert_eq!(error?.text("code"), "stream_interrupted");
-        let left = "SELECT count(*) FROM chat_turns WHERE state = 'cancelled'";
-        assert_eq!(database.number(left).await?, 1);
+        let cancelled = "SELECT count(*) FROM chat_turns WHERE state = 'cancelled'";
+        assert_eq!(database.number(cancelled).await?, 1);
     }
 }

@@ -1,4 +1,4 @@
-//! The events of a stream: which, in which order, and when.
+//! The events of a stream, their order and their timing.
 
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
@@ -7,7 +7,7 @@ use minichat_tests::sse::Events;
 use serde_json::json;
 use uuid::Uuid;
 
-/// The members of an event's data, in alphabetical order.
+/// The members of an event's data, sorted.
 fn members(events: &Events, name: &str) -> anyhow::Result<Vec<String>> {
     let data = events.only(name)?.as_object();
     Ok(data
@@ -55,7 +55,7 @@ on_each_database! {
         );
     }
 
-    /// API-67: a replay is served from what is stored, whatever else goes on.
+    /// API-67: a replay is served from stored rows, whatever else happens.
     async fn a_replay_needs_neither_an_idle_chat_nor_its_model(env) {
         let provider = ScriptedProvider::start().await?;
         let mut tenant = Tenant::new("acme", provider.addr);
@@ -76,7 +76,7 @@ on_each_database! {
         stack.eventually("reloaded", async || {
             Ok(stack.configz(&tenant).await?["revision"] != revision)
         }).await?;
-        let asked = provider.requests().len();
+        let called = provider.requests().len();
         let changed = json!({
             "content": "something else",
             "request_id": body["request_id"],
@@ -86,7 +86,7 @@ on_each_database! {
         assert_eq!(replayed.names(), ["stream_started", "delta", "done"]);
         assert_eq!(replayed.answer(), first.answer());
         assert_eq!(replayed.only("done")?["effective_model"], "prem");
-        assert_eq!(provider.requests().len(), asked);
+        assert_eq!(provider.requests().len(), called);
     }
 
     /// API-141, TURN-25: pings until the first content, none after it.
@@ -117,12 +117,12 @@ on_each_database! {
         assert!(stream.next().await?.is_none());
     }
 
-    /// API-62, API-63: what is sent is what is stored.
+    /// API-62, API-63: the message is stored as it was sent.
     async fn a_message_is_stored_untrimmed_under_the_ids_that_were_announced(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
         let chat = user.create_chat(None).await?;
-        // Any version of UUID names a turn.
+        // A request id may be a UUID of any version.
         let request: Uuid = "018f6d0e-7c1a-7b11-9d00-0a54b1d2c3e4".parse()?;
         let body = json!({
             "content": " hi \n",

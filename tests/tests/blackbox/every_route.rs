@@ -1,14 +1,14 @@
-//! Every route that the data plane has, as a call.
+//! Calls of every route of the data plane.
 
 use bytes::Bytes;
 use http::Method;
 use minichat_dataplane::http::routes;
 use minichat_tests::client::{Answer, Api};
 
-/// A body that every operation understands.
+/// A body that every operation accepts.
 const BODY: &[u8] = br#"{"content": "hello", "title": "a", "reaction": "like"}"#;
 
-/// What the parameters of paths can name.
+/// Objects for the path parameters.
 pub(crate) struct Things {
     pub(crate) chat: String,
     pub(crate) request_id: String,
@@ -24,7 +24,7 @@ pub(crate) struct Call {
 }
 
 impl Things {
-    /// A chat of `caller` with one turn.
+    /// Creates a chat of `caller` with one turn.
     pub(crate) async fn create(caller: &Api) -> anyhow::Result<Self> {
         let chat = caller.create_chat(None).await?;
         let events = caller.say(&chat, "hello").await?;
@@ -39,7 +39,7 @@ impl Things {
 }
 
 impl Call {
-    /// API-13: what reads is a GET.
+    /// API-13: GETs read, all others write.
     pub(crate) fn scope(&self) -> &'static str {
         if self.method == Method::GET {
             "ai:mini_chat:read"
@@ -61,7 +61,7 @@ impl Call {
     }
 }
 
-/// Every operation, on `things`.
+/// Every operation on `things`.
 pub(crate) fn calls(things: &Things) -> Vec<Call> {
     let calls = routes().into_iter().map(|(method, template)| Call {
         method,

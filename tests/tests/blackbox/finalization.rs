@@ -1,4 +1,4 @@
-//! The one transaction that ends a turn, when it fails and when it races.
+//! The transaction that ends a turn, when it fails and when several race.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +21,8 @@ const RUNNING: &str = "SELECT count(*) FROM chat_turns WHERE state = 'running'";
 const RESERVED: &str = "SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0";
 
 on_each_database! {
-    /// TURN-33, TURN-41, PLAT-81 to PLAT-85: one usage and one audit event, whatever
-    /// the end was.
+    /// TURN-33, TURN-41, PLAT-81 to PLAT-85: one usage event and one audit
+    /// event, for every kind of end.
     async fn every_end_leaves_one_usage_and_one_audit_event(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -30,8 +30,8 @@ on_each_database! {
             let chat = user.create_chat(Some("std")).await?;
             user.say(&chat, content).await?;
         }
-        let left = scene.held().await?;
-        drop(left.stream);
+        let abandoned = scene.held().await?;
+        drop(abandoned.stream);
         let database = scene.database();
         scene.stack.eventually("ended", async || Ok(database.number(RUNNING).await? == 0)).await?;
         let audit = database.payloads(AUDIT).await?;
@@ -62,7 +62,7 @@ on_each_database! {
         assert_eq!(database.number(codes).await?, 0);
     }
 
-    /// TURN-37: the place of the answer is taken, so it cannot be stored.
+    /// TURN-37: the id of the answer is taken, so it cannot be stored.
     async fn an_answer_that_cannot_be_stored_fails_the_turn(env) {
         let scene = env.scene().await?;
         let Held { user, chat, started, mut stream } = scene.held().await?;
@@ -86,7 +86,7 @@ on_each_database! {
         assert!((failed - 1.0).abs() < 0.5);
     }
 
-    /// TURN-38: no `done` for what is not committed; the watchdog ends the turn.
+    /// TURN-38: no `done` without a commit; the watchdog ends the turn.
     async fn a_turn_that_cannot_be_committed_is_left_to_the_watchdog(env) {
         let scene = env.scene().await?;
         let Held { user, chat, started, mut stream } = scene.held().await?;
@@ -109,7 +109,7 @@ on_each_database! {
         assert!(scrape.sum("mini_chat_stream_completed_total", &[]) < 0.5);
     }
 
-    /// TURN-42: whoever comes second changes nothing.
+    /// TURN-42: the second finalizer changes nothing.
     async fn a_result_that_comes_after_another_end_is_discarded(env) {
         let scene = env.scene().await?;
         let Held { user, chat, started, mut stream } = scene.held().await?;
@@ -130,7 +130,8 @@ on_each_database! {
         }
     }
 
-    /// TURN-58: a scan that cannot select is counted, and the next one works.
+    /// TURN-58: a scan that cannot select rows is counted, and the next one
+    /// works.
     async fn a_scan_without_a_database_is_told_and_counted(env) {
         let scene = env.scene().await?;
         let metrics = Arc::new(RecordingMetrics::default());
@@ -143,8 +144,8 @@ on_each_database! {
         assert_eq!(metrics.observations("orphan_scan_duration_seconds", &[]).len(), 2);
     }
 
-    /// TURN-42, TURN-61, D1: provider's end, disconnect, watchdog and drain
-    /// start from one barrier; each turn ends once.
+    /// TURN-42, TURN-61, D1: the provider's end, a disconnect, a watchdog and a
+    /// drain start at one barrier; each turn ends once.
     async fn of_all_that_race_for_a_turn_one_wins(env) {
         const TURNS: usize = 40;
         let scene = env.scene().await?;
@@ -187,7 +188,7 @@ on_each_database! {
             task.await?;
         }
         for mut turn in staying {
-            // TURN-38: the last event is that of the row.
+            // TURN-38: the last event matches the row.
             let last = turn.stream.next().await?.map(|event| event.name);
             let row = database.query(&format!(
                 "SELECT state FROM chat_turns WHERE request_id = '{}'", turn.started.text("request_id")
@@ -207,7 +208,7 @@ on_each_database! {
     }
 }
 
-/// TURN-61: two watchdogs with connections of their own and a live process on
+/// TURN-61: two watchdogs with their own connections and a live process work on
 /// 500 rows of one database.
 #[test]
 fn two_watchdogs_and_a_live_finalizer_settle_500_turns_once() -> anyhow::Result<()> {

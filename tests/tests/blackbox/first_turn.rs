@@ -1,4 +1,4 @@
-//! One message in, one streamed, stored and metered answer out.
+//! One message and its streamed, stored and metered answer.
 
 use minichat_tests::manifest::PROVIDER_KEY;
 use minichat_tests::on_each_database;
@@ -93,7 +93,7 @@ on_each_database! {
         stream.expect("delta").await?;
         stream.expect("done").await?;
         assert!(stream.next().await?.is_none());
-        // What was reserved stays on record (TURN-5).
+        // The reserve stays in the row (TURN-5).
         let rows = scene.database().query(TURN).await?;
         assert_eq!(texts(&rows[0]), ["completed", "-", "2210", "1000", "18630", "50", "prem"]);
         let cells = "SELECT bucket, spent_credits_micro, reserved_credits_micro, calls, \

@@ -1,5 +1,4 @@
-//! Tenants with issuers of their own (chapter 06, `auth.issuers`): whose tokens
-//! open which tenant.
+//! Tenants with their own issuers (chapter 06, `auth.issuers`): which token opens which tenant.
 
 use minichat_tests::child::Process;
 use minichat_tests::client::{Answer, Api};
@@ -62,7 +61,7 @@ fn check_refused(answer: &Answer) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until the configuration of `tenant` is refused; why.
+/// Waits until the configuration of `tenant` is refused, and returns the reason.
 async fn refusal(stack: &Stack, tenant: &Tenant) -> anyhow::Result<String> {
     let refused = async || Ok(stack.configz(tenant).await?["state"] == "rejected");
     stack.eventually("refused", refused).await?;
@@ -101,7 +100,7 @@ on_each_database! {
             check_refused(&intruder.get(&format!("/chats/{chat}")).await?)?;
             check_refused(&intruder.delete(&format!("/chats/{chat}")).await?)?;
         }
-        // Without that claim it opens its own tenant, where the chat is not.
+        // Without that claim, it opens its own tenant, which does not have the chat.
         for claims in [json!({"sub": user}), json!({"sub": user, "tenant_id": a.id}), json!({"sub": user, "org": b.id})] {
             let own = caller(&stack, &of_a.token(&claims))?;
             assert_eq!(own.get("/chats").await?.expect(200)?["items"], json!([]));
@@ -128,7 +127,7 @@ on_each_database! {
         check_refused(&answer(&stack, &stolen).await?)?;
     }
 
-    /// Chapter 06, `auth.issuers`: also where a proxy says who is calling.
+    /// Chapter 06, `auth.issuers`: also in mode `trusted_headers`.
     async fn identity_headers_do_not_open_a_tenant_with_issuers(env) {
         let provider = ScriptedProvider::start().await?;
         let own = Login::start().await?;
@@ -145,8 +144,7 @@ on_each_database! {
         both.get(&format!("/chats/{chat}")).await?.expect(200)?;
     }
 
-    /// Chapter 06, `auth.issuers`: `tenantClaim`, and that each tenant's own
-    /// keys, audience and claims count.
+    /// Chapter 06, `auth.issuers`: `tenantClaim`; each tenant has its own keys, audience and claims.
     async fn tenants_that_share_an_issuer_are_told_apart_by_their_claim(env) {
         let provider = ScriptedProvider::start().await?;
         let (login, evil) = (Login::start().await?, Login::start().await?);
@@ -172,7 +170,7 @@ on_each_database! {
         reader.get(&format!("/chats/{chat}")).await?.expect(200)?;
         reader.delete(&format!("/chats/{chat}")).await?.problem(403, "insufficient_permissions")?;
 
-        // The keys that B names are good for B alone.
+        // The keys in B's entry are used for B only.
         check_refused(&answer(&stack, &evil.signer.token(&to_a(json!({})))).await?)?;
         let to_b = login.issuer.claims(&json!({"org": b.id, "sub": "u", "aud": "b"}));
         answer(&stack, &evil.signer.token(&to_b)).await?.expect(200)?;
@@ -187,8 +185,7 @@ on_each_database! {
         }
     }
 
-    /// Chapter 06, `auth.issuers`: no other tenant may list it; K8S-8: what ran
-    /// goes on.
+    /// Chapter 06, `auth.issuers`: no other tenant may list it; K8S-8: the running configuration continues.
     async fn an_issuer_without_a_tenant_claim_belongs_to_one_tenant(env) {
         let provider = ScriptedProvider::start().await?;
         let login = Login::start().await?;
@@ -215,7 +212,7 @@ on_each_database! {
             stack.eventually("active", active).await?;
         }
 
-        // Given up by the first, it is the second one's.
+        // After the first tenant gives it up, the second one gets it.
         let mut without = first.clone();
         without.spec()["auth"] = json!({});
         stack.write_manifest("first", &without.manifest())?;
@@ -229,7 +226,7 @@ on_each_database! {
     }
 }
 
-/// The default quota of `tenant`, for the user called `subject` alone, who may spend nothing.
+/// A quota of `tenant` for the user called `subject` only, who may spend nothing.
 fn nothing_for(tenant: &Tenant, subject: &str) -> Value {
     let nothing = json!({"daily": "0", "monthly": "0"});
     json!({
@@ -243,7 +240,7 @@ fn nothing_for(tenant: &Tenant, subject: &str) -> Value {
     })
 }
 
-/// Who is on call learns whose issuer it is.
+/// The log line names the tenant and the issuer.
 #[test]
 fn keys_that_cannot_be_loaded_are_logged_with_tenant_and_issuer() -> anyhow::Result<()> {
     run(DatabaseKind::Sqlite, async |env| {

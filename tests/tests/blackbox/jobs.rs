@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use minichat_metrics::catalogue::OF_JOBS;
 use minichat_metrics::{JobReport, Metrics as _, RecordingMetrics};
-use minichat_tests::child::{JobRun, Process, job, job_run, terminate, told};
+use minichat_tests::child::{JobRun, Process, job, job_run, spawn, terminate};
 use minichat_tests::database::Database;
 use minichat_tests::harness::Env;
 use minichat_tests::manifest::Tenant;
@@ -17,12 +17,12 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use uuid::Uuid;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_minichat-dataplane-under-test");
-/// What an earlier run left in the file.
+/// Contents of the file from an earlier run.
 const EARLIER: char = 'x';
 const ORPHANED: &str = "SELECT count(*) FROM chat_turns WHERE error_code = 'orphan_timeout'";
 const RUNNING: &str = "SELECT count(*) FROM chat_turns WHERE state = 'running'";
 
-/// Leaves `count` running turns of a process that was killed.
+/// Leaves `count` running turns of a killed process.
 async fn leave_behind(env: &Env, count: usize) -> anyhow::Result<()> {
     let provider = ScriptedProvider::start().await?;
     let tenant = Tenant::new("acme", provider.addr);
@@ -46,7 +46,7 @@ async fn report_of_work(path: &Path) -> anyhow::Result<JobReport> {
     let reading = async {
         loop {
             let text = std::fs::read_to_string(path).unwrap_or_default();
-            // Of an earlier run or empty before the first row; never broken.
+            // It is from an earlier run or empty before the first row, but never incomplete.
             if !text.is_empty() && !text.starts_with(EARLIER) {
                 let report = JobReport::parse(&text)?;
                 if report.count("orphan_finalized") > 0 {
@@ -74,17 +74,16 @@ fn start(env: &Env, arguments: &[&str], file: &Path) -> anyhow::Result<tokio::pr
     let variables = variables
         .each_ref()
         .map(|(key, value)| (*key, value.as_str()));
-    told(BINARY, &arguments, &variables)
+    spawn(BINARY, &arguments, &variables)
 }
 
 on_each_database! {
-    /// K8S-44, D1, D15: what it did before it was killed can be counted by
-    /// somebody else, exactly but for the one row it was at.
+    /// K8S-44, D1, D15: the work of a killed watchdog is in its report, except possibly that of the current row.
     async fn a_killed_watchdog_leaves_its_report(env) {
         leave_behind(&env, 1000).await?;
         env.database.age_turns("state = 'running'").await?;
         let file = env.manifests().with_file_name("termination-log");
-        // What an earlier run left is not part of this one's report.
+        // The contents of an earlier run are not part of this report.
         std::fs::write(&file, String::from(EARLIER).repeat(10_000))?;
         let mut killed = start(&env, &[], &file)?;
         report_of_work(&file).await?;
@@ -118,7 +117,7 @@ on_each_database! {
         assert!(!operator.observations("orphan_scan_duration_seconds", &[]).is_empty());
     }
 
-    /// K8S-42, TURN-58: between rows, and the rest is for the next run.
+    /// K8S-42, TURN-58: it stops between rows and leaves the rest to the next run.
     async fn sigterm_ends_a_watchdog_between_rows(env) {
         leave_behind(&env, 1000).await?;
         env.database.age_turns("state = 'running'").await?;
@@ -136,7 +135,7 @@ on_each_database! {
         assert_eq!(env.database.number(RUNNING).await?, 1000 - ended);
         let report = JobReport::parse(&std::fs::read_to_string(&file)?)?;
         assert_eq!(i64::try_from(report.count("orphan_finalized"))?, ended);
-        // Nothing that the operator has no family for.
+        // The operator has a family for everything in the report.
         for family in report.families() {
             assert!(OF_JOBS.iter().any(|of_jobs| of_jobs.row().name == family), "{family}");
         }
@@ -145,8 +144,8 @@ on_each_database! {
     /// K8S-42: a line for each run, until SIGTERM.
     async fn a_watchdog_with_an_interval_looks_again_and_again(env) {
         leave_behind(&env, 1).await?;
-        let mut looking = job(BINARY, &["watchdog", "--interval", "1"], &env.database.url())?;
-        let stdout = looking.stdout.take().context("no stdout")?;
+        let mut watchdog = job(BINARY, &["watchdog", "--interval", "1"], &env.database.url())?;
+        let stdout = watchdog.stdout.take().context("no stdout")?;
         let mut lines = BufReader::new(stdout).lines();
         let mut finalized = Vec::new();
         while finalized.last() != Some(&json!(1)) {
@@ -161,11 +160,11 @@ on_each_database! {
         }
         assert_eq!(finalized[0], 0);
         assert_eq!(env.database.number(ORPHANED).await?, 1);
-        terminate(&looking)?;
-        assert!(tokio::time::timeout(Duration::from_secs(30), looking.wait()).await??.success());
+        terminate(&watchdog)?;
+        assert!(tokio::time::timeout(Duration::from_secs(30), watchdog.wait()).await??.success());
     }
 
-    /// K8S-42, K8S-43: a schedule may be faster than the first process that serves, and nothing has failed then.
+    /// K8S-42, K8S-43: a scheduled watchdog may run before any process has served. This is not a failure.
     async fn in_a_database_that_nobody_has_served_a_watchdog_finds_nothing(env) {
         let file = env.manifests().with_file_name("termination-log");
         let run = watchdog(&env, &["--once"], &file).await?;
@@ -173,7 +172,7 @@ on_each_database! {
         assert_eq!(run.reports[0]["detected"], 0);
         assert_eq!(JobReport::parse(&std::fs::read_to_string(&file)?)?.job, "watchdog");
         if matches!(env.database, Database::Postgres(_)) {
-            // One that goes on cannot tell when the schema will be there.
+            // A watchdog with an interval cannot know when the schema will exist.
             let refused = watchdog(&env, &["--interval", "1"], &file).await?;
             assert!(refused.stderr.contains("run the migration first"), "{refused:?}");
         }
@@ -193,7 +192,7 @@ on_each_database! {
             ("MINICHAT_AUTH_TRUSTED_PEERS", "127.0.0.0/8"),
         ];
         if matches!(env.database, Database::Postgres(_)) {
-            let refused = job_run(told(BINARY, &["serve"], &variables)?).await?;
+            let refused = job_run(spawn(BINARY, &["serve"], &variables)?).await?;
             assert!(!refused.status.success());
             assert!(refused.stderr.contains("run the migration first"), "{}", refused.stderr);
             let migrated = job_run(job(BINARY, &["migrate"], &url)?).await?;
@@ -202,12 +201,12 @@ on_each_database! {
         let process = Process::serve(BINARY, &env, "MINICHAT_DATABASE_AUTO_MIGRATE=false").await?;
         process.kill().await?;
         env.database.query("INSERT INTO schema_migrations (version) VALUES (999)").await?;
-        let refused = job_run(told(BINARY, &["serve"], &variables)?).await?;
+        let refused = job_run(spawn(BINARY, &["serve"], &variables)?).await?;
         assert!(!refused.status.success());
         assert!(refused.stderr.contains("schema version 999 is newer"), "{}", refused.stderr);
     }
 
-    /// D16: a file has one process, and the second one is told so.
+    /// D16: one process owns a file, and a second one is refused.
     async fn a_file_that_is_served_cannot_be_served_twice(env) {
         if matches!(env.database, Database::Postgres(_)) {
             return Ok(());
@@ -215,13 +214,13 @@ on_each_database! {
         let _first = Process::serve(BINARY, &env, "").await?;
         let manifests = env.manifests().display().to_string();
         let url = env.database.url();
-        let second = told(BINARY, &["serve", "--manifests", &manifests], &[
+        let second = spawn(BINARY, &["serve", "--manifests", &manifests], &[
             ("MINICHAT_DATABASE_URL", &url),
             ("MINICHAT_AUTH_MODE", "dev"),
             ("MINICHAT_AUTH_ALLOW_DEV", "true"),
             ("MINICHAT_SERVER_BIND_ADDR", "127.0.0.1:0"),
             ("MINICHAT_METRICS_BIND_ADDR", "127.0.0.1:0"),
-            // It waits as long as a process that drains may take to end: 15 s.
+            // It waits as long as a draining process may take to end: 15 s.
             ("MINICHAT_DRAIN_MAX_SECS", "0"),
         ])?;
         let second = job_run(second).await?;
@@ -230,13 +229,13 @@ on_each_database! {
     }
 }
 
-/// What `check-config` prints, line by line, and its exit code.
+/// The lines that `check-config` prints, and its exit code.
 async fn check_config(
     manifests: &str,
     variables: &[(&str, &str)],
 ) -> anyhow::Result<(Vec<String>, Option<i32>)> {
     let arguments = ["check-config", "--manifests", manifests];
-    let output = told(BINARY, &arguments, variables)?
+    let output = spawn(BINARY, &arguments, variables)?
         .wait_with_output()
         .await?;
     let text = String::from_utf8(output.stdout)?;
@@ -246,8 +245,8 @@ async fn check_config(
     ))
 }
 
-/// D47, D48: private addresses are refused where nobody allowed them, which on a
-/// laptop everybody is; and certificates are looked at.
+/// D47, D48: private addresses are refused unless they are allowed, which is the default in development; certificate
+/// files are checked.
 #[tokio::test]
 async fn check_config_says_which_addresses_may_not_be_called() -> anyhow::Result<()> {
     let directory = tempfile::TempDir::new()?;
@@ -282,8 +281,8 @@ async fn check_config_says_which_addresses_may_not_be_called() -> anyhow::Result
     Ok(())
 }
 
-/// D43, K8S-1: what a start would refuse of a database's URL, and of the files
-/// that it names, without quoting the password.
+/// D43, K8S-1: faults of a database URL and of the files in it are reported,
+/// without the password.
 #[tokio::test]
 async fn check_config_says_what_is_wrong_with_the_url_of_a_database() -> anyhow::Result<()> {
     let directory = tempfile::TempDir::new()?;
@@ -343,8 +342,8 @@ async fn check_config_says_what_is_wrong_with_the_url_of_a_database() -> anyhow:
     Ok(())
 }
 
-/// K8S-1, PLAT-151, TURN-1: every fault of the process and of its tenants at
-/// once, with its place; nothing is opened.
+/// K8S-1, PLAT-151, TURN-1: all faults of the process and its tenants at once,
+/// with their locations; nothing is opened.
 #[tokio::test]
 async fn check_config_says_everything_that_a_start_would_refuse() -> anyhow::Result<()> {
     let directory = tempfile::TempDir::new()?;

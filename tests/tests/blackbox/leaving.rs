@@ -1,4 +1,4 @@
-//! Clients that have sent something behind their request, and then leave.
+//! Clients that send more bytes behind their request and then disconnect.
 
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use minichat_tests::scripted_provider::{Ending, Scenario};
 use serde_json::json;
 use uuid::Uuid;
 
-/// Longest time from a client's leaving to the end of the provider's stream.
+/// Maximum time from the client's disconnect until the provider's stream is
+/// closed.
 const ABORT_LIMIT: Duration = Duration::from_secs(2);
 
-/// What opens a stream.
+/// The routes that open a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Route {
     Send,
@@ -22,8 +23,8 @@ enum Route {
     Edit,
 }
 
-/// What comes behind the part of a request that the route reads, once the
-/// answer streams.
+/// What the client sends behind the part of the request that the route reads,
+/// while the answer streams.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Surplus {
     Nothing,
@@ -31,12 +32,12 @@ enum Surplus {
     /// A body of the announced length, which only a retry ignores.
     Body,
     ChunkedBody,
-    /// The body is announced and does not come.
+    /// The body is announced but never sent.
     NoBody,
     Request,
     ManyRequests,
     Garbage,
-    /// More than the kernel keeps for anybody.
+    /// More than the kernel buffers.
     Flood,
 }
 
@@ -59,7 +60,7 @@ const SURPLUSES: [Surplus; 9] = [
     Surplus::Flood,
 ];
 
-/// Every combination that there is.
+/// Every combination.
 fn cases() -> impl Iterator<Item = (Route, Surplus)> {
     let routes = [Route::Send, Route::Retry, Route::Edit];
     let all = routes
@@ -74,14 +75,14 @@ fn cases() -> impl Iterator<Item = (Route, Surplus)> {
     })
 }
 
-/// A chat, and who uses it.
+/// A chat and its user.
 struct Talk {
     caller: Caller,
     user: Api,
     chat: String,
 }
 
-/// A connection on which an answer streams, its surplus sent.
+/// A connection with a streaming answer, after the surplus was sent.
 struct Stream {
     client: RawClient,
     request: String,
@@ -117,7 +118,7 @@ impl Talk {
         Ok(Stream { client, request })
     }
 
-    /// What is sent before the answer begins.
+    /// The bytes to send before the answer begins.
     async fn request(&self, route: Route, surplus: Surplus) -> anyhow::Result<String> {
         let (chat, caller) = (&self.chat, &self.caller);
         if route == Route::Send {
@@ -158,8 +159,7 @@ impl Talk {
 }
 
 on_each_database! {
-    /// API-153, TURN-47: the provider is silent, so that nothing is written that
-    /// could fail.
+    /// API-153, TURN-47: the provider is silent, so no write could fail.
     async fn leaving_is_noticed_whatever_was_sent(env) {
         let scene = env.scene().await?;
         for (route, surplus) in cases() {
@@ -171,15 +171,16 @@ on_each_database! {
                     End::Close => drop(client),
                     End::Reset => client.reset()?,
                 }
-                let left = scene.provider.wait_until(|stats| stats.answers_aborted == 1);
-                tokio::time::timeout(ABORT_LIMIT, left).await.with_context(|| case.clone())?;
+                let aborted = scene.provider.wait_until(|stats| stats.answers_aborted == 1);
+                tokio::time::timeout(ABORT_LIMIT, aborted).await.with_context(|| case.clone())?;
                 let cancelled = async || Ok(talk.user.turn(&talk.chat, &request).await?["state"] == "cancelled");
                 scene.stack.eventually(&case, cancelled).await?;
             }
         }
     }
 
-    /// RFC 9112 section 9.6: whoever ends only its own side waits for the answer.
+    /// RFC 9112 section 9.6: a client that closes only its sending half waits
+    /// for the answer.
     async fn a_client_that_closes_half_gets_its_answer(env) {
         let scene = env.scene().await?;
         for (route, surplus) in cases() {
@@ -187,7 +188,7 @@ on_each_database! {
             let talk = Talk::begin(&scene).await?;
             let Stream { mut client, request } = talk.open(&scene, route, surplus).await.with_context(|| case.clone())?;
             client.close_half().await?;
-            // It has been noticed, and asked about.
+            // The server has noticed it and sent a comment.
             client.read_to(":\n\n").await.with_context(|| case.clone())?;
             assert_eq!(talk.user.turn(&talk.chat, &request).await?["state"], "running", "{case}");
             scene.provider.release(1);
@@ -195,7 +196,8 @@ on_each_database! {
             client.read_to("\r\n0\r\n\r\n").await.with_context(|| case.clone())?;
             let text = client.read_to_end().await.with_context(|| case.clone())?;
             assert_eq!(talk.user.turn(&talk.chat, &request).await?["state"], "done", "{case}");
-            // Its further requests are answered, unless there were too many.
+            // Its further requests are answered, unless there were too many
+            // bytes.
             let answers = text.matches("HTTP/1.1 200 OK").count();
             let expected = match surplus {
                 Surplus::Request => 2,
@@ -208,7 +210,8 @@ on_each_database! {
         assert_eq!(scrape.count("mini_chat_stream_disconnected_total", &[])?, 0);
     }
 
-    /// API-141: who has closed half is still noticed when he leaves for good.
+    /// API-141: a client that has closed half is still noticed when it
+    /// disconnects.
     async fn whoever_has_closed_half_can_still_leave(env) {
         let scene = env.scene().await?;
         let talk = Talk::begin(&scene).await?;
@@ -216,14 +219,14 @@ on_each_database! {
         client.close_half().await?;
         client.read_to(":\n\n").await?;
         client.reset()?;
-        let left = scene.provider.wait_until(|stats| stats.answers_aborted == 1);
-        tokio::time::timeout(ABORT_LIMIT, left).await?;
+        let aborted = scene.provider.wait_until(|stats| stats.answers_aborted == 1);
+        tokio::time::timeout(ABORT_LIMIT, aborted).await?;
         let cancelled = async || Ok(talk.user.turn(&talk.chat, &request).await?["state"] == "cancelled");
         scene.stack.eventually("cancelled", cancelled).await?;
     }
 
-    /// Every answer that is no stream, to clients that have ended their side
-    /// before anybody could look at their request.
+    /// Every answer that is not a stream, for clients that closed their sending
+    /// half before the request was handled.
     async fn a_half_closed_client_gets_answers_that_are_no_streams(env) {
         let scene = env.scene().await?;
         let talk = Talk::begin(&scene).await?;

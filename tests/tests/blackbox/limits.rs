@@ -1,4 +1,4 @@
-//! Limits on requests: how large, how many, how long (API-24 to API-26).
+//! Limits on requests: size, number and duration (API-24 to API-26).
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
-/// A request whose body does not come: it waits for its response head until
-/// something else ends it.
+/// A request without its body. It waits for its response head until something
+/// else ends it.
 pub(super) struct Stalled(TcpStream);
 
 impl Stalled {
@@ -32,15 +32,15 @@ impl Stalled {
         Ok(Self(socket))
     }
 
-    /// Whether an answer has begun to come.
+    /// Whether an answer has begun to arrive.
     async fn is_answered(&self) -> bool {
         let mut byte = [0];
         let peek = self.0.peek(&mut byte);
         tokio::time::timeout(Duration::ZERO, peek).await.is_ok()
     }
 
-    /// What it is answered. The connection ends with it, since the rest of the
-    /// request is still missing.
+    /// Its answer. The connection ends, because the rest of the request is
+    /// missing.
     pub(super) async fn answer(mut self) -> anyhow::Result<Answer> {
         let mut bytes = Vec::new();
         self.0.read_to_end(&mut bytes).await?;
@@ -78,7 +78,7 @@ on_each_database! {
         user.post("/chats", &body(2049)).await?.problem(413, "payload_too_large")?;
     }
 
-    /// API-25, D20: one caller's haste is nobody else's.
+    /// API-25, D20: a fast caller does not affect the others.
     async fn a_hasty_caller_is_slowed_down_alone(env) {
         let provider = ScriptedProvider::start().await?;
         let tenant = Tenant::new("acme", provider.addr);
@@ -105,8 +105,8 @@ on_each_database! {
         stack.new_user(&tenant)?.get("/models").await?.expect(200)?;
     }
 
-    /// API-25, API-26, D20: a request counts until its response head, which a
-    /// request that stalls gets from the deadline.
+    /// API-25, API-26, D20: a request counts until its response head. A stalled
+    /// request gets its response from the deadline.
     async fn requests_beyond_the_bound_are_refused_until_others_are_answered(env) {
         let provider = ScriptedProvider::start().await?;
         let tenant = Tenant::new("acme", provider.addr);
@@ -115,7 +115,7 @@ on_each_database! {
         let user = stack.new_user(&tenant)?;
         let stalled = loop {
             let stalled = Stalled::begin(&stack, &tenant).await?;
-            // It is refused itself if it comes while somebody else is being answered.
+            // It is refused itself while another one is being answered.
             let is_over = async || {
                 Ok(stalled.is_answered().await || user.get("/models").await?.status != 200)
             };

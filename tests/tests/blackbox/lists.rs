@@ -16,7 +16,7 @@ fn encoded(text: &str) -> String {
     })
 }
 
-/// What `member` says in each item of `path`, queried with `filter`.
+/// The value of `member` in each item of `path`, filtered by `filter`.
 async fn filtered(
     user: &Api,
     path: &str,
@@ -90,7 +90,7 @@ on_each_database! {
         let messages = user.messages(&chat).await?;
         let member = |index: usize, name: &str| messages[index][name].as_str().unwrap_or_default();
         let (question, answer) = (member(0, "id"), member(1, "id"));
-        let (asked, answered) = (member(0, "created_at"), member(1, "created_at"));
+        let (sent, answered) = (member(0, "created_at"), member(1, "created_at"));
         for (filter, found) in [
             ("role eq 'assistant'".to_owned(), &[answer][..]),
             ("not (role eq 'user')".to_owned(), &[answer]),
@@ -100,11 +100,11 @@ on_each_database! {
             (format!("ID eq '{}'", answer.to_uppercase()), &[answer]),
             (format!("id ne {answer}"), &[question]),
             (format!("id in ({answer},{question})"), &[question, answer]),
-            (format!("created_at gt {asked}"), &[answer]),
-            (format!("created_at ge {asked}"), &[question, answer]),
+            (format!("created_at gt {sent}"), &[answer]),
+            (format!("created_at ge {sent}"), &[question, answer]),
             (format!("created_at lt {answered}"), &[question]),
-            (format!("created_at le {answered} and created_at ne {asked}"), &[answer]),
-            (format!("created_at in ({asked})"), &[question]),
+            (format!("created_at le {answered} and created_at ne {sent}"), &[answer]),
+            (format!("created_at in ({sent})"), &[question]),
             (format!("created_at eq {answered}"), &[answer]),
         ] {
             assert_eq!(filtered(&user, &path, &filter, "id").await?, found, "{filter}");

@@ -1,4 +1,4 @@
-//! Claims about the data plane, each checked on SQLite and on PostgreSQL.
+//! Black-box tests of the data plane, each on SQLite and on PostgreSQL.
 
 #[cfg(test)]
 mod ask;

@@ -1,5 +1,5 @@
-//! Changed manifests: what is wrong is refused with file, document and field,
-//! and what runs goes on.
+//! Changes of manifests: faults are refused with file, document and field, and
+//! running tenants continue.
 
 use minichat_tests::harness::Env;
 use minichat_tests::manifest::Tenant;
@@ -7,9 +7,10 @@ use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
 use serde_json::{Value, json};
 
-/// Breaks a running tenant by `change` and checks that it is refused with a
-/// text that holds each of `hints`, that the old configuration answers, that
-/// another tenant is untouched, and that a repaired manifest is accepted.
+/// Breaks a running tenant with `change`. Checks that it is refused with a text
+/// that contains each of `hints`, that the old configuration still answers,
+/// that another tenant is not affected, and that a repaired manifest is
+/// accepted.
 async fn check_refused(
     env: Env,
     change: impl FnOnce(&mut Tenant),
@@ -88,7 +89,8 @@ on_each_database! {
         check_refused(env, misdirect, &hints).await?;
     }
 
-    /// K8S-4, K8S-7, PLAT-165: the place is told, the keys of others are not.
+    /// K8S-4, K8S-7, PLAT-165: the message has the place, but no keys of other
+    /// tenants.
     async fn a_missing_secret_is_refused_with_its_place(env) {
         let lose = |tenant: &mut Tenant| {
             tenant.spec()["providers"][0]["auth"]["secretKeyRef"]["name"] = json!("lost");
@@ -99,7 +101,7 @@ on_each_database! {
         check_refused(env, lose, &hints).await?;
     }
 
-    /// K8S-4: text that is not YAML at all.
+    /// K8S-4: text that is not YAML.
     async fn a_file_that_cannot_be_read_leaves_its_tenant_running(env) {
         let provider = ScriptedProvider::start().await?;
         let tenant = Tenant::new("acme", provider.addr);
@@ -114,8 +116,8 @@ on_each_database! {
         assert_eq!(user.say(&chat, "PING").await?.answer(), "PONG");
     }
 
-    /// K8S-22, QUOTA-33, QUOTA-34: a change drops no stream, and a turn settles
-    /// at the price that it began with.
+    /// K8S-22, QUOTA-33, QUOTA-34: a change cuts no stream, and a turn is
+    /// settled at the price with which it began.
     async fn an_open_stream_keeps_the_configuration_it_began_with(env) {
         let scene = env.scene().await?;
         let stack = &scene.stack;
@@ -158,7 +160,8 @@ on_each_database! {
         assert_eq!(settled, [(Some(1), Some(36)), (Some(2), Some(360))]);
     }
 
-    /// QUOTA-27, QUOTA-28: the version follows the content, also over a restart.
+    /// QUOTA-27, QUOTA-28: the version depends on the content, also after a
+    /// restart.
     async fn a_policy_version_is_kept_until_the_content_changes(env) {
         let provider = ScriptedProvider::start().await?;
         let mut tenant = Tenant::new("acme", provider.addr);
@@ -174,7 +177,7 @@ on_each_database! {
         }
     }
 
-    /// PLAT-103, K8S-8: a new key is used by the next call, without a restart.
+    /// PLAT-103, K8S-8: the next call uses a new key, without a restart.
     async fn a_changed_secret_reaches_the_next_call(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;

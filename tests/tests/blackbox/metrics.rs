@@ -1,4 +1,4 @@
-//! What one turn moves on `/metrics`, and what is there before any.
+//! The metrics that one turn changes, and those that exist before any turn.
 
 use minichat_metrics::catalogue::{self, Kind};
 use minichat_tests::on_each_database;
@@ -7,8 +7,8 @@ use serde_json::json;
 
 const PREFIX: &str = "mini_chat";
 
-/// Everything that answering PING on the premium model moves, sums of
-/// durations left out.
+/// Every metric that answering PING on the premium model changes, except sums
+/// of durations.
 const MOVED_BY_PING: [(&str, f64); 15] = [
     ("finalization_latency_ms_count", 1.0),
     ("quota_actual_tokens_count", 1.0),
@@ -67,7 +67,7 @@ on_each_database! {
     }
 
     /// PLAT-52, PLAT-54, PLAT-55, PLAT-58: a fresh process shows every series
-    /// whose labels are closed, and the first turn brings those of models.
+    /// with closed labels; the first turn adds those of models.
     async fn every_family_is_visible_from_the_start_or_with_its_first_use(env) {
         let scene = env.scene().await?;
         let fresh = scene.stack.scrape().await?;
@@ -100,7 +100,7 @@ on_each_database! {
         }
     }
 
-    /// PLAT-53, PLAT-54, TURN-67: no scope, no ids, no text of users.
+    /// PLAT-53, PLAT-54, TURN-67: no scope, no ids, no texts of users.
     async fn labels_hold_nothing_but_the_catalogues_keys(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -144,7 +144,7 @@ on_each_database! {
         }
     }
 
-    /// PLAT-51, PLAT-161: metrics and health are on the admin listener alone.
+    /// PLAT-51, PLAT-161: metrics and health are on the admin listener only.
     async fn the_public_listener_shows_no_metrics(env) {
         let scene = env.scene().await?;
         for path in ["/metrics", "/configz", "/healthz", "/readyz"] {

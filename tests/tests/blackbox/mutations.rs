@@ -1,4 +1,4 @@
-//! Retry, edit and delete of a chat's newest turn.
+//! Retry, edit and deletion of a chat's newest turn.
 
 use anyhow::Context as _;
 use futures_util::future::try_join_all;
@@ -18,12 +18,12 @@ fn request_id(events: &Events) -> anyhow::Result<String> {
     Ok(id.context("no request_id")?.to_owned())
 }
 
-/// One finished turn that says `content`; its request id.
+/// Runs one turn with the message `content` and returns its request id.
 async fn said(user: &Api, chat: &str, content: &str) -> anyhow::Result<String> {
     request_id(&user.say(chat, content).await?)
 }
 
-/// Runs `attempt` and demands that it counted once, as `op` with `result`.
+/// Runs `attempt` and checks that it was counted once, as `op` with `result`.
 async fn counted(
     scene: &Scene,
     (op, result): (&str, &str),
@@ -96,12 +96,12 @@ on_each_database! {
         assert_eq!(texts[0], "first");
         assert_eq!(texts[2..], [json!(" again "), json!("right")]);
         assert_eq!(messages[2]["request_id"], new.as_str());
-        // Old rows stay readable; the history of the new turn has no trace of them.
+        // Old rows stay readable, but are not part of the new turn's history.
         assert_eq!(user.turn(&chat, &old).await?["state"], "done");
         let requests = scene.provider.requests();
-        let asked = requests[2].body["input"].to_string();
-        assert!(asked.contains("first") && !asked.contains("wrong"), "{asked}");
-        assert_eq!(asked.matches("again").count(), 1, "{asked}");
+        let prompt = requests[2].body["input"].to_string();
+        assert!(prompt.contains("first") && !prompt.contains("wrong"), "{prompt}");
+        assert_eq!(prompt.matches("again").count(), 1, "{prompt}");
 
         let event = &audit(&scene).await?[0];
         assert_eq!(event["type"], "mutation");
@@ -154,18 +154,19 @@ on_each_database! {
         let again = counted(&scene, ("delete", "not_latest"), user.delete_turn(&chat, &new)).await?;
         again.problem(409, "not_latest_turn")?;
 
-        // What is gone is no history of the next turn, and its key stays taken.
+        // Deleted messages are not part of the next turn's history, and the
+        // request id stays taken.
         let body = json!({"content": "next", "request_id": new});
         user.refused(&chat, &body).await?.problem(409, "request_id_conflict")?;
         user.say(&chat, "next").await?;
         let requests = scene.provider.requests();
-        let asked = requests[requests.len() - 1].body["input"].to_string();
-        assert!(!asked.contains("fixed") && !asked.contains("typo"), "{asked}");
+        let prompt = requests[requests.len() - 1].body["input"].to_string();
+        assert!(!prompt.contains("fixed") && !prompt.contains("typo"), "{prompt}");
         let kinds: Vec<_> = audit(&scene).await?.iter().map(|event| event["event_type"].clone()).collect();
         assert_eq!(kinds, ["turn_edit", "turn_delete"]);
     }
 
-    /// API-71, API-74, TURN-54: in this order, each counted once.
+    /// API-71, API-74, TURN-54: checked in this order, each counted once.
     async fn every_condition_of_a_mutation_has_its_answer(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -193,7 +194,8 @@ on_each_database! {
             let answer = counted(&scene, (op, "not_latest"), attempt).await?;
             answer.problem(409, "not_latest_turn")?;
         }
-        // Another requester than the chat's owner can only be made by hand.
+        // A turn of another requester can only be made directly in the
+        // database.
         let stranger = format!(
             "UPDATE chat_turns SET requester_user_id = '{nothing}' WHERE request_id = '{newest}'"
         );
@@ -251,7 +253,7 @@ on_each_database! {
         user.delete_turn(&chat, &request_id).await?.expect(204)?;
     }
 
-    /// TURN-54: whatever ended the turn, it can be retried.
+    /// TURN-54: a turn can be retried however it ended.
     async fn failed_and_cancelled_turns_can_be_retried(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -303,8 +305,8 @@ on_each_database! {
             let undeleted = format!(
                 "SELECT count(*) FROM chat_turns WHERE chat_id = '{chat}' AND deleted_at IS NULL"
             );
-            let left = scene.database().number(&undeleted).await?;
-            assert!(left == 1 || left == 2, "round {round}: {left}");
+            let remaining = scene.database().number(&undeleted).await?;
+            assert!(remaining == 1 || remaining == 2, "round {round}: {remaining}");
         }
         assert_eq!(audit(&scene).await?.len(), 20);
         let scrape = scene.stack.scrape().await?;

@@ -23,12 +23,12 @@ const ORPHANED: &str =
     "SELECT count(*) FROM chat_turns WHERE state = 'failed' AND error_code = 'orphan_timeout'";
 const RESERVED: &str = "SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0";
 
-/// A turn whose provider has said one word and then nothing.
+/// A turn whose provider has sent one word and is silent since.
 async fn stalled(scene: &Scene, model: &str) -> anyhow::Result<Held> {
     scene.held_with(model, &"x".repeat(4000)).await
 }
 
-/// One run that counts for itself.
+/// Runs the watchdog once with its own metrics.
 async fn watch(scene: &Scene) -> (Report, Arc<RecordingMetrics>) {
     let metrics = Arc::new(RecordingMetrics::default());
     let watchdog = Watchdog {
@@ -48,8 +48,8 @@ fn report(detected: u32, finalized: u32, skipped: u32, failed: u32) -> Report {
     }
 }
 
-/// Changes the database, or raises a signal, in the moment between the
-/// selection of rows and the first of their finalizations.
+/// Changes the database, or fires a signal, between the selection of rows and
+/// the first finalization.
 struct Between {
     database: Database,
     sql: Option<String>,
@@ -90,9 +90,9 @@ impl Recorder for Between {
 }
 
 on_each_database! {
-    /// TURN-56, TURN-57, TURN-60, TURN-61, D1; QUOTA-34, QUOTA-59: from the row
-    /// and the policy it was priced by, though the tenant's prices have changed
-    /// since.
+    /// TURN-56, TURN-57, TURN-60, TURN-61, D1; QUOTA-34, QUOTA-59: the
+    /// settlement uses the row and the policy that priced it, although the
+    /// tenant's prices have changed since.
     async fn an_orphan_is_settled_from_what_is_stored(env) {
         let scene = env.scene().await?;
         let Held { user, chat, mut stream, started } = stalled(&scene, "prem").await?;
@@ -148,7 +148,7 @@ on_each_database! {
         assert_eq!(metrics.observations("orphan_scan_duration_seconds", &[]).len(), 1);
         assert_eq!(metrics.counter_sum("quota_commit"), 0);
 
-        // TURN-38, TURN-42: the task that lives after all has lost.
+        // TURN-38, TURN-42: the task that is still alive has lost.
         scene.provider.release(1);
         assert_eq!(stream.expect("error").await?.text("code"), "stream_interrupted");
         assert_eq!(user.turn(&chat, started.text("request_id")).await?, turn);
@@ -173,7 +173,7 @@ on_each_database! {
         user.say(&chat, "PING").await?;
         let database = scene.database();
         database.age_turns("TRUE").await?;
-        // What began long ago may still live.
+        // A turn that began long ago may still be alive.
         for (turn, change) in [(&fresh, "last_progress_at"), (&deleted, "deleted_at")] {
             let request = turn.started.text("request_id");
             database.query(&format!(
@@ -188,7 +188,7 @@ on_each_database! {
         assert_eq!(after, before);
     }
 
-    /// TURN-60: the compare-and-set repeats the whole predicate.
+    /// TURN-60: the compare-and-set checks the whole condition again.
     async fn a_sign_of_life_after_the_selection_saves_the_turn(env) {
         let scene = env.scene().await?;
         let turn = stalled(&scene, "std").await?;
@@ -211,8 +211,8 @@ on_each_database! {
         drop(turn);
     }
 
-    /// TURN-58, TURN-62: the rest does not starve, and the run says that it
-    /// left something.
+    /// TURN-58, TURN-62: the other rows are still handled, and the run reports
+    /// that it left something.
     async fn rows_that_cannot_be_finalized_do_not_starve_the_rest(env) {
         let scene = env.scene().await?;
         let _turn = stalled(&scene, "std").await?;
@@ -231,14 +231,14 @@ on_each_database! {
         assert_eq!(metrics.observations("orphan_scan_duration_seconds", &[]).len(), 3);
         assert_eq!(database.number(ORPHANED).await?, 247);
         assert_eq!(database.payloads(USAGE).await?.len(), 247);
-        // The next run finds what is left, and nothing else.
+        // The next run finds only the rest.
         database.query("UPDATE chat_turns SET policy_version_applied = 1").await?;
         let (run, _) = watch(&scene).await;
         assert_eq!(run, report(3, 3, 0, 0));
         assert_eq!(database.number(RESERVED).await?, 0);
     }
 
-    /// TURN-58: between rows.
+    /// TURN-58: it stops between rows.
     async fn a_stop_signal_ends_a_run_before_its_next_row(env) {
         let scene = env.scene().await?;
         let _turn = stalled(&scene, "std").await?;
@@ -278,8 +278,8 @@ on_each_database! {
 }
 
 /// TURN-59, TURN-64, D16: the process that owns the file runs the watchdog,
-/// unless it is told not to. It ends what no process runs, and nothing that its
-/// own process still runs, however old its last sign of life.
+/// unless it is disabled. It ends turns that no process runs, and never its own
+/// running turns, however old their last progress is.
 #[test]
 fn the_owner_of_a_file_hosts_its_watchdog() -> anyhow::Result<()> {
     for (enabled, found) in [(false, 0_i32), (true, 1)] {
@@ -302,7 +302,7 @@ fn the_owner_of_a_file_hosts_its_watchdog() -> anyhow::Result<()> {
                 let database = scene.database();
                 database.copy_running_turn(1).await?;
                 database.age_turns("state = 'running'").await?;
-                // The live one is looked at first.
+                // The live turn is handled first.
                 let request = turn.started.text("request_id");
                 let is_live = format!("request_id = '{request}'");
                 database.age_turns(&is_live).await?;
@@ -331,8 +331,8 @@ fn the_owner_of_a_file_hosts_its_watchdog() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// TURN-58, D43: a run ends when the database cannot serve, as on a full disk;
-/// the next one finds everything.
+/// TURN-58, D43: a run ends if the database cannot serve, for example because
+/// the disk is full; the next run finds everything.
 #[test]
 fn a_database_that_cannot_serve_is_not_asked_for_each_orphan() -> anyhow::Result<()> {
     run(DatabaseKind::Sqlite, async |env| {
@@ -345,7 +345,7 @@ fn a_database_that_cannot_serve_is_not_asked_for_each_orphan() -> anyhow::Result
         for _ in 0..100 {
             writer.fail(Control::Commit, 0, Fault::Full);
         }
-        // Nothing is in doubt that would have to be asked about for a minute.
+        // No commit is in doubt, which would be retried for a minute.
         let soon = Duration::from_secs(40);
         let (run, _) = tokio::time::timeout(soon, watch(&scene)).await?;
         assert!(run.error.is_some(), "{run:?}");
@@ -358,7 +358,7 @@ fn a_database_that_cannot_serve_is_not_asked_for_each_orphan() -> anyhow::Result
 }
 
 /// TURN-63: an owner that could not recover before it served ends the turns of
-/// the last one, and none of its own.
+/// the previous owner, but none of its own.
 #[test]
 fn a_late_recovery_ends_only_what_was_left_before() -> anyhow::Result<()> {
     run(DatabaseKind::Sqlite, async |env| {
@@ -370,8 +370,8 @@ fn a_late_recovery_ends_only_what_was_left_before() -> anyhow::Result<()> {
         let recovered = watchdog.recover_before(opened_at, &Signal::new()).await;
         assert_eq!(recovered, report(1, 1, 0, 0));
         scene.provider.release(2);
-        let told = old.stream.expect("error").await?;
-        assert_eq!(told.text("code"), "stream_interrupted");
+        let error = old.stream.expect("error").await?;
+        assert_eq!(error.text("code"), "stream_interrupted");
         new.stream.expect("done").await?;
         let aborted = [("trigger", "pod_crash")];
         let scrape = scene.stack.scrape().await?;

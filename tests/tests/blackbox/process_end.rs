@@ -1,4 +1,4 @@
-//! How a process ends, told to or not, and what is left of its turns.
+//! How a process ends, by a signal or a crash, and what remains of its turns.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,13 +36,13 @@ async fn wait_for(
     what: &str,
     condition: impl AsyncFn() -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
-    let asking = async {
+    let polling = async {
         while !condition().await? {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(Duration::from_secs(20), asking)
+    tokio::time::timeout(Duration::from_secs(20), polling)
         .await
         .with_context(|| format!("not {what}"))?
 }
@@ -76,11 +76,11 @@ on_each_database! {
         }
         let (mut long, long_request) = streams.pop().context("two streams")?;
         let (mut short, _) = streams.pop().context("two streams")?;
-        // A connection of its own, idle when the drain begins.
+        // Its own connection, idle when the drain begins.
         let late = new_user(&Api::new(process.app_addr), &tenant)?;
         let late_chat = late.create_chat(Some("prem")).await?;
-        // A request whose body is still on its way lets the process say good
-        // bye for a moment, in which its counters can be read.
+        // A request with an unfinished body keeps the process in its last phase
+        // for a moment, in which its counters can be read.
         let mut slow = TcpStream::connect(process.app_addr).await?;
         let head = format!(
             "POST /mini-chat/v1/chats HTTP/1.1\r\nhost: a\r\nx-tenant-id: {}\r\nx-user-id: {}\r\n\
@@ -89,18 +89,18 @@ on_each_database! {
         );
         slow.write_all(head.as_bytes()).await?;
 
-        let asked = Instant::now();
+        let signalled = Instant::now();
         process.terminate()?;
         wait_for("draining", async || Ok(status(&process.admin, "/readyz").await? == 503)).await?;
         assert_eq!(status(&process.admin, "/healthz").await?, 200);
-        if asked.elapsed() < Duration::from_millis(700) {
+        if signalled.elapsed() < Duration::from_millis(700) {
             let served = short_user.post("/chats", &json!({})).await?;
             served.expect(201)?;
             assert_eq!(served.header("connection"), "close");
         }
         let closed = async || Ok(TcpStream::connect(process.app_addr).await.is_err());
         wait_for("closed to new connections", closed).await?;
-        assert!(asked.elapsed() >= Duration::from_secs(1), "{:?}", asked.elapsed());
+        assert!(signalled.elapsed() >= Duration::from_secs(1), "{:?}", signalled.elapsed());
         let refused = late.refused(&late_chat, &body).await?;
         refused.problem(503, "service_unavailable")?;
         assert_eq!(refused.header("connection"), "close");
@@ -110,7 +110,7 @@ on_each_database! {
         short.expect("done").await?;
         let error = long.expect("error").await?;
         assert_eq!(error.text("code"), "stream_interrupted");
-        assert!(asked.elapsed() >= Duration::from_secs(3), "{:?}", asked.elapsed());
+        assert!(signalled.elapsed() >= Duration::from_secs(3), "{:?}", signalled.elapsed());
         let scrape = process.scrape().await?;
         let aborted = scrape.sum("mini_chat_streams_aborted_total", &[("trigger", "internal_abort")]);
         assert!((aborted - 1.0).abs() < 0.5, "{aborted}");
@@ -131,7 +131,7 @@ on_each_database! {
         assert_eq!(env.database.number(RESERVED).await?, 0);
     }
 
-    /// K8S-50: the second signal skips to finalization.
+    /// K8S-50: the second signal skips to the finalization.
     async fn a_second_signal_ends_the_drain_at_once(env) {
         let (provider, tenant) = tenant(&env).await?;
         let settings = "MINICHAT_DRAIN_MIN_SECS=600\nMINICHAT_DRAIN_MAX_SECS=600";
@@ -157,13 +157,13 @@ on_each_database! {
     async fn an_idle_process_does_not_exit_before_the_minimum(env) {
         let (_provider, _tenant) = tenant(&env).await?;
         let process = Process::serve(BINARY, &env, "MINICHAT_DRAIN_MIN_SECS=1").await?;
-        let asked = Instant::now();
+        let signalled = Instant::now();
         process.terminate()?;
         assert!(process.ended().await?.success());
-        assert!(asked.elapsed() >= Duration::from_secs(1), "{:?}", asked.elapsed());
+        assert!(signalled.elapsed() >= Duration::from_secs(1), "{:?}", signalled.elapsed());
     }
 
-    /// K8S-42, TURN-59, TURN-62: database access is all it needs.
+    /// K8S-42, TURN-59, TURN-62: it needs only the database.
     async fn the_watchdog_command_ends_what_a_killed_process_left(env) {
         let (provider, tenant) = tenant(&env).await?;
         let url = env.database.url();
@@ -211,7 +211,7 @@ on_each_database! {
     }
 }
 
-/// A small generator, so that a failing seed can be run again.
+/// A small random generator, so that a failing seed can be repeated.
 struct Dice(u64);
 
 impl Dice {
@@ -231,8 +231,8 @@ struct Seen {
     over: AtomicBool,
 }
 
-/// Sends message after message until the process is gone. Every fourth stream
-/// is left after its first event.
+/// Sends messages until the process is gone. Disconnects from every fourth
+/// stream after its first event.
 async fn client(api: Api, tenant: Tenant, seen: Arc<Seen>) -> anyhow::Result<()> {
     let user = new_user(&api, &tenant)?;
     let mut sent = 0;
@@ -271,7 +271,7 @@ async fn crash(env: Env) -> anyhow::Result<()> {
     let (_provider, tenant) = tenant(&env).await?;
     let is_sqlite = env.database.url().starts_with("sqlite");
     let seen = Arc::new(Seen::default());
-    // Orphans that processes and jobs say they ended.
+    // Orphans that processes and jobs report.
     let (mut recovered, mut counted_started, mut counted_ended) = (0.0, 0.0, 0.0);
     for _ in 0..30 {
         let process = Process::serve(BINARY, &env, "").await?;
@@ -305,7 +305,7 @@ async fn crash(env: Env) -> anyhow::Result<()> {
         let last = process.scrape().await?;
         process.kill().await?;
         for client in clients {
-            // It ends with the connection's error.
+            // It ends with the error of its connection.
             drop(client.await?);
         }
         counted_started += last.sum("mini_chat_stream_started_total", &[]);
@@ -315,13 +315,13 @@ async fn crash(env: Env) -> anyhow::Result<()> {
         }
     }
     check_last_process(&env, &tenant, &seen, &mut recovered).await?;
-    // A server may commit what a process sent in its last moment after the
-    // watchdog of that round has looked.
+    // The server may commit a transaction of the killed process after the
+    // watchdog of that round has run.
     recovered += watchdog(&env).await?;
     check_rows(&env, &seen, recovered, (counted_started, counted_ended)).await
 }
 
-/// Ends every turn of a dead process; answers how many there were.
+/// Ends every turn of a dead process and returns their number.
 async fn watchdog(env: &Env) -> anyhow::Result<f64> {
     env.database.age_turns("state = 'running'").await?;
     let run = job_run(job(BINARY, &["watchdog"], &env.database.url())?).await?;
@@ -329,7 +329,7 @@ async fn watchdog(env: &Env) -> anyhow::Result<f64> {
     run.reports[0]["finalized"].as_f64().context("no count")
 }
 
-/// A process that ends in order counts exactly: D1 within one process.
+/// A process that ends normally has exact counters: D1 within one process.
 async fn check_last_process(
     env: &Env,
     tenant: &Tenant,
@@ -366,14 +366,13 @@ async fn check_last_process(
 }
 
 /// `stream_started = stream_completed + stream_failed` over all processes.
-///
-/// A killed process takes along what it counted after its last scrape, so its
-/// counters are lower bounds. But each counter has its row: `started` is
-/// counted for every committed reserve, which is a row, and a terminal counter
-/// by the one who moved the row out of `running`. What recovery and watchdogs
-/// counted was read in full; it must be exactly the rows with their code. The
-/// rest of the rows was ended by processes that lived at that time. With one
-/// usage event for each row nobody ended a turn twice, so the sums are equal.
+/// A killed process loses what it counted after its last scrape, so its
+/// counters are lower bounds. But each count has a row: `started` is counted
+/// for every committed reserve, which is a row, and the terminal counter by the
+/// process that moved the row out of `running`. The counts of recovery and
+/// watchdogs were read completely, so they must equal the rows with their error
+/// code. The other rows were ended by live processes. As there is one usage
+/// event per row, no turn was ended twice, so the sums are equal.
 async fn check_rows(
     env: &Env,
     seen: &Seen,

@@ -1,5 +1,5 @@
-//! Signs of life of a running turn (TURN-7). They are half a minute apart, so
-//! these claims take their time.
+//! Progress of running turns (TURN-7). It is written every half minute, so
+//! these tests take long.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::readers::{flood, stalled};
 
-/// The last progress of the one turn in whole microseconds.
+/// The last progress of the only turn in microseconds.
 async fn last_progress(database: &Database) -> anyhow::Result<i64> {
     let column = match database {
         Database::Sqlite(_) => "last_progress_at",
@@ -27,14 +27,14 @@ async fn last_progress(database: &Database) -> anyhow::Result<i64> {
         .await
 }
 
-/// Forgets every turn.
+/// Deletes every turn.
 async fn forget_turns(database: &Database) -> anyhow::Result<()> {
     database.query("DELETE FROM messages").await?;
     database.query("DELETE FROM chat_turns").await?;
     Ok(())
 }
 
-/// Makes every sign of life fail.
+/// Makes every write of progress fail.
 async fn refuse_progress(database: &Database) -> anyhow::Result<()> {
     match database {
         Database::Sqlite(_) => {
@@ -73,7 +73,7 @@ async fn allow_progress(database: &Database) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An answer of `words`, one a second.
+/// An answer of `words` words, one per second.
 fn a_word_a_second(words: usize) -> Scenario {
     Scenario {
         interval_ms: 1000,
@@ -81,16 +81,16 @@ fn a_word_a_second(words: usize) -> Scenario {
     }
 }
 
-/// What keeps a turn from hearing of its provider.
+/// What a turn waits for.
 #[derive(Clone, Copy, Debug)]
 enum Wait {
-    /// Its client does not read.
+    /// The client does not read.
     Reader,
-    /// The provider takes its time to answer at all.
+    /// The provider has not answered yet.
     Provider,
 }
 
-/// Opens a turn that waits, and makes it look as if it had done so for an hour.
+/// Opens a turn that waits, and makes it look as if it had waited for an hour.
 async fn waiting(scene: &Scene, wait: Wait) -> anyhow::Result<RawClient> {
     scene.provider.push_scenario(Scenario {
         hold_before_head: matches!(wait, Wait::Provider),
@@ -115,7 +115,7 @@ async fn waiting(scene: &Scene, wait: Wait) -> anyhow::Result<RawClient> {
 }
 
 on_each_database! {
-    /// TURN-57, D44: a turn whose process lives is no orphan, whatever it waits
+    /// TURN-57, D44: a turn of a live process is no orphan, whatever it waits
     /// for.
     async fn a_turn_that_waits_shows_life(env) {
         for wait in [Wait::Reader, Wait::Provider] {
@@ -138,7 +138,7 @@ on_each_database! {
         }
     }
 
-    /// TURN-7: at most once in 30 s, whatever the provider sends.
+    /// TURN-7: at most once in 30 s, however many events the provider sends.
     async fn a_turn_shows_life_twice_a_minute(env) {
         let scene = env.scene().await?;
         scene.provider.push_scenario(a_word_a_second(66));
@@ -153,7 +153,7 @@ on_each_database! {
             }
         }
         let seen: Vec<i64> = seen.into_iter().collect();
-        // The first is the start.
+        // The first one is the start.
         assert_eq!(seen.len(), 3, "{seen:?}");
         let interval = i64::try_from(Duration::from_secs(30).as_micros())?;
         for pair in seen.windows(2) {
@@ -161,7 +161,8 @@ on_each_database! {
         }
     }
 
-    /// TURN-7: it is tried again at the next event, and the answer goes on.
+    /// TURN-7: the write is repeated at the next event, and the answer
+    /// continues.
     async fn a_sign_of_life_that_cannot_be_stored_ends_nothing(env) {
         let scene = env.scene().await?;
         scene.provider.push_scenario(a_word_a_second(40));

@@ -1,4 +1,4 @@
-//! What a prompt holds while something of its chat is being deleted.
+//! The contents of a prompt while something in its chat is being deleted.
 
 use std::future::Future;
 
@@ -11,22 +11,22 @@ use minichat_tests::on_each_database;
 use serde_json::json;
 use tokio::sync::{Notify, oneshot};
 
-/// A text that nothing else holds.
+/// A text that occurs only in the chat's newest turn.
 const SECRET: &str = "the code is 4711";
 
-/// Who waits for a lock.
+/// The sessions that wait for a lock.
 const WAITING: &str = "SELECT count(*) FROM pg_stat_activity \
     WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
 /// What is deleted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Deleted {
-    /// The newest turn, which holds [`SECRET`].
+    /// The newest turn, which contains [`SECRET`].
     Turn,
     Chat,
 }
 
-/// What opens a turn meanwhile.
+/// What opens a turn at the same time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Opening {
     Send,
@@ -34,7 +34,7 @@ enum Opening {
     Edit,
 }
 
-/// A chat of two turns.
+/// A chat with two turns.
 struct Talk {
     user: Api,
     chat: String,
@@ -63,7 +63,7 @@ impl Talk {
         }
     }
 
-    /// Opens a turn, in the place of `target` where it takes the place of one.
+    /// Opens a turn; a retry or an edit replaces `target`.
     async fn open(&self, opening: Opening, target: &str) -> anyhow::Result<Answer> {
         match opening {
             Opening::Send => {
@@ -75,8 +75,9 @@ impl Talk {
         }
     }
 
-    /// Waits until `count` wait for a lock. A database of one writer has no
-    /// places to look at: there, others have been answered meanwhile.
+    /// Waits until `count` sessions wait for a lock. SQLite has only one writer
+    /// and no view of waiting sessions: there, other requests are answered in
+    /// the meantime.
     async fn until_waiting(&self, scene: &Scene, count: i64) -> anyhow::Result<()> {
         if let Database::Sqlite(_) = scene.database() {
             for _ in 0..5 {
@@ -91,8 +92,8 @@ impl Talk {
         scene.stack.eventually("waiting", waiting).await
     }
 
-    /// Begins `first`, which comes to wait for `lock`; then `second`; and frees
-    /// the lock as soon as `second` waits as well or is answered.
+    /// Starts `first`, which waits for `lock`, and then `second`. Releases the
+    /// lock as soon as `second` waits too or is answered.
     async fn overlap(
         &self,
         scene: &Scene,
@@ -124,22 +125,22 @@ impl Talk {
     }
 }
 
-/// Whether the provider was told what the chat's second message says.
-fn has_told(scene: &Scene) -> bool {
+/// Whether a prompt contained the chat's second message.
+fn provider_saw_secret(scene: &Scene) -> bool {
     let requests = scene.provider.requests();
     requests
         .iter()
         .any(|request| request.body.to_string().contains(SECRET))
 }
 
-/// Whichever comes first, nobody is told that something is deleted which the
-/// provider is told afterwards.
+/// Whichever is first: after a deletion was acknowledged, no prompt contains
+/// the deleted text.
 fn check(scene: &Scene, deleted: Deleted, deletion: &Answer, opened: &Answer) {
     let (deletion, opened) = (deletion.status.as_u16(), opened.status.as_u16());
     match deleted {
         Deleted::Turn => {
             assert!(matches!(deletion, 204 | 409), "{deletion}");
-            assert_eq!(has_told(scene), deletion == 409 && opened == 200);
+            assert_eq!(provider_saw_secret(scene), deletion == 409 && opened == 200);
         }
         Deleted::Chat => {
             assert_eq!(deletion, 204);
@@ -152,8 +153,8 @@ fn check(scene: &Scene, deleted: Deleted, deletion: &Answer, opened: &Answer) {
 const OPENINGS: [Opening; 3] = [Opening::Send, Opening::Retry, Opening::Edit];
 
 on_each_database! {
-    /// TURN-10, TURN-55, API-55, API-74: the deletion has found what it deletes
-    /// and is not committed yet.
+    /// TURN-10, TURN-55, API-55, API-74: the deletion has found its turn and is
+    /// not committed yet.
     async fn a_prompt_waits_for_a_deletion_that_has_begun(env) {
         let scene = env.scene().await?;
         let is_postgres = matches!(env.database, Database::Postgres(_));
@@ -162,7 +163,7 @@ on_each_database! {
                 let talk = Talk::begin(&scene).await?;
                 let lock = env.database.lock_table("outbox_messages").await?;
                 let delete = talk.delete(deleted);
-                // Not the newest, unless the deletion comes first.
+                // It is the newest only if the deletion is first.
                 let open = talk.open(opening, &talk.turns[0]);
                 let [deletion, opened] = talk.overlap(&scene, lock, delete, open).await?;
                 let opened_with = opened.status.as_u16();
@@ -178,7 +179,7 @@ on_each_database! {
         }
     }
 
-    /// TURN-54, TURN-55, API-71: the prompt is made and its turn is not
+    /// TURN-54, TURN-55, API-71: the prompt is built and its turn is not
     /// committed yet.
     async fn a_deletion_waits_for_a_prompt_that_is_made(env) {
         let scene = env.scene().await?;

@@ -1,4 +1,4 @@
-//! Providers that fail: one truthful terminal event, and everything else agrees
+//! Providers that fail: one truthful terminal event, and rows and metrics agree
 //! with it.
 
 use minichat_tests::client::Api;
@@ -8,7 +8,7 @@ use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider, Tokens};
 use serde_json::{Value, json};
 
-/// What a failed turn of M on `std` costs when its usage is unknown.
+/// Charge of a failed turn of M on `std` with unknown usage.
 const ESTIMATED: i64 = 1360;
 
 /// Charge and settlement of a failed turn.
@@ -29,8 +29,8 @@ impl Cost {
     }
 }
 
-/// Sends M to a new chat; the turn must fail with `code` and `cost`, on the
-/// wire, in the turn, the messages, the quota, the usage event and the metrics.
+/// Sends M to a new chat. The turn must fail with `code` and `cost` in the
+/// stream, the turn, the messages, the quota, the usage event and the metrics.
 /// Returns the error event.
 async fn check_failure(scene: &Scene, user: &Api, code: &str, cost: Cost) -> anyhow::Result<Value> {
     let database = scene.database();
@@ -97,7 +97,7 @@ fn failed(message: &str) -> Ending {
 }
 
 on_each_database! {
-    /// API-33, API-151, TURN-23, TURN-40, D54: whoever was refused pays nothing.
+    /// API-33, API-151, TURN-23, TURN-40, D54: a refused turn costs nothing.
     async fn an_http_failure_is_an_error_event_under_200(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -112,7 +112,7 @@ on_each_database! {
         }
     }
 
-    /// TURN-20, QUOTA-67: reported usage is charged also when the turn fails.
+    /// TURN-20, QUOTA-67: reported usage is charged even if the turn fails.
     async fn a_failed_response_is_charged_by_its_usage_if_it_has_one(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -143,7 +143,7 @@ on_each_database! {
             Scenario::raw(garbage),
             Scenario::status(200, json!({"id": "resp_1"})),
             Scenario { drop_connection: true,
-                // A connection that fails before the answer is tried once more.
+                // A connection that fails before the answer is retried once.
                 times: 2, ..Scenario::default() },
         ] {
             scene.provider.push_scenario(scenario);

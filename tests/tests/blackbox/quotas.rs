@@ -1,4 +1,4 @@
-//! What the quota lets through, and what it charges.
+//! What the quota allows, and what it charges.
 
 use futures_util::future::join_all;
 use minichat_tests::harness::Env;
@@ -15,8 +15,8 @@ fn message() -> String {
 
 const PLENTY: (i64, i64) = (100_000_000, 1_000_000_000);
 
-/// One turn with `usage` on a fresh user of model `std`; what the daily total
-/// row holds afterwards: spent, reserved, input and output tokens.
+/// Runs one turn with `scenario` for a new user on model `std`. Returns the
+/// daily total row: spent, reserved, input and output tokens.
 async fn settled(env: &Env, scenario: Scenario) -> anyhow::Result<Vec<i64>> {
     let scene = env.scene().await?;
     scene.provider.push_scenario(scenario);
@@ -113,7 +113,7 @@ on_each_database! {
         }
     }
 
-    /// QUOTA-52, QUOTA-80, QUOTA-82: room for ten of twenty-five.
+    /// QUOTA-52, QUOTA-80, QUOTA-82: there is room for ten of twenty-five.
     async fn parallel_sends_never_pass_a_limit(env) {
         let scene = env.scene_with(|tenant| {
             tenant.with_limits((42_100, 1_000_000), (1_000, 1_000_000))
@@ -148,12 +148,12 @@ on_each_database! {
         scene.provider.release(10);
     }
 
-    /// QUOTA-58: within the tolerance the price stands.
+    /// QUOTA-58: within the tolerance the full price is charged.
     async fn usage_within_the_tolerance_is_charged_in_full(env) {
         assert_eq!(settled(&env, reporting(2000, 431)).await?, [3293, 0, 2000, 431]);
     }
 
-    /// QUOTA-58: beyond it the reserve is the most that is charged.
+    /// QUOTA-58: beyond it, at most the reserve is charged.
     async fn usage_beyond_the_tolerance_is_capped(env) {
         assert_eq!(settled(&env, reporting(1432, 1000)).await?, [4210, 0, 1432, 1000]);
     }
@@ -222,8 +222,8 @@ on_each_database! {
         other.say(&chat, "PING").await?.only("done")?;
     }
 
-    /// API-112: percentages are rounded down, and a period without allowance
-    /// is not shown.
+    /// API-112: percentages are rounded down, and a period without a limit is
+    /// not shown.
     async fn the_status_warns_at_the_threshold_and_says_when_nothing_is_left(env) {
         let provider = ScriptedProvider::start().await?;
         let tenant = Tenant::new("acme", provider.addr);
@@ -238,7 +238,7 @@ on_each_database! {
             Ok(stack.configz(&tenant).await?["revision"] != revision)
         }).await?;
         // Of 1000 and of 100.
-        for (spent, left, percentage, warning, exhausted) in [
+        for (spent, remaining, percentage, warning, exhausted) in [
             (79, [921, 21], [92, 21], [false, false], [false, false]),
             (80, [920, 20], [92, 20], [false, true], [false, false]),
             (99, [901, 1], [90, 1], [false, true], [false, false]),
@@ -250,7 +250,7 @@ on_each_database! {
             let status = user.get("/quota/status").await?.expect(200)?;
             let tiers: Vec<_> = status["tiers"].as_array().into_iter().flatten().collect();
             assert_eq!((&tiers[0]["tier"], &tiers[1]["tier"]), (&json!("premium"), &json!("total")));
-            // One period each: the other has no allowance.
+            // One period each, because the other has no limit.
             for (cell, (tier, period)) in [(1, "daily"), (0, "monthly")].into_iter().enumerate() {
                 let periods = tiers[tier]["periods"].as_array();
                 let [shown] = periods.map(Vec::as_slice).unwrap_or_default() else {
@@ -258,7 +258,7 @@ on_each_database! {
                 };
                 assert_eq!(shown["period"], period);
                 assert_eq!(shown["used_credits_micro"], spent);
-                assert_eq!(shown["remaining_credits_micro"], left[cell], "{status}");
+                assert_eq!(shown["remaining_credits_micro"], remaining[cell], "{status}");
                 assert_eq!(shown["remaining_percentage"], percentage[cell], "{status}");
                 assert_eq!(shown["warning"], warning[cell], "{status}");
                 assert_eq!(shown["exhausted"], exhausted[cell], "{status}");

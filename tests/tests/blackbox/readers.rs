@@ -1,5 +1,5 @@
-//! Clients that take nothing of an answer although they stay: whatever ends a
-//! turn ends it all the same (D44, API-134).
+//! Clients that stay connected but do not read: their turns still end for every
+//! reason that ends a turn (D44, API-134).
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use minichat_tests::scripted_provider::{Ending, Scenario};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// How long a turn may go on after what ends it.
+/// How long a turn may continue after the reason to end.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// A turn whose client does not read.
@@ -23,7 +23,7 @@ struct Unread {
     reader: RawClient,
 }
 
-/// A tenant whose provider has these limits.
+/// A tenant whose provider has these time limits.
 async fn scene(env: &Env, timeouts: Value) -> anyhow::Result<Scene> {
     env.scene_with(|mut tenant| {
         tenant.spec()["providers"][0]["timeouts"] = timeouts;
@@ -32,7 +32,7 @@ async fn scene(env: &Env, timeouts: Value) -> anyhow::Result<Scene> {
     .await
 }
 
-/// An answer of 25 MB, more than is buffered between a provider and a client.
+/// An answer of 25 MB, more than all buffers between provider and client.
 pub(crate) fn flood() -> Scenario {
     let text = "0123456789".repeat(6400);
     let data = json!({"type": "response.output_text.delta", "delta": text});
@@ -64,7 +64,7 @@ async fn unread(scene: &Scene) -> anyhow::Result<Unread> {
     })
 }
 
-/// Returns once the kernel has taken all that it takes for `reader`.
+/// Returns once the kernel accepts no more data for `reader`.
 pub(crate) async fn stalled(reader: &RawClient) -> anyhow::Result<()> {
     let mut queued = 0;
     loop {
@@ -77,7 +77,8 @@ pub(crate) async fn stalled(reader: &RawClient) -> anyhow::Result<()> {
     }
 }
 
-/// Bytes that were written to the peer at `port` of this machine and not taken.
+/// Number of bytes that were sent to the peer at `port` of this machine and not
+/// read.
 fn queued_for(port: u16) -> anyhow::Result<u64> {
     let peer = format!(":{port:04X}");
     let table = std::fs::read_to_string("/proc/net/tcp")?;
@@ -93,13 +94,13 @@ fn queued_for(port: u16) -> anyhow::Result<u64> {
 }
 
 impl Unread {
-    /// The turn ends and leaves the provider, although nobody reads; whoever
-    /// reads again is told how it ended.
+    /// The turn ends and closes the provider's stream although the client does
+    /// not read. A client that reads again learns how it ended.
     async fn ends(mut self, scene: &Scene, state: &str, code: &str) -> anyhow::Result<()> {
-        let left = scene
+        let aborted = scene
             .provider
             .wait_until(|stats| stats.answers_aborted == 1);
-        tokio::time::timeout(END_WITHIN, left).await?;
+        tokio::time::timeout(END_WITHIN, aborted).await?;
         let ended = async || {
             let turn = self.user.turn(&self.chat, &self.request).await?;
             Ok(turn["state"] == state)
@@ -151,18 +152,19 @@ on_each_database! {
         let unread = unread(&scene).await?;
         let database = scene.database().clone();
         tokio::time::timeout(Duration::from_secs(20), scene.stack.stop()).await??;
-        let left = "SELECT count(*) FROM chat_turns WHERE state = 'cancelled'";
-        assert_eq!(database.number(left).await?, 1);
+        let cancelled = "SELECT count(*) FROM chat_turns WHERE state = 'cancelled'";
+        assert_eq!(database.number(cancelled).await?, 1);
         drop(unread);
     }
 
-    /// TURN-42, API-150: an answer that has ended is stored, read or not.
+    /// TURN-42, API-150: a complete answer is stored, whether or not it is
+    /// read.
     async fn an_answer_that_is_complete_is_stored(env) {
         let scene = env.scene().await?;
         let caller = Caller { tenant: scene.tenant.id, user: Uuid::new_v4() };
         let user = scene.stack.caller(&scene.tenant, caller.user)?;
         let chat = user.create_chat(Some("std")).await?;
-        // More than is buffered anywhere but in the channel's last frame.
+        // More than all buffers except the last frame of the channel.
         let piece = "0123456789".repeat(1000);
         scene.provider.push_scenario(Scenario {
             hold_before_end: true,

@@ -1,5 +1,5 @@
-//! Every code that a problem document of this API can carry, and what a refused
-//! message leaves behind.
+//! Every code of the API's problem documents, and what a refused message leaves
+//! behind.
 
 use std::collections::BTreeSet;
 
@@ -14,15 +14,15 @@ use minichat_tests::scripted_provider::{Ending, Scenario};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// Codes of images, of which no chat has any.
+/// Codes of images, which do not exist yet.
 const OF_IMAGES: [ErrorCode; 3] = [
     ErrorCode::TooManyImages,
     ErrorCode::ImagesDisabled,
     ErrorCode::UnsupportedMedia,
 ];
 
-/// Codes that need another process, database or tenant, and the claims that
-/// provoke them: `a_database_that_fails_…` below, `a_drained_process_…`,
+/// Codes that need another process, database or tenant. These tests cause them:
+/// `a_database_that_fails_…` below, `a_drained_process_…`,
 /// `exhausted_limits_refuse_…`, those of `limits`, and
 /// `a_switched_off_web_search_…`.
 const ELSEWHERE: [ErrorCode; 8] = [
@@ -74,7 +74,7 @@ async fn refused_at_the_door(scene: &Scene, user: &Api) -> anyhow::Result<Vec<Er
     ])
 }
 
-/// Lookups that find nothing and lists that are asked for wrongly.
+/// Lookups of missing objects, and invalid list queries.
 async fn refused_reads(user: &Api, chat: &str) -> anyhow::Result<Vec<ErrorCode>> {
     let random = Uuid::new_v4();
     let get = async |path: String| user.get(&path).await;
@@ -143,7 +143,8 @@ async fn refused_messages(user: &Api, chat: &str) -> anyhow::Result<Vec<ErrorCod
             json!({"content": "a", "web_search": {"enabled": true}}),
             ErrorCode::WebSearchDisabled,
         ),
-        // 4 bytes a token: over `max_input_tokens`, then over the window alone.
+        // At 4 bytes per token: over `max_input_tokens`, then over the window
+        // only.
         (
             json!({"content": "x".repeat(16_000)}),
             ErrorCode::InputTooLong,
@@ -161,8 +162,8 @@ async fn refused_messages(user: &Api, chat: &str) -> anyhow::Result<Vec<ErrorCod
     Ok(codes)
 }
 
-/// A tenant without web search, and a model whose window is smaller than what
-/// its input limit lets through.
+/// A tenant without web search, with a model whose window is smaller than its
+/// input limit.
 async fn narrow_scene(env: &Env) -> anyhow::Result<Scene> {
     env.scene_with(|mut tenant| {
         let model = tenant.model("std");
@@ -198,7 +199,8 @@ on_each_database! {
         assert_eq!(answered, all);
     }
 
-    /// TURN-9, QUOTA-18: nothing is written, and without web search it works.
+    /// TURN-9, QUOTA-18: nothing is written, and without web search the message
+    /// is accepted.
     async fn a_switched_off_web_search_is_refused(env) {
         let scene = env.scene_with(|mut tenant| {
             tenant.spec()["killSwitches"] = json!({"disableWebSearch": true});
@@ -212,7 +214,7 @@ on_each_database! {
         user.open(&chat, &body(false)).await?.collect().await?.only("done")?;
     }
 
-    /// API-31, API-32: what a database says of itself is for the log.
+    /// API-31, API-32: the database's error is only logged.
     async fn a_database_that_fails_is_an_internal_error_without_a_word_of_it(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -235,7 +237,7 @@ on_each_database! {
         scene.check_nothing_written().await?;
     }
 
-    /// API-5, PLAT-19: nothing that a provider or a database calls its own.
+    /// API-5, PLAT-19: no identifier of a provider or a database.
     async fn no_answer_tells_ids_of_tenants_users_or_providers(env) {
         let scene = env.scene().await?;
         let user_id = Uuid::new_v4();
@@ -272,7 +274,7 @@ on_each_database! {
     }
 }
 
-/// Reactions to what cannot be reacted to.
+/// Reactions to messages that allow none.
 async fn refused_reactions(user: &Api, chat: &str) -> anyhow::Result<Vec<ErrorCode>> {
     let like = json!({"reaction": "like"});
     let question = user.messages(chat).await?[0]["id"].clone();

@@ -51,7 +51,7 @@ async fn cancelled(scene: &Scene, user: &Api, words: &[&str]) -> anyhow::Result<
 }
 
 on_each_database! {
-    /// TURN-43, TURN-55: whatever became of the turn, its id is taken.
+    /// TURN-43, TURN-55: however the turn ended, its id is taken.
     async fn an_id_that_names_no_completed_turn_is_a_conflict(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -77,12 +77,12 @@ on_each_database! {
         assert_eq!(scene.database().number(RUNNING).await?, 1);
 
         let before = traces(&scene).await?;
-        let asked = scene.provider.requests().len();
+        let called = scene.provider.requests().len();
         for (chat, request) in &taken {
             user.refused(chat, &again(request)).await?.problem(409, "request_id_conflict")?;
         }
         assert_eq!(traces(&scene).await?, before);
-        assert_eq!(scene.provider.requests().len(), asked);
+        assert_eq!(scene.provider.requests().len(), called);
     }
 
     /// TURN-8: a deleted turn keeps its status.
@@ -96,8 +96,8 @@ on_each_database! {
         assert_eq!((&turn["state"], &turn["request_id"]), (&json!("done"), &json!(request)));
     }
 
-    /// TURN-10, TURN-45, TURN-46: neither another turn nor the catalog nor the
-    /// quota has a say, and nothing is counted or written.
+    /// TURN-10, TURN-45, TURN-46: it depends neither on another turn nor on
+    /// catalog or quota, and nothing is counted or written.
     async fn a_replay_depends_on_nothing_that_has_changed_since(env) {
         let scene = env.scene_with(|tenant| tenant.with_limits((20_000, 20_000), (20_000, 20_000))).await?;
         let user = scene.new_user()?;
@@ -138,7 +138,7 @@ on_each_database! {
         user.refused(&fresh, &json!({"content": "hello"})).await?.problem(429, "quota_exceeded")?;
     }
 
-    /// TURN-44, QUOTA-66: from rows alone, which know no reason.
+    /// TURN-44, QUOTA-66: from rows only, which do not contain the reason.
     async fn the_replay_of_a_downgraded_turn_says_from_what(env) {
         let plenty = 1_000_000_000;
         let scene = env.scene_with(|tenant| tenant.with_limits((plenty, plenty), (0, 0))).await?;
@@ -161,7 +161,7 @@ on_each_database! {
         }
     }
 
-    /// TURN-36: an answer without text is an answer.
+    /// TURN-36: an answer without text is stored like any other.
     async fn an_empty_answer_is_stored_and_replayed(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;

@@ -1,4 +1,4 @@
-//! Heads of requests that HTTP has rules for, on every route.
+//! HTTP rules about the head of a request, on every route.
 
 use anyhow::Context as _;
 use http::Method;
@@ -12,10 +12,10 @@ use minichat_tests::scripted_provider::ScriptedProvider;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// Bytes of a JSON text in gzip; what they say is of no interest.
+/// The beginning of a gzip stream.
 const ENCODED: &[u8] = &[0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00];
 
-/// Every operation, below the base path, with ids of nothing.
+/// Every operation, below the base path, with ids that do not exist.
 fn operations() -> impl Iterator<Item = (Method, String)> {
     routes().into_iter().map(|(method, template)| {
         let id = Uuid::new_v4().to_string();
@@ -25,7 +25,7 @@ fn operations() -> impl Iterator<Item = (Method, String)> {
     })
 }
 
-/// Every path of an operation, and others.
+/// Every path of an operation, and some others.
 fn paths() -> Vec<(Method, String)> {
     let operations = operations().map(|(method, path)| (method, format!("{BASE}{path}")));
     let others = [
@@ -38,7 +38,7 @@ fn paths() -> Vec<(Method, String)> {
     operations.chain(others).collect()
 }
 
-/// Sends a head and reads the whole answer: its status line and its body.
+/// Sends a head and reads the whole answer. Returns status line and body.
 async fn exchange(address: std::net::SocketAddr, head: &str) -> anyhow::Result<(String, String)> {
     let mut client = RawClient::connect(address).await?;
     client
@@ -57,7 +57,8 @@ fn identified(scene: &Scene, line: &str) -> String {
 }
 
 on_each_database! {
-    /// RFC 9112 section 3.2: before anything else is asked, such as who it is.
+    /// RFC 9112 section 3.2: this is checked before anything else, such as the
+    /// identity.
     async fn a_request_without_exactly_one_host_is_refused(env) {
         let provider = ScriptedProvider::start().await?;
         let tenant = Tenant::new("acme", provider.addr);
@@ -73,7 +74,7 @@ on_each_database! {
                 assert_eq!(problem["errors"][0]["field"], "Host", "{problem}");
             }
         }
-        // Which host it is does not matter, also where the target names another.
+        // The host does not matter, even if the target names another one.
         let target = format!("{BASE}/models");
         for line in [
             format!("GET {target} HTTP/1.1\r\nhost: a.example:80"),
@@ -110,12 +111,13 @@ on_each_database! {
                     assert_eq!(answer.header("accept-encoding"), "identity");
                     refused += 1;
                 } else {
-                    // It has no body; whatever is sent as one is ignored.
+                    // The route has no body; one that is sent is ignored.
                     assert!(matches!(answer.status.as_u16(), 200 | 404), "{method} {path}: {answer:?}");
                 }
             }
         }
-        // Those that make and change a chat, a message, a turn and a reaction.
+        // The operations that create and change a chat, a message, a turn and a
+        // reaction.
         assert_eq!(refused, 5 * 4);
         let plain = [("content-type", "application/json"), ("content-encoding", "identity")];
         user.exchange(Method::POST, "/chats", &plain, "{}".into()).await?.expect(201)?;
@@ -150,7 +152,8 @@ on_each_database! {
         assert_eq!(stream.status, 200);
     }
 
-    /// RFC 3986 section 6.2.2: what needs no encoding means the same encoded.
+    /// RFC 3986 section 6.2.2: a character that needs no encoding means the
+    /// same when encoded.
     async fn a_path_means_the_same_however_it_is_encoded(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -176,7 +179,7 @@ on_each_database! {
                 assert_eq!(encoded.status, plain.status, "{method} {path}");
             }
         }
-        // What would cut a segment in two stays in it.
+        // A character that would split a segment stays encoded.
         user.get(&format!("/chats%2F{chat}")).await?.problem(404, "not_found")?;
         user.get("/models/a%2Fb").await?.problem(404, "model_not_found")?;
     }

@@ -1,5 +1,5 @@
-//! What holds for every request, whatever it asks for: where the API is, what
-//! its operations answer, and what comes back with an answer.
+//! Rules for every request: the base path, the statuses of operations, and the
+//! headers of answers.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use crate::limits::Stalled;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_minichat-dataplane-under-test");
 
-/// Every operation on one chat with `user`, with the status that it succeeds
-/// with; a 204 must have no body.
+/// Calls every operation on one chat of `user` and checks its success status. A
+/// 204 must have no body.
 async fn succeed(provider: &ScriptedProvider, user: &Api) -> anyhow::Result<()> {
     let chat = user.create_chat(None).await?;
     let first = user.say(&chat, "PING").await?;
@@ -102,8 +102,8 @@ on_each_database! {
 
         for prefix in ["/a/../b", "/a b"] {
             let settings = format!("MINICHAT_SERVER_ROOT_PREFIX={prefix}");
-            let told = refused_to_start(BINARY, &env, &settings).await?;
-            assert!(told.contains("server.root_prefix"), "{told}");
+            let output = refused_to_start(BINARY, &env, &settings).await?;
+            assert!(output.contains("server.root_prefix"), "{output}");
         }
     }
 
@@ -117,12 +117,12 @@ on_each_database! {
         assert_eq!(answer["instance"], format!("/mini-chat/v1{turn}"));
     }
 
-    /// API-20, API-21: the path is looked at before the body.
+    /// API-20, API-21: the path is checked before the body.
     async fn the_earliest_fault_is_told(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
-        let nobody = &scene.stack.api;
-        nobody.get("/nothing").await?.problem(401, "unauthenticated")?;
+        let anonymous = &scene.stack.api;
+        anonymous.get("/nothing").await?.problem(401, "unauthenticated")?;
         user.get("/nothing").await?.problem(404, "not_found")?;
         let reader = user.with_header("x-scopes", "ai:mini_chat:read")?;
         reader.post("/nothing", &json!({})).await?.problem(403, "insufficient_permissions")?;
@@ -147,8 +147,8 @@ on_each_database! {
             let user = user.with_header("x-request-id", named)?;
             assert_eq!(user.get("/models").await?.header("x-request-id"), named);
             assert_eq!(user.get("/nothing").await?.header("x-request-id"), named);
-            let nobody = scene.stack.api.with_header("x-request-id", named)?;
-            assert_eq!(nobody.get("/models").await?.header("x-request-id"), named);
+            let anonymous = scene.stack.api.with_header("x-request-id", named)?;
+            assert_eq!(anonymous.get("/models").await?.header("x-request-id"), named);
             let stream = user.open(&chat, &json!({"content": "PING"})).await?;
             assert_eq!(stream.headers["x-request-id"], named);
             stream.collect().await?.check_grammar()?;
@@ -161,7 +161,7 @@ on_each_database! {
         }
     }
 
-    /// API-2, API-23: what a body must be, and what of it is ignored.
+    /// API-2, API-23: which bodies are accepted, and what is ignored in them.
     async fn a_body_is_json_whatever_the_client_accepts(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -217,7 +217,7 @@ on_each_database! {
         }
     }
 
-    /// API-26: the deadline ends with the head of the response.
+    /// API-26: the deadline applies up to the response head.
     async fn a_stream_outlives_the_deadline_of_its_request(env) {
         let provider = ScriptedProvider::start().await?;
         let tenant = Tenant::new("acme", provider.addr);
@@ -232,7 +232,7 @@ on_each_database! {
         let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
         let opened = stream.expect("stream_started").await?.at;
         stream.expect("delta").await?;
-        // Begun after the stream and late all the same.
+        // Started after the stream, and still late.
         let late = Stalled::begin(&stack, &tenant).await?;
         late.answer().await?.problem(504, "request_timeout")?;
         assert!(opened.elapsed() >= Duration::from_secs(1));

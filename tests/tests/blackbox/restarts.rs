@@ -42,7 +42,7 @@ async fn the_next_process_serves_when_the_draining_one_has_ended(env: Env) -> an
         line.contains(&holder) && line.contains(&env.database.url()[9..]),
         "{line}"
     );
-    // The long answer is whole all the same.
+    // The long answer is complete nevertheless.
     provider.release(1);
     stream.expect("done").await?;
     assert!(first.ended().await?.success());

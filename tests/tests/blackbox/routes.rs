@@ -1,5 +1,5 @@
-//! Every route that the data plane has, walked by everybody who must not get
-//! through (API-12 to API-15, PLAT-135 to PLAT-137).
+//! Every route, called by everyone who must not have access (API-12 to API-15,
+//! PLAT-135 to PLAT-137).
 
 use minichat_tests::client::{Answer, Api};
 use minichat_tests::harness::{Env, Stack};
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::every_route::{Call, Things, calls};
 
-/// Two tenants of the process's issuer and one with an issuer of its own; Alice
-/// of the first has a chat with one turn.
+/// Two tenants of the process's issuer and one with its own issuer. Alice of
+/// the first has a chat with one turn.
 struct House {
     issuer: ScriptedIssuer,
     signer: Signer,
@@ -52,7 +52,7 @@ impl House {
         })
     }
 
-    /// Alice, but for what `change` says.
+    /// Alice, with claims changed by `change`.
     fn caller(&self, change: &Value) -> anyhow::Result<Api> {
         let mut claims = json!({"tenant_id": self.alices.id, "sub": "alice"});
         for (name, value) in change.as_object().into_iter().flatten() {
@@ -61,7 +61,7 @@ impl House {
         bearer(&self.stack, &self.issuer.token(&self.signer, &claims))
     }
 
-    /// The same words, signed by the issuer of another tenant under `name`.
+    /// The same claims, signed by another tenant's issuer under `name`.
     fn foreign(&self, name: &str) -> anyhow::Result<Api> {
         let claims = json!({"iss": name, "tenant_id": self.alices.id, "sub": "alice"});
         bearer(
@@ -70,7 +70,7 @@ impl House {
         )
     }
 
-    /// Fails unless Alice's chat, turn and message are as they were.
+    /// Fails if Alice's chat, turn or message has changed.
     async fn check_untouched(&self) -> anyhow::Result<()> {
         let alice = self.caller(&json!({}))?;
         let things = &self.things;
@@ -128,7 +128,7 @@ on_each_database! {
         house.check_untouched().await?;
     }
 
-    /// API-13, PLAT-137: whether or not there is such a chat.
+    /// API-13, PLAT-137: whether or not the chat exists.
     async fn every_route_needs_its_scope_before_any_lookup(env) {
         let house = House::open(&env).await?;
         let nothing = Things {
@@ -151,8 +151,8 @@ on_each_database! {
         }
     }
 
-    /// API-14, API-15, PLAT-136: of another user or tenant it is as if it were
-    /// not there.
+    /// API-14, API-15, PLAT-136: objects of another user or tenant look like
+    /// missing ones.
     async fn no_route_tells_anothers_chat_from_none(env) {
         let house = House::open(&env).await?;
         let nothing = Things {

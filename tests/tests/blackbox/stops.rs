@@ -10,7 +10,7 @@ use minichat_tests::scripted_provider::{Ending, Scenario};
 use serde_json::json;
 use uuid::Uuid;
 
-/// Longest time from a cancellation to the end of the provider's stream.
+/// Maximum time from the cancellation until the provider's stream is closed.
 const ABORT_LIMIT: Duration = Duration::from_millis(200);
 
 /// How an answer is cancelled.
@@ -18,12 +18,12 @@ const ABORT_LIMIT: Duration = Duration::from_millis(200);
 enum Way<'a> {
     Leave,
     Stop,
-    /// Another process is asked to stop it.
+    /// Another process receives the stop request.
     StopThere(&'a Api),
 }
 
-/// Cancels an answer of model `std` after its tenth delta. How many pieces the
-/// provider wrote after that, and how long it was not left.
+/// Cancels an answer of model `std` after its tenth delta. Returns how many
+/// pieces the provider wrote after that, and how long its stream stayed open.
 async fn cancel(scene: &Scene, way: Way<'_>) -> anyhow::Result<(u64, Duration)> {
     let id = Uuid::new_v4();
     let user = scene.stack.caller(&scene.tenant, id)?;
@@ -38,11 +38,11 @@ async fn cancel(scene: &Scene, way: Way<'_>) -> anyhow::Result<(u64, Duration)> 
         stream.expect("delta").await?;
     }
     let (before, began) = (scene.provider.stats(), Instant::now());
-    let left = async {
-        let is_left = |aborted| aborted > before.answers_aborted;
+    let aborted = async {
+        let is_aborted = |aborted| aborted > before.answers_aborted;
         let stats = scene
             .provider
-            .wait_until(|stats| is_left(stats.answers_aborted))
+            .wait_until(|stats| is_aborted(stats.answers_aborted))
             .await;
         (
             stats.chunks_written - before.chunks_written,
@@ -52,19 +52,19 @@ async fn cancel(scene: &Scene, way: Way<'_>) -> anyhow::Result<(u64, Duration)> 
     let there = match way {
         Way::Leave => {
             drop(stream);
-            return Ok(left.await);
+            return Ok(aborted.await);
         }
         Way::Stop => user,
         Way::StopThere(api) => api.acting_as(scene.tenant.id, id)?,
     };
-    let (left, stopped) = tokio::join!(left, there.cancel(&chat, &request));
+    let (aborted_after, stopped) = tokio::join!(aborted, there.cancel(&chat, &request));
     stopped?.expect(202)?;
-    Ok(left)
+    Ok(aborted_after)
 }
 
 on_each_database! {
-    /// D3, API-153, TURN-48: of a provider that writes a thousand tokens in a
-    /// second, fewer than 50 are made for nobody.
+    /// D3, API-153, TURN-48: of a provider that writes a thousand tokens per
+    /// second, fewer than 50 are wasted.
     async fn a_cancelled_answer_costs_fewer_than_50_more_tokens(env) {
         const ROUNDS: usize = 50;
         let scene = env.scene_with(|mut tenant| {
@@ -72,7 +72,7 @@ on_each_database! {
             tenant
         }).await?;
         let other = match env.database {
-            // Its file has one process.
+            // One process owns its file.
             Database::Sqlite(_) => None,
             Database::Postgres(_) => Some(env.serve(&[&scene.tenant]).await?),
         };
@@ -115,7 +115,7 @@ on_each_database! {
         let error = stream.expect("error").await?;
         assert_eq!(error.text("code"), "cancelled");
         assert!(stream.next().await?.is_none());
-        // The event follows the commit.
+        // The event comes after the commit.
         let ended = user.cancel(&chat, id).await?.expect(200)?;
         assert_eq!(ended, user.turn(&chat, id).await?);
         assert_eq!(ended["state"], "cancelled");
@@ -140,12 +140,12 @@ on_each_database! {
         assert_eq!(scrape.count("mini_chat_stream_disconnected_total", &[])?, 0);
     }
 
-    /// TURN-48, TURN-49: whatever the database does, the provider is left at
-    /// once. The bound is of no interest but that it is one.
+    /// TURN-48, TURN-49: the provider's stream is closed at once, even if the
+    /// database fails. The exact time limit does not matter.
     async fn the_provider_is_left_although_nothing_can_be_committed(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
-        for left in 1..=50 {
+        for aborted in 1..=50 {
             let chat = user.create_chat(None).await?;
             scene.provider.push_scenario(Scenario::deltas(&["part"], Ending::Hang));
             let mut stream = user.open(&chat, &json!({"content": "hello"})).await?;
@@ -153,15 +153,15 @@ on_each_database! {
             stream.expect("delta").await?;
             let id = started.text("request_id");
             let lock = env.database.lock_writes().await?;
-            let reader = if left % 2 == 0 {
+            let reader = if aborted % 2 == 0 {
                 drop(stream);
                 None
             } else {
                 user.cancel(&chat, id).await?.expect(202)?;
                 Some(stream)
             };
-            let is_left = scene.provider.wait_until(|stats| stats.answers_aborted == left);
-            tokio::time::timeout(Duration::from_secs(2), is_left).await?;
+            let is_aborted = scene.provider.wait_until(|stats| stats.answers_aborted == aborted);
+            tokio::time::timeout(Duration::from_secs(2), is_aborted).await?;
             assert_eq!(user.turn(&chat, id).await?["state"], "running");
             drop(lock);
             if let Some(mut stream) = reader {
@@ -172,7 +172,7 @@ on_each_database! {
         }
     }
 
-    /// D3: as every operation on a turn.
+    /// D3: like every operation on a turn.
     async fn what_is_not_there_cannot_be_stopped(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -194,7 +194,7 @@ on_each_database! {
     async fn any_process_can_stop_a_turn(env) {
         let scene = env.scene().await?;
         if matches!(env.database, minichat_tests::database::Database::Sqlite(_)) {
-            // Its file has one process.
+            // One process owns its file.
             return Ok(());
         }
         let other = env.serve(&[&scene.tenant]).await?;

@@ -53,7 +53,7 @@ on_each_database! {
     }
 
     /// API-141, TURN-24, TURN-25: only before the first content; later silence
-    /// is no event.
+    /// causes no event.
     async fn silence_before_the_first_content_is_broken_by_pings(env) {
         let provider = ScriptedProvider::start().await?;
         let tenant = Tenant::new("acme", provider.addr);
@@ -82,8 +82,8 @@ on_each_database! {
         assert!(stream.next().await?.is_none());
     }
 
-    /// TURN-22, TURN-30: where usage and finish reason stand is the provider's
-    /// choice, and no content is lost beside them.
+    /// TURN-22, TURN-30: providers differ in where they put usage and finish
+    /// reason; no content beside them is lost.
     async fn chat_completions_end_in_every_form(env) {
         let scene = env.scene_with(|mut tenant| {
             tenant.spec()["providers"][0]["kind"] = json!("OpenAIChatCompletions");
@@ -140,7 +140,7 @@ on_each_database! {
             tenant
         }).await?;
         let pieces = ["<th", "ink>a</thi", "nk>b"];
-        // Unlike the other endings this one does not repeat the text.
+        // Unlike the other endings, this one does not repeat the text.
         let ending = Ending::Incomplete { reason: "max_output_tokens".to_owned() };
         scene.provider.push_scenario(Scenario::deltas(&pieces, ending));
         let user = scene.new_user()?;
@@ -157,7 +157,8 @@ on_each_database! {
         assert_eq!(messages[1]["content"], "b");
     }
 
-    /// API-150: whoever has read `done` reads a completed turn and its answer.
+    /// API-150: a client that has read `done` finds a completed turn with its
+    /// answer.
     async fn after_done_the_turn_is_done_a_thousand_times_of_a_thousand(env) {
         let scene = env.scene_with(|tenant| {
             let plenty = (1_000_000_000_000, 1_000_000_000_000);
@@ -180,10 +181,10 @@ on_each_database! {
         assert_eq!(scene.database().number(stored).await?, 1000);
     }
 
-    /// Small writes on both sides must not wait for acknowledgements: Nagle's
-    /// algorithm with delayed ones makes every exchange 40 ms long, once a
-    /// connection is warm. On a busy machine some are slow; one quick one
-    /// suffices.
+    /// Small writes on both sides must not wait for acknowledgements. Nagle's
+    /// algorithm with delayed acknowledgements would make every exchange 40 ms
+    /// long on a warm connection. On a busy machine some are slow; one fast
+    /// exchange is enough.
     async fn the_best_of_many_short_exchanges_takes_less_than_twenty_milliseconds(env) {
         const WARM_UP: usize = 10;
         let scene = env.scene().await?;
@@ -206,12 +207,12 @@ on_each_database! {
         assert!(scene.provider.stats().connections_total <= 2, "connections are reused");
     }
 
-    /// API-134, PLAT-115: 30 MB that nobody reads stay with the provider.
+    /// API-134, PLAT-115: 30 MB that are not read stay with the provider.
     async fn a_client_that_does_not_read_slows_its_provider_and_nobody_else(env) {
         const PIECES: usize = 3000;
         let provider = ScriptedProvider::start().await?;
         let tenant = Tenant::new("acme", provider.addr);
-        // More than all buffers between provider and client hold.
+        // More than all buffers between provider and client.
         let settings = "MINICHAT_PROVIDER_HTTP_MAX_ANSWER_BYTES=67108864";
         let stack = env.serve_with(&[&tenant], settings).await?;
         let scene = Scene {
@@ -221,7 +222,7 @@ on_each_database! {
         };
         let piece = "0123456789".repeat(1000);
         let pieces = vec![piece.as_str(); PIECES];
-        // Unlike the other endings this one does not repeat the text.
+        // Unlike the other endings, this one does not repeat the text.
         let reason = "max_output_tokens".to_owned();
         let ending = Ending::Incomplete { reason };
         scene.provider.push_scenario(Scenario::deltas(&pieces, ending));
@@ -229,7 +230,7 @@ on_each_database! {
         let chat = slow.create_chat(None).await?;
         let mut stream = slow.open(&chat, &json!({"content": "hello"})).await?;
         stream.expect("stream_started").await?;
-        // To write so much down takes the provider a while.
+        // The provider needs a while to write so much.
         while stream.next().await?.is_some_and(|event| event.name == "ping") {}
 
         let quick = scene.new_user()?;

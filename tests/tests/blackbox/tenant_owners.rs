@@ -1,10 +1,10 @@
-//! Whose a tenant's id is (D36): the `ChatTenant`'s that was served under it
-//! first. Another one with the same id never reaches its chats.
+//! The owner of a tenant id (D36): the `ChatTenant` that was served under it
+//! first. Another one with the same id never gets access to its chats.
 
 use std::process::Output;
 
 use anyhow::Context as _;
-use minichat_tests::child::told;
+use minichat_tests::child::spawn;
 use minichat_tests::client::Api;
 use minichat_tests::database::{Database, DatabaseKind};
 use minichat_tests::harness::{Env, Stack, run};
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_minichat-dataplane-under-test");
 
-/// A tenant that only the tokens of its own issuer open.
+/// A tenant that only tokens of its own issuer open.
 struct Owned {
     tenant: Tenant,
     issuer: ScriptedIssuer,
@@ -45,7 +45,7 @@ impl Owned {
         })
     }
 
-    /// Who has a token of the issuer for `user`.
+    /// A caller with a token of the issuer for `user`.
     fn caller(&self, stack: &Stack, user: Uuid) -> anyhow::Result<Api> {
         let token = self.issuer.token(&self.signer, &json!({"sub": user}));
         stack
@@ -54,7 +54,8 @@ impl Owned {
     }
 }
 
-/// The two of one id, and the user of the first whose chat the second wants.
+/// Two tenants with one id, and the user of the first, whose chat the second
+/// wants.
 struct Scene {
     first: Owned,
     second: Owned,
@@ -73,8 +74,8 @@ impl Scene {
         })
     }
 
-    /// Waits until the second one is refused in words that help, and checks
-    /// that no token of its issuer opens anything.
+    /// Waits until the second tenant is refused with a helpful message, and
+    /// checks that no token of its issuer opens anything.
     async fn check_refused(&self, stack: &Stack, chat: &str) -> anyhow::Result<()> {
         let is_refused = async || {
             let entries = stack.admin.get_absolute("/configz").await?.expect(200)?;
@@ -128,8 +129,8 @@ impl Scene {
         stack.eventually("transferred", is_seen).await
     }
 
-    /// Transfers the id to the second one. Only on PostgreSQL may the process
-    /// run meanwhile: on SQLite it is ended, and `again` starts it.
+    /// Transfers the id to the second tenant. Only on PostgreSQL may the
+    /// process keep running; on SQLite it is stopped, and `again` starts it.
     async fn transfer(
         &self,
         env: &Env,
@@ -163,7 +164,7 @@ impl Scene {
 async fn tenants(env: &Env, arguments: &[&str]) -> anyhow::Result<Output> {
     let arguments: Vec<_> = ["tenants"].iter().chain(arguments).copied().collect();
     let url = env.database.url();
-    let child = told(
+    let child = spawn(
         BINARY,
         &arguments,
         &[("MINICHAT_DATABASE_URL", url.as_str())],
@@ -171,7 +172,7 @@ async fn tenants(env: &Env, arguments: &[&str]) -> anyhow::Result<Output> {
     Ok(child.wait_with_output().await?)
 }
 
-/// The same, once the last task of a stopped process has let go of its file.
+/// The same, after the last task of a stopped process has closed its file.
 async fn when_free(env: &Env, arguments: &[&str]) -> anyhow::Result<Output> {
     loop {
         let output = tenants(env, arguments).await?;
@@ -188,7 +189,7 @@ fn entries(output: &Output) -> anyhow::Result<Vec<Value>> {
 }
 
 on_each_database! {
-    /// D36: of a deleted tenant, by manifests.
+    /// D36: the id of a deleted tenant, with manifests.
     async fn a_manifest_with_the_id_of_a_deleted_tenant_is_refused_until_a_transfer(env) {
         let scene = Scene::new().await?;
         env.write_manifest("a", &scene.first.tenant.manifest())?;
@@ -208,7 +209,8 @@ on_each_database! {
         scene.await_seen(&stack, &chat).await?;
     }
 
-    /// D36: of a deleted tenant, and beside one that is served, by rendered Secrets.
+    /// D36: the id of a deleted tenant, and of one that is served, with
+    /// rendered Secrets.
     async fn a_rendered_tenant_with_anothers_id_is_refused_until_a_transfer(env) {
         let scene = Scene::new().await?;
         env.write_rendered("z.json", &scene.first.tenant, 1)?;
@@ -216,7 +218,7 @@ on_each_database! {
         let owner = scene.first.caller(&stack, scene.user)?;
         let chat = owner.create_chat(None).await?;
 
-        // Beside the owner, and before it in the order of names.
+        // Beside the owner's, and before it in the order of names.
         env.write_rendered("a.json", &scene.second.tenant, 7)?;
         let mut changed = scene.first.tenant.clone();
         changed.spec()["displayName"] = json!("changed");
@@ -241,7 +243,7 @@ on_each_database! {
         scene.await_seen(&stack, &chat).await?;
     }
 
-    /// D36: what the commands say and how they end.
+    /// D36: the messages and exit codes of the commands.
     async fn a_transfer_says_why_it_changes_nothing(env) {
         let scene = Scene::new().await?;
         env.write_manifest("a", &scene.first.tenant.manifest())?;
@@ -264,8 +266,8 @@ on_each_database! {
         ] {
             let refused = tenants(&env, &["transfer", "--tenant", id, "--from", from, "--to", "team-b/acme"]).await?;
             assert!(!refused.status.success(), "{refused:?}");
-            let told = String::from_utf8(refused.stderr)?;
-            assert!(told.contains(says), "{told}");
+            let stderr = String::from_utf8(refused.stderr)?;
+            assert!(stderr.contains(says), "{stderr}");
         }
         assert_eq!(entries(&tenants(&env, &["list", "--json"]).await?)?, found);
         let arguments = ["transfer", "--tenant", &id, "--from", "team-a/acme", "--to", "team-b/acme"];
@@ -277,8 +279,8 @@ on_each_database! {
     }
 }
 
-/// D36: of processes that serve two tenants of one id at once, each gets the
-/// same answer from the database. On SQLite there is one process.
+/// D36: if processes serve two tenants of one id at once, each gets the same
+/// answer from the database. On SQLite there is only one process.
 #[test]
 fn of_processes_that_claim_an_id_at_once_one_serves_it() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env: Env| {

@@ -1,4 +1,4 @@
-//! The limits of providers (TURN-50, D28).
+//! The time limits of providers (TURN-50, D28).
 
 use minichat_tests::harness::{Env, Scene};
 use minichat_tests::on_each_database;
@@ -6,7 +6,7 @@ use minichat_tests::scripted_provider::{Ending, Scenario};
 use serde_json::{Value, json};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// Words that take their time.
+/// An answer with a pause before each word.
 fn slowly(words: usize, interval_ms: u64) -> Scenario {
     Scenario {
         interval_ms,
@@ -22,7 +22,7 @@ async fn scene(env: &Env, timeouts: &Value) -> anyhow::Result<Scene> {
     .await
 }
 
-/// The turn must end by a limit; answers how it was settled.
+/// The turn must end by a time limit. Returns how it was settled.
 async fn timed_out(scene: &Scene) -> anyhow::Result<String> {
     let user = scene.new_user()?;
     let chat = user.create_chat(Some("std")).await?;
@@ -84,7 +84,8 @@ on_each_database! {
         scene.provider.wait_until(|stats| stats.answers_aborted == 1).await;
     }
 
-    /// D28: the gap between events, not the length of the answer.
+    /// D28: the limit applies to the gap between events, not to the whole
+    /// answer.
     async fn a_provider_that_goes_on_is_not_silent(env) {
         let scene = scene(&env, &json!({"firstByteSeconds": 1, "idleSeconds": 1})).await?;
         scene.provider.push_scenario(slowly(8, 400));
@@ -95,7 +96,7 @@ on_each_database! {
         assert_eq!(events.answer(), "word ".repeat(8));
     }
 
-    /// D28: however lively the answer is.
+    /// D28: even if events keep coming.
     async fn an_answer_that_takes_too_long_as_a_whole_times_out(env) {
         let scene = scene(&env, &json!({"totalSeconds": 1})).await?;
         scene.provider.push_scenario(slowly(100, 50));
@@ -103,10 +104,10 @@ on_each_database! {
         scene.provider.wait_until(|stats| stats.answers_aborted == 1).await;
     }
 
-    /// D28, QUOTA-60: a provider that takes no connection was not asked, so
+    /// D28, QUOTA-60: if no connection is made, the provider was not called, so
     /// nothing is charged.
     async fn a_provider_that_takes_no_connection_times_out(env) {
-        // Its queue of connections is full, and nobody takes one out.
+        // Its accept queue is full, and nothing empties it.
         let socket = TcpSocket::new_v4()?;
         socket.bind("127.0.0.1:0".parse()?)?;
         let full = socket.listen(1)?;

@@ -1,4 +1,4 @@
-//! Helm, as a user would call it.
+//! Runs Helm as a user would.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,7 @@ use minichat_cluster::programs::{Program, kubernetes_version};
 use minichat_config::yaml;
 use serde_json::Value;
 
-/// The namespace that everything is rendered for.
+/// The namespace for which everything is rendered.
 pub(crate) const NAMESPACE: &str = "chat";
 
 pub(crate) fn chart(name: &str) -> PathBuf {
@@ -17,7 +17,7 @@ pub(crate) fn chart(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// What Helm prints; its own words when it fails.
+/// Helm's output; if it fails, the error contains its stderr.
 pub(crate) fn helm(arguments: &[&str]) -> anyhow::Result<String> {
     let output = Command::new(Program::Helm.ensure()?)
         .args(arguments)
@@ -33,7 +33,7 @@ pub(crate) fn helm(arguments: &[&str]) -> anyhow::Result<String> {
 #[derive(Debug)]
 pub(crate) struct Rendered(Vec<Value>);
 
-/// Renders `minichat` with `--set` of each of `settings`.
+/// Renders `minichat` with `--set` for each of `settings`.
 pub(crate) fn render(settings: &[&str]) -> anyhow::Result<Rendered> {
     render_chart("minichat", settings)
 }
@@ -42,7 +42,7 @@ pub(crate) fn render_chart(name: &str, settings: &[&str]) -> anyhow::Result<Rend
     template("minichat", name, NAMESPACE, settings)
 }
 
-/// Renders `minichat` as another release, for another namespace.
+/// Renders `minichat` as another release for another namespace.
 pub(crate) fn render_release(
     release: &str,
     namespace: &str,
@@ -70,7 +70,7 @@ fn template(
     Ok(Rendered(objects.map_err(|fault| anyhow!("{fault}"))?))
 }
 
-/// A file of one YAML document.
+/// A file with one YAML document.
 pub(crate) fn document(path: impl AsRef<Path>) -> anyhow::Result<Value> {
     let text = std::fs::read_to_string(path)?;
     yaml::document(&text).map_err(|fault| anyhow!("{fault}"))
@@ -97,7 +97,7 @@ impl Rendered {
         found.with_context(|| format!("no {kind} {name} among {:?}", self.names(kind)))
     }
 
-    /// Every pod that the objects would make, and the pods themselves.
+    /// Every pod spec in the objects.
     pub(crate) fn pod_specs(&self) -> Vec<&Value> {
         self.0
             .iter()

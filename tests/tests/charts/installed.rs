@@ -1,4 +1,4 @@
-//! The charts on a real API server. It has no node: pods are admitted and wait.
+//! The charts on a real API server. It has no node, so pods are admitted and stay pending.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ struct Server {
 }
 
 impl Server {
-    /// With a namespace that enforces pod security `restricted`.
+    /// With a namespace that enforces the pod security standard `restricted`.
     fn start() -> anyhow::Result<Self> {
         let tier = OwnedApiTier::start()?;
         let kubeconfig = tier.kubeconfig().display().to_string();
@@ -64,7 +64,7 @@ impl Server {
         Ok(serde_json::from_str(&self.kubectl().run(&all)?)?)
     }
 
-    /// Waits until the server says that it serves the custom resources, a moment after it does.
+    /// Waits until discovery lists the custom resources, which is a moment after the server serves them.
     fn await_definitions(&self) -> anyhow::Result<()> {
         let started = Instant::now();
         while !self
@@ -78,7 +78,7 @@ impl Server {
         Ok(())
     }
 
-    /// Waits until the controllers have made as many pods of `component` as `count`.
+    /// Waits until the controllers have created `count` pods of `component`.
     fn await_pods(&self, component: &str, count: usize) -> anyhow::Result<()> {
         let selector = format!("--selector=app.kubernetes.io/component={component}");
         let started = Instant::now();
@@ -168,7 +168,7 @@ fn uninstalling_both_charts_keeps_the_definitions_the_tenants_and_the_data() -> 
     assert_eq!(quotas.len(), 2, "{quotas:?}");
     server.get(&["persistentvolumeclaim", "data-minichat-pool-0"])?;
 
-    // What is left is taken over by the next installation.
+    // The next installation takes over the remaining objects.
     server.install("minichat-crds")?;
     server.install("minichat")?;
     Ok(())

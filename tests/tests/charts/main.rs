@@ -1,5 +1,4 @@
-//! Claims about the charts, by Helm itself: what they render, what they refuse, and what a
-//! real API server makes of them.
+//! Tests of the charts with Helm: what they render, what they refuse, and what a real API server accepts.
 
 #[cfg(test)]
 mod helm;

@@ -1,4 +1,4 @@
-//! What the chart makes of `outbound.*` and `networkPolicy.*` (D47, D48).
+//! How the chart renders `outbound.*` and `networkPolicy.*` (D47, D48).
 
 use minichat_config::{AllowPrivate, ProcessConfig};
 use serde_json::{Value, json};
@@ -27,11 +27,11 @@ fn entry<'a>(list: &'a Value, name: &str) -> Option<&'a Value> {
 fn told_the_operator(rendered: &Rendered) -> anyhow::Result<Value> {
     let pod = &rendered.get("Deployment", OPERATOR)?["spec"]["template"]["spec"];
     let name = "MINICHAT_OPERATOR_OUTBOUND_ALLOW_PRIVATE";
-    let told = entry(&pod["containers"][0]["env"], name);
-    Ok(told.map_or(Value::Null, |told| told["value"].clone()))
+    let entry = entry(&pod["containers"][0]["env"], name);
+    Ok(entry.map_or(Value::Null, |entry| entry["value"].clone()))
 }
 
-/// D48: a release allows nothing by itself, not even to developers.
+/// D48: a release allows no private address by default, not even for developers.
 #[test]
 fn pool_and_operator_are_told_alike_which_private_addresses_are_allowed() -> anyhow::Result<()> {
     let dev = [
@@ -62,7 +62,7 @@ fn pool_and_operator_are_told_alike_which_private_addresses_are_allowed() -> any
     Ok(())
 }
 
-/// D47: a whole directory is mounted, since single files of it are never renewed.
+/// D47: the whole directory is mounted, because single mounted files are never updated.
 #[test]
 fn certificates_come_from_a_config_map_or_a_secret() -> anyhow::Result<()> {
     assert_eq!(config(&render(&[])?)?.outbound.ca_file, None);
@@ -85,7 +85,7 @@ fn certificates_come_from_a_config_map_or_a_secret() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// D47: a proxy's password is in a Secret and nowhere else.
+/// D47: a proxy's password is only in a Secret.
 #[test]
 fn the_proxy_is_a_value_or_in_a_secret() -> anyhow::Result<()> {
     let env = |settings: &[&str]| -> anyhow::Result<Value> {
@@ -116,7 +116,7 @@ fn the_proxy_is_a_value_or_in_a_secret() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Who may come in at `port` by the policy of `name`: `None` = nobody, `Null` = everybody.
+/// The peers that the policy of `name` allows at `port`: `None` = none, `Null` = all.
 fn peers(rendered: &Rendered, name: &str, port: u16) -> anyhow::Result<Option<Value>> {
     let spec = &rendered.get("NetworkPolicy", name)?["spec"];
     assert!(

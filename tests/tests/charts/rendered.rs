@@ -11,7 +11,7 @@ use crate::helm::{
 };
 
 const ON_POSTGRES: &[&str] = &["database.existingSecret=database", "pool.replicaCount=2"];
-/// With these every kind of pod is rendered.
+/// Settings with which every kind of pod is rendered.
 const POD_KINDS: [&[&str]; 2] = [
     &["test.tenantId=5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01"],
     ON_POSTGRES,
@@ -97,8 +97,8 @@ fn on_postgres_the_pool_is_a_deployment_that_rolls_without_a_gap() -> anyhow::Re
 fn on_postgres_a_watchdog_looks_every_minute_and_never_twice_at_once() -> anyhow::Result<()> {
     assert!(render(&[])?.names("CronJob").is_empty());
     let disabled = "pool.config.orphan_watchdog.enabled=false";
-    let nobody = render(&[ON_POSTGRES[0], disabled])?;
-    assert!(nobody.names("CronJob").is_empty());
+    let disabled_watchdog = render(&[ON_POSTGRES[0], disabled])?;
+    assert!(disabled_watchdog.names("CronJob").is_empty());
 
     let rendered = render(ON_POSTGRES)?;
     let cron = &rendered.get("CronJob", WATCHDOG)?["spec"];
@@ -117,10 +117,10 @@ fn on_postgres_a_watchdog_looks_every_minute_and_never_twice_at_once() -> anyhow
     let container = &pod["containers"][0];
     let pool = &rendered.get("Deployment", POOL)?["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["image"], pool["image"]);
-    // The database and a Lease, and nothing else: no shared secret, no tenant.
+    // Only the database and a Lease: no shared secret, no tenant.
     let lease = "minichat-orphan-watchdog";
-    let told = json!([pool["env"][1], {"name": "MINICHAT_JOB_LEASE", "value": lease}]);
-    assert_eq!(container["env"], told);
+    let variables = json!([pool["env"][1], {"name": "MINICHAT_JOB_LEASE", "value": lease}]);
+    assert_eq!(container["env"], variables);
     assert_eq!(pod["serviceAccountName"], WATCHDOG);
     assert_eq!(
         rendered.get("Role", WATCHDOG)?["rules"],
@@ -230,8 +230,8 @@ fn a_list_of_namespaces_gets_roles_instead_of_a_cluster_role() -> anyhow::Result
     Ok(())
 }
 
-/// D37: what is outside of the release's namespace has the namespace in its name, and
-/// what is within it the release, or the pool.
+/// D37: objects outside the release's namespace have the namespace in their
+/// names; objects inside have the release or the pool.
 #[test]
 fn two_releases_have_no_object_in_common() -> anyhow::Result<()> {
     let names = |release: &str, namespace: &str, pool: &str| {
@@ -311,7 +311,7 @@ fn every_object_has_the_usual_labels_and_the_common_ones() -> anyhow::Result<()>
     Ok(())
 }
 
-/// The configuration in the `ConfigMap` is one that the data plane takes.
+/// The data plane accepts the configuration in the `ConfigMap`.
 #[test]
 fn the_data_plane_accepts_the_default_configuration() -> anyhow::Result<()> {
     let body = ["pool.config.server.body_limit_bytes=16777216"];
@@ -357,8 +357,8 @@ fn the_definitions_stay_when_their_chart_goes() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// PLAT-130, API-28: the pool gets issuer and origins as the values have them;
-/// no test is made up for a mode that nobody here has a token for.
+/// PLAT-130, API-28: the pool's issuer and origins come from the values. The
+/// chart's test is not rendered for a mode that needs a token.
 #[test]
 fn bearer_tokens_and_origins_are_values_of_the_pool() -> anyhow::Result<()> {
     let tenant = "test.tenantId=5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01";
@@ -399,12 +399,12 @@ fn variable(rendered: &Rendered, name: &str, variable: &str) -> anyhow::Result<V
 /// TURN-64, K8S-7; check 62 of chapter 02, check 16 of chapter 06
 #[test]
 fn the_operator_is_told_who_looks_for_turns_that_were_left_running() -> anyhow::Result<()> {
-    let told = |settings: &[&str]| {
+    let watchdog_of = |settings: &[&str]| {
         let rendered = render(settings)?;
         let cron = rendered.get("CronJob", WATCHDOG);
         let is_suspended = cron.ok().map(|cron| cron["spec"]["suspend"].clone());
-        let told = variable(&rendered, OPERATOR, "MINICHAT_OPERATOR_WATCHDOG")?;
-        anyhow::Ok((told, is_suspended))
+        let mode = variable(&rendered, OPERATOR, "MINICHAT_OPERATOR_WATCHDOG")?;
+        anyhow::Ok((mode, is_suspended))
     };
     let disabled = "pool.config.orphan_watchdog.enabled=false";
     let suspended = "watchdog.suspend=true";
@@ -419,7 +419,7 @@ fn the_operator_is_told_who_looks_for_turns_that_were_left_running() -> anyhow::
         (&[postgres, disabled, suspended], "disabled", None),
     ] {
         let wanted = (json!(mode), is_suspended.map(Value::Bool));
-        assert_eq!(told(settings)?, wanted, "{settings:?}");
+        assert_eq!(watchdog_of(settings)?, wanted, "{settings:?}");
     }
     let missed = "MINICHAT_OPERATOR_WATCHDOG_MISSED_AFTER_SECS";
     for (settings, seconds) in [

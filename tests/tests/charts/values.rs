@@ -43,7 +43,7 @@ fn a_value_out_of_its_range_is_refused() {
     }
 }
 
-/// Addresses and secrets are not the values' business.
+/// Listen addresses and secrets cannot be set by values.
 #[test]
 fn secrets_and_addresses_cannot_be_values() {
     for foreign in [

@@ -1,7 +1,7 @@
-//! The decisions of one history: drawn from a seed, or given, so that a failing
-//! history can be repeated and shortened.
+//! The random choices of one history. They come from a seed or from a list, so
+//! that a failing history can be repeated and shortened.
 
-/// A source of decisions that remembers them.
+/// A source of choices that records them.
 #[derive(Clone, Debug)]
 pub(crate) struct Choices {
     source: Source,
@@ -12,7 +12,7 @@ pub(crate) struct Choices {
 enum Source {
     /// The state of a `SplitMix64` generator.
     Seed(u64),
-    /// What is left of a list, the next last.
+    /// The rest of a list, in reverse order.
     Given(Vec<u32>),
 }
 
@@ -31,12 +31,12 @@ impl Choices {
         }
     }
 
-    /// What was decided so far.
+    /// The choices so far.
     pub(crate) fn made(&self) -> &[u32] {
         &self.made
     }
 
-    /// Whether a given list is used up; everything decided then is 0.
+    /// Whether a given list is used up. From then on every choice is 0.
     pub(crate) fn are_used_up(&self) -> bool {
         matches!(&self.source, Source::Given(left) if left.is_empty())
     }
@@ -54,8 +54,8 @@ impl Choices {
         drawn
     }
 
-    /// The place of one of `weights`, in proportion to them; `None` if all are
-    /// zero.
+    /// The index of one of `weights`, chosen in proportion to them; `None` if
+    /// all are zero.
     pub(crate) fn weighted(&mut self, weights: &[u32]) -> Option<usize> {
         let sum = weights.iter().sum();
         if sum == 0 {
@@ -69,7 +69,7 @@ impl Choices {
         })
     }
 
-    /// One of `items`, if there is any.
+    /// One of `items`; `None` if there are none.
     pub(crate) fn one_of<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
         let bound = u32::try_from(items.len()).unwrap_or(u32::MAX);
         if bound == 0 {
@@ -78,10 +78,10 @@ impl Choices {
         items.get(self.below(bound) as usize)
     }
 
-    /// Whether something that happens `percent` times in a hundred happens.
+    /// True with a probability of `percent` per cent.
     pub(crate) fn chance(&mut self, percent: u32) -> bool {
-        // The other way round, so that the shortest history is the one in which
-        // nothing special happens.
+        // Inverted, so that choice 0 means that nothing special happens.
+        // Shortening then finds the simplest history.
         self.below(100) >= 100 - percent
     }
 }
@@ -94,8 +94,8 @@ fn split_mix(state: &mut u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// The shortest list that still `fails`, as far as `trials` attempts find it:
-/// parts are left out, then numbers are made smaller.
+/// The shortest list that still `fails`, within `trials` attempts: first parts
+/// are left out, then numbers are reduced.
 pub(crate) fn shrink(
     list: Vec<u32>,
     mut trials: u32,

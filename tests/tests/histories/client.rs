@@ -1,10 +1,11 @@
-//! A client: one request, and everything that it saw of the answer.
+//! A client of the data plane: one request, and everything that it has
+//! received.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::body::Body;
-use http::{Method, Request};
+use http::Method;
 use http_body_util::BodyExt as _;
 use minichat_provider::sse::Parser;
 use minichat_telemetry::PeerAddr;
@@ -13,26 +14,26 @@ use tokio::task::JoinHandle;
 use tower::ServiceExt as _;
 use uuid::Uuid;
 
-/// Who asks.
+/// The caller.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Identity {
     pub(crate) tenant: Uuid,
     pub(crate) user: Uuid,
 }
 
-/// What is asked, below the base path.
+/// A request, with its path below the base path.
 #[derive(Clone, Debug)]
-pub(crate) struct Question {
+pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) body: Option<Value>,
 }
 
-/// What came back so far.
+/// What has been received so far.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Seen {
     pub(crate) status: Option<u16>,
-    /// Of a whole answer that is no stream.
+    /// The body of an answer that is not a stream.
     pub(crate) body: Option<Value>,
     pub(crate) is_stream: bool,
     /// Names and data, without pings.
@@ -40,17 +41,17 @@ pub(crate) struct Seen {
     pub(crate) has_ended: bool,
 }
 
-/// A request under way.
+/// A request in progress.
 pub(crate) struct Client {
     seen: Arc<Mutex<Seen>>,
     task: JoinHandle<()>,
 }
 
 impl Client {
-    /// Asks under the request id `name`, and reads whatever comes.
-    pub(crate) fn ask(router: Router, who: Identity, name: &str, question: &Question) -> Self {
+    /// Sends `request` with the request id `name`, and reads the answer.
+    pub(crate) fn send(router: Router, who: Identity, name: &str, request: &Request) -> Self {
         let seen = Arc::<Mutex<Seen>>::default();
-        let request = request(who, name, question);
+        let request = http_request(who, name, request);
         let task = tokio::spawn(read(router, request, Arc::clone(&seen)));
         Self { seen, task }
     }
@@ -69,15 +70,15 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn request(who: Identity, name: &str, question: &Question) -> Option<Request<Body>> {
-    let body = match &question.body {
+fn http_request(who: Identity, name: &str, request: &Request) -> Option<http::Request<Body>> {
+    let body = match &request.body {
         Some(value) => Body::from(value.to_string()),
         None => Body::empty(),
     };
     let peer: std::net::SocketAddr = ([127, 0, 0, 1], 4711).into();
-    Request::builder()
-        .method(question.method.clone())
-        .uri(format!("/mini-chat/v1{}", question.path))
+    http::Request::builder()
+        .method(request.method.clone())
+        .uri(format!("/mini-chat/v1{}", request.path))
         .header("host", "minichat")
         .header("x-tenant-id", who.tenant.to_string())
         .header("x-user-id", who.user.to_string())
@@ -88,7 +89,7 @@ fn request(who: Identity, name: &str, question: &Question) -> Option<Request<Bod
         .ok()
 }
 
-async fn read(router: Router, request: Option<Request<Body>>, seen: Arc<Mutex<Seen>>) {
+async fn read(router: Router, request: Option<http::Request<Body>>, seen: Arc<Mutex<Seen>>) {
     let Some(request) = request else { return };
     let Ok(response) = router.oneshot(request).await;
     let (head, mut body) = response.into_parts();

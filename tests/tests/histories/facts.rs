@@ -1,4 +1,4 @@
-//! What the database holds of one history, read past the code under test.
+//! The rows of one history, read from the database without the code under test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
@@ -20,14 +20,14 @@ use crate::client::Identity;
 pub(crate) struct Facts {
     pub(crate) turns: BTreeMap<Uuid, Turn>,
     pub(crate) messages: BTreeMap<Uuid, Message>,
-    /// By period, its first day and the bucket; without rows of zeros.
+    /// By period, its first day and the bucket; rows of zeros are left out.
     pub(crate) cells: BTreeMap<(String, String, String), Cell>,
     /// By turn.
     pub(crate) usage: BTreeMap<Uuid, UsageEvent>,
     /// Type and turn, sorted.
     pub(crate) audits: Vec<(String, Uuid)>,
     pub(crate) deleted_chats: BTreeSet<Uuid>,
-    /// Chats that are queued for cleanup, sorted.
+    /// Chats that are queued for clean-up, sorted.
     pub(crate) cleanups: Vec<Uuid>,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct Turn {
     pub(crate) max_output: i64,
     pub(crate) floor: i64,
     pub(crate) day: String,
-    /// Microseconds since 1970, as all times here.
+    /// Microseconds since 1970, like all times here.
     pub(crate) started_at: i64,
     pub(crate) last_progress_at: i64,
 }
@@ -86,18 +86,18 @@ pub(crate) struct UsageEvent {
     pub(crate) reserved: i64,
 }
 
-/// A window into the database.
+/// A read-only connection to the database.
 pub(crate) struct Window {
-    glass: Glass,
+    backend: Backend,
     texts: [String; 5],
 }
 
-enum Glass {
+enum Backend {
     Sqlite(Connection),
     Postgres(PostgresThread),
 }
 
-/// `?1` and `?2` are the tenant and the user, `at(…)` is an instant in
+/// `?1` and `?2` are the tenant and the user; `at(…)` is an instant in
 /// microseconds.
 const TEXTS: [&str; 5] = [
     "SELECT id, chat_id, request_id, state, error_code, \
@@ -114,22 +114,22 @@ const TEXTS: [&str; 5] = [
      spent_credits_micro, calls, input_tokens, output_tokens FROM quota_usage \
      WHERE tenant_id = ?1 AND user_id = ?2",
     "SELECT id FROM chats WHERE tenant_id = ?1 AND user_id = ?2 AND deleted_at IS NOT NULL",
-    // The queue has no index by user; one history at a time writes to it.
+    // The queue has no index by user. Only one history at a time writes to it.
     "SELECT queue, dedupe_key, payload FROM outbox_messages WHERE id > ?1 ORDER BY id",
 ];
 
 impl Window {
     pub(crate) fn open(database: &Database) -> anyhow::Result<Self> {
-        let (glass, at) = match database {
+        let (backend, at) = match database {
             Database::Sqlite(path) => {
                 let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
                 let connection = Connection::open_with_flags(path, flags)?;
-                (Glass::Sqlite(connection), "(")
+                (Backend::Sqlite(connection), "(")
             }
             Database::Postgres(_) => {
                 let thread = PostgresThread::start(database.url())?;
                 (
-                    Glass::Postgres(thread),
+                    Backend::Postgres(thread),
                     "trunc(1000000 * extract(epoch FROM ",
                 )
             }
@@ -144,21 +144,21 @@ impl Window {
             }
             whole
         });
-        Ok(Self { glass, texts })
+        Ok(Self { backend, texts })
     }
 
-    /// The place in the queues behind which a new history writes.
+    /// The end of the queues, after which a new history writes.
     pub(crate) fn end_of_queues(&self) -> anyhow::Result<i64> {
         let sql = "SELECT COALESCE(MAX(id), 0) FROM outbox_messages";
         let rows = self.rows(sql, &[])?;
         number(rows.first().context("no row")?, 0)
     }
 
-    /// Tells a database that has a clock of its own what time it is.
+    /// Sets the time of a database that has its own clock.
     pub(crate) fn set_time(&self, micros: i64) -> anyhow::Result<()> {
-        match &self.glass {
-            Glass::Sqlite(_) => Ok(()),
-            Glass::Postgres(thread) => {
+        match &self.backend {
+            Backend::Sqlite(_) => Ok(()),
+            Backend::Postgres(thread) => {
                 let sql = format!(
                     "UPDATE simulated.clock \
                      SET now = TIMESTAMPTZ 'epoch' + {micros} * INTERVAL '1 microsecond'"
@@ -199,9 +199,9 @@ impl Window {
     }
 
     fn rows(&self, sql: &str, params: &[String]) -> anyhow::Result<Rows> {
-        match &self.glass {
-            Glass::Sqlite(connection) => sqlite_rows(connection, sql, params),
-            Glass::Postgres(thread) => {
+        match &self.backend {
+            Backend::Sqlite(connection) => sqlite_rows(connection, sql, params),
+            Backend::Postgres(thread) => {
                 let mut sql = sql.to_owned();
                 for (index, value) in params.iter().enumerate() {
                     sql = sql.replace(&format!("?{}", index + 1), &format!("'{value}'"));
@@ -226,8 +226,8 @@ fn sqlite_rows(connection: &Connection, sql: &str, params: &[String]) -> anyhow:
     Ok(found)
 }
 
-/// A connection with a thread of its own: the runtime of a history must not
-/// notice that somebody looks.
+/// A connection in a separate thread, so that reading does not wake the runtime
+/// of the history.
 struct PostgresThread {
     questions: mpsc::Sender<(String, mpsc::Sender<anyhow::Result<Rows>>)>,
 }
@@ -245,7 +245,7 @@ impl PostgresThread {
                 };
                 while let Ok((sql, reply)) = asked.recv() {
                     let rows = query_on(&mut connection, &sql).await;
-                    // Whoever asked waits.
+                    // The caller waits for it.
                     let _ = reply.send(rows);
                 }
             });

@@ -1,13 +1,12 @@
 //! Random histories against a reference model: sends, replays, retries, edits,
 //! deletions of turns and chats, stops, disconnects, timeouts, drains, crashes,
-//! lost answers of the database, failing statements of its writer and watchdogs,
-//! interleaved at every transaction (TURN-2 to TURN-64, QUOTA-52 to QUOTA-66,
-//! K8S-50).
-//!
-//! The data plane runs in this process over a real database; time, provider and
-//! the order of transactions are in the hands of the test, so that a seed
-//! decides a history wholly. `MINICHAT_HISTORY_SEED` plays one seed and lists
-//! what happens; `MINICHAT_HISTORIES` sets how many are played.
+//! lost answers of the database, failing statements of its writer and
+//! watchdogs, interleaved at every transaction (TURN-2 to TURN-64, QUOTA-52 to
+//! QUOTA-66, K8S-50).
+//! The data plane runs in this process on a real database. The test controls
+//! time, provider and the order of transactions, so the seed determines the
+//! whole history. `MINICHAT_HISTORY_SEED` plays one seed and lists its steps;
+//! `MINICHAT_HISTORIES` sets the number of histories.
 
 #![expect(
     clippy::similar_names,
@@ -35,11 +34,11 @@ use world::World;
 const SEED: &str = "MINICHAT_HISTORY_SEED";
 const COUNT: &str = "MINICHAT_HISTORIES";
 
-/// Processes that crash leave their logs to the next, so that a database becomes
-/// slower with its age.
+/// Crashed processes leave their logs to the next one, so a database becomes
+/// slower over time.
 const HISTORIES_OF_A_WORLD: u32 = 200;
 
-/// Attempts to shorten a failing history.
+/// Maximum number of attempts to shorten a failing history.
 const TRIALS: u32 = 600;
 
 fn number(variable: &str) -> anyhow::Result<Option<u64>> {
@@ -54,8 +53,8 @@ fn every_history_on_sqlite_is_as_the_model_says() -> anyhow::Result<()> {
     play_all(DatabaseKind::Sqlite, number(COUNT)?.unwrap_or(10_000))
 }
 
-/// A twentieth, because every transaction costs round trips; enough for the
-/// mistakes that were planted.
+/// A twentieth of the number on SQLite, because every transaction costs round
+/// trips. It is enough to find the faults in CONTRIBUTING.md.
 #[test]
 fn every_history_on_postgres_is_as_the_model_says() -> anyhow::Result<()> {
     let count = number(COUNT)?.map_or(500, |count| count.div_ceil(20));
@@ -98,19 +97,19 @@ fn play_all(kind: DatabaseKind, count: u64) -> anyhow::Result<()> {
         })
     })?;
     let (count, steps) = (seeds.end - seeds.start, steps.load(Ordering::Relaxed));
-    // Not zero steps because of a mistake in the test.
+    // Guards against a fault in the test that makes histories empty.
     assert!(steps > 10 * count, "{count} histories had {steps} steps");
     Ok(())
 }
 
-/// The failure of `seed` with the shortest history that fails as well.
+/// The failure of `seed`, with the shortest history that fails too.
 fn report(kind: DatabaseKind, seed: u64, failure: Failure) -> anyhow::Error {
     let first = failure.what.clone();
     let mut shortest = failure;
     let list = shortest.choices.clone();
     let mut world = None;
     choices::shrink(list, TRIALS, |list| {
-        // What a failed history leaves behind would make the next one fail.
+        // The remains of a failed history would make the next one fail.
         let mut fresh = match world.take() {
             Some(world) => world,
             None => match World::create(kind) {

@@ -1,4 +1,4 @@
-//! Turns around the end of a month, whose periods and order their clock decides.
+//! Turns around the end of a month: their periods and their order.
 
 use anyhow::{Context as _, ensure};
 use minichat_tests::database::DatabaseKind;
@@ -13,9 +13,9 @@ use crate::world::{Process, World};
 /// 2026-02-28T23:59:59.9Z.
 const JUST_BEFORE: i64 = LAST_MINUTES + 120 * SECOND - SECOND / 10;
 
-/// TURN-6; check 10 of chapter 02: what begins before midnight is reserved and
-/// charged in the day and the month that it began in, although it ends in the
-/// next; and turns of one instant of the clock stand in the order of their
+/// TURN-6; check 10 of chapter 02: a turn that begins before midnight and ends
+/// after it is reserved and charged in the day and month of its beginning.
+/// Turns that begin at one instant of the clock are ordered by their
 /// beginnings.
 #[test]
 fn a_turn_is_charged_to_the_day_and_the_month_of_its_beginning() -> anyhow::Result<()> {
@@ -35,7 +35,7 @@ async fn cross_midnight(world: &mut World, process: &Process) -> anyhow::Result<
     let look = |world: &World| world.window.look(scene.who, behind);
     scene.life.provider.refuse_connections(false);
 
-    // In the same instant as the turn that the scene begins with.
+    // At the same instant as the first turn of the scene.
     let before = open(&scene, 0).await?;
     let facts = look(world)?;
     let reserved = started(&facts, "2026-02-28")?;
@@ -53,7 +53,7 @@ async fn cross_midnight(world: &mut World, process: &Process) -> anyhow::Result<
 
     let facts = look(world)?;
     started(&facts, "2026-03-01")?;
-    // The scene's first turn never reached the provider.
+    // The first turn of the scene never reached the provider.
     for (day, calls) in [("2026-02-28", 2), ("2026-03-01", 1)] {
         let charged = Cell {
             reserved: 0,
@@ -69,7 +69,7 @@ async fn cross_midnight(world: &mut World, process: &Process) -> anyhow::Result<
     check_order(&facts)
 }
 
-/// Sends a message, whose answer begins.
+/// Sends a message and waits for the beginning of its answer.
 async fn open(scene: &Scene, call: usize) -> anyhow::Result<crate::client::Client> {
     let client = scene.send(Uuid::new_v4());
     scene.flush().await;
@@ -86,7 +86,7 @@ async fn complete(scene: &Scene, call: usize) {
     scene.flush().await;
 }
 
-/// When the turns of `day` began, in that order.
+/// When the turns of `day` began, in order.
 fn started(facts: &Facts, day: &str) -> anyhow::Result<Vec<i64>> {
     let turns = facts.turns.values().filter(|turn| turn.day == day);
     let mut started: Vec<_> = turns.map(|turn| turn.started_at).collect();
@@ -95,7 +95,7 @@ fn started(facts: &Facts, day: &str) -> anyhow::Result<Vec<i64>> {
     Ok(started)
 }
 
-/// Every question stands directly before its answer, in the order of the turns.
+/// Every message is directly followed by its answer, in the order of the turns.
 fn check_order(facts: &Facts) -> anyhow::Result<()> {
     let mut turns: Vec<_> = facts.turns.values().collect();
     turns.sort_by_key(|turn| turn.started_at);

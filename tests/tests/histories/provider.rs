@@ -1,4 +1,4 @@
-//! A provider without a network, every step of which is released from outside.
+//! A provider without a network. The history releases each of its steps.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 
-/// Room for everything that is written in one history: the provider is never
-/// held up by its reader.
+/// Large enough for all data of a history, so that the provider never waits for
+/// its reader.
 const CAPACITY: usize = 1 << 20;
 
 /// Cheap to clone; all clones are one provider.
@@ -28,24 +28,24 @@ struct Call {
     caller: String,
     prompt: String,
     phase: Phase,
-    /// Dropping it closes the connection.
+    /// The connection is closed when this is dropped.
     bytes: Option<mpsc::UnboundedSender<Bytes>>,
-    /// The other side closed the connection.
+    /// The client has closed the connection.
     is_abandoned: bool,
 }
 
-/// How far the answer is.
+/// How far the answer has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Phase {
     /// The request was read.
-    Asked,
+    Received,
     /// The head of a stream was written.
     Streaming,
-    /// There is nothing more to say.
+    /// The answer is complete.
     Ended,
 }
 
-/// A call as the outside sees it.
+/// The public view of a call.
 #[derive(Clone, Debug)]
 pub(crate) struct CallView {
     pub(crate) index: usize,
@@ -63,7 +63,7 @@ impl CallView {
     }
 }
 
-/// Tokens that an answer says it used.
+/// The usage that an answer reports.
 pub(crate) type Usage = Option<(u64, u64)>;
 
 impl Provider {
@@ -79,7 +79,7 @@ impl Provider {
         self.lock().refuses_connections = refuse;
     }
 
-    /// How many connections were refused.
+    /// Number of refused connections.
     pub(crate) fn refusals(&self) -> u32 {
         self.lock().refusals
     }
@@ -114,14 +114,14 @@ impl Provider {
         self.write(call, head.into(), Phase::Ended);
     }
 
-    /// Ends the connection without a word.
+    /// Closes the connection without an answer.
     pub(crate) fn hang_up(&self, call: usize) {
         let mut state = self.lock();
         state.calls[call].phase = Phase::Ended;
         state.calls[call].bytes = None;
     }
 
-    /// Writes an event that says nothing.
+    /// Writes an event without text.
     pub(crate) fn show_life(&self, call: usize) {
         let event = event("response.in_progress", &json!({}));
         self.write(call, event, Phase::Streaming);
@@ -132,7 +132,7 @@ impl Provider {
         self.write(call, event, Phase::Streaming);
     }
 
-    /// `incomplete` names a reason to stop early.
+    /// `incomplete` is a reason for ending early.
     pub(crate) fn complete(&self, call: usize, usage: Usage, incomplete: Option<&str>) {
         let (name, mut response) = match incomplete {
             None => ("response.completed", json!({"status": "completed"})),
@@ -168,7 +168,7 @@ impl Provider {
         let call = &mut state.calls[call];
         call.phase = phase;
         if let Some(sender) = &call.bytes {
-            // A connection that is gone needs nothing.
+            // The connection may be gone.
             let _ = sender.send(bytes);
         }
         if phase == Phase::Ended {
@@ -193,7 +193,7 @@ impl Provider {
     }
 }
 
-/// Serves one request; the connection is not used again.
+/// Serves one request on a connection.
 async fn serve(provider: Provider, mut stream: DuplexStream) {
     let Some((caller, prompt)) = read_request(&mut stream).await else {
         return;
@@ -204,7 +204,7 @@ async fn serve(provider: Provider, mut stream: DuplexStream) {
         state.calls.push(Call {
             caller,
             prompt,
-            phase: Phase::Asked,
+            phase: Phase::Received,
             bytes: Some(bytes),
             is_abandoned: false,
         });
@@ -231,8 +231,8 @@ async fn serve(provider: Provider, mut stream: DuplexStream) {
     provider.lock().calls[index].is_abandoned = true;
 }
 
-/// Reads a request to its end; its `x-client-request-id` and its body. `None`:
-/// the connection was closed before.
+/// Reads a request and returns its `x-client-request-id` and its body. `None`
+/// if the connection was closed before.
 async fn read_request(stream: &mut DuplexStream) -> Option<(String, String)> {
     let mut request = Vec::new();
     loop {

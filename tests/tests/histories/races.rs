@@ -1,5 +1,5 @@
-//! Races for one place, provoked: both sides are admitted before either writes,
-//! and then their transactions begin at the same moment.
+//! Provoked races: both sides are admitted before either writes, and then their
+//! transactions begin at the same moment.
 
 use anyhow::{Context as _, bail, ensure};
 use http::Method;
@@ -8,16 +8,16 @@ use minichat_tests::database::DatabaseKind;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::client::{Client, Identity, Question, Seen};
+use crate::client::{Client, Identity, Request, Seen};
 use crate::model;
 use crate::world::{Life, Process, TENANT, World};
 
 const ROUNDS: u32 = 20;
 
-/// What the first turn says.
+/// The text of the first turn.
 const FIRST: &str = "the code is 4711";
 
-/// A scene in which a chat has one turn, which failed.
+/// A chat with one failed turn.
 pub(crate) struct Scene {
     pub(crate) life: Life,
     pub(crate) who: Identity,
@@ -26,11 +26,11 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// Everything happens at the instant `at`, in microseconds since 1970.
+    /// Sets the clock to the instant `at`, in microseconds since 1970.
     pub(crate) async fn set(world: &mut World, process: &Process, at: i64) -> anyhow::Result<Self> {
         world.set_time(at)?;
         let life = world.start(process).await?;
-        // Whatever opens a turn is answered by a stream that ends at once.
+        // Every turn fails at once, because the provider refuses connections.
         life.provider.refuse_connections(true);
         let user = Uuid::new_v4();
         let mut scene = Self {
@@ -42,7 +42,7 @@ impl Scene {
             chat: String::new(),
             turn: Uuid::new_v4(),
         };
-        let chat = scene.ask(Method::POST, "/chats", json!({}));
+        let chat = scene.call(Method::POST, "/chats", json!({}));
         scene.flush().await;
         let body = chat.seen().body.unwrap_or_default();
         scene.chat = body["id"].as_str().context("no chat")?.to_owned();
@@ -52,13 +52,13 @@ impl Scene {
         Ok(scene)
     }
 
-    fn ask(&self, method: Method, path: &str, body: Value) -> Client {
-        let question = Question {
+    fn call(&self, method: Method, path: &str, body: Value) -> Client {
+        let request = Request {
             method,
             path: path.to_owned(),
             body: Some(body),
         };
-        Client::ask(self.life.router.clone(), self.who, "op", &question)
+        Client::send(self.life.router.clone(), self.who, "op", &request)
     }
 
     pub(crate) fn send(&self, request: Uuid) -> Client {
@@ -68,24 +68,24 @@ impl Scene {
     fn say(&self, request: Uuid, content: &str) -> Client {
         let path = format!("/chats/{}/messages:stream", self.chat);
         let body = json!({"content": content, "request_id": request});
-        self.ask(Method::POST, &path, body)
+        self.call(Method::POST, &path, body)
     }
 
     fn delete_chat(&self) -> Client {
-        self.ask(Method::DELETE, &format!("/chats/{}", self.chat), json!({}))
+        self.call(Method::DELETE, &format!("/chats/{}", self.chat), json!({}))
     }
 
-    /// Whether the provider was asked, and whether it was told what the first
-    /// turn says.
-    fn told(&self) -> (bool, bool) {
+    /// Whether the provider was called, and whether a prompt contained the text
+    /// of the first turn.
+    fn provider_saw(&self) -> (bool, bool) {
         let calls = self.life.provider.calls();
-        let has_told = calls.iter().any(|call| call.prompt.contains(FIRST));
-        (!calls.is_empty(), has_told)
+        let saw_first_turn = calls.iter().any(|call| call.prompt.contains(FIRST));
+        (!calls.is_empty(), saw_first_turn)
     }
 
     fn of_turn(&self, method: Method, action: &str, body: Value) -> Client {
         let path = format!("/chats/{}/turns/{}{action}", self.chat, self.turn);
-        self.ask(method, &path, body)
+        self.call(method, &path, body)
     }
 
     pub(crate) async fn flush(&self) {
@@ -96,7 +96,7 @@ impl Scene {
         }
     }
 
-    /// Lets both get as far as their first write, releases the writes together,
+    /// Runs both sides up to their first write, releases the writes together,
     /// and then everything else.
     async fn race(&self, sides: [Client; 2]) -> anyhow::Result<[Seen; 2]> {
         let turnstile = &self.life.turnstile;
@@ -198,7 +198,7 @@ fn a_send_and_a_retry_do_not_both_open_a_turn() -> anyhow::Result<()> {
     })
 }
 
-/// TURN-10, TURN-55: no prompt holds what a deletion before it has taken away.
+/// TURN-10, TURN-55: no prompt contains text that was deleted before.
 #[test]
 fn a_send_and_a_deletion_exclude_each_other() -> anyhow::Result<()> {
     rounds(async |scene| {
@@ -210,7 +210,7 @@ fn a_send_and_a_deletion_exclude_each_other() -> anyhow::Result<()> {
             (Some(200), Some(409)) => (true, true),
             _ => bail!("{sent:?}, {deleted:?}"),
         };
-        ensure!(scene.told() == expected, "{sent:?}, {deleted:?}");
+        ensure!(scene.provider_saw() == expected, "{sent:?}, {deleted:?}");
         Ok(())
     })
 }
@@ -223,8 +223,8 @@ fn a_send_and_the_deletion_of_its_chat_exclude_each_other() -> anyhow::Result<()
         let sides = [scene.send(Uuid::new_v4()), scene.delete_chat()];
         let [sent, deleted] = scene.race(sides).await?;
         ensure!(deleted.status == Some(204), "{deleted:?}");
-        let (is_asked, _) = scene.told();
-        let expected = if is_asked { 200 } else { 404 };
+        let (is_called, _) = scene.provider_saw();
+        let expected = if is_called { 200 } else { 404 };
         ensure!(sent.status == Some(expected), "{sent:?}");
         Ok(())
     })

@@ -1,6 +1,5 @@
-//! The data plane of one history in one process: the application's parts, put
-//! together as a start does it, with everything that decides about time and
-//! order in the hands of the test.
+//! The data plane of one history, in one process. It is assembled like a real
+//! start, but the test controls time and order.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -36,10 +35,10 @@ use crate::provider::Provider;
 
 pub(crate) const TENANT: Uuid = Uuid::from_u128(0x1111_1111_1111_4111_8111_1111_1111_1111);
 
-/// Whose the tenant is.
+/// The owner of the tenant.
 const OWNER: &str = "default/acme";
 
-/// A clock that stands still until it is moved.
+/// A clock that the test moves.
 #[derive(Default)]
 pub(crate) struct HandClock(AtomicI64);
 
@@ -55,35 +54,34 @@ impl Clock for HandClock {
     }
 }
 
-/// What survives the crashes of a history, and serves one history after the
-/// other.
+/// What survives the crashes of a history and is used for several histories.
 pub(crate) struct World {
     pub(crate) clock: Arc<HandClock>,
     pub(crate) window: Window,
     config: ProcessConfig,
     tenants: Arc<Tenants>,
     database: Database,
-    /// On SQLite kept open between histories; a crash closes it.
+    /// On SQLite it stays open between histories; a crash closes it.
     store: Option<Store>,
     _directory: TempDir,
 }
 
-/// One process, from its start to its crash or the end of the history.
+/// One process, from its start to its crash or to the end of the history.
 pub(crate) struct Life {
     pub(crate) router: Router,
     pub(crate) app: Arc<App>,
     pub(crate) metrics: Arc<RecordingMetrics>,
     pub(crate) provider: Provider,
     pub(crate) turnstile: Turnstile,
-    /// Past the turnstile.
+    /// It does not wait at the turnstile.
     pub(crate) recovery: Watchdog,
     idle: Arc<Notify>,
 }
 
-/// A process that is told to end, until it does.
+/// A process that received SIGTERM, until it ends.
 pub(crate) struct Drain {
     pub(crate) run: JoinHandle<()>,
-    /// Another request to end.
+    /// The second signal.
     pub(crate) hurry: Signal,
 }
 
@@ -114,7 +112,7 @@ impl World {
         })
     }
 
-    /// Whether a start ends what the process before left running (TURN-63).
+    /// Whether a start ends the turns of the previous process (TURN-63).
     pub(crate) fn recovers(&self) -> bool {
         matches!(self.database, Database::Sqlite(_))
     }
@@ -124,7 +122,7 @@ impl World {
         self.window.set_time(micros)
     }
 
-    /// Starts a process; called inside its runtime.
+    /// Starts a process. Must be called inside its runtime.
     pub(crate) async fn start(&mut self, process: &Process) -> anyhow::Result<Life> {
         let clock: Arc<dyn Clock> = Arc::<HandClock>::clone(&self.clock);
         let store = match self.store.take() {
@@ -163,7 +161,7 @@ impl World {
         })
     }
 
-    /// Removes what does not lie in the world's directory.
+    /// Removes what is not in the world's directory.
     pub(crate) fn remove(self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -171,7 +169,7 @@ impl World {
         runtime.block_on(self.database.remove())
     }
 
-    /// The process is gone, and with it its handle on the database.
+    /// The process ends at once, with its handle on the database.
     pub(crate) fn crash(&mut self) {
         self.store = None;
     }
@@ -185,7 +183,7 @@ impl Life {
         }
     }
 
-    /// What a process does after SIGTERM; its listener says good bye then.
+    /// What a process does after SIGTERM, including the end of its listener.
     pub(crate) fn terminate(&self) -> Drain {
         let (app, hurry) = (Arc::clone(&self.app), Signal::new());
         let again = hurry.clone();
@@ -197,10 +195,10 @@ impl Life {
         Drain { run, hurry }
     }
 
-    /// Returns when nothing can go on by itself.
+    /// Returns when nothing can continue by itself.
     pub(crate) async fn settle(&self) {
-        // The first may be left from an earlier idleness. Timers that are due
-        // fire after the second, and what they wake has run at the third.
+        // The first may be left from an earlier idle period. Due timers fire
+        // after the second, and the tasks that they wake have run at the third.
         for _ in 0..3 {
             self.idle.notified().await;
         }
@@ -212,8 +210,8 @@ pub(crate) struct Process {
     runtime: Option<Runtime>,
     turnstile: Turnstile,
     idle: Arc<Notify>,
-    /// Time goes on by itself unless a blocking task is under way. This one
-    /// ends with the sender.
+    /// While a blocking task runs, the runtime does not move the time forward.
+    /// This task ends with the sender.
     brake: Option<mpsc::Sender<()>>,
 }
 
@@ -271,7 +269,7 @@ async fn prepare(
     Ok(())
 }
 
-/// Puts a clock that stands still in the place of the server's.
+/// Replaces the server's clock by one that stands still.
 const CLOCK_OF_POSTGRES: [&str; 5] = [
     "CREATE SCHEMA simulated",
     "CREATE TABLE simulated.clock (now TIMESTAMPTZ NOT NULL)",
@@ -294,7 +292,7 @@ async fn open(database: &Database, clock: Arc<dyn Clock>) -> anyhow::Result<Stor
     Ok(Store::open(&settings, clock).await?)
 }
 
-/// In memory where the machine has a place for it: a commit that reaches a disk
+/// In memory if the machine has a directory for it, because a flush to disk
 /// takes longer than everything else together.
 fn directory() -> anyhow::Result<TempDir> {
     let memory = TempDir::with_prefix_in("minichat-histories-", "/dev/shm");

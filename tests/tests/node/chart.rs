@@ -1,4 +1,4 @@
-//! The chart, from the first installation to the last.
+//! The chart, from the first installation to its removal.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ const EXAMPLE: &str = concat!(
     "/../crds/examples/scripted.yaml"
 );
 
-/// The example's objects for the tenants' namespace of `installation`, on its provider, with a tenant id of their own.
+/// The example's objects for the tenants' namespace of `installation`, with its provider and another tenant id.
 fn example(installation: &Installation, tenant: Uuid) -> anyhow::Result<String> {
     Ok(fs::read_to_string(EXAMPLE)?
         .replace("5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01", &tenant.to_string())
@@ -46,7 +46,7 @@ async fn a_release_chats_through_upgrade_rollback_and_removal_and_loses_nothing(
         "{columns}"
     );
 
-    // Another configuration of the process is another pod on the same volume; `helm test` asks as its tenant.
+    // Another configuration makes another pod on the same volume; `helm test` uses its tenant.
     let settings = json!({
         "test": {"tenantId": tenant.to_string()},
         "pool": {"config": {"logging": {"level": "debug"}}},
@@ -77,7 +77,7 @@ async fn a_release_chats_through_upgrade_rollback_and_removal_and_loses_nothing(
         ]
     );
 
-    // A new release finds everything: definitions, tenants, rendered Secrets, chats.
+    // A new release finds everything: definitions, tenants, rendered Secrets and chats.
     installation.upgrade(json!({}))?;
     let api = installation.serving(tenant, user).await?;
     assert_eq!(api.messages(&chat).await?.len(), 6);

@@ -1,4 +1,4 @@
-//! The images that the Dockerfile makes.
+//! The images of the Dockerfile.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use minichat_tests::installation::{self, Installation};
 use serde_json::{Value, json};
 
-/// Of each image, in bytes.
+/// Maximum size of each image in bytes.
 const LARGEST: u64 = 40_000_000;
 
 /// K8S-73
@@ -50,7 +50,7 @@ async fn an_image_runs_by_itself_as_its_own_user() -> anyhow::Result<()> {
     for program in ["dataplane", "operator"] {
         let name = format!("minichat-{program}");
         let image = format!("{name}:{}", installation::image_tag()?);
-        // No user is named: the kubelet refuses an image whose user it cannot tell from root.
+        // No user is set here: the kubelet refuses an image if it cannot tell that its user is not root.
         installation.apply(&json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
             "spec": {

@@ -1,4 +1,4 @@
-//! Claims that need pods, checked on a cluster with a node.
+//! Tests that need pods, on a cluster with a node.
 
 #[cfg(test)]
 mod chart;

@@ -1,4 +1,4 @@
-//! The test cluster itself: it runs pods as a careful cluster does.
+//! Tests of the test cluster itself: it enforces pod security.
 
 use minichat_cluster::Kubectl;
 use minichat_tests::cluster::{self, TestNamespace};

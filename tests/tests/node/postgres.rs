@@ -28,23 +28,23 @@ async fn two_pods_keep_200_streams_exact_through_100_edits_of_quota_and_credenti
     for number in 0..EDITS {
         edit(&pool, number).await?;
     }
-    // None was cut by any of it.
+    // None of them was cut.
     assert_eq!(pool.sum("mini_chat_active_streams").await?, STREAMS);
 
-    let mut heard = BTreeSet::new();
+    let mut received = BTreeSet::new();
     for Answered { api, chat, events } in pool.release(streams).await? {
         events.only("done")?;
         let stored = api.messages(&chat).await?;
         assert_eq!(stored[1]["content"], events.answer());
-        heard.insert(events.answer());
+        received.insert(events.answer());
     }
-    assert_eq!(heard, answers);
+    assert_eq!(received, answers);
     check_books(&pool, STREAMS + greetings).await?;
     check_policy_versions(&pool).await?;
     pool.remove().await
 }
 
-/// Changes a limit or the provider's key, and waits until both pods run what becomes of the tenant.
+/// Changes a limit or the provider's key, and waits until both pods run the new revision.
 async fn edit(pool: &PostgresPool, number: usize) -> anyhow::Result<()> {
     let before = pool.revisions().await?;
     if number.is_multiple_of(2) {
@@ -60,7 +60,7 @@ async fn edit(pool: &PostgresPool, number: usize) -> anyhow::Result<()> {
     .await
 }
 
-/// Together the pods counted what is stored: `streams`.
+/// The pods' counts add up to the stored turns: `streams`.
 async fn check_books(pool: &PostgresPool, streams: usize) -> anyhow::Result<()> {
     assert_eq!(pool.counts("mini_chat_active_streams").await?, [0, 0]);
     assert_eq!(pool.sum("mini_chat_stream_started_total").await?, streams);
@@ -85,7 +85,7 @@ async fn check_books(pool: &PostgresPool, streams: usize) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// What reserved before the edits was settled under the version of then; what comes after them has the last version and
+/// Turns that were reserved before the edits were settled by the first version; later ones have the last version and
 /// the last key.
 async fn check_policy_versions(pool: &PostgresPool) -> anyhow::Result<()> {
     let old = settled_versions(pool).await?;
@@ -135,8 +135,8 @@ async fn a_turn_of_a_killed_pod_is_ended_by_the_watchdog_and_counted_by_the_oper
     let url = pool.database.url();
     let aged = "UPDATE chat_turns SET last_progress_at = last_progress_at - INTERVAL '1 hour' \
                 WHERE state = 'running' RETURNING id";
-    let left = postgres::query(url, aged).await?;
-    assert_eq!(left.len(), 1, "nobody has ended the turn");
+    let running = postgres::query(url, aged).await?;
+    assert_eq!(running.len(), 1, "nobody has ended the turn");
 
     // As its schedule would.
     let from = "--from=cronjob/minichat-watchdog";
@@ -166,9 +166,9 @@ async fn a_turn_of_a_killed_pod_is_ended_by_the_watchdog_and_counted_by_the_oper
     let mark = installation.kubectl(&["get", "job", "look", mark])?;
     assert!(!mark.is_empty());
     let turns = "--field-selector=reason=OrphansFinalized";
-    let told = ["get", "events.events.k8s.io", turns, "--output=name"];
-    eventually("told of the Job", async || {
-        Ok(installation.kubectl(&told)?.lines().count() == 1)
+    let events = ["get", "events.events.k8s.io", turns, "--output=name"];
+    eventually("event of the Job", async || {
+        Ok(installation.kubectl(&events)?.lines().count() == 1)
     })
     .await?;
     let healthy = "--for=condition=JobsHealthy";

@@ -1,4 +1,4 @@
-//! Claims that need a cluster with a node for themselves, since what they do is felt by every pod of it.
+//! Tests that need a cluster with a node for themselves, because they disturb every pod on it.
 
 #[cfg(test)]
 mod outages;

@@ -1,4 +1,4 @@
-//! The pool without its operator, and without the API server.
+//! The pool without its operator and without the API server.
 
 use bytes::Bytes;
 use http::Method;

@@ -1,5 +1,6 @@
-//! The OpenAPI document against the answers of a live data plane, by a client
-//! that makes requests of it: valid ones, invalid ones and sequences.
+//! Compares the OpenAPI document with the answers of a live data plane. A
+//! client generates requests from the document: valid ones, invalid ones and
+//! sequences.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,7 +12,7 @@ use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::ScriptedProvider;
 use tokio::process::Command;
 
-/// Names the program; `cargo xtask test` installs it.
+/// The path of the program; `cargo xtask test` installs it.
 const PROGRAM: &str = "MINICHAT_TEST_SCHEMATHESIS";
 
 fn program() -> anyhow::Result<PathBuf> {
@@ -22,7 +23,8 @@ fn program() -> anyhow::Result<PathBuf> {
     Ok(program.into())
 }
 
-/// A chat with one answered message: its id, the turn's and the answer's.
+/// A chat with one answered message. Returns the ids of the chat, the turn and
+/// the answer.
 async fn answered(api: &Api) -> anyhow::Result<[String; 3]> {
     let chat = api.create_chat(None).await?;
     let events = api.say(&chat, "PING").await?;
@@ -31,10 +33,11 @@ async fn answered(api: &Api) -> anyhow::Result<[String; 3]> {
     Ok([chat, id("request_id"), id("message_id")])
 }
 
-/// What the client does, the same in every run. Unknown parameters are ignored
-/// (API-2), and everybody is the same user, so that neither is a fault to look
-/// for. Turns and messages cannot be guessed: it is told one of each, and that
-/// they are not those of the chats that it creates.
+/// The client's configuration, the same in every run. It ignores two things
+/// that are intended: unknown parameters are ignored (API-2), and everyone is
+/// the same user. Ids of turns and messages cannot be guessed, so it gets one
+/// of each, and the information that they do not belong to the chats that it
+/// creates.
 async fn configuration(api: &Api) -> anyhow::Result<String> {
     let [turn_chat, turn, _] = answered(api).await?;
     let [message_chat, _, message] = answered(api).await?;
@@ -62,7 +65,7 @@ checks = {{ ensure_resource_availability = {{ enabled = false }} }}
     ))
 }
 
-/// Makes the requests, and fails with what the client found.
+/// Makes the requests, and fails with the client's findings.
 async fn examine(program: &Path, directory: &Path, document: &str) -> anyhow::Result<()> {
     let output = Command::new(program)
         .args(["run", document, "--no-color"])
@@ -71,16 +74,16 @@ async fn examine(program: &Path, directory: &Path, document: &str) -> anyhow::Re
         .kill_on_drop(true)
         .output()
         .await?;
-    let told = String::from_utf8_lossy(&output.stdout);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     let failed = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{told}{failed}");
-    eprintln!("{told}");
+    ensure!(output.status.success(), "{stdout}{failed}");
+    eprintln!("{stdout}");
     Ok(())
 }
 
 on_each_database! {
     /// API-27, API-30: status codes, media types, headers, bodies and events
-    /// are what the document says, and what it forbids is refused.
+    /// match the document, and requests that it forbids are refused.
     async fn the_api_does_what_its_document_says(env) {
         let program = program()?;
         let provider = ScriptedProvider::start().await?;

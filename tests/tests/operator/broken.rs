@@ -1,4 +1,4 @@
-//! Tenants that are broken, each in its own way: what they are told, and that they and others go on.
+//! Tenants that are broken in different ways: what their status says, and that they and others keep running.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn of(tenant: &Tenant) -> (&'static str, &str) {
     ("ChatTenant", tenant.name.as_str())
 }
 
-/// What two tenants run with before somebody breaks the first.
+/// The running configuration of two tenants before the first is broken.
 struct Before {
     tenant: Value,
     other: Value,
@@ -33,7 +33,7 @@ impl Before {
         })
     }
 
-    /// The broken one is served as it was (K8S-8).
+    /// The broken tenant is served as before (K8S-8).
     async fn is_served(&self, site: &Site, pod: &Pod, tenant: &Tenant) -> anyhow::Result<()> {
         let status = site.status(tenant).await?;
         assert_eq!(status["revision"], self.tenant["revision"], "{status:#}");
@@ -78,7 +78,7 @@ async fn of_two_tenants_with_one_id_the_one_that_was_served_has_it_and_gets_it_b
     assert_eq!(pod.configz(&owner).await?["revision"], before);
     pod.chat(&owner).await?;
 
-    // Whoever waited for its end is rendered, and no pod serves it: the chats are another's.
+    // The waiting tenant is rendered, but no pod serves it, because the chats are another's.
     site.delete("ChatTenant", "owner").await?;
     let message = site
         .await_condition(of(&other), "Programmed", "False/Rejected")
@@ -91,7 +91,7 @@ async fn of_two_tenants_with_one_id_the_one_that_was_served_has_it_and_gets_it_b
     let path = format!("/chats/{chat}");
     assert_ne!(user.get(&path).await?.status, 200, "nobody opens the chats");
 
-    // The owner comes back to its id and its chats, also when the operator knows nothing any more.
+    // The owner gets its id and its chats back, even if the operator has lost its state.
     operator.kill().await?;
     let _operator = site.operator().await?;
     site.admit([&owner]).await?;
@@ -126,7 +126,7 @@ async fn an_edit_that_breaks_a_tenant_leaves_it_and_others_running() -> anyhow::
         refused.contains("must be the name of an entry of providers"),
         "{refused}"
     );
-    for (broken, reason, told) in [
+    for (broken, reason, expected) in [
         (wrong_key, "KeyMissing", "no-such-key"),
         (wrong_secret, "SecretNotFound", "no-such-secret"),
     ] {
@@ -135,7 +135,7 @@ async fn an_edit_that_breaks_a_tenant_leaves_it_and_others_running() -> anyhow::
         let message = site
             .await_condition(of(&tenant), "ResolvedRefs", &wanted)
             .await?;
-        assert!(message.contains(told), "{message}");
+        assert!(message.contains(expected), "{message}");
         site.await_condition(of(&tenant), "Ready", &wanted).await?;
         before.is_served(&site, &pod, &tenant).await?;
         before.is_untouched(&site, &other).await?;
@@ -173,8 +173,8 @@ async fn an_edit_that_breaks_a_tenant_leaves_it_and_others_running() -> anyhow::
     Ok(())
 }
 
-/// K8S-7, K8S-8; check 4 of chapter 06. The API server refuses such a tenant, but not one that it had already when its
-/// definition learnt to, nor an edit of one.
+/// K8S-7, K8S-8; check 4 of chapter 06. The API server refuses such a tenant, unless it already existed when the rule
+/// was added.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_provider_that_the_api_server_let_in_is_not_accepted() -> anyhow::Result<()> {
     let site = Site::own(programs(), DatabaseKind::Sqlite).await?;
@@ -229,7 +229,7 @@ async fn a_forced_document_that_cannot_be_repaired_is_told_and_the_old_one_runs(
     site.admit([&tenant, &other]).await?;
     let before = Before::of(&site, &tenant, &other).await?;
 
-    // Otherwise it is repaired before anybody sees it.
+    // Otherwise it is repaired before anyone sees it.
     let role = site.role(&site.namespace)?;
     let mut reader = role.clone();
     reader["rules"][0]["verbs"] = json!(["get", "list", "watch"]);
@@ -263,7 +263,7 @@ async fn a_forced_document_that_cannot_be_repaired_is_told_and_the_old_one_runs(
     pod.chat(&other).await?;
     before.is_untouched(&site, &other).await?;
 
-    // What cannot be written either, and no pod has seen.
+    // An edit that can neither be written nor was seen by a pod.
     let mut edited = other.clone();
     edited.spec()["displayName"] = json!("edited");
     site.apply_tenant(&edited).await?;
@@ -345,7 +345,7 @@ async fn a_revision_that_pods_refuse_is_told_in_their_words_and_the_old_one_runs
 -> anyhow::Result<()> {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let operator = site.operator().await?;
-    // Operator and pool are told differently what a provider may be.
+    // Operator and pool have different settings for allowed providers.
     let pod = site
         .process_of_a_pod("MINICHAT_PROVIDER_HTTP_ALLOW_HTTP=false")
         .await?;
@@ -392,7 +392,7 @@ async fn a_revision_that_pods_refuse_is_told_in_their_words_and_the_old_one_runs
     let rejected = scrape.sum("mini_chat_operator_config_rejected_total", &[]);
     assert!((rejected - 1.0).abs() < 0.5, "{rejected}");
 
-    // A document that somebody forces into the Secret while nobody repairs it.
+    // A document that is forced into the Secret while no operator repairs it.
     tenant.spec()["providers"][0]["baseUrl"] = json!("https://models.example");
     site.admit([&tenant]).await?;
     let runs = site.status(&tenant).await?["revision"].clone();
@@ -424,10 +424,10 @@ async fn a_revision_that_pods_refuse_is_told_in_their_words_and_the_old_one_runs
     eventually("repaired", SOON, is_repaired).await?;
     site.await_ready(&tenant).await?;
 
-    // A pod whose only tenant is refused is not ready; that must not hide the reason.
+    // A pod whose only tenant is refused is not ready. This must not hide the reason.
     site.delete("ChatTenant", "acme").await?;
     site.apply_tenant(&other).await?;
-    let is_unready = async || Ok(!pod.tell_readiness().await?);
+    let is_unready = async || Ok(!pod.publish_readiness().await?);
     eventually("not ready", SOON, is_unready).await?;
     let message = site
         .await_condition(of(&other), "Programmed", "False/Rejected")

@@ -1,4 +1,4 @@
-//! What the operator owns: repaired when somebody touches it, left alone when nobody does.
+//! The objects that the operator owns: it repairs changes, and writes nothing without a change.
 
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use super::programs;
 
-/// How many seconds nothing may be written.
+/// Variable with the number of seconds without writes.
 const QUIET: &str = "MINICHAT_TEST_QUIET_SECONDS";
-/// Unless [`QUIET`] says otherwise. Nothing in the operator has a period between this and the five minutes of the rule.
+/// Default of [`QUIET`]. No period in the operator is between this and the rule's five minutes.
 const QUIET_SECONDS: u64 = 15;
 const SETTLED: Duration = Duration::from_secs(2);
 const REPAIRED: Duration = Duration::from_secs(2);
@@ -31,9 +31,9 @@ fn quiet() -> anyhow::Result<Duration> {
     Ok(Duration::from_secs(seconds))
 }
 
-/// From the answer to the last write of `resource`, whose `name` is given, by somebody else to the answer to the
-/// operator's last write of `repaired` since: by the clock of the API server, so that the pace of the test is no part
-/// of it.
+/// Time from the answer to the last write of `resource` called `name` by another user until the answer to the
+/// operator's next write of `repaired`. Measured by the API server's clock, so that the speed of the test does not
+/// matter.
 pub(crate) async fn took(
     site: &Site,
     touched: (&str, &str),
@@ -80,7 +80,7 @@ async fn assert_took(
     Ok(())
 }
 
-/// What counts of a rendered Secret.
+/// The relevant parts of a rendered Secret.
 async fn essence(site: &Site, tenant: &Tenant) -> anyhow::Result<Value> {
     let secret = site.rendered(tenant).await?.unwrap_or_default();
     let metadata = &secret["metadata"];
@@ -97,12 +97,12 @@ async fn essence(site: &Site, tenant: &Tenant) -> anyhow::Result<Value> {
 async fn an_edited_or_deleted_child_is_repaired_and_then_nothing_is_written() -> anyhow::Result<()>
 {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
-    let _operator = site.operator_told(&[("WATCHDOG", "jobs")]).await?;
+    let _operator = site.operator_with(&[("WATCHDOG", "jobs")]).await?;
     let pod = site.pod().await?;
     let tenant = site.tenant("acme");
     site.apply(&site.quota(&tenant, 7)).await?;
     site.admit([&tenant]).await?;
-    // One that is told to the tenant and to the Job, each once.
+    // A Job's failure is reported to the tenant and to the Job, each once.
     site.failed_job("run-1", 1, &super::jobs::report(1)).await?;
     site.await_condition(("ChatTenant", "acme"), "JobsHealthy", "False/Failed")
         .await?;
@@ -124,7 +124,7 @@ async fn an_edited_or_deleted_child_is_repaired_and_then_nothing_is_written() ->
         secrets
             .patch(&name, &PatchParams::default(), &patch)
             .await?;
-        // An annotation that claims a higher number is answered with one that is higher still.
+        // If the annotation claims a higher version, the operator continues above it.
         let is_repaired =
             async || {
                 let now = essence(&site, &tenant).await?;
@@ -162,7 +162,7 @@ async fn an_edited_or_deleted_child_is_repaired_and_then_nothing_is_written() ->
     assert!(since.is_empty(), "{since:?}");
     assert!(settled.0 > 0, "writes are logged");
 
-    // The tenant takes its child along, and waits for nobody.
+    // The rendered Secret is deleted with its tenant, which waits for nothing.
     let object = site.get("ChatTenant", "acme").await?.unwrap_or_default();
     assert!(object["metadata"]["finalizers"].is_null(), "{object}");
     site.delete("ChatTenant", "acme").await?;
@@ -171,8 +171,8 @@ async fn an_edited_or_deleted_child_is_repaired_and_then_nothing_is_written() ->
         Ok(tenant_is_gone && site.rendered(&tenant).await?.is_none())
     };
     eventually("gone", SOON, is_gone).await?;
-    let is_told = async || Ok(pod.configz(&tenant).await?.is_null());
-    eventually("forgotten by the pod", SOON, is_told).await?;
+    let is_gone = async || Ok(pod.configz(&tenant).await?.is_null());
+    eventually("forgotten by the pod", SOON, is_gone).await?;
     site.await_condition(quota, "Accepted", "False/TenantNotFound")
         .await?;
     Ok(())

@@ -1,4 +1,4 @@
-//! What is left of a tenant, and of a release, that is deleted (D52).
+//! What remains of a deleted tenant, and of a deleted release (D52).
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ async fn a_tenant_and_its_namespace_go_without_the_operator_which_then_cleans_up
     Ok(())
 }
 
-/// D52: operators before this one held tenants by a finalizer.
+/// D52: older operators gave tenants a finalizer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_finalizer_of_older_versions_is_taken_away_and_no_other() -> anyhow::Result<()> {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
@@ -71,7 +71,7 @@ async fn the_finalizer_of_older_versions_is_taken_away_and_no_other() -> anyhow:
     eventually("without ours", SOON, only_other).await?;
     site.await_ready(&tenant).await?;
 
-    // Whoever else holds it does not keep it served.
+    // Another finalizer does not keep it served.
     site.delete("ChatTenant", "acme").await?;
     is_unrendered(&site, &tenant, "not served while it ends").await?;
     assert_eq!(finalizers().await?, json!(["example.com/other"]));
@@ -110,7 +110,7 @@ async fn a_tenant_that_ends_with_an_old_finalizer_of_anybody_is_let_go() -> anyh
     let is_gone = async || Ok(site.get("ChatTenant", "held").await?.is_none());
     eventually("let go", SOON, is_gone).await?;
     is_unrendered(&site, &held, "cleaned up").await?;
-    // Nobody waited for it, and it can be made again.
+    // Nothing delayed its deletion, and it can be created again.
     site.admit([&other]).await?;
     held.spec()["displayName"] = json!("again");
     site.admit([&held]).await?;
@@ -143,7 +143,7 @@ async fn what_was_rendered_goes_with_the_release() -> anyhow::Result<()> {
         .await?;
     is_unrendered(&site, &tenant, "gone with the release").await?;
 
-    // Somebody deletes it by mistake: tenants are served again, and owned once it is back.
+    // It is deleted by mistake: tenants are served again, and have an owner once it is back.
     let managed: Value = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "minichat-managed", "namespace": site.namespace},
@@ -166,7 +166,7 @@ async fn what_was_rendered_goes_with_the_release() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// D52: so does Argo CD delete, which shows the `ConfigMap` as long as anything holds it.
+/// D52: Argo CD deletes in this way too; it shows the `ConfigMap` as long as a finalizer holds it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_release_is_deleted_in_the_foreground_nothing_is_rendered() -> anyhow::Result<()>
 {
@@ -203,7 +203,7 @@ async fn while_the_release_is_deleted_in_the_foreground_nothing_is_rendered() ->
     Ok(())
 }
 
-/// D52: somebody changes the tenant while its finalizer is taken away.
+/// D52: the tenant changes while its finalizer is removed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_finalizer_is_taken_away_although_the_tenant_has_just_changed() -> anyhow::Result<()>
 {

@@ -20,7 +20,7 @@ use super::programs;
 
 const STREAMS: usize = 200;
 const EDITS: u64 = 100;
-/// What takes milliseconds on a machine of its own may take this long on a crowded one.
+/// A time limit for what takes milliseconds, but may take longer on a busy machine.
 const LOOSE: Duration = Duration::from_secs(10);
 
 /// K8S-7, K8S-9, K8S-20, K8S-23
@@ -66,8 +66,8 @@ async fn a_new_tenant_is_ready_when_all_three_pods_serve_it() -> anyhow::Result<
     );
     let scrape = operator.scrape().await?;
     assert_metrics(&scrape, &tenant)?;
-    let told = async || Ok(site.events("acme").await? == ["Accepted", "Programmed"]);
-    eventually("told by events", LOOSE, told).await?;
+    let has_events = async || Ok(site.events("acme").await? == ["Accepted", "Programmed"]);
+    eventually("reported by events", LOOSE, has_events).await?;
     Ok(())
 }
 
@@ -168,7 +168,7 @@ async fn edits_reach_the_next_request_on_every_pod_and_cut_none_of_200_streams()
         "settled under the policy of the reserve"
     );
 
-    // The newest credential is sent, by a process that was never restarted.
+    // The newest credential is sent, without a restart of the process.
     for pod in &pods {
         pod.chat(&tenant).await?;
         let requests = site.provider.requests();
@@ -180,7 +180,7 @@ async fn edits_reach_the_next_request_on_every_pod_and_cut_none_of_200_streams()
     Ok(())
 }
 
-/// D36: the pod's watch shows that a Secret is there, and not that the one before it has gone.
+/// D36: the pod's watch shows the new Secret, but not the deletion of the previous one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_in_the_place_of_another_tenants_ends_that_one_although_nobody_saw_it_go()
 -> anyhow::Result<()> {
@@ -195,13 +195,13 @@ async fn a_secret_in_the_place_of_another_tenants_ends_that_one_although_nobody_
     let path = format!("/chats/{}", user.create_chat(None).await?);
     let revision = pod.configz(&tenant).await?["revision"].clone();
 
-    // Of the same tenant: its object was deleted and made again, and the chats are its name's.
+    // A Secret of the same tenant, which was deleted and created again. The chats belong to its name.
     let mut secret = site.rendered(&tenant).await?.unwrap_or_default();
     replace(&site, &way, &secret).await?;
     user.get(&path).await?.expect(200)?;
     assert_eq!(pod.configz(&tenant).await?["revision"], revision);
 
-    // Of another one, with a provider of its own.
+    // A Secret of another tenant with its own provider.
     let other = "somewhere/else";
     secret["metadata"]["annotations"]["minichat.dev/source"] = json!(other);
     let document = STANDARD.decode(secret["data"]["tenant.json"].as_str().unwrap_or_default())?;
@@ -221,7 +221,7 @@ async fn a_secret_in_the_place_of_another_tenants_ends_that_one_although_nobody_
     Ok(())
 }
 
-/// Deletes the rendered Secret, which `way` does not show, and makes `secret` in its place.
+/// Deletes the rendered Secret, which `way` hides, and creates `secret` instead.
 async fn replace(site: &Site, way: &LossyWay, secret: &Value) -> anyhow::Result<()> {
     let name = secret["metadata"]["name"].as_str().unwrap_or_default();
     let before = way.hidden();
@@ -250,7 +250,7 @@ async fn open(pod: &Pod, tenant: &Tenant) -> anyhow::Result<minichat_tests::sse:
     Ok(stream)
 }
 
-/// How long after `started` a request to `pod` is judged by the limit of `daily` credits.
+/// Time from `started` until a request to `pod` is limited to `daily` credits.
 async fn enforced(
     pod: &Pod,
     tenant: &Tenant,
@@ -267,7 +267,7 @@ async fn enforced(
     Ok(started.elapsed())
 }
 
-/// K8S-23: it takes connections, and says nothing.
+/// K8S-23: it accepts connections but does not answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_hangs_does_not_hide_what_the_others_say() -> anyhow::Result<()> {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
@@ -281,7 +281,7 @@ async fn a_pod_that_hangs_does_not_hide_what_the_others_say() -> anyhow::Result<
     for edit in 0..3 {
         tenant.spec()["displayName"] = json!(format!("edit {edit}"));
         site.apply(&tenant.resource).await?;
-        let is_told = async || {
+        let is_reported = async || {
             let pending =
                 site.await_condition(("ChatTenant", "acme"), "Programmed", "False/Pending");
             let message = pending.await?;
@@ -289,12 +289,12 @@ async fn a_pod_that_hangs_does_not_hide_what_the_others_say() -> anyhow::Result<
             let revision = revision.as_str().unwrap_or_default();
             Ok(message == format!("1 of 2 ready pods run revision {revision}"))
         };
-        eventually("told of the one that answers", LOOSE, is_told).await?;
+        eventually("reported for the one that answers", LOOSE, is_reported).await?;
     }
     Ok(())
 }
 
-/// D46: a failure of the database ends by itself, and its words are not for tenants.
+/// D46: a database failure is temporary, and tenants do not see its text.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_database_takes_no_policy_a_tenant_is_pending_and_needs_nobody()
 -> anyhow::Result<()> {
@@ -307,12 +307,12 @@ async fn while_the_database_takes_no_policy_a_tenant_is_pending_and_needs_nobody
     site.database.query(rename).await?;
     tenant.model("std")["displayName"] = json!("edited");
     site.apply(&tenant.resource).await?;
-    let is_told = async || {
+    let is_reported = async || {
         let object = ("ChatTenant", "acme");
         let pending = site.await_condition(object, "Programmed", "False/Pending");
         Ok(pending.await?.contains("to its database now"))
     };
-    eventually("told that it is tried again", LOOSE, is_told).await?;
+    eventually("reported that it is tried again", LOOSE, is_reported).await?;
     let status = site.status(&tenant).await?.to_string();
     for word in ["Stalled", "policy_snapshots", "postgres"] {
         assert!(!status.contains(word), "{status}");

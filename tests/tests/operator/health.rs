@@ -1,4 +1,4 @@
-//! Whether somebody ends the turns that a dead process left running: what tenants are told, and the events of Jobs.
+//! Whether the turns of dead processes are ended: the status of tenants, and the events of Jobs.
 
 use std::time::Duration;
 
@@ -27,11 +27,11 @@ async fn is_taken_care_of(site: &Site, job: &str) -> anyhow::Result<()> {
 }
 
 async fn await_succeeded(site: &Site, message: &str) -> anyhow::Result<()> {
-    let is_told = async || {
+    let is_reported = async || {
         let wanted = site.await_condition(TENANT, CONDITION, "True/Succeeded");
         Ok(wanted.await? == message)
     };
-    eventually(&format!("succeeded: {message:?}"), SOON, is_told).await
+    eventually(&format!("succeeded: {message:?}"), SOON, is_reported).await
 }
 
 /// K8S-7, K8S-12, TURN-64; check 62 of chapter 02
@@ -40,7 +40,7 @@ async fn tenants_are_told_when_the_watchdog_begins_to_fail_and_when_it_does_no_m
 -> anyhow::Result<()> {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let _pod = site.pod().await?;
-    let _operator = site.operator_told(&[JOBS]).await?;
+    let _operator = site.operator_with(&[JOBS]).await?;
     let tenant = site.tenant("acme");
     site.admit([&tenant]).await?;
     await_succeeded(&site, "no Job has ended yet").await?;
@@ -55,7 +55,7 @@ async fn tenants_are_told_when_the_watchdog_begins_to_fail_and_when_it_does_no_m
     let message = site.await_condition(TENANT, CONDITION, failed).await?;
     assert!(message.contains("JobFailed"), "{message}");
     site.await_ready(&tenant).await?;
-    // One that fails otherwise is no news, nor is the first that succeeds.
+    // A further failure changes nothing, and neither does the first success.
     site.failed_job("run-4", 137, &report(0)).await?;
     is_taken_care_of(&site, "run-4").await?;
     site.finished_job("run-5", &report(0)).await?;
@@ -78,7 +78,7 @@ async fn tenants_are_told_who_looks_for_turns_and_that_nobody_does() -> anyhow::
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let _pod = site.pod().await?;
     let tenant = site.tenant("acme");
-    // What the chart says of a pool on SQLite.
+    // The chart's setting for a pool on SQLite.
     let operator = site.operator().await?;
     site.admit([&tenant]).await?;
     site.await_condition(TENANT, CONDITION, "True/InProcess")
@@ -88,17 +88,17 @@ async fn tenants_are_told_who_looks_for_turns_and_that_nobody_does() -> anyhow::
         ("disabled", "orphan_watchdog.enabled"),
         ("suspended", "watchdog.suspend"),
     ] {
-        let operator = site.operator_told(&[("WATCHDOG", mode)]).await?;
-        let is_told = async || {
+        let operator = site.operator_with(&[("WATCHDOG", mode)]).await?;
+        let is_reported = async || {
             let wanted = site.await_condition(TENANT, CONDITION, "False/Disabled");
             Ok(wanted.await?.contains(value))
         };
-        eventually(mode, SOON, is_told).await?;
+        eventually(mode, SOON, is_reported).await?;
         site.await_ready(&tenant).await?;
         operator.kill().await?;
     }
     let missed = ("WATCHDOG_MISSED_AFTER_SECS", "8");
-    let operator = site.operator_told(&[JOBS, missed]).await?;
+    let operator = site.operator_with(&[JOBS, missed]).await?;
     await_succeeded(&site, "no Job has ended yet").await?;
     let missed = "False/Missed";
     site.await_condition(TENANT, CONDITION, missed).await?;
@@ -110,16 +110,16 @@ async fn tenants_are_told_who_looks_for_turns_and_that_nobody_does() -> anyhow::
     operator.kill().await
 }
 
-/// A Job's events: reasons and notes.
-async fn told(site: &Site, job: &str, reasons: &[&str]) -> anyhow::Result<Vec<String>> {
-    let are_told = async || {
-        let told = site.events_of_job(job).await?;
-        let told: Vec<_> = told.iter().map(|(reason, _)| reason.as_str()).collect();
-        Ok(told == reasons)
+/// Waits for a Job's events with these `reasons` and returns their notes.
+async fn await_events(site: &Site, job: &str, reasons: &[&str]) -> anyhow::Result<Vec<String>> {
+    let are_reported = async || {
+        let events = site.events_of_job(job).await?;
+        let found: Vec<_> = events.iter().map(|(reason, _)| reason.as_str()).collect();
+        Ok(found == reasons)
     };
-    let told = eventually(&format!("{job}: {reasons:?}"), SOON, are_told).await;
+    let reported = eventually(&format!("{job}: {reasons:?}"), SOON, are_reported).await;
     let found = site.events_of_job(job).await?;
-    told.with_context(|| format!("{found:?}"))?;
+    reported.with_context(|| format!("{found:?}"))?;
     Ok(found.into_iter().map(|(_, note)| note).collect())
 }
 
@@ -133,24 +133,24 @@ async fn a_job_that_fails_or_ends_turns_has_an_event_of_each_by_whoever_marks_it
     site.failed_job("both", 1, &report(2)).await?;
     site.failed_job("killed", 137, "killed before it wrote")
         .await?;
-    let operator = site.operator_told(&[JOBS]).await?;
-    let notes = told(&site, "busy", &["OrphansFinalized"]).await?;
+    let operator = site.operator_with(&[JOBS]).await?;
+    let notes = await_events(&site, "busy", &["OrphansFinalized"]).await?;
     assert!(notes[0].ends_with(": 3"), "{notes:?}");
-    let notes = told(&site, "both", &["JobFailed", "OrphansFinalized"]).await?;
+    let notes = await_events(&site, "both", &["JobFailed", "OrphansFinalized"]).await?;
     assert!(notes[0].contains("exit code 1 (Error)"), "{notes:?}");
     assert!(notes[1].ends_with(": 2"), "{notes:?}");
-    told(&site, "killed", &["JobFailed"]).await?;
+    await_events(&site, "killed", &["JobFailed"]).await?;
     is_taken_care_of(&site, "killed").await?;
     is_taken_care_of(&site, "calm").await?;
     operator.kill().await?;
 
-    // Another process tells nothing again, and what is new.
-    let _operator = site.operator_told(&[JOBS]).await?;
+    // Another process repeats no event, and reports new ones.
+    let _operator = site.operator_with(&[JOBS]).await?;
     site.failed_job("next", 1, &report(0)).await?;
-    told(&site, "next", &["JobFailed"]).await?;
+    await_events(&site, "next", &["JobFailed"]).await?;
     for (job, count) in [("calm", 0), ("busy", 1), ("both", 2), ("killed", 1)] {
-        let told = site.events_of_job(job).await?;
-        assert_eq!(told.len(), count, "{job}: {told:?}");
+        let events = site.events_of_job(job).await?;
+        assert_eq!(events.len(), count, "{job}: {events:?}");
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Nobody gets another tenant's id, key or chats (D36): each way to try it, by who may write in a namespace of his own.
+//! No one gets another tenant's id, key or chats (D36): every way that someone with write access to another namespace
+//! could try.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ const SOON: Duration = Duration::from_secs(30);
 /// A key that only the first namespace has.
 const KEY: &str = "sk-of-the-owner-alone";
 
-/// A pool for two namespaces: that of the site's tenants, and one of somebody who is after theirs.
+/// A pool for two namespaces: that of the tenants, and that of an attacker.
 struct Neighbours {
     site: Site,
     other: String,
@@ -37,7 +38,7 @@ impl Neighbours {
         Self::at(site, other).await
     }
 
-    /// On an API server that has no rules about ids, as before it had them: what it let in then is still there.
+    /// On an API server without the rules about ids, as it was before they existed.
     async fn without_rules() -> anyhow::Result<Self> {
         let site = Site::own(programs(), DatabaseKind::Sqlite).await?;
         forget_rules_of_ids(&site)?;
@@ -76,7 +77,7 @@ impl Neighbours {
         self.site.place(&self.other)
     }
 
-    /// A tenant at home whose provider's key nobody else has.
+    /// A tenant in the first namespace with a key that no one else has.
     fn owner(&self, name: &str) -> Tenant {
         let mut tenant = self.home().tenant(name);
         tenant.others[0]["stringData"]["api-key"] = json!(KEY);
@@ -92,7 +93,7 @@ impl Neighbours {
         Ok(())
     }
 
-    /// Sources of the rendered Secrets that hold the owner's key.
+    /// Sources of the rendered Secrets that contain the owner's key.
     async fn who_has_the_key(&self) -> anyhow::Result<Vec<String>> {
         let secrets = self.site.api("Secret", &self.site.namespace)?;
         let mut found = Vec::new();
@@ -107,7 +108,7 @@ impl Neighbours {
         Ok(found)
     }
 
-    /// `owner` alone has its key, and is served with the revision that it had.
+    /// Only `owner` has its key, and it is served with the same revision.
     async fn is_untouched(&self, owner: &Tenant, revision: &Value) -> anyhow::Result<()> {
         self.home().await_ready(owner).await?;
         assert_eq!(self.home().status(owner).await?["revision"], *revision);
@@ -117,7 +118,7 @@ impl Neighbours {
         self.pod.chat(owner).await
     }
 
-    /// What the other tenant is told of the owner's id: what to do, and no name.
+    /// The other tenant is told what to do about the owner's id, without a name.
     async fn is_refused(&self, thief: &Tenant, wanted: &str) -> anyhow::Result<()> {
         let object = ("ChatTenant", thief.name.as_str());
         let message = self
@@ -136,19 +137,19 @@ impl Neighbours {
         self.nothing_is_told(thief).await
     }
 
-    /// Neither status nor events of the other tenant name the namespace at home.
+    /// Neither status nor events of the other tenant name the owner's namespace.
     async fn nothing_is_told(&self, thief: &Tenant) -> anyhow::Result<()> {
         let events = async || self.site.events_in(&self.other, &thief.name).await;
         let are_there = async || Ok(!events().await?.is_empty());
-        eventually("told by an event", SOON, are_there).await?;
+        eventually("reported by an event", SOON, are_there).await?;
         let status = self.other().status(thief).await?;
-        let told = format!("{status} {:?}", events().await?);
-        assert!(!told.contains(&self.site.tenants), "{told}");
+        let reported = format!("{status} {:?}", events().await?);
+        assert!(!reported.contains(&self.site.tenants), "{reported}");
         Ok(())
     }
 }
 
-/// Takes the rules about `tenantId` out of the definition.
+/// Removes the rules about `tenantId` from the definition.
 fn forget_rules_of_ids(site: &Site) -> anyhow::Result<()> {
     let mut definition = generate::definition::<ChatTenant>()?;
     let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
@@ -171,7 +172,7 @@ fn with_id(tenant: &mut Tenant, id: &Value) {
     }
 }
 
-/// `tenant` without an id of its own, once its status tells the derived one.
+/// `tenant` without an id of its own, after its status shows the derived one.
 async fn derived(place: Place<'_>, mut tenant: Tenant) -> anyhow::Result<Tenant> {
     tenant
         .spec()
@@ -184,12 +185,12 @@ async fn derived(place: Place<'_>, mut tenant: Tenant) -> anyhow::Result<Tenant>
     Ok(tenant)
 }
 
-/// D36, D49: an older tenant that is edited to another's id, and names a Secret that only the other has.
+/// D36, D49: an older tenant is edited to another's id, and names a Secret that only the other has.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edit_to_anothers_id_gets_neither_the_id_nor_the_key() -> anyhow::Result<()> {
     let at = Neighbours::without_rules().await?;
     let older = derived(at.other(), at.other().tenant("older")).await?;
-    // An API server knows the age of an object in whole seconds.
+    // An API server records the age of an object in whole seconds.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let owner = at.owner("owner");
     at.home().admit(&owner).await?;
@@ -202,7 +203,7 @@ async fn an_edit_to_anothers_id_gets_neither_the_id_nor_the_key() -> anyhow::Res
     at.is_refused(&thief, "False/Conflict").await?;
     at.is_untouched(&owner, &revision).await?;
 
-    // Neither in the moment when the owner is edited, nor when both loops begin anew.
+    // Neither at an edit of the owner, nor after a restart of both loops.
     let mut edited = owner.clone();
     edited.spec()["displayName"] = json!("edited");
     at.home().admit(&edited).await?;
@@ -214,7 +215,7 @@ async fn an_edit_to_anothers_id_gets_neither_the_id_nor_the_key() -> anyhow::Res
     at.is_untouched(&owner, &revision).await
 }
 
-/// D36: an id cannot be added, changed or removed later, nor be one that is derived from a name.
+/// D36: an id cannot be added, changed or removed later, and no tenant may set an id that is derived from a name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_api_server_refuses_an_edit_of_an_id() -> anyhow::Result<()> {
     let at = Neighbours::new().await?;
@@ -241,7 +242,7 @@ async fn the_api_server_refuses_an_edit_of_an_id() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// D36: an id that is derived from a name, used before that tenant exists.
+/// D36: an id that is derived from a name is used before that tenant exists.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_derived_id_cannot_be_taken_before_its_tenant_exists() -> anyhow::Result<()> {
     let at = Neighbours::without_rules().await?;
@@ -261,7 +262,7 @@ async fn a_derived_id_cannot_be_taken_before_its_tenant_exists() -> anyhow::Resu
     at.is_untouched(&acme, &revision).await
 }
 
-/// D36: who waits for an id gets nothing of the tenant that had it.
+/// D36: a tenant that waits for an id inherits nothing from the tenant that had it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_for_an_id_inherits_nothing_when_its_tenant_is_deleted() -> anyhow::Result<()> {
     let at = Neighbours::new().await?;
@@ -287,10 +288,10 @@ async fn who_waits_for_an_id_inherits_nothing_when_its_tenant_is_deleted() -> an
         !status["conditions"].to_string().contains("OldCredentials"),
         "{status:#}"
     );
-    let nobody: [String; 0] = [];
-    assert_eq!(at.who_has_the_key().await?, nobody);
+    let none: [String; 0] = [];
+    assert_eq!(at.who_has_the_key().await?, none);
 
-    // With a key of its own it is rendered, and no pod serves it; whose the id is stays unsaid.
+    // With its own key it is rendered, but no pod serves it; the owner is not named.
     thief.spec()["providers"][0]["auth"]["secretKeyRef"]["name"] = json!("thief-provider");
     at.site.apply(&at.other().tenant("thief").others[0]).await?;
     at.site.apply(&thief.resource).await?;
@@ -299,7 +300,7 @@ async fn who_waits_for_an_id_inherits_nothing_when_its_tenant_is_deleted() -> an
         .await_condition(object, "Programmed", "False/Rejected")
         .await?;
     assert!(message.contains("tenants transfer"), "{message}");
-    // The pod names the owner, to administrators alone.
+    // The pod names the owner, but only administrators can read this.
     let entry = at.pod.configz(&thief).await?.to_string();
     assert!(
         entry.contains(&format!("{}/owner", at.site.tenants)),
@@ -312,7 +313,7 @@ async fn who_waits_for_an_id_inherits_nothing_when_its_tenant_is_deleted() -> an
     at.is_untouched(&owner, &revision).await
 }
 
-/// D36: an object that is made again under its name has the chats, and not the credentials.
+/// D36: a tenant that is created again under its name gets the chats, but not the old credentials.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_that_is_made_again_has_its_chats_and_not_its_old_credentials()
 -> anyhow::Result<()> {
@@ -322,7 +323,7 @@ async fn a_tenant_that_is_made_again_has_its_chats_and_not_its_old_credentials()
     let user = at.pod.caller(&owner, uuid::Uuid::new_v4())?;
     let chat = user.create_chat(None).await?;
 
-    // The operator sees neither the end of the one nor the beginning of the other.
+    // The operator sees neither the deletion nor the creation.
     at.stop_operator().await?;
     let finalizers = json!({"metadata": {"finalizers": null}});
     at.home().patch("ChatTenant", "owner", &finalizers).await?;
@@ -349,7 +350,7 @@ async fn a_tenant_that_is_made_again_has_its_chats_and_not_its_old_credentials()
     at.pod.chat(&owner).await
 }
 
-/// D36: `kubectl apply` of an exported object, with its status and its annotations, into another namespace.
+/// D36: an exported object, with status and annotations, is applied in another namespace.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_restored_into_another_namespace_is_another_tenant() -> anyhow::Result<()> {
     let at = Neighbours::new().await?;
@@ -388,7 +389,7 @@ async fn a_backup_restored_into_another_namespace_is_another_tenant() -> anyhow:
             .await?;
     }
     at.is_refused(&owner, "False/Conflict").await?;
-    // The other one has an id of its own, and no Secret.
+    // The other one has its own id and no Secret.
     let object = ("ChatTenant", "nameless");
     at.other()
         .await_condition(object, "ResolvedRefs", "False/SecretNotFound")
@@ -402,7 +403,7 @@ async fn a_backup_restored_into_another_namespace_is_another_tenant() -> anyhow:
     at.is_untouched(&owner, &revision).await
 }
 
-/// D36: no object of Kubernetes can be renamed. One is made under the new name, and the old one is deleted.
+/// D36: Kubernetes objects cannot be renamed. A new one is created, and the old one is deleted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_under_a_new_name_has_the_id_once_it_was_transferred() -> anyhow::Result<()> {
     let at = Neighbours::on(DatabaseKind::Postgres).await?;
@@ -457,7 +458,7 @@ async fn a_tenant_under_a_new_name_has_the_id_once_it_was_transferred() -> anyho
     at.pod.chat(&renamed).await
 }
 
-/// D36: the rendered Secret of the one that is gone cannot be deleted at once.
+/// D36: the rendered Secret of the deleted tenant cannot be deleted at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_takes_an_id_over_ends_the_tenant_that_had_it() -> anyhow::Result<()> {
     let (at, way) = Neighbours::on_lossy_way().await?;
@@ -481,7 +482,7 @@ async fn who_takes_an_id_over_ends_the_tenant_that_had_it() -> anyhow::Result<()
     Ok(())
 }
 
-/// K8S-8: who waits is looked at before the older one has been told that it is not valid.
+/// K8S-8: the waiting tenant is reconciled before the older one's status says that it is invalid.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_tenant_that_becomes_invalid_gives_its_id_free_at_once() -> anyhow::Result<()> {
     let (at, way) = Neighbours::on_lossy_way().await?;
@@ -491,7 +492,7 @@ async fn an_older_tenant_that_becomes_invalid_gives_its_id_free_at_once() -> any
     at.other()
         .await_condition(object, "ResolvedRefs", "False/SecretNotFound")
         .await?;
-    // An API server knows the age of an object in whole seconds.
+    // An API server records the age of an object in whole seconds.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let mut younger = at.home().tenant("younger");
     with_id(&mut younger, &json!(older.id));

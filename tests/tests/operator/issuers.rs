@@ -1,4 +1,4 @@
-//! Issuers of single tenants, on their way to the pool (chapter 06, `auth.issuers`).
+//! Issuers of tenants on their way to the pool (chapter 06, `auth.issuers`).
 
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::manifest::Tenant;
@@ -13,7 +13,7 @@ fn of(tenant: &Tenant) -> (&'static str, &str) {
     ("ChatTenant", tenant.name.as_str())
 }
 
-/// `tenant` with the issuer, and the claim that tells its tenants apart.
+/// `tenant` with the issuer, and optionally the claim that names the tenant.
 fn opened_by(tenant: &Tenant, claim: Option<&str>) -> Tenant {
     let mut entry = json!({"issuer": LOGIN, "audience": "minichat"});
     if let Some(claim) = claim {
@@ -28,7 +28,7 @@ async fn revision(site: &Site, tenant: &Tenant) -> anyhow::Result<Value> {
     Ok(site.status(tenant).await?["revision"].clone())
 }
 
-/// K8S-7, K8S-8: an edit takes nothing away from a tenant that runs, however young that one is.
+/// K8S-7, K8S-8: an edit takes nothing from a running tenant, even if that one is younger.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_issuer_is_of_the_tenant_that_runs_with_it_until_that_one_gives_it_up()
 -> anyhow::Result<()> {
@@ -63,7 +63,7 @@ async fn an_issuer_is_of_the_tenant_that_runs_with_it_until_that_one_gives_it_up
         pod.chat(&older).await?;
     }
 
-    // Shared by a claim in both.
+    // They share it if both name a claim.
     site.apply_tenant(&opened_by(&newer, Some("org"))).await?;
     for tenant in [&older, &newer] {
         site.await_ready(tenant).await?;
@@ -74,7 +74,7 @@ async fn an_issuer_is_of_the_tenant_that_runs_with_it_until_that_one_gives_it_up
     Ok(())
 }
 
-/// K8S-8: nobody waits for what a tenant has that is gone.
+/// K8S-8: no tenant waits for an issuer of a deleted tenant.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_issuer_of_a_deleted_tenant_is_free() -> anyhow::Result<()> {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;

@@ -1,4 +1,4 @@
-//! What jobs have counted, on the operator's metrics page.
+//! Counts of jobs in the operator's metrics.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::programs;
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// What a watchdog leaves that has ended so many turns.
+/// The report of a watchdog that has ended `turns` turns.
 pub(crate) fn report(turns: usize) -> String {
     let job = JobMetrics::default();
     for _ in 0..turns {
@@ -50,7 +50,7 @@ async fn what_a_job_counted_is_added_once_however_often_operators_start() -> any
     let reader = site.reported("before").await?;
     assert!(reader.is_some());
 
-    // Texts that are no report disturb nobody.
+    // Messages that are not reports have no effect.
     site.finished_job("broken", "killed before it wrote")
         .await?;
     site.finished_job("second", &report(3)).await?;
@@ -59,7 +59,7 @@ async fn what_a_job_counted_is_added_once_however_often_operators_start() -> any
     assert!(operator.log()?.contains("a Job has left no report"));
     operator.kill().await?;
 
-    // A new process begins at nothing, and what others have added stays theirs.
+    // A new process starts at zero; counts of other processes stay theirs.
     site.finished_job("third", &report(1)).await?;
     let operator = site.operator().await?;
     has_counted(&operator, 1, 1).await?;
@@ -69,25 +69,25 @@ async fn what_a_job_counted_is_added_once_however_often_operators_start() -> any
     Ok(())
 }
 
-/// K8S-44: the mark is set although nobody hears of it.
+/// K8S-44: the mark is set, but its acknowledgement is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_mark_was_set_unheard_is_counted_once() -> anyhow::Result<()> {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let way = site.lossy_way().await?;
     let operator = site.operator_on(&way).await?;
-    site.finished_job("heard", &report(1)).await?;
+    site.finished_job("acknowledged", &report(1)).await?;
     has_counted(&operator, 1, 1).await?;
     way.lose_marks(1);
-    site.finished_job("unheard", &report(3)).await?;
+    site.finished_job("unacknowledged", &report(3)).await?;
     has_counted(&operator, 4, 2).await?;
     assert_eq!(way.to_lose(), 0);
     assert!(operator.log()?.contains("a Job cannot be marked"));
-    let is_told = async || Ok(!site.events_of_job("unheard").await?.is_empty());
-    eventually("told", SOON, is_told).await?;
-    // What comes later is counted, so that was counted once.
+    let is_reported = async || Ok(!site.events_of_job("unacknowledged").await?.is_empty());
+    eventually("reported", SOON, is_reported).await?;
+    // A later Job is counted, so this one was counted once.
     site.finished_job("later", &report(0)).await?;
     has_counted(&operator, 4, 3).await?;
-    let events = site.events_of_job("unheard").await?;
+    let events = site.events_of_job("unacknowledged").await?;
     assert_eq!(events.len(), 1, "{events:?}");
     operator.kill().await?;
     let operator = site.operator().await?;
@@ -95,7 +95,7 @@ async fn a_job_whose_mark_was_set_unheard_is_counted_once() -> anyhow::Result<()
     has_counted(&operator, 0, 1).await
 }
 
-/// K8S-44: of two operators that see the end of a Job one counts it.
+/// K8S-44: if two operators see the end of a Job, one counts it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_somebody_else_has_marked_meanwhile_is_counted_by_that_one() -> anyhow::Result<()>
 {
@@ -106,7 +106,7 @@ async fn a_job_that_somebody_else_has_marked_meanwhile_is_counted_by_that_one() 
     site.finished_job("overtaken", &report(3)).await?;
     let is_tried = async || Ok(operator.log()?.contains("a Job cannot be marked"));
     eventually("tried", SOON, is_tried).await?;
-    // What comes later is counted, so that was left to the other one.
+    // A later Job is counted, so this one was left to the other operator.
     site.finished_job("later", &report(1)).await?;
     has_counted(&operator, 1, 1).await?;
     assert_eq!(
@@ -116,7 +116,7 @@ async fn a_job_that_somebody_else_has_marked_meanwhile_is_counted_by_that_one() 
     Ok(())
 }
 
-/// K8S-44: a Job is told by its uid.
+/// K8S-44: a Job is identified by its uid.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_is_made_again_under_its_name_is_counted_again() -> anyhow::Result<()> {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
@@ -134,15 +134,15 @@ async fn a_job_that_was_ended_by_its_deadline_is_counted_once_and_has_failed() -
 {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let _pod = site.pod().await?;
-    let operator = site.operator_told(&[("WATCHDOG", "jobs")]).await?;
+    let operator = site.operator_with(&[("WATCHDOG", "jobs")]).await?;
     site.admit([&site.tenant("acme")]).await?;
     site.overdue_job("overdue", &report(2)).await?;
     has_counted(&operator, 2, 1).await?;
     let tenant = ("ChatTenant", "acme");
     site.await_condition(tenant, "JobsHealthy", "False/Failed")
         .await?;
-    let are_told = async || Ok(site.events_of_job("overdue").await?.len() == 2);
-    eventually("failure and turns are told", SOON, are_told).await?;
+    let are_reported = async || Ok(site.events_of_job("overdue").await?.len() == 2);
+    eventually("failure and turns are reported", SOON, are_reported).await?;
     let events = site.events_of_job("overdue").await?;
     let (_, note) = &events[0];
     assert!(note.contains("DeadlineExceeded"), "{events:?}");
@@ -150,20 +150,20 @@ async fn a_job_that_was_ended_by_its_deadline_is_counted_once_and_has_failed() -
     has_counted(&operator, 2, 2).await
 }
 
-/// K8S-9, K8S-44: the watches of Jobs and pods are not in step.
+/// K8S-9, K8S-44: the watches of Jobs and pods are not synchronised.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_job_whose_pod_is_seen_late_is_told_once_and_counted_once() -> anyhow::Result<()> {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let operator = site.operator().await?;
     site.failed_job_without_pod("late").await?;
-    let is_told = async || Ok(site.events_of_job("late").await?.len() == 1);
-    eventually("its failure is told", SOON, is_told).await?;
+    let is_reported = async || Ok(site.events_of_job("late").await?.len() == 1);
+    eventually("its failure is reported", SOON, is_reported).await?;
     assert_eq!(counted(&operator).await?, (0, 0, 0));
     assert!(site.reported("late").await?.is_some());
     site.late_pod_of_job("late", 1, &report(2)).await?;
     has_counted(&operator, 2, 1).await?;
-    let are_told = async || Ok(site.events_of_job("late").await?.len() == 2);
-    eventually("its turns are told", SOON, are_told).await?;
+    let are_reported = async || Ok(site.events_of_job("late").await?.len() == 2);
+    eventually("its turns are reported", SOON, are_reported).await?;
     let events = site.events_of_job("late").await?;
     let reasons: Vec<_> = events.iter().map(|(reason, _)| reason.as_str()).collect();
     assert_eq!(reasons, ["JobFailed", "OrphansFinalized"]);
@@ -171,7 +171,7 @@ async fn a_failed_job_whose_pod_is_seen_late_is_told_once_and_counted_once() -> 
     has_counted(&operator, 2, 2).await
 }
 
-/// K8S-44: what cannot be marked could be counted by two.
+/// K8S-44: a Job that cannot be marked could be counted twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_may_not_be_marked_is_counted_when_it_may() -> anyhow::Result<()> {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
@@ -189,8 +189,8 @@ async fn a_job_that_may_not_be_marked_is_counted_when_it_may() -> anyhow::Result
     site.await_right(pool, "patch", "jobs", false).await?;
     let operator = site.operator().await?;
     site.finished_job("finished", &report(2)).await?;
-    let is_told = async || Ok(operator.log()?.matches("a Job cannot be marked").count() > 1);
-    eventually("told and tried again", SOON, is_told).await?;
+    let is_reported = async || Ok(operator.log()?.matches("a Job cannot be marked").count() > 1);
+    eventually("reported and tried again", SOON, is_reported).await?;
     assert_eq!(counted(&operator).await?, (0, 0, 0));
     assert_eq!(site.reported("finished").await?, None);
     site.tier().kubectl().apply(role)?;

@@ -1,4 +1,5 @@
-//! What tools that wait for objects make of ours, by the rules of kstatus (D46).
+//! The status of minichat's objects by the rules of kstatus, for tools that
+//! wait for objects (D46).
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use super::programs;
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// The rules of `sigs.k8s.io/cli-utils/pkg/kstatus` for kinds that it does not know.
+/// The rules of `sigs.k8s.io/cli-utils/pkg/kstatus` for kinds that it does not
+/// know.
 fn kstatus(object: &Value) -> &'static str {
     if !object["metadata"]["deletionTimestamp"].is_null() {
         return "Terminating";
@@ -77,7 +79,7 @@ async fn an_object_is_current_when_it_is_served_and_failed_when_a_person_is_need
         becomes(&site, served, "Current").await?;
     }
 
-    // What a person must mend.
+    // A fault that a person must fix.
     let reference = "/spec/providers/0/auth/secretKeyRef";
     let whole = tenant
         .resource
@@ -108,7 +110,7 @@ async fn an_object_is_current_when_it_is_served_and_failed_when_a_person_is_need
     is_now(&site, orphan, "InProgress").await?;
     becomes(&site, orphan, "Failed").await?;
 
-    // Nobody has seen this edit.
+    // The operator has not seen this edit.
     operator.kill().await?;
     tenant.spec()["displayName"] = json!("unseen");
     site.apply(&tenant.resource).await?;

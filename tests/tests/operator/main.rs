@@ -1,5 +1,5 @@
-//! Claims about the operator and the delivery of configuration: the real processes under the chart's own
-//! `ServiceAccounts` on a real API server, which has no node. What a kubelet would say of a pod, the suite says.
+//! Tests of the operator and of the delivery of configuration. The real processes run under the chart's
+//! `ServiceAccounts` on a real API server without a node. The suite writes what a kubelet would write about a pod.
 
 #[cfg(test)]
 mod broken;

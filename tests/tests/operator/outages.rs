@@ -1,4 +1,4 @@
-//! Processes that are away: the operator, the API server, and pods that begin without it.
+//! Outages: the operator is down, the API server is down, and pods start without them.
 
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ async fn without_operator_and_api_server_chats_go_on_and_with_them_an_edit_lands
         pod.chat(&tenant).await?;
         assert_eq!(pod.admin.get_absolute("/readyz").await?.status, 200);
     }
-    // One that has never loaded its source is not ready, and waits.
+    // A pod that has never loaded its source is not ready, and waits.
     let late = site.process_of_a_pod("").await?;
     let answer = late.admin.get_absolute("/readyz").await?;
     assert_eq!(answer.status, 503, "{answer:?}");
@@ -87,12 +87,12 @@ async fn without_operator_and_api_server_chats_go_on_and_with_them_an_edit_lands
     }
     site.await_ready(&tenant).await?;
 
-    // A watch that was cut goes on, once more.
+    // A cut watch continues, once more.
     block_in_place(|| {
         site.tier().stop_api_server()?;
         site.tier().start_api_server()
     })?;
-    // If that took longer than its Lease, it has ended, and a kubelet starts another one.
+    // If that took longer than its Lease, the operator has ended, and a kubelet would start another one.
     operator.kill().await?;
     let _operator = site.operator().await?;
     site.apply(&site.quota(&tenant, 300)).await?;
@@ -127,15 +127,15 @@ async fn a_leader_that_slept_past_its_lease_writes_nothing_and_another_one_leads
     let taken = begun.elapsed().as_secs();
     eprintln!("the other operator took over within {taken} s");
     assert!(leads(&second).await?);
-    let is_told = async || {
+    let is_reported = async || {
         Ok(site
             .events("other")
             .await?
             .contains(&"Programmed".to_owned()))
     };
-    eventually("told by an event", SOON, is_told).await?;
+    eventually("reported by an event", SOON, is_reported).await?;
 
-    // Both have one user, and what the second one has written is logged a little later.
+    // Both use the same account. The second one's write is logged a little later.
     let awake = format!("{:.6}", SystemClock.now());
     first.signal(Signal::CONT)?;
     assert!(
@@ -146,7 +146,7 @@ async fn a_leader_that_slept_past_its_lease_writes_nothing_and_another_one_leads
     since.retain(|write| write.answered > awake);
     assert!(since.is_empty(), "{since:?}");
 
-    // One that is told to end does not let the next one wait until its Lease has run out, which takes 15 s.
+    // An operator that receives SIGTERM releases its Lease, so that the next one does not wait 15 s.
     let third = site.operator().await?;
     let mut second = second;
     second.signal(Signal::TERM)?;
@@ -202,7 +202,7 @@ async fn a_pod_serves_the_secrets_of_its_pool_and_no_other() -> anyhow::Result<(
     secrets
         .create(&PostParams::default(), &anew("another")?)
         .await?;
-    // What comes later is seen, so that was seen too.
+    // A later change was seen, so this one was seen too.
     let mut marker: Value = site.rendered(&other).await?.unwrap_or_default();
     marker["metadata"]["managedFields"] = Value::Null;
     marker["metadata"]["annotations"]["minichat.dev/revision"] = json!("broken");

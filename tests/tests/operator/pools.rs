@@ -1,4 +1,5 @@
-//! Several operators in one cluster: of several pools, which share nothing, and of one, which do not take turns (D37).
+//! Several operators in one cluster: of different pools, which share nothing, and of one pool, which report the
+//! conflict (D37).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use super::programs;
 const SOON: Duration = Duration::from_secs(30);
 const TENANTS: usize = 50;
 const EDITS: u64 = 100;
-/// For so long two operators write nothing about a tenant that both would serve.
+/// How long two operators must not write about a tenant that both would serve.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// One release with its tenants.
@@ -50,7 +51,7 @@ impl Release {
         Ok(())
     }
 
-    /// Changes one tenant after the other, in what is its own and in what its quota says.
+    /// Changes each tenant and its quota, one after the other.
     async fn edit(&self) -> anyhow::Result<()> {
         for (edit, tenant) in (1..=EDITS).zip(self.tenants.iter().cycle()) {
             if edit % 2 == 0 {
@@ -77,7 +78,7 @@ impl Release {
         names.any(|name| object == name || object == format!("{name}-default"))
     }
 
-    /// What the cluster shows to be of this release is so, and nothing else.
+    /// Everything in the cluster that claims to belong to this release does, and nothing else.
     async fn shares_nothing(&self) -> anyhow::Result<()> {
         let site = &self.site;
         let ids: BTreeSet<_> = self
@@ -123,14 +124,14 @@ impl Release {
 
         let events = site.api("Event", &site.tenants)?;
         let events = events.list(&ListParams::default()).await?;
-        let told: Vec<&Value> = events
+        let reported: Vec<&Value> = events
             .items
             .iter()
             .map(|event| &event.data)
             .filter(|event| event["reportingInstance"] == self.operator.identity())
             .collect();
-        assert!(!told.is_empty());
-        for event in told {
+        assert!(!reported.is_empty());
+        for event in reported {
             let about = event["regarding"]["name"].as_str().unwrap_or_default();
             assert!(self.is_own(about), "{event}");
         }
@@ -149,7 +150,7 @@ async fn two_releases_with_pools_of_their_own_share_nothing() -> anyhow::Result<
     let (a, b) = (Release::start(a, "a").await?, Release::start(b, "b").await?);
     tokio::try_join!(a.admit(), b.admit())?;
     tokio::try_join!(a.edit(), b.edit())?;
-    // One whose tenant is nowhere is told so, once.
+    // A quota without a tenant is reported once.
     let nowhere = json!({
         "apiVersion": "minichat.dev/v1alpha1", "kind": "ChatQuota",
         "metadata": {"name": "nowhere", "namespace": first.tenants},
@@ -162,9 +163,9 @@ async fn two_releases_with_pools_of_their_own_share_nothing() -> anyhow::Result<
     first
         .await_condition(quota, "Accepted", "False/TenantNotFound")
         .await?;
-    let is_told = async || Ok(!first.events("nowhere").await?.is_empty());
-    eventually("told by an event", SOON, is_told).await?;
-    // What comes later is told by both, so that was told by one.
+    let is_reported = async || Ok(!first.events("nowhere").await?.is_empty());
+    eventually("reported by an event", SOON, is_reported).await?;
+    // Both report a later change, so the earlier one was reported by one.
     let (mut late_a, mut late_b) = (a.site.tenant("late-a"), b.site.tenant("late-b"));
     late_a.spec()["displayName"] = json!("late");
     late_b.spec()["displayName"] = json!("late");
@@ -172,7 +173,7 @@ async fn two_releases_with_pools_of_their_own_share_nothing() -> anyhow::Result<
     b.site.admit([&late_b]).await?;
     assert_eq!(first.events("nowhere").await?, ["Refused"]);
 
-    // A tenant of one pool that goes is the other's to make again.
+    // A tenant that is deleted from one pool can be created in the other.
     let mut moved = b.site.tenant("late-a");
     moved.id = late_a.id;
     moved.spec()["tenantId"] = json!(late_a.id.to_string());
@@ -219,7 +220,7 @@ async fn two_operators_of_one_pool_say_so_and_do_not_take_turns() -> anyhow::Res
     assert_eq!(status["operatorNamespace"], first.namespace.as_str());
     pod.chat(&tenant).await?;
 
-    // One that comes now is served by one of them, and says the same.
+    // A tenant that is created now is served by one of them, and reports the same.
     let late = first.tenant("late");
     first.apply_tenant(&late).await?;
     first
@@ -231,7 +232,7 @@ async fn two_operators_of_one_pool_say_so_and_do_not_take_turns() -> anyhow::Res
     };
     eventually("rendered by one of them", SOON, is_rendered).await?;
 
-    // What the first has goes on, and is not the second's.
+    // The first operator's tenant continues to be served, by the first.
     tenant.spec()["displayName"] = json!("edited");
     first.apply(&tenant.resource).await?;
     let lands = async || {
@@ -247,7 +248,7 @@ async fn two_operators_of_one_pool_say_so_and_do_not_take_turns() -> anyhow::Res
     let since = writes([&first, &second])? - settled;
     assert_eq!(since, 0, "they take turns: {:?}", first.operator_writes()?);
 
-    // The second one goes, and says so.
+    // The second operator ends, and removes its claim.
     second_operator.signal(Signal::TERM)?;
     assert!(second_operator.ended().await?.success());
     first.await_ready(&tenant).await?;
@@ -269,7 +270,7 @@ async fn settle(sites: [&Site; 2]) -> anyhow::Result<()> {
     }
 }
 
-/// D37: the rendered Secrets of both pools lie in one namespace, and are called after the id alone.
+/// D37: the rendered Secrets of both pools are in one namespace, and are named by the id only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_pools_in_one_namespace_each_keeps_its_tenants_of_one_id() -> anyhow::Result<()> {
     let first = Site::own(programs(), DatabaseKind::Sqlite).await?;
@@ -305,7 +306,7 @@ async fn of_two_pools_in_one_namespace_each_keeps_its_tenants_of_one_id() -> any
     pod.chat(&mine).await?;
     second_pod.chat(&other).await?;
 
-    // Somebody takes the label away from one: it is its operator's as before.
+    // One of them loses its label: it still belongs to its operator.
     let label = json!({"metadata": {"labels": {"minichat.dev/pool": "nobodys"}}});
     let name = format!("minichat-tenant-{}", mine.id);
     let pool = first.place(&first.namespace);
@@ -316,14 +317,14 @@ async fn of_two_pools_in_one_namespace_each_keeps_its_tenants_of_one_id() -> any
     };
     eventually("labelled again", SOON, is_repaired).await?;
 
-    // Once the one is gone the other is served.
+    // After the first tenant is deleted, the other one is served.
     first.delete("ChatTenant", "mine").await?;
     let ready = second.await_ready(&theirs).await;
     ready.with_context(|| first_operator.log().unwrap_or_default())?;
     second_pod.chat(&theirs).await
 }
 
-/// D37, D41: both would have the same Lease.
+/// D37, D41: both would use the same Lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_second_release_of_a_pool_in_a_namespace_says_that_it_only_waits() -> anyhow::Result<()>
 {
@@ -340,7 +341,7 @@ async fn the_second_release_of_a_pool_in_a_namespace_says_that_it_only_waits() -
         let log = waiting.log()?;
         Ok(log.contains("this one only waits for its end") && log.contains(operator.identity()))
     };
-    eventually("told who holds the Lease", SOON, says_so).await?;
+    eventually("reported who holds the Lease", SOON, says_so).await?;
     assert_eq!(second.operator_writes()?.len(), 0);
     let is_ready = async || Ok(waiting.readiness().await?.0 == 200);
     eventually("ready to take over", SOON, is_ready).await?;

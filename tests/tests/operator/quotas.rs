@@ -1,4 +1,4 @@
-//! Which quota applies, and what those are told that do not (D45, QUOTA-25).
+//! Which quota applies, and what the status of the others says (D45, QUOTA-25).
 
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::manifest::Tenant;
@@ -10,8 +10,8 @@ use super::programs;
 const ANNA: &str = "1c7e0000-0000-4000-8000-000000000001";
 const BEN: &str = "1c7e0000-0000-4000-8000-000000000002";
 
-/// A quota of `tenant` for `users`, or its default one without any. All have equal limits, so that
-/// which of them applies is no change of the tenant's configuration.
+/// A quota of `tenant` for `users`, or the default quota if there are none. All have the same limits, so that the
+/// choice does not change the tenant's configuration.
 fn quota(site: &Site, tenant: &Tenant, name: &str, users: &[&str]) -> Value {
     let mut quota = site.quota(tenant, 50);
     quota["metadata"]["name"] = json!(name);
@@ -20,7 +20,7 @@ fn quota(site: &Site, tenant: &Tenant, name: &str, users: &[&str]) -> Value {
     quota
 }
 
-/// Waits until the quota is `wanted`, and returns the message of its condition.
+/// Waits until the quota's condition is `wanted`, and returns its message.
 async fn ready(site: &Site, name: &str, wanted: &str) -> anyhow::Result<String> {
     site.await_condition(("ChatQuota", name), "Ready", wanted)
         .await
@@ -51,7 +51,7 @@ async fn of_two_default_quotas_the_one_that_loses_says_so_until_it_wins() -> any
     let stored = site.get("ChatQuota", "second").await?.unwrap_or_default();
     assert_eq!(condition(&stored, "Programmed"), None, "{stored:#}");
     assert_eq!(stored["status"]["appliedRevision"], Value::Null);
-    // One of another tenant is no rival.
+    // A quota of another tenant does not compete.
     site.apply(&quota(&site, &other, "others", &[])).await?;
     ready(&site, "others", "True/Ready").await?;
 
@@ -137,7 +137,7 @@ async fn a_name_that_no_issuer_can_have_given_is_refused_until_there_is_one() ->
     site.admit([&tenant]).await?;
     ready(&site, "anna", "False/Invalid").await?;
     operator.kill().await?;
-    let _operator = site.operator_told(&[("ISSUER", &name)]).await?;
+    let _operator = site.operator_with(&[("ISSUER", &name)]).await?;
     ready(&site, "anna", "True/Ready").await?;
     Ok(())
 }

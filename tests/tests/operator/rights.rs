@@ -1,4 +1,4 @@
-//! What the chart lets the operator do: all that it does, and no more.
+//! The operator's rights in the chart: they are sufficient and necessary.
 
 use std::time::Duration;
 
@@ -16,23 +16,23 @@ use super::programs;
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// One thing that a rule of a Role allows.
+/// One right that a rule of a Role grants.
 #[derive(Debug)]
 struct Right {
     namespace: String,
-    /// Of the rules of the Role.
+    /// Index of the rule in the Role.
     rule: usize,
     resource: String,
     verb: String,
 }
 
-/// How its lack shows.
+/// How the absence of the right shows.
 enum Shows {
-    /// `/readyz` names these.
+    /// `/readyz` names these objects.
     Missing(&'static str),
-    /// A write of this verb is refused.
+    /// A write with this verb is refused.
     Refused(&'static str),
-    /// The log says so.
+    /// The log reports it.
     Logged(&'static str),
 }
 
@@ -42,7 +42,7 @@ fn texts(list: &Value) -> Vec<String> {
         .collect()
 }
 
-/// Everything that `role` in `namespace` allows.
+/// Every right of `role` in `namespace`.
 fn rights(role: &Value, namespace: &str) -> anyhow::Result<Vec<Right>> {
     let rules = role["rules"].as_array();
     let mut rights = Vec::new();
@@ -79,7 +79,7 @@ impl Right {
             ("chattenants" | "chattenants/status" | "chatquotas/status" | "jobs", "patch") => {
                 Shows::Refused("patch")
             }
-            // An apply that finds nothing creates.
+            // An apply of a missing object creates it.
             ("secrets", "patch" | "create") if is_of_pool => Shows::Refused("patch"),
             ("secrets", "delete") if is_of_pool => Shows::Refused("delete"),
             ("events", "create") => Shows::Refused("create"),
@@ -142,7 +142,7 @@ impl Right {
     }
 }
 
-/// Leaves something to do for every right, while no operator runs.
+/// Leaves work for every right while no operator runs.
 async fn leave_work(site: &Site, tenant: &Tenant, number: u64) -> anyhow::Result<()> {
     site.apply(&site.quota(tenant, number)).await?;
     let mut tenant = tenant.clone();
@@ -151,7 +151,7 @@ async fn leave_work(site: &Site, tenant: &Tenant, number: u64) -> anyhow::Result
     site.apply_tenant(&tenant).await?;
     let secrets = site.api("Secret", &site.namespace)?;
     let name = format!("minichat-tenant-{}", tenant.id);
-    // It may not be there.
+    // It may not exist.
     let _ = secrets.delete(&name, &DeleteParams::default()).await;
     let left_over = json!({
         "apiVersion": "v1", "kind": "Secret", "type": "minichat.dev/tenant-config",
@@ -202,7 +202,7 @@ async fn without_any_one_verb_of_the_chart_the_operator_fails_and_says_where() -
         site.await_right(namespace, verb, resource, true).await?;
     }
 
-    // With all of them it works.
+    // With all rights it works.
     let operator = site.operator().await?;
     let ready = site.await_ready(&tenant).await;
     ready.with_context(|| operator.log().unwrap_or_default())?;

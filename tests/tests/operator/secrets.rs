@@ -1,4 +1,4 @@
-//! Which Secrets tenants may name, and what they are told of those that cannot be used (D49).
+//! Which Secrets tenants may name, and what their status says about unusable ones (D49).
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn labelled(value: &Value) -> Value {
     json!({"metadata": {"labels": {"minichat.dev/credentials": value}}})
 }
 
-/// D49: without the label no Secret of the namespace goes anywhere, and the status tells how to label it.
+/// D49: without the label, no Secret of the namespace is used, and the status says how to label it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_is_used_once_it_is_labelled_and_its_keys_are_told_to_nobody() -> anyhow::Result<()>
 {
@@ -45,7 +45,7 @@ async fn a_secret_is_used_once_it_is_labelled_and_its_keys_are_told_to_nobody() 
     assert!(!message.contains("another-key"), "{message}");
     assert!(site.rendered(&tenant).await?.is_none());
 
-    // Another value of the label is none.
+    // Another value of the label does not count.
     site.home()
         .patch("Secret", "database", &labelled(&json!("yes")))
         .await?;
@@ -57,7 +57,7 @@ async fn a_secret_is_used_once_it_is_labelled_and_its_keys_are_told_to_nobody() 
     site.await_ready(&tenant).await?;
     pod.chat(&tenant).await?;
 
-    // A key that it has not, without those that it has.
+    // A missing key is named, but not the existing ones.
     tenant.spec()["providers"][0]["auth"]["secretKeyRef"]["key"] = json!("none");
     site.apply(&tenant.resource).await?;
     let message = site
@@ -68,7 +68,7 @@ async fn a_secret_is_used_once_it_is_labelled_and_its_keys_are_told_to_nobody() 
         "{message}"
     );
 
-    // Without the label what runs keeps running, as without the Secret.
+    // Without the label, the tenant keeps running, as without the Secret.
     tenant.spec()["providers"][0]["auth"]["secretKeyRef"]["key"] = json!("password");
     site.admit([&tenant]).await?;
     site.home()
@@ -83,7 +83,7 @@ async fn a_secret_is_used_once_it_is_labelled_and_its_keys_are_told_to_nobody() 
     Ok(())
 }
 
-/// D49: a value that no header may have is told apart from a key that is not there, and is shown nowhere.
+/// D49: a value that no header may contain is distinguished from a missing key, and is shown nowhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_value_that_cannot_be_used_is_invalid_and_not_shown() -> anyhow::Result<()> {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
@@ -103,11 +103,11 @@ async fn a_value_that_cannot_be_used_is_invalid_and_not_shown() -> anyhow::Resul
         site.home()
             .patch("Secret", "acme-provider", &change)
             .await?;
-        let is_told = async || {
-            let told = site.await_condition(TENANT, "ResolvedRefs", "False/SecretInvalid");
-            Ok(told.await?.contains(why))
+        let is_reported = async || {
+            let condition = site.await_condition(TENANT, "ResolvedRefs", "False/SecretInvalid");
+            Ok(condition.await?.contains(why))
         };
-        eventually(why, SOON, is_told).await?;
+        eventually(why, SOON, is_reported).await?;
         let status = site.status(&tenant).await?.to_string();
         assert!(
             !status.contains("visible") && !status.contains("xxx"),
@@ -118,21 +118,21 @@ async fn a_value_that_cannot_be_used_is_invalid_and_not_shown() -> anyhow::Resul
     site.home()
         .patch("Secret", "acme-provider", &binary)
         .await?;
-    let is_told = async || {
-        let told = site.await_condition(TENANT, "ResolvedRefs", "False/SecretInvalid");
-        Ok(told.await?.contains("is not UTF-8 text"))
+    let is_reported = async || {
+        let condition = site.await_condition(TENANT, "ResolvedRefs", "False/SecretInvalid");
+        Ok(condition.await?.contains("is not UTF-8 text"))
     };
-    eventually("no text", SOON, is_told).await?;
+    eventually("no text", SOON, is_reported).await?;
     site.await_condition(TENANT, "Degraded", "True/OldCredentials")
         .await?;
     assert!(!operator.log()?.contains("visible"));
     Ok(())
 }
 
-/// D49: in the operator's own namespace are the credentials of all tenants.
+/// D49: the operator's own namespace has the credentials of all tenants.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_tenant_is_served_from_the_namespace_of_the_operator() -> anyhow::Result<()> {
-    // It looks for tenants everywhere.
+    // This operator watches tenants everywhere.
     let mut site = Site::own(programs(), DatabaseKind::Sqlite).await?;
     let _operator = site.operator().await?;
     site.tenants.clone_from(&site.namespace);
@@ -151,7 +151,7 @@ async fn no_tenant_is_served_from_the_namespace_of_the_operator() -> anyhow::Res
     Ok(())
 }
 
-/// D49: who takes a Secret away from a tenant does not want its value to go elsewhere.
+/// D49: if a Secret is withdrawn from a tenant, its value must not be sent elsewhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_value_of_a_secret_is_sent_only_where_it_was_sent_before() -> anyhow::Result<()> {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
@@ -185,7 +185,7 @@ async fn the_last_value_of_a_secret_is_sent_only_where_it_was_sent_before() -> a
         pod.chat(&tenant).await?;
     }
 
-    // What leaves the provider as it was is delivered.
+    // An edit that does not change the provider is delivered.
     let mut renamed = tenant.clone();
     renamed.spec()["models"][0]["displayName"] = json!("edited");
     site.apply(&renamed.resource).await?;

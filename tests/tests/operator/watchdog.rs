@@ -1,4 +1,4 @@
-//! One scanner at a time, as far as a Lease can see to it.
+//! Only one watchdog scans at a time, as far as a Lease can ensure.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::programs;
 
 const SOON: Duration = Duration::from_secs(30);
 const TURNS: i64 = 50;
-/// Turns that are older than the one that is locked.
+/// Number of turns that are older than the locked one.
 const BEFORE: i64 = 24;
 
 const RUNNING: &str = "SELECT count(*) FROM chat_turns WHERE state = 'running'";
@@ -25,7 +25,7 @@ const AGED: &str = "UPDATE chat_turns t \
                     FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM chat_turns) r \
                     WHERE r.id = t.id";
 
-/// Leaves turns of a pod that was killed, each a second younger than the one before.
+/// Leaves turns of a killed pod, each a second younger than the previous one.
 async fn leave_behind(site: &Site) -> anyhow::Result<()> {
     let operator = site.operator().await?;
     let pod = site.pod().await?;
@@ -70,7 +70,7 @@ async fn a_watchdog_that_loses_its_lease_stops_before_the_next_row() -> anyhow::
     site.give_lease("somebody else").await?;
     first.says("the Lease is lost").await?;
     site.give_lease("").await?;
-    // Both are at one turn now, which no Lease has prevented.
+    // Both are at the same turn now, which no Lease could prevent.
     are_waiting(2).await?;
     drop(lock);
 

@@ -1,5 +1,5 @@
-//! What watches miss, and how that is noticed: connections that die, events that get lost, definitions that go away, and
-//! statuses that somebody else writes too.
+//! What watches miss, and how the operator recovers: dead connections, lost events, removed definitions, and statuses
+//! that others write too.
 
 use std::time::{Duration, Instant};
 
@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 use super::programs;
 
 const SOON: Duration = Duration::from_mins(1);
-/// A watch that has died in silence is whole again within this.
+/// A silently dead watch must be replaced within this time.
 const NOTICED: Duration = Duration::from_secs(30);
 
-/// K8S-10, K8S-14: connections that are cut without a word cost neither an edit nor the Lease. The idle ones have died
-/// too, on which the next request is sent.
+/// K8S-10, K8S-14: connections that die silently cost neither an edit nor the Lease. Idle connections, which the next
+/// request would use, have died too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edit_lands_within_30_seconds_although_every_connection_has_died_in_silence()
 -> anyhow::Result<()> {
@@ -31,7 +31,7 @@ async fn an_edit_lands_within_30_seconds_although_every_connection_has_died_in_s
     let mut tenant = site.tenant("acme");
     site.admit([&tenant]).await?;
     let before = site.status(&tenant).await?["revision"].clone();
-    // Many writes at once leave many connections idle, later than the last event of the watch of tenants.
+    // Many writes at once leave many idle connections, which are newer than the last event of the watch of tenants.
     let orphans: Vec<_> = (0..16)
         .map(|number| orphan(&site, &tenant, number))
         .collect();
@@ -91,13 +91,13 @@ async fn a_status_that_somebody_else_changes_meanwhile_is_written_again() -> any
     pod.chat(&tenant).await
 }
 
-/// K8S-10: everything is read and looked at once in a while.
+/// K8S-10: everything is listed and reconciled from time to time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_event_has_missed_is_mended_by_a_look_at_everything() -> anyhow::Result<()> {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
     let way = site.lossy_way().await?;
     let often = [("RECONCILE_EVERY_SECS", "4")];
-    let _operator = site.operator_on_told(&way, &often).await?;
+    let _operator = site.operator_on_with(&way, &often).await?;
     let pod = site.pod().await?;
     let (mut edited, deleted) = (site.tenant("edited"), site.tenant("deleted"));
     site.admit([&edited, &deleted]).await?;
@@ -119,8 +119,8 @@ async fn is_unready(operator: &Operator, reason: &str) -> anyhow::Result<()> {
         let (status, missing) = operator.readiness().await?;
         Ok(status == 503 && missing.contains(reason))
     };
-    let told = eventually(&format!("unready: {reason}"), SOON, is).await;
-    told.with_context(|| operator.log().unwrap_or_default())
+    let unready = eventually(&format!("unready: {reason}"), SOON, is).await;
+    unready.with_context(|| operator.log().unwrap_or_default())
 }
 
 /// K8S-15

@@ -22,7 +22,7 @@ pub(crate) use parts::{POD_RANGE, SERVICE_RANGE};
 pub(crate) use plan::{Network, Plan};
 
 const STARTS_WITHIN: Duration = Duration::from_mins(2);
-/// It finishes what it is doing before it ends, and says so to its clients.
+/// How long the API server may take to finish its requests and stop.
 const API_SERVER_PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -33,7 +33,7 @@ const ETCD: &str = "etcd";
 const API_SERVER: &str = "kube-apiserver";
 const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 
-/// A running API tier in a directory. Dropping the value leaves it running; see [`OwnedApiTier`].
+/// A running API tier in a directory. It keeps running when this is dropped; see [`OwnedApiTier`].
 #[derive(Debug, Clone)]
 pub struct ApiTier {
     directory: PathBuf,
@@ -43,14 +43,14 @@ pub struct ApiTier {
 }
 
 impl ApiTier {
-    /// What [`Self::start_by`] has to do, programs that are missing first.
+    /// The steps of [`Self::start_by`]. Missing programs are built first.
     pub fn plan() -> anyhow::Result<Vec<Step>> {
         let mut plan = Self::missing_programs()?;
         plan.push(Step::new(STARTING, Duration::from_secs(8)));
         Ok(plan)
     }
 
-    /// The steps of building what it needs.
+    /// The steps of building the programs.
     pub(crate) fn missing_programs() -> anyhow::Result<Vec<Step>> {
         let steps = API_TIER.iter().map(|program| program.step());
         Ok(steps
@@ -60,13 +60,13 @@ impl ApiTier {
             .collect())
     }
 
-    /// The same as [`Self::start`], step by step.
+    /// The same as [`Self::start`], with progress.
     pub fn start_by(steps: &Steps, directory: &Path) -> anyhow::Result<Self> {
         Self::build(steps)?;
         steps.run(STARTING, || Self::start(directory))
     }
 
-    /// Builds what is missing.
+    /// Builds the missing programs.
     pub(crate) fn build(steps: &Steps) -> anyhow::Result<()> {
         for program in API_TIER {
             program.ensure_as_one_of(steps)?;
@@ -74,19 +74,18 @@ impl ApiTier {
         Ok(())
     }
 
-    /// Starts one in `directory`, after cleaning up what an earlier start left there. Programs that are missing are
-    /// built first.
+    /// Starts a tier in `directory`, after removing what an earlier start left there. Missing programs are built first.
     pub fn start(directory: &Path) -> anyhow::Result<Self> {
         stop_all(directory)?;
         let started = Self::start_in(directory, Network::Loopback);
         if started.is_err() {
-            // What is left of it is in nobody's interest; the end of its logs is in the error.
+            // The error contains the end of the logs; nothing else of the failed start is needed.
             let _ = stop_all(directory);
         }
         started.map(|(tier, _)| tier)
     }
 
-    /// Starts it in a directory in which none runs.
+    /// Starts a tier in a directory in which none runs.
     pub(crate) fn start_in(
         directory: &Path,
         network: Network,
@@ -101,7 +100,7 @@ impl ApiTier {
         Ok((tier, authority))
     }
 
-    /// The one that runs in `directory`.
+    /// The tier that runs in `directory`.
     pub fn open(directory: &Path) -> anyhow::Result<Self> {
         Ok(Self {
             directory: directory.to_owned(),
@@ -111,7 +110,7 @@ impl ApiTier {
         })
     }
 
-    /// Whether all of it runs in `directory`, and answers.
+    /// Whether all parts of the tier run in `directory` and the API server answers.
     pub fn is_up(directory: &Path) -> bool {
         let parts = [ETCD, API_SERVER, CONTROLLER_MANAGER];
         let processes = Processes::of(directory);
@@ -119,7 +118,7 @@ impl ApiTier {
             && Self::open(directory).is_ok_and(|tier| tier.kubectl.is_server_ready())
     }
 
-    /// Where it keeps its files.
+    /// The directory of its files.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -134,17 +133,17 @@ impl ApiTier {
         &self.kubectl
     }
 
-    /// Every write so far that the API server has answered, oldest first.
+    /// Every write that the API server has answered, oldest first.
     pub fn writes(&self) -> anyhow::Result<Vec<Write>> {
         audit::read(&parts::audit_log(&self.directory))
     }
 
-    /// Takes the API server away; what it stored stays.
+    /// Stops the API server. Its data stays.
     pub fn stop_api_server(&self) -> anyhow::Result<()> {
         self.processes.stop(API_SERVER, API_SERVER_PATIENCE)
     }
 
-    /// Brings it back on the same address, ready.
+    /// Starts the API server again on the same address and waits until it is ready.
     pub fn start_api_server(&self) -> anyhow::Result<()> {
         let mut command = parts::api_server(&self.directory, &self.plan)?;
         self.processes.start(API_SERVER, &mut command)?;
@@ -154,7 +153,7 @@ impl ApiTier {
             })
     }
 
-    /// Ends its processes and removes its files.
+    /// Ends the processes and removes the files.
     pub fn stop(&self) -> anyhow::Result<()> {
         stop_all(&self.directory)
     }
@@ -173,7 +172,7 @@ impl ApiTier {
         self.start_api_server()?;
         let mut command = parts::controller_manager(&self.directory, &self.plan)?;
         self.processes.start(CONTROLLER_MANAGER, &mut command)?;
-        // The first thing that pods and tokens need of it.
+        // Pods and tokens need it before anything else.
         let account = ["get", "serviceaccount", "default", "--namespace=default"];
         self.processes.wait_until(
             CONTROLLER_MANAGER,
@@ -184,8 +183,8 @@ impl ApiTier {
     }
 }
 
-/// An API tier of this process alone: dropped, it is gone. When the process is killed, the next one that starts an API
-/// tier cleans up.
+/// An API tier for this process only. It is removed when this is dropped. If the process is killed, the next start of
+/// an API tier cleans up.
 #[derive(Debug)]
 pub struct OwnedApiTier {
     tier: ApiTier,
@@ -193,7 +192,7 @@ pub struct OwnedApiTier {
 }
 
 impl OwnedApiTier {
-    /// Starts one.
+    /// Starts a tier.
     pub fn start() -> anyhow::Result<Self> {
         state::clean_orphans(stop_all)?;
         let directory = state::for_this_process()?;
@@ -212,7 +211,7 @@ impl std::ops::Deref for OwnedApiTier {
 
 impl Drop for OwnedApiTier {
     fn drop(&mut self) {
-        // The next start cleans up what cannot be stopped now.
+        // If it cannot be stopped now, the next start cleans up.
         let _ = self.tier.stop().is_ok() && fs::remove_dir_all(&self.directory).is_ok();
     }
 }
@@ -222,7 +221,7 @@ pub(crate) fn kubeconfig_of(directory: &Path, user: &str) -> PathBuf {
     directory.join(format!("{user}.kubeconfig"))
 }
 
-/// Ends the processes of `directory`, those that need the API server first, and removes the directory.
+/// Ends the processes of `directory`, the clients of the API server first, and removes the directory.
 pub fn stop_all(directory: &Path) -> anyhow::Result<()> {
     stop_processes(directory)?;
     if directory.exists() {

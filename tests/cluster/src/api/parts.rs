@@ -15,7 +15,7 @@ pub(crate) const POD_RANGE: &str = "10.244.0.0/16";
 
 pub(super) const AUDIT_POLICY: &str = "audit-policy.json";
 
-/// Names that pods and people know the API server by.
+/// The names of the API server for pods and people.
 pub(super) const SERVER_NAMES: &[&str] = &[
     "localhost",
     "kubernetes",
@@ -32,7 +32,7 @@ pub(super) fn etcd(directory: &Path, plan: &Plan) -> anyhow::Result<Command> {
     let client = format!("http://127.0.0.1:{}", plan.etcd_port);
     let peer = format!("http://127.0.0.1:{}", plan.etcd_peer_port);
     let mut command = Program::Etcd.command()?;
-    // The data lives as long as the cluster: nothing has to reach the disk.
+    // The data lives as long as the cluster, so nothing has to be flushed to disk.
     command.args(["--unsafe-no-fsync", "--name=minichat", "--log-level=error"]);
     flag(&mut command, "data-dir", directory.join("etcd").display());
     flag(&mut command, "listen-client-urls", &client);
@@ -82,8 +82,8 @@ pub(super) fn api_server(directory: &Path, plan: &Plan) -> anyhow::Result<Comman
     match plan.network {
         Network::Loopback => command.args([
             "--bind-address=127.0.0.1",
-            // Nobody reaches this server through its Service. The address is one of documentation (RFC 5737): the
-            // server insists on one that is not loopback.
+            // No client reaches this server through its Service. The server refuses a loopback address, so this one is
+            // from the documentation range (RFC 5737).
             "--advertise-address=203.0.113.1",
             "--endpoint-reconciler-type=none",
         ]),
@@ -98,7 +98,7 @@ pub(super) fn controller_manager(directory: &Path, plan: &Plan) -> anyhow::Resul
     command.args([
         "--leader-elect=false",
         "--use-service-account-credentials",
-        // It is asked nothing, and several of them share a machine.
+        // Nothing calls it, and several of them share a machine.
         "--secure-port=0",
     ]);
     let kubeconfig = kubeconfig_of(directory, "kube-controller-manager");

@@ -1,4 +1,4 @@
-//! What an instance decides once and keeps over stops and starts: its ports and its network.
+//! The settings of an instance that survive a stop and a start: its ports and its network.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
@@ -12,12 +12,12 @@ const FILE: &str = "plan.json";
 /// First address of the range of Services: the API server's own Service.
 const FIRST_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
-/// Who has to reach the API server.
+/// From where the API server is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Network {
-    /// Processes of this machine.
+    /// From this machine only.
     Loopback,
-    /// Pods as well, at the address of the node.
+    /// Also from pods, at the address of the node.
     Node(Ipv4Addr),
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// With ports that are free now.
     pub(crate) fn new(network: Network) -> anyhow::Result<Self> {
-        // Held together, so that they differ.
+        // All are open at the same time, so that they differ.
         let listeners = [free()?, free()?, free()?];
         let [api_server_port, etcd_port, etcd_peer_port] = [
             listeners[0].local_addr()?.port(),

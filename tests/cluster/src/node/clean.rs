@@ -1,4 +1,4 @@
-//! Taking a node tier away, one that was stopped in order or one whose starter was killed at any point.
+//! Removes a node tier, even if its starter was killed at any point.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use crate::{api, command, wait};
 const PATIENCE: Duration = Duration::from_secs(5);
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Ends every process and removes every trace of the tier in `directory`. What is left all the same, for people.
+/// Ends every process and removes every trace of the tier in `directory`. Returns what could not be removed.
 pub(super) fn everything(directory: &Path) -> anyhow::Result<Vec<String>> {
     let processes = Processes::of(directory);
-    // Nobody may start containers anew or write rules while they are removed.
+    // These first, so that no container is restarted and no rule is written while they are removed.
     for name in [parts::KUBELET, parts::PROXY, parts::SCHEDULER, parts::DNS] {
         processes.stop(name, PATIENCE)?;
     }
@@ -27,19 +27,19 @@ pub(super) fn everything(directory: &Path) -> anyhow::Result<Vec<String>> {
     unmount_below(directory)?;
     network::remove()?;
     remove_cgroups();
-    let left = machine::restore(directory)?;
+    let leftovers = machine::restore(directory)?;
     if directory.exists() {
         fs::remove_dir_all(directory)
             .with_context(|| format!("cannot remove {}", directory.display()))?;
     }
-    Ok(left)
+    Ok(leftovers)
 }
 
-/// Ends containers and their shims, which outlive containerd. Shims are known by the socket of ours on their command
-/// line, containers by the process ids in their bundles.
+/// Ends containers and their shims, which survive containerd. A shim is recognised by the socket on its command line, a
+/// container by the process id in its bundle.
 fn end_containers(directory: &Path) -> anyhow::Result<()> {
     let socket = parts::socket(directory).display().to_string();
-    // The shims first, or they would report the end of their containers to a containerd that is gone.
+    // The shims first. Otherwise they would report the end of their containers to a containerd that is gone.
     for entry in fs::read_dir("/proc")?.flatten() {
         let pid = entry.file_name().to_str().and_then(|pid| pid.parse().ok());
         if let Some(pid) = pid {
@@ -59,8 +59,7 @@ fn end_containers(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Kills a process whose `/proc` file `witness` holds the text `mark`; any other is left alone: ids of processes are
-/// used again.
+/// Kills a process if its `/proc` file `witness` contains `mark`. Otherwise the id belongs to another process by now.
 fn end(pid: i32, witness: &str, mark: &str) -> anyhow::Result<()> {
     let witness = PathBuf::from(format!("/proc/{pid}/{witness}"));
     let is_ours =
@@ -71,7 +70,7 @@ fn end(pid: i32, witness: &str, mark: &str) -> anyhow::Result<()> {
     if !is_ours() {
         return Ok(());
     }
-    // It may end by itself meanwhile.
+    // It may have ended in the meantime.
     let _ = kill_process(process, Signal::KILL);
     wait::until(&format!("the end of process {pid}"), KILLED_WITHIN, || {
         Ok(!is_ours() || is_zombie(pid))
@@ -97,7 +96,7 @@ fn unmount_below(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Empty groups that the kubelet leaves. Those of others are in use and stay.
+/// Removes the empty groups that the kubelet leaves. Groups in use are not empty and stay.
 fn remove_cgroups() {
     for controller in fs::read_dir("/sys/fs/cgroup")
         .into_iter()

@@ -15,10 +15,10 @@ pub(super) const CONTAINERD: &str = "containerd.toml";
 pub(super) const KUBELET: &str = "kubelet.json";
 pub(super) const PROXY: &str = "kube-proxy.json";
 pub(super) const DNS: &str = "Corefile";
-/// The user that `CoreDNS` is.
+/// The user of `CoreDNS`.
 pub(super) const DNS_USER: &str = "minichat:coredns";
 
-/// Everything that the processes of [`parts`] read.
+/// Writes every file that the processes of [`parts`] read.
 pub(super) fn write(directory: &Path, server: &str, authority: &Authority) -> anyhow::Result<()> {
     let node = format!("system:node:{NODE}");
     for (file, user, group) in [
@@ -132,15 +132,15 @@ fn kubelet(directory: &Path) -> Value {
         "containerRuntimeEndpoint": format!("unix://{}", parts::socket(directory).display()),
         "podLogsDir": directory.join("pod-logs"),
         "volumePluginDir": directory.join("volume-plugins"),
-        // Chains of iptables, one with a rule that drops packets, that would outlive it.
+        // These iptables chains, one with a rule that drops packets, would remain after the kubelet.
         "makeIPTablesUtilChains": false,
         "clusterDNS": [NODE_ADDRESS],
         "clusterDomain": "cluster.local",
-        // Names come from the cluster alone.
+        // Only names of the cluster are resolved.
         "resolvConf": "",
         "address": NODE_ADDRESS,
         "healthzPort": 0,
-        // Images cannot be pulled again, and the disk belongs to others too.
+        // Images cannot be pulled again, and the disk is shared.
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%"},
         "maxPods": 200,
@@ -155,14 +155,14 @@ fn proxy(directory: &Path) -> Value {
         "clientConnection": {"kubeconfig": kubeconfig_of(directory, parts::PROXY)},
         "hostnameOverride": NODE,
         "clusterCIDR": POD_RANGE,
-        // Limits of connections are those of the machine.
+        // Keeps the machine's own limits of connections.
         "conntrack": {
             "maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s",
         },
     })
 }
 
-/// Names of the cluster; any other does not exist.
+/// The names of the cluster. No other name exists.
 fn corefile(directory: &Path) -> String {
     let kubeconfig = kubeconfig_of(directory, parts::DNS);
     format!(

@@ -1,4 +1,4 @@
-//! Chains of the firewall that the kubelet, kube-proxy and plugins of the network leave when they end.
+//! Firewall chains that the kubelet, kube-proxy and network plugins leave when they end.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command;
 
-/// With these begin the names of chains that are made by the parts of a node.
+/// Prefixes of the chains that parts of a node create.
 const PREFIXES: [&str; 2] = ["KUBE-", "CNI-"];
 
 /// A table of the firewall, or a chain of it.
@@ -20,7 +20,7 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    /// Whether a part of a node made it, and nobody else.
+    /// Whether a part of a node created it.
     pub(super) fn is_ours(&self) -> bool {
         let name = self.chain.as_deref().unwrap_or_default();
         PREFIXES.iter().any(|prefix| name.starts_with(prefix))
@@ -36,14 +36,14 @@ impl fmt::Display for Chain {
     }
 }
 
-/// All tables and chains there are.
+/// All tables and chains that exist.
 pub(super) fn chains() -> anyhow::Result<BTreeSet<Chain>> {
     let ruleset = command::run("nft", &["--stateless", "list", "ruleset"])?;
     Ok(lines(&ruleset).map(|line| line.chain).collect())
 }
 
-/// Removes the chains of ours that are not among `before`, with the rules that lead to them, and then the tables that
-/// were not there and have no rule.
+/// Removes the chains of node parts that are not in `before`, with the rules that jump to them. Then removes new tables
+/// without rules.
 pub(super) fn remove_since(before: &BTreeSet<Chain>) -> anyhow::Result<()> {
     let ruleset = command::run("nft", &["--handle", "--stateless", "list", "ruleset"])?;
     let script = removal(&ruleset, before);
@@ -58,10 +58,10 @@ pub(super) fn remove_since(before: &BTreeSet<Chain>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A line of a listing, with the place it stands at.
+/// A line of a listing, with its table and chain.
 struct Line<'a> {
     chain: Chain,
-    /// Empty for the head of the table or chain.
+    /// Empty for the first line of a table or chain.
     rule: &'a str,
 }
 
@@ -80,7 +80,7 @@ fn lines(ruleset: &str) -> impl Iterator<Item = Line<'_>> {
                 chain = Some(words.next()?.to_owned());
                 ""
             }
-            // The end of a chain or of a table, or a remark.
+            // The end of a chain or table, or a comment.
             ("}" | "#", _) => return None,
             _ => line,
         };
@@ -92,7 +92,7 @@ fn lines(ruleset: &str) -> impl Iterator<Item = Line<'_>> {
     })
 }
 
-/// The input of nft that removes our chains of a listing with handles.
+/// The nft input that removes the chains of node parts from a listing with handles.
 fn removal(ruleset: &str, before: &BTreeSet<Chain>) -> String {
     let all: BTreeSet<_> = lines(ruleset).map(|line| line.chain).collect();
     let new: Vec<_> = all
@@ -130,7 +130,7 @@ fn removal(ruleset: &str, before: &BTreeSet<Chain>) -> String {
     statements(&script)
 }
 
-/// Statements as nft reads them, one on each line.
+/// Statements in nft syntax, one per line.
 fn statements(statements: &[String]) -> String {
     statements
         .iter()
@@ -138,7 +138,7 @@ fn statements(statements: &[String]) -> String {
         .collect()
 }
 
-/// The input of nft that removes the tables that are new and do nothing: iptables makes them when it is only asked.
+/// The nft input that removes new tables without rules. iptables creates such tables even when it only lists rules.
 fn removal_of_tables(ruleset: &str, before: &BTreeSet<Chain>) -> String {
     let is_base = |rule: &str| rule.is_empty() || rule.starts_with("type ");
     let used: BTreeSet<_> = lines(ruleset)
@@ -161,7 +161,7 @@ fn removal_of_tables(ruleset: &str, before: &BTreeSet<Chain>) -> String {
 mod tests {
     use super::*;
 
-    /// As a kubelet leaves it.
+    /// The rules that a kubelet leaves.
     const LEFT: &str = "table ip mangle { # handle 1
 \tchain KUBE-KUBELET-CANARY { # handle 1
 \t}

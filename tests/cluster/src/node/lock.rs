@@ -1,4 +1,4 @@
-//! Locks on files that go when nobody needs them any more.
+//! File locks whose file is removed when it is no longer needed.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -14,7 +14,7 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock at `path` by `lock`. Whoever waited for a file that was removed meanwhile takes the new one.
+    /// Takes the lock at `path` with `lock`. If the file was removed during the wait, takes the new one.
     pub(super) fn take(
         path: &'static str,
         lock: impl Fn(&File) -> io::Result<()>,
@@ -28,20 +28,20 @@ impl Lock {
         }
     }
 
-    /// The lock for one holder instead of several; `None` while there are others.
+    /// Turns a shared lock into an exclusive one; `None` if there are other holders.
     pub(super) fn alone(self) -> anyhow::Result<Option<Self>> {
         self.file.unlock()?;
         let is_alone = is_free(&self.file)? && is_at(&self.file, self.path);
         Ok(is_alone.then_some(self))
     }
 
-    /// Lets go, and removes the file.
+    /// Releases the lock and removes the file.
     pub(super) fn remove(self) -> anyhow::Result<()> {
         fs::remove_file(self.path).with_context(|| format!("cannot remove {}", self.path))
     }
 }
 
-/// Removes the file at `path` unless somebody holds it.
+/// Removes the file at `path` unless it is locked.
 pub(super) fn remove_unused(path: &'static str) -> anyhow::Result<()> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -53,7 +53,7 @@ pub(super) fn remove_unused(path: &'static str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes the lock if nobody has it.
+/// Takes the lock if it is free.
 fn is_free(file: &File) -> io::Result<bool> {
     match file.try_lock() {
         Ok(()) => Ok(true),
@@ -72,7 +72,7 @@ fn is_at(file: &File, path: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// A name that lives as long as the process.
+    /// A path that lives as long as the process.
     fn path(directory: &tempfile::TempDir) -> &'static str {
         directory.path().join("lock").display().to_string().leak()
     }

@@ -1,5 +1,5 @@
-//! What the parts of a node change on the machine besides the directory of the tier: settings of the kernel, chains of
-//! the firewall, files at places of their own choice. What was there before stays as it was.
+//! Changes of the machine outside the tier's directory: kernel settings, firewall chains, and files in places that
+//! programs choose themselves. Everything that existed before stays unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,7 +14,7 @@ use super::firewall::{self, Chain};
 
 const FILE: &str = "machine.json";
 
-/// Settings below `/proc/sys` that we, the kubelet and plugins write.
+/// Settings below `/proc/sys` that the tier, the kubelet or plugins change.
 const SETTINGS: &[&str] = &[
     "kernel/keys/root_maxbytes",
     "kernel/keys/root_maxkeys",
@@ -25,7 +25,7 @@ const SETTINGS: &[&str] = &[
     "vm/panic_on_oom",
 ];
 
-/// Where the parts write whatever their configuration says, the innermost last.
+/// Directories that the programs use whatever their configuration says, the innermost last.
 const PLACES: &[&str] = &[
     "/etc/cni",
     "/etc/cni/net.d",
@@ -50,16 +50,16 @@ const PLACES: &[&str] = &[
 ];
 /// Sockets of containerd's shims.
 const SHIMS: &str = "/run/containerd/s";
-/// What the plugins of the network remember of each pod.
+/// Results of network plugins for each pod.
 const RESULTS: &str = "/var/lib/cni/results";
-/// The kubelet's own, with the same content each time.
+/// The kubelet's own directory, with the same content each time.
 const DEVICE_PLUGINS: &str = "/var/lib/kubelet/device-plugins";
-/// A lock of the program that builds images, which looks for networks.
+/// A lock file of the program that builds images, which looks for networks.
 const BUILDERS_LOCK: &str = "/etc/cni/net.d/cni.lock";
 /// Links to the logs of containers.
 const LOGS: &str = "/var/log/containers";
 
-/// A machine as it was before the tier was started.
+/// The state of the machine before the tier was started.
 #[derive(Debug, Serialize, Deserialize)]
 struct Machine {
     settings: BTreeMap<String, String>,
@@ -68,7 +68,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn look() -> anyhow::Result<Self> {
+    fn read() -> anyhow::Result<Self> {
         let read =
             |name: &&str| Some(((*name).to_owned(), fs::read_to_string(setting(name)).ok()?));
         let places = PLACES.iter().map(PathBuf::from);
@@ -84,16 +84,16 @@ impl Machine {
     }
 }
 
-/// Keeps how the machine is; to be called before anything is started.
+/// Records the state of the machine. Call it before anything is started.
 pub(super) fn remember(directory: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(directory)?;
-    let text = serde_json::to_string_pretty(&Machine::look()?)?;
+    let text = serde_json::to_string_pretty(&Machine::read()?)?;
     fs::write(directory.join(FILE), text)?;
     Ok(())
 }
 
-/// Makes it again what [`remember`] has kept, once everything has ended that `directory` owns. What is left all the
-/// same, for people.
+/// Restores the state that [`remember`] recorded, after every process of `directory` has ended. Returns what could not
+/// be restored.
 pub(super) fn restore(directory: &Path) -> anyhow::Result<Vec<String>> {
     let Ok(text) = fs::read_to_string(directory.join(FILE)) else {
         return Ok(Vec::new());
@@ -106,11 +106,11 @@ pub(super) fn restore(directory: &Path) -> anyhow::Result<Vec<String>> {
     }
     firewall::remove_since(&before.chains)?;
     remove_files(&before, directory)?;
-    left(&before)
+    leftovers(&before)
 }
 
-fn left(before: &Machine) -> anyhow::Result<Vec<String>> {
-    let now = Machine::look()?;
+fn leftovers(before: &Machine) -> anyhow::Result<Vec<String>> {
+    let now = Machine::read()?;
     let chains = now.chains.difference(&before.chains);
     let chains = chains.filter(|chain| chain.is_ours());
     let settings = now.settings.iter();
@@ -130,8 +130,8 @@ fn setting(name: &str) -> PathBuf {
     Path::new("/proc/sys").join(name)
 }
 
-/// Other runtimes of the machine may use the same places, so that only what is known to be ours goes, and then places
-/// that are new and empty.
+/// Other container runtimes may use the same places. So only files that are known to be the tier's are removed, and
+/// then places that are new and empty.
 fn remove_files(before: &Machine, directory: &Path) -> io::Result<()> {
     remove_entries(Path::new(SHIMS), is_dead_socket)?;
     let ours = directory.display().to_string();
@@ -148,7 +148,7 @@ fn remove_files(before: &Machine, directory: &Path) -> io::Result<()> {
         fs::remove_file(BUILDERS_LOCK)?;
     }
     for place in PLACES.iter().rev().filter(|place| before.is_new(place)) {
-        // One that is not empty is told as left.
+        // A directory that is not empty is reported as left over.
         let _ = fs::remove_dir(place);
     }
     Ok(())
@@ -164,7 +164,7 @@ fn remove_entries(directory: &Path, is_ours: impl Fn(&Path) -> bool) -> io::Resu
     Ok(())
 }
 
-/// Nobody listens on it any more.
+/// No process listens on it any more.
 fn is_dead_socket(path: &Path) -> bool {
     let is_socket = path
         .symlink_metadata()

@@ -1,4 +1,4 @@
-//! The node tier: an API tier and one node of this machine that runs pods. Root on Linux only, and once per machine.
+//! The node tier: an API tier and one node on this machine that runs pods. Root on Linux only, and once per machine.
 
 mod clean;
 mod files;
@@ -30,11 +30,11 @@ use lock::Lock;
 /// Name of the only node.
 pub const NODE: &str = "minichat";
 
-/// One place for the whole machine, so that every start finds what an earlier one left.
+/// One fixed directory, so that every start finds what an earlier one left.
 const DIRECTORY: &str = "/var/lib/minichat-cluster";
 const LOCK: &str = "/var/lib/minichat-cluster.lock";
 const USERS: &str = "/var/lib/minichat-cluster.users";
-/// There while only a person takes the tier down.
+/// Exists while only `cluster down` may stop the tier.
 const KEPT: &str = "/var/lib/minichat-cluster.kept";
 
 pub use network::{NODE_ADDRESS as ADDRESS, NODE_PODS as PODS};
@@ -56,14 +56,14 @@ const PACKAGES: &[Package] = &[
     Package::new("/usr/lib/cni/bridge", "containernetworking-plugins"),
 ];
 
-/// A running node tier. Dropping the value leaves it running.
+/// A running node tier. It keeps running when this is dropped.
 #[derive(Debug, Clone)]
 pub struct NodeTier {
     api: ApiTier,
 }
 
 impl NodeTier {
-    /// What [`Self::up`] has to do: nothing, if it runs.
+    /// The steps of [`Self::up`]. Empty if the tier runs.
     pub fn plan() -> anyhow::Result<Vec<Step>> {
         if Self::runs() {
             return Ok(Vec::new());
@@ -80,7 +80,7 @@ impl NodeTier {
         Ok(plan)
     }
 
-    /// The one of this machine: started by `steps` unless it runs.
+    /// The tier of this machine. Starts it with `steps` unless it runs.
     pub fn up(steps: &Steps) -> anyhow::Result<Self> {
         require_root()?;
         let _lock = lock()?;
@@ -110,16 +110,16 @@ impl NodeTier {
         clean::everything(Path::new(DIRECTORY))?;
         let started = Self::start(steps);
         if started.is_err() {
-            // What is left of it is in nobody's interest; the end of its logs is in the error.
+            // The error contains the end of the logs; nothing else of the failed start is needed.
             let _ = clean::everything(Path::new(DIRECTORY));
         }
         started
     }
 
-    /// Stops it and removes everything that it made of the machine; that something is left is an error.
+    /// Stops the tier and undoes every change to the machine. Fails if anything is left.
     pub fn down() -> anyhow::Result<()> {
         if !Path::new(DIRECTORY).exists() {
-            // A start that failed leaves these.
+            // A failed start leaves these.
             if require_root().is_ok() {
                 lock::remove_unused(USERS)?;
                 lock::remove_unused(LOCK)?;
@@ -128,39 +128,39 @@ impl NodeTier {
         }
         require_root()?;
         let lock = lock()?;
-        let left = clean::everything(Path::new(DIRECTORY))?;
+        let leftovers = clean::everything(Path::new(DIRECTORY))?;
         forget_kept()?;
         lock::remove_unused(USERS)?;
         lock.remove()?;
-        if !left.is_empty() {
+        if !leftovers.is_empty() {
             bail!(
                 "the cluster has ended, but of it is left on this machine: {}",
-                left.join(", ")
+                leftovers.join(", ")
             );
         }
         Ok(())
     }
 
-    /// Leaves it up whoever else has done with it, until somebody says [`Self::down`].
+    /// Keeps the tier running after its other users have ended, until [`Self::down`].
     pub fn keep(&self) -> anyhow::Result<()> {
         fs::write(KEPT, "").with_context(|| format!("cannot write {KEPT}"))
     }
 
-    /// The one that runs.
+    /// The tier that runs.
     pub fn open() -> anyhow::Result<Self> {
         Ok(Self {
             api: ApiTier::open(Path::new(DIRECTORY))?,
         })
     }
 
-    /// Whether all of it runs and the node takes pods.
+    /// Whether all of it runs and the node accepts pods.
     pub fn is_up() -> bool {
         Self::runs()
             && ApiTier::is_up(Path::new(DIRECTORY))
             && Self::open().is_ok_and(|tier| tier.is_node_ready())
     }
 
-    /// Whether the processes of the node are there.
+    /// Whether the processes of the node exist.
     fn runs() -> bool {
         let processes = Processes::of(Path::new(DIRECTORY));
         parts::NAMES.iter().all(|name| processes.is_running(name))
@@ -186,8 +186,8 @@ impl NodeTier {
         Helm::new(&self.kubeconfig())
     }
 
-    /// Makes the images of an archive (see [`image::build`]) known to the node, under the names they have in it. Pods
-    /// use them with `imagePullPolicy: IfNotPresent` or `Never`.
+    /// Loads the images of an archive (see [`image::build`]) into the node, under their names in it. Pods use them with
+    /// `imagePullPolicy: IfNotPresent` or `Never`.
     pub fn load_image(&self, archive: &Path) -> anyhow::Result<()> {
         parts::load_image(self.api.directory(), archive)
     }
@@ -227,23 +227,23 @@ impl NodeTier {
     }
 }
 
-/// A use of the tier of this machine. Several programs may use it at once.
+/// A use of the tier on this machine. Several programs may use it at once.
 #[derive(Debug)]
 pub struct Use {
     users: Lock,
 }
 
 impl Use {
-    /// To be called before [`NodeTier::up`], so that nobody takes it down between.
+    /// Call it before [`NodeTier::up`], so that the tier is not stopped in between.
     pub fn begin() -> anyhow::Result<Self> {
         require_root()?;
         let users = Lock::take(USERS, File::lock_shared)?;
         Ok(Self { users })
     }
 
-    /// Takes the tier down, unless it is kept or used by another program.
+    /// Stops the tier, unless it is kept or another program uses it.
     pub fn end(self) -> anyhow::Result<()> {
-        // Another one that ends now takes it down.
+        // The last of the other programs stops it.
         let Some(users) = self.users.alone()? else {
             return Ok(());
         };
@@ -255,7 +255,7 @@ impl Use {
     }
 }
 
-/// Why this machine or user cannot have a node of its own, and what to do instead.
+/// Why this machine or user cannot have its own node, and what to do instead.
 pub fn require_root() -> anyhow::Result<()> {
     if cfg!(target_os = "linux") && rustix::process::geteuid().is_root() {
         return Ok(());
@@ -266,7 +266,7 @@ pub fn require_root() -> anyhow::Result<()> {
     )
 }
 
-/// One start or stop at a time on this machine.
+/// Allows one start or stop at a time on this machine.
 fn lock() -> anyhow::Result<Lock> {
     Lock::take(LOCK, |file| {
         if file.try_lock().is_err() {

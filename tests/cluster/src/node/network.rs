@@ -1,4 +1,4 @@
-//! The node's network: a bridge that pods hang on, and rules that let nothing of it leave the machine.
+//! The node's network: a bridge for pods, and rules that let no packet of it leave the machine.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -18,20 +18,20 @@ const TABLE: &str = "minichat-cluster";
 const PROXY_TABLES: [&str; 2] = ["ip", "ip6"];
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
-/// Before anything else is started: the rules come first, then addresses.
+/// Call it before anything else is started. The rules come first, then the addresses.
 pub(super) fn set_up() -> anyhow::Result<()> {
     command::run_with_input("nft", &["-f", "-"], &rules())?;
     command::run("ip", &["link", "add", BRIDGE, "type", "bridge"])?;
     let address = format!("{NODE_ADDRESS}/24");
     command::run("ip", &["address", "add", &address, "dev", BRIDGE])?;
     command::run("ip", &["link", "set", BRIDGE, "up"])?;
-    // An address without a Service ends on the bridge instead of at the default gateway.
+    // Packets to a Service address without a Service go to the bridge instead of the default gateway.
     command::run("ip", &["route", "add", SERVICE_RANGE, "dev", BRIDGE])?;
     fs::write(FORWARDING, "1")?;
     Ok(())
 }
 
-/// Removes all of it, whatever is there; the route goes with the bridge.
+/// Removes everything that exists. The route is removed with the bridge.
 pub(super) fn remove() -> anyhow::Result<()> {
     if Path::new("/sys/class/net").join(BRIDGE).exists() {
         command::run("ip", &["link", "delete", BRIDGE])?;
@@ -43,12 +43,12 @@ pub(super) fn remove() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A table that does not exist is what is wanted.
+/// If the table does not exist, nothing has to be done.
 fn remove_table(family: &str, table: &str) {
     let _ = command::run("nft", &["delete", "table", family, table]);
 }
 
-/// Pods reach each other and this machine, Services are reached from this machine, and nothing goes elsewhere.
+/// Pods reach each other and this machine, this machine reaches Services, and nothing goes elsewhere.
 fn rules() -> String {
     format!(
         r#"table inet {TABLE} {{

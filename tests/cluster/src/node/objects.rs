@@ -1,4 +1,4 @@
-//! What every cluster of this kind has in its API server.
+//! The API objects of every such cluster.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +11,7 @@ use crate::kubectl::Kubectl;
 
 /// The storage class, which is the default one.
 pub const STORAGE_CLASS: &str = "local";
-/// Volumes that are free after a start.
+/// Number of volumes that are free after a start.
 const VOLUMES: usize = 32;
 
 pub(super) fn apply(kubectl: &Kubectl, volumes: &Path) -> anyhow::Result<()> {
@@ -47,13 +47,13 @@ pub(super) fn apply(kubectl: &Kubectl, volumes: &Path) -> anyhow::Result<()> {
     add_volumes(kubectl, volumes)
 }
 
-/// Takes volumes back whose claim is gone, and offers them empty.
+/// Takes back the volumes whose claim is gone, and offers them empty.
 pub(super) fn refresh_volumes(kubectl: &Kubectl, volumes: &Path) -> anyhow::Result<()> {
     let phases =
         "-o=jsonpath={range .items[?(@.status.phase==\"Released\")]}{.metadata.name}{\"\\n\"}{end}";
     for name in kubectl.run(&["get", "persistentvolumes", phases])?.lines() {
         kubectl.run(&["delete", "persistentvolume", name])?;
-        // Only our own have a directory here.
+        // Only the tier's own volumes have a directory here.
         let _ = fs::remove_dir_all(volumes.join(name));
     }
     add_volumes(kubectl, volumes)
@@ -65,7 +65,7 @@ fn add_volumes(kubectl: &Kubectl, volumes: &Path) -> anyhow::Result<()> {
         let name = format!("local-{number}");
         let directory = volumes.join(&name);
         fs::create_dir_all(&directory)?;
-        // Pods run as a user of their own, and a host path knows no group of the pod.
+        // Pods run as other users, and a host path ignores the pod's group.
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o777))?;
         objects.push(volume(&name, &directory));
     }

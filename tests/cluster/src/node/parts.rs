@@ -17,12 +17,12 @@ pub(super) const PROXY: &str = "kube-proxy";
 pub(super) const SCHEDULER: &str = "kube-scheduler";
 pub(super) const DNS: &str = "coredns";
 
-/// All that the node tier adds.
+/// The processes that the node tier adds.
 pub(super) const NAMES: [&str; 5] = [CONTAINERD, KUBELET, PROXY, SCHEDULER, DNS];
 
 const STARTS_WITHIN: Duration = Duration::from_mins(1);
 
-/// The directory of containerd's files and its socket.
+/// The path of containerd's socket.
 pub(super) fn socket(directory: &Path) -> PathBuf {
     directory.join("containerd.sock")
 }
@@ -38,7 +38,7 @@ pub(super) fn start_containerd(directory: &Path, processes: &Processes) -> anyho
     })
 }
 
-/// All others; none of them waits for another.
+/// Starts all others. None of them waits for another.
 pub(super) fn start_others(directory: &Path, processes: &Processes) -> anyhow::Result<()> {
     let config = |file: &str| format!("--config={}", directory.join(file).display());
     let kubeconfig =

@@ -1,4 +1,4 @@
-//! What is broken, and how it is repaired.
+//! The faults: how each is caused and repaired.
 
 use std::time::Duration;
 
@@ -65,14 +65,14 @@ impl Fault {
         }
     }
 
-    /// Whether its SQLite file lies on a small disk of its own.
+    /// Whether its SQLite file is on a small disk of its own.
     pub(crate) const fn needs_disk(self) -> bool {
         matches!(self, Self::FullDisk)
     }
 
-    /// How long it lasts: a process is started again soon; the others are longer
-    /// than each limit of time of the data plane, and one is as long as a slow
-    /// failover.
+    /// How long it lasts. A killed process is started again soon. The others
+    /// last longer than every time limit of the data plane, and one is as long
+    /// as a slow failover.
     pub(crate) const fn lasts(self) -> Duration {
         Duration::from_secs(match self {
             Self::KilledOnSqlite | Self::KilledOnPostgres => 2,
@@ -90,7 +90,7 @@ impl Fault {
         }
     }
 
-    /// Breaks something for a while and repairs it.
+    /// Causes the fault for a while and repairs it.
     pub(crate) async fn strike(self, scene: &mut Scene) -> anyhow::Result<()> {
         match self {
             Self::KilledOnSqlite | Self::KilledOnPostgres => {

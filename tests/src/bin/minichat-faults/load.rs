@@ -1,4 +1,4 @@
-//! Users who send one message after the other and remember what they were told.
+//! Users who send one message after the other and record the answers.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,23 +11,23 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-/// How long a user waits who was refused.
+/// How long a user waits after a refusal.
 const PAUSE: Duration = Duration::from_millis(300);
-/// A user who hears nothing for so long asks no more.
+/// A user without an answer for this long stops.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// How a user behaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Pace {
-    /// Reads long answers, and asks again at once.
+    /// Reads long answers and sends the next message at once.
     Steady,
-    /// Reads short answers, and pauses: is seldom in the middle of one, so that
-    /// it meets what others wait out.
+    /// Reads short answers with pauses. Such a user is rarely in the middle of
+    /// an answer, and so meets the faults that the others wait out.
     Brisk,
 }
 
 impl Pace {
-    /// The model that answers so.
+    /// The model for such answers.
     pub(crate) const fn model(self) -> &'static str {
         match self {
             Self::Steady => "std",
@@ -36,16 +36,16 @@ impl Pace {
     }
 }
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum End {
     /// A chat was created.
     Created,
     /// The stream ended with `done`.
     Done,
-    /// The stream ended with `error`, or with nothing.
+    /// The stream ended with `error`, or without a terminal event.
     Interrupted,
-    /// A status that refuses.
+    /// It was refused with this status.
     Status(u16),
     /// The connection was refused or cut.
     NoAnswer,
@@ -55,7 +55,7 @@ pub(crate) enum End {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sent {
     pub(crate) began: Instant,
-    /// When the head of the answer came.
+    /// When the response head arrived.
     pub(crate) answered: Instant,
     pub(crate) end: End,
 }
@@ -66,11 +66,11 @@ impl Sent {
     }
 }
 
-/// What all users were told.
+/// The answers to all users.
 #[derive(Default, Debug)]
 pub(crate) struct Log {
     pub(crate) sent: Vec<Sent>,
-    /// The answers that ended with `done`, by the key of their turn.
+    /// The answers that ended with `done`, by the request id of their turn.
     pub(crate) done: BTreeMap<String, String>,
 }
 
@@ -80,7 +80,7 @@ impl Log {
     }
 }
 
-/// Users that send until they are stopped.
+/// Users that send messages until they are stopped.
 pub(crate) struct Users {
     log: SharedLog,
     stop: watch::Sender<bool>,
@@ -105,7 +105,7 @@ impl SharedLog {
 }
 
 impl Users {
-    /// Starts with users and their chats.
+    /// Starts users, each with a chat.
     pub(crate) fn start(users: Vec<(Api, String, Pace)>) -> Self {
         let (stop, stopped) = watch::channel(false);
         let log = SharedLog::default();
@@ -121,7 +121,7 @@ impl Users {
         Self { log, stop, tasks }
     }
 
-    /// Lets everybody read the last answer.
+    /// Waits until all users have read their last answer.
     pub(crate) async fn stop(self) -> Log {
         self.stop.send_replace(true);
         self.tasks.join_all().await;
@@ -141,8 +141,8 @@ impl User {
             match self.send(&chat).await {
                 End::Done | End::Created if self.pace == Pace::Steady => {}
                 End::Done | End::Created | End::Status(_) => tokio::time::sleep(PAUSE).await,
-                // A turn that nobody ended holds its chat until a watchdog comes
-                // (TURN-62).
+                // A turn that was not ended blocks its chat until a watchdog
+                // ends it (TURN-62).
                 End::Interrupted | End::NoAnswer => match self.new_chat(&stopped).await {
                     Some(new) => chat = new,
                     None => return,
@@ -172,13 +172,14 @@ impl User {
         end
     }
 
-    /// A chat, as soon as one can be had; none when it is time to stop.
+    /// A new chat, as soon as one can be created; `None` when it is time to
+    /// stop.
     async fn new_chat(&self, stopped: &watch::Receiver<bool>) -> Option<String> {
         while !*stopped.borrow() {
             let began = Instant::now();
             let chat = json!({ "model": self.pace.model() });
-            let asked = self.api.post("/chats", &chat);
-            let (end, chat) = match tokio::time::timeout(PATIENCE, asked).await {
+            let created = self.api.post("/chats", &chat);
+            let (end, chat) = match tokio::time::timeout(PATIENCE, created).await {
                 Ok(Ok(answer)) if answer.status == 201 => {
                     let chat = answer.json().unwrap_or_default()["id"].clone();
                     (End::Created, chat.as_str().map(str::to_owned))

@@ -1,4 +1,4 @@
-//! What becomes of 200 streams when the database or the process fails: `cargo xtask faults` builds what it needs and
+//! Shows what 200 streams notice when the database or the process fails. `cargo xtask faults` builds what it needs and
 //! keeps the table in `docs/faults.md`.
 #![expect(clippy::print_stdout, reason = "the results of a command line program")]
 
@@ -22,27 +22,27 @@ use faults::Fault;
 use report::{Outcome, table};
 use scene::Scene;
 
-/// How long everybody streams before a fault, and after the recovery from it.
+/// Duration of normal load before a fault and after its recovery.
 const STEADY: Duration = Duration::from_secs(4);
 
 #[derive(Parser)]
 struct Arguments {
-    /// The data plane's program
+    /// Path of the data plane's program
     #[arg(long)]
     dataplane: PathBuf,
     /// Directory of `initdb`, `pg_ctl` and `postgres`
     #[arg(long)]
     postgres: PathBuf,
-    /// Users that send, each one stream after the other
+    /// Number of users that read one stream after the other
     #[arg(long, default_value_t = 200)]
     streams: usize,
-    /// Only the lines whose name holds this
+    /// Run only the lines whose name contains this
     #[arg(long)]
     only: Option<String>,
-    /// Where the data planes log, a file for each line
+    /// Directory for the logs of the data planes, one file per line
     #[arg(long)]
     logs: PathBuf,
-    /// Where the table is written
+    /// File for the table
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -51,7 +51,7 @@ struct Arguments {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     processes::adopt_orphans()?;
-    // From here on a signal ends nothing before everything is cleaned up.
+    // From here on, a signal ends the program only after everything is cleaned up.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -92,7 +92,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Streams, breaks something, repairs it, and looks what is left.
+/// Streams, causes the fault, repairs it, and checks the result.
 async fn line(arguments: &Arguments, fault: Fault) -> anyhow::Result<Outcome> {
     let mut scene = Scene::open(arguments, fault).await?;
     let users = scene.load(arguments.streams).await?;

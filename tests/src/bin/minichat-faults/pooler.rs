@@ -10,10 +10,10 @@ use tokio::process::{Child, Command};
 
 use crate::server::Server;
 
-/// Connections to the server: far fewer than clients.
+/// Connections to the server: far fewer than there are clients.
 const SERVER_CONNECTIONS: u32 = 8;
 
-/// Killed when dropped.
+/// It is killed when dropped.
 pub(crate) struct Pooler {
     _process: Child,
     _directory: TempDir,
@@ -43,12 +43,12 @@ impl Pooler {
             _directory: directory,
             port,
         };
-        let asking = async {
+        let polling = async {
             while postgres::query(&pooler.url(), "SELECT 1").await.is_err() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        let answers = tokio::time::timeout(Duration::from_secs(20), asking).await;
+        let answers = tokio::time::timeout(Duration::from_secs(20), polling).await;
         answers.context("PgBouncer does not answer")?;
         Ok(pooler)
     }

@@ -1,33 +1,36 @@
-//! The processes of a run: none may survive it.
+//! The processes of a run. None may survive it.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 
-/// How long processes that were told to end may take.
+/// How long processes may take to end after their signal.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Makes whatever outlives its own parent a child of this process, as servers
-/// do that go into the background.
+/// Makes every orphaned descendant a child of this process, such as a server
+/// that runs in the background.
 pub(crate) fn adopt_orphans() -> anyhow::Result<()> {
     set_child_subreaper(Some(getpid())).context("orphaned processes cannot be adopted")
 }
 
-/// Waits until no process of the run is left. Those that do not end are killed,
-/// and an error.
+/// Waits until no process of the run is left. Kills those that do not end, and
+/// fails.
 pub(crate) async fn all_ended() -> anyhow::Result<()> {
     let began = Instant::now();
-    let mut left = children_of(getpid())?;
-    while !left.is_empty() && began.elapsed() < PATIENCE {
+    let mut remaining = children_of(getpid())?;
+    while !remaining.is_empty() && began.elapsed() < PATIENCE {
         tokio::time::sleep(Duration::from_millis(20)).await;
-        left = children_of(getpid())?;
+        remaining = children_of(getpid())?;
     }
-    for &(process, _) in &left {
-        // It may end by itself at this moment.
+    for &(process, _) in &remaining {
+        // It may have ended in the meantime.
         let _ = kill_process(process, Signal::KILL);
     }
-    ensure!(left.is_empty(), "processes outlived the run: {left:?}");
+    ensure!(
+        remaining.is_empty(),
+        "processes outlived the run: {remaining:?}"
+    );
     Ok(())
 }
 
@@ -41,8 +44,8 @@ pub(crate) fn children_of(parent: Pid) -> anyhow::Result<Vec<(Pid, String)>> {
     Ok(children)
 }
 
-/// Id and name of the process whose `/proc/PID/stat` this is, if it is a child
-/// of `parent` and runs: `id (name) state parent …`.
+/// Id and name of the process in this `/proc/PID/stat`, if it is a running
+/// child of `parent`: `id (name) state parent …`.
 fn child_of(parent: Pid, stat: &str) -> Option<(Pid, String)> {
     let (id, rest) = stat.split_once(" (")?;
     let (name, rest) = rest.rsplit_once(") ")?;

@@ -1,4 +1,5 @@
-//! What `/readyz` says all the while, to be compared with what requests get.
+//! Records the answers of `/readyz` during a run, to compare them with the
+//! answers to requests.
 
 use std::time::{Duration, Instant};
 
@@ -6,21 +7,21 @@ use minichat_tests::client::Api;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How long `/readyz` repeats a failure that it found, to whoever asks.
+/// How long `/readyz` reuses a failed check.
 const REPEATED: Duration = Duration::from_millis(100);
-/// Between an answer and the next question.
+/// Pause between two calls.
 const APART: Duration = Duration::from_millis(110);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One answer of `/readyz`.
 #[derive(Clone, Copy, Debug)]
 struct Answer {
-    asked: Instant,
+    sent: Instant,
     answered: Instant,
     is_ready: bool,
 }
 
-/// The answers in their order.
+/// The answers in order.
 #[derive(Default, Debug)]
 pub(crate) struct Readiness(Vec<Answer>);
 
@@ -45,11 +46,11 @@ impl Observer {
 async fn observe(admin: Api, stopped: watch::Receiver<bool>) -> Readiness {
     let mut readiness = Readiness::default();
     while !*stopped.borrow() {
-        let asked = Instant::now();
+        let sent = Instant::now();
         let is_ready = is_ready(&admin).await;
         let answered = Instant::now();
         readiness.0.push(Answer {
-            asked,
+            sent,
             answered,
             is_ready,
         });
@@ -58,26 +59,26 @@ async fn observe(admin: Api, stopped: watch::Receiver<bool>) -> Readiness {
     readiness
 }
 
-/// Whether `/readyz` answers 200; no answer is another one.
+/// Whether `/readyz` answers 200. Any other result is false.
 pub(crate) async fn is_ready(admin: &Api) -> bool {
     let answer = tokio::time::timeout(PATIENCE, admin.get_absolute("/readyz")).await;
     matches!(answer, Ok(Ok(answer)) if answer.status == 200)
 }
 
 impl Readiness {
-    /// The answer that `/readyz` gave from before `began` until after
-    /// `answered`, if it was the same all the time; `None` if it changed. The
-    /// last answer that counts was found out after `answered`, not repeated.
+    /// The answer of `/readyz` from before `began` until after `answered`; `None` if
+    /// it changed. The last answer that counts was checked after `answered`, not
+    /// reused.
     pub(crate) fn during(&self, began: Instant, answered: Instant) -> Option<bool> {
         let before = self.0.partition_point(|it| it.answered <= began);
-        let after = self.0.partition_point(|it| it.asked < answered + REPEATED);
+        let after = self.0.partition_point(|it| it.sent < answered + REPEATED);
         let meanwhile = self.0.get(before.checked_sub(1)?..=after)?;
         let is_ready = meanwhile.first()?.is_ready;
         let is_same = meanwhile.iter().all(|it| it.is_ready == is_ready);
         is_same.then_some(is_ready)
     }
 
-    /// Whether it was ever said that requests are not served.
+    /// Whether readiness ever failed.
     pub(crate) fn was_away(&self) -> bool {
         self.0.iter().any(|it| !it.is_ready)
     }

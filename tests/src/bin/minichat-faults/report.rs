@@ -1,4 +1,4 @@
-//! The table, and what must hold in each of its lines.
+//! The table, and the conditions for each of its lines.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,24 +9,24 @@ use crate::load::{End, Log};
 use crate::readiness::Readiness;
 use crate::scene::Rows;
 
-/// What was found in one line.
+/// The result of one line.
 pub(crate) struct Outcome {
     pub(crate) fault: Fault,
     pub(crate) log: Log,
     pub(crate) readiness: Readiness,
-    /// When all users had read their last answer.
+    /// After all users had read their last answer.
     pub(crate) before_watchdog: Rows,
-    /// When a watchdog had been there.
+    /// After a watchdog had run.
     pub(crate) after_watchdog: Rows,
 }
 
-/// Requests compared with what readiness said all the while.
+/// Requests compared with readiness.
 #[derive(Default)]
 struct Compared {
     served_when_ready: usize,
     refused_when_not_ready: usize,
     wrong: usize,
-    /// Readiness changed meanwhile.
+    /// Readiness changed during the request.
     unknown: usize,
 }
 
@@ -46,7 +46,7 @@ impl Outcome {
         compared
     }
 
-    /// Refusals with another status than 503.
+    /// Refusals with a status other than 503.
     fn other_statuses(&self) -> BTreeMap<u16, usize> {
         let mut counts = BTreeMap::new();
         for sent in &self.log.sent {
@@ -59,12 +59,13 @@ impl Outcome {
         counts
     }
 
-    /// `done` that a user saw and whose answer is not in the database as it was
-    /// read.
+    /// Answers that a user read up to `done` and that are missing or different
+    /// in the database.
     fn not_stored(&self) -> usize {
         let stored = &self.after_watchdog.answers;
-        let told = self.log.done.iter();
-        told.filter(|&(request, answer)| stored.get(request) != Some(answer))
+        let acknowledged = self.log.done.iter();
+        acknowledged
+            .filter(|&(request, answer)| stored.get(request) != Some(answer))
             .count()
     }
 
@@ -74,7 +75,7 @@ impl Outcome {
         waits.max().unwrap_or_default()
     }
 
-    /// What is not as it must be.
+    /// Every condition that does not hold.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let mut none = |count: usize, what: &str| {
@@ -174,24 +175,25 @@ fn row(outcome: &Outcome) -> String {
 }
 
 const EXPLANATION: &str = "\
-Written by `cargo xtask faults`. Users send one message after the other, each answer streams for about three seconds; 20 \
-more ask for short answers, with a pause after each, because who is in the middle of an answer waits for its end and \
-sends nothing. Meanwhile something breaks, is repaired, and everybody goes on for a while. A line is `ok` if
+Written by `cargo xtask faults`. 200 users send one message after the other, and each answer streams for about three \
+seconds. 20 more users read short answers with a pause after each, because a user in the middle of an answer waits for \
+its end and sends nothing. For each line, something breaks and is repaired, and the users continue for a while. A line \
+is `ok` if all of this holds:
 
-- no request was answered with another error than 503 (columns *other statuses*; no 500, and no 409 either: only who \
-  was cut off goes on in a new chat, because a turn that nobody ended holds its chat until the watchdog comes);
-- nothing was *interrupted* and nobody got *no answer*, but where the process itself was killed: a finished answer \
-  waits for its database;
-- no turn was *left for the watchdog* when all users had read their last answer, but where the process was killed on \
-  PostgreSQL, and none was *left running* when the watchdog had been there (on SQLite, when the process was started \
-  again);
-- every turn has one usage event and no reserve is left (*not settled*: turns without, and rows of quotas with one);
-- each answer that ended with `done` is in the database, word for word as it was read (*`done` not stored*);
-- readiness was true to what a request got. `/readyz` is asked nine times a second. Every request is compared with what \
-  it said from before the request until after its answer: all the time ready, and the request must be served; never \
-  ready, and it must be refused, or find nobody. What readiness changed for meanwhile is counted, and proves nothing;
-- the fault was one: requests were refused with 503 and readiness failed (a killed process: found nobody), and without \
-  a fault neither happened.
+- No request was answered with an error other than 503 (column *other statuses*). This excludes 500, and also 409: a \
+  user whose stream was cut continues in a new chat, because the old chat is blocked until the watchdog ends its turn.
+- No stream was *interrupted* and no request got *no answer*, except when the process was killed. A finished answer \
+  waits for its database.
+- No turn was *left for the watchdog* after all users had read their last answer, except when the process was killed on \
+  PostgreSQL. No turn was *left running* after the watchdog had run (on SQLite, after the process was started again).
+- Every turn has one usage event, and no reserve remains (*not settled*: turns without an event and quota rows with a \
+  reserve).
+- Each answer that ended with `done` is in the database exactly as it was read (*`done` not stored*).
+- Readiness agreed with requests. `/readyz` is called nine times a second, and every request is compared with its \
+  answers from before the request until after its end. If it was always ready, the request must be served. If it was \
+  never ready, the request must be refused or find no server. If readiness changed, the request is only counted.
+- The fault had an effect: requests were refused with 503 and readiness failed (when the process was killed: there was \
+  no server). Without a fault, neither happened.
 ";
 
 pub(crate) fn document(table: &str) -> String {

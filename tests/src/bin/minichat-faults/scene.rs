@@ -1,4 +1,4 @@
-//! A data plane as a process, its database and its provider.
+//! A data plane as a separate process, with its database and provider.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use minichat_tests::child::{Process, job, job_run, told, variables_of_a_pool};
+use minichat_tests::child::{Process, job, job_run, spawn, variables_of_a_pool};
 use minichat_tests::client::Api;
 use minichat_tests::database::{Database, DatabaseKind};
 use minichat_tests::manifest::Tenant;
@@ -27,19 +27,19 @@ use crate::pooler::Pooler;
 use crate::readiness::{Observer, is_ready};
 use crate::server::{Server, done};
 
-/// Size of the disk of a SQLite file.
+/// Size of the disk for a SQLite file.
 const DISK: &str = "96m";
-/// What every answer is: 15 words, one each 200 ms.
+/// The pace of every answer: 15 words, one every 200 ms.
 const ANSWER: &str = "paced-ttft50-chunks15-interval200";
 const RUNNING: &str = "SELECT count(*) FROM chat_turns WHERE state = 'running'";
-/// A turn is settled with one usage event, and leaves no reserve.
+/// A settled turn has one usage event and no reserve.
 const UNSETTLED: &str = "SELECT (SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0) + \
     abs((SELECT count(*) FROM chat_turns) - \
     (SELECT count(*) FROM outbox_messages WHERE queue = 'mini-chat.usage_snapshot'))";
 const STORED: &str = "SELECT t.request_id, m.content FROM chat_turns t JOIN messages m ON m.id = t.assistant_message_id \
     WHERE t.state = 'completed'";
 const CHATS_AT_ONCE: usize = 20;
-/// Users of short answers, beside the streams.
+/// Users of short answers, in addition to the streams.
 const BRISK: usize = 20;
 
 pub(crate) struct Scene {
@@ -59,16 +59,16 @@ pub(crate) struct Scene {
     directory: TempDir,
 }
 
-/// What the database holds.
+/// The contents of the database.
 pub(crate) struct Rows {
     pub(crate) running: usize,
-    /// Turns without a usage event, and rows of quotas with a reserve.
+    /// Turns without a usage event, and quota rows with a reserve.
     pub(crate) unsettled: usize,
-    /// Of completed turns, by the key of the turn.
+    /// Answers of completed turns, by request id.
     pub(crate) answers: BTreeMap<String, String>,
 }
 
-/// A file system of a limited size, in memory.
+/// A file system of limited size in memory.
 struct Disk(PathBuf);
 
 impl Drop for Disk {
@@ -148,7 +148,7 @@ impl Scene {
         process.kill().await
     }
 
-    /// Starts users that send.
+    /// Starts users that send messages.
     pub(crate) async fn load(&self, streams: usize) -> anyhow::Result<Users> {
         let create = async |pace: Pace| {
             let user = self.api.acting_as(self.tenant.id, Uuid::new_v4())?;
@@ -168,16 +168,16 @@ impl Scene {
     }
 
     pub(crate) async fn until_ready(&self) -> anyhow::Result<()> {
-        let asking = async {
+        let polling = async {
             while !is_ready(&self.admin).await {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
-        let ready = tokio::time::timeout(Duration::from_mins(1), asking).await;
+        let ready = tokio::time::timeout(Duration::from_mins(1), polling).await;
         ready.with_context(|| format!("not ready within a minute: see {}", self.logs.display()))
     }
 
-    /// Fills the disk to the last byte; the file that does it.
+    /// Fills the disk completely. Returns the file that fills it.
     pub(crate) fn fill_disk(&self) -> anyhow::Result<PathBuf> {
         let Disk(disk) = self.disk.as_ref().context("no disk")?;
         let path = disk.join("filler");
@@ -204,7 +204,7 @@ impl Scene {
         })
     }
 
-    /// Lets the watchdog end what was left behind, as if its time had come.
+    /// Runs the watchdog on the remaining turns, as if they were old enough.
     pub(crate) async fn end_orphans(&self) -> anyhow::Result<()> {
         self.database.age_turns("state = 'running'").await?;
         match &self.database {
@@ -233,7 +233,8 @@ impl Scene {
     }
 }
 
-/// A pooler in transaction mode is refused with what to write.
+/// A pooler in transaction mode is refused with a message that says what to
+/// write.
 async fn check_refused(arguments: &Arguments, url: &str, settings: &str) -> anyhow::Result<()> {
     let variables = variables_of_a_pool(url, settings);
     let variables: Vec<_> = variables
@@ -241,7 +242,7 @@ async fn check_refused(arguments: &Arguments, url: &str, settings: &str) -> anyh
         .map(|(name, value)| (&**name, &**value))
         .collect();
     let program = arguments.dataplane.display().to_string();
-    let output = told(&program, &["serve"], &variables)?
+    let output = spawn(&program, &["serve"], &variables)?
         .wait_with_output()
         .await?;
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
@@ -250,7 +251,7 @@ async fn check_refused(arguments: &Arguments, url: &str, settings: &str) -> anyh
     Ok(())
 }
 
-/// Where the SQLite file lies.
+/// The directory of the SQLite file.
 fn mount(path: PathBuf, fault: Fault) -> anyhow::Result<PathBuf> {
     std::fs::create_dir(&path)?;
     if fault.needs_disk() {
@@ -261,7 +262,7 @@ fn mount(path: PathBuf, fault: Fault) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Limits of time that are shorter than a fault.
+/// Time limits that are shorter than a fault.
 fn settings(app: u16, admin: u16, manifests: &str) -> String {
     format!(
         "MINICHAT_SOURCE_MANIFESTS={manifests}\n\

@@ -1,4 +1,4 @@
-//! A PostgreSQL of its own, which is stopped, frozen and made a standby.
+//! A private PostgreSQL that can be stopped, frozen and turned into a standby.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,10 +12,10 @@ use tempfile::TempDir;
 
 use crate::processes::children_of;
 
-/// How long the server may take to come up.
+/// How long the server may take to start.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Dropped, it is stopped, and its files are gone.
+/// When dropped, it is stopped and its files are removed.
 pub(crate) struct Server {
     programs: PathBuf,
     pub(crate) user: PackageUser,
@@ -24,12 +24,12 @@ pub(crate) struct Server {
     directory: TempDir,
 }
 
-/// What a server does that follows nobody yet.
+/// How a standby that was not promoted behaves.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standby {
-    /// It answers what only reads.
+    /// It accepts connections that only read.
     Reads,
-    /// It says that it is starting.
+    /// It refuses connections because it is starting.
     Refuses,
 }
 
@@ -67,7 +67,7 @@ impl Server {
         self.until_it_answers().await
     }
 
-    /// Starts it as a standby that nobody has promoted.
+    /// Starts it as a standby that is not promoted.
     pub(crate) async fn start_standby(&self, standby: Standby) -> anyhow::Result<()> {
         let signal = self.data.join("standby.signal");
         done(self.user.command("touch").arg(signal), "touch")?;
@@ -87,14 +87,14 @@ impl Server {
         self.until_it_answers().await
     }
 
-    /// Ends it as a crash does.
+    /// Stops it like a crash.
     pub(crate) fn stop(&self) -> anyhow::Result<()> {
         let mut stop = self.command("pg_ctl");
         let stop = stop.arg("-D").arg(&self.data);
         done(stop.args(["-m", "immediate", "-w", "stop"]), "pg_ctl stop")
     }
 
-    /// Sets whether sessions may write, those that are open as well.
+    /// Makes sessions read-only or not, including open ones.
     pub(crate) async fn set_read_only(&self, on: bool) -> anyhow::Result<()> {
         let sql = if on {
             "ALTER SYSTEM SET default_transaction_read_only = on"
@@ -106,7 +106,7 @@ impl Server {
         Ok(())
     }
 
-    /// Lets no process of it do anything.
+    /// Suspends all its processes.
     pub(crate) fn freeze(&self) -> anyhow::Result<()> {
         self.signal(Signal::STOP)
     }
@@ -121,7 +121,7 @@ impl Server {
         let first = Pid::from_raw(first).context("no process id")?;
         let children = children_of(first)?.into_iter().map(|(id, _)| id);
         for process in std::iter::once(first).chain(children) {
-            // One that has ended meanwhile needs no signal.
+            // A process that has ended needs no signal.
             let _ = kill_process(process, signal);
         }
         Ok(())
@@ -143,12 +143,12 @@ impl Server {
     }
 
     async fn until_it_answers(&self) -> anyhow::Result<()> {
-        let asking = async {
+        let polling = async {
             while postgres::query(&self.url(), "SELECT 1").await.is_err() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        if tokio::time::timeout(PATIENCE, asking).await.is_err() {
+        if tokio::time::timeout(PATIENCE, polling).await.is_err() {
             let log = std::fs::read_to_string(self.log()).unwrap_or_default();
             bail!("PostgreSQL does not answer: {log}");
         }

@@ -1,5 +1,5 @@
-//! How the operator does with many tenants (K8S-17): its start, edits during and after it, its writes and its memory.
-//! `cargo xtask bench --scale` builds what it needs.
+//! Measures the operator with many tenants (K8S-17): its start, edits during and after the start, its writes and its
+//! memory. `cargo xtask bench --scale` builds what it needs.
 #![expect(clippy::print_stdout, reason = "the results of a command line program")]
 
 mod memory;
@@ -22,11 +22,11 @@ use seen::Seen;
 
 const CREATED_AT_ONCE: usize = 16;
 const STARTS_WITHIN: Duration = Duration::from_mins(4);
-/// An edit that takes longer is lost.
+/// An edit that takes longer is counted as lost.
 const LANDS_WITHIN: Duration = Duration::from_mins(1);
-/// How long nothing may be written in the end.
+/// How long there must be no writes at the end.
 const IDLE: Duration = Duration::from_secs(10);
-/// Neighbours in the order of edits are far apart in the order of the start.
+/// Consecutive edits concern tenants that are far apart in the order of the start.
 const STRIDE: usize = 7919;
 
 #[derive(Parser)]
@@ -37,10 +37,10 @@ struct Arguments {
     /// `ChatTenants`, each with a `ChatQuota`
     #[arg(long, default_value_t = 1000)]
     tenants: usize,
-    /// Edits of a `ChatQuota` once all are ready, one after the other
+    /// Edits of a `ChatQuota`, one after the other, after all tenants are ready
     #[arg(long, default_value_t = 100)]
     edits: usize,
-    /// Secrets of 32 KiB that no tenant may name, beside which the operator's memory is measured first
+    /// Secrets of 32 KiB without the label, beside which the operator's memory is measured first
     #[arg(long, default_value_t = 8000)]
     secrets: usize,
     /// Page whose section about the operator is replaced
@@ -63,7 +63,7 @@ async fn main() -> anyhow::Result<()> {
         &memory,
         64,
     );
-    // It stands although the rest may fail on a busy machine.
+    // These results are kept even if the rest fails on a busy machine.
     if let Some(page) = &arguments.page {
         report.write(page)?;
     }
@@ -89,7 +89,7 @@ async fn main() -> anyhow::Result<()> {
 
     let begun = Instant::now();
     let operator = site.operator().await?;
-    // What is edited before the operator has read it is part of the start.
+    // An edit before the operator has read the tenant belongs to the start.
     bench.seen.started(1, STARTS_WITHIN).await?;
     let mut during = Edits::default();
     while !bench.seen.are_ready(tenants.len()) && begun.elapsed() < STARTS_WITHIN {
@@ -140,7 +140,7 @@ struct Bench<'a> {
     site: &'a Site,
     tenants: &'a [Tenant],
     seen: Seen,
-    /// Edits so far.
+    /// Number of edits so far.
     edited: usize,
 }
 
@@ -160,7 +160,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// How often the operator wrote what.
+    /// Prints the operator's writes by kind.
     fn print_writes(&self) -> anyhow::Result<()> {
         let mut kinds = BTreeMap::<String, usize>::new();
         for write in self.site.operator_writes()? {
@@ -173,7 +173,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Writes of the operator, once there are no more.
+    /// Number of the operator's writes, after it has stopped writing.
     async fn settled_writes(&self) -> anyhow::Result<usize> {
         let mut last = usize::MAX;
         loop {

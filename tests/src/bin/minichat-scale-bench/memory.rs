@@ -1,4 +1,4 @@
-//! Memory of an operator beside Secrets that no tenant may name (D49).
+//! The operator's memory beside Secrets that no tenant may name (D49).
 #![expect(clippy::print_stdout, reason = "the results of a command line program")]
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};

@@ -1,4 +1,4 @@
-//! What was measured: a line each, and a table for `docs/benchmarks.md`.
+//! Prints the results, and writes them as a table into `docs/benchmarks.md`.
 #![expect(clippy::print_stdout, reason = "the results of a command line program")]
 
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ SQLite. Times run from the write of the object to the write that a watch shows.
 |---|---|---|---|
 ";
 
-/// What a figure must reach, as `≤ 6`.
+/// The goal of a figure, such as `≤ 6`.
 pub(crate) struct Goal {
     text: String,
     is_met: bool,
@@ -36,7 +36,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Prints a figure and keeps it for the table.
+    /// Prints a figure and adds it to the table.
     pub(crate) fn row(&mut self, what: &str, figure: &str, goal: Option<Goal>) {
         let (text, verdict) = goal.map_or(("–".to_owned(), "–"), |goal| {
             (goal.text, verdict(goal.is_met))
@@ -46,7 +46,7 @@ impl Report {
         let _ = writeln!(self.rows, "| {what} | {figure} | {text} | {verdict} |");
     }
 
-    /// Memory in use, and the most that ever was, which must stay below `goal` MiB.
+    /// Current and peak memory; the peak must stay below `goal` MiB.
     pub(crate) fn memory(&mut self, what: &str, memory: &Memory, goal: u64) {
         let (now, peak) = (memory.resident >> 20, memory.peak >> 20);
         let is_met = memory.peak < goal << 20;
@@ -55,7 +55,7 @@ impl Report {
         self.row(what, &figure, Some(goal));
     }
 
-    /// Writes the section of `page`.
+    /// Writes its section of `page`.
     pub(crate) fn write(&self, page: &Path) -> anyhow::Result<()> {
         replace_section(page, "Operator", &format!("{ABOUT}{}", self.rows))
     }

@@ -1,4 +1,4 @@
-//! What a watch has shown of the operator's writes, and when.
+//! The operator's writes as a watch shows them, with their times.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,10 +14,10 @@ use minichat_tests::site::{Site, condition};
 use serde_json::Value;
 use tokio::sync::Notify;
 
-/// The longest that an API server keeps a watch.
+/// Maximum duration of a watch.
 const WATCHED_SECONDS: u32 = 290;
 
-/// What was seen so far.
+/// The writes seen so far.
 #[derive(Clone, Default)]
 pub(crate) struct Seen(Arc<Inner>);
 
@@ -29,13 +29,13 @@ struct Inner {
 
 #[derive(Default)]
 struct Objects {
-    /// By the name of the rendered Secret.
+    /// By name of the rendered Secret.
     rendered: HashMap<String, Rendered>,
-    /// When each tenant was rendered for the first time.
+    /// When each tenant was first rendered.
     first_rendered: Vec<Instant>,
-    /// By the name of the `ChatTenant`: a revision and when it was ready with that.
+    /// By name of the `ChatTenant`: the revision, and when the tenant was ready with it.
     ready: HashMap<String, (String, Instant)>,
-    /// When each tenant was ready for the first time.
+    /// When each tenant was first ready.
     first_ready: Vec<Instant>,
 }
 
@@ -46,7 +46,7 @@ struct Rendered {
 }
 
 impl Seen {
-    /// Watches what the operator writes, from now on.
+    /// Starts to watch the operator's writes.
     pub(crate) async fn start(site: &Site) -> anyhow::Result<Self> {
         let seen = Self::default();
         for (kind, namespace) in [("Secret", &site.namespace), ("ChatTenant", &site.tenants)] {
@@ -102,12 +102,12 @@ impl Seen {
         self.0.changed.notify_waiters();
     }
 
-    /// Whether so many tenants have been ready.
+    /// Whether `count` tenants were ready.
     pub(crate) fn are_ready(&self, count: usize) -> bool {
         self.objects().first_ready.len() >= count
     }
 
-    /// When so many tenants were rendered, and when so many were ready.
+    /// When `count` tenants were rendered, and when they were ready.
     pub(crate) async fn started(
         &self,
         count: usize,
@@ -121,7 +121,7 @@ impl Seen {
         .await
     }
 
-    /// When `limit`, in micro-credits, was in the Secret of `tenant`, and when the tenant was ready with that.
+    /// When `limit`, in micro-credits, was in the Secret of `tenant`, and when the tenant was ready with it.
     pub(crate) async fn landed(
         &self,
         tenant: &Tenant,
@@ -149,12 +149,12 @@ impl Seen {
         &self,
         what: &str,
         within: Duration,
-        look: impl Fn(&Objects) -> Option<T>,
+        find: impl Fn(&Objects) -> Option<T>,
     ) -> anyhow::Result<T> {
         let waited = async {
             loop {
                 let changed = self.0.changed.notified();
-                if let Some(found) = look(&self.objects()) {
+                if let Some(found) = find(&self.objects()) {
                     return found;
                 }
                 changed.await;

@@ -1,4 +1,4 @@
-//! The credential never comes back (PLAT-102, PLAT-117).
+//! The credential is never repeated to clients (PLAT-102, PLAT-117).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{CHAT, End, Place, RESPONSES, VLLM};
 
-/// Keys of shapes that no list of prefixes knows.
+/// Keys whose form no list of prefixes contains.
 const KEYS: [&str; 3] = [
     "0f3a9c1e5b2d4f60a7",
     "Zk9-q/L2+mN8=vB4",
@@ -26,7 +26,7 @@ fn with_key(header: &'static str, prefix: &'static str, key: &str) -> impl FnOnc
     }
 }
 
-/// How a provider may repeat what it was sent.
+/// The ways in which a provider may repeat what it was sent.
 fn echoes(sent: &str, key: &str) -> Vec<String> {
     vec![
         format!("Incorrect API key provided: {key}."),
@@ -39,7 +39,7 @@ fn echoes(sent: &str, key: &str) -> Vec<String> {
     ]
 }
 
-/// Fails when `text` holds the key in any of its forms.
+/// Fails if `text` contains the key in any form.
 fn check_hidden(text: &str, sent: &str, key: &str) {
     let forms = [
         key.to_owned(),
@@ -88,7 +88,7 @@ on_each_database! {
         }
     }
 
-    /// However much of it is kept: what is cut off is masked before.
+    /// Wherever an error is cut: it is masked before.
     async fn no_cut_through_an_error_leaves_a_part_of_the_credential(env) {
         let key = "staple-battery-horse-correct";
         let place = Place::with(&env, CHAT, "", with_key("Authorization", "Bearer ", key)).await?;
@@ -96,7 +96,7 @@ on_each_database! {
             for before in [kept - 1, kept - 6, kept - 15, kept - key.len() + 1] {
                 let words = format!("{} {key} is wrong", "word ".repeat(kept)[..before - 1].trim_end());
                 let error = json!({"error": {"message": words}}).to_string();
-                // Plain words are cut sooner than a message.
+                // Plain text is cut earlier than a message.
                 let data = if kept == 200 { words } else { error };
                 let bytes = stream(&format!("event: error\ndata: {data}\n\n"));
                 place.provider.push_with(move |_| bytes);
@@ -109,7 +109,7 @@ on_each_database! {
         place.stack.stop().await?;
     }
 
-    /// The answer itself repeats it, cut anywhere; so does an id.
+    /// The answer repeats it, cut anywhere; so does an id.
     async fn an_answer_does_not_repeat_the_credential(env) {
         for kind in [CHAT, RESPONSES, VLLM] {
             let key = KEYS[1];
@@ -141,7 +141,7 @@ on_each_database! {
     }
 }
 
-/// Nothing of it is stored either.
+/// It is not stored either.
 async fn check_rows(place: &Place, sent: &str, key: &str) -> anyhow::Result<()> {
     for query in [
         "SELECT provider_response_id, error_detail FROM chat_turns",

@@ -1,4 +1,4 @@
-//! How providers fail, and in whose words it is told (D48, D54).
+//! Errors of providers, and in which words users see them (D48, D54).
 
 use minichat_tests::on_each_database;
 use minichat_tests::raw_provider::{answer, chat_stream, responses_stream, stream};
@@ -8,7 +8,7 @@ use super::{CHAT, End, Place, RESPONSES, VLLM};
 const ESTIMATED: End = End::Failed("provider_error", "estimated");
 const RELEASED: End = End::Failed("provider_error", "released");
 
-/// Checks that a new turn fails as `end` says, with `message`.
+/// Checks that a new turn ends as `end` with `message`.
 async fn check(place: &Place, bytes: Vec<u8>, end: End, message: &str) -> anyhow::Result<()> {
     let name = String::from_utf8_lossy(&bytes).into_owned();
     let events = place.check(&name, bytes, "", end).await?;
@@ -37,14 +37,14 @@ on_each_database! {
         ] {
             check(&place, stream(body), ESTIMATED, "no room").await?;
         }
-        // A status that comes before anything else is a refusal like any other.
+        // A status before any other event is a refusal.
         let refused = r#"{"error":{"message":"no room","code":429}}"#;
         check(&place, chat_stream(&[refused]), RELEASED, "no room").await?;
         let overloaded = r#"{"error":{"message":"no room","type":"overloaded_error"}}"#;
         check(&place, chat_stream(&[overloaded]), RELEASED, "no room").await?;
     }
 
-    /// The same of the Responses API.
+    /// The same for the Responses API.
     async fn errors_of_a_response_keep_the_providers_words(env) {
         for kind in [RESPONSES, VLLM] {
             let place = Place::new(&env, kind).await?;
@@ -65,7 +65,7 @@ on_each_database! {
         }
     }
 
-    /// A finish reason may name a failure; an unknown one is an ordinary end.
+    /// A finish reason may name a failure; an unknown one is a normal end.
     async fn a_finish_reason_may_be_a_failure(env) {
         let place = Place::new(&env, CHAT).await?;
         let own = "The provider reported a failure.";
@@ -82,8 +82,8 @@ on_each_database! {
         }
     }
 
-    /// D48, D54: words come from the fields that the protocol has for them;
-    /// anything else is told in our own.
+    /// D48, D54: users see the text of the protocol's error fields; for
+    /// everything else, minichat's own.
     async fn only_documented_fields_reach_a_user(env) {
         let place = Place::new(&env, CHAT).await?;
         let json = "application/json";
@@ -120,7 +120,7 @@ on_each_database! {
         check(&place, page, ESTIMATED, "The provider's answer is not a stream of events (HTTP 200).").await?;
     }
 
-    /// D54: a refusal that reports usage is charged by it.
+    /// D54: a refusal that reports usage is charged.
     async fn a_refusal_with_usage_is_charged_by_it(env) {
         let place = Place::new(&env, CHAT).await?;
         let body = r#"{"error":{"message":"no room"},"usage":{"prompt_tokens":9,"completion_tokens":3}}"#;
@@ -128,7 +128,7 @@ on_each_database! {
         check(&place, answer(500, "application/json", body), actual, "no room").await?;
     }
 
-    /// API-5: ids, hosts and accounts of any shape.
+    /// API-5: ids, hosts and accounts in any form.
     async fn ids_hosts_and_accounts_of_a_provider_are_masked(env) {
         let place = Place::new(&env, CHAT).await?;
         let host = place.provider.addr.to_string();
@@ -150,7 +150,7 @@ on_each_database! {
         }
     }
 
-    /// PLAT-152: the largest event is a setting.
+    /// PLAT-152: the maximum size of an event is configurable.
     async fn an_event_beyond_the_bound_ends_the_turn(env) {
         let settings = "MINICHAT_PROVIDER_HTTP_MAX_EVENT_BYTES=65536";
         let place = Place::with(&env, CHAT, settings, |_| ()).await?;

@@ -1,4 +1,4 @@
-//! Whole answers, each in a file of `tests/foreign-inputs`.
+//! Whole answers, one per file of `tests/foreign-inputs`.
 
 use std::path::Path;
 
@@ -37,7 +37,7 @@ const CHAT_FILES: &[(&str, &str, End)] = &[
     ),
 ];
 
-/// Answers of the Responses API, which vLLM serves too.
+/// Answers of the Responses API, which vLLM supports too.
 const RESPONSES_FILES: &[(&str, &str, End)] = &[
     ("rs-ok", "Hello world", USUAL),
     ("vl-ok", "Hello world", USUAL),

@@ -1,4 +1,4 @@
-//! The same kinds of fault in other fields and other frames.
+//! The same kinds of fault in other fields and frames.
 
 use minichat_tests::on_each_database;
 use minichat_tests::raw_provider::{answer, chat_stream, responses_stream, stream};
@@ -9,7 +9,7 @@ use super::{CHAT, End, Place, RESPONSES, UNKNOWN, USUAL, VLLM};
 
 const FAILED: End = End::Failed("provider_error", "estimated");
 
-/// What a chat frame with this text, then a finish reason and usage, gives.
+/// A stream with this first chat frame, then a finish reason and usage.
 fn chat_with(first: &str) -> Vec<u8> {
     chat_stream(&[
         first,
@@ -18,7 +18,7 @@ fn chat_with(first: &str) -> Vec<u8> {
     ])
 }
 
-/// What a completed response with this id and usage gives.
+/// A completed response with this id and usage.
 fn completed_with(id: &str, usage: &str) -> Vec<u8> {
     let end = format!(r#"{{"response":{{"id":{id},"usage":{usage}}}}}"#);
     responses_stream(&[
@@ -27,7 +27,7 @@ fn completed_with(id: &str, usage: &str) -> Vec<u8> {
     ])
 }
 
-/// Ids that fit no column, each as JSON.
+/// Ids that fit no column, as JSON.
 fn odd_ids() -> Vec<String> {
     vec![
         format!("\"{}\"", "é".repeat(129)),
@@ -40,7 +40,7 @@ fn odd_ids() -> Vec<String> {
     ]
 }
 
-/// Counts that are none, each as JSON.
+/// Invalid counts, as JSON.
 const ODD_COUNTS: [&str; 9] = [
     "-1",
     "1099511627777",
@@ -65,7 +65,7 @@ on_each_database! {
         }
     }
 
-    /// D42: ids of the Responses API, at every end.
+    /// D42: ids of the Responses API, at every kind of end.
     async fn no_id_of_a_response_decides_whether_a_turn_ends(env) {
         for kind in [RESPONSES, VLLM] {
             let place = Place::new(&env, kind).await?;
@@ -80,7 +80,7 @@ on_each_database! {
         }
     }
 
-    /// D42, D26: a count outside its bounds makes the usage unknown.
+    /// D42, D26: a count out of bounds makes the usage unknown.
     async fn no_count_decides_whether_a_turn_ends(env) {
         let place = Place::new(&env, CHAT).await?;
         for count in ODD_COUNTS {
@@ -100,7 +100,7 @@ on_each_database! {
         }
     }
 
-    /// D42, D26: the same of the Responses API, also when it fails.
+    /// D42, D26: the same for the Responses API, also if it fails.
     async fn no_count_of_a_response_decides_whether_a_turn_ends(env) {
         let place = Place::new(&env, RESPONSES).await?;
         for count in ODD_COUNTS {
@@ -123,8 +123,8 @@ on_each_database! {
         assert_eq!(events.only("done")?["usage"]["output_tokens"], 1_u64 << 40);
     }
 
-    /// Content that is no plain text, keys that stand twice, reasoning under
-    /// every name.
+    /// Content that is not a plain text, repeated keys, and every name for
+    /// reasoning.
     async fn chat_frames_of_other_shapes_are_read(env) {
         let place = Place::new(&env, CHAT).await?;
         for (frame, text) in [
@@ -157,7 +157,8 @@ on_each_database! {
         }
     }
 
-    /// TURN-22: usage may come in any frame, and a frame may hold everything.
+    /// TURN-22: usage may be in any frame, and one frame may contain
+    /// everything.
     async fn usage_is_what_was_reported_last(env) {
         let place = Place::new(&env, CHAT).await?;
         let hi = r#"{"choices":[{"delta":{"content":"Hi"}}],"usage":{"prompt_tokens":9,"completion_tokens":1}}"#;
@@ -179,7 +180,8 @@ on_each_database! {
         place.check("without finish reason", chat_stream(&[hi, usage]), "Hi", FAILED).await?;
     }
 
-    /// TURN-20: what a delta, a part, an item and the response say is said once.
+    /// TURN-20: a text that a delta, a part, an item and the response repeat is
+    /// given once.
     async fn a_text_of_several_parts_is_given_once(env) {
         for kind in [RESPONSES, VLLM] {
             let place = Place::new(&env, kind).await?;
@@ -227,8 +229,8 @@ on_each_database! {
         place.check("cut", responses_stream(&cut), "so", USUAL).await?;
     }
 
-    /// TURN-21: the same when the beginning was shown before the tag came. It
-    /// stays shown, and only what follows is stored.
+    /// TURN-21: the same if its beginning was streamed before the tag arrived.
+    /// Only the text after the tag is stored.
     async fn reasoning_that_was_shown_as_text_is_not_stored(env) {
         let scene = env.scene_with(|mut tenant| {
             tenant.spec()["providers"][0]["kind"] = json!(VLLM);
@@ -251,7 +253,7 @@ on_each_database! {
         assert!(shown.contains(&"whyso".to_owned()), "{shown:?}");
     }
 
-    /// D11, D42: an answer without end is cut off, and its charge is settled.
+    /// D11, D42: an endless answer is cut off and settled.
     async fn an_answer_that_is_too_long_ends_the_turn(env) {
         let piece = "x".repeat(16 * 1024);
         let delta = json!({"delta": piece}).to_string();
@@ -287,7 +289,7 @@ on_each_database! {
         }
     }
 
-    /// Heads of streams, and lines that no standard knows.
+    /// Other response heads, and lines that are not in the standard.
     async fn streams_of_other_shapes_are_read(env) {
         let place = Place::new(&env, CHAT).await?;
         let body = "data: {\"choices\":[{\"delta\":{\"content\":\"Hi\"},\"finish_reason\":\"stop\"}],\

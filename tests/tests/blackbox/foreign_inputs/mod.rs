@@ -1,6 +1,6 @@
-//! What providers of other people's bug reports send, byte by byte. Whatever it
-//! is, the turn ends, the client and the database hold the same text, the quota
-//! is settled and the chat goes on (D42).
+//! Byte-exact answers of providers from public bug reports. Whatever they
+//! contain, the turn ends, client and database have the same text, the quota is
+//! settled, and the chat continues (D42).
 
 mod credential;
 mod errors;
@@ -19,8 +19,8 @@ const CHAT: &str = "OpenAIChatCompletions";
 const RESPONSES: &str = "OpenAIResponses";
 const VLLM: &str = "VllmResponses";
 
-/// A data plane whose one tenant has a provider of the protocol `kind` that says
-/// what it is told.
+/// A data plane with one tenant, whose provider of the protocol `kind` sends
+/// scripted bytes.
 struct Place {
     kind: &'static str,
     provider: RawProvider,
@@ -28,12 +28,12 @@ struct Place {
     tenant: Tenant,
 }
 
-/// How a turn must end.
+/// The expected end of a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum End {
-    /// `done`, with the counts or with unknown usage.
+    /// `done`, with these counts or with unknown usage.
     Done(Option<(u64, u64)>),
-    /// `error` with this code, charged as this method says.
+    /// `error` with this code, settled by this method.
     Failed(&'static str, &'static str),
 }
 
@@ -45,8 +45,7 @@ impl Place {
         Self::with(env, kind, "", |_| ()).await
     }
 
-    /// The same with further settings of the process, and a tenant changed by
-    /// `change`.
+    /// The same with further settings, and with the tenant changed by `change`.
     async fn with(
         env: &Env,
         kind: &'static str,
@@ -70,8 +69,8 @@ impl Place {
         self.stack.new_user(&self.tenant)
     }
 
-    /// Sends a message that is answered with `bytes`, then one that is answered
-    /// well. Returns the events of the first.
+    /// Sends a message that is answered with `bytes`, and another one with a
+    /// correct answer. Returns the events of the first.
     async fn check(
         &self,
         name: &str,
@@ -85,7 +84,7 @@ impl Place {
             .with_context(|| format!("{name}, {}", self.kind))
     }
 
-    /// The same for an answer that the provider has been told.
+    /// The same for an answer that was pushed already.
     async fn check_next(&self, text: &str, end: End) -> anyhow::Result<Events> {
         let user = self.new_user()?;
         let chat = user.create_chat(Some("std")).await?;
@@ -158,7 +157,7 @@ fn check_done(
     Ok(())
 }
 
-/// An answer as it should be.
+/// A correct answer.
 fn good(kind: &str) -> Vec<u8> {
     if kind == CHAT {
         return chat_stream(&[

@@ -1,11 +1,11 @@
-//! What everybody sees, against what the model says.
+//! Compares what clients, database, provider and metrics show with the model.
 
 use anyhow::{Context as _, ensure};
 use minichat_store::testing::{Access, Moment, Waiter};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{History, Patrol};
+use super::{History, WatchdogRun};
 use crate::client::Seen;
 use crate::model::{Cancel, Ending, Presence, TIMED_OUT, Winner};
 use crate::provider::CallView;
@@ -22,10 +22,10 @@ impl History {
         for call in &calls[self.calls_seen..] {
             let operation = operation_of(call)?;
             self.note(format!("  the provider is asked by {}", call.caller));
-            self.model.asked(operation)?;
+            self.model.provider_called(operation)?;
         }
         self.calls_seen = calls.len();
-        // A turn that has ended holds no connection (TURN-48).
+        // A turn that has ended has no connection (TURN-48).
         for call in calls.iter().filter(|call| call.is_open()) {
             let turn = self.model.operations[operation_of(call)?].turn;
             let live = turn.and_then(|turn| self.model.live.get(&turn));
@@ -49,7 +49,7 @@ impl History {
         let (ended, going): (Vec<_>, Vec<_>) =
             watchdogs.into_iter().partition(|it| it.run.is_finished());
         self.watchdogs = going;
-        for Patrol { run, orphans } in ended {
+        for WatchdogRun { run, orphans } in ended {
             let report = run.await?;
             self.model.watchdogs -= 1;
             let is_whole = report.detected == report.finalized + report.skipped;
@@ -96,7 +96,7 @@ impl History {
         Ok(())
     }
 
-    /// A stream never says more than what is committed (TURN-35).
+    /// A stream contains nothing that is not committed (TURN-35).
     fn check_stream(&self, number: usize, seen: &Seen) -> anyhow::Result<()> {
         let operation = &self.model.operations[number];
         let (Some(turn), Some(_)) = (operation.turn, &operation.answer) else {
@@ -137,8 +137,8 @@ impl History {
         Ok(())
     }
 
-    /// What holds when nothing waits at the turnstile: everybody has learned
-    /// what there is to learn.
+    /// Checks that hold when nothing waits at the turnstile, so that everyone
+    /// has an answer.
     pub(super) fn check_quiet(&self, life: &Life) -> anyhow::Result<()> {
         for (number, operation) in self.model.operations.iter().enumerate() {
             if operation.presence != Presence::Waiting {
@@ -196,22 +196,23 @@ impl History {
         Ok(())
     }
 
-    /// What is counted is what was committed, as far as its process knows of it
-    /// (D1). Compared at every moment: a crash takes the counters along.
+    /// The counters equal the commits, as far as the process knows of them
+    /// (D1). Checked after every step, because a crash loses the counters.
     pub(super) fn check_counters(&self, life: &Life) -> anyhow::Result<()> {
         let waiting = life.turnstile.waiting();
-        let is_unheard = |it: &&Waiter| (it.access, it.moment) == (Access::Write, Moment::Answer);
-        let mut unheard = u64::try_from(waiting.iter().filter(is_unheard).count())?;
+        let is_unacknowledged =
+            |it: &&Waiter| (it.access, it.moment) == (Access::Write, Moment::Answer);
+        let mut unacknowledged = u64::try_from(waiting.iter().filter(is_unacknowledged).count())?;
         if !waiting.is_empty() {
-            unheard += self.model.losses;
+            unacknowledged += self.model.losses;
         }
         let counts = &self.model.counts;
         let metrics = &life.metrics;
         let check = |name: &str, found: u64, committed: u64, each: u64| {
-            let least = committed.saturating_sub(each * unheard);
+            let least = committed.saturating_sub(each * unacknowledged);
             ensure!(
                 (least..=committed).contains(&found),
-                "{name}: {found}, but {committed} are committed, of which {unheard} may be unknown"
+                "{name}: {found}, but {committed} are committed, of which {unacknowledged} may be unknown"
             );
             Ok(())
         };
@@ -251,8 +252,8 @@ fn text_of(events: &[(String, Value)]) -> String {
         .collect()
 }
 
-/// What a client was told, in the words of the model; `None` until enough has
-/// come.
+/// A client's answer in the words of the model; `None` until enough was
+/// received.
 fn answer(seen: &Seen) -> Option<String> {
     let status = seen.status?;
     if seen.is_stream {
@@ -299,7 +300,7 @@ fn stream_answer(seen: &Seen) -> Option<String> {
     ))
 }
 
-/// The id under which a stream says that its answer will be stored.
+/// The message id that a stream announces for its answer.
 fn announced(events: &[(String, Value)]) -> Option<Uuid> {
     events.first()?.1["message_id"].as_str()?.parse().ok()
 }

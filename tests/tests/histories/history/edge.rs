@@ -1,5 +1,5 @@
-//! A live turn that a watchdog may take for an orphan: rare among random steps,
-//! and so a step of its own.
+//! A live turn that a watchdog may take for an orphan. Random steps rarely
+//! produce this, so it is a step of its own.
 
 use super::History;
 use super::checks::operation_of;
@@ -8,7 +8,7 @@ use crate::provider::{CallView, Phase};
 use crate::world::{Life, World};
 
 impl History {
-    /// Streams of running turns, and when each turn will be stale.
+    /// Streams of running turns, and when each turn becomes stale.
     pub(super) fn at_risk(&self, open: &[CallView]) -> Vec<(CallView, i64)> {
         let edge = |call: &CallView| {
             let operation = operation_of(call).ok()?;
@@ -22,8 +22,8 @@ impl History {
             .collect()
     }
 
-    /// Time passes up to the edge, or just not; then a watchdog starts while
-    /// the provider goes on, in any order.
+    /// Moves the clock to the limit or just before it. Then a watchdog starts
+    /// while the provider continues, in any order.
     pub(super) async fn tempt_watchdog(
         &mut self,
         world: &mut World,
@@ -35,7 +35,7 @@ impl History {
         };
         let left = edge - self.model.now;
         let millis = if self.choices.chance(70) {
-            // Rounded up: at the edge it has been too long.
+            // Rounded up, because at the limit the turn is already stale.
             (left + 999) / 1_000
         } else {
             (left - 1) / 1_000

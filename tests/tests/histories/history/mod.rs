@@ -1,9 +1,9 @@
-//! One history: what happens, step by step, as the choices decide, and the
-//! comparison with the model after each step.
+//! One history: chooses and runs each step, and compares the result with the
+//! model.
 
 mod checks;
 mod edge;
-mod mishaps;
+mod faults;
 mod requests;
 mod writer_faults;
 
@@ -21,15 +21,15 @@ use uuid::Uuid;
 
 use self::checks::operation_of;
 use crate::choices::Choices;
-use crate::client::{Client, Identity, Question};
+use crate::client::{Client, Identity, Request};
 use crate::facts::Turn;
 use crate::model::{self, Ending, Model, Presence};
 use crate::provider::{CallView, Phase, Usage};
 use crate::world::{Drain, Life, Process, TENANT, World};
 
-/// Milliseconds by which the clock is moved: to no limit's end, beyond the
-/// first byte's, beyond the deadline of requests and the interval of progress,
-/// beyond the watchdog's, and beyond the silence of a provider.
+/// Milliseconds by which the clock moves: below every limit; beyond the
+/// first-byte limit; beyond the request deadline and the progress interval;
+/// beyond the watchdog's timeout; beyond the idle limit of a provider.
 const MOVES: [u32; 5] = [1_007, 21_013, 31_019, 91_033, 250_037];
 
 const USAGES: [Usage; 4] = [Some((60, 20)), None, Some((0, 0)), Some((400, 150))];
@@ -41,7 +41,7 @@ enum End {
     History,
 }
 
-/// A failed history, for people.
+/// A failed history, as shown to people.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) what: String,
@@ -55,7 +55,8 @@ pub(crate) fn play(world: &mut World, choices: Choices) -> Result<u64, Box<Failu
     match history.play(world) {
         Ok(()) => Ok(history.steps.len() as u64),
         Err(error) => {
-            // Whatever state it is in, the next history needs another.
+            // The world may be in any state, so the next history gets a new
+            // one.
             world.crash();
             Err(Box::new(Failure {
                 what: format!("{error:#}"),
@@ -66,10 +67,10 @@ pub(crate) fn play(world: &mut World, choices: Choices) -> Result<u64, Box<Failu
     }
 }
 
-/// A watchdog under way.
-struct Patrol {
+/// A run of the watchdog in progress.
+struct WatchdogRun {
     run: JoinHandle<Report>,
-    /// The fewest and the most orphans that there were since it started.
+    /// The minimum and maximum number of orphans since it started.
     orphans: (usize, usize),
 }
 
@@ -77,17 +78,17 @@ struct History {
     choices: Choices,
     who: Identity,
     chats: Vec<Uuid>,
-    /// Request ids in the order of their first use, for names in the list.
+    /// Request ids in the order of their first use, to give them short names.
     requests: Vec<Uuid>,
     model: Model,
     clients: HashMap<usize, Client>,
-    /// The answers of the provider that the model knows of.
+    /// Number of provider calls that the model knows.
     calls_seen: usize,
     refusals_seen: u32,
-    watchdogs: Vec<Patrol>,
-    /// Since the process was told to end.
+    watchdogs: Vec<WatchdogRun>,
+    /// Set after the process received SIGTERM.
     drain: Option<Drain>,
-    /// Writes whose answers wait: by the answer's number at the turnstile.
+    /// Writes whose answers wait, by the answer's number at the turnstile.
     writes: HashMap<u64, u64>,
     behind: i64,
     steps: Vec<String>,
@@ -141,7 +142,7 @@ impl History {
         }
     }
 
-    /// One process.
+    /// Runs one process.
     async fn live(
         &mut self,
         world: &mut World,
@@ -170,12 +171,12 @@ impl History {
 
     async fn create_chats(&mut self, life: &Life) -> anyhow::Result<()> {
         for _ in 0..2 {
-            let question = Question {
+            let request = Request {
                 method: Method::POST,
                 path: "/chats".to_owned(),
                 body: Some(json!({})),
             };
-            let client = Client::ask(life.router.clone(), self.who, "chat", &question);
+            let client = Client::send(life.router.clone(), self.who, "chat", &request);
             life.settle().await;
             while let Some(waiter) = life.turnstile.waiting().first() {
                 life.turnstile.release(waiter.number);
@@ -188,7 +189,7 @@ impl History {
         Ok(())
     }
 
-    /// What a start does before it serves (TURN-63).
+    /// The recovery that a start makes before it serves (TURN-63).
     async fn recover(&mut self, world: &mut World, life: &Life) -> anyhow::Result<()> {
         let report = life.recovery.recover().await;
         ensure!(report.is_success(), "start-up recovery: {report:?}");
@@ -209,7 +210,7 @@ impl History {
         self.model.observe(&facts)
     }
 
-    /// One step; `Some` if it ends the process.
+    /// Runs one step. `Some` if it ends the process.
     async fn step(&mut self, world: &mut World, life: &Life) -> anyhow::Result<Option<End>> {
         let waiting = life.turnstile.waiting();
         let open: Vec<CallView> = open_calls(life);
@@ -217,7 +218,7 @@ impl History {
         let streams = u32::from(!open.is_empty());
         let readers = self.readers();
         let at_risk = self.at_risk(&open);
-        let mishaps = self.mishaps(life, &waiting);
+        let fault_weights = self.fault_weights(life, &waiting);
         let weights = [
             30 * waits,
             40 * waits,
@@ -234,7 +235,7 @@ impl History {
                 (true, Some(_)) => 15,
             },
             if self.watchdogs.len() < 2 { 6 } else { 0 },
-            mishaps.iter().sum(),
+            fault_weights.iter().sum(),
             if self.may_advance() && !at_risk.is_empty() && self.watchdogs.len() < 2 {
                 12
             } else {
@@ -257,14 +258,18 @@ impl History {
             }
             Some(5) => self.advance(world, life).await?,
             Some(6) => self.start_watchdog(world, life).await?,
-            Some(7) => return self.mishap(world, life, &waiting, mishaps).await,
+            Some(7) => {
+                return self
+                    .inject_fault(world, life, &waiting, fault_weights)
+                    .await;
+            }
             Some(8) => self.tempt_watchdog(world, life, &at_risk).await?,
             _ => {}
         }
         Ok(None)
     }
 
-    /// Operations whose client can leave.
+    /// Operations whose client can disconnect.
     fn readers(&self) -> Vec<usize> {
         let operations = self.model.operations.iter().enumerate();
         operations
@@ -276,7 +281,7 @@ impl History {
             .collect()
     }
 
-    /// Not while it is open whose turn would be too late.
+    /// Not while a transaction is in progress whose turn would exceed its time.
     fn may_advance(&self) -> bool {
         let operations = self.model.operations.iter().enumerate();
         operations
@@ -286,7 +291,7 @@ impl History {
             .all(|(number, _)| self.model.twin_of(number).is_none())
     }
 
-    /// Lets everything that waits go on, in its order.
+    /// Lets every waiter continue, in order.
     async fn flush(&mut self, world: &mut World, life: &Life) -> anyhow::Result<()> {
         while let Some(waiter) = life.turnstile.waiting().first().copied() {
             self.release(world, life, waiter).await?;
@@ -322,7 +327,7 @@ impl History {
         Ok(())
     }
 
-    /// Waits until nothing goes on by itself, and compares with the model.
+    /// Waits until nothing happens by itself, and compares with the model.
     async fn settle(&mut self, world: &mut World, life: &Life, wrote: bool) -> anyhow::Result<()> {
         life.settle().await;
         if wrote {
@@ -351,7 +356,7 @@ impl History {
         };
         let operation = operation_of(call)?;
         let (index, provider) = (call.index, &life.provider);
-        let what = if call.phase == Phase::Asked {
+        let what = if call.phase == Phase::Received {
             self.answer_head(life, index, operation)
         } else {
             match self.choices.weighted(&[40, 25, 6, 6, 6, 8]) {
@@ -387,7 +392,7 @@ impl History {
         self.settle(world, life, false).await
     }
 
-    /// The beginning of an answer, or another answer than a stream.
+    /// Sends the head of an answer, or an answer that is not a stream.
     fn answer_head(&mut self, life: &Life, index: usize, operation: usize) -> String {
         let provider = &life.provider;
         let refusals = [
@@ -455,7 +460,7 @@ impl History {
     ) -> anyhow::Result<()> {
         self.note(format!("{millis} ms pass"));
         let mut left = i64::from(millis) * 1_000;
-        // What is due before a cut has happened by then.
+        // Everything that is due before a cut has happened by then.
         if let Some(cut) = self.model.until_cut().filter(|&cut| cut <= left) {
             self.pass(world, life, cut - 1_000).await?;
             self.hear_of_departures(world, life).await?;
@@ -477,14 +482,14 @@ impl History {
         self.model.watchdogs += 1;
         let watchdog = life.watchdog();
         let orphans = self.model.orphans();
-        self.watchdogs.push(Patrol {
+        self.watchdogs.push(WatchdogRun {
             run: tokio::spawn(async move { watchdog.run_once(&Signal::new()).await }),
             orphans: (orphans, orphans),
         });
         self.settle(world, life, false).await
     }
 
-    /// Lets everything come to its end.
+    /// Lets everything end.
     async fn wind_up(&mut self, world: &mut World, life: &Life) -> anyhow::Result<()> {
         self.note("wind up".to_owned());
         self.flush(world, life).await?;
@@ -495,7 +500,7 @@ impl History {
         }
         while let Some(call) = open_calls(life).first() {
             let operation = operation_of(call)?;
-            if call.phase == Phase::Asked {
+            if call.phase == Phase::Received {
                 life.provider.stream(call.index);
                 self.model.provider_shows_life(operation, "");
                 self.settle(world, life, false).await?;
@@ -505,7 +510,7 @@ impl History {
             self.settle(world, life, false).await?;
             self.flush(world, life).await?;
         }
-        // Those of a process that is gone.
+        // Turns of a process that is gone.
         if self.model.facts.turns.values().any(Turn::is_running) {
             self.move_clock(world, life, 91_033).await?;
             self.start_watchdog(world, life).await?;
@@ -517,7 +522,7 @@ impl History {
         self.check_quiet(life)
     }
 
-    /// Short names instead of ids.
+    /// Replaces ids by short names.
     fn named(&self, text: &str) -> String {
         let mut named = text.to_owned();
         for (index, id) in self.requests.iter().enumerate() {

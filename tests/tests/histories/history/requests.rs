@@ -1,4 +1,4 @@
-//! What clients ask, and about what.
+//! Chooses the requests of clients, and their targets.
 
 use anyhow::Context as _;
 use http::Method;
@@ -6,8 +6,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::History;
-use crate::client::{Client, Question};
-use crate::model::Wish;
+use crate::client::{Client, Request};
+use crate::model::Command;
 use crate::world::{Life, World};
 
 impl History {
@@ -17,20 +17,20 @@ impl History {
         life: &Life,
     ) -> anyhow::Result<()> {
         let chat = self.chat().context("no chat")?;
-        let wish = self.wish(chat);
-        let number = self.model.begin(chat, wish);
+        let command = self.command(chat);
+        let number = self.model.begin(chat, command);
         let operation = &self.model.operations[number];
-        let question = question(chat, &operation.wish);
+        let request = request(chat, &operation.command);
         self.note(format!(
             "op-{number}: {}",
-            self.named(&format!("{:?} in {chat}", operation.wish))
+            self.named(&format!("{:?} in {chat}", operation.command))
         ));
         let before = life.turnstile.waiting();
-        let client = Client::ask(
+        let client = Client::send(
             life.router.clone(),
             self.who,
             &format!("op-{number}"),
-            &question,
+            &request,
         );
         self.clients.insert(number, client);
         self.settle(world, life, false).await?;
@@ -40,7 +40,7 @@ impl History {
         Ok(())
     }
 
-    /// Any of the chats; seldom one that is deleted.
+    /// Any of the chats, rarely a deleted one.
     fn chat(&mut self) -> Option<Uuid> {
         let deleted = &self.model.facts.deleted_chats;
         let weight = |chat| if deleted.contains(chat) { 1 } else { 4 };
@@ -48,41 +48,41 @@ impl History {
         Some(self.chats[self.choices.weighted(&weights)?])
     }
 
-    fn wish(&mut self, chat: Uuid) -> Wish {
+    fn command(&mut self, chat: Uuid) -> Command {
         let content = format!("message {}", self.steps.len());
         match self.choices.weighted(&[40, 10, 12, 12, 8, 10, 8, 3, 6]) {
             Some(0) => {
                 let request = Uuid::new_v4();
                 self.requests.push(request);
-                Wish::Send { request, content }
+                Command::Send { request, content }
             }
-            Some(1) => Wish::Send {
+            Some(1) => Command::Send {
                 request: self.target(chat),
                 content,
             },
-            Some(2) => Wish::Retry {
+            Some(2) => Command::Retry {
                 target: self.target(chat),
             },
-            Some(3) => Wish::Edit {
+            Some(3) => Command::Edit {
                 target: self.target(chat),
                 content,
             },
-            Some(4) => Wish::Delete {
+            Some(4) => Command::Delete {
                 target: self.target(chat),
             },
-            Some(5) => Wish::Cancel {
+            Some(5) => Command::Cancel {
                 target: self.target(chat),
             },
-            Some(6) => Wish::Status {
+            Some(6) => Command::Status {
                 target: self.target(chat),
             },
-            Some(7) => Wish::DeleteChat,
-            _ => Wish::Messages,
+            Some(7) => Command::DeleteChat,
+            _ => Command::Messages,
         }
     }
 
-    /// A request to be about: mostly of the chat's newest turn, else any that
-    /// the chat knows or that was sent somewhere.
+    /// A request id as the target: usually that of the chat's newest turn,
+    /// otherwise any that the chat has or that was sent to any chat.
     fn target(&mut self, chat: Uuid) -> Uuid {
         let newest = self.model.facts.newest_turn(chat).map(|turn| turn.request);
         if let Some(newest) = newest.filter(|_| !self.choices.chance(35)) {
@@ -102,25 +102,25 @@ impl History {
     }
 }
 
-fn question(chat: Uuid, wish: &Wish) -> Question {
+fn request(chat: Uuid, command: &Command) -> Request {
     let turn = |target: &Uuid| format!("/chats/{chat}/turns/{target}");
-    let (method, path, body) = match wish {
-        Wish::Send { request, content } => (
+    let (method, path, body) = match command {
+        Command::Send { request, content } => (
             Method::POST,
             format!("/chats/{chat}/messages:stream"),
             Some(json!({"content": content, "request_id": request})),
         ),
-        Wish::Retry { target } => (Method::POST, format!("{}/retry", turn(target)), None),
-        Wish::Edit { target, content } => (
+        Command::Retry { target } => (Method::POST, format!("{}/retry", turn(target)), None),
+        Command::Edit { target, content } => (
             Method::PATCH,
             turn(target),
             Some(json!({"content": content})),
         ),
-        Wish::Delete { target } => (Method::DELETE, turn(target), None),
-        Wish::Cancel { target } => (Method::POST, format!("{}/cancel", turn(target)), None),
-        Wish::Status { target } => (Method::GET, turn(target), None),
-        Wish::Messages => (Method::GET, format!("/chats/{chat}/messages"), None),
-        Wish::DeleteChat => (Method::DELETE, format!("/chats/{chat}"), None),
+        Command::Delete { target } => (Method::DELETE, turn(target), None),
+        Command::Cancel { target } => (Method::POST, format!("{}/cancel", turn(target)), None),
+        Command::Status { target } => (Method::GET, turn(target), None),
+        Command::Messages => (Method::GET, format!("/chats/{chat}/messages"), None),
+        Command::DeleteChat => (Method::DELETE, format!("/chats/{chat}"), None),
     };
-    Question { method, path, body }
+    Request { method, path, body }
 }

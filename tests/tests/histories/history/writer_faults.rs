@@ -1,12 +1,12 @@
 //! Faults of the statements with which the writer of `SQLite` begins and ends
-//! transactions. Writes that wait share one transaction then, as under load:
-//! only there a job runs a second time because another one was refused.
+//! transactions. Waiting writes then share one transaction, as under load. Only
+//! in this case a job runs again because another one failed.
 
 use anyhow::Context as _;
 use minichat_store::testing::{Access, Control, Fault, Moment, Waiter};
 
 use super::History;
-use super::mishaps::BACK_OFF;
+use super::faults::BACK_OFF;
 use crate::world::{Life, World};
 
 const STATEMENTS: [Control; 6] = [
@@ -19,8 +19,8 @@ const STATEMENTS: [Control; 6] = [
 ];
 const FAULTS: [Fault; 3] = [Fault::Busy, Fault::Full, Fault::Io];
 
-/// Microseconds before a cut within which nothing fails: a cut in the middle of a
-/// back-off would come before the end that is being tried again.
+/// Microseconds before a cut without faults. During a back-off, a cut would
+/// come before the retried end of the turn.
 const CALM_BEFORE_CUT: i64 = 4_006_000;
 
 impl History {
@@ -37,9 +37,9 @@ impl History {
             && waiting.iter().any(is_write)
     }
 
-    /// One write or two happen in one transaction, of whose statements one or
-    /// two fail. Their callers learn at once what there is to learn, and as soon
-    /// as the back-off of those who try again is over the history goes on.
+    /// Runs one or two writes in one transaction, of which one or two
+    /// statements fail. Their callers get their answers at once, and the
+    /// history continues when the back-off of the retries is over.
     pub(super) async fn fail_writes(
         &mut self,
         world: &mut World,
@@ -88,7 +88,7 @@ impl History {
         batch
     }
 
-    /// Which statements fail, after how many of them that succeed, and how.
+    /// Which statements fail, after how many successes, and how.
     fn faults(&mut self) -> Vec<(Control, usize, Fault)> {
         let count = if self.choices.chance(20) { 2 } else { 1 };
         let mut faults = Vec::new();
@@ -100,8 +100,7 @@ impl History {
         faults
     }
 
-    /// Their callers learn how the writes with these numbers ended; seldom an
-    /// answer is lost.
+    /// Answers the writes with these numbers; rarely, an answer is lost.
     fn answer(&mut self, life: &Life, numbers: &[u64]) {
         for number in numbers {
             let mut writes = self.writes.iter();

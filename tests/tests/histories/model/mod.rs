@@ -1,10 +1,9 @@
-//! The reference: what chapters 02 and 03 of the specification say of turns,
-//! for one user with one model, without a line of the code under test.
-//!
-//! It is told what clients, provider, clock and watchdog do, and sees the rows
-//! after every transaction. It computes what the rows must be then, and what
-//! clients may be told: an answer must be right for some state of the rows
-//! between question and answer.
+//! The reference model: the rules of chapters 02 and 03 of the specification
+//! about turns, for one user with one model. It uses no code under test.
+//! The history reports the actions of clients, provider, clock and watchdog to
+//! the model, and shows it the rows after every transaction. The model computes
+//! the expected rows and the possible answers: an answer must be right for some
+//! state of the rows between request and answer.
 
 pub(crate) mod rules;
 mod transitions;
@@ -27,37 +26,37 @@ pub(crate) const NOON: i64 = 1_773_144_000 * SECOND;
 pub(crate) const LAST_MINUTES: i64 = 1_772_323_080 * SECOND;
 
 pub(crate) const FIRST_BYTE_LIMIT: Duration = Duration::from_secs(20);
-/// Longer than the watchdog's patience, against the rule for real processes
-/// (TURN-1), so that a live turn can be taken for an orphan.
+/// Longer than the watchdog's timeout, which real processes forbid (TURN-1). So
+/// a watchdog can take a live turn for an orphan.
 pub(crate) const IDLE_LIMIT: Duration = Duration::from_mins(4);
 pub(crate) const TOTAL_LIMIT: Duration = Duration::from_mins(10);
 pub(crate) const WATCHDOG_TIMEOUT: Duration = Duration::from_secs(90);
 /// `server.request_deadline_secs` at its default.
 const REQUEST_DEADLINE: i64 = 30 * SECOND;
-/// What its client is told then.
+/// The answer when the deadline has passed.
 pub(crate) const TIMED_OUT: &str = "504 request_timeout";
-/// What a client is told when nobody knows more.
+/// The answer when the result is not known.
 const FAILED: &str = "503 service_unavailable";
 const NO_CHAT: &str = "404 chat_not_found";
 
 /// `drain.min_secs` and `drain.max_secs`.
 pub(crate) const DRAIN_MIN: Duration = Duration::from_secs(7);
 pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(47);
-/// How long before the end of the latter streams are cut (K8S-50).
+/// How long before `DRAIN_MAX` streams are cut (K8S-50).
 const CUT: Duration = Duration::from_secs(5);
 
 pub(crate) const MAX_OUTPUT: i64 = 100;
-/// Of `std`, micro-credits per token.
+/// Price of `std` in micro-credits per token.
 const OUTPUT_PRICE: i64 = 3;
 const FLOOR: i64 = 50;
-/// Enough for a few turns only.
+/// Enough for a few turns.
 pub(crate) const DAILY_LIMIT: i64 = 2_500;
 pub(crate) const MONTHLY_LIMIT: i64 = 4_000;
 pub(crate) const OVERSHOOT_PCT: i64 = 10;
 
-/// What a client wants.
+/// The request of a client.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Wish {
+pub(crate) enum Command {
     Send { request: Uuid, content: String },
     Retry { target: Uuid },
     Edit { target: Uuid, content: String },
@@ -68,8 +67,8 @@ pub(crate) enum Wish {
     DeleteChat,
 }
 
-impl Wish {
-    /// The turn that an operation is about, or that it will make.
+impl Command {
+    /// The request id of the turn that the command concerns or creates.
     fn request(&self) -> Option<Uuid> {
         match self {
             Self::Send {
@@ -91,7 +90,7 @@ impl Wish {
         )
     }
 
-    /// The turn whose place a new one shall take.
+    /// The turn that a new turn would replace.
     const fn replaced(&self) -> Option<Uuid> {
         match self {
             Self::Retry { target } | Self::Edit { target, .. } => Some(*target),
@@ -100,14 +99,14 @@ impl Wish {
     }
 }
 
-/// Where an operation is.
+/// How far an operation has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Presence {
     /// Its client waits for the answer or reads the stream.
     Waiting,
-    /// Its client has left; what it set in motion may go on.
+    /// Its client has disconnected. The work that it started may continue.
     Left,
-    /// It got its whole answer, or its process is gone.
+    /// It has its whole answer, or its process is gone.
     Over,
 }
 
@@ -118,33 +117,33 @@ pub(crate) enum Presence {
 )]
 pub(crate) struct Operation {
     pub(crate) chat: Uuid,
-    pub(crate) wish: Wish,
+    pub(crate) command: Command,
     pub(crate) presence: Presence,
     began: i64,
     life: u32,
     /// The answers that were right at some moment since it began.
     allowed: BTreeSet<String>,
-    /// The tokens that were right to reserve at some moment since it began.
+    /// The reserves in tokens that were right at some moment since it began.
     reserves: BTreeSet<i64>,
-    /// How many states of the rows it has lived through.
+    /// Number of states of the rows since it began.
     states: u32,
     pub(crate) answer: Option<String>,
     /// The turn that it opened.
     pub(crate) turn: Option<Uuid>,
-    /// A connection to the provider was refused, maybe to its turn.
+    /// A connection to the provider was refused, possibly that of its turn.
     may_be_refused: bool,
-    /// The number at the turnstile of its first transaction.
+    /// The number of its first transaction at the turnstile.
     pub(crate) transaction: Option<u64>,
-    /// Its transaction failed, or the answer to it was lost; it may say so if
-    /// nothing came of it.
+    /// Its transaction failed, or the answer was lost. It may report a failure
+    /// if nothing was changed.
     may_fail: bool,
-    /// It deleted the turn or the chat that it is about, and knows it.
+    /// It deleted its turn or chat, and knows it.
     has_deleted: bool,
-    /// It came when its process began nothing new any more (D29).
+    /// It arrived when its process refused new turns (D29).
     is_refused: bool,
 }
 
-/// What ends a turn from the side of its process.
+/// The reason, known to the process, that ends a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Ending {
     Completed,
@@ -170,17 +169,17 @@ pub(crate) enum Winner {
 #[derive(Clone, Debug)]
 pub(crate) struct Live {
     pub(crate) life: u32,
-    /// What was read from the provider.
+    /// The text read from the provider.
     pub(crate) text: String,
-    /// The provider has the request.
-    asked: bool,
+    /// The provider has received the request.
+    provider_called: bool,
     attempts: u32,
     usage: Usage,
     /// The provider answered with a status of 400 or more (D54).
     refused: bool,
     pub(crate) ending: Option<Ending>,
     pub(crate) winner: Option<Winner>,
-    /// When the provider's silence is too long, and when the call as a whole.
+    /// When the provider's silence is too long, and when the whole call is.
     silence_ends: i64,
     call_ends: i64,
 }
@@ -204,39 +203,40 @@ pub(crate) struct Model {
     pub(crate) operations: Vec<Operation>,
     pub(crate) live: BTreeMap<Uuid, Live>,
     pub(crate) counts: Counts,
-    /// Answers that this process lost and that it may still be asking for.
+    /// Number of lost answers that this process may still be looking up.
     pub(crate) losses: u64,
-    /// When the first answer was lost that somebody may still be asking for.
+    /// When the first of these answers was lost.
     pub(crate) lost_since: Option<i64>,
-    /// Watchdog runs under way, and whether start-up recovery is.
+    /// Number of watchdog runs in progress, and whether start-up recovery is.
     pub(crate) watchdogs: u32,
     pub(crate) recovers: bool,
     pub(crate) provider_is_away: bool,
-    /// The numbers at the turnstile of the writes that happen, in their order;
-    /// several share a transaction.
+    /// The turnstile numbers of the writes that are being made, in order.
+    /// Several may share a transaction.
     pub(crate) happening: Vec<u64>,
-    /// Transactions of this process in which a statement of the writer failed
-    /// and whose jobs may still be tried again.
+    /// Number of transactions of this process in which a writer's statement
+    /// failed and whose jobs may still be retried.
     pub(crate) failures: u32,
-    /// Deletions that a client was told of: chat and key, or the chat itself.
-    told_deletions: BTreeSet<(Uuid, Option<Uuid>)>,
+    /// Deletions that were acknowledged to a client: chat and request id, or
+    /// the chat.
+    acknowledged_deletions: BTreeSet<(Uuid, Option<Uuid>)>,
     pub(crate) drain: Option<Drain>,
 }
 
-/// The timetable of a process that was told to end (K8S-50).
+/// The timetable of a process that received SIGTERM (K8S-50).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Drain {
-    /// When it begins to refuse new turns, and when it cuts those that run.
+    /// When new turns are refused, and when running ones are cut.
     refuses_at: i64,
     cuts_at: i64,
 }
 
 impl Model {
-    /// A client asks; the number of its operation.
-    pub(crate) fn begin(&mut self, chat: Uuid, wish: Wish) -> usize {
+    /// A client sends a request. Returns the number of its operation.
+    pub(crate) fn begin(&mut self, chat: Uuid, command: Command) -> usize {
         let mut operation = Operation {
             chat,
-            wish,
+            command,
             presence: Presence::Waiting,
             began: self.now,
             life: self.life,
@@ -251,7 +251,7 @@ impl Model {
             has_deleted: false,
             is_refused: false,
         };
-        if operation.wish.opens_a_turn() && self.refuses() {
+        if operation.command.opens_a_turn() && self.refuses() {
             operation.is_refused = true;
             let refusal = "503 service_unavailable".to_owned();
             operation.allowed.insert(refusal);
@@ -261,7 +261,7 @@ impl Model {
         self.operations.len() - 1
     }
 
-    /// The client of an operation leaves (TURN-47, TURN-49).
+    /// The client of an operation disconnects (TURN-47, TURN-49).
     pub(crate) fn leave(&mut self, operation: usize) {
         let operation = &mut self.operations[operation];
         operation.presence = match operation.turn {
@@ -273,7 +273,7 @@ impl Model {
         }
     }
 
-    /// The first thing that ends a turn counts (TURN-42).
+    /// The first reason ends a turn (TURN-42).
     fn end(&mut self, turn: Uuid, ending: Ending) {
         if let Some(live) = self.live.get_mut(&turn)
             && live.life == self.life
@@ -282,7 +282,7 @@ impl Model {
         }
     }
 
-    /// A client was answered.
+    /// A client got its answer.
     pub(crate) fn answered(&mut self, number: usize, answer: String) -> anyhow::Result<()> {
         if let Some(request) = answer.strip_prefix("stream ") {
             self.claim(number);
@@ -306,12 +306,13 @@ impl Model {
         }
         let operation = &mut self.operations[number];
         if answer == "deleted" {
-            let deleted = (operation.chat, operation.wish.request());
-            let is_first = self.told_deletions.insert(deleted);
+            let deleted = (operation.chat, operation.command.request());
+            let is_first = self.acknowledged_deletions.insert(deleted);
             ensure!(is_first, "two clients were told that they deleted it");
         }
-        let stops = matches!(operation.wish, Wish::Cancel { .. }) && answer.starts_with("202");
-        let (chat, request) = (operation.chat, operation.wish.request());
+        let stops =
+            matches!(operation.command, Command::Cancel { .. }) && answer.starts_with("202");
+        let (chat, request) = (operation.chat, operation.command.request());
         operation.answer = Some(answer);
         if stops
             && let Some(request) = request
@@ -322,25 +323,26 @@ impl Model {
         Ok(())
     }
 
-    /// Whether everybody who asks for a lost answer would ask again: nobody does
-    /// so for longer than a minute.
+    /// Whether every lookup of a lost answer would be repeated: each is
+    /// repeated for at most a minute.
     pub(crate) fn may_lose(&self) -> bool {
         self.lost_since
             .is_none_or(|since| self.now - since < 50 * SECOND)
     }
 
-    /// The answer to the write with this number at the turnstile is lost.
+    /// The answer to the write with this turnstile number is lost.
     pub(crate) fn lose(&mut self, transaction: u64) {
         self.losses += 1;
         self.lost_since.get_or_insert(self.now);
         if let Some(operation) = self.may_fail(transaction) {
-            // Nobody looks a deleted chat up: to ask again does no harm.
-            operation.has_deleted &= operation.wish != Wish::DeleteChat;
+            // The deletion of a chat is not looked up, because repeating it
+            // does no harm.
+            operation.has_deleted &= operation.command != Command::DeleteChat;
         }
     }
 
-    /// A statement of the writer failed, and with it maybe the transaction that
-    /// these writes shared.
+    /// A writer's statement failed, and possibly the transaction that these
+    /// writes shared.
     pub(crate) fn fail(&mut self, transactions: &[u64]) {
         self.failures += 1;
         for &transaction in transactions {
@@ -348,19 +350,19 @@ impl Model {
         }
     }
 
-    /// Whether everybody whose transaction fails tries again: a finalizer does
-    /// so twice (TURN-37).
+    /// Whether every failed transaction would be retried: a finalization is
+    /// retried twice (TURN-37).
     pub(crate) const fn may_fail_again(&self) -> bool {
         self.failures < 2
     }
 
-    /// Nothing is under way any more.
+    /// Nothing is in progress any more.
     pub(crate) const fn calm_down(&mut self) {
         self.lost_since = None;
         self.failures = 0;
     }
 
-    /// Whoever began this write may say that it failed; the operation, if it is
+    /// The caller of this write may report a failure. Returns its operation, if
     /// known.
     fn may_fail(&mut self, transaction: u64) -> Option<&mut Operation> {
         let life = self.life;
@@ -370,16 +372,15 @@ impl Model {
             operation.may_fail = true;
             return Some(operation);
         }
-        // What asks to stop a turn of a dead process writes after it has read.
+        // A stop request for a turn of a dead process writes after its read.
         for operation in &mut self.operations {
-            let asks = matches!(operation.wish, Wish::Cancel { .. });
+            let asks = matches!(operation.command, Command::Cancel { .. });
             operation.may_fail |= asks && operation.life == life && operation.answer.is_none();
         }
         None
     }
 
-    /// Of two operations that want the same, `number` is the one that opened
-    /// the turn.
+    /// Of two operations with the same command, `number` opened the turn.
     fn claim(&mut self, number: usize) {
         if self.operations[number].turn.is_some() {
             return;
@@ -389,13 +390,13 @@ impl Model {
         }
     }
 
-    /// Another operation without answer that wants the same turn: which of the
-    /// two a new turn belongs to is not known before one is answered.
+    /// Another unanswered operation with the same command. Which of the two
+    /// opened a new turn is not known before one is answered.
     pub(crate) fn twin_of(&self, number: usize) -> Option<usize> {
         let one = &self.operations[number];
         let is_twin = |other: &Operation| {
-            let same = match (&one.wish, &other.wish) {
-                (Wish::Send { request: a, .. }, Wish::Send { request: b, .. }) => a == b,
+            let same = match (&one.command, &other.command) {
+                (Command::Send { request: a, .. }, Command::Send { request: b, .. }) => a == b,
                 (a, b) => a.replaced().is_some() && a.replaced() == b.replaced(),
             };
             same && one.chat == other.chat && other.answer.is_none() && other.life == one.life
@@ -404,11 +405,12 @@ impl Model {
             .find(|&other| other != number && is_twin(&self.operations[other]))
     }
 
-    /// A connection to the provider was refused, it is not known to whom.
+    /// A connection to the provider was refused; the turn is not known.
     pub(crate) fn refused(&mut self) {
         for operation in &mut self.operations {
             let live = operation.turn.and_then(|turn| self.live.get(&turn));
-            let is_connecting = live.is_none_or(|live| !live.asked && live.ending.is_none());
+            let is_connecting =
+                live.is_none_or(|live| !live.provider_called && live.ending.is_none());
             if operation.life == self.life && is_connecting {
                 operation.may_be_refused = true;
             }
@@ -416,7 +418,7 @@ impl Model {
     }
 
     /// The provider read the request of an operation's turn.
-    pub(crate) fn asked(&mut self, operation: usize) -> anyhow::Result<()> {
+    pub(crate) fn provider_called(&mut self, operation: usize) -> anyhow::Result<()> {
         self.claim(operation);
         let turn = self.operations[operation].turn;
         let turn = turn.context("the provider was asked although no turn was opened")?;
@@ -425,15 +427,15 @@ impl Model {
         ensure!(live.ending.is_none(), "asked for a turn that ended");
         live.attempts += 1;
         ensure!(live.attempts <= 2, "asked for the third time");
-        if !live.asked {
+        if !live.provider_called {
             live.call_ends = now + micros(TOTAL_LIMIT);
         }
-        live.asked = true;
+        live.provider_called = true;
         live.silence_ends = now + micros(FIRST_BYTE_LIMIT);
         Ok(())
     }
 
-    /// The provider shows life: the head of its stream, or an event.
+    /// The provider sent the head of its stream, or an event.
     pub(crate) fn provider_shows_life(&mut self, operation: usize, text: &str) {
         let now = self.now;
         if let Some(live) = self.live_of(operation) {
@@ -451,7 +453,7 @@ impl Model {
         }
     }
 
-    /// The provider answers with a status of 400 or more and no usage (D54).
+    /// The provider answered with a status of 400 or more and no usage (D54).
     pub(crate) fn provider_refuses(&mut self, operation: usize, code: &'static str) {
         if let Some(live) = self.live_of(operation)
             && live.ending.is_none()
@@ -461,8 +463,8 @@ impl Model {
         }
     }
 
-    /// The provider closed the connection before it said anything. One more
-    /// attempt is allowed (PLAT-119).
+    /// The provider closed the connection before it sent anything. One retry is
+    /// allowed (PLAT-119).
     pub(crate) fn provider_hangs_up(&mut self, operation: usize) {
         let is_away = self.provider_is_away;
         if let Some(live) = self.live_of(operation)
@@ -476,12 +478,13 @@ impl Model {
         self.live.get_mut(&self.operations[operation].turn?)
     }
 
-    /// Time passes: providers are silent for too long, and requests too old.
+    /// Time passes: providers may be silent for too long, and requests may
+    /// exceed their deadline.
     pub(crate) fn advance(&mut self, micros: i64) {
         self.now += micros;
         let (now, life) = (self.now, self.life);
         for live in self.live.values_mut().filter(|live| live.life == life) {
-            if live.asked && now >= live.silence_ends.min(live.call_ends) {
+            if live.provider_called && now >= live.silence_ends.min(live.call_ends) {
                 live.ending
                     .get_or_insert(Ending::Failed("provider_timeout"));
             }
@@ -491,7 +494,8 @@ impl Model {
             let is_late = now >= operation.began + REQUEST_DEADLINE;
             if is_late && operation.presence == Presence::Waiting && operation.answer.is_none() {
                 self.leave(number);
-                // What it set in motion goes on, but it does get an answer.
+                // The work that it started continues, but the client gets an
+                // answer.
                 let operation = &mut self.operations[number];
                 operation.answer = Some(TIMED_OUT.to_owned());
             }
@@ -500,7 +504,8 @@ impl Model {
         self.live_on();
     }
 
-    /// The process is told to end; a second time, to do so at once (K8S-50).
+    /// The process receives SIGTERM. The second one makes it end at once
+    /// (K8S-50).
     pub(crate) fn terminate(&mut self) {
         let drain = match self.drain {
             None => Drain {
@@ -525,7 +530,8 @@ impl Model {
         self.drain.is_some_and(|drain| self.now >= drain.cuts_at)
     }
 
-    /// Microseconds until running turns are cut, if that is to come.
+    /// Microseconds until running turns are cut; `None` if that will not
+    /// happen.
     pub(crate) fn until_cut(&self) -> Option<i64> {
         let left = self.drain?.cuts_at - self.now;
         (left > 0).then_some(left)
@@ -541,7 +547,7 @@ impl Model {
         }
     }
 
-    /// Whether a turn of this process still runs that its client has left.
+    /// Whether a running turn of this process has lost its client.
     pub(crate) fn has_departures(&self) -> bool {
         let departed = Some(Ending::Cancelled(Cancel::Disconnect));
         self.live.iter().any(|(turn, live)| {
@@ -557,7 +563,8 @@ impl Model {
 
     fn live_on(&mut self) {
         for operation in &mut self.operations {
-            // Whose client left, or was told that it took too long, goes on.
+            // The turn of a client that disconnected or exceeded the deadline
+            // continues.
             let goes_on = operation.presence == Presence::Left;
             if goes_on || (operation.presence == Presence::Waiting && operation.answer.is_none()) {
                 operation.live_through(&self.facts, self.now);
@@ -565,7 +572,7 @@ impl Model {
         }
     }
 
-    /// The process is gone with all that it was doing.
+    /// The process is gone with all its work.
     pub(crate) fn crash(&mut self) {
         self.life += 1;
         self.watchdogs = 0;

@@ -1,14 +1,14 @@
-//! What is right to answer for a state of the rows.
+//! The right answers for a state of the rows.
 
 use anyhow::{Context as _, ensure};
 use minichat_core::Timestamp;
 use uuid::Uuid;
 
-use super::{DAILY_LIMIT, MAX_OUTPUT, MONTHLY_LIMIT, NO_CHAT, OUTPUT_PRICE, Operation, Wish};
+use super::{Command, DAILY_LIMIT, MAX_OUTPUT, MONTHLY_LIMIT, NO_CHAT, OUTPUT_PRICE, Operation};
 use crate::facts::{Facts, Message, Turn};
 
 impl Operation {
-    /// Adds what would be a right answer now.
+    /// Adds the answers that would be right now.
     pub(super) fn live_through(&mut self, facts: &Facts, now: i64) {
         self.states += 1;
         let chat = self.chat;
@@ -20,8 +20,8 @@ impl Operation {
             return;
         }
         let day = Timestamp::from_micros(now).date().to_string();
-        match &self.wish {
-            Wish::Send { request, content } => {
+        match &self.command {
+            Command::Send { request, content } => {
                 let need = self::need(content, facts.prior_context(chat, None));
                 self.reserves.insert(need);
                 let answer = match facts.turn_of(chat, *request) {
@@ -32,13 +32,13 @@ impl Operation {
                 };
                 self.allowed.insert(answer);
             }
-            Wish::Retry { target } | Wish::Edit { target, .. } => {
+            Command::Retry { target } | Command::Edit { target, .. } => {
                 if let Some(refusal) = facts.refusal(chat, *target) {
                     self.allowed.insert(refusal.to_owned());
                 } else {
                     let old = facts.message_of(chat, *target, "user");
-                    let content = match (&self.wish, old) {
-                        (Wish::Edit { content, .. }, _) => content.as_str(),
+                    let content = match (&self.command, old) {
+                        (Command::Edit { content, .. }, _) => content.as_str(),
                         (_, Some(message)) => message.content.as_str(),
                         (_, None) => "",
                     };
@@ -48,17 +48,17 @@ impl Operation {
                         self.allowed.insert("429 quota_exceeded".to_owned());
                     }
                 }
-                // In a race with a send either is right (TURN-55).
+                // In a race with a send, either answer is right (TURN-55).
                 if self.states > 1 && facts.running_in(chat).is_some() {
                     self.allowed.insert("409 generation_in_progress".to_owned());
                 }
             }
-            Wish::Delete { target } => {
+            Command::Delete { target } => {
                 if let Some(refusal) = facts.refusal(chat, *target) {
                     self.allowed.insert(refusal.to_owned());
                 }
             }
-            Wish::Cancel { target } => {
+            Command::Cancel { target } => {
                 let answer = match facts.turn_of(chat, *target) {
                     None => "404 turn_not_found".to_owned(),
                     Some((_, turn)) if turn.is_running() => format!("202 {}", turn.status()),
@@ -66,23 +66,23 @@ impl Operation {
                 };
                 self.allowed.insert(answer);
             }
-            Wish::Status { target } => {
+            Command::Status { target } => {
                 let answer = match facts.turn_of(chat, *target) {
                     None => "404 turn_not_found".to_owned(),
                     Some((_, turn)) => format!("200 {}", turn.status()),
                 };
                 self.allowed.insert(answer);
             }
-            Wish::Messages => {
+            Command::Messages => {
                 self.allowed.insert(facts.list(chat));
             }
-            Wish::DeleteChat => {}
+            Command::DeleteChat => {}
         }
     }
 }
 
 impl Turn {
-    /// The turn status of TURN-8 as one text.
+    /// The turn status of TURN-8 as text.
     pub(crate) fn status(&self) -> String {
         let state = match self.state.as_str() {
             "completed" => "done",
@@ -143,7 +143,7 @@ impl Facts {
             .unwrap_or(0)
     }
 
-    /// The least instant of a new turn of `chat` (TURN-6).
+    /// The earliest instant of a new turn in `chat` (TURN-6).
     pub(super) fn next_instant(&self, chat: Uuid) -> i64 {
         let turns = self.turns.values();
         turns
@@ -171,7 +171,7 @@ impl Facts {
         (!is_newest).then_some("409 not_latest_turn")
     }
 
-    /// Soft-deletes a turn with its messages and reports it (TURN-55).
+    /// Soft-deletes a turn with its messages, and reports it (TURN-55).
     pub(super) fn remove(&mut self, id: Uuid, by: Option<Uuid>, audit: &str) -> anyhow::Result<()> {
         let turn = self.turns.get_mut(&id).context("no such turn")?;
         ensure!(!turn.is_deleted, "deleted twice");
@@ -187,7 +187,7 @@ impl Facts {
         Ok(())
     }
 
-    /// The tokens of the newest answer that counts some (QUOTA-37).
+    /// The tokens of the newest answer with a token count (QUOTA-37).
     pub(super) fn prior_context(&self, chat: Uuid, without: Option<Uuid>) -> i64 {
         let messages = self.messages.values();
         messages
@@ -212,7 +212,8 @@ impl Facts {
         admits(daily(day), DAILY_LIMIT) && admits(monthly(day), MONTHLY_LIMIT)
     }
 
-    /// The answer to a send whose request the chat has seen (TURN-43, TURN-44).
+    /// The answer to a send with a request id that the chat has (TURN-43,
+    /// TURN-44).
     pub(super) fn replay(&self, turn: &Turn) -> String {
         match turn.answer.and_then(|id| self.messages.get(&id)) {
             Some(message) if turn.state == "completed" && !turn.is_deleted => {
@@ -227,7 +228,7 @@ impl Facts {
         }
     }
 
-    /// The messages of a chat as one text.
+    /// The messages of a chat as text.
     pub(super) fn list(&self, chat: Uuid) -> String {
         let messages = self.messages.values();
         let mut listed: Vec<&Message> = messages
@@ -240,7 +241,7 @@ impl Facts {
         format!("200 {}", texts.collect::<Vec<_>>().join("|"))
     }
 
-    /// Where `other` differs, for people.
+    /// The differences to `other`, as text.
     pub(super) fn differs(&self, other: &Self) -> String {
         let mut lines = Vec::new();
         let mut compare = |name: &str, expected: String, found: String| {

@@ -1,4 +1,4 @@
-//! What a transaction may make of the rows.
+//! The changes that a transaction may make to the rows.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,18 @@ use uuid::Uuid;
 
 use super::rules::{daily, monthly};
 use super::{
-    Cancel, DAILY_LIMIT, Ending, FLOOR, Live, MAX_OUTPUT, MONTHLY_LIMIT, Model, OUTPUT_PRICE,
-    OVERSHOOT_PCT, Operation, Presence, WATCHDOG_TIMEOUT, Winner, Wish, micros, signed,
+    Cancel, Command, DAILY_LIMIT, Ending, FLOOR, Live, MAX_OUTPUT, MONTHLY_LIMIT, Model,
+    OUTPUT_PRICE, OVERSHOOT_PCT, Operation, Presence, WATCHDOG_TIMEOUT, Winner, micros, signed,
 };
 use crate::facts::{Cell, Facts, Message, Turn, UsageEvent};
 use crate::provider::Usage;
 
-/// When `turn` will have shown no life for too long (TURN-57).
+/// When `turn` becomes stale (TURN-57).
 pub(crate) fn stale_at(turn: &Turn) -> i64 {
     turn.last_progress_at + micros(WATCHDOG_TIMEOUT)
 }
 
-/// What one write makes of the rows.
+/// The change that one write makes.
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Inserted(Uuid),
@@ -29,7 +29,7 @@ enum Change {
     ChatDeleted(Uuid),
 }
 
-/// How the rows `after` differ from those `before`.
+/// The changes from `before` to `after`.
 fn changes(before: &Facts, after: &Facts) -> Vec<Change> {
     let mut changes = Vec::new();
     for (id, turn) in &after.turns {
@@ -53,9 +53,8 @@ fn changes(before: &Facts, after: &Facts) -> Vec<Change> {
 }
 
 impl Model {
-    /// The rows after a transaction: they must be what the model makes of the
-    /// rows before it. Two writes that shared the transaction came one after the
-    /// other, in an order that is not seen.
+    /// Checks the rows after a transaction against the model. If two writes
+    /// shared the transaction, their order is not known.
     pub(crate) fn observe(&mut self, after: &Facts) -> anyhow::Result<()> {
         let mut changes = changes(&self.facts, after);
         if self.happening.len() > 1 && changes.len() > 1 {
@@ -110,7 +109,7 @@ impl Model {
         }
     }
 
-    /// A new running turn, maybe in the place of another (TURN-11, TURN-55).
+    /// A new running turn, possibly a replacement (TURN-11, TURN-55).
     fn inserted(
         &mut self,
         expected: &mut Facts,
@@ -121,12 +120,12 @@ impl Model {
         let number = self.opener(expected, after, turn)?;
         let operation = &self.operations[number];
         let content = operation.message(expected)?;
-        if let Some(target) = operation.wish.replaced() {
+        if let Some(target) = operation.command.replaced() {
             let (old, _) = expected
                 .turn_of(turn.chat, target)
                 .context("no turn to replace")?;
-            let kind = match operation.wish {
-                Wish::Retry { .. } => "turn_retry",
+            let kind = match operation.command {
+                Command::Retry { .. } => "turn_retry",
                 _ => "turn_edit",
             };
             expected.remove(old, Some(turn.request), kind)?;
@@ -206,10 +205,10 @@ impl Model {
         let is_opener = |operation: &Operation| {
             let fits = match replaced {
                 None => {
-                    matches!(&operation.wish, Wish::Send { request, .. } if *request == turn.request)
+                    matches!(&operation.command, Command::Send { request, .. } if *request == turn.request)
                 }
                 Some(target) => {
-                    operation.wish.replaced() == Some(target)
+                    operation.command.replaced() == Some(target)
                         && expected.refusal(operation.chat, target).is_none()
                 }
             };
@@ -229,8 +228,9 @@ impl Model {
                 is_opener(operation) && says_it(operation)
             })
             .collect();
-        // Which of several it was is known by its transaction, or else seen by
-        // who is answered with the stream; one that waits is.
+        // If several could have opened it, the transaction decides, or
+        // otherwise the one that gets the stream. One that still waits is
+        // chosen.
         let waits = |number: &&usize| self.operations[**number].presence == Presence::Waiting;
         let happens = |number: &&usize| self.operations[**number].happens_in(&self.happening);
         let chosen = found.iter().find(happens);
@@ -256,7 +256,7 @@ impl Model {
             Live {
                 life: self.life,
                 text: String::new(),
-                asked: false,
+                provider_called: false,
                 refused: false,
                 attempts: 0,
                 usage: None,
@@ -349,13 +349,16 @@ impl Model {
         ensure!(live.life == life, "its process is gone");
         ensure!(live.winner.is_none(), "its process had ended it before");
         live.winner = Some(Winner::Process);
-        if may_be_refused && !live.asked && turn.error_code.as_deref() == Some("provider_error") {
+        if may_be_refused
+            && !live.provider_called
+            && turn.error_code.as_deref() == Some("provider_error")
+        {
             live.ending = Some(Ending::Failed("provider_error"));
         }
         let ending = live.ending.context("nothing ended the turn")?;
         let usage = live.usage;
         let method = match usage {
-            _ if !live.asked || live.refused => "released",
+            _ if !live.provider_called || live.refused => "released",
             Some(_) => "actual",
             None => "estimated",
         };
@@ -383,7 +386,7 @@ impl Model {
         })
     }
 
-    /// How many turns a watchdog would find now (TURN-57).
+    /// Number of turns that a watchdog would find now (TURN-57).
     pub(crate) fn orphans(&self) -> usize {
         let turns = self.facts.turns.values();
         turns.filter(|turn| self.is_orphan(turn)).count()
@@ -420,7 +423,7 @@ impl Model {
         })
     }
 
-    /// The winner records the end, once (D1).
+    /// The winner records the end once (D1).
     fn count(&mut self, settled: &Settled) {
         let counts = &mut self.counts;
         if settled.state == "completed" {
@@ -440,22 +443,22 @@ impl Model {
         }
     }
 
-    /// Deleted without a replacement (TURN-55).
+    /// A deletion without a replacement (TURN-55).
     fn deleted(&mut self, expected: &mut Facts, id: Uuid) -> anyhow::Result<()> {
         let turn = expected.turns.get(&id).context("no such turn")?;
         let refusal = expected.refusal(turn.chat, turn.request);
         ensure!(refusal.is_none(), "deleted, but {refusal:?}");
         let request = turn.request;
-        let wish = Wish::Delete { target: request };
-        let may_delete = self.may_have_deleted(|operation| operation.wish == wish);
+        let command = Command::Delete { target: request };
+        let may_delete = self.may_have_deleted(|operation| operation.command == command);
         ensure!(may_delete, "nobody may delete this turn now");
         expected.remove(id, None, "turn_delete")
     }
 
-    /// Its turns stay as they are, also one that runs (API-55, TURN-53).
+    /// Its turns stay as they are, even a running one (API-55, TURN-53).
     fn chat_deleted(&mut self, expected: &mut Facts, chat: Uuid) -> anyhow::Result<()> {
         let may_delete = self.may_have_deleted(|operation| {
-            operation.wish == Wish::DeleteChat && operation.chat == chat
+            operation.command == Command::DeleteChat && operation.chat == chat
         });
         ensure!(may_delete, "nobody may delete this chat now");
         expected.deleted_chats.insert(chat);
@@ -464,8 +467,8 @@ impl Model {
         Ok(())
     }
 
-    /// Whether one of the operations that `want` it may have deleted something:
-    /// of those that happen it was the first.
+    /// Whether one of the operations that `want` it may have made the deletion:
+    /// it is the first of those in progress.
     fn may_have_deleted(&mut self, want: impl Fn(&Operation) -> bool) -> bool {
         let life = self.life;
         let mut any = false;
@@ -487,7 +490,7 @@ impl Model {
         any
     }
 
-    /// A sign of life (TURN-7).
+    /// Progress (TURN-7).
     fn progressed(&self, expected: &mut Facts, id: Uuid, turn: &Turn) -> anyhow::Result<()> {
         let live = self.live.get(&id).context("no process has the turn")?;
         ensure!(live.life == self.life, "progress of a dead process");
@@ -502,7 +505,7 @@ impl Model {
         Ok(())
     }
 
-    /// What holds at every moment.
+    /// Invariants that hold at every moment.
     fn check_invariants(&self) -> anyhow::Result<()> {
         let facts = &self.facts;
         let mut reserved = BTreeMap::<_, i64>::new();
@@ -522,7 +525,7 @@ impl Model {
         Ok(())
     }
 
-    /// What holds when nothing is under way any more.
+    /// Invariants that hold when nothing is in progress any more.
     pub(crate) fn check_end(&self) -> anyhow::Result<()> {
         let running = self.facts.turns.values().find(|turn| turn.is_running());
         ensure!(running.is_none(), "left running: {running:?}");
@@ -544,7 +547,7 @@ struct Settled {
 }
 
 impl Operation {
-    /// Whether one of the writes that happen is its own.
+    /// Whether one of the writes being made is its own.
     fn happens_in(&self, happening: &[u64]) -> bool {
         let transaction = self.transaction;
         transaction.is_some_and(|number| happening.contains(&number))
@@ -552,9 +555,9 @@ impl Operation {
 
     /// The message of the turn that it opens.
     fn message(&self, before: &Facts) -> anyhow::Result<String> {
-        Ok(match &self.wish {
-            Wish::Send { content, .. } | Wish::Edit { content, .. } => content.clone(),
-            Wish::Retry { target } => before
+        Ok(match &self.command {
+            Command::Send { content, .. } | Command::Edit { content, .. } => content.clone(),
+            Command::Retry { target } => before
                 .message_of(self.chat, *target, "user")
                 .context("a retry of a turn without message")?
                 .content

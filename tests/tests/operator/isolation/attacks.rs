@@ -1,4 +1,4 @@
-//! Attacks by what is no field of a spec.
+//! Attacks by means other than the fields of a spec.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::world::World;
 
 type Attack = (&'static str, Value);
 
-/// Tenants whose metadata is the victim's, or speaks of it.
+/// Tenants whose metadata is copied from the victim or refers to it.
 pub(super) fn of_metadata(world: &World) -> Vec<Attack> {
     let uid = world.before("ChatTenant")["metadata"]["uid"].clone();
     let evil = tenant(world);
@@ -63,7 +63,7 @@ pub(super) fn of_metadata(world: &World) -> Vec<Attack> {
     ]
 }
 
-/// What the adversary says of its own tenant.
+/// Statuses that the adversary writes on its own tenant.
 pub(super) fn of_status(world: &World) -> Vec<Attack> {
     let victim = world.before("ChatTenant")["status"].clone();
     let mut other_id = victim.clone();
@@ -80,7 +80,7 @@ pub(super) fn of_status(world: &World) -> Vec<Attack> {
     ]
 }
 
-/// Secrets that look like those of the operator, or of the victim.
+/// Secrets that imitate those of the operator or of the victim.
 pub(super) fn of_secrets(world: &World) -> Vec<Attack> {
     let mut rendered = world.before("rendered").clone();
     let metadata = rendered["metadata"].take();

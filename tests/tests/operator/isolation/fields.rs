@@ -1,4 +1,4 @@
-//! Every field of both kinds, with values that are aimed at the victim; where a field can name nobody, its bounds.
+//! Every field of both kinds, with values that target the victim. For fields that cannot name anyone, their bounds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use super::world::{ISSUER, World};
 /// Values by the path of the field.
 pub(super) type Cases = BTreeMap<&'static str, Vec<Value>>;
 
-/// A tenant of the adversary that has every field.
+/// A tenant of the adversary with every field.
 pub(super) fn tenant(world: &World) -> Value {
     json!({
         "apiVersion": "minichat.dev/v1alpha1", "kind": "ChatTenant",
@@ -22,7 +22,7 @@ pub(super) fn tenant(world: &World) -> Value {
             "providers": [{
                 "name": "main", "kind": "OpenAIResponses",
                 "baseUrl": format!("http://{}", world.listener.addr),
-                // A key that the victim's Secret has too: whoever reads that one would send it.
+                // The victim's Secret has this key too, so reading the wrong Secret would send it.
                 "auth": {"secretKeyRef": {"name": "own", "key": "api-key"}},
                 "timeouts": {"connectSeconds": 1, "firstByteSeconds": 2, "idleSeconds": 2, "totalSeconds": 3},
             }],
@@ -189,8 +189,8 @@ fn whom_tenants_name(world: &World) -> Cases {
     ])
 }
 
-/// Fields that decide where calls go, and what they carry. That pods reach only what they should is refused at the
-/// socket and at rendering, and beyond that a matter of network policies; here it shows what an answer tells.
+/// Fields that decide where calls go and what they contain. The connector and the rendering refuse forbidden addresses,
+/// and network policies do the rest. This checks what an answer reveals.
 fn where_tenants_reach(world: &World) -> Cases {
     let pod = world.pod.admin.origin();
     let operator = world.operator.admin.origin();
@@ -257,7 +257,7 @@ fn where_tenants_reach(world: &World) -> Cases {
     ])
 }
 
-/// Fields that can name nobody.
+/// Fields that cannot name anyone.
 fn what_tenants_set() -> Cases {
     let large = vec![json!(0), json!(10_000_000)];
     BTreeMap::from([

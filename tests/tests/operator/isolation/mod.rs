@@ -1,7 +1,6 @@
-//! An adversary who may write `ChatTenant`, `ChatQuota` and `Secret` in one namespace, against a tenant in another:
-//! nothing of that one is read, changed, delayed or denied.
-//!
-//! What no test here can show, since it is a matter of the cluster's network policies, stands in `ARCHITECTURE.md`.
+//! An adversary who may write `ChatTenant`, `ChatQuota` and `Secret` in one namespace, and a victim in another. Nothing
+//! of the victim is read, changed, delayed or denied.
+//! `ARCHITECTURE.md` lists what these tests cannot show because it depends on the cluster's network policies.
 
 mod attacks;
 mod fields;
@@ -59,7 +58,8 @@ async fn no_metadata_and_no_secret_reaches_the_tenants_of_others() -> anyhow::Re
     world.victim_is_served().await
 }
 
-/// K8S-8, K8S-11: while many tenants of the adversary are refused, each for another reason, an edit of the victim lands.
+/// K8S-8, K8S-11: while many tenants of the adversary are refused for different reasons, an edit of the victim is
+/// delivered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_broken_tenants_hold_up_no_edit_of_another_ones() -> anyhow::Result<()> {
     let world = World::new().await?;

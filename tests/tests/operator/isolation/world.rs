@@ -1,4 +1,5 @@
-//! A victim that is served, an adversary with rights in a namespace of its own, and what each attack must leave as it is.
+//! A victim that is served, an adversary with rights in another namespace, and the state that every attack must leave
+//! unchanged.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ pub(super) const KEY: &str = "sk-of-the-victim-alone";
 /// An issuer that only the victim lists.
 pub(super) const ISSUER: &str = "https://login.victim.example";
 const ACCOUNT: &str = "adversary";
-/// What the victim's user has written.
+/// The message of the victim's user.
 const TEXT: &str = "a text that only the victim's user knows";
 
 pub(super) struct World {
@@ -33,7 +34,7 @@ pub(super) struct World {
     pub(super) operator: Operator,
     pub(super) pod: Pod,
     pub(super) victim: Tenant,
-    /// Of the victim.
+    /// The victim's user.
     pub(super) user: Uuid,
     caller: Http,
     chat: String,
@@ -41,7 +42,7 @@ pub(super) struct World {
     /// The adversary's namespace.
     pub(super) namespace: String,
     adversary: Client,
-    /// Where the adversary sees what is sent to it.
+    /// Receives what is sent to the adversary's provider.
     pub(super) listener: ScriptedProvider,
 }
 
@@ -85,12 +86,12 @@ impl World {
         format!("{}/victim", self.site.tenants)
     }
 
-    /// The object of the victim, as its owner sees it.
+    /// The victim's object, as its owner sees it.
     pub(super) fn before(&self, kind: &str) -> &Value {
         &self.before[kind]
     }
 
-    /// Everything of the victim that an attack could change, with the versions of objects.
+    /// Everything of the victim that an attack could change, including resource versions.
     async fn seen(&self) -> anyhow::Result<Value> {
         let (site, victim) = (&self.site, &self.victim);
         Ok(json!({
@@ -103,7 +104,7 @@ impl World {
         }))
     }
 
-    /// Creates `object` as the adversary; what the API server says if it refuses.
+    /// Creates `object` as the adversary. Returns the API server's message if it refuses.
     pub(super) async fn create(&self, object: &Value) -> anyhow::Result<Result<(), String>> {
         let api = self.api(object)?;
         let new: DynamicObject = serde_json::from_value(object.clone())?;
@@ -114,8 +115,8 @@ impl World {
         }
     }
 
-    /// Creates `object`, waits until the operator has looked at it, has its user chat, and removes it again. The victim
-    /// is as it was before, and nothing of it was told.
+    /// Creates `object`, waits until the operator has reconciled it, lets its user chat, and deletes it. The victim
+    /// must be unchanged, and nothing of it may be revealed.
     pub(super) async fn attack(&self, what: &str, object: &Value) -> anyhow::Result<()> {
         if self.create(object).await?.is_ok() {
             let named = || what.to_owned();
@@ -127,7 +128,7 @@ impl World {
         self.is_unharmed(what).await
     }
 
-    /// The same with a status that the adversary writes.
+    /// The same, with a status that the adversary writes.
     pub(super) async fn attack_with_status(
         &self,
         what: &str,
@@ -147,13 +148,14 @@ impl World {
         self.is_unharmed(what).await
     }
 
-    /// The object once the operator has said something of it, which says nothing of the victim.
+    /// The object after the operator has written a status or an event about it, which must reveal nothing of the
+    /// victim.
     async fn looked_at(&self, object: &Value) -> anyhow::Result<Value> {
         let (api, name) = (self.api(object)?, name_of(object)?);
         let has_conditions = object["apiVersion"] == "minichat.dev/v1alpha1";
         let started = Instant::now();
         loop {
-            // One whose owner is not in its namespace is removed as garbage.
+            // An object whose owner is not in its namespace is garbage-collected.
             let Some(found) = api.get_opt(name).await? else {
                 return Ok(object.clone());
             };
@@ -162,26 +164,29 @@ impl World {
             let is_current =
                 found["status"]["observedGeneration"] == found["metadata"]["generation"];
             if !has_conditions || (accepted.is_some() && is_current) {
-                let told = format!("{} {}", found["status"], self.events_of(&found).await?);
+                let reported = format!("{} {}", found["status"], self.events_of(&found).await?);
                 for secret in [
                     KEY,
                     self.site.tenants.as_str(),
                     TEXT,
                     &self.user.to_string(),
                 ] {
-                    // What the adversary has written itself is no news.
+                    // Text that the adversary wrote itself does not count.
                     if !object.to_string().contains(secret) {
-                        assert!(!told.contains(secret), "{secret} is told: {told}");
+                        assert!(!reported.contains(secret), "{secret} is shown: {reported}");
                     }
                 }
                 return Ok(found);
             }
-            anyhow::ensure!(started.elapsed() < SOON, "nobody looks at {found:#}");
+            anyhow::ensure!(
+                started.elapsed() < SOON,
+                "the operator does not reconcile {found:#}"
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// What the operator has told of `object` by events.
+    /// The operator's events about `object`.
     async fn events_of(&self, object: &Value) -> anyhow::Result<String> {
         let events = self.site.api("Event", &self.namespace)?;
         let events = events.list(&ListParams::default()).await?;
@@ -190,7 +195,8 @@ impl World {
         Ok(of_it.map(|event| event["note"].to_string()).collect())
     }
 
-    /// A user of the adversary's tenant sends a message, if the tenant is served: the answer holds nothing of the victim.
+    /// A user of the adversary's tenant sends a message, if the tenant is served. The answer must contain nothing of
+    /// the victim.
     async fn chat_as(&self, tenant: &Value) -> anyhow::Result<()> {
         let Some(id) = tenant["status"]["tenantId"].as_str() else {
             return Ok(());
@@ -224,7 +230,7 @@ impl World {
         Ok(())
     }
 
-    /// Deletes `object`. Finalizers that the adversary has written hold nothing but its own object.
+    /// Deletes `object`. Finalizers of the adversary delay only its own object.
     async fn remove(&self, object: &Value) -> anyhow::Result<()> {
         let (api, name) = (self.api(object)?, name_of(object)?);
         if object["metadata"]["finalizers"].is_array() {
@@ -254,7 +260,7 @@ impl World {
         Ok(())
     }
 
-    /// After everything the victim's users chat on, and the operator has told its key to nobody.
+    /// After all attacks, the victim's users still chat, and the operator has not revealed the victim's key.
     pub(super) async fn victim_is_served(&self) -> anyhow::Result<()> {
         let log = self.operator.log()?;
         assert!(!log.contains(KEY), "{log}");
@@ -309,7 +315,7 @@ async fn adversary(site: &Site, namespace: &str) -> anyhow::Result<Client> {
     site.apply(&own).await?;
     let kubeconfig = site.tier().kubeconfig();
     let client = cluster::service_account(&kubeconfig, namespace, ACCOUNT).await?;
-    // The rights are there a moment after they are written.
+    // The rights take effect a moment after they are written.
     let secrets: Api<k8s_openapi::api::core::v1::Secret> =
         Api::namespaced(client.clone(), namespace);
     let may = async || Ok(secrets.get_opt("own").await.is_ok());

@@ -1,21 +1,21 @@
-//! What befalls a process beside its clients and its provider.
+//! Faults that happen to a process, besides its clients and its provider.
 
 use minichat_store::testing::Waiter;
 
 use super::{End, History};
 use crate::world::{Life, World};
 
-/// Beyond every back-off of those who try again, or look for what became of a
-/// commit.
+/// Longer than every back-off of a retry or of the resolution of a commit in
+/// doubt.
 pub(super) const BACK_OFF: u32 = 2_003;
 
-/// How likely each of them is: a crash, a provider that refuses connections or
-/// does so no more, a lost answer, a statement of the writer that fails,
-/// SIGTERM, and the end that it leads to.
-pub(super) type Mishaps = [u32; 6];
+/// The weight of each fault: a crash, a provider that starts or stops to refuse
+/// connections, a lost answer, a failing statement of the writer, SIGTERM, and
+/// the end that follows it.
+pub(super) type FaultWeights = [u32; 6];
 
 impl History {
-    pub(super) fn mishaps(&self, life: &Life, waiting: &[Waiter]) -> Mishaps {
+    pub(super) fn fault_weights(&self, life: &Life, waiting: &[Waiter]) -> FaultWeights {
         let may_lose = self.may_advance() && self.model.may_lose();
         let is_over = self.drain.as_ref().map(|drain| drain.run.is_finished());
         [
@@ -36,13 +36,13 @@ impl History {
         ]
     }
 
-    /// `Some` if it ends the process.
-    pub(super) async fn mishap(
+    /// Injects one fault. `Some` if it ends the process.
+    pub(super) async fn inject_fault(
         &mut self,
         world: &mut World,
         life: &Life,
         waiting: &[Waiter],
-        weights: Mishaps,
+        weights: FaultWeights,
     ) -> anyhow::Result<Option<End>> {
         match self.choices.weighted(&weights) {
             Some(0) => {
@@ -69,9 +69,8 @@ impl History {
         Ok(None)
     }
 
-    /// Before a cut: a turn hears that its client left when it hears that it is
-    /// open, and whichever of departure and cut it hears of first is what ended
-    /// it.
+    /// Called before a cut. A turn learns that its client left when it learns that
+    /// it is open; whichever of disconnect and cut it learns of first ends it.
     pub(super) async fn hear_of_departures(
         &mut self,
         world: &mut World,
@@ -96,8 +95,8 @@ impl History {
         self.settle(world, life, false).await
     }
 
-    /// The write with `number` has happened; its answer waits under the number
-    /// `answer`, unless nobody waits for it.
+    /// The write with `number` was made. Its answer waits as number `answer`,
+    /// unless its caller is gone.
     pub(super) fn remember_answer(&mut self, life: &Life, number: u64, answer: Option<u64>) {
         let mut waiting = life.turnstile.waiting().into_iter();
         let waits = |answer: &u64| waiting.any(|waiter| waiter.number == *answer);
@@ -106,14 +105,14 @@ impl History {
         }
     }
 
-    /// Those that wait for the answer to a write.
+    /// The waiters for the answer of a write.
     fn answers(&self, waiting: &[Waiter]) -> Vec<Waiter> {
         let is_answer = |it: &&Waiter| self.writes.contains_key(&it.number);
         waiting.iter().filter(is_answer).copied().collect()
     }
 
-    /// The answer to a write is lost; whoever waits for it looks again, and as
-    /// soon as its back-off is over the history goes on.
+    /// Loses the answer to a write. Its caller looks the result up, and the
+    /// history continues when the back-off is over.
     async fn lose_answer(
         &mut self,
         world: &mut World,
