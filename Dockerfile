@@ -1,4 +1,4 @@
-# The images of minichat, each one static program and nothing else:
+# The images of minichat. Each contains one static program and nothing else:
 #
 #   docker build --target dataplane --tag minichat-dataplane:0.1.0 --build-arg REVISION=$(git rev-parse HEAD) .
 #   docker build --target operator --tag minichat-operator:0.1.0 --build-arg REVISION=$(git rev-parse HEAD) .
@@ -46,12 +46,12 @@ USER 65532:65532
 EXPOSE 9090
 ENTRYPOINT ["/minichat-operator"]
 
-# A provider for demos and tests, which answers as told.
+# A scripted provider for demos and tests.
 FROM scratch AS scripted-provider
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="minichat-scripted-provider" \
-  org.opencontainers.image.description="Answers like a provider of models, as told" \
+  org.opencontainers.image.description="Scripted model provider for demos and tests" \
   org.opencontainers.image.licenses="Apache-2.0" \
   org.opencontainers.image.version="${VERSION}" \
   org.opencontainers.image.revision="${REVISION}"

@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM end a run in order, so that no subject is left behind.
+//! Handles SIGINT and SIGTERM, so that an interrupted run leaves no process
+//! behind.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,7 +18,7 @@ pub fn watch() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Fails when this program was asked to end.
+/// Fails if a signal has arrived.
 pub fn check() -> anyhow::Result<()> {
     let interrupted = INTERRUPTED
         .get()

@@ -268,7 +268,7 @@ impl Measuring<'_> {
         Ok(())
     }
 
-    /// The measurements of `work` while many streams run.
+    /// Runs `work` while many streams are open.
     fn beside_a_crowd<T>(
         &self,
         work: impl Future<Output = anyhow::Result<T>>,

@@ -119,7 +119,7 @@ struct Head {
     status: u16,
     framing: Framing,
     keep_alive: bool,
-    /// Bytes of the head, including the empty line.
+    /// Length of the head in bytes, including the empty line.
     length: usize,
 }
 

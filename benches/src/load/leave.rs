@@ -13,12 +13,12 @@ use super::events::EventReader;
 use super::reading::latencies;
 use crate::clock::monotonic_nanos;
 
-/// A stream that can be stopped by a request of its own.
+/// A stream that can be stopped by another request.
 #[derive(Debug)]
 pub struct Stoppable {
-    /// Opens it.
+    /// The request that opens it.
     pub stream: Bytes,
-    /// Stops it.
+    /// The request that stops it.
     pub stop: Bytes,
 }
 
@@ -48,19 +48,19 @@ pub async fn stop(
 ) -> anyhow::Result<Histogram<u64>> {
     let mut times = latencies()?;
     let mut observer = Observer::new(provider, times.high());
-    let mut asking = Connection::new(target);
+    let mut canceller = Connection::new(target);
     for stream in streams {
         let before = observer.abandoned().await?;
         let token = Notify::new();
         let stopping = async {
             token.notified().await;
             let stopped_at = monotonic_nanos();
-            let asked = asking.exchange(&stream.stop, |_, _| ());
-            let left = observer.abandoned_since(before, stopped_at);
-            let (asked, left) = tokio::join!(asked, left);
-            let status = asked?.status;
+            let stopped = canceller.exchange(&stream.stop, |_, _| ());
+            let aborted = observer.abandoned_since(before, stopped_at);
+            let (stopped, aborted) = tokio::join!(stopped, aborted);
+            let status = stopped?.status;
             ensure!(status == 202, "a stop was answered with {status}");
-            left
+            aborted
         };
         let mut connection = Connection::new(target);
         let mut events = EventReader::default();
@@ -85,7 +85,7 @@ pub async fn stop(
     Ok(times)
 }
 
-/// When the connection was closed.
+/// Returns when the connection was closed.
 async fn open_and_leave(target: SocketAddr, request: &[u8]) -> anyhow::Result<u64> {
     let mut connection = Connection::new(target);
     let mut events = EventReader::default();
@@ -103,7 +103,7 @@ async fn open_and_leave(target: SocketAddr, request: &[u8]) -> anyhow::Result<u6
     Ok(left_at)
 }
 
-/// Asks the provider for its counters.
+/// Reads the provider's counters.
 struct Observer {
     connection: Connection,
     request: Bytes,

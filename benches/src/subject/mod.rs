@@ -57,14 +57,14 @@ impl Subject {
     }
 }
 
-/// What is needed to start the subjects.
+/// The settings to start the subjects.
 #[derive(Debug)]
 pub struct Setup {
     /// Directory of the release binaries.
     pub binaries: PathBuf,
-    /// Database for the data plane on PostgreSQL; it is left out without one.
+    /// Database for the data plane on PostgreSQL. Without it, this subject is left out.
     pub postgres_url: Option<String>,
-    /// Subjects to start; the scripted provider always is.
+    /// Subjects to start. The scripted provider always starts.
     pub subjects: Vec<Subject>,
 }
 

@@ -4,7 +4,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end }}
 
-{{/* First part of every object's name; 40 characters leave room for what follows. */}}
+{{/* First part of every object's name; 40 characters leave room for the suffix. */}}
 {{- define "minichat.fullname" -}}
 {{- $name := include "minichat.name" . -}}
 {{- if .Values.fullnameOverride -}}
@@ -20,17 +20,17 @@
 {{- include "minichat.fullname" . }}-operator
 {{- end }}
 
-{{/* Owns what the operator makes, so that it goes with the release. */}}
+{{/* Owns the Secrets that the operator renders, so that they are deleted with the release. */}}
 {{- define "minichat.managed" -}}
 {{- include "minichat.fullname" . }}-managed
 {{- end }}
 
-{{/* Held by the operator that works: one for each pool in the namespace. */}}
+{{/* The Lease of the leading operator; one per pool in the namespace. */}}
 {{- define "minichat.operatorLease" -}}
 minichat-operator-{{ .Values.pool.name }}
 {{- end }}
 
-{{/* Outside of the release's namespace: no namespace has a colon in its name, so no other release has the same. */}}
+{{/* Names of cluster-wide objects. Namespaces cannot contain a colon, so no other release has the same name. */}}
 {{- define "minichat.operatorOutside" -}}
 {{ .Release.Namespace }}:{{ include "minichat.operator" . }}
 {{- end }}
@@ -43,12 +43,12 @@ minichat-operator-{{ .Values.pool.name }}
 {{- include "minichat.fullname" . }}-watchdog
 {{- end }}
 
-{{/* On SQLite the pool's pod looks itself: nobody else can open its file. */}}
+{{/* On SQLite the pool's pod runs the watchdog itself, because no other process can open its file. */}}
 {{- define "minichat.hasWatchdog" -}}
 {{- if and (include "minichat.onPostgres" .) (dig "orphan_watchdog" "enabled" true .Values.pool.config) }}true{{ end -}}
 {{- end }}
 
-{{/* Who ends turns that a dead process left running, as the operator calls it. */}}
+{{/* How the turns of crashed processes are ended, in the words of the operator. */}}
 {{- define "minichat.watchdogMode" -}}
 {{- if not (dig "orphan_watchdog" "enabled" true .Values.pool.config) -}}
 disabled
@@ -61,7 +61,7 @@ jobs
 {{- end -}}
 {{- end }}
 
-{{/* Held by whoever looks after the database. */}}
+{{/* The Lease of the running watchdog. */}}
 {{- define "minichat.watchdogLease" -}}
 {{- include "minichat.fullname" . }}-orphan-watchdog
 {{- end }}
@@ -78,7 +78,7 @@ jobs
 {{- default (include "minichat.watchdog" .) .Values.watchdog.serviceAccount.name -}}
 {{- end }}
 
-{{/* What never changes, for selectors: list of root and component. */}}
+{{/* Labels for selectors, which must never change: list of root and component. */}}
 {{- define "minichat.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ include "minichat.name" $root }}
@@ -86,7 +86,7 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
-{{/* The same in one line, as API calls take it. */}}
+{{/* The same as one line, for API calls. */}}
 {{- define "minichat.labelSelector" -}}
 {{- $root := index . 0 -}}
 {{- printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s,app.kubernetes.io/component=%s" (include "minichat.name" $root) $root.Release.Name (index . 1) -}}
@@ -105,7 +105,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- end }}
 {{- end }}
 
-{{/* Labels of a pod: without the chart's version, which would roll pods whose program stays. */}}
+{{/* Labels of a pod, without the chart's version, because a new version would restart pods with an unchanged program. */}}
 {{- define "minichat.podLabels" -}}
 {{- $root := index . 0 -}}
 {{ include "minichat.selector" . }}

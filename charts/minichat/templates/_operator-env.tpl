@@ -1,4 +1,4 @@
-{{/* What the operator shares with the pool stands in one place, so that they cannot disagree. */}}
+{{/* Settings that operator and pool share are rendered in one place, so that they cannot differ. */}}
 {{- define "minichat.operatorEnv" -}}
 {{- $pool := .Values.pool -}}
 - name: MINICHAT_OPERATOR_NAMESPACE
@@ -24,7 +24,7 @@
 - name: MINICHAT_OPERATOR_ORPHAN_TIMEOUT_SECS
   value: {{ dig "orphan_watchdog" "timeout_secs" 300 $pool.config | int | quote }}
 {{- $issuer := dig "auth" "issuer" "" $pool.config }}
-{{- /* What the pods read from their environment is not known here. */}}
+{{- /* Values that pods read from environment variables are not known here. */}}
 {{- if and $issuer (not (contains "${" $issuer)) }}
 - name: MINICHAT_OPERATOR_ISSUER
   value: {{ $issuer | quote }}

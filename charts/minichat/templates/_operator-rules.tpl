@@ -1,4 +1,4 @@
-{{/* What the operator may do where tenants live; the same rules cluster-wide or in each of a list of namespaces. */}}
+{{/* Rights of the operator in tenants' namespaces: the same rules cluster-wide or in each listed namespace. */}}
 {{- define "minichat.operatorTenantRules" -}}
 - apiGroups: [minichat.dev]
   resources: [chattenants]

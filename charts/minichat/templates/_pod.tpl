@@ -1,4 +1,4 @@
-{{/* What both programs' pods share. */}}
+{{/* Parts of the pods of both programs. */}}
 
 {{/* Admitted where pod security `restricted` is enforced (K8S-52). */}}
 {{- define "minichat.podSecurityContext" -}}
@@ -17,7 +17,7 @@ capabilities:
     - ALL
 {{- end }}
 
-{{/* Where pods are placed: the values of one component. */}}
+{{/* Scheduling of pods: the values of one component. */}}
 {{- define "minichat.placement" -}}
 {{- with .nodeSelector }}
 nodeSelector:
@@ -40,7 +40,7 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
-{{/* Probes of the admin listener; a slow start is not a hang. */}}
+{{/* Probes of the admin listener. The startup probe allows for a slow start. */}}
 {{- define "minichat.probes" -}}
 startupProbe:
   httpGet:
@@ -64,7 +64,7 @@ readinessProbe:
   failureThreshold: 2
 {{- end }}
 
-{{/* What every pod's spec begins with. */}}
+{{/* The beginning of every pod's spec. */}}
 {{- define "minichat.podBasics" -}}
 enableServiceLinks: false
 {{- with .Values.image.pullSecrets }}

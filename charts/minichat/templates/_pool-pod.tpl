@@ -4,18 +4,18 @@
 {{- if .Values.database.existingSecret }}true{{ end -}}
 {{- end }}
 
-{{/* Seconds that open streams may go on. The one pod on SQLite is away meanwhile; on PostgreSQL others serve (D50). */}}
+{{/* Seconds for which open streams may continue. On SQLite the API is down meanwhile; on PostgreSQL other pods serve (D50). */}}
 {{- define "minichat.drainMaxSecs" -}}
 {{- $default := ternary 300 20 (eq (include "minichat.onPostgres" .) "true") -}}
 {{- dig "drain" "max_secs" $default .Values.pool.config | int -}}
 {{- end }}
 
-{{/* drain.min + drain.max + 15, so that the kubelet never cuts what the drain would end by itself (K8S-50). */}}
+{{/* drain.min + drain.max + 15, so that the kubelet never kills a pod during its drain (K8S-50). */}}
 {{- define "minichat.terminationGracePeriodSeconds" -}}
 {{- add (int .Values.pool.config.drain.min_secs) (include "minichat.drainMaxSecs" . | int) 15 -}}
 {{- end }}
 
-{{/* The process configuration, with what depends on the database and what the chart has values of its own for. */}}
+{{/* The process configuration, with the settings that depend on the database and those that have their own values. */}}
 {{- define "minichat.poolConfig" -}}
 {{- $drain := dict "max_secs" (include "minichat.drainMaxSecs" . | int) -}}
 {{- $outbound := dict "allow_private" .Values.outbound.allowPrivate -}}
@@ -118,7 +118,7 @@ spec:
 {{ include "minichat.proxyEnv" . }}
 {{- end }}
 
-{{/* The proxy's URL may hold a password, so it is never in the ConfigMap. */}}
+{{/* The proxy's URL may contain a password, so it is never in the ConfigMap. */}}
 {{- define "minichat.proxyEnv" -}}
 {{- with .Values.outbound }}
 {{- if .proxySecret.existingSecret -}}

@@ -1,4 +1,4 @@
-{{/* A ServiceAccount: list of root, component, name and annotations. Pods that need its token say so. */}}
+{{/* A ServiceAccount: list of root, component, name and annotations. Pods that need its token mount it explicitly. */}}
 {{- define "minichat.serviceAccount" -}}
 apiVersion: v1
 kind: ServiceAccount
