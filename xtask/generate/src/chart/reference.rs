@@ -62,7 +62,7 @@ helm upgrade minichat charts/minichat --namespace minichat \\
 On SQLite, one pod owns the database file, so no other pod can serve while it stops. A restart (an upgrade, a change of
 `pool.config`, `kubectl rollout restart`, a drained node) interrupts the API until the old pod has stopped and the new
 one is ready. The new pod opens the file as soon as the old one releases it. The old pod stops at the latest
-`drain.min_secs` + `drain.max_secs` after it was told to, by default after 30 seconds. If an answer is not finished by
+`drain.min_secs` + `drain.max_secs` after Kubernetes ends it, by default after 30 seconds. If an answer is not finished by
 then, minichat stores the part that exists and ends the stream with `stream_interrupted`.
 
 For longer answers, raise `pool.config.drain.max_secs`; the interruption becomes longer only while such answers run. Or use
@@ -107,7 +107,7 @@ const TAIL: &str = "
 ## Outgoing calls
 
 Tenants choose the addresses of their providers and issuers. Operator and data plane therefore refuse addresses that
-nobody should call: loopback and private addresses unless `outbound.allowPrivate` lists them, and always link-local, cloud
+no tenant should reach: loopback and private addresses unless `outbound.allowPrivate` lists them, and always link-local, cloud
 metadata, multicast and reserved addresses and the pool's own listeners. The data plane checks again when it opens a
 connection, after it has resolved the name. A tenant with a refused address has `Accepted=False` and a message that names
 the entry to add. To allow a model server in the cluster:
@@ -117,7 +117,7 @@ helm upgrade minichat charts/minichat --namespace minichat --reuse-values \\
   --set 'outbound.allowPrivate={.models.svc.cluster.local}' --set pool.config.provider_http.allow_http=true
 ```
 
-Allow single namespaces or addresses. Whoever may create Services in the namespace `models` chooses the address behind
+Allow single namespaces or addresses. A user who may create Services in the namespace `models` chooses the address behind
 `.models.svc.cluster.local`, and a network such as `10.0.0.0/8` contains pods, Services, nodes and the API server.
 
 Use `networkPolicy.poolEgress` to block what these checks cannot block:
