@@ -53,6 +53,8 @@ struct Losses {
     unseen: Mutex<Option<String>>,
     /// Number of hidden events.
     hidden: AtomicUsize,
+    /// Method and path of each write so far, but for the Lease.
+    writes: Mutex<Vec<String>>,
 }
 
 struct Way {
@@ -159,6 +161,11 @@ impl LossyWay {
         self.losses.hidden.load(Ordering::SeqCst)
     }
 
+    /// Method and path of each write so far, refused ones too. The Lease, which is renewed all the time, is left out.
+    pub fn writes(&self) -> Vec<String> {
+        writes(&self.losses).clone()
+    }
+
     /// Number of answers that will still be lost.
     pub fn to_lose(&self) -> usize {
         self.losses.marks.load(Ordering::SeqCst)
@@ -201,6 +208,9 @@ impl Way {
             .uri
             .query()
             .is_some_and(|query| query.contains("watch=true"));
+        if parts.method != Method::GET && !path.contains("/leases") {
+            writes(&self.losses).push(format!("{} {path}", parts.method));
+        }
         if let Some(refusal) = self.losses.refusal(&parts.method, path) {
             return Ok(refusal);
         }
@@ -279,6 +289,10 @@ fn takes_one(remaining: &AtomicUsize) -> bool {
 
 fn unseen(losses: &Losses) -> std::sync::MutexGuard<'_, Option<String>> {
     losses.unseen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn writes(losses: &Losses) -> std::sync::MutexGuard<'_, Vec<String>> {
+    losses.writes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn contains(event: &Bytes, text: &str) -> bool {
