@@ -1,6 +1,5 @@
-//! For every CEL rule a manifest that it accepts and one that it refuses
-//! (K8S-6). Run here without a cluster, and by the suites against an API server,
-//! which alone knows the cost of a rule.
+//! For every CEL rule, a manifest that it accepts and one that it refuses (K8S-6). Tests run them
+//! here without a cluster, and against an API server, which also limits the cost of a rule.
 
 use serde_json::{Value, json};
 

@@ -103,7 +103,7 @@ pub struct ChatQuotaSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TenantRef {
-    /// Its name.
+    /// Name of the `ChatTenant`.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
@@ -185,7 +185,7 @@ pub struct ChatQuotaStatus {
     /// Revision of the tenant's configuration that contains the quota.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_revision: Option<String>,
-    /// How many users the quota lists.
+    /// Number of users that the quota lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subjects: Option<i64>,
     /// Conditions of the quota, such as `Ready`.

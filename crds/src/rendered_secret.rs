@@ -1,9 +1,8 @@
-//! The rendered Secret (K8S-20): one tenant's configuration on its way from the
-//! operator to the data plane. Both link this module, so that what one writes
-//! is what the other reads.
+//! The rendered Secret (K8S-20), which carries one tenant's configuration from the operator to
+//! the data plane. Both use this module, so they agree on the format.
 //!
-//! `tenant.json` holds the document and no secret value, `credentials.json` the
-//! credentials by reference name, the annotation [`REVISION`] names the two.
+//! `tenant.json` holds the document without any secret value, `credentials.json` holds the
+//! credentials by reference name, and the annotation [`REVISION`] identifies both together.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +32,8 @@ pub const SOURCE: &str = "minichat.dev/source";
 /// same name is another. Older operators did not write it.
 pub const SOURCE_UID: &str = "minichat.dev/source-uid";
 /// Label, with the value `true`, of the Secrets that tenants of their namespace may
-/// name (D49): else whoever may write a tenant could send any Secret to himself.
+/// name (D49). Without it, a user who may write tenants could read any Secret by sending it to
+/// a provider of his own.
 pub const CREDENTIALS_LABEL: &str = "minichat.dev/credentials";
 /// Label with the name of the pool that serves the tenant.
 pub const POOL_LABEL: &str = "minichat.dev/pool";

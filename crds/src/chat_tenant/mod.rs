@@ -92,7 +92,7 @@ pub use status::{ChatTenantStatus, Contender, DataPlane};
 pub struct ChatTenantSpec {
     /// Id of the tenant in the API, the database and the metrics: a UUID of any
     /// version but 5. Without it, a UUID derived from `namespace/name`, shown in
-    /// the status. It is set when the object is created or never.
+    /// the status. It can be set only when the object is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 36), regex(pattern = UUID), extend("x-kubernetes-validations" = [{
         "rule": "!self.matches('^[0-9a-f]{8}-[0-9a-f]{4}-5|^[0-]+$|^[f-]+$')",
@@ -101,7 +101,8 @@ pub struct ChatTenantSpec {
     pub tenant_id: Option<String>,
 
     /// The pool that serves the tenant: `pool.name` of a release of the chart. It
-    /// cannot be changed. On a laptop one process serves the tenants of every pool.
+    /// cannot be changed. Without a cluster, one process serves the tenants of all
+    /// pools.
     #[serde(default = "default_pool")]
     #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL), extend(
         "x-kubernetes-validations" = [{
@@ -116,19 +117,19 @@ pub struct ChatTenantSpec {
     #[schemars(length(max = 253))]
     pub display_name: String,
 
-    /// Refuses requests with 403 while running streams end normally.
+    /// If true, new requests get 403. Running streams end normally.
     #[serde(default)]
     pub suspended: bool,
 
-    /// What the tenant is licensed for.
+    /// Licensed features.
     #[serde(default)]
     pub features: Features,
 
-    /// Who may open the tenant.
+    /// Whose tokens give access to the tenant.
     #[serde(default)]
     pub auth: TenantAuth,
 
-    /// Where models are served, by name.
+    /// Endpoints that serve models, by name.
     #[schemars(length(min = 1, max = 16), extend(
         "x-kubernetes-list-type" = "map",
         "x-kubernetes-list-map-keys" = ["name"]
@@ -166,7 +167,7 @@ pub struct ChatTenantSpec {
     #[serde(default)]
     pub streaming: Streaming,
 
-    /// What a request carries besides the new message.
+    /// What a request to the provider contains besides the new message.
     #[serde(default)]
     pub context: Context,
 }
@@ -177,11 +178,11 @@ const UUID: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 /// What Kubernetes takes as a name without dots, and as the value of a label.
 const DNS_LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
 
-/// What a tenant is licensed for.
+/// Licensed features.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Features {
-    /// The chat API. Without it every request gets 403.
+    /// The chat API. If false, every request gets 403.
     pub ai_chat: bool,
 }
 
@@ -191,12 +192,12 @@ impl Default for Features {
     }
 }
 
-/// Who may open the tenant.
+/// Whose tokens give access to the tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TenantAuth {
-    /// Issuers of `OpenID` Connect whose tokens open the tenant, and nothing else
-    /// does. Without one the tenant is opened as the process says (`auth.mode`).
+    /// Issuers of `OpenID` Connect. Only their tokens give access to the tenant.
+    /// Without any, `auth.mode` of the process decides who has access.
     #[schemars(length(max = 8), extend(
         "x-kubernetes-list-type" = "map",
         "x-kubernetes-list-map-keys" = ["issuer"]
@@ -209,19 +210,19 @@ pub struct TenantAuth {
 #[serde(rename_all = "camelCase")]
 pub struct Issuer {
     /// The claim `iss` of its tokens, exactly as they have it. Its discovery
-    /// document tells where the keys are. Plain `http://` and private addresses
-    /// only where the process allows them.
+    /// document says where the keys are. Plain `http://` and private addresses
+    /// work only if the process allows them.
     #[schemars(length(max = 512), extend("x-kubernetes-validations" = [{
         "rule": r"self.matches('^https?://[A-Za-z0-9._\\[\\]-][!$-;=A-Z\\[\\]_a-z~]*$') && !self.contains('@')",
         "message": "must be the claim iss of the tokens, a URL without query such as https://login.example.com"
     }]))]
     pub issuer: String,
 
-    /// What the claim `aud` of its tokens must hold.
+    /// What the claim `aud` of its tokens must contain.
     #[schemars(length(min = 1, max = 512))]
     pub audience: String,
 
-    /// Where the keys are, instead of where the discovery document says.
+    /// Address of the keys, instead of the one in the discovery document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512), extend("x-kubernetes-validations" = [{
         "rule": r"self.matches('^https?://[A-Za-z0-9._\\[\\]-][!$-;=A-Z\\[\\]_a-z~]*$') && !self.contains('@')",
@@ -230,19 +231,21 @@ pub struct Issuer {
     pub jwks_uri: Option<String>,
 
     /// The claim with the tenant's id, for an issuer that several tenants list.
-    /// Without it every token of the issuer opens this tenant, and no other
-    /// tenant may list the issuer.
+    /// Without it, every token of the issuer gives access to this tenant, and no
+    /// other tenant may list the issuer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub tenant_claim: Option<String>,
 
-    /// The claim with the user. What is no UUID becomes one, the same each time.
+    /// The claim that identifies the user. From a value that is no UUID, a UUID is
+    /// derived, always the same one.
     #[serde(default = "sub")]
     #[schemars(length(min = 1, max = 128))]
     pub user_claim: String,
 
-    /// The claim with the scopes, separated by spaces or a list; where it is
-    /// `scope`, `scp` stands in for it. Without the claim nothing is restricted.
+    /// The claim with the scopes: a list, or separated by spaces. If this is `scope`
+    /// and a token lacks it, `scp` is read. Tokens without the claim are not
+    /// restricted.
     #[serde(default = "scope")]
     #[schemars(length(min = 1, max = 128))]
     pub scopes_claim: String,
@@ -254,7 +257,8 @@ pub struct Issuer {
 pub struct KillSwitches {
     /// Premium models are skipped.
     pub disable_premium_tier: bool,
-    /// The same; named as the reason when both are set.
+    /// Premium models are skipped. If both switches are set, users are shown this
+    /// one as the reason.
     pub force_standard_tier: bool,
     /// Messages that ask for web search are refused.
     pub disable_web_search: bool,
@@ -277,11 +281,11 @@ impl Default for Streaming {
     }
 }
 
-/// What a request carries besides the new message.
+/// What a request to the provider contains besides the new message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Context {
-    /// Newest messages of the chat that are sent along.
+    /// Number of the chat's newest messages that are sent along.
     #[schemars(range(min = 0, max = 100))]
     pub recent_messages_limit: u32,
 }

@@ -22,7 +22,7 @@ pub struct Model {
         "message": "must have no control characters"
     }]))]
     pub id: String,
-    /// Name at the provider.
+    /// Name of the model at the provider.
     #[schemars(length(min = 1, max = 256))]
     pub provider_model_id: String,
     /// Name for people.
@@ -32,7 +32,7 @@ pub struct Model {
     #[serde(default)]
     #[schemars(length(max = 4096))]
     pub description: String,
-    /// Name of the provider that serves it.
+    /// Name of the provider that serves the model.
     #[schemars(length(min = 1, max = 63))]
     pub provider_ref: String,
     /// Price class: premium use also draws from the premium allowance.
@@ -40,7 +40,7 @@ pub struct Model {
     /// Disabled models are neither listed nor used.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// Such as `VISION_INPUT`.
+    /// Capabilities, such as `VISION_INPUT`.
     #[serde(default)]
     #[schemars(length(max = 32), inner(length(max = 64)))]
     pub multimodal_capabilities: Vec<String>,
@@ -66,13 +66,13 @@ pub struct Model {
     /// How the tokens of a request are estimated before it is sent.
     #[serde(default)]
     pub estimation_budgets: EstimationBudgets,
-    /// Sampling parameters; what is left out is not sent.
+    /// Sampling parameters. Those that are left out are not sent.
     #[serde(default)]
     pub api_params: ApiParams,
-    /// Hints for user interfaces and the default flag.
+    /// The default model, and hints for user interfaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preference: Option<Preference>,
-    /// Instructions of every request; empty means none.
+    /// Instructions in every request; empty means none.
     #[serde(default)]
     #[schemars(length(max = 65536))]
     pub system_prompt: String,
@@ -100,7 +100,7 @@ pub struct EstimationBudgets {
     /// Per cent added to the estimate.
     #[schemars(range(min = 0, max = 1000))]
     pub safety_margin_pct: u32,
-    /// Output tokens that a stopped turn is charged at least.
+    /// Smallest number of output tokens that a stopped turn is charged for.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub minimal_generation_floor: u32,
 }
@@ -120,11 +120,11 @@ impl Default for EstimationBudgets {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiParams {
-    /// Randomness.
+    /// Sampling temperature; higher is more random.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 2))]
     pub temperature: Option<f64>,
-    /// Share of probability that is considered.
+    /// Nucleus sampling: share of probability that is considered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1))]
     pub top_p: Option<f64>,
@@ -140,11 +140,11 @@ pub struct ApiParams {
     #[serde(default)]
     #[schemars(length(max = 4), inner(length(min = 1, max = 256)))]
     pub stop: Vec<String>,
-    /// How much a reasoning model thinks, such as `low`.
+    /// Effort of a reasoning model, such as `low`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub reasoning_effort: Option<String>,
-    /// Further parameters, passed as they are under the key `extra_body`.
+    /// Further parameters, sent unchanged under the key `extra_body`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub extra_body: Option<Map<String, Value>>,

@@ -1,4 +1,4 @@
-//! Where models are served, and how calls are authenticated.
+//! Providers of models, and how calls to them are authenticated.
 
 use minichat_config::tenant::request_line::REFUSED_HEADERS;
 use schemars::JsonSchema;
@@ -14,12 +14,12 @@ pub struct Provider {
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
 
-    /// Which protocol the endpoint speaks.
+    /// Protocol of the endpoint.
     pub kind: ProviderKind,
 
-    /// Scheme, host and port, such as `https://api.openai.com`. Plain `http://`
-    /// and addresses of the cluster or of a private network only where the process
-    /// allows them (`outbound.allow_private`).
+    /// Scheme, host and port, such as `https://api.openai.com`. Plain `http://`,
+    /// and addresses of the cluster or of a private network, work only if the
+    /// process allows them (`provider_http.allow_http`, `outbound.allow_private`).
     #[schemars(length(max = 300), extend("x-kubernetes-validations" = [{
         "rule": r"self.matches('^https?://(\\[[0-9A-Fa-f:.]+\\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?$')",
         "message": "must be http:// or https:// with a host and no path, such as https://api.openai.com; write the path into apiPath"
@@ -27,7 +27,7 @@ pub struct Provider {
     pub base_url: String,
 
     /// Path and query of the generation call; `{model}` stands for the model's
-    /// name. Without it the kind's usual path.
+    /// name. Default: the usual path of the kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512), extend("x-kubernetes-validations" = [{
         "rule": "self.matches('^/(?:(?:[A-Za-z0-9._~!$&()*+,;=:@%?-]|[{]model[}])(?:[A-Za-z0-9._~!$&()*+,;=:@%?/-]|[{]model[}])*)?$')",
@@ -35,15 +35,15 @@ pub struct Provider {
     }]))]
     pub api_path: Option<String>,
 
-    /// The header with the credential; without it none is sent.
+    /// The header with the credential. Without it, no credential is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
 
-    /// When a call is given up.
+    /// Time limits of a call.
     #[serde(default)]
     pub timeouts: Timeouts,
 
-    /// Whether penalties and stop sequences are sent. Without it only to
+    /// Whether penalties and stop sequences are sent. Default: only to
     /// `OpenAIChatCompletions` and `VllmResponses`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub send_penalties: Option<bool>,
@@ -83,7 +83,7 @@ pub struct Auth {
         }
     ]))]
     pub header: String,
-    /// What precedes the credential.
+    /// Text before the credential.
     #[serde(default = "bearer")]
     #[schemars(length(max = 64), extend("x-kubernetes-validations" = [{
         "rule": "self.matches('^[ -~]*$')",
@@ -92,7 +92,7 @@ pub struct Auth {
     pub prefix: String,
     /// The Secret, in the same namespace and with the label
     /// `minichat.dev/credentials: "true"`, and its key. A value of fewer than 8
-    /// bytes is not masked where the text of an answer repeats it.
+    /// bytes is not masked if the text of an answer repeats it.
     pub secret_key_ref: SecretKeyRef,
 }
 
@@ -110,7 +110,7 @@ pub struct SecretKeyRef {
     /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key within it.
+    /// Key in the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
 }
@@ -124,16 +124,16 @@ pub struct SecretKeyRef {
     "fieldPath": ".firstByteSeconds"
 }]))]
 pub struct Timeouts {
-    /// Until the connection stands.
+    /// Seconds until the connection is open.
     #[schemars(range(min = 1, max = 60))]
     pub connect_seconds: u32,
-    /// Until the status line of the answer.
+    /// Seconds until the status line of the answer.
     #[schemars(range(min = 1, max = 240))]
     pub first_byte_seconds: u32,
-    /// Between two events of the answer.
+    /// Seconds between two events of the answer.
     #[schemars(range(min = 1, max = 240))]
     pub idle_seconds: u32,
-    /// The whole call.
+    /// Seconds for the whole call.
     #[schemars(range(min = 1, max = 86400))]
     pub total_seconds: u32,
 }

@@ -1,47 +1,49 @@
-//! What the operator has made of a tenant.
+//! The status of a `ChatTenant`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::status::Condition;
 
-/// What the operator has made of a tenant.
+/// State of the tenant, as the operator sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ChatTenantStatus {
-    /// Generation of the object that the status speaks of.
+    /// Generation of the object that the status describes; -1 until an operator has seen the
+    /// object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Namespace of the operator that serves the tenant: the first of the pool that
-    /// saw it. Another one of the pool leaves it alone until this is cleared.
+    /// Namespace of the operator that serves the tenant: the first operator of the pool that
+    /// saw it. Other operators of the pool leave the tenant alone. Clear this field if that
+    /// operator no longer exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub operator_namespace: Option<String>,
-    /// Another operator that is told to serve the pool too.
+    /// Another operator of the same pool, which leaves the tenant alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contender: Option<Contender>,
-    /// Id of the tenant.
+    /// Id of the tenant: `spec.tenantId`, or derived from namespace and name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant_id: Option<String>,
-    /// Version of the policy.
+    /// Version of the policy: models and quotas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_version: Option<i64>,
-    /// Hash of the rendered document.
+    /// Hash of the configuration without credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_hash: Option<String>,
-    /// Revision of the rendered configuration.
+    /// Revision of the configuration that the pods should run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// How the ready pods stand to the revision.
+    /// How many pods run the revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_plane: Option<DataPlane>,
-    /// How many models users may choose: the enabled ones of the spec.
+    /// Number of enabled models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub models: Option<i64>,
-    /// How many `ChatQuota` objects name the tenant.
+    /// Number of `ChatQuota` objects that name the tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quotas: Option<i64>,
-    /// What holds and what does not.
+    /// Conditions: `Accepted`, `ResolvedRefs`, `Programmed`, `Ready` and others.
     #[serde(default)]
     #[schemars(extend(
         "x-kubernetes-list-type" = "map",
@@ -50,29 +52,30 @@ pub struct ChatTenantStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// An operator that leaves a tenant of its pool to another one.
+/// An operator that leaves the tenant to another one of the same pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Contender {
     /// Namespace of the operator.
     #[schemars(length(max = 63))]
     pub namespace: String,
-    /// When it last said so; it is believed for fifteen minutes.
+    /// When the operator last confirmed that it still runs. After fifteen minutes it counts as
+    /// gone.
     #[schemars(extend("format" = "date-time"))]
     pub renew_time: String,
 }
 
-/// Counts of pods that are ready and do not drain.
+/// Numbers of pods that are ready and not draining.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DataPlane {
-    /// All of them.
+    /// Ready pods.
     pub ready: i64,
-    /// Those that run the revision.
+    /// Ready pods that run the revision.
     pub programmed: i64,
-    /// Those that have refused it.
+    /// Pods that refused the revision.
     pub rejected: i64,
-    /// Those that run it, of all, as people read it: `3/3`.
+    /// Ready pods that run the revision, of all ready pods, such as `3/3`.
     #[serde(default)]
     pub pods: String,
 }

@@ -1,4 +1,4 @@
-//! Documents by kind and name, and the tenants they make.
+//! Collects documents by kind and name, and puts each tenant together from them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;

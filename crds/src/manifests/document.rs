@@ -1,4 +1,4 @@
-//! One file, and one document of it by kind and name, valid or refused.
+//! Parses one file into documents, each of one kind and name, valid or refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,10 +1,9 @@
 //! Tenants from a directory of YAML files (K8S-4): every file may hold several
 //! documents of the kinds `ChatTenant`, `ChatQuota` and `Secret`.
 //!
-//! A problem names its file, document and field and says what to write. It
-//! *concerns* the tenant whose configuration the document is part of, and only
-//! that tenant is refused; a document that cannot be told apart (no YAML, no
-//! known kind, no name) may be part of any tenant of its file.
+//! A problem names its file, document and field, and says what to write. It *concerns* the
+//! tenant that the document belongs to, and only that tenant is refused. A document whose kind
+//! or name cannot be read may belong to any tenant of its file, so it concerns all of them.
 
 mod collect;
 mod document;
@@ -56,7 +55,7 @@ pub enum Concern {
     SharedId(NamespacedName),
     /// No tenant, such as a quota of a tenant that is not there.
     Nobody,
-    /// Perhaps a tenant that once stood in the same file.
+    /// Perhaps a tenant that was in the same file before.
     Unknown,
 }
 

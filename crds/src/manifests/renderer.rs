@@ -1,6 +1,5 @@
-//! Renders a directory again and again, and does anew only what has changed: a
-//! file is parsed when its text is another one, a tenant rendered when one of
-//! its documents is.
+//! Renders a directory again after each change, and only the changed parts of it: a file is
+//! parsed when its text differs, and a tenant is rendered when one of its documents differs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZero;

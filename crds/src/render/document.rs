@@ -1,4 +1,4 @@
-//! Field by field from the custom resource to the rendered document.
+//! Turns a custom resource into the rendered document, field by field.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(super) fn document(
 ) -> TenantDocument {
     // Without `..`, so that a new field cannot be forgotten here.
     let ChatTenantSpec {
-        // Whoever delivers the document belongs to one pool.
+        // The pool is a label of the rendered Secret.
         pool: _,
         tenant_id: _,
         display_name,

@@ -1,5 +1,5 @@
-//! From custom resources and Secrets to one tenant's configuration: pure, so
-//! that the operator and a laptop render the same (K8S-2).
+//! Renders custom resources and Secrets to one tenant's configuration. Pure, so that the operator
+//! and `--manifests` render the same (K8S-2).
 
 mod credentials;
 mod document;
@@ -93,8 +93,8 @@ const PROGRESS_SLACK: Duration = Duration::from_mins(1);
 /// One tenant, ready to be served.
 #[derive(Debug, Clone)]
 pub struct Rendered {
-    /// Without a policy version: whoever delivers the document numbers it
-    /// (QUOTA-27, QUOTA-28).
+    /// Without a policy version: the operator, or the source of manifests, adds it (QUOTA-27,
+    /// QUOTA-28).
     pub config: TenantConfig,
     /// By reference name, `<secret>/<key>`.
     pub credentials: Credentials,

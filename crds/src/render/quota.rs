@@ -1,4 +1,4 @@
-//! Which quota applies to whom (QUOTA-25).
+//! Which quota applies to which users (QUOTA-25).
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -94,7 +94,7 @@ pub fn allowances(
     }
 }
 
-/// What the tenant is told of its quotas.
+/// Warnings about quotas, for the status of the tenant.
 pub(super) fn warnings(
     quotas: &[&ChatQuota],
     shortfalls: &BTreeMap<String, Shortfall>,

@@ -1,4 +1,4 @@
-//! Quotas that do not apply to everybody whom they mean (D45).
+//! Quotas that do not apply to all users whom they name (D45).
 
 use std::collections::BTreeMap;
 
@@ -21,9 +21,9 @@ pub struct Shortfall {
 /// Whom the quota does not apply to, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShortfallKind {
-    /// Nobody gets it: other quotas win.
+    /// It applies to no user: other quotas win.
     Conflict,
-    /// Nobody gets it: no issuer is known whose users have such names.
+    /// It applies to no user: no issuer is known whose tokens have such names.
     NoIssuer,
     /// Some of its subjects do not get it.
     PartlyApplied,
@@ -33,7 +33,7 @@ pub enum ShortfallKind {
 struct Lost<'a> {
     /// Position among the subjects.
     subject: usize,
-    /// The quota that applies instead; none, when nobody has such a name.
+    /// The quota that applies instead; `None` if no user has such a name.
     winner: Option<&'a ChatQuota>,
 }
 

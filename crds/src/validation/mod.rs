@@ -1,7 +1,6 @@
-//! What the API server does to an object before it stores it, without an API
-//! server: unknown fields are refused, defaults filled in, types and bounds
-//! checked, CEL rules evaluated (K8S-4). All of it is driven by the generated
-//! schema, so a rule is written once and speaks with one message.
+//! Validates an object as the API server does before it stores one (K8S-4): it refuses unknown
+//! fields, fills in defaults, checks types and bounds, and evaluates CEL rules. The generated
+//! schema decides all of this, so each rule is written once and has one message.
 
 mod cel;
 mod metadata;
