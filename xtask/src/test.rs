@@ -6,6 +6,7 @@ use std::thread;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
+use minichat_cluster::packages::Package;
 
 use crate::cluster::{Clusters, may_run};
 use crate::postgres::{Durability, Postgres};
@@ -26,6 +27,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let aimock = may_run(&options.arguments, aimock::SUITE)
         .then(aimock::ensure)
         .transpose()?;
+    if may_run(&options.arguments, "operator") {
+        // Runs the health check for Argo CD in the docs.
+        Package::new("lua5.1", "lua5.1").ensure(Vec::new)?;
+    }
     // The node first, because the database listens on one of its addresses.
     let clusters = Clusters::for_tests(&options.arguments)?;
     let postgres = Postgres::start(Durability::Volatile, clusters.reach())?;

@@ -2,6 +2,8 @@
 //! `ServiceAccounts` on a real API server without a node. The suite writes what a kubelet would write about a pod.
 
 #[cfg(test)]
+mod argo_cd;
+#[cfg(test)]
 mod broken;
 #[cfg(test)]
 mod children;
