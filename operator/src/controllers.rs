@@ -1,4 +1,5 @@
-//! The controllers: which queue is reconciled by which function, how many at once, and what happens when one fails.
+//! The controllers. Each takes objects from one queue, calls one reconcile function for so
+//! many of them at once, counts and logs failures, and requeues what failed with backoff.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::context::Context;
 use crate::failures::{DEADLINE, Failures, ReconcileError};
 use crate::jobs::Jobs;
 use crate::settings::Settings;
-use crate::tenant::full_name;
+use crate::tenant::{Subject, full_name};
 use crate::work::{self, Queue, QueueReceiver, QueueReceivers, Requeue, queue};
 use crate::{chat_quota, chat_tenant, event_handlers, garbage};
 
@@ -24,7 +25,7 @@ use crate::{chat_quota, chat_tenant, event_handlers, garbage};
 const RENDERED_AT_ONCE: u16 = 16;
 const OBJECTS_AT_ONCE: u16 = 128;
 
-/// Who has not got the Lease by then waits for another process to end.
+/// A process that has not got the Lease by then waits for another one to end.
 const WAITS: Duration = Duration::from_secs(5);
 
 /// Runs the controllers from the moment this process leads. Returns when one has ended.
@@ -36,15 +37,15 @@ pub(crate) async fn run(
     mut receivers: QueueReceivers,
 ) {
     await_leadership(&context, &settings, leadership, &mut receivers).await;
-    context.metrics.leader(true);
+    context.state.metrics.leader(true);
     context.caches.synced().await;
     tracing::info!(tenants = context.caches.tenants().len(), "leading");
     garbage::scan_other_pools(&context).await;
-    context.propagation.begin();
+    context.state.propagation.begin();
     let mut controllers = JoinSet::new();
     let jobs = Jobs::new(client, settings.job_selector.clone(), Arc::clone(&context));
     controllers.spawn(jobs.follow());
-    event_handlers::enqueue_all(&context.caches, &context.queues);
+    event_handlers::enqueue_all(&context.caches, &context.state.queues);
     spawn(&mut controllers, &context, &settings.scopes(), receivers);
     if let Some(Err(error)) = controllers.join_next().await {
         tracing::error!(%error, "a controller has ended");
@@ -93,7 +94,12 @@ fn spawn(
         RENDERED_AT_ONCE,
         (ReconcileKind::RenderedSecret, ReconcileLoop::Object),
         |secret, context| async move { garbage::reconcile(&secret, &context).await },
-        |context| (&context.queues.rendered, &context.failures.rendered),
+        |context| {
+            (
+                &context.state.queues.rendered,
+                &context.state.failures.rendered,
+            )
+        },
     ));
     let render = by_scope(receivers.render, scopes);
     let objects = by_scope(receivers.objects, scopes);
@@ -107,8 +113,8 @@ fn spawn(
             render,
             RENDERED_AT_ONCE,
             (ReconcileKind::ChatTenant, ReconcileLoop::Render),
-            |tenant, context| async move { chat_tenant::render(&tenant, &context).await },
-            |context| (&context.queues.render, &context.failures.render),
+            |tenant, context| async move { chat_tenant::render(&Subject::of(&tenant), &context).await },
+            |context| (&context.state.queues.render, &context.state.failures.render),
         ));
         controllers.spawn(controller(
             Arc::clone(context),
@@ -116,8 +122,15 @@ fn spawn(
             objects,
             OBJECTS_AT_ONCE,
             (ReconcileKind::ChatTenant, ReconcileLoop::Object),
-            |tenant, context| async move { chat_tenant::reconcile(&tenant, &context).await },
-            |context| (&context.queues.objects, &context.failures.objects),
+            |tenant, context| async move {
+                chat_tenant::reconcile(&Subject::of(&tenant), &context).await
+            },
+            |context| {
+                (
+                    &context.state.queues.objects,
+                    &context.state.failures.objects,
+                )
+            },
         ));
         controllers.spawn(controller(
             Arc::clone(context),
@@ -126,7 +139,7 @@ fn spawn(
             RENDERED_AT_ONCE,
             (ReconcileKind::ChatQuota, ReconcileLoop::Object),
             |quota, context| async move { chat_quota::reconcile(&quota, &context).await },
-            |context| (&context.queues.quotas, &context.failures.quotas),
+            |context| (&context.state.queues.quotas, &context.state.failures.quotas),
         ));
     }
 }
@@ -185,12 +198,12 @@ async fn controller<K, F>(
             let begun = Instant::now();
             let done =
                 tokio::time::timeout(DEADLINE, reconcile(object, Arc::clone(&context))).await;
-            context.metrics.reconcile(kind, of, begun.elapsed());
+            context.state.metrics.reconcile(kind, of, begun.elapsed());
             let (_, failures) = queue_and_failures(&context);
             done.unwrap_or(Err(ReconcileError::Deadline))
                 .inspect(|_| failures.succeeded(&key))
                 .map_err(|error| {
-                    context.metrics.reconcile_error(kind, error.label());
+                    context.state.metrics.reconcile_error(kind, error.label());
                     let words = error.to_string();
                     let delay = failures.failed(key.clone(), error);
                     let again_in_ms = delay.as_millis();

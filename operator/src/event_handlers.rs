@@ -1,4 +1,5 @@
-//! Handlers of watch events: a change of a cache is put into the queues of the objects that it concerns.
+//! Handlers of watch events. When a cache changes, its handler enqueues the objects that the
+//! change affects.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
@@ -8,75 +9,29 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt as _};
 use minichat_core::TenantId;
-use minichat_crds::{ChatQuota, ChatTenant, render, rendered_secret};
-use minichat_metrics::OperatorMetrics;
+use minichat_crds::{ChatQuota, ChatTenant, rendered_secret};
 
 use crate::caches::{CacheEvent, Caches, Key, Listener};
-use crate::failures::AllFailures;
-use crate::issuers::{DeliveredIssuers, Listed, exclude_each_other};
-use crate::pool::{self, Propagation};
-use crate::tenant::{PolicyVersions, full_name, is_asking, serving_has_changed};
+use crate::pool;
+use crate::state::State;
+use crate::tenant::{Listed, Subject, exclude_each_other, full_name, serving_has_changed};
 use crate::work::{Queues, Request};
 
-/// From changes to the objects that they concern.
+/// The handlers of all caches.
 #[derive(Clone)]
 pub(crate) struct EventHandlers {
     caches: Weak<Caches>,
-    pub(crate) issuers: Arc<DeliveredIssuers>,
-    pub(crate) queues: Arc<Queues>,
-    pub(crate) propagation: Arc<Propagation>,
-    pub(crate) policy_versions: Arc<PolicyVersions>,
-    pub(crate) failures: Arc<AllFailures>,
-    pub(crate) metrics: Arc<dyn OperatorMetrics>,
+    state: Arc<State>,
 }
 
 impl Listener for EventHandlers {
-    /// A status that this process wrote concerns only the tenant's quotas (K8S-10), and who
-    /// asks for what the tenant does not get.
     fn tenant(&self, change: &CacheEvent<'_, ChatTenant>) {
         match change {
             CacheEvent::Applied { old, new } => {
-                if old
-                    .as_ref()
-                    .is_none_or(|old| is_asked_anew(old.as_ref(), new))
-                {
-                    self.enqueue(new);
-                    self.enqueue_siblings(new);
-                    let mut listed = Listed::by_tenant(new);
-                    listed.extend(old.iter().flat_map(|old| Listed::by_tenant(old)));
-                    self.enqueue_rivals(render::tenant_id(new), &listed);
-                } else if old
-                    .as_ref()
-                    .is_some_and(|old| serving_has_changed(old, new))
-                {
-                    self.enqueue(new);
-                    self.enqueue_rendered_from(new);
-                }
-                if old
-                    .as_ref()
-                    .is_some_and(|old| is_asking(old) != is_asking(new))
-                {
-                    self.enqueue_siblings(new);
-                }
-                if new.metadata.deletion_timestamp.is_some() {
-                    self.enqueue_rendered_from(new);
-                }
-                if old.as_ref().is_none_or(|old| old.status != new.status) {
-                    self.enqueue_quotas_naming(new);
-                    self.enqueue_rivals(render::tenant_id(new), &Listed::by_tenant(new));
-                }
+                let old = old.as_deref().map(Subject::of);
+                self.tenant_applied(old.as_ref(), &Subject::of(new));
             }
-            CacheEvent::Deleted(tenant) => {
-                let id = render::tenant_id(tenant);
-                self.failures.forget_tenant(tenant);
-                self.propagation.forget(&ObjectRef::from_obj(*tenant));
-                self.policy_versions.forget(tenant);
-                self.issuers.forget_claims(tenant);
-                self.enqueue_siblings(tenant);
-                self.enqueue_rivals(id, &Listed::by_tenant(tenant));
-                self.enqueue_rendered_from(tenant);
-                self.enqueue_quotas_naming(tenant);
-            }
+            CacheEvent::Deleted(tenant) => self.tenant_deleted(&Subject::of(tenant)),
             CacheEvent::Resynced => self.enqueue_everything(),
         }
     }
@@ -93,7 +48,10 @@ impl Listener for EventHandlers {
                 *new
             }
             CacheEvent::Deleted(quota) => {
-                self.failures.quotas.succeeded(&ObjectRef::from_obj(*quota));
+                self.state
+                    .failures
+                    .quotas
+                    .succeeded(&ObjectRef::from_obj(*quota));
                 *quota
             }
             CacheEvent::Resynced => return self.enqueue_everything(),
@@ -106,7 +64,7 @@ impl Listener for EventHandlers {
         self.enqueue_named(tenant);
     }
 
-    /// Secrets concern the tenants of their namespace that name them.
+    /// A Secret affects the tenants of its namespace that name it.
     fn secret(&self, change: &CacheEvent<'_, Secret>) {
         let secret = match change {
             CacheEvent::Applied { new, .. } => *new,
@@ -120,24 +78,29 @@ impl Listener for EventHandlers {
 
     fn rendered(&self, change: &CacheEvent<'_, Secret>) {
         if let Some(caches) = self.caches() {
-            self.metrics.rendered_tenants(caches.rendered.store.len());
+            self.state
+                .metrics
+                .rendered_tenants(caches.rendered.store.len());
         }
         let (secret, before) = match change {
             CacheEvent::Applied { new, .. } => {
                 let secret = ObjectRef::from_obj(*new);
-                self.queues.rendered.send(Request::Changed(secret));
-                (*new, self.issuers.set(new))
+                self.state.queues.rendered.send(Request::Changed(secret));
+                (*new, self.state.issuers.set(new))
             }
             CacheEvent::Deleted(secret) => {
-                self.failures
+                self.state
+                    .failures
                     .rendered
                     .succeeded(&ObjectRef::from_obj(*secret));
-                (*secret, self.issuers.remove(secret))
+                (*secret, self.state.issuers.remove(secret))
             }
             CacheEvent::Resynced => {
                 if let Some(caches) = self.caches() {
                     let secrets = caches.rendered.store.state();
-                    self.issuers.replace(secrets.iter().map(AsRef::as_ref));
+                    self.state
+                        .issuers
+                        .replace(secrets.iter().map(AsRef::as_ref));
                 }
                 return self.enqueue_everything();
             }
@@ -148,14 +111,13 @@ impl Listener for EventHandlers {
         for tenant in self.having(&Key::TenantId(id)) {
             self.enqueue(&tenant);
         }
-        let now = self.issuers.of(id);
+        let now = self.state.issuers.of(id);
         if before != now {
             self.enqueue_rivals(id, &[before, now].concat());
         }
     }
 
-    /// Of tenants of other pools only that they are there matters, to quotas that name
-    /// them.
+    /// For quotas that name a tenant of another pool, only its existence matters.
     fn tenant_of_other_pool(&self, change: &CacheEvent<'_, PartialObjectMeta<ChatTenant>>) {
         let tenant = match change {
             CacheEvent::Applied { old: Some(_), .. } => return,
@@ -178,7 +140,7 @@ impl Listener for EventHandlers {
         }
     }
 
-    /// Only who is asked for acknowledgements matters.
+    /// Only pods that are polled for acknowledgements matter.
     fn pod(&self, change: &CacheEvent<'_, Pod>) {
         if let CacheEvent::Applied {
             old: Some(old),
@@ -189,35 +151,57 @@ impl Listener for EventHandlers {
             return;
         }
         if let Some(caches) = self.caches() {
-            enqueue_status_of_all(&caches, &self.queues);
+            enqueue_status_of_all(&caches, &self.state.queues);
         }
     }
 }
 
 impl EventHandlers {
-    pub(crate) fn new(queues: Queues, metrics: Arc<dyn OperatorMetrics>) -> Self {
-        Self {
-            caches: Weak::new(),
-            issuers: Arc::default(),
-            queues: Arc::new(queues),
-            propagation: Arc::default(),
-            policy_versions: Arc::default(),
-            failures: Arc::default(),
-            metrics,
+    /// For the caches that are about to be filled.
+    pub(crate) fn new(caches: Weak<Caches>, state: Arc<State>) -> Self {
+        Self { caches, state }
+    }
+
+    /// A status that this process wrote concerns only the tenant's quotas (K8S-10), and the
+    /// tenants that compete with it for its id and its issuers.
+    fn tenant_applied(&self, old: Option<&Subject<'_>>, new: &Subject<'_>) {
+        let is_asked_anew = old.is_none_or(|old| is_asked_anew(old.tenant, new.tenant));
+        if is_asked_anew {
+            self.enqueue(new.tenant);
+            self.enqueue_siblings(new);
+            let before = old.map(|old| old.issuers.clone());
+            let issuers = [new.issuers.clone(), before.unwrap_or_default()];
+            self.enqueue_rivals(new.id, &issuers.concat());
+        }
+        if let Some(old) = old {
+            if !is_asked_anew && serving_has_changed(old.tenant, new.tenant) {
+                self.enqueue(new.tenant);
+                self.enqueue_rendered_from(new);
+            }
+            if old.is_asking() != new.is_asking() {
+                self.enqueue_siblings(new);
+            }
+        }
+        if new.is_ending() {
+            self.enqueue_rendered_from(new);
+        }
+        if old.is_none_or(|old| old.tenant.status != new.tenant.status) {
+            self.enqueue_quotas_of(new.namespace, new.name);
+            self.enqueue_rivals(new.id, &new.issuers);
         }
     }
 
-    /// The same for the caches that are about to be filled.
-    pub(crate) fn about(&self, caches: Weak<Caches>) -> Self {
-        Self {
-            caches,
-            ..self.clone()
-        }
+    fn tenant_deleted(&self, tenant: &Subject<'_>) {
+        self.state.forget_tenant(tenant);
+        self.enqueue_siblings(tenant);
+        self.enqueue_rivals(tenant.id, &tenant.issuers);
+        self.enqueue_rendered_from(tenant);
+        self.enqueue_quotas_of(tenant.namespace, tenant.name);
     }
 
     fn enqueue_everything(&self) {
         if let Some(caches) = self.caches() {
-            enqueue_all(&caches, &self.queues);
+            enqueue_all(&caches, &self.state.queues);
         }
     }
 
@@ -225,26 +209,26 @@ impl EventHandlers {
         self.enqueue_named(ObjectRef::from_obj(tenant));
     }
 
+    /// Enqueues a tenant for the render loop, which brings it to the object loop.
     fn enqueue_named(&self, tenant: ObjectRef<ChatTenant>) {
         // A quota may name a tenant that is not there.
         let namespace = tenant.namespace.as_deref().unwrap_or_default();
         let caches = self.caches();
         if caches.is_some_and(|caches| caches.tenant(namespace, &tenant.name).is_some()) {
-            self.propagation.noticed(&tenant);
+            self.state.propagation.noticed(&tenant);
         }
-        self.queues.render.send(Request::Changed(tenant.clone()));
-        self.queues.objects.send(Request::Changed(tenant));
+        self.state.queues.render.send(Request::Changed(tenant));
     }
 
     fn enqueue_quota(&self, quota: &ChatQuota) {
         let quota = ObjectRef::from_obj(quota);
-        self.queues.quotas.send(Request::Changed(quota));
+        self.state.queues.quotas.send(Request::Changed(quota));
     }
 
     /// Other tenants that ask for the same id.
-    fn enqueue_siblings(&self, tenant: &ChatTenant) {
-        for other in self.having(&Key::TenantId(render::tenant_id(tenant))) {
-            if other.metadata.uid != tenant.metadata.uid {
+    fn enqueue_siblings(&self, tenant: &Subject<'_>) {
+        for other in self.having(&Key::TenantId(tenant.id)) {
+            if other.metadata.uid != tenant.tenant.metadata.uid {
                 self.enqueue(&other);
             }
         }
@@ -252,19 +236,14 @@ impl EventHandlers {
 
     /// Tenants other than `id` that cannot be delivered with one of `issuers`.
     fn enqueue_rivals(&self, id: TenantId, issuers: &[Listed]) {
-        let keys: HashSet<Key> = issuers.iter().map(Listed::key).collect();
-        for other in keys.iter().flat_map(|key| self.having(key)) {
-            if render::tenant_id(&other) != id
-                && exclude_each_other(&Listed::by_tenant(&other), issuers)
-            {
-                self.enqueue(&other);
+        let issuer_keys = issuers.iter().map(|one| Key::Issuer(one.issuer.clone()));
+        let keys: HashSet<Key> = issuer_keys.collect();
+        for tenant in keys.iter().flat_map(|key| self.having(key)) {
+            let other = Subject::of(&tenant);
+            if other.id != id && exclude_each_other(&other.issuers, issuers) {
+                self.enqueue(&tenant);
             }
         }
-    }
-
-    fn enqueue_quotas_naming(&self, tenant: &ChatTenant) {
-        let namespace = tenant.metadata.namespace.as_deref().unwrap_or_default();
-        self.enqueue_quotas_of(namespace, &tenant.name_any());
     }
 
     fn enqueue_quotas_of(&self, namespace: &str, tenant: &str) {
@@ -275,12 +254,13 @@ impl EventHandlers {
         }
     }
 
-    /// What was made of a tenant that is gone, or about to, or that another operator serves.
-    fn enqueue_rendered_from(&self, tenant: &ChatTenant) {
+    /// The rendered Secrets of a tenant that is deleted or being deleted, or that another
+    /// operator serves.
+    fn enqueue_rendered_from(&self, tenant: &Subject<'_>) {
         if let Some(caches) = self.caches() {
-            for secret in caches.rendered_from(&full_name(tenant)) {
+            for secret in caches.rendered_from(&tenant.full_name) {
                 let secret = ObjectRef::from_obj(secret.as_ref());
-                self.queues.rendered.send(Request::Changed(secret));
+                self.state.queues.rendered.send(Request::Changed(secret));
             }
         }
     }
@@ -295,13 +275,12 @@ impl EventHandlers {
     }
 }
 
-/// Enqueues every object as a resync.
+/// Enqueues every object as a resync. The render loop brings tenants to the object loop.
 pub(crate) fn enqueue_all(caches: &Caches, queues: &Queues) {
     for tenant in caches.tenants() {
         let tenant = ObjectRef::from_obj(tenant.as_ref());
         queues.render.send(Request::Resync(tenant));
     }
-    enqueue_status_of_all(caches, queues);
     for quota in caches.quotas() {
         let quota = ObjectRef::from_obj(quota.as_ref());
         queues.quotas.send(Request::Resync(quota));
@@ -348,11 +327,12 @@ mod tests {
         serde_json::from_value(object).unwrap()
     }
 
-    /// K8S-10: what is made again under its name begins anew.
+    /// K8S-10: an object that is created again under its name begins anew.
     #[test]
     fn failures_are_forgotten_with_their_object() {
-        let handlers = EventHandlers::new(Queues::new().0, Arc::new(NoopMetrics));
-        let failures = &handlers.failures;
+        let state = Arc::new(State::new(Queues::new().0, Arc::new(NoopMetrics)));
+        let handlers = EventHandlers::new(Weak::new(), Arc::clone(&state));
+        let failures = &state.failures;
         let tenant: ChatTenant = object(cases::tenant());
         let quota: ChatQuota = object(cases::quota());
         let secret: Secret = object(json!({}));

@@ -1,4 +1,4 @@
-//! What reconciles fail with, and how often in a row (K8S-10).
+//! Errors of reconciles, and how often each object failed in a row (K8S-10).
 
 use std::time::Duration;
 
@@ -26,11 +26,10 @@ pub(crate) struct AllFailures {
 }
 
 impl AllFailures {
-    /// What is made again under its name begins anew.
-    pub(crate) fn forget_tenant(&self, tenant: &ChatTenant) {
-        let tenant = ObjectRef::from_obj(tenant);
-        self.render.succeeded(&tenant);
-        self.objects.succeeded(&tenant);
+    /// A tenant that is created again under its name begins anew.
+    pub(crate) fn forget_tenant(&self, tenant: &ObjectRef<ChatTenant>) {
+        self.render.succeeded(tenant);
+        self.objects.succeeded(tenant);
     }
 }
 

@@ -1,6 +1,6 @@
-//! Rendered Secrets whose tenant is gone (D52), or is another operator's by now (D37). A deletion that was seen brings its
-//! Secrets here, and everything is looked through at the start and once in a while, so
-//! that one that was missed is made up for.
+//! Deletes rendered Secrets whose tenant was deleted (D52), or is served by another operator
+//! (D37). The deletion of a tenant enqueues its Secrets. All Secrets are enqueued at the start
+//! and every ten minutes, in case a deletion was missed.
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
@@ -10,6 +10,7 @@ use minichat_crds::rendered_secret::SOURCE;
 use crate::chat_tenant::contention;
 use crate::context::Context;
 use crate::failures::ReconcileError;
+use crate::termination::{self, USUAL};
 use crate::work::Requeue;
 
 /// Deletes `secret` if it is left over.
@@ -18,6 +19,9 @@ pub(crate) async fn reconcile(
     context: &Context,
 ) -> Result<Requeue, ReconcileError> {
     if is_left_over(secret, context) {
+        if secret.metadata.deletion_timestamp.is_some() {
+            return Ok(report_ending(secret, context));
+        }
         context.writer.delete_rendered(secret).await?;
         let source = secret.annotations().get(SOURCE);
         tracing::info!(
@@ -28,7 +32,20 @@ pub(crate) async fn reconcile(
     Ok(None)
 }
 
-/// Deletes what this release rendered for another pool, which it served before.
+/// Logs why a deleted Secret still exists, once its deletion takes too long.
+fn report_ending(secret: &Secret, context: &Context) -> Requeue {
+    let Some(why) = termination::stuck(secret, context.clock.now()) else {
+        return Some(USUAL);
+    };
+    tracing::warn!(
+        source = secret.annotations().get(SOURCE),
+        why,
+        "pods serve a tenant that is gone: its rendered Secret cannot be deleted"
+    );
+    None
+}
+
+/// Deletes rendered Secrets that this release made for another pool, which it served before.
 pub(crate) async fn scan_other_pools(context: &Context) {
     let crate::managed::Owner::ConfigMap(owner) = context.managed.owner() else {
         return;
@@ -62,8 +79,7 @@ pub(crate) async fn scan_other_pools(context: &Context) {
     }
 }
 
-/// Whether it came from a namespace that is watched, and from no tenant that this operator
-/// serves there.
+/// Whether it was made of a tenant in a watched namespace that this operator does not serve.
 fn is_left_over(secret: &Secret, context: &Context) -> bool {
     let caches = &context.caches;
     let source = secret.annotations().get(SOURCE);
@@ -75,7 +91,7 @@ fn is_left_over(secret: &Secret, context: &Context) -> bool {
         })
 }
 
-/// One that ends is not, whatever holds it.
+/// A tenant that is being deleted is not served, even while a finalizer keeps it.
 fn is_served(tenant: &ChatTenant, context: &Context) -> bool {
     tenant.metadata.deletion_timestamp.is_none()
         && !contention::is_served_elsewhere(tenant, context)

@@ -1,18 +1,18 @@
 //! The operator: custom resources in, rendered Secrets and status out.
 //!
-//! Two loops (K8S-11). The *render loop* turns a tenant, its quotas and its
-//! Secrets into the rendered Secret that the pool's pods watch. The *object
-//! loop* writes status and events, asks the pods whether they run what was
-//! rendered, and cleans up. Both read the same caches, decide from what they
-//! see now, and write only what differs, so that either may run at any time.
-//! Beside them a controller follows the pool's jobs: it adds their counts to the
-//! metrics and reports their failures as events and in the tenants' status.
+//! Two loops (K8S-11). The *render loop* decides what a tenant gets: it turns the tenant,
+//! its quotas and its Secrets into the rendered Secret that the pool's pods watch. The
+//! *object loop* takes that decision, asks the pods whether they run what was rendered,
+//! and writes status and events. Both write only what differs, so either may run at any
+//! time. Beside them, one controller deletes rendered Secrets that no tenant needs, one
+//! writes the status of quotas, and one follows the pool's jobs: it adds their counts to
+//! the metrics and reports their failures as events and in the tenants' status.
 //!
-//! The modules below stand in reading order: a change comes from the API server
-//! through [`caches`], [`event_handlers`] enqueue the objects that it concerns,
-//! [`work`] decides when each is reconciled, [`controllers`] call the
-//! reconcile functions, and those write through [`writer`]. No module imports one
-//! that imports it, however indirectly (`cargo xtask check-deps`).
+//! The modules below stand in reading order: a change comes from the API server through
+//! [`caches`], [`event_handlers`] enqueue the objects that it concerns, [`work`] decides
+//! when each is reconciled, [`controllers`] call the reconcile functions, and those write
+//! through [`writer`]. [`state`] is what they remember. No module imports one that imports
+//! it, however indirectly (`cargo xtask check-deps`).
 
 // The process.
 mod admin;
@@ -35,8 +35,10 @@ mod issuers;
 mod managed;
 mod pool;
 mod secret_lookup;
+mod state;
 mod status;
 mod tenant;
+mod termination;
 mod writer;
 
 pub use run::{Running, start};

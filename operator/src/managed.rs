@@ -7,17 +7,19 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
+use minichat_core::Timestamp;
 use tokio::time::Instant;
 
 use crate::caches::Cache;
+use crate::termination;
 
-/// While a release is uninstalled its `ConfigMap` goes before the operator does: what
-/// were written now would stay behind.
+/// When a release is uninstalled, its `ConfigMap` is deleted before the operator. A rendered
+/// Secret that were written in between would stay behind.
 const UNINSTALLING: Duration = Duration::from_secs(10);
 
-/// Who owns the rendered Secrets.
+/// The owner of the rendered Secrets.
 pub(crate) struct Managed {
-    /// With that `ConfigMap` alone; `None` when the process is not told of any.
+    /// Holds that `ConfigMap` alone; `None` if no setting names one.
     cache: Option<Arc<Cache<ConfigMap>>>,
     missing_since: Mutex<Option<Instant>>,
 }
@@ -26,9 +28,9 @@ pub(crate) struct Managed {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Owner {
     ConfigMap(Box<OwnerReference>),
-    /// Nobody: there is none.
+    /// Nothing: there is no `ConfigMap`.
     Nobody,
-    /// It may come back, or the release is about to go: nothing new is to be written.
+    /// The `ConfigMap` may come back, or the release is being uninstalled: nothing is written.
     Awaited,
 }
 
@@ -46,6 +48,13 @@ impl Managed {
         };
         let found = cache.store.state().into_iter().next();
         self.owner_of(found.as_deref())
+    }
+
+    /// Why the `ConfigMap` is still there although it was deleted long before `now`, and what
+    /// to do.
+    pub(crate) fn stuck(&self, now: Timestamp) -> Option<String> {
+        let found = self.cache.as_ref()?.store.state().into_iter().next()?;
+        termination::stuck(found.as_ref(), now)
     }
 
     fn owner_of(&self, found: Option<&ConfigMap>) -> Owner {

@@ -1,4 +1,4 @@
-//! A running operator: what is started, and in which order it ends.
+//! Starts the parts of an operator, and stops them in order.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -19,6 +19,7 @@ use crate::caches::{Caches, SILENT};
 use crate::context::Context;
 use crate::event_handlers::EventHandlers;
 use crate::settings::Settings;
+use crate::state::State;
 use crate::work::Queues;
 use crate::writer::MANAGER;
 use crate::{admin, chat_tenant, controllers};
@@ -78,9 +79,9 @@ async fn start_with(config: Config, mut settings: Settings) -> anyhow::Result<Ru
     })?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (queues, receivers) = Queues::new();
-    let handlers = EventHandlers::new(queues, metrics);
+    let state = Arc::new(State::new(queues, metrics));
     let caches = Caches::start(&client, &settings, &namespace, |caches| {
-        handlers.about(caches)
+        EventHandlers::new(caches, Arc::clone(&state))
     });
     let candidate = Candidate {
         client: electing,
@@ -107,7 +108,7 @@ async fn start_with(config: Config, mut settings: Settings) -> anyhow::Result<Ru
         leadership.clone(),
         caches,
         clock,
-        &handlers,
+        state,
     ));
     let broken = Arc::new(Notify::new());
     let controllers = controllers::run(

@@ -1,5 +1,5 @@
-//! Which Secrets exist that no tenant may name (D49): they are in no cache. Only
-//! their names are read, and each is asked for once in a while.
+//! Finds out whether a Secret exists that lacks the label for tenants (D49). No cache holds
+//! such Secrets. The lookup reads only metadata, and keeps each answer for a minute.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -36,8 +36,8 @@ impl SecretLookup {
         }
     }
 
-    /// Whether there is such a Secret. Where the API server does not say, there is
-    /// none: what a tenant is told then fits both.
+    /// Whether there is such a Secret; `false` if the API server does not answer. The message
+    /// for a Secret that does not exist fits both.
     pub(crate) async fn exists(&self, namespace: &str, name: &str) -> bool {
         // Others are no names, and could say more than a name in a selector.
         if !is_subdomain(name) {
@@ -53,7 +53,7 @@ impl SecretLookup {
         let exists = match secrets.list_metadata(&by_name).await {
             Ok(found) => !found.items.is_empty(),
             Err(error) => {
-                tracing::debug!(%error, namespace, name, "nobody knows whether there is a Secret");
+                tracing::debug!(%error, namespace, name, "the lookup of a Secret failed");
                 false
             }
         };

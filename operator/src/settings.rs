@@ -1,4 +1,4 @@
-//! What the process is told at its start, by flags or by environment.
+//! Settings of the process: flags and environment variables.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ pub struct Settings {
     /// Namespace of the pool and of its rendered Secrets; the operator's own by default.
     #[arg(long, env = "MINICHAT_OPERATOR_NAMESPACE")]
     pub namespace: Option<String>,
-    /// Name of the pool: `spec.pool` of the tenants that are served, and the value of the label
-    /// `minichat.dev/pool` of what is rendered for them.
+    /// Name of the pool: `spec.pool` of the tenants that are served, and the label
+    /// `minichat.dev/pool` of their rendered Secrets.
     #[arg(
         long,
         env = "MINICHAT_OPERATOR_POOL",
@@ -27,7 +27,8 @@ pub struct Settings {
         value_parser = pool
     )]
     pub pool: String,
-    /// The `ConfigMap` of the release that owns what is rendered, so that it goes with the release.
+    /// The `ConfigMap` of the release that owns the rendered Secrets, so that they are deleted with
+    /// it.
     #[arg(long, env = "MINICHAT_OPERATOR_MANAGED_CONFIG_MAP")]
     pub managed_config_map: Option<String>,
     /// Label selector of the pool's pods.
@@ -44,21 +45,21 @@ pub struct Settings {
         default_value = "app.kubernetes.io/name=minichat,app.kubernetes.io/component=watchdog"
     )]
     pub job_selector: String,
-    /// Who ends turns that a dead process left running. Tenants are told whether that goes well;
-    /// without it they are told nothing.
+    /// What ends turns that a crashed process left running. The condition `JobsHealthy` of tenants
+    /// reports whether it works; without this flag, they have no such condition.
     #[arg(long, env = "MINICHAT_OPERATOR_WATCHDOG", value_enum)]
     pub watchdog: Option<Watchdog>,
-    /// A run of the watchdog's jobs is missed when none has ended for so long.
+    /// After so many seconds in which no Job of the watchdog has ended, a run counts as missed.
     #[arg(
         long,
         env = "MINICHAT_OPERATOR_WATCHDOG_MISSED_AFTER_SECS",
         default_value_t = 300
     )]
     pub watchdog_missed_after_secs: u32,
-    /// Admin port of pods whose containers name no port `admin`.
+    /// Admin port of pods that have no container port called `admin`.
     #[arg(long, env = "MINICHAT_OPERATOR_POD_ADMIN_PORT", default_value_t = 9090)]
     pub pod_admin_port: u16,
-    /// Where `/healthz`, `/readyz` and `/metrics` are served.
+    /// Address that serves `/healthz`, `/readyz` and `/metrics`.
     #[arg(
         long,
         env = "MINICHAT_OPERATOR_ADMIN_ADDR",
@@ -75,8 +76,8 @@ pub struct Settings {
     /// Allow providers without TLS.
     #[arg(long, env = "MINICHAT_OPERATOR_ALLOW_HTTP")]
     pub allow_http: bool,
-    /// `outbound.allow_private` of the pool: networks and host names, separated by commas, whose
-    /// loopback and private addresses providers and issuers may have; none by default.
+    /// `outbound.allow_private` of the pool: networks and host names, separated by commas.
+    /// Providers and issuers may have loopback and private addresses only among these.
     #[arg(
         long,
         env = "MINICHAT_OPERATOR_OUTBOUND_ALLOW_PRIVATE",
@@ -91,14 +92,15 @@ pub struct Settings {
         value_parser = clap::value_parser!(u64).range(90..=3600)
     )]
     pub orphan_timeout_secs: u64,
-    /// `auth.issuer` of the pool: the issuer of the users whom quotas name where the tenant lists no
-    /// issuer of its own.
+    /// `auth.issuer` of the pool: the issuer of the users in quotas of tenants that list no issuer
+    /// of their own.
     #[arg(long, env = "MINICHAT_OPERATOR_ISSUER", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub issuer: Option<String>,
     /// Ignored: an operator always works only while it holds its Lease.
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
     pub leader_election: Option<bool>,
-    /// After so many seconds everything is read and looked at anew, although nothing has changed.
+    /// After so many seconds everything is listed and reconciled again, although nothing has
+    /// changed.
     #[arg(
         long,
         env = "MINICHAT_OPERATOR_RECONCILE_EVERY_SECS",
@@ -106,7 +108,7 @@ pub struct Settings {
         value_parser = clap::value_parser!(u64).range(1..=86_400)
     )]
     pub reconcile_every_secs: u64,
-    /// Who this process is, in the Lease and in events: the name of its pod.
+    /// Identity of this process in the Lease and in events: the name of its pod.
     #[arg(long, env = "MINICHAT_OPERATOR_IDENTITY")]
     pub identity: Option<String>,
     /// First part of every metric's name.
@@ -116,7 +118,7 @@ pub struct Settings {
         default_value = "mini_chat"
     )]
     pub metrics_prefix: String,
-    /// How many distinct providers, and models, in the reports of jobs keep series of their own.
+    /// How many distinct providers, and models, of job reports get a series of their own in metrics.
     #[arg(
         long,
         env = "MINICHAT_OPERATOR_METRICS_MAX_LABEL_VALUES",
@@ -136,16 +138,16 @@ pub struct Settings {
     pub log_format: Format,
 }
 
-/// Who ends turns that a dead process left running (TURN-59).
+/// What ends turns that a crashed process left running (TURN-59).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Watchdog {
     /// The pool's process itself, on SQLite.
     InProcess,
     /// Jobs of a `CronJob`.
     Jobs,
-    /// Nobody: the `CronJob` is suspended.
+    /// Nothing: the `CronJob` is suspended.
     Suspended,
-    /// Nobody: `orphan_watchdog.enabled` is false.
+    /// Nothing: `orphan_watchdog.enabled` is false.
     Disabled,
 }
 
@@ -180,7 +182,7 @@ impl Settings {
         if named.is_empty() { vec![None] } else { named }
     }
 
-    /// What rendering depends on beside the objects.
+    /// Settings of the pool that rendering depends on.
     pub(crate) fn render(&self) -> RenderSettings {
         RenderSettings {
             allow_http: self.allow_http,
@@ -190,17 +192,17 @@ impl Settings {
         }
     }
 
-    /// How often everything is looked at.
+    /// How often everything is reconciled.
     pub(crate) fn reconcile_every(&self) -> Duration {
         Duration::from_secs(self.reconcile_every_secs)
     }
 
-    /// The Lease that says which of the pool's operators in the namespace works.
+    /// Name of the Lease whose holder works, of the pool's operators in the namespace.
     pub(crate) fn lease(&self) -> String {
         format!("{MANAGER}-{}", self.pool)
     }
 
-    /// Who this process is.
+    /// Identity of this process.
     pub(crate) fn identity(&self) -> String {
         let hostname = || std::env::var("HOSTNAME").ok();
         self.identity

@@ -1,5 +1,6 @@
-//! The only place that writes to the API server: server-side applies under one
-//! field manager, for rendered Secrets one of the pool, and only while this process may (K8S-12, K8S-14).
+//! The only module that writes to the API server, and only while this process is the leader
+//! (K8S-14). It uses server-side apply (K8S-12). Rendered Secrets have a field manager for each
+//! pool, everything else has one in common.
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Secret;
@@ -42,7 +43,7 @@ pub(crate) enum WriteError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum If {
     Always,
-    /// While nobody has changed the object since it was read.
+    /// Only if the object has not changed since it was read.
     Unchanged,
 }
 
@@ -129,7 +130,7 @@ impl Writer {
         }
         let by_name = ListParams::default().fields(&format!("metadata.name={name}"));
         let found = self.rendered().list_metadata(&by_name).await?;
-        // Somebody may have taken the label of the pool away from one of ours.
+        // The label of the pool may have been removed from one of ours.
         if found.items.iter().all(is_own) {
             return self.apply_rendered(secret).await;
         }
@@ -267,7 +268,7 @@ fn forced() -> PatchParams {
     PatchParams::apply(MANAGER).force()
 }
 
-/// With the uid an apply never creates the object anew that it means to change.
+/// With the uid, an apply never creates the object that it is meant to change.
 fn identity<K: Resource<DynamicType = ()>>(of: &K) -> Value {
     json!({
         "apiVersion": K::api_version(&()), "kind": K::kind(&()),
@@ -275,7 +276,8 @@ fn identity<K: Resource<DynamicType = ()>>(of: &K) -> Value {
     })
 }
 
-/// What is gone needs no change. What has changed since it was read is looked at again.
+/// A missing object needs no change. An object that has changed since it was read is reconciled
+/// again.
 fn if_unchanged(written: kube::Result<()>) -> Result<(), WriteError> {
     match written {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),

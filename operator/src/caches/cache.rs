@@ -1,4 +1,4 @@
-//! One watched kind: what the API server holds of it, as this process last saw it.
+//! The cache of one watched kind: a store that a watch keeps up to date, and an index over it.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -27,7 +27,7 @@ pub(crate) struct Cache<K: Keyed> {
 #[derive(Clone)]
 pub(super) struct Watches {
     statuses: Arc<Mutex<Vec<Arc<WatchStatus>>>>,
-    /// How often each lists everything anew.
+    /// How often each lists everything again.
     every: Duration,
 }
 

@@ -1,5 +1,5 @@
-//! Objects of a cache by what they have in common, so that a change is brought to
-//! those whom it concerns without a look at all others (K8S-17).
+//! Reverse indexes over caches. They find the objects that a change affects without a scan of
+//! all objects (K8S-17).
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
@@ -11,9 +11,9 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt as _};
 use minichat_core::TenantId;
 use minichat_crds::rendered_secret::SOURCE;
-use minichat_crds::{ChatQuota, ChatTenant, render};
+use minichat_crds::{ChatQuota, ChatTenant};
 
-use crate::tenant::secret_names;
+use crate::tenant::Subject;
 
 /// What several objects of one kind may have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -37,13 +37,17 @@ pub(crate) trait Keyed:
 
 impl Keyed for ChatTenant {
     fn keys(&self) -> HashSet<Key> {
-        let namespace = self.namespace().unwrap_or_default();
-        let issuers = self.spec.auth.issuers.iter();
-        let issuers = issuers.map(|issuer| Key::Issuer(issuer.issuer.clone()));
-        let secrets = secret_names(self).into_iter();
+        let Subject {
+            id,
+            namespace,
+            issuers,
+            secrets,
+            ..
+        } = Subject::of(self);
+        let issuers = issuers.into_iter().map(|listed| Key::Issuer(listed.issuer));
+        let secrets = secrets.into_iter();
         let secrets = secrets.map(|name| Key::Secret(format!("{namespace}/{name}")));
-        let id = Key::TenantId(render::tenant_id(self));
-        issuers.chain(secrets).chain([id]).collect()
+        issuers.chain(secrets).chain([Key::TenantId(id)]).collect()
     }
 }
 
@@ -84,7 +88,7 @@ impl Keyed for PartialObjectMeta<ChatTenant> {
 
 type Objects<K> = HashMap<Key, HashSet<ObjectRef<K>>>;
 
-/// Who has which key.
+/// The objects that have a key, by key.
 pub(crate) struct Index<K: Keyed>(Mutex<Objects<K>>);
 
 impl<K: Keyed> Default for Index<K> {
@@ -188,9 +192,9 @@ mod tests {
         object["spec"]["auth"] = json!({"issuers": [{"issuer": "https://x", "audience": "a"}]});
         let tenant: ChatTenant = serde_json::from_value(object).unwrap();
         let keys = tenant.keys();
-        assert!(keys.contains(&Key::TenantId(render::tenant_id(&tenant))));
+        assert!(keys.contains(&Key::TenantId(minichat_crds::render::tenant_id(&tenant))));
         assert!(keys.contains(&Key::Issuer("https://x".to_owned())));
-        for name in crate::tenant::secret_names(&tenant) {
+        for name in Subject::of(&tenant).secrets {
             assert!(keys.contains(&Key::Secret(format!("a/{name}"))));
         }
     }

@@ -1,4 +1,4 @@
-//! What the API server holds, as this process last saw it.
+//! The caches of everything that the operator watches.
 
 mod cache;
 mod index;
@@ -26,7 +26,7 @@ pub(crate) use cache::{Cache, CacheEvent};
 pub(crate) use index::Key;
 pub(crate) use watch::SILENT;
 
-/// Hears what happens to each cache, after the cache shows it.
+/// Is called for each event of each cache, after the cache has taken it in.
 pub(crate) trait Listener: Clone + Send + 'static {
     fn tenant(&self, event: &CacheEvent<'_, ChatTenant>);
     /// A tenant of another pool.
@@ -201,11 +201,11 @@ impl Caches {
             .find_map(|scope| scope.secrets.store.get(&key))
     }
 
-    /// The rendered Secret of a tenant.
+    /// The rendered Secret of a tenant, also while it is being deleted: pods serve it until it
+    /// is gone.
     pub(crate) fn rendered_of(&self, id: TenantId) -> Option<Arc<Secret>> {
         let key = ObjectRef::new(&rendered_secret::name(id)).within(&self.pool_namespace);
-        let found = self.rendered.store.get(&key);
-        found.filter(|secret| secret.metadata.deletion_timestamp.is_none())
+        self.rendered.store.get(&key)
     }
 
     /// The rendered Secrets that were made of the tenant `namespace/name`.
@@ -226,7 +226,7 @@ impl Scope {
         let place = within.map_or_else(String::new, |name| format!(" in namespace {name}"));
         let (tenants, others) = (listener.clone(), listener.clone());
         let (quotas, secrets) = (listener.clone(), listener.clone());
-        // Others concern nobody, and may be many.
+        // No tenant may name the others, and there may be many.
         let labelled = watcher::Config::default().labels(&format!("{CREDENTIALS_LABEL}=true"));
         Self {
             tenants: Cache::start(

@@ -1,11 +1,10 @@
-//! Watches that go on whatever happens, and how each of them fares.
+//! Watches that are started again after every failure, and the state of each of them.
 //!
-//! The API server ends a watch after [`WATCH_SECONDS`]; one that is silent for longer is
-//! dead and is begun anew. The list that begins it may be sent on another connection that
-//! has died in the same moment, where it is silent once more: so [`SILENT`] is less than
-//! half of the 30 seconds within which a watch is whole again. After a failure, and once in
-//! a while, everything is listed anew: that mends what an event has missed, whatever the
-//! reason.
+//! The API server ends a watch after [`WATCH_SECONDS`]. If a watch is silent for [`SILENT`], its
+//! connection is dead and the watch is started again. It starts with a list, which may be sent
+//! on a second dead connection and be silent as well. Both together must take less than 30
+//! seconds, so [`SILENT`] is less than half of that. After a failure, and every ten minutes,
+//! everything is listed again, which makes up for events that were missed.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -199,7 +198,7 @@ where
     }
 }
 
-/// Without what nobody here reads and what may be as large as everything else.
+/// Removes metadata that the operator never reads and that may be as large as the rest.
 fn trimmed<K: Resource>(mut event: Event<K>) -> Event<K> {
     if let Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) = &mut event {
         let metadata = object.meta_mut();

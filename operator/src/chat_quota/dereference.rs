@@ -1,16 +1,15 @@
-//! The tenant that a quota names, from the caches, and what its quotas come to.
+//! Reads from the caches the tenant that a quota names, and what the render loop has decided
+//! about the tenant's quotas.
 
 use std::sync::Arc;
 
 use kube::ResourceExt as _;
-use minichat_crds::render::{self, Shortfall};
-use minichat_crds::rendered_secret::revision_of;
-use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, RenderedTenant};
+use minichat_crds::render::Shortfall;
+use minichat_crds::{ChatQuota, ChatTenant};
 
-use crate::caches::Caches;
 use crate::chat_tenant::contention::is_served_elsewhere;
 use crate::context::Context;
-use crate::tenant::MadeOf;
+use crate::tenant::{QuotaSeen, Subject};
 
 #[derive(Default)]
 pub(super) struct Dereferenced {
@@ -18,18 +17,17 @@ pub(super) struct Dereferenced {
     pub(super) tenant: Option<Arc<ChatTenant>>,
     /// Whether the tenant is in another pool.
     is_in_another_pool: bool,
+    /// Whether the render loop has still to see the quota as it is now.
+    pub(super) is_undecided: bool,
     /// Revision of the tenant's rendered Secret, if that holds all its quotas as
     /// they are now.
     pub(super) revision: Option<String>,
-    /// Present when the quota does not apply to everybody whom it means.
+    /// Present when the quota does not apply to all users whom it names.
     pub(super) shortfall: Option<Shortfall>,
 }
 
-pub(super) fn dereference(
-    caches: &Caches,
-    quota: &ChatQuota,
-    settings: &RenderSettings,
-) -> Dereferenced {
+pub(super) fn dereference(quota: &ChatQuota, context: &Context) -> Dereferenced {
+    let caches = &context.caches;
     let namespace = quota.namespace().unwrap_or_default();
     let name = &quota.spec.tenant_ref.name;
     let Some(tenant) = caches.tenant(&namespace, name) else {
@@ -38,29 +36,34 @@ pub(super) fn dereference(
             ..Dereferenced::default()
         };
     };
-    let quotas = caches.quotas_of(&namespace, name);
-    let quotas: Vec<_> = quotas.iter().map(AsRef::as_ref).collect();
-    let mut allowances = render::allowances(&tenant, &quotas, settings);
-    let rendered = caches.rendered_of(render::tenant_id(&tenant));
-    let revision = rendered.and_then(|secret| {
-        let made_of = MadeOf::of(&secret.metadata, &tenant);
-        let is_ours = matches!(made_of, MadeOf::ThisObject | MadeOf::ItsName);
-        let carried = RenderedTenant::from_secret(&secret, &RenderSettings::LENIENT);
-        let holds =
-            carried.is_ok_and(|carried| carried.config.document.user_limits == allowances.limits);
-        (is_ours && holds).then(|| revision_of(&secret).map(str::to_owned))?
-    });
+    let seen = Dereferenced {
+        tenant: Some(Arc::clone(&tenant)),
+        ..Dereferenced::default()
+    };
+    let subject = Subject::of(&tenant);
+    // Nothing is rendered for it any more.
+    if subject.is_ending() {
+        return seen;
+    }
+    let decision = context.state.decisions.of(&subject);
+    let decision = decision.filter(|decision| decision.quotas.contains(&QuotaSeen::of(quota)));
+    let Some(decision) = decision else {
+        return Dereferenced {
+            is_undecided: true,
+            ..seen
+        };
+    };
+    let revision = decision.revision.as_ref().filter(|_| decision.holds_quotas);
     Dereferenced {
-        revision,
-        shortfall: allowances.shortfalls.remove(&quota.name_any()),
-        tenant: Some(tenant),
-        is_in_another_pool: false,
+        revision: revision.cloned(),
+        shortfall: decision.shortfalls.get(&quota.name_any()).cloned(),
+        ..seen
     }
 }
 
 impl Dereferenced {
-    /// Whether another operator tells the quota what became of it (D37). Of a quota
-    /// whose tenant is nowhere every one may.
+    /// Whether another operator writes the quota's status (D37). If the tenant does not exist,
+    /// every operator may.
     pub(super) fn is_of_another_operator(&self, context: &Context) -> bool {
         match &self.tenant {
             Some(tenant) => is_served_elsewhere(tenant, context),

@@ -1,5 +1,5 @@
-//! Quotas: they are rendered with their tenant; here they are told what became
-//! of them.
+//! The status of quotas. Quotas are rendered with their tenant; this loop writes into each
+//! whether it applies.
 
 mod dereference;
 mod update_status;
@@ -14,12 +14,11 @@ use crate::context::Context;
 use crate::failures::ReconcileError;
 use crate::work::Requeue;
 
-/// A quota that was applied with its tenant may come first. Until then it is nobody's,
-/// and operators of several pools would all say so.
+/// A quota that is applied together with its tenant may come before it. For so long an operator
+/// does not report the missing tenant: every operator of the cluster would.
 const APPLIED_TOGETHER: Duration = Duration::from_secs(3);
 
-/// Writes the quota's status. Another look is due when the tenant's status
-/// changes, which brings this loop back.
+/// Writes the quota's status. A change of the tenant's status enqueues the quota again.
 pub(crate) async fn reconcile(
     quota: &ChatQuota,
     context: &Context,
@@ -27,8 +26,9 @@ pub(crate) async fn reconcile(
     if quota.metadata.deletion_timestamp.is_some() {
         return Ok(None);
     }
-    let seen = dereference::dereference(&context.caches, quota, &context.settings);
-    if seen.is_of_another_operator(context) {
+    let seen = dereference::dereference(quota, context);
+    // The render loop's decision brings the quota back.
+    if seen.is_of_another_operator(context) || seen.is_undecided {
         return Ok(None);
     }
     if seen.tenant.is_none() && is_new(quota, context) {
@@ -38,7 +38,7 @@ pub(crate) async fn reconcile(
     update_status::update(quota, &seen, verdicts, context).await
 }
 
-/// Whether nobody has seen the quota yet, and it was made a moment ago.
+/// Whether no operator has written a status yet, and the quota was created a moment ago.
 fn is_new(quota: &ChatQuota, context: &Context) -> bool {
     let status = quota.status.as_ref();
     let observed = status.and_then(|status| status.observed_generation);

@@ -1,4 +1,4 @@
-//! What a quota is told.
+//! Writes the quota's status and events.
 
 use minichat_crds::ChatQuota;
 use minichat_crds::chat_quota::ChatQuotaStatus;

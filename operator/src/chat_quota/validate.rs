@@ -1,4 +1,4 @@
-//! How a quota stands: pure.
+//! The conditions of a quota. Pure.
 
 use minichat_crds::render::{Shortfall, ShortfallKind};
 use minichat_crds::status::ConditionStatus;
@@ -33,7 +33,7 @@ pub(super) fn validate(quota: &ChatQuota, seen: &Dereferenced) -> Vec<Verdict> {
     verdicts
 }
 
-/// A quota that applies to nobody.
+/// A quota that applies to no user.
 fn refused(reason: Reason, message: &str) -> Vec<Verdict> {
     [Type::Accepted, Type::Ready]
         .map(|type_| Verdict::no(type_, reason, message))
@@ -58,7 +58,7 @@ fn programmed(quota: &ChatQuota, tenant: &ChatTenant, revision: Option<&str>) ->
             )
         }
         (Some(_), Some(condition)) => {
-            let reason = [Reason::Rejected, Reason::NoPods]
+            let reason = [Reason::Rejected, Reason::NoPods, Reason::Blocked]
                 .into_iter()
                 .find(|reason| reason.as_str() == condition.reason);
             Verdict::no(

@@ -1,42 +1,48 @@
-//! The steps that change rendered Secrets.
+//! Writes and deletes rendered Secrets of one tenant.
 
 use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt as _;
 use kube::core::PartialObjectMeta;
-use minichat_crds::ChatTenant;
 
 use super::dereference::Dereferenced;
-use crate::tenant::{MadeOf, full_name, source_of};
+use crate::tenant::{MadeOf, Subject, source_of};
 use crate::writer::{WriteError, Writer};
 
-/// Brings the rendered Secret to the pool. One that is in the way is deleted first.
+/// Brings the rendered Secret to the pool. One that is in the way is deleted first; `false` if
+/// a finalizer may keep it, so that nothing was written.
 pub(super) async fn apply(
     writer: &Writer,
-    tenant: &ChatTenant,
+    subject: &Subject<'_>,
     seen: &Dereferenced,
     secret: &Secret,
-) -> Result<(), WriteError> {
+) -> Result<bool, WriteError> {
     let Some(existing) = &seen.existing else {
         let is_own = |found: &PartialObjectMeta<Secret>| {
-            MadeOf::of(&found.metadata, tenant) != MadeOf::Another
+            MadeOf::of(&found.metadata, subject) != MadeOf::Another
         };
-        return writer.create_rendered(secret, is_own).await;
+        writer.create_rendered(secret, is_own).await?;
+        return Ok(true);
     };
-    if is_in_the_way(existing, secret, tenant) {
+    if is_in_the_way(existing, secret, subject) {
         writer.delete_rendered(existing).await?;
+        if !existing.finalizers().is_empty() {
+            return Ok(false);
+        }
     }
-    writer.apply_rendered(secret).await
+    writer.apply_rendered(secret).await?;
+    Ok(true)
 }
 
 /// Whether `existing` cannot become `secret`. The type of a Secret cannot be changed. And
 /// pods take the change of a Secret for an edit of the tenant that they serve with it: only
 /// its deletion ends one that had the id before.
-fn is_in_the_way(existing: &Secret, secret: &Secret, tenant: &ChatTenant) -> bool {
-    let is_of_another = source_of(existing).is_some_and(|source| source != full_name(tenant));
+fn is_in_the_way(existing: &Secret, secret: &Secret, subject: &Subject<'_>) -> bool {
+    let is_of_another = source_of(existing).is_some_and(|source| source != subject.full_name);
     is_of_another || existing.type_ != secret.type_
 }
 
-/// Removes what is still rendered of an earlier object of the tenant's name, and is
-/// not replaced: its credentials are not this one's.
+/// Deletes the rendered Secret of an earlier object of the tenant's name when nothing replaces
+/// it: its credentials are not this object's.
 pub(super) async fn remove_stale(writer: &Writer, seen: &Dereferenced) -> Result<(), WriteError> {
     match &seen.stale {
         Some(secret) => writer.delete_rendered(secret).await,
@@ -68,10 +74,11 @@ mod tests {
     #[test]
     fn only_what_is_of_the_tenant_or_of_nobody_is_changed_in_place() {
         let tenant = minichat_crds::validation::chat_tenant(&cases::tenant(), None).unwrap();
-        let own = json!({"minichat.dev/source": full_name(&tenant)});
+        let subject = Subject::of(&tenant);
+        let own = json!({"minichat.dev/source": subject.full_name});
         let new = secret("minichat.dev/tenant-config", &own);
         let is_in_the_way =
-            |type_, annotations| is_in_the_way(&secret(type_, &annotations), &new, &tenant);
+            |type_, annotations| is_in_the_way(&secret(type_, &annotations), &new, &subject);
         assert!(!is_in_the_way("minichat.dev/tenant-config", own.clone()));
         assert!(is_in_the_way("Opaque", own));
         let of_another = json!({"minichat.dev/source": "a/another"});

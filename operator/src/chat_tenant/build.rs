@@ -1,43 +1,46 @@
-//! The rendered Secret as it should be: pure.
+//! The rendered Secret as it should be, compared with the one that exists. Pure.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use minichat_config::{Fault, Faults};
-use minichat_core::{NamespacedName, Timestamp};
+use minichat_core::NamespacedName;
+use minichat_crds::RenderedTenant;
 use minichat_crds::render::Rendered;
 use minichat_crds::rendered_secret::{SOURCE_UID, revision_of};
-use minichat_crds::{ChatTenant, RenderedTenant};
 
 use super::dereference::Dereferenced;
 use crate::context::Context;
 use crate::managed::Owner;
-use crate::tenant::{KnownVersions, PolicyVersion};
+use crate::tenant::{KnownVersions, PolicyVersion, Subject};
+use crate::termination;
 
 /// The longest value of a label.
 const MAX_LABEL: usize = 63;
 
 pub(super) enum Build {
-    /// Nothing: the pool has it, or is to keep what it has.
-    Stands,
-    /// Nothing yet.
+    /// Nothing: the pool has it.
+    Current,
+    /// Nothing yet: an object that is missing or being deleted is in the way.
     Waits,
+    /// The same for so long that somebody must act: what to do.
+    Blocked(String),
     /// The Secret, and how its policy is numbered.
     Write(Box<Secret>, PolicyVersion),
 }
 
 /// What must be written for `rendered` to be delivered.
 pub(super) fn build(
-    tenant: &ChatTenant,
+    subject: &Subject<'_>,
     seen: &Dereferenced,
     rendered: Rendered,
     context: &Context,
-    now: Timestamp,
 ) -> Result<Build, Faults> {
+    let now = context.clock.now();
     let hash = rendered.config.content_hash.clone();
-    let known = context.policy_versions.known(tenant);
-    let version = version(tenant, seen, &known, &hash);
+    let known = context.state.policy_versions.known(subject);
+    let version = version(subject, seen, &known, &hash);
     let carried = seen.carried.as_ref().filter(|carried| {
         carried.config.policy_version == Some(version) && carried.config.content_hash == hash
     });
@@ -65,47 +68,56 @@ pub(super) fn build(
         })
         .unwrap_or(now);
     let delivered = RenderedTenant {
-        source: source(tenant)?,
+        source: source(subject)?,
         config: rendered.config.numbered(version),
         credentials: rendered.credentials,
         revision,
     };
     let mut secret = delivered.to_pool_secret(&context.pool_name, generated_at)?;
-    describe(&mut secret, tenant);
+    describe(&mut secret, subject);
+    let mut is_owner_awaited = false;
     match context.managed.owner() {
         Owner::ConfigMap(owner) => secret.metadata.owner_references = Some(vec![*owner]),
         Owner::Nobody => {}
-        Owner::Awaited => return Ok(Build::Waits),
+        Owner::Awaited => is_owner_awaited = true,
     }
-    let stands = seen
-        .rendered
-        .as_ref()
-        .is_some_and(|existing| holds(existing, &secret));
-    let number = PolicyVersion {
+    let rendered = seen.rendered.as_ref();
+    if rendered.is_some_and(|existing| holds(existing, &secret)) {
+        return Ok(Build::Current);
+    }
+    if is_owner_awaited {
+        return Ok(blocked_or_waits(context.managed.stuck(now)));
+    }
+    // What is written into it would go with it.
+    let existing = seen.existing.as_deref();
+    if let Some(ending) = existing.filter(|secret| secret.metadata.deletion_timestamp.is_some()) {
+        return Ok(blocked_or_waits(termination::stuck(ending, now)));
+    }
+    let version = PolicyVersion {
         version,
         hash,
         generated_at,
     };
-    Ok(if stands {
-        Build::Stands
-    } else {
-        Build::Write(Box::new(secret), number)
-    })
+    Ok(Build::Write(Box::new(secret), version))
+}
+
+fn blocked_or_waits(stuck: Option<String>) -> Build {
+    stuck.map_or(Build::Waits, Build::Blocked)
 }
 
 /// QUOTA-27: the last version while the hash is the same, else the next one; never
-/// one that is taken. Where nothing is known, 1: a pod whose database knows that one
-/// refuses it, and says which are taken.
+/// one that is taken. If nothing is known, 1: a pod whose database knows version 1
+/// refuses it, and reports which versions are taken.
 fn version(
-    tenant: &ChatTenant,
+    subject: &Subject<'_>,
     seen: &Dereferenced,
     remembered: &KnownVersions,
     hash: &str,
 ) -> u64 {
     let taken = remembered.taken;
-    let id = super::id_of(tenant).to_string();
+    let id = subject.id.to_string();
     // One that came with a backup may speak of another tenant.
-    let status = tenant.status.as_ref();
+    let status = subject.tenant.status.as_ref();
     let status = status.filter(|status| status.tenant_id.as_ref() == Some(&id));
     let told = status
         .and_then(|status| u64::try_from(status.policy_version?).ok())
@@ -121,7 +133,7 @@ fn version(
             Some(carried.config.content_hash.as_str()),
         ))
     });
-    // Of a Secret that somebody has broken the annotation may be left.
+    // A Secret whose content was edited may still have the annotation.
     let annotated = seen
         .rendered
         .as_ref()
@@ -148,21 +160,19 @@ fn version(
 }
 
 /// The API server has checked both names.
-fn source(tenant: &ChatTenant) -> Result<NamespacedName, Fault> {
-    let namespace = tenant.namespace().unwrap_or_default();
-    NamespacedName::new(&namespace, &tenant.name_any()).map_err(|error| Fault {
+fn source(subject: &Subject<'_>) -> Result<NamespacedName, Fault> {
+    NamespacedName::new(subject.namespace, subject.name).map_err(|error| Fault {
         path: "metadata".to_owned(),
         message: error.to_string(),
     })
 }
 
 /// Labels of K8S-13.
-fn describe(secret: &mut Secret, tenant: &ChatTenant) {
-    let name = tenant.name_any();
-    let label = if name.len() <= MAX_LABEL {
-        name
+fn describe(secret: &mut Secret, subject: &Subject<'_>) {
+    let label = if subject.name.len() <= MAX_LABEL {
+        subject.name.to_owned()
     } else {
-        super::id_of(tenant).to_string()
+        subject.id.to_string()
     };
     for (key, value) in [
         ("app.kubernetes.io/name", "minichat"),
@@ -176,11 +186,11 @@ fn describe(secret: &mut Secret, tenant: &ChatTenant) {
         secret.labels_mut().insert(key.to_owned(), value.to_owned());
     }
     let annotations = secret.annotations_mut();
-    annotations.insert(SOURCE_UID.to_owned(), tenant.uid().unwrap_or_default());
+    annotations.insert(SOURCE_UID.to_owned(), subject.uid().to_owned());
 }
 
-/// Whether `existing` has everything that `wanted` has; what others have added
-/// is theirs.
+/// Whether `existing` has everything that `wanted` has. Additions of other field managers do
+/// not count.
 fn holds(existing: &Secret, wanted: &Secret) -> bool {
     existing.type_ == wanted.type_
         && has_all(existing.data.as_ref(), wanted.data.as_ref())
@@ -212,9 +222,14 @@ fn has_all<V: PartialEq>(
 
 #[cfg(test)]
 mod tests {
-    use minichat_crds::{cases, chat_tenant::ChatTenantStatus};
+    use minichat_core::Timestamp;
+    use minichat_crds::{ChatTenant, cases, chat_tenant::ChatTenantStatus};
 
     use super::*;
+
+    fn version(tenant: &ChatTenant, seen: &Dereferenced, known: &KnownVersions, hash: &str) -> u64 {
+        super::version(&Subject::of(tenant), seen, known, hash)
+    }
 
     const NOW: Timestamp = Timestamp::from_micros(1_772_292_609_000_000);
 
@@ -226,11 +241,11 @@ mod tests {
         Dereferenced {
             quotas: Vec::new(),
             secrets: BTreeMap::new(),
-            unlabelled: std::collections::BTreeSet::new(),
             is_at_operator: false,
             existing: None,
             rendered: None,
             carried: None,
+            limits: None,
             stale: None,
             others: Vec::new(),
             holder: None,
@@ -240,7 +255,7 @@ mod tests {
 
     fn status(version: Option<i64>, hash: Option<&str>) -> ChatTenantStatus {
         ChatTenantStatus {
-            tenant_id: Some(super::super::id_of(&tenant()).to_string()),
+            tenant_id: Some(Subject::of(&tenant()).id.to_string()),
             policy_version: version,
             policy_hash: hash.map(str::to_owned),
             ..ChatTenantStatus::default()

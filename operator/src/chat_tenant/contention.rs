@@ -1,7 +1,7 @@
-//! Which of several operators of one pool serves a tenant (D37): the first that saw it,
-//! which wrote its namespace into the status. Another one leaves the tenant alone, and
-//! says so: it names itself as contender, as long as it is there. Who serves the tenant
-//! goes on, and repeats that both are there until one of the two is told otherwise.
+//! Which of several operators of one pool serves a tenant (D37): the first that saw it and
+//! wrote its namespace into the status. A second operator leaves the tenant alone, and names
+//! itself in the status as contender while it runs. The first one goes on serving the tenant.
+//! Both report the conflict until one of them gets another pool or ends.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use crate::status::{self, Reason, Type, Verdict, merged};
 use crate::work::Requeue;
 use crate::writer::{If, WriteError};
 
-/// How often a contender says that it is still there.
+/// How often a contender renews its entry in the status.
 const RENEW: Duration = Duration::from_mins(5);
-/// A contender that has not said so for so long is gone. Clocks may differ by minutes.
+/// A contender whose entry is older is gone. Clocks may differ by minutes.
 const EXPIRY: Duration = Duration::from_mins(15);
 /// Tenants that are given up at once when the process ends.
 const AT_ONCE: usize = 16;
@@ -31,7 +31,7 @@ pub(super) enum Owner<'a> {
     Another(&'a str),
 }
 
-/// Who serves `tenant`.
+/// Which operator serves `tenant`.
 pub(super) fn owner<'a>(tenant: &'a ChatTenant, context: &Context) -> Owner<'a> {
     match operator_namespace(tenant) {
         None => Owner::Nobody,
@@ -63,7 +63,8 @@ pub(super) async fn claim(tenant: &ChatTenant, context: &Context) -> Result<bool
     }
 }
 
-/// Tells `tenant`, which `owner` serves, that this operator would serve it too.
+/// Writes into the status of `tenant`, which `owner` serves, that this operator would serve it
+/// too.
 pub(super) async fn contend(
     tenant: &ChatTenant,
     owner: &str,
@@ -107,7 +108,7 @@ pub(super) fn recheck(tenant: &ChatTenant, now: Timestamp) -> Requeue {
     contender(tenant, now).map(|contender| EXPIRY.saturating_sub(age(&contender, now)))
 }
 
-/// What both of them say.
+/// `Accepted` as both operators report it.
 pub(super) fn conflict(pool: &str, owner: &str, contender: &str) -> Verdict {
     Verdict::no(
         Type::Accepted,
@@ -120,7 +121,7 @@ pub(super) fn conflict(pool: &str, owner: &str, contender: &str) -> Verdict {
     )
 }
 
-/// Takes back what this operator said as a contender, when it ends.
+/// Removes this operator as contender from all tenants, when it ends.
 pub(crate) async fn withdraw(context: &Context) {
     let is_ours = |tenant: &ChatTenant| {
         let status = tenant.status.as_ref();

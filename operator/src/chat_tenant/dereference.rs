@@ -1,35 +1,34 @@
-//! Everything a tenant's configuration depends on, from the caches.
+//! Reads from the caches everything that a tenant's configuration depends on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
+use minichat_config::tenant::document::UserLimitsDocument;
 use minichat_crds::render::{SecretValue, Secrets};
 use minichat_crds::rendered_secret;
-use minichat_crds::{ChatQuota, ChatTenant, RenderSettings, RenderedTenant};
+use minichat_crds::{ChatQuota, RenderSettings, RenderedTenant};
 
-use super::id_of;
 use crate::caches::Key;
 use crate::context::Context;
-use crate::issuers::{self, Listed};
-use crate::tenant::{self, Known, MadeOf, full_name, secret_names, source_of};
+use crate::issuers;
+use crate::tenant::{self, Known, MadeOf, Subject, source_of};
 
 pub(super) struct Dereferenced {
     pub(super) quotas: Vec<Arc<ChatQuota>>,
     /// Those the tenant refers to, and may.
     pub(super) secrets: Secrets,
-    /// Names of those that exist and that no tenant may name.
-    pub(super) unlabelled: BTreeSet<String>,
     /// Whether the tenant is in the operator's own namespace.
     pub(super) is_at_operator: bool,
-    /// The rendered Secret of the tenant's id, whosever it is.
+    /// The rendered Secret of the tenant's id, of whichever tenant, also while it is being deleted.
     pub(super) existing: Option<Arc<Secret>>,
     /// The same, if it is the tenant's.
     pub(super) rendered: Option<Arc<Secret>>,
-    /// What that carries, if it was made of this very object; `None` also when
-    /// somebody has broken it.
+    /// Its content, if it was made of this very object; `None` also if it cannot be read.
     pub(super) carried: Option<RenderedTenant>,
+    /// The limits of users in it, also if it was made of an earlier version's object.
+    pub(super) limits: Option<UserLimitsDocument>,
     /// The rendered Secret of the tenant's id, if it was made of an earlier object
     /// of its name: nothing of it is used again.
     pub(super) stale: Option<Arc<Secret>>,
@@ -41,91 +40,72 @@ pub(super) struct Dereferenced {
     pub(super) contested: Option<String>,
 }
 
-pub(super) fn dereference(context: &Context, tenant: &ChatTenant) -> Dereferenced {
+pub(super) fn dereference(subject: &Subject<'_>, context: &Context) -> Dereferenced {
     let caches = &context.caches;
-    let namespace = tenant.namespace().unwrap_or_default();
-    let (id, full) = (id_of(tenant), full_name(tenant));
-    let secrets = secret_names(tenant)
-        .into_iter()
-        .filter_map(|name| {
-            let secret = caches.secret(&namespace, &name)?;
-            Some((name, values(&secret)))
-        })
-        .collect();
-    let existing = caches.rendered_of(id);
-    let made_of = |wanted: &[MadeOf]| {
-        let existing = existing.clone();
-        existing.filter(|secret| wanted.contains(&MadeOf::of(&secret.metadata, tenant)))
+    let secrets = subject.secrets.iter().filter_map(|name| {
+        let secret = caches.secret(subject.namespace, name)?;
+        Some(((*name).to_owned(), values(&secret)))
+    });
+    let existing = caches.rendered_of(subject.id);
+    let made_of = existing
+        .as_ref()
+        .map(|secret| MadeOf::of(&secret.metadata, subject));
+    let if_made_of = |wanted: &[MadeOf]| {
+        let is_wanted = made_of.is_some_and(|made_of| wanted.contains(&made_of));
+        existing.clone().filter(|_| is_wanted)
     };
-    let recorded = context.owners.of(id);
-    let holder = holder(context, tenant, existing.as_deref(), recorded.as_deref());
-    let contested = contested(context, tenant);
+    let rendered = if_made_of(&[MadeOf::ThisObject, MadeOf::ItsName]);
     // What was accepted once is not refused here for a setting that changed since.
-    let carried = made_of(&[MadeOf::ThisObject])
-        .and_then(|secret| RenderedTenant::from_secret(&secret, &RenderSettings::LENIENT).ok());
-    let name = rendered_secret::name(id);
-    let others = caches.rendered_from(&full).into_iter();
+    let parsed = rendered
+        .as_ref()
+        .and_then(|secret| RenderedTenant::from_secret(secret, &RenderSettings::LENIENT).ok());
+    let limits = parsed
+        .as_ref()
+        .map(|parsed| parsed.config.document.user_limits.clone());
+    let name = rendered_secret::name(subject.id);
+    let others = caches.rendered_from(&subject.full_name).into_iter();
     let others = others.filter(|secret| secret.name_any() != name);
     Dereferenced {
-        quotas: caches.quotas_of(&namespace, &tenant.name_any()),
-        secrets,
-        unlabelled: BTreeSet::new(),
-        is_at_operator: namespace == context.pool_namespace,
-        rendered: made_of(&[MadeOf::ThisObject, MadeOf::ItsName]),
-        carried,
-        stale: made_of(&[MadeOf::EarlierObject]),
+        quotas: caches.quotas_of(subject.namespace, subject.name),
+        secrets: secrets.collect(),
+        is_at_operator: subject.namespace == context.pool_namespace,
+        rendered,
+        carried: parsed.filter(|_| made_of == Some(MadeOf::ThisObject)),
+        limits,
+        stale: if_made_of(&[MadeOf::EarlierObject]),
         others: others.collect(),
-        holder,
-        contested,
+        holder: holder(subject, existing.as_deref(), context),
+        contested: contested(subject, context),
         existing,
     }
 }
 
-impl Dereferenced {
-    /// Asks the API server for what the caches do not tell: whether Secrets that are
-    /// missing there are only not labelled.
-    pub(super) async fn find_unlabelled(&mut self, tenant: &ChatTenant, context: &Context) {
-        let namespace = tenant.namespace().unwrap_or_default();
-        for name in secret_names(tenant) {
-            let is_missing = !self.secrets.contains_key(&name);
-            if is_missing && context.secret_lookup.exists(&namespace, &name).await {
-                self.unlabelled.insert(name);
-            }
-        }
-    }
-}
-
-/// Who has the id of `tenant` instead of it.
-fn holder(
-    context: &Context,
-    tenant: &ChatTenant,
-    existing: Option<&Secret>,
-    recorded: Option<&str>,
-) -> Option<String> {
+/// The tenant that has the id of `subject` instead of it.
+fn holder(subject: &Subject<'_>, existing: Option<&Secret>, context: &Context) -> Option<String> {
     let caches = &context.caches;
-    let all = caches.tenants_having(&Key::TenantId(id_of(tenant)));
+    let all = caches.tenants_having(&Key::TenantId(subject.id));
     let source = existing.and_then(source_of);
     let namespace = source.and_then(|source| source.split_once('/'));
+    let recorded = context.state.owners.of(subject.id);
     let known = Known {
         rendered_from: source,
         is_elsewhere: namespace.is_some_and(|(namespace, _)| !caches.watches(namespace)),
-        recorded,
+        recorded: recorded.as_deref(),
     };
-    tenant::holder(tenant, &all, known)
+    tenant::holder(subject, &all, known)
 }
 
-/// Why an issuer of `tenant` is another tenant's.
-fn contested(context: &Context, tenant: &ChatTenant) -> Option<String> {
-    let issuers = Listed::by_tenant(tenant);
-    let listing = issuers.iter().map(Listed::key);
-    let holding = issuers
-        .iter()
-        .flat_map(|listed| context.issuers.excluding(listed));
+/// Why an issuer of `subject` is another tenant's.
+fn contested(subject: &Subject<'_>, context: &Context) -> Option<String> {
+    let delivered = &context.state.issuers;
+    let listed = subject.issuers.iter();
+    let listing = listed.clone().map(|one| Key::Issuer(one.issuer.clone()));
+    let holding = listed.flat_map(|one| delivered.excluding(one));
     let concerned: Vec<_> = listing
         .chain(holding.map(Key::TenantId))
         .flat_map(|key| context.caches.tenants_having(&key))
         .collect();
-    issuers::conflict(tenant, &concerned, &context.issuers)
+    issuers::conflict(subject, &concerned, delivered)
 }
 
 fn values(secret: &Secret) -> BTreeMap<String, SecretValue> {

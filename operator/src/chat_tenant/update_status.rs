@@ -1,114 +1,93 @@
-//! What the tenant is told: conditions, the numbers of its policy, events.
+//! Writes the tenant's status and events, after the pods have said which revision they run.
 
-use kube::runtime::reflector::ObjectRef;
 use minichat_core::TenantId;
-use minichat_crds::ChatTenant;
 use minichat_crds::chat_tenant::{ChatTenantStatus, DataPlane};
-use minichat_crds::rendered_secret::revision_of;
 
-use super::dereference::Dereferenced;
-use super::validate::Validated;
-use super::{AGAIN, contention, id_of};
+use super::{AGAIN, contention};
 use crate::context::Context;
 use crate::failures::ReconcileError;
 use crate::issuers;
 use crate::pool::{Acknowledgement, SOON};
 use crate::status::{self, EventNote, Reason, Type, Verdict, conditions, stalled};
-use crate::tenant::{full_name, named_for};
-use crate::work::Requeue;
+use crate::tenant::{Decision, Delivery, Subject};
+use crate::work::{Request, Requeue};
 use crate::writer::If;
 
-/// Asks the pods and writes the status; those that take long are asked again.
-/// `unwritten` is why what should be delivered is not.
+/// What is known before the pods are asked.
+pub(super) struct Verdicts {
+    pub(super) accepted: Verdict,
+    pub(super) resolved: Verdict,
+    /// Why what should be delivered is not in the rendered Secret.
+    pub(super) undelivered: Option<Verdict>,
+}
+
+/// Asks the pods and writes the status. The tenant is requeued while that is not settled.
 pub(super) async fn update(
-    tenant: &ChatTenant,
-    seen: &Dereferenced,
-    validated: Validated,
-    unwritten: Option<String>,
+    subject: &Subject<'_>,
+    decision: &Decision,
+    verdicts: Verdicts,
     context: &Context,
 ) -> Result<Requeue, ReconcileError> {
-    let Some(revision) = seen
-        .rendered
-        .as_ref()
-        .and_then(|secret| revision_of(secret))
-    else {
-        let nothing = match &unwritten {
-            Some(error) => not_written(error),
-            None => Verdict::no(
-                Type::Programmed,
-                Reason::Pending,
-                "nothing has been rendered yet",
-            ),
-        };
-        let status = status(
-            tenant,
-            seen,
-            &validated,
-            nothing,
-            &Acknowledgement::default(),
-            context,
-        );
-        let later = write(tenant, status, context).await?;
-        return Ok(again(unwritten.is_some()).or(later));
+    let is_failing = decision.delivery == Delivery::Writing;
+    let Some(revision) = &decision.revision else {
+        let nothing = verdicts.undelivered.clone().unwrap_or_else(|| {
+            let message = "nothing has been rendered yet";
+            Verdict::no(Type::Programmed, Reason::Pending, message)
+        });
+        let nobody = Acknowledgement::default();
+        let status = status(subject, decision, verdicts, nothing, &nobody, context);
+        let later = write(subject, status, context).await?;
+        return Ok(again(is_failing).or(later));
     };
-    let standing = context
-        .pool
-        .acknowledged(id_of(tenant), revision, SOON)
-        .await;
-    learn_owner(tenant, &standing, context);
-    if let Some(stored) = standing.stored_version
-        && context.policy_versions.take(tenant, stored)
-    {
-        tracing::info!(
-            tenant.id = %id_of(tenant),
-            revision,
-            stored,
-            "a pod knows higher policy versions; the next one is above them"
-        );
-        context.enqueue_render(tenant);
-    }
-    if unwritten.is_none()
+    let standing = context.pool.acknowledged(subject.id, revision, SOON).await;
+    learn(subject, &standing, revision, context);
+    if verdicts.undelivered.is_none()
         && standing.is_everywhere()
-        && let Some(elapsed) = context.propagation.arrived(&ObjectRef::from_obj(tenant))
+        && let Some(elapsed) = context.state.propagation.arrived(&subject.key())
     {
-        context.metrics.config_propagation_seconds(elapsed);
+        context.state.metrics.config_propagation_seconds(elapsed);
     }
-    let programmed = match &unwritten {
-        Some(error) if standing.refusal.is_none() => not_written(error),
+    let programmed = match &verdicts.undelivered {
+        Some(undelivered) if standing.refusal.is_none() => undelivered.clone(),
         _ => {
-            let refusal = refusal(tenant, &standing, revision, |holder| {
+            let refusal = refusal(subject, &standing, revision, |holder| {
                 context.caches.name_of(holder)
             });
             programmed(&standing, refusal, revision)
         }
     };
-    let told = status(tenant, seen, &validated, programmed, &standing, context);
-    let later = write(tenant, told, context).await?;
+    let status = status(subject, decision, verdicts, programmed, &standing, context);
+    let later = write(subject, status, context).await?;
     // An edit must not wait for a pod that does not answer.
-    let is_settled = standing.is_final() && standing.refusal.is_none() && unwritten.is_none();
+    let is_settled = standing.is_final() && standing.refusal.is_none() && !is_failing;
     Ok(again(!is_settled).or(later))
 }
 
-/// What the database of the pool says of whose the id is (D36).
-fn learn_owner(tenant: &ChatTenant, standing: &Acknowledgement, context: &Context) {
+/// Keeps what the pods report of the pool's database: the owner of the id (D36), and which policy
+/// versions it has. News enqueue the tenants that they affect for the render loop.
+fn learn(subject: &Subject<'_>, standing: &Acknowledgement, revision: &str, context: &Context) {
+    let (id, state) = (subject.id, &context.state);
     let owner = standing.stored_owner.as_deref();
-    if owner.is_none() && !standing.is_everywhere() {
-        return;
-    }
-    let id = id_of(tenant);
-    if context.owners.set(id, owner) {
+    if (owner.is_some() || standing.is_everywhere()) && state.owners.set(id, owner) {
         tracing::info!(tenant.id = %id, owner, "the owner of the id in the database of the pool");
         context.enqueue_all_of(id);
+    }
+    if let Some(stored) = standing.stored_version
+        && state.policy_versions.take(subject, stored)
+    {
+        tracing::info!(
+            tenant.id = %id,
+            revision,
+            stored,
+            "a pod knows higher policy versions; the next one is above them"
+        );
+        let render = &state.queues.render;
+        render.send(Request::Changed(subject.key()));
     }
 }
 
 fn again(is_due: bool) -> Requeue {
     is_due.then_some(AGAIN)
-}
-
-fn not_written(error: &str) -> Verdict {
-    let message = format!("the rendered Secret cannot be written, and it is tried again: {error}");
-    Verdict::no(Type::Programmed, Reason::Pending, message)
 }
 
 /// A status with the verdicts and events that led to it.
@@ -148,20 +127,20 @@ fn programmed(standing: &Acknowledgement, refusal: Option<String>, revision: &st
 /// Why pods refuse the revision. Their own words are for administrators: they name
 /// other tenants, whatever their namespace. `name_of` an id is `namespace/name`.
 fn refusal(
-    tenant: &ChatTenant,
+    subject: &Subject<'_>,
     standing: &Acknowledgement,
     revision: &str,
     name_of: impl FnOnce(TenantId) -> Option<String>,
 ) -> Option<String> {
     let (pod, words) = standing.refusal.as_ref()?;
     if let Some(owner) = &standing.stored_owner {
-        return Some(of_another_owner(tenant, owner));
+        return Some(of_another_owner(subject, owner));
     }
     let Some(contested) = &standing.contested_issuer else {
         return Some(format!("pod {pod} refused revision {revision}: {words}"));
     };
     let holder = name_of(contested.holder).unwrap_or_default();
-    let holder = named_for(tenant, &holder);
+    let holder = subject.words_for(&holder);
     Some(issuers::contested(
         contested.position,
         &contested.issuer,
@@ -169,11 +148,10 @@ fn refusal(
     ))
 }
 
-/// What a tenant is told of whom the id belongs to.
-fn of_another_owner(tenant: &ChatTenant, owner: &str) -> String {
-    let (id, full) = (id_of(tenant), full_name(tenant));
-    let namespace = owner.split_once('/').map(|(namespace, _)| namespace);
-    let from = if namespace == tenant.metadata.namespace.as_deref() {
+/// Why pods refuse an id whose chats are those of `owner`, and what to do.
+fn of_another_owner(subject: &Subject<'_>, owner: &str) -> String {
+    let Subject { id, full_name, .. } = subject;
+    let from = if subject.is_in_namespace_of(owner) {
         owner
     } else {
         "OWNER"
@@ -181,56 +159,46 @@ fn of_another_owner(tenant: &ChatTenant, owner: &str) -> String {
     format!(
         "the chats of this id in the database of the pool are those of {}; create this ChatTenant with another \
          tenantId, or ask whoever runs the pool to hand them over: \
-         minichat-dataplane tenants transfer --tenant {id} --from {from} --to {full}",
-        named_for(tenant, owner)
+         minichat-dataplane tenants transfer --tenant {id} --from {from} --to {full_name}",
+        subject.words_for(owner)
     )
 }
 
 fn status(
-    tenant: &ChatTenant,
-    seen: &Dereferenced,
-    validated: &Validated,
+    subject: &Subject<'_>,
+    decision: &Decision,
+    verdicts: Verdicts,
     programmed: Verdict,
     standing: &Acknowledgement,
     context: &Context,
 ) -> NewStatus {
-    let mut verdicts = vec![
-        validated.accepted.clone(),
-        validated.resolved.clone(),
-        programmed,
-    ];
+    let tenant = subject.tenant;
     let generation = tenant.metadata.generation;
     let before = tenant.status.as_ref();
     let old = before
         .map(|status| status.conditions.as_slice())
         .unwrap_or_default();
     // One that came with a backup may speak of another tenant.
-    let id = id_of(tenant).to_string();
+    let id = subject.id.to_string();
     let before = before.filter(|status| status.tenant_id.as_ref() == Some(&id));
     let now = context.clock.now();
+    let mut verdicts = vec![verdicts.accepted, verdicts.resolved, programmed];
     let (stalled, stalls_after) = stalled(&verdicts, old, now);
     verdicts.push(Verdict::ready(&verdicts));
     verdicts.extend(stalled);
     verdicts.extend(context.jobs_health.verdict(old));
-    verdicts.extend(validated.degraded.clone());
-    let carried = seen.carried.as_ref();
+    verdicts.extend(decision.degraded.clone());
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let (version, hash) = decision.policy.clone().unzip();
+    let version = version.flatten().and_then(|it| i64::try_from(it).ok());
     let status = ChatTenantStatus {
         observed_generation: generation,
         operator_namespace: Some(context.pool_namespace.clone()),
         contender: contention::contender(tenant, now),
         tenant_id: Some(id),
-        policy_version: carried
-            .and_then(|carried| i64::try_from(carried.config.policy_version?).ok())
-            .or(before.and_then(|before| before.policy_version)),
-        policy_hash: carried
-            .map(|carried| carried.config.content_hash.clone())
-            .or_else(|| before.and_then(|before| before.policy_hash.clone())),
-        revision: seen
-            .rendered
-            .as_ref()
-            .and_then(|secret| revision_of(secret))
-            .map(str::to_owned),
+        policy_version: version.or(before.and_then(|before| before.policy_version)),
+        policy_hash: hash.or_else(|| before.and_then(|before| before.policy_hash.clone())),
+        revision: decision.revision.clone(),
         data_plane: Some(DataPlane {
             ready: number(standing.ready),
             programmed: number(standing.programmed),
@@ -238,7 +206,7 @@ fn status(
             pods: format!("{}/{}", standing.programmed, standing.ready),
         }),
         models: Some(number(models_enabled(tenant))),
-        quotas: Some(number(seen.quotas.len())),
+        quotas: Some(number(decision.quotas.len())),
         conditions: conditions(&verdicts, old, generation, now),
     };
     let rechecks_after = contention::recheck(tenant, now);
@@ -249,22 +217,23 @@ fn status(
     }
 }
 
-fn models_enabled(tenant: &ChatTenant) -> usize {
+fn models_enabled(tenant: &minichat_crds::ChatTenant) -> usize {
     let models = tenant.spec.models.iter();
     models.filter(|model| model.enabled).count()
 }
 
 /// Nothing is written when nothing has changed (K8S-12).
 async fn write(
-    tenant: &ChatTenant,
-    told: NewStatus,
+    subject: &Subject<'_>,
+    new: NewStatus,
     context: &Context,
 ) -> Result<Requeue, ReconcileError> {
     let NewStatus {
         status,
         verdicts,
         again,
-    } = told;
+    } = new;
+    let tenant = subject.tenant;
     if tenant.status.as_ref() == Some(&status) {
         return Ok(again);
     }
@@ -278,7 +247,7 @@ async fn write(
         .map(|status| status.conditions.as_slice());
     let changes = status::changes(&verdicts, old.unwrap_or_default());
     if changes.iter().any(EventNote::is_rejection) {
-        context.metrics.config_rejected();
+        context.state.metrics.config_rejected();
     }
     status::publish(
         &context.writer,
@@ -312,7 +281,7 @@ mod tests {
         standing
     }
 
-    /// D46: nobody has to do anything about the tenant.
+    /// D46: no person has to act.
     #[test]
     fn while_a_pod_tries_again_the_tenant_is_pending_and_not_stalled() {
         let standing = Acknowledgement {
@@ -343,13 +312,13 @@ mod tests {
         let owned = refused(|standing| standing.stored_owner = Some("elsewhere/victim".to_owned()));
         for standing in [&contested, &owned] {
             let name = |_| Some("elsewhere/victim".to_owned());
-            let told = refusal(&tenant, standing, "1-a", name).unwrap();
+            let told = refusal(&Subject::of(&tenant), standing, "1-a", name).unwrap();
             assert!(told.contains("a ChatTenant of another namespace"), "{told}");
             let names = ["elsewhere", "victim", "5f0c2f4e", &holder.to_string()];
             assert!(!names.iter().any(|name| told.contains(name)), "{told}");
         }
         let near = |_| Some("default/near".to_owned());
-        let told = refusal(&tenant, &contested, "1-a", near).unwrap();
+        let told = refusal(&Subject::of(&tenant), &contested, "1-a", near).unwrap();
         let start = format!(
             "spec.auth.issuers[1].issuer: {ISSUER} is listed by the ChatTenant default/near too"
         );

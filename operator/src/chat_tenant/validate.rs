@@ -1,23 +1,19 @@
-//! What is wrong with a tenant, and what it renders to if nothing is: pure.
-
-use std::collections::BTreeSet;
+//! Says what is wrong with a tenant, or what it renders to. Pure.
 
 use minichat_config::tenant::document::{AuthDocument, ProviderDocument};
 use minichat_config::{Credentials, TenantConfig};
-use minichat_crds::render::{self, Rendered, Secrets, Unresolved, UnresolvedKind};
-use minichat_crds::rendered_secret::CREDENTIALS_LABEL;
-use minichat_crds::{ChatTenant, RenderSettings};
+use minichat_crds::RenderSettings;
+use minichat_crds::render::{self, Rendered, Secrets, Unresolved};
 
 use super::dereference::Dereferenced;
 use crate::status::{Reason, Type, Verdict};
-use crate::tenant::named_for;
-
-/// Why an edit is not delivered although credentials have a last value.
-const REDIRECTED: &str = "what is edited waits for that: a provider's last credential is sent only to the address, and in the header, to which it was sent before";
+use crate::tenant::Subject;
 
 pub(super) struct Validated {
     pub(super) accepted: Verdict,
-    pub(super) resolved: Verdict,
+    pub(super) unresolved: Vec<Unresolved>,
+    /// Whether an edit would send an old credential elsewhere than before (D49).
+    pub(super) is_redirected: bool,
     /// Present while credentials are used that cannot be read any more.
     pub(super) degraded: Option<Verdict>,
     /// What to deliver; `None` leaves what was delivered before.
@@ -25,10 +21,11 @@ pub(super) struct Validated {
 }
 
 pub(super) fn validate(
-    tenant: &ChatTenant,
+    subject: &Subject<'_>,
     seen: &Dereferenced,
     settings: &RenderSettings,
 ) -> Validated {
+    let tenant = subject.tenant;
     let mut secrets = seen.secrets.clone();
     let (_, unresolved) = render::resolve(tenant, &secrets);
     let old = seen.carried.as_ref().map(|carried| &carried.credentials);
@@ -53,7 +50,7 @@ pub(super) fn validate(
             Reason::Conflict,
             format!(
                 "spec.tenantId: is the id of {}; delete this ChatTenant and create it with another tenantId, such as uuidgen prints, or without one",
-                named_for(tenant, holder)
+                subject.words_for(holder)
             ),
         ),
         (None, Err(faults), _) => Verdict::no(Type::Accepted, Reason::Invalid, faults.to_string()),
@@ -65,7 +62,8 @@ pub(super) fn validate(
     let uses_old = !unresolved.is_empty() && !lost && old.is_some();
     let usable = accepted.holds && !lost;
     Validated {
-        resolved: resolved(tenant, &unresolved, &seen.unlabelled, is_redirected),
+        unresolved,
+        is_redirected,
         degraded: uses_old.then(|| {
             Verdict::yes(
                 Type::Degraded,
@@ -100,9 +98,9 @@ fn keep_old(secrets: &mut Secrets, unresolved: &[Unresolved], old: Option<&Crede
     is_lost
 }
 
-/// Whether a provider of `new` would be sent one of the `unresolved` credentials that no
-/// provider of `old` was sent in the same way: who takes a Secret away from a tenant does
-/// not want its last value to go elsewhere (D49).
+/// Whether a provider of `new` would be sent one of the `unresolved` credentials in a way in
+/// which no provider of `old` was sent it. The last value of a Secret that was taken away from a
+/// tenant must not go elsewhere (D49).
 fn is_redirected(unresolved: &[Unresolved], new: &TenantConfig, old: &TenantConfig) -> bool {
     let is_old = |auth: &AuthDocument| {
         let mut references = unresolved.iter().map(|one| &one.reference);
@@ -122,78 +120,4 @@ fn is_sent_alike(one: &ProviderDocument, other: &ProviderDocument) -> bool {
         (one.use_http, &one.host, one.port) == (other.use_http, &other.host, other.port);
     is_same_place
         && (&one.kind, &one.api_path, &one.auth) == (&other.kind, &other.api_path, &other.auth)
-}
-
-fn resolved(
-    tenant: &ChatTenant,
-    unresolved: &[Unresolved],
-    unlabelled: &BTreeSet<String>,
-    is_redirected: bool,
-) -> Verdict {
-    let told = unresolved.iter().map(|one| told(tenant, one, unlabelled));
-    let (reasons, mut faults): (Vec<_>, Vec<_>) = told.unzip();
-    if is_redirected {
-        faults.push(REDIRECTED.to_owned());
-    }
-    match reasons.first() {
-        None => Verdict::yes(Type::ResolvedRefs, Reason::Resolved, ""),
-        Some(first) => Verdict::no(Type::ResolvedRefs, *first, faults.join("; ")),
-    }
-}
-
-/// Why a reference cannot be followed, and what to do (D49).
-fn told(tenant: &ChatTenant, one: &Unresolved, unlabelled: &BTreeSet<String>) -> (Reason, String) {
-    let Unresolved {
-        fault,
-        kind,
-        secret,
-        ..
-    } = one;
-    match kind {
-        UnresolvedKind::KeyMissing => (Reason::KeyMissing, fault.to_string()),
-        UnresolvedKind::SecretInvalid => (Reason::SecretInvalid, fault.to_string()),
-        UnresolvedKind::SecretNotFound if unlabelled.contains(secret) => {
-            let namespace = tenant.metadata.namespace.as_deref().unwrap_or_default();
-            let message = format!(
-                "{}: tenants may name only Secrets that are labelled for it; run: \
-                 kubectl label secret {secret} --namespace {namespace} {CREDENTIALS_LABEL}=true",
-                fault.path
-            );
-            (Reason::SecretNotLabelled, message)
-        }
-        UnresolvedKind::SecretNotFound => {
-            let message = format!("{fault}, with the label {CREDENTIALS_LABEL}=true");
-            (Reason::SecretNotFound, message)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use minichat_config::Fault;
-    use minichat_crds::cases;
-
-    use super::*;
-
-    /// D49
-    #[test]
-    fn a_secret_without_the_label_is_told_apart_from_one_that_is_not_there() {
-        let tenant = minichat_crds::validation::chat_tenant(&cases::tenant(), None).unwrap();
-        let path = "spec.providers[0].auth.secretKeyRef.name".to_owned();
-        let message = "there is no Secret keys".to_owned();
-        let missing = Unresolved {
-            fault: Fault { path, message },
-            kind: UnresolvedKind::SecretNotFound,
-            secret: "keys".to_owned(),
-            key: "key".to_owned(),
-            reference: "keys/key".to_owned(),
-        };
-        let (reason, message) = told(&tenant, &missing, &BTreeSet::new());
-        assert_eq!(reason, Reason::SecretNotFound);
-        assert!(message.contains("there is no Secret keys"), "{message}");
-        let (reason, message) = told(&tenant, &missing, &BTreeSet::from(["keys".to_owned()]));
-        assert_eq!(reason, Reason::SecretNotLabelled);
-        let command = "kubectl label secret keys --namespace default minichat.dev/credentials=true";
-        assert!(message.ends_with(command), "{message}");
-    }
 }

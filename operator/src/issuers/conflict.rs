@@ -1,28 +1,29 @@
-//! Why a tenant must not be delivered with an issuer: another tenant has it.
+//! Says whether an issuer that a tenant lists belongs to another tenant.
 
 use std::sync::Arc;
 
-use minichat_crds::{ChatTenant, render};
+use minichat_crds::ChatTenant;
 
 use super::delivered::DeliveredIssuers;
-use super::listed::Listed;
-use crate::tenant::{age, full_name, is_asking, named_for};
+use crate::tenant::{Listed, Subject};
 
-/// Why `tenant` must not be delivered: the first of its issuers that is another
+/// Why `subject` must not be delivered: the first of its issuers that is another
 /// tenant's, of `tenants`.
 pub(crate) fn conflict(
-    tenant: &ChatTenant,
+    subject: &Subject<'_>,
     tenants: &[Arc<ChatTenant>],
     delivered: &DeliveredIssuers,
 ) -> Option<String> {
-    let wanted = Listed::by_tenant(tenant);
-    wanted.iter().enumerate().find_map(|(position, listed)| {
-        let holder = holder(tenant, listed, tenants, delivered)?;
+    let others: Vec<_> = tenants.iter().map(|other| Subject::of(other)).collect();
+    let mut wanted = subject.issuers.iter().enumerate();
+    wanted.find_map(|(position, listed)| {
+        let holder = holder(subject, listed, &others, delivered)?;
         Some(contested(position, &listed.issuer, &holder))
     })
 }
 
-/// What a tenant is told whose issuer at `position` is that of `holder`, which it may know.
+/// The message for a tenant whose issuer at `position` belongs to `holder`, which is named in
+/// words that the tenant's readers may see.
 pub(crate) fn contested(position: usize, issuer: &str, holder: &str) -> String {
     format!(
         "spec.auth.issuers[{position}].issuer: {issuer} is listed by {holder} too; tenants share an issuer only when \
@@ -30,26 +31,23 @@ pub(crate) fn contested(position: usize, issuer: &str, holder: &str) -> String {
     )
 }
 
-/// Who has the issuer instead of `tenant`.
+/// The tenant that has the issuer instead of `subject`, in words.
 fn holder(
-    tenant: &ChatTenant,
+    subject: &Subject<'_>,
     listed: &Listed,
-    tenants: &[Arc<ChatTenant>],
+    tenants: &[Subject<'_>],
     delivered: &DeliveredIssuers,
 ) -> Option<String> {
-    let id = render::tenant_id(tenant);
-    let own = delivered.own(tenant);
+    let own = delivered.own(subject);
     let has_it = own.contains(listed);
-    // Whoever begins or ends to share an issuer had it before.
+    // A tenant that begins or ends to share an issuer had it before.
     let held = own.iter().any(|entry| entry.issuer == listed.issuer);
     let holders = delivered.excluding(listed);
-    let mut others = holders.iter().filter(|holder| **holder != id);
+    let mut others = holders.iter().filter(|holder| **holder != subject.id);
     if !has_it && let Some(first) = others.next() {
         let source = delivered.source(*first).unwrap_or_default();
-        let is_there = tenants
-            .iter()
-            .any(|other| full_name(other.as_ref()) == source);
-        let named = named_for(tenant, &source);
+        let is_there = tenants.iter().any(|other| other.full_name == source);
+        let named = subject.words_for(&source);
         return Some(if is_there {
             named
         } else {
@@ -57,21 +55,18 @@ fn holder(
         });
     }
     let rivals = tenants.iter().filter(|other| {
-        let other_id = render::tenant_id(other);
-        let is_equal = if holders.contains(&other_id) {
+        let is_equal = if holders.contains(&other.id) {
             has_it
         } else {
             !held
         };
-        other_id != id
+        other.id != subject.id
             && is_equal
-            && age(other) < age(tenant)
-            && is_asking(other)
-            && Listed::by_tenant(other)
-                .iter()
-                .any(|entry| entry.excludes(listed))
+            && other.age() < subject.age()
+            && other.is_asking()
+            && other.issuers.iter().any(|entry| entry.excludes(listed))
     });
-    let oldest = rivals.min_by_key(|other| age(other))?;
-    let named = named_for(tenant, &full_name(oldest.as_ref()));
+    let oldest = rivals.min_by_key(|other| other.age())?;
+    let named = subject.words_for(&oldest.full_name);
     Some(format!("{named}, which is older,"))
 }

@@ -1,4 +1,4 @@
-//! The issuers that rendered Secrets list, and those that are being written will list.
+//! The issuers in the rendered Secrets, those that are being written included.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,12 +8,10 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use minichat_core::TenantId;
 use minichat_crds::rendered_secret::{self, TENANT_KEY};
-use minichat_crds::{ChatTenant, render};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::listed::Listed;
-use crate::tenant::{full_name, source_of};
+use crate::tenant::{Listed, Subject, source_of};
 
 /// Longer than the API server takes to carry out a write and a cache to show it.
 pub(crate) const LIFETIME: Duration = Duration::from_mins(2);
@@ -32,7 +30,7 @@ pub(super) struct Held {
     claims: u64,
 }
 
-/// What a rendered Secret lists, and for whom.
+/// The issuers in a rendered Secret, and its tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Delivered {
     /// `namespace/name` of the tenant.
@@ -83,12 +81,12 @@ impl DeliveredIssuers {
             .unwrap_or_default()
     }
 
-    /// `tenant` is gone, and with it what was written for it.
-    pub(crate) fn forget_claims(&self, tenant: &ChatTenant) {
-        let full = full_name(tenant);
+    /// The tenant is gone, and with it what was written for it.
+    pub(crate) fn forget_claims(&self, subject: &Subject<'_>) {
+        let full = &subject.full_name;
         let mut held = self.held();
         held.claimed.retain(|_, claimed| {
-            claimed.retain(|claimed| claimed.delivered.source.as_ref() != Some(&full));
+            claimed.retain(|claimed| claimed.delivered.source.as_ref() != Some(full));
             !claimed.is_empty()
         });
     }
@@ -114,24 +112,28 @@ impl DeliveredIssuers {
         self.held().of(id).cloned().collect()
     }
 
-    /// Claims the id of `tenant` and what it lists, before its Secret is written.
+    /// Claims the id of `subject` and what it lists, before its Secret is written.
     /// `None` if the id or an issuer has become another tenant's since that was
     /// decided: of two that are decided at once only one is written. Then the
     /// Secret of the id was `seen` to be of that source.
-    pub(crate) fn claim(&self, tenant: &ChatTenant, seen: Option<&str>) -> Option<Claim> {
-        let id = render::tenant_id(tenant);
-        let full = full_name(tenant);
-        let listed = Listed::by_tenant(tenant);
+    pub(crate) fn claim(&self, subject: &Subject<'_>, seen: Option<&str>) -> Option<Claim> {
+        let Subject {
+            id,
+            full_name: full,
+            issuers: listed,
+            ..
+        } = subject;
+        let id = *id;
         let mut held = self.held();
         let source = held
             .listed
             .get(&id)
             .and_then(|delivered| delivered.source.as_deref());
-        if source != seen || held.is_claimed_by_another(id, &full) {
+        if source != seen || held.is_claimed_by_another(id, full) {
             return None;
         }
         let is_free = |wanted: &Listed| {
-            held.own(id, &full).any(|own| own == wanted)
+            held.own(id, full).any(|own| own == wanted)
                 || held.excluding(wanted).iter().all(|holder| *holder == id)
         };
         if !listed.iter().all(is_free) {
@@ -149,8 +151,8 @@ impl DeliveredIssuers {
             number,
             since,
             delivered: Delivered {
-                source: Some(full),
-                listed,
+                source: Some(full.clone()),
+                listed: listed.clone(),
             },
         });
         Some(Claim { id, number })
@@ -161,13 +163,13 @@ impl DeliveredIssuers {
         self.held().excluding(listed)
     }
 
-    /// What `tenant` itself is delivered with, or will be.
-    pub(super) fn own(&self, tenant: &ChatTenant) -> Vec<Listed> {
-        let (id, full) = (render::tenant_id(tenant), full_name(tenant));
-        self.held().own(id, &full).cloned().collect()
+    /// What `subject` itself is delivered with, or will be.
+    pub(super) fn own(&self, subject: &Subject<'_>) -> Vec<Listed> {
+        let held = self.held();
+        held.own(subject.id, &subject.full_name).cloned().collect()
     }
 
-    /// `namespace/name` of who is delivered under `id`.
+    /// `namespace/name` of the tenant that is delivered under `id`.
     pub(super) fn source(&self, id: TenantId) -> Option<String> {
         self.held().source(id)
     }
@@ -177,7 +179,7 @@ impl DeliveredIssuers {
     }
 }
 
-/// What a rendered Secret lists, and for whom.
+/// The issuers in a rendered Secret, and its tenant.
 fn delivered_by(secret: &Secret) -> Option<(TenantId, Delivered)> {
     let id = rendered_secret::tenant_of(&secret.name_any())?;
     let document = secret.data.as_ref().and_then(|data| data.get(TENANT_KEY));
@@ -203,7 +205,7 @@ impl Held {
         listed.chain(claimed.map(|claimed| &claimed.delivered))
     }
 
-    /// Whatever `id` is delivered with, or will be, for whomever.
+    /// What `id` is delivered with, or will be, for any tenant.
     fn of(&self, id: TenantId) -> impl Iterator<Item = &Listed> {
         self.delivered(id).flat_map(|delivered| &delivered.listed)
     }
@@ -216,7 +218,7 @@ impl Held {
         own.flat_map(|delivered| &delivered.listed)
     }
 
-    /// Who is delivered under `id`, or will be.
+    /// The tenant that is delivered under `id`, or will be.
     fn source(&self, id: TenantId) -> Option<String> {
         self.delivered(id)
             .find_map(|delivered| delivered.source.clone())

@@ -1,16 +1,14 @@
-//! Who lists which issuer of tokens: none opens two tenants by accident
-//! (`auth.issuers`). An issuer is *shared* when every tenant that lists it names
-//! a `tenantClaim`; otherwise it belongs to the tenant that was delivered with it
-//! first, and before any was, to the oldest. A tenant is told by its
-//! `namespace/name`: its id alone says nothing, since another may ask for the same.
+//! Which tenant an issuer of tokens belongs to (`auth.issuers`), so that its tokens do not open
+//! two tenants by accident. An issuer is *shared* when every tenant that lists it names a
+//! `tenantClaim`. Otherwise it belongs to the tenant that was delivered with it first; before
+//! any was, to the oldest. Tenants are known by `namespace/name` here, because two of them may
+//! ask for the same id.
 
 mod conflict;
 mod delivered;
-mod listed;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use conflict::{conflict, contested};
 pub(crate) use delivered::{DeliveredIssuers, LIFETIME};
-pub(crate) use listed::{Listed, exclude_each_other};

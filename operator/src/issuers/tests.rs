@@ -1,4 +1,4 @@
-//! Who has which issuer, as the tenants come and go.
+//! Which tenant has which issuer while tenants come and go.
 
 use minichat_crds::cases;
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use minichat_crds::{ChatTenant, render};
 use super::delivered::Claim;
 use super::*;
 use crate::status::{Reason, Type};
+use crate::tenant::{Listed, Subject};
 
 const OLD: u8 = 1;
 const NEW: u8 = 2;
@@ -70,7 +71,7 @@ fn claimed(delivered: &DeliveredIssuers, tenant: &ChatTenant) -> Option<Claim> {
     let shown = held.listed.get(&render::tenant_id(tenant));
     let seen = shown.and_then(|shown| shown.source.clone());
     drop(held);
-    delivered.claim(tenant, seen.as_deref())
+    delivered.claim(&Subject::of(tenant), seen.as_deref())
 }
 
 fn conflicts(
@@ -80,8 +81,8 @@ fn conflicts(
 ) -> (Option<String>, Option<String>) {
     let all = [Arc::clone(new), Arc::clone(old)];
     (
-        conflict(old, &all, delivered),
-        conflict(new, &all, delivered),
+        conflict(&Subject::of(old), &all, delivered),
+        conflict(&Subject::of(new), &all, delivered),
     )
 }
 
@@ -169,7 +170,7 @@ fn an_issuer_is_taken_from_the_moment_before_its_secret_is_written() {
     delivered.set(&secret(NEW, &[]));
     let _ = claimed(&delivered, &old).unwrap();
     assert!(claimed(&delivered, &new).is_none());
-    // Shared ones exclude nobody.
+    // Shared ones exclude no tenant.
     let shared = ["https://y org"];
     for number in [OLD, NEW] {
         let _ = claimed(&delivered, &tenant(number, &shared)).unwrap();
@@ -179,7 +180,7 @@ fn an_issuer_is_taken_from_the_moment_before_its_secret_is_written() {
     assert!(delivered.held().claimed.is_empty(), "nothing is kept");
     let (old, new) = (tenant(OLD, &["https://z"]), tenant(NEW, &["https://z"]));
     let _ = claimed(&delivered, &old).unwrap();
-    delivered.forget_claims(&old);
+    delivered.forget_claims(&Subject::of(&old));
     assert!(claimed(&delivered, &new).is_some());
 }
 
@@ -193,12 +194,12 @@ async fn an_issuer_of_a_write_that_no_cache_shows_yet_outlives_a_later_refusal()
     delivered.release(&refused);
     assert!(claimed(&delivered, &old).is_none());
     assert!(claimed(&delivered, &tenant(OLD, &["https://y"])).is_some());
-    delivered.forget_claims(&old);
+    delivered.forget_claims(&Subject::of(&old));
 
-    // Nobody knows whether the write took place, until it cannot any more.
+    // The write may have taken place, until it cannot any more.
     tokio::time::advance(LIFETIME).await;
     let _ = claimed(&delivered, &old).unwrap();
-    delivered.forget_claims(&old);
+    delivered.forget_claims(&Subject::of(&old));
     let _ = claimed(&delivered, &new).unwrap();
 
     // The earlier write is shown before the later one is refused.
@@ -229,7 +230,7 @@ fn an_invalid_or_ending_tenant_keeps_nobody_from_an_issuer() {
     assert_eq!(conflicts(&ending, &new, &delivered).1, None);
 }
 
-/// D36: an id alone says nothing of who lists what.
+/// D36: an id alone does not say which tenant lists an issuer.
 #[test]
 fn what_is_delivered_under_an_id_is_of_its_source_alone() {
     let delivered = DeliveredIssuers::default();
@@ -237,25 +238,25 @@ fn what_is_delivered_under_an_id_is_of_its_source_alone() {
     let mut other = tenant(OLD, &["https://x"]);
     let metadata = &mut Arc::make_mut(&mut other).metadata;
     metadata.namespace = Some("b".to_owned());
-    assert_eq!(delivered.own(&other), []);
-    assert_eq!(delivered.own(&tenant(OLD, &[])).len(), 1);
+    assert_eq!(delivered.own(&Subject::of(&other)), []);
+    assert_eq!(delivered.own(&Subject::of(&tenant(OLD, &[]))).len(), 1);
     assert!(
-        delivered.claim(&other, None).is_none(),
+        delivered.claim(&Subject::of(&other), None).is_none(),
         "it has not seen who has the id"
     );
-    let _ = delivered.claim(&other, Some("a/t1")).unwrap();
+    let _ = delivered.claim(&Subject::of(&other), Some("a/t1")).unwrap();
     assert!(
         claimed(&delivered, &tenant(OLD, &["https://x"])).is_none(),
         "it is being written"
     );
 
     let new = tenant(NEW, &["https://x"]);
-    let message = conflict(&new, &[Arc::clone(&other)], &delivered).unwrap();
+    let message = conflict(&Subject::of(&new), &[Arc::clone(&other)], &delivered).unwrap();
     assert!(
         !message.contains("b/t1"),
         "the name of the holder: {message}"
     );
     Arc::make_mut(&mut other).metadata.namespace = Some("c".to_owned());
-    delivered.forget_claims(&other);
+    delivered.forget_claims(&Subject::of(&other));
     assert!(!delivered.held().claimed[&render::tenant_id(&other)].is_empty());
 }

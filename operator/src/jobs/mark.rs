@@ -1,4 +1,4 @@
-//! The mark on a Job that says who takes care of its end.
+//! The annotation on a Job that names the process which counts its report.
 
 use kube::ResourceExt as _;
 use uuid::Uuid;
@@ -7,7 +7,7 @@ use super::PATIENCE;
 use super::record::Run;
 use crate::writer::Writer;
 
-/// On a Job whose end is taken care of: by whom.
+/// Annotation of a Job whose report is counted: by which process.
 pub(super) const REPORTED: &str = "minichat.dev/reported";
 
 /// Marks Jobs.
@@ -25,9 +25,9 @@ impl Marker {
         }
     }
 
-    /// Whether this process takes care of the end of `run`, and no other one did.
-    /// The mark comes first: whoever sets it adds the report, also when the answer
-    /// to it is lost. An error is tried again when the watch shows what became of it.
+    /// Whether this process handles the end of `run`. It sets the mark first: the process whose
+    /// mark it is counts the report, even if the answer to the write was lost. After an error
+    /// the watch shows whether the mark was set, and the call is repeated.
     pub(super) async fn take(&self, run: &mut Run) -> Result<bool, String> {
         if let Some(reader) = run.job.annotations().get(REPORTED) {
             return Ok(run.has_tried && *reader == self.reader);

@@ -1,6 +1,6 @@
-//! The pool's jobs: what they counted is added to the operator's own metrics, each
-//! report once (K8S-44), what happened is told about the Job (K8S-9), and whether
-//! all is well is told to the tenants (K8S-7).
+//! Follows the pool's jobs. It adds what each Job counted to the operator's metrics, once
+//! (K8S-44); publishes events about Jobs (K8S-9); and keeps the condition `JobsHealthy` of the
+//! tenants (K8S-7).
 
 mod mark;
 mod outcome;
@@ -56,11 +56,11 @@ enum Seen {
     Pod(Box<Event<Pod>>),
 }
 
-/// What is to be done about a Job that has ended.
+/// What is to be counted and published about a Job that has ended.
 struct End {
     /// How it failed, if it did.
     failure: Option<String>,
-    /// What its pod left, or why that is none.
+    /// The report of its pod, or why there is none.
     report: Option<Result<JobReport, String>>,
 }
 
@@ -129,7 +129,7 @@ impl Jobs {
         }
     }
 
-    /// Takes care of the Jobs that have ended; what cannot be done now is tried again.
+    /// Handles the Jobs that have ended; a failure is tried again.
     async fn settle(&mut self) {
         for uid in self.record.due() {
             if let Some((job, end)) = self.take(&uid).await {
@@ -138,10 +138,10 @@ impl Jobs {
         }
     }
 
-    /// A Job whose end this process takes care of, and no other one does.
+    /// A Job whose end this process handles, and no other one does.
     async fn take(&mut self, uid: &str) -> Option<(Job, End)> {
-        let (run, left) = self.record.get(uid)?;
-        let end = End::of(run, left);
+        let (run, result) = self.record.get(uid)?;
+        let end = End::of(run, result);
         let is_ours = if end.is_worth_a_mark() {
             self.marker.take(run).await
         } else {
@@ -149,7 +149,7 @@ impl Jobs {
         };
         match is_ours {
             Ok(is_ours) => {
-                run.took(is_ours, left);
+                run.handled(is_ours, result);
                 is_ours.then(|| (run.job.clone(), end))
             }
             Err(error) => {
@@ -161,12 +161,12 @@ impl Jobs {
         }
     }
 
-    /// Adds what `job` counted, and tells what happened to it.
+    /// Adds what `job` counted to the metrics, and publishes its events.
     async fn count_and_tell(&self, job: &Job, end: End) {
         let name = job.name_any();
         match &end.report {
             Some(Ok(report)) => {
-                self.context.metrics.job_reported(report);
+                self.context.state.metrics.job_reported(report);
                 let orphans = report.count(FINALIZED);
                 tracing::info!(
                     job = name,
@@ -190,7 +190,7 @@ impl Jobs {
         }
     }
 
-    /// Tells the tenants when it goes otherwise than before.
+    /// Enqueues the tenants when `JobsHealthy` changes.
     fn judge(&mut self) {
         if !self.record.knows_jobs() {
             return;
@@ -206,18 +206,18 @@ impl Jobs {
             .jobs_health
             .judge(self.last.as_ref(), self.since, now);
         if is_news {
-            enqueue_status_of_all(&self.context.caches, &self.context.queues);
+            enqueue_status_of_all(&self.context.caches, &self.context.state.queues);
         }
     }
 }
 
 impl End {
-    fn of(run: &Run, left: Option<&PodResult>) -> Self {
+    fn of(run: &Run, result: Option<&PodResult>) -> Self {
         let outcome = run.outcome.as_ref().filter(|_| run.stage == Stage::Open);
         let failure = outcome.and_then(|outcome| outcome.failure.as_ref());
         Self {
-            failure: failure.map(|failure| failure.words(left)),
-            report: left.and_then(|left| left.report.clone()),
+            failure: failure.map(|failure| failure.words(result)),
+            report: result.and_then(|result| result.report.clone()),
         }
     }
 

@@ -1,4 +1,4 @@
-//! How a Job ended, and what its pod left: read from what the API server shows.
+//! How a Job ended and what its pod reported, read from the two objects.
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod, PodStatus};
@@ -23,10 +23,10 @@ pub(super) struct Failure {
     message: String,
 }
 
-/// What the pod of a Job left.
+/// What the pod of a Job reported.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct PodResult {
-    /// Of the first container that has left one, or why there is none.
+    /// The report of the first container that has one, or why it cannot be read.
     pub(super) report: Option<Result<JobReport, String>>,
     /// How it failed, if it did.
     failure: Option<String>,
@@ -55,8 +55,8 @@ impl Outcome {
 
 impl Failure {
     /// For people. That its pod failed says less than how.
-    pub(super) fn words(&self, left: Option<&PodResult>) -> String {
-        let of_pod = left.and_then(|left| left.failure.clone());
+    pub(super) fn words(&self, result: Option<&PodResult>) -> String {
+        let of_pod = result.and_then(|result| result.failure.clone());
         of_pod
             .filter(|_| self.reason != DEADLINE)
             .unwrap_or_else(|| format!("{}: {}", self.reason, self.message))
@@ -105,8 +105,7 @@ impl PodResult {
         }
     }
 
-    /// Whether there is something that nobody has counted yet, unless the Job is
-    /// marked.
+    /// Whether it has a report, which is not counted yet unless the Job is marked.
     pub(super) fn has_report(&self) -> bool {
         matches!(self.report, Some(Ok(_)))
     }

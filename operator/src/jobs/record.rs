@@ -1,4 +1,4 @@
-//! Jobs and their pods as the watches showed them.
+//! What the watches have shown of Jobs and of their pods.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -30,14 +30,14 @@ pub(super) struct Run {
     pub(super) stage: Stage,
 }
 
-/// How far the end of a Job is taken care of.
+/// How far the end of a Job is handled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Stage {
     #[default]
     Open,
-    /// Its failure was told before its pod was seen, which may have left a report.
+    /// Its failure was published before its pod was seen, which may have a report.
     Reported,
-    /// It needs no look any more.
+    /// Nothing is left to do.
     Settled,
 }
 
@@ -45,8 +45,8 @@ pub(super) enum Stage {
 #[derive(Debug, Default)]
 pub(super) struct Record {
     runs: HashMap<String, Run>,
-    left: HashMap<String, PodResult>,
-    /// Jobs that are gone, whose pods will be and were taken care of.
+    results: HashMap<String, PodResult>,
+    /// Jobs that were deleted and whose pods were not yet; their reports have been counted.
     done: HashSet<String>,
     jobs: Listing,
     pods: Listing,
@@ -70,19 +70,19 @@ impl Record {
             Event::Init => self.jobs.found.clear(),
             Event::InitApply(job) => {
                 self.jobs.found.extend(job.uid());
-                self.note(job);
+                self.job_changed(job);
             }
             Event::InitDone => {
                 self.jobs.was_read = true;
                 let all: Vec<_> = self.runs.keys().cloned().collect();
                 for uid in all {
                     if !self.jobs.found.contains(&uid) {
-                        self.forget(&uid);
+                        self.job_deleted(&uid);
                     }
                 }
             }
-            Event::Apply(job) => self.note(job),
-            Event::Delete(job) => self.forget(&job.uid().unwrap_or_default()),
+            Event::Apply(job) => self.job_changed(job),
+            Event::Delete(job) => self.job_deleted(&job.uid().unwrap_or_default()),
         }
     }
 
@@ -93,26 +93,26 @@ impl Record {
                 self.pods
                     .found
                     .extend(job_of(pod).map(|(_, uid)| uid.to_owned()));
-                self.look(pod);
+                self.pod_changed(pod);
             }
             Event::InitDone => {
                 self.pods.was_read = true;
                 let (found, runs) = (&self.pods.found, &self.runs);
                 self.done.retain(|uid| found.contains(uid));
-                self.left
+                self.results
                     .retain(|uid, _| found.contains(uid) || runs.contains_key(uid));
             }
-            Event::Apply(pod) => self.look(pod),
-            Event::Delete(pod) => self.part(pod),
+            Event::Apply(pod) => self.pod_changed(pod),
+            Event::Delete(pod) => self.pod_deleted(pod),
         }
     }
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.runs.is_empty() && self.left.is_empty() && self.done.is_empty()
+        self.runs.is_empty() && self.results.is_empty() && self.done.is_empty()
     }
 
-    fn note(&mut self, job: Job) {
+    fn job_changed(&mut self, job: Job) {
         let uid = job.uid().unwrap_or_default();
         let outcome = Outcome::of(&job);
         let noticed = outcome.as_ref().map(|_| Instant::now());
@@ -130,45 +130,45 @@ impl Record {
     }
 
     /// The Job is gone. Its pod follows it.
-    fn forget(&mut self, uid: &str) {
-        let (Some(run), left) = (self.runs.remove(uid), self.left.remove(uid)) else {
+    fn job_deleted(&mut self, uid: &str) {
+        let (Some(run), result) = (self.runs.remove(uid), self.results.remove(uid)) else {
             return;
         };
-        let Some(left) = left else { return };
-        if run.stage != Stage::Settled && left.has_report() {
-            tell_lost(&run.job.name_any());
+        let Some(result) = result else { return };
+        if run.stage != Stage::Settled && result.has_report() {
+            log_lost(&run.job.name_any());
         }
-        if !left.is_gone {
+        if !result.is_gone {
             self.done.insert(uid.to_owned());
         }
     }
 
-    /// Takes note of what `pod` has left, if it has ended.
-    fn look(&mut self, pod: &Pod) {
+    /// Keeps the result of `pod`, if it has ended.
+    fn pod_changed(&mut self, pod: &Pod) {
         if let Some((_, uid)) = job_of(pod)
-            && let Some(left) = PodResult::of(pod)
+            && let Some(result) = PodResult::of(pod)
         {
-            self.left.insert(uid.to_owned(), left);
+            self.results.insert(uid.to_owned(), result);
         }
     }
 
-    /// The pod is gone: a Job that takes too long is ended like this.
-    fn part(&mut self, pod: &Pod) {
+    /// The pod was deleted, as by the deadline of its Job.
+    fn pod_deleted(&mut self, pod: &Pod) {
         let Some((job, uid)) = job_of(pod) else {
             return;
         };
-        let left = PodResult::of_gone(pod);
+        let result = PodResult::of_gone(pod);
         if self.runs.contains_key(uid) {
-            self.left.insert(uid.to_owned(), left);
+            self.results.insert(uid.to_owned(), result);
         } else {
-            self.left.remove(uid);
-            if !self.done.remove(uid) && left.has_report() {
-                tell_lost(job);
+            self.results.remove(uid);
+            if !self.done.remove(uid) && result.has_report() {
+                log_lost(job);
             }
         }
     }
 
-    /// Uids of what has ended and is to be taken care of.
+    /// Uids of Jobs whose end is to be handled now.
     pub(super) fn due(&self) -> Vec<String> {
         let now = Instant::now();
         let is_due = |(uid, run): &(&String, &Run)| {
@@ -178,7 +178,7 @@ impl Record {
         due.map(|(uid, _)| uid.clone()).collect()
     }
 
-    /// Whether something will be due without an event that says so.
+    /// Whether something will be due without another event.
     pub(super) fn is_waiting(&self) -> bool {
         let will_be = |(uid, run): (&String, &Run)| {
             self.is_ready(uid, run) || run.stage == Stage::Open && run.has_failed()
@@ -186,13 +186,13 @@ impl Record {
         self.runs.iter().any(will_be)
     }
 
-    /// Whether it has ended, and what is known of its pod now is something to do.
+    /// Whether it has ended and there is something to do.
     fn is_ready(&self, uid: &str, run: &Run) -> bool {
-        let has_left = self.left.contains_key(uid);
+        let has_result = self.results.contains_key(uid);
         run.outcome.is_some()
             && match run.stage {
-                Stage::Open => has_left || self.is_late(run),
-                Stage::Reported => has_left,
+                Stage::Open => has_result || self.is_late(run),
+                Stage::Reported => has_result,
                 Stage::Settled => false,
             }
     }
@@ -207,7 +207,7 @@ impl Record {
     }
 
     pub(super) fn get(&mut self, uid: &str) -> Option<(&mut Run, Option<&PodResult>)> {
-        Some((self.runs.get_mut(uid)?, self.left.get(uid)))
+        Some((self.runs.get_mut(uid)?, self.results.get(uid)))
     }
 
     /// The Job that ended last.
@@ -224,9 +224,9 @@ impl Record {
 }
 
 impl Run {
-    /// Its end is taken care of as far as it goes: by this process, if `is_ours`.
-    pub(super) fn took(&mut self, is_ours: bool, left: Option<&PodResult>) {
-        self.stage = if is_ours && left.is_none() {
+    /// Its end was handled, as far as its pod is known; by this process, if `is_ours`.
+    pub(super) fn handled(&mut self, is_ours: bool, result: Option<&PodResult>) {
+        self.stage = if is_ours && result.is_none() {
             Stage::Reported
         } else {
             Stage::Settled
@@ -243,7 +243,7 @@ impl Run {
     }
 }
 
-fn tell_lost(job: &str) {
+fn log_lost(job: &str) {
     tracing::warn!(
         job,
         "a Job is gone, and nobody knows whether its report was read"

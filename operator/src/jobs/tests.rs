@@ -78,8 +78,8 @@ fn failed(reason: &str) -> Job {
     }]))
 }
 
-fn words(job: &Job, left: Option<&PodResult>) -> String {
-    Outcome::of(job).unwrap().failure.unwrap().words(left)
+fn words(job: &Job, result: Option<&PodResult>) -> String {
+    Outcome::of(job).unwrap().failure.unwrap().words(result)
 }
 
 /// K8S-44
@@ -181,9 +181,9 @@ async fn a_job_is_due_when_it_and_its_pod_have_ended() {
 fn settle(record: &mut Record) -> Vec<End> {
     let due = record.due();
     let take = |uid: String| {
-        let (run, left) = record.get(&uid).unwrap();
-        let end = End::of(run, left);
-        run.took(true, left);
+        let (run, result) = record.get(&uid).unwrap();
+        let end = End::of(run, result);
+        run.handled(true, result);
         end
     };
     due.into_iter().map(take).collect()
@@ -227,7 +227,7 @@ async fn a_failed_job_whose_pod_is_seen_late_is_told_once_and_counted_once() {
     let mut of_another = Record::default();
     of_another.pod(&Event::InitDone);
     of_another.job(Event::Apply(failed(FAILED)));
-    of_another.get("u").unwrap().0.took(false, None);
+    of_another.get("u").unwrap().0.handled(false, None);
     of_another.pod(&Event::Apply(pod()));
     assert_eq!(done(settle(&mut of_another)), []);
 }

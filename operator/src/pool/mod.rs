@@ -1,5 +1,5 @@
-//! Which revisions the pool's pods run (K8S-23): one poll of `/configz` answers
-//! everybody who waits.
+//! Which revisions the pool's pods run (K8S-23). One task polls `/configz` of all pods, and its
+//! answers serve all reconciles that wait.
 
 mod propagation;
 
@@ -29,8 +29,8 @@ const FIRST: Duration = Duration::from_millis(50);
 const LAST: Duration = Duration::from_secs(2);
 /// Pods that are as fast as usual are not reported as pending.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
-/// A pod that does not answer for so long has not answered. Who comes while it is waited for
-/// must still hear the others soon.
+/// How long one pod may take to answer. It is shorter than [`SOON`], so that a reconcile that
+/// starts to wait meanwhile still gets the answers of the other pods.
 const PATIENCE: Duration = Duration::from_millis(700);
 const MAX_BODY: usize = 16 << 20;
 
@@ -43,7 +43,7 @@ pub(crate) struct Endpoint {
     is_ready: bool,
 }
 
-/// How the pods stand to one revision.
+/// How many pods run one revision, and which refuse it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Acknowledgement {
     pub(crate) ready: usize,
@@ -59,7 +59,7 @@ pub(crate) struct Acknowledgement {
     pub(crate) stored_owner: Option<String>,
     /// The issuer for which a pod refused the revision, and the tenant that has it.
     pub(crate) contested_issuer: Option<ContestedIssuer>,
-    /// A pod whose database does not take the revision now.
+    /// A pod whose database cannot store the policy of the revision now.
     pub(crate) retrying: Option<String>,
     /// Pods that were asked, ready or not.
     pub(crate) asked: usize,
@@ -122,7 +122,7 @@ struct Answer {
     entries: Option<Arc<BTreeMap<TenantId, TenantEntry>>>,
 }
 
-/// Asks the pods while somebody waits.
+/// Polls the pods while a reconcile waits.
 pub(crate) struct PodPool {
     caches: Arc<Caches>,
     port: u16,
@@ -163,10 +163,9 @@ pub(crate) fn endpoint(pod: &Pod, port: u16) -> Option<Endpoint> {
     })
 }
 
-/// Those that are ready. While none is, the others: a pod whose only tenant is
-/// refused never becomes ready, and says why. One that cannot be reached would
-/// hold up the answers of all. In the order of their names, so that of several
-/// that refuse the same one is quoted each time.
+/// The pods to poll: the ready ones, or all while none is ready. A pod whose only tenant is
+/// refused never becomes ready, and its answer says why. They are in the order of their names,
+/// so that the status always quotes the same one of several that refuse.
 fn to_ask(mut pods: Vec<Endpoint>) -> Vec<Endpoint> {
     pods.sort_by(|one, other| one.pod.cmp(&other.pod));
     if pods.iter().any(|pod| pod.is_ready) {
@@ -190,8 +189,8 @@ impl PodPool {
         pool
     }
 
-    /// How the pods stand to `revision` of `tenant`: as soon as that is final, at
-    /// the latest after `patience`.
+    /// How many pods run `revision` of `tenant`: as soon as that is final, at the latest after
+    /// `patience`.
     pub(crate) async fn acknowledged(
         &self,
         tenant: TenantId,
@@ -234,7 +233,7 @@ impl PodPool {
         to_ask(all.collect())
     }
 
-    /// Rounds of 50 ms, doubling to 2 s; somebody new begins anew.
+    /// Polls after 50 ms, doubling to 2 s; a new waiting reconcile starts with 50 ms again.
     async fn poll(self: Arc<Self>) {
         let mut delay = FIRST;
         loop {
@@ -246,7 +245,7 @@ impl PodPool {
             tokio::select! {
                 () = tokio::time::sleep(delay) => delay = (delay * 2).min(LAST),
                 () = self.asked.notified() => {
-                    // Many who come at once are answered by one round.
+                    // Many reconciles that come at once are answered by one round.
                     tokio::time::sleep(FIRST / 5).await;
                     delay = FIRST;
                 }
@@ -309,7 +308,7 @@ impl PodPool {
 }
 
 impl Snapshot {
-    /// Of a round that has just begun: until a pod answers, what it said in the one before.
+    /// For a round that begins: each pod with its answer of the round before.
     fn begin(pods: Vec<Endpoint>, before: Option<&Self>) -> Self {
         let begun = Instant::now();
         let last = |pod: &Endpoint| {
@@ -489,7 +488,7 @@ mod tests {
         assert!(!standing.is_final());
     }
 
-    /// K8S-23: what a pod said before somebody asked is nothing to him.
+    /// K8S-23: an answer counts only for reconciles that began to wait before it.
     #[test]
     fn until_a_pod_answers_it_stands_as_it_did_for_those_who_asked_before() {
         let tenant = TenantId::random();

@@ -1,4 +1,4 @@
-//! How long a change takes from its notice to the pods (K8S-15, K8S-24).
+//! Measures how long a change takes from its watch event to all pods (K8S-15, K8S-24).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use kube::runtime::reflector::ObjectRef;
 use minichat_crds::ChatTenant;
 
-/// When each tenant's changes were noticed that are not on every pod yet.
+/// Per tenant, when a change was noticed that is not on every pod yet.
 #[derive(Debug, Default)]
 pub(crate) struct Propagation(Mutex<HashMap<ObjectRef<ChatTenant>, Pending>>);
 
 #[derive(Debug, Default)]
 struct Pending {
-    /// Notice of what the render loop has not seen.
+    /// When a change was noticed that the render loop has not handled.
     noticed: Option<Instant>,
-    /// Notice of what was delivered and not acknowledged.
+    /// When the change was noticed that was delivered and not acknowledged yet.
     delivered: Option<Instant>,
 }
 
@@ -27,7 +27,15 @@ impl Propagation {
         change.noticed.get_or_insert_with(Instant::now);
     }
 
-    /// The render loop has run; whether it had something to deliver.
+    /// Whether something has changed that the render loop has not dealt with.
+    pub(crate) fn is_noticed(&self, tenant: &ObjectRef<ChatTenant>) -> bool {
+        let changes = self.changes();
+        changes
+            .get(tenant)
+            .is_some_and(|change| change.noticed.is_some())
+    }
+
+    /// The render loop has run; `delivers` says whether it had something to deliver.
     pub(crate) fn rendered(&self, tenant: &ObjectRef<ChatTenant>, delivers: bool) {
         let mut changes = self.changes();
         let Some(change) = changes.get_mut(tenant) else {

@@ -1,4 +1,4 @@
-//! Conditions and their reasons, closed sets (K8S-7).
+//! Conditions and their reasons. Both are closed sets (K8S-7).
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ words! {
         /// Nothing goes on before a person has changed something (kstatus); present
         /// only while true.
         Stalled,
-        /// Somebody ends the turns that a dead process left running.
+        /// A watchdog ends the turns that a crashed process left running.
         JobsHealthy,
         /// It works worse than specified; present only while true.
         Degraded,
@@ -63,6 +63,7 @@ words! {
         Pending,
         Rejected,
         NoPods,
+        Blocked,
         // JobsHealthy
         InProcess,
         Succeeded,
@@ -75,12 +76,12 @@ words! {
     }
 }
 
-/// Objects that are applied together come one after the other: what is missing for
-/// longer does not come by itself.
+/// Objects of one `kubectl apply` come one after the other. What is missing for longer does not
+/// come by itself.
 const APPLIED_TOGETHER: Duration = Duration::from_secs(10);
 
 impl Reason {
-    /// How long it may stand until a person is needed; `None` if it ends by itself.
+    /// How long it may last until a person is needed; `None` if it ends by itself.
     const fn ends_within(self) -> Option<Duration> {
         match self {
             Self::Invalid
@@ -89,7 +90,8 @@ impl Reason {
             | Self::SecretNotLabelled
             | Self::KeyMissing
             | Self::SecretInvalid
-            | Self::Rejected => Some(Duration::ZERO),
+            | Self::Rejected
+            | Self::Blocked => Some(Duration::ZERO),
             Self::TenantNotFound | Self::SecretNotFound => Some(APPLIED_TOGETHER),
             Self::Valid
             | Self::Resolved

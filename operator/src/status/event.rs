@@ -1,4 +1,4 @@
-//! Events for people who look at an object: one per change (K8S-9).
+//! Events (`events.k8s.io`): one per change of a condition (K8S-9).
 
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -14,7 +14,7 @@ use minichat_crds::status::{Condition, ConditionStatus};
 /// The API server takes 1 kB.
 const MAX_NOTE: usize = 1000;
 
-/// One thing to tell.
+/// An event before it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EventNote {
     warning: bool,
@@ -44,8 +44,8 @@ impl EventNote {
     }
 }
 
-/// What is new in `verdicts` against the conditions that stood before.
-/// `Ready` and `Stalled` only sum up the others, and of jobs the Job itself is told.
+/// Events for the verdicts that differ from the conditions `before`. `Ready` and `Stalled` only
+/// sum up the others, and failures of jobs are events of the Job.
 pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<EventNote> {
     let is_new = |verdict: &&Verdict| {
         find(before, verdict.type_).is_none_or(|old| {
@@ -93,8 +93,8 @@ fn told(verdict: &Verdict) -> EventNote {
     }
 }
 
-/// Publishes `told` about `object`. A failure is logged: an event is never
-/// worth another reconcile.
+/// Logs and publishes `told` about `object`. A failure is only logged: an event is not worth
+/// another reconcile.
 pub(crate) async fn publish<K>(
     writer: &Writer,
     identity: &str,

@@ -1,5 +1,5 @@
-//! Whether somebody ends the turns that a dead process left running: what the
-//! condition `JobsHealthy` of every tenant of the pool says (K8S-7, TURN-64).
+//! The condition `JobsHealthy` of all tenants of the pool: whether a watchdog ends the turns that
+//! a crashed process left running (K8S-7, TURN-64).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,8 +10,8 @@ use minichat_crds::status::Condition;
 use super::condition::{Reason, Type, Verdict, find};
 use crate::settings::Watchdog;
 
-/// What failures are told by. It changes only with the verdict, since it is written to
-/// every tenant: how a Job failed is said by its own event.
+/// The message for failures. It names no Job, because it is written into every tenant; the event
+/// of the Job says how it failed.
 const FAILED: &str = "a Job of the watchdog failed lately; the event JobFailed and its log say why";
 
 /// A Job that has ended.
@@ -22,7 +22,7 @@ pub(crate) struct LastRun {
     pub(crate) has_failed: bool,
 }
 
-/// What stands, for whoever writes a status.
+/// The current verdict.
 #[derive(Debug)]
 pub(crate) struct JobsHealth {
     watchdog: Option<Watchdog>,
@@ -54,7 +54,8 @@ impl JobsHealth {
         }
     }
 
-    /// `None` says nothing. Until it is known how the Jobs fare, `standing` goes on.
+    /// The condition; `None` if the pool has no setting for it. Until the Jobs are known, it stays
+    /// as it is in `standing`.
     pub(crate) fn verdict(&self, standing: &[Condition]) -> Option<Verdict> {
         let nobody = "nobody ends turns that a dead process left running";
         let (reason, message) = match self.watchdog? {
@@ -96,8 +97,8 @@ impl JobsHealth {
         Some(verdict(reason, message))
     }
 
-    /// Takes note of the Job that ended last; `since` is when somebody began to
-    /// look. Whether that is news for the tenants.
+    /// Keeps the Job that ended last; `since` is when this process began to follow Jobs. Whether
+    /// the condition changes.
     pub(crate) fn judge(&self, last: Option<&LastRun>, since: Timestamp, now: Timestamp) -> bool {
         let is_missed = self.until_missed(last, since, now).is_zero();
         let mut runs = self.runs();
@@ -115,7 +116,7 @@ impl JobsHealth {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long none may end before one is missed.
+    /// How long from now until a Job counts as missed, if none ends before.
     pub(crate) fn until_missed(
         &self,
         last: Option<&LastRun>,
@@ -130,7 +131,7 @@ impl JobsHealth {
 }
 
 impl Runs {
-    /// What stands after `last`.
+    /// The state after `last`.
     fn then(&self, last: Option<&LastRun>) -> Self {
         let Some(last) = last else {
             return Self::NoneYet;
@@ -147,19 +148,19 @@ impl Runs {
         }
     }
 
-    /// Nobody is written to because one more Job has ended as those before it.
+    /// Whether both give the same condition.
     fn is_told_as(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 }
 
-/// Whether it may be told while Jobs are what looks for turns.
+/// Whether it is a verdict about Jobs.
 fn is_of_jobs(verdict: &Verdict) -> bool {
     use Reason::{Failed, Missed, Succeeded};
     matches!(verdict.reason, Succeeded | Failed | Missed)
 }
 
-/// What `conditions` say already.
+/// The verdict that is in `conditions` already.
 fn stood(conditions: &[Condition]) -> Option<Verdict> {
     use Reason::{Disabled, Failed, InProcess, Missed, Succeeded};
     let condition = find(conditions, Type::JobsHealthy)?;

@@ -1,4 +1,4 @@
-//! What objects are told: conditions, events, and how the pool's jobs fare.
+//! Conditions and events, and the health of the pool's jobs.
 
 mod condition;
 mod event;

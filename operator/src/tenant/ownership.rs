@@ -1,10 +1,10 @@
-//! Whose an id is, and of which object a rendered Secret was made (D36).
+//! Which tenant an id belongs to, and from which object a rendered Secret was made (D36).
 //!
-//! An id belongs to the `namespace/name` whose rendered Secret carries it, and
-//! before there is one to the oldest that asks for it. A derived id belongs to the
-//! name it is derived from. Above both stands what the database of the pool has
-//! recorded, once a pod has told it. What an earlier rendering holds is used again
-//! only if it was made of the same object: namespace, name and uid.
+//! An id belongs to the `namespace/name` in the rendered Secret that carries it. Before there
+//! is one, it belongs to the oldest tenant that asks for it. A derived id belongs to the name
+//! from which it is derived. If a pod has reported the owner in the pool's database, that owner
+//! comes before both. Content of an earlier rendered Secret is used again only if it was made
+//! from the same object: namespace, name and uid.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,36 +16,36 @@ use minichat_core::TenantId;
 use minichat_crds::ChatTenant;
 use minichat_crds::rendered_secret::{SOURCE, SOURCE_UID};
 
-use super::subject::{age, full_name, is_asking};
+use super::subject::Subject;
 
 /// `namespace/name` of the tenant that `secret` was rendered from.
 pub(crate) fn source_of(secret: &Secret) -> Option<&str> {
     secret.annotations().get(SOURCE).map(String::as_str)
 }
 
-/// Of which object a rendered Secret was made, as a tenant sees it.
+/// From which object a rendered Secret was made, compared with a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MadeOf {
     /// This object.
     ThisObject,
-    /// A tenant of its name; an older operator did not write which.
+    /// An object of its name; an older operator did not write the uid.
     ItsName,
-    /// An object of its name that is gone.
+    /// An earlier object of its name, which was deleted.
     EarlierObject,
-    /// Another tenant, or nobody knows.
+    /// Another tenant, or none is named.
     Another,
 }
 
 impl MadeOf {
     /// Of the Secret with this metadata.
-    pub(crate) fn of(secret: &ObjectMeta, tenant: &ChatTenant) -> Self {
+    pub(crate) fn of(secret: &ObjectMeta, subject: &Subject<'_>) -> Self {
         let annotation = |key| secret.annotations.as_ref()?.get(key);
-        if annotation(SOURCE) != Some(&full_name(tenant)) {
+        if annotation(SOURCE) != Some(&subject.full_name) {
             return Self::Another;
         }
         match annotation(SOURCE_UID) {
             None => Self::ItsName,
-            Some(uid) if Some(uid) == tenant.metadata.uid.as_ref() => Self::ThisObject,
+            Some(uid) if uid == subject.uid() => Self::ThisObject,
             Some(_) => Self::EarlierObject,
         }
     }
@@ -56,36 +56,32 @@ impl MadeOf {
 pub(crate) struct Known<'a> {
     /// The source of the rendered Secret that carries it.
     pub(crate) rendered_from: Option<&'a str>,
-    /// Whether tenants of that source's namespace are not watched: nothing is known
-    /// of it then.
+    /// Whether the namespace of that source is not watched, so that the tenant may exist.
     pub(crate) is_elsewhere: bool,
     /// The owner in the database of the pool.
     pub(crate) recorded: Option<&'a str>,
 }
 
-/// Who has the id of `tenant` instead of it, of `all` that ask for the same. Nobody
-/// has one that is derived from its name.
+/// The tenant that has the id of `subject` instead of it, of `all` that ask for the same.
+/// No other tenant has an id that is derived from the name.
 pub(crate) fn holder(
-    tenant: &ChatTenant,
+    subject: &Subject<'_>,
     all: &[Arc<ChatTenant>],
     known: Known<'_>,
 ) -> Option<String> {
-    let is_given = tenant.spec.tenant_id.is_some();
-    is_given.then(|| holder_of_given(tenant, all, known))?
+    let is_given = subject.tenant.spec.tenant_id.is_some();
+    is_given.then(|| holder_of_given(subject, all, known))?
 }
 
 fn holder_of_given(
-    tenant: &ChatTenant,
+    subject: &Subject<'_>,
     all: &[Arc<ChatTenant>],
     known: Known<'_>,
 ) -> Option<String> {
-    let full = full_name(tenant);
-    let others: Vec<_> = all
-        .iter()
-        .map(AsRef::as_ref)
-        .filter(|other| full_name(*other) != full)
-        .collect();
-    let is_there = |name: &str| others.iter().any(|other| full_name(*other) == name);
+    let full = subject.full_name.as_str();
+    let others = all.iter().map(|other| Subject::of(other));
+    let others: Vec<_> = others.filter(|other| other.full_name != full).collect();
+    let is_there = |name: &str| others.iter().any(|other| other.full_name == name);
     if let Some(recorded) = known
         .recorded
         .filter(|name| *name == full || is_there(name))
@@ -97,24 +93,13 @@ fn holder_of_given(
     {
         return (source != full).then(|| source.to_owned());
     }
-    let asking = others.into_iter().filter(|other| is_asking(other));
-    let oldest = asking.min_by_key(|other| age(other))?;
-    (age(oldest) < age(tenant)).then(|| full_name(oldest))
+    let asking = others.into_iter().filter(Subject::is_asking);
+    let oldest = asking.min_by_key(Subject::age)?;
+    (oldest.age() < subject.age()).then_some(oldest.full_name)
 }
 
-/// `other`, a `namespace/name`, as a reader of `tenant` may know it: names of other
-/// namespaces are none of his business.
-pub(crate) fn named_for(tenant: &ChatTenant, other: &str) -> String {
-    let namespace = other.split_once('/').map(|(namespace, _)| namespace);
-    if namespace == tenant.metadata.namespace.as_deref() {
-        format!("the ChatTenant {other}")
-    } else {
-        "a ChatTenant of another namespace".to_owned()
-    }
-}
-
-/// The owners in the database of the pool of ids that somebody else has asked for,
-/// as far as pods have told them.
+/// Owners of ids in the pool's database, as far as pods have reported them. Pods report an owner
+/// when another tenant asks for its id.
 #[derive(Debug, Default)]
 pub(crate) struct RecordedOwners(Mutex<HashMap<TenantId, String>>);
 
@@ -123,7 +108,7 @@ impl RecordedOwners {
         self.all().get(&id).cloned()
     }
 
-    /// Takes note of what the pods say now; whether that is news.
+    /// Keeps what the pods report now; whether it differs from before.
     pub(crate) fn set(&self, id: TenantId, owner: Option<&str>) -> bool {
         let mut all = self.all();
         let before = match owner {
@@ -144,6 +129,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn holder(tenant: &ChatTenant, all: &[Arc<ChatTenant>], known: Known<'_>) -> Option<String> {
+        super::holder(&Subject::of(tenant), all, known)
+    }
 
     const ID: &str = "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01";
 
@@ -247,7 +236,10 @@ mod tests {
         let tenant = tenant("a/acme", 1);
         let made_of = |annotations: serde_json::Value| {
             let metadata = json!({"annotations": annotations});
-            MadeOf::of(&serde_json::from_value(metadata).unwrap(), &tenant)
+            MadeOf::of(
+                &serde_json::from_value(metadata).unwrap(),
+                &Subject::of(&tenant),
+            )
         };
         let ours = json!({SOURCE: "a/acme", SOURCE_UID: "uid-of-acme"});
         assert_eq!(made_of(ours), MadeOf::ThisObject);
@@ -262,8 +254,9 @@ mod tests {
     #[test]
     fn names_of_other_namespaces_are_not_told() {
         let tenant = tenant("a/acme", 1);
-        assert_eq!(named_for(&tenant, "a/other"), "the ChatTenant a/other");
-        assert!(!named_for(&tenant, "b/other").contains("b/other"));
+        let subject = Subject::of(&tenant);
+        assert_eq!(subject.words_for("a/other"), "the ChatTenant a/other");
+        assert!(!subject.words_for("b/other").contains("b/other"));
     }
 
     #[test]

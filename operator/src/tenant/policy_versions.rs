@@ -1,22 +1,20 @@
-//! Which policy of each tenant was delivered last. A cache shows a write a moment
-//! later; until then this remembers it, so that no number is given twice
-//! (QUOTA-27). After a restart the caches have caught up. `chat_tenant/build.rs` chooses
-//! the next number.
+//! The policy version that was delivered last, for each tenant. Caches show a write a moment
+//! later; until then this module remembers it, so that no version is used twice (QUOTA-27).
+//! `chat_tenant/build.rs` chooses the next version.
 //!
-//! Also which numbers a pod's database knows already: a tenant that was deleted
-//! and made again, or brought to another cluster, would otherwise begin with
-//! numbers that mean something else there.
+//! It also holds the highest version that a pod's database knows. A tenant that was deleted and
+//! created again, or restored in another cluster, must continue above it.
 //!
-//! All of it is remembered of an object, by its uid: one that is made again under
-//! the same name or id begins anew (D36), and pods refuse what their database knows.
+//! The key is the uid, so an object that is created again under the same name or id begins anew
+//! (D36); pods refuse versions that their database knows.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::subject::Subject;
 use minichat_core::Timestamp;
-use minichat_crds::ChatTenant;
 
-/// No number beyond this is believed to be taken: the rest would not last.
+/// A pod that reports a higher version is wrong: too few versions would be left.
 const CREDIBLE: u64 = 1 << 62;
 
 /// One delivered policy.
@@ -32,7 +30,7 @@ pub(crate) struct PolicyVersion {
 pub(crate) struct KnownVersions {
     /// The policy that was delivered last.
     pub(crate) last: Option<PolicyVersion>,
-    /// Every number up to this one is taken.
+    /// Every version up to this one is taken.
     pub(crate) taken: u64,
 }
 
@@ -41,23 +39,24 @@ pub(crate) struct KnownVersions {
 pub(crate) struct PolicyVersions(Mutex<HashMap<String, KnownVersions>>);
 
 impl PolicyVersions {
-    pub(crate) fn known(&self, tenant: &ChatTenant) -> KnownVersions {
-        self.all().get(&uid(tenant)).cloned().unwrap_or_default()
+    pub(crate) fn known(&self, subject: &Subject<'_>) -> KnownVersions {
+        self.all().get(subject.uid()).cloned().unwrap_or_default()
     }
 
-    pub(crate) fn remember(&self, tenant: &ChatTenant, number: PolicyVersion) {
-        self.all().entry(uid(tenant)).or_default().last = Some(number);
+    pub(crate) fn remember(&self, subject: &Subject<'_>, number: PolicyVersion) {
+        let mut all = self.all();
+        all.entry(subject.uid().to_owned()).or_default().last = Some(number);
     }
 
     /// Forgets an object that is gone.
-    pub(crate) fn forget(&self, tenant: &ChatTenant) {
-        self.all().remove(&uid(tenant));
+    pub(crate) fn forget(&self, subject: &Subject<'_>) {
+        self.all().remove(subject.uid());
     }
 
-    /// Marks every number up to `version` as taken; whether that is news.
-    pub(crate) fn take(&self, tenant: &ChatTenant, version: u64) -> bool {
+    /// Marks every version up to `version` as taken; whether one of them was not before.
+    pub(crate) fn take(&self, subject: &Subject<'_>, version: u64) -> bool {
         let mut all = self.all();
-        let known = all.entry(uid(tenant)).or_default();
+        let known = all.entry(subject.uid().to_owned()).or_default();
         let is_news = version > known.taken && version < CREDIBLE;
         if is_news {
             known.taken = version;
@@ -70,13 +69,9 @@ impl PolicyVersions {
     }
 }
 
-fn uid(tenant: &ChatTenant) -> String {
-    tenant.metadata.uid.clone().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
-    use minichat_crds::cases;
+    use minichat_crds::{ChatTenant, cases};
 
     use super::*;
 
@@ -91,6 +86,7 @@ mod tests {
     fn what_is_known_of_one_object_is_not_of_another_with_its_id() {
         let (numbers, first, second) =
             (PolicyVersions::default(), object("first"), object("second"));
+        let (first, second) = (Subject::of(&first), Subject::of(&second));
         let number = PolicyVersion {
             version: 3,
             hash: "a".to_owned(),

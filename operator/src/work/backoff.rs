@@ -1,6 +1,5 @@
-//! When something that failed is tried again: exponentially later, from one
-//! second to five minutes, with jitter (K8S-10). Also what it failed with, which
-//! the object is told.
+//! Exponential backoff of failed reconciles: one second to five minutes, with jitter (K8S-10).
+//! It also keeps the last error of each object, for its status.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -1,5 +1,6 @@
-//! What is due later, each object once, and why. `tokio_util`'s `DelayQueue` would give objects that are due in the same
-//! millisecond in the opposite order, and needs a second map to find an object.
+//! A delay queue that holds each object at most once. `tokio_util`'s `DelayQueue` returns objects
+//! that are due in the same millisecond in the opposite order, and needs a second map to find
+//! an object.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;

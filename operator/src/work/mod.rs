@@ -1,4 +1,4 @@
-//! Work queues: what is enqueued, in which order it is reconciled, and when it is requeued.
+//! Work queues with priorities and delays, and the workers that take objects from them.
 
 mod backoff;
 mod delay_queue;

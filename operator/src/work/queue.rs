@@ -1,8 +1,7 @@
-//! The work queue of one kind, and its order: objects that have changed come first. A
-//! resync, as at the start, and what asks to be requeued wait for a free place, so that an
-//! edit never waits for a thousand tenants that nobody has touched (K8S-17) or that wait
-//! for a pod that hangs. A failed reconcile may be an edit, and comes back as one when its
-//! backoff is over (K8S-10).
+//! The work queue of one kind. Objects that have changed come first. Objects of a resync, and
+//! requeued ones, wait for one of a few places. So an edit never waits behind a resync of a
+//! thousand tenants (K8S-17), nor behind tenants that wait for a hanging pod. A failed reconcile
+//! may have been for an edit, so it counts as changed when its backoff is over (K8S-10).
 
 use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
@@ -34,7 +33,7 @@ pub(crate) enum Request<K: Resource<DynamicType = ()>> {
     Retry(ObjectRef<K>, Duration),
 }
 
-/// Where those are told who must request again.
+/// The sending end of a queue.
 #[derive(Clone)]
 pub(crate) struct Queue<K: Resource<DynamicType = ()>>(UnboundedSender<Request<K>>);
 
@@ -85,7 +84,7 @@ pub(crate) fn queue<K: Resource<DynamicType = ()>>() -> (Queue<K>, QueueReceiver
 
 impl<K: Resource<DynamicType = ()>> Queue<K> {
     pub(crate) fn send(&self, request: Request<K>) {
-        // Nobody listens any more only while the process ends.
+        // The receiver is gone only while the process ends.
         let _ = self.0.send(request);
     }
 }
@@ -101,7 +100,7 @@ impl<K: Resource<DynamicType = ()>> Request<K> {
     }
 }
 
-/// Lets so many of a resync be in work at once.
+/// The places for objects that have not changed: so many are reconciled at once.
 pub(crate) struct ResyncLimit<K: Resource<DynamicType = ()>> {
     free: Semaphore,
     inside: Mutex<HashSet<ObjectRef<K>>>,
@@ -141,7 +140,7 @@ impl<K: Resource<DynamicType = ()>> ResyncLimit<K> {
     }
 }
 
-/// What is waiting for its turn in a resync, each once.
+/// Objects that wait for a place, each once.
 struct ResyncQueue<K: Resource<DynamicType = ()>> {
     order: VecDeque<ObjectRef<K>>,
     waiting: HashSet<ObjectRef<K>>,
@@ -188,7 +187,7 @@ where
     })
 }
 
-/// What has been told, and what waits.
+/// The requests that have come, and those that wait.
 struct PriorityQueue<K: Resource<DynamicType = ()>> {
     receiver: QueueReceiver<K>,
     limit: Arc<ResyncLimit<K>>,
@@ -203,7 +202,7 @@ enum Delayed {
 }
 
 impl<K: Resource<DynamicType = ()>> PriorityQueue<K> {
-    /// `None` once nobody can send any more.
+    /// `None` once all senders are gone.
     async fn next(&mut self) -> Option<ObjectRef<K>> {
         loop {
             let first = self.later.first();

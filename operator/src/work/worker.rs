@@ -1,5 +1,4 @@
-//! Looks at the objects of a receiver: each once at a time, many at once, and what has
-//! changed before everything else.
+//! Reconciles the objects of a queue: many at once, but never the same one twice at a time.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -83,7 +82,7 @@ mod tests {
     use crate::work::queue;
 
     const AGAIN: Duration = Duration::from_secs(2);
-    /// As long as a look waits for a pod.
+    /// As long as a reconcile waits for a pod.
     const SLOW: Duration = Duration::from_secs(1);
     const AT_ONCE: u16 = 128;
 

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::manifest::Tenant;
-use minichat_tests::site::{Site, eventually};
+use minichat_tests::site::{Operator, Site, eventually};
 use serde_json::{Value, json};
 
 use super::programs;
@@ -217,4 +217,102 @@ async fn an_old_finalizer_is_taken_away_although_the_tenant_has_just_changed() -
     let _operator = site.operator_on(&way).await?;
     let is_gone = async || Ok(site.get("ChatTenant", "held").await?.is_none());
     eventually("let go", SOON, is_gone).await
+}
+
+const TENANT: (&str, &str) = ("ChatTenant", "acme");
+
+fn finalizers(names: &Value) -> Value {
+    json!({"metadata": {"finalizers": names}})
+}
+
+/// Deletes the object called `name` in the operator's namespace, which a finalizer then keeps.
+async fn delete_held(site: &Site, kind: &str, name: &str) -> anyhow::Result<()> {
+    let api = site.api(kind, &site.namespace)?;
+    let held = Patch::Merge(finalizers(&json!(["example.com/held"])));
+    api.patch(name, &PatchParams::default(), &held).await?;
+    api.delete(name, &DeleteParams::default()).await?;
+    Ok(())
+}
+
+async fn let_go(site: &Site, kind: &str, name: &str) -> anyhow::Result<()> {
+    let none = Patch::Merge(finalizers(&Value::Null));
+    let api = site.api(kind, &site.namespace)?;
+    api.patch(name, &PatchParams::default(), &none).await?;
+    Ok(())
+}
+
+/// An edit waits for the object called `name`, and condition, event and log say for what, and what to do.
+async fn is_told(site: &Site, operator: &Operator, kind: &str, name: &str) -> anyhow::Result<()> {
+    site.await_condition(TENANT, "Programmed", "False/Pending")
+        .await?;
+    let message = site
+        .await_condition(TENANT, "Programmed", "False/Blocked")
+        .await?;
+    let command = format!(
+        "kubectl patch {} {name} --namespace {}",
+        kind.to_lowercase(),
+        site.namespace
+    );
+    for part in ["example.com/held", &command] {
+        assert!(message.contains(part), "{message}");
+    }
+    site.await_condition(TENANT, "Stalled", "True/Blocked")
+        .await?;
+    let is_event = async || Ok(site.events("acme").await?.contains(&"Blocked".to_owned()));
+    eventually("told by an event", SOON, is_event).await?;
+    let log = operator.log()?;
+    let is_logged = |line: &str| line.contains("\"WARN\"") && line.contains(&command);
+    assert!(log.lines().any(is_logged), "{log}");
+    Ok(())
+}
+
+/// K8S-8, K8S-9, D46: what is written into a Secret that is being deleted would go with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_waits_for_a_rendered_secret_that_a_finalizer_keeps_and_says_so()
+-> anyhow::Result<()> {
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let operator = site.operator().await?;
+    let pod = site.pod().await?;
+    let mut tenant = site.tenant("acme");
+    site.admit([&tenant]).await?;
+    let before = site.status(&tenant).await?["revision"].clone();
+    let secret = format!("minichat-tenant-{}", tenant.id);
+    delete_held(&site, "Secret", &secret).await?;
+    tenant.spec()["displayName"] = json!("edited");
+    site.apply(&tenant.resource).await?;
+    is_told(&site, &operator, "Secret", &secret).await?;
+    assert_eq!(site.status(&tenant).await?["revision"], before);
+    pod.chat(&tenant).await?;
+
+    let_go(&site, "Secret", &secret).await?;
+    let is_new = async || {
+        let rendered = site.rendered(&tenant).await?.unwrap_or_default();
+        let revision = &rendered["metadata"]["annotations"]["minichat.dev/revision"];
+        Ok(revision.is_string() && *revision != before)
+    };
+    eventually("rendered anew", SOON, is_new).await?;
+    site.await_ready(&tenant).await?;
+    pod.chat(&tenant).await
+}
+
+/// K8S-9, D46, D52
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_waits_for_the_config_map_that_a_finalizer_keeps_and_says_so() -> anyhow::Result<()>
+{
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let operator = site.operator().await?;
+    let pod = site.pod().await?;
+    let (mut tenant, other) = (site.tenant("acme"), site.tenant("other"));
+    site.admit([&tenant, &other]).await?;
+    delete_held(&site, "ConfigMap", "minichat-managed").await?;
+    tenant.spec()["displayName"] = json!("edited");
+    site.apply(&tenant.resource).await?;
+    is_told(&site, &operator, "ConfigMap", "minichat-managed").await?;
+    // It has nothing to deliver.
+    site.await_ready(&other).await?;
+    pod.chat(&tenant).await?;
+
+    let_go(&site, "ConfigMap", "minichat-managed").await?;
+    site.await_ready(&tenant).await?;
+    pod.chat(&tenant).await
 }

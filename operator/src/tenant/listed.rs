@@ -1,14 +1,12 @@
-//! What one tenant lists: an issuer, and whether a claim of its tokens names the tenant.
+//! An issuer that a tenant lists, and whether a claim of its tokens names the tenant.
 
 use minichat_crds::ChatTenant;
 
-use crate::caches::Key;
-
-/// One entry of a list.
+/// One entry of `spec.auth.issuers`, or of a rendered document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listed {
-    pub(super) issuer: String,
-    pub(super) names_a_claim: bool,
+    pub(crate) issuer: String,
+    pub(crate) names_a_claim: bool,
 }
 
 impl Listed {
@@ -21,12 +19,8 @@ impl Listed {
         listed.collect()
     }
 
-    /// Finds tenants that list the same issuer.
-    pub(crate) fn key(&self) -> Key {
-        Key::Issuer(self.issuer.clone())
-    }
-
-    pub(super) fn excludes(&self, other: &Self) -> bool {
+    /// Whether two tenants cannot be delivered with one of these each.
+    pub(crate) fn excludes(&self, other: &Self) -> bool {
         self.issuer == other.issuer && !(self.names_a_claim && other.names_a_claim)
     }
 }
