@@ -75,6 +75,12 @@ impl Problem {
         Self::new(ErrorCode::ServiceUnavailable, detail).with_header(RETRY_AFTER, RETRY_SOON)
     }
 
+    /// 503 of a tenant that will be served, or may be, once the database or the
+    /// API server answers (D43).
+    pub fn not_served_yet() -> Self {
+        Self::unavailable("The tenant cannot be served at the moment. Try again.")
+    }
+
     /// 500 with a generic text; the caller logs the cause (API-31).
     pub fn internal() -> Self {
         Self::new(

@@ -8,9 +8,10 @@ use futures_util::future::join_all;
 use minichat_core::{NamespacedName, TenantId};
 use minichat_crds::Revisions;
 use minichat_crds::manifests::{Concern, Files, Manifests, Problem, TenantManifest};
+use minichat_store::StoreError;
 
 use super::issuers;
-use super::tenant_states::{Rejected, TenantStates, contested_words};
+use super::tenant_states::{NOT_STORED, Rejected, TenantStates, contested_words};
 use super::{PolicyError, StoredPolicyVersions, TenantRuntime};
 
 /// The state that all loads of a process share.
@@ -39,6 +40,8 @@ struct Rejection {
     files: BTreeSet<String>,
     /// The owner of the id, if that is the reason.
     owner: Option<NamespacedName>,
+    /// What the database said, if that is why: for the log alone.
+    database_error: Option<String>,
 }
 
 /// The manifests of one load, indexed.
@@ -53,6 +56,8 @@ struct Load<'a> {
     of_file: HashMap<&'a str, Vec<&'a Problem>>,
     /// The owners of ids that several tenants have.
     owners: BTreeMap<TenantId, NamespacedName>,
+    /// Why that cannot be read.
+    owners_error: Option<String>,
 }
 
 impl<'a> Load<'a> {
@@ -64,6 +69,7 @@ impl<'a> Load<'a> {
             shared: HashMap::new(),
             of_file: HashMap::new(),
             owners: BTreeMap::new(),
+            owners_error: None,
         };
         for (name, id) in &manifests.ids {
             load.names.entry(*id).or_default().push(name);
@@ -98,7 +104,11 @@ impl<'a> Load<'a> {
     fn shared(&self, id: TenantId) -> Option<Rejection> {
         let names = self.names.get(&id)?;
         let problems = names.iter().filter_map(|name| self.shared.get(*name));
-        Rejection::of(problems.flatten().copied())
+        let rejection = Rejection::of(problems.flatten().copied())?;
+        Some(match &self.owners_error {
+            Some(error) => Rejection::not_stored(rejection.files, error.clone()),
+            None => rejection,
+        })
     }
 
     /// Whether `/configz` shows the problem.
@@ -141,7 +151,10 @@ impl Loader {
     /// again may succeed.
     pub(super) async fn apply(&mut self, manifests: &Manifests, files: &Files) -> bool {
         let mut load = Load::of(manifests);
-        load.owners = self.owners(&load).await;
+        match self.owners(&load).await {
+            Ok(owners) => load.owners = owners,
+            Err(error) => load.owners_error = Some(error.to_string()),
+        }
         self.warn(&load);
         let mut known: BTreeSet<TenantId> = self.states.known().collect();
         known.extend(load.names.keys());
@@ -155,14 +168,17 @@ impl Loader {
             }
         }
         self.refuse_foreign_issuers(&mut served, files);
-        let complete = self.serve(served, files).await;
+        let complete = self.serve(served, files).await && load.owners_error.is_none();
         self.states.choose_default(&in_order(manifests));
         self.states.publish();
         complete
     }
 
-    /// The owners of ids that several tenants have (D36).
-    async fn owners(&self, load: &Load<'_>) -> BTreeMap<TenantId, NamespacedName> {
+    /// Whose the ids are that several tenants have (D36).
+    async fn owners(
+        &self,
+        load: &Load<'_>,
+    ) -> Result<BTreeMap<TenantId, NamespacedName>, StoreError> {
         let several = load.names.iter().filter(|(_, names)| names.len() > 1);
         let ids: Vec<_> = several.map(|(id, _)| *id).collect();
         self.versions.owners_among(ids, &self.states).await
@@ -246,6 +262,7 @@ impl Loader {
                 error: contested_words(&conflict),
                 files: manifest.files.clone(),
                 owner: None,
+                database_error: None,
             };
             self.reject(*id, rejection, files);
             false
@@ -257,11 +274,13 @@ impl Loader {
             error,
             files: names,
             owner,
+            database_error,
         } = rejection;
         let texts = names.iter().filter_map(|name| files.texts.get(name));
         let revision = self.revisions.of_refused(texts.map(|text| &**text));
         let rejected = Rejected {
             stored_owner: owner,
+            database_error,
             ..Rejected::new(revision, error)
         };
         self.states.reject(id, rejected);
@@ -335,27 +354,34 @@ impl Rejection {
             errors.push(problem.to_string());
             files.insert(problem.source.file.clone());
         }
-        let error = errors.join("; ");
-        let owner = None;
-        (!errors.is_empty()).then_some(Self {
-            error,
+        (!errors.is_empty()).then(|| Self {
+            error: errors.join("; "),
             files,
-            owner,
+            owner: None,
+            database_error: None,
         })
     }
 
     fn by_database(error: PolicyError, manifest: &TenantManifest) -> Self {
-        let (error, owner) = match error {
-            PolicyError::OwnedByAnother(error) => (error.to_string(), Some(error.owner)),
-            PolicyError::Store(error) => {
-                let error = format!("the policy cannot be stored: {error}; it is tried again");
-                (error, None)
-            }
-        };
+        let files = manifest.files.clone();
+        match error {
+            PolicyError::OwnedByAnother(error) => Self {
+                error: error.to_string(),
+                files,
+                owner: Some(error.owner),
+                database_error: None,
+            },
+            PolicyError::Store(error) => Self::not_stored(files, error.to_string()),
+        }
+    }
+
+    /// What only the log says is `database_error`.
+    fn not_stored(files: BTreeSet<String>, database_error: String) -> Self {
         Self {
-            error,
-            files: manifest.files.clone(),
-            owner,
+            error: NOT_STORED.to_owned(),
+            files,
+            owner: None,
+            database_error: Some(database_error),
         }
     }
 }

@@ -127,7 +127,7 @@ impl StoredPolicyVersions {
         &self,
         tenants: Vec<TenantId>,
         states: &TenantStates,
-    ) -> BTreeMap<TenantId, NamespacedName> {
+    ) -> Result<BTreeMap<TenantId, NamespacedName>, StoreError> {
         let (mut owners, mut unknown) = (BTreeMap::new(), Vec::new());
         for id in tenants {
             match states.running(id) {
@@ -138,13 +138,9 @@ impl StoredPolicyVersions {
             }
         }
         if !unknown.is_empty() {
-            let stored = self.owners(unknown).await;
-            let stored = stored.inspect_err(|error| {
-                tracing::warn!(%error, "the owners of tenant ids cannot be read");
-            });
-            owners.extend(stored.into_iter().flatten());
+            owners.extend(self.owners(unknown).await?);
         }
-        owners
+        Ok(owners)
     }
 
     /// The highest version that `tenant` ever had.

@@ -8,7 +8,7 @@ use minichat_crds::RenderedTenant;
 use minichat_store::StoreError;
 
 use super::issuers;
-use super::tenant_states::{Rejected, TenantStates};
+use super::tenant_states::{NOT_STORED, Rejected, TenantStates};
 use super::{OwnedByAnother, PolicyError, StoredPolicyVersions, TenantRuntime};
 
 /// The newest state of one tenant in the source.
@@ -70,13 +70,18 @@ impl Intake {
         self.states.publish();
     }
 
-    /// The owners of those `tenants` that were ever served.
+    /// The owners of those `tenants` that were ever served. If the database
+    /// cannot be asked, it does not accept the tenant either.
     pub(super) async fn owners(
         &self,
         tenants: impl Iterator<Item = TenantId>,
     ) -> BTreeMap<TenantId, NamespacedName> {
         let tenants = tenants.collect();
-        self.versions.owners_among(tenants, &self.states).await
+        let owners = self.versions.owners_among(tenants, &self.states).await;
+        owners.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the owners of tenant ids cannot be read");
+            BTreeMap::new()
+        })
     }
 
     /// Whether a delivery waits for the database, or for a change in it.
@@ -187,7 +192,7 @@ enum Refused {
     OtherContent { delivered: u64, newest: u64 },
     #[error(transparent)]
     OwnedByAnother(OwnedByAnother),
-    #[error("the database does not accept the policy at the moment; it will be tried again")]
+    #[error("{NOT_STORED}")]
     Database(StoreError),
 }
 

@@ -155,6 +155,9 @@ impl Public {
         if !self.loaded.is_fired() {
             return Some("the tenants have not been loaded yet");
         }
+        if self.tenants.is_empty() && self.tenants.has_pending() {
+            return Some("the database has not taken the tenants' policies yet");
+        }
         let is_empty_on_purpose = self.may_be_empty && self.status.configz().is_empty();
         (self.tenants.is_empty() && !is_empty_on_purpose)
             .then_some("no tenant has a valid configuration")

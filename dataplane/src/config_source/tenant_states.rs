@@ -27,6 +27,19 @@ struct TenantState {
     rejected: Option<Rejected>,
 }
 
+impl TenantState {
+    /// Whether nothing runs only because the database did not take it.
+    fn is_pending(&self) -> bool {
+        let rejected = self.rejected.as_ref();
+        self.running.is_none() && rejected.is_some_and(|it| it.database_error.is_some())
+    }
+}
+
+/// What a configuration is refused with that the database did not take. It is
+/// shown to others, so that the database's own words stand in the log alone.
+pub(super) const NOT_STORED: &str =
+    "the database does not accept the policy at the moment; it will be tried again";
+
 /// A configuration that was refused.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Rejected {
@@ -159,7 +172,10 @@ impl TenantStates {
     /// Makes all changes visible at once. Requests that pinned an older
     /// configuration keep it.
     pub(super) fn publish(&self) {
-        self.tenants.replace(self.all_running(), self.default);
+        let pending = self.states.iter().filter(|(_, state)| state.is_pending());
+        let pending = pending.map(|(id, _)| *id).collect();
+        self.tenants
+            .replace_all(self.all_running(), self.default, pending);
         self.status.publish(
             self.states
                 .iter()

@@ -1,6 +1,6 @@
 //! The tenants that are served now.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -68,12 +68,39 @@ struct Snapshot {
     issuers: HashMap<String, Listing>,
     names: HashMap<NamespacedName, TenantId>,
     default: Option<TenantId>,
+    pending: Pending,
+}
+
+/// Tenants that are not served yet and will be without a change of theirs.
+#[derive(Debug, Default)]
+enum Pending {
+    /// Any may come: the source was not read yet.
+    #[default]
+    All,
+    /// Those whose policies the database has not taken yet.
+    Only(HashSet<TenantId>),
 }
 
 impl Tenants {
     /// The tenant's current configuration; `None` if it is not served here.
     pub fn get(&self, tenant: TenantId) -> Option<Arc<TenantRuntime>> {
         self.current.load().tenants.get(&tenant).cloned()
+    }
+
+    /// Whether `tenant` may be served soon although it is not now (D43).
+    pub fn is_pending(&self, tenant: TenantId) -> bool {
+        match &self.current.load().pending {
+            Pending::All => true,
+            Pending::Only(pending) => pending.contains(&tenant),
+        }
+    }
+
+    /// Whether this holds of any tenant. Its names and issuers are not known yet.
+    pub fn has_pending(&self) -> bool {
+        match &self.current.load().pending {
+            Pending::All => true,
+            Pending::Only(pending) => !pending.is_empty(),
+        }
     }
 
     /// The tenant of mode `dev` for requests that name none (D51): the one that
@@ -109,11 +136,21 @@ impl Tenants {
             .collect()
     }
 
-    /// Replaces all tenants at once.
+    /// Replaces all tenants at once; no others are pending.
     pub fn replace(
         &self,
         tenants: HashMap<TenantId, Arc<TenantRuntime>>,
         default: Option<TenantId>,
+    ) {
+        self.replace_all(tenants, default, HashSet::new());
+    }
+
+    /// Replaces all tenants at once, and those that are pending.
+    pub(super) fn replace_all(
+        &self,
+        tenants: HashMap<TenantId, Arc<TenantRuntime>>,
+        default: Option<TenantId>,
+        pending: HashSet<TenantId>,
     ) {
         let issuers = issuers::index(&tenants);
         let names = tenants
@@ -125,6 +162,7 @@ impl Tenants {
             issuers,
             names,
             default,
+            pending: Pending::Only(pending),
         }));
     }
 }

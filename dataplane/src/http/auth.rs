@@ -193,7 +193,7 @@ fn dev_identity(dev: Dev, headers: &HeaderMap, tenants: &Tenants) -> Result<Iden
         None => dev
             .tenant_id
             .or_else(|| tenants.default_id())
-            .ok_or_else(|| unauthenticated("No tenant is configured."))?,
+            .ok_or_else(|| unknown(tenants, "No tenant is configured."))?,
     };
     Ok(Identity {
         tenant_id,
@@ -216,8 +216,9 @@ fn chosen_tenant(headers: &HeaderMap, tenants: &Tenants) -> Result<Option<Tenant
     let name = text.parse::<NamespacedName>().map_err(|_| {
         unauthenticated("X-Tenant-Id must be one tenant's id, or its namespace/name.")
     })?;
-    let unknown = || unauthenticated("No tenant of the name in X-Tenant-Id is served here.");
-    tenants.named(&name).map(Some).ok_or_else(unknown)
+    let detail = "No tenant of the name in X-Tenant-Id is served here.";
+    let named = tenants.named(&name).map(Some);
+    named.ok_or_else(|| unknown(tenants, detail))
 }
 
 fn header_identity(headers: &HeaderMap) -> Result<Identity, Problem> {
@@ -258,6 +259,15 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
     match (values.next(), values.next()) {
         (Some(value), None) => Some(value.as_bytes()),
         _ => None,
+    }
+}
+
+/// 401, or 503 while a tenant is pending, whose names and issuers nobody knows.
+fn unknown(tenants: &Tenants, detail: &str) -> Problem {
+    if tenants.has_pending() {
+        Problem::not_served_yet()
+    } else {
+        unauthenticated(detail)
     }
 }
 

@@ -219,25 +219,29 @@ impl Middleware {
     }
 
     /// The caller with its tenant's configuration pinned, or 403. The answer
-    /// does not say which reason applies (API-12, PLAT-135).
+    /// does not say which reason applies (API-12, PLAT-135). 503 for a tenant
+    /// that waits for the database.
     fn licensed(&self, identity: Identity) -> Result<Caller, Problem> {
-        self.app
-            .tenants
-            .get(identity.tenant_id)
-            .filter(|tenant| !tenant.config.suspended && tenant.config.features.ai_chat)
-            .map(|tenant| Caller {
-                tenant_id: identity.tenant_id,
-                user_id: identity.user_id,
-                requester_type: identity.requester_type,
-                scopes: identity.scopes,
-                tenant,
-            })
-            .ok_or_else(|| {
-                Problem::new(
+        let tenants = &self.app.tenants;
+        // First, because a pending tenant may begin to run in between.
+        let is_pending = tenants.is_pending(identity.tenant_id);
+        let tenant = match tenants.get(identity.tenant_id) {
+            Some(tenant) if !tenant.config.suspended && tenant.config.features.ai_chat => tenant,
+            None if is_pending => return Err(Problem::not_served_yet()),
+            Some(_) | None => {
+                return Err(Problem::new(
                     ErrorCode::FeatureNotLicensed,
                     "Chat is not available to this tenant.",
-                )
-            })
+                ));
+            }
+        };
+        Ok(Caller {
+            tenant_id: identity.tenant_id,
+            user_id: identity.user_id,
+            requester_type: identity.requester_type,
+            scopes: identity.scopes,
+            tenant,
+        })
     }
 }
 

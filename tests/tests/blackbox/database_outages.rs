@@ -48,7 +48,7 @@ async fn users(scene: &Scene) -> anyhow::Result<Vec<(Api, Things)>> {
 }
 
 /// 503 with a `Retry-After`.
-fn check_unavailable(call: &Call, answer: &Answer) -> anyhow::Result<()> {
+pub(crate) fn check_unavailable(call: &Call, answer: &Answer) -> anyhow::Result<()> {
     let problem = answer.problem(503, "service_unavailable");
     problem.with_context(|| format!("{call:?}"))?;
     let seconds: u32 = answer

@@ -51,6 +51,8 @@ mod orphans;
 #[cfg(test)]
 mod process_end;
 #[cfg(test)]
+mod pending_tenants;
+#[cfg(test)]
 mod progress;
 #[cfg(test)]
 mod prompts;

@@ -13,7 +13,7 @@ use minichat_identity::{Claims, Rejection, Token};
 use minichat_provider::{ChosenBy, ProviderClient};
 
 use super::issuer_keys::{IssuerKeys, Source, Unproven};
-use super::{Identity, only, unauthenticated};
+use super::{Identity, only, unauthenticated, unknown};
 use crate::caller::{RequesterType, Scopes};
 use crate::config_source::{Listing, Tenants};
 use crate::problem::Problem;
@@ -44,7 +44,11 @@ impl Bearer {
         tenants: &Tenants,
         now: Timestamp,
     ) -> Result<Identity, Problem> {
-        let (tenant_id, issuer) = self.opened(token.unverified(), tenants).map_err(rejected)?;
+        let opened = self.opened(token.unverified(), tenants);
+        let (tenant_id, issuer) = opened.map_err(|rejection| match rejection {
+            Rejection::Issuer | Rejection::Tenant => unknown(tenants, &rejection.to_string()),
+            _ => rejected(rejection),
+        })?;
         self.keys.drop_unlisted(|| self.listed(tenants));
         let claims = match self
             .keys

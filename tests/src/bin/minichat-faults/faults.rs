@@ -13,6 +13,8 @@ pub(crate) enum Fault {
     KilledOnSqlite,
     KilledOnPostgres,
     FullDisk,
+    /// Before a killed process is started again.
+    FullDiskAtStart,
     ReadOnly,
     Failover,
     Frozen,
@@ -32,10 +34,11 @@ pub(crate) struct Expected {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::KilledOnSqlite,
         Self::KilledOnPostgres,
         Self::FullDisk,
+        Self::FullDiskAtStart,
         Self::ReadOnly,
         Self::Failover,
         Self::Frozen,
@@ -49,6 +52,7 @@ impl Fault {
             Self::KilledOnSqlite => "`kill -9` of the data plane, SQLite",
             Self::KilledOnPostgres => "`kill -9` of the data plane, PostgreSQL",
             Self::FullDisk => "disk full, SQLite",
+            Self::FullDiskAtStart => "disk full when the data plane starts, SQLite",
             Self::ReadOnly => "PostgreSQL read-only by a setting",
             Self::Failover => "PostgreSQL a read-only standby, then promoted",
             Self::Frozen => "PostgreSQL stopped by SIGSTOP",
@@ -60,14 +64,14 @@ impl Fault {
 
     pub(crate) const fn database(self) -> DatabaseKind {
         match self {
-            Self::KilledOnSqlite | Self::FullDisk => DatabaseKind::Sqlite,
+            Self::KilledOnSqlite | Self::FullDisk | Self::FullDiskAtStart => DatabaseKind::Sqlite,
             _ => DatabaseKind::Postgres,
         }
     }
 
     /// Whether its SQLite file is on a small disk of its own.
     pub(crate) const fn needs_disk(self) -> bool {
-        matches!(self, Self::FullDisk)
+        matches!(self, Self::FullDisk | Self::FullDiskAtStart)
     }
 
     /// How long it lasts. A killed process is started again soon. The others
@@ -82,10 +86,10 @@ impl Fault {
     }
 
     pub(crate) const fn expected(self) -> Expected {
-        let cuts = matches!(self, Self::KilledOnSqlite | Self::KilledOnPostgres);
+        let is_killed = matches!(self, Self::KilledOnSqlite | Self::KilledOnPostgres);
         Expected {
-            refuses: !cuts && !matches!(self, Self::Pooler),
-            cuts,
+            refuses: !is_killed && !matches!(self, Self::Pooler),
+            cuts: is_killed || matches!(self, Self::FullDiskAtStart),
             orphans: matches!(self, Self::KilledOnPostgres),
         }
     }
@@ -100,6 +104,13 @@ impl Fault {
             }
             Self::FullDisk => {
                 let filler = scene.fill_disk()?;
+                self.last().await;
+                Ok(std::fs::remove_file(filler)?)
+            }
+            Self::FullDiskAtStart => {
+                scene.kill().await?;
+                let filler = scene.fill_disk()?;
+                scene.serve().await?;
                 self.last().await;
                 Ok(std::fs::remove_file(filler)?)
             }
