@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use minichat_config::outbound::{AllowPrivate, Refusal, carried, literal};
+use minichat_core::TenantId;
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
@@ -21,8 +22,9 @@ use super::transport::Transport;
 /// Who chose the address that is called.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ChosenBy {
-    /// A tenant's manifest. The address rules apply.
-    Tenant,
+    /// A tenant's manifest. The address rules apply, and the tenant's lookups have
+    /// their own room.
+    Tenant(TenantId),
     /// The process's own configuration. Its author may call any address.
     Process,
 }
@@ -104,7 +106,7 @@ impl Connector {
         if let Some(dial) = &self.memory {
             return Ok(dial().await.map(Transport::Memory)?);
         }
-        if chosen_by == ChosenBy::Tenant {
+        if matches!(chosen_by, ChosenBy::Tenant(_)) {
             self.check_host(origin)?;
         }
         let Some(proxy) = self.proxies.of(origin) else {
@@ -144,7 +146,7 @@ impl Connector {
     async fn dial(&self, origin: &Origin, chosen_by: ChosenBy) -> Result<TcpStream, ConnectError> {
         let found = self
             .lookups
-            .addresses(origin.bare_host(), origin.port)
+            .addresses(origin.bare_host(), origin.port, chosen_by)
             .await?;
         if chosen_by == ChosenBy::Process {
             return Ok(connect(&found).await?);
@@ -168,7 +170,10 @@ impl Connector {
     async fn tunnel(&self, proxy: &Proxy, origin: &Origin) -> Result<Tunnel, ConnectError> {
         let way = proxy.origin();
         let unreachable = |error| ConnectError::Proxy(proxy.unreachable(error, origin));
-        let found = self.lookups.addresses(way.bare_host(), way.port).await;
+        let found = self
+            .lookups
+            .addresses(way.bare_host(), way.port, ChosenBy::Process)
+            .await;
         let tcp = connect(&found.map_err(unreachable)?).await;
         let tcp = tcp.map_err(unreachable)?;
         let opened = if way.is_tls {
@@ -221,6 +226,7 @@ mod tests {
 
     use super::*;
 
+    const TENANT: ChosenBy = ChosenBy::Tenant(TenantId(uuid::Uuid::nil()));
     const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
     const METADATA: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
     const PRIVATE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 8, 7));
@@ -250,7 +256,7 @@ mod tests {
     }
 
     async fn peer(connector: &Connector, origin: &Origin) -> Result<IpAddr, ConnectError> {
-        match connector.connect(origin, ChosenBy::Tenant).await? {
+        match connector.connect(origin, TENANT).await? {
             Transport::Plain(tcp) => Ok(tcp.peer_addr()?.ip()),
             other => panic!("{other:?}"),
         }

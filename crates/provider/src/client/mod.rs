@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minichat_config::outbound::Outbound;
-use minichat_config::tenant::Provider;
 use tokio::time::{Instant, timeout_at};
 
 use connection::Connection;
@@ -119,16 +118,22 @@ impl ProviderClient {
         open::open(self, call).await
     }
 
-    async fn checkout(&self, provider: &Provider) -> Result<Connection, Failure> {
-        let place = Place::here(Origin::of(provider));
+    async fn checkout(&self, call: &ProviderCall<'_>) -> Result<Connection, Failure> {
+        let place = Place::here(Origin::of(call.provider));
         match self.inner.pool.take(&place) {
             Some(connection) => Ok(connection),
-            None => self.establish(place, provider.timeouts.connect).await,
+            None => self.establish(place, call).await,
         }
     }
 
-    async fn establish(&self, place: Place, limit: Duration) -> Result<Connection, Failure> {
-        let connect = Connection::establish(place, ChosenBy::Tenant, &self.inner.connector);
+    async fn establish(
+        &self,
+        place: Place,
+        call: &ProviderCall<'_>,
+    ) -> Result<Connection, Failure> {
+        let limit = call.provider.timeouts.connect;
+        let chosen_by = ChosenBy::Tenant(call.request.metadata.tenant_id);
+        let connect = Connection::establish(place, chosen_by, &self.inner.connector);
         let expires_at = Instant::now() + limit;
         timeout_at(expires_at, connect)
             .await

@@ -63,7 +63,7 @@ async fn attempt_twice(
 ) -> Result<ProviderStream, Failure> {
     let body = adapter::body(call.provider, &call.request)
         .map_err(|error| Failure::misconfigured(&error))?;
-    let first = client.checkout(call.provider).await;
+    let first = client.checkout(call).await;
     let refused = match attempt(client, first, call, body.clone(), total_at).await {
         Ok(stream) => return Ok(stream),
         Err(refused) => refused,
@@ -88,9 +88,7 @@ async fn attempt_twice(
     tokio::time::sleep(pause).await;
     // Other idle connections may have been closed together with the first one.
     let place = Place::here(Origin::of(call.provider));
-    let fresh = client
-        .establish(place, call.provider.timeouts.connect)
-        .await;
+    let fresh = client.establish(place, call).await;
     attempt(client, fresh, call, body, total_at)
         .await
         .map_err(|refused| refused.failure)

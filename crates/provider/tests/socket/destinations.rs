@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use minichat_config::AllowPrivate;
 use minichat_config::outbound::Outbound;
+use minichat_core::TenantId;
 use minichat_core::turn::TurnErrorCode;
 use minichat_provider::{
     ChosenBy, ClientSettings, FailureKind, FetchError, FetchLimits, ProviderClient,
@@ -150,7 +151,9 @@ async fn documents_are_fetched_by_the_same_rules() {
         allow_http: true,
         chosen_by,
     };
-    let refused = client.fetch(&url, limits(ChosenBy::Tenant)).await;
+    let refused = client
+        .fetch(&url, limits(ChosenBy::Tenant(TenantId::random())))
+        .await;
     let refused = refused.unwrap_err();
     assert!(matches!(refused, FetchError::Refused(_)), "{refused:?}");
     assert!(

@@ -50,9 +50,10 @@ impl Bearer {
             _ => rejected(rejection),
         })?;
         self.keys.drop_unlisted(|| self.listed(tenants));
+        let chosen_by = self.chosen_by(tenant_id, &issuer);
         let claims = match self
             .keys
-            .verified(tenant_id, &issuer, self.chosen_by(&issuer), token)
+            .verified(tenant_id, &issuer, chosen_by, token)
             .await
         {
             Ok(claims) => claims,
@@ -71,19 +72,21 @@ impl Bearer {
         let process = self.process_issuer.iter();
         let process = process.map(|issuer| Source::new(issuer, ChosenBy::Process));
         let all = tenants.all();
-        let own = all.iter().flat_map(|(_, tenant)| &tenant.config.issuers);
-        let own = own.map(|issuer| Source::new(issuer, ChosenBy::Tenant));
+        let own = all.iter().flat_map(|(id, tenant)| {
+            let issuers = tenant.config.issuers.iter();
+            issuers.map(|issuer| Source::new(issuer, ChosenBy::Tenant(*id)))
+        });
         process.chain(own).collect()
     }
 
     /// Who chose the address of `issuer`: its listed addresses are checked, the
     /// process's own are not.
-    fn chosen_by(&self, issuer: &Arc<Issuer>) -> ChosenBy {
+    fn chosen_by(&self, tenant: TenantId, issuer: &Arc<Issuer>) -> ChosenBy {
         let process = self.process_issuer.as_ref();
         if process.is_some_and(|process| Arc::ptr_eq(process, issuer)) {
             ChosenBy::Process
         } else {
-            ChosenBy::Tenant
+            ChosenBy::Tenant(tenant)
         }
     }
 

@@ -57,7 +57,7 @@ struct Entries {
 pub(super) struct Source {
     issuer: String,
     jwks_uri: Option<String>,
-    chosen_by: ChosenBy,
+    is_of_process: bool,
 }
 
 impl Source {
@@ -65,7 +65,7 @@ impl Source {
         Self {
             issuer: issuer.issuer.clone(),
             jwks_uri: issuer.jwks_uri.clone(),
-            chosen_by,
+            is_of_process: chosen_by == ChosenBy::Process,
         }
     }
 }
@@ -76,6 +76,7 @@ struct Inquiry {
     source: Source,
     entry: Arc<IssuerEntry>,
     tenant: TenantId,
+    chosen_by: ChosenBy,
 }
 
 #[derive(Default)]
@@ -145,6 +146,7 @@ impl IssuerKeys {
             entry: self.entry(&source),
             source,
             tenant,
+            chosen_by,
         };
         let known = inquiry.entry.keys.load_full();
         let known = match known {
@@ -251,8 +253,9 @@ impl IssuerKeys {
             source,
             entry,
             tenant,
+            chosen_by,
         } = inquiry;
-        let fetched = timeout(FETCH, self.fetch(source)).await;
+        let fetched = timeout(FETCH, self.fetch(source, *chosen_by)).await;
         match fetched.unwrap_or(Err(FetchKeysError::TimedOut)) {
             Ok(keys) => {
                 let at = Instant::now();
@@ -266,19 +269,23 @@ impl IssuerKeys {
         attempts.ended = Some(Instant::now());
     }
 
-    async fn fetch(&self, source: &Source) -> Result<KeySet, FetchKeysError> {
+    async fn fetch(&self, source: &Source, chosen_by: ChosenBy) -> Result<KeySet, FetchKeysError> {
         let address = match &source.jwks_uri {
             Some(address) => address.clone(),
-            None => self.discover(source).await?,
+            None => self.discover(source, chosen_by).await?,
         };
-        let document = self.document(address, source.chosen_by).await?;
+        let document = self.document(address, chosen_by).await?;
         Ok(KeySet::parse(&document)?)
     }
 
-    async fn discover(&self, source: &Source) -> Result<String, FetchKeysError> {
+    async fn discover(
+        &self,
+        source: &Source,
+        chosen_by: ChosenBy,
+    ) -> Result<String, FetchKeysError> {
         let base = source.issuer.trim_end_matches('/');
         let address = format!("{base}/.well-known/openid-configuration");
-        let document = self.document(address, source.chosen_by).await?;
+        let document = self.document(address, chosen_by).await?;
         let discovery: Discovery = serde_json::from_slice(&document)?;
         if discovery.issuer == source.issuer {
             Ok(discovery.jwks_uri)

@@ -14,7 +14,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
-/// Serves one key, under a name that changes.
+const TENANT: TenantId = TenantId(uuid::Uuid::nil());
+
+/// Hands out one key, under a name that changes.
 #[derive(Default)]
 struct Keys {
     name: Mutex<String>,
@@ -96,7 +98,7 @@ impl Scene {
         let token = Token::parse(&text).unwrap();
         match self
             .keys
-            .verified(TenantId::random(), &self.issuer, ChosenBy::Tenant, &token)
+            .verified(TENANT, &self.issuer, ChosenBy::Tenant(TENANT), &token)
             .await
         {
             Err(Unproven::Rejected(Rejection::Signature)) => true,
@@ -198,9 +200,10 @@ async fn a_discovery_document_leads_nowhere_that_may_not_be_called() {
     let source = Source {
         issuer,
         jwks_uri: None,
-        chosen_by: ChosenBy::Tenant,
+        is_of_process: false,
     };
-    let error = scene.keys.fetch(&source).await.err().unwrap();
+    let fetched = scene.keys.fetch(&source, ChosenBy::Tenant(TENANT)).await;
+    let error = fetched.err().unwrap();
     assert!(
         matches!(&error, FetchKeysError::Fetch(_, FetchError::Refused(_))),
         "{error}"
@@ -211,7 +214,7 @@ async fn a_discovery_document_leads_nowhere_that_may_not_be_called() {
 async fn keys_of_addresses_that_nobody_lists_any_more_are_dropped() {
     let mut scene = Scene::start().await;
     assert!(scene.knows("a").await);
-    let first = Source::new(&scene.issuer, ChosenBy::Tenant);
+    let first = Source::new(&scene.issuer, ChosenBy::Tenant(TENANT));
     let address = scene.issuer.jwks_uri.clone().unwrap();
     for number in 0..3 * MAX_OTHERS {
         scene.issuer.jwks_uri = Some(format!("{address}?{number}"));
