@@ -25,8 +25,14 @@ pub struct ProviderStream {
     parser: sse::Parser,
     translator: Translator,
     limits: Limits,
+    /// Bytes since the last piece of the answer.
+    idle_bytes: usize,
     pool: Arc<ConnectionPool>,
 }
+
+/// How many of the largest events may pass without a piece of the answer. At its
+/// end some protocols repeat the whole text in four events.
+const IDLE_EVENTS: usize = 8;
 
 impl ProviderStream {
     pub(crate) fn new(
@@ -41,6 +47,7 @@ impl ProviderStream {
             parser: sse::Parser::with_limit(limits.sizes.event),
             translator: Translator::bounded(kind, mask, limits.sizes.answer),
             limits,
+            idle_bytes: 0,
             pool,
         }
     }
@@ -90,8 +97,12 @@ impl ProviderStream {
         loop {
             if let Some(step) = self.translator.take_step() {
                 self.limits.restart_idle();
+                if step.is_delta() {
+                    self.idle_bytes = 0;
+                }
                 return Poll::Ready(Some(step));
             }
+            let is_idle = self.is_idle_for_ever();
             let Some(exchange) = &mut self.exchange else {
                 return Poll::Ready(None);
             };
@@ -99,6 +110,12 @@ impl ProviderStream {
                 Ok(Some(event)) => {
                     self.translator.feed(event);
                     self.release_when_finished();
+                    continue;
+                }
+                Ok(None) if is_idle => {
+                    let cause =
+                        "8 times provider_http.max_event_bytes came without a piece of the answer";
+                    self.fail(Failure::unreadable(&cause));
                     continue;
                 }
                 Ok(None) => {}
@@ -109,7 +126,10 @@ impl ProviderStream {
                 }
             }
             match exchange.poll_bytes(cx) {
-                Poll::Ready(Some(Ok(bytes))) => self.parser.push(&bytes),
+                Poll::Ready(Some(Ok(bytes))) => {
+                    self.idle_bytes = self.idle_bytes.saturating_add(bytes.len());
+                    self.parser.push(&bytes);
+                }
                 Poll::Ready(Some(Err(error))) => self.fail(Failure::broken(&error)),
                 Poll::Ready(None) => {
                     self.translator.end_of_body();
@@ -119,6 +139,12 @@ impl ProviderStream {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// Whether the provider goes on without saying anything: it is cut off before
+    /// its time is over.
+    fn is_idle_for_ever(&self) -> bool {
+        self.idle_bytes > self.limits.sizes.event.saturating_mul(IDLE_EVENTS)
     }
 
     fn fail(&mut self, failure: Failure) {

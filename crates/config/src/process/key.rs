@@ -366,7 +366,7 @@ pub(super) const KEYS: &[Key] = &[
         "provider_http.max_event_bytes",
         Kind::Integer(64 * 1024, 256 * 1024 * 1024),
         "8388608",
-        "Largest event of a provider's stream in bytes; a larger one fails the turn. Each stream may use this much memory to read one.",
+        "Largest event of a provider's stream in bytes; a larger one fails the turn. Each stream may use this much memory to read one. Eight times as much without any text or reasoning, such as endless keep-alives, fails the turn too.",
     ),
     key(
         "provider_http.max_answer_bytes",

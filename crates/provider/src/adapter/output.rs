@@ -51,6 +51,13 @@ pub(crate) enum Step {
     Terminal(Terminal),
 }
 
+impl Step {
+    /// Whether it is a piece of the answer.
+    pub(crate) const fn is_delta(&self) -> bool {
+        matches!(self, Self::Delta(..))
+    }
+}
+
 impl Output {
     /// An output that gives at most `max_bytes` of text and reasoning.
     pub(super) fn new(mask: Mask, max_bytes: usize) -> Self {

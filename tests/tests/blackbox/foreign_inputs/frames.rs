@@ -289,6 +289,38 @@ on_each_database! {
         }
     }
 
+    /// D42: what is neither text nor reasoning is bounded by its bytes, not by
+    /// time alone. Text between makes it start anew.
+    async fn a_provider_that_goes_on_without_saying_anything_is_cut_off(env) {
+        let settings = "MINICHAT_PROVIDER_HTTP_MAX_EVENT_BYTES=65536";
+        for kind in [CHAT, RESPONSES, VLLM] {
+            let place = Place::with(&env, kind, settings, |_| ()).await?;
+            let (empty, word, end) = if kind == CHAT {
+                (
+                    "data: {\"id\":\"c\",\"choices\":[{\"delta\":{\"content\":\"\"}}]}\n\n",
+                    "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n",
+                    "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}],\
+                        \"usage\":{\"prompt_tokens\":9,\"completion_tokens\":3}}\n\n",
+                )
+            } else {
+                (
+                    "event: response.output_text.delta\ndata: {\"delta\":\"\"}\n\n",
+                    "event: response.output_text.delta\ndata: {\"delta\":\"a\"}\n\n",
+                    "event: response.completed\n\
+                        data: {\"response\":{\"usage\":{\"input_tokens\":9,\"output_tokens\":3}}}\n\n",
+                )
+            };
+            let times = |bytes: usize, text: &str| text.repeat(bytes / text.len());
+            for idle in [empty, ": keep-alive\n\n", "event: response.in_progress\ndata: {}\n\n"] {
+                let endless = stream(&format!("{word}{}{word}{end}", times(20 * 65536, idle)));
+                place.check("endless", endless, "a", FAILED).await?;
+                let paused = format!("{word}{0}{word}{0}{end}", times(7 * 65536, idle));
+                place.check("paused", stream(&paused), "aa", USUAL).await?;
+            }
+            place.stack.stop().await?;
+        }
+    }
+
     /// Other response heads, and lines that are not in the standard.
     async fn streams_of_other_shapes_are_read(env) {
         let place = Place::new(&env, CHAT).await?;
