@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use minichat_core::TurnId;
@@ -88,17 +89,29 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Open {
-    turns: HashMap<TurnId, Arc<Interrupt>>,
-    /// Turns that are entered from now on are cancelled at once.
+    turns: HashMap<TurnId, OpenTurn>,
+    /// Turns that are entered from now on are over before they begin.
     aborted: bool,
 }
 
+#[derive(Debug)]
+struct OpenTurn {
+    interrupt: Arc<Interrupt>,
+    /// When its task has ended it at the latest, unless the task hangs.
+    ends_by: Instant,
+}
+
 impl OpenTurns {
-    /// Counts one more turn until the guard is dropped.
-    pub fn enter(&self, turn: TurnId) -> OpenTurnGuard {
+    /// Counts one more until the guard is dropped. Its task ends it within
+    /// `limit`.
+    pub fn enter(&self, turn: TurnId, limit: Duration) -> OpenTurnGuard {
         let interrupt = Arc::<Interrupt>::default();
         let mut open = self.lock();
-        open.turns.insert(turn, Arc::clone(&interrupt));
+        let entry = OpenTurn {
+            interrupt: Arc::clone(&interrupt),
+            ends_by: Instant::now() + limit,
+        };
+        open.turns.insert(turn, entry);
         if open.aborted {
             interrupt.fire(Cancel::Drain);
         }
@@ -112,23 +125,28 @@ impl OpenTurns {
 
     /// Stops `turn` if it is open here. Returns whether it is.
     pub fn stop(&self, turn: TurnId) -> bool {
-        let found = self.lock().turns.get(&turn).cloned();
+        let open = self.lock();
+        let found = open.turns.get(&turn).map(|it| Arc::clone(&it.interrupt));
+        drop(open);
         if let Some(interrupt) = &found {
             interrupt.fire(Cancel::Stop);
         }
         found.is_some()
     }
 
-    /// Whether `turn` is open here.
-    pub fn contains(&self, turn: TurnId) -> bool {
-        self.lock().turns.contains_key(&turn)
+    /// Whether `turn` is open here, and its task has not taken longer than it may.
+    pub fn is_live(&self, turn: TurnId) -> bool {
+        let open = self.lock();
+        let found = open.turns.get(&turn);
+        found.is_some_and(|it| Instant::now() < it.ends_by)
     }
 
     /// Ends every open turn, and every turn that is entered later (K8S-50).
     pub fn abort(&self) {
         let mut open = self.lock();
         open.aborted = true;
-        let turns: Vec<_> = open.turns.values().cloned().collect();
+        let turns = open.turns.values().map(|it| Arc::clone(&it.interrupt));
+        let turns: Vec<_> = turns.collect();
         drop(open);
         for interrupt in turns {
             interrupt.fire(Cancel::Drain);
@@ -193,13 +211,15 @@ impl Drop for OpenTurnGuard {
 mod tests {
     use super::*;
 
+    const LIMIT: Duration = Duration::from_mins(1);
+
     #[tokio::test]
     async fn a_turn_can_be_stopped_while_it_is_open() {
         let turns = OpenTurns::default();
         let turn = TurnId::random();
-        assert!(!turns.stop(turn) && !turns.contains(turn));
-        let open = turns.enter(turn);
-        assert!(turns.contains(turn));
+        assert!(!turns.stop(turn) && !turns.is_live(turn));
+        let open = turns.enter(turn, LIMIT);
+        assert!(turns.is_live(turn));
         let interrupt = open.interrupt();
         assert!(interrupt.fired().is_none());
         assert!(turns.stop(turn));
@@ -217,9 +237,9 @@ mod tests {
     #[tokio::test]
     async fn a_turn_that_comes_after_the_cut_is_over_at_once() {
         let turns = OpenTurns::default();
-        let early = turns.enter(TurnId::random());
+        let early = turns.enter(TurnId::random(), LIMIT);
         turns.abort();
-        let late = turns.enter(TurnId::random());
+        let late = turns.enter(TurnId::random(), LIMIT);
         assert_eq!(early.interrupt().wait().await, Cancel::Drain);
         assert_eq!(late.interrupt().wait().await, Cancel::Drain);
     }
@@ -242,7 +262,7 @@ mod tests {
     async fn the_last_turn_that_ends_ends_the_wait() {
         for _ in 0..500 {
             let turns = OpenTurns::default();
-            let open = turns.enter(TurnId::random());
+            let open = turns.enter(TurnId::random(), LIMIT);
             let idle = tokio::spawn({
                 let turns = turns.clone();
                 async move { turns.idle().await }

@@ -5,11 +5,16 @@
 //! never gets that old. It stores progress every 30 s: while the provider is
 //! called, while the provider sends, and while the turn waits for its reader.
 //! It ends the call to a silent provider `timeout_secs` - 60 s after the last
-//! event (TURN-1). A watchdog in the same process as the turns does not rely on
-//! stored progress and skips turns that are open in this process, because on a
-//! full disk no progress can be stored. When the owner of an embedded database
-//! starts, every running turn is orphaned, because no other process could be
-//! running it (TURN-63).
+//! event (TURN-1). When the owner of an embedded database starts, every running
+//! turn is orphaned, because no other process could be running it (TURN-63).
+//!
+//! A watchdog in the same process as the turns does not rely on stored progress
+//! alone, because on a full disk none can be stored. It skips a turn that is open
+//! in this process for as long as its task may take ([`OpenTurns::is_live`]): the
+//! provider's `totalSeconds` and twice `timeout_secs`. A task that takes longer
+//! hangs, and its turn is orphaned like any other. If the task continues after
+//! all, it loses the compare-and-set.
+//!
 //! The watchdog needs only the database. It lists rows first and ends them
 //! afterwards. If a row ends or makes progress in between, the compare-and-set
 //! of its finalization changes nothing. So any number of watchdogs and live
@@ -49,7 +54,7 @@ pub struct Watchdog {
     pub metrics: Arc<dyn Metrics>,
     /// Age of the last progress from which a turn is an orphan (TURN-57).
     pub timeout: Duration,
-    /// Turns of this process. While they are open they are not orphans.
+    /// Turns of this process. While they are live they are not orphans.
     pub open_turns: OpenTurns,
 }
 
@@ -61,7 +66,7 @@ pub struct Report {
     /// Turns that this run ended.
     pub finalized: u32,
     /// Turns that had ended or made progress since their selection, or that are
-    /// open in this process.
+    /// live in this process.
     pub skipped: u32,
     /// Rows that are still `running` although they should have ended. The log
     /// says why.
@@ -172,7 +177,7 @@ impl Run<'_> {
         let selected = u32::try_from(orphans.len()).unwrap_or(u32::MAX);
         self.report.detected += selected;
         if matches!(self.selection, Selection::Stale) {
-            for _ in orphans.iter().filter(|orphan| !self.is_open_here(orphan)) {
+            for _ in orphans.iter().filter(|orphan| !self.is_live_here(orphan)) {
                 self.watchdog.metrics.orphan_detected();
             }
         }
@@ -182,7 +187,7 @@ impl Run<'_> {
                 break;
             }
             self.behind = Some(orphan.key);
-            if self.is_open_here(&orphan) {
+            if self.is_live_here(&orphan) {
                 self.report.skipped += 1;
                 continue;
             }
@@ -198,8 +203,8 @@ impl Run<'_> {
         Ok(selected)
     }
 
-    fn is_open_here(&self, orphan: &Orphan) -> bool {
-        self.watchdog.open_turns.contains(orphan.key.turn_id)
+    fn is_live_here(&self, orphan: &Orphan) -> bool {
+        self.watchdog.open_turns.is_live(orphan.key.turn_id)
     }
 
     /// The next rows, and the instant by which they were selected. The

@@ -51,9 +51,11 @@ pub(super) async fn start(
     attempt: Option<Attempt>,
 ) -> Result<SseBody, Problem> {
     let (reply, opened) = oneshot::channel();
-    // Before the reserve, so that a stop request finds the turn as soon as its
-    // row can be read.
-    let open = app.turns.enter(turn.ids.turn_id);
+    // Before the reserve, so that a stop finds the turn as soon as its row can
+    // be read.
+    let open = app
+        .turns
+        .enter(turn.ids.turn_id, longest_life(&app, &caller));
     let task = async move {
         let ends = (reply, open.interrupt());
         run(app, caller, request, turn, attempt, ends).await;
@@ -64,6 +66,15 @@ pub(super) async fn start(
         tracing::error!("a turn's task ended before it answered");
         Err(Problem::internal())
     })
+}
+
+/// The longest that the task of a turn may take: for the provider's answer, and
+/// as long as a watchdog waits for the reserve and for the finalization each,
+/// which may have to wait for the database (TURN-1).
+fn longest_life(app: &App, caller: &Caller) -> Duration {
+    let providers = caller.tenant.config.providers.values();
+    let answer = providers.map(|provider| provider.timeouts.total).max();
+    answer.unwrap_or_default() + 2 * app.config.orphan_watchdog.timeout
 }
 
 async fn run(

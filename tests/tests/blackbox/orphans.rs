@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use minichat_core::{Clock as _, SystemClock};
+use minichat_core::{Clock as _, SystemClock, TurnId};
 use minichat_dataplane::jobs::{Report, Watchdog};
 use minichat_metrics::catalogue::Family;
 use minichat_metrics::{Label, Recorder, RecordingMetrics};
@@ -186,6 +186,32 @@ on_each_database! {
         assert_eq!(run, report(0, 0, 0, 0));
         let after = database.query("SELECT id, state, error_code, updated_at FROM chat_turns ORDER BY id").await?;
         assert_eq!(after, before);
+    }
+
+    /// TURN-57: a turn that is open in the watchdog's process lives as long as
+    /// its task may take. A task that takes longer hangs.
+    async fn a_turn_whose_task_hangs_is_an_orphan_although_it_is_open_here(env) {
+        let scene = env.scene().await?;
+        let turn = stalled(&scene, "std").await?;
+        let database = scene.database();
+        database.age_turns("state = 'running'").await?;
+        let rows = database.query("SELECT id FROM chat_turns").await?;
+        let id: TurnId = rows[0][0].as_deref().context("no id")?.parse()?;
+        let watchdog = scene.stack.watchdog();
+        let live = watchdog.open_turns.enter(id, Duration::from_mins(1));
+        assert_eq!(watchdog.run_once(&Signal::new()).await, report(1, 0, 1, 0));
+        assert_eq!(database.number(RUNNING).await?, 1);
+        drop(live);
+        let _hanging = watchdog.open_turns.enter(id, Duration::ZERO);
+        assert_eq!(watchdog.run_once(&Signal::new()).await, report(1, 1, 0, 0));
+        assert_eq!(database.number(RESERVED).await?, 0);
+        // The chat goes on, and the task that wakes up changes nothing.
+        turn.user.say(&turn.chat, "PING").await?.only("done")?;
+        let usage = database.payloads(USAGE).await?.len();
+        scene.provider.release(1);
+        let mut stream = turn.stream;
+        assert_eq!(stream.expect("error").await?.text("code"), "stream_interrupted");
+        assert_eq!(database.payloads(USAGE).await?.len(), usage);
     }
 
     /// TURN-60: the compare-and-set checks the whole condition again.
