@@ -12,8 +12,9 @@ use tokio::time::Instant;
 const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
 const MAX_BACK_OFF: Duration = Duration::from_secs(2);
 
-/// Shorter than the shortest timeout of a watchdog (TURN-1), so that within
-/// this time no watchdog changes the row.
+/// The last look begins within this time. With the transaction and that look it
+/// stays below the timeout of every watchdog (TURN-1): what is found is still as
+/// the commit left it.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What the last attempt of a transaction was about to commit, to recognize its
@@ -57,8 +58,8 @@ where
     loop {
         match store.write_closing(query.clone()).await {
             Ok(found) => return Some(found),
-            Err(error) if error.is_unavailable() && began.elapsed() < PATIENCE => {
-                tracing::warn!(turn.id = %turn, %error, "a commit is in doubt, and the database cannot be queried yet");
+            Err(error) if error.is_unavailable() && began.elapsed() + back_off < PATIENCE => {
+                tracing::warn!(turn.id = %turn, %error, "a commit is in doubt, and the database cannot be asked");
                 tokio::time::sleep(back_off).await;
                 back_off = (back_off * 2).min(MAX_BACK_OFF);
             }

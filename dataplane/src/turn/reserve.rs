@@ -146,6 +146,8 @@ async fn opened_in_doubt(app: &App, caller: &Caller, plan: &Plan) -> bool {
             // Waits for the end of the transaction, which held the same rows.
             tx.quota_lock(scope).await?;
             tx.turn_exists(scope.tenant_id, turn).await
+            // Its task begins only now, and would show life half a minute later.
+            tx.turn_progress(scope.tenant_id, turn)?;
         })
     });
     // If the state remains unknown, the watchdog ends the turn.

@@ -146,6 +146,41 @@ fn a_reserve_whose_answer_is_lost_is_looked_up_until_the_database_is_back() -> a
     })
 }
 
+/// TURN-1, TURN-7: the row is as old as the search for its turn took, and its
+/// task lives.
+#[test]
+fn a_turn_that_was_long_in_doubt_is_no_orphan() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, proxy) = env.proxied_scene("").await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        scene.provider.push_scenario(Scenario {
+            hold_before_end: true,
+            ..Scenario::deltas(&["part"], Ending::Completed)
+        });
+        let before = proxy.turned_away();
+        proxy.go_down_with_the_next_commit();
+        let body = json!({"content": "hello"});
+        let (stream, aged) = tokio::join!(user.open(&chat, &body), async {
+            let searched = async || Ok(proxy.turned_away() >= before + 3);
+            scene.stack.eventually("searched", searched).await?;
+            env.database.age_turns("state = 'running'").await?;
+            proxy.set_down(false);
+            anyhow::Ok(())
+        });
+        aged?;
+        let mut stream = stream?;
+        stream.expect("stream_started").await?;
+        stream.expect("delta").await?;
+        let watchdog = scene.stack.watchdog();
+        let run = watchdog.run_once(&minichat_telemetry::Signal::new()).await;
+        assert_eq!((run.detected, run.failed), (0, 0), "{run:?}");
+        scene.provider.release(1);
+        stream.expect("done").await?;
+        Ok(())
+    })
+}
+
 /// TURN-55, API-74: a deletion that was committed without acknowledgement is
 /// answered as a success.
 #[test]

@@ -456,7 +456,7 @@ pub(super) const KEYS: &[Key] = &[
         "orphan_watchdog.timeout_secs",
         Kind::Integer(90, 3600),
         "300",
-        "Seconds without progress after which a running turn counts as orphaned. A provider may be silent for at most 60 seconds less.",
+        "Seconds without progress after which a running turn counts as orphaned. A provider may be silent for at most 60 seconds less. It must be at least 60 more than twice `database.job_timeout_secs`.",
     ),
     key(
         "job.report_file",

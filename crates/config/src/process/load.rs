@@ -6,6 +6,7 @@ mod settings;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use self::settings::Settings;
 use super::types::{
@@ -54,6 +55,7 @@ pub(super) fn examine(
         },
         orphan_watchdog: orphan_watchdog(&mut settings),
     };
+    require_patience(&mut settings, &config);
     Ok((config, settings.faults))
 }
 
@@ -96,6 +98,20 @@ fn orphan_watchdog(settings: &mut Settings) -> OrphanWatchdog {
         scan_interval: settings.seconds("orphan_watchdog.scan_interval_secs"),
         timeout: settings.seconds("orphan_watchdog.timeout_secs"),
     }
+}
+
+/// TURN-1: what may pass before a turn shows that it lives, if its commit was not
+/// acknowledged: the transaction, a minute of looking for it, and the last look.
+fn require_patience(settings: &mut Settings, config: &ProcessConfig) {
+    let least = Duration::from_mins(1) + 2 * config.database.job_timeout;
+    settings.require(
+        config.orphan_watchdog.timeout >= least,
+        "orphan_watchdog.timeout_secs",
+        &format!(
+            "must be at least {}: 60 more than twice database.job_timeout_secs",
+            least.as_secs()
+        ),
+    );
 }
 
 fn server(settings: &mut Settings) -> Server {

@@ -181,6 +181,23 @@ fn what_turns_cannot_live_by_is_refused_with_its_key() {
     }
 }
 
+/// TURN-1: a turn whose commit is in doubt shows no life for as long.
+#[test]
+fn a_watchdog_that_does_not_wait_for_a_commit_in_doubt_is_refused() {
+    let with = |timeout: u32, job: u32| {
+        dev(&format!(
+            "orphan_watchdog: {{timeout_secs: {timeout}}}\ndatabase: {{job_timeout_secs: {job}}}"
+        ))
+    };
+    for (timeout, job) in [(90, 15), (120, 30), (300, 120)] {
+        assert!(with(timeout, job).is_ok(), "{timeout}, {job}");
+        let keys = fault_keys(with(timeout, job + 1));
+        assert_eq!(keys, ["orphan_watchdog.timeout_secs"], "{timeout}, {job}");
+    }
+    let text = with(90, 16).unwrap_err().to_string();
+    assert!(text.contains("must be at least 92"), "{text}");
+}
+
 #[test]
 fn two_listeners_on_one_address_are_refused_but_two_chosen_ports_are_not() {
     let same = "server: {bind_addr: '127.0.0.1:80'}\nmetrics: {bind_addr: '127.0.0.1:80'}";
