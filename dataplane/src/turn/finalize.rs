@@ -22,8 +22,7 @@ use super::audit_event::{self, TurnEvent};
 use super::in_doubt::{Attempted, resolve};
 use super::usage_event::{self, Bill, UsageEvent};
 
-/// Maximum number of attempts if the database refuses, and minimum number while
-/// it cannot serve.
+/// The fewest attempts at a finalization that fails.
 const ATTEMPTS: u32 = 3;
 const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
 const MAX_BACK_OFF: Duration = Duration::from_secs(1);
@@ -122,10 +121,10 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// Ends the turn of `account` as `ending` says (TURN-38). If the database
-/// refuses, there are three attempts, of which only the first includes the
-/// answer (TURN-37). If it cannot serve, there are also three attempts, and
-/// then more until `given_up` is ready.
+/// Ends the turn of `account` as `ending` says (TURN-38), in at least three
+/// attempts if they fail. What the database refuses with the answer is tried
+/// without it (TURN-37). A database that cannot serve is asked until `given_up`
+/// is ready.
 pub(crate) async fn finalize(
     store: &Store,
     account: &Arc<Account>,
@@ -136,8 +135,9 @@ pub(crate) async fn finalize(
     // Attempts whose commit was not acknowledged.
     let mut in_doubt = Vec::new();
     let mut given_up = pin!(given_up);
-    let mut retries = Retries::default();
+    let mut attempt = 0;
     let otherwise = loop {
+        attempt += 1;
         let attempted = Attempted::default();
         match commit(store, account, &ending, &attempted).await {
             Ok(finalized) => return won(finalized, entered),
@@ -150,10 +150,17 @@ pub(crate) async fn finalize(
                     // attempt has ended it.
                     in_doubt.clear();
                 }
-                if !error.is_unavailable() {
+                log_failed(account, &error, attempt);
+                let is_tried_again = if error.is_unavailable() {
+                    back_off(attempt, given_up.as_mut()).await
+                } else {
+                    let had_answer = ending.kept().is_some();
                     ending = ending.without_answer();
-                }
-                if !retries.wait(account, &error, given_up.as_mut()).await {
+                    had_answer || attempt < ATTEMPTS
+                };
+                if !is_tried_again {
+                    let turn = account.turn_id;
+                    tracing::error!(turn.id = %turn, attempt, %error, "a turn could not be finalized; the watchdog will end it");
                     break Verdict::Uncommitted;
                 }
             }
@@ -164,50 +171,30 @@ pub(crate) async fn finalize(
     in_doubt.map_or(otherwise, |finalized| won(finalized, entered))
 }
 
-/// Decides about the next attempt after a failed one.
-#[derive(Default)]
-struct Retries {
-    refusals: u32,
-    outages: u32,
-    /// The last wait; `None` if the database has always served so far.
-    back_off: Option<Duration>,
+/// An outage may take hundreds of attempts, of which the first ones tell all.
+fn log_failed(account: &Account, error: &StoreError, attempt: u32) {
+    let turn = account.turn_id;
+    if !error.is_unavailable() {
+        tracing::error!(turn.id = %turn, attempt, %error, "the database refused to finalize a turn");
+    } else if attempt <= ATTEMPTS {
+        tracing::warn!(turn.id = %turn, attempt, %error, "a turn cannot be finalized yet");
+    }
 }
 
-impl Retries {
-    /// Waits for the next attempt after `error`; `false` if there is none.
-    async fn wait(
-        &mut self,
-        account: &Account,
-        error: &StoreError,
-        given_up: impl Future<Output = ()>,
-    ) -> bool {
-        let turn = account.turn_id;
-        if !error.is_unavailable() {
-            tracing::error!(turn.id = %turn, %error, "the database refused to finalize a turn");
-            self.refusals += 1;
-            return self.refusals < ATTEMPTS;
-        }
-        let back_off = if let Some(before) = self.back_off {
-            (before * 2).min(MAX_BACK_OFF)
-        } else {
-            tracing::warn!(turn.id = %turn, %error, "a turn cannot be finalized yet");
-            FIRST_BACK_OFF
-        };
-        self.back_off = Some(back_off);
-        self.outages += 1;
-        if self.outages < ATTEMPTS {
-            tokio::time::sleep(back_off).await;
-            return true;
-        }
-        tokio::select! {
-            // An attempt that is due is made, even if the time is over too.
-            biased;
-            () = tokio::time::sleep(back_off) => true,
-            () = given_up => {
-                tracing::error!(turn.id = %turn, %error, "a turn could not be finalized; the watchdog will end it");
-                false
-            }
-        }
+/// Waits after an attempt that the database could not serve; false if there is
+/// none after it.
+async fn back_off(attempt: u32, given_up: impl Future<Output = ()>) -> bool {
+    let doubled = FIRST_BACK_OFF.saturating_mul(1 << (attempt - 1).min(16));
+    let pause = tokio::time::sleep(doubled.min(MAX_BACK_OFF));
+    if attempt < ATTEMPTS {
+        pause.await;
+        return true;
+    }
+    tokio::select! {
+        // What is due is tried, even if the time is over as well.
+        biased;
+        () = pause => true,
+        () = given_up => false,
     }
 }
 
