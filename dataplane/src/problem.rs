@@ -97,7 +97,8 @@ impl Problem {
 }
 
 impl From<StoreError> for Problem {
-    /// Turns a storage failure into an answer and logs it. Nothing else does.
+    /// The one place where a storage failure becomes an answer; logged here. The
+    /// request's span says in which `step` it happened.
     fn from(error: StoreError) -> Self {
         if error.is_unavailable() {
             tracing::warn!(%error, "the database cannot serve");

@@ -54,10 +54,39 @@ impl Authorized {
 /// The paths of the routes, as the router knows them.
 #[derive(Default)]
 pub(super) struct Paths {
-    /// Paths of operations.
-    pub(super) templates: Vec<String>,
+    operations: Vec<OperationsOfPath>,
     /// Paths that need no identity (API-27).
     pub(super) open: Vec<String>,
+}
+
+struct OperationsOfPath {
+    template: String,
+    /// What they are called in logs.
+    names: Vec<(Method, &'static str)>,
+}
+
+impl Paths {
+    /// Adds the operation that is called `mini_chat.NAME`.
+    pub(super) fn add(&mut self, template: String, method: Method, id: &'static str) {
+        let name = (method, id.rsplit('.').next().unwrap_or(id));
+        let mut known = self.operations.iter_mut();
+        if let Some(path) = known.find(|it| it.template == template) {
+            path.names.push(name);
+            return;
+        }
+        let names = vec![name];
+        self.operations.push(OperationsOfPath { template, names });
+    }
+
+    /// The place of the request's path, and what its operation is called.
+    fn find(&self, request: &Request) -> Option<(usize, Option<&'static str>)> {
+        let path = request.extensions().get::<MatchedPath>()?;
+        let mut operations = self.operations.iter();
+        let number = operations.position(|it| it.template == path.as_str())?;
+        let mut names = self.operations[number].names.iter();
+        let name = names.find(|(method, _)| method == request.method());
+        Some((number, name.map(|(_, name)| *name)))
+    }
 }
 
 /// Wraps the routes and fallbacks of `router` in the middleware.
@@ -158,10 +187,14 @@ impl Middleware {
             .get::<PeerAddr>()
             .map(|PeerAddr(address)| address.ip());
         let identity = self.identify(request.headers(), peer).await?;
+        let path = self.paths.find(&request);
+        if let Some((_, Some(operation))) = path {
+            Span::current().record("step", operation);
+        }
         *decision = self.rate_limiter.take(BucketKey {
             tenant_id: identity.tenant_id,
             user_id: identity.user_id,
-            route: self.route_number(&request),
+            route: self.route_number(path.map(|(number, _)| number), request.method()),
         });
         decision.as_ref().map_or(Ok(()), RateLimitDecision::check)?;
         let caller = self.licensed(identity)?;
@@ -201,13 +234,9 @@ impl Middleware {
 
     /// One number per route template and method. All unknown paths share one,
     /// and so do unusual methods, so that a caller cannot create new buckets.
-    fn route_number(&self, request: &Request) -> u16 {
-        let template = request
-            .extensions()
-            .get::<MatchedPath>()
-            .and_then(|path| self.paths.templates.iter().position(|t| t == path.as_str()))
-            .unwrap_or(self.paths.templates.len());
-        let method = match *request.method() {
+    fn route_number(&self, path: Option<usize>, method: &Method) -> u16 {
+        let path = path.unwrap_or(self.paths.operations.len());
+        let method = match *method {
             Method::GET | Method::HEAD => 0,
             Method::POST => 1,
             Method::PUT => 2,
@@ -215,7 +244,7 @@ impl Middleware {
             Method::DELETE => 4,
             _ => 5,
         };
-        u16::try_from(template * 6 + method).unwrap_or(u16::MAX)
+        u16::try_from(path * 6 + method).unwrap_or(u16::MAX)
     }
 
     /// The caller with its tenant's configuration pinned, or 403. The answer

@@ -56,9 +56,7 @@ pub fn router(app: Arc<App>, tracer: Tracer) -> Router {
     for operation in operations::all() {
         let template = format!("{base}{}", operation.path);
         router = router.route(&template, operation.handler);
-        if !paths.templates.contains(&template) {
-            paths.templates.push(template);
-        }
+        paths.add(template, operation.method, operation.id);
     }
     for (template, handler) in docs::routes(&app.config) {
         router = router.route(&template, handler);

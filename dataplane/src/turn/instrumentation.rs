@@ -6,10 +6,16 @@ use minichat_core::turn::{IncompleteReason, Outcome, SettlementMethod};
 use minichat_metrics::{
     self as metrics, AbortTrigger, ErrorLabel, IncompleteReasonLabel, Period, TierLabel,
 };
+use tracing::Span;
 
 use super::finalize::Finalized;
 use super::relay::Labels;
 use crate::app::App;
+
+/// Names the step of a turn in what is logged from here on (PLAT-163).
+pub(super) fn step(name: &'static str) {
+    Span::current().record("step", name);
+}
 
 /// One evaluated preflight, with its final decision (QUOTA-103, D35).
 pub(super) fn preflight(app: &App, config: &TenantConfig, selected: &str, decision: &Decision) {

@@ -9,8 +9,8 @@ use minichat_core::stream::{
 };
 use minichat_store::{Message, StoreError, Turn};
 
-use super::SseBody;
 use super::admission::request_id_conflict;
+use super::{SseBody, instrumentation};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
@@ -26,6 +26,7 @@ pub(super) async fn replay(
     caller: &Caller,
     recorded: &CompletedTurn,
 ) -> Result<SseBody, Problem> {
+    instrumentation::step("replay");
     let CompletedTurn {
         turn,
         selected_model,

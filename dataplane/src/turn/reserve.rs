@@ -77,6 +77,7 @@ pub(super) async fn reserve(
     request: &RequestContext,
     turn: TurnRequest,
 ) -> Result<Opened, Problem> {
+    instrumentation::step("reserve");
     let opening = Arc::new(Opening {
         caller: caller.clone(),
         request: request.clone(),
@@ -145,9 +146,9 @@ async fn opened_in_doubt(app: &App, caller: &Caller, plan: &Plan) -> bool {
         Box::pin(async move {
             // Waits for the end of the transaction, which held the same rows.
             tx.quota_lock(scope).await?;
-            tx.turn_exists(scope.tenant_id, turn).await
             // Its task begins only now, and would show life half a minute later.
             tx.turn_progress(scope.tenant_id, turn)?;
+            tx.turn_exists(scope.tenant_id, turn).await
         })
     });
     // If the state remains unknown, the watchdog ends the turn.
@@ -249,6 +250,7 @@ async fn conflict(app: &App, caller: &Caller, ids: Ids, error: StoreError) -> Pr
 }
 
 async fn lost_race(app: &App, caller: &Caller, ids: Ids) -> Problem {
+    instrumentation::step("lost_race");
     let (tenant, user) = (caller.tenant_id, caller.user_id);
     let winner: Result<_, StoreError> = app
         .store

@@ -4,6 +4,7 @@
 use minichat_core::TurnId;
 use minichat_store::{StopRequests, StoreError};
 
+use super::instrumentation;
 use crate::app::App;
 use crate::open_turns::OpenTurns;
 
@@ -13,6 +14,7 @@ pub async fn stop(app: &App, turn: TurnId) -> Result<(), StoreError> {
     if app.turns.stop(turn) {
         return Ok(());
     }
+    instrumentation::step("request_stop");
     app.store
         .write(move |tx| Box::pin(async move { tx.turn_request_stop(turn) }))
         .await

@@ -144,6 +144,7 @@ fn open_relay(turn: &OpenTurn, reply: Reply, interrupt: Arc<Interrupt>) -> Sink 
 }
 
 async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
+    instrumentation::step("converse");
     let began = Instant::now();
     let started = StartedFlag::default();
     let mut answer = Answer::default();
@@ -189,6 +190,7 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
 /// Finalizes the turn. Waits for a database that cannot serve, but neither
 /// until a watchdog may take the turn nor longer than the process can wait.
 async fn end(turn: &OpenTurn, ending: Ending) -> Verdict {
+    instrumentation::step("finalize");
     let account = Arc::new(Account::of_open(turn));
     let patience = turn.app.config.orphan_watchdog.timeout;
     let given_up = async {

@@ -41,6 +41,8 @@ mod limits;
 #[cfg(test)]
 mod lists;
 #[cfg(test)]
+mod log_steps;
+#[cfg(test)]
 mod manifests;
 #[cfg(test)]
 mod metrics;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use super::transaction::{Committed, RolledBack};
 use crate::{StoreError, Tx};
@@ -97,6 +98,8 @@ struct Submitted<F, T, E> {
     job: F,
     claimed: Claim,
     reply: oneshot::Sender<Result<T, E>>,
+    /// The caller's, in which what happens on a database thread is logged.
+    span: Span,
 }
 
 struct AnsweredJob<F, T, E> {
@@ -129,6 +132,7 @@ where
         job,
         claimed: claimed.clone(),
         reply,
+        span: Span::current(),
     };
     (Box::new(submitted), claimed, answer)
 }
@@ -144,6 +148,8 @@ where
     }
 
     fn run(mut self: Box<Self>, tx: &mut Tx) -> Tried {
+        let span = self.span.clone();
+        let _entered = span.enter();
         let job = &mut self.job;
         // The transaction of a job that panicked is rolled back, so that its
         // changes are never seen.
@@ -167,8 +173,9 @@ where
     }
 
     fn fail(self: Box<Self>, error: StoreError) {
+        let error = self.span.in_scope(|| error.into());
         // If the caller is gone, the answer is dropped.
-        drop(self.reply.send(Err(error.into())));
+        drop(self.reply.send(Err(error)));
     }
 }
 

@@ -68,7 +68,7 @@ impl Tracer {
 
 /// The span of an HTTP request that this process serves. Every log line
 /// inside has its ids; `tenant_id`, `user_id` and `requester_type` are
-/// recorded when the caller is known (PLAT-163).
+/// recorded when the caller is known, and `step` as the work goes on (PLAT-163).
 pub fn http_span(context: TraceContext, http_request_id: &str) -> Span {
     // At level `error`, so that every log level includes the ids.
     let span = tracing::error_span!(
@@ -80,6 +80,7 @@ pub fn http_span(context: TraceContext, http_request_id: &str) -> Span {
         tenant_id = Empty,
         user_id = Empty,
         requester_type = Empty,
+        step = Empty,
     );
     adopt(&span, context);
     span
