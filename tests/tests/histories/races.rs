@@ -1,11 +1,14 @@
-//! Provoked races: both sides are admitted before either writes, and then their
-//! transactions begin at the same moment.
+//! Races for one place, provoked: both sides are admitted before either writes,
+//! and then their transactions begin at the same moment. On PostgreSQL, where
+//! they run side by side, neither changes a turn before both have come as far as
+//! they get.
 
 use anyhow::{Context as _, bail, ensure};
 use http::Method;
 use minichat_store::testing::{Access, Moment};
-use minichat_tests::database::DatabaseKind;
+use minichat_tests::database::{Database, DatabaseKind};
 use serde_json::{Value, json};
+use tokio::runtime::Builder;
 use uuid::Uuid;
 
 use crate::client::{Client, Identity, Request, Seen};
@@ -23,7 +26,12 @@ pub(crate) struct Scene {
     pub(crate) who: Identity,
     chat: String,
     turn: Uuid,
+    database: Database,
 }
+
+/// Sessions that wait for a lock.
+const WAITING: &str = "SELECT count(*) FROM pg_stat_activity \
+    WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
 impl Scene {
     /// Sets the clock to the instant `at`, in microseconds since 1970.
@@ -41,6 +49,7 @@ impl Scene {
             },
             chat: String::new(),
             turn: Uuid::new_v4(),
+            database: world.database().clone(),
         };
         let chat = scene.call(Method::POST, "/chats", json!({}));
         scene.flush().await;
@@ -111,11 +120,37 @@ impl Scene {
             };
             turnstile.release(other.number);
         }
-        for waiter in turnstile.waiting() {
-            turnstile.release(waiter.number);
-        }
+        self.meet().await?;
         self.flush().await;
         Ok(sides.map(|side| side.seen()))
+    }
+
+    /// Releases everything that waits. Whoever comes to change a turn waits until
+    /// the others wait as well, or are done.
+    async fn meet(&self) -> anyhow::Result<()> {
+        let (database, turnstile) = (self.database.clone(), self.life.turnstile.clone());
+        let release = move || {
+            for waiter in turnstile.waiting() {
+                turnstile.release(waiter.number);
+            }
+            turnstile
+        };
+        if let Database::Sqlite(_) = database {
+            release();
+            return Ok(());
+        }
+        // Beside the process, whose time stands still.
+        let conducted = tokio::task::spawn_blocking(move || {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let lock = database.lock_table("chat_turns").await?;
+                let turnstile = release();
+                while database.number(WAITING).await? < i64::try_from(turnstile.inside())? {}
+                drop(lock);
+                anyhow::Ok(())
+            })
+        });
+        conducted.await?
     }
 }
 

@@ -117,6 +117,10 @@ impl World {
         matches!(self.database, Database::Sqlite(_))
     }
 
+    pub(crate) const fn database(&self) -> &Database {
+        &self.database
+    }
+
     pub(crate) fn set_time(&self, micros: i64) -> anyhow::Result<()> {
         self.clock.set(micros);
         self.window.set_time(micros)

@@ -39,6 +39,29 @@ fn echoes(sent: &str, key: &str) -> Vec<String> {
     ]
 }
 
+/// The key as programs write it into URLs, JSON and headers, each as a word.
+fn forms(key: &str) -> Vec<String> {
+    let json = json!(key).to_string();
+    let json = json.trim_matches('"');
+    let escaped = |escape: fn(u8) -> String| -> String {
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+        let escape = |byte: u8| {
+            let plain = is_plain(&byte).then(|| char::from(byte).to_string());
+            plain.unwrap_or_else(|| escape(byte))
+        };
+        key.bytes().map(escape).collect()
+    };
+    vec![
+        key.to_owned(),
+        escaped(|byte| format!("%{byte:02X}")),
+        escaped(|byte| format!("%{byte:02x}")),
+        json.replace('/', "\\/"),
+        json.to_owned(),
+        STANDARD.encode(key),
+        URL_SAFE_NO_PAD.encode(key),
+    ]
+}
+
 /// Fails if `text` contains the key in any form.
 fn check_hidden(text: &str, sent: &str, key: &str) {
     let forms = [
@@ -88,6 +111,28 @@ on_each_database! {
         }
     }
 
+    /// Whatever a form is wrapped in. They are so short that nothing but the mask
+    /// takes them for something secret.
+    async fn an_error_does_not_repeat_the_credential_in_the_form_of_another_place(env) {
+        for key in [r#"q7/x"z"#, r#"Zk-q/"Lmn"#] {
+            let place = Place::with(&env, CHAT, "", with_key("api-key", "", key)).await?;
+            for form in forms(key) {
+                let words = format!("wrong: {form} here");
+                let error = json!({"error": {"message": words}}).to_string();
+                for bytes in [answer(401, "application/json", &error), chat_stream(&[&error])] {
+                    let is_refusal = bytes.starts_with(b"HTTP/1.1 401");
+                    let method = if is_refusal { "released" } else { "estimated" };
+                    place.provider.push(bytes);
+                    let end = End::Failed("provider_error", method);
+                    let events = place.check_next("", end).await?;
+                    let error = events.only("error")?;
+                    assert_eq!(error["message"], "wrong: [credential] here", "{form}");
+                }
+            }
+            place.stack.stop().await?;
+        }
+    }
+
     /// Wherever an error is cut: it is masked before.
     async fn no_cut_through_an_error_leaves_a_part_of_the_credential(env) {
         let key = "staple-battery-horse-correct";
@@ -114,8 +159,10 @@ on_each_database! {
         for kind in [CHAT, RESPONSES, VLLM] {
             let key = KEYS[1];
             let place = Place::with(&env, kind, "", with_key("Authorization", "Bearer ", key)).await?;
-            for cut in [0, 1, 5, key.len()] {
-                let pieces = ["your key is ", &key[..cut], &key[cut..], ", keep it"];
+            let cuts = [0, 1, 5, key.len()].map(|cut| (key.to_owned(), cut));
+            let others = forms(key).into_iter().map(|form| (form, 5));
+            for (form, cut) in cuts.into_iter().chain(others) {
+                let pieces = ["your key is ", &form[..cut], &form[cut..], ", keep it"];
                 let bytes = if kind == CHAT {
                     let frames: Vec<String> = pieces.iter()
                         .map(|piece| json!({"id": key, "choices": [{"delta": {"content": piece}}]}).to_string())
