@@ -51,9 +51,9 @@ mod mutations;
 #[cfg(test)]
 mod orphans;
 #[cfg(test)]
-mod process_end;
-#[cfg(test)]
 mod pending_tenants;
+#[cfg(test)]
+mod process_end;
 #[cfg(test)]
 mod progress;
 #[cfg(test)]
