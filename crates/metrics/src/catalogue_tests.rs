@@ -1,57 +1,96 @@
+use std::collections::BTreeSet;
+
 use super::*;
 
-/// The series of PLAT-58, in its order.
-const SERIES: [&str; 40] = [
-    "mini_chat_stream_started_total",
-    "mini_chat_stream_completed_total",
-    "mini_chat_stream_failed_total",
-    "mini_chat_stream_disconnected_total",
-    "mini_chat_active_streams",
-    "mini_chat_ttft_provider_ms",
-    "mini_chat_ttft_overhead_ms",
-    "mini_chat_stream_total_latency_ms",
-    "mini_chat_turn_mutation_total",
-    "mini_chat_turn_mutation_latency_ms",
-    "mini_chat_audit_emit_total",
-    "mini_chat_finalization_latency_ms",
-    "mini_chat_quota_preflight_total",
-    "mini_chat_quota_reserve_total",
-    "mini_chat_quota_commit_total",
-    "mini_chat_quota_overshoot_total",
-    "mini_chat_quota_estimated_tokens",
-    "mini_chat_quota_actual_tokens",
-    "mini_chat_stream_incomplete_total",
-    "mini_chat_cancel_requested_total",
-    "mini_chat_cancel_effective_total",
-    "mini_chat_time_to_abort_ms",
-    "mini_chat_streams_aborted_total",
-    "mini_chat_attachment_upload_total",
-    "mini_chat_attachment_upload_bytes",
-    "mini_chat_attachments_pending",
-    "mini_chat_image_inputs_per_turn",
-    "mini_chat_cleanup_completed_total",
-    "mini_chat_cleanup_failed_total",
-    "mini_chat_cleanup_retry_total",
-    "mini_chat_cleanup_backlog",
-    "mini_chat_cleanup_vector_store_with_failed_attachments_total",
-    "mini_chat_orphan_detected_total",
-    "mini_chat_orphan_finalized_total",
-    "mini_chat_orphan_scan_duration_seconds",
-    "mini_chat_thread_summary_trigger_total",
-    "mini_chat_thread_summary_execution_total",
-    "mini_chat_thread_summary_cas_conflicts_total",
-    "mini_chat_summary_fallback_total",
-    "mini_chat_code_interpreter_calls_total",
-];
+const CHAPTER: &str = include_str!("../../../docs/specification/05-platform.md");
 
-/// PLAT-58
+/// What a row of PLAT-58 says of its family.
+struct Specified {
+    series: String,
+    /// `counter`, `gauge`, or `hist` and the name of its buckets.
+    kind: &'static str,
+    labels: Vec<Label>,
+}
+
+/// A label key, with its values where the row lists them.
+struct Label {
+    name: &'static str,
+    values: Option<BTreeSet<String>>,
+}
+
+/// The rows of PLAT-58, in their order.
+fn specified() -> Vec<Specified> {
+    let (_, table) = CHAPTER.split_once("**PLAT-58**").unwrap();
+    let (table, _) = table.split_once("\n### ").unwrap();
+    let rows = table.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.strip_prefix("| ")?.split(" | ").collect();
+        cells[0].parse::<u32>().ok()?;
+        Some(Specified {
+            series: cells[2].replace('`', "").replace("{p}", DEFAULT_PREFIX),
+            kind: cells[3],
+            labels: labels(cells[4]),
+        })
+    });
+    rows.collect()
+}
+
+/// `kind = \`a\\|b\`; model (effective)` has the labels `kind`, of two values, and
+/// `model`.
+fn labels(cell: &'static str) -> Vec<Label> {
+    let mut labels: Vec<Label> = Vec::new();
+    for (index, part) in cell.split('`').enumerate() {
+        if index % 2 == 1 {
+            let values = part.split("\\|").map(str::to_owned).collect();
+            labels.last_mut().unwrap().values = Some(values);
+            continue;
+        }
+        // What stands in brackets or behind a colon explains.
+        let mut depth = 0;
+        let words = part.split(|c: char| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            depth == 0 && matches!(c, ',' | ';')
+        });
+        let names = words.filter_map(|word| word.split_whitespace().next());
+        let names = names.filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()));
+        labels.extend(names.map(|name| Label { name, values: None }));
+    }
+    labels
+}
+
+/// PLAT-58: names, kinds, buckets, label keys, and the values that a row lists.
 #[test]
-fn the_catalogue_has_exactly_the_series_of_the_specification() {
-    let series: Vec<_> = CATALOGUE
-        .iter()
-        .map(|row| row.series(DEFAULT_PREFIX))
-        .collect();
-    assert_eq!(series, SERIES);
+fn the_catalogue_is_the_table_of_the_specification() {
+    let specified = specified();
+    assert_eq!(specified.len(), CATALOGUE.len());
+    for (row, specified) in CATALOGUE.iter().zip(specified) {
+        let series = row.series(DEFAULT_PREFIX);
+        assert_eq!(series, specified.series);
+        let kind = match row.kind {
+            Kind::Counter => "counter".to_owned(),
+            Kind::UpDown | Kind::Gauge => "gauge".to_owned(),
+            Kind::Histogram(buckets) => format!("hist {}", buckets.name),
+        };
+        assert_eq!(kind, specified.kind, "{series}");
+        let names =
+            |labels: &mut dyn Iterator<Item = &'static str>| labels.collect::<BTreeSet<_>>();
+        assert_eq!(
+            names(&mut row.labels.iter().map(|label| label.name)),
+            names(&mut specified.labels.iter().map(|label| label.name)),
+            "{series}"
+        );
+        for Label { name, values } in specified.labels {
+            let Some(values) = values else { continue };
+            let label = row.labels.iter().find(|label| label.name == name).unwrap();
+            let known = label.values.unwrap_or_default().iter();
+            assert_eq!(
+                known
+                    .map(|value| (*value).to_owned())
+                    .collect::<BTreeSet<_>>(),
+                values,
+                "{name} of {series}"
+            );
+        }
+    }
 }
 
 #[test]

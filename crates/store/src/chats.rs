@@ -117,7 +117,7 @@ impl Tx {
     }
 
     /// Soft-deletes the caller's chat and enqueues the clean-up of its files
-    /// (API-55, CONT-163); `false` if the caller has no such chat.
+    /// (API-55, CONT-163, PLAT-5); `false` if the caller has no such chat.
     pub async fn chat_delete(
         &mut self,
         tenant: TenantId,
@@ -127,8 +127,9 @@ impl Tx {
     ) -> Result<bool, StoreError> {
         let deleted: Option<ChatId> = self
             .query_opt(
-                "UPDATE chats SET deleted_at = $4 WHERE tenant_id = $1 AND user_id = $2 \
-                 AND id = $3 AND deleted_at IS NULL RETURNING id",
+                "UPDATE chats SET deleted_at = $4, updated_at = GREATEST($4, updated_at) \
+                 WHERE tenant_id = $1 AND user_id = $2 AND id = $3 AND deleted_at IS NULL \
+                 RETURNING id",
                 &params![tenant, user, chat, now],
                 only_column,
             )
@@ -138,7 +139,8 @@ impl Tx {
         }
         self.execute_later(
             "UPDATE attachments SET cleanup_status = 'pending', cleanup_updated_at = $3 \
-             WHERE tenant_id = $1 AND chat_id = $2 AND cleanup_status IS NULL",
+             WHERE tenant_id = $1 AND chat_id = $2 AND cleanup_status IS NULL \
+             AND deleted_at IS NULL",
             params![tenant, chat, now],
         )?;
         Ok(true)

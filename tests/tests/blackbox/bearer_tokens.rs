@@ -303,7 +303,7 @@ on_each_database! {
         }
     }
 
-    /// API-12, D5; check 6 of chapter 01
+    /// API-12, PLAT-139, D5; check 6 of chapter 01
     async fn without_any_key_ever_loaded_nobody_can_be_judged(env) {
         let (issuer, signer) = ScriptedIssuer::with_signer().await?;
         issuer.set_behaviour(Behaviour::Down);

@@ -35,7 +35,7 @@ on_each_database! {
         }
     }
 
-    /// API-7, API-15, API-55, CONT-163
+    /// API-7, API-15, API-55, CONT-163, PLAT-5, PLAT-8
     async fn a_deleted_chat_is_gone_at_once_and_queued_for_cleanup_once(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -50,6 +50,11 @@ on_each_database! {
             created_at, updated_at) SELECT id, tenant_id, id, user_id, 'a', 'text/plain', 1, 'x', \
             'ready', 'document', created_at, updated_at FROM chats";
         scene.database().query(attachment).await?;
+        let copy = "INSERT INTO attachments (id, tenant_id, chat_id, uploaded_by_user_id, \
+            filename, content_type, size_bytes, storage_backend, status, attachment_kind, \
+            created_at, updated_at, deleted_at) SELECT user_id, tenant_id, id, user_id, 'b', \
+            'text/plain', 1, 'x', 'ready', 'document', created_at, updated_at, updated_at FROM chats";
+        scene.database().query(copy).await?;
         let path = format!("/chats/{chat}");
         let deleted = user.delete(&path).await?;
         assert_eq!((deleted.status.as_u16(), deleted.body.len()), (204, 0));
@@ -64,7 +69,8 @@ on_each_database! {
         user.refused(&chat, &json!({"content": "a"})).await?.problem(404, "chat_not_found")?;
         assert_eq!(user.get("/chats").await?.expect(200)?["items"], json!([]));
         for (sql, rows) in [
-            ("SELECT count(*) FROM chats WHERE deleted_at IS NOT NULL", 1),
+            ("SELECT count(*) FROM chats WHERE updated_at = deleted_at", 1),
+            ("SELECT count(*) FROM attachments WHERE cleanup_status IS NULL", 1),
             ("SELECT count(*) FROM attachments WHERE cleanup_status = 'pending'", 1),
             ("SELECT count(*) FROM outbox_messages WHERE queue = 'mini-chat.chat_cleanup'", 1),
         ] {

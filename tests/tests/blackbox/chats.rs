@@ -47,7 +47,7 @@ on_each_database! {
         user.post("/chats", &json!({"title": "ä".repeat(255)})).await?.expect(201)?;
     }
 
-    /// API-54
+    /// API-54, PLAT-5
     async fn a_message_moves_its_chat_to_the_front(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;
@@ -58,6 +58,34 @@ on_each_database! {
         assert_eq!(list["items"][0]["id"], oldest.as_str());
         assert_eq!(list["items"][0]["message_count"], 2);
         assert_eq!(list["items"].as_array().map(Vec::len), Some(2));
+    }
+
+    /// PLAT-6
+    async fn messages_of_no_turn_are_neither_listed_nor_sent(env) {
+        let scene = env.scene().await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        user.say(&chat, "PING").await?;
+        let loose = "INSERT INTO messages (id, tenant_id, chat_id, role, content, created_at) \
+            SELECT id, tenant_id, id, 'system', 'of no turn', created_at FROM chats";
+        scene.database().query(loose).await?;
+        user.say(&chat, "PING").await?;
+        assert_eq!(user.messages(&chat).await?.len(), 4);
+        let shown = user.get(&format!("/chats/{chat}")).await?.expect(200)?;
+        assert_eq!(shown["message_count"], 4);
+        let sent = scene.provider.requests()[1].body.to_string();
+        assert!(sent.contains("PONG") && !sent.contains("of no turn"), "{sent}");
+        for (rows, count) in [
+            ("request_kind = 'chat' AND content_type = 'text' AND deleted_at IS NULL \
+              AND CAST(features_used AS TEXT) = '[]' AND NOT is_compressed", 4),
+            ("role = 'user' AND model IS NULL AND provider_response_id IS NULL \
+              AND input_tokens = 0", 2),
+            ("role = 'assistant' AND model = 'std' AND provider_response_id IS NOT NULL \
+              AND input_tokens > 0 AND output_tokens = 2", 2),
+        ] {
+            let rows = format!("SELECT count(*) FROM messages WHERE request_id IS NOT NULL AND {rows}");
+            assert_eq!(scene.database().number(&rows).await?, count, "{rows}");
+        }
     }
 
     /// API-40 to API-43

@@ -55,7 +55,7 @@ on_each_database! {
         );
     }
 
-    /// API-67: a replay is served from stored rows, whatever else happens.
+    /// API-67, QUOTA-44: a replay is served from stored rows, whatever else happens.
     async fn a_replay_needs_neither_an_idle_chat_nor_its_model(env) {
         let provider = ScriptedProvider::start().await?;
         let mut tenant = Tenant::new("acme", provider.addr);

@@ -21,7 +21,7 @@ const RUNNING: &str = "SELECT count(*) FROM chat_turns WHERE state = 'running'";
 const RESERVED: &str = "SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0";
 
 on_each_database! {
-    /// TURN-33, TURN-41, PLAT-81 to PLAT-85: one usage event and one audit
+    /// TURN-33, TURN-41, PLAT-80 to PLAT-85: one usage event and one audit
     /// event, for every kind of end.
     async fn every_end_leaves_one_usage_and_one_audit_event(env) {
         let scene = env.scene().await?;
@@ -86,7 +86,7 @@ on_each_database! {
         assert!((failed - 1.0).abs() < 0.5);
     }
 
-    /// TURN-38: no `done` without a commit; the watchdog ends the turn.
+    /// TURN-38, PLAT-30: no `done` without a commit; the watchdog ends the turn.
     async fn a_turn_that_cannot_be_committed_is_left_to_the_watchdog(env) {
         let scene = env.scene().await?;
         let Held { user, chat, started, mut stream } = scene.held().await?;

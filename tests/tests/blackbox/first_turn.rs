@@ -2,7 +2,7 @@
 
 use minichat_tests::manifest::PROVIDER_KEY;
 use minichat_tests::on_each_database;
-use minichat_tests::scripted_provider::{Ending, Scenario};
+use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -105,7 +105,7 @@ on_each_database! {
         assert_eq!(rows, [premium, premium, total, total]);
     }
 
-    /// QUOTA-2, QUOTA-9, QUOTA-10, QUOTA-37, CONT-2, CONT-4
+    /// QUOTA-2, QUOTA-9, QUOTA-10, QUOTA-37, QUOTA-78, CONT-2, CONT-4
     async fn a_standard_chat_carries_its_history_and_leaves_premium_alone(env) {
         let scene = env.scene().await?;
         for _ in 0..2 {
@@ -164,6 +164,33 @@ on_each_database! {
         let caller = request.body["user"].as_str().unwrap_or_default();
         assert!(caller.len() == 64 && caller.bytes().all(|byte| byte.is_ascii_hexdigit()));
         assert!(request.body.get("tools").is_none());
+    }
+
+    /// CONT-30, PLAT-100, PLAT-102, QUOTA-47
+    async fn a_downgraded_turn_goes_to_the_provider_of_its_effective_model(env) {
+        let second = ScriptedProvider::start().await?;
+        let scene = env.scene_with(|mut tenant| {
+            let mut entry = tenant.spec()["providers"][0].clone();
+            entry["name"] = json!("second");
+            entry["kind"] = json!("OpenAIChatCompletions");
+            entry["baseUrl"] = json!(format!("http://{}", second.addr));
+            entry["auth"]["header"] = json!("api-key");
+            entry["auth"]["prefix"] = json!("");
+            let first = tenant.spec()["providers"][0].clone();
+            tenant.spec()["providers"] = json!([first, entry]);
+            tenant.model("std")["providerRef"] = json!("second");
+            tenant.with_limits((1_000_000, 1_000_000), (0, 0))
+        }).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("prem")).await?;
+        let events = user.say(&chat, "PING").await?;
+        assert_eq!(events.only("done")?["effective_model"], "std");
+        assert!(scene.provider.requests().is_empty());
+        let [request]: [_; 1] = second.requests().try_into().map_err(|all| anyhow::anyhow!("{all:?}"))?;
+        assert_eq!(request.path, "/v1/chat/completions");
+        assert_eq!(request.body["model"], "std-at-provider");
+        assert_eq!(request.headers["api-key"], PROVIDER_KEY);
+        assert!(!request.headers.contains_key("authorization"), "{:?}", request.headers);
     }
 
     /// API-145, TURN-27, QUOTA-99, QUOTA-102

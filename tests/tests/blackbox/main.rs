@@ -43,6 +43,8 @@ mod lists;
 #[cfg(test)]
 mod log_steps;
 #[cfg(test)]
+mod logs;
+#[cfg(test)]
 mod manifests;
 #[cfg(test)]
 mod metrics;
@@ -50,6 +52,8 @@ mod metrics;
 mod mutations;
 #[cfg(test)]
 mod orphans;
+#[cfg(test)]
+mod outbox;
 #[cfg(test)]
 mod pending_tenants;
 #[cfg(test)]
@@ -76,6 +80,8 @@ mod requests;
 mod restarts;
 #[cfg(test)]
 mod routes;
+#[cfg(test)]
+mod scoping;
 #[cfg(test)]
 mod stops;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Changes of manifests: faults are refused with file, document and field, and
 //! running tenants continue.
 
-use minichat_tests::harness::Env;
+use minichat_tests::harness::{Env, Held};
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
@@ -116,8 +116,8 @@ on_each_database! {
         assert_eq!(user.say(&chat, "PING").await?.answer(), "PONG");
     }
 
-    /// K8S-22, QUOTA-33, QUOTA-34: a change cuts no stream, and a turn is
-    /// settled at the price with which it began.
+    /// K8S-22, QUOTA-33, QUOTA-34, QUOTA-84: a change cuts no stream, and a
+    /// turn is settled at the price with which it began.
     async fn an_open_stream_keeps_the_configuration_it_began_with(env) {
         let scene = env.scene().await?;
         let stack = &scene.stack;
@@ -195,6 +195,28 @@ on_each_database! {
         }).await?;
         let configz = scene.stack.admin.get_absolute("/configz").await?;
         assert!(!minichat_tests::harness::whole_text(&configz).contains("sk-"));
+    }
+
+    /// K8S-28: its streams end, nobody begins another one, and its data stays.
+    async fn a_deleted_tenant_is_refused_and_its_open_stream_completes(env) {
+        let scene = env.scene().await?;
+        let Held { user, chat, mut stream, .. } = scene.held().await?;
+        std::fs::remove_file(env.manifests().join("acme.yaml"))?;
+        let body = json!({"content": "PING"});
+        scene.stack.eventually("refused", async || {
+            Ok(user.refused(&chat, &body).await?.status == 403)
+        }).await?;
+        user.get("/chats").await?.problem(403, "feature_not_licensed")?;
+        scene.provider.release(1);
+        stream.expect("done").await?;
+        for (rows, count) in [
+            ("chats WHERE deleted_at IS NULL", 1), ("messages WHERE deleted_at IS NULL", 2),
+            ("chat_turns WHERE state = 'completed'", 1),
+            ("quota_usage WHERE reserved_credits_micro = 0 AND spent_credits_micro > 0", 2),
+        ] {
+            let rows = format!("SELECT count(*) FROM {rows}");
+            assert_eq!(scene.database().number(&rows).await?, count, "{rows}");
+        }
     }
 
     /// PLAT-135, D33

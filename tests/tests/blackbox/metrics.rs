@@ -100,7 +100,7 @@ on_each_database! {
         }
     }
 
-    /// PLAT-53, PLAT-54, TURN-67: no scope, no ids, no texts of users.
+    /// PLAT-50, PLAT-53, PLAT-54, TURN-67: no scope, no ids, no texts of users.
     async fn labels_hold_nothing_but_the_catalogues_keys(env) {
         let scene = env.scene().await?;
         let user = scene.new_user()?;

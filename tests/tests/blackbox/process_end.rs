@@ -163,7 +163,7 @@ on_each_database! {
         assert!(signalled.elapsed() >= Duration::from_secs(1), "{:?}", signalled.elapsed());
     }
 
-    /// K8S-42, TURN-59, TURN-62: it needs only the database.
+    /// K8S-42, PLAT-140, TURN-59, TURN-62: it needs only the database.
     async fn the_watchdog_command_ends_what_a_killed_process_left(env) {
         let (provider, tenant) = tenant(&env).await?;
         let url = env.database.url();

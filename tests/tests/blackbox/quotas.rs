@@ -113,7 +113,7 @@ on_each_database! {
         }
     }
 
-    /// QUOTA-52, QUOTA-80, QUOTA-82: there is room for ten of twenty-five.
+    /// QUOTA-52, QUOTA-78, QUOTA-80, QUOTA-82: there is room for ten of twenty-five.
     async fn parallel_sends_never_pass_a_limit(env) {
         let scene = env.scene_with(|tenant| {
             tenant.with_limits((42_100, 1_000_000), (1_000, 1_000_000))
@@ -171,6 +171,53 @@ on_each_database! {
             ..Scenario::deltas(&["ok"], Ending::Completed)
         };
         assert_eq!(settled(&env, scenario).await?, [1360, 0, 0, 0]);
+    }
+
+    /// QUOTA-6: they are part of the totals.
+    async fn cached_and_reasoning_tokens_are_recorded_and_not_priced(env) {
+        let scene = env.scene().await?;
+        let usage = json!({
+            "input_tokens": 2000, "input_tokens_details": {"cached_tokens": 1500},
+            "output_tokens": 31, "output_tokens_details": {"reasoning_tokens": 20},
+        });
+        let end = json!({"response": {"id": "resp_1", "status": "completed", "usage": usage}});
+        scene.provider.push_scenario(Scenario::raw(format!(
+            "event: response.output_text.delta\ndata: {{\"delta\":\"ok\"}}\n\n\
+             event: response.completed\ndata: {end}\n\n"
+        )));
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        user.say(&chat, &message()).await?.only("done")?;
+        let priced = "SELECT count(*) FROM quota_usage WHERE spent_credits_micro = 2093";
+        assert_eq!(scene.database().number(priced).await?, 2);
+        let stored = "SELECT count(*) FROM messages WHERE role = 'assistant' \
+            AND input_tokens = 2000 AND cache_read_input_tokens = 1500 \
+            AND output_tokens = 31 AND reasoning_tokens = 20";
+        assert_eq!(scene.database().number(stored).await?, 1);
+        let event = &scene.database().payloads("mini-chat.usage_snapshot").await?[0];
+        assert_eq!(event["committed_credits_micro"], 2093);
+        assert_eq!(event["usage"]["cache_read_input_tokens"], 1500);
+        assert_eq!(event["usage"]["reasoning_tokens"], 20);
+    }
+
+    /// QUOTA-79, CONT-102: credits alone decide; a turn without a tool needs no
+    /// calls of it.
+    async fn what_is_only_counted_refuses_nobody(env) {
+        let scene = env.scene().await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(None).await?;
+        user.say(&chat, "PING").await?;
+        let much = ["calls", "input_tokens", "output_tokens", "file_search_calls",
+            "web_search_calls", "code_interpreter_calls", "rag_retrieval_calls", "image_inputs",
+            "image_upload_bytes"].map(|column| format!("{column} = 1000000000"));
+        let change = format!("UPDATE quota_usage SET {}", much.join(", "));
+        scene.database().query(&change).await?;
+        let body = json!({"content": "PING", "web_search": {"enabled": true}});
+        let events = user.open(&chat, &body).await?.collect().await?;
+        assert_eq!(events.only("done")?["quota_decision"], "allow");
+        let spend = "UPDATE quota_usage SET spent_credits_micro = 1000000000";
+        scene.database().query(spend).await?;
+        user.refused(&chat, &body).await?.problem(429, "quota_exceeded")?;
     }
 
     /// QUOTA-68, QUOTA-91, TURN-30

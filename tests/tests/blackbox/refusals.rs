@@ -164,8 +164,9 @@ async fn refused_messages(user: &Api, chat: &str) -> anyhow::Result<Vec<ErrorCod
 
 /// A tenant without web search, with a model whose window is smaller than its
 /// input limit.
-async fn narrow_scene(env: &Env) -> anyhow::Result<Scene> {
+async fn narrow_scene(env: &Env, quotas: Vec<Value>) -> anyhow::Result<Scene> {
     env.scene_with(|mut tenant| {
+        tenant.others.extend(quotas);
         let model = tenant.model("std");
         model["contextWindow"] = json!(3000);
         model["maxInputTokens"] = json!(4000);
@@ -177,9 +178,9 @@ async fn narrow_scene(env: &Env) -> anyhow::Result<Scene> {
 }
 
 on_each_database! {
-    /// API-20, API-30, API-31, API-32, API-65, TURN-9
+    /// API-20, API-30, API-31, API-32, API-65, TURN-9, CONT-1
     async fn every_code_is_answered_to_the_request_that_deserves_it(env) {
-        let scene = narrow_scene(&env).await?;
+        let scene = narrow_scene(&env, Vec::new()).await?;
         let user = scene.new_user()?;
         let chat = user.create_chat(Some("std")).await?;
         let mut codes = refused_at_the_door(&scene, &user).await?;
@@ -199,8 +200,49 @@ on_each_database! {
         assert_eq!(answered, all);
     }
 
-    /// TURN-9, QUOTA-18: nothing is written, and without web search the message
-    /// is accepted.
+    /// QUOTA-44, D35: of several reasons the first one is answered. A decision about
+    /// the quota counts, although a later check refuses the message.
+    async fn the_first_check_of_a_preflight_that_fails_answers(env) {
+        let poor = Uuid::new_v4();
+        let nothing = json!({"daily": "0", "monthly": "0"});
+        let quota = json!({
+            "apiVersion": "minichat.dev/v1alpha1",
+            "kind": "ChatQuota",
+            "metadata": {"name": "nothing", "namespace": "default"},
+            "spec": {
+                "tenantRef": {"name": "acme"},
+                "subjects": [{"kind": "User", "name": poor.to_string()}],
+                "limits": {"standard": nothing, "premium": nothing},
+            },
+        });
+        let scene = narrow_scene(&env, vec![quota]).await?;
+        let rich = scene.new_user()?;
+        let poor = scene.stack.caller(&scene.tenant, poor)?;
+        // Over the input limit and the window, and over the window alone.
+        let (longest, long) = ("x".repeat(16_000), "x".repeat(9_000));
+        let searching = json!({"content": longest, "web_search": {"enabled": true}});
+        let mut counted = Vec::new();
+        for (user, body, code) in [
+            (&poor, searching, ErrorCode::WebSearchDisabled),
+            (&poor, json!({"content": longest}), ErrorCode::QuotaExceeded),
+            (&rich, json!({"content": longest}), ErrorCode::InputTooLong),
+            (&rich, json!({"content": long}), ErrorCode::ContextBudgetExceeded),
+        ] {
+            let chat = user.create_chat(Some("std")).await?;
+            check(&user.refused(&chat, &body).await?, code)?;
+            let scrape = scene.stack.scrape().await?;
+            let count = |decision| {
+                scrape.count("mini_chat_quota_preflight_total", &[("decision", decision)])
+            };
+            let estimated = scrape.count("mini_chat_quota_estimated_tokens_count", &[])?;
+            counted.push([count("reject")?, count("allow")?, estimated]);
+        }
+        assert_eq!(counted, [[0, 0, 0], [1, 0, 0], [1, 1, 1], [1, 2, 2]]);
+        scene.check_nothing_written().await?;
+    }
+
+    /// TURN-9, QUOTA-18, CONT-101: nothing is written, the message is accepted
+    /// without web search, and the switch is read for each request.
     async fn a_switched_off_web_search_is_refused(env) {
         let scene = env.scene_with(|mut tenant| {
             tenant.spec()["killSwitches"] = json!({"disableWebSearch": true});
@@ -212,6 +254,21 @@ on_each_database! {
         check(&user.refused(&chat, &body(true)).await?, ErrorCode::WebSearchDisabled)?;
         scene.check_nothing_written().await?;
         user.open(&chat, &body(false)).await?.collect().await?.only("done")?;
+        let stack = &scene.stack;
+        for is_off in [false, true] {
+            let before = stack.configz(&scene.tenant).await?["revision"].clone();
+            let mut tenant = scene.tenant.clone();
+            tenant.spec()["killSwitches"] = json!({"disableWebSearch": is_off});
+            stack.write_manifest("acme", &tenant.manifest())?;
+            stack.eventually("reloaded", async || {
+                Ok(stack.configz(&tenant).await?["revision"] != before)
+            }).await?;
+            if is_off {
+                check(&user.refused(&chat, &body(true)).await?, ErrorCode::WebSearchDisabled)?;
+            } else {
+                user.open(&chat, &body(true)).await?.collect().await?.only("done")?;
+            }
+        }
     }
 
     /// API-31, API-32: the database's error is only logged.

@@ -18,7 +18,7 @@ async fn is_unrendered(site: &Site, tenant: &Tenant, what: &str) -> anyhow::Resu
     eventually(what, SOON, is_gone).await
 }
 
-/// K8S-13, D52
+/// K8S-13, K8S-28, D52
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_and_its_namespace_go_without_the_operator_which_then_cleans_up()
 -> anyhow::Result<()> {

@@ -48,7 +48,7 @@ impl fmt::Display for RuleId {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Rule {
     pub(super) chapter: &'static str,
-    /// `P1`, `P2, not built`, `void`; empty for a decision.
+    /// `P1`, `P2, not built`, `P1, client rule`, `void`; empty for a decision.
     pub(super) mark: String,
     pub(super) about: String,
     /// Anchor of the heading above it.
@@ -60,7 +60,7 @@ impl Rule {
         !self.mark.ends_with("not built") && self.mark != "void"
     }
 
-    /// Whether it must hold today.
+    /// Whether code has to hold it today: a rule for clients binds none.
     pub(super) fn is_built_p1(&self) -> bool {
         matches!(self.mark.as_str(), "P1" | "P1, partly built")
     }
@@ -79,7 +79,7 @@ pub(super) fn read_chapter(
 ) -> anyhow::Result<BTreeSet<String>> {
     let begins = Regex::new(r"^(?:- )?\*\*([A-Z0-9]+)-([0-9]+)")?;
     let defines = Regex::new(
-        r"^(?:- )?\*\*[A-Z0-9]+-[0-9]+\*\* \[(P[12](?:, (?:not|partly) built)?|void)\] (.*)$",
+        r"^(?:- )?\*\*[A-Z0-9]+-[0-9]+\*\* \[(P[12](?:, (?:(?:not|partly) built|client rule))?|void)\] (.*)$",
     )?;
     let decides = Regex::new(r"^\| D([0-9]+) \| (.*?) \|")?;
     let mut anchors = Anchors::default();
@@ -213,6 +213,8 @@ mod tests {
         assert_eq!(rules[&id(2)].about, "The `a` | rest");
         assert!(rules[&id(2)].is_built_p1() && !rules[&id(3)].is_built_p1());
         assert_eq!(rules[&id(3)].anchor, "base-path-v1");
+        let client = &read("**API-4** [P1, client rule] wait\n").0[&id(4)];
+        assert!(client.is_built() && !client.is_built_p1());
         let decision = RuleId::parse("D", "36").unwrap();
         assert_eq!(rules[&decision].about, "Ids");
     }

@@ -162,7 +162,7 @@ auth: {mode: dev}
     assert_eq!(keys.len(), 8, "{keys:?}");
 }
 
-/// TURN-1; check 60 of chapter 02: the first values beyond each end.
+/// TURN-1, PLAT-154; check 60 of chapter 02: the first values beyond each end.
 #[test]
 fn what_turns_cannot_live_by_is_refused_with_its_key() {
     for (section, key, refused, accepted) in [
@@ -206,7 +206,7 @@ fn two_listeners_on_one_address_are_refused_but_two_chosen_ports_are_not() {
     dev(chosen).unwrap();
 }
 
-/// PLAT-134
+/// PLAT-134, PLAT-154
 #[test]
 fn dev_mode_needs_allow_dev_and_no_mode_is_refused() {
     assert_eq!(

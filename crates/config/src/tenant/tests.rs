@@ -96,7 +96,7 @@ fn default_model_is_the_first_enabled_default_else_the_first_enabled() {
     assert_eq!(read(&document).unwrap().models_enabled().count(), 1);
 }
 
-/// QUOTA-26
+/// QUOTA-15, QUOTA-26, QUOTA-27: catalog, switches, cap and limits are one policy.
 #[test]
 fn content_hash_ignores_version_and_time_and_nothing_else() {
     let plain = read(&document()).unwrap().content_hash;
@@ -110,6 +110,46 @@ fn content_hash_ignores_version_and_time_and_nothing_else() {
     assert_eq!(faults.0[0].path, "content_hash");
     stamped["content_hash"] = Value::Null;
     assert_ne!(read(&stamped).unwrap().content_hash, plain);
+    for (pointer, value) in [
+        ("/model_catalog/0/system_prompt", json!("Be brief.")),
+        ("/model_catalog/0/enabled", json!(false)),
+        (
+            "/model_catalog/0/estimation_budgets",
+            json!({"safety_margin_pct": 11}),
+        ),
+        ("/kill_switches", json!({"disable_web_search": true})),
+        ("/max_output_tokens", json!(32767)),
+        (
+            "/user_limits/default",
+            json!({"overshoot_tolerance_pct": 1}),
+        ),
+        ("/user_limits/by_user", json!({})),
+    ] {
+        let mut changed = document();
+        set(&mut changed, pointer, value);
+        assert_ne!(read(&changed).unwrap().content_hash, plain, "{pointer}");
+    }
+}
+
+/// PLAT-100, PLAT-104
+#[test]
+fn a_kind_of_provider_that_nobody_knows_is_refused() {
+    let mut document = document();
+    for (kind, path) in [
+        ("openai_responses", "/v1/responses"),
+        ("vllm_responses", "/v1/responses"),
+        ("openai_chat_completions", "/v1/chat/completions"),
+    ] {
+        document["providers"]["openai"]["kind"] = json!(kind);
+        let config = read(&document).unwrap();
+        assert_eq!(config.providers["openai"].api_path, path);
+    }
+    for kind in ["anthropic_messages", "OpenAIResponses", ""] {
+        document["providers"]["openai"]["kind"] = json!(kind);
+        let message = read(&document).unwrap_err().to_string();
+        let unknown = format!("unknown variant `{kind}`");
+        assert!(message.contains(&unknown), "{message}");
+    }
 }
 
 /// QUOTA-34: settlement reads the stored document.
@@ -140,7 +180,7 @@ fn unknown_fields_are_refused_at_every_level() {
     }
 }
 
-/// QUOTA-16, QUOTA-17, QUOTA-23, QUOTA-24, D25, PLAT-118
+/// QUOTA-16, QUOTA-17, QUOTA-23, QUOTA-24, D25, PLAT-104, PLAT-118, PLAT-153, PLAT-154
 #[test]
 #[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn every_bound_names_the_field() {
@@ -319,6 +359,18 @@ fn a_free_model_and_a_limit_of_zero_are_accepted() {
     read(&document).unwrap();
 }
 
+/// QUOTA-17, PLAT-153
+#[test]
+fn a_catalog_without_an_enabled_model_is_refused() {
+    let mut document = document();
+    for i in 0..2 {
+        document["model_catalog"][i]["enabled"] = json!(false);
+    }
+    let message = read(&document).unwrap_err().to_string();
+    assert!(message.contains("at least one enabled entry"), "{message}");
+}
+
+/// QUOTA-17, PLAT-153
 #[test]
 fn two_defaults_of_one_tier_are_refused() {
     let mut document = document();

@@ -42,7 +42,7 @@ const TENANT: &str = "00000000-0000-0000-0000-000000000001";
 const USER: &str = "00000000-0000-0000-0000-000000000002";
 const CHAT: &str = "00000000-0000-0000-0000-000000000003";
 
-/// CONT-31, PLAT-108
+/// CONT-31, CONT-32, PLAT-108
 #[tokio::test]
 async fn the_responses_body_has_exactly_the_fields_of_the_rule() {
     let mut setup = Setup::responses().await;
@@ -120,7 +120,7 @@ async fn the_chat_completions_body_has_plain_messages_and_asks_for_usage() {
     assert_eq!(sent_body(&setup).await, expected);
 }
 
-/// PLAT-101, PLAT-102, PLAT-106
+/// CONT-30, PLAT-101, PLAT-102, PLAT-106
 #[tokio::test]
 async fn path_and_headers_follow_the_provider() {
     let mut setup = Setup::responses().await;

@@ -9,6 +9,7 @@ mod paging;
 mod quota;
 mod running;
 mod schema;
+mod specified_tables;
 mod tenants;
 mod tls;
 mod turns;

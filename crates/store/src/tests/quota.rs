@@ -15,7 +15,7 @@ const ALL: [(Period, Bucket); 4] = [
 ];
 
 on_both_databases! {
-    /// QUOTA-80: 64 parallel reserves with room for 10 allow exactly 10.
+    /// QUOTA-78, QUOTA-80: 64 parallel reserves with room for 10 allow exactly 10.
     async fn parallel_reserves_never_overspend(db: Db) {
         let mut sends = Vec::new();
         for _ in 0..64 {
@@ -60,7 +60,7 @@ on_both_databases! {
         }
     }
 
-    /// A standard turn does not change the premium cells.
+    /// QUOTA-78: a standard turn makes no premium cells.
     async fn a_standard_turn_touches_two_cells(db: Db) {
         let send = db.send(NOON);
         send.reserve(&db.store).await.unwrap();

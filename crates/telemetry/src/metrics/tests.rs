@@ -106,7 +106,7 @@ fn label_sets(row: &Row) -> Vec<Vec<Label<'static>>> {
     sets
 }
 
-/// PLAT-52, PLAT-53, PLAT-58
+/// PLAT-50, PLAT-52, PLAT-53, PLAT-58
 #[test]
 fn the_exporter_prints_exactly_the_catalogue() {
     let (instruments, exposition) = adapter("acme");

@@ -203,7 +203,7 @@ fn the_length_guard_looks_at_the_message_alone() {
     assert_eq!(check_message_length(&model, 4000), Err(refusal));
 }
 
-/// Check 9: QUOTA-41, QUOTA-42
+/// Check 9: QUOTA-41, QUOTA-42, PLAT-154
 #[test]
 fn the_tenant_cap_bounds_output_and_floor() {
     let models = catalog();
@@ -343,7 +343,7 @@ fn an_overshot_cell_beyond_the_threshold_is_unavailable() {
     );
 }
 
-/// QUOTA-50, QUOTA-103
+/// QUOTA-50, QUOTA-79, QUOTA-103, CONT-102
 #[test]
 fn used_up_daily_calls_reject_only_turns_that_offer_the_tool() {
     let models = catalog();

@@ -38,6 +38,17 @@ fn by_usage(input: u64, output: u64) -> Settlement {
     settle(&reserve(4210), STANDARD, method, usage(input, output), 10)
 }
 
+/// QUOTA-1: the product is one more than a multiple of a million; a float of 64
+/// bits loses that one.
+#[test]
+fn a_price_is_exact_where_a_float_is_not() {
+    let dear = Pricing {
+        input_multiplier_micro: 9_999_999_999,
+        output_multiplier_micro: 0,
+    };
+    assert_eq!(credits(9_999_999, 0, dear), Ok(99_999_989_991));
+}
+
 /// Checks 2 and 3: QUOTA-3, QUOTA-62
 #[test]
 fn reported_usage_is_what_is_charged() {
