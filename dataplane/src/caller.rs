@@ -1,5 +1,5 @@
-//! The caller of a request (API-10). It is identified once per request, before
-//! any handler runs.
+//! The caller of a request (API-10). `http/auth.rs` identifies it once per request,
+//! before any handler runs.
 
 use std::sync::Arc;
 
