@@ -34,8 +34,8 @@ fn specified() -> Vec<Specified> {
     rows.collect()
 }
 
-/// `kind = \`a\\|b\`; model (effective)` has the labels `kind`, of two values, and
-/// `model`.
+/// A cell such as `model (effective)` names the label `model`; one that lists
+/// values after `=`, parted by `|`, names those as well.
 fn labels(cell: &'static str) -> Vec<Label> {
     let mut labels: Vec<Label> = Vec::new();
     for (index, part) in cell.split('`').enumerate() {
