@@ -10,14 +10,18 @@
 //! ```
 //!
 //! Words: a *subject* is one server that is measured; *direct* is the scripted provider without anything in
-//! between; *added* means subject minus direct in the same round.
+//! between; *added* means subject minus direct in the same round; *remote* is a data plane with a network between itself
+//! and PostgreSQL (`network`); *before* is the data plane of an earlier commit.
 
 pub mod clock;
 pub mod cpu;
 pub mod goals;
 pub mod interrupt;
 pub mod load;
+pub mod network;
+pub mod postgres;
 pub mod report;
 pub mod round;
 pub mod samples;
 pub mod subject;
+pub mod waits;

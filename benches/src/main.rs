@@ -12,8 +12,9 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, ensure};
 use clap::Parser;
 use minichat_benches::cpu::processor_model;
-use minichat_benches::goals::judge;
+use minichat_benches::goals::Judgements;
 use minichat_benches::interrupt;
+use minichat_benches::postgres::Postgres;
 use minichat_benches::report::{self, Machine};
 use minichat_benches::round::{self, Load, Part};
 use minichat_benches::samples::{Measure, Samples};
@@ -30,12 +31,19 @@ struct Arguments {
     /// Subjects to measure; all of them if absent (PostgreSQL only with its URL).
     #[arg(long, value_delimiter = ',')]
     subjects: Vec<String>,
-    /// Parts of the load to put on them: first-token, streams, turns, bursts, leaving; all of them if absent.
+    /// Parts of the load to put on them: first-token, streams, turns, one-user, bursts, leaving; all of them if absent.
     #[arg(long, value_delimiter = ',', value_parser = part, conflicts_with = "out")]
     parts: Vec<Part>,
-    /// Database for the data plane on PostgreSQL.
+    /// Any database of the server for the data planes on PostgreSQL, on which databases may be created:
+    /// `postgres://USER@ADDRESS:PORT/NAME`.
     #[arg(long, env = "MINICHAT_BENCH_POSTGRES_URL")]
     postgres_url: Option<String>,
+    /// Directory of `psql` and `pgbench`; by default they are on the path.
+    #[arg(long, value_name = "DIR")]
+    postgres_programs: Option<PathBuf>,
+    /// The program of an earlier commit's data plane, to be measured beside the current one.
+    #[arg(long, value_name = "FILE")]
+    before: Option<PathBuf>,
     /// Directory for benchmarks.md and benchmarks.csv; without it the figures are only printed.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -69,9 +77,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         round::measure(number, &setup, &load, parts, &mut samples)?;
     }
     let dropped = drop_noisy_rounds(&mut samples, arguments.rounds);
-    let judgements = judge(&samples);
+    let judgements = Judgements::of(&samples);
     println!("{}", report::figures(&samples));
     print!("{}", report::terminal(&judgements));
+    if !samples.one_user_waits.is_empty() {
+        println!(
+            "\nOne user's turns on PostgreSQL:\n{}",
+            samples.one_user_waits.table()
+        );
+    }
     if dropped > 0 {
         println!(
             "{dropped} of {} rounds were left out: the machine was not quiet",
@@ -103,10 +117,19 @@ fn setup(arguments: &Arguments) -> anyhow::Result<Setup> {
         .parent()
         .context("this program has no directory")?
         .to_owned();
-    let postgres_url = arguments.postgres_url.clone();
+    let programs = arguments.postgres_programs.clone();
+    let postgres = arguments.postgres_url.as_deref();
+    let postgres = postgres
+        .map(|url| Postgres::new(url, programs))
+        .transpose()?;
+    let before = arguments.before.clone();
+    let is_possible = |subject: &Subject| {
+        (postgres.is_some() || !subject.is_on_postgres())
+            && (before.is_some() || subject.after().is_none())
+    };
     let wanted = |subject: &Subject| {
         if arguments.subjects.is_empty() {
-            *subject != Subject::Postgres || postgres_url.is_some()
+            is_possible(subject)
         } else {
             arguments.subjects.iter().any(|name| name == subject.name())
         }
@@ -115,7 +138,8 @@ fn setup(arguments: &Arguments) -> anyhow::Result<Setup> {
     ensure!(!subjects.is_empty(), "none of --subjects is one");
     Ok(Setup {
         binaries,
-        postgres_url,
+        postgres,
+        before,
         subjects,
     })
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::goals::{Judgement, Verdict};
+use crate::goals::{Judgement, Judgements, Verdict};
 use crate::samples::{Measure, Samples, Spread};
 use crate::subject::Subject;
 
@@ -35,7 +35,7 @@ pub fn csv(samples: &Samples) -> String {
 }
 
 /// The page `docs/benchmarks.md`.
-pub fn markdown(machine: &Machine, judgements: &[Judgement], samples: &Samples) -> String {
+pub fn markdown(machine: &Machine, judgements: &Judgements, samples: &Samples) -> String {
     let mut page = String::from(PAGE_HEAD);
     let Machine {
         commit,
@@ -50,10 +50,29 @@ pub fn markdown(machine: &Machine, judgements: &[Judgement], samples: &Samples) 
             "Commit `{commit}`, {processor}, {cores} logical processors, {rounds} rounds ({dropped} left out)."
         ),
     );
-    page.push_str(
-        "\n## Goals\n\n| Id | Goal | Median | Min–max | Verdict |\n|---|---|---|---|---|\n",
+    page.push_str(&goals(judgements));
+    page.push_str("\n## Figures\n\nMedian (min–max) over the rounds.\n\n");
+    page.push_str(&figures(samples));
+    if !samples.one_user_waits.is_empty() {
+        page.push_str(WAITS_HEAD);
+        page.push_str(&samples.one_user_waits.table());
+    }
+    page.push_str(PAGE_METHOD);
+    page
+}
+
+/// The table of goals, with a column for the earlier commit if it was measured.
+fn goals(judgements: &Judgements) -> String {
+    let has_before = judgements.pairs().any(|(_, before)| before.is_some());
+    let (head, rule) = if has_before {
+        (" Before |", "---|")
+    } else {
+        ("", "")
+    };
+    let mut table = format!(
+        "\n## Goals\n\n| Id | Goal |{head} Median | Min–max | Verdict |\n|---|---|{rule}---|---|---|\n"
     );
-    for judgement in judgements {
+    for (judgement, before) in judgements.pairs() {
         let Judgement {
             id,
             goal,
@@ -61,19 +80,27 @@ pub fn markdown(machine: &Machine, judgements: &[Judgement], samples: &Samples) 
             unit,
             verdict,
         } = judgement;
-        let (median, range) = match figure {
-            Some(spread) => (format!("{} {unit}", number(spread.median)), range(*spread)),
-            None => ("–".to_owned(), "–".to_owned()),
+        let median = |figure: Option<Spread>| {
+            figure.map_or_else(
+                || "–".to_owned(),
+                |spread| format!("{} {unit}", number(spread.median)),
+            )
         };
+        let before = if has_before {
+            format!(" {} |", median(before.and_then(|before| before.figure)))
+        } else {
+            String::new()
+        };
+        let range = figure.map_or_else(|| "–".to_owned(), range);
         line(
-            &mut page,
-            format_args!("| {id} | {goal} | {median} | {range} | {verdict} |"),
+            &mut table,
+            format_args!(
+                "| {id} | {goal} |{before} {} | {range} | {verdict} |",
+                median(*figure)
+            ),
         );
     }
-    page.push_str("\n## Figures\n\nMedian (min–max) over the rounds.\n\n");
-    page.push_str(&figures(samples));
-    page.push_str(PAGE_METHOD);
-    page
+    table
 }
 
 /// The sections of the existing page that other benchmarks write. They are the page's
@@ -85,27 +112,33 @@ pub fn of_other_benchmarks(page: &str) -> &str {
 }
 
 /// One line per goal.
-pub fn terminal(judgements: &[Judgement]) -> String {
+pub fn terminal(judgements: &Judgements) -> String {
     let mut text = String::new();
-    for judgement in judgements {
-        let figure = judgement.figure.map_or_else(
-            || "not measured".to_owned(),
-            |spread| {
-                format!(
-                    "{} {} ({})",
-                    number(spread.median),
-                    judgement.unit,
-                    range(spread)
-                )
-            },
-        );
+    for (judgement, before) in judgements.pairs() {
+        let shown = |figure: Option<Spread>| {
+            figure.map_or_else(
+                || "not measured".to_owned(),
+                |spread| {
+                    format!(
+                        "{} {} ({})",
+                        number(spread.median),
+                        judgement.unit,
+                        range(spread)
+                    )
+                },
+            )
+        };
+        let before = before.map_or_else(String::new, |before| {
+            format!("; before {}", shown(before.figure))
+        });
         line(
             &mut text,
             format_args!(
-                "{:<12} {} {}: {figure}",
+                "{:<12} {} {}: {}{before}",
                 judgement.verdict.to_string(),
                 judgement.id,
-                judgement.goal
+                judgement.goal,
+                shown(judgement.figure)
             ),
         );
     }
@@ -184,6 +217,14 @@ figures of one table only. [benchmarks.csv](benchmarks.csv) has all rounds.
 
 ";
 
+const WAITS_HEAD: &str = "
+## Waits
+
+What the sessions of PostgreSQL do while 32 clients of one user run turns, a hundred times a second
+(`pg_stat_activity`). A session in a transaction holds its locks while it waits for its client.
+
+";
+
 const PAGE_METHOD: &str = "
 ## Method
 
@@ -197,6 +238,12 @@ const PAGE_METHOD: &str = "
   100 chunks, 20 ms apart; the clients start over two seconds. Each chunk contains the time of the provider's
   monotonic clock, so its latency is one-way. Turns: 32 clients, answers of one token. Unpaced: 4 clients, answers of
   2,000 chunks.
+- One client is one user; all other runs have 1,000 users, each of whom had a turn before, unless they say *one user*.
+- `pgbench` runs its default script on the same server, after the turns: `-M prepared -c 10`, scale 10.
+- *minichat-remote* reaches PostgreSQL through a network (`benches/src/network.rs`): each chunk is handed on 0.5 ms after
+  it came, in both directions, and chunks do not wait for one another. A round trip is counted when the data plane says
+  something after the server has answered.
+- *before-…* are the same subjects with the data plane of an earlier commit, measured in the same rounds.
 - CPU is the processor time of the subject's process (user and system, 10 ms resolution). nginx runs as one process
   without workers. PostgreSQL's processor time is not included in the data plane's.
 - RSS per open stream is the growth of resident memory while 200 streams are open (largest value minus the value
@@ -206,17 +253,19 @@ const PAGE_METHOD: &str = "
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::goals::judge;
     use crate::samples::Sample;
 
     fn samples() -> Samples {
         let mut samples = Samples::default();
-        for (round, value) in [(1, 3_000.0), (2, 3_100.0)] {
-            let (subject, measure) = (Subject::Sqlite, Measure::TurnsPerCpuSecond);
+        for (round, subject, value) in [
+            (1, Subject::Sqlite, 20_000.0),
+            (2, Subject::Sqlite, 21_000.0),
+            (2, Subject::SqliteBefore, 40_000.0),
+        ] {
             samples.push(Sample {
                 round,
                 subject,
-                measure,
+                measure: Measure::IdleRssKilobytes,
                 value,
             });
         }
@@ -228,13 +277,13 @@ mod tests {
         let text = csv(&samples());
         assert_eq!(
             text.lines().nth(1),
-            Some("1,minichat-sqlite,turns_per_cpu_second,3000.000")
+            Some("1,minichat-sqlite,idle_rss_kb,20000.000")
         );
-        assert_eq!(text.lines().count(), 3);
+        assert_eq!(text.lines().count(), 4);
     }
 
     #[test]
-    fn the_page_shows_median_range_and_verdict_of_a_goal() {
+    fn the_page_shows_before_median_range_and_verdict_of_a_goal() {
         let machine = Machine {
             commit: "abc".to_owned(),
             processor: "test".to_owned(),
@@ -242,11 +291,18 @@ mod tests {
             rounds: 2,
             dropped: 0,
         };
-        let page = markdown(&machine, &judge(&samples()), &samples());
+        let page = markdown(&machine, &Judgements::of(&samples()), &samples());
         assert!(
-            page.contains("(stretch 6,000) | 3050 turns | 3000–3100 | pass |"),
+            page.contains("(stretch 15 MB) | 40.0 MB | 20.5 MB | 20.0–21.0 | pass |"),
             "{page}"
         );
+        assert!(page.contains("| – | – | – | not measured |"));
+        let mut alone = Samples::default();
+        let all = samples();
+        let current = all.all().iter().filter(|it| it.subject == Subject::Sqlite);
+        current.for_each(|sample| alone.push(*sample));
+        let page = markdown(&machine, &Judgements::of(&alone), &alone);
+        assert!(page.contains("(stretch 15 MB) | 20.5 MB |"), "{page}");
         assert!(page.contains("| – | – | not measured |"));
     }
 }

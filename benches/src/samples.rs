@@ -1,6 +1,7 @@
 //! The figures of all rounds: one number per round, subject and measure.
 
 use crate::subject::Subject;
+use crate::waits::Waits;
 
 /// A measure. Its name contains the unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +26,14 @@ pub enum Measure {
     TurnsPerCpuSecond,
     /// One-token turns per second.
     TurnsPerSecond,
+    /// One-token turns per second, all of one user.
+    OneUserTurnsPerSecond,
+    /// Transactions per second of `pgbench` on the same server.
+    PgbenchPerSecond,
+    /// Round trips to PostgreSQL per one-token turn.
+    RoundTripsPerTurn,
+    /// Time of a chunk between data plane and PostgreSQL, one way.
+    NetworkP50Micros,
     /// From a client's disconnect until the provider connection is closed, while 200 streams run.
     LeaveP50Micros,
     /// The same, slowest hundredth.
@@ -43,7 +52,7 @@ pub enum Measure {
 
 impl Measure {
     /// Every measure, in the order of the report.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::FirstTokenP50Micros,
         Self::FirstTokenP99Micros,
         Self::LoadedFirstTokenP50Micros,
@@ -54,6 +63,10 @@ impl Measure {
         Self::BurstChunkCpuMicros,
         Self::TurnsPerCpuSecond,
         Self::TurnsPerSecond,
+        Self::OneUserTurnsPerSecond,
+        Self::PgbenchPerSecond,
+        Self::RoundTripsPerTurn,
+        Self::NetworkP50Micros,
         Self::LeaveP50Micros,
         Self::LeaveP99Micros,
         Self::StopP50Micros,
@@ -76,6 +89,10 @@ impl Measure {
             Self::BurstChunkCpuMicros => "burst_chunk_cpu_us",
             Self::TurnsPerCpuSecond => "turns_per_cpu_second",
             Self::TurnsPerSecond => "turns_per_second",
+            Self::OneUserTurnsPerSecond => "one_user_turns_per_second",
+            Self::PgbenchPerSecond => "pgbench_per_second",
+            Self::RoundTripsPerTurn => "round_trips_per_turn",
+            Self::NetworkP50Micros => "network_p50_us",
             Self::LeaveP50Micros => "leave_p50_us",
             Self::LeaveP99Micros => "leave_p99_us",
             Self::StopP50Micros => "stop_p50_us",
@@ -99,6 +116,10 @@ impl Measure {
             Self::BurstChunkCpuMicros => "CPU per chunk, unpaced (µs)",
             Self::TurnsPerCpuSecond => "one-token turns per CPU-second",
             Self::TurnsPerSecond => "one-token turns per second",
+            Self::OneUserTurnsPerSecond => "one-token turns per second, one user",
+            Self::PgbenchPerSecond => "pgbench transactions per second",
+            Self::RoundTripsPerTurn => "round trips to PostgreSQL per turn",
+            Self::NetworkP50Micros => "network to PostgreSQL, one way, p50 (µs)",
             Self::LeaveP50Micros => "client leaves, provider left, 200 streams, p50 (µs)",
             Self::LeaveP99Micros => "client leaves, provider left, 200 streams, p99 (µs)",
             Self::StopP50Micros => "client stops, provider left, 200 streams, p50 (µs)",
@@ -125,7 +146,11 @@ pub struct Sample {
 
 /// All figures of a run.
 #[derive(Debug, Default)]
-pub struct Samples(Vec<Sample>);
+pub struct Samples {
+    samples: Vec<Sample>,
+    /// What sessions of PostgreSQL waited for while one user had many turns at once.
+    pub one_user_waits: Waits,
+}
 
 /// Median, smallest and largest value.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -141,12 +166,30 @@ pub struct Spread {
 impl Samples {
     /// Adds one figure.
     pub fn push(&mut self, sample: Sample) {
-        self.0.push(sample);
+        self.samples.push(sample);
     }
 
     /// All figures, in the order in which they were measured.
     pub fn all(&self) -> &[Sample] {
-        &self.0
+        &self.samples
+    }
+
+    /// The figures with those of the earlier commit in place of the current ones.
+    #[must_use]
+    pub fn before(&self) -> Self {
+        let of_before = |sample: &Sample| match sample.subject.after() {
+            Some(subject) => Some(Sample { subject, ..*sample }),
+            None if sample.subject.is_dataplane()
+                && sample.measure != Measure::PgbenchPerSecond =>
+            {
+                None
+            }
+            None => Some(*sample),
+        };
+        Self {
+            samples: self.samples.iter().filter_map(of_before).collect(),
+            one_user_waits: Waits::default(),
+        }
     }
 
     /// The figure of one round.
@@ -154,7 +197,7 @@ impl Samples {
         let same = |sample: &&Sample| {
             sample.round == round && sample.subject == subject && sample.measure == measure
         };
-        self.0.iter().find(same).map(|sample| sample.value)
+        self.samples.iter().find(same).map(|sample| sample.value)
     }
 
     /// Median and extremes over all rounds.
@@ -165,7 +208,7 @@ impl Samples {
     /// Median and extremes of a figure that is computed within each round, because subjects may be compared only there.
     /// Rounds without the figure are left out.
     pub fn spread_of(&self, figure: impl Fn(&Self, u32) -> Option<f64>) -> Option<Spread> {
-        let rounds = self.0.iter().map(|sample| sample.round).max()?;
+        let rounds = self.samples.iter().map(|sample| sample.round).max()?;
         let mut values: Vec<f64> = (1..=rounds)
             .filter_map(|round| figure(self, round))
             .collect();
@@ -185,7 +228,7 @@ impl Samples {
 
     /// Leaves out a whole round.
     pub fn drop_round(&mut self, round: u32) {
-        self.0.retain(|sample| sample.round != round);
+        self.samples.retain(|sample| sample.round != round);
     }
 }
 

@@ -34,9 +34,15 @@ pub(crate) struct Options {
     /// Rounds to measure
     #[arg(long)]
     rounds: Option<u32>,
-    /// Parts of the load to measure, for `--short`: first-token, streams, turns, bursts
+    /// Parts of the load to measure, for `--short`: first-token, streams, turns, one-user, bursts, leaving
     #[arg(long, requires = "short", value_delimiter = ',')]
     parts: Vec<String>,
+    /// Subjects to measure, for `--short`, such as direct,minichat-postgres
+    #[arg(long, requires = "short", value_delimiter = ',')]
+    subjects: Vec<String>,
+    /// Measure the data plane of this commit in the same rounds
+    #[arg(long, value_name = "COMMIT", conflicts_with_all = ["cluster", "scale", "directory"])]
+    before: Option<String>,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -49,6 +55,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.directory {
         return run_on_directory();
     }
+    let before = options.before.as_deref().map(build_before).transpose()?;
     let programs = build_optimised()?;
     Package::new("nginx", "nginx-light").ensure(Vec::new)?;
     let postgres = Postgres::start(Durability::Durable, Reach::Loopback)?;
@@ -56,13 +63,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     command
         .current_dir(workspace::root())
         .arg("--postgres-url")
-        .arg(postgres.url());
+        .arg(postgres.url())
+        .arg("--postgres-programs")
+        .arg(postgres.programs());
+    if let Some(before) = before {
+        command.arg("--before").arg(before);
+    }
     let rounds = options.rounds.unwrap_or(if options.short { 2 } else { 5 });
     command.arg("--rounds").arg(rounds.to_string());
     if options.short {
         command.arg("--short");
         if !options.parts.is_empty() {
             command.arg("--parts").arg(options.parts.join(","));
+        }
+        if !options.subjects.is_empty() {
+            command.arg("--subjects").arg(options.subjects.join(","));
         }
     } else {
         command.args(["--out", "docs"]);
@@ -108,6 +123,33 @@ fn build_optimised() -> anyhow::Result<PathBuf> {
     let packages = packages.iter().flat_map(|package| ["-p", package]);
     process::run("cargo build", workspace::cargo().args(build).args(packages))?;
     Ok(workspace::target().join("release"))
+}
+
+/// Builds the data plane of an earlier commit from a worktree that is removed again, and returns the program.
+fn build_before(commit: &str) -> anyhow::Result<PathBuf> {
+    let directory = workspace::target().join("before");
+    let (source, target) = (directory.join("source"), directory.join("target"));
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.current_dir(workspace::root())
+            .args(arguments)
+            .arg(&source);
+        git
+    };
+    if source.exists() {
+        process::run("git", &mut git(&["worktree", "remove", "--force"]))?;
+    }
+    let mut add = git(&["worktree", "add", "--quiet", "--force", "--detach"]);
+    process::run("git", add.arg(commit))?;
+    let mut cargo = workspace::cargo();
+    cargo
+        .current_dir(&source)
+        .args(["build", "--release", "--locked", "-p", "minichat-dataplane"])
+        .env("CARGO_TARGET_DIR", &target);
+    let outcome = process::run("cargo build", &mut cargo);
+    process::run("git", &mut git(&["worktree", "remove", "--force"]))?;
+    outcome?;
+    Ok(target.join("release/minichat-dataplane"))
 }
 
 /// A benchmark of `minichat-tests`, built.

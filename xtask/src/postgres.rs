@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::iter;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -46,6 +46,8 @@ pub(crate) struct Postgres {
     _server: Running,
     port: u16,
     reach: Reach,
+    /// Where its programs are, such as `psql`.
+    programs: PathBuf,
     /// Declared last, so that the directory is deleted after the server has ended.
     _directory: TempDir,
 }
@@ -117,6 +119,7 @@ impl Postgres {
             _server: server,
             port,
             reach,
+            programs: initdb.parent().context("initdb lies nowhere")?.to_owned(),
             _directory: directory,
         })
     }
@@ -133,6 +136,11 @@ impl Postgres {
         iter::once((URL, self.server_url()))
             .chain(of_pods)
             .collect()
+    }
+
+    /// The directory of its programs.
+    pub(crate) fn programs(&self) -> &Path {
+        &self.programs
     }
 
     /// URL of the database that every server has.

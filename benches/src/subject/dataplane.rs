@@ -16,14 +16,15 @@ use super::process::Process;
 use crate::load::{Connection, Stoppable};
 
 const TENANT_ID: &str = "6f1c2a52-9f6e-4f0b-9b7d-3f2f3c0f6a10";
-const USER_ID: &str = "0b8f0a3e-51d5-4c55-8a52-6d8a6b1d2c33";
 const API: &str = "/mini-chat/v1";
 /// Connections over which chats are created before a measurement.
 const CREATORS: usize = 16;
 
-/// Addresses and database of one data plane.
+/// Program, addresses and database of one data plane.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Settings<'a> {
+    /// What is started.
+    pub program: &'a Path,
     /// Application listener.
     pub listen: SocketAddr,
     /// Admin listener.
@@ -35,17 +36,16 @@ pub(super) struct Settings<'a> {
 }
 
 /// Starts a data plane with durable storage, as in production. Callers authenticate by trusted headers. The rate limit
-/// per user is off, because one user opens all streams.
+/// per user is off, because one user may open all streams.
 pub(super) fn start(
     name: &str,
     settings: Settings<'_>,
-    binaries: &Path,
     directory: &Path,
 ) -> anyhow::Result<Process> {
     let manifests = directory.join(format!("{name}-manifests"));
     fs::create_dir_all(&manifests)?;
     fs::write(manifests.join("tenant.yaml"), manifest(settings.provider))?;
-    let mut command = Command::new(binaries.join("minichat-dataplane"));
+    let mut command = Command::new(settings.program);
     command
         .arg("serve")
         .arg("--manifests")
@@ -63,15 +63,16 @@ pub(super) fn start(
     Ok(process)
 }
 
-/// Creates one chat per stream and returns the request that opens each of them. Must run inside a current-thread
-/// runtime.
+/// Creates one chat per stream and returns the request that opens each of them. The streams are shared out among so
+/// many users. Must run inside a current-thread runtime.
 pub(super) async fn prepare_streams(
     target: SocketAddr,
     pace: &Pace,
     streams: usize,
+    users: usize,
 ) -> anyhow::Result<Vec<Bytes>> {
-    let chats = prepare_chats(target, pace, streams).await?;
-    let request = |chat: &String| stream_request(target, chat);
+    let chats = prepare_chats(target, pace, streams, users).await?;
+    let request = |chat: &Chat| stream_request(target, chat);
     Ok(chats.iter().map(request).collect())
 }
 
@@ -80,25 +81,33 @@ pub(super) async fn prepare_stops(
     target: SocketAddr,
     pace: &Pace,
     streams: usize,
+    users: usize,
 ) -> anyhow::Result<Vec<Stoppable>> {
-    let chats = prepare_chats(target, pace, streams).await?;
-    let stoppable = |chat: &String| Stoppable {
+    let chats = prepare_chats(target, pace, streams, users).await?;
+    let stoppable = |chat: &Chat| Stoppable {
         stream: stream_request(target, chat),
         stop: post(
             &target.to_string(),
-            &format!("{API}/chats/{chat}/turns/{chat}/cancel"),
-            &identity(),
+            &format!("{API}/chats/{id}/turns/{id}/cancel", id = chat.id),
+            &identity(chat.user),
             "{}",
         ),
     };
     Ok(chats.iter().map(stoppable).collect())
 }
 
+/// A chat and the number of its user.
+struct Chat {
+    id: String,
+    user: usize,
+}
+
 async fn prepare_chats(
     target: SocketAddr,
     pace: &Pace,
     count: usize,
-) -> anyhow::Result<Vec<String>> {
+    users: usize,
+) -> anyhow::Result<Vec<Chat>> {
     let left = Rc::new(Cell::new(count));
     let chats = Rc::new(RefCell::new(Vec::with_capacity(count)));
     let local = LocalSet::new();
@@ -109,8 +118,9 @@ async fn prepare_chats(
                 let mut connection = Connection::new(target);
                 while let Some(rest) = left.get().checked_sub(1) {
                     left.set(rest);
-                    let chat = create_chat(&mut connection, target, model).await?;
-                    chats.borrow_mut().push(chat);
+                    let user = rest % users;
+                    let id = create_chat(&mut connection, target, model, user).await?;
+                    chats.borrow_mut().push(Chat { id, user });
                 }
                 anyhow::Ok(())
             })
@@ -127,12 +137,13 @@ async fn create_chat(
     connection: &mut Connection,
     target: SocketAddr,
     model: &str,
+    user: usize,
 ) -> anyhow::Result<String> {
     let body = format!(r#"{{"model":"{model}"}}"#);
     let request = post(
         &target.to_string(),
         &format!("{API}/chats"),
-        &identity(),
+        &identity(user),
         &body,
     );
     let mut answer = Vec::new();
@@ -154,18 +165,18 @@ async fn create_chat(
 }
 
 /// The chat's id serves as the id of its only turn.
-fn stream_request(target: SocketAddr, chat: &str) -> Bytes {
-    let path = format!("{API}/chats/{chat}/messages:stream");
+fn stream_request(target: SocketAddr, chat: &Chat) -> Bytes {
+    let Chat { id, user } = chat;
     post(
         &target.to_string(),
-        &path,
-        &identity(),
-        &format!(r#"{{"content":"Tell me more.","request_id":"{chat}"}}"#),
+        &format!("{API}/chats/{id}/messages:stream"),
+        &identity(*user),
+        &format!(r#"{{"content":"Tell me more.","request_id":"{id}"}}"#),
     )
 }
 
-fn identity() -> String {
-    format!("x-tenant-id: {TENANT_ID}\r\nx-user-id: {USER_ID}\r\n")
+fn identity(user: usize) -> String {
+    format!("x-tenant-id: {TENANT_ID}\r\nx-user-id: 0b8f0a3e-51d5-4c55-8a52-{user:012x}\r\n")
 }
 
 fn is_ready(admin: SocketAddr) -> bool {

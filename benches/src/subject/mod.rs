@@ -6,13 +6,17 @@ mod process;
 mod relay;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use tempfile::TempDir;
 
 use crate::load::Stoppable;
+use crate::network::Network;
+use crate::postgres::Postgres;
 pub use pace::Pace;
 use process::{Process, free_address};
 
@@ -29,16 +33,28 @@ pub enum Subject {
     Sqlite,
     /// The data plane on PostgreSQL.
     Postgres,
+    /// The data plane with a network between it and PostgreSQL.
+    Remote,
+    /// The data plane of an earlier commit on `SQLite`.
+    SqliteBefore,
+    /// The data plane of an earlier commit on PostgreSQL.
+    PostgresBefore,
+    /// The data plane of an earlier commit with a network between it and PostgreSQL.
+    RemoteBefore,
 }
 
 impl Subject {
     /// Every subject.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 9] = [
         Self::Direct,
         Self::Nginx,
         Self::BareRelay,
         Self::Sqlite,
         Self::Postgres,
+        Self::Remote,
+        Self::SqliteBefore,
+        Self::PostgresBefore,
+        Self::RemoteBefore,
     ];
 
     /// Name in tables and files.
@@ -49,11 +65,42 @@ impl Subject {
             Self::BareRelay => "bare-relay",
             Self::Sqlite => "minichat-sqlite",
             Self::Postgres => "minichat-postgres",
+            Self::Remote => "minichat-remote",
+            Self::SqliteBefore => "before-sqlite",
+            Self::PostgresBefore => "before-postgres",
+            Self::RemoteBefore => "before-remote",
         }
     }
 
-    fn is_dataplane(self) -> bool {
-        matches!(self, Self::Sqlite | Self::Postgres)
+    /// The subject whose earlier commit this one is.
+    pub fn after(self) -> Option<Self> {
+        match self {
+            Self::SqliteBefore => Some(Self::Sqlite),
+            Self::PostgresBefore => Some(Self::Postgres),
+            Self::RemoteBefore => Some(Self::Remote),
+            _ => None,
+        }
+    }
+
+    /// Whether it keeps its data on PostgreSQL.
+    pub fn is_on_postgres(self) -> bool {
+        let current = self.after().unwrap_or(self);
+        matches!(current, Self::Postgres | Self::Remote)
+    }
+
+    /// Whether there is a network between it and PostgreSQL.
+    pub fn is_remote(self) -> bool {
+        matches!(self, Self::Remote | Self::RemoteBefore)
+    }
+
+    /// Whether it is minichat.
+    pub fn is_dataplane(self) -> bool {
+        !matches!(self, Self::Direct | Self::Nginx | Self::BareRelay)
+    }
+
+    /// Its database on the server of PostgreSQL. Two commits may have different schemas.
+    pub(crate) fn database(self) -> String {
+        self.name().replace('-', "_")
     }
 }
 
@@ -62,11 +109,16 @@ impl Subject {
 pub struct Setup {
     /// Directory of the release binaries.
     pub binaries: PathBuf,
-    /// Database for the data plane on PostgreSQL. Without it, this subject is left out.
-    pub postgres_url: Option<String>,
+    /// Server for the data planes on PostgreSQL.
+    pub postgres: Option<Postgres>,
+    /// The data plane of an earlier commit.
+    pub before: Option<PathBuf>,
     /// Subjects to start. The scripted provider always starts.
     pub subjects: Vec<Subject>,
 }
+
+/// One way between a remote data plane and PostgreSQL.
+const NETWORK_DELAY: Duration = Duration::from_micros(500);
 
 /// The running subjects of one round. They are started for the round and end when this is dropped.
 #[derive(Debug)]
@@ -84,6 +136,8 @@ pub struct Running {
     pub subject: Subject,
     address: SocketAddr,
     process: Process,
+    /// What stands between it and PostgreSQL.
+    pub network: Option<Network>,
 }
 
 impl Fleet {
@@ -127,10 +181,15 @@ impl Running {
         self.process.pid()
     }
 
-    /// Requests that open `streams` streams of `pace`, prepared before the measurement.
-    pub async fn prepare_streams(&self, pace: &Pace, streams: usize) -> anyhow::Result<Vec<Bytes>> {
+    /// Requests that open `streams` streams of `pace`, of so many users, prepared before the measurement.
+    pub async fn prepare_streams(
+        &self,
+        pace: &Pace,
+        streams: usize,
+        users: usize,
+    ) -> anyhow::Result<Vec<Bytes>> {
         if self.subject.is_dataplane() {
-            return dataplane::prepare_streams(self.address, pace, streams).await;
+            return dataplane::prepare_streams(self.address, pace, streams, users).await;
         }
         let request = pace.provider_request(&self.address.to_string());
         Ok(vec![request; streams])
@@ -141,9 +200,10 @@ impl Running {
         &self,
         pace: &Pace,
         streams: usize,
+        users: usize,
     ) -> anyhow::Result<Vec<Stoppable>> {
         if self.subject.is_dataplane() {
-            return dataplane::prepare_stops(self.address, pace, streams).await;
+            return dataplane::prepare_stops(self.address, pace, streams, users).await;
         }
         Ok(Vec::new())
     }
@@ -159,6 +219,7 @@ fn start_provider(setup: &Setup, directory: &TempDir) -> anyhow::Result<Running>
         subject: Subject::Direct,
         address,
         process,
+        network: None,
     })
 }
 
@@ -170,28 +231,68 @@ fn start_subject(
 ) -> anyhow::Result<Running> {
     let address = free_address()?;
     let path = directory.path();
-    let dataplane = |database_url: &str| {
-        let settings = dataplane::Settings {
-            listen: address,
-            admin: free_address()?,
-            provider,
-            database_url,
-        };
-        dataplane::start(subject.name(), settings, &setup.binaries, path)
-    };
-    let process = match subject {
+    let (process, network) = match subject {
         Subject::Direct => anyhow::bail!("the provider is running already"),
-        Subject::Nginx => relay::start_nginx(address, provider, path)?,
-        Subject::BareRelay => relay::start_bare_relay(address, provider, &setup.binaries, path)?,
-        Subject::Sqlite => dataplane(&format!("sqlite://{}", path.join("minichat.db").display()))?,
-        Subject::Postgres => {
-            let url = setup.postgres_url.as_deref();
-            dataplane(url.ok_or_else(|| anyhow::anyhow!("no PostgreSQL to measure on"))?)?
+        Subject::Nginx => (relay::start_nginx(address, provider, path)?, None),
+        Subject::BareRelay => {
+            let relay = relay::start_bare_relay(address, provider, &setup.binaries, path)?;
+            (relay, None)
         }
+        _ => start_dataplane(subject, address, provider, setup, path)?,
     };
     Ok(Running {
         subject,
         address,
         process,
+        network,
     })
+}
+
+fn start_dataplane(
+    subject: Subject,
+    listen: SocketAddr,
+    provider: SocketAddr,
+    setup: &Setup,
+    directory: &Path,
+) -> anyhow::Result<(Process, Option<Network>)> {
+    let current = setup.binaries.join("minichat-dataplane");
+    let program = match subject.after() {
+        None => &current,
+        Some(_) => setup
+            .before
+            .as_ref()
+            .context("no data plane of an earlier commit")?,
+    };
+    let (database_url, network) = database(subject, setup, directory)?;
+    let settings = dataplane::Settings {
+        program,
+        listen,
+        admin: free_address()?,
+        provider,
+        database_url: &database_url,
+    };
+    let process = dataplane::start(subject.name(), settings, directory)?;
+    Ok((process, network))
+}
+
+/// The URL of a subject's database, and the network that leads to it.
+fn database(
+    subject: Subject,
+    setup: &Setup,
+    directory: &Path,
+) -> anyhow::Result<(String, Option<Network>)> {
+    if !subject.is_on_postgres() {
+        let file = directory.join(format!("{}.db", subject.name()));
+        return Ok((format!("sqlite://{}", file.display()), None));
+    }
+    let server = setup.postgres.as_ref();
+    let server = server.context("no PostgreSQL to measure on")?;
+    let database = subject.database();
+    server.ensure_database(&database)?;
+    if !subject.is_remote() {
+        return Ok((server.url(&database), None));
+    }
+    let network = Network::before(server.address()?, NETWORK_DELAY)?;
+    let url = server.at(network.address())?.url(&database);
+    Ok((url, Some(network)))
 }
