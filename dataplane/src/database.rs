@@ -56,14 +56,22 @@ pub(crate) fn cannot_be_opened(url: &DatabaseUrl) -> String {
         return "database.url: the database cannot be opened".to_owned();
     };
     let text = format!("database.url: the file {} cannot be opened", file.display());
-    let directory = file.parent().filter(|it| !it.as_os_str().is_empty());
-    match statvfs(directory.unwrap_or(Path::new("."))) {
-        Ok(disk) => {
-            let free = disk.f_bavail.saturating_mul(disk.f_frsize) >> 20;
-            format!("{text}; its disk has {free} MiB free")
-        }
+    match free_bytes(directory_of(file)) {
+        Ok(free) => format!("{text}; its disk has {} MiB free", free >> 20),
         Err(_) => text,
     }
+}
+
+/// The directory in which `file` lies.
+pub(crate) fn directory_of(file: &Path) -> &Path {
+    let directory = file.parent().filter(|it| !it.as_os_str().is_empty());
+    directory.unwrap_or(Path::new("."))
+}
+
+/// What the disk of `directory` has left for this user.
+pub(crate) fn free_bytes(directory: &Path) -> std::io::Result<u64> {
+    let disk = statvfs(directory)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Finds out by a small write whether requests can be served. A read-only

@@ -5,6 +5,7 @@
 mod admin;
 pub mod app;
 pub mod ask;
+pub mod backup;
 pub mod caller;
 pub mod check_config;
 pub mod config_source;

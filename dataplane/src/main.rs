@@ -1,5 +1,6 @@
 //! `minichat-dataplane`: one binary with a subcommand for each role.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use http::{HeaderName, HeaderValue, Uri};
 use minichat_config::process::{self, JobConfig, ProcessConfig};
 use minichat_core::{NamespacedName, TenantId};
 use minichat_dataplane::ask::{self, Question};
+use minichat_dataplane::backup::{Backup, Destination};
 use minichat_dataplane::check_config;
 use minichat_dataplane::jobs;
 use minichat_dataplane::tenant_owners::{self, Transfer};
@@ -79,6 +81,16 @@ enum Command {
     Tenants {
         #[command(subcommand)]
         command: TenantsCommand,
+    },
+    /// Copy the `SQLite` database into one file, also while `serve` uses it. Of
+    /// PostgreSQL, say how to call `pg_dump`. Exit code 1: nothing was made.
+    Backup {
+        /// Process configuration (YAML), of which `database` is read.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// File to make, which must not exist; `-` is standard output.
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
     },
     /// Migrate the database to the schema of this release. Safe to run at any
     /// time, and by several processes at once.
@@ -191,6 +203,7 @@ fn main() -> ExitCode {
             once: _,
             interval,
         } => watchdog(config.as_deref(), interval.map(Duration::from_secs)),
+        Command::Backup { config, to } => backup(config.as_deref(), to.into()).map(|()| true),
         Command::Migrate { config } => migrate(config.as_deref()),
         Command::Tenants { command } => tenants(command).map(|()| true),
     };
@@ -246,6 +259,23 @@ fn watchdog(config: Option<&Path>, interval: Option<Duration>) -> anyhow::Result
         listening.abort();
         done
     })
+}
+
+/// Nothing but the backup may go to standard output, so that nothing is logged.
+fn backup(config: Option<&Path>, destination: Destination) -> anyhow::Result<()> {
+    let config = JobConfig::load(config, std::env::vars())?;
+    let is_piped = destination == Destination::StandardOutput;
+    let made = runtime()?.block_on(async {
+        let mut signals = Terminations::listen()?;
+        let backup = Backup::prepare(&config, destination)?;
+        backup.run(signals.next()).await
+    })?;
+    if is_piped {
+        eprintln!("{made}");
+    } else {
+        writeln!(std::io::stdout(), "{made}")?;
+    }
+    Ok(())
 }
 
 fn migrate(config: Option<&Path>) -> anyhow::Result<bool> {

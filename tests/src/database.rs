@@ -42,6 +42,13 @@ impl Database {
         })
     }
 
+    pub const fn kind(&self) -> DatabaseKind {
+        match self {
+            Self::Sqlite(_) => DatabaseKind::Sqlite,
+            Self::Postgres(_) => DatabaseKind::Postgres,
+        }
+    }
+
     /// For `database.url`.
     pub fn url(&self) -> String {
         match self {

@@ -65,6 +65,22 @@ impl Env {
         })
     }
 
+    /// Another place with the same manifests and an empty database, which whoever asks
+    /// for it removes.
+    pub async fn another(&self) -> anyhow::Result<Self> {
+        let another = Self::new(self.database.kind()).await?;
+        for file in std::fs::read_dir(self.manifests())? {
+            let file = file?;
+            std::fs::copy(file.path(), another.manifests().join(file.file_name()))?;
+        }
+        Ok(another)
+    }
+
+    /// A file of the test, which nothing reads or writes by itself.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
     /// The directory of manifests.
     pub fn manifests(&self) -> PathBuf {
         self.directory.path().join("manifests")

@@ -2,6 +2,7 @@
 //! a real database and a scripted provider. Each test cites the rule of the
 //! specification that it checks.
 
+pub mod books;
 pub mod child;
 pub mod client;
 pub mod cluster;
@@ -13,6 +14,7 @@ pub mod installation;
 pub mod manifest;
 pub mod pool;
 pub mod postgres;
+pub mod postgres_programs;
 pub mod postgres_proxy;
 pub mod raw_client;
 pub mod raw_provider;

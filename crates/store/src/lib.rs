@@ -50,6 +50,7 @@ pub use postgres::StopRequests;
 pub use quota::{QuotaCell, QuotaCells, QuotaDay, SettlementBooking, SettlementFault};
 pub use reactions::NewReaction;
 pub use settings::DatabaseSettings;
+pub use sqlite::{CopyError, DatabaseFile};
 pub use store::Store;
 pub use tenants::ServedTenant;
 pub use turns::{FinishedTurn, NewTurn, Turn, TurnFinish};

@@ -20,7 +20,7 @@ const LOCK_KEY: i64 = 0x6d69_6e69_6368_6174;
 
 const CREATE_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_migrations \
      (version BIGINT NOT NULL PRIMARY KEY)";
-const READ_VERSION: &str = "SELECT COALESCE(MAX(version), 0) FROM schema_migrations";
+pub(crate) const READ_VERSION: &str = "SELECT COALESCE(MAX(version), 0) FROM schema_migrations";
 
 /// The types in the migration texts: name, `SQLite` type, PostgreSQL type.
 /// `SQLite` does not check lengths; the application does (chapter 05, section

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod ask;
 #[cfg(test)]
+mod backups;
+#[cfg(test)]
 mod bearer_tokens;
 #[cfg(test)]
 mod chat_changes;

@@ -25,7 +25,11 @@ pub enum StoreError {
     /// Another process has the file open (D16).
     #[error("another process has the database file {} open: {holder}", path.display())]
     InUse { path: PathBuf, holder: String },
-    #[error("schema version {found} is newer than {known}, the newest this release knows")]
+    #[error(
+        "the database has schema version {found}, and this release knows none above {known}: a \
+         newer release has upgraded it. Start that release again, or restore a backup from before \
+         the upgrade"
+    )]
     NewerSchema { found: i64, known: i64 },
     #[error("schema version {found} is older than {known}; run the migration first")]
     OlderSchema { found: i64, known: i64 },

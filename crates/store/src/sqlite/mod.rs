@@ -5,6 +5,7 @@
 //! writer's they would delay commits.
 
 mod checkpoint;
+mod copy;
 mod job;
 mod lock;
 mod log;
@@ -25,6 +26,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use checkpoint::Checkpoints;
+pub use copy::{CopyError, DatabaseFile};
 use job::{Job, submitted};
 pub(crate) use lock::InstanceLock;
 use queue::Queue;

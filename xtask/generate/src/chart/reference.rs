@@ -68,6 +68,7 @@ then, minichat stores the part that exists and ends the stream with `stream_inte
 For longer answers, raise `pool.config.drain.max_secs`; the interruption becomes longer only while such answers run. Or use
 PostgreSQL, where other pods keep serving and `drain.max_secs` is 300. When you move from SQLite to PostgreSQL, you start
 with an empty database. The SQLite volume stays until you delete its claim.
+[docs/backup.md](../../docs/backup.md) says how to back up and restore both, also in a cluster.
 
 `helm uninstall` keeps the tenants, their data and the database. It removes the credentials: the ConfigMap
 `<release>-managed` owns the Secrets that the operator rendered, and is deleted with the release. You can delete tenants at
