@@ -13,6 +13,7 @@ pub mod harness;
 pub mod installation;
 pub mod manifest;
 pub mod pool;
+pub mod pooler;
 pub mod postgres;
 pub mod postgres_programs;
 pub mod postgres_proxy;

@@ -13,6 +13,9 @@ use crate::postgres::{Durability, Postgres};
 use crate::process::Running;
 use crate::{aimock, schemathesis, workspace};
 
+/// The test binary of `minichat-tests` that needs `PgBouncer`.
+const BEHIND_POOLER: &str = "blackbox";
+
 #[derive(Args)]
 pub(crate) struct Options {
     /// Arguments for `cargo test`, such as `-p minichat-store` or a part of a test's name
@@ -30,6 +33,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if may_run(&options.arguments, "operator") {
         // Runs the health check for Argo CD in the docs.
         Package::new("lua5.1", "lua5.1").ensure(Vec::new)?;
+    }
+    if may_run(&options.arguments, BEHIND_POOLER) {
+        Package::new("pgbouncer", "pgbouncer").ensure(Vec::new)?;
     }
     // The node first, because the database listens on one of its addresses.
     let clusters = Clusters::for_tests(&options.arguments)?;

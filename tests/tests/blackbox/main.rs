@@ -59,6 +59,8 @@ mod outbox;
 #[cfg(test)]
 mod pending_tenants;
 #[cfg(test)]
+mod poolers;
+#[cfg(test)]
 mod process_end;
 #[cfg(test)]
 mod progress;

@@ -4,7 +4,6 @@
 
 mod faults;
 mod load;
-mod pooler;
 mod processes;
 mod readiness;
 mod report;

@@ -14,6 +14,7 @@ use minichat_tests::child::{Process, job, job_run, spawn, variables_of_a_pool};
 use minichat_tests::client::Api;
 use minichat_tests::database::{Database, DatabaseKind};
 use minichat_tests::manifest::Tenant;
+use minichat_tests::pooler::Pooler;
 use minichat_tests::postgres::PostgresDatabase;
 use minichat_tests::scripted_provider::ScriptedProvider;
 use serde_json::json;
@@ -23,7 +24,6 @@ use uuid::Uuid;
 use crate::Arguments;
 use crate::faults::Fault;
 use crate::load::{Pace, Users};
-use crate::pooler::Pooler;
 use crate::readiness::{Observer, is_ready};
 use crate::server::{Server, done};
 
@@ -39,6 +39,8 @@ const UNSETTLED: &str = "SELECT (SELECT count(*) FROM quota_usage WHERE reserved
 const STORED: &str = "SELECT t.request_id, m.content FROM chat_turns t JOIN messages m ON m.id = t.assistant_message_id \
     WHERE t.state = 'completed'";
 const CHATS_AT_ONCE: usize = 20;
+/// Connections of a pooler to the server: far fewer than clients.
+const POOLED: u32 = 8;
 /// Users of short answers, in addition to the streams.
 const BRISK: usize = 20;
 
@@ -92,7 +94,7 @@ impl Scene {
                 let started = Server::create(&arguments.postgres).await?;
                 let database = Database::Postgres(PostgresDatabase::at(started.url()));
                 if fault == Fault::Pooler {
-                    pooler = Some(Pooler::start(&started).await?);
+                    pooler = Some(Pooler::start(&started.url(), POOLED, "").await?);
                 }
                 server = Some(started);
                 database
@@ -105,7 +107,10 @@ impl Scene {
         std::fs::create_dir(&manifests)?;
         std::fs::write(manifests.join("acme.yaml"), tenant.manifest())?;
         let (app, admin) = (free_port()?, free_port()?);
-        let url = pooler.as_ref().map_or_else(|| database.url(), Pooler::url);
+        let url = match &pooler {
+            Some(pooler) => pooler.url(&database.url())?,
+            None => database.url(),
+        };
         let mut settings = settings(app, admin, &manifests.display().to_string());
         if pooler.is_some() {
             check_refused(arguments, &url, &settings).await?;
