@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use minichat_tests::books::check_books;
-use minichat_tests::child::{Process, job, job_run, terminate, told};
+use minichat_tests::child::{Process, job, job_run, terminate, spawn};
 use minichat_tests::client::Api;
 use minichat_tests::database::{Database, DatabaseKind};
 use minichat_tests::harness::{Env, run};
@@ -249,7 +249,7 @@ on_each_database! {
             &["tenants", "list"],
         ];
         for arguments in commands {
-            let refused = job_run(told(BINARY, arguments, &variables)?).await?;
+            let refused = job_run(spawn(BINARY, arguments, &variables)?).await?;
             assert_eq!(refused.status.code(), Some(1), "{arguments:?}");
             for words in ["schema version 999", "a newer release", "restore a backup"] {
                 assert!(refused.stderr.contains(words), "{arguments:?}: {}", refused.stderr);
@@ -265,7 +265,7 @@ on_each_database! {
 async fn backup(url: &str, to: &Path) -> anyhow::Result<Output> {
     let to = to.to_str().context("a path")?;
     let variables = [("MINICHAT_DATABASE_URL", url)];
-    let command = told(BINARY, &["backup", "--to", to], &variables)?;
+    let command = spawn(BINARY, &["backup", "--to", to], &variables)?;
     Ok(command.wait_with_output().await?)
 }
 
@@ -409,7 +409,7 @@ async fn a_backup_can_be_piped_and_interrupted(env: Env) -> anyhow::Result<()> {
     fs::remove_file(&file)?;
 
     let variables = [("MINICHAT_DATABASE_URL", &*url)];
-    let mut stuck = told(BINARY, &["backup", "--to", "-"], &variables)?;
+    let mut stuck = spawn(BINARY, &["backup", "--to", "-"], &variables)?;
     let mut pipe = stuck.stdout.take().context("no stdout")?;
     pipe.read_u8().await?;
     assert_eq!(names(&env.file(""))?, before);
@@ -436,7 +436,7 @@ async fn no_password_is_said_by_a_backup(env: Env) -> anyhow::Result<()> {
             "postgres://minichat@server/d",
         ),
     ];
-    let command = told(BINARY, &["backup", "--to", "dump"], &variables)?;
+    let command = spawn(BINARY, &["backup", "--to", "dump"], &variables)?;
     let said = command.wait_with_output().await?.stderr;
     let said = String::from_utf8(said)?;
     assert!(

@@ -1,7 +1,7 @@
 //! PostgreSQL behind a pooler in transaction mode (D43): sessions are lent for one transaction each.
 
 use minichat_tests::books::check_books;
-use minichat_tests::child::{job_run, told};
+use minichat_tests::child::{job_run, spawn};
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::harness::{Env, Scene, Stack, run};
 use minichat_tests::manifest::Tenant;
@@ -83,7 +83,7 @@ async fn two_data_planes_serve_and_stop_turns_of_each_other(env: Env) -> anyhow:
         &["watchdog"],
         &["tenants", "list", "--json"],
     ] {
-        let done = job_run(told(BINARY, arguments, &variables)?).await?;
+        let done = job_run(spawn(BINARY, arguments, &variables)?).await?;
         assert!(done.status.success(), "{arguments:?}: {done:?}");
     }
     Ok(())
@@ -108,7 +108,7 @@ async fn a_pooler_alone_is_refused(env: Env) -> anyhow::Result<()> {
             ("MINICHAT_METRICS_BIND_ADDR", "127.0.0.1:0"),
         ];
         for arguments in commands {
-            let refused = job_run(told(BINARY, arguments, &variables)?).await?;
+            let refused = job_run(spawn(BINARY, arguments, &variables)?).await?;
             assert_eq!(refused.status.code(), Some(1), "{arguments:?} {settings}");
             for words in ["database.url leads through a pooler", "database.listen_url"] {
                 let said = &refused.stderr;
