@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use minichat_tests::books::check_books;
-use minichat_tests::child::{Process, job, job_run, terminate, spawn};
+use minichat_tests::child::{Process, job, job_run, spawn, terminate};
 use minichat_tests::client::Api;
 use minichat_tests::database::{Database, DatabaseKind};
 use minichat_tests::harness::{Env, run};

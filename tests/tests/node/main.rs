@@ -8,3 +8,5 @@ mod images;
 mod pods;
 #[cfg(test)]
 mod postgres;
+#[cfg(test)]
+mod sqlite;
