@@ -175,7 +175,20 @@ impl Database {
         }
     }
 
-    /// Removes what is not in the test's directory.
+    /// Holds all rows of `table` until the lock is dropped; on SQLite, lets nobody
+    /// else write.
+    pub async fn lock_rows(&self, table: &str) -> anyhow::Result<WriteLock> {
+        match self {
+            Self::Sqlite(_) => self.lock_writes().await,
+            Self::Postgres(database) => {
+                let lock = format!("SELECT 1 FROM {table} FOR UPDATE");
+                let lock = postgres::Transaction::begin(database.url(), &lock).await?;
+                Ok(WriteLock::Postgres(lock))
+            }
+        }
+    }
+
+    /// Removes what does not lie in the test's directory.
     pub async fn remove(&self) -> anyhow::Result<()> {
         match self {
             Self::Sqlite(_) => Ok(()),

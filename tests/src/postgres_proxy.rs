@@ -1,5 +1,6 @@
 //! A proxy between a data plane and PostgreSQL that fails like a network.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,8 +10,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// The end of a query with `COMMIT`, which is also the tag of its answer.
-const COMMIT: &[u8] = b"COMMIT\0";
+/// How an answer ends that leaves no transaction open.
+const READY: &[u8] = b"Z\0\0\0\x05I";
+
+/// `SSLRequest`, after its length.
+const TLS_REQUEST: u32 = 80_877_103;
 
 /// A proxy for one database. It cuts every connection when dropped.
 #[derive(Debug)]
@@ -96,11 +100,11 @@ impl PostgresProxy {
         let held = self.state.held().take();
         let HeldCommit { mut server, bytes } = held.context("no commit is held")?;
         server.write_all(&bytes).await?;
-        let (mut from_server, mut buffer) = (Watch::default(), vec![0; 16 * 1024]);
+        let (mut answered, mut buffer) = (Answers::default(), vec![0; 16 * 1024]);
         loop {
             let count = server.read(&mut buffer).await?;
             ensure!(count > 0, "PostgreSQL did not commit");
-            if from_server.sees_commit(&buffer[..count]) {
+            if answered.end_with(&buffer[..count]) {
                 return Ok(());
             }
         }
@@ -169,7 +173,7 @@ async fn forward(mut client: TcpStream, state: &State) -> std::io::Result<()> {
     let mut server = TcpStream::connect(&state.server).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let (mut commit_from_client, mut commit_from_server) = (Watch::default(), Watch::default());
+    let (mut asked, mut answered) = (Requests::default(), Answers::default());
     let mut is_losing = false;
     let mut silent = state.is_silent.subscribe();
     let (mut from_client, mut from_server) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
@@ -182,7 +186,7 @@ async fn forward(mut client: TcpStream, state: &State) -> std::io::Result<()> {
                 if bytes.is_empty() {
                     return Ok(());
                 }
-                if commit_from_client.sees_commit(bytes) {
+                if asked.commit_in(bytes) {
                     if state.holds.swap(false, Ordering::Relaxed) {
                         let bytes = bytes.to_vec();
                         *state.held() = Some(HeldCommit { server, bytes });
@@ -202,8 +206,8 @@ async fn forward(mut client: TcpStream, state: &State) -> std::io::Result<()> {
                 if bytes.is_empty() {
                     return Ok(());
                 }
-                let is_commit = commit_from_server.sees_commit(bytes);
-                if is_losing && is_commit {
+                let is_over = answered.end_with(bytes);
+                if is_losing && is_over {
                     if state.goes_down.swap(false, Ordering::Relaxed) {
                         state.is_down.send_replace(true);
                     }
@@ -217,33 +221,111 @@ async fn forward(mut client: TcpStream, state: &State) -> std::io::Result<()> {
     }
 }
 
-/// Searches a stream for [`COMMIT`], however it is cut.
+/// What a client says, however it is cut.
 #[derive(Default)]
-struct Watch {
+struct Requests {
+    is_started: bool,
+    /// The beginning of a message that has not come wholly.
+    rest: Vec<u8>,
+    /// Prepared statements that commit by themselves.
+    committing: HashSet<Vec<u8>>,
+}
+
+impl Requests {
+    /// Whether something in `bytes` commits: `COMMIT`, or a statement that reserves
+    /// or finalizes at once.
+    fn commit_in(&mut self, bytes: &[u8]) -> bool {
+        self.rest.extend_from_slice(bytes);
+        let mut commits = false;
+        while let Some((kind, body)) = self.next_message() {
+            commits |= self.commits(kind, &body);
+        }
+        commits
+    }
+
+    fn next_message(&mut self) -> Option<(u8, Vec<u8>)> {
+        let head = usize::from(self.is_started);
+        let length = self.rest.get(head..head + 4)?;
+        let length = u32::from_be_bytes(length.try_into().ok()?) as usize;
+        let end = head + length;
+        if self.rest.len() < end {
+            return None;
+        }
+        let message: Vec<u8> = self.rest.drain(..end).collect();
+        let kind = if self.is_started { message[0] } else { 0 };
+        let body = message[head + 4..].to_vec();
+        self.is_started |= !body.starts_with(&TLS_REQUEST.to_be_bytes());
+        Some((kind, body))
+    }
+
+    fn commits(&mut self, kind: u8, body: &[u8]) -> bool {
+        let mut texts = body.split(|byte| *byte == 0);
+        match (kind, texts.next(), texts.next()) {
+            (b'Q', Some(query), _) => query == b"COMMIT",
+            (b'P', Some(name), Some(query)) => {
+                let is_whole =
+                    query.starts_with(b"WITH chat AS") || query.starts_with(b"WITH cells AS");
+                if is_whole {
+                    self.committing.insert(name.to_vec());
+                }
+                false
+            }
+            (b'B', _, Some(name)) => self.committing.contains(name),
+            _ => false,
+        }
+    }
+}
+
+/// What a server answers.
+#[derive(Default)]
+struct Answers {
     tail: Vec<u8>,
 }
 
-impl Watch {
-    fn sees_commit(&mut self, bytes: &[u8]) -> bool {
+impl Answers {
+    /// Whether the answer ends with `bytes`, and no transaction is open.
+    fn end_with(&mut self, bytes: &[u8]) -> bool {
         self.tail.extend_from_slice(bytes);
-        let found = self.tail.windows(COMMIT.len()).any(|part| part == COMMIT);
-        let keep = self.tail.len().min(COMMIT.len() - 1);
+        let keep = self.tail.len().min(READY.len());
         self.tail.drain(..self.tail.len() - keep);
-        found
+        self.tail == READY
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Watch;
+    use super::{Answers, Requests, TLS_REQUEST};
+
+    fn message(kind: &[u8], body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len() + 4).unwrap();
+        [kind, &length.to_be_bytes(), body].concat()
+    }
 
     #[test]
-    fn a_commit_is_seen_once_however_it_is_cut() {
-        let mut watch = Watch::default();
-        let parts: [&[u8]; 4] = [b"QxCOM", b"MIT", b"\0", b"rest"];
-        assert_eq!(
-            parts.map(|part| watch.sees_commit(part)),
-            [false, false, true, false]
-        );
+    fn what_commits_is_seen_once_however_it_is_cut() {
+        let parts = [
+            message(b"", &TLS_REQUEST.to_be_bytes()),
+            message(b"", b"\0\x03\0\0user\0me\0\0"),
+            message(b"P", b"s1\0WITH chat AS (SELECT 1)\0\0\0"),
+            message(b"P", b"s2\0SELECT 1\0\0\0"),
+            message(b"B", b"\0s2\0"),
+            message(b"B", b"\0s1\0"),
+            message(b"Q", b"COMMIT\0"),
+        ];
+        let mut whole = Requests::default();
+        let seen: Vec<_> = parts.iter().map(|part| whole.commit_in(part)).collect();
+        assert_eq!(seen, [false, false, false, false, false, true, true]);
+        let mut cut = Requests::default();
+        let bytes = parts.concat();
+        let seen = bytes.iter().filter(|byte| cut.commit_in(&[**byte]));
+        assert_eq!(seen.count(), 2);
+    }
+
+    #[test]
+    fn the_end_of_an_answer_is_seen_however_it_is_cut() {
+        let mut answers = Answers::default();
+        let parts: [&[u8]; 4] = [b"C..Z\0", b"\0\0\x05", b"I", b"T"];
+        let seen = parts.map(|part| answers.end_with(part));
+        assert_eq!(seen, [false, false, true, false]);
     }
 }

@@ -7,7 +7,7 @@ use minichat_core::{ChatId, MessageId, RequestId, TenantId, Timestamp, TurnId, U
 
 use crate::page::Key;
 use crate::quota::{QuotaCell, QuotaCells, QuotaDay, cell_row};
-use crate::turns::{turn_columns, turn_row};
+use crate::turns::turn_row;
 use crate::tx::Query;
 use crate::value::{Param, Row, params};
 use crate::{Role, StoreError, Turn, Tx};
@@ -135,31 +135,54 @@ impl Tx {
 }
 
 const HEAD_SQL: &str = concat!(
-    "SELECT c.model, statement_timestamp(), ",
-    latest!("started_at", "chat_turns"),
-    ", ",
-    latest!("created_at", "messages"),
-    ", EXISTS (SELECT 1 FROM chat_turns r WHERE r.tenant_id = $1 AND r.chat_id = $3 \
-     AND r.state = 'running' AND r.deleted_at IS NULL), \
-     (SELECT m.input_tokens + m.output_tokens FROM messages m \
-     WHERE m.tenant_id = $1 AND m.chat_id = $3 AND m.role = 'assistant' \
-     AND m.request_id <> $4 AND m.deleted_at IS NULL \
-     AND m.input_tokens + m.output_tokens > 0 \
-     ORDER BY m.created_at DESC, m.id DESC LIMIT 1), ",
-    turn_columns!(),
-    " FROM chats c LEFT JOIN chat_turns t \
-     ON t.chat_id = c.id AND t.tenant_id = c.tenant_id AND t.request_id = $4 \
-     WHERE c.tenant_id = $1 AND c.user_id = $2 AND c.id = $3 AND c.deleted_at IS NULL"
+    "SELECT ",
+    head_from!(),
+    " WHERE c.tenant_id = $1 AND c.user_id = $2 AND c.id = $3 AND c.deleted_at IS NULL"
 );
 
-/// Joined to the chat by its id alone: the rows are used only if the first row
+/// The columns of [`head_row`], and where they come from.
+macro_rules! head_from {
+    () => {
+        concat!(
+            "c.model, statement_timestamp(), ",
+            $crate::admission::latest!("started_at", "chat_turns"),
+            ", ",
+            $crate::admission::latest!("created_at", "messages"),
+            ", EXISTS (SELECT 1 FROM chat_turns r WHERE r.tenant_id = $1 AND r.chat_id = $3 \
+             AND r.state = 'running' AND r.deleted_at IS NULL), \
+             (SELECT m.input_tokens + m.output_tokens FROM messages m \
+             WHERE m.tenant_id = $1 AND m.chat_id = $3 AND m.role = 'assistant' \
+             AND m.request_id <> $4 AND m.deleted_at IS NULL \
+             AND m.input_tokens + m.output_tokens > 0 \
+             ORDER BY m.created_at DESC, m.id DESC LIMIT 1), ",
+            $crate::turns::turn_columns!(),
+            " FROM chats c LEFT JOIN chat_turns t \
+             ON t.chat_id = c.id AND t.tenant_id = c.tenant_id AND t.request_id = $4"
+        )
+    };
+}
+pub(crate) use head_from;
+
+/// Joined to the chat by its id alone: rows are used only when the head row
 /// shows that the chat is the caller's. A new request has no messages yet, and
-/// the messages of a turn that is being replaced are not part of the history
-/// (TURN-55).
-const RECENT_SQL: &str = "SELECT id, role, content, created_at FROM messages \
-     WHERE tenant_id = $1 AND chat_id = $2 AND request_id IS NOT NULL \
-     AND request_id <> $3 AND deleted_at IS NULL AND NOT is_compressed \
-     ORDER BY created_at DESC, id DESC LIMIT $4";
+/// those of a turn that is to be replaced are no part of the history (TURN-55).
+const RECENT_SQL: &str = recent_select!("$2", "$3", "$4");
+
+macro_rules! recent_select {
+    ($chat:literal, $request:literal, $limit:literal) => {
+        concat!(
+            "SELECT id, role, content, created_at FROM messages \
+             WHERE tenant_id = $1 AND chat_id = ",
+            $chat,
+            " AND request_id IS NOT NULL AND request_id <> ",
+            $request,
+            " AND deleted_at IS NULL AND NOT is_compressed \
+             ORDER BY created_at DESC, id DESC LIMIT ",
+            $limit
+        )
+    };
+}
+pub(crate) use recent_select;
 
 macro_rules! latest {
     ($column:literal, $table:literal) => {
@@ -172,9 +195,9 @@ macro_rules! latest {
         )
     };
 }
-use latest;
+pub(crate) use latest;
 
-struct Head {
+pub(crate) struct Head {
     model: String,
     now: Timestamp,
     latest_turn: Option<Timestamp>,
@@ -184,7 +207,7 @@ struct Head {
     turn: Option<Turn>,
 }
 
-fn head_row(row: &Row<'_>) -> Result<Head, StoreError> {
+pub(crate) fn head_row(row: &Row<'_>) -> Result<Head, StoreError> {
     Ok(Head {
         model: row.take()?,
         now: row.take()?,
@@ -209,7 +232,7 @@ fn recent_row(row: &Row<'_>) -> Result<RecentMessage, StoreError> {
 }
 
 impl Head {
-    fn facts(
+    pub(crate) fn facts(
         self,
         mut messages: Vec<RecentMessage>,
         limit: usize,

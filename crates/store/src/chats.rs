@@ -153,6 +153,9 @@ impl Tx {
     /// The lock is taken before the locks of quota rows. A later statement sees
     /// the changes for which this one waited. Rows that refer to the chat can
     /// still be inserted. `SQLite` has only one writer and needs no lock.
+    ///
+    /// Decisions from an earlier look at the chat can then no longer be written
+    /// ([`crate::one_statement`]).
     pub(crate) fn chat_lock(
         &mut self,
         tenant: TenantId,
@@ -162,8 +165,8 @@ impl Tx {
         match self.dialect() {
             Dialect::Sqlite => Ok(()),
             Dialect::Postgres => self.execute_later(
-                "SELECT id FROM chats WHERE tenant_id = $1 AND user_id = $2 AND id = $3 \
-                 AND deleted_at IS NULL FOR NO KEY UPDATE",
+                "UPDATE chats SET revision = revision + 1 \
+                 WHERE tenant_id = $1 AND user_id = $2 AND id = $3 AND deleted_at IS NULL",
                 params![tenant, user, chat],
             ),
         }

@@ -4,7 +4,7 @@
 use minichat_core::{TenantId, Timestamp};
 use uuid::Uuid;
 
-use crate::value::{Param, params};
+use crate::value::params;
 use crate::{StoreError, Tx};
 
 /// A message to enqueue.
@@ -31,7 +31,7 @@ impl OutboxMessage<'_> {
         u32::try_from(partition).unwrap_or_default()
     }
 
-    fn check_dedupe_key(&self) -> Result<(), StoreError> {
+    pub(crate) fn check_dedupe_key(&self) -> Result<(), StoreError> {
         let Some(key) = self.dedupe_key else {
             return Ok(());
         };
@@ -60,7 +60,7 @@ impl Tx {
                 message.partition(),
                 message.tenant_id,
                 message.dedupe_key,
-                Param::json(message.payload),
+                message.payload,
                 message.created_at,
             ],
         )

@@ -140,12 +140,10 @@ impl Tx {
         settlement: &SettlementBooking,
         cells: &QuotaCells,
     ) -> Result<Vec<SettlementFault>, StoreError> {
-        let mut faults = Vec::new();
         for bucket in booked(settlement.premium).iter().copied() {
-            faults.extend(cells.faults(bucket, settlement.reserved_credits_micro));
             self.execute_later(SETTLE_SQL, settlement.params(bucket))?;
         }
-        Ok(faults)
+        Ok(settlement.faults(cells))
     }
 
     /// A missing row cannot be locked, so both total rows are inserted first.
@@ -176,7 +174,7 @@ macro_rules! cell_conflict {
         "ON CONFLICT (tenant_id, user_id, period_type, period_start, bucket)"
     };
 }
-use cell_conflict;
+pub(crate) use cell_conflict;
 
 macro_rules! cell_select {
     ($month:literal, $day:literal, $lock:literal) => {
@@ -194,6 +192,8 @@ macro_rules! cell_select {
         )
     };
 }
+pub(crate) use cell_select;
+
 const CELLS_SQL: &str = cell_select!("$3", "$4", "");
 
 impl Dialect {
@@ -230,18 +230,29 @@ const SETTLE_SQL: &str = concat!(
      ($1, $3, $4, 'monthly', $5, $7, $8, 1, $10, $11, $12, $13, $14, $15), \
      ($2, $3, $4, 'daily', $6, $7, $8, 1, $10, $11, $12, $13, $14, $15) ",
     cell_conflict!(),
-    " DO UPDATE SET \
-     spent_credits_micro = quota_usage.spent_credits_micro + excluded.spent_credits_micro, \
-     reserved_credits_micro = GREATEST(0, quota_usage.reserved_credits_micro - $9), \
-     calls = quota_usage.calls + 1, \
-     input_tokens = quota_usage.input_tokens + excluded.input_tokens, \
-     output_tokens = quota_usage.output_tokens + excluded.output_tokens, \
-     file_search_calls = quota_usage.file_search_calls + excluded.file_search_calls, \
-     web_search_calls = quota_usage.web_search_calls + excluded.web_search_calls, \
-     code_interpreter_calls = \
-     quota_usage.code_interpreter_calls + excluded.code_interpreter_calls, \
-     updated_at = excluded.updated_at"
+    settled!("$9")
 );
+
+/// How a row is settled whose reserve was the given parameter.
+macro_rules! settled {
+    ($reserve:literal) => {
+        concat!(
+            " DO UPDATE SET \
+             spent_credits_micro = quota_usage.spent_credits_micro + excluded.spent_credits_micro, \
+             reserved_credits_micro = GREATEST(0, quota_usage.reserved_credits_micro - ",
+            $reserve,
+            "), calls = quota_usage.calls + 1, \
+             input_tokens = quota_usage.input_tokens + excluded.input_tokens, \
+             output_tokens = quota_usage.output_tokens + excluded.output_tokens, \
+             file_search_calls = quota_usage.file_search_calls + excluded.file_search_calls, \
+             web_search_calls = quota_usage.web_search_calls + excluded.web_search_calls, \
+             code_interpreter_calls = \
+             quota_usage.code_interpreter_calls + excluded.code_interpreter_calls, \
+             updated_at = excluded.updated_at"
+        )
+    };
+}
+pub(crate) use settled;
 
 pub(crate) fn cell_row(row: &Row<'_>) -> Result<QuotaCell, StoreError> {
     Ok(QuotaCell {
@@ -293,11 +304,18 @@ impl QuotaCells {
 
     /// Whether both total rows of `day` are among the cells.
     pub(crate) fn has_totals(&self, day: Date) -> bool {
-        let has = |period, start| {
-            self.get(period, Bucket::Total)
+        self.are_complete(day, false)
+    }
+
+    /// Whether all rows of `day` are there that a turn is booked on.
+    pub fn are_complete(&self, day: Date, premium: bool) -> bool {
+        let has = |period, start, bucket| {
+            self.get(period, bucket)
                 .is_some_and(|cell| cell.period_start == start)
         };
-        has(Period::Monthly, day.first_of_month()) && has(Period::Daily, day)
+        booked(premium).iter().all(|bucket| {
+            has(Period::Monthly, day.first_of_month(), *bucket) && has(Period::Daily, day, *bucket)
+        })
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &QuotaCell> {
@@ -319,7 +337,15 @@ impl QuotaCells {
 }
 
 impl SettlementBooking {
-    /// Only the total cells record telemetry (PLAT-12).
+    /// What `cells`, as they were locked, should have held and did not.
+    pub fn faults(&self, cells: &QuotaCells) -> Vec<SettlementFault> {
+        let buckets = booked(self.premium).iter().copied();
+        buckets
+            .flat_map(|bucket| cells.faults(bucket, self.reserved_credits_micro))
+            .collect()
+    }
+
+    /// Telemetry goes to the total cells alone (PLAT-12).
     fn params(&self, bucket: Bucket) -> [Param<'static>; 15] {
         let Self {
             scope,

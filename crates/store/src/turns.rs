@@ -2,10 +2,12 @@
 
 use minichat_core::quota::Reserve;
 use minichat_core::turn::{Outcome, TurnErrorCode, TurnState};
+use uuid::Uuid;
+
 use minichat_core::{ChatId, Date, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
 
 use crate::quota::{QuotaCells, QuotaDay, cell_row};
-use crate::tx::{Dialect, Query};
+use crate::tx::{Dialect, Query, only_column};
 use crate::value::{FromValue, Param, Row, Value, params};
 use crate::{StoreError, Tx};
 
@@ -56,8 +58,10 @@ pub struct TurnFinish<'a> {
     pub turn_id: TurnId,
     pub outcome: Outcome,
     pub provider_response_id: Option<&'a str>,
-    /// The watchdog's condition (TURN-60): the last progress is not later than
-    /// this instant.
+    /// By which this attempt is recognized, other than any before it.
+    pub finalization_id: Uuid,
+    /// The watchdog's predicate (TURN-60): only if the last progress is not
+    /// later than this instant.
     pub stale_at: Option<Timestamp>,
 }
 
@@ -223,6 +227,7 @@ impl Tx {
             outcome.error_code().map(TurnErrorCode::as_str),
             finish.provider_response_id,
             finish.stale_at,
+            finish.finalization_id,
         ];
         let lock = scope.params();
         let (cells, ended) = self
@@ -235,7 +240,7 @@ impl Tx {
                 Query {
                     sql: "UPDATE chat_turns SET state = $3, error_code = $4, \
                           provider_response_id = COALESCE($5, provider_response_id), \
-                          completed_at = statement_timestamp(), \
+                          finalization_id = $7, completed_at = statement_timestamp(), \
                           updated_at = statement_timestamp() \
                           WHERE tenant_id = $1 AND id = $2 AND state = 'running' \
                           AND (CAST($6 AS TIMESTAMPTZ) IS NULL OR (deleted_at IS NULL AND last_progress_at <= $6)) \
@@ -264,41 +269,47 @@ impl Tx {
         }))
     }
 
-    /// Whether `turn` was ended as `state` at exactly this instant of the
-    /// database's clock. A finalization whose commit is in doubt uses this to
-    /// find out whether it succeeded. No other one has the same instant,
-    /// because each waits for the locks of the previous one. This function also
-    /// waits for a transaction that is about to end the turn.
-    pub async fn turn_ended_at(
+    /// When the attempt `finalization` ended the turn; `None` if it did not, and
+    /// then it never will. This is how a finalizer whose commit is in doubt learns
+    /// whether it took place: it waits for the end of a transaction that is about
+    /// to end the turn, and takes a turn that is still running away from a
+    /// statement that has not come so far. The only writer of `SQLite` has nobody
+    /// to wait for.
+    pub async fn turn_finalized_by(
         &mut self,
         tenant: TenantId,
         turn: TurnId,
-        state: TurnState,
-        at: Timestamp,
-    ) -> Result<bool, StoreError> {
-        self.turn_lock(tenant, turn)?;
-        let found = self
-            .query_opt(
-                "SELECT 1 FROM chat_turns WHERE tenant_id = $1 AND id = $2 \
-                 AND state = $3 AND completed_at = $4",
-                &params![tenant, turn, state.as_str(), at],
-                |_| Ok(()),
-            )
-            .await?;
-        Ok(found.is_some())
+        finalization: Uuid,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        if self.dialect() == Dialect::Postgres {
+            self.execute_later(
+                "UPDATE chat_turns SET finalization_id = $3 \
+                 WHERE tenant_id = $1 AND id = $2 AND state = 'running'",
+                params![tenant, turn, Uuid::new_v4()],
+            )?;
+        }
+        self.query_opt(
+            "SELECT completed_at FROM chat_turns WHERE tenant_id = $1 AND id = $2 \
+             AND finalization_id = $3 AND state <> 'running'",
+            &params![tenant, turn, finalization],
+            only_column,
+        )
+        .await
     }
 
-    /// Posts the lock of a turn's row. A later statement sees the changes for
-    /// which this one waited; a condition in the same statement would not.
-    /// `SQLite` has only one writer and needs no lock.
-    fn turn_lock(&mut self, tenant: TenantId, turn: TurnId) -> Result<(), StoreError> {
-        match self.dialect() {
-            Dialect::Sqlite => Ok(()),
-            Dialect::Postgres => self.execute_later(
-                "SELECT id FROM chat_turns WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE",
-                params![tenant, turn],
-            ),
-        }
+    /// Whether `turn` was opened; if not, no statement that is still to come opens
+    /// it. This is how a reserve whose commit is in doubt learns whether it took
+    /// place, also if its chat is deleted since.
+    pub async fn turn_opened(
+        &mut self,
+        scope: QuotaDay,
+        chat: ChatId,
+        turn: TurnId,
+    ) -> Result<bool, StoreError> {
+        self.chat_lock(scope.tenant_id, scope.user_id, chat)?;
+        // A transaction that opens a turn of a deleted chat ends before this.
+        self.quota_lock(scope).await?;
+        self.turn_exists(scope.tenant_id, turn).await
     }
 
     /// Links the stored answer to its turn (TURN-33 step 4).

@@ -117,8 +117,41 @@ impl Tx {
         Ok(self.query(sql, params, map).await?.into_iter().next())
     }
 
-    /// A read query whose text is built at run time. `keep` keeps it prepared;
-    /// use it only if there are few such texts.
+    /// Runs a statement of PostgreSQL as a transaction of its own, the first of the
+    /// job.
+    pub(crate) async fn single<T>(
+        &mut self,
+        sql: &'static str,
+        params: &[Param<'_>],
+        map: fn(&Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.run_single(sql, params, map, false).await
+    }
+
+    /// The same of a statement that writes, so that its failure may be in doubt.
+    pub(crate) async fn single_write<T>(
+        &mut self,
+        sql: &'static str,
+        params: &[Param<'_>],
+        map: fn(&Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.run_single(sql, params, map, true).await
+    }
+
+    async fn run_single<T>(
+        &mut self,
+        sql: &'static str,
+        params: &[Param<'_>],
+        map: fn(&Row<'_>) -> Result<T, StoreError>,
+        commits: bool,
+    ) -> Result<Vec<T>, StoreError> {
+        let tx = self.as_postgres().ok_or(StoreError::JobSuspended)?;
+        let rows = tx.single(sql, params, commits).await?;
+        rows.iter().map(|row| map(&Row::postgres(row))).collect()
+    }
+
+    /// A query for reading whose text is made at run time. It is kept prepared
+    /// if `keep`, which is for texts of which there are few.
     pub(crate) async fn query_page<T>(
         &mut self,
         sql: &str,

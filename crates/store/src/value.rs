@@ -246,6 +246,18 @@ impl<'a> Row<'a> {
         })
     }
 
+    /// The next column, a list on PostgreSQL; absent is empty.
+    pub(crate) fn list<T: FromValue>(&self) -> Result<Vec<T>, StoreError> {
+        let index = self.next.replace(self.next.get() + 1);
+        match self.source {
+            Source::Sqlite(_) => Err(StoreError::Column {
+                index,
+                expected: "a list",
+            }),
+            Source::Postgres(row) => types::list(row, index),
+        }
+    }
+
     fn value(&self, index: usize) -> Result<Value<'a>, StoreError> {
         match self.source {
             Source::Sqlite(row) => crate::sqlite::value(row, index),

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use minichat_core::quota::{Pricing, Tier};
+use minichat_core::quota::{Pricing, Reserve, Tier};
 use minichat_core::{ChatId, Date, RequestId, TenantId, TurnId, UserId};
 use minichat_store::{Orphan, QuotaDay};
 use uuid::Uuid;
@@ -30,6 +30,8 @@ pub(crate) struct Account {
     pub(crate) policy_version: u64,
     /// `None`: the turn never had a reserve, and nothing is booked.
     pub(crate) price: Option<Price>,
+    /// What its row holds of it, as far as this process knows.
+    pub(crate) reserve: Option<Reserve>,
     pub(crate) decision: QuotaDecision,
     /// The trace id of the request, 32 hex digits.
     pub(crate) trace_id: Option<String>,
@@ -75,6 +77,7 @@ impl Account {
                 pricing: plan.model().pricing,
                 overshoot_tolerance_pct: limits.overshoot_tolerance_pct,
             }),
+            reserve: Some(plan.reserve),
             decision: reason.map_or(QuotaDecision::Allow, QuotaDecision::Downgrade),
             trace_id: Some(turn.request.trace.trace_id()),
         }
@@ -104,6 +107,7 @@ impl Account {
             day: row.reserve_day.unwrap_or_else(|| row.started_at.date()),
             policy_version: row.policy_version_applied.unwrap_or_default(),
             price,
+            reserve: None,
             decision: QuotaDecision::Unknown,
             trace_id: None,
         }

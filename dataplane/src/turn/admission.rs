@@ -1,7 +1,8 @@
-//! The ways to begin a turn, and the checks before the quota decision: those of
-//! a send (API-64 a to e), and those of a retry or an edit (API-71). They run
-//! inside the reserve transaction under the user's locks, so that their result
-//! cannot change before the turn is written.
+//! The ways to begin a turn, and the checks that come before any decision about
+//! quota: those of a send (API-64 a to e), and those of a retry or an edit
+//! (API-71). They run inside the reserve transaction, which sees the chat as it
+//! is and holds the locks of its user, or writes only if nothing has changed: so
+//! nothing they find changes before the turn is written.
 
 use std::sync::Arc;
 
@@ -27,18 +28,15 @@ pub(super) struct TurnRequest {
 }
 
 enum Kind {
-    Send {
-        content: Arc<str>,
-        web_search: bool,
-    },
+    Send(Message),
     Replace {
         target: RequestId,
         change: Replacement,
     },
 }
 
-/// The parts of a draft that come from the client, or from the turn that it
-/// replaces.
+/// What enters a draft from the client, or from the turn that it replaces.
+#[derive(Clone)]
 struct Message {
     content: Arc<str>,
     web_search: bool,
@@ -51,10 +49,11 @@ impl TurnRequest {
         let request_id = message.request_id.unwrap_or_else(RequestId::random);
         Self {
             ids: Ids::new(chat_id, request_id, now),
-            kind: Kind::Send {
+            kind: Kind::Send(Message {
                 content: message.content.into(),
                 web_search: message.web_search,
-            },
+                replaces: None,
+            }),
         }
     }
 
@@ -72,25 +71,41 @@ impl TurnRequest {
         }
     }
 
-    /// Admits the request. The user's cells were read and are locked.
+    /// What a message needs to be admitted without locks; `None`: it needs them,
+    /// because it takes the place of a turn or counts calls of a tool.
+    pub(super) fn snapshot_query(&self, caller: &Caller) -> Option<AdmissionQuery> {
+        match &self.kind {
+            Kind::Send(message) if !message.web_search => {
+                Some(query(caller, self.ids.chat_id, self.ids.request_id))
+            }
+            Kind::Send(_) | Kind::Replace { .. } => None,
+        }
+    }
+
+    /// Admits a message into a chat that was read without locks.
+    pub(super) fn admit_snapshot(
+        &self,
+        caller: &Caller,
+        facts: AdmissionFacts,
+    ) -> Result<(Draft, Cells), ReserveError> {
+        let Kind::Send(message) = &self.kind else {
+            return Err(Problem::internal().into());
+        };
+        check_key(&facts)?;
+        self.admit_message(caller, message.clone(), facts)
+    }
+
+    /// Admits it, with the user's cells as they were read and locked.
     pub(super) async fn admit(
         &self,
         tx: &mut Tx,
         caller: &Caller,
     ) -> Result<(Draft, Cells), ReserveError> {
         let (message, facts) = match &self.kind {
-            Kind::Send {
-                content,
-                web_search,
-            } => {
+            Kind::Send(message) => {
                 let facts = read(tx, caller, self.ids.chat_id, self.ids.request_id).await?;
                 check_key(&facts)?;
-                let message = Message {
-                    content: Arc::clone(content),
-                    web_search: *web_search,
-                    replaces: None,
-                };
-                (message, facts)
+                (message.clone(), facts)
             }
             Kind::Replace { target, change } => {
                 let facts = read(tx, caller, self.ids.chat_id, *target).await?;
@@ -99,6 +114,15 @@ impl TurnRequest {
                 (replacing(turn, *target, change)?, facts)
             }
         };
+        self.admit_message(caller, message, facts)
+    }
+
+    fn admit_message(
+        &self,
+        caller: &Caller,
+        message: Message,
+        facts: AdmissionFacts,
+    ) -> Result<(Draft, Cells), ReserveError> {
         if facts.is_running {
             return Err(generation_in_progress().into());
         }
@@ -150,15 +174,19 @@ async fn read(
     chat_id: ChatId,
     request_id: RequestId,
 ) -> Result<AdmissionFacts, ReserveError> {
-    let query = AdmissionQuery {
+    let query = query(caller, chat_id, request_id);
+    let facts = tx.turn_admission_facts(&query).await?;
+    facts.ok_or_else(|| Problem::chat_not_found().into())
+}
+
+fn query(caller: &Caller, chat_id: ChatId, request_id: RequestId) -> AdmissionQuery {
+    AdmissionQuery {
         tenant_id: caller.tenant_id,
         user_id: caller.user_id,
         chat_id,
         request_id,
         recent_messages_limit: caller.tenant.config.context.recent_messages_limit,
-    };
-    let facts = tx.turn_admission_facts(&query).await?;
-    facts.ok_or_else(|| Problem::chat_not_found().into())
+    }
 }
 
 /// Idempotency is checked before parallel turns, so that a replay works while

@@ -12,14 +12,16 @@ use minichat_core::turn::{
 };
 use minichat_core::{MessageId, Timestamp};
 use minichat_store::{
-    BoxFuture, FinishedTurn, NewMessage, OutboxMessage, Role, Store, StoreError, TurnFinish, Tx,
+    BoxFuture, Finalization, FinishedTurn, NewMessage, OutboxMessage, QuotaCells, Role,
+    SettlementBooking, SettlementFault, Store, StoreError, TurnFinish, Tx,
 };
 use serde::Serialize;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::account::{Account, Price};
 use super::audit_event::{self, TurnEvent};
-use super::in_doubt::{Attempted, resolve};
+use super::in_doubt::{Attempted, PATIENCE, resolve};
 use super::usage_event::{self, Bill, UsageEvent};
 
 /// The fewest attempts at a finalization that fails.
@@ -85,8 +87,10 @@ impl Ending {
 /// A finalization that this process won.
 #[derive(Clone, Debug)]
 pub(crate) struct Finalized {
-    /// The committed outcome. It differs from the ending's if the answer could
-    /// not be stored (TURN-37).
+    /// The attempt.
+    id: Uuid,
+    /// What was committed; differs from the ending's when its answer could not
+    /// be stored (TURN-37).
     pub(crate) outcome: Outcome,
     pub(crate) billing: BillingOutcome,
     pub(crate) method: SettlementMethod,
@@ -145,10 +149,6 @@ pub(crate) async fn finalize(
             Err(Failure::Store(error)) => {
                 if error.is_unanswered() {
                     in_doubt.push(attempted);
-                } else if attempted.take().is_some() {
-                    // This attempt found the turn running, so no earlier
-                    // attempt has ended it.
-                    in_doubt.clear();
                 }
                 log_failed(account, &error, attempt);
                 let is_tried_again = if error.is_unavailable() {
@@ -166,9 +166,17 @@ pub(crate) async fn finalize(
             }
         }
     };
-    let in_doubt = in_doubt.iter().rev().find_map(Attempted::take);
-    let in_doubt = won_in_doubt(store, account, in_doubt).await;
-    in_doubt.map_or(otherwise, |finalized| won(finalized, entered))
+    // A database that was waited for until the end is asked once more.
+    let patience = match otherwise {
+        Verdict::Uncommitted => Duration::ZERO,
+        Verdict::Lost | Verdict::Won(_) => PATIENCE,
+    };
+    for attempt in in_doubt.iter().filter_map(Attempted::take) {
+        if let Some(finalized) = won_in_doubt(store, account, attempt, patience).await {
+            return won(finalized, entered);
+        }
+    }
+    otherwise
 }
 
 /// An outage may take hundreds of attempts, of which the first ones tell all.
@@ -211,12 +219,17 @@ async fn commit(
 ) -> Result<Finalized, Failure> {
     let (account, ending) = (Arc::clone(account), ending.clone());
     let attempted = attempted.clone();
+    let id = Uuid::new_v4();
     store
         .write_closing(move |tx| -> BoxFuture<'_, Result<Finalized, Failure>> {
             let (account, ending) = (Arc::clone(&account), ending.clone());
             let attempted = attempted.clone();
             Box::pin(async move {
-                let finalized = transaction(tx, &account, &ending).await?;
+                let at_once = in_one_statement(tx, &account, &ending, id, &attempted);
+                if let Some(finalized) = at_once.await? {
+                    return Ok(finalized);
+                }
+                let finalized = under_locks(tx, &account, &ending, id).await?;
                 attempted.note(finalized.clone());
                 Ok(finalized)
             })
@@ -224,51 +237,132 @@ async fn commit(
         .await
 }
 
-/// Finds out whether an earlier attempt was committed although its
-/// acknowledgement was lost. If so, this process won, and no other one counts
-/// the turn (D1).
+/// What an attempt committed although its acknowledgement was lost: then the turn
+/// was not lost to anybody else, and nobody else counts it (D1).
 async fn won_in_doubt(
     store: &Store,
     account: &Account,
-    attempted: Option<Finalized>,
+    mut attempted: Finalized,
+    patience: Duration,
 ) -> Option<Finalized> {
-    let attempted = attempted?;
-    let (tenant, turn) = (account.tenant_id, account.turn_id);
-    let (state, at) = (attempted.outcome.state(), attempted.now);
-    let ended = resolve(store, turn, move |tx| {
-        Box::pin(async move { tx.turn_ended_at(tenant, turn, state, at).await })
+    let (scope, turn, id) = (account.scope(), account.turn_id, attempted.id);
+    let found = resolve(store, turn, patience, move |tx| {
+        Box::pin(async move {
+            let ended = tx.turn_finalized_by(scope.tenant_id, turn, id).await?;
+            Ok(match ended {
+                Some(at) => Some((at, tx.quota_cells(scope).await?)),
+                None => None,
+            })
+        })
     });
-    (ended.await == Some(true)).then_some(attempted)
+    let (at, cells) = found.await??;
+    attempted.now = at;
+    attempted.cells = crate::quota::cells(&cells);
+    Some(attempted)
 }
 
-async fn transaction(
+/// Ends a turn of which this process knows everything that its row holds. `None`:
+/// nothing was written, and the row has to be read.
+async fn in_one_statement(
     tx: &mut Tx,
     account: &Account,
     ending: &Ending,
-) -> Result<Finalized, Failure> {
-    let outcome = ending.outcome;
-    let finish = TurnFinish {
-        tenant_id: account.tenant_id,
-        turn_id: account.turn_id,
-        outcome,
-        provider_response_id: ending.response_id.as_deref(),
-        stale_at: ending.stale_at,
+    id: Uuid,
+    attempted: &Attempted<Finalized>,
+) -> Result<Option<Finalized>, Failure> {
+    let Some(reserve) = account.reserve else {
+        return Ok(None);
     };
+    if ending.stale_at.is_some() || !tx.has_single_statements() {
+        return Ok(None);
+    }
+    // The statement puts the instant and the cells in.
+    let expected = FinishedTurn {
+        now: Finalization::UNKNOWN,
+        cells: QuotaCells::default(),
+        reserve: Some(reserve),
+        web_search_calls: 0,
+        code_interpreter_calls: 0,
+    };
+    let records = Records::new(account, ending, &expected)?;
+    let Some(booking) = records.booking(account, expected.now) else {
+        return Ok(None);
+    };
+    attempted.note(records.finalized(ending, id, &expected));
+    let finalization = Finalization {
+        finish: finish(account, ending, id),
+        reserve,
+        booking,
+        answer: records.answer(account, ending, expected.now),
+        events: records.events.messages(account, expected.now),
+    };
+    let Some(finished) = tx.turn_finalize(&finalization).await? else {
+        return Ok(None);
+    };
+    log_faults(account, booking.faults(&finished.cells));
+    Ok(Some(records.finalized(ending, id, &finished)))
+}
+
+async fn under_locks(
+    tx: &mut Tx,
+    account: &Account,
+    ending: &Ending,
+    id: Uuid,
+) -> Result<Finalized, Failure> {
+    let finish = finish(account, ending, id);
     let finished = tx.turn_finish(&finish, account.scope()).await?;
     let finished = finished.ok_or(Failure::Lost)?;
-
-    let usage = ending.usage.and_then(Usage::known);
-    let (billing, method) = billing(outcome, ending.provider_started, usage.is_some());
-    let charge = Charge::new(account, &finished, method, usage);
-    if let Some(price) = charge.price {
-        book(tx, account, price.tier, &finished, &charge)?;
+    let records = Records::new(account, ending, &finished)?;
+    if let Some(booking) = records.booking(account, finished.now) {
+        log_faults(account, tx.quota_settle(&booking, &finished.cells)?);
     }
-    store_answer(tx, account, ending, usage, finished.now)?;
-    report(
-        tx,
-        account,
-        &Bill {
-            outcome,
+    if let Some(answer) = records.answer(account, ending, finished.now) {
+        tx.message_insert(&answer)?;
+        tx.turn_set_assistant_message(account.tenant_id, account.turn_id, answer.id)?;
+    }
+    for event in records.events.messages(account, finished.now) {
+        tx.outbox_enqueue(&event)?;
+    }
+    Ok(records.finalized(ending, id, &finished))
+}
+
+fn finish<'a>(account: &Account, ending: &'a Ending, id: Uuid) -> TurnFinish<'a> {
+    TurnFinish {
+        tenant_id: account.tenant_id,
+        turn_id: account.turn_id,
+        outcome: ending.outcome,
+        provider_response_id: ending.response_id.as_deref(),
+        finalization_id: id,
+        stale_at: ending.stale_at,
+    }
+}
+
+fn log_faults(account: &Account, faults: impl IntoIterator<Item = SettlementFault>) {
+    for fault in faults {
+        tracing::error!(turn.id = %account.turn_id, ?fault, "a quota row did not hold the turn's reserve");
+    }
+}
+
+/// What is written with the end of a turn.
+struct Records {
+    billing: BillingOutcome,
+    method: SettlementMethod,
+    usage: Option<Usage>,
+    charge: Charge,
+    events: Events,
+}
+
+impl Records {
+    fn new(
+        account: &Account,
+        ending: &Ending,
+        finished: &FinishedTurn,
+    ) -> Result<Self, StoreError> {
+        let usage = ending.usage.and_then(Usage::known);
+        let (billing, method) = billing(ending.outcome, ending.provider_started, usage.is_some());
+        let charge = Charge::new(account, finished, method, usage);
+        let bill = Bill {
+            outcome: ending.outcome,
             billing,
             method,
             usage,
@@ -278,19 +372,72 @@ async fn transaction(
             web_search_calls: charge.web_search_calls,
             code_interpreter_calls: charge.code_interpreter_calls,
             timestamp: finished.now,
-        },
-    )?;
-    audit(tx, account, ending, usage, &finished)?;
-    Ok(Finalized {
-        outcome,
-        billing,
-        method,
-        cells: charge.after(&finished),
-        settlement: charge.settlement,
-        code_interpreter_calls: charge.code_interpreter_calls,
-        now: finished.now,
-        latency: Duration::ZERO,
-    })
+        };
+        let events = Events::new(account, ending, finished, &bill)?;
+        Ok(Self {
+            billing,
+            method,
+            usage,
+            charge,
+            events,
+        })
+    }
+
+    /// `None`: nothing is booked.
+    fn booking(&self, account: &Account, now: Timestamp) -> Option<SettlementBooking> {
+        let (charge, settlement) = (&self.charge, &self.charge.settlement);
+        Some(SettlementBooking {
+            scope: account.scope(),
+            premium: charge.price?.tier == Tier::Premium,
+            reserved_credits_micro: charge.reserve.reserved_credits_micro.unsigned_abs(),
+            committed_credits_micro: settlement.committed_credits_micro.unsigned_abs(),
+            usage: Usage {
+                input_tokens: settlement.input_tokens,
+                output_tokens: settlement.output_tokens,
+                ..Usage::default()
+            },
+            file_search_calls: 0,
+            web_search_calls: charge.web_search_calls,
+            code_interpreter_calls: charge.code_interpreter_calls,
+            now,
+        })
+    }
+
+    /// The assistant's message (TURN-33 step 4).
+    fn answer<'a>(
+        &self,
+        account: &'a Account,
+        ending: &'a Ending,
+        now: Timestamp,
+    ) -> Option<NewMessage<'a>> {
+        let (id, text) = ending.kept()?;
+        Some(NewMessage {
+            id: *id,
+            tenant_id: account.tenant_id,
+            chat_id: account.chat_id,
+            request_id: account.request_id,
+            role: Role::Assistant,
+            content: text,
+            provider_response_id: ending.response_id.as_deref(),
+            usage: self.usage.unwrap_or_default(),
+            model: Some(&account.effective_model),
+            created_at: now,
+        })
+    }
+
+    fn finalized(&self, ending: &Ending, id: Uuid, finished: &FinishedTurn) -> Finalized {
+        Finalized {
+            id,
+            outcome: ending.outcome,
+            billing: self.billing,
+            method: self.method,
+            cells: self.charge.after(finished),
+            settlement: self.charge.settlement,
+            code_interpreter_calls: self.charge.code_interpreter_calls,
+            now: finished.now,
+            latency: Duration::ZERO,
+        }
+    }
 }
 
 /// The charge of the turn.
@@ -363,104 +510,66 @@ impl Charge {
     }
 }
 
-fn book(
-    tx: &mut Tx,
-    account: &Account,
-    tier: Tier,
-    finished: &FinishedTurn,
-    charge: &Charge,
-) -> Result<(), StoreError> {
-    let settlement = &charge.settlement;
-    let booking = minichat_store::SettlementBooking {
-        scope: account.scope(),
-        premium: tier == Tier::Premium,
-        reserved_credits_micro: charge.reserve.reserved_credits_micro.unsigned_abs(),
-        committed_credits_micro: settlement.committed_credits_micro.unsigned_abs(),
-        usage: Usage {
-            input_tokens: settlement.input_tokens,
-            output_tokens: settlement.output_tokens,
-            ..Usage::default()
-        },
-        file_search_calls: 0,
-        web_search_calls: charge.web_search_calls,
-        code_interpreter_calls: charge.code_interpreter_calls,
-        now: finished.now,
-    };
-    for fault in tx.quota_settle(&booking, &finished.cells)? {
-        tracing::error!(turn.id = %account.turn_id, ?fault, "a quota row did not hold the turn's reserve");
+/// The events that are enqueued with the end of a turn.
+struct Events {
+    dedupe_key: String,
+    /// The usage event (QUOTA-85).
+    usage: String,
+    /// The audit event (TURN-33 step 6).
+    audit: String,
+}
+
+impl Events {
+    fn new(
+        account: &Account,
+        ending: &Ending,
+        finished: &FinishedTurn,
+        bill: &Bill<'_>,
+    ) -> Result<Self, StoreError> {
+        let end = audit_event::End {
+            outcome: ending.outcome,
+            usage: bill.usage,
+            ttft: ending.ttft,
+            total: ending.began.map(|began| began.elapsed()),
+            web_search_calls: finished.web_search_calls,
+            code_interpreter_calls: finished.code_interpreter_calls,
+            timestamp: finished.now,
+        };
+        let usage = UsageEvent::new(account, bill);
+        Ok(Self {
+            usage: json(&usage)?,
+            dedupe_key: usage.dedupe_key,
+            audit: json(&TurnEvent::new(account, &end))?,
+        })
     }
-    Ok(())
-}
 
-/// Stores the assistant's message (TURN-33 step 4).
-fn store_answer(
-    tx: &mut Tx,
-    account: &Account,
-    ending: &Ending,
-    usage: Option<Usage>,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let Some((id, text)) = ending.kept() else {
-        return Ok(());
-    };
-    let tenant = account.tenant_id;
-    tx.message_insert(&NewMessage {
-        id: *id,
-        tenant_id: tenant,
-        chat_id: account.chat_id,
-        request_id: account.request_id,
-        role: Role::Assistant,
-        content: text,
-        provider_response_id: ending.response_id.as_deref(),
-        usage: usage.unwrap_or_default(),
-        model: Some(&account.effective_model),
-        created_at: now,
-    })?;
-    tx.turn_set_assistant_message(tenant, account.turn_id, *id)
-}
-
-/// Enqueues the usage event with the settlement (QUOTA-85).
-fn report(tx: &mut Tx, account: &Account, bill: &Bill<'_>) -> Result<(), StoreError> {
-    let event = UsageEvent::new(account, bill);
-    let payload = json(&event)?;
-    tx.outbox_enqueue(&OutboxMessage {
-        queue: usage_event::QUEUE,
-        tenant_id: account.tenant_id,
-        key: account.tenant_id.0,
-        partitions: usage_event::PARTITIONS,
-        dedupe_key: Some(&event.dedupe_key),
-        payload: &payload,
-        created_at: bill.timestamp,
-    })
-}
-
-/// Enqueues the audit event (TURN-33 step 6).
-fn audit(
-    tx: &mut Tx,
-    account: &Account,
-    ending: &Ending,
-    usage: Option<Usage>,
-    finished: &FinishedTurn,
-) -> Result<(), StoreError> {
-    let end = audit_event::End {
-        outcome: ending.outcome,
-        usage,
-        ttft: ending.ttft,
-        total: ending.began.map(|began| began.elapsed()),
-        web_search_calls: finished.web_search_calls,
-        code_interpreter_calls: finished.code_interpreter_calls,
-        timestamp: finished.now,
-    };
-    let payload = json(&TurnEvent::new(account, &end))?;
-    tx.outbox_enqueue(&OutboxMessage {
-        queue: audit_event::QUEUE,
-        tenant_id: account.tenant_id,
-        key: account.tenant_id.0,
-        partitions: audit_event::PARTITIONS,
-        dedupe_key: None,
-        payload: &payload,
-        created_at: finished.now,
-    })
+    fn messages(&self, account: &Account, now: Timestamp) -> [OutboxMessage<'_>; 2] {
+        let tenant = account.tenant_id;
+        let message = |queue, partitions, dedupe_key, payload| OutboxMessage {
+            queue,
+            tenant_id: tenant,
+            key: tenant.0,
+            partitions,
+            dedupe_key,
+            payload,
+            created_at: now,
+        };
+        let key = Some(self.dedupe_key.as_str());
+        [
+            message(
+                usage_event::QUEUE,
+                usage_event::PARTITIONS,
+                key,
+                &self.usage,
+            ),
+            message(
+                audit_event::QUEUE,
+                audit_event::PARTITIONS,
+                None,
+                &self.audit,
+            ),
+        ]
+    }
 }
 
 fn json(event: &impl Serialize) -> Result<String, StoreError> {

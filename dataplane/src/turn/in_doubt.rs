@@ -15,7 +15,7 @@ const MAX_BACK_OFF: Duration = Duration::from_secs(2);
 /// The last look begins within this time. With the transaction and that look it
 /// stays below the timeout of every watchdog (TURN-1): what is found is still as
 /// the commit left it.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What the last attempt of a transaction was about to commit, to recognize its
 /// commit by.
@@ -43,12 +43,17 @@ impl<T> Attempted<T> {
 }
 
 /// The result of `query` about `turn`, as soon as the database answers; `None`
-/// if it does not answer in time.
+/// if it does not answer within `patience`. It is asked at least once.
 /// The connection is lost, but its transaction may still run in the server and
-/// commit later. So `query` first takes a lock that the transaction held at its
-/// last statement. This waits for the end of the transaction, so that a commit
-/// in progress is never mistaken for a missing one.
-pub(super) async fn resolve<T, F>(store: &Store, turn: TurnId, query: F) -> Option<T>
+/// commit later. So `query` first takes a lock that the transaction holds. This
+/// waits for the end of the transaction, or prevents it if it has not begun, so
+/// that a commit in progress is never mistaken for a missing one.
+pub(super) async fn resolve<T, F>(
+    store: &Store,
+    turn: TurnId,
+    patience: Duration,
+    query: F,
+) -> Option<T>
 where
     F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, StoreError>> + Clone + Send + 'static,
     T: Send + 'static,
@@ -58,7 +63,7 @@ where
     loop {
         match store.write_closing(query.clone()).await {
             Ok(found) => return Some(found),
-            Err(error) if error.is_unavailable() && began.elapsed() + back_off < PATIENCE => {
+            Err(error) if error.is_unavailable() && began.elapsed() + back_off < patience => {
                 tracing::warn!(turn.id = %turn, %error, "a commit is in doubt, and the database cannot be asked");
                 tokio::time::sleep(back_off).await;
                 back_off = (back_off * 2).min(MAX_BACK_OFF);

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::RequestContext;
-use super::in_doubt::{Attempted, resolve};
+use super::in_doubt::{Attempted, PATIENCE, resolve};
 use super::mutation_event::TurnMutation;
 use super::open::Draft;
 use crate::app::App;
@@ -173,7 +173,7 @@ async fn delete_once(
 }
 
 async fn deleted_in_doubt(app: &App, query: MutationQuery, (turn_id, at): Deletion) -> bool {
-    let found = resolve(&app.store, turn_id, move |tx| {
+    let found = resolve(&app.store, turn_id, PATIENCE, move |tx| {
         Box::pin(async move { tx.turn_deleted_at(&query, turn_id, at).await })
     });
     found.await == Some(true)

@@ -7,7 +7,7 @@ use minichat_core::context::{
 };
 use minichat_core::quota::estimate::OfferedTools;
 use minichat_core::quota::{
-    Cells, Decision, InputTooLong, QuotaScope, Reserve, check_message_length, preflight,
+    Cells, Decision, InputTooLong, Limits, QuotaScope, Reserve, check_message_length, preflight,
 };
 use serde_json::json;
 
@@ -54,6 +54,13 @@ pub(super) fn decide(
     let models = policy::models(config);
     let policy = policy::policy(config, &models, caller.user_id);
     preflight(&policy, &draft.selected_model, &draft.facts, cells)
+}
+
+/// What the cells may hold at most so that the reserve of `plan` is still covered.
+pub(super) fn most_used(caller: &Caller, plan: &Plan) -> Limits {
+    let config = &caller.tenant.config;
+    let policy = policy::policy(config, &[], caller.user_id);
+    policy.most_used(plan.reserve.reserved_credits_micro)
 }
 
 fn context(

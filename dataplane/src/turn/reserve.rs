@@ -1,24 +1,41 @@
 //! The reserve: the transaction that opens a turn (TURN-11).
-//! It reads everything that admission needs under the locks of the user's quota
-//! rows, so that the decision is authoritative (QUOTA-52). It writes the user's
-//! message, the turn's row and the reserve, and deletes the turn that the new
-//! one replaces (TURN-55). All of it is committed before the provider is
-//! called.
+//!
+//! It reads what admission has to know and writes user message, turn row and
+//! reserve, with the deletion of the turn whose place the new one takes (TURN-55).
+//! What is decided is authoritative (QUOTA-52): it is read under the locks of the
+//! chat and of the user's quota rows, or checked again under them by the one
+//! statement that writes it. All of it commits before the provider is called.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use minichat_core::quota::{Decision, Tier};
-use minichat_store::{BoxFuture, Constraint, NewMessage, NewTurn, QuotaDay, Role, StoreError, Tx};
+use minichat_core::quota::{Cells, Decision, Tier};
+use minichat_store::{
+    AdmissionQuery, AdmissionSnapshot, BoxFuture, ConditionalReserve, Constraint, NewMessage,
+    NewTurn, QuotaDay, Role, StoreError, Tx,
+};
 
 use super::admission::{self, TurnRequest};
-use super::in_doubt::resolve;
-use super::open::{Ids, Plan};
-use super::plan::{decide, input_too_long, plan};
+use super::in_doubt::{PATIENCE, resolve};
+use super::open::{Draft, Ids, Plan};
+use super::plan::{decide, input_too_long, most_used, plan};
 use super::replay::{CompletedTurn, replay};
 use super::{RequestContext, SseBody, instrumentation, mutation};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
+
+/// Attempts to open a turn without locks, before it is opened under them.
+const UNLOCKED_ATTEMPTS: u32 = 3;
+
+/// What an attempt without locks came to.
+enum Unlocked {
+    Reserved,
+    /// What was read is not so any more.
+    Changed,
+    /// The decision depends on more than a statement can check, or rows are to be
+    /// made first.
+    NeedsLocks,
+}
 
 /// Why no turn was opened.
 pub(super) enum ReserveError {
@@ -141,14 +158,14 @@ async fn write(app: &App, opening: &Arc<Opening>) -> Result<(), ReserveError> {
 /// Whether the turn is open although its commit was not acknowledged. If it is,
 /// it needs a task (TURN-15).
 async fn opened_in_doubt(app: &App, caller: &Caller, plan: &Plan) -> bool {
-    let (scope, turn) = (scope(caller, plan), plan.ids().turn_id);
-    let found = resolve(&app.store, turn, move |tx| {
+    let (scope, ids) = (scope(caller, plan), plan.ids());
+    let (chat, turn) = (ids.chat_id, ids.turn_id);
+    let found = resolve(&app.store, turn, PATIENCE, move |tx| {
         Box::pin(async move {
-            // Waits for the end of the transaction, which held the same rows.
-            tx.quota_lock(scope).await?;
+            let is_open = tx.turn_opened(scope, chat, turn).await?;
             // Its task begins only now, and would show life half a minute later.
             tx.turn_progress(scope.tenant_id, turn)?;
-            tx.turn_exists(scope.tenant_id, turn).await
+            Ok(is_open)
         })
     });
     // If the state remains unknown, the watchdog ends the turn.
@@ -164,22 +181,77 @@ fn scope(caller: &Caller, plan: &Plan) -> QuotaDay {
 }
 
 impl Opening {
+    /// Opens the turn by a statement that writes only if nothing has changed since
+    /// the chat was read; if that fails too often, under locks from the start.
     async fn transaction(&self, tx: &mut Tx) -> Result<(), ReserveError> {
-        let caller = &self.caller;
         *self.decided() = Decided::default();
+        if tx.has_single_statements()
+            && let Some(query) = self.turn.snapshot_query(&self.caller)
+        {
+            for _ in 0..UNLOCKED_ATTEMPTS {
+                match self.without_locks(tx, &query).await? {
+                    Unlocked::Reserved => return Ok(()),
+                    Unlocked::Changed => {}
+                    Unlocked::NeedsLocks => break,
+                }
+            }
+        }
+        self.under_locks(tx).await
+    }
+
+    async fn without_locks(
+        &self,
+        tx: &mut Tx,
+        query: &AdmissionQuery,
+    ) -> Result<Unlocked, ReserveError> {
+        let caller = &self.caller;
+        let snapshot = tx.turn_admission_snapshot(query).await?;
+        let AdmissionSnapshot { facts, revision } = snapshot.ok_or_else(Problem::chat_not_found)?;
+        let rows = facts.quota.clone();
+        let (draft, cells) = self.turn.admit_snapshot(caller, facts)?;
+        let plan = self.plan(draft, &cells)?;
+        let premium = plan.model().tier == Tier::Premium;
+        if !plan.decision.holds_while_there_is_room()
+            || !rows.are_complete(plan.draft.started_at.date(), premium)
+        {
+            return Ok(Unlocked::NeedsLocks);
+        }
+        let reserve = ConditionalReserve {
+            turn: new_turn(caller, &plan),
+            message: new_message(caller, &plan),
+            premium,
+            revision,
+            most_used: most_used(caller, &plan),
+        };
+        let reserved = tx.turn_reserve(&reserve).await;
+        if matches!(reserved, Ok(false)) {
+            return Ok(Unlocked::Changed);
+        }
+        // Also if nobody knows whether it is open.
+        self.decided().plan = Some(plan);
+        reserved?;
+        Ok(Unlocked::Reserved)
+    }
+
+    async fn under_locks(&self, tx: &mut Tx) -> Result<(), ReserveError> {
+        let caller = &self.caller;
         let (draft, cells) = self.turn.admit(tx, caller).await?;
-        let decision = decide(caller, &draft, &cells).map_err(|_| input_too_long())?;
-        self.decided().preflight = Some(Preflight {
-            selected_model: Arc::clone(&draft.selected_model),
-            decision,
-        });
-        let plan = plan(caller, draft, decision)?;
+        let plan = self.plan(draft, &cells)?;
         if let Some(replaced) = &plan.draft.replaces {
             mutation::replace(tx, caller, &self.request, &plan.draft, replaced)?;
         }
         insert(tx, caller, &plan)?;
         self.decided().plan = Some(plan);
         Ok(())
+    }
+
+    fn plan(&self, draft: Draft, cells: &Cells) -> Result<Plan, ReserveError> {
+        let decision = decide(&self.caller, &draft, cells).map_err(|_| input_too_long())?;
+        self.decided().preflight = Some(Preflight {
+            selected_model: Arc::clone(&draft.selected_model),
+            decision,
+        });
+        Ok(plan(&self.caller, draft, decision)?)
     }
 
     fn decided(&self) -> MutexGuard<'_, Decided> {
@@ -193,18 +265,22 @@ impl Opening {
 
 fn insert(tx: &mut Tx, caller: &Caller, plan: &Plan) -> Result<(), StoreError> {
     let now = plan.draft.started_at;
-    let scope = scope(caller, plan);
-    let ids = plan.ids();
-    let model = plan.model();
-    let reserve = &plan.reserve;
     tx.quota_reserve(
-        scope,
-        model.tier == Tier::Premium,
-        reserve.reserved_credits_micro.unsigned_abs(),
+        scope(caller, plan),
+        plan.model().tier == Tier::Premium,
+        plan.reserve.reserved_credits_micro.unsigned_abs(),
         now,
     )?;
     // First, so that a lost race is reported by the turn's own constraints.
-    tx.turn_insert(&NewTurn {
+    tx.turn_insert(&new_turn(caller, plan))?;
+    tx.message_insert(&new_message(caller, plan))?;
+    let chat = plan.ids().chat_id;
+    tx.chat_touch(caller.tenant_id, caller.user_id, chat, now)
+}
+
+fn new_turn<'a>(caller: &Caller, plan: &'a Plan) -> NewTurn<'a> {
+    let (ids, model, reserve) = (plan.ids(), plan.model(), &plan.reserve);
+    NewTurn {
         id: ids.turn_id,
         tenant_id: caller.tenant_id,
         chat_id: ids.chat_id,
@@ -217,11 +293,15 @@ fn insert(tx: &mut Tx, caller: &Caller, plan: &Plan) -> Result<(), StoreError> {
         policy_version_applied: plan.policy_version(),
         max_output_tokens_applied: reserve.max_output_tokens_applied,
         minimal_generation_floor_applied: reserve.minimal_generation_floor_applied,
-        reserve_day: scope.day,
+        reserve_day: plan.draft.started_at.date(),
         web_search_enabled: plan.draft.web_search_enabled,
-        started_at: now,
-    })?;
-    tx.message_insert(&NewMessage {
+        started_at: plan.draft.started_at,
+    }
+}
+
+fn new_message<'a>(caller: &Caller, plan: &'a Plan) -> NewMessage<'a> {
+    let ids = plan.ids();
+    NewMessage {
         id: ids.user_message_id,
         tenant_id: caller.tenant_id,
         chat_id: ids.chat_id,
@@ -231,9 +311,8 @@ fn insert(tx: &mut Tx, caller: &Caller, plan: &Plan) -> Result<(), StoreError> {
         provider_response_id: None,
         usage: minichat_core::turn::Usage::default(),
         model: None,
-        created_at: now,
-    })?;
-    tx.chat_touch(caller.tenant_id, caller.user_id, ids.chat_id, now)
+        created_at: plan.draft.started_at,
+    }
 }
 
 /// Lost races are expected answers, not faults (TURN-12). A turn with the same

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use minichat_store::testing::{Control, Fault};
-use minichat_tests::database::{DatabaseKind, Rows};
+use minichat_tests::database::{DatabaseKind, Rows, WriteLock};
 use minichat_tests::harness::{Env, Held, Scene, run};
 use minichat_tests::on_each_database;
 use minichat_tests::postgres_proxy::PostgresProxy;
@@ -229,17 +229,46 @@ async fn asked_about(env: &Env, scene: &Scene, proxy: &PostgresProxy) -> anyhow:
     scene.stack.eventually("looked up", waiting).await
 }
 
-/// TURN-38, D1: a finalization loses its connection, and its commit reaches the
-/// server later than every other attempt and than the query for its result.
+/// Who waits for a lock.
+const WAITING: &str = "SELECT count(*) FROM pg_stat_activity \
+    WHERE datname = current_database() AND wait_event_type = 'Lock'";
+
+/// Cuts the connection of a statement that waits for `lock`, and frees the lock
+/// when the database is asked again.
+async fn cut_while_waiting(
+    env: &Env,
+    scene: &Scene,
+    proxy: &PostgresProxy,
+    lock: WriteLock,
+) -> anyhow::Result<()> {
+    let waiting = async |count| Ok(env.database.number(WAITING).await? == count);
+    scene
+        .stack
+        .eventually("waiting", async || waiting(1).await)
+        .await?;
+    let before = proxy.turned_away();
+    proxy.set_down(true);
+    let cut = async || Ok(proxy.turned_away() > before);
+    scene.stack.eventually("cut", cut).await?;
+    proxy.set_down(false);
+    scene
+        .stack
+        .eventually("asked about", async || waiting(2).await)
+        .await?;
+    drop(lock);
+    Ok(())
+}
+
+/// TURN-38, D1: the connection of a finalization is lost while its statement is
+/// under way, and it takes place beside another attempt.
 #[test]
-fn a_finalization_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()> {
+fn a_finalization_that_is_under_way_is_counted_once() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {
         let (scene, proxy) = env.proxied_scene("").await?;
         let mut turn = scene.held().await?;
-        proxy.hold_the_next_commit();
+        let lock = env.database.lock_rows("quota_usage").await?;
         scene.provider.release(1);
-        asked_about(&env, &scene, &proxy).await?;
-        proxy.deliver_the_held_commit().await?;
+        cut_while_waiting(&env, &scene, &proxy, lock).await?;
         turn.stream.expect("done").await?;
         let request = turn.started.text("request_id");
         assert_eq!(turn.user.turn(&turn.chat, request).await?["state"], "done");
@@ -251,23 +280,14 @@ fn a_finalization_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()
     })
 }
 
-/// TURN-13, TURN-15: the same for a reserve. A user's first reserve inserts the
-/// rows that it locks, and a later one finds them.
+/// TURN-13, TURN-15: the first reserve of a user makes the rows that it locks, in
+/// a transaction whose commit reaches the server later than the question.
 #[test]
 fn a_reserve_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()> {
-    reserve_under_way(0)?;
-    reserve_under_way(1)
-}
-
-/// The reserve of a user who had `earlier` turns.
-fn reserve_under_way(earlier: i64) -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async move |env| {
         let (scene, proxy) = env.proxied_scene("").await?;
         let user = scene.new_user()?;
         let chat = user.create_chat(Some("std")).await?;
-        for _ in 0..earlier {
-            user.say(&chat, "PING").await?.only("done")?;
-        }
         proxy.hold_the_next_commit();
         let conducted = async {
             asked_about(&env, &scene, &proxy).await?;
@@ -276,13 +296,63 @@ fn reserve_under_way(earlier: i64) -> anyhow::Result<()> {
         let (events, conducted) = tokio::join!(user.say(&chat, "PING"), conducted);
         conducted?;
         events?.only("done")?;
-        assert_eq!(env.database.number(TURNS).await?, earlier + 1);
+        assert_eq!(env.database.number(TURNS).await?, 1);
         assert_eq!(env.database.number(RESERVED).await?, 0);
         Ok(())
     })
 }
 
-/// TURN-55, API-74: the same for a deletion.
+/// TURN-13, TURN-15: the connection of a reserve is lost while its statement is
+/// under way.
+#[test]
+fn a_reserve_that_is_under_way_is_waited_for() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async move |env| {
+        let (scene, proxy) = env.proxied_scene("").await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        user.say(&chat, "PING").await?.only("done")?;
+        let lock = env.database.lock_rows("quota_usage").await?;
+        let (events, conducted) = tokio::join!(
+            user.say(&chat, "PING"),
+            cut_while_waiting(&env, &scene, &proxy, lock)
+        );
+        conducted?;
+        events?.only("done")?;
+        assert_eq!(env.database.number(TURNS).await?, 2);
+        assert_eq!(env.database.number(RESERVED).await?, 0);
+        Ok(())
+    })
+}
+
+/// TURN-13, TURN-15: a reserve that comes to the server after it was asked about
+/// opens nothing that nobody would know of.
+#[test]
+fn a_reserve_that_comes_too_late_opens_nothing() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async move |env| {
+        let (scene, proxy) = env.proxied_scene("").await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        user.say(&chat, "PING").await?.only("done")?;
+        proxy.hold_the_next_commit();
+        let body = json!({"content": "PING"});
+        let back = async {
+            let turned_away = async || Ok(proxy.turned_away() > 0);
+            scene.stack.eventually("turned away", turned_away).await?;
+            proxy.set_down(false);
+            anyhow::Ok(())
+        };
+        let (refused, back) = tokio::join!(user.refused(&chat, &body), back);
+        back?;
+        refused?.problem(503, "service_unavailable")?;
+        proxy.deliver_the_held_commit().await?;
+        assert_eq!(env.database.number(TURNS).await?, 1);
+        assert_eq!(env.database.number(RESERVED).await?, 0);
+        user.say(&chat, "PING").await?.only("done")?;
+        Ok(())
+    })
+}
+
+/// TURN-55, API-74: the same of a deletion.
 #[test]
 fn a_deletion_whose_commit_is_under_way_is_waited_for() -> anyhow::Result<()> {
     run(DatabaseKind::Postgres, async |env| {

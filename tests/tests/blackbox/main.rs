@@ -26,6 +26,7 @@ mod disconnects;
 mod events;
 #[cfg(test)]
 mod every_route;
+mod exactness;
 #[cfg(test)]
 mod finalization;
 #[cfg(test)]

@@ -186,7 +186,7 @@ on_each_database! {
         for deleted in [Deleted::Turn, Deleted::Chat] {
             for opening in OPENINGS {
                 let talk = Talk::begin(&scene).await?;
-                let lock = env.database.lock_table("quota_usage").await?;
+                let lock = env.database.lock_rows("quota_usage").await?;
                 let open = talk.open(opening, &talk.turns[1]);
                 let delete = talk.delete(deleted);
                 let [opened, deletion] = talk.overlap(&scene, lock, open, delete).await?;

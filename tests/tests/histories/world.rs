@@ -274,11 +274,13 @@ async fn prepare(
 }
 
 /// Replaces the server's clock by one that stands still.
-const CLOCK_OF_POSTGRES: [&str; 5] = [
+const CLOCK_OF_POSTGRES: [&str; 6] = [
     "CREATE SCHEMA simulated",
     "CREATE TABLE simulated.clock (now TIMESTAMPTZ NOT NULL)",
     "INSERT INTO simulated.clock VALUES (TIMESTAMPTZ 'epoch')",
     "CREATE FUNCTION simulated.statement_timestamp() RETURNS TIMESTAMPTZ \
+     LANGUAGE SQL STABLE AS 'SELECT now FROM simulated.clock'",
+    "CREATE FUNCTION simulated.clock_timestamp() RETURNS TIMESTAMPTZ \
      LANGUAGE SQL STABLE AS 'SELECT now FROM simulated.clock'",
     "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = \
      public, simulated, pg_catalog', current_database()); END $$",

@@ -102,6 +102,26 @@ impl Limits {
     }
 }
 
+impl Policy<'_> {
+    /// What each cell may hold at most so that it still allows `reserve`, in
+    /// micro-credits (QUOTA-12, QUOTA-14).
+    pub const fn most_used(&self, reserve: i64) -> Limits {
+        let floor = self.negative_threshold_credits_micro.saturating_neg();
+        let room = if reserve > floor { reserve } else { floor };
+        let TierLimits { daily, monthly } = self.limits.standard;
+        let standard = TierLimits {
+            daily: daily.saturating_sub(room),
+            monthly: monthly.saturating_sub(room),
+        };
+        let TierLimits { daily, monthly } = self.limits.premium;
+        let premium = TierLimits {
+            daily: daily.saturating_sub(room),
+            monthly: monthly.saturating_sub(room),
+        };
+        Limits { standard, premium }
+    }
+}
+
 /// Maximum number of tool calls of one user per day (QUOTA-50).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ToolQuotas {

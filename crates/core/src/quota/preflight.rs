@@ -185,6 +185,21 @@ impl Decision {
         }
     }
 
+    /// Whether the decision stays the same as long as every cell of the model's
+    /// tier holds no more than [`Policy::most_used`], whatever else changes in the
+    /// cells. It does not if another tier or another model was passed over for
+    /// what the cells held.
+    pub const fn holds_while_there_is_room(&self) -> bool {
+        match self {
+            Self::Allow { .. } => true,
+            Self::Downgrade { reason, .. } => matches!(
+                reason,
+                DowngradeReason::ForceStandardTier | DowngradeReason::DisablePremiumTier
+            ),
+            Self::Reject { .. } => false,
+        }
+    }
+
     /// The `decision` label of `quota_preflight`; `allow` and `downgrade` are
     /// `quota_decision` on the wire too.
     pub const fn as_str(&self) -> &'static str {
@@ -402,14 +417,11 @@ fn instructions_bytes(model: &PolicyModel<'_>, offered: OfferedTools, facts: &Re
 
 /// Whether every cell of `tier` allows `reserve` (QUOTA-11 to QUOTA-14).
 fn tier_available(policy: &Policy<'_>, tier: Tier, reserve: i64, cells: &Cells) -> bool {
+    let most_used = policy.most_used(reserve);
     tier.buckets().iter().all(|&bucket| {
         Period::ALL.into_iter().all(|period| {
-            let limit = policy.limits.of(bucket, period);
-            let used = cells.of(bucket, period).used();
-            let remaining = limit.saturating_sub(used);
-            limit > 0
-                && remaining >= reserve
-                && remaining >= policy.negative_threshold_credits_micro.saturating_neg()
+            policy.limits.of(bucket, period) > 0
+                && cells.of(bucket, period).used() <= most_used.of(bucket, period)
         })
     })
 }

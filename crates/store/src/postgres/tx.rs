@@ -101,6 +101,32 @@ impl PostgresTx {
         self.statement(sql.into_sql_str(), params, true).await
     }
 
+    /// Whether one server session serves this transaction from its first
+    /// statement on.
+    pub(crate) fn is_direct(&self) -> bool {
+        !self.sessions.is_pooled()
+    }
+
+    /// Runs a statement as a transaction of its own, before any other.
+    pub(crate) async fn single(
+        &mut self,
+        sql: &'static str,
+        params: &[Param<'_>],
+        commits: bool,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        if self.state != State::NotBegun || !self.posted.is_empty() {
+            return Err(StoreError::JobSuspended);
+        }
+        self.state = State::Open;
+        let answer = self.statement(sql.into_sql_str(), params, true).await;
+        self.state = State::NotBegun;
+        if commits {
+            answer.map_err(in_doubt)
+        } else {
+            answer
+        }
+    }
+
     /// Runs a query of a snapshot, kept prepared if `keep`; otherwise the server
     /// forgets it.
     pub(crate) async fn send_page(

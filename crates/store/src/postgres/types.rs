@@ -14,7 +14,7 @@ use sqlx::{
 use uuid::Uuid;
 
 use crate::StoreError;
-use crate::value::{Param, Value};
+use crate::value::{FromValue, Param, Value};
 
 /// 2000-01-01T00:00:00Z, from which PostgreSQL counts.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -106,6 +106,38 @@ pub(crate) fn value(row: &PgRow, index: usize) -> Result<Value<'_>, StoreError> 
             index,
             expected: "a value of its type",
         })
+}
+
+/// The list at `index`.
+pub(crate) fn list<T: FromValue>(row: &PgRow, index: usize) -> Result<Vec<T>, StoreError> {
+    let raw = row.try_get_raw(index).map_err(drop);
+    let items = raw.and_then(|raw| {
+        if raw.is_null() {
+            return Ok(Vec::new());
+        }
+        Vec::<Item<T>>::decode(raw).map_err(drop)
+    });
+    let items = items.map_err(|()| StoreError::Column {
+        index,
+        expected: T::EXPECTED,
+    })?;
+    Ok(items.into_iter().map(|Item(item)| item).collect())
+}
+
+/// A value in a list.
+struct Item<T>(T);
+
+impl<T> Type<Postgres> for Item<T> {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(UNSPECIFIED)
+    }
+}
+
+impl<T: FromValue> Decode<'_, Postgres> for Item<T> {
+    fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        let item = T::from_value(Value::decode(value)?);
+        item.map(Self).ok_or_else(|| T::EXPECTED.into())
+    }
 }
 
 impl<'r> Decode<'r, Postgres> for Value<'r> {

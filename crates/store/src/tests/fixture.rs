@@ -236,7 +236,13 @@ impl OneTurn {
         }
         tx.quota_reserve(self.scope(), self.premium, RESERVE, self.at)?;
         tx.message_insert(&self.message(MessageId::random(), Role::User, "hello"))?;
-        tx.turn_insert(&NewTurn {
+        tx.turn_insert(&self.new_turn())?;
+        tx.chat_touch(self.tenant, self.user, self.chat, self.at)?;
+        Ok(())
+    }
+
+    pub(super) fn new_turn(&self) -> NewTurn<'static> {
+        NewTurn {
             id: self.turn,
             tenant_id: self.tenant,
             chat_id: self.chat,
@@ -252,9 +258,7 @@ impl OneTurn {
             reserve_day: self.at.date(),
             web_search_enabled: false,
             started_at: self.at,
-        })?;
-        tx.chat_touch(self.tenant, self.user, self.chat, self.at)?;
-        Ok(())
+        }
     }
 
     pub(super) fn message<'a>(
@@ -283,6 +287,7 @@ impl OneTurn {
             turn_id: self.turn,
             outcome,
             provider_response_id: Some("resp_1"),
+            finalization_id: uuid::Uuid::new_v4(),
             stale_at: None,
         }
     }

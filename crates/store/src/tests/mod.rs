@@ -3,6 +3,7 @@
 mod admission;
 mod fixture;
 mod group_commit;
+mod one_statement;
 mod outages;
 mod outbox;
 mod paging;

@@ -234,6 +234,7 @@ async fn insert_turn(
                         turn_id: turn.id,
                         outcome,
                         provider_response_id: None,
+                        finalization_id: uuid::Uuid::new_v4(),
                         stale_at: None,
                     };
                     tx.turn_finish(&finish, scope).await?;

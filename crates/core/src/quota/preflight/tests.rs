@@ -504,6 +504,42 @@ proptest! {
         }
     }
 
+    /// QUOTA-52: a decision that needs only room stays the same with any use of
+    /// the cells that leaves it.
+    #[test]
+    fn a_decision_holds_while_there_is_room(
+        selected in 0..3_usize,
+        switches: (bool, bool),
+        spent in proptest::array::uniform4(0..2_000_000_i64),
+        now in proptest::array::uniform4(0..2_000_000_i64),
+        limit in 0..2_000_000_i64,
+    ) {
+        let models = catalog();
+        let mut policy = policy(&models);
+        policy.kill_switches.force_standard_tier = switches.0;
+        policy.kill_switches.disable_premium_tier = switches.1;
+        policy.limits.premium.daily = limit;
+        let cells = |spent: [i64; 4]| Cells {
+            total_daily: Cell { spent: spent[0], reserved: 0 },
+            total_monthly: Cell { spent: spent[1], reserved: 0 },
+            premium_daily: Cell { spent: spent[2], reserved: 0 },
+            premium_monthly: Cell { spent: spent[3], reserved: 0 },
+            ..Cells::default()
+        };
+        let model = ["std", "prem", "gone"][selected];
+        let decided = preflight(&policy, model, &message(), &cells(spent)).unwrap();
+        if let (true, Some((index, reserve))) = (decided.holds_while_there_is_room(), decided.allowed()) {
+            let most = policy.most_used(reserve.reserved_credits_micro);
+            let now = cells(now);
+            let has_room = models[index].tier.buckets().iter().all(|&bucket| {
+                Period::ALL.into_iter().all(|period| now.of(bucket, period).used() <= most.of(bucket, period))
+            });
+            if has_room {
+                proptest::prop_assert_eq!(preflight(&policy, model, &message(), &now).unwrap(), decided);
+            }
+        }
+    }
+
     #[test]
     fn never_panics(
         message_bytes: u64,
