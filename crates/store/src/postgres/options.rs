@@ -51,9 +51,13 @@ fn of_host(
         } else {
             mode(tls.mode)
         })
-        .options(settings.iter().map(|(name, value)| (name, value)))
-        .options(options.iter().map(|(name, value)| (name, value)))
         .disable_statement_logging();
+    // An empty list would be sent as well, and poolers refuse the parameter.
+    if !(settings.is_empty() && options.is_empty()) {
+        wanted = wanted
+            .options(settings.iter().map(|(name, value)| (name, value)))
+            .options(options.iter().map(|(name, value)| (name, value)));
+    }
     if is_socket {
         wanted = wanted.socket(&host.name);
     }
