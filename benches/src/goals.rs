@@ -52,14 +52,13 @@ enum Bound {
 }
 
 impl Bound {
-    fn holds(self, value: f64, samples: &Samples) -> bool {
-        match self {
+    /// `None`: what it is compared with was not measured.
+    fn holds(self, value: f64, samples: &Samples) -> Option<bool> {
+        Some(match self {
             Self::AtMost(bound) => value <= bound,
             Self::AtLeast(bound) => value >= bound,
-            Self::Figure(bound) => samples
-                .spread_of(bound)
-                .is_some_and(|bound| value <= bound.median),
-        }
+            Self::Figure(bound) => value <= samples.spread_of(bound)?.median,
+        })
     }
 }
 
@@ -226,9 +225,9 @@ const GOALS: [Goal; 20] = [
         text: "round trips to PostgreSQL per turn, counted at the socket, ≤ 3",
         unit: "round trips",
         figure: |s, r| s.get(r, S::Remote, M::RoundTripsPerTurn),
-        // Probes and listeners of the process ask as well, every few seconds.
-        must: Bound::AtMost(3.05),
-        stretch: Bound::AtMost(3.05),
+        // New sessions, probes and the listener of the process ask as well.
+        must: Bound::AtMost(3.2),
+        stretch: Bound::AtMost(3.2),
     },
 ];
 
@@ -268,11 +267,12 @@ impl Judgements {
 
 fn judge(goal: &Goal, samples: &Samples) -> Judgement {
     let figure = samples.spread_of(goal.figure);
-    let verdict = match figure {
-        None => Verdict::Unmeasured,
-        Some(spread) if goal.stretch.holds(spread.median, samples) => Verdict::Stretch,
-        Some(spread) if goal.must.holds(spread.median, samples) => Verdict::Pass,
-        Some(_) => Verdict::Fail,
+    let holds = |bound: Bound| bound.holds(figure?.median, samples);
+    let verdict = match (holds(goal.must), holds(goal.stretch)) {
+        (None, _) => Verdict::Unmeasured,
+        (_, Some(true)) => Verdict::Stretch,
+        (Some(true), _) => Verdict::Pass,
+        (Some(false), _) => Verdict::Fail,
     };
     Judgement {
         id: goal.id,

@@ -20,6 +20,9 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// Nanoseconds by which the kernel may let a thread sleep longer than it asked for. Its default is 50,000.
 const TIMER_SLACK: Option<NonZeroU64> = NonZeroU64::new(1);
 
+/// Longest time that is told apart from longer ones.
+const LONGEST_NANOS: u64 = 10_000_000_000;
+
 /// A running proxy. When dropped, it takes no further connections; those that are open end with their peers.
 pub struct Network {
     address: SocketAddr,
@@ -46,7 +49,7 @@ impl Network {
             server,
             delay,
             round_trips: AtomicU64::new(0),
-            transit: Mutex::new(Histogram::new(3)?),
+            transit: Mutex::new(Histogram::new_with_max(LONGEST_NANOS, 3)?),
             is_over: AtomicBool::new(false),
         });
         let accepted = Arc::clone(&state);
