@@ -194,17 +194,21 @@ fn manifests_of_one_id_are_looked_at_again_when_the_database_is_back() -> anyhow
         let place = Place::new(&env, Source::Manifests, "").await?;
         place.deliver(&env, Source::Manifests, &tenant).await?;
         let user = place.stack.new_user(&tenant)?;
-        let error = async || anyhow::Ok(place.stack.configz(&tenant).await?["error"].clone());
+        let entry = async || place.stack.configz(&tenant).await;
+        let of_one = entry().await?["rejected_revision"].clone();
         place.stack.write_manifest("copy", &copy.manifest())?;
-        let is_pending = async || anyhow::Ok(error().await? == ERROR);
-        place.stack.eventually("pending", is_pending).await?;
+        // Until both files are read.
+        let are_both_seen = async || anyhow::Ok(entry().await?["rejected_revision"] != of_one);
+        place.stack.eventually("both seen", are_both_seen).await?;
+        let pending = entry().await?;
+        ensure!(pending["error"] == ERROR, "{pending}");
         let answer = user.get("/models").await?;
         answer.problem(503, "service_unavailable")?;
         place.break_database(false)?;
         let is_refused = async || Ok(user.get("/models").await?.status == 403);
         place.stack.eventually("refused", is_refused).await?;
-        let error = error().await?.to_string();
-        ensure!(error.contains("default/copy"), "{error}");
+        let refused = entry().await?["error"].to_string();
+        ensure!(refused.contains("default/copy"), "{refused}");
         place.stack.stop().await
     })
 }
