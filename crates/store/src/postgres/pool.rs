@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _, SqlStr};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
@@ -26,6 +27,9 @@ const ASKED_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Pool(Arc<Shared>);
 
 struct Shared {
+    /// Where the sockets of sessions are watched: a session outlives the thread
+    /// that asked for it.
+    runtime: Handle,
     /// One for each host.
     servers: Vec<PgConnectOptions>,
     /// Whether a session must keep what is set with it.
@@ -66,6 +70,7 @@ impl Pool {
         keeps_settings: bool,
     ) -> Self {
         Self(Arc::new(Shared {
+            runtime: Handle::current(),
             servers,
             keeps_settings,
             permits: Arc::new(Semaphore::new(settings.max_conns.max(1))),
@@ -87,7 +92,10 @@ impl Pool {
             }
         }
         let created = Instant::now();
-        let connection = self.connect().await?;
+        let pool = self.clone();
+        let connecting = async move { pool.connect().await };
+        let connection = self.0.runtime.spawn(connecting).await;
+        let connection = connection.map_err(|_| StoreError::Closed)??;
         Ok(self.session(connection, created, permit))
     }
 
