@@ -202,6 +202,10 @@ async fn two_operators_of_one_pool_say_so_and_do_not_take_turns() -> anyhow::Res
     let mut tenant = first.tenant("acme");
     first.apply(&first.quota(&tenant, 7)).await?;
     first.admit([&tenant]).await?;
+    // Else the quota could change the revision later.
+    first
+        .await_condition(("ChatQuota", "acme-default"), "Ready", "True/Ready")
+        .await?;
     let before = first.status(&tenant).await?;
 
     let mut second_operator = second.operator().await?;
