@@ -51,8 +51,8 @@ impl Tree {
 
     /// The lines of `text` that name a missing path, and what is wrong.
     fn faults(&self, text: &str) -> anyhow::Result<Vec<(usize, String)>> {
-        let code = Regex::new(r"`([\w.-]+(?:/[\w.-]+)*/?)`")?;
-        let link = Regex::new(r"\]\(([\w./-]+)(?:#[^)]*)?\)")?;
+        let code = Regex::new(r"`([0-9A-Za-z_.-]+(?:/[0-9A-Za-z_.-]+)*/?)`")?;
+        let link = Regex::new(r"\]\(([0-9A-Za-z_./-]+)(?:#[^)]*)?\)")?;
         let mut faults = Vec::new();
         for (number, line) in (1..).zip(text.lines()) {
             let named = code.captures_iter(line).map(|found| found.extract().1);
