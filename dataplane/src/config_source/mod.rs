@@ -34,4 +34,4 @@ pub use examine::{Examined, examine};
 pub use issuers::{Listing, SharedIssuer};
 pub use policy_versions::{OwnedByAnother, PolicyError, StoredPolicyVersions};
 pub use source::ConfigSource;
-pub use tenants::{TenantRuntime, Tenants};
+pub use tenants::{NotServed, TenantRuntime, Tenants};

@@ -81,21 +81,31 @@ enum Pending {
     Only(HashSet<TenantId>),
 }
 
+/// Why a tenant is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotServed {
+    /// It may be served soon.
+    Pending,
+    Unknown,
+}
+
 impl Tenants {
     /// The tenant's current configuration; `None` if it is not served here.
     pub fn get(&self, tenant: TenantId) -> Option<Arc<TenantRuntime>> {
         self.current.load().tenants.get(&tenant).cloned()
     }
 
-    /// Whether `tenant` may be served soon although it is not now (D43).
-    pub fn is_pending(&self, tenant: TenantId) -> bool {
-        match &self.current.load().pending {
-            Pending::All => true,
-            Pending::Only(pending) => pending.contains(&tenant),
-        }
+    /// The tenant's current configuration, or why there is none (D43).
+    pub fn find(&self, tenant: TenantId) -> Result<Arc<TenantRuntime>, NotServed> {
+        let current = self.current.load();
+        let running = current.tenants.get(&tenant).cloned();
+        running.ok_or_else(|| match &current.pending {
+            Pending::Only(pending) if !pending.contains(&tenant) => NotServed::Unknown,
+            Pending::All | Pending::Only(_) => NotServed::Pending,
+        })
     }
 
-    /// Whether this holds of any tenant. Its names and issuers are not known yet.
+    /// Whether any tenant is pending. Its names and issuers are not known yet.
     pub fn has_pending(&self) -> bool {
         match &self.current.load().pending {
             Pending::All => true,

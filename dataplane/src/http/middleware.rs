@@ -27,6 +27,7 @@ use super::request_id::{HttpRequestId, X_REQUEST_ID};
 use super::{deadline, error, panic};
 use crate::app::App;
 use crate::caller::Caller;
+use crate::config_source::NotServed;
 use crate::problem::Problem;
 use crate::turn::RequestContext;
 
@@ -251,13 +252,10 @@ impl Middleware {
     /// does not say which reason applies (API-12, PLAT-135). 503 for a tenant
     /// that waits for the database.
     fn licensed(&self, identity: Identity) -> Result<Caller, Problem> {
-        let tenants = &self.app.tenants;
-        // First, because a pending tenant may begin to run in between.
-        let is_pending = tenants.is_pending(identity.tenant_id);
-        let tenant = match tenants.get(identity.tenant_id) {
-            Some(tenant) if !tenant.config.suspended && tenant.config.features.ai_chat => tenant,
-            None if is_pending => return Err(Problem::not_served_yet()),
-            Some(_) | None => {
+        let tenant = match self.app.tenants.find(identity.tenant_id) {
+            Ok(tenant) if !tenant.config.suspended && tenant.config.features.ai_chat => tenant,
+            Err(NotServed::Pending) => return Err(Problem::not_served_yet()),
+            Ok(_) | Err(NotServed::Unknown) => {
                 return Err(Problem::new(
                     ErrorCode::FeatureNotLicensed,
                     "Chat is not available to this tenant.",
