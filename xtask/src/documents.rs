@@ -1,8 +1,8 @@
 //! Checks that the paths in the documents of the repository exist.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
-use std::{fs, io};
 
 use anyhow::{Context as _, bail};
 use regex::Regex;
@@ -35,7 +35,11 @@ struct Tree(BTreeSet<String>);
 impl Tree {
     fn read(root: &Path) -> anyhow::Result<Self> {
         let mut files = Vec::new();
-        list(root, "", &mut files).with_context(|| format!("cannot list {}", root.display()))?;
+        let is_skipped = |name: &str| name == ".git" || name == "target";
+        workspace::walk(root, is_skipped, &mut |file| {
+            let path = file.strip_prefix(root).unwrap_or(file);
+            files.push(path.to_string_lossy().into_owned());
+        })?;
         Ok(Self::new(files))
     }
 
@@ -94,21 +98,6 @@ impl Tree {
         };
         self.0.contains(path) || !self.0.contains(first) && self.0.iter().any(is_end)
     }
-}
-
-/// Adds the files below `directory`, whose path from the root is `prefix`.
-fn list(directory: &Path, prefix: &str, files: &mut Vec<String>) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let path = format!("{prefix}{}", name.to_string_lossy());
-        if !entry.file_type()?.is_dir() {
-            files.push(path);
-        } else if name != ".git" && name != "target" {
-            list(&entry.path(), &format!("{path}/"), files)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -42,22 +42,34 @@ pub(crate) fn find_files(
     extensions: &[&str],
     files: &mut Vec<PathBuf>,
 ) -> anyhow::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    if name.starts_with('.') || name == "target" {
-        return Ok(());
-    }
+    let is_skipped = |name: &str| name.starts_with('.') || name == "target";
+    walk(path, is_skipped, &mut |file| {
+        let extension = file.extension().unwrap_or_default().to_string_lossy();
+        if extensions.contains(&extension.as_ref()) {
+            files.push(file.to_owned());
+        }
+    })
+}
+
+/// Visits every file below `path`, or `path` itself. Skips entries by their names, and symbolic links.
+pub(crate) fn walk(
+    path: &Path,
+    is_skipped: fn(&str) -> bool,
+    visit: &mut impl FnMut(&Path),
+) -> anyhow::Result<()> {
     let found =
         fs::symlink_metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
-    if found.is_dir() {
-        let entries =
-            fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?;
-        for entry in entries {
-            find_files(&entry?.path(), extensions, files)?;
-        }
-    } else if found.is_file() {
-        let extension = path.extension().unwrap_or_default().to_string_lossy();
-        if extensions.contains(&extension.as_ref()) {
-            files.push(path.to_owned());
+    if found.is_file() {
+        visit(path);
+    }
+    if !found.is_dir() {
+        return Ok(());
+    }
+    let entries = fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        if !is_skipped(&entry.file_name().to_string_lossy()) {
+            walk(&entry.path(), is_skipped, visit)?;
         }
     }
     Ok(())
