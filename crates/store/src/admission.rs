@@ -24,6 +24,13 @@ pub struct AdmissionQuery {
     pub recent_messages_limit: u32,
 }
 
+impl AdmissionQuery {
+    /// Messages to read: at least one, because the newest one is the boundary.
+    pub(crate) fn window(&self) -> u32 {
+        self.recent_messages_limit.max(1)
+    }
+}
+
 /// The state of the chat and of its user's quota before a send.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AdmissionFacts {
@@ -103,10 +110,8 @@ impl Tx {
             user_id,
             chat_id,
             request_id,
-            recent_messages_limit,
+            recent_messages_limit: _,
         } = *query;
-        // At least one row is read, because the newest one is the boundary.
-        let window = recent_messages_limit.max(1);
         let (cells, heads, messages) = self
             .query3(
                 Query {
@@ -121,16 +126,15 @@ impl Tx {
                 },
                 Query {
                     sql: RECENT_SQL,
-                    params: &params![tenant_id, chat_id, request_id, window],
+                    params: &params![tenant_id, chat_id, request_id, query.window()],
                     map: recent_row,
                 },
             )
             .await?;
-        let limit = usize::try_from(recent_messages_limit).unwrap_or(usize::MAX);
         Ok(heads
             .into_iter()
             .next()
-            .map(|head| head.facts(messages, limit, cells)))
+            .map(|head| head.facts(messages, query, cells)))
     }
 }
 
@@ -235,14 +239,15 @@ impl Head {
     pub(crate) fn facts(
         self,
         mut messages: Vec<RecentMessage>,
-        limit: usize,
+        query: &AdmissionQuery,
         cells: Vec<QuotaCell>,
     ) -> AdmissionFacts {
         let boundary = messages.first().map(|newest| Key {
             at: newest.created_at,
             id: newest.id.0,
         });
-        messages.truncate(limit);
+        let limit = usize::try_from(query.recent_messages_limit);
+        messages.truncate(limit.unwrap_or(usize::MAX));
         messages.reverse();
         let latest = self.latest_turn.max(self.latest_message);
         let now = latest.map_or(self.now, |latest| self.now.max(latest.plus_micros(1)));

@@ -112,16 +112,16 @@ impl Tx {
             user_id,
             chat_id,
             request_id,
-            recent_messages_limit,
+            recent_messages_limit: _,
         } = *query;
-        let window = recent_messages_limit.max(1);
-        let params = params![tenant_id, user_id, chat_id, request_id, window];
-        let rows = self.single(SNAPSHOT_SQL, &params, snapshot_row).await?;
-        let limit = usize::try_from(recent_messages_limit).unwrap_or(usize::MAX);
+        let params = params![tenant_id, user_id, chat_id, request_id, query.window()];
+        let rows = self
+            .single(SNAPSHOT_SQL, &params, snapshot_row, false)
+            .await?;
         let found = rows.into_iter().next();
         Ok(
             found.map(|(revision, messages, cells, head)| AdmissionSnapshot {
-                facts: head.facts(messages, limit, cells),
+                facts: head.facts(messages, query, cells),
                 revision,
             }),
         )
@@ -135,7 +135,7 @@ impl Tx {
         reserve: &ConditionalReserve<'_>,
     ) -> Result<bool, StoreError> {
         let params = reserve.params();
-        let rows = self.single_write(RESERVE_SQL, &params, only_column);
+        let rows = self.single(RESERVE_SQL, &params, only_column, true);
         Ok(rows.await?.into_iter().next().unwrap_or(false))
     }
 
@@ -147,7 +147,7 @@ impl Tx {
         finalization: &Finalization<'_>,
     ) -> Result<Option<FinishedTurn>, StoreError> {
         let params = finalization.params()?;
-        let rows = self.single_write(FINALIZE_SQL, &params, finalized_row);
+        let rows = self.single(FINALIZE_SQL, &params, finalized_row, true);
         let finished = rows.await?.into_iter().next();
         Ok(finished.map(|(now, cells)| FinishedTurn {
             now,

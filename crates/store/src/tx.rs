@@ -118,27 +118,8 @@ impl Tx {
     }
 
     /// Runs a statement of PostgreSQL as a transaction of its own, the first of the
-    /// job.
+    /// job. If it `commits` something, its failure may be in doubt.
     pub(crate) async fn single<T>(
-        &mut self,
-        sql: &'static str,
-        params: &[Param<'_>],
-        map: fn(&Row<'_>) -> Result<T, StoreError>,
-    ) -> Result<Vec<T>, StoreError> {
-        self.run_single(sql, params, map, false).await
-    }
-
-    /// The same of a statement that writes, so that its failure may be in doubt.
-    pub(crate) async fn single_write<T>(
-        &mut self,
-        sql: &'static str,
-        params: &[Param<'_>],
-        map: fn(&Row<'_>) -> Result<T, StoreError>,
-    ) -> Result<Vec<T>, StoreError> {
-        self.run_single(sql, params, map, true).await
-    }
-
-    async fn run_single<T>(
         &mut self,
         sql: &'static str,
         params: &[Param<'_>],
