@@ -12,9 +12,9 @@ use tokio::time::Instant;
 const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
 const MAX_BACK_OFF: Duration = Duration::from_secs(2);
 
-/// The last look begins within this time. With the transaction and that look it
-/// stays below the timeout of every watchdog (TURN-1): what is found is still as
-/// the commit left it.
+/// The last query begins within this time. Transaction and query together take less
+/// than the timeout of every watchdog (TURN-1), so no watchdog has changed the turn
+/// when the query reads it.
 pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What the last attempt of a transaction was about to commit, to recognize its
@@ -44,6 +44,7 @@ impl<T> Attempted<T> {
 
 /// The result of `query` about `turn`, as soon as the database answers; `None`
 /// if it does not answer within `patience`. It is asked at least once.
+///
 /// The connection is lost, but its transaction may still run in the server and
 /// commit later. So `query` first takes a lock that the transaction holds. This
 /// waits for the end of the transaction, or prevents it if it has not begun, so

@@ -34,6 +34,7 @@ const UNDER_WAY_PER_TENANT: usize = 16;
 
 /// Lookups in progress. Callers who want the same name at the same time share
 /// one.
+///
 /// A process that starts under load needs one provider's address hundreds of
 /// times at once. In a pod, each lookup asks for every entry of the search
 /// list, twice. If some of so many packets are lost, each loss costs seconds.
