@@ -22,6 +22,7 @@ pub mod raw_provider;
 pub mod scripted_issuer;
 pub mod site;
 pub mod sse;
+pub mod webhook_receiver;
 
 #[cfg(test)]
 mod readme;
