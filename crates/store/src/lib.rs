@@ -55,5 +55,5 @@ pub use settings::DatabaseSettings;
 pub use sqlite::{CopyError, DatabaseFile};
 pub use store::Store;
 pub use tenants::ServedTenant;
-pub use turns::{FinishedTurn, NewTurn, Turn, TurnFinish};
+pub use turns::{FinishedTurn, NewTurn, Turn, TurnFinish, TurnSettlement};
 pub use tx::Tx;

@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_stop_requests.sql"),
     include_str!("migrations/0003_tenants.sql"),
     include_str!("migrations/0004_single_statements.sql"),
+    include_str!("migrations/0005_deliveries.sql"),
 ];
 
 /// The key of the advisory lock, `minichat` in ASCII.

@@ -42,7 +42,7 @@
 
 use minichat_core::Timestamp;
 use minichat_core::quota::{Bucket, Limits, Period, Reserve};
-use minichat_core::turn::TurnErrorCode;
+use minichat_core::turn::{SettlementMethod, TurnErrorCode};
 
 use crate::admission::{Head, head_from, head_row, recent_select};
 use crate::quota::{QuotaCell, QuotaCells, SettlementBooking, cell_conflict, cell_select, settled};
@@ -81,6 +81,7 @@ pub struct Finalization<'a> {
     /// What the turn's row must hold.
     pub reserve: Reserve,
     pub booking: SettlementBooking,
+    pub method: SettlementMethod,
     pub answer: Option<NewMessage<'a>>,
     /// Their `timestamp` is [`Finalization::UNKNOWN`], in whose place the statement
     /// puts the instant of the end. No other text of an object can look like it,
@@ -256,7 +257,8 @@ const FINALIZE_SQL: &str = concat!(
      ended AS (UPDATE chat_turns t SET state = $6, error_code = $7, \
      provider_response_id = COALESCE($8, t.provider_response_id), \
      assistant_message_id = COALESCE($9, t.assistant_message_id), \
-     finalization_id = $10, completed_at = m.at, updated_at = m.at FROM moment m \
+     finalization_id = $10, settled_credits_micro = $15, settlement_method = $36, \
+     completed_at = m.at, updated_at = m.at FROM moment m \
      WHERE t.tenant_id = $1 AND t.id = $5 AND t.state = 'running' \
      AND t.finalization_id IS NULL AND t.reserve_tokens = $11 \
      AND t.reserved_credits_micro = $12 AND t.max_output_tokens_applied = $13 \
@@ -404,11 +406,12 @@ impl ConditionalReserve<'_> {
 }
 
 impl Finalization<'_> {
-    fn params(&self) -> Result<[Param<'_>; 35], StoreError> {
+    fn params(&self) -> Result<[Param<'_>; 36], StoreError> {
         let Self {
             finish,
             reserve,
             booking,
+            method,
             answer,
             events: [first, second],
         } = self;
@@ -454,6 +457,7 @@ impl Finalization<'_> {
             second.partition(),
             second.dedupe_key,
             second.payload,
+            method.as_str(),
         ])
     }
 }

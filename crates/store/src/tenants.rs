@@ -29,7 +29,9 @@ pub(crate) const RELEASE: &str = "DELETE FROM tenants WHERE id = $1 \
      AND NOT EXISTS (SELECT 1 FROM message_reactions WHERE tenant_id = $1) \
      AND NOT EXISTS (SELECT 1 FROM policy_snapshots WHERE tenant_id = $1) \
      AND NOT EXISTS (SELECT 1 FROM outbox_messages WHERE tenant_id = $1) \
+     AND NOT EXISTS (SELECT 1 FROM outbox_parked WHERE tenant_id = $1) \
      AND NOT EXISTS (SELECT 1 FROM outbox_dead_letters WHERE tenant_id = $1) \
+     AND NOT EXISTS (SELECT 1 FROM usage_rollups WHERE tenant_id = $1) \
      RETURNING id";
 
 impl Tx {

@@ -1,7 +1,7 @@
 //! Turns (PLAT-7): one attempt to answer a message each.
 
 use minichat_core::quota::Reserve;
-use minichat_core::turn::{Outcome, TurnErrorCode, TurnState};
+use minichat_core::turn::{Outcome, SettlementMethod, TurnErrorCode, TurnState};
 use uuid::Uuid;
 
 use minichat_core::{ChatId, Date, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
@@ -79,6 +79,14 @@ pub struct FinishedTurn {
     /// Number of completed tool calls in the row.
     pub web_search_calls: u32,
     pub code_interpreter_calls: u32,
+}
+
+/// What is known of a turn only after its quota rows are locked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TurnSettlement {
+    pub committed_credits_micro: u64,
+    pub method: SettlementMethod,
+    pub assistant_message_id: Option<MessageId>,
 }
 
 impl Tx {
@@ -312,16 +320,25 @@ impl Tx {
         self.turn_exists(scope.tenant_id, turn).await
     }
 
-    /// Links the stored answer to its turn (TURN-33 step 4).
-    pub fn turn_set_assistant_message(
+    /// Notes on a turn that was just ended what was booked, and links the stored
+    /// answer to it (TURN-33 step 4).
+    pub fn turn_set_settlement(
         &mut self,
         tenant: TenantId,
         turn: TurnId,
-        message: MessageId,
+        settlement: &TurnSettlement,
     ) -> Result<(), StoreError> {
         self.execute_later(
-            "UPDATE chat_turns SET assistant_message_id = $3 WHERE tenant_id = $1 AND id = $2",
-            params![tenant, turn, message],
+            "UPDATE chat_turns SET settled_credits_micro = $3, settlement_method = $4, \
+             assistant_message_id = COALESCE($5, assistant_message_id) \
+             WHERE tenant_id = $1 AND id = $2",
+            params![
+                tenant,
+                turn,
+                settlement.committed_credits_micro,
+                settlement.method.as_str(),
+                settlement.assistant_message_id,
+            ],
         )
     }
 

@@ -13,7 +13,7 @@ use minichat_core::turn::{
 use minichat_core::{MessageId, Timestamp};
 use minichat_store::{
     BoxFuture, Finalization, FinishedTurn, NewMessage, OutboxMessage, QuotaCells, Role,
-    SettlementBooking, SettlementFault, Store, StoreError, TurnFinish, Tx,
+    SettlementBooking, SettlementFault, Store, StoreError, TurnFinish, TurnSettlement, Tx,
 };
 use serde::Serialize;
 use tokio::time::Instant;
@@ -293,6 +293,7 @@ async fn in_one_statement(
         finish: finish(account, ending, id),
         reserve,
         booking,
+        method: records.method,
         answer: records.answer(account, ending, expected.now),
         events: records.events.messages(account, expected.now),
     };
@@ -316,10 +317,12 @@ async fn under_locks(
     if let Some(booking) = records.booking(account, finished.now) {
         log_faults(account, tx.quota_settle(&booking, &finished.cells)?);
     }
-    if let Some(answer) = records.answer(account, ending, finished.now) {
-        tx.message_insert(&answer)?;
-        tx.turn_set_assistant_message(account.tenant_id, account.turn_id, answer.id)?;
+    let answer = records.answer(account, ending, finished.now);
+    if let Some(answer) = &answer {
+        tx.message_insert(answer)?;
     }
+    let settlement = records.settlement(answer.map(|it| it.id));
+    tx.turn_set_settlement(account.tenant_id, account.turn_id, &settlement)?;
     for event in records.events.messages(account, finished.now) {
         tx.outbox_enqueue(&event)?;
     }
@@ -367,6 +370,7 @@ impl Records {
             method,
             usage,
             settlement: &charge.settlement,
+            reserve_day: finished.reserve.map(|_| account.day),
             reserved_credits_micro: charge.reserve.reserved_credits_micro,
             reserve_tokens: charge.reserve.reserve_tokens,
             web_search_calls: charge.web_search_calls,
@@ -401,6 +405,15 @@ impl Records {
             code_interpreter_calls: charge.code_interpreter_calls,
             now,
         })
+    }
+
+    fn settlement(&self, assistant_message_id: Option<MessageId>) -> TurnSettlement {
+        let settlement = &self.charge.settlement;
+        TurnSettlement {
+            committed_credits_micro: settlement.committed_credits_micro.unsigned_abs(),
+            method: self.method,
+            assistant_message_id,
+        }
     }
 
     /// The assistant's message (TURN-33 step 4).

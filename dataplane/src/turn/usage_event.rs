@@ -4,7 +4,7 @@
 use minichat_core::ids::usage_dedupe_key;
 use minichat_core::quota::Settlement;
 use minichat_core::turn::{BillingOutcome, Outcome, SettlementMethod, TurnErrorCode, Usage};
-use minichat_core::{ChatId, RequestId, TenantId, Timestamp, TurnId, UserId};
+use minichat_core::{ChatId, Date, RequestId, TenantId, Timestamp, TurnId, UserId};
 use serde::Serialize;
 
 use super::account::Account;
@@ -45,6 +45,8 @@ pub(super) struct UsageEvent<'a> {
     committed_credits_micro: i64,
     reserved_credits_micro: i64,
     reserve_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reserve_day: Option<Date>,
     overshoot_capped: bool,
     policy_version_applied: u64,
     web_search_calls: u32,
@@ -63,6 +65,8 @@ pub(super) struct Bill<'a> {
     pub(super) settlement: &'a Settlement,
     pub(super) reserved_credits_micro: i64,
     pub(super) reserve_tokens: u64,
+    /// `None`: the turn never had a reserve.
+    pub(super) reserve_day: Option<Date>,
     /// Completed calls; zeros if the reserve was released.
     pub(super) web_search_calls: u32,
     pub(super) code_interpreter_calls: u32,
@@ -101,6 +105,7 @@ impl<'a> UsageEvent<'a> {
             committed_credits_micro: bill.settlement.committed_credits_micro,
             reserved_credits_micro: bill.reserved_credits_micro,
             reserve_tokens: bill.reserve_tokens,
+            reserve_day: bill.reserve_day,
             overshoot_capped: bill.settlement.overshoot_capped,
             policy_version_applied: account.policy_version,
             web_search_calls: bill.web_search_calls,

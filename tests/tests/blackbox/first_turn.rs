@@ -293,6 +293,11 @@ on_each_database! {
         let spent = scene.database().number(spent).await?;
         assert_eq!(event["committed_credits_micro"], spent);
         assert_eq!(event["actual_credits_micro"], spent);
+        // The turn's row says the same.
+        let booked = "SELECT settled_credits_micro FROM chat_turns WHERE settlement_method = 'actual'";
+        assert_eq!(scene.database().number(booked).await?, spent);
+        let day = scene.database().query("SELECT reserve_day FROM chat_turns").await?;
+        assert_eq!(event["reserve_day"], json!(day[0][0]));
         assert!(!payload.contains("PONG") && !payload.contains("resp_"), "{payload}");
     }
 }

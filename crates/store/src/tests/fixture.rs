@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use minichat_core::quota::{Bucket, Period};
-use minichat_core::turn::{Outcome, Usage};
+use minichat_core::turn::{Outcome, SettlementMethod, Usage};
 use minichat_core::{ChatId, Clock, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
 use tempfile::TempDir;
 
@@ -13,7 +13,8 @@ use crate::tx::only_column;
 use crate::value::Param;
 use crate::{
     AdmissionFacts, AdmissionQuery, DatabaseSettings, FinishedTurn, NewChat, NewMessage, NewTurn,
-    QuotaCells, QuotaDay, Role, SettlementBooking, Store, StoreError, TurnFinish, Tx,
+    QuotaCells, QuotaDay, Role, SettlementBooking, Store, StoreError, TurnFinish, TurnSettlement,
+    Tx,
 };
 
 /// 2026-03-10T12:00:00Z
@@ -333,7 +334,15 @@ impl OneTurn {
             created_at: finished.now,
             ..self.message(id, Role::Assistant, "hi there")
         })?;
-        tx.turn_set_assistant_message(self.tenant, self.turn, id)?;
+        tx.turn_set_settlement(
+            self.tenant,
+            self.turn,
+            &TurnSettlement {
+                committed_credits_micro: settlement.committed_credits_micro,
+                method: SettlementMethod::Actual,
+                assistant_message_id: Some(id),
+            },
+        )?;
         Ok(Some(finished))
     }
 }

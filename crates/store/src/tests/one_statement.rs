@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use minichat_core::quota::{Bucket, Limits, Period, Reserve, TierLimits};
-use minichat_core::turn::Outcome;
+use minichat_core::turn::{Outcome, SettlementMethod};
 use minichat_core::{MessageId, Timestamp};
 
 use super::Db;
@@ -76,6 +76,7 @@ async fn finalize(db: &Db, turn: OneTurn) -> Result<bool, StoreError> {
                     web_search_calls: 0,
                     ..turn.settlement(NOON)
                 },
+                method: SettlementMethod::Actual,
                 answer: Some(turn.message(MessageId::random(), Role::Assistant, "hi")),
                 events: [event("a"), event("b")],
             };
@@ -228,4 +229,6 @@ async fn an_instant_is_written_as_everywhere() {
         CAST(CAST(payload AS JSONB)->>'timestamp' AS TIMESTAMPTZ) = created_at \
         AND payload LIKE '{\"b\":\"_\"timestamp_\":\",\"timestamp\":\"2%Z\",\"a\":1}'";
     assert_eq!(db.count(events, []).await, 2);
+    let booked = "SELECT settled_credits_micro FROM chat_turns WHERE settlement_method = 'actual'";
+    assert_eq!(db.count(booked, []).await, 600);
 }
