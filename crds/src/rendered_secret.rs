@@ -10,12 +10,11 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use minichat_config::issuer::url_host;
-use minichat_config::tenant::Scheme;
+use minichat_config::tenant::{Scheme, Sinks};
 use minichat_config::{Credentials, Fault, Faults, TenantConfig};
 use minichat_core::{NamespacedName, NotANamespacedName, TenantId, Timestamp};
 
 use crate::RenderSettings;
-use crate::render::is_header_value;
 
 /// The Secret's `type`, which is immutable.
 pub const TYPE: &str = "minichat.dev/tenant-config";
@@ -252,14 +251,18 @@ fn annotation_path(key: &str) -> String {
     format!("metadata.annotations[{key}]")
 }
 
-/// Every provider can be called: its scheme is allowed and its credential here.
-/// Every issuer can be asked for its keys.
+/// Every provider and sink can be called: its scheme is allowed and its credential
+/// here. Every issuer can be asked for its keys.
 fn usable(
     config: &TenantConfig,
     credentials: &Credentials,
     settings: &RenderSettings,
     faults: &mut Faults,
 ) {
+    match config.sinks(credentials) {
+        Ok(sinks) => callable(&sinks, settings, faults),
+        Err(found) => faults.0.extend(below(TENANT_KEY, found).0),
+    }
     for (i, issuer) in config.issuers.iter().enumerate() {
         faults.require(
             settings.allow_http || !issuer.is_plain_http(),
@@ -288,7 +291,7 @@ fn usable(
         if let Some(auth) = &provider.auth {
             let credential = credentials.get(&auth.secret_ref);
             faults.require(
-                credential.is_some_and(|secret| is_header_value(secret.expose())),
+                credential.is_some_and(minichat_config::Secret::is_header_value),
                 format!("{path}.auth.secret_ref"),
                 format!(
                     "{CREDENTIALS_KEY} has no {} that a header may carry",
@@ -296,6 +299,23 @@ fn usable(
                 ),
             );
         }
+    }
+}
+
+fn callable(sinks: &Sinks, settings: &RenderSettings, faults: &mut Faults) {
+    for (field, sink) in sinks.by_field() {
+        let Some(webhook) = sink.webhook() else {
+            continue;
+        };
+        let path = format!("{TENANT_KEY}.{field}.webhook.url");
+        if let Some(message) = settings.refuse_host(&webhook.url.host) {
+            faults.add(&path, message);
+        }
+        faults.require(
+            webhook.url.scheme != Scheme::Http || settings.allow_http,
+            path,
+            "plain http is not allowed by this process; set provider_http.allow_http, or use https",
+        );
     }
 }
 

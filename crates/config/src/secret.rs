@@ -26,6 +26,12 @@ impl Secret {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// Whether a header may carry the value: printable ASCII, at least one character
+    /// (PLAT-102).
+    pub fn is_header_value(&self) -> bool {
+        !self.0.is_empty() && self.0.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
+    }
 }
 
 impl fmt::Debug for Secret {

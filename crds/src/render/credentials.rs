@@ -127,6 +127,7 @@ fn unusable(value: &str) -> Option<String> {
             value.len()
         ));
     }
+    let is_header_value = |value: &str| Secret::new(value).is_header_value();
     if is_header_value(value) {
         return None;
     }
@@ -138,11 +139,6 @@ fn unusable(value: &str) -> Option<String> {
         "has characters that no header may have: only printable ASCII is sent"
     };
     Some(why.to_owned())
-}
-
-/// Whether a header may carry `value` (PLAT-102).
-pub(crate) fn is_header_value(value: &str) -> bool {
-    !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
 }
 
 #[cfg(test)]

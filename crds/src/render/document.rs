@@ -84,6 +84,8 @@ pub(super) fn document(
         context: ContextDocument {
             recent_messages_limit: *recent_messages_limit,
         },
+        usage_sink: None,
+        audit_sink: None,
         user_limits,
     }
 }

@@ -19,7 +19,6 @@ use uuid::Uuid;
 
 use crate::{ChatQuota, ChatTenant};
 
-pub(crate) use credentials::is_header_value;
 pub use credentials::{SecretValue, Secrets, Unresolved, UnresolvedKind, resolve};
 pub use quota::{Allowances, allowances};
 pub use shortfall::{Shortfall, ShortfallKind};
@@ -124,6 +123,9 @@ pub fn render(
     let document = document::document(tenant, tenant_id(tenant), limits, settings, &mut faults);
     let document = faults.into_result(document)?;
     let config = TenantConfig::new(document).map_err(document::in_words_of_the_manifest)?;
+    config
+        .sinks(&credentials)
+        .map_err(document::in_words_of_the_manifest)?;
     warnings.extend(warning::warnings(&config, &credentials));
     Ok(Rendered {
         config,

@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use minichat_config::{Credentials, TenantConfig};
+use minichat_config::tenant::Sinks;
+use minichat_config::{Credentials, Faults, TenantConfig};
 use minichat_core::{NamespacedName, TenantId};
 
 use super::issuers::{self, Listing};
@@ -20,6 +21,7 @@ pub struct TenantRuntime {
     pub credentials: Credentials,
     /// `<policy version>-<12 digits>`, as `/configz` shows it.
     pub revision: String,
+    sinks: Result<Sinks, Faults>,
     policy_version: u64,
 }
 
@@ -35,6 +37,7 @@ impl TenantRuntime {
         let revision = format!("{policy_version}-{}", &digits[..digits.len().min(12)]);
         Self {
             source,
+            sinks: config.sinks(&credentials),
             config: config.numbered(policy_version),
             credentials,
             revision,
@@ -47,6 +50,12 @@ impl TenantRuntime {
     pub(super) fn with_revision(mut self, revision: String) -> Self {
         self.revision = revision;
         self
+    }
+
+    /// Where the tenant's events go. Sources accept only configurations whose sinks
+    /// have their credentials, so an error is a fault of the process: events are kept.
+    pub const fn sinks(&self) -> Result<&Sinks, &Faults> {
+        self.sinks.as_ref()
     }
 
     /// The version that turns pin (QUOTA-33).

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::provider::ProviderKind;
 use super::quota::UserLimits;
+use super::sink::{Format, SinkKind};
 use crate::issuer;
 
 /// The only version of the document's schema.
@@ -61,8 +62,78 @@ pub struct TenantDocument {
     /// Context assembly.
     #[serde(default)]
     pub context: ContextDocument,
+    /// Where usage events go; absent = nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_sink: Option<SinkDocument>,
+    /// Where audit events go; absent = nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit_sink: Option<AuditSinkDocument>,
     /// Spending limits.
     pub user_limits: UserLimitsDocument,
+}
+
+/// `usage_sink`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SinkDocument {
+    /// `none`, `log` or `webhook`.
+    #[serde(rename = "type")]
+    pub kind: SinkKind,
+    /// Present if and only if `type` is `webhook`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<WebhookDocument>,
+}
+
+/// `audit_sink`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditSinkDocument {
+    /// `none`, `log` or `webhook`.
+    #[serde(rename = "type")]
+    pub kind: SinkKind,
+    /// Present if and only if `type` is `webhook`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<WebhookDocument>,
+    /// Whether events contain prompts and answers (PLAT-85).
+    #[serde(default)]
+    pub include_content: bool,
+}
+
+/// `webhook` of a sink. At most one of `signing_secret_ref` and `secret_ref` is
+/// present.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookDocument {
+    /// `http` or `https` URL.
+    pub url: String,
+    /// `json` or `cloud_events`.
+    #[serde(default)]
+    pub format: Format,
+    /// Name of the credential with the signing secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_secret_ref: Option<String>,
+    /// Header of the credential `secret_ref`; absent = `Authorization`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_header: Option<String>,
+    /// Name of the credential that is sent in `auth_header`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<String>,
+    /// Whole seconds, 1 to 55; absent = 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u32>,
+    /// Absent = one request per event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchDocument>,
+}
+
+/// `batch` of a webhook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchDocument {
+    /// 1 to 100.
+    pub max_events: u32,
+    /// 0 to 60.
+    pub max_seconds: u32,
 }
 
 /// `features`.

@@ -3,10 +3,12 @@
 //! which the program works with.
 
 pub mod document;
+mod http_url;
 mod issuers;
 pub mod provider;
 mod quota;
 pub mod request_line;
+pub mod sink;
 mod validate;
 
 #[cfg(test)]
@@ -21,12 +23,15 @@ use serde_json::Value;
 
 use crate::fault::Faults;
 use crate::issuer::Issuer;
+use crate::secret::Credentials;
 
 pub use document::TenantDocument;
+pub use http_url::HttpUrl;
 pub use issuers::{IssuerConflict, issuer_conflicts};
 pub use minichat_core::quota::{EstimationBudgets, KillSwitches, Tier, TierLimits};
 pub use provider::{Provider, ProviderAuth, ProviderKind, ProviderTimeouts, Scheme};
 pub use quota::UserLimits;
+pub use sink::{Sink, Sinks};
 
 /// One tenant's validated configuration. It is immutable: a turn keeps the `Arc` with
 /// which it began (K8S-22).
@@ -206,6 +211,13 @@ impl TenantConfig {
             .by_user
             .get(&user)
             .unwrap_or(&self.user_limits.default)
+    }
+
+    /// Where the tenant's events go, with the credentials to get there. A fault names
+    /// a credential that is missing or unusable, and never shows a value. Whoever
+    /// renders or reads a configuration asks once, so that a running tenant has none.
+    pub fn sinks(&self, credentials: &Credentials) -> Result<Sinks, Faults> {
+        sink::resolve(&self.document, credentials)
     }
 
     /// The provider that serves `model`; `None` only for a model of another

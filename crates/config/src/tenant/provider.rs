@@ -35,11 +35,7 @@ impl Provider {
     /// `host:port`, the port left out where the scheme implies it: the `Host`
     /// header and the authority of the URL.
     pub fn authority(&self) -> String {
-        if self.port == self.scheme.default_port() {
-            self.host.clone()
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        self.scheme.authority(&self.host, self.port)
     }
 }
 
@@ -97,6 +93,15 @@ impl Scheme {
         match self {
             Self::Http => 80,
             Self::Https => 443,
+        }
+    }
+
+    /// `host:port`, or `host` alone if the port is the default one.
+    pub(super) fn authority(self, host: &str, port: u16) -> String {
+        if port == self.default_port() {
+            host.to_owned()
+        } else {
+            format!("{host}:{port}")
         }
     }
 }

@@ -52,13 +52,16 @@ pub fn is_header_name(name: &str) -> bool {
 
 /// Whether the header `name` may carry a credential.
 pub fn may_carry_credential(name: &str) -> bool {
+    !is_listed(name, REFUSED_HEADERS)
+}
+
+/// Whether the header `name` is in `list`, whose entries are in lower case.
+pub(super) fn is_listed(name: &str, list: &[&str]) -> bool {
     let name = name.to_ascii_lowercase();
-    !REFUSED_HEADERS
-        .iter()
-        .any(|refused| match refused.strip_suffix('*') {
-            Some(beginning) => name.starts_with(beginning),
-            None => name == *refused,
-        })
+    list.iter().any(|entry| match entry.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == *entry,
+    })
 }
 
 /// Whether `path` is an absolute path with an optional query (RFC 3986). It may

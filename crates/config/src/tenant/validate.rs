@@ -16,6 +16,7 @@ use super::issuers;
 use super::provider::{Provider, ProviderAuth, ProviderTimeouts, Scheme};
 use super::quota::UserLimits;
 use super::request_line;
+use super::sink;
 use super::{
     ApiParams, ContextSettings, Features, Model, Preference, TenantConfig, UserLimitTable,
 };
@@ -47,6 +48,7 @@ pub(super) fn tenant(document: TenantDocument) -> Result<TenantConfig, Faults> {
         &mut faults,
     );
     let user_limits = user_limits(&document.user_limits, &mut faults);
+    sink::check(&document, &mut faults);
     faults.into_result(TenantConfig {
         tenant_id: document.tenant_id,
         policy_version: document.policy_version,
