@@ -18,7 +18,8 @@ pub mod testing;
 
 pub use adapter::Translator;
 pub use client::{
-    CaFileError, ChosenBy, ClientSettings, FetchError, FetchLimits, ProviderClient, check_ca_file,
+    CaFileError, ChosenBy, ClientSettings, FetchError, FetchLimits, Post, PostAnswer, PostError,
+    ProviderClient, check_ca_file,
 };
 pub use event::{Completion, DeltaKind, ProviderEvent, ResponseId, Terminal};
 pub use failure::{Failure, FailureKind, TimeoutStage};

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use memchr::memmem;
 use minichat_config::Secret;
-use minichat_config::tenant::{Provider, ProviderAuth};
+use minichat_config::tenant::Provider;
 use minichat_core::scrub::{CREDENTIAL, HOST};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -53,15 +53,27 @@ struct Known {
 impl Mask {
     /// The mask for a call of `provider` with `credential`.
     pub(crate) fn new(provider: &Provider, credential: Option<&Secret>) -> Self {
+        let values = match (&provider.auth, credential) {
+            (Some(auth), Some(secret)) => values(&auth.prefix, secret.expose()),
+            _ => Vec::new(),
+        };
+        Self::of(&values, vec![provider.authority(), provider.host.clone()])
+    }
+
+    /// The mask for a request whose headers contain `secrets`, each as a whole
+    /// value.
+    pub(crate) fn of_headers(secrets: &[&Secret], hosts: Vec<String>) -> Self {
+        let values = secrets.iter().flat_map(|it| values("", it.expose()));
+        Self::of(&values.collect::<Vec<_>>(), hosts)
+    }
+
+    fn of(values: &[String], hosts: Vec<String>) -> Self {
         let mut forms = Vec::new();
-        if let (Some(auth), Some(secret)) = (&provider.auth, credential) {
-            for value in values(auth, secret.expose()) {
-                add_forms(&value, &mut forms);
-            }
+        for value in values {
+            add_forms(value, &mut forms);
         }
         forms.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         forms.dedup();
-        let hosts = vec![provider.authority(), provider.host.clone()];
         let mut first_bytes = ByteSet::default();
         for form in masked_in_answers(&forms) {
             first_bytes.insert(form.as_bytes()[0]);
@@ -85,7 +97,12 @@ impl Mask {
     /// The beginning of `text`, limited so that a long text costs little. A
     /// credential at the cut is left out.
     pub(crate) fn bounded<'t>(&self, text: &'t str) -> &'t str {
-        let Some(mut end) = (text.len() > LONGEST_WORDS).then_some(LONGEST_WORDS) else {
+        self.cut(text, LONGEST_WORDS)
+    }
+
+    /// The same with another limit, in bytes.
+    pub(crate) fn cut<'t>(&self, text: &'t str, limit: usize) -> &'t str {
+        let Some(mut end) = (text.len() > limit).then_some(limit) else {
             return text;
         };
         while !text.is_char_boundary(end) {
@@ -139,11 +156,11 @@ impl std::fmt::Debug for Mask {
 
 /// The texts that reveal the credential: the credential, the header value, and
 /// the values that the schemes of RFC 9110 and RFC 7617 build from them.
-fn values(auth: &ProviderAuth, secret: &str) -> Vec<String> {
+fn values(prefix: &str, secret: &str) -> Vec<String> {
     if secret.is_empty() {
         return Vec::new();
     }
-    let header = format!("{}{secret}", auth.prefix);
+    let header = format!("{prefix}{secret}");
     let mut values = vec![secret.to_owned()];
     if let Some((scheme, token)) = header.trim().split_once(' ') {
         let token = token.trim();

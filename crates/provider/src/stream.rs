@@ -157,7 +157,7 @@ impl ProviderStream {
             && let Some(exchange) = self.exchange.take()
             && !self.translator.is_too_long()
         {
-            self.pool.put_after_drain(exchange);
+            self.pool.put_after_drain(exchange, usize::MAX);
         }
     }
 }

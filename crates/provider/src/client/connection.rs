@@ -123,12 +123,29 @@ impl Exchange {
         })
     }
 
-    /// Reads and discards the rest. The result is whether the answer ended
-    /// properly.
-    pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    /// Reads up to `limit` bytes of the answer, which may be too few for it to
+    /// end. The result is whether nothing went wrong.
+    pub(super) async fn read_start(&mut self, limit: usize, start: &mut Vec<u8>) -> bool {
+        while start.len() < limit {
+            match poll_fn(|cx| self.poll_bytes(cx)).await {
+                Some(Ok(bytes)) => start.extend_from_slice(&bytes),
+                Some(Err(_)) => return false,
+                None => break,
+            }
+        }
+        start.truncate(limit);
+        true
+    }
+
+    /// Reads and discards the rest, at most `left` bytes. The result is whether
+    /// the answer ended properly.
+    pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>, left: &mut usize) -> Poll<bool> {
         loop {
             match self.poll_bytes(cx) {
-                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Ok(bytes))) => match left.checked_sub(bytes.len()) {
+                    Some(rest) => *left = rest,
+                    None => return Poll::Ready(false),
+                },
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(false),
                 Poll::Ready(None) => return Poll::Ready(true),
                 Poll::Pending => return Poll::Pending,

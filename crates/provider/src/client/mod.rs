@@ -9,6 +9,7 @@ mod open;
 mod origin;
 mod poller;
 mod pool;
+mod post;
 mod proxy;
 mod tls;
 mod transport;
@@ -28,6 +29,7 @@ pub use fetch::{FetchError, FetchLimits};
 use origin::Origin;
 pub(crate) use pool::ConnectionPool;
 use pool::Place;
+pub use post::{Post, PostAnswer, PostError};
 pub use tls::{CaFileError, check_ca_file};
 
 use crate::failure::{Failure, TimeoutStage};

@@ -1,7 +1,6 @@
 //! Opens the stream of a call: attempts, limits, and answers that are not a
 //! stream.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,9 +144,9 @@ async fn refusal(
         call.started.set_refused();
     }
     let mut text = Vec::new();
-    let read = read_refusal(&mut exchange, &mut text);
-    if let Ok(()) = timeout(REFUSAL_LIMIT, read).await {
-        client.inner.pool.put_after_drain(exchange);
+    let read = exchange.read_start(MAX_REFUSAL_BYTES, &mut text);
+    if timeout(REFUSAL_LIMIT, read).await.is_ok() {
+        client.inner.pool.put_after_drain(exchange, usize::MAX);
     }
     let mask = Mask::new(call.provider, call.credential);
     let failure = Failure::of_status(head.status.as_u16(), &text, call.provider.kind, &mask);
@@ -158,16 +157,6 @@ async fn refusal(
         failure,
         retry_after: retry_after(head, client.inner.retry_after_cap),
     }
-}
-
-async fn read_refusal(exchange: &mut Exchange, text: &mut Vec<u8>) {
-    while text.len() < MAX_REFUSAL_BYTES {
-        match poll_fn(|cx| exchange.poll_bytes(cx)).await {
-            Some(Ok(bytes)) => text.extend_from_slice(&bytes),
-            Some(Err(_)) | None => break,
-        }
-    }
-    text.truncate(MAX_REFUSAL_BYTES);
 }
 
 /// The pause that a 429 requests, if it is short enough. Dates are ignored,

@@ -93,17 +93,18 @@ impl ConnectionPool {
         self.start_sweeper();
     }
 
-    /// Takes back a connection after the terminal event of its answer. The rest
-    /// of the body is read in the background.
-    pub(crate) fn put_after_drain(self: &Arc<Self>, mut exchange: Exchange) {
-        let now = exchange.poll_drain(&mut Context::from_waker(Waker::noop()));
+    /// Takes back a connection after the part of its answer that was needed. The
+    /// rest of the body, at most `left` bytes, is read in the background.
+    pub(crate) fn put_after_drain(self: &Arc<Self>, mut exchange: Exchange, mut left: usize) {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let now = exchange.poll_drain(cx, &mut left);
         match now {
             Poll::Ready(true) => self.put(exchange.connection),
             Poll::Ready(false) => {}
             Poll::Pending => {
                 let pool = Arc::clone(self);
                 tokio::spawn(async move {
-                    let drained = poll_fn(|cx| exchange.poll_drain(cx));
+                    let drained = poll_fn(|cx| exchange.poll_drain(cx, &mut left));
                     if let Ok(true) = tokio::time::timeout(DRAIN, drained).await {
                         pool.put(exchange.connection);
                     }

@@ -1,4 +1,4 @@
-use minichat_config::tenant::{ProviderKind, ProviderTimeouts, Scheme};
+use minichat_config::tenant::{ProviderAuth, ProviderKind, ProviderTimeouts, Scheme};
 use proptest::prelude::*;
 
 use super::*;

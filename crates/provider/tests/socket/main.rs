@@ -12,6 +12,7 @@ mod answers;
 mod connections;
 mod destinations;
 mod failures;
+mod posts;
 mod requests;
 mod servers;
 mod support;
