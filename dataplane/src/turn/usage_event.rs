@@ -27,6 +27,8 @@ pub(super) struct UsageEvent<'a> {
     turn_id: TurnId,
     request_id: RequestId,
     requester_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<&'a str>,
     selected_model: &'a str,
     effective_model: &'a str,
     quota_decision: &'static str,
@@ -85,6 +87,7 @@ impl<'a> UsageEvent<'a> {
             turn_id: account.turn_id,
             request_id: account.request_id,
             requester_type: account.requester_type.as_str(),
+            trace_id: account.trace_id.as_deref(),
             selected_model: &account.selected_model,
             effective_model: &account.effective_model,
             quota_decision: if downgrade_from.is_some() {

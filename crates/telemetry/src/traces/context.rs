@@ -37,6 +37,19 @@ impl TraceContext {
         parse(traceparent).map(Self::child)
     }
 
+    /// A span in the trace `trace_id`, 32 lower-case hex digits, for work after
+    /// the span that began it; `None` if they are malformed. Whether the trace
+    /// is kept is not known.
+    pub fn in_trace(trace_id: &str) -> Option<Self> {
+        let trace_id = hex(trace_id, 32).filter(|it| *it != 0)?;
+        Some(Self {
+            trace_id,
+            span_id: random_span_id(),
+            parent_span_id: None,
+            sampled: false,
+        })
+    }
+
     /// A span below this one.
     #[must_use]
     pub fn child(self) -> Self {
@@ -140,6 +153,19 @@ mod tests {
     use super::*;
 
     const EXAMPLE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    /// PLAT-166
+    #[test]
+    fn later_work_has_a_span_of_its_own_in_the_trace() {
+        let trace = TraceContext::root(|_| true);
+        let [one, other] = [(); 2].map(|()| TraceContext::in_trace(&trace.trace_id()).unwrap());
+        assert_eq!(one.trace_id(), trace.trace_id());
+        assert_ne!(one.span_id(), other.span_id());
+        assert_eq!(parse(&one.traceparent()), Some(one));
+        for malformed in ["", "0", &"0".repeat(32), &"A".repeat(32), &"a".repeat(33)] {
+            assert_eq!(TraceContext::in_trace(malformed), None, "{malformed}");
+        }
+    }
 
     /// PLAT-166
     #[test]
