@@ -14,6 +14,7 @@ pub mod drain;
 pub mod http;
 pub mod jobs;
 pub mod open_turns;
+mod outbox;
 pub mod problem;
 mod quota;
 mod serve;

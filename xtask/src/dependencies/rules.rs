@@ -122,7 +122,10 @@ const OWNERS: &[(&str, &[&str])] = &[
         "rcgen",
         &["minichat-cluster", "minichat-provider", "minichat-store"],
     ),
-    ("ring", &["minichat-identity", "minichat-tests"]),
+    (
+        "ring",
+        &["minichat-dataplane", "minichat-identity", "minichat-tests"],
+    ),
     ("rusqlite", &["minichat-store", "minichat-tests"]),
     (
         "schemars",
