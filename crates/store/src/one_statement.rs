@@ -37,16 +37,37 @@
 //! what became of it also makes it void: it raises the chat's revision
 //! ([`Tx::turn_opened`]), or writes `finalization_id` ([`Tx::turn_finalized_by`]).
 //!
+//! # Why nothing that was answered is lost
+//!
+//! A commit holds its locks until its record is flushed to disk, which takes longer
+//! than the statement. So while another commit of the same user is under way in
+//! this process, the statement turns `synchronous_commit` off for its own
+//! transaction: its commit returns, and frees the locks, before it is flushed.
+//! Nobody is answered then: the job returns when a flush that began afterwards has
+//! succeeded (`postgres/flush.rs`), and a commit whose flush is not known to have
+//! succeeded is in doubt, as one whose acknowledgement is lost.
+//!
+//! * Other transactions see what is not flushed yet, decide by it, and commit after
+//!   it. The log is one sequence: a crash that takes away a commit takes away all
+//!   that came later, and a commit that is flushed has flushed all that it saw. So
+//!   what a crash leaves is what there was at some instant before, with every turn
+//!   that was answered.
+//! * Whoever only reads flushes nothing. What acknowledges an end calls
+//!   [`Tx::flush_seen`] first: a replay, the state of a turn that has ended, and the
+//!   two queries below. Lists, counts of quota and refusals acknowledge nothing.
+//!   They may show a turn that a crash takes away before its client hears of it.
+//! * A turn alone waits for its own flush, which saves a round trip.
+//!
 //! [`Decision::holds_while_there_is_room`]:
 //!     minichat_core::quota::Decision::holds_while_there_is_room
 
-use minichat_core::Timestamp;
 use minichat_core::quota::{Bucket, Limits, Period, Reserve};
 use minichat_core::turn::{SettlementMethod, TurnErrorCode};
+use minichat_core::{TenantId, Timestamp, UserId};
 
 use crate::admission::{Head, head_from, head_row, recent_select};
+use crate::postgres::Commits;
 use crate::quota::{QuotaCell, QuotaCells, SettlementBooking, cell_conflict, cell_select, settled};
-use crate::tx::only_column;
 use crate::value::{Param, Row, params};
 use crate::{
     AdmissionFacts, AdmissionQuery, FinishedTurn, NewMessage, NewTurn, OutboxMessage,
@@ -102,6 +123,11 @@ impl Tx {
         self.as_postgres().is_some_and(|tx| tx.is_direct())
     }
 
+    fn commits(&mut self, tenant: TenantId, user: UserId) -> Result<Commits, StoreError> {
+        let tx = self.as_postgres().ok_or(StoreError::JobSuspended)?;
+        Ok(tx.commits(tenant, user))
+    }
+
     /// Everything that admission reads, as of one snapshot. `None`: no such chat
     /// of this user (PLAT-16).
     pub async fn turn_admission_snapshot(
@@ -117,7 +143,7 @@ impl Tx {
         } = *query;
         let params = params![tenant_id, user_id, chat_id, request_id, query.window()];
         let rows = self
-            .single(SNAPSHOT_SQL, &params, snapshot_row, false)
+            .single(SNAPSHOT_SQL, &params, snapshot_row, Commits::Nothing)
             .await?;
         let found = rows.into_iter().next();
         Ok(
@@ -135,9 +161,10 @@ impl Tx {
         &mut self,
         reserve: &ConditionalReserve<'_>,
     ) -> Result<bool, StoreError> {
-        let params = reserve.params();
-        let rows = self.single(RESERVE_SQL, &params, only_column, true);
-        Ok(rows.await?.into_iter().next().unwrap_or(false))
+        let commits = self.commits(reserve.turn.tenant_id, reserve.turn.requester_user_id)?;
+        let params = reserve.params(commits);
+        let rows = self.single(RESERVE_SQL, &params, |_| Ok(()), commits);
+        Ok(!rows.await?.is_empty())
     }
 
     /// Ends a turn with everything that belongs to it, and commits. `None`:
@@ -147,8 +174,10 @@ impl Tx {
         &mut self,
         finalization: &Finalization<'_>,
     ) -> Result<Option<FinishedTurn>, StoreError> {
-        let params = finalization.params()?;
-        let rows = self.single(FINALIZE_SQL, &params, finalized_row, true);
+        let scope = finalization.booking.scope;
+        let commits = self.commits(scope.tenant_id, scope.user_id)?;
+        let params = finalization.params(commits)?;
+        let rows = self.single(FINALIZE_SQL, &params, finalized_row, commits);
         let finished = rows.await?.into_iter().next();
         Ok(finished.map(|(now, cells)| FinishedTurn {
             now,
@@ -158,6 +187,19 @@ impl Tx {
             code_interpreter_calls: 0,
         }))
     }
+}
+
+/// A column of the result that makes the commit of its statement return before
+/// it is flushed, for this transaction only. It is evaluated with the row that
+/// reports success, so a statement without a row has written nothing.
+macro_rules! unflushed_if {
+    ($asked:literal) => {
+        concat!(
+            "CASE WHEN ",
+            $asked,
+            " THEN set_config('synchronous_commit', 'off', true) END"
+        )
+    };
 }
 
 /// Lists of the columns of quota rows, as [`cells`] takes them.
@@ -229,7 +271,9 @@ const RESERVE_SQL: &str = concat!(
      FROM allowed CROSS JOIN (SELECT \
      GREATEST($13, COALESCE(MAX(created_at) + INTERVAL '1 microsecond', $13)) AS at \
      FROM messages WHERE chat_id = $3 AND tenant_id = $1 AND deleted_at IS NULL) s) \
-     SELECT EXISTS (SELECT 1 FROM allowed)"
+     SELECT ",
+    unflushed_if!("$25"),
+    " FROM allowed"
 );
 
 /// The rows of a user's day and month.
@@ -292,7 +336,9 @@ const FINALIZE_SQL: &str = concat!(
     " || '\"'), e.at FROM ended e CROSS JOIN (VALUES (1, $28, $29, $30, $31), (2, $32, $33, $34, $35)) \
      AS o (place, queue, partition, dedupe_key, payload) ORDER BY o.place \
      ON CONFLICT (queue, dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING) \
-     SELECT e.at, q.* FROM ended e CROSS JOIN (SELECT ",
+     SELECT e.at, q.*, ",
+    unflushed_if!("$37"),
+    " FROM ended e CROSS JOIN (SELECT ",
     cell_lists!(),
     " FROM cells q) q"
 );
@@ -367,7 +413,7 @@ fn finalized_row(row: &Row<'_>) -> Result<(Timestamp, Vec<QuotaCell>), StoreErro
 }
 
 impl ConditionalReserve<'_> {
-    fn params(&self) -> [Param<'_>; 24] {
+    fn params(&self, commits: Commits) -> [Param<'_>; 25] {
         let Self {
             turn,
             message,
@@ -401,12 +447,13 @@ impl ConditionalReserve<'_> {
             turn.web_search_enabled,
             message.id,
             message.content,
+            commits == Commits::Unflushed,
         ]
     }
 }
 
 impl Finalization<'_> {
-    fn params(&self) -> Result<[Param<'_>; 36], StoreError> {
+    fn params(&self, commits: Commits) -> Result<[Param<'_>; 37], StoreError> {
         let Self {
             finish,
             reserve,
@@ -458,6 +505,7 @@ impl Finalization<'_> {
             second.dedupe_key,
             second.payload,
             method.as_str(),
+            commits == Commits::Unflushed,
         ])
     }
 }

@@ -296,6 +296,7 @@ impl Tx {
                 params![tenant, turn, Uuid::new_v4()],
             )?;
         }
+        self.flush_seen().await?;
         self.query_opt(
             "SELECT completed_at FROM chat_turns WHERE tenant_id = $1 AND id = $2 \
              AND finalization_id = $3 AND state <> 'running'",
@@ -317,6 +318,7 @@ impl Tx {
         self.chat_lock(scope.tenant_id, scope.user_id, chat)?;
         // A transaction that opens a turn of a deleted chat ends before this.
         self.quota_lock(scope).await?;
+        self.flush_seen().await?;
         self.turn_exists(scope.tenant_id, turn).await
     }
 

@@ -8,7 +8,7 @@
 use minichat_core::Timestamp;
 
 use crate::StoreError;
-use crate::postgres::PostgresTx;
+use crate::postgres::{Commits, PostgresTx};
 use crate::sqlite::SqliteTx;
 use crate::value::{FromValue, Param, Row};
 
@@ -64,6 +64,13 @@ impl Tx {
         }
     }
 
+    pub(crate) fn into_postgres(self) -> Option<PostgresTx> {
+        match self.backend {
+            Backend::Sqlite(_) => None,
+            Backend::Postgres(tx) => Some(tx),
+        }
+    }
+
     pub(crate) const fn dialect(&self) -> Dialect {
         match self.backend {
             Backend::Sqlite(_) => Dialect::Sqlite,
@@ -79,6 +86,18 @@ impl Tx {
             .query_opt("SELECT statement_timestamp()", &[], only_column)
             .await?;
         now.ok_or(StoreError::Closed)
+    }
+
+    /// Makes sure that what this transaction has read survives a crash of the
+    /// server: at once if it only reads, otherwise when it is committed.
+    /// Whoever answers that something took place has to: PostgreSQL shows what
+    /// [`Tx::turn_reserve`] and [`Tx::turn_finalize`] have committed before it is
+    /// flushed to disk. `SQLite` does not.
+    pub async fn flush_seen(&mut self) -> Result<(), StoreError> {
+        match &mut self.backend {
+            Backend::Sqlite(_) => Ok(()),
+            Backend::Postgres(tx) => tx.flush_seen().await,
+        }
     }
 
     /// Posts a statement without a result.
@@ -118,13 +137,13 @@ impl Tx {
     }
 
     /// Runs a statement of PostgreSQL as a transaction of its own, the first of the
-    /// job. If it `commits` something, its failure may be in doubt.
+    /// job. If it commits something, its failure may be in doubt.
     pub(crate) async fn single<T>(
         &mut self,
         sql: &'static str,
         params: &[Param<'_>],
         map: fn(&Row<'_>) -> Result<T, StoreError>,
-        commits: bool,
+        commits: Commits,
     ) -> Result<Vec<T>, StoreError> {
         let tx = self.as_postgres().ok_or(StoreError::JobSuspended)?;
         let rows = tx.single(sql, params, commits).await?;

@@ -87,7 +87,13 @@ async fn read(app: &App, caller: &Caller, path: TurnPath) -> Result<Turn, Proble
         .read(move |tx| {
             Box::pin(async move {
                 match tx.turn_get(tenant, user, path.id, path.request_id).await? {
-                    Some(turn) => Ok(turn),
+                    Some(turn) => {
+                        // Nobody is told of an end that a crash could undo.
+                        if turn.state != TurnState::Running {
+                            tx.flush_seen().await?;
+                        }
+                        Ok(turn)
+                    }
                     None if tx.chat_get(tenant, user, path.id).await?.is_some() => {
                         Err(Problem::turn_not_found())
                     }

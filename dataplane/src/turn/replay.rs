@@ -45,7 +45,10 @@ pub(super) async fn replay(
                     .await?;
                 // If the message is missing, the current turn explains why.
                 let now = match &message {
-                    Some(_) => None,
+                    Some(_) => {
+                        tx.flush_seen().await?;
+                        None
+                    }
                     None => Some(tx.turn_get(tenant_id, user_id, chat_id, request_id).await?),
                 };
                 Ok::<_, StoreError>((message, now))

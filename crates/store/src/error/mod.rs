@@ -53,9 +53,10 @@ pub enum StoreError {
     #[error("no answer of the database within the job timeout")]
     Deadline,
     /// The connection was lost, or no answer came in time, after `COMMIT` was
-    /// sent. Only the database knows whether the transaction was committed.
+    /// sent, or before the commit was flushed to disk. Only the database knows
+    /// whether the transaction was committed.
     #[error("a commit was not acknowledged: {0}")]
-    InDoubt(#[source] Box<StoreError>),
+    InDoubt(#[source] Arc<StoreError>),
     #[error("a job that only reads tried to change something")]
     ReadOnly,
     #[error("the store is closed")]

@@ -1,11 +1,13 @@
 //! PostgreSQL: a pool of sessions, and transactions on them.
 
+mod flush;
 mod options;
 mod pool;
 mod sessions;
 mod stops;
 mod tx;
 pub(crate) mod types;
+mod under_way;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +20,7 @@ pub(crate) use options::check_files;
 use pool::{Pool, Session};
 use sessions::Sessions;
 pub use stops::StopRequests;
-pub(crate) use tx::PostgresTx;
+pub(crate) use tx::{Commits, PostgresTx};
 
 use crate::settings::Servers;
 use crate::{DatabaseSettings, StoreError, Tx, migrate};
@@ -85,12 +87,15 @@ impl Postgres {
             let sessions = Arc::clone(&self.sessions);
             let mut tx = Tx::postgres(PostgresTx::transaction(session, sessions, deadline));
             let answer = job(&mut tx).await;
-            let Some(transaction) = tx.as_postgres() else {
+            let Some(mut transaction) = tx.into_postgres() else {
                 return answer;
             };
             let result = match answer {
                 Ok(value) => match transaction.commit().await {
-                    Ok(()) => return Ok(value),
+                    Ok(()) => {
+                        transaction.flushed().await?;
+                        return Ok(value);
+                    }
                     Err(error) => Err(error.into()),
                 },
                 Err(error) => Err(error),

@@ -50,14 +50,35 @@ struct State {
 
 struct Idle {
     connection: PgConnection,
-    created: Instant,
+    origin: Origin,
     since: Instant,
+}
+
+/// Where a session comes from. No session outlives its server: a server that
+/// crashes, or fails over, ends all of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin {
+    /// When its connection was begun, and when it was made.
+    created: Instant,
+    connected: Instant,
+    /// When the server started, in microseconds since 1970, which tells one server
+    /// from another.
+    server: i64,
+}
+
+impl Origin {
+    /// Whether this session, as long as it lives, proves that nothing is lost of
+    /// what a session of `other` has been told since `since`: both have the same
+    /// server, and it has not crashed.
+    pub(super) fn vouches_for(&self, other: Self, since: Instant) -> bool {
+        self.server == other.server && self.connected <= since
+    }
 }
 
 /// A session in use, which goes back when it is dropped.
 pub(crate) struct Session {
     connection: Option<PgConnection>,
-    created: Instant,
+    origin: Origin,
     is_busy: bool,
     pool: Pool,
     _permit: OwnedSemaphorePermit,
@@ -80,6 +101,10 @@ impl Pool {
         }))
     }
 
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.0.runtime
+    }
+
     /// A session that lives, made if none is idle.
     pub(super) async fn acquire(&self) -> Result<Session, StoreError> {
         let permit = Arc::clone(&self.0.permits).acquire_owned();
@@ -88,26 +113,31 @@ impl Pool {
         let permit = permit.map_err(|_| StoreError::Closed)?;
         while let Some(mut idle) = self.pop() {
             if idle.since.elapsed() < ASKED_AFTER || self.lives(&mut idle.connection).await {
-                return Ok(self.session(idle.connection, idle.created, permit));
+                return Ok(self.session(idle.connection, idle.origin, permit));
             }
         }
         let created = Instant::now();
         let pool = self.clone();
         let connecting = async move { pool.connect().await };
         let connection = self.0.runtime.spawn(connecting).await;
-        let connection = connection.map_err(|_| StoreError::Closed)??;
-        Ok(self.session(connection, created, permit))
+        let (connection, server) = connection.map_err(|_| StoreError::Closed)??;
+        let origin = Origin {
+            created,
+            connected: Instant::now(),
+            server,
+        };
+        Ok(self.session(connection, origin, permit))
     }
 
     fn session(
         &self,
         connection: PgConnection,
-        created: Instant,
+        origin: Origin,
         permit: OwnedSemaphorePermit,
     ) -> Session {
         Session {
             connection: Some(connection),
-            created,
+            origin,
             is_busy: false,
             pool: self.clone(),
             _permit: permit,
@@ -130,25 +160,29 @@ impl Pool {
         matches!(answer, Ok(Ok(())))
     }
 
-    /// Of several hosts the first that can be written to.
-    async fn connect(&self) -> Result<PgConnection, StoreError> {
+    /// Of several hosts the first that can be written to, and when it started.
+    async fn connect(&self) -> Result<(PgConnection, i64), StoreError> {
         let mut failure = StoreError::Closed;
         for server in &self.0.servers {
             let connection = timeout(self.0.connect_timeout, self.connect_to(server)).await;
             match connection.unwrap_or_else(|_| Err(silent(self.0.connect_timeout))) {
-                Ok(connection) => return Ok(connection),
+                Ok(connected) => return Ok(connected),
                 Err(error) => failure = error,
             }
         }
         Err(failure)
     }
 
-    async fn connect_to(&self, server: &PgConnectOptions) -> Result<PgConnection, StoreError> {
+    async fn connect_to(
+        &self,
+        server: &PgConnectOptions,
+    ) -> Result<(PgConnection, i64), StoreError> {
         let connected = server.connect().await.map_err(StoreError::from);
         let mut connection = connected.map_err(|error| self.refused(error))?;
         let sql = sqlx::AssertSqlSafe(format!(
             "SELECT current_setting('transaction_read_only') = 'on', \
-             COALESCE(current_setting('{MARK}', true) = '{MARKED}', false)"
+             COALESCE(current_setting('{MARK}', true) = '{MARKED}', false), \
+             CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT)"
         ));
         let row = connection.fetch_one(sqlx::raw_sql(sql)).await?;
         let (is_read_only, is_marked): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
@@ -158,7 +192,8 @@ impl Pool {
         if self.0.keeps_settings && !is_marked {
             return Err(StoreError::Pooler("it ignores settings".to_owned()));
         }
-        Ok(connection)
+        let started = row.try_get(2)?;
+        Ok((connection, started))
     }
 
     /// A pooler refuses what comes with a connection as a fault of the protocol.
@@ -175,12 +210,12 @@ impl Pool {
         self.lock().idle.pop()
     }
 
-    fn put_back(&self, connection: PgConnection, created: Instant) {
+    fn put_back(&self, connection: PgConnection, origin: Origin) {
         let mut state = self.lock();
-        if state.oldest.is_none_or(|oldest| created > oldest) {
+        if state.oldest.is_none_or(|oldest| origin.created > oldest) {
             state.idle.push(Idle {
                 connection,
-                created,
+                origin,
                 since: Instant::now(),
             });
         }
@@ -222,6 +257,10 @@ impl Session {
         Ok(answer?)
     }
 
+    pub(super) const fn origin(&self) -> Origin {
+        self.origin
+    }
+
     pub(super) fn connection(&mut self) -> Result<&mut PgConnection, StoreError> {
         self.connection.as_mut().ok_or(StoreError::Closed)
     }
@@ -239,7 +278,29 @@ impl Drop for Session {
         if let Some(connection) = self.connection.take()
             && !self.is_busy
         {
-            self.pool.put_back(connection, self.created);
+            self.pool.put_back(connection, self.origin);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// API-132: a flush after a crash or a failover says nothing about what was
+    /// committed before.
+    #[test]
+    fn only_an_older_session_of_the_same_server_vouches_for_a_commit() {
+        let sent = Instant::now();
+        let moment = Duration::from_millis(1);
+        let session = |connected, server| Origin {
+            created: sent - moment,
+            connected,
+            server,
+        };
+        let committed = session(sent - moment, 1);
+        assert!(session(sent, 1).vouches_for(committed, sent));
+        assert!(!session(sent + moment, 1).vouches_for(committed, sent));
+        assert!(!session(sent, 2).vouches_for(committed, sent));
     }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use sqlx::SqlStr;
 use sqlx::{AssertSqlSafe, SqlSafeStr as _};
 
+use super::flush::Flushes;
 use super::pool::Pool;
+use super::under_way::UnderWay;
 use crate::{DatabaseSettings, StoreError};
 
 /// What all transactions of a store share.
@@ -15,6 +17,8 @@ pub(crate) struct Sessions {
     /// that none can be prepared, as behind `PgBouncer` in transaction mode.
     is_pooled: bool,
     begin: SqlStr,
+    flushes: Flushes,
+    under_way: UnderWay,
     /// A server that says nothing for so long has vanished, since it ends every
     /// statement by then.
     silence: Duration,
@@ -29,6 +33,8 @@ impl Sessions {
             begin.extend(limits.map(|(name, millis)| format!("SET LOCAL {name} = {millis}")));
         }
         Self {
+            flushes: Flushes::new(pool.runtime().clone(), settings.job_timeout),
+            under_way: UnderWay::default(),
             pool,
             is_pooled,
             begin: AssertSqlSafe(begin.join("; ")).into_sql_str(),
@@ -38,6 +44,14 @@ impl Sessions {
 
     pub(super) const fn is_pooled(&self) -> bool {
         self.is_pooled
+    }
+
+    pub(super) const fn flushes(&self) -> &Flushes {
+        &self.flushes
+    }
+
+    pub(super) const fn under_way(&self) -> &UnderWay {
+        &self.under_way
     }
 
     /// Begins a transaction.

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use minichat_core::{TenantId, UserId};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::pool::Session;
+use super::flush::FLUSH;
+use super::pool::{Origin, Session};
 use super::sessions::Sessions;
 use super::types;
+use super::under_way::Commit;
 use crate::StoreError;
 use crate::value::Param;
 
@@ -26,6 +29,21 @@ pub(crate) struct PostgresTx {
     state: State,
     posted: Vec<Posted>,
     has_collided: bool,
+    /// When a statement was sent whose commit is not flushed.
+    unflushed_since: Option<Instant>,
+    /// Counts until the caller has an answer.
+    under_way: Option<Commit>,
+}
+
+/// What a statement that is a transaction of its own commits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Commits {
+    /// It only reads.
+    Nothing,
+    /// Its answer comes after the flush to disk.
+    Flushed,
+    /// Its answer comes before; one without a row has written nothing.
+    Unflushed,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,7 +85,17 @@ impl PostgresTx {
             state,
             posted: Vec::new(),
             has_collided: false,
+            unflushed_since: None,
+            under_way: None,
         }
+    }
+
+    pub(super) const fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    pub(super) const fn origin(&self) -> Origin {
+        self.session.origin()
     }
 
     /// Whether a statement failed because of another transaction.
@@ -107,24 +135,74 @@ impl PostgresTx {
         !self.sessions.is_pooled()
     }
 
+    /// How the next statement for a user is committed: if others of his are under
+    /// way, without waiting for the disk, because they may wait for its locks.
+    pub(crate) fn commits(&mut self, tenant: TenantId, user: UserId) -> Commits {
+        let (commit, has_others) = self.sessions.under_way().begin(tenant, user);
+        self.under_way = Some(commit);
+        if has_others {
+            Commits::Unflushed
+        } else {
+            Commits::Flushed
+        }
+    }
+
     /// Runs a statement as a transaction of its own, before any other.
     pub(crate) async fn single(
         &mut self,
         sql: &'static str,
         params: &[Param<'_>],
-        commits: bool,
+        commits: Commits,
     ) -> Result<Vec<PgRow>, StoreError> {
         if self.state != State::NotBegun || !self.posted.is_empty() {
             return Err(StoreError::JobSuspended);
         }
         self.state = State::Open;
+        let sent = Instant::now();
         let answer = self.statement(sql.into_sql_str(), params, true).await;
         self.state = State::NotBegun;
-        if commits {
-            answer.map_err(in_doubt)
-        } else {
-            answer
+        if commits == Commits::Nothing {
+            return answer;
         }
+        let rows = answer.map_err(in_doubt)?;
+        if commits == Commits::Unflushed && !rows.is_empty() {
+            self.unflushed_since = Some(sent);
+        }
+        Ok(rows)
+    }
+
+    /// What it has seen is flushed: at once if it only reads, otherwise with its
+    /// commit.
+    pub(crate) async fn flush_seen(&mut self) -> Result<(), StoreError> {
+        if !self.is_reading {
+            return self.post(FLUSH, Vec::new());
+        }
+        if self.state == State::NotBegun {
+            return Ok(());
+        }
+        self.statement(FLUSH.into_sql_str(), &[], true).await?;
+        if self.state == State::Open {
+            self.command("COMMIT".into_sql_str()).await?;
+            self.state = State::NotBegun;
+        }
+        Ok(())
+    }
+
+    /// Makes the server flush everything that is committed.
+    pub(super) async fn flush(&mut self, limit: Duration) -> Result<(), StoreError> {
+        self.deadline = Instant::now() + limit;
+        self.statement(FLUSH.into_sql_str(), &[], true).await?;
+        Ok(())
+    }
+
+    /// Waits until what was committed is flushed. The session goes back before.
+    pub(crate) async fn flushed(mut self) -> Result<(), StoreError> {
+        let Some(since) = self.unflushed_since else {
+            return Ok(());
+        };
+        let _under_way = self.under_way.take();
+        let flushes = self.sessions.flushes().clone();
+        flushes.flushed(self, since).await
     }
 
     /// Runs a query of a snapshot, kept prepared if `keep`; otherwise the server
@@ -165,6 +243,7 @@ impl PostgresTx {
                 .await
                 .map_err(in_doubt)?;
             self.state = State::Ended;
+            self.unflushed_since = None;
         }
         Ok(())
     }
@@ -238,7 +317,7 @@ impl PostgresTx {
 /// before its answer.
 fn in_doubt(error: StoreError) -> StoreError {
     if error.ends_session() {
-        StoreError::InDoubt(Box::new(error))
+        StoreError::InDoubt(Arc::new(error))
     } else {
         error
     }

@@ -142,7 +142,7 @@ impl Sqlite {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let in_doubt = |error| StoreError::InDoubt(Box::new(error));
+        let in_doubt = |error| StoreError::InDoubt(Arc::new(error));
         submit(&self.writes, job, self.limits.job_timeout, in_doubt).await
     }
 

@@ -1,10 +1,10 @@
 //! A private PostgreSQL server for tests. It lives in a temporary directory and
 //! stops with the process that started it, however that process ends.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,7 +21,7 @@ pub struct TestPostgres {
     /// `postgres://…`, without a database.
     base_url: String,
     databases: AtomicU32,
-    _server: Option<Server>,
+    server: Option<Server>,
 }
 
 /// PEM files of a server that requires TLS. The user `certified` needs a
@@ -38,6 +38,8 @@ pub struct ServerTls {
 pub enum TestPostgresError {
     #[error("no PostgreSQL server binaries below /usr/lib/postgresql")]
     NotInstalled,
+    #[error("the server is not a private one")]
+    NotPrivate,
     #[error("initdb: {0}")]
     Initialize(String),
     #[error("the server ended before it was ready: {0}")]
@@ -60,25 +62,41 @@ impl TestPostgres {
         let (base_url, server) = if let Ok(url) = std::env::var(URL_VARIABLE) {
             (url.trim_end_matches('/').to_owned(), None)
         } else {
-            let server = Server::start(None)?;
-            let url = format!("postgres://postgres@127.0.0.1:{}", server.port);
-            (url, Some(server))
+            let server = Server::start(None, Durability::Volatile)?;
+            (server.url(), Some(server))
         };
         Ok(Self {
             base_url,
             databases: AtomicU32::new(0),
-            _server: server,
+            server,
         })
+    }
+
+    /// A private server whose commits survive a crash. What is committed
+    /// asynchronously is lost, unless another commit follows.
+    pub fn start_durable() -> Result<Self, TestPostgresError> {
+        let server = Server::start(None, Durability::Durable)?;
+        Ok(Self {
+            base_url: server.url(),
+            databases: AtomicU32::new(0),
+            server: Some(server),
+        })
+    }
+
+    /// Lets a private server crash, and starts it again.
+    pub fn crash(&mut self) -> Result<(), TestPostgresError> {
+        let server = self.server.as_mut();
+        server.ok_or(TestPostgresError::NotPrivate)?.crash()
     }
 
     /// A private server that refuses connections without TLS, and its port.
     pub fn start_with_tls(tls: &ServerTls) -> Result<(Self, u16), TestPostgresError> {
-        let server = Server::start(Some(tls))?;
+        let server = Server::start(Some(tls), Durability::Volatile)?;
         let port = server.port;
         let this = Self {
-            base_url: format!("postgres://postgres@127.0.0.1:{port}"),
+            base_url: server.url(),
             databases: AtomicU32::new(0),
-            _server: Some(server),
+            server: Some(server),
         };
         Ok((this, port))
     }
@@ -104,18 +122,39 @@ impl TestPostgres {
 
 /// A running server. A shell waits for the end of its standard input, which
 /// comes even if this process is killed. It then stops the server by its
-/// process id and removes the directory.
+/// process id and removes the directory. The word `crash` makes it stop the
+/// server as a crash would, and start it again.
 struct Server {
+    directory: PathBuf,
     port: u16,
     watcher: Child,
     lifeline: Option<ChildStdin>,
+    states: Option<BufReader<ChildStdout>>,
+}
+
+/// Whether a crash of the server may lose commits.
+#[derive(Clone, Copy)]
+enum Durability {
+    Volatile,
+    /// Only those that did not wait for the disk. The server puts off writing
+    /// these for as long as it can be told to.
+    Durable,
+}
+
+impl Durability {
+    const fn settings(self) -> &'static str {
+        match self {
+            Self::Volatile => "-c synchronous_commit=off",
+            Self::Durable => "-c wal_writer_delay=10s -c wal_writer_flush_after=1GB",
+        }
+    }
 }
 
 const WATCHER: &str = r#"
 set -u
 # An interrupt reaches the whole process group; the server is stopped below.
 trap : INT
-bin=$1 dir=$2 port=$3 tls=$4
+bin=$1 dir=$2 port=$3 tls=$4 settings=$5
 "$bin/initdb" --pgdata="$dir/data" --username=postgres --auth=trust --encoding=UTF8 \
     --locale=C --no-sync --no-instructions >"$dir/initdb.log" 2>&1 || { echo initdb; exit 1; }
 set --
@@ -124,24 +163,35 @@ if [ -n "$tls" ]; then
     set -- -c ssl=on -c ssl_ca_file=client_ca.pem -c ssl_cert_file=server.pem -c ssl_key_file=server.key
     printf '%s\n' 'hostssl all certified all cert' 'hostssl all all all trust' >"$dir/data/pg_hba.conf"
 fi
-"$bin/postgres" "$@" -D "$dir/data" -p "$port" -c listen_addresses=127.0.0.1 \
-    -c unix_socket_directories="$dir" -c max_connections=300 -c fsync=off \
-    -c synchronous_commit=off -c full_page_writes=off \
-    >"$dir/server.log" 2>&1 </dev/null &
-server=$!
-for _ in $(seq 300); do
-    "$bin/pg_isready" -q -h 127.0.0.1 -p "$port" -U postgres && { echo ready; break; }
-    kill -0 "$server" 2>/dev/null || { echo start; exit 1; }
-    sleep 0.05
+start() {
+    # Settings are words without blanks.
+    "$bin/postgres" "$@" -D "$dir/data" -p "$port" -c listen_addresses=127.0.0.1 \
+        -c unix_socket_directories="$dir" -c max_connections=300 -c fsync=off \
+        $settings -c full_page_writes=off >>"$dir/server.log" 2>&1 </dev/null &
+    server=$!
+    for _ in $(seq 300); do
+        "$bin/pg_isready" -q -h 127.0.0.1 -p "$port" -U postgres && { echo ready; return; }
+        kill -0 "$server" 2>/dev/null || break
+        sleep 0.05
+    done
+    echo start
+    exit 1
+}
+start "$@"
+while read -r word; do
+    if [ "$word" = crash ]; then
+        kill -QUIT "$server"
+        wait "$server"
+        start "$@"
+    fi
 done
-while read -r _; do :; done
 kill -INT "$server"
 wait "$server"
 rm -rf "$dir"
 "#;
 
 impl Server {
-    fn start(tls: Option<&ServerTls>) -> Result<Self, TestPostgresError> {
+    fn start(tls: Option<&ServerTls>, durability: Durability) -> Result<Self, TestPostgresError> {
         let bin = server_binaries().ok_or(TestPostgresError::NotInstalled)?;
         let directory = TempDir::with_prefix("minichat-postgres-")?.keep();
         let port = free_port()?;
@@ -152,22 +202,41 @@ impl Server {
             .args([&bin, &directory])
             .arg(port.to_string())
             .arg(tls.as_ref().map_or(Path::new(""), TempDir::path))
+            .arg(durability.settings())
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let lifeline = watcher.stdin.take();
-        let mut state = String::new();
-        if let Some(stdout) = watcher.stdout.take() {
-            BufReader::new(stdout).read_line(&mut state)?;
+        let mut server = Self {
+            directory,
+            port,
+            lifeline: watcher.stdin.take(),
+            states: watcher.stdout.take().map(BufReader::new),
+            watcher,
+        };
+        server.await_ready()?;
+        Ok(server)
+    }
+
+    fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}", self.port)
+    }
+
+    fn crash(&mut self) -> Result<(), TestPostgresError> {
+        if let Some(watcher) = &mut self.lifeline {
+            writeln!(watcher, "crash")?;
         }
-        let log = |name| std::fs::read_to_string(directory.join(name)).unwrap_or_default();
+        self.await_ready()
+    }
+
+    fn await_ready(&mut self) -> Result<(), TestPostgresError> {
+        let mut state = String::new();
+        if let Some(states) = &mut self.states {
+            states.read_line(&mut state)?;
+        }
+        let log = |name| std::fs::read_to_string(self.directory.join(name)).unwrap_or_default();
         match state.trim_end() {
-            "ready" => Ok(Self {
-                port,
-                watcher,
-                lifeline,
-            }),
+            "ready" => Ok(()),
             "initdb" => Err(TestPostgresError::Initialize(log("initdb.log"))),
             _ => Err(TestPostgresError::Start(log("server.log"))),
         }

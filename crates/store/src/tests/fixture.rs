@@ -75,7 +75,7 @@ impl Db {
         Self::open(server.create_database().await.unwrap(), None).await
     }
 
-    async fn open(url: String, directory: Option<TempDir>) -> Self {
+    pub(super) async fn open(url: String, directory: Option<TempDir>) -> Self {
         let clock = Arc::new(TestClock(AtomicI64::new(NOON.as_micros())));
         let settings = DatabaseSettings::new(url);
         let store = Store::open(&settings, clock.clone()).await.unwrap();

@@ -2,6 +2,7 @@
 
 mod admission;
 mod fixture;
+mod flushes;
 mod group_commit;
 mod one_statement;
 mod outages;

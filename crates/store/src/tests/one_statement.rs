@@ -12,11 +12,12 @@ use crate::one_statement::rfc3339;
 use crate::tx::only_column;
 use crate::value::params;
 use crate::{
-    ConditionalReserve, Finalization, OutboxMessage, Role, SettlementBooking, StoreError, Tx,
+    ConditionalReserve, Finalization, OutboxMessage, Role, SettlementBooking, StoreError,
+    TurnFinish, Tx,
 };
 
 const NOBODY: Limits = limits(0);
-const EVERYBODY: Limits = limits(i64::MAX);
+pub(super) const EVERYBODY: Limits = limits(i64::MAX);
 
 const fn limits(most: i64) -> Limits {
     let tier = TierLimits {
@@ -31,7 +32,7 @@ const fn limits(most: i64) -> Limits {
 
 /// Reserves at once if the chat has `revision` and its user's cells hold no more
 /// than `most_used`.
-async fn reserve(
+pub(super) async fn reserve(
     db: &Db,
     turn: OneTurn,
     revision: u64,
@@ -53,6 +54,15 @@ async fn reserve(
 }
 
 async fn finalize(db: &Db, turn: OneTurn) -> Result<bool, StoreError> {
+    finalize_as(db, turn, uuid::Uuid::new_v4()).await
+}
+
+/// Ends a turn by an attempt with this id.
+pub(super) async fn finalize_as(
+    db: &Db,
+    turn: OneTurn,
+    finalization_id: uuid::Uuid,
+) -> Result<bool, StoreError> {
     let answer = db.store.write(move |tx: &mut Tx| {
         Box::pin(async move {
             let event = |queue| OutboxMessage {
@@ -65,7 +75,10 @@ async fn finalize(db: &Db, turn: OneTurn) -> Result<bool, StoreError> {
                 created_at: NOON,
             };
             let finalization = Finalization {
-                finish: turn.finish(Outcome::Completed(None)),
+                finish: TurnFinish {
+                    finalization_id,
+                    ..turn.finish(Outcome::Completed(None))
+                },
                 reserve: Reserve {
                     reserve_tokens: 100,
                     max_output_tokens_applied: 50,
@@ -91,7 +104,7 @@ async fn turns(db: &Db) -> i64 {
 }
 
 /// Makes the rows of the day.
-async fn with_rows(db: &Db) -> OneTurn {
+pub(super) async fn with_rows(db: &Db) -> OneTurn {
     let turn = db.send(NOON);
     let scope = turn.scope();
     db.write(move |tx| tx.quota_ensure(scope)).await.unwrap();
