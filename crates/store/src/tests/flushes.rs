@@ -61,6 +61,13 @@ async fn until(db: &Db, sql: &'static str, count: i64) {
     }
 }
 
+/// Returns when the server serves again.
+async fn crash(server: &mut TestPostgres, db: &Db) {
+    tokio::task::block_in_place(|| server.crash()).unwrap();
+    // Finds the sessions that are dead.
+    while db.store.ping().await.is_err() {}
+}
+
 /// A running turn of the user in a chat of its own.
 async fn open(db: &Db) -> OneTurn {
     let turn = in_a_chat(db).await;
@@ -144,7 +151,7 @@ async fn locks_are_free_before_the_flush_and_answers_come_after_it() {
     run(&mut it.gate, "SELECT pg_advisory_unlock(7)").await;
     assert!(it.answer.await.unwrap().unwrap());
     assert!(third.await.unwrap().unwrap());
-    it.server.crash().unwrap();
+    crash(&mut it.server, &it.db).await;
     until(&it.db, ENDED, 2).await;
     assert_eq!(it.db.count(opened, []).await, 3);
 }
@@ -171,7 +178,7 @@ async fn a_lost_flush_is_in_doubt_until_it_is_asked_about() {
     let error = it.answer.await.unwrap().unwrap_err();
     assert!(error.is_unanswered(), "{error}");
     assert!(ended_by(&it.db, it.turn, it.finalization).await.unwrap());
-    it.server.crash().unwrap();
+    crash(&mut it.server, &it.db).await;
     until(&it.db, ENDED, 2).await;
 }
 
@@ -180,22 +187,17 @@ async fn a_lost_flush_is_in_doubt_until_it_is_asked_about() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_before_the_flush_is_in_doubt() {
     let mut it = unflushed().await;
-    it.server.crash().unwrap();
+    crash(&mut it.server, &it.db).await;
     let error = it.answer.await.unwrap().unwrap_err();
     assert!(error.is_unanswered(), "{error}");
-    let is_ended = loop {
-        match ended_by(&it.db, it.turn, it.finalization).await {
-            Ok(is_ended) => break is_ended,
-            Err(error) => assert!(error.is_unavailable(), "{error}"),
-        }
-    };
+    let is_ended = ended_by(&it.db, it.turn, it.finalization).await.unwrap();
     until(&it.db, ENDED, if is_ended { 2 } else { 1 }).await;
     assert_ne!(it.turn.complete(&it.db.store).await.unwrap(), is_ended);
     check_credits(&it.db, 2, 0).await;
 }
 
 /// TURN-44: what a reader has flushed survives a crash.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_seen_survives_if_it_was_flushed() {
     let (mut server, db) = durable().await;
     let mut other = connect(&db.settings.url).await;
@@ -205,7 +207,7 @@ async fn what_was_seen_survives_if_it_was_flushed() {
         .store
         .read(|tx: &mut Tx| Box::pin(async { tx.flush_seen().await }));
     seen.await.map_err(|error: StoreError| error).unwrap();
-    server.crash().unwrap();
+    crash(&mut server, &db).await;
     until(&db, "SELECT COUNT(*) FROM chats WHERE title = 'seen'", 1).await;
 }
 
@@ -333,7 +335,7 @@ async fn what_was_answered_survives_every_crash() {
         while answers.load(Ordering::Relaxed) < 100 + 7 * round {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        tokio::task::block_in_place(|| server.crash()).unwrap();
+        crash(&mut server, &db).await;
         let state = "SELECT COUNT(*) FROM chat_turns WHERE id = $1";
         let ended = "SELECT COUNT(*) FROM chat_turns WHERE id = $1 AND state = 'completed'";
         let seen = "SELECT COUNT(*) FROM chat_turns WHERE request_id = $1 AND state = 'completed'";
