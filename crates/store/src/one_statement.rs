@@ -41,7 +41,7 @@
 //!
 //! A commit holds its locks until its record is flushed to disk, which takes longer
 //! than the statement. So while another commit of the same user is under way in
-//! this process, the statement turns `synchronous_commit` off for its own
+//! this process, or no session is free, the statement turns `synchronous_commit` off for its own
 //! transaction: its commit returns, and frees the locks, before it is flushed.
 //! Nobody is answered then: the job returns when a flush that began afterwards has
 //! succeeded (`postgres/flush.rs`), and a commit whose flush is not known to have

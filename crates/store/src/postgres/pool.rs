@@ -105,6 +105,10 @@ impl Pool {
         &self.0.runtime
     }
 
+    pub(super) fn has_free(&self) -> bool {
+        self.0.permits.available_permits() > 0
+    }
+
     /// A session that lives, made if none is idle.
     pub(super) async fn acquire(&self) -> Result<Session, StoreError> {
         let permit = Arc::clone(&self.0.permits).acquire_owned();

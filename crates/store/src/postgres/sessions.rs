@@ -50,6 +50,11 @@ impl Sessions {
         &self.flushes
     }
 
+    /// Whether a transaction that begins now finds a session at once.
+    pub(super) fn has_free(&self) -> bool {
+        self.pool.has_free()
+    }
+
     pub(super) const fn under_way(&self) -> &UnderWay {
         &self.under_way
     }

@@ -135,12 +135,13 @@ impl PostgresTx {
         !self.sessions.is_pooled()
     }
 
-    /// How the next statement for a user is committed: if others of his are under
-    /// way, without waiting for the disk, because they may wait for its locks.
+    /// How the next statement for a user is committed: without waiting for the disk
+    /// if somebody may wait meanwhile, for its locks because other commits of the
+    /// user are under way, or for its session because none is free.
     pub(crate) fn commits(&mut self, tenant: TenantId, user: UserId) -> Commits {
         let (commit, has_others) = self.sessions.under_way().begin(tenant, user);
         self.under_way = Some(commit);
-        if has_others {
+        if has_others || !self.sessions.has_free() {
             Commits::Unflushed
         } else {
             Commits::Flushed

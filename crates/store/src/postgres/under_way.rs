@@ -20,14 +20,11 @@ pub(super) struct Commit {
 impl UnderWay {
     /// Counts a commit, and returns whether there are others.
     pub(super) fn begin(&self, tenant: TenantId, user: UserId) -> (Commit, bool) {
-        let user = match policy() {
-            2 => (TenantId(uuid::Uuid::nil()), UserId(uuid::Uuid::nil())),
-            _ => (tenant, user),
-        };
+        let user = (tenant, user);
         let mut users = self.lock();
         let count = users.entry(user).or_default();
         *count += 1;
-        let has_others = *count > 1 && policy() > 0;
+        let has_others = *count > 1;
         drop(users);
         let of = self.clone();
         (Commit { user, of }, has_others)
@@ -37,15 +34,6 @@ impl UnderWay {
         // No code runs under the lock that could leave the counts wrong.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn policy() -> u8 {
-    static P: std::sync::OnceLock<u8> = std::sync::OnceLock::new();
-    *P.get_or_init(|| match std::env::var("MINICHAT_X_POLICY").as_deref() {
-        Ok("never") => 0,
-        Ok("any") => 2,
-        _ => 1,
-    })
 }
 
 impl Drop for Commit {
