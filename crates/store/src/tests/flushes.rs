@@ -152,7 +152,7 @@ async fn locks_are_free_before_the_flush_and_answers_come_after_it() {
     assert!(it.answer.await.unwrap().unwrap());
     assert!(third.await.unwrap().unwrap());
     crash(&mut it.server, &it.db).await;
-    until(&it.db, ENDED, 2).await;
+    assert_eq!(it.db.count(ENDED, []).await, 2);
     assert_eq!(it.db.count(opened, []).await, 3);
 }
 
@@ -179,7 +179,7 @@ async fn a_lost_flush_is_in_doubt_until_it_is_asked_about() {
     assert!(error.is_unanswered(), "{error}");
     assert!(ended_by(&it.db, it.turn, it.finalization).await.unwrap());
     crash(&mut it.server, &it.db).await;
-    until(&it.db, ENDED, 2).await;
+    assert_eq!(it.db.count(ENDED, []).await, 2);
 }
 
 /// The same if the server crashes: what was not flushed may be lost, and then it is
@@ -191,7 +191,8 @@ async fn a_crash_before_the_flush_is_in_doubt() {
     let error = it.answer.await.unwrap().unwrap_err();
     assert!(error.is_unanswered(), "{error}");
     let is_ended = ended_by(&it.db, it.turn, it.finalization).await.unwrap();
-    until(&it.db, ENDED, if is_ended { 2 } else { 1 }).await;
+    let ended = it.db.count(ENDED, []).await;
+    assert_eq!(ended, if is_ended { 2 } else { 1 });
     assert_ne!(it.turn.complete(&it.db.store).await.unwrap(), is_ended);
     check_credits(&it.db, 2, 0).await;
 }
@@ -208,7 +209,8 @@ async fn what_was_seen_survives_if_it_was_flushed() {
         .read(|tx: &mut Tx| Box::pin(async { tx.flush_seen().await }));
     seen.await.map_err(|error: StoreError| error).unwrap();
     crash(&mut server, &db).await;
-    until(&db, "SELECT COUNT(*) FROM chats WHERE title = 'seen'", 1).await;
+    let seen = "SELECT COUNT(*) FROM chats WHERE title = 'seen'";
+    assert_eq!(db.count(seen, []).await, 1);
 }
 
 async fn check_credits(db: &Db, ended: u64, running: u64) {
