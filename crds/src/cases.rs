@@ -1,6 +1,8 @@
 //! For every CEL rule, a manifest that it accepts and one that it refuses (K8S-6). Tests run them
 //! here without a cluster, and against an API server, which also limits the cost of a rule.
 
+mod sink;
+
 use serde_json::{Value, json};
 
 /// One rule with both manifests.
@@ -98,6 +100,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(issuer_cases());
     cases.extend(provider_cases());
     cases.extend(model_cases());
+    cases.extend(sink::sink_cases());
     cases.extend(quota_cases());
     cases
 }

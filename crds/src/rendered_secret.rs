@@ -225,7 +225,7 @@ fn source(
 
 fn what_to_shorten(document: usize, credentials: usize) -> String {
     let advice = if credentials > document {
-        "are these the right keys of the right Secrets in spec.providers[].auth.secretKeyRef?"
+        "are these the right keys of the right Secrets in spec.providers[].auth.secretKeyRef and of the sinks?"
     } else {
         "name fewer users in ChatQuota objects, or shorten systemPrompt and extraBody of models"
     };
@@ -524,6 +524,6 @@ mod tests {
         let faults = faults.to_string();
         assert!(faults.contains("at most 921600 are allowed"), "{faults}");
         assert!(faults.contains("credentials take 921"), "{faults}");
-        assert!(faults.contains("secretKeyRef?"), "{faults}");
+        assert!(faults.contains("right Secrets"), "{faults}");
     }
 }

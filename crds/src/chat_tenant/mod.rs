@@ -7,6 +7,8 @@
 
 mod model;
 mod provider;
+mod reference;
+mod sink;
 mod status;
 
 use kube::CustomResource;
@@ -15,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 pub use model::{ApiParams, EstimationBudgets, Model, Preference, Tier};
 pub use provider::{Auth, Provider, ProviderKind, SecretKeyRef, Timeouts};
+pub use reference::{CredentialRef, CredentialUse};
+pub use sink::{AuditSink, Batch, SinkType, UsageSink, Webhook, WebhookFormat};
 pub use status::{ChatTenantStatus, Contender, DataPlane};
 
 /// One customer of the chat service: which models it may use, where they are
@@ -170,6 +174,14 @@ pub struct ChatTenantSpec {
     /// What a request to the provider contains besides the new message.
     #[serde(default)]
     pub context: Context,
+
+    /// Where usage events go.
+    #[serde(default)]
+    pub usage_sink: UsageSink,
+
+    /// Where audit events go.
+    #[serde(default)]
+    pub audit_sink: AuditSink,
 }
 
 /// Lower-case hyphenated UUID.

@@ -245,13 +245,9 @@ fn secrets_of(document: &Document) -> BTreeSet<NamespacedName> {
         return BTreeSet::new();
     };
     let (namespace, _) = parts(name);
-    let auths = tenant
-        .spec
-        .providers
-        .iter()
-        .filter_map(|provider| provider.auth.as_ref());
-    auths
-        .filter_map(|auth| NamespacedName::new(namespace, &auth.secret_key_ref.name).ok())
+    let references = tenant.spec.credential_refs().into_iter();
+    references
+        .filter_map(|one| NamespacedName::new(namespace, &one.to.name).ok())
         .collect()
 }
 

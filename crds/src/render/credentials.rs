@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use minichat_config::tenant::sink::SigningKey;
 use minichat_config::{Credentials, Fault, Secret};
 
 use super::document;
 use crate::ChatTenant;
-use crate::chat_tenant::SecretKeyRef;
+use crate::chat_tenant::{CredentialRef, CredentialUse, SecretKeyRef};
 
 /// Longest credential in bytes: servers refuse header sections that are much longer.
 const MAX_BYTES: usize = 8 * 1024;
@@ -63,23 +64,21 @@ pub enum UnresolvedKind {
 /// The credentials that `tenant` refers to, and the references that lead nowhere.
 pub fn resolve(tenant: &ChatTenant, secrets: &Secrets) -> (Credentials, Vec<Unresolved>) {
     let (mut credentials, mut unresolved) = (Credentials::default(), Vec::new());
-    for (i, provider) in tenant.spec.providers.iter().enumerate() {
-        let Some(auth) = &provider.auth else { continue };
-        let reference = &auth.secret_key_ref;
-        match credential(reference, secrets) {
-            Ok(value) => credentials.insert(document::secret_ref(reference), value.clone()),
+    for CredentialRef { path, to, used_as } in tenant.spec.credential_refs() {
+        match credential(to, used_as, secrets) {
+            Ok(value) => credentials.insert(document::secret_ref(to), value.clone()),
             Err((kind, message)) => {
                 let field = match kind {
                     UnresolvedKind::SecretNotFound => "name",
                     UnresolvedKind::KeyMissing | UnresolvedKind::SecretInvalid => "key",
                 };
-                let path = format!("spec.providers[{i}].auth.secretKeyRef.{field}");
+                let path = format!("{path}.{field}");
                 unresolved.push(Unresolved {
                     fault: Fault { path, message },
                     kind,
-                    secret: reference.name.clone(),
-                    key: reference.key.clone(),
-                    reference: document::secret_ref(reference),
+                    secret: to.name.clone(),
+                    key: to.key.clone(),
+                    reference: document::secret_ref(to),
                 });
             }
         }
@@ -89,6 +88,7 @@ pub fn resolve(tenant: &ChatTenant, secrets: &Secrets) -> (Credentials, Vec<Unre
 
 fn credential<'a>(
     reference: &SecretKeyRef,
+    used_as: CredentialUse,
     secrets: &'a Secrets,
 ) -> Result<&'a Secret, (UnresolvedKind, String)> {
     let SecretKeyRef { name, key } = reference;
@@ -106,10 +106,14 @@ fn credential<'a>(
         (UnresolvedKind::KeyMissing, message)
     })?;
     let why = match value {
-        SecretValue::Text(text) => match unusable(text.expose()) {
-            None => return Ok(text),
-            Some(why) => why,
-        },
+        SecretValue::Text(text) => {
+            let why = match used_as {
+                CredentialUse::Header => unusable(text.expose()),
+                CredentialUse::Signature => SigningKey::read_all(text.expose()).err(),
+            };
+            let Some(why) = why else { return Ok(text) };
+            why
+        }
         SecretValue::Binary => "is not UTF-8 text".to_owned(),
     };
     let message = format!("the value of {key} in the Secret {name} {why}; correct the Secret");

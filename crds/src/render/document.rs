@@ -13,9 +13,13 @@ use minichat_core::TenantId;
 use minichat_core::quota::{EstimationBudgets, KillSwitches, Tier};
 use serde_json::Value;
 
-use super::RenderSettings;
+use super::{RenderSettings, sink};
 use crate::ChatTenant;
 use crate::chat_tenant::{self as crd, ChatTenantSpec};
+
+/// What is wrong with an address of a process that wants TLS.
+pub(super) const PLAIN_HTTP: &str =
+    "plain http is not allowed by this process; write https://, or set provider_http.allow_http";
 
 pub(super) fn document(
     tenant: &ChatTenant,
@@ -40,6 +44,8 @@ pub(super) fn document(
         context: crd::Context {
             recent_messages_limit,
         },
+        usage_sink,
+        audit_sink,
     } = &tenant.spec;
     let crd::KillSwitches {
         disable_premium_tier,
@@ -84,8 +90,8 @@ pub(super) fn document(
         context: ContextDocument {
             recent_messages_limit: *recent_messages_limit,
         },
-        usage_sink: None,
-        audit_sink: None,
+        usage_sink: sink::usage(usage_sink, settings, faults),
+        audit_sink: sink::audit(audit_sink, settings, faults),
         user_limits,
     }
 }
@@ -109,7 +115,7 @@ fn issuer(
         faults.require(
             !url.is_some_and(|url| plain(url)),
             format!("{path}.{key}"),
-            "plain http is not allowed by this process; write https://, or set provider_http.allow_http",
+            PLAIN_HTTP,
         );
     }
     let (key, asked) = match jwks_uri {
@@ -163,7 +169,7 @@ fn provider(
     faults.require(
         !use_http || settings.allow_http,
         format!("{path}.baseUrl"),
-        "plain http is not allowed by this process; write https://, or set provider_http.allow_http",
+        PLAIN_HTTP,
     );
     if !host.is_empty()
         && let Some(message) = settings.refuse_host(&host)

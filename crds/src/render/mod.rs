@@ -5,6 +5,7 @@ mod credentials;
 mod document;
 mod quota;
 mod shortfall;
+mod sink;
 mod warning;
 
 #[cfg(test)]
@@ -26,9 +27,9 @@ pub use shortfall::{Shortfall, ShortfallKind};
 /// What one process or pool decides for all tenants.
 #[derive(Debug, Clone)]
 pub struct RenderSettings {
-    /// Whether providers without TLS are allowed (`provider_http.allow_http`).
+    /// Whether providers, issuers and sinks without TLS are allowed (`provider_http.allow_http`).
     pub allow_http: bool,
-    /// Loopback and private addresses that providers and issuers may have
+    /// Loopback and private addresses that providers, issuers and sinks may have
     /// (`outbound.allow_private`); `None`: every address passes.
     pub allow_private: Option<AllowPrivate>,
     /// Age of the last progress from which a turn is taken for left behind
@@ -123,10 +124,10 @@ pub fn render(
     let document = document::document(tenant, tenant_id(tenant), limits, settings, &mut faults);
     let document = faults.into_result(document)?;
     let config = TenantConfig::new(document).map_err(document::in_words_of_the_manifest)?;
-    config
+    let sinks = config
         .sinks(&credentials)
         .map_err(document::in_words_of_the_manifest)?;
-    warnings.extend(warning::warnings(&config, &credentials));
+    warnings.extend(warning::warnings(&config, &sinks, &credentials));
     Ok(Rendered {
         config,
         credentials,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use minichat_config::tenant::{ProviderKind, Scheme, Tier};
+use minichat_config::tenant::{ProviderKind, Scheme, Sink, Tier};
 use minichat_core::UserId;
 use serde_json::{Value, json};
 
@@ -70,7 +70,8 @@ fn every_field_reaches_the_configuration() {
             "preference": {"isDefault": true, "sortOrder": 4}
         }],
         "killSwitches": {"disablePremiumTier": true, "forceStandardTier": true, "disableWebSearch": true},
-        "streaming": {"maxOutputTokens": 50}, "context": {"recentMessagesLimit": 3}
+        "streaming": {"maxOutputTokens": 50}, "context": {"recentMessagesLimit": 3},
+        "usageSink": {"type": "Log"}, "auditSink": {"type": "Log", "includeContent": true}
     });
     let Rendered {
         config,
@@ -180,6 +181,9 @@ fn every_field_reaches_the_configuration() {
     assert_eq!(params.extra_body, Some(json!({"k": 1})));
     let preference = model.preference.unwrap();
     assert_eq!((preference.is_default, preference.sort_order), (true, 4));
+    let sinks = config.sinks(&credentials).unwrap();
+    assert_eq!((&sinks.usage, &sinks.audit), (&Sink::Log, &Sink::Log));
+    assert!(sinks.include_content);
 }
 
 /// K8S-20: the document holds no secret.
@@ -240,6 +244,13 @@ fn plain_http_needs_permission() {
     let tenant = validation::chat_tenant(&tenant, None).unwrap();
     let faults = render(&tenant, &[], &secrets(), &RenderSettings::default()).unwrap_err();
     assert_eq!(faults.0[0].path, "spec.providers[0].baseUrl");
+    for field in ["spec.usageSink.webhook.url", "spec.auditSink.webhook.url"] {
+        let tenant = calling(field, "http://receiver.example/hook");
+        render(&tenant, &[], &secrets(), &ALLOW_HTTP).unwrap();
+        let faults = render(&tenant, &[], &secrets(), &RenderSettings::default()).unwrap_err();
+        assert_eq!(faults.0[0].path, field);
+        assert!(faults.0[0].message.contains("plain http"), "{faults}");
+    }
 }
 
 /// TURN-1: a live process gives a silent provider up before its turn is taken
@@ -582,6 +593,10 @@ fn faults_of_the_document_name_fields_of_the_manifest() {
             "spec.models[1].apiParams.topP",
         ),
         ("issuers[2].jwks_uri", "spec.auth.issuers[2].jwksUri"),
+        (
+            "audit_sink.webhook.signing_secret_ref",
+            "spec.auditSink.webhook.signingSecretRef",
+        ),
     ] {
         let fault = minichat_config::Fault {
             path: path.to_owned(),
@@ -592,13 +607,16 @@ fn faults_of_the_document_name_fields_of_the_manifest() {
     }
 }
 
-/// A tenant whose provider is at `url`, or whose issuer is asked there.
+/// A tenant whose provider or webhook is at `url`, or whose issuer is asked there.
 fn calling(field: &str, url: &str) -> ChatTenant {
     let issuer = |issuer: &str, jwks_uri: Option<&str>| json!({"issuers": [{"issuer": issuer, "audience": "a", "jwksUri": jwks_uri}]});
+    let webhook = |url: &str| json!({"type": "Webhook", "webhook": {"url": url}});
     let public = "https://login.example.com";
     let object = match field {
         "spec.providers[0].baseUrl" => with(tenant(), "/spec/providers/0/baseUrl", json!(url)),
         "spec.auth.issuers[0].issuer" => with(tenant(), "/spec/auth", issuer(url, None)),
+        "spec.usageSink.webhook.url" => with(tenant(), "/spec/usageSink", webhook(url)),
+        "spec.auditSink.webhook.url" => with(tenant(), "/spec/auditSink", webhook(url)),
         _ => with(tenant(), "/spec/auth", issuer(public, Some(url))),
     };
     validation::chat_tenant(&object, None).unwrap_or_else(|faults| panic!("{url}: {faults}"))
@@ -617,6 +635,8 @@ fn a_private_address_needs_permission_in_every_field_that_is_called() {
         "spec.providers[0].baseUrl",
         "spec.auth.issuers[0].issuer",
         "spec.auth.issuers[0].jwksUri",
+        "spec.usageSink.webhook.url",
+        "spec.auditSink.webhook.url",
     ] {
         for (url, list) in [
             ("http://10.0.0.5:8000", "10.0.0.0/8"),

@@ -1,11 +1,17 @@
 //! What works but is probably not meant (QUOTA-17).
 
-use minichat_config::tenant::{Tier, UserLimits};
+use minichat_config::tenant::sink::{Sink, WebhookAuth};
+use minichat_config::tenant::{Sinks, Tier, UserLimits};
 use minichat_config::{Credentials, Model, Secret, TenantConfig};
 use minichat_core::quota::{Bucket, Period, credits};
 
-pub(super) fn warnings(config: &TenantConfig, credentials: &Credentials) -> Vec<String> {
+pub(super) fn warnings(
+    config: &TenantConfig,
+    sinks: &Sinks,
+    credentials: &Credentials,
+) -> Vec<String> {
     let mut warnings = short_credentials(config, credentials);
+    warnings.extend(of_sinks(sinks));
     if !config
         .models_enabled()
         .any(|model| model.tier == Tier::Standard)
@@ -39,6 +45,32 @@ fn short_credentials(config: &TenantConfig, credentials: &Credentials) -> Vec<St
             )
         })
         .collect()
+}
+
+/// A short credential of a webhook, and content that nobody gets.
+fn of_sinks(sinks: &Sinks) -> Vec<String> {
+    let is_short = |sink: &Sink| {
+        sink.webhook().is_some_and(|webhook| {
+            matches!(&webhook.auth, WebhookAuth::Header { value, .. } if value.expose().len() < Secret::SHORTEST_MASKED)
+        })
+    };
+    let mut warnings: Vec<_> = [("usageSink", &sinks.usage), ("auditSink", &sinks.audit)]
+        .into_iter()
+        .filter(|(_, sink)| is_short(sink))
+        .map(|(name, _)| {
+            format!(
+                "the credential of {name} has fewer than {} bytes, so it is not masked where an answer of the receiver repeats it: write a longer one",
+                Secret::SHORTEST_MASKED
+            )
+        })
+        .collect();
+    if sinks.include_content && sinks.audit == Sink::Log {
+        warnings.push(
+            "auditSink.includeContent has no effect on the log: only a webhook gets prompts and answers"
+                .to_owned(),
+        );
+    }
+    warnings
 }
 
 /// A limit that does not even cover an empty message on the default model.

@@ -29,8 +29,7 @@ pub(crate) struct Subject<'a> {
 impl<'a> Subject<'a> {
     pub(crate) fn of(tenant: &'a ChatTenant) -> Self {
         let meta = &tenant.metadata;
-        let providers = tenant.spec.providers.iter();
-        let auths = providers.filter_map(|provider| provider.auth.as_ref());
+        let references = tenant.spec.credential_refs().into_iter();
         Self {
             tenant,
             id: render::tenant_id(tenant),
@@ -38,9 +37,7 @@ impl<'a> Subject<'a> {
             name: meta.name.as_deref().unwrap_or_default(),
             full_name: full_name(tenant),
             issuers: Listed::by_tenant(tenant),
-            secrets: auths
-                .map(|auth| auth.secret_key_ref.name.as_str())
-                .collect(),
+            secrets: references.map(|one| one.to.name.as_str()).collect(),
         }
     }
 

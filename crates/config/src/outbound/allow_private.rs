@@ -1,5 +1,5 @@
-//! `outbound.allow_private`: which loopback and private addresses providers and
-//! issuers of tenants may have.
+//! `outbound.allow_private`: which loopback and private addresses providers,
+//! issuers and sinks of tenants may have.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;

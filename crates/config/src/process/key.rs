@@ -360,7 +360,7 @@ pub(super) const KEYS: &[Key] = &[
         "provider_http.allow_http",
         Kind::Bool,
         "false",
-        "Whether providers and token issuers may be called without TLS.",
+        "Whether providers, token issuers and webhooks of sinks may be called without TLS.",
     ),
     key(
         "provider_http.max_event_bytes",
@@ -378,19 +378,19 @@ pub(super) const KEYS: &[Key] = &[
         "outbound.allow_private",
         Kind::Texts,
         "",
-        "Loopback and private addresses that providers and issuers of tenants may have. An entry is a network such as `10.0.0.0/8`, or a host name: `models.internal` allows the private addresses of this name and of all names below it, `.models.svc.cluster.local` those of all names below it. Anybody who controls the DNS of a listed name chooses which private address it allows. If unset, mode `dev` and `source.manifests` allow all, and everything else allows none. Link-local, metadata, multicast and reserved addresses and the process's own listeners are always refused.",
+        "Loopback and private addresses that providers, issuers and sinks of tenants may have. An entry is a network such as `10.0.0.0/8`, or a host name: `models.internal` allows the private addresses of this name and of all names below it, `.models.svc.cluster.local` those of all names below it. Anybody who controls the DNS of a listed name chooses which private address it allows. If unset, mode `dev` and `source.manifests` allow all, and everything else allows none. Link-local, metadata, multicast and reserved addresses and the process's own listeners are always refused.",
     ),
     key(
         "outbound.ca_file",
         Kind::Text,
         "",
-        "PEM file with certificate authorities for providers, issuers and proxies, in addition to the public ones. The process reads the file again when it changes.",
+        "PEM file with certificate authorities for providers, issuers, sinks and proxies, in addition to the public ones. The process reads the file again when it changes.",
     ),
     key(
         "outbound.proxy",
         Kind::Secret,
         "",
-        "Proxy for all calls to providers and issuers, such as `http://USER:PASSWORD@proxy.example.com:3128`; it must support `CONNECT`. If unset, `HTTPS_PROXY` and `HTTP_PROXY` of the environment apply; empty = no proxy. The proxy resolves host names itself, so it must refuse private addresses by its own rules.",
+        "Proxy for all calls to providers, issuers and sinks, such as `http://USER:PASSWORD@proxy.example.com:3128`; it must support `CONNECT`. If unset, `HTTPS_PROXY` and `HTTP_PROXY` of the environment apply; empty = no proxy. The proxy resolves host names itself, so it must refuse private addresses by its own rules.",
     ),
     key(
         "outbound.no_proxy",

@@ -37,9 +37,10 @@ impl HttpUrl {
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
         let (host, port) = host_and_port(authority, scheme)?;
-        let path_and_query = match target.starts_with('/') {
-            true => target.to_owned(),
-            false => format!("/{target}"),
+        let path_and_query = if target.starts_with('/') {
+            target.to_owned()
+        } else {
+            format!("/{target}")
         };
         // Braces are for the paths of providers.
         let is_target = request_line::is_api_path(&path_and_query) && !target.contains('{');

@@ -107,7 +107,7 @@ A value that is not in this table is refused.
 const TAIL: &str = "
 ## Outgoing calls
 
-Tenants choose the addresses of their providers and issuers. Operator and data plane therefore refuse addresses that
+Tenants choose the addresses of their providers, issuers and sinks. Operator and data plane therefore refuse addresses that
 no tenant should reach: loopback and private addresses unless `outbound.allowPrivate` lists them, and always link-local, cloud
 metadata, multicast and reserved addresses and the pool's own listeners. The data plane checks again when it opens a
 connection, after it has resolved the name. A tenant with a refused address has `Accepted=False` and a message that names

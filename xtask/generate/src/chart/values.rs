@@ -204,13 +204,13 @@ fn outbound() -> Vec<ChartValue> {
             "outbound.allowPrivate",
             Kind::Texts("^[A-Za-z0-9._:/-]+$"),
             "[]",
-            "Loopback and private addresses that providers and issuers of tenants may have: networks such as `10.0.0.0/8`, and host names such as `models.internal` (this name and all below it) or `.models.svc.cluster.local` (all names below it), whose private addresses are then allowed. Empty = public addresses only. Operator and data plane both use the list.",
+            "Loopback and private addresses that providers, issuers and sinks of tenants may have: networks such as `10.0.0.0/8`, and host names such as `models.internal` (this name and all below it) or `.models.svc.cluster.local` (all names below it), whose private addresses are then allowed. Empty = public addresses only. Operator and data plane both use the list.",
         ),
         value(
             "outbound.caBundle.existingConfigMap",
             Kind::Text(OBJECT_NAME),
             "\"\"",
-            "ConfigMap with certificate authorities (PEM) for providers, issuers and proxies, in addition to the public ones. A change needs no restart.",
+            "ConfigMap with certificate authorities (PEM) for providers, issuers, sinks and proxies, in addition to the public ones. A change needs no restart.",
         ),
         value(
             "outbound.caBundle.existingSecret",
@@ -228,7 +228,7 @@ fn outbound() -> Vec<ChartValue> {
             "outbound.proxy",
             Kind::Text("^(https?://[^@/]+/?)?$"),
             "\"\"",
-            "Proxy for all calls to providers and issuers, such as `http://proxy.example.com:3128`. The proxy resolves host names itself, so it must refuse private addresses by its own rules.",
+            "Proxy for all calls to providers, issuers and sinks, such as `http://proxy.example.com:3128`. The proxy resolves host names itself, so it must refuse private addresses by its own rules.",
         ),
         value(
             "outbound.proxySecret.existingSecret",
@@ -275,7 +275,7 @@ fn network_policy() -> Vec<ChartValue> {
             "networkPolicy.poolEgress",
             Kind::Objects,
             "[]",
-            "Egress rules of the pool's NetworkPolicy. They must allow providers, issuers, database, DNS and the API server. Empty = egress is not restricted.",
+            "Egress rules of the pool's NetworkPolicy. They must allow providers, issuers, sinks, database, DNS and the API server. Empty = egress is not restricted.",
         ),
     ]
 }
