@@ -18,7 +18,7 @@ use crate::jobs::Jobs;
 use crate::settings::Settings;
 use crate::tenant::{Subject, full_name};
 use crate::work::{self, Queue, QueueReceiver, QueueReceivers, Requeue, queue};
-use crate::{chat_quota, chat_tenant, event_handlers, garbage};
+use crate::{chat_quota, chat_tenant, event_handlers, garbage, sinks};
 
 /// Tenants in work at once, in each loop. Waiting for pods costs nothing, so the
 /// object loop may have many.
@@ -45,6 +45,7 @@ pub(crate) async fn run(
     let mut controllers = JoinSet::new();
     let jobs = Jobs::new(client, settings.job_selector.clone(), Arc::clone(&context));
     controllers.spawn(jobs.follow());
+    controllers.spawn(sinks::follow(Arc::clone(&context)));
     event_handlers::enqueue_all(&context.caches, &context.state.queues);
     spawn(&mut controllers, &context, &settings.scopes(), receivers);
     if let Some(Err(error)) = controllers.join_next().await {

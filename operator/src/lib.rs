@@ -6,7 +6,8 @@
 //! and writes status and events. Both write only what differs, so either may run at any
 //! time. Beside them, one controller deletes rendered Secrets that no tenant needs, one
 //! writes the status of quotas, and one follows the pool's jobs: it adds their counts to
-//! the metrics and reports their failures as events and in the tenants' status.
+//! the metrics and reports their failures as events and in the tenants' status. One asks the
+//! pods how the sinks of tenants fare.
 //!
 //! The modules below stand in reading order: a change comes from the API server through
 //! [`caches`], [`event_handlers`] enqueue the objects that it concerns, [`work`] decides
@@ -28,6 +29,7 @@ mod chat_tenant;
 mod controllers;
 mod garbage;
 mod jobs;
+mod sinks;
 // What they use.
 mod context;
 mod failures;

@@ -73,11 +73,11 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub watch_namespaces: Vec<String>,
-    /// Allow providers without TLS.
+    /// Allow providers, issuers and sinks without TLS.
     #[arg(long, env = "MINICHAT_OPERATOR_ALLOW_HTTP")]
     pub allow_http: bool,
     /// `outbound.allow_private` of the pool: networks and host names, separated by commas.
-    /// Providers and issuers may have loopback and private addresses only among these.
+    /// Providers, issuers and sinks may have loopback and private addresses only among these.
     #[arg(
         long,
         env = "MINICHAT_OPERATOR_OUTBOUND_ALLOW_PRIVATE",

@@ -8,6 +8,7 @@ use minichat_metrics::OperatorMetrics;
 use crate::failures::AllFailures;
 use crate::issuers::DeliveredIssuers;
 use crate::pool::Propagation;
+use crate::status::SinksHealth;
 use crate::tenant::{Decisions, PolicyVersions, RecordedOwners, Subject};
 use crate::work::Queues;
 
@@ -19,6 +20,8 @@ pub(crate) struct State {
     pub(crate) decisions: Decisions,
     pub(crate) propagation: Propagation,
     pub(crate) failures: AllFailures,
+    /// What the pods said of sinks.
+    pub(crate) sinks_health: SinksHealth,
     pub(crate) queues: Queues,
     pub(crate) metrics: Arc<dyn OperatorMetrics>,
 }
@@ -32,6 +35,7 @@ impl State {
             decisions: Decisions::default(),
             propagation: Propagation::default(),
             failures: AllFailures::default(),
+            sinks_health: SinksHealth::default(),
             queues,
             metrics,
         }

@@ -19,7 +19,7 @@ pub use model::{ApiParams, EstimationBudgets, Model, Preference, Tier};
 pub use provider::{Auth, Provider, ProviderKind, SecretKeyRef, Timeouts};
 pub use reference::{CredentialRef, CredentialUse};
 pub use sink::{AuditSink, Batch, SinkType, UsageSink, Webhook, WebhookFormat};
-pub use status::{ChatTenantStatus, Contender, DataPlane};
+pub use status::{ChatTenantStatus, Contender, DataPlane, SinkFailure, SinkFailures};
 
 /// One customer of the chat service: which models it may use, where they are
 /// served, and what is switched off.

@@ -43,6 +43,9 @@ pub struct ChatTenantStatus {
     /// Number of `ChatQuota` objects that name the tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quotas: Option<i64>,
+    /// Sinks whose events cannot be delivered. Absent while none is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sinks: Option<SinkFailures>,
     /// Conditions: `Accepted`, `ResolvedRefs`, `Programmed`, `Ready` and others.
     #[serde(default)]
     #[schemars(extend(
@@ -63,6 +66,30 @@ pub struct Contender {
     /// gone.
     #[schemars(extend("format" = "date-time"))]
     pub renew_time: String,
+}
+
+/// Sinks whose events cannot be delivered. The condition `SinksHealthy` says why.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SinkFailures {
+    /// Of `spec.usageSink`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<SinkFailure>,
+    /// Of `spec.auditSink`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<SinkFailure>,
+}
+
+/// A sink whose events cannot be delivered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SinkFailure {
+    /// Since when.
+    #[schemars(extend("format" = "date-time"))]
+    pub since: String,
+    /// Whether the event `SinkFailing` was published, which happens after an hour.
+    #[serde(default)]
+    pub reported: bool,
 }
 
 /// Numbers of pods that are ready and not draining.

@@ -60,7 +60,7 @@ fn applied_revision(
 ) -> Option<String> {
     if verdicts
         .iter()
-        .any(|verdict| verdict.type_ == Type::Accepted && !verdict.holds)
+        .any(|verdict| verdict.type_ == Type::Accepted && !verdict.holds())
     {
         return None;
     }

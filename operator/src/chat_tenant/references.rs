@@ -10,7 +10,7 @@ use crate::status::{Reason, Type, Verdict};
 use crate::tenant::{Decision, Subject};
 
 /// Why an edit is not delivered although credentials have a last value.
-const REDIRECTED: &str = "what is edited waits for that: a provider's last credential is sent only to the address, and in the header, to which it was sent before";
+const REDIRECTED: &str = "what is edited waits for that: the last credential of a provider or a sink is sent only to the address, and in the header, to which it was sent before";
 
 /// Names of missing Secrets that exist without the label. Caches do not hold them, so this asks
 /// the API server.

@@ -8,7 +8,9 @@ use crate::context::Context;
 use crate::failures::ReconcileError;
 use crate::issuers;
 use crate::pool::{Acknowledgement, SOON};
-use crate::status::{self, EventNote, Reason, Type, Verdict, conditions, stalled};
+use crate::status::{
+    self, EventNote, Reason, SinksVerdict, Type, Verdict, conditions, sinks_verdict, stalled,
+};
 use crate::tenant::{Decision, Delivery, Subject};
 use crate::work::{Request, Requeue};
 use crate::writer::If;
@@ -41,6 +43,9 @@ pub(super) async fn update(
     };
     let standing = context.pool.acknowledged(subject.id, revision, SOON).await;
     learn(subject, &standing, revision, context);
+    let (sinks, is_complete) = (standing.sinks.clone(), standing.is_complete);
+    let health = &context.state.sinks_health;
+    health.take(subject.id, sinks, is_complete, context.clock.now());
     if verdicts.undelivered.is_none()
         && standing.is_everywhere()
         && let Some(elapsed) = context.state.propagation.arrived(&subject.key())
@@ -94,6 +99,8 @@ fn again(is_due: bool) -> Requeue {
 struct NewStatus {
     status: ChatTenantStatus,
     verdicts: Vec<Verdict>,
+    /// Besides those of verdicts that change.
+    events: Vec<EventNote>,
     /// When the status would be another one although nothing has changed.
     again: Requeue,
 }
@@ -187,6 +194,18 @@ fn status(
     verdicts.push(Verdict::ready(&verdicts));
     verdicts.extend(stalled);
     verdicts.extend(context.jobs_health.verdict(old));
+    let SinksVerdict {
+        verdict,
+        failures,
+        events,
+        again: event_due,
+    } = sinks_verdict(
+        &tenant.spec,
+        &context.state.sinks_health.of(subject.id),
+        before.and_then(|before| before.sinks.as_ref()),
+        now,
+    );
+    verdicts.extend(verdict);
     verdicts.extend(decision.degraded.clone());
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let (version, hash) = decision.policy.clone().unzip();
@@ -207,13 +226,18 @@ fn status(
         }),
         models: Some(number(models_enabled(tenant))),
         quotas: Some(number(decision.quotas.len())),
+        sinks: failures,
         conditions: conditions(&verdicts, old, generation, now),
     };
     let rechecks_after = contention::recheck(tenant, now);
     NewStatus {
         status,
         verdicts,
-        again: stalls_after.into_iter().chain(rechecks_after).min(),
+        events,
+        again: [stalls_after, rechecks_after, event_due]
+            .into_iter()
+            .flatten()
+            .min(),
     }
 }
 
@@ -231,6 +255,7 @@ async fn write(
     let NewStatus {
         status,
         verdicts,
+        events,
         again,
     } = new;
     let tenant = subject.tenant;
@@ -245,7 +270,8 @@ async fn write(
         .status
         .as_ref()
         .map(|status| status.conditions.as_slice());
-    let changes = status::changes(&verdicts, old.unwrap_or_default());
+    let mut changes = status::changes(&verdicts, old.unwrap_or_default());
+    changes.extend(events);
     if changes.iter().any(EventNote::is_rejection) {
         context.state.metrics.config_rejected();
     }
@@ -290,7 +316,7 @@ mod tests {
             ..Acknowledgement::default()
         };
         let verdict = programmed(&standing, None, "1-a");
-        assert_eq!((verdict.holds, verdict.reason), (false, Reason::Pending));
+        assert_eq!((verdict.holds(), verdict.reason), (false, Reason::Pending));
         let words = "pod pool-0 cannot write the policy of revision 1-a to its database now";
         assert!(verdict.message.starts_with(words), "{}", verdict.message);
         let now = minichat_core::Timestamp::from_micros(0);

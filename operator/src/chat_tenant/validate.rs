@@ -1,6 +1,8 @@
 //! Says what is wrong with a tenant, or what it renders to. Pure.
 
-use minichat_config::tenant::document::{AuthDocument, ProviderDocument};
+use minichat_config::tenant::document::{
+    AuthDocument, ProviderDocument, TenantDocument, WebhookDocument,
+};
 use minichat_config::{Credentials, TenantConfig};
 use minichat_crds::RenderSettings;
 use minichat_crds::render::{self, Rendered, Secrets, Unresolved};
@@ -60,7 +62,7 @@ pub(super) fn validate(
         }
     };
     let uses_old = !unresolved.is_empty() && !lost && old.is_some();
-    let usable = accepted.holds && !lost;
+    let usable = accepted.holds() && !lost;
     Validated {
         unresolved,
         is_redirected,
@@ -68,13 +70,16 @@ pub(super) fn validate(
             Verdict::yes(
                 Type::Degraded,
                 Reason::OldCredentials,
-                "providers are called with the last credentials that could be read",
+                "providers and sinks are called with the last credentials that could be read",
             )
         }),
         rendered: rendered.ok().filter(|_| usable),
         accepted,
     }
 }
+
+/// Stands for a credential that was never read. It is valid wherever one may be.
+const ABSENT: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 /// Credentials that cannot be read keep their last value (K8S-8). Whether there
 /// is none for some; such a tenant is checked with another text in its place.
@@ -89,7 +94,7 @@ fn keep_old(secrets: &mut Secrets, unresolved: &[Unresolved], old: Option<&Crede
     {
         let last = old.and_then(|old| old.get(reference)).cloned();
         is_lost |= last.is_none();
-        let value = last.unwrap_or_else(|| minichat_config::Secret::new("absent"));
+        let value = last.unwrap_or_else(|| minichat_config::Secret::new(ABSENT));
         secrets
             .entry(secret.clone())
             .or_default()
@@ -98,19 +103,43 @@ fn keep_old(secrets: &mut Secrets, unresolved: &[Unresolved], old: Option<&Crede
     is_lost
 }
 
-/// Whether a provider of `new` would be sent one of the `unresolved` credentials in a way in
-/// which no provider of `old` was sent it. The last value of a Secret that was taken away from a
-/// tenant must not go elsewhere (D49).
+/// Whether a provider or a webhook of `new` would be sent one of the `unresolved` credentials in
+/// a way in which none of `old` was sent it. The last value of a Secret that was taken away from
+/// a tenant must not go elsewhere (D49), and neither must signatures that were made with it.
 fn is_redirected(unresolved: &[Unresolved], new: &TenantConfig, old: &TenantConfig) -> bool {
-    let is_old = |auth: &AuthDocument| {
-        let mut references = unresolved.iter().map(|one| &one.reference);
-        references.any(|reference| *reference == auth.secret_ref)
-    };
+    let is_old = |name: &str| unresolved.iter().any(|one| one.reference == name);
+    let uses_old = |auth: &AuthDocument| is_old(&auth.secret_ref);
     let mut providers = new.document.providers.values();
-    providers.any(|provider| {
+    let is_provider_redirected = providers.any(|provider| {
         let mut known = old.document.providers.values();
-        provider.auth.as_ref().is_some_and(is_old) && !known.any(|old| is_sent_alike(provider, old))
-    })
+        provider.auth.as_ref().is_some_and(uses_old)
+            && !known.any(|old| is_sent_alike(provider, old))
+    });
+    let mut webhooks = webhooks(&new.document);
+    let is_webhook_redirected = webhooks.any(|webhook| {
+        let mut used = [&webhook.secret_ref, &webhook.signing_secret_ref]
+            .into_iter()
+            .flatten();
+        used.any(|name| is_old(name))
+            && !self::webhooks(&old.document).any(|old| is_authenticated_alike(webhook, old))
+    });
+    is_provider_redirected || is_webhook_redirected
+}
+
+/// Those of both sinks.
+fn webhooks(document: &TenantDocument) -> impl Iterator<Item = &WebhookDocument> {
+    let usage = document.usage_sink.as_ref();
+    let audit = document.audit_sink.as_ref();
+    let usage = usage.and_then(|sink| sink.webhook.as_ref());
+    let audit = audit.and_then(|sink| sink.webhook.as_ref());
+    usage.into_iter().chain(audit)
+}
+
+/// Whether both webhooks are at the same address and get the same credential or signature.
+fn is_authenticated_alike(one: &WebhookDocument, other: &WebhookDocument) -> bool {
+    one.url == other.url
+        && one.signing_secret_ref == other.signing_secret_ref
+        && (&one.auth_header, &one.secret_ref) == (&other.auth_header, &other.secret_ref)
 }
 
 /// Whether both providers' credentials are the same one, sent to the same place, in the

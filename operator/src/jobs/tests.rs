@@ -340,7 +340,7 @@ fn only_an_end_of_another_kind_is_news() {
         let now = last.as_ref().map_or(at(0), |last| last.at);
         let is_news = health.judge(last.as_ref(), at(0), now);
         let verdict = health.verdict(&[]).unwrap();
-        (is_news, verdict.holds, verdict.message)
+        (is_news, verdict.holds(), verdict.message)
     };
     assert_eq!(health.verdict(&[]), None);
     assert_eq!(judge(None), (true, true, "no Job has ended yet".to_owned()));
@@ -374,13 +374,13 @@ fn what_stands_goes_on_in_another_process_until_it_knows_better() {
         next.judge(None, at(100), at(101));
         assert_eq!(next.verdict(&stands), before.verdict(&[]), "none yet");
         next.judge(Some(&good(102)), at(100), at(102));
-        assert!(next.verdict(&stands).unwrap().holds);
+        assert!(next.verdict(&stands).unwrap().holds());
     }
     // Nobody looked for turns before.
     let suspended = JobsHealth::new(Some(Watchdog::Suspended), Duration::ZERO);
     let next = health();
     next.judge(None, at(0), at(1));
-    assert!(next.verdict(&standing(&suspended)).unwrap().holds);
+    assert!(next.verdict(&standing(&suspended)).unwrap().holds());
     let untold = JobsHealth::new(None, Duration::ZERO);
     assert_eq!(untold.verdict(&standing(&failed)), None);
 }

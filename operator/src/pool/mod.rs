@@ -2,6 +2,7 @@
 //! answers serve all reconciles that wait.
 
 mod propagation;
+mod sinks;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 
 use crate::caches::Caches;
+use crate::status::SinkReports;
 
 pub(crate) use propagation::Propagation;
 
@@ -63,6 +65,10 @@ pub(crate) struct Acknowledgement {
     pub(crate) retrying: Option<String>,
     /// Pods that were asked, ready or not.
     pub(crate) asked: usize,
+    /// How the tenant's sinks fare, according to the pods that answered.
+    pub(crate) sinks: SinkReports,
+    /// Whether that is every pod.
+    pub(crate) is_complete: bool,
 }
 
 impl Acknowledgement {
@@ -95,6 +101,8 @@ struct TenantEntry {
     /// Whether the pod tries the refused one again by itself.
     #[serde(default)]
     retrying: bool,
+    #[serde(default, deserialize_with = "sinks::reports")]
+    sinks: SinkReports,
 }
 
 /// An issuer that is another tenant's where a pod runs both.
@@ -344,11 +352,13 @@ impl Snapshot {
         let mut standing = Acknowledgement {
             ready,
             asked: self.pods.len(),
+            is_complete: self.is_complete(since),
             ..Acknowledgement::default()
         };
         for Answer { pod, entries, .. } in self.pods.iter().filter(|answer| answer.asked >= since) {
             let entry = entries.as_ref().and_then(|entries| entries.get(&tenant));
             let Some(entry) = entry else { continue };
+            standing.sinks.add(&entry.sinks);
             if entry.rejected_revision.as_deref() == Some(revision) {
                 standing.add_refusal(&pod.pod, entry);
             } else if pod.is_ready && entry.revision.as_deref() == Some(revision) {
@@ -460,6 +470,7 @@ mod tests {
             stored_owner: rejected.map(|_| "a/acme".to_owned()),
             contested_issuer: None,
             retrying: false,
+            sinks: SinkReports::default(),
         }
     }
 

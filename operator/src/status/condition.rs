@@ -36,6 +36,8 @@ words! {
         Stalled,
         /// A watchdog ends the turns that a crashed process left running.
         JobsHealthy,
+        /// Usage and audit events are delivered; present only for a tenant with sinks.
+        SinksHealthy,
         /// It works worse than specified; present only while true.
         Degraded,
     }
@@ -70,6 +72,12 @@ words! {
         Failed,
         Missed,
         Disabled,
+        // SinksHealthy
+        Delivering,
+        UsageSinkFailing,
+        AuditSinkFailing,
+        SinksFailing,
+        NotReported,
         // Degraded
         OldCredentials,
         PartlyApplied,
@@ -104,6 +112,11 @@ impl Reason {
             | Self::Failed
             | Self::Missed
             | Self::Disabled
+            | Self::Delivering
+            | Self::UsageSinkFailing
+            | Self::AuditSinkFailing
+            | Self::SinksFailing
+            | Self::NotReported
             | Self::OldCredentials
             | Self::PartlyApplied => None,
         }
@@ -114,7 +127,7 @@ impl Reason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) type_: Type,
-    pub(crate) holds: bool,
+    pub(crate) status: ConditionStatus,
     pub(crate) reason: Reason,
     pub(crate) message: String,
 }
@@ -123,7 +136,7 @@ impl Verdict {
     pub(crate) fn yes(type_: Type, reason: Reason, message: impl Into<String>) -> Self {
         Self {
             type_,
-            holds: true,
+            status: ConditionStatus::True,
             reason,
             message: message.into(),
         }
@@ -132,15 +145,29 @@ impl Verdict {
     pub(crate) fn no(type_: Type, reason: Reason, message: impl Into<String>) -> Self {
         Self {
             type_,
-            holds: false,
+            status: ConditionStatus::False,
             reason,
             message: message.into(),
         }
     }
 
+    /// Nobody knows.
+    pub(crate) fn unknown(type_: Type, reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            type_,
+            status: ConditionStatus::Unknown,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn holds(&self) -> bool {
+        self.status == ConditionStatus::True
+    }
+
     /// `Ready` of `verdicts`: the first that does not hold says why not.
     pub(crate) fn ready(verdicts: &[Self]) -> Self {
-        let worst = verdicts.iter().find(|verdict| !verdict.holds);
+        let worst = verdicts.iter().find(|verdict| !verdict.holds());
         worst.map_or_else(
             || Self::yes(Type::Ready, Reason::Ready, ""),
             |worst| Self {
@@ -158,7 +185,7 @@ pub(crate) fn stalled(
     old: &[Condition],
     now: Timestamp,
 ) -> (Option<Verdict>, Option<Duration>) {
-    let worst = verdicts.iter().find(|verdict| !verdict.holds);
+    let worst = verdicts.iter().find(|verdict| !verdict.holds());
     let Some((worst, patience)) = worst.and_then(|it| Some((it, it.reason.ends_within()?))) else {
         return (None, None);
     };
@@ -201,11 +228,7 @@ pub(crate) fn conditions(
     now: Timestamp,
 ) -> Vec<Condition> {
     let condition = |verdict: &Verdict| {
-        let status = if verdict.holds {
-            ConditionStatus::True
-        } else {
-            ConditionStatus::False
-        };
+        let status = verdict.status;
         let before = find(old, verdict.type_).filter(|before| before.status == status);
         Condition {
             type_: verdict.type_.as_str().to_owned(),
@@ -314,7 +337,7 @@ mod tests {
             Verdict::no(Type::Programmed, Reason::NoPods, "no pod"),
         ];
         let ready = Verdict::ready(&verdicts);
-        assert_eq!((ready.holds, ready.reason), (false, Reason::KeyMissing));
-        assert!(Verdict::ready(&verdicts[..1]).holds);
+        assert_eq!((ready.holds(), ready.reason), (false, Reason::KeyMissing));
+        assert!(Verdict::ready(&verdicts[..1]).holds());
     }
 }

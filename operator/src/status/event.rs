@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::condition::{Verdict, find};
 use crate::writer::{MANAGER, Writer};
-use minichat_crds::status::{Condition, ConditionStatus};
+use minichat_crds::status::Condition;
 
 /// The API server takes 1 kB.
 const MAX_NOTE: usize = 1000;
@@ -45,16 +45,12 @@ impl EventNote {
 }
 
 /// Events for the verdicts that differ from the conditions `before`. `Ready` and `Stalled` only
-/// sum up the others, and failures of jobs are events of the Job.
+/// sum up the others, failures of jobs are events of the Job, and a sink that fails has an event only
+/// when it has failed for long.
 pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<EventNote> {
     let is_new = |verdict: &&Verdict| {
         find(before, verdict.type_).is_none_or(|old| {
-            let status = if verdict.holds {
-                ConditionStatus::True
-            } else {
-                ConditionStatus::False
-            };
-            old.status != status
+            old.status != verdict.status
                 || old.reason != verdict.reason.as_str()
                 || old.message != verdict.message
         })
@@ -63,7 +59,7 @@ pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<EventNo
         use super::condition::{Reason, Type};
         !matches!(
             verdict.type_,
-            Type::Ready | Type::Stalled | Type::JobsHealthy
+            Type::Ready | Type::Stalled | Type::JobsHealthy | Type::SinksHealthy
         ) && !matches!(verdict.reason, Reason::Pending | Reason::Resolved)
     };
     verdicts
@@ -76,7 +72,7 @@ pub(crate) fn changes(verdicts: &[Verdict], before: &[Condition]) -> Vec<EventNo
 
 fn told(verdict: &Verdict) -> EventNote {
     use super::condition::Type;
-    let reason = match (verdict.type_, verdict.holds) {
+    let reason = match (verdict.type_, verdict.holds()) {
         (Type::Accepted, true) => "Accepted",
         (Type::Accepted, false) => "Refused",
         (Type::Degraded, _) | (_, false) => verdict.reason.as_str(),
@@ -87,7 +83,7 @@ fn told(verdict: &Verdict) -> EventNote {
         message => message.to_owned(),
     };
     EventNote {
-        warning: !verdict.holds || verdict.type_ == Type::Degraded,
+        warning: !verdict.holds() || verdict.type_ == Type::Degraded,
         reason,
         note,
     }

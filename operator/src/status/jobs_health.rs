@@ -170,10 +170,8 @@ fn stood(conditions: &[Condition]) -> Option<Verdict> {
 }
 
 fn verdict(reason: Reason, message: String) -> Verdict {
-    Verdict {
-        type_: Type::JobsHealthy,
-        holds: matches!(reason, Reason::Succeeded | Reason::InProcess),
-        reason,
-        message,
+    match reason {
+        Reason::Succeeded | Reason::InProcess => Verdict::yes(Type::JobsHealthy, reason, message),
+        _ => Verdict::no(Type::JobsHealthy, reason, message),
     }
 }

@@ -281,6 +281,60 @@ async fn check_config_says_which_addresses_may_not_be_called() -> anyhow::Result
     Ok(())
 }
 
+/// QUOTA-23, D48, D49: sinks are checked as the operator checks them.
+#[tokio::test]
+async fn check_config_says_what_is_wrong_with_a_sink() -> anyhow::Result<()> {
+    let directory = tempfile::TempDir::new()?;
+    let path = directory.path().display().to_string();
+    let mut tenant = Tenant::new("acme", "127.0.0.1:1".parse()?);
+    let secret = |key: &str| json!({"name": "acme-provider", "key": key});
+    let webhook = |url: &str, members: Value| {
+        let mut webhook = members;
+        webhook["url"] = json!(url);
+        json!({"type": "Webhook", "webhook": webhook})
+    };
+    let variables = [
+        ("MINICHAT_AUTH_MODE", "dev"),
+        ("MINICHAT_AUTH_ALLOW_DEV", "true"),
+        ("MINICHAT_PROVIDER_HTTP_ALLOW_HTTP", "true"),
+    ];
+    let url = "https://billing.example.com/minichat";
+    for (sink, expected) in [
+        (
+            webhook("http://169.254.169.254/x", json!({})),
+            "spec.usageSink.webhook.url: 169.254.169.254 is a link-local address, which is never called",
+        ),
+        (
+            webhook(url, json!({"signingSecretRef": secret("api-key")})),
+            "spec.usageSink.webhook.signingSecretRef.key: the value of api-key in the Secret acme-provider has a signing secret that does not begin with whsec_",
+        ),
+        (
+            webhook(url, json!({"secretRef": secret("none")})),
+            "spec.usageSink.webhook.secretRef.key: the Secret acme-provider has no key none",
+        ),
+        (
+            webhook(url, json!({"timeoutSeconds": 56})),
+            "spec.usageSink.webhook.timeoutSeconds: ",
+        ),
+        (
+            json!({"type": "Webhook"}),
+            "spec.usageSink.webhook: a sink of type Webhook needs webhook",
+        ),
+    ] {
+        tenant.spec()["usageSink"] = sink;
+        std::fs::write(directory.path().join("acme.yaml"), tenant.manifest())?;
+        let (lines, code) = check_config(&path, &variables).await?;
+        assert_eq!(code, Some(1));
+        let expected = format!("error: acme.yaml, document 1, {expected}");
+        assert!(lines[0].starts_with(&expected), "{lines:#?}");
+    }
+    tenant.spec()["usageSink"] = webhook(url, json!({"secretRef": secret("api-key")}));
+    std::fs::write(directory.path().join("acme.yaml"), tenant.manifest())?;
+    let (lines, code) = check_config(&path, &variables).await?;
+    assert_eq!(code, Some(0), "{lines:#?}");
+    Ok(())
+}
+
 /// D43, K8S-1: faults of a database URL and of the files in it are reported,
 /// without the password.
 #[tokio::test]

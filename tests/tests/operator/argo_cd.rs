@@ -74,7 +74,11 @@ async fn health(site: &Site, (kind, name): (&str, &str)) -> anyhow::Result<(Stri
     Ok((status.to_owned(), message.trim_end().to_owned()))
 }
 
-async fn is_now(site: &Site, object: (&str, &str), wanted: (&str, &str)) -> anyhow::Result<()> {
+pub(super) async fn is_now(
+    site: &Site,
+    object: (&str, &str),
+    wanted: (&str, &str),
+) -> anyhow::Result<()> {
     let (status, message) = health(site, object).await?;
     assert_eq!(status, wanted.0, "{message}");
     assert!(message.starts_with(wanted.1), "{message}");

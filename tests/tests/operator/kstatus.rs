@@ -47,7 +47,11 @@ async fn becomes(site: &Site, (kind, name): (&str, &str), wanted: &str) -> anyho
     eventually(&format!("{kind} {name}: {wanted}"), SOON, is).await
 }
 
-async fn is_now(site: &Site, (kind, name): (&str, &str), wanted: &str) -> anyhow::Result<()> {
+pub(super) async fn is_now(
+    site: &Site,
+    (kind, name): (&str, &str),
+    wanted: &str,
+) -> anyhow::Result<()> {
     let object = site.get(kind, name).await?.unwrap_or_default();
     assert_eq!(kstatus(&object), wanted, "{:#}", object["status"]);
     Ok(())

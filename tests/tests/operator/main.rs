@@ -34,6 +34,8 @@ mod rights;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
+mod sinks;
+#[cfg(test)]
 mod watchdog;
 #[cfg(test)]
 mod watches;

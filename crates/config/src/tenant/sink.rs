@@ -30,7 +30,7 @@ pub const MAX_BATCH_EVENTS: u32 = 100;
 pub const MAX_BATCH_SECONDS: u32 = 60;
 /// Headers that a webhook request sets itself, besides those that carry no credential
 /// anywhere. `*` at the end stands for any rest.
-pub const OWN_HEADERS: &[&str] = &["idempotency-key", "webhook-*"];
+pub const OWN_HEADERS: &[&str] = &["idempotency-key", "user-agent", "webhook-*"];
 
 const SIGNING_PREFIX: &str = "whsec_";
 /// Most signing secrets at a time: one, and the next while receivers change.
