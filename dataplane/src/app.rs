@@ -13,6 +13,7 @@ use minichat_telemetry::Signal;
 use crate::config_source::Tenants;
 use crate::database::Probe;
 use crate::open_turns::OpenTurns;
+use crate::outbox::{Outbox, Survey};
 
 /// The parts of the data plane. Requests share them through one [`Arc`].
 pub struct App {
@@ -24,6 +25,10 @@ pub struct App {
     pub probe: Probe,
     pub provider: ProviderClient,
     pub metrics: Arc<dyn Metrics>,
+    /// Where events are enqueued.
+    pub outbox: Arc<Outbox>,
+    /// What was last seen of the outbox.
+    pub survey: Arc<Survey>,
     pub clock: Arc<dyn Clock>,
     /// Fires when no new turn may begin (D29).
     pub refusing: Signal,

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use http::{HeaderName, HeaderValue, Uri};
 use minichat_config::process::{self, JobConfig, ProcessConfig};
 use minichat_core::{NamespacedName, TenantId};
 use minichat_dataplane::ask::{self, Question};
 use minichat_dataplane::backup::{Backup, Destination};
 use minichat_dataplane::check_config;
+use minichat_dataplane::dead_letter::{self, Decision, Listing, Output};
 use minichat_dataplane::jobs;
 use minichat_dataplane::tenant_owners::{self, Transfer};
 use minichat_telemetry::{
@@ -82,6 +83,13 @@ enum Command {
         #[command(subcommand)]
         command: TenantsCommand,
     },
+    /// Show what sinks refused, and decide what becomes of it. Exit code 1:
+    /// something was not changed. An `SQLite` database cannot be opened while
+    /// `serve` uses it; its admin listener shows the list, `/dead-letters`.
+    DeadLetter {
+        #[command(subcommand)]
+        command: DeadLetterCommand,
+    },
     /// Copy the `SQLite` database into one file, also while `serve` uses it. Of
     /// PostgreSQL, say how to call `pg_dump`. Exit code 1: nothing was made.
     Backup {
@@ -130,6 +138,61 @@ enum TenantsCommand {
         #[arg(long, value_name = "NAMESPACE/NAME")]
         to: NamespacedName,
     },
+}
+
+#[derive(Subcommand)]
+enum DeadLetterCommand {
+    /// Print the dead letters that wait for a decision, without their payloads.
+    List {
+        /// Process configuration (YAML). Only `database` and `outbox` are read.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Only this kind: `usage` or `audit`.
+        #[arg(long)]
+        kind: Option<String>,
+        /// Only this tenant's.
+        #[arg(long, value_name = "UUID")]
+        tenant: Option<TenantId>,
+        /// Only this status: `pending`, `reprocessing`, `resolved` or `discarded`.
+        #[arg(long, conflicts_with = "all")]
+        status: Option<String>,
+        /// Whatever their status.
+        #[arg(long)]
+        all: bool,
+        /// A table, or one JSON object per line.
+        #[arg(long, value_enum, default_value = "table")]
+        output: OutputForm,
+    },
+    /// Print one dead letter with its payload, which may contain what users wrote.
+    Show {
+        /// Process configuration (YAML). Only `database` and `outbox` are read.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        id: i64,
+    },
+    /// Put dead letters that are pending at the end of their queues. Receivers get
+    /// them with the same keys as before.
+    Requeue {
+        /// Process configuration (YAML). Only `database` and `outbox` are read.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[arg(required = true)]
+        ids: Vec<i64>,
+    },
+    /// Give dead letters up that are pending. They stay in the database.
+    Discard {
+        /// Process configuration (YAML). Only `database` and `outbox` are read.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[arg(required = true)]
+        ids: Vec<i64>,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OutputForm {
+    Table,
+    Json,
 }
 
 /// Where the tenants come from. Each flag is also a configuration key; the flag
@@ -206,6 +269,7 @@ fn main() -> ExitCode {
         Command::Backup { config, to } => backup(config.as_deref(), to.into()).map(|()| true),
         Command::Migrate { config } => migrate(config.as_deref()),
         Command::Tenants { command } => tenants(command).map(|()| true),
+        Command::DeadLetter { command } => dead_letters(command),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -303,6 +367,50 @@ fn tenants(command: TenantsCommand) -> anyhow::Result<()> {
             let config = load(config)?;
             let transfer = Transfer { tenant, from, to };
             runtime()?.block_on(tenant_owners::transfer(&config, &transfer, out))
+        }
+    }
+}
+
+fn dead_letters(command: DeadLetterCommand) -> anyhow::Result<bool> {
+    let out = &mut std::io::stdout();
+    let load = |file: Option<PathBuf>| JobConfig::load(file.as_deref(), std::env::vars());
+    match command {
+        DeadLetterCommand::List {
+            config,
+            kind,
+            tenant,
+            status,
+            all,
+            output,
+        } => {
+            let output = match output {
+                OutputForm::Table => Output::Table,
+                OutputForm::Json => Output::Json,
+            };
+            let listing = Listing {
+                kind,
+                tenant,
+                status,
+                all,
+            };
+            let config = load(config)?;
+            let listed = dead_letter::list(&config, &listing, output, out);
+            runtime()?.block_on(listed).map(|()| true)
+        }
+        DeadLetterCommand::Show { config, id } => {
+            let config = load(config)?;
+            let shown = dead_letter::show(&config, id, out);
+            runtime()?.block_on(shown).map(|()| true)
+        }
+        DeadLetterCommand::Requeue { config, ids } => {
+            let config = load(config)?;
+            let decided = dead_letter::decide(&config, Decision::Requeue, &ids, out);
+            runtime()?.block_on(decided)
+        }
+        DeadLetterCommand::Discard { config, ids } => {
+            let config = load(config)?;
+            let decided = dead_letter::decide(&config, Decision::Discard, &ids, out);
+            runtime()?.block_on(decided)
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::drain;
 use crate::http;
 use crate::jobs::{Watchdog, WatchdogHost};
 use crate::open_turns::OpenTurns;
+use crate::outbox::{self, Dispatcher, DispatcherHost, Outbox};
 use crate::turn;
 
 /// How long clients may take to read the end of their answers.
@@ -48,6 +49,8 @@ pub struct Running {
     workers: Workers,
     /// The watchdog of a process that owns a `SQLite` file (D16).
     watchdog: Option<WatchdogHost>,
+    /// Delivers events.
+    dispatcher: DispatcherHost,
     /// Receives the stop requests of other processes on the same PostgreSQL
     /// (D3).
     stops: Option<JoinHandle<()>>,
@@ -76,12 +79,14 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
     let store = Store::open(&database(&config), Arc::clone(&clock))
         .await
         .with_context(|| database::cannot_be_opened(&config.database.url))?;
+    outbox::register(&store, &config.outbox).await?;
     let unrecovered = if store.is_sqlite() {
         let watchdog = Watchdog {
             store: store.clone(),
             metrics: Arc::clone(&metrics),
             timeout: config.orphan_watchdog.timeout,
             open_turns: OpenTurns::default(),
+            outbox: Arc::new(Outbox::without_dispatcher(config.outbox.clone())),
         };
         recover(&watchdog, clock.now()).await?
     } else {
@@ -95,7 +100,14 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
     .await?;
     let application = listen(config.server.bind_addr, "server.bind_addr").await?;
     let admin_listener = listen(config.metrics.bind_addr, "metrics.bind_addr").await?;
+    let outbox = Outbox::new(
+        config.outbox.clone(),
+        source.tenants(),
+        Arc::clone(&metrics),
+    );
     let app = Arc::new(App {
+        outbox: Arc::new(outbox),
+        survey: Arc::default(),
         tenants: source.tenants(),
         probe: Probe::of(store.clone()),
         store,
@@ -128,6 +140,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
         ),
         admin: Listener::serve(admin_listener, admin_router, Lifecycle::default()),
         watchdog: host(&app, unrecovered),
+        dispatcher: DispatcherHost::start(Dispatcher::new(&app)),
         app,
         source,
         workers,
@@ -174,6 +187,7 @@ fn watchdog(app: &App) -> Watchdog {
         metrics: Arc::clone(&app.metrics),
         timeout: app.config.orphan_watchdog.timeout,
         open_turns: OpenTurns::default(),
+        outbox: Arc::clone(&app.outbox),
     }
 }
 
@@ -264,6 +278,7 @@ impl Running {
             source,
             workers,
             watchdog,
+            dispatcher,
             stops,
         } = self;
         drain::cut(&app, &application.lifecycle).await;
@@ -285,6 +300,8 @@ impl Running {
         if let Some(watchdog) = watchdog {
             watchdog.stop().await;
         }
+        // After the last turns, so that their events have a chance (PLAT-36).
+        dispatcher.stop().await;
         admin.lifecycle.stopping.fire();
         admin.task.abort();
         drop(source);

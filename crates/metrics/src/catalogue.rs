@@ -4,9 +4,9 @@
 
 use crate::label::{
     AbortTrigger, AuditResult, BacklogState, CleanupResource, CleanupRetryReason, Decision,
-    ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, Period, ReconcileErrorLabel,
-    ReconcileKind, ReconcileLoop, Stage, SummaryExecution, SummaryTrigger, TierLabel, Trigger,
-    UploadKind, UploadResult,
+    ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, OutboxHandled, OutboxKindLabel,
+    OutboxResult, Period, ReconcileErrorLabel, ReconcileKind, ReconcileLoop, Stage,
+    SummaryExecution, SummaryTrigger, TierLabel, Trigger, UploadKind, UploadResult,
 };
 
 pub use crate::markdown::markdown;
@@ -227,6 +227,9 @@ const STATE: LabelKey = closed("state", BacklogState::VALUES);
 const ORPHAN_REASON: LabelKey = closed("reason", &[STALE_PROGRESS]);
 const SUMMARY_TRIGGER: LabelKey = closed("result", SummaryTrigger::VALUES);
 const SUMMARY_EXECUTION: LabelKey = closed("result", SummaryExecution::VALUES);
+const OUTBOX_KIND: LabelKey = closed("kind", OutboxKindLabel::VALUES);
+const OUTBOX_RESULT: LabelKey = closed("result", OutboxResult::VALUES);
+const OUTBOX_HANDLED: LabelKey = closed("result", OutboxHandled::VALUES);
 const RECONCILE_KIND: LabelKey = closed("kind", ReconcileKind::VALUES);
 const RECONCILE_LOOP: LabelKey = closed("loop", ReconcileLoop::VALUES);
 const RECONCILE_ERROR: LabelKey = closed("reason", ReconcileErrorLabel::VALUES);
@@ -236,7 +239,7 @@ pub(crate) const STALE_PROGRESS: &str = "stale_progress";
 
 catalogue! {
     /// The families of the data plane, in the order of [`Family`].
-    CATALOGUE: 40 {
+    CATALOGUE: 46 {
         /// Streams whose provider call was started, after all checks; replays are not counted.
         StreamStarted: "stream_started" Kind::Counter, [PROVIDER, MODEL];
         /// Started streams that were finalized as completed, including those that the provider ended early.
@@ -317,6 +320,18 @@ catalogue! {
         SummaryFallback: "summary_fallback" Kind::Counter, [];
         /// Finished code interpreter calls of settled turns.
         CodeInterpreterCalls: "code_interpreter_calls" Kind::Counter, [MODEL];
+        /// Events that were enqueued together with what they report.
+        OutboxEnqueue: "outbox_enqueue" Kind::Counter, [OUTBOX_KIND, OUTBOX_RESULT];
+        /// Attempts to deliver events to a configured sink; `reject` makes a dead letter.
+        OutboxHandler: "outbox_handler" Kind::Counter, [OUTBOX_KIND, OUTBOX_HANDLED];
+        /// Dead letters that wait for a decision; the value is at most 60 seconds old.
+        OutboxDeadLetterBacklog: "outbox_dead_letter_backlog" Kind::Gauge, [OUTBOX_KIND];
+        /// Seconds since the oldest dead letter that waits for a decision was refused; 0 if there is none.
+        OutboxDeadLetterOldestAgeSeconds: "outbox_dead_letter_oldest_age_seconds" Kind::Gauge, [OUTBOX_KIND];
+        /// Seconds since the oldest event that is not delivered was enqueued; 0 if there is none.
+        OutboxOldestPendingAgeSeconds: "outbox_oldest_pending_age_seconds" Kind::Gauge, [OUTBOX_KIND];
+        /// Seconds from enqueuing an event until it was delivered to a configured sink.
+        OutboxPendingAgeSeconds: "outbox_pending_age_seconds" SECS, [OUTBOX_KIND];
     }
 
     /// The families of the operator, which follow in the order of [`Family`].

@@ -224,6 +224,32 @@ closed_set! {
     }
 }
 closed_set! {
+    /// What an event of the outbox is about (PLAT-39).
+    OutboxKindLabel {
+        Usage = "usage",
+        Audit = "audit",
+        ChatCleanup = "chat_cleanup",
+    }
+}
+
+closed_set! {
+    /// Whether an event was enqueued.
+    OutboxResult {
+        Ok = "ok",
+        Error = "error",
+    }
+}
+
+closed_set! {
+    /// How an attempt to deliver events ended.
+    OutboxHandled {
+        Success = "success",
+        Retry = "retry",
+        Reject = "reject",
+    }
+}
+
+closed_set! {
     /// What the operator reconciles.
     ReconcileKind {
         ChatTenant = "chat_tenant",

@@ -17,9 +17,9 @@ pub use guard::{ActiveStreamGuard, PendingAttachmentGuard};
 pub use job_report::{JobMetrics, JobReport, MAX_BYTES as MAX_REPORT_BYTES, ReportError};
 pub use label::{
     AbortTrigger, AuditResult, BacklogState, CleanupResource, CleanupRetryReason, Decision,
-    ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, Period, ReconcileErrorLabel,
-    ReconcileKind, ReconcileLoop, Stage, SummaryExecution, SummaryTrigger, TierLabel, Trigger,
-    UploadKind, UploadResult,
+    ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, OutboxHandled, OutboxKindLabel,
+    OutboxResult, Period, ReconcileErrorLabel, ReconcileKind, ReconcileLoop, Stage,
+    SummaryExecution, SummaryTrigger, TierLabel, Trigger, UploadKind, UploadResult,
 };
 pub use noop::NoopMetrics;
 pub use operator::OperatorMetrics;

@@ -6,8 +6,9 @@ use std::time::Duration;
 use crate::job_report::JobReport;
 use crate::label::{
     AbortTrigger, AuditResult, BacklogState, CleanupResource, CleanupRetryReason, Decision,
-    ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, Period, Stage, SummaryExecution,
-    SummaryTrigger, TierLabel, Trigger, UploadKind, UploadResult,
+    ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, OutboxHandled, OutboxKindLabel,
+    OutboxResult, Period, Stage, SummaryExecution, SummaryTrigger, TierLabel, Trigger, UploadKind,
+    UploadResult,
 };
 
 /// One method per fact. The last column of PLAT-58 says when each is called. Calls
@@ -116,6 +117,19 @@ pub trait Metrics: Send + Sync {
 
     /// Finished code interpreter calls of a settled turn; more than zero.
     fn code_interpreter_calls(&self, model: &str, calls: u64);
+
+    /// An event was enqueued, or could not be.
+    fn outbox_enqueue(&self, kind: OutboxKindLabel, result: OutboxResult);
+    /// An attempt to deliver events to a configured sink ended.
+    fn outbox_handler(&self, kind: OutboxKindLabel, result: OutboxHandled);
+    /// Sets the number of dead letters that wait for a decision.
+    fn outbox_dead_letter_backlog(&self, kind: OutboxKindLabel, letters: u64);
+    /// Sets the age of the oldest of them.
+    fn outbox_dead_letter_oldest_age_seconds(&self, kind: OutboxKindLabel, age: Duration);
+    /// Sets the age of the oldest event that is not delivered.
+    fn outbox_oldest_pending_age_seconds(&self, kind: OutboxKindLabel, age: Duration);
+    /// The age of an event when it was delivered.
+    fn outbox_pending_age_seconds(&self, kind: OutboxKindLabel, age: Duration);
 
     /// Everything that a job recorded, read from its report (K8S-44).
     fn replay(&self, report: &JobReport);

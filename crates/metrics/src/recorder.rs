@@ -1,5 +1,5 @@
 //! The trait that adapters of the port implement. It has four methods, one per kind of
-//! recording. The mapping from the port's forty facts to families and labels is here.
+//! recording. The mapping from the port's facts to families and labels is here.
 
 use std::time::Duration;
 
@@ -7,8 +7,9 @@ use crate::catalogue::{Family, STALE_PROGRESS};
 use crate::job_report::JobReport;
 use crate::label::{
     AbortTrigger, AuditResult, BacklogState, CleanupResource, CleanupRetryReason, Decision,
-    ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, Period, Stage, SummaryExecution,
-    SummaryTrigger, TierLabel, Trigger, UploadKind, UploadResult,
+    ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, OutboxHandled, OutboxKindLabel,
+    OutboxResult, Period, Stage, SummaryExecution, SummaryTrigger, TierLabel, Trigger, UploadKind,
+    UploadResult,
 };
 use crate::port::Metrics;
 
@@ -251,6 +252,44 @@ impl<R: Recorder> Metrics for R {
 
     fn code_interpreter_calls(&self, model: &str, calls: u64) {
         self.add(Family::CodeInterpreterCalls, &[Open(model)], calls);
+    }
+
+    fn outbox_enqueue(&self, kind: OutboxKindLabel, result: OutboxResult) {
+        let labels = [Closed(kind.as_str()), Closed(result.as_str())];
+        self.add(Family::OutboxEnqueue, &labels, 1);
+    }
+
+    fn outbox_handler(&self, kind: OutboxKindLabel, result: OutboxHandled) {
+        let labels = [Closed(kind.as_str()), Closed(result.as_str())];
+        self.add(Family::OutboxHandler, &labels, 1);
+    }
+
+    fn outbox_dead_letter_backlog(&self, kind: OutboxKindLabel, letters: u64) {
+        let labels = [Closed(kind.as_str())];
+        self.set(Family::OutboxDeadLetterBacklog, &labels, letters);
+    }
+
+    fn outbox_dead_letter_oldest_age_seconds(&self, kind: OutboxKindLabel, age: Duration) {
+        let labels = [Closed(kind.as_str())];
+        self.set(
+            Family::OutboxDeadLetterOldestAgeSeconds,
+            &labels,
+            age.as_secs(),
+        );
+    }
+
+    fn outbox_oldest_pending_age_seconds(&self, kind: OutboxKindLabel, age: Duration) {
+        let labels = [Closed(kind.as_str())];
+        self.set(
+            Family::OutboxOldestPendingAgeSeconds,
+            &labels,
+            age.as_secs(),
+        );
+    }
+
+    fn outbox_pending_age_seconds(&self, kind: OutboxKindLabel, age: Duration) {
+        let labels = [Closed(kind.as_str())];
+        self.observe(Family::OutboxPendingAgeSeconds, &labels, age.as_secs_f64());
     }
 
     fn replay(&self, report: &JobReport) {

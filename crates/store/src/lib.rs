@@ -45,7 +45,10 @@ pub use messages::{AttachmentSummary, Message, NewMessage, Reaction, Role};
 pub use mutations::{MutationQuery, MutationTarget, TargetTurn};
 pub use one_statement::{AdmissionSnapshot, ConditionalReserve, Finalization};
 pub use orphans::{Orphan, OrphanKey, OrphanQuery};
-pub use outbox::OutboxMessage;
+pub use outbox::{
+    DeadLetter, DeadLetterBacklog, DeadLetterFilter, DeadLetterStatus, Delivery, DueTenant, Holder,
+    OutboxMessage, OutboxQueue, ParkedTenant, PendingMessage, QueueMismatch, Share, Vacuumed,
+};
 pub use page::{Direction, Key, Order, Page, PageRequest, Sort};
 pub use policy_snapshots::PolicySnapshot;
 pub use postgres::StopRequests;

@@ -7,6 +7,8 @@ use arc_swap::ArcSwap;
 use minichat_core::{NamespacedName, TenantId};
 use serde::Serialize;
 
+use crate::outbox::SinkState;
+
 /// The state of every tenant that the source knows, including tenants that
 /// never ran. Contains neither contents nor secrets.
 #[derive(Debug, Clone, Default)]
@@ -51,9 +53,22 @@ pub struct TenantStatus {
     /// because another `ChatTenant` owns the id (D36).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored_owner: Option<NamespacedName>,
+    /// Whether events reach the sinks of the running configuration. Absent if it has
+    /// none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sinks: Option<SinkStates>,
     /// The issuer in the refused configuration that belongs to another tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contested_issuer: Option<ContestedIssuer>,
+}
+
+/// The state of each sink; absent if it is `None`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SinkStates {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<SinkState>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<SinkState>,
 }
 
 /// An issuer that two tenants list, although at least one of them sets no

@@ -204,6 +204,7 @@ fn entry(tenant_id: TenantId, state: &TenantState) -> TenantStatus {
         retrying: rejected.is_some_and(|rejected| rejected.database_error.is_some()),
         stored_version: rejected.and_then(|rejected| rejected.stored_version),
         stored_owner: rejected.and_then(|rejected| rejected.stored_owner.clone()),
+        sinks: None,
         contested_issuer: rejected.and_then(|rejected| rejected.contested_issuer.clone()),
     }
 }

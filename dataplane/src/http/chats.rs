@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::LOCATION;
 use http::{HeaderValue, StatusCode, Uri};
 use minichat_config::TenantConfig;
+use minichat_config::process::OutboxKind;
 use minichat_core::{ChatId, RequestId, TenantId, Timestamp};
 use minichat_store::{Chat, NewChat, OutboxMessage};
 use schemars::JsonSchema;
@@ -186,12 +187,6 @@ pub(super) async fn update(
     Ok(Json(ChatView::from(chat)).into_response())
 }
 
-/// The queue of deleted chats, whose files at providers are still there.
-const CLEANUP_QUEUE: &str = "mini-chat.chat_cleanup";
-
-/// Number of partitions of the queue (PLAT-31).
-const CLEANUP_PARTITIONS: u32 = 4;
-
 /// The message for the clean-up (CONT-163).
 #[derive(Serialize)]
 struct CleanupEvent {
@@ -218,18 +213,19 @@ pub(super) async fn delete(
     };
     let payload = serde_json::to_string(&event).map_err(|_| Problem::internal())?;
     let now = event.chat_deleted_at;
+    let outbox = Arc::clone(&app.outbox);
     app.store
         .write(move |tx| {
-            let payload = payload.clone();
+            let (payload, outbox) = (payload.clone(), Arc::clone(&outbox));
             Box::pin(async move {
                 if !tx.chat_delete(tenant, user, path.id, now).await? {
                     return Err(Problem::chat_not_found());
                 }
                 tx.outbox_enqueue(&OutboxMessage {
-                    queue: CLEANUP_QUEUE,
+                    queue: outbox.queue(OutboxKind::ChatCleanup),
                     tenant_id: tenant,
                     key: path.id.0,
-                    partitions: CLEANUP_PARTITIONS,
+                    partitions: outbox.partitions(),
                     dedupe_key: None,
                     payload: &payload,
                     created_at: now,
@@ -238,6 +234,7 @@ pub(super) async fn delete(
             })
         })
         .await?;
+    app.outbox.enqueued(tenant, &[OutboxKind::ChatCleanup]);
     Ok(StatusCode::NO_CONTENT)
 }
 

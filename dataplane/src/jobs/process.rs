@@ -18,6 +18,7 @@ use super::report_file::ReportFile;
 use super::{Report, Watchdog};
 use crate::database;
 use crate::open_turns::OpenTurns;
+use crate::outbox::Outbox;
 
 /// The line that is printed for each run.
 #[derive(Serialize)]
@@ -51,6 +52,7 @@ pub async fn watchdog(
         metrics: metrics.clone(),
         timeout: config.orphan_watchdog.timeout,
         open_turns: OpenTurns::default(),
+        outbox: Arc::new(Outbox::without_dispatcher(config.outbox.clone())),
     };
     let lease = JobLease::connect(config.job.lease.as_deref()).await?;
     loop {

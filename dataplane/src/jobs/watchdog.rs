@@ -32,6 +32,7 @@ use tokio::time::Instant;
 
 use super::stored_price::StoredPrices;
 use crate::open_turns::OpenTurns;
+use crate::outbox::Outbox;
 use crate::turn::account::Account;
 use crate::turn::finalize::{Ending, Finalized, Verdict, finalize};
 use crate::turn::instrumentation;
@@ -56,6 +57,8 @@ pub struct Watchdog {
     pub timeout: Duration,
     /// Turns of this process. While they are live they are not orphans.
     pub open_turns: OpenTurns,
+    /// Where ends are reported.
+    pub outbox: Arc<Outbox>,
 }
 
 /// The result of one run.
@@ -243,7 +246,11 @@ impl Run<'_> {
                 return;
             }
         };
-        let account = Arc::new(Account::of_row(orphan, price));
+        let account = Arc::new(Account::of_row(
+            orphan,
+            price,
+            Arc::clone(&self.watchdog.outbox),
+        ));
         let ending = Ending::orphaned(stale_at);
         // The time counts from the first failed attempt.
         let given_up = async { tokio::time::sleep(PATIENCE).await };

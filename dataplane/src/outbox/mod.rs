@@ -1,7 +1,152 @@
-//! Delivery of what the outbox holds.
+//! Delivery of the outbox (PLAT-30 to PLAT-42): usage and audit events go to the
+//! sinks of their tenants, at least once, and those of one tenant in their order.
+//!
+//! ```text
+//! commit -> wake -> claim a partition -> list who is due -> deliver -> acknowledge
+//! ```
+//!
+//! [`wake`] says which partitions have new messages. The [`dispatcher`] claims them,
+//! and once a second whatever is due. A [`pass`] works on one partition while it has
+//! its lease; in it, each tenant has its own [`delivery`], so that none waits for
+//! another's sink. One that fails is *parked*: the tenant waits, for longer each
+//! time. One that is slow is parked while it runs, so that the pass can end.
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "what delivers events calls it next")
-)]
+mod backoff;
+pub(crate) mod dead_letters;
+mod delivery;
+mod dispatcher;
+mod handler;
+mod pass;
+mod records;
+mod survey;
+mod wake;
 mod webhook;
+
+use std::fmt;
+use std::sync::Arc;
+
+use minichat_config::process::{self, OutboxKind};
+use minichat_core::TenantId;
+use minichat_metrics::{Metrics, OutboxKindLabel, OutboxResult};
+use minichat_store::{OutboxQueue, QueueMismatch, Store, StoreError};
+
+pub(crate) use dispatcher::{Dispatcher, DispatcherHost};
+pub use survey::{SinkState, Survey};
+
+use crate::config_source::Tenants;
+use wake::Wake;
+
+/// Where events are enqueued, and who is told.
+pub struct Outbox {
+    config: process::Outbox,
+    told: Option<Told>,
+}
+
+/// The process's own dispatcher.
+struct Told {
+    wake: Wake,
+    tenants: Arc<Tenants>,
+    metrics: Arc<dyn Metrics>,
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.config.fmt(f)
+    }
+}
+
+/// The label of a kind.
+const fn label(kind: OutboxKind) -> OutboxKindLabel {
+    match kind {
+        OutboxKind::Usage => OutboxKindLabel::Usage,
+        OutboxKind::Audit => OutboxKindLabel::Audit,
+        OutboxKind::ChatCleanup => OutboxKindLabel::ChatCleanup,
+    }
+}
+
+impl Outbox {
+    /// Of a process that delivers.
+    pub(crate) fn new(
+        config: process::Outbox,
+        tenants: Arc<Tenants>,
+        metrics: Arc<dyn Metrics>,
+    ) -> Self {
+        let told = Some(Told {
+            wake: Wake::default(),
+            tenants,
+            metrics,
+        });
+        Self { config, told }
+    }
+
+    /// Of a process that only enqueues; others find its events.
+    pub const fn without_dispatcher(config: process::Outbox) -> Self {
+        Self { config, told: None }
+    }
+
+    /// The queue of a kind of event.
+    pub(crate) fn queue(&self, kind: OutboxKind) -> &str {
+        self.config.queue(kind)
+    }
+
+    pub(crate) const fn partitions(&self) -> u32 {
+        self.config.num_partitions
+    }
+
+    /// Events of `tenant` were committed. Of tenants without a sink, whose events
+    /// nobody waits for, the dispatcher finds them later.
+    pub(crate) fn enqueued(&self, tenant: TenantId, kinds: &[OutboxKind]) {
+        let Some(told) = &self.told else {
+            return;
+        };
+        for kind in kinds {
+            told.metrics.outbox_enqueue(label(*kind), OutboxResult::Ok);
+        }
+        let Some(runtime) = told.tenants.get(tenant) else {
+            return;
+        };
+        for kind in kinds {
+            if handler::sink(&runtime, *kind).is_some() {
+                told.wake.want(*kind, self.partition(tenant));
+            }
+        }
+    }
+
+    /// The partition of a tenant's events (QUOTA-94).
+    fn partition(&self, tenant: TenantId) -> u32 {
+        let partition = tenant.0.as_u128() % u128::from(self.partitions().max(1));
+        u32::try_from(partition).unwrap_or_default()
+    }
+
+    fn wake(&self) -> Option<&Wake> {
+        self.told.as_ref().map(|told| &told.wake)
+    }
+}
+
+/// Makes the rows of the configured queues. An error says what to do about messages
+/// that would not be delivered any more (PLAT-31).
+pub(crate) async fn register(store: &Store, config: &process::Outbox) -> anyhow::Result<()> {
+    let queues: Vec<_> = OutboxKind::ENQUEUED
+        .into_iter()
+        .map(|kind| OutboxQueue {
+            name: config.queue(kind).to_owned(),
+            partitions: config.num_partitions,
+        })
+        .collect();
+    let mismatch: Result<_, StoreError> = store
+        .write(move |tx| {
+            let queues = queues.clone();
+            Box::pin(async move { tx.outbox_register(&queues).await })
+        })
+        .await;
+    match mismatch? {
+        None => Ok(()),
+        Some(QueueMismatch::Unknown { queue }) => anyhow::bail!(
+            "outbox: messages wait in the queue {queue}, which no kind of event has. Give the queue its name back, or deliver the messages with the old configuration first; then stop all processes and change the name"
+        ),
+        Some(QueueMismatch::Partitions { queue, found }) => anyhow::bail!(
+            "outbox.num_partitions: messages wait in the queue {queue}, which has {found} partitions, not {}. Set {found} again until they are delivered; then stop all processes and change the number",
+            config.num_partitions
+        ),
+    }
+}

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::instrumentation;
 use super::open::OpenTurn;
 use crate::caller::RequesterType;
+use crate::outbox::Outbox;
 
 /// Whom to charge, for what, and at which price.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub(crate) struct Account {
     pub(crate) decision: QuotaDecision,
     /// The trace id of the request, 32 hex digits.
     pub(crate) trace_id: Option<String>,
+    /// Where its end is reported.
+    pub(crate) outbox: Arc<Outbox>,
 }
 
 /// The effective model's part of the applied policy.
@@ -80,12 +83,13 @@ impl Account {
             reserve: Some(plan.reserve),
             decision: reason.map_or(QuotaDecision::Allow, QuotaDecision::Downgrade),
             trace_id: Some(turn.request.trace.trace_id()),
+            outbox: Arc::clone(&turn.app.outbox),
         }
     }
 
     /// The account of a turn whose process is gone. `price` comes from its
     /// stored policy.
-    pub(crate) fn of_row(row: &Orphan, price: Option<Price>) -> Self {
+    pub(crate) fn of_row(row: &Orphan, price: Option<Price>, outbox: Arc<Outbox>) -> Self {
         let selected_model: Arc<str> = row.selected_model.as_str().into();
         let effective_model = match &row.effective_model {
             Some(model) => model.as_str().into(),
@@ -110,6 +114,7 @@ impl Account {
             reserve: None,
             decision: QuotaDecision::Unknown,
             trace_id: None,
+            outbox,
         }
     }
 

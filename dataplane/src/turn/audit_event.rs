@@ -9,12 +9,6 @@ use serde::Serialize;
 
 use super::account::{Account, QuotaDecision};
 
-/// The queue of audit events (PLAT-39).
-pub(super) const QUEUE: &str = "mini-chat.audit";
-
-/// Number of partitions of the queue (PLAT-31).
-pub(super) const PARTITIONS: u32 = 4;
-
 /// The event of a finalized turn: `turn_completed`, or `turn_failed` for every
 /// other outcome.
 #[derive(Serialize)]

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use minichat_config::process::OutboxKind;
 use minichat_core::quota::{Cells, Reserve, Settlement, Tier, settle};
 use minichat_core::turn::{
     BillingOutcome, Outcome, SettlementMethod, TurnErrorCode, Usage, billing,
@@ -22,7 +23,7 @@ use uuid::Uuid;
 use super::account::{Account, Price};
 use super::audit_event::{self, TurnEvent};
 use super::in_doubt::{Attempted, PATIENCE, resolve};
-use super::usage_event::{self, Bill, UsageEvent};
+use super::usage_event::{Bill, UsageEvent};
 
 /// The fewest attempts at a finalization that fails.
 const ATTEMPTS: u32 = 3;
@@ -144,7 +145,7 @@ pub(crate) async fn finalize(
         attempt += 1;
         let attempted = Attempted::default();
         match commit(store, account, &ending, &attempted).await {
-            Ok(finalized) => return won(finalized, entered),
+            Ok(finalized) => return won(account, finalized, entered),
             Err(Failure::Lost) => break Verdict::Lost,
             Err(Failure::Store(error)) => {
                 if error.is_unanswered() {
@@ -173,7 +174,7 @@ pub(crate) async fn finalize(
     };
     for attempt in in_doubt.iter().filter_map(Attempted::take) {
         if let Some(finalized) = won_in_doubt(store, account, attempt, patience).await {
-            return won(finalized, entered);
+            return won(account, finalized, entered);
         }
     }
     otherwise
@@ -206,7 +207,9 @@ async fn back_off(attempt: u32, given_up: impl Future<Output = ()>) -> bool {
     }
 }
 
-fn won(mut finalized: Finalized, entered: Instant) -> Verdict {
+fn won(account: &Account, mut finalized: Finalized, entered: Instant) -> Verdict {
+    let kinds = [OutboxKind::Usage, OutboxKind::Audit];
+    account.outbox.enqueued(account.tenant_id, &kinds);
     finalized.latency = entered.elapsed();
     Verdict::Won(Box::new(finalized))
 }
@@ -556,31 +559,22 @@ impl Events {
         })
     }
 
-    fn messages(&self, account: &Account, now: Timestamp) -> [OutboxMessage<'_>; 2] {
+    fn messages<'a>(&'a self, account: &'a Account, now: Timestamp) -> [OutboxMessage<'a>; 2] {
         let tenant = account.tenant_id;
-        let message = |queue, partitions, dedupe_key, payload| OutboxMessage {
-            queue,
+        let outbox = &account.outbox;
+        let message = |kind, dedupe_key, payload| OutboxMessage {
+            queue: outbox.queue(kind),
             tenant_id: tenant,
             key: tenant.0,
-            partitions,
+            partitions: outbox.partitions(),
             dedupe_key,
             payload,
             created_at: now,
         };
         let key = Some(self.dedupe_key.as_str());
         [
-            message(
-                usage_event::QUEUE,
-                usage_event::PARTITIONS,
-                key,
-                &self.usage,
-            ),
-            message(
-                audit_event::QUEUE,
-                audit_event::PARTITIONS,
-                None,
-                &self.audit,
-            ),
+            message(OutboxKind::Usage, key, &self.usage),
+            message(OutboxKind::Audit, None, &self.audit),
         ]
     }
 }

@@ -92,7 +92,7 @@ pub async fn replace(
     change: Replacement,
     request: RequestContext,
 ) -> Result<SseBody, Problem> {
-    let attempt = mutation::Attempt::begin(&app.metrics, change.op());
+    let attempt = mutation::Attempt::begin(&app, caller.tenant_id, change.op());
     if let Err(problem) = check_serving(&app) {
         let refused = Err(problem);
         attempt.end(&refused);

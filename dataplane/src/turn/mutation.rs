@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
+use minichat_config::process::OutboxKind;
 use minichat_core::turn::TurnState;
-use minichat_core::{ChatId, ErrorCode, RequestId, Timestamp, TurnId};
+use minichat_core::{ChatId, ErrorCode, RequestId, TenantId, Timestamp, TurnId};
 use minichat_metrics::{Metrics, MutationOp, MutationResult};
 use minichat_store::{BoxFuture, MutationQuery, MutationTarget, StoreError, TargetTurn, Tx};
 use tokio::time::Instant;
@@ -18,6 +19,7 @@ use super::mutation_event::TurnMutation;
 use super::open::Draft;
 use crate::app::App;
 use crate::caller::Caller;
+use crate::outbox::Outbox;
 use crate::problem::Problem;
 
 /// The kind of a replacement.
@@ -108,13 +110,14 @@ pub(super) fn replace(
     request: &RequestContext,
     draft: &Draft,
     replaced: &Replaced,
+    outbox: &Outbox,
 ) -> Result<(), StoreError> {
     let query = query(caller, draft.ids.chat_id, replaced.request_id);
     let new = draft.ids.request_id;
     let turn = (replaced.turn_id, replaced.at);
     let change = displace(tx, caller, request, &query, turn, Some(new))?;
     let event = change.replacement(replaced.op, replaced.request_id, new);
-    event.enqueue(tx)
+    event.enqueue(tx, outbox)
 }
 
 /// Deletes the chat's newest turn without a replacement (API-74).
@@ -125,7 +128,7 @@ pub async fn delete(
     request_id: RequestId,
     request: RequestContext,
 ) -> Result<(), Problem> {
-    let attempt = Attempt::begin(&app.metrics, MutationOp::Delete);
+    let attempt = Attempt::begin(&app, caller.tenant_id, MutationOp::Delete);
     let query = query(&caller, chat_id, request_id);
     // It runs in its own task, so that the commit is recorded even if the
     // client disconnects.
@@ -155,12 +158,17 @@ async fn delete_once(
 ) -> Result<(), Problem> {
     let attempted = Attempted::default();
     let last = attempted.clone();
+    let outbox = Arc::clone(&app.outbox);
     let deleted = app
         .store
         .write(move |tx| -> BoxFuture<'_, Result<(), DeleteError>> {
             let (caller, request) = (caller.clone(), request.clone());
-            let last = last.clone();
-            Box::pin(async move { delete_in(tx, &caller, &request, &query, &last).await })
+            let (last, outbox) = (last.clone(), Arc::clone(&outbox));
+            let task = async move {
+                let event = delete_in(tx, &caller, &request, &query, &last).await?;
+                Ok(event.deletion(query.request_id).enqueue(tx, &outbox)?)
+            };
+            Box::pin(task)
         })
         .await;
     match deleted {
@@ -179,18 +187,17 @@ async fn deleted_in_doubt(app: &App, query: MutationQuery, (turn_id, at): Deleti
     found.await == Some(true)
 }
 
-async fn delete_in(
+async fn delete_in<'a>(
     tx: &mut Tx,
-    caller: &Caller,
-    request: &RequestContext,
+    caller: &'a Caller,
+    request: &'a RequestContext,
     query: &MutationQuery,
     attempted: &Attempted<Deletion>,
-) -> Result<(), DeleteError> {
+) -> Result<TurnMutation<'a>, DeleteError> {
     let turn = check(tx.turn_mutation_lock(query).await?, caller).map_err(DeleteError::Answer)?;
     let this = (turn.id, turn.now);
     attempted.note(this);
-    let change = displace(tx, caller, request, query, this, None)?;
-    Ok(change.deletion(query.request_id).enqueue(tx)?)
+    Ok(displace(tx, caller, request, query, this, None)?)
 }
 
 pub(super) const fn query(
@@ -232,15 +239,19 @@ impl DeleteError {
 /// (API-74). If it is dropped without an answer, it counts as an error.
 pub(super) struct Attempt {
     metrics: Arc<dyn Metrics>,
+    outbox: Arc<Outbox>,
+    tenant_id: TenantId,
     op: MutationOp,
     began: Instant,
     result: MutationResult,
 }
 
 impl Attempt {
-    pub(super) fn begin(metrics: &Arc<dyn Metrics>, op: MutationOp) -> Self {
+    pub(super) fn begin(app: &App, tenant_id: TenantId, op: MutationOp) -> Self {
         Self {
-            metrics: Arc::clone(metrics),
+            metrics: Arc::clone(&app.metrics),
+            outbox: Arc::clone(&app.outbox),
+            tenant_id,
             op,
             began: Instant::now(),
             result: MutationResult::Error,
@@ -249,6 +260,9 @@ impl Attempt {
 
     /// The change was committed, or refused with the problem in `answer`.
     pub(super) fn end<T>(mut self, answer: &Result<T, Problem>) {
+        if answer.is_ok() {
+            self.outbox.enqueued(self.tenant_id, &[OutboxKind::Audit]);
+        }
         self.result = match answer {
             Ok(_) => MutationResult::Ok,
             Err(problem) => match problem.code {

@@ -2,14 +2,15 @@
 //! the transaction of the change that they report, whether or not the tenant
 //! has a sink; the delivery decides that.
 
+use minichat_config::process::OutboxKind;
 use minichat_core::{ChatId, RequestId, TenantId, Timestamp, TurnId, UserId};
 use minichat_metrics::MutationOp;
 use minichat_store::{OutboxMessage, StoreError, Tx};
 use serde::Serialize;
 
 use super::RequestContext;
-use super::audit_event::{PARTITIONS, QUEUE};
 use crate::caller::Caller;
+use crate::outbox::Outbox;
 
 /// One event: the members that all kinds have, and the `details` of its kind.
 #[derive(Serialize)]
@@ -57,13 +58,13 @@ pub(super) struct Deletion {
 
 impl<D: Serialize> MutationEvent<'_, D> {
     /// Enqueues the event in the transaction.
-    pub(super) fn enqueue(&self, tx: &mut Tx) -> Result<(), StoreError> {
+    pub(super) fn enqueue(&self, tx: &mut Tx, outbox: &Outbox) -> Result<(), StoreError> {
         let payload = serde_json::to_string(self).map_err(|_| StoreError::Parameter("payload"))?;
         tx.outbox_enqueue(&OutboxMessage {
-            queue: QUEUE,
+            queue: outbox.queue(OutboxKind::Audit),
             tenant_id: self.tenant_id,
             key: self.tenant_id.0,
-            partitions: PARTITIONS,
+            partitions: outbox.partitions(),
             dedupe_key: None,
             payload: &payload,
             created_at: self.timestamp,

@@ -22,6 +22,7 @@ use super::replay::{CompletedTurn, replay};
 use super::{RequestContext, SseBody, instrumentation, mutation};
 use crate::app::App;
 use crate::caller::Caller;
+use crate::outbox::Outbox;
 use crate::problem::Problem;
 
 /// Attempts to open a turn without locks, before it is opened under them.
@@ -70,6 +71,7 @@ struct Opening {
     caller: Caller,
     request: RequestContext,
     turn: TurnRequest,
+    outbox: Arc<Outbox>,
     /// The result of the transaction's last attempt, which is the one that
     /// counts.
     decided: Mutex<Decided>,
@@ -99,6 +101,7 @@ pub(super) async fn reserve(
         caller: caller.clone(),
         request: request.clone(),
         turn,
+        outbox: Arc::clone(&app.outbox),
         decided: Mutex::default(),
     });
     let answer = write(app, &opening).await;
@@ -238,7 +241,14 @@ impl Opening {
         let (draft, cells) = self.turn.admit(tx, caller).await?;
         let plan = self.plan(draft, &cells)?;
         if let Some(replaced) = &plan.draft.replaces {
-            mutation::replace(tx, caller, &self.request, &plan.draft, replaced)?;
+            mutation::replace(
+                tx,
+                caller,
+                &self.request,
+                &plan.draft,
+                replaced,
+                &self.outbox,
+            )?;
         }
         insert(tx, caller, &plan)?;
         self.decided().plan = Some(plan);

@@ -10,12 +10,6 @@ use serde::Serialize;
 use super::account::Account;
 use super::audit_event::CompletionSignal;
 
-/// The queue of usage events (QUOTA-85).
-pub(super) const QUEUE: &str = "mini-chat.usage_snapshot";
-
-/// Number of partitions of the queue (PLAT-31).
-pub(super) const PARTITIONS: u32 = 4;
-
 #[derive(Serialize)]
 pub(super) struct UsageEvent<'a> {
     event_type: &'static str,

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use minichat_config::process::JobConfig;
 use minichat_core::SystemClock;
 use minichat_dataplane::jobs::Watchdog;
 use minichat_dataplane::open_turns::OpenTurns;
+use minichat_dataplane::outbox::Outbox;
 use minichat_metrics::RecordingMetrics;
 use minichat_store::{DatabaseSettings, Store};
 use minichat_telemetry::Signal;
@@ -233,11 +235,13 @@ fn two_watchdogs_and_a_live_finalizer_settle_500_turns_once() -> anyhow::Result<
             )
             .await?;
             let metrics = Arc::new(RecordingMetrics::default());
+            let config = JobConfig::load(None, [])?;
             let watchdog = Watchdog {
                 store,
                 metrics: metrics.clone(),
                 timeout: Duration::from_mins(5),
                 open_turns: OpenTurns::default(),
+                outbox: Arc::new(Outbox::without_dispatcher(config.outbox)),
             };
             let barrier = Arc::clone(&barrier);
             watching.push(tokio::spawn(async move {

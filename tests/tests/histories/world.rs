@@ -16,6 +16,7 @@ use minichat_dataplane::database::Probe;
 use minichat_dataplane::drain;
 use minichat_dataplane::jobs::Watchdog;
 use minichat_dataplane::open_turns::OpenTurns;
+use minichat_dataplane::outbox::Outbox;
 use minichat_metrics::{Metrics, RecordingMetrics};
 use minichat_provider::{ClientSettings, ProviderClient};
 use minichat_store::testing::Turnstile;
@@ -137,11 +138,14 @@ impl World {
         self.store = self.recovers().then(|| store.clone());
         let metrics = Arc::<RecordingMetrics>::default();
         let provider = Provider::default();
+        let outbox = Outbox::without_dispatcher(self.config.outbox.clone());
+        let outbox = Arc::new(outbox);
         let recovery = Watchdog {
             store: store.clone(),
             metrics: Arc::<RecordingMetrics>::clone(&metrics) as Arc<dyn Metrics>,
             timeout: model::WATCHDOG_TIMEOUT,
             open_turns: OpenTurns::default(),
+            outbox: Arc::clone(&outbox),
         };
         let app = Arc::new(App {
             config: self.config.clone(),
@@ -151,6 +155,8 @@ impl World {
             provider: ProviderClient::in_memory(&ClientSettings::default(), provider.dial()),
             metrics: Arc::<RecordingMetrics>::clone(&metrics) as Arc<dyn Metrics>,
             clock,
+            outbox,
+            survey: Arc::default(),
             refusing: Signal::new(),
             turns: OpenTurns::default(),
         });

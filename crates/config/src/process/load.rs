@@ -2,6 +2,7 @@
 
 mod cors;
 mod outbound;
+mod outbox;
 mod settings;
 
 use std::net::SocketAddr;
@@ -54,6 +55,7 @@ pub(super) fn examine(
             max: settings.seconds("drain.max_secs"),
         },
         orphan_watchdog: orphan_watchdog(&mut settings),
+        outbox: outbox::outbox(&mut settings),
     };
     require_patience(&mut settings, &config);
     Ok((config, settings.faults))
@@ -68,6 +70,7 @@ pub(super) fn load_job(
         database: database(&mut settings),
         logging: logging(&mut settings),
         orphan_watchdog: orphan_watchdog(&mut settings),
+        outbox: outbox::outbox(&mut settings),
         job: job(&mut settings),
     };
     settings.faults.into_result(config)

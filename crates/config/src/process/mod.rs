@@ -10,6 +10,7 @@
 
 mod key;
 mod load;
+mod outbox;
 mod prefix;
 pub mod reference;
 pub mod schema;
@@ -22,6 +23,7 @@ use std::path::Path;
 
 use crate::fault::Faults;
 
+pub use outbox::{Outbox, OutboxKind};
 pub use types::{
     Allowed, Auth, Cors, Database, DatabaseUrl, Dev, Drain, IpNetwork, Job, JobConfig, LogFormat,
     Logging, Metrics, OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, Streaming,

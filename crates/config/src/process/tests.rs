@@ -181,6 +181,28 @@ fn what_turns_cannot_live_by_is_refused_with_its_key() {
     }
 }
 
+/// PLAT-31, PLAT-34, PLAT-39
+#[test]
+fn an_outbox_that_cannot_work_is_refused_with_its_key() {
+    for (keys, refused) in [
+        ("num_partitions: 3", "outbox.num_partitions"),
+        ("num_partitions: 128", "outbox.num_partitions"),
+        ("queue_name: mini-chat.audit", "outbox.queue_name"),
+        ("audit_queue_name: 'a,b'", "outbox.audit_queue_name"),
+        (
+            "lease_secs: 5, ack_headroom_secs: 5",
+            "outbox.ack_headroom_secs",
+        ),
+        ("backoff_base_secs: 61", "outbox.backoff_max_secs"),
+        ("max_attempts: {usage: -1}", "outbox.max_attempts.usage"),
+    ] {
+        assert_eq!(fault_keys(dev(&format!("outbox: {{{keys}}}"))), [refused]);
+    }
+    let given = dev("outbox: {num_partitions: 64, max_attempts: {audit: 3}}").unwrap();
+    assert_eq!(given.outbox.num_partitions, 64);
+    assert_eq!(given.outbox.max_attempts(OutboxKind::Audit), 3);
+}
+
 /// TURN-1: a turn whose commit is in doubt shows no life for as long.
 #[test]
 fn a_watchdog_that_does_not_wait_for_a_commit_in_doubt_is_refused() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use minichat_core::{TenantId, UserId};
 
+use super::outbox::Outbox;
 use crate::issuer::Issuer;
 use crate::outbound::Outbound;
 use crate::secret::Secret;
@@ -41,6 +42,8 @@ pub struct ProcessConfig {
     pub drain: Drain,
     /// `orphan_watchdog.*`
     pub orphan_watchdog: OrphanWatchdog,
+    /// `outbox.*`
+    pub outbox: Outbox,
 }
 
 impl ProcessConfig {
@@ -281,6 +284,8 @@ pub struct JobConfig {
     pub logging: Logging,
     /// `orphan_watchdog.*`
     pub orphan_watchdog: OrphanWatchdog,
+    /// `outbox.*`
+    pub outbox: Outbox,
     /// `job.*`
     pub job: Job,
 }

@@ -77,6 +77,13 @@ impl SqliteTx {
             FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC,
             |arguments| Ok(arguments.get::<i64>(0)?.max(arguments.get(1)?)),
         )?;
+        // Every commit is written to the disk.
+        connection.create_scalar_function(
+            "set_config",
+            3,
+            FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_INNOCUOUS,
+            |arguments| arguments.get::<String>(1),
+        )?;
         connection.create_scalar_function(
             "strpos",
             2,

@@ -1,6 +1,7 @@
 //! One suite that runs on both databases.
 
 mod admission;
+mod deliveries;
 mod fixture;
 mod flushes;
 mod group_commit;

@@ -24,6 +24,7 @@ use crate::app::App;
 use crate::config_source::{TenantRuntime, Tenants};
 use crate::database::Probe;
 use crate::open_turns::OpenTurns;
+use crate::outbox::Outbox;
 
 /// `url_prefix` at its default.
 pub(super) const BASE: &str = "/mini-chat/v1";
@@ -78,8 +79,8 @@ impl Harness {
             .await
             .unwrap();
         let yaml = format!("auth:\n  mode: trusted_headers\n  trusted_peers: [127.0.0.1]\n{yaml}");
+        let config = ProcessConfig::from_yaml(&yaml, []).unwrap();
         let app = Arc::new(App {
-            config: ProcessConfig::from_yaml(&yaml, []).unwrap(),
             tenants: Arc::new(tenants(provider)),
             probe: Probe::of(store.clone()),
             store,
@@ -91,6 +92,9 @@ impl Harness {
                 ..ClientSettings::default()
             }),
             metrics,
+            outbox: Arc::new(Outbox::without_dispatcher(config.outbox.clone())),
+            survey: Arc::default(),
+            config,
             clock: Arc::clone(&clock) as _,
             refusing: Signal::default(),
             turns: OpenTurns::default(),

@@ -1,11 +1,27 @@
 //! The transactional outbox (PLAT-30 to PLAT-38): a change and the message that
-//! reports it are committed together or not at all.
+//! reports it are committed together or not at all. Each message is delivered at
+//! least once, those of one tenant in their order.
+//!
+//! [`leases`] say who delivers, [`backlog`] what; [`deliveries`] are how it ended.
+
+pub(crate) mod backlog;
+mod dead_letters;
+mod deliveries;
+mod leases;
+mod vacuum;
 
 use minichat_core::{TenantId, Timestamp};
 use uuid::Uuid;
 
-use crate::value::params;
+use crate::postgres::Commits;
+use crate::value::{Param, Row, params};
 use crate::{StoreError, Tx};
+
+pub use backlog::{DueTenant, PendingMessage, Share};
+pub use dead_letters::{DeadLetter, DeadLetterBacklog, DeadLetterFilter, DeadLetterStatus};
+pub use deliveries::{Delivery, Holder, ParkedTenant};
+pub use leases::{OutboxQueue, QueueMismatch};
+pub use vacuum::Vacuumed;
 
 /// A message to enqueue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,11 +40,15 @@ pub struct OutboxMessage<'a> {
     pub created_at: Timestamp,
 }
 
+fn partition_of(key: Uuid, partitions: u32) -> u32 {
+    let partition = key.as_u128() % u128::from(partitions.max(1));
+    u32::try_from(partition).unwrap_or_default()
+}
+
 impl OutboxMessage<'_> {
     /// `key mod partitions` (PLAT-31).
     pub fn partition(&self) -> u32 {
-        let partition = self.key.as_u128() % u128::from(self.partitions.max(1));
-        u32::try_from(partition).unwrap_or_default()
+        partition_of(self.key, self.partitions)
     }
 
     pub(crate) fn check_dedupe_key(&self) -> Result<(), StoreError> {
@@ -64,5 +84,20 @@ impl Tx {
                 message.created_at,
             ],
         )
+    }
+
+    /// Runs a statement that is all of its transaction: on PostgreSQL in one round
+    /// trip, unless a pooler stands before it.
+    async fn alone<T>(
+        &mut self,
+        sql: &'static str,
+        params: &[Param<'_>],
+        map: fn(&Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        if self.has_single_statements() {
+            self.single(sql, params, map, Commits::Flushed).await
+        } else {
+            self.query(sql, params, map).await
+        }
     }
 }

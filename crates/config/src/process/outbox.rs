@@ -1,0 +1,86 @@
+//! The settings of the outbox (PLAT-31, PLAT-34, PLAT-39).
+
+use std::time::Duration;
+
+/// What an event is about; each kind has its queue (PLAT-39).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OutboxKind {
+    /// Usage events (QUOTA-86).
+    Usage,
+    /// Audit events (PLAT-81).
+    Audit,
+    /// Deleted chats.
+    ChatCleanup,
+}
+
+impl OutboxKind {
+    /// The kinds that this release enqueues.
+    pub const ENQUEUED: [Self; 3] = [Self::Usage, Self::Audit, Self::ChatCleanup];
+    /// The kinds that this release delivers.
+    pub const DELIVERED: [Self; 2] = [Self::Usage, Self::Audit];
+
+    /// Name of the kind in labels, logs and commands.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::Audit => "audit",
+            Self::ChatCleanup => "chat_cleanup",
+        }
+    }
+}
+
+/// `outbox.*`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outbox {
+    /// Names of the queues, all different, in the order of
+    /// [`OutboxKind::ENQUEUED`].
+    pub queues: [String; 3],
+    /// Partitions of each queue, a power of two.
+    pub num_partitions: u32,
+    /// Time for which a process holds a partition.
+    pub lease: Duration,
+    /// The part of the lease for writing the result; less than it.
+    pub ack_headroom: Duration,
+    /// First wait after a failed delivery.
+    pub backoff_base: Duration,
+    /// Longest wait; not less than the first.
+    pub backoff_max: Duration,
+    /// Failed deliveries after which an event is a dead letter, of usage and of
+    /// audit events; 0 = never.
+    pub max_attempts: [u32; 2],
+}
+
+impl Outbox {
+    /// The queue of a kind.
+    pub fn queue(&self, kind: OutboxKind) -> &str {
+        let [usage, audit, chat_cleanup] = &self.queues;
+        match kind {
+            OutboxKind::Usage => usage,
+            OutboxKind::Audit => audit,
+            OutboxKind::ChatCleanup => chat_cleanup,
+        }
+    }
+
+    /// The kind whose queue is called `queue`.
+    pub fn kind(&self, queue: &str) -> Option<OutboxKind> {
+        OutboxKind::ENQUEUED
+            .into_iter()
+            .find(|kind| self.queue(*kind) == queue)
+    }
+
+    /// Failed deliveries after which an event of the kind is a dead letter; 0 =
+    /// never.
+    pub const fn max_attempts(&self, kind: OutboxKind) -> u32 {
+        let [usage, audit] = self.max_attempts;
+        match kind {
+            OutboxKind::Usage => usage,
+            OutboxKind::Audit => audit,
+            OutboxKind::ChatCleanup => 0,
+        }
+    }
+
+    /// How long one delivery may take (PLAT-33).
+    pub fn handler_limit(&self) -> Duration {
+        self.lease.saturating_sub(self.ack_headroom)
+    }
+}

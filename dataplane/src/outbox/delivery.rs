@@ -1,0 +1,288 @@
+//! The events of one tenant in one pass.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use minichat_config::process::OutboxKind;
+use minichat_config::tenant::sink::Sink;
+use minichat_metrics::{AuditResult, OutboxHandled};
+use minichat_store::{Delivery, Holder, PendingMessage, StoreError};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+
+use super::dispatcher::Shared;
+use super::handler::{self, Slice};
+use super::webhook::Answer;
+use super::{backoff, label, wake};
+
+/// A delivery that takes longer is parked while it runs.
+const SLOW: Duration = Duration::from_millis(250);
+
+/// A tenant with its first messages, whose turn it is.
+pub(super) struct TenantDelivery {
+    pub(super) shared: Arc<Shared>,
+    pub(super) kind: OutboxKind,
+    pub(super) sink: Sink,
+    pub(super) delivery: Delivery,
+    /// Failed and slow deliveries before.
+    pub(super) attempts: u32,
+    /// In their order.
+    pub(super) messages: Vec<PendingMessage>,
+    /// No request begins later.
+    pub(super) until: Instant,
+    /// The tenant's place among those that are not slow.
+    pub(super) place: Option<OwnedSemaphorePermit>,
+}
+
+/// What a pass learns of a delivery.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Left {
+    /// All messages were delivered or moved away; there may be more.
+    Advanced,
+    /// The tenant waits: it is parked, or its batch is not full.
+    Waits,
+}
+
+/// Why a delivery goes no further.
+enum Stop {
+    /// Somebody else delivers to the tenant now.
+    NotHolder,
+    /// Parked, with nothing more to do in this pass.
+    Parked,
+    Store(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl TenantDelivery {
+    /// Delivers, and tells `left` when the pass may go on; it does not wait for a
+    /// slow sink.
+    pub(super) async fn run(mut self, left: oneshot::Sender<Left>) {
+        let mut left = Some(left);
+        let ended = self.deliver_all(&mut left).await;
+        let said = match ended {
+            Ok(said) => said,
+            Err(Stop::Parked) => Left::Waits,
+            Err(Stop::NotHolder) => {
+                tracing::warn!(tenant_id = %self.delivery.tenant_id, kind = self.kind.as_str(), "a delivery ended after its lease; its end is not written");
+                Left::Waits
+            }
+            Err(Stop::Store(error)) => {
+                tracing::warn!(tenant_id = %self.delivery.tenant_id, kind = self.kind.as_str(), %error, "the end of a delivery cannot be written; it will be repeated");
+                Left::Waits
+            }
+        };
+        match left.take() {
+            Some(left) => {
+                // The pass may be over.
+                let _ = left.send(said);
+            }
+            // It was parked while it ran: there may be more of the tenant.
+            None => self.want_again(),
+        }
+    }
+
+    fn want_again(&self) {
+        let place: wake::Place = (self.kind, self.delivery.partition);
+        self.shared.wake(place);
+    }
+
+    async fn deliver_all(
+        &mut self,
+        left: &mut Option<oneshot::Sender<Left>>,
+    ) -> Result<Left, Stop> {
+        let messages = std::mem::take(&mut self.messages);
+        let mut rest = messages.as_slice();
+        while !rest.is_empty() {
+            let now = self.shared.clock.now().as_micros();
+            let count = handler::first_slice(&self.sink, rest, now);
+            if count == 0 || Instant::now() >= self.until {
+                return Ok(Left::Waits);
+            }
+            let (slice, behind) = rest.split_at(count);
+            self.deliver_slice(slice, left).await?;
+            rest = behind;
+            // Its place is gone, and the next pass goes on.
+            if left.is_none() {
+                return Ok(Left::Waits);
+            }
+        }
+        Ok(Left::Advanced)
+    }
+
+    /// Delivers events together. If one of them is refused, they are repeated one by
+    /// one to find it.
+    async fn deliver_slice(
+        &mut self,
+        slice: &[PendingMessage],
+        left: &mut Option<oneshot::Sender<Left>>,
+    ) -> Result<(), Stop> {
+        let answer = self.hand_over(slice, left).await?;
+        if slice.len() == 1 || !matches!(answer, Answer::Reject(_)) {
+            return self.settle(slice, answer).await;
+        }
+        for one in slice.chunks(1) {
+            let answer = self.hand_over(one, left).await?;
+            self.settle(one, answer).await?;
+            // A delivery that was parked ends with its first message.
+            if left.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn settle(&mut self, slice: &[PendingMessage], answer: Answer) -> Result<(), Stop> {
+        match answer {
+            Answer::Ok => self.acknowledge(slice).await,
+            Answer::Retry(error) => self.retry(slice, &error).await,
+            Answer::Reject(reason) => self.bury_all(slice, &reason).await,
+        }
+    }
+
+    /// One attempt. After [`SLOW`] the tenant is parked while it runs.
+    async fn hand_over(
+        &mut self,
+        slice: &[PendingMessage],
+        left: &mut Option<oneshot::Sender<Left>>,
+    ) -> Result<Answer, Stop> {
+        let shared = Arc::clone(&self.shared);
+        let sink = self.sink.clone();
+        let deadline = Instant::now() + shared.config.handler_limit();
+        let request = Slice {
+            kind: self.kind,
+            tenant_id: self.delivery.tenant_id,
+            messages: slice,
+            deadline,
+        };
+        let mut answer = std::pin::pin!(handler::deliver(&shared, &sink, &request));
+        let quick = tokio::select! {
+            biased;
+            answer = &mut answer => Some(answer),
+            () = tokio::time::sleep(SLOW), if left.is_some() => None,
+        };
+        let answer = match quick {
+            Some(answer) => answer,
+            None => {
+                let slow = shared.slow.clone().try_acquire_owned();
+                let Ok(_slow) = slow else {
+                    let error = "too many deliveries are slow at a time".to_owned();
+                    return Ok(self.handled(slice, Answer::Retry(error)));
+                };
+                self.park_running(deadline).await?;
+                drop(self.place.take());
+                if let Some(left) = left.take() {
+                    // The pass may be over.
+                    let _ = left.send(Left::Waits);
+                }
+                // PLAT-33: then the future is dropped, which counts as a retry.
+                tokio::time::timeout_at(deadline, answer)
+                    .await
+                    .unwrap_or_else(|_| Answer::Retry("no answer within the lease".to_owned()))
+            }
+        };
+        Ok(self.handled(slice, answer))
+    }
+
+    fn handled(&self, slice: &[PendingMessage], answer: Answer) -> Answer {
+        let metrics = &self.shared.metrics;
+        let (handled, audit) = match &answer {
+            Answer::Ok => (OutboxHandled::Success, AuditResult::Ok),
+            Answer::Retry(_) => (OutboxHandled::Retry, AuditResult::Retry),
+            Answer::Reject(_) if slice.len() > 1 => (OutboxHandled::Retry, AuditResult::Retry),
+            Answer::Reject(_) => (OutboxHandled::Reject, AuditResult::Reject),
+        };
+        metrics.outbox_handler(label(self.kind), handled);
+        if self.kind == OutboxKind::Audit {
+            metrics.audit_emit(audit);
+        }
+        if answer == Answer::Ok {
+            let now = self.shared.clock.now().as_micros();
+            for message in slice {
+                let age = now.saturating_sub(message.created_at.as_micros());
+                let age = Duration::from_micros(u64::try_from(age).unwrap_or_default());
+                metrics.outbox_pending_age_seconds(label(self.kind), age);
+            }
+        }
+        answer
+    }
+
+    async fn park_running(&mut self, deadline: Instant) -> Result<(), Stop> {
+        let token = self.shared.next_token();
+        let wait =
+            deadline.saturating_duration_since(Instant::now()) + self.shared.config.ack_headroom;
+        let records = &self.shared.records;
+        if !records.park_running(&self.delivery, &token, wait).await? {
+            return Err(Stop::NotHolder);
+        }
+        self.delivery.holder = Holder::OfTenant(token);
+        self.delivery.is_parked = true;
+        self.attempts = self.attempts.saturating_add(1);
+        Ok(())
+    }
+
+    async fn acknowledge(&mut self, slice: &[PendingMessage]) -> Result<(), Stop> {
+        if !self
+            .shared
+            .records
+            .acknowledge(&self.delivery, slice)
+            .await?
+        {
+            return Err(Stop::NotHolder);
+        }
+        self.succeeded();
+        Ok(())
+    }
+
+    /// What the tenant was parked for is over.
+    fn succeeded(&mut self) {
+        self.delivery.is_parked = false;
+        self.attempts = 0;
+    }
+
+    /// A delivery that was parked while it ran has been counted.
+    const fn attempt(&self) -> u32 {
+        match self.delivery.holder {
+            Holder::OfPartition(_) => self.attempts.saturating_add(1),
+            Holder::OfTenant(_) => self.attempts,
+        }
+    }
+
+    async fn retry(&mut self, slice: &[PendingMessage], error: &str) -> Result<(), Stop> {
+        let (attempt, config) = (self.attempt(), &self.shared.config);
+        let most = config.max_attempts(self.kind);
+        if most > 0 && attempt >= most {
+            let reason = format!("{error} (attempt {attempt}, the last one)");
+            return self.bury_all(slice, &reason).await;
+        }
+        let wait = backoff::wait(config.backoff_base, config.backoff_max, attempt);
+        tracing::warn!(tenant_id = %self.delivery.tenant_id, kind = self.kind.as_str(), attempt, wait_ms = wait.as_millis(), error, "events cannot be delivered yet");
+        let records = &self.shared.records;
+        if records.park(&self.delivery, wait, error).await? {
+            self.shared
+                .wake_after(wait, (self.kind, self.delivery.partition));
+            Err(Stop::Parked)
+        } else {
+            Err(Stop::NotHolder)
+        }
+    }
+
+    async fn bury_all(&mut self, slice: &[PendingMessage], reason: &str) -> Result<(), Stop> {
+        let attempt = self.attempt();
+        for message in slice {
+            tracing::error!(tenant_id = %self.delivery.tenant_id, kind = self.kind.as_str(), message.id, key = message.key(), reason, "an event was refused and is a dead letter now");
+            let records = &self.shared.records;
+            let is_holder = records.bury(&self.delivery, message.id, attempt, reason);
+            if !is_holder.await? {
+                return Err(Stop::NotHolder);
+            }
+        }
+        self.succeeded();
+        self.shared.survey.outdate();
+        Ok(())
+    }
+}

@@ -1,0 +1,429 @@
+//! Decides which partitions this process works on, and when (PLAT-36).
+
+use std::collections::{HashMap, HashSet};
+use std::future::pending;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use minichat_config::process::{self, OutboxKind};
+use minichat_core::{Clock, TenantId};
+use minichat_metrics::Metrics;
+use minichat_provider::ProviderClient;
+use minichat_store::{DueTenant, StoreError};
+use minichat_telemetry::Signal;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+use uuid::Uuid;
+
+use super::pass::Pass;
+use super::records::Records;
+use super::wake::Place;
+use super::{Outbox, Survey, handler, survey};
+use crate::app::App;
+use crate::config_source::Tenants;
+
+/// How often everything that is due is looked for.
+const POLL: Duration = Duration::from_secs(1);
+/// After which time a partition that another process holds is tried again, and for
+/// how long; then the poll finds it.
+const HELD: Duration = Duration::from_millis(25);
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long what runs may take to end when the process does.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// Deliveries at a time that are not slow, and those that are.
+const HEALTHY: usize = 64;
+const SLOW: usize = 1024;
+/// How long delivered messages are kept, and how often older ones are removed.
+const KEPT: Duration = Duration::from_hours(1);
+const VACUUM: Duration = Duration::from_hours(1);
+/// How long dead letters are kept that were delivered after all.
+const KEPT_RESOLVED: Duration = Duration::from_hours(7 * 24);
+/// Messages that one statement removes or acknowledges.
+const BATCH: u32 = 500;
+
+/// What passes and deliveries share.
+pub(super) struct Shared {
+    pub(super) records: Records,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) config: process::Outbox,
+    pub(super) tenants: Arc<Tenants>,
+    pub(super) metrics: Arc<dyn Metrics>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) client: ProviderClient,
+    pub(super) survey: Arc<Survey>,
+    pub(super) healthy: Arc<Semaphore>,
+    pub(super) slow: Arc<Semaphore>,
+    tasks: Mutex<JoinSet<()>>,
+    /// Begins the tokens of this process.
+    instance: String,
+    claims: AtomicU64,
+}
+
+impl Shared {
+    /// A token that no other claim has.
+    pub(super) fn next_token(&self) -> String {
+        let claim = self.claims.fetch_add(1, Ordering::Relaxed);
+        format!("{}/{claim}", self.instance)
+    }
+
+    pub(super) fn wake(&self, (kind, partition): Place) {
+        if let Some(wake) = self.outbox.wake() {
+            wake.want(kind, partition);
+        }
+    }
+
+    /// Wakes when a parked tenant is due.
+    pub(super) fn wake_after(self: &Arc<Self>, wait: Duration, place: Place) {
+        let shared = Arc::clone(self);
+        self.spawn(async move {
+            tokio::time::sleep(wait).await;
+            shared.wake(place);
+        });
+    }
+
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks();
+        // Those that have ended leave.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    fn tasks(&self) -> std::sync::MutexGuard<'_, JoinSet<()>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The dispatcher of a process.
+pub(crate) struct Dispatcher {
+    shared: Arc<Shared>,
+    /// Partitions that are wanted, and since when another process holds them.
+    wanted: HashMap<Place, Option<Instant>>,
+    /// Partitions of which a pass runs.
+    active: HashSet<Place>,
+    passes: JoinSet<Place>,
+    is_failing: bool,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(app: &App) -> Self {
+        let shared = Shared {
+            records: Records::of(app.store.clone()),
+            outbox: Arc::clone(&app.outbox),
+            config: app.config.outbox.clone(),
+            tenants: Arc::clone(&app.tenants),
+            metrics: Arc::clone(&app.metrics),
+            clock: Arc::clone(&app.clock),
+            client: app.provider.clone(),
+            survey: Arc::clone(&app.survey),
+            healthy: Arc::new(Semaphore::new(HEALTHY)),
+            slow: Arc::new(Semaphore::new(SLOW)),
+            tasks: Mutex::default(),
+            instance: Uuid::new_v4().as_simple().to_string(),
+            claims: AtomicU64::new(0),
+        };
+        Self {
+            shared: Arc::new(shared),
+            wanted: HashMap::new(),
+            active: HashSet::new(),
+            passes: JoinSet::new(),
+            is_failing: false,
+        }
+    }
+
+    /// Works until `stop` fires.
+    async fn run(mut self, stop: Signal) {
+        let mut poll_at = Instant::now();
+        let mut survey_at = poll_at;
+        let mut vacuum_at = poll_at + VACUUM;
+        let mut retry_at = None;
+        let outbox = Arc::clone(&self.shared.outbox);
+        let survey = Arc::clone(&self.shared.survey);
+        while !stop.is_fired() {
+            tokio::select! {
+                () = stop.fired() => break,
+                () = wanted(&outbox) => {}
+                () = survey.outdated() => survey_at = Instant::now(),
+                () = sleep_until(poll_at.min(survey_at)) => {}
+                () = until(retry_at) => {}
+                Some(ended) = self.passes.join_next() => self.ended(ended.ok()),
+            }
+            let now = Instant::now();
+            if now >= poll_at {
+                let polled = self.poll().await;
+                self.note(polled);
+                poll_at = Instant::now() + POLL;
+            }
+            if now >= survey_at {
+                self.survey().await;
+                survey_at = Instant::now() + survey::INTERVAL;
+            }
+            if now >= vacuum_at {
+                self.shared.spawn(vacuum(Arc::clone(&self.shared)));
+                vacuum_at = now + VACUUM;
+            }
+            retry_at = self.claim().await;
+        }
+        self.finish().await;
+    }
+
+    /// A pass ended; a panic took its place with it.
+    fn ended(&mut self, place: Option<Place>) {
+        match place {
+            Some(place) => drop(self.active.remove(&place)),
+            None => self.active.clear(),
+        }
+    }
+
+    fn note(&mut self, polled: Result<(), StoreError>) {
+        match polled {
+            Ok(()) => self.is_failing = false,
+            Err(error) => {
+                if !self.is_failing {
+                    tracing::warn!(%error, "events that are due cannot be looked for");
+                }
+                self.is_failing = true;
+            }
+        }
+    }
+
+    /// Finds everything that is due: the net for wake-ups that were lost, parked
+    /// tenants, and events of other processes.
+    async fn poll(&mut self) -> Result<(), StoreError> {
+        for kind in OutboxKind::DELIVERED {
+            let queue: Arc<str> = self.shared.outbox.queue(kind).into();
+            let due = due(&self.shared, &queue).await?;
+            let mut without_sink = Vec::new();
+            for due in due {
+                let Some(runtime) = self.shared.tenants.get(due.tenant_id) else {
+                    continue;
+                };
+                if handler::sink(&runtime, kind).is_some() {
+                    self.wanted.entry((kind, due.partition)).or_default();
+                } else {
+                    without_sink.push(due.tenant_id);
+                }
+            }
+            if !without_sink.is_empty() {
+                acknowledge_all(&self.shared, &queue, without_sink).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims what is wanted and begins its passes. Returns when to try again what
+    /// others hold.
+    async fn claim(&mut self) -> Option<Instant> {
+        if let Some(wake) = self.shared.outbox.wake() {
+            for place in wake.take() {
+                self.wanted.entry(place).or_default();
+            }
+        }
+        let free = self.wanted.keys().filter(|it| !self.active.contains(it));
+        let free: Vec<Place> = free.copied().collect();
+        if free.is_empty() {
+            return None;
+        }
+        let token = self.shared.next_token();
+        let claimed = match claim(&self.shared, &free, &token).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                tracing::debug!(%error, "partitions cannot be claimed");
+                HashSet::new()
+            }
+        };
+        let now = Instant::now();
+        for place in free {
+            if claimed.contains(&place) {
+                self.wanted.remove(&place);
+                self.begin(place, token.clone());
+                continue;
+            }
+            let since = self.wanted.entry(place).or_default();
+            if *since.get_or_insert(now) + PATIENCE <= now {
+                self.wanted.remove(&place);
+            }
+        }
+        let is_held = self.wanted.keys().any(|it| !self.active.contains(it));
+        is_held.then(|| now + jittered(HELD))
+    }
+
+    fn begin(&mut self, place: Place, token: String) {
+        self.active.insert(place);
+        let pass = Pass {
+            shared: Arc::clone(&self.shared),
+            place,
+            queue: self.shared.outbox.queue(place.0).into(),
+            token,
+            until: Instant::now() + self.shared.config.lease / 2,
+        };
+        self.passes.spawn(async move {
+            pass.run().await;
+            place
+        });
+    }
+
+    async fn survey(&self) {
+        let shared = &self.shared;
+        let refreshed = shared
+            .survey
+            .refresh(
+                &shared.records,
+                &shared.outbox,
+                &shared.metrics,
+                shared.clock.now(),
+            )
+            .await;
+        if let Err(error) = refreshed {
+            tracing::debug!(%error, "the state of the outbox cannot be read");
+        }
+    }
+
+    /// Gives the events of the last turns a chance, then gives everything back.
+    async fn finish(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let last = async {
+            while let Some(ended) = self.passes.join_next().await {
+                self.ended(ended.ok());
+            }
+            let polled = self.poll().await;
+            self.note(polled);
+            self.claim().await;
+            while self.passes.join_next().await.is_some() {}
+        };
+        if timeout(GOODBYE, last).await.is_err() {
+            tracing::info!("some deliveries are left to other processes, or to the next start");
+        }
+        self.passes.shutdown().await;
+        let mut tasks = std::mem::take(&mut *shared.tasks());
+        tasks.shutdown().await;
+        let instance = shared.instance.clone();
+        let released = shared.records.write(move |tx| {
+            let released = tx.outbox_release_all(&instance);
+            Box::pin(async move { released })
+        });
+        if !matches!(timeout(GOODBYE, released).await, Ok(Ok(()))) {
+            tracing::warn!("leases are not given back; they end by themselves");
+        }
+    }
+}
+
+async fn wanted(outbox: &Outbox) {
+    match outbox.wake() {
+        Some(wake) => wake.wanted().await,
+        None => pending().await,
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
+    }
+}
+
+/// `wait` and up to as much again, so that processes that wait for one do not come
+/// together.
+fn jittered(wait: Duration) -> Duration {
+    let (random, _) = Uuid::new_v4().as_u64_pair();
+    let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+    wait + Duration::from_micros(random % micros.saturating_add(1))
+}
+
+async fn due(shared: &Shared, queue: &Arc<str>) -> Result<Vec<DueTenant>, StoreError> {
+    let queue = Arc::clone(queue);
+    shared
+        .records
+        .read(move |tx| {
+            let queue = Arc::clone(&queue);
+            Box::pin(async move { tx.outbox_due(&queue).await })
+        })
+        .await
+}
+
+async fn claim(shared: &Shared, free: &[Place], token: &str) -> Result<HashSet<Place>, StoreError> {
+    let wanted: Arc<[(String, u32)]> = free
+        .iter()
+        .map(|(kind, partition)| (shared.outbox.queue(*kind).to_owned(), *partition))
+        .collect();
+    let (names, token, lease) = (Arc::clone(&wanted), token.to_owned(), shared.config.lease);
+    let claimed = shared
+        .records
+        .write(move |tx| {
+            let (names, token) = (Arc::clone(&names), token.clone());
+            Box::pin(async move { tx.outbox_claim(&names, &token, lease).await })
+        })
+        .await?;
+    let places = free.iter().zip(wanted.iter());
+    let places = places.filter(|(_, name)| claimed.contains(name));
+    Ok(places.map(|(place, _)| *place).collect())
+}
+
+/// Acknowledges the events of tenants without a sink (PLAT-41).
+async fn acknowledge_all(
+    shared: &Shared,
+    queue: &Arc<str>,
+    tenants: Vec<TenantId>,
+) -> Result<(), StoreError> {
+    let tenants: Arc<[TenantId]> = tenants.into();
+    loop {
+        let (queue, tenants) = (Arc::clone(queue), Arc::clone(&tenants));
+        let marked = shared.records.write(move |tx| {
+            let (queue, tenants) = (Arc::clone(&queue), Arc::clone(&tenants));
+            Box::pin(async move { tx.outbox_acknowledge_all(&queue, &tenants, BATCH).await })
+        });
+        if marked.await? < BATCH as usize {
+            return Ok(());
+        }
+    }
+}
+
+/// Removes messages that were delivered long ago, and adds usage up (PLAT-21).
+async fn vacuum(shared: Arc<Shared>) {
+    let mut after = 0;
+    loop {
+        let queue = shared.outbox.queue(OutboxKind::Usage).to_owned();
+        let vacuumed = shared.records.write(move |tx| {
+            let queue = queue.clone();
+            Box::pin(async move { tx.outbox_vacuum(&queue, after, KEPT, BATCH).await })
+        });
+        match vacuumed.await {
+            Ok(Some(vacuumed)) => after = vacuumed.last,
+            Ok(None) => break,
+            Err(error) => {
+                tracing::warn!(%error, "delivered events cannot be removed; the next hour tries again");
+                return;
+            }
+        }
+    }
+    let letters = shared.records.write(|tx| {
+        let removed = tx.outbox_vacuum_dead_letters(KEPT_RESOLVED);
+        Box::pin(async move { removed })
+    });
+    if let Err(error) = letters.await {
+        tracing::warn!(%error, "old dead letters cannot be removed; the next hour tries again");
+    }
+}
+
+/// The dispatcher's task.
+pub(crate) struct DispatcherHost {
+    stop: Signal,
+    task: JoinHandle<()>,
+}
+
+impl DispatcherHost {
+    pub(crate) fn start(dispatcher: Dispatcher) -> Self {
+        let stop = Signal::new();
+        let task = tokio::spawn(dispatcher.run(stop.clone()));
+        Self { stop, task }
+    }
+
+    /// Delivers what it can in a few seconds, and ends.
+    pub(crate) async fn stop(self) {
+        self.stop.fire();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the dispatcher of events panicked");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! One pass over a partition: while this process has its lease, it delivers what is
+//! due, until nothing is left or the time is over.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use minichat_config::tenant::sink::Sink;
+use minichat_core::TenantId;
+use minichat_store::{Delivery, DueTenant, Holder, PendingMessage, Share, StoreError};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::delivery::{Left, TenantDelivery};
+use super::dispatcher::Shared;
+use super::handler;
+use super::wake::Place;
+
+/// Tenants whose messages are in memory at a time.
+const TENANTS: usize = 16;
+/// Messages of one tenant.
+const SHARE: Share = Share {
+    messages: 100,
+    bytes: 1 << 20,
+};
+
+pub(super) struct Pass {
+    pub(super) shared: Arc<Shared>,
+    pub(super) place: Place,
+    pub(super) queue: Arc<str>,
+    /// Of the lease.
+    pub(super) token: String,
+    /// When the pass ends, long before its lease.
+    pub(super) until: Instant,
+}
+
+/// A tenant of this process that is due, and its sink.
+type Due = (DueTenant, Sink);
+
+impl Pass {
+    pub(super) async fn run(self) {
+        let delivered = self.deliver().await;
+        if let Err(error) = delivered {
+            tracing::warn!(queue = &*self.queue, partition = self.place.1, %error, "events that are due cannot be read");
+        }
+        // A lease that cannot be given back ends by itself.
+        if let Err(error) = self.release().await {
+            tracing::debug!(%error, "a lease is not given back");
+        }
+    }
+
+    async fn deliver(&self) -> Result<(), StoreError> {
+        loop {
+            let due = self.due().await?;
+            let mut is_done = true;
+            for some in due.chunks(TENANTS) {
+                for left in self.deliver_to(some).await? {
+                    // A delivery that ended without a word is repeated later.
+                    is_done &= !matches!(left.await, Ok(Left::Advanced));
+                }
+            }
+            if Instant::now() >= self.until {
+                self.shared.wake(self.place);
+                return Ok(());
+            }
+            if is_done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Tenants without a sink are left to the poll, and those that this process does
+    /// not serve to others.
+    async fn due(&self) -> Result<Vec<Due>, StoreError> {
+        let due = self
+            .shared
+            .records
+            .due_in(&self.queue, self.place.1)
+            .await?;
+        let with_sink = due.into_iter().filter_map(|due| {
+            let runtime = self.shared.tenants.get(due.tenant_id)?;
+            Some((due, handler::sink(&runtime, self.place.0)?))
+        });
+        Ok(with_sink.collect())
+    }
+
+    /// Begins the deliveries of some tenants, each in its own task.
+    async fn deliver_to(&self, due: &[Due]) -> Result<Vec<oneshot::Receiver<Left>>, StoreError> {
+        let tenants = due.iter().map(|(due, _)| due.tenant_id).collect();
+        let records = &self.shared.records;
+        let listed = records
+            .list(&self.queue, self.place.1, tenants, SHARE)
+            .await?;
+        let mut messages = HashMap::<TenantId, Vec<PendingMessage>>::new();
+        for message in listed {
+            messages.entry(message.tenant_id).or_default().push(message);
+        }
+        let mut running = Vec::with_capacity(due.len());
+        for (due, sink) in due {
+            let Some(messages) = messages.remove(&due.tenant_id) else {
+                continue;
+            };
+            let place = self.shared.healthy.clone().acquire_owned().await.ok();
+            let delivery = TenantDelivery {
+                shared: Arc::clone(&self.shared),
+                kind: self.place.0,
+                sink: sink.clone(),
+                delivery: self.delivery(due),
+                attempts: due.attempts,
+                messages,
+                until: self.until,
+                place,
+            };
+            let (left, is_left) = oneshot::channel();
+            self.shared.spawn(delivery.run(left));
+            running.push(is_left);
+        }
+        Ok(running)
+    }
+
+    fn delivery(&self, due: &DueTenant) -> Delivery {
+        Delivery {
+            queue: self.queue.to_string(),
+            partition: self.place.1,
+            tenant_id: due.tenant_id,
+            holder: Holder::OfPartition(self.token.clone()),
+            is_parked: due.attempts > 0,
+        }
+    }
+
+    async fn release(&self) -> Result<(), StoreError> {
+        let (queue, token, partition) = (Arc::clone(&self.queue), self.token.clone(), self.place.1);
+        self.shared
+            .records
+            .write(move |tx| {
+                let released = tx.outbox_release(&queue, partition, &token);
+                Box::pin(async move { released })
+            })
+            .await
+    }
+}
