@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use minichat_config::process::{self, OutboxKind};
+use minichat_config::tenant::Sink;
 use minichat_core::{Clock, TenantId};
 use minichat_metrics::Metrics;
 use minichat_provider::ProviderClient;
@@ -76,10 +77,12 @@ impl Shared {
 
     /// Wakes when a parked tenant is due.
     pub(super) fn wake_after(self: &Arc<Self>, wait: Duration, place: Place) {
-        let shared = Arc::clone(self);
-        self.spawn(async move {
+        let shared = Arc::downgrade(self);
+        tokio::spawn(async move {
             tokio::time::sleep(wait).await;
-            shared.wake(place);
+            if let Some(shared) = shared.upgrade() {
+                shared.wake(place);
+            }
         });
     }
 
@@ -199,10 +202,12 @@ impl Dispatcher {
                 let Some(runtime) = self.shared.tenants.get(due.tenant_id) else {
                     continue;
                 };
-                if handler::sink(&runtime, kind).is_some() {
-                    self.wanted.entry((kind, due.partition)).or_default();
-                } else {
-                    without_sink.push(due.tenant_id);
+                match handler::sink(&runtime, kind) {
+                    None => {}
+                    Some(Sink::None) => without_sink.push(due.tenant_id),
+                    Some(Sink::Log | Sink::Webhook(_)) => {
+                        self.wanted.entry((kind, due.partition)).or_default();
+                    }
                 }
             }
             if !without_sink.is_empty() {
@@ -283,6 +288,7 @@ impl Dispatcher {
     /// Gives the events of the last turns a chance, then gives everything back.
     async fn finish(mut self) {
         let shared = Arc::clone(&self.shared);
+        let mut slow = JoinSet::new();
         let last = async {
             while let Some(ended) = self.passes.join_next().await {
                 self.ended(ended.ok());
@@ -291,11 +297,14 @@ impl Dispatcher {
             self.note(polled);
             self.claim().await;
             while self.passes.join_next().await.is_some() {}
+            slow = std::mem::take(&mut *shared.tasks());
+            while slow.join_next().await.is_some() {}
         };
         if timeout(GOODBYE, last).await.is_err() {
             tracing::info!("some deliveries are left to other processes, or to the next start");
         }
         self.passes.shutdown().await;
+        slow.shutdown().await;
         let mut tasks = std::mem::take(&mut *shared.tasks());
         tasks.shutdown().await;
         let instance = shared.instance.clone();

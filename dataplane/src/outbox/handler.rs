@@ -20,15 +20,14 @@ pub(super) struct Slice<'a> {
     pub(super) deadline: Instant,
 }
 
-/// The sink of a tenant for a kind of event; `None` if there is none.
-pub(super) fn sink(tenant: &TenantRuntime, kind: OutboxKind) -> Option<Sink> {
+/// The sink of a tenant for a kind of event; `None` if it cannot be known.
+pub(super) fn sink(tenant: &TenantRuntime, kind: OutboxKind) -> Option<&Sink> {
     let sinks = tenant.sinks().ok()?;
-    let sink = match kind {
-        OutboxKind::Usage => &sinks.usage,
-        OutboxKind::Audit => &sinks.audit,
-        OutboxKind::ChatCleanup => return None,
-    };
-    (*sink != Sink::None).then(|| sink.clone())
+    match kind {
+        OutboxKind::Usage => Some(&sinks.usage),
+        OutboxKind::Audit => Some(&sinks.audit),
+        OutboxKind::ChatCleanup => None,
+    }
 }
 
 /// How many of the first events of `messages` go together; 0: they wait for more.

@@ -26,6 +26,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use minichat_config::process::{self, OutboxKind};
+use minichat_config::tenant::Sink;
 use minichat_core::TenantId;
 use minichat_metrics::{Metrics, OutboxKindLabel, OutboxResult};
 use minichat_store::{OutboxQueue, QueueMismatch, Store, StoreError};
@@ -106,7 +107,7 @@ impl Outbox {
             return;
         };
         for kind in kinds {
-            if handler::sink(&runtime, *kind).is_some() {
+            if handler::sink(&runtime, *kind).is_some_and(|sink| *sink != Sink::None) {
                 told.wake.want(*kind, self.partition(tenant));
             }
         }
@@ -123,7 +124,8 @@ impl Outbox {
     }
 }
 
-/// Makes the rows of the configured queues. An error says what to do about messages
+/// Makes the rows of the configured queues, and on `SQLite` ends the deliveries of
+/// the last process. An error says what to do about messages
 /// that would not be delivered any more (PLAT-31).
 pub(crate) async fn register(store: &Store, config: &process::Outbox) -> anyhow::Result<()> {
     let queues: Vec<_> = OutboxKind::ENQUEUED
@@ -133,10 +135,16 @@ pub(crate) async fn register(store: &Store, config: &process::Outbox) -> anyhow:
             partitions: config.num_partitions,
         })
         .collect();
+    let is_owner = store.is_sqlite();
     let mismatch: Result<_, StoreError> = store
         .write(move |tx| {
             let queues = queues.clone();
-            Box::pin(async move { tx.outbox_register(&queues).await })
+            Box::pin(async move {
+                if is_owner {
+                    tx.outbox_recover()?;
+                }
+                tx.outbox_register(&queues).await
+            })
         })
         .await;
     match mismatch? {

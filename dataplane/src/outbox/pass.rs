@@ -78,7 +78,8 @@ impl Pass {
             .await?;
         let with_sink = due.into_iter().filter_map(|due| {
             let runtime = self.shared.tenants.get(due.tenant_id)?;
-            Some((due, handler::sink(&runtime, self.place.0)?))
+            let sink = handler::sink(&runtime, self.place.0)?;
+            (*sink != Sink::None).then(|| (due, sink.clone()))
         });
         Ok(with_sink.collect())
     }

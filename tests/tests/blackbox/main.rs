@@ -19,6 +19,8 @@ mod database_failures;
 #[cfg(test)]
 mod database_outages;
 #[cfg(test)]
+mod deliveries;
+#[cfg(test)]
 mod directories;
 #[cfg(test)]
 mod disconnects;
