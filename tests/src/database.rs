@@ -57,6 +57,15 @@ impl Database {
         }
     }
 
+    /// The same database, whose sessions get `settings` if it is PostgreSQL.
+    #[must_use]
+    pub fn with_settings(&self, settings: &[(&str, &str)]) -> Self {
+        match self {
+            Self::Sqlite(_) => self.clone(),
+            Self::Postgres(database) => Self::Postgres(database.with_settings(settings)),
+        }
+    }
+
     /// The rows of a statement that works on both databases.
     pub async fn query(&self, sql: &str) -> anyhow::Result<Rows> {
         match self {

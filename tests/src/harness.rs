@@ -416,8 +416,8 @@ where
         let result = tokio::time::timeout(CLAIM_LIMIT, claim(env))
             .await
             .with_context(|| format!("the claim takes longer than {CLAIM_LIMIT:?}"))?;
-        database.remove().await?;
-        result
+        let removed = database.remove().await;
+        result.and(removed)
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     result

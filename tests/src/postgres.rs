@@ -2,6 +2,7 @@
 //! `MINICHAT_TEST_POSTGRES_URL`.
 
 use std::env;
+use std::net::IpAddr;
 
 use anyhow::Context as _;
 use minichat_store::testing::TestPostgres;
@@ -38,12 +39,24 @@ impl PostgresDatabase {
         Self { url }
     }
 
+    /// The same database; each session of its URL gets `settings`.
+    #[must_use]
+    pub fn with_settings(&self, settings: &[(&str, &str)]) -> Self {
+        let words = settings.iter();
+        let words: Vec<_> = words
+            .map(|(name, value)| format!("-c%20{name}%3D{value}"))
+            .collect();
+        let mark = if words.is_empty() { "" } else { "?options=" };
+        let url = self.url.split('?').next().unwrap_or_default();
+        Self {
+            url: format!("{url}{mark}{}", words.join("%20")),
+        }
+    }
+
     /// Removes the database even if it has connections.
     pub async fn remove(&self) -> anyhow::Result<()> {
-        let (server, name) = self
-            .url
-            .rsplit_once('/')
-            .context("a URL without a database")?;
+        let url = self.url.split('?').next().unwrap_or_default();
+        let (server, name) = url.rsplit_once('/').context("a URL without a database")?;
         let statement = format!("DROP DATABASE {name} WITH (FORCE)");
         query(&format!("{server}/postgres"), &statement).await?;
         Ok(())
@@ -51,12 +64,7 @@ impl PostgresDatabase {
 
     /// For `database.url` of a pod of the test cluster.
     pub fn url_of_pods(&self) -> anyhow::Result<String> {
-        let server = env::var(URL_OF_PODS).with_context(|| {
-            format!(
-                "{URL_OF_PODS} is not set: `cargo xtask test -p minichat-tests --test node` sets it; on a cluster of \
-                 your own, set it to the server of MINICHAT_TEST_POSTGRES_URL as pods reach it, without a database"
-            )
-        })?;
+        let server = server_of_pods()?;
         let (_, name) = self
             .url
             .rsplit_once('/')
@@ -68,6 +76,26 @@ impl PostgresDatabase {
     pub fn url(&self) -> &str {
         &self.url
     }
+}
+
+/// The server as pods of the test cluster reach it: `postgres://USER@ADDRESS:PORT`.
+fn server_of_pods() -> anyhow::Result<String> {
+    env::var(URL_OF_PODS).with_context(|| {
+        format!(
+            "{URL_OF_PODS} is not set: `cargo xtask test -p minichat-tests --test node` sets it; on a cluster of \
+             your own, set it to the server of MINICHAT_TEST_POSTGRES_URL as pods reach it, without a database"
+        )
+    })
+}
+
+/// The address at which pods of the test cluster reach this machine.
+pub fn address_for_pods() -> anyhow::Result<IpAddr> {
+    let server = server_of_pods()?;
+    let (_, server) = server.rsplit_once('@').context("a URL without a user")?;
+    let (address, _) = server.rsplit_once(':').context("a URL without a port")?;
+    address
+        .parse()
+        .with_context(|| format!("{URL_OF_PODS} must have an address, not a name: {address}"))
 }
 
 /// An open transaction. It is rolled back when dropped.

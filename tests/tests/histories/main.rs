@@ -23,12 +23,15 @@ mod provider;
 mod races;
 mod world;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use anyhow::Context as _;
 use choices::Choices;
 use history::Failure;
 use minichat_tests::database::DatabaseKind;
+use minichat_tests::plans::{PLANS, Plan};
 use world::World;
 
 const SEED: &str = "MINICHAT_HISTORY_SEED";
@@ -50,7 +53,7 @@ fn number(variable: &str) -> anyhow::Result<Option<u64>> {
 
 #[test]
 fn every_history_on_sqlite_is_as_the_model_says() -> anyhow::Result<()> {
-    play_all(DatabaseKind::Sqlite, number(COUNT)?.unwrap_or(10_000))
+    play_all(SQLITE, number(COUNT)?.unwrap_or(10_000))
 }
 
 /// A twentieth of the number on SQLite, because every transaction costs round
@@ -58,31 +61,72 @@ fn every_history_on_sqlite_is_as_the_model_says() -> anyhow::Result<()> {
 #[test]
 fn every_history_on_postgres_is_as_the_model_says() -> anyhow::Result<()> {
     let count = number(COUNT)?.map_or(500, |count| count.div_ceil(20));
-    play_all(DatabaseKind::Postgres, count)
+    play_all(POSTGRES, count)
 }
 
-fn play_all(kind: DatabaseKind, count: u64) -> anyhow::Result<()> {
-    let seeds = match number(SEED)? {
+/// QUOTA-82: however badly PostgreSQL plans a statement, it does the same.
+#[test]
+fn every_history_is_as_the_model_says_under_every_plan() -> anyhow::Result<()> {
+    let count = number(COUNT)?.map_or(240, |count| count.div_ceil(40));
+    let of_plan = count.div_ceil(PLANS.len() as u64);
+    for (plan, first) in PLANS.iter().zip((0..).step_by(usize::try_from(of_plan)?)) {
+        let place = Place {
+            plan: Some(plan),
+            ..POSTGRES
+        };
+        play(place, seeds(first..first + of_plan)?)
+            .with_context(|| format!("planned with {plan:?}"))?;
+    }
+    Ok(())
+}
+
+/// Where histories are played.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    kind: DatabaseKind,
+    /// How PostgreSQL plans badly.
+    plan: Option<&'static Plan>,
+}
+
+const SQLITE: Place = Place {
+    kind: DatabaseKind::Sqlite,
+    plan: None,
+};
+const POSTGRES: Place = Place {
+    kind: DatabaseKind::Postgres,
+    plan: None,
+};
+
+fn play_all(place: Place, count: u64) -> anyhow::Result<()> {
+    play(place, seeds(0..count)?)
+}
+
+/// These, or the one that the environment names.
+fn seeds(all: Range<u64>) -> anyhow::Result<Range<u64>> {
+    Ok(match number(SEED)? {
         Some(seed) => seed..seed + 1,
-        None => 0..count,
-    };
+        None => all,
+    })
+}
+
+fn play(place: Place, seeds: Range<u64>) -> anyhow::Result<()> {
     let next = AtomicU64::new(seeds.start);
     let steps = AtomicU64::new(0);
     let player = || -> anyhow::Result<()> {
-        let mut world = World::create(kind)?;
+        let mut world = World::create(place)?;
         for played in 1_u32.. {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds.end {
                 break;
             }
             if played % HISTORIES_OF_A_WORLD == 0 {
-                std::mem::replace(&mut world, World::create(kind)?).remove()?;
+                std::mem::replace(&mut world, World::create(place)?).remove()?;
             }
             match history::play(&mut world, Choices::seeded(seed)) {
                 Ok(played) => steps.fetch_add(played, Ordering::Relaxed),
                 Err(failure) => {
                     next.store(seeds.end, Ordering::Relaxed);
-                    return Err(report(kind, seed, *failure));
+                    return Err(report(place, seed, *failure));
                 }
             };
         }
@@ -103,7 +147,7 @@ fn play_all(kind: DatabaseKind, count: u64) -> anyhow::Result<()> {
 }
 
 /// The failure of `seed`, with the shortest history that fails too.
-fn report(kind: DatabaseKind, seed: u64, failure: Failure) -> anyhow::Error {
+fn report(place: Place, seed: u64, failure: Failure) -> anyhow::Error {
     let first = failure.what.clone();
     let mut shortest = failure;
     let list = shortest.choices.clone();
@@ -112,7 +156,7 @@ fn report(kind: DatabaseKind, seed: u64, failure: Failure) -> anyhow::Error {
         // The remains of a failed history would make the next one fail.
         let mut fresh = match world.take() {
             Some(world) => world,
-            None => match World::create(kind) {
+            None => match World::create(place) {
                 Ok(fresh) => fresh,
                 Err(_) => return false,
             },
@@ -129,8 +173,9 @@ fn report(kind: DatabaseKind, seed: u64, failure: Failure) -> anyhow::Error {
         }
     });
     anyhow::anyhow!(
-        "seed {seed} on {kind:?} fails: {}\n\nshortened:\n{}\n\n{}\n\nplay it again: \
+        "seed {seed} on {:?} fails: {}\n\nshortened:\n{}\n\n{}\n\nplay it again: \
          {SEED}={seed} cargo xtask test -p minichat-tests --test histories",
+        place.kind,
         first.lines().next().unwrap_or_default(),
         shortest.steps.join("\n"),
         shortest.what

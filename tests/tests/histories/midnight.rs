@@ -1,7 +1,6 @@
 //! Turns around the end of a month: their periods and their order.
 
 use anyhow::{Context as _, ensure};
-use minichat_tests::database::DatabaseKind;
 use uuid::Uuid;
 
 use crate::facts::{Cell, Facts};
@@ -9,6 +8,7 @@ use crate::model::rules::{daily, monthly};
 use crate::model::{LAST_MINUTES, SECOND};
 use crate::races::Scene;
 use crate::world::{Process, World};
+use crate::{POSTGRES, SQLITE};
 
 /// 2026-02-28T23:59:59.9Z.
 const JUST_BEFORE: i64 = LAST_MINUTES + 120 * SECOND - SECOND / 10;
@@ -19,8 +19,8 @@ const JUST_BEFORE: i64 = LAST_MINUTES + 120 * SECOND - SECOND / 10;
 /// beginnings.
 #[test]
 fn a_turn_is_charged_to_the_day_and_the_month_of_its_beginning() -> anyhow::Result<()> {
-    for kind in [DatabaseKind::Sqlite, DatabaseKind::Postgres] {
-        let mut world = World::create(kind)?;
+    for place in [SQLITE, POSTGRES] {
+        let mut world = World::create(place)?;
         let process = Process::spawn()?;
         process.run(cross_midnight(&mut world, &process))??;
         drop(process);

@@ -6,7 +6,7 @@
 use anyhow::{Context as _, bail, ensure};
 use http::Method;
 use minichat_store::testing::{Access, Moment};
-use minichat_tests::database::{Database, DatabaseKind};
+use minichat_tests::database::Database;
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 use uuid::Uuid;
@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::client::{Client, Identity, Request, Seen};
 use crate::model;
 use crate::world::{Life, Process, TENANT, World};
+use crate::{POSTGRES, SQLITE};
 
 const ROUNDS: u32 = 20;
 
@@ -156,15 +157,15 @@ impl Scene {
 
 /// Runs `claim` in many scenes on both databases.
 fn rounds(mut claim: impl AsyncFnMut(&Scene) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    for kind in [DatabaseKind::Sqlite, DatabaseKind::Postgres] {
-        let mut world = World::create(kind)?;
+    for place in [SQLITE, POSTGRES] {
+        let mut world = World::create(place)?;
         for round in 0..ROUNDS {
             let process = Process::spawn()?;
             let played = process.run(async {
                 let scene = Scene::set(&mut world, &process, model::NOON).await?;
                 claim(&scene).await
             })?;
-            played.with_context(|| format!("{kind:?}, round {round}"))?;
+            played.with_context(|| format!("{:?}, round {round}", place.kind))?;
         }
         world.remove()?;
     }

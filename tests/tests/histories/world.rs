@@ -22,7 +22,7 @@ use minichat_provider::{ClientSettings, ProviderClient};
 use minichat_store::testing::Turnstile;
 use minichat_store::{DatabaseSettings, Store};
 use minichat_telemetry::{Lifecycle, Signal, Tracer};
-use minichat_tests::database::{Database, DatabaseKind};
+use minichat_tests::database::Database;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -30,6 +30,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use crate::Place;
 use crate::facts::Window;
 use crate::model;
 use crate::provider::Provider;
@@ -87,7 +88,7 @@ pub(crate) struct Drain {
 }
 
 impl World {
-    pub(crate) fn create(kind: DatabaseKind) -> anyhow::Result<Self> {
+    pub(crate) fn create(place: Place) -> anyhow::Result<Self> {
         let directory = directory()?;
         let clock = Arc::<HandClock>::default();
         let tenant = tenant()?;
@@ -95,8 +96,15 @@ impl World {
             .enable_all()
             .build()?;
         let database = runtime.block_on(async {
-            let database = Database::create(kind, directory.path()).await?;
+            let database = Database::create(place.kind, directory.path()).await?;
+            let database = match place.plan {
+                Some(plan) => database.with_settings(&plan.settings()),
+                None => database,
+            };
             prepare(&database, Arc::clone(&clock), &tenant).await?;
+            for sql in place.plan.iter().flat_map(|plan| plan.statements()) {
+                database.query(&sql).await?;
+            }
             anyhow::Ok(database)
         })?;
         let served = TenantRuntime::new(OWNER.parse()?, tenant, 1, Credentials::default());
