@@ -119,7 +119,7 @@ impl Probe {
             Ok(()) => Ok(()),
             Err(error) => {
                 tracing::warn!(%error, "the database cannot serve");
-                Err(format!("the database cannot serve: {error}").into())
+                Err(format!("the database cannot serve: {}", error.reason()).into())
             }
         };
         *last = Some((Instant::now(), finding.clone()));

@@ -80,6 +80,8 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
         .await
         .with_context(|| database::cannot_be_opened(&config.database.url))?;
     outbox::register(&store, &config.outbox).await?;
+    // Before anything is served: a pooler would keep requests to stop from us.
+    let stops = store.stop_requests().await?;
     let unrecovered = if store.is_sqlite() {
         let watchdog = Watchdog {
             store: store.clone(),
@@ -126,7 +128,6 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
     });
     let lifecycle = Lifecycle::default();
     let admin_router = admin::router(&app, &source, exposition, &lifecycle);
-    let stops = app.store.stop_requests().await;
     let workers = Workers::per_core().context("the threads for connections cannot be started")?;
     let running = Running {
         stops: stops.map(|stops| tokio::spawn(turn::obey(app.turns.clone(), stops))),

@@ -105,12 +105,19 @@ impl DatabaseSettings {
             .collect();
         settings.push((MARK, MARKED.to_owned()));
         settings.push(("plan_cache_mode", "force_generic_plan".to_owned()));
-        settings.extend(self.of_listener());
+        settings.extend(self.of_every_session());
+        settings
+    }
+
+    /// The settings of the session that listens.
+    pub(crate) fn of_listener(&self) -> Vec<(&'static str, String)> {
+        let mut settings = vec![(MARK, MARKED.to_owned())];
+        settings.extend(self.of_every_session());
         settings
     }
 
     /// Settings by which the server detects that this process has vanished.
-    pub(crate) fn of_listener(&self) -> Vec<(&'static str, String)> {
+    fn of_every_session(&self) -> Vec<(&'static str, String)> {
         let seconds = KEEPALIVE.as_secs().to_string();
         vec![
             ("tcp_keepalives_idle", seconds.clone()),
@@ -143,8 +150,13 @@ fn refused(key: &str, fault: &str) -> StoreError {
 }
 
 /// A custom setting that identifies a session that keeps its settings.
-pub(crate) const MARK: &str = "minichat.session";
-pub(crate) const MARKED: &str = "own";
+const MARK: &str = "minichat.session";
+const MARKED: &str = "own";
+
+/// An expression: whether a session has kept its [`MARK`].
+pub(crate) fn is_marked() -> String {
+    format!("COALESCE(current_setting('{MARK}', true) = '{MARKED}', false)")
+}
 
 const KEEPALIVE: Duration = Duration::from_secs(10);
 

@@ -82,17 +82,20 @@ impl Store {
     }
 
     /// Other processes' requests to stop a turn (D3), received from now on.
-    /// `None` on `SQLite`, whose file has one process.
-    pub async fn stop_requests(&self) -> Option<StopRequests> {
-        match &self.backend {
+    /// `None` on `SQLite`, whose file has one process. Fails only if
+    /// `listen_url` leads through a pooler; a server that cannot be reached is
+    /// tried again.
+    pub async fn stop_requests(&self) -> Result<Option<StopRequests>, StoreError> {
+        Ok(match &self.backend {
             Backend::Sqlite(_) => None,
-            Backend::Postgres(postgres) => Some(postgres.stop_requests().await),
-        }
+            Backend::Postgres(postgres) => Some(postgres.stop_requests().await?),
+        })
     }
 
     /// Runs `job` in one transaction. It is committed if the job returns `Ok`,
     /// and rolled back if it returns `Err`, which is returned unchanged.
-    /// `job` may run again after a conflict with another transaction. So it
+    /// `job` may run again after a conflict with another transaction, or if the
+    /// server ended the session. So it
     /// must change nothing but the database, and await nothing but its
     /// transaction; otherwise `SQLite` returns [`StoreError::JobSuspended`].
     /// Dropping the returned future leaves no open transaction, but the
@@ -133,7 +136,8 @@ impl Store {
     }
 
     /// Runs `job` for reading. On `SQLite` it reads one snapshot; on PostgreSQL
-    /// each statement has its own. Statements that change anything are refused.
+    /// each statement has its own, and the job may run again if the server ended
+    /// the session. Statements that change anything are refused.
     pub async fn read<T, E, F>(&self, job: F) -> Result<T, E>
     where
         F: for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,

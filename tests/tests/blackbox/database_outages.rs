@@ -59,8 +59,13 @@ pub(crate) fn check_unavailable(call: &Call, answer: &Answer) -> anyhow::Result<
     Ok(())
 }
 
-/// Every route answers 503, readiness agrees, and the provider is not called.
-async fn check_nothing_is_served(scene: &Scene, users: &[(Api, Things)]) -> anyhow::Result<()> {
+/// Every route answers 503, readiness agrees for one of `reasons`, and the provider is
+/// not called.
+async fn check_nothing_is_served(
+    scene: &Scene,
+    users: &[(Api, Things)],
+    reasons: &[&str],
+) -> anyhow::Result<()> {
     let called = scene.provider.requests().len();
     for (call, answer) in call_every_route(users).await? {
         if WITHOUT_DATABASE.contains(&call.template) {
@@ -71,6 +76,10 @@ async fn check_nothing_is_served(scene: &Scene, users: &[(Api, Things)]) -> anyh
     }
     let ready = scene.stack.admin.get_absolute("/readyz").await?;
     ensure!(ready.status == 503, "{ready:?}");
+    // Words of our own, none of a driver or a server.
+    let told = ready.json()?["reasons"].clone();
+    let is_told = |reason: &&str| told == json!([format!("the database cannot serve: {reason}")]);
+    ensure!(reasons.iter().any(is_told), "{told}");
     ensure!(
         scene.provider.requests().len() == called,
         "the provider was called"
@@ -98,7 +107,7 @@ fn every_route_is_unavailable_while_the_database_is_away() -> anyhow::Result<()>
         let (scene, proxy) = env.proxied_scene(IMPATIENT).await?;
         let users = users(&scene).await?;
         proxy.set_down(true);
-        check_nothing_is_served(&scene, &users).await?;
+        check_nothing_is_served(&scene, &users, &["it cannot be reached"]).await?;
         proxy.set_down(false);
         check_all_is_served(&scene, &users).await
     })
@@ -112,7 +121,8 @@ fn every_route_is_unavailable_while_the_database_is_silent() -> anyhow::Result<(
         let (scene, proxy) = env.proxied_scene(IMPATIENT).await?;
         let users = users(&scene).await?;
         proxy.set_silent(true);
-        check_nothing_is_served(&scene, &users).await?;
+        let reasons = ["it cannot be reached", "it did not answer in time"];
+        check_nothing_is_served(&scene, &users, &reasons).await?;
         proxy.set_silent(false);
         check_all_is_served(&scene, &users).await
     })
@@ -135,7 +145,7 @@ fn every_route_is_unavailable_while_the_database_is_read_only() -> anyhow::Resul
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
         );
         postgres::query(&format!("{server}/postgres"), &end).await?;
-        check_nothing_is_served(&scene, &users).await?;
+        check_nothing_is_served(&scene, &users, &["it can only be read"]).await?;
         set("off").await?;
         check_all_is_served(&scene, &users).await
     })

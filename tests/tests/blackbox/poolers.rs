@@ -119,6 +119,36 @@ async fn a_pooler_alone_is_refused(env: Env) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The address of the server and that of the pooler in each other's place, and the pooler's in both.
+async fn a_pooler_that_listens_is_refused(env: Env) -> anyhow::Result<()> {
+    let manifests = env.manifests().display().to_string();
+    for settings in ["", "ignore_startup_parameters = options,extra_float_digits"] {
+        let pooler = Pooler::start(&env.database.url(), CONNECTIONS, settings).await?;
+        let behind = pooler.url(&env.database.url())?;
+        for url in [&behind, &env.database.url()] {
+            let variables = [
+                ("MINICHAT_DATABASE_URL", url.as_str()),
+                ("MINICHAT_DATABASE_LISTEN_URL", behind.as_str()),
+                ("MINICHAT_AUTH_MODE", "dev"),
+                ("MINICHAT_AUTH_ALLOW_DEV", "true"),
+                ("MINICHAT_SERVER_BIND_ADDR", "127.0.0.1:0"),
+                ("MINICHAT_METRICS_BIND_ADDR", "127.0.0.1:0"),
+            ];
+            let serve = ["serve", "--manifests", &manifests];
+            let refused = job_run(spawn(BINARY, &serve, &variables)?).await?;
+            assert_eq!(refused.status.code(), Some(1), "{url} {settings}");
+            for words in [
+                "database.listen_url leads through a pooler",
+                "write the address of PostgreSQL itself there",
+            ] {
+                let said = &refused.stderr;
+                assert!(said.contains(words), "{url} {settings}: {said}");
+            }
+        }
+    }
+    Ok(())
+}
+
 mod on_postgres {
     use super::*;
 
@@ -135,5 +165,14 @@ mod on_postgres {
     #[test]
     fn a_pooler_alone_is_refused() -> anyhow::Result<()> {
         run(DatabaseKind::Postgres, super::a_pooler_alone_is_refused)
+    }
+
+    /// D3, D43
+    #[test]
+    fn a_pooler_that_listens_is_refused() -> anyhow::Result<()> {
+        run(
+            DatabaseKind::Postgres,
+            super::a_pooler_that_listens_is_refused,
+        )
     }
 }

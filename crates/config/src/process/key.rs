@@ -198,7 +198,7 @@ pub(super) const KEYS: &[Key] = &[
         "database.listen_url",
         Kind::Secret,
         "",
-        "`postgres://…` of PostgreSQL itself, if `database.url` leads to a pooler in transaction mode, such as PgBouncer. The process uses it for `LISTEN`, through which other processes tell it to stop a turn.",
+        "`postgres://…` of PostgreSQL itself, if `database.url` leads to a pooler in transaction mode, such as PgBouncer. The process uses it for `LISTEN`, through which other processes tell it to stop a turn. A process does not start if this address leads to a pooler, too; `check-config` connects to nothing and cannot know it.",
     ),
     key(
         "database.acquire_timeout_secs",

@@ -1,6 +1,7 @@
 //! Why a database operation failed, and which failures are temporary.
 
 mod constraint;
+mod reason;
 mod refused;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -102,6 +103,14 @@ pub enum StoreError {
          in database.listen_url, and the pooler is used as its transaction mode needs it"
     )]
     Pooler(String),
+    /// The same for the connection that listens, whose session no other client
+    /// may get.
+    #[error(
+        "database.listen_url leads through a pooler, such as PgBouncer ({0}), behind which \
+         requests to stop a turn are not heard: write the address of PostgreSQL itself there, \
+         and that of the pooler in database.url"
+    )]
+    ListenPooler(String),
     #[error("database file: {0}")]
     Io(std::io::Error),
 }
@@ -140,6 +149,7 @@ impl StoreError {
             Self::Url(_)
             | Self::InUse { .. }
             | Self::Pooler(_)
+            | Self::ListenPooler(_)
             | Self::NewerSchema { .. }
             | Self::OlderSchema { .. }
             | Self::Unique(..)
@@ -171,6 +181,11 @@ impl StoreError {
             if refused.code == READ_ONLY)
     }
 
+    /// Whether the server has no connection left.
+    pub(crate) fn is_crowded_server(&self) -> bool {
+        matches!(self, Self::Postgres(refused) if refused.code == CROWDED)
+    }
+
     /// Whether the session ended before its answer could be read. A server that
     /// panics during a commit may have stored it already.
     pub(crate) fn ends_session(&self) -> bool {
@@ -187,6 +202,10 @@ impl StoreError {
 
 /// A write in a read-only transaction.
 const READ_ONLY: &str = "25006";
+const CROWDED: &str = "53300";
+/// A message that the other side does not understand, such as a parameter of the
+/// connection that a pooler does not pass on.
+pub(crate) const PROTOCOL_VIOLATION: &str = "08P01";
 const UNIQUE_VIOLATION: &str = "23505";
 const FOREIGN_KEY_VIOLATION: &str = "23503";
 const CHECK_VIOLATION: &str = "23514";

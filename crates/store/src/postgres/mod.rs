@@ -25,8 +25,8 @@ pub(crate) use tx::{Commits, PostgresTx};
 use crate::settings::Servers;
 use crate::{DatabaseSettings, StoreError, Tx, migrate};
 
-/// Attempts of a write whose transaction collides with others (QUOTA-82): the
-/// first and three more.
+/// Attempts of a job whose transaction collides with others (QUOTA-82), or whose
+/// session the server had ended: the first and three more.
 const ATTEMPTS: u32 = 4;
 const BACK_OFF: Duration = Duration::from_millis(10);
 
@@ -70,7 +70,7 @@ impl Postgres {
         })
     }
 
-    pub(crate) async fn stop_requests(&self) -> StopRequests {
+    pub(crate) async fn stop_requests(&self) -> Result<StopRequests, StoreError> {
         StopRequests::open(Arc::clone(&self.direct)).await
     }
 
@@ -103,7 +103,7 @@ impl Postgres {
             transaction.rollback().await;
             // Lets the transaction that won go first.
             let next = Instant::now() + BACK_OFF * attempt;
-            if !transaction.has_collided() || attempt == ATTEMPTS || next >= deadline {
+            if !transaction.may_run_again() || attempt == ATTEMPTS || next >= deadline {
                 return result;
             }
             tokio::time::sleep_until(next).await;
@@ -118,14 +118,21 @@ impl Postgres {
         E: From<StoreError> + Send,
     {
         let deadline = Instant::now() + self.job_timeout;
-        let session = self.session(deadline).await?;
-        let sessions = Arc::clone(&self.sessions);
-        let mut tx = Tx::postgres(PostgresTx::reading(session, sessions, deadline));
-        let answer = job(&mut tx).await;
-        if let Some(transaction) = tx.as_postgres() {
+        let mut attempt = 1;
+        loop {
+            let session = self.session(deadline).await?;
+            let sessions = Arc::clone(&self.sessions);
+            let mut tx = Tx::postgres(PostgresTx::reading(session, sessions, deadline));
+            let answer = job(&mut tx).await;
+            let Some(transaction) = tx.as_postgres() else {
+                return answer;
+            };
             transaction.rollback().await;
+            if answer.is_ok() || !transaction.may_run_again() || attempt == ATTEMPTS {
+                return answer;
+            }
+            attempt += 1;
         }
-        answer
     }
 
     async fn session(&self, deadline: Instant) -> Result<Session, StoreError> {

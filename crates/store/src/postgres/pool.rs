@@ -12,11 +12,11 @@ use std::time::Duration;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _, SqlStr};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::error::Refused;
-use crate::settings::{MARK, MARKED};
+use crate::error::{PROTOCOL_VIOLATION, Refused};
+use crate::settings::is_marked;
 use crate::{DatabaseSettings, StoreError};
 
 /// After this time an idle session is asked whether it still lives: its server
@@ -35,6 +35,8 @@ struct Shared {
     /// Whether a session must keep what is set with it.
     keeps_settings: bool,
     permits: Arc<Semaphore>,
+    /// Told when a session is used no more.
+    returned: Notify,
     acquire_timeout: Duration,
     connect_timeout: Duration,
     state: Mutex<State>,
@@ -46,12 +48,15 @@ struct State {
     idle: Vec<Idle>,
     /// Sessions that are not younger than this are given up.
     oldest: Option<Instant>,
+    in_use: usize,
 }
 
 struct Idle {
     connection: PgConnection,
     origin: Origin,
     since: Instant,
+    /// Whether its server has ended another one since.
+    is_doubted: bool,
 }
 
 /// Where a session comes from. No session outlives its server: a server that
@@ -95,6 +100,7 @@ impl Pool {
             servers,
             keeps_settings,
             permits: Arc::new(Semaphore::new(settings.max_conns.max(1))),
+            returned: Notify::new(),
             acquire_timeout: settings.acquire_timeout,
             connect_timeout: settings.connect_timeout,
             state: Mutex::default(),
@@ -109,15 +115,34 @@ impl Pool {
         self.0.permits.available_permits() > 0
     }
 
-    /// A session that lives, made if none is idle.
+    /// A session that lives, made if none is idle. If others have all connections of
+    /// the server, the next one that comes back.
     pub(super) async fn acquire(&self) -> Result<Session, StoreError> {
         let permit = Arc::clone(&self.0.permits).acquire_owned();
         let permit = timeout(self.0.acquire_timeout, permit).await;
         let permit = permit.map_err(|_| StoreError::AcquireTimeout)?;
         let permit = permit.map_err(|_| StoreError::Closed)?;
+        let deadline = Instant::now() + self.0.acquire_timeout;
+        loop {
+            // Made first, so that none comes back unnoticed.
+            let returned = self.0.returned.notified();
+            let refused = match self.open().await {
+                Ok((connection, origin)) => return Ok(self.session(connection, origin, permit)),
+                Err(refused) => refused,
+            };
+            let may_wait = refused.is_crowded_server() && self.lock().in_use > 0;
+            if !may_wait || timeout_at(deadline, returned).await.is_err() {
+                return Err(refused);
+            }
+        }
+    }
+
+    /// A connection that lives, and where it comes from.
+    async fn open(&self) -> Result<(PgConnection, Origin), StoreError> {
         while let Some(mut idle) = self.pop() {
-            if idle.since.elapsed() < ASKED_AFTER || self.lives(&mut idle.connection).await {
-                return Ok(self.session(idle.connection, idle.origin, permit));
+            let is_fresh = idle.since.elapsed() < ASKED_AFTER && !idle.is_doubted;
+            if is_fresh || self.lives(&mut idle.connection).await {
+                return Ok((idle.connection, idle.origin));
             }
         }
         let created = Instant::now();
@@ -130,7 +155,7 @@ impl Pool {
             connected: Instant::now(),
             server,
         };
-        Ok(self.session(connection, origin, permit))
+        Ok((connection, origin))
     }
 
     fn session(
@@ -139,6 +164,7 @@ impl Pool {
         origin: Origin,
         permit: OwnedSemaphorePermit,
     ) -> Session {
+        self.lock().in_use += 1;
         Session {
             connection: Some(connection),
             origin,
@@ -153,6 +179,13 @@ impl Pool {
         let mut state = self.lock();
         state.oldest = Some(Instant::now());
         state.idle.clear();
+    }
+
+    /// Asks all idle sessions whether they live, each before it is used.
+    pub(super) fn doubt_all(&self) {
+        for idle in &mut self.lock().idle {
+            idle.is_doubted = true;
+        }
     }
 
     async fn lives(&self, connection: &mut PgConnection) -> bool {
@@ -184,9 +217,9 @@ impl Pool {
         let connected = server.connect().await.map_err(StoreError::from);
         let mut connection = connected.map_err(|error| self.refused(error))?;
         let sql = sqlx::AssertSqlSafe(format!(
-            "SELECT current_setting('transaction_read_only') = 'on', \
-             COALESCE(current_setting('{MARK}', true) = '{MARKED}', false), \
-             CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT)"
+            "SELECT current_setting('transaction_read_only') = 'on', {}, \
+             CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT)",
+            is_marked()
         ));
         let row = connection.fetch_one(sqlx::raw_sql(sql)).await?;
         let (is_read_only, is_marked): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
@@ -203,7 +236,9 @@ impl Pool {
     /// A pooler refuses what comes with a connection as a fault of the protocol.
     fn refused(&self, error: StoreError) -> StoreError {
         match error {
-            StoreError::Postgres(refused) if refused.code == "08P01" && self.0.keeps_settings => {
+            StoreError::Postgres(refused)
+                if refused.code == PROTOCOL_VIOLATION && self.0.keeps_settings =>
+            {
                 StoreError::Pooler(refused.to_string())
             }
             error => error,
@@ -221,6 +256,7 @@ impl Pool {
                 connection,
                 origin,
                 since: Instant::now(),
+                is_doubted: false,
             });
         }
     }
@@ -284,6 +320,8 @@ impl Drop for Session {
         {
             self.pool.put_back(connection, self.origin);
         }
+        self.pool.lock().in_use -= 1;
+        self.pool.0.returned.notify_one();
     }
 }
 

@@ -67,8 +67,8 @@ impl Sessions {
     /// Notes a failure after `waited`; whether its session must not be used
     /// again. One that may only be read, that was lost, or whose server is silent
     /// is a sign of what the others are: all are made anew, so that the pool finds
-    /// the server that serves now. A job whose time was over when it began says
-    /// nothing.
+    /// the server that serves now. If it ended only this one, the others are asked
+    /// before they are used. A job whose time was over when it began says nothing.
     pub(super) fn note(&self, error: &StoreError, waited: Duration) -> bool {
         let is_silent = matches!(error, StoreError::Deadline) && waited >= self.silence;
         let is_lost = matches!(error, StoreError::Connection(_));
@@ -76,6 +76,10 @@ impl Sessions {
             self.pool.give_up_all();
             return true;
         }
-        error.ends_session()
+        if !error.ends_session() {
+            return false;
+        }
+        self.pool.doubt_all();
+        true
     }
 }

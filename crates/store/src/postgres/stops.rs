@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use minichat_core::TurnId;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{Acquire as _, Connection as _, Executor as _, Row as _};
+use sqlx::{Acquire as _, AssertSqlSafe, Connection as _, Executor as _, Row as _};
 use tokio::time::timeout;
 
 use crate::StoreError;
+use crate::error::PROTOCOL_VIOLATION;
+use crate::settings::is_marked;
 
 /// Also in the statement of [`crate::Tx::turn_request_stop`].
 const CHANNEL: &str = "minichat_turn_stop";
@@ -45,15 +47,19 @@ struct Session {
 }
 
 impl StopRequests {
-    /// Listens, or will as soon as the database lets it.
-    pub(crate) async fn open(servers: Arc<[PgConnectOptions]>) -> Self {
+    /// Listens, or will as soon as the database lets it. A pooler never will.
+    pub(crate) async fn open(servers: Arc<[PgConnectOptions]>) -> Result<Self, StoreError> {
         let mut requests = Self {
             servers,
             session: None,
             back_off: FIRST_BACK_OFF,
         };
-        requests.connect().await;
-        requests
+        match requests.connect().await {
+            Err(error @ StoreError::ListenPooler(_)) => return Err(error),
+            Err(error) => unheard(&error),
+            Ok(()) => {}
+        }
+        Ok(requests)
     }
 
     /// The next turn that shall be stopped. Waits out every outage.
@@ -62,7 +68,9 @@ impl StopRequests {
             let Some(session) = &mut self.session else {
                 tokio::time::sleep(self.back_off).await;
                 self.back_off = (self.back_off * 2).min(MAX_BACK_OFF);
-                self.connect().await;
+                if let Err(error) = self.connect().await {
+                    unheard(&error);
+                }
                 continue;
             };
             match session.next().await {
@@ -79,20 +87,21 @@ impl StopRequests {
         }
     }
 
-    async fn connect(&mut self) {
+    /// Of several hosts the first that lets us listen; no standby does.
+    async fn connect(&mut self) -> Result<(), StoreError> {
+        let mut failure = StoreError::Closed;
         for server in &*self.servers {
             let begun = timeout(PATIENCE, Session::begin(server.clone())).await;
             match begun.unwrap_or(Err(StoreError::Deadline)) {
                 Ok(session) => {
                     self.session = Some(session);
                     self.back_off = FIRST_BACK_OFF;
-                    return;
+                    return Ok(());
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "requests to stop turns are not heard: no connection");
-                }
+                Err(error) => failure = error,
             }
         }
+        Err(failure)
     }
 }
 
@@ -104,8 +113,10 @@ impl Session {
             .max_lifetime(None)
             .idle_timeout(None)
             .connect_lazy_with(server);
-        let mut listener = PgListener::connect_with(&pool).await?;
+        let listener = PgListener::connect_with(&pool).await;
+        let mut listener = listener.map_err(|error| refused(error.into()))?;
         listener.eager_reconnect(false);
+        check_own(&mut listener).await?;
         listener.listen(CHANNEL).await?;
         let rows = listener.fetch_all(PENDING_STOPS).await?;
         let ids = rows.iter().map(|row| row.try_get::<&str, _>(0));
@@ -132,6 +143,31 @@ impl Session {
 
     async fn ask(&mut self) -> Result<(), sqlx::Error> {
         self.listener.acquire().await?.ping().await
+    }
+}
+
+fn unheard(error: &StoreError) {
+    tracing::warn!(%error, "requests to stop turns are not heard: no connection");
+}
+
+/// A pooler refuses what comes with a connection as a fault of the protocol.
+fn refused(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Postgres(refused) if refused.code == PROTOCOL_VIOLATION => {
+            StoreError::ListenPooler(refused.to_string())
+        }
+        error => error,
+    }
+}
+
+/// A session that forgets its settings is lent to others between statements.
+async fn check_own(listener: &mut PgListener) -> Result<(), StoreError> {
+    let sql = AssertSqlSafe(format!("SELECT {}", is_marked()));
+    let row = listener.fetch_one(sqlx::raw_sql(sql)).await?;
+    if row.try_get(0)? {
+        Ok(())
+    } else {
+        Err(StoreError::ListenPooler("it ignores settings".to_owned()))
     }
 }
 

@@ -16,6 +16,16 @@ use super::under_way::Commit;
 use crate::StoreError;
 use crate::value::Param;
 
+/// What another attempt at a failed transaction may come to.
+#[derive(Clone, Copy)]
+enum Chance {
+    /// The same.
+    None,
+    Better,
+    /// Nobody knows what came of the first one.
+    Unknown,
+}
+
 type Posted = (&'static str, Vec<Param<'static>>);
 
 /// How long a server may take to roll back.
@@ -28,7 +38,7 @@ pub(crate) struct PostgresTx {
     is_reading: bool,
     state: State,
     posted: Vec<Posted>,
-    has_collided: bool,
+    chance: Chance,
     /// When a statement was sent whose commit is not flushed.
     unflushed_since: Option<Instant>,
     /// Counts until the caller has an answer.
@@ -84,7 +94,7 @@ impl PostgresTx {
             is_reading,
             state,
             posted: Vec::new(),
-            has_collided: false,
+            chance: Chance::None,
             unflushed_since: None,
             under_way: None,
         }
@@ -98,9 +108,10 @@ impl PostgresTx {
         self.session.origin()
     }
 
-    /// Whether a statement failed because of another transaction.
-    pub(crate) const fn has_collided(&self) -> bool {
-        self.has_collided
+    /// Whether the failed transaction may succeed in another attempt: it collided with
+    /// another one, or the server ended its session, and nothing of it was committed.
+    pub(crate) const fn may_run_again(&self) -> bool {
+        matches!(self.chance, Chance::Better) && self.unflushed_since.is_none()
     }
 
     /// Keeps a statement for the next query or the commit.
@@ -165,7 +176,7 @@ impl PostgresTx {
         if commits == Commits::Nothing {
             return answer;
         }
-        let rows = answer.map_err(in_doubt)?;
+        let rows = answer.map_err(|error| self.in_doubt(error))?;
         if commits == Commits::Unflushed && !rows.is_empty() {
             self.unflushed_since = Some(sent);
         }
@@ -240,9 +251,8 @@ impl PostgresTx {
             self.statement(sql.into_sql_str(), &params, true).await?;
         }
         if self.state == State::Open {
-            self.command("COMMIT".into_sql_str())
-                .await
-                .map_err(in_doubt)?;
+            let answer = self.command("COMMIT".into_sql_str()).await;
+            answer.map_err(|error| self.in_doubt(error))?;
             self.state = State::Ended;
             self.unflushed_since = None;
         }
@@ -257,7 +267,7 @@ impl PostgresTx {
         self.state = State::Open;
         let answer = self.statement(sql.into_sql_str(), params, true).await;
         self.state = State::Ended;
-        answer.map(drop).map_err(in_doubt)
+        answer.map(drop).map_err(|error| self.in_doubt(error))
     }
 
     /// Ends a failed transaction. A session that cannot even do that is closed by
@@ -306,21 +316,25 @@ impl PostgresTx {
 
     /// Notes what `error` tells of the session, which was asked at `began`.
     fn failed(&mut self, error: StoreError, began: Instant) -> StoreError {
-        self.has_collided |= matches!(error, StoreError::Contended(_));
+        let has_collided = matches!(error, StoreError::Contended(_));
+        let is_lost = error.ends_session() && !matches!(error, StoreError::Deadline);
+        if (has_collided || is_lost) && !matches!(self.chance, Chance::Unknown) {
+            self.chance = Chance::Better;
+        }
         if self.sessions.note(&error, began.elapsed()) {
             self.session.give_up();
         }
         error
     }
-}
 
-/// Whether a statement that commits took place is not known if the session ended
-/// before its answer.
-fn in_doubt(error: StoreError) -> StoreError {
-    if error.ends_session() {
+    /// Whether a statement that commits took place is not known if the session
+    /// ended before its answer.
+    fn in_doubt(&mut self, error: StoreError) -> StoreError {
+        if !error.ends_session() {
+            return error;
+        }
+        self.chance = Chance::Unknown;
         StoreError::InDoubt(Arc::new(error))
-    } else {
-        error
     }
 }
 

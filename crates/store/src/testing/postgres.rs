@@ -31,6 +31,8 @@ pub struct ServerTls {
     pub certificate: String,
     pub key: String,
     pub client_ca: String,
+    /// An address of this machine to listen on, besides 127.0.0.1.
+    pub address: Option<String>,
 }
 
 /// Why no server is available.
@@ -154,7 +156,7 @@ const WATCHER: &str = r#"
 set -u
 # An interrupt reaches the whole process group; the server is stopped below.
 trap : INT
-bin=$1 dir=$2 port=$3 tls=$4 settings=$5
+bin=$1 dir=$2 port=$3 tls=$4 settings=$5 addresses=$6
 "$bin/initdb" --pgdata="$dir/data" --username=postgres --auth=trust --encoding=UTF8 \
     --locale=C --no-sync --no-instructions >"$dir/initdb.log" 2>&1 || { echo initdb; exit 1; }
 set --
@@ -165,7 +167,7 @@ if [ -n "$tls" ]; then
 fi
 start() {
     # Settings are words without blanks.
-    "$bin/postgres" "$@" -D "$dir/data" -p "$port" -c listen_addresses=127.0.0.1 \
+    "$bin/postgres" "$@" -D "$dir/data" -p "$port" -c listen_addresses="$addresses" \
         -c unix_socket_directories="$dir" -c max_connections=300 -c fsync=off \
         $settings -c full_page_writes=off >>"$dir/server.log" 2>&1 </dev/null &
     server=$!
@@ -195,6 +197,11 @@ impl Server {
         let bin = server_binaries().ok_or(TestPostgresError::NotInstalled)?;
         let directory = TempDir::with_prefix("minichat-postgres-")?.keep();
         let port = free_port()?;
+        let address = tls.and_then(|tls| tls.address.as_deref());
+        let addresses = address.map_or_else(
+            || "127.0.0.1".to_owned(),
+            |address| format!("127.0.0.1,{address}"),
+        );
         let tls = tls.map(written).transpose()?;
         let mut command = as_unprivileged_user(&directory)?;
         let mut watcher = command
@@ -203,6 +210,7 @@ impl Server {
             .arg(port.to_string())
             .arg(tls.as_ref().map_or(Path::new(""), TempDir::path))
             .arg(durability.settings())
+            .arg(addresses)
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -257,6 +265,7 @@ fn written(tls: &ServerTls) -> std::io::Result<TempDir> {
         certificate,
         key,
         client_ca,
+        address: _,
     } = tls;
     let directory = TempDir::with_prefix("minichat-postgres-tls-")?;
     let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);

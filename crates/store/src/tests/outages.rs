@@ -184,6 +184,101 @@ async fn a_session_that_turned_read_only_is_used_once() {
     store.probe().await.unwrap();
 }
 
+/// D43: sessions that the server ended, all of them or one, fail no job that can run
+/// again.
+#[tokio::test]
+async fn ended_sessions_fail_no_job() {
+    const SESSIONS: usize = 6;
+    let db = Db::postgres().await;
+    let mut settings = db.settings.clone();
+    settings.max_conns = SESSIONS;
+    let store = Store::open(&settings, db.clock.clone()).await.unwrap();
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+        WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    let mut outside = PgConnection::connect(&settings.url).await.unwrap();
+    for limit in ["", " LIMIT 1"] {
+        // As many as there may be, all of them idle for a moment.
+        let together = tokio::sync::Barrier::new(SESSIONS);
+        let fill = (0..SESSIONS).map(|_| async {
+            let job = store.write(|tx: &mut Tx| {
+                Box::pin(async { tx.query_opt("SELECT 1", &[], |_| Ok(())).await })
+            });
+            together.wait().await;
+            job.await
+        });
+        for filled in futures_util::future::join_all(fill).await {
+            filled.map_err(|error: StoreError| error).unwrap();
+        }
+        let end = sqlx::raw_sql(AssertSqlSafe(format!("{end}{limit}")));
+        outside.execute(end).await.unwrap();
+        for _ in 0..SESSIONS {
+            store.ping().await.unwrap();
+        }
+        let user = UserId::random();
+        for _ in 0..SESSIONS {
+            let chat = chat(&db, user);
+            let job = store.write(move |tx: &mut Tx| {
+                Box::pin(async move {
+                    tx.query_opt("SELECT 1", &[], |_| Ok(())).await?;
+                    tx.chat_insert(&chat)
+                })
+            });
+            job.await.map_err(|error: StoreError| error).unwrap();
+        }
+    }
+}
+
+/// D43: while others have the server's connections, jobs take turns with the sessions
+/// that there are; without any, they fail at once.
+#[tokio::test]
+async fn without_further_connections_jobs_take_turns() {
+    const JOBS: usize = 6;
+    let db = Db::postgres().await;
+    let (server, name) = db.settings.url.rsplit_once('/').unwrap();
+    let role = format!("few_{name}");
+    let mut owner = PgConnection::connect(&db.settings.url).await.unwrap();
+    let run = |sql: String| sqlx::raw_sql(AssertSqlSafe(sql));
+    let grant = format!(
+        "CREATE ROLE {role} LOGIN CONNECTION LIMIT 2; \
+         GRANT ALL ON SCHEMA public TO {role}; \
+         GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}"
+    );
+    owner.execute(run(grant)).await.unwrap();
+    let host = server.rsplit_once('@').unwrap().1;
+    let mut settings = db.settings.clone();
+    settings.url = format!("postgres://{role}@{host}/{name}");
+    settings.max_conns = JOBS;
+    let store = Store::open(&settings, db.clock.clone()).await.unwrap();
+    let job = || {
+        let job = store.read(|tx: &mut Tx| {
+            let sql = "SELECT 1 FROM pg_sleep(0.05)";
+            Box::pin(async move { tx.query_opt(sql, &[], |_| Ok(())).await })
+        });
+        async { job.await.map_err(|error: StoreError| error) }
+    };
+    let jobs = futures_util::future::join_all((0..JOBS).map(|_| job()));
+    for done in jobs.await {
+        done.unwrap();
+    }
+    drop(store);
+
+    let mut others = Vec::new();
+    while let Ok(other) = PgConnection::connect(&settings.url).await {
+        others.push(other);
+    }
+    let Err(refused) = Store::open(&settings, db.clock.clone()).await else {
+        panic!("there was a connection left");
+    };
+    assert!(refused.is_unavailable(), "{refused}");
+    assert!(refused.to_string().contains("53300"), "{refused}");
+    drop(others);
+    let end = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'; \
+         DROP OWNED BY {role}; DROP ROLE {role}"
+    );
+    owner.execute(run(end)).await.unwrap();
+}
+
 /// A read-only server counts as unavailable, for readers as well.
 #[tokio::test]
 async fn a_server_that_may_only_be_read_serves_nobody() {

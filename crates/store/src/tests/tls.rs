@@ -37,6 +37,7 @@ impl Scene {
             certificate,
             key,
             client_ca: clients_pem,
+            address: None,
         })
         .unwrap();
         let files = TempDir::new().unwrap();
@@ -204,7 +205,7 @@ async fn stop_requests_are_heard_over_tls() {
     let scene = Scene::shared();
     let query = "sslmode=verify-full&sslrootcert=FILES/ca.pem";
     let store = scene.open("postgres", "localhost", query).await.unwrap();
-    let mut requests = store.stop_requests().await.unwrap();
+    let mut requests = store.stop_requests().await.unwrap().unwrap();
     let turn = TurnId::random();
     let request =
         store.write(move |tx: &mut Tx| Box::pin(async move { tx.turn_request_stop(turn) }));
