@@ -1,8 +1,9 @@
 //! `minichat-dataplane backup`: a copy of a `SQLite` database, made while `serve`
 //! uses it. PostgreSQL has a program of its own for that, which is named.
 //!
-//! The copy is made under a name of its own, which begins with a dot, and gets its
-//! final name only when it is whole and on disk. A failed backup removes it.
+//! The copy is made in a directory of its own, whose name begins with a dot, and gets
+//! its final name only when it is whole and on disk. A failed backup removes the
+//! directory, with whatever `SQLite` has left beside the copy.
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Seek as _, Write as _};
@@ -11,10 +12,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use minichat_config::postgres_url::without_password;
 use minichat_config::process::{Database, DatabaseUrl, JobConfig};
 use minichat_store::DatabaseFile;
 use serde_json::json;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -65,7 +67,7 @@ impl Backup {
             // pg_dump needs a session, which a pooler may not give it.
             (DatabaseUrl::Postgres(url), server) => {
                 let url = server.as_ref().unwrap_or(url).expose();
-                bail!("{}", pg_dump(url, &destination))
+                bail!("{}", pg_dump(url, &destination)?)
             }
         };
         let directory = match &destination {
@@ -103,7 +105,8 @@ impl Backup {
     }
 
     fn make(self) -> anyhow::Result<String> {
-        let draft = self.draft()?;
+        let workshop = self.workshop()?;
+        let draft = NamedTempFile::new_in(&workshop)?;
         let copied = self.source.copy_into(draft.path());
         copied.context("the database cannot be copied")?;
         let bytes = draft.as_file().metadata()?.len();
@@ -114,18 +117,15 @@ impl Backup {
                 name(draft, &file, &self.directory)?;
                 made["file"] = json!(file.display().to_string());
             }
-            Destination::StandardOutput => write_out(draft)?,
+            Destination::StandardOutput => write_out(draft, workshop)?,
         }
         Ok(made.to_string())
     }
 
-    /// An empty file that only its owner may read.
-    fn draft(&self) -> anyhow::Result<NamedTempFile> {
-        let draft = tempfile::Builder::new()
-            .prefix(".minichat-backup-")
-            .suffix(".partial")
-            .tempfile_in(&self.directory);
-        draft.with_context(|| format!("no file can be made in {}", self.directory.display()))
+    /// An empty directory, on the disk where the copy is to be.
+    fn workshop(&self) -> anyhow::Result<TempDir> {
+        let made = TempDir::with_prefix_in(".minichat-backup-", &self.directory);
+        made.with_context(|| format!("nothing can be made in {}", self.directory.display()))
     }
 }
 
@@ -179,9 +179,10 @@ fn name(draft: NamedTempFile, file: &Path, directory: &Path) -> anyhow::Result<(
 
 /// Writes a copy to standard output. It loses its name first, so that nothing is left
 /// of it however this process ends.
-fn write_out(draft: NamedTempFile) -> anyhow::Result<()> {
+fn write_out(draft: NamedTempFile, workshop: TempDir) -> anyhow::Result<()> {
     let (mut copy, name) = draft.into_parts();
     name.close()?;
+    workshop.close()?;
     copy.rewind()?;
     let mut out = io::stdout().lock();
     io::copy(&mut copy, &mut out)
@@ -190,8 +191,8 @@ fn write_out(draft: NamedTempFile) -> anyhow::Result<()> {
 }
 
 /// What to run instead, as the last line of a message.
-fn pg_dump(url: &str, destination: &Destination) -> String {
-    let (url, has_password) = without_password(url);
+fn pg_dump(url: &str, destination: &Destination) -> anyhow::Result<String> {
+    let (url, has_password) = without_password(url).context("database.url")?;
     let password = if has_password {
         " (with the password in the variable PGPASSWORD or in ~/.pgpass)"
     } else {
@@ -204,31 +205,11 @@ fn pg_dump(url: &str, destination: &Destination) -> String {
         }
         Destination::StandardOutput => String::new(),
     };
-    format!(
+    Ok(format!(
         "database.url names a PostgreSQL database, which pg_dump backs up, also while it is in \
          use; no backup was made. Run{password}:\n\
          pg_dump --format=custom{output} --dbname={url}"
-    )
-}
-
-/// The URL without what nobody may see, and whether there was any of it.
-fn without_password(url: &str) -> (String, bool) {
-    let (address, parameters) = url.split_once('?').unwrap_or((url, ""));
-    let (scheme, rest) = address.split_once("://").unwrap_or(("postgres", address));
-    // A password may contain the character that ends it.
-    let (user, host) = rest.rsplit_once('@').unwrap_or(("", rest));
-    let name = user.split(':').next().unwrap_or_default();
-    let at = if user.is_empty() { "" } else { "@" };
-    let is_secret = |parameter: &&str| {
-        let key = parameter.split('=').next().unwrap_or_default();
-        key == "password" || key == "sslpassword"
-    };
-    let shown: Vec<_> = parameters.split('&').filter(|it| !is_secret(it)).collect();
-    let shown = shown.join("&");
-    let mark = if shown.is_empty() { "" } else { "?" };
-    let has_password = name.len() < user.len() || parameters.split('&').any(|it| is_secret(&it));
-    let safe = format!("{scheme}://{name}{at}{host}{mark}{shown}");
-    (safe, has_password)
+    ))
 }
 
 /// `text` as one word of a shell.
@@ -241,28 +222,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_password_is_shown() {
-        for (url, shown) in [
-            ("postgres://u:p@h:5432/d", "postgres://u@h:5432/d"),
-            (
-                "postgres://u:p@p/p@h/d?sslmode=require",
-                "postgres://u@h/d?sslmode=require",
-            ),
-            (
-                "postgresql://h/d?user=u&password=p&a=b",
-                "postgresql://h/d?user=u&a=b",
-            ),
-            ("postgres://u:@h/d?sslpassword=p", "postgres://u@h/d"),
-        ] {
-            assert_eq!(without_password(url), (shown.to_owned(), true), "{url}");
-        }
-        let open = "postgres://u@h/d?sslmode=require";
-        assert_eq!(without_password(open), (open.to_owned(), false));
-    }
-
-    #[test]
     fn the_command_is_for_a_shell() {
-        let command = |to| pg_dump("postgres://u@h/d", &Destination::from(PathBuf::from(to)));
+        let command =
+            |to| pg_dump("postgres://u@h/d", &Destination::from(PathBuf::from(to))).unwrap();
         let said = command("it's");
         let last = said.lines().last().unwrap_or_default();
         assert_eq!(

@@ -7,6 +7,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -213,12 +214,14 @@ impl Memory {
 
 /// SIGTERM.
 pub fn terminate(child: &Child) -> anyhow::Result<()> {
+    signal(child, Signal::TERM)
+}
+
+/// Sends a signal.
+pub fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
     let id = child.id().context("the process has ended")?;
-    let id = rustix::process::Pid::from_raw(i32::try_from(id)?).context("no process id")?;
-    Ok(rustix::process::kill_process(
-        id,
-        rustix::process::Signal::TERM,
-    )?)
+    let id = Pid::from_raw(i32::try_from(id)?).context("no process id")?;
+    Ok(kill_process(id, signal)?)
 }
 
 /// The output of `binary`, which must end instead of serving.

@@ -82,6 +82,8 @@ type Result<T> = std::result::Result<T, PostgresUrlError>;
 
 const NO_PORT: &str = "has a port that is no number from 1 to 65535; in a password, write `?` as %3F, `@` as %40 and `/` as %2F";
 
+const IN_DATABASE: &str = "has a `/` or `@` in the name of the database; in a password, write `?` as %3F, `@` as %40 and `/` as %2F";
+
 const UNKNOWN: &str = "has a parameter that is not known; known are sslmode, sslrootcert, sslcert, sslkey, host, port, \
     dbname, user, password, application_name and options; in a password, write `?` as %3F, `@` as %40 and `/` as %2F";
 
@@ -98,11 +100,13 @@ fn without_scheme(url: &str) -> Option<&str> {
 impl PostgresUrl {
     /// Reads a URL and checks what can be checked without a server and files.
     pub fn parse(url: &str) -> Result<Self> {
-        let rest = without_scheme(url).ok_or(PostgresUrlError("must begin with postgres://"))?;
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
-        let (user, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
-        let (user, password) = user.split_once(':').unwrap_or((user, ""));
+        let Parts {
+            user,
+            password,
+            hosts,
+            database,
+            parameters,
+        } = Parts::of(url)?;
         let given = |text: &str| -> Result<Option<String>> {
             let text = decode(text)?;
             Ok((!text.is_empty()).then_some(text))
@@ -117,8 +121,7 @@ impl PostgresUrl {
             tls: Tls::default(),
         };
         let mut files = Files::default();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        for (name, value) in parameters {
             parsed.set(&mut files, name, decode(value)?)?;
         }
         parsed.tls = files.tls(parsed.tls.mode)?;
@@ -156,6 +159,64 @@ impl PostgresUrl {
                 "several hosts stand before the `/`, each with its port, not in `host` or `port`",
             )),
         }
+    }
+}
+
+/// The URL as it is shown to people, and whether it has a password, which is left
+/// out.
+pub fn without_password(url: &str) -> Result<(String, bool)> {
+    let Parts {
+        user,
+        password,
+        hosts,
+        database,
+        parameters,
+    } = Parts::of(url)?;
+    let (secret, open): (Vec<_>, Vec<_>) = parameters
+        .into_iter()
+        .partition(|(name, _)| *name == "password");
+    let at = if user.is_empty() { "" } else { "@" };
+    let open: Vec<_> = open
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let mark = if open.is_empty() { "" } else { "?" };
+    let shown = format!(
+        "postgres://{user}{at}{hosts}/{database}{mark}{}",
+        open.join("&")
+    );
+    Ok((shown, !password.is_empty() || !secret.is_empty()))
+}
+
+/// A URL taken apart, each part as it is written.
+struct Parts<'u> {
+    user: &'u str,
+    password: &'u str,
+    hosts: &'u str,
+    database: &'u str,
+    parameters: Vec<(&'u str, &'u str)>,
+}
+
+impl<'u> Parts<'u> {
+    fn of(url: &'u str) -> Result<Self> {
+        let rest = without_scheme(url).ok_or(PostgresUrlError("must begin with postgres://"))?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+        if database.contains(['/', '@']) {
+            return Err(PostgresUrlError(IN_DATABASE));
+        }
+        let (user, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let (user, password) = user.split_once(':').unwrap_or((user, ""));
+        let pairs = query.split('&').filter(|pair| !pair.is_empty());
+        Ok(Self {
+            user,
+            password,
+            hosts,
+            database,
+            parameters: pairs
+                .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+                .collect(),
+        })
     }
 }
 
@@ -368,11 +429,32 @@ mod tests {
         assert_eq!(tls("sslrootcert=system"), SslMode::VerifyFull);
     }
 
+    /// PLAT-165
+    #[test]
+    fn no_password_is_shown() {
+        for (url, shown) in [
+            ("postgres://u:p@h:5432/d", "postgres://u@h:5432/d"),
+            (
+                "postgres://u:p@p@h,i:1/d?sslmode=require",
+                "postgres://u@h,i:1/d?sslmode=require",
+            ),
+            (
+                "postgresql://h/d?user=u&password=p&a=b",
+                "postgres://h/d?user=u&a=b",
+            ),
+        ] {
+            assert_eq!(without_password(url), Ok((shown.to_owned(), true)), "{url}");
+        }
+        let open = "postgres://u@h/d?sslmode=require";
+        assert_eq!(without_password(open), Ok((open.to_owned(), false)));
+    }
+
     #[test]
     fn faults_say_what_to_write() {
         for (url, words) in [
             ("u:secret@h:port/d", "port"),
             ("u:secret@h:0/d", "port"),
+            ("u:s@secret/secret@h/d", "%2F"),
             ("u:secret@/d", "names no host"),
             ("u:secret@h,/d", "names no host"),
             ("u:secret@[h]/d", "IPv6"),

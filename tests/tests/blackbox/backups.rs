@@ -10,17 +10,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use minichat_tests::books::check_books;
-use minichat_tests::child::{Process, job, job_run, spawn, terminate};
+use minichat_tests::child::{Process, job, job_run, signal, spawn, terminate};
 use minichat_tests::client::Api;
 use minichat_tests::database::{Database, DatabaseKind};
+use minichat_tests::disk::Disk;
 use minichat_tests::harness::{Env, run};
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
 use minichat_tests::postgres_programs::shell;
 use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
 use minichat_tests::sse::EventStream;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
+use tokio::process::Child;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -421,6 +424,83 @@ async fn a_backup_can_be_piped_and_interrupted(env: Env) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A backup that was stopped by SIGSTOP before the copy was complete.
+async fn stopped_halfway(database: &Path, directory: &Path) -> anyhow::Result<Child> {
+    let (whole, url) = (
+        fs::metadata(database)?.len(),
+        format!("sqlite://{}", database.display()),
+    );
+    let to = directory.join("minichat.db").display().to_string();
+    let copied = || -> anyhow::Result<u64> {
+        let workshops = fs::read_dir(directory)?.flatten();
+        let copies = workshops.filter_map(|entry| fs::read_dir(entry.path()).ok());
+        let sizes = copies.flatten().flatten();
+        let sizes = sizes.filter_map(|entry| Some(entry.metadata().ok()?.len()));
+        Ok(sizes.sum())
+    };
+    // On a busy machine a copy may be complete before anybody looks.
+    for _ in 0..20 {
+        let variables = [("MINICHAT_DATABASE_URL", &*url)];
+        let mut backup = spawn(BINARY, &["backup", "--to", &to], &variables)?;
+        while copied()? == 0 && backup.try_wait()?.is_none() {
+            std::thread::yield_now();
+        }
+        if signal(&backup, Signal::STOP).is_ok() && (1..whole).contains(&copied()?) {
+            return Ok(backup);
+        }
+        backup.kill().await?;
+        for name in names(directory)? {
+            let left = directory.join(name);
+            if left.is_dir() {
+                fs::remove_dir_all(left)?;
+            } else {
+                fs::remove_file(left)?;
+            }
+        }
+    }
+    anyhow::bail!("every copy was complete")
+}
+
+/// Nothing in `directory` but `names`, and what was said.
+async fn failed(backup: Child, directory: &Path, left: &[&str]) -> anyhow::Result<String> {
+    signal(&backup, Signal::CONT)?;
+    let ended = tokio::time::timeout(Duration::from_secs(30), backup.wait_with_output());
+    let ended = ended.await??;
+    ensure!(ended.status.code() == Some(1), "{ended:?}");
+    ensure!(ended.stdout.is_empty(), "{ended:?}");
+    ensure!(names(directory)? == left, "{:?}", names(directory)?);
+    Ok(String::from_utf8(ended.stderr)?)
+}
+
+async fn a_backup_that_is_cut_off_leaves_nothing(env: Env) -> anyhow::Result<()> {
+    let _world = tenant(&env).await?;
+    Process::serve(BINARY, &env, "").await?.kill().await?;
+    let ballast = "CREATE TABLE ballast AS WITH RECURSIVE n (i) AS \
+        (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 96) \
+        SELECT randomblob(1 << 20) AS bytes FROM n";
+    env.database.query(ballast).await?;
+    env.database
+        .query("PRAGMA wal_checkpoint(TRUNCATE)")
+        .await?;
+    let Database::Sqlite(database) = &env.database else {
+        anyhow::bail!("SQLite alone");
+    };
+    let directory = env.file("backups");
+    fs::create_dir(&directory)?;
+    let backup = stopped_halfway(database, &directory).await?;
+    terminate(&backup)?;
+    let said = failed(backup, &directory, &[]).await?;
+    assert!(said.contains("interrupted; no backup was made"), "{said}");
+
+    let disk = Disk::mount(env.file("disk"), "256m")?;
+    let backup = stopped_halfway(database, disk.path()).await?;
+    disk.fill()?;
+    let said = failed(backup, disk.path(), &["filler"]).await?;
+    assert!(said.contains("the database cannot be copied"), "{said}");
+    assert!(said.contains("disk is full"), "{said}");
+    Ok(())
+}
+
 async fn no_password_is_said_by_a_backup(env: Env) -> anyhow::Result<()> {
     let (url, host) = (env.database.url(), "postgres@127.0.0.1");
     let secret = url.replace("postgres@", "postgres:open-sesame@");
@@ -473,6 +553,15 @@ mod on_sqlite {
         run(
             DatabaseKind::Sqlite,
             super::a_backup_that_fails_says_why_and_leaves_nothing,
+        )
+    }
+
+    /// D16
+    #[test]
+    fn a_backup_that_is_cut_off_leaves_nothing() -> anyhow::Result<()> {
+        run(
+            DatabaseKind::Sqlite,
+            super::a_backup_that_is_cut_off_leaves_nothing,
         )
     }
 
