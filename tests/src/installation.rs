@@ -140,6 +140,20 @@ impl Installation {
         installed.map(drop).with_context(|| self.state_of_pods())
     }
 
+    /// The same with `replicas` pods on the PostgreSQL database at `url`.
+    pub fn on_postgres(&self, url: &str, replicas: usize, values: Value) -> anyhow::Result<()> {
+        self.apply(&json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "database"},
+            "stringData": {"url": url},
+        }))?;
+        let mut all = json!({
+            "database": {"existingSecret": "database"},
+            "pool": {"replicaCount": replicas},
+        });
+        merge(&mut all, values);
+        self.upgrade(all)
+    }
+
     /// Runs Helm in this namespace and returns its output.
     pub fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let namespace = ["--namespace", self.namespace()];

@@ -52,14 +52,7 @@ impl PostgresPool {
     pub async fn start(prefix: &str, replicas: usize) -> anyhow::Result<Self> {
         let database = PostgresDatabase::create().await?;
         let installation = Installation::prepare(prefix).await?;
-        installation.apply(&json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "database"},
-            "stringData": {"url": database.url_of_pods()?},
-        }))?;
-        installation.upgrade(json!({
-            "database": {"existingSecret": "database"},
-            "pool": {"replicaCount": replicas},
-        }))?;
+        installation.on_postgres(&database.url_of_pods()?, replicas, json!({}))?;
         let tenant = installation.tenant("acme").with_limits(PLENTY, PLENTY);
         installation.admit(&tenant)?;
         let pods = installation.pods("pool")?;

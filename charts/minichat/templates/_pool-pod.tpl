@@ -41,6 +41,29 @@ secret:
 {{- end }}
 {{- end }}
 
+{{/* Certificates for PostgreSQL, if there are any: a volume of all pods that connect to it, and where it is mounted. */}}
+{{- define "minichat.databaseVolume" -}}
+{{- with .Values.database.certificates -}}
+{{- if .existingConfigMap -}}
+- name: database-certificates
+  configMap:
+    name: {{ .existingConfigMap }}
+{{- else if .existingSecret -}}
+- name: database-certificates
+  secret:
+    secretName: {{ .existingSecret }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "minichat.databaseMount" -}}
+{{- if include "minichat.databaseVolume" . -}}
+- name: database-certificates
+  mountPath: /etc/minichat-database
+  readOnly: true
+{{- end }}
+{{- end }}
+
 {{- define "minichat.poolPod" -}}
 metadata:
   labels:
@@ -93,6 +116,9 @@ spec:
           mountPath: /etc/minichat-ca
           readOnly: true
         {{- end }}
+        {{- with include "minichat.databaseMount" . }}
+        {{- . | nindent 8 }}
+        {{- end }}
         {{- if not (include "minichat.onPostgres" .) }}
         - name: data
           mountPath: /var/lib/minichat
@@ -107,6 +133,9 @@ spec:
     {{- with include "minichat.caBundle" . }}
     - name: ca
       {{- . | nindent 6 }}
+    {{- end }}
+    {{- with include "minichat.databaseVolume" . }}
+    {{- . | nindent 4 }}
     {{- end }}
 {{- end }}
 

@@ -16,7 +16,7 @@ pub mod kubectl;
 pub mod node;
 mod package_user;
 pub mod packages;
-mod pki;
+pub mod pki;
 mod processes;
 pub mod programs;
 pub mod state;
@@ -29,6 +29,7 @@ pub use helm::Helm;
 pub use kubectl::Kubectl;
 pub use node::NodeTier;
 pub use package_user::PackageUser;
+pub use pki::Authority;
 pub use steps::{Step, Steps};
 
 /// Kubeconfig of the cluster for suites of the node tier: a cluster of your own, or the one on this machine.

@@ -1,4 +1,4 @@
-//! The cluster's certificate authority. It exists only during a start; nothing is signed later.
+//! Certificates that a test signs itself. The cluster's authority exists only during a start; nothing is signed later.
 
 use std::fs;
 use std::net::IpAddr;
@@ -9,20 +9,21 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType,
 };
 
-/// Signs the certificates of the cluster's parts.
-pub(crate) struct Authority {
+/// Signs certificates.
+pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 /// A certificate and its key, both PEM.
 #[derive(Debug, Clone)]
-pub(crate) struct Identity {
-    pub(crate) certificate: String,
-    pub(crate) key: String,
+pub struct Identity {
+    pub certificate: String,
+    pub key: String,
 }
 
 impl Authority {
-    pub(crate) fn create() -> anyhow::Result<Self> {
+    /// A new one.
+    pub fn create() -> anyhow::Result<Self> {
         let mut params = CertificateParams::default();
         params
             .distinguished_name
@@ -33,8 +34,8 @@ impl Authority {
         Ok(Self { issuer })
     }
 
-    /// The certificate that all parts trust.
-    pub(crate) fn certificate(&self) -> String {
+    /// The certificate to trust, PEM.
+    pub fn certificate(&self) -> String {
         self.issuer.pem()
     }
 
@@ -49,14 +50,12 @@ impl Authority {
     }
 
     /// A server certificate for these names and addresses.
-    pub(crate) fn server(&self, names: &[&str], addresses: &[IpAddr]) -> anyhow::Result<Identity> {
+    pub fn server(&self, names: &[&str], addresses: &[IpAddr]) -> anyhow::Result<Identity> {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names)?;
         let addresses = addresses.iter().map(|&address| SanType::IpAddress(address));
         params.subject_alt_names.extend(addresses);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "kube-apiserver");
+        params.distinguished_name.push(DnType::CommonName, "server");
         self.sign(params, ExtendedKeyUsagePurpose::ServerAuth)
     }
 

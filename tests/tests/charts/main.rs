@@ -1,6 +1,8 @@
 //! Tests of the charts with Helm: what they render, what they refuse, and what a real API server accepts.
 
 #[cfg(test)]
+mod database;
+#[cfg(test)]
 mod helm;
 #[cfg(test)]
 mod installed;

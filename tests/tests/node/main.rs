@@ -10,3 +10,5 @@ mod pods;
 mod postgres;
 #[cfg(test)]
 mod sqlite;
+#[cfg(test)]
+mod tls;

@@ -83,8 +83,9 @@ host that begins with `%2F` is the directory of a Unix socket. Parameters that a
 
 Across a network that others use, write `sslmode=verify-full` with `sslrootcert`. `verify-ca` does not compare names, and
 the authorities that browsers trust count beside those of `sslrootcert`, so whoever has any of their certificates passes.
-The files are read again for each connection, so they can be renewed while the process runs. What the URL does not say of
-user and password is taken from `PGUSER`, `PGPASSWORD` and `PGPASSFILE`.
+The files are read again for each connection, so they can be renewed while the process runs; the chart's value
+`database.certificates` mounts them at `/etc/minichat-database`. What the URL does not say of user and password is taken
+from `PGUSER`, `PGPASSWORD` and `PGPASSFILE`.
 
 Models, providers and quotas belong to a tenant, not to the process: see [custom resources](custom-resources.md).
 ";

@@ -195,6 +195,18 @@ fn database() -> Vec<ChartValue> {
             "\"\"",
             "Key in that Secret whose value is the URL of PostgreSQL itself (`database.listen_url`). Needed if the first URL leads to a pooler such as PgBouncer. Empty = not used.",
         ),
+        value(
+            "database.certificates.existingConfigMap",
+            Kind::Text(OBJECT_NAME),
+            "\"\"",
+            "ConfigMap with the certificate authorities (PEM) of PostgreSQL's certificate. Its keys become files in `/etc/minichat-database`: add `?sslmode=verify-full&sslrootcert=/etc/minichat-database/ca.crt` to the URL. Changed authorities need no restart.",
+        ),
+        value(
+            "database.certificates.existingSecret",
+            Kind::Text(OBJECT_NAME),
+            "\"\"",
+            "Secret with these files, instead of a ConfigMap. It may also hold the client's certificate and key, for `sslcert` and `sslkey`.",
+        ),
     ]
 }
 
