@@ -1,12 +1,15 @@
 //! Which quota applies, and what the status of the others says (D45, QUOTA-25).
 
+use std::time::Duration;
+
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::manifest::Tenant;
-use minichat_tests::site::{Site, condition};
+use minichat_tests::site::{Site, condition, eventually};
 use serde_json::{Value, json};
 
 use super::programs;
 
+const LOOSE: Duration = Duration::from_secs(10);
 const ANNA: &str = "1c7e0000-0000-4000-8000-000000000001";
 const BEN: &str = "1c7e0000-0000-4000-8000-000000000002";
 
@@ -93,11 +96,12 @@ async fn a_quota_that_applies_to_some_of_its_users_is_degraded_and_names_the_win
     );
     ready(&site, "silver", "True/Ready").await?;
     ready(&site, "gold", "True/Ready").await?;
-    let events = site.events("silver").await?;
-    assert!(
-        events.iter().any(|event| event == "PartlyApplied"),
-        "{events:?}"
-    );
+    // An event comes after the status.
+    let is_event = async || {
+        let events = site.events("silver").await?;
+        Ok(events.contains(&"PartlyApplied".to_owned()))
+    };
+    eventually("reported by an event", LOOSE, is_event).await?;
 
     site.apply(&quota(&site, &tenant, "gold", &[ANNA, BEN]))
         .await?;
