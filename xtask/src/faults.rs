@@ -22,6 +22,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let initdb = Package::new("initdb", "postgresql").ensure(debian_directories)?;
     Package::new("pgbouncer", "pgbouncer").ensure(Vec::new)?;
+    Package::new("nft", "nftables").ensure(Vec::new)?;
     let programs = ["minichat-faults", "minichat-dataplane-under-test"];
     let build = ["build", "--workspace", "--locked"];
     let bins = programs.iter().flat_map(|program| ["--bin", program]);

@@ -1,12 +1,14 @@
 //! The faults: how each is caused and repaired.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use minichat_tests::database::DatabaseKind;
+use minichat_tests::database::{Database, DatabaseKind};
+use minichat_tests::postgres::{PostgresDatabase, Transaction};
 
+use crate::packets::DroppedPackets;
 use crate::scene::Scene;
-use crate::server::Standby;
+use crate::server::{Server, Standby};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Fault {
@@ -17,16 +19,46 @@ pub(crate) enum Fault {
     FullDiskAtStart,
     ReadOnly,
     Failover,
+    /// A standby that streams is promoted, and both servers are in the URL.
+    Promoted,
     Frozen,
+    Unreachable,
     Stopped,
+    KilledServer,
     Starting,
+    HalfOfSessions,
+    FewConnections,
+    NoConnections,
+    LockedRows,
+    SlowStatements,
     Pooler,
+}
+
+/// The oldest sessions of a data plane that are left: one listens.
+const FEW: usize = 4;
+
+/// When a fault was there.
+#[derive(Clone, Copy)]
+pub(crate) struct Struck {
+    pub(crate) began: Instant,
+    pub(crate) repaired: Instant,
+}
+
+/// What `/readyz` says of a fault.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    /// It is what a request meets: not ready while requests are refused.
+    Agrees,
+    /// Requests that do not need what is locked or slow are served, so refusals
+    /// are no contradiction; if nothing is left for the check itself, it fails.
+    MayStay,
 }
 
 /// What users notice.
 pub(crate) struct Expected {
-    /// Requests are refused with 503.
-    pub(crate) refuses: bool,
+    /// Requests are refused with 503. `None`: a few may be, whose commit was under way.
+    pub(crate) refuses: Option<bool>,
+    pub(crate) readiness: Readiness,
     /// Connections are cut or refused, because the process is gone.
     pub(crate) cuts: bool,
     /// Turns are left running that only a watchdog can end.
@@ -34,16 +66,24 @@ pub(crate) struct Expected {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::KilledOnSqlite,
         Self::KilledOnPostgres,
         Self::FullDisk,
         Self::FullDiskAtStart,
         Self::ReadOnly,
         Self::Failover,
+        Self::Promoted,
         Self::Frozen,
+        Self::Unreachable,
         Self::Stopped,
+        Self::KilledServer,
         Self::Starting,
+        Self::HalfOfSessions,
+        Self::FewConnections,
+        Self::NoConnections,
+        Self::LockedRows,
+        Self::SlowStatements,
         Self::Pooler,
     ];
 
@@ -55,9 +95,17 @@ impl Fault {
             Self::FullDiskAtStart => "disk full when the data plane starts, SQLite",
             Self::ReadOnly => "PostgreSQL read-only by a setting",
             Self::Failover => "PostgreSQL a read-only standby, then promoted",
+            Self::Promoted => "PostgreSQL killed, its standby promoted, both in the URL",
             Self::Frozen => "PostgreSQL stopped by SIGSTOP",
+            Self::Unreachable => "packets to and from PostgreSQL dropped",
             Self::Stopped => "PostgreSQL stopped and started again",
+            Self::KilledServer => "`kill -9` of PostgreSQL, started again",
             Self::Starting => "PostgreSQL refuses because it is starting",
+            Self::HalfOfSessions => "half of the sessions ended by PostgreSQL, each second",
+            Self::FewConnections => "PostgreSQL's `max_connections` used up, 3 sessions left",
+            Self::NoConnections => "PostgreSQL's `max_connections` used up by others",
+            Self::LockedRows => "all quota rows locked by another session",
+            Self::SlowStatements => "PostgreSQL slower than the statement timeout",
             Self::Pooler => "no fault, through PgBouncer in transaction mode",
         }
     }
@@ -79,7 +127,7 @@ impl Fault {
     /// as a slow failover.
     pub(crate) const fn lasts(self) -> Duration {
         Duration::from_secs(match self {
-            Self::KilledOnSqlite | Self::KilledOnPostgres => 2,
+            Self::KilledOnSqlite | Self::KilledOnPostgres | Self::KilledServer => 2,
             Self::Stopped => 25,
             _ => 8,
         })
@@ -88,14 +136,31 @@ impl Fault {
     pub(crate) const fn expected(self) -> Expected {
         let is_killed = matches!(self, Self::KilledOnSqlite | Self::KilledOnPostgres);
         Expected {
-            refuses: !is_killed && !matches!(self, Self::Pooler),
+            refuses: match self {
+                Self::HalfOfSessions => None,
+                Self::Pooler | Self::FewConnections => Some(false),
+                _ => Some(!is_killed),
+            },
+            readiness: match self {
+                Self::LockedRows | Self::SlowStatements => Readiness::MayStay,
+                _ => Readiness::Agrees,
+            },
             cuts: is_killed || matches!(self, Self::FullDiskAtStart),
             orphans: matches!(self, Self::KilledOnPostgres),
         }
     }
 
     /// Causes the fault for a while and repairs it.
-    pub(crate) async fn strike(self, scene: &mut Scene) -> anyhow::Result<()> {
+    pub(crate) async fn strike(self, scene: &mut Scene) -> anyhow::Result<Struck> {
+        let began = Instant::now();
+        self.cause_and_repair(scene).await?;
+        Ok(Struck {
+            began,
+            repaired: Instant::now(),
+        })
+    }
+
+    async fn cause_and_repair(self, scene: &mut Scene) -> anyhow::Result<()> {
         match self {
             Self::KilledOnSqlite | Self::KilledOnPostgres => {
                 scene.kill().await?;
@@ -118,12 +183,47 @@ impl Fault {
                 self.last().await;
                 Ok(())
             }
-            _ => self.strike_server(scene).await,
+            Self::Promoted => {
+                let standby = scene.standby.as_ref().context("no standby")?;
+                scene.server()?.kill()?;
+                self.last().await;
+                standby.promote().await?;
+                scene.database = Database::Postgres(PostgresDatabase::at(standby.url()));
+                Ok(())
+            }
+            Self::HalfOfSessions
+            | Self::FewConnections
+            | Self::NoConnections
+            | Self::LockedRows => self.strike_sessions(scene.server()?).await,
+            _ => self.strike_server(scene.server()?).await,
         }
     }
 
-    async fn strike_server(self, scene: &Scene) -> anyhow::Result<()> {
-        let server = scene.server.as_ref().context("no PostgreSQL")?;
+    async fn strike_sessions(self, server: &Server) -> anyhow::Result<()> {
+        match self {
+            Self::HalfOfSessions => {
+                for _ in 0..self.lasts().as_secs() {
+                    server.end_sessions("random() < 0.5").await?;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+            Self::FewConnections | Self::NoConnections => {
+                let kept = if self == Self::FewConnections { FEW } else { 0 };
+                let connections = server.take_every_connection(kept).await?;
+                self.last().await;
+                drop(connections);
+            }
+            _ => {
+                let rows = "SELECT 1 FROM quota_usage FOR UPDATE";
+                let lock = Transaction::begin(&server.url(), rows).await?;
+                self.last().await;
+                drop(lock);
+            }
+        }
+        Ok(())
+    }
+
+    async fn strike_server(self, server: &Server) -> anyhow::Result<()> {
         match self {
             Self::ReadOnly => {
                 server.set_read_only(true).await?;
@@ -145,6 +245,22 @@ impl Fault {
                 server.start_standby(standby).await?;
                 self.last().await;
                 server.promote().await
+            }
+            Self::Unreachable => {
+                let dropped = DroppedPackets::of(server.port)?;
+                self.last().await;
+                drop(dropped);
+                Ok(())
+            }
+            Self::SlowStatements => {
+                server.set_slow(true).await?;
+                self.last().await;
+                server.set_slow(false).await
+            }
+            Self::KilledServer => {
+                server.kill()?;
+                self.last().await;
+                server.start().await
             }
             _ => {
                 server.stop()?;

@@ -4,6 +4,7 @@
 
 mod faults;
 mod load;
+mod packets;
 mod processes;
 mod readiness;
 mod report;
@@ -18,6 +19,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use faults::Fault;
+use minichat_tests::books::check_books;
 use report::{Outcome, table};
 use scene::Scene;
 
@@ -97,7 +99,7 @@ async fn line(arguments: &Arguments, fault: Fault) -> anyhow::Result<Outcome> {
     let users = scene.load(arguments.streams).await?;
     let observer = scene.observe();
     tokio::time::sleep(STEADY).await;
-    fault.strike(&mut scene).await?;
+    let struck = fault.strike(&mut scene).await?;
     scene.until_ready().await?;
     tokio::time::sleep(STEADY).await;
     let log = users.stop().await;
@@ -106,10 +108,12 @@ async fn line(arguments: &Arguments, fault: Fault) -> anyhow::Result<Outcome> {
     scene.end_orphans().await?;
     let outcome = Outcome {
         fault,
+        struck,
         log,
         readiness,
         before_watchdog,
         after_watchdog: scene.rows().await?,
+        books: check_books(&scene.database).await.err(),
     };
     scene.close().await?;
     Ok(outcome)

@@ -78,8 +78,11 @@ impl Readiness {
         is_same.then_some(is_ready)
     }
 
-    /// Whether readiness ever failed.
-    pub(crate) fn was_away(&self) -> bool {
-        self.0.iter().any(|it| !it.is_ready)
+    /// From the first answer that was not ready to the first that was ready again.
+    pub(crate) fn away(&self) -> Option<(Instant, Instant)> {
+        let first = self.0.iter().find(|it| !it.is_ready)?;
+        let last = self.0.iter().rposition(|it| !it.is_ready)?;
+        let again = self.0.get(last + 1).or(self.0.last())?;
+        Some((first.answered, again.answered))
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::faults::Fault;
+use crate::faults::{self, Fault, Struck};
 use crate::load::{End, Log};
 use crate::readiness::Readiness;
 use crate::scene::Rows;
@@ -12,12 +12,15 @@ use crate::scene::Rows;
 /// The result of one line.
 pub(crate) struct Outcome {
     pub(crate) fault: Fault,
+    pub(crate) struck: Struck,
     pub(crate) log: Log,
     pub(crate) readiness: Readiness,
     /// After all users had read their last answer.
     pub(crate) before_watchdog: Rows,
     /// After a watchdog had run.
     pub(crate) after_watchdog: Rows,
+    /// What does not balance after that.
+    pub(crate) books: Option<anyhow::Error>,
 }
 
 /// Requests compared with readiness.
@@ -75,6 +78,25 @@ impl Outcome {
         waits.max().unwrap_or_default()
     }
 
+    /// When the first request was not served, and when the last was not.
+    fn refused(&self) -> Option<(Instant, Instant)> {
+        let refused = || self.log.sent.iter().filter(|sent| !sent.is_served());
+        let times = refused().map(|sent| sent.answered);
+        Some((times.clone().min()?, times.max()?))
+    }
+
+    /// In seconds since the fault began.
+    fn since(&self, span: Option<(Instant, Instant)>) -> String {
+        let seconds = |at: Instant| {
+            let after = at.saturating_duration_since(self.struck.began);
+            format!("{:.1}", after.as_secs_f64())
+        };
+        span.map_or_else(
+            || "–".to_owned(),
+            |(from, to)| format!("{}–{} s", seconds(from), seconds(to)),
+        )
+    }
+
     /// Every condition that does not hold.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
@@ -87,8 +109,11 @@ impl Outcome {
             none(count, &format!("× status {status}"));
         }
         none(self.not_stored(), "`done` not stored");
-        none(self.compared().wrong, "× readiness wrong");
         let expected = self.fault.expected();
+        let agrees = expected.readiness == faults::Readiness::Agrees;
+        if agrees {
+            none(self.compared().wrong, "× readiness wrong");
+        }
         if !expected.cuts {
             none(self.log.count(End::NoAnswer), "without an answer");
             none(self.log.count(End::Interrupted), "interrupted");
@@ -108,17 +133,29 @@ impl Outcome {
         };
         must(self.log.count(End::Done) > 0, "no answer at all");
         let refused = self.log.count(End::Status(503));
-        must((refused > 0) == expected.refuses, "503 or none of it");
-        let is_away = expected.refuses || expected.cuts;
-        must(self.readiness.was_away() == is_away, "ready or not");
+        let refuses = expected.refuses.unwrap_or(refused > 0);
+        must((refused > 0) == refuses, "503 or none of it");
+        let is_away = expected.refuses == Some(true) || expected.cuts;
+        if agrees {
+            let was_away = self.readiness.away().is_some();
+            must(was_away == is_away, "ready or not");
+        }
+        let slowest = self.slowest_refusal();
+        must(slowest < SLOWEST, "a refusal that took too long");
+        if let Some(unbalanced) = &self.books {
+            faults.push(format!("books: {unbalanced}"));
+        }
         faults
     }
 }
 
-const HEAD: &str = "| Fault | Seconds | `done` | interrupted | 503 | other statuses | no answer | slowest refusal | \
+/// Longer than every deadline of the data plane.
+const SLOWEST: Duration = Duration::from_secs(7);
+
+const HEAD: &str = "| Fault | repaired after | refused | not ready | `done` | interrupted | 503 | other statuses | no answer | slowest refusal | \
     served when ready | refused when not ready | readiness wrong | changed meanwhile | left for the watchdog | \
     left running | not settled | `done` not stored | |\n\
-    |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+    |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
 
 pub(crate) fn table(outcomes: &[Outcome], streams: usize) -> String {
     let mut table = format!("{streams} streams.\n\n{HEAD}");
@@ -136,12 +173,12 @@ fn row(outcome: &Outcome) -> String {
         .map(|(status, count)| format!("{count} × {status}"))
         .collect();
     let faults = outcome.faults();
-    let mut row = format!(
-        "| {} | {} |",
-        outcome.fault.name(),
-        outcome.fault.lasts().as_secs()
-    );
+    let lasted = outcome.struck.repaired - outcome.struck.began;
+    let mut row = format!("| {} |", outcome.fault.name());
     let cells = [
+        format!("{:.1} s", lasted.as_secs_f64()),
+        outcome.since(outcome.refused()),
+        outcome.since(outcome.readiness.away()),
         log.count(End::Done).to_string(),
         log.count(End::Interrupted).to_string(),
         log.count(End::Status(503)).to_string(),
@@ -177,8 +214,12 @@ fn row(outcome: &Outcome) -> String {
 const EXPLANATION: &str = "\
 Written by `cargo xtask faults`. 200 users send one message after the other, and each answer streams for about three \
 seconds. 20 more users read short answers with a pause after each, because a user in the middle of an answer waits for \
-its end and sends nothing. For each line, something breaks and is repaired, and the users continue for a while. A line \
-is `ok` if all of this holds:
+its end and sends nothing. For each line, something breaks and is repaired, and the users continue for a while.
+
+Times are counted from the beginning of the fault: when it was *repaired*, from when to when requests were *refused* or \
+found no server, and from when to when `/readyz` was *not ready*.
+
+A line is `ok` if all of this holds:
 
 - No request was answered with an error other than 503 (column *other statuses*). This excludes 500, and also 409: a \
   user whose stream was cut continues in a new chat, because the old chat is blocked until the watchdog ends its turn.
@@ -187,13 +228,16 @@ is `ok` if all of this holds:
 - No turn was *left for the watchdog* after all users had read their last answer, except when the process was killed on \
   PostgreSQL. No turn was *left running* after the watchdog had run (on SQLite, after the process was started again).
 - Every turn has one usage event, and no reserve remains (*not settled*: turns without an event and quota rows with a \
-  reserve).
+  reserve). The credits and calls of each user are the sum of the usage events.
 - Each answer that ended with `done` is in the database exactly as it was read (*`done` not stored*).
 - Readiness agreed with requests. `/readyz` is called nine times a second, and every request is compared with its \
   answers from before the request until after its end. If it was always ready, the request must be served. If it was \
-  never ready, the request must be refused or find no server. If readiness changed, the request is only counted.
+  never ready, the request must be refused or find no server. If readiness changed, the request is only counted. Locked \
+  rows and slow statements are an exception: the database serves what does not need them, and so the process may stay \
+  ready.
+- No refusal took longer than the deadlines of the data plane (here 5 seconds).
 - The fault had an effect: requests were refused with 503 and readiness failed (when the process was killed: there was \
-  no server). Without a fault, neither happened.
+  no server). When single sessions end, and without a fault, neither happened.
 ";
 
 pub(crate) fn document(table: &str) -> String {

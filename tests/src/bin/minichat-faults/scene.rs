@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -13,6 +11,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use minichat_tests::child::{Process, job, job_run, spawn, variables_of_a_pool};
 use minichat_tests::client::Api;
 use minichat_tests::database::{Database, DatabaseKind};
+use minichat_tests::disk::Disk;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::pooler::Pooler;
 use minichat_tests::postgres::PostgresDatabase;
@@ -25,7 +24,7 @@ use crate::Arguments;
 use crate::faults::Fault;
 use crate::load::{Pace, Users};
 use crate::readiness::{Observer, is_ready};
-use crate::server::{Server, done};
+use crate::server::Server;
 
 /// Size of the disk for a SQLite file.
 const DISK: &str = "96m";
@@ -51,11 +50,12 @@ pub(crate) struct Scene {
     api: Api,
     admin: Api,
     tenant: Tenant,
-    database: Database,
+    pub(crate) database: Database,
     logs: PathBuf,
     _provider: ScriptedProvider,
     _pooler: Option<Pooler>,
-    pub(crate) server: Option<Server>,
+    server: Option<Server>,
+    pub(crate) standby: Option<Server>,
     // Unmounted before the directory is removed.
     disk: Option<Disk>,
     directory: TempDir,
@@ -70,31 +70,29 @@ pub(crate) struct Rows {
     pub(crate) answers: BTreeMap<String, String>,
 }
 
-/// A file system of limited size in memory.
-struct Disk(PathBuf);
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).output();
-    }
-}
-
 impl Scene {
     pub(crate) async fn open(arguments: &Arguments, fault: Fault) -> anyhow::Result<Self> {
         let directory = TempDir::with_prefix("minichat-faults-")?;
-        let (mut server, mut pooler, mut disk) = (None, None, None);
+        let (mut server, mut standby, mut pooler, mut disk) = (None, None, None, None);
         let database = match fault.database() {
             DatabaseKind::Sqlite => {
-                let mounted = mount(directory.path().join("disk"), fault)?;
-                let path = mounted.join("minichat.db");
-                disk = fault.needs_disk().then_some(Disk(mounted));
-                Database::Sqlite(path)
+                let path = directory.path().join("disk");
+                let file = path.join("minichat.db");
+                if fault.needs_disk() {
+                    disk = Some(Disk::mount(path, DISK)?);
+                } else {
+                    std::fs::create_dir(path)?;
+                }
+                Database::Sqlite(file)
             }
             DatabaseKind::Postgres => {
                 let started = Server::create(&arguments.postgres).await?;
                 let database = Database::Postgres(PostgresDatabase::at(started.url()));
                 if fault == Fault::Pooler {
                     pooler = Some(Pooler::start(&started.url(), POOLED, "").await?);
+                }
+                if fault == Fault::Promoted {
+                    standby = Some(started.create_standby().await?);
                 }
                 server = Some(started);
                 database
@@ -107,9 +105,10 @@ impl Scene {
         std::fs::create_dir(&manifests)?;
         std::fs::write(manifests.join("acme.yaml"), tenant.manifest())?;
         let (app, admin) = (free_port()?, free_port()?);
-        let url = match &pooler {
-            Some(pooler) => pooler.url(&database.url())?,
-            None => database.url(),
+        let url = match (&pooler, &standby) {
+            (Some(pooler), _) => pooler.url(&database.url())?,
+            (None, Some(standby)) => url_of_both(&database.url(), standby)?,
+            (None, None) => database.url(),
         };
         let mut settings = settings(app, admin, &manifests.display().to_string());
         if pooler.is_some() {
@@ -127,6 +126,7 @@ impl Scene {
             database,
             logs: arguments.logs.join(format!("{fault:?}.log")),
             server,
+            standby,
             directory,
             disk,
             _provider: provider,
@@ -137,6 +137,10 @@ impl Scene {
         scene.serve().await?;
         scene.until_ready().await?;
         Ok(scene)
+    }
+
+    pub(crate) fn server(&self) -> anyhow::Result<&Server> {
+        self.server.as_ref().context("no PostgreSQL")
     }
 
     /// Starts the data plane.
@@ -184,16 +188,7 @@ impl Scene {
 
     /// Fills the disk completely. Returns the file that fills it.
     pub(crate) fn fill_disk(&self) -> anyhow::Result<PathBuf> {
-        let Disk(disk) = self.disk.as_ref().context("no disk")?;
-        let path = disk.join("filler");
-        let mut file = File::create(&path)?;
-        let mut size = 1 << 20;
-        while size > 0 {
-            if file.write_all(&vec![1; size]).is_err() {
-                size /= 2;
-            }
-        }
-        Ok(path)
+        self.disk.as_ref().context("no disk")?.fill()
     }
 
     pub(crate) async fn rows(&self) -> anyhow::Result<Rows> {
@@ -256,15 +251,10 @@ async fn check_refused(arguments: &Arguments, url: &str, settings: &str) -> anyh
     Ok(())
 }
 
-/// The directory of the SQLite file.
-fn mount(path: PathBuf, fault: Fault) -> anyhow::Result<PathBuf> {
-    std::fs::create_dir(&path)?;
-    if fault.needs_disk() {
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={DISK}"), "tmpfs"]);
-        done(mount.arg(&path), "mount (which only root may do)")?;
-    }
-    Ok(path)
+/// The database of `url`, on that server or on `standby`.
+fn url_of_both(url: &str, standby: &Server) -> anyhow::Result<String> {
+    let (server, name) = url.rsplit_once('/').context("a URL without a database")?;
+    Ok(format!("{server},127.0.0.1:{}/{name}", standby.port))
 }
 
 /// Time limits that are shorter than a fault.

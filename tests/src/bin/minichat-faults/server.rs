@@ -8,9 +8,21 @@ use anyhow::{Context as _, bail, ensure};
 use minichat_cluster::PackageUser;
 use minichat_tests::postgres;
 use rustix::process::{Pid, Signal, kill_process};
+use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
 
 use crate::processes::children_of;
+
+const SYNCHRONOUS: &str = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'";
+const END: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+    WHERE application_name = 'minichat'";
+const SLOW: [&str; 2] = [
+    "CREATE OR REPLACE FUNCTION slowly() RETURNS TRIGGER LANGUAGE plpgsql AS \
+     'BEGIN PERFORM pg_sleep(4); RETURN NEW; END'",
+    "CREATE TRIGGER slowly BEFORE INSERT OR UPDATE ON chat_turns FOR EACH ROW \
+     EXECUTE FUNCTION slowly()",
+];
+const FAST: [&str; 1] = ["DROP TRIGGER slowly ON chat_turns"];
 
 /// How long the server may take to start.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -35,15 +47,7 @@ pub(crate) enum Standby {
 
 impl Server {
     pub(crate) async fn create(programs: &Path) -> anyhow::Result<Self> {
-        let directory = TempDir::with_prefix("minichat-faults-postgres-")?;
-        let server = Self {
-            programs: programs.to_owned(),
-            user: PackageUser::find("postgres")?,
-            data: directory.path().join("data"),
-            port: crate::scene::free_port()?,
-            directory,
-        };
-        server.user.own(server.directory.path())?;
+        let server = Self::prepare(programs)?;
         let mut initdb = server.command("initdb");
         initdb.arg("--pgdata").arg(&server.data).args([
             "--username=postgres",
@@ -56,6 +60,43 @@ impl Server {
         done(&mut initdb, "initdb")?;
         server.start().await?;
         Ok(server)
+    }
+
+    fn prepare(programs: &Path) -> anyhow::Result<Self> {
+        let directory = TempDir::with_prefix("minichat-faults-postgres-")?;
+        let server = Self {
+            programs: programs.to_owned(),
+            user: PackageUser::find("postgres")?,
+            data: directory.path().join("data"),
+            port: crate::scene::free_port()?,
+            directory,
+        };
+        server.user.own(server.directory.path())?;
+        Ok(server)
+    }
+
+    /// Another server that follows this one. From now on a commit of this one
+    /// waits until it is on both.
+    pub(crate) async fn create_standby(&self) -> anyhow::Result<Self> {
+        let standby = Self::prepare(&self.programs)?;
+        let mut copy = standby.command("pg_basebackup");
+        copy.arg("--pgdata").arg(&standby.data);
+        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]);
+        done(copy.arg("--dbname").arg(self.url()), "pg_basebackup")?;
+        standby.start().await?;
+        let both = "ALTER SYSTEM SET synchronous_standby_names = '*'";
+        for sql in [both, "SELECT pg_reload_conf()"] {
+            postgres::query(&self.url(), sql).await?;
+        }
+        let polling = async {
+            while postgres::query(&self.url(), SYNCHRONOUS).await?.is_empty() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            anyhow::Ok(())
+        };
+        let follows = tokio::time::timeout(PATIENCE, polling).await;
+        follows.context("the standby does not follow")??;
+        Ok(standby)
     }
 
     pub(crate) fn url(&self) -> String {
@@ -94,6 +135,43 @@ impl Server {
         done(stop.args(["-m", "immediate", "-w", "stop"]), "pg_ctl stop")
     }
 
+    /// Kills all its processes.
+    pub(crate) fn kill(&self) -> anyhow::Result<()> {
+        self.signal(Signal::KILL)
+    }
+
+    /// Ends the data plane's sessions for which `condition` holds.
+    pub(crate) async fn end_sessions(&self, condition: &str) -> anyhow::Result<()> {
+        postgres::query(&self.url(), &format!("{END} AND {condition}")).await?;
+        Ok(())
+    }
+
+    /// Connections until no more are to be had, when the data plane has only `kept`.
+    pub(crate) async fn take_every_connection(
+        &self,
+        kept: usize,
+    ) -> anyhow::Result<Vec<PgConnection>> {
+        let end = format!("{END} ORDER BY backend_start OFFSET {kept}");
+        let mut taken = vec![PgConnection::connect(&self.url()).await?];
+        loop {
+            while let Ok(connection) = PgConnection::connect(&self.url()).await {
+                taken.push(connection);
+            }
+            let ended = postgres::query_on(&mut taken[0], &end).await?;
+            if ended.is_empty() {
+                return Ok(taken);
+            }
+        }
+    }
+
+    /// Makes every statement that writes a turn take longer than it may, or not.
+    pub(crate) async fn set_slow(&self, on: bool) -> anyhow::Result<()> {
+        for sql in if on { &SLOW[..] } else { &FAST } {
+            postgres::query(&self.url(), sql).await?;
+        }
+        Ok(())
+    }
+
     /// Makes sessions read-only or not, including open ones.
     pub(crate) async fn set_read_only(&self, on: bool) -> anyhow::Result<()> {
         let sql = if on {
@@ -129,7 +207,7 @@ impl Server {
 
     fn launch(&self, options: &str) -> anyhow::Result<()> {
         let options = format!(
-            "-p {} -k {} -c listen_addresses=127.0.0.1 -c max_connections=300 -c fsync=off {options}",
+            "-p {} -k {} -c listen_addresses=127.0.0.1 -c max_connections=60 -c fsync=off {options}",
             self.port,
             self.directory.path().display()
         );
