@@ -194,12 +194,12 @@ impl Limited {
         let answers = try_join_all(sends).await?;
         let admitted = streams(&answers, 429, "quota_exceeded")?;
         ensure!(admitted == ADMITTED, "{admitted} were admitted");
-        let used = format!(
+        let sum = format!(
             "SELECT reserved_credits_micro + spent_credits_micro FROM quota_usage \
              WHERE user_id = '{id}' AND bucket = 'total' AND period_type = 'daily'"
         );
-        let used = env.database.number(&used).await?;
-        ensure!(used <= *limit, "{used} of {limit} are used");
+        let booked = env.database.number(&sum).await?;
+        ensure!(booked <= *limit, "{booked} of {limit} are booked");
         pair.provider.reset();
         Ok(())
     }

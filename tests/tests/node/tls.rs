@@ -11,7 +11,7 @@ const QUERY: &str = "sslmode=verify-full&sslrootcert=/etc/minichat-database/ca.c
 const ENCRYPTED: &str = "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
     WHERE application_name = 'minichat'";
 
-/// A ConfigMap with the authority that the pool believes.
+/// A `ConfigMap` with the authority that the pool believes.
 fn trust(installation: &Installation, authority: &Authority) -> anyhow::Result<()> {
     installation.apply(&json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "authority"},

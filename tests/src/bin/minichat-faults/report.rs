@@ -132,9 +132,9 @@ impl Outcome {
             }
         };
         must(self.log.count(End::Done) > 0, "no answer at all");
-        let refused = self.log.count(End::Status(503));
-        let refuses = expected.refuses.unwrap_or(refused > 0);
-        must((refused > 0) == refuses, "503 or none of it");
+        let is_refused = self.log.count(End::Status(503)) > 0;
+        let is_expected = expected.refuses.unwrap_or(is_refused);
+        must(is_refused == is_expected, "503 or none of it");
         let is_away = expected.refuses == Some(true) || expected.cuts;
         if agrees {
             let was_away = self.readiness.away().is_some();
