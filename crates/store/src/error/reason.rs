@@ -82,7 +82,10 @@ mod tests {
                 StoreError::Tls("certificate for db.internal".to_owned()),
                 "TLS with it fails",
             ),
-            (StoreError::InDoubt(std::sync::Arc::new(StoreError::Deadline)), SILENT),
+            (
+                StoreError::InDoubt(std::sync::Arc::new(StoreError::Deadline)),
+                SILENT,
+            ),
             (refused_by_postgres("25006"), READ_ONLY),
             (
                 refused_by_postgres("53300"),
