@@ -261,7 +261,7 @@ impl Dispatcher {
             place,
             queue: self.shared.outbox.queue(place.0).into(),
             token,
-            until: Instant::now() + self.shared.config.lease / 2,
+            until: Instant::now() + self.shared.config.pass_lease() / 2,
         };
         self.passes.spawn(async move {
             pass.run().await;
@@ -356,7 +356,11 @@ async fn claim(shared: &Shared, free: &[Place], token: &str) -> Result<HashSet<P
         .iter()
         .map(|(kind, partition)| (shared.outbox.queue(*kind).to_owned(), *partition))
         .collect();
-    let (names, token, lease) = (Arc::clone(&wanted), token.to_owned(), shared.config.lease);
+    let (names, token, lease) = (
+        Arc::clone(&wanted),
+        token.to_owned(),
+        shared.config.pass_lease(),
+    );
     let claimed = shared
         .records
         .write(move |tx| {

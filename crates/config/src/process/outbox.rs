@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Longest lease of a partition.
+const MAX_PASS_LEASE: Duration = Duration::from_secs(10);
+
 /// What an event is about; each kind has its queue (PLAT-39).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OutboxKind {
@@ -77,6 +80,13 @@ impl Outbox {
             OutboxKind::Audit => audit,
             OutboxKind::ChatCleanup => 0,
         }
+    }
+
+    /// The lease of a partition, which is held for one pass. A pass waits for no slow
+    /// sink, so a short lease is enough, and another process soon takes over from one
+    /// that was killed.
+    pub fn pass_lease(&self) -> Duration {
+        self.lease.min(MAX_PASS_LEASE)
     }
 
     /// How long one delivery may take (PLAT-33).
