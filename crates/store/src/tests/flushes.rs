@@ -13,11 +13,11 @@ use uuid::Uuid;
 
 use super::Db;
 use super::fixture::{NOON, OneTurn, RESERVE};
-use super::one_statement::{EVERYBODY, finalize_as, reserve, with_rows};
+use super::one_statement::{EVERYBODY, finalize_as, reserve, reserve_in, with_rows};
 use crate::testing::TestPostgres;
 use crate::tx::only_column;
 use crate::value::params;
-use crate::{QuotaCells, StoreError, Tx};
+use crate::{QuotaCells, Store, StoreError, Tx};
 
 /// What a turn costs that is ended here.
 const CHARGE: u64 = 600;
@@ -33,6 +33,7 @@ const AT_THE_GATE: &str =
     "SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
 const WAITING: &str = "SELECT COUNT(*) FROM pg_stat_activity \
     WHERE datname = current_database() AND wait_event_type = 'Lock'";
+const OPENED: &str = "SELECT COUNT(*) FROM chat_turns";
 const ENDED: &str = "SELECT COUNT(*) FROM chat_turns WHERE state = 'completed'";
 
 async fn durable() -> (TestPostgres, Arc<Db>) {
@@ -144,8 +145,7 @@ async fn locks_are_free_before_the_flush_and_answers_come_after_it() {
     let db = Arc::clone(&it.db);
     let turn = in_a_chat(&db).await;
     let third = tokio::spawn(async move { reserve(&db, turn, 0, EVERYBODY).await });
-    let opened = "SELECT COUNT(*) FROM chat_turns";
-    until(&it.db, opened, 3).await;
+    until(&it.db, OPENED, 3).await;
     assert!(!it.answer.is_finished(), "answered before its flush");
     assert!(!third.is_finished(), "answered before its flush");
     run(&mut it.gate, "SELECT pg_advisory_unlock(7)").await;
@@ -153,7 +153,7 @@ async fn locks_are_free_before_the_flush_and_answers_come_after_it() {
     assert!(third.await.unwrap().unwrap());
     crash(&mut it.server, &it.db).await;
     assert_eq!(it.db.count(ENDED, []).await, 2);
-    assert_eq!(it.db.count(opened, []).await, 3);
+    assert_eq!(it.db.count(OPENED, []).await, 3);
 }
 
 /// A turn that has nobody beside it takes no more round trips than before.
@@ -165,6 +165,30 @@ async fn a_turn_alone_flushes_by_itself() {
     run(&mut gate, "SELECT pg_advisory_lock(7)").await;
     let turn = open(&db).await;
     assert!(finalize_as(&db, turn, Uuid::new_v4()).await.unwrap());
+}
+
+/// A turn that has the last session does not wait with it for its own flush. If
+/// there is only one, the shared flush needs no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_session_commits_and_then_flushes() {
+    let (mut server, db) = durable().await;
+    let turn = with_rows(&db).await;
+    let mut settings = db.settings.clone();
+    settings.max_conns = 1;
+    let store = Store::open(&settings, db.clock.clone()).await.unwrap();
+    let mut gate = connect(&db.settings.url).await;
+    run(&mut gate, "SELECT pg_advisory_lock(7)").await;
+    let answer = tokio::spawn({
+        let store = store.clone();
+        async move { reserve_in(&store, turn, 0, EVERYBODY).await }
+    });
+    until(&db, AT_THE_GATE, 1).await;
+    assert!(!answer.is_finished(), "answered before its flush");
+    run(&mut gate, "SELECT pg_advisory_unlock(7)").await;
+    assert!(answer.await.unwrap().unwrap());
+    store.ping().await.unwrap();
+    crash(&mut server, &db).await;
+    assert_eq!(db.count(OPENED, []).await, 1);
 }
 
 /// TURN-38: a flush that fails leaves its commits in doubt, and whoever finds one

@@ -12,7 +12,7 @@ use crate::one_statement::rfc3339;
 use crate::tx::only_column;
 use crate::value::params;
 use crate::{
-    ConditionalReserve, Finalization, OutboxMessage, Role, SettlementBooking, StoreError,
+    ConditionalReserve, Finalization, OutboxMessage, Role, SettlementBooking, Store, StoreError,
     TurnFinish, Tx,
 };
 
@@ -38,7 +38,16 @@ pub(super) async fn reserve(
     revision: u64,
     most_used: Limits,
 ) -> Result<bool, StoreError> {
-    let answer = db.store.write(move |tx: &mut Tx| {
+    reserve_in(&db.store, turn, revision, most_used).await
+}
+
+pub(super) async fn reserve_in(
+    store: &Store,
+    turn: OneTurn,
+    revision: u64,
+    most_used: Limits,
+) -> Result<bool, StoreError> {
+    let answer = store.write(move |tx: &mut Tx| {
         Box::pin(async move {
             let reserve = ConditionalReserve {
                 turn: turn.new_turn(),
