@@ -7,6 +7,7 @@ pub mod error_code;
 pub mod ids;
 mod namespaced_name;
 pub mod quota;
+pub mod redact;
 pub mod scrub;
 pub mod stream;
 pub mod time;
