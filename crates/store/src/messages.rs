@@ -4,6 +4,7 @@ use minichat_core::turn::Usage;
 use minichat_core::{AttachmentId, ChatId, MessageId, RequestId, TenantId, Timestamp, UserId};
 
 use crate::page::{Columns, Key, Page, PageRequest};
+use crate::tx::only_column;
 use crate::value::{FromValue, Param, Row, Value, params};
 use crate::{StoreError, Tx};
 
@@ -112,6 +113,23 @@ impl Tx {
                 Param::Micros(1),
             ],
         )
+    }
+
+    /// The user's text of a turn, also if its chat is deleted, for a process that
+    /// knows only the turn's row.
+    pub async fn message_of_user(
+        &mut self,
+        tenant: TenantId,
+        chat: ChatId,
+        request: RequestId,
+    ) -> Result<Option<String>, StoreError> {
+        self.query_opt(
+            "SELECT content FROM messages WHERE tenant_id = $1 AND chat_id = $2 \
+             AND request_id = $3 AND role = 'user'",
+            &params![tenant, chat, request],
+            only_column,
+        )
+        .await
     }
 
     /// One page of the messages of the caller's chat (API-61).

@@ -6,7 +6,7 @@ mod host;
 mod lease;
 pub mod process;
 mod report_file;
-mod stored_price;
+mod stored_policy;
 pub mod watchdog;
 
 pub use host::WatchdogHost;

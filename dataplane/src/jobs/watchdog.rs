@@ -30,7 +30,7 @@ use minichat_telemetry::Signal;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::stored_price::StoredPrices;
+use super::stored_policy::{PolicyError, StoredPolicies};
 use crate::open_turns::OpenTurns;
 use crate::outbox::Outbox;
 use crate::turn::account::Account;
@@ -135,7 +135,7 @@ impl Watchdog {
         let mut run = Run {
             watchdog: self,
             selection,
-            prices: StoredPrices::new(self.store.clone()),
+            policies: StoredPolicies::new(self.store.clone()),
             behind: None,
             report: Report::default(),
         };
@@ -162,7 +162,7 @@ impl Watchdog {
 struct Run<'a> {
     watchdog: &'a Watchdog,
     selection: Selection,
-    prices: StoredPrices,
+    policies: StoredPolicies,
     /// The last row that was handled. Failed rows come before it, so they
     /// cannot block the rest (TURN-58).
     behind: Option<OrphanKey>,
@@ -238,19 +238,14 @@ impl Run<'_> {
 
     async fn end(&mut self, orphan: &Orphan, stale_at: Option<Timestamp>) {
         let turn_id = orphan.key.turn_id;
-        let price = match self.prices.of(orphan).await {
-            Ok(price) => price,
+        let account = match self.account(orphan).await {
+            Ok(account) => Arc::new(account),
             Err(error) => {
                 tracing::error!(turn.id = %turn_id, %error, "an orphaned turn cannot be priced");
                 self.report.failed += 1;
                 return;
             }
         };
-        let account = Arc::new(Account::of_row(
-            orphan,
-            price,
-            Arc::clone(&self.watchdog.outbox),
-        ));
         let ending = Ending::orphaned(stale_at);
         // The time counts from the first failed attempt.
         let given_up = async { tokio::time::sleep(PATIENCE).await };
@@ -262,6 +257,13 @@ impl Run<'_> {
             Verdict::Lost => self.report.skipped += 1,
             Verdict::Uncommitted => self.report.failed += 1,
         }
+    }
+
+    async fn account(&mut self, orphan: &Orphan) -> Result<Account, PolicyError> {
+        let price = self.policies.price(orphan).await?;
+        let prompt = self.policies.audited_prompt(orphan).await?;
+        let outbox = Arc::clone(&self.watchdog.outbox);
+        Ok(Account::of_row(orphan, price, prompt, outbox))
     }
 
     fn record(&self, orphan: &Orphan, account: &Account, finalized: &Finalized) {

@@ -10,8 +10,8 @@ use minichat_core::{ChatId, Date, RequestId, TenantId, TurnId, UserId};
 use minichat_store::{Orphan, QuotaDay};
 use uuid::Uuid;
 
-use super::instrumentation;
 use super::open::OpenTurn;
+use super::{audit_content, instrumentation};
 use crate::caller::RequesterType;
 use crate::outbox::Outbox;
 
@@ -38,6 +38,9 @@ pub(crate) struct Account {
     pub(crate) trace_id: Option<String>,
     /// Where its end is reported.
     pub(crate) outbox: Arc<Outbox>,
+    /// The user's message, if the configuration that the turn pinned asks for texts
+    /// in audit events (PLAT-85).
+    pub(crate) audited_prompt: Option<Arc<str>>,
 }
 
 /// The effective model's part of the applied policy.
@@ -84,12 +87,21 @@ impl Account {
             decision: reason.map_or(QuotaDecision::Allow, QuotaDecision::Downgrade),
             trace_id: Some(turn.request.trace.trace_id()),
             outbox: Arc::clone(&turn.app.outbox),
+            audited_prompt: audit_content::is_included(
+                caller.tenant.config.document.audit_sink.as_ref(),
+            )
+            .then(|| Arc::clone(&plan.draft.content)),
         }
     }
 
     /// The account of a turn whose process is gone. `price` comes from its
-    /// stored policy.
-    pub(crate) fn of_row(row: &Orphan, price: Option<Price>, outbox: Arc<Outbox>) -> Self {
+    /// stored policy, which also says whether there is an `audited_prompt`.
+    pub(crate) fn of_row(
+        row: &Orphan,
+        price: Option<Price>,
+        audited_prompt: Option<Arc<str>>,
+        outbox: Arc<Outbox>,
+    ) -> Self {
         let selected_model: Arc<str> = row.selected_model.as_str().into();
         let effective_model = match &row.effective_model {
             Some(model) => model.as_str().into(),
@@ -115,6 +127,7 @@ impl Account {
             decision: QuotaDecision::Unknown,
             trace_id: None,
             outbox,
+            audited_prompt,
         }
     }
 

@@ -1,13 +1,18 @@
 //! Audit events of turns (PLAT-81 to PLAT-83). They contain no text of the
-//! conversation (PLAT-85).
+//! conversation, unless the tenant asks for it (PLAT-85).
 
 use std::time::Duration;
 
 use minichat_core::turn::{Outcome, TurnErrorCode, TurnState, Usage};
 use minichat_core::{ChatId, RequestId, TenantId, Timestamp, TurnId, UserId};
+use minichat_store::StoreError;
 use serde::Serialize;
 
 use super::account::{Account, QuotaDecision};
+use super::audit_content::AuditContent;
+
+/// The longest payload in bytes, as that of a usage event (QUOTA-85, PLAT-87).
+const MAX_PAYLOAD: usize = 64 * 1024;
 
 /// The event of a finalized turn: `turn_completed`, or `turn_failed` for every
 /// other outcome.
@@ -36,6 +41,10 @@ pub(super) struct TurnEvent<'a> {
     completion_signal: Option<CompletionSignal>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error_code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -56,7 +65,16 @@ struct LatencyMs {
 
 #[derive(Serialize)]
 struct PolicyDecisions<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    license: Option<License>,
     quota: Quota<'a>,
+}
+
+/// The licence that admitted the turn (PLAT-135).
+#[derive(Serialize)]
+struct License {
+    feature: &'static str,
+    decision: &'static str,
 }
 
 #[derive(Serialize)]
@@ -69,7 +87,12 @@ struct Quota<'a> {
 }
 
 #[derive(Serialize)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the names are those of the event"
+)]
 struct ToolCalls {
+    file_search_calls: u32,
     web_search_calls: u32,
     code_interpreter_calls: u32,
 }
@@ -93,7 +116,7 @@ pub(super) struct End {
 }
 
 impl<'a> TurnEvent<'a> {
-    pub(super) fn new(account: &'a Account, end: &End) -> Self {
+    pub(super) fn new(account: &'a Account, end: &End, content: &'a AuditContent) -> Self {
         let state = end.outcome.state();
         Self {
             r#type: "turn",
@@ -121,17 +144,47 @@ impl<'a> TurnEvent<'a> {
                 total_ms: end.total.map(whole_millis),
             },
             policy_decisions: PolicyDecisions {
+                license: license(account),
                 quota: quota(account),
             },
             tool_calls: ToolCalls {
+                file_search_calls: 0,
                 web_search_calls: end.web_search_calls,
                 code_interpreter_calls: end.code_interpreter_calls,
             },
             terminal_state: state.as_str(),
             completion_signal: CompletionSignal::of(end.outcome),
             error_code: end.outcome.error_code().map(TurnErrorCode::as_str),
+            prompt: content.prompt.as_deref(),
+            response: content.response.as_deref(),
         }
     }
+
+    /// The payload. If it is too long, it has no response, and if that is not
+    /// enough, no prompt (PLAT-87).
+    pub(super) fn payload(mut self) -> Result<String, StoreError> {
+        let mut payload = json(&self)?;
+        if payload.len() > MAX_PAYLOAD && self.response.take().is_some() {
+            payload = json(&self)?;
+        }
+        if payload.len() > MAX_PAYLOAD && self.prompt.take().is_some() {
+            payload = json(&self)?;
+        }
+        Ok(payload)
+    }
+}
+
+pub(super) fn json(event: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(event).map_err(|_| StoreError::Parameter("payload"))
+}
+
+/// Only a licensed tenant's turn begins. Who finds a row later knows only that.
+fn license(account: &Account) -> Option<License> {
+    let is_known = account.decision != QuotaDecision::Unknown;
+    is_known.then_some(License {
+        feature: "ai_chat",
+        decision: "allow",
+    })
 }
 
 impl CompletionSignal {

@@ -16,11 +16,11 @@ use minichat_store::{
     BoxFuture, Finalization, FinishedTurn, NewMessage, OutboxMessage, QuotaCells, Role,
     SettlementBooking, SettlementFault, Store, StoreError, TurnFinish, TurnSettlement, Tx,
 };
-use serde::Serialize;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::account::{Account, Price};
+use super::audit_content::AuditContent;
 use super::audit_event::{self, TurnEvent};
 use super::in_doubt::{Attempted, PATIENCE, resolve};
 use super::usage_event::{Bill, UsageEvent};
@@ -140,11 +140,12 @@ pub(crate) async fn finalize(
     // Attempts whose commit was not acknowledged.
     let mut in_doubt = Vec::new();
     let mut given_up = pin!(given_up);
+    let mut content = AuditContent::new(account, &ending);
     let mut attempt = 0;
     let otherwise = loop {
         attempt += 1;
         let attempted = Attempted::default();
-        match commit(store, account, &ending, &attempted).await {
+        match commit(store, account, &ending, &content, &attempted).await {
             Ok(finalized) => return won(account, finalized, entered),
             Err(Failure::Lost) => break Verdict::Lost,
             Err(Failure::Store(error)) => {
@@ -157,6 +158,7 @@ pub(crate) async fn finalize(
                 } else {
                     let had_answer = ending.kept().is_some();
                     ending = ending.without_answer();
+                    content.response = None;
                     had_answer || attempt < ATTEMPTS
                 };
                 if !is_tried_again {
@@ -214,25 +216,40 @@ fn won(account: &Account, mut finalized: Finalized, entered: Instant) -> Verdict
     Verdict::Won(Box::new(finalized))
 }
 
+/// A turn that ends.
+#[derive(Clone, Copy)]
+struct Ended<'a> {
+    account: &'a Account,
+    ending: &'a Ending,
+    /// What its audit event tells of its texts.
+    content: &'a AuditContent,
+}
+
 async fn commit(
     store: &Store,
     account: &Arc<Account>,
     ending: &Ending,
+    content: &AuditContent,
     attempted: &Attempted<Finalized>,
 ) -> Result<Finalized, Failure> {
     let (account, ending) = (Arc::clone(account), ending.clone());
-    let attempted = attempted.clone();
+    let (content, attempted) = (content.clone(), attempted.clone());
     let id = Uuid::new_v4();
     store
         .write_closing(move |tx| -> BoxFuture<'_, Result<Finalized, Failure>> {
             let (account, ending) = (Arc::clone(&account), ending.clone());
-            let attempted = attempted.clone();
+            let (content, attempted) = (content.clone(), attempted.clone());
             Box::pin(async move {
-                let at_once = in_one_statement(tx, &account, &ending, id, &attempted);
+                let ended = Ended {
+                    account: &account,
+                    ending: &ending,
+                    content: &content,
+                };
+                let at_once = in_one_statement(tx, ended, id, &attempted);
                 if let Some(finalized) = at_once.await? {
                     return Ok(finalized);
                 }
-                let finalized = under_locks(tx, &account, &ending, id).await?;
+                let finalized = under_locks(tx, ended, id).await?;
                 attempted.note(finalized.clone());
                 Ok(finalized)
             })
@@ -268,11 +285,13 @@ async fn won_in_doubt(
 /// nothing was written, and the row has to be read.
 async fn in_one_statement(
     tx: &mut Tx,
-    account: &Account,
-    ending: &Ending,
+    ended: Ended<'_>,
     id: Uuid,
     attempted: &Attempted<Finalized>,
 ) -> Result<Option<Finalized>, Failure> {
+    let Ended {
+        account, ending, ..
+    } = ended;
     let Some(reserve) = account.reserve else {
         return Ok(None);
     };
@@ -287,7 +306,7 @@ async fn in_one_statement(
         web_search_calls: 0,
         code_interpreter_calls: 0,
     };
-    let records = Records::new(account, ending, &expected)?;
+    let records = Records::new(ended, &expected)?;
     let Some(booking) = records.booking(account, expected.now) else {
         return Ok(None);
     };
@@ -307,16 +326,14 @@ async fn in_one_statement(
     Ok(Some(records.finalized(ending, id, &finished)))
 }
 
-async fn under_locks(
-    tx: &mut Tx,
-    account: &Account,
-    ending: &Ending,
-    id: Uuid,
-) -> Result<Finalized, Failure> {
+async fn under_locks(tx: &mut Tx, ended: Ended<'_>, id: Uuid) -> Result<Finalized, Failure> {
+    let Ended {
+        account, ending, ..
+    } = ended;
     let finish = finish(account, ending, id);
     let finished = tx.turn_finish(&finish, account.scope()).await?;
     let finished = finished.ok_or(Failure::Lost)?;
-    let records = Records::new(account, ending, &finished)?;
+    let records = Records::new(ended, &finished)?;
     if let Some(booking) = records.booking(account, finished.now) {
         log_faults(account, tx.quota_settle(&booking, &finished.cells)?);
     }
@@ -359,11 +376,10 @@ struct Records {
 }
 
 impl Records {
-    fn new(
-        account: &Account,
-        ending: &Ending,
-        finished: &FinishedTurn,
-    ) -> Result<Self, StoreError> {
+    fn new(ended: Ended<'_>, finished: &FinishedTurn) -> Result<Self, StoreError> {
+        let Ended {
+            account, ending, ..
+        } = ended;
         let usage = ending.usage.and_then(Usage::known);
         let (billing, method) = billing(ending.outcome, ending.provider_started, usage.is_some());
         let charge = Charge::new(account, finished, method, usage);
@@ -380,7 +396,7 @@ impl Records {
             code_interpreter_calls: charge.code_interpreter_calls,
             timestamp: finished.now,
         };
-        let events = Events::new(account, ending, finished, &bill)?;
+        let events = Events::new(ended, finished, &bill)?;
         Ok(Self {
             billing,
             method,
@@ -536,12 +552,12 @@ struct Events {
 }
 
 impl Events {
-    fn new(
-        account: &Account,
-        ending: &Ending,
-        finished: &FinishedTurn,
-        bill: &Bill<'_>,
-    ) -> Result<Self, StoreError> {
+    fn new(ended: Ended<'_>, finished: &FinishedTurn, bill: &Bill<'_>) -> Result<Self, StoreError> {
+        let Ended {
+            account,
+            ending,
+            content,
+        } = ended;
         let end = audit_event::End {
             outcome: ending.outcome,
             usage: bill.usage,
@@ -553,9 +569,9 @@ impl Events {
         };
         let usage = UsageEvent::new(account, bill);
         Ok(Self {
-            usage: json(&usage)?,
+            usage: audit_event::json(&usage)?,
             dedupe_key: usage.dedupe_key,
-            audit: json(&TurnEvent::new(account, &end))?,
+            audit: TurnEvent::new(account, &end, content).payload()?,
         })
     }
 
@@ -577,8 +593,4 @@ impl Events {
             message(OutboxKind::Audit, None, &self.audit),
         ]
     }
-}
-
-fn json(event: &impl Serialize) -> Result<String, StoreError> {
-    serde_json::to_string(event).map_err(|_| StoreError::Parameter("payload"))
 }

@@ -13,6 +13,7 @@
 
 pub(crate) mod account;
 mod admission;
+mod audit_content;
 mod audit_event;
 mod body;
 mod channel;

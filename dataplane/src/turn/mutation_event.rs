@@ -9,6 +9,7 @@ use minichat_store::{OutboxMessage, StoreError, Tx};
 use serde::Serialize;
 
 use super::RequestContext;
+use super::audit_event::json;
 use crate::caller::Caller;
 use crate::outbox::Outbox;
 
@@ -59,7 +60,7 @@ pub(super) struct Deletion {
 impl<D: Serialize> MutationEvent<'_, D> {
     /// Enqueues the event in the transaction.
     pub(super) fn enqueue(&self, tx: &mut Tx, outbox: &Outbox) -> Result<(), StoreError> {
-        let payload = serde_json::to_string(self).map_err(|_| StoreError::Parameter("payload"))?;
+        let payload = json(self)?;
         tx.outbox_enqueue(&OutboxMessage {
             queue: outbox.queue(OutboxKind::Audit),
             tenant_id: self.tenant_id,

@@ -3,9 +3,13 @@
 #[cfg(test)]
 mod ask;
 #[cfg(test)]
+mod audit_events;
+#[cfg(test)]
 mod backups;
 #[cfg(test)]
 mod bearer_tokens;
+#[cfg(test)]
+mod books;
 #[cfg(test)]
 mod chat_changes;
 #[cfg(test)]
