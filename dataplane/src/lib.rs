@@ -6,6 +6,7 @@ mod admin;
 pub mod app;
 pub mod ask;
 pub mod backup;
+pub mod books;
 pub mod caller;
 pub mod check_config;
 pub mod config_source;

@@ -11,6 +11,7 @@ use minichat_config::process::{self, JobConfig, ProcessConfig};
 use minichat_core::{NamespacedName, TenantId};
 use minichat_dataplane::ask::{self, Question};
 use minichat_dataplane::backup::{Backup, Destination};
+use minichat_dataplane::books::{self, BooksQuery, Month, Output, TenantRef};
 use minichat_dataplane::check_config;
 use minichat_dataplane::dead_letter::{self, Decision, Listing, Output};
 use minichat_dataplane::jobs;
@@ -99,6 +100,24 @@ enum Command {
         /// File to make, which must not exist; `-` is standard output.
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
+    },
+    /// Print what the users of a tenant spent in a month, and whether turns, usage
+    /// events and quota rows agree. Reads one snapshot, also while `serve` uses the
+    /// database, and changes nothing. Exit code 0: they agree; 1: they differ; 2: they
+    /// could not be compared.
+    Books {
+        /// Process configuration (YAML), of which `database` is read.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The tenant's id, or `namespace/name` of its `ChatTenant`.
+        #[arg(long, value_name = "TENANT")]
+        tenant: TenantRef,
+        /// The month in UTC, such as 2026-11.
+        #[arg(long, value_name = "YYYY-MM")]
+        month: Month,
+        /// `table`, `json`, `csv`, or `focus`: the columns of FOCUS 1.0.
+        #[arg(long, value_name = "FORM", default_value = "table")]
+        output: Output,
     },
     /// Migrate the database to the schema of this release. Safe to run at any
     /// time, and by several processes at once.
@@ -267,6 +286,19 @@ fn main() -> ExitCode {
             interval,
         } => watchdog(config.as_deref(), interval.map(Duration::from_secs)),
         Command::Backup { config, to } => backup(config.as_deref(), to.into()).map(|()| true),
+        Command::Books {
+            config,
+            tenant,
+            month,
+            output,
+        } => {
+            let query = BooksQuery {
+                tenant,
+                month,
+                output,
+            };
+            return books(config.as_deref(), &query);
+        }
         Command::Migrate { config } => migrate(config.as_deref()),
         Command::Tenants { command } => tenants(command).map(|()| true),
         Command::DeadLetter { command } => dead_letters(command),
@@ -340,6 +372,22 @@ fn backup(config: Option<&Path>, destination: Destination) -> anyhow::Result<()>
         writeln!(std::io::stdout(), "{made}")?;
     }
     Ok(())
+}
+
+/// Differences have an exit code of their own, other than that of a failure.
+fn books(config: Option<&Path>, query: &BooksQuery) -> ExitCode {
+    let (out, errors) = (&mut std::io::stdout(), &mut std::io::stderr());
+    let compared = JobConfig::load(config, std::env::vars())
+        .map_err(anyhow::Error::new)
+        .and_then(|config| runtime()?.block_on(books::books(&config, query, out, errors)));
+    match compared {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("minichat-dataplane: {error:#}");
+            ExitCode::from(2)
+        }
+    }
 }
 
 fn migrate(config: Option<&Path>) -> anyhow::Result<bool> {

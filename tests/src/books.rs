@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
+use minichat_core::TenantId;
+use minichat_dataplane::books::{Books, TenantRef};
+use minichat_store::DatabaseSettings;
+use uuid::Uuid;
 
 use crate::database::Database;
 
@@ -46,7 +50,29 @@ pub async fn check_books(database: &Database) -> anyhow::Result<()> {
     }
     let stored = stored(database).await?;
     ensure!(stored == settled, "stored {stored:?}, settled {settled:?}");
+    check_balanced(database).await
+}
+
+/// Fails unless the books of every tenant balance for every month that has turns, as
+/// `minichat-dataplane books` tells people. Turns may run.
+pub async fn check_balanced(database: &Database) -> anyhow::Result<()> {
+    let months = "SELECT DISTINCT tenant_id, substr(CAST(period_start AS TEXT), 1, 7) \
+        FROM quota_usage";
+    for row in database.query(months).await? {
+        let row: Option<Vec<String>> = row.into_iter().collect();
+        let row = row.context("a null")?;
+        let books = read_books(database, row[0].parse()?, &row[1]).await?;
+        ensure!(books.unsettled.is_empty(), "{:?}", books.unsettled);
+        ensure!(books.are_balanced(), "{}: {:#?}", row[1], books.differences);
+    }
     Ok(())
+}
+
+/// The books of a month, such as `2026-11`.
+pub async fn read_books(database: &Database, tenant: Uuid, month: &str) -> anyhow::Result<Books> {
+    let settings = DatabaseSettings::new(database.url());
+    let tenant = TenantRef::Id(TenantId(tenant));
+    Books::read(&settings, &tenant, month.parse()?).await
 }
 
 /// Credits and calls as the quota rows have them, over all days and months.

@@ -8,6 +8,7 @@
 //! in the migrations, the form of values in `value`, and row locks.
 
 mod admission;
+mod books;
 mod chats;
 mod error;
 mod filter;
@@ -24,6 +25,7 @@ mod postgres;
 mod quota;
 mod reactions;
 mod settings;
+mod snapshot;
 mod sqlite;
 mod store;
 mod tenants;
@@ -37,6 +39,7 @@ pub mod testing;
 mod tests;
 
 pub use admission::{AdmissionFacts, AdmissionQuery, RecentMessage};
+pub use books::{BookPeriod, BookedCell, BookedTurns, UsageRollup};
 pub use chats::{Chat, NewChat};
 pub use error::{Constraint, Refused, StoreError};
 pub use filter::{Comparison, Filter, Place};
@@ -55,6 +58,7 @@ pub use postgres::StopRequests;
 pub use quota::{QuotaCell, QuotaCells, QuotaDay, SettlementBooking, SettlementFault};
 pub use reactions::NewReaction;
 pub use settings::DatabaseSettings;
+pub use snapshot::{Snapshot, SnapshotError};
 pub use sqlite::{CopyError, DatabaseFile};
 pub use store::Store;
 pub use tenants::ServedTenant;

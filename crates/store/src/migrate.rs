@@ -2,6 +2,8 @@
 //! They run in one transaction under a lock. If several processes start at
 //! once, one migrates, and the others find the schema up to date.
 
+use std::cmp::Ordering;
+
 use rusqlite::TransactionBehavior;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
@@ -65,6 +67,16 @@ fn missing(found: i64) -> Result<impl Iterator<Item = (i64, &'static str)>, Stor
     Ok((1..)
         .zip(MIGRATIONS.iter().copied())
         .filter(move |(version, _)| *version > found))
+}
+
+/// Refuses a schema that is not that of this release.
+pub(crate) fn check(found: i64) -> Result<(), StoreError> {
+    let known = newest();
+    match found.cmp(&known) {
+        Ordering::Less => Err(StoreError::OlderSchema { found, known }),
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(StoreError::NewerSchema { found, known }),
+    }
 }
 
 fn for_postgres(text: &str) -> String {

@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use minichat_store::testing::{Control, Fault};
+use minichat_tests::books::check_balanced;
 use minichat_tests::database::{DatabaseKind, Rows, WriteLock};
 use minichat_tests::harness::{Env, Held, Scene, run};
 use minichat_tests::on_each_database;
@@ -411,6 +412,7 @@ async fn check_done(scene: &Scene, mut turn: Held) -> anyhow::Result<()> {
     assert_eq!(turn.user.messages(&turn.chat).await?[1]["content"], "part");
     assert_eq!(database.payloads(USAGE).await?.len(), 1);
     assert_eq!(database.number(RESERVED).await?, 0);
+    check_balanced(database).await?;
     let scrape = scene.stack.scrape().await?;
     for (name, count) in [("stream_completed", 1), ("stream_failed", 0)] {
         let name = format!("mini_chat_{name}_total");
@@ -477,6 +479,7 @@ fn without_a_database_the_stream_ends_without_an_outcome() -> anyhow::Result<()>
         assert_eq!((run.finalized, run.failed), (1, 0), "{run:?}");
         assert_eq!(env.database.number(RESERVED).await?, 0);
         assert_eq!(env.database.payloads(USAGE).await?.len(), 1);
+        check_balanced(&env.database).await?;
         Ok(())
     })
 }

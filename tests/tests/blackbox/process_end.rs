@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use minichat_tests::books::check_balanced;
 use minichat_tests::child::{Process, job, job_run};
 use minichat_tests::client::Api;
 use minichat_tests::harness::Env;
@@ -129,6 +130,7 @@ on_each_database! {
         assert_eq!(cancelled[0]["billing_outcome"], "aborted");
         assert_eq!(env.database.number(RUNNING).await?, 0);
         assert_eq!(env.database.number(RESERVED).await?, 0);
+        check_balanced(&env.database).await?;
     }
 
     /// K8S-50: the second signal skips to the finalization.
@@ -201,6 +203,7 @@ on_each_database! {
         assert_eq!(env.database.number(RESERVED).await?, 0);
         let migrated = job_run(job(BINARY, &["migrate"], &url)?).await?;
         assert!(migrated.status.success(), "{migrated:?}");
+        check_balanced(&env.database).await?;
     }
 
     /// TURN-2, TURN-33, TURN-38, TURN-56, TURN-60, TURN-62, TURN-63, D1,
@@ -382,6 +385,7 @@ async fn check_rows(
     let number = async |sql: &str| env.database.number(sql).await;
     assert_eq!(number(RUNNING).await?, 0);
     assert_eq!(number(RESERVED).await?, 0);
+    check_balanced(&env.database).await?;
     let turns = number("SELECT count(*) FROM chat_turns").await?;
     let events = |what: &str, queue: &str| {
         format!("SELECT count({what}) FROM outbox_messages WHERE queue = '{queue}'")

@@ -22,6 +22,7 @@ use minichat_provider::{ClientSettings, ProviderClient};
 use minichat_store::testing::Turnstile;
 use minichat_store::{DatabaseSettings, Store};
 use minichat_telemetry::{Lifecycle, Signal, Tracer};
+use minichat_tests::books::check_balanced;
 use minichat_tests::database::Database;
 use serde_json::json;
 use tempfile::TempDir;
@@ -179,12 +180,16 @@ impl World {
         })
     }
 
-    /// Removes what is not in the world's directory.
+    /// Checks that the books of all that happened balance, and removes what is not in
+    /// the world's directory.
     pub(crate) fn remove(self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        runtime.block_on(self.database.remove())
+        runtime.block_on(async {
+            check_balanced(&self.database).await?;
+            self.database.remove().await
+        })
     }
 
     /// The process ends at once, with its handle on the database.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use minichat_config::PostgresUrl;
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::{Instant, timeout_at};
 
@@ -32,6 +33,11 @@ const BACK_OFF: Duration = Duration::from_millis(10);
 
 /// Statements that a session keeps prepared: more than there are.
 const STATEMENTS: usize = 200;
+
+/// Options of a connection to each host of `url` that is none of a pool's.
+pub(crate) fn connections(url: &PostgresUrl) -> Vec<PgConnectOptions> {
+    options::of_url(url, &[], 0)
+}
 
 #[derive(Clone)]
 pub(crate) struct Postgres {

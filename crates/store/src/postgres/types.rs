@@ -33,7 +33,7 @@ const TIMESTAMPTZ: Oid = Oid(1184);
 const UUID: Oid = Oid(2950);
 const JSONB: Oid = Oid(3802);
 
-pub(super) fn arguments(params: &[Param<'_>]) -> Result<PgArguments, StoreError> {
+pub(crate) fn arguments(params: &[Param<'_>]) -> Result<PgArguments, StoreError> {
     let mut arguments = PgArguments::default();
     for param in params {
         let added = arguments.add(param);

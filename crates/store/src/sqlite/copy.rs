@@ -68,6 +68,12 @@ impl DatabaseFile {
         self.schema_version
     }
 
+    /// A connection that reads one snapshot from now on.
+    pub(crate) fn into_snapshot(self) -> Result<Connection, StoreError> {
+        self.connection.execute_batch("BEGIN DEFERRED")?;
+        Ok(self.connection)
+    }
+
     /// Bytes that a copy takes at most.
     pub fn size(&self) -> Result<u64, CopyError> {
         let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";

@@ -32,7 +32,7 @@ pub(crate) use lock::InstanceLock;
 use queue::Queue;
 #[cfg(any(test, feature = "testing"))]
 pub use tx::Control;
-pub(crate) use tx::{SqliteTx, value};
+pub(crate) use tx::{SqliteTx, bind, value};
 
 use crate::{StoreError, Tx, migrate};
 

@@ -234,7 +234,7 @@ fn rows<T>(
 
 /// Binds `$n` to the n-th value. `SQLite` treats `$n` as a name and numbers the
 /// names in the order of their appearance.
-fn bind(statement: &mut Statement<'_>, params: &[Param<'_>]) -> Result<(), StoreError> {
+pub(crate) fn bind(statement: &mut Statement<'_>, params: &[Param<'_>]) -> Result<(), StoreError> {
     for index in 1..=statement.parameter_count() {
         let number = statement
             .parameter_name(index)

@@ -2,6 +2,7 @@
 
 mod admission;
 mod deliveries;
+mod books;
 mod fixture;
 mod flushes;
 mod group_commit;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use minichat_tests::books::check_balanced;
 use minichat_tests::child::{Process, job, job_run, spawn, variables_of_a_pool};
 use minichat_tests::client::Api;
 use minichat_tests::database::{Database, DatabaseKind};
@@ -204,7 +205,8 @@ impl Scene {
         })
     }
 
-    /// Runs the watchdog on the remaining turns, as if they were old enough.
+    /// Runs the watchdog on the remaining turns, as if they were old enough, and checks
+    /// that the books balance.
     pub(crate) async fn end_orphans(&self) -> anyhow::Result<()> {
         self.database.age_turns("state = 'running'").await?;
         match &self.database {
@@ -222,7 +224,7 @@ impl Scene {
                 }
             }
         }
-        Ok(())
+        check_balanced(&self.database).await
     }
 
     pub(crate) async fn close(mut self) -> anyhow::Result<()> {
