@@ -106,7 +106,7 @@ enum Command {
     /// database, and changes nothing. Exit code 0: they agree; 1: they differ; 2: they
     /// could not be compared.
     Books {
-        /// Process configuration (YAML), of which `database` is read.
+        /// Process configuration (YAML), of which `database` and `outbox` are read.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
         /// The tenant's id, or `namespace/name` of its `ChatTenant`.

@@ -72,7 +72,7 @@ pub async fn check_balanced(database: &Database) -> anyhow::Result<()> {
 pub async fn read_books(database: &Database, tenant: Uuid, month: &str) -> anyhow::Result<Books> {
     let settings = DatabaseSettings::new(database.url());
     let tenant = TenantRef::Id(TenantId(tenant));
-    Books::read(&settings, &tenant, month.parse()?).await
+    Books::read(&settings, &tenant, month.parse()?, USAGE).await
 }
 
 /// Credits and calls as the quota rows have them, over all days and months.

@@ -9,7 +9,6 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::Month;
-use crate::turn::usage_event;
 
 /// The place of a line.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -62,6 +61,7 @@ impl Ledger {
         snapshot: &mut Snapshot,
         tenant: TenantId,
         month: Month,
+        usage_queue: &str,
     ) -> Result<Self, StoreError> {
         let mut ledger = Self {
             tenant,
@@ -93,7 +93,7 @@ impl Ledger {
         for turns in running {
             ledger.add_running(turns, &tiers);
         }
-        ledger.add_events(snapshot, &period).await?;
+        ledger.add_events(snapshot, &period, usage_queue).await?;
         let cells = snapshot.book_cells(&period, |cell| ledger.cells.push(cell));
         cells.await?;
         Ok(ledger)
@@ -140,6 +140,7 @@ impl Ledger {
         &mut self,
         snapshot: &mut Snapshot,
         period: &BookPeriod,
+        usage_queue: &str,
     ) -> Result<(), StoreError> {
         let rollups = snapshot.book_rollups(period, |rollup| {
             let line = self.line(rollup.day, rollup.user_id, rollup.model);
@@ -147,7 +148,7 @@ impl Ledger {
             line.event_credits_micro += rollup.credits_micro;
         });
         rollups.await?;
-        let events = snapshot.book_events(period.tenant_id, usage_event::QUEUE, |payload| {
+        let events = snapshot.book_events(period.tenant_id, usage_queue, |payload| {
             let Ok(event) = serde_json::from_str::<UsageEvent>(&payload) else {
                 self.unreadable += 1;
                 return;

@@ -20,7 +20,7 @@ use std::io::Write;
 use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
-use minichat_config::process::JobConfig;
+use minichat_config::process::{JobConfig, OutboxKind};
 use minichat_core::{Date, NamespacedName, TenantId, Timestamp};
 use minichat_store::{DatabaseSettings, Snapshot};
 
@@ -75,11 +75,13 @@ pub struct Books {
 }
 
 impl Books {
-    /// Reads the books of `tenant` from one snapshot of the database.
+    /// Reads the books of `tenant` from one snapshot of the database. Usage events are
+    /// in the queue `usage_queue`.
     pub async fn read(
         settings: &DatabaseSettings,
         tenant: &TenantRef,
         month: Month,
+        usage_queue: &str,
     ) -> anyhow::Result<Self> {
         let mut snapshot = Snapshot::open(settings).await?;
         let tenant = match tenant {
@@ -89,7 +91,7 @@ impl Books {
                 id.with_context(|| format!("--tenant: {owner} was never served from this database; `minichat-dataplane tenants list` shows those that were"))?
             }
         };
-        let ledger = ledger::Ledger::read(&mut snapshot, tenant, month).await?;
+        let ledger = ledger::Ledger::read(&mut snapshot, tenant, month, usage_queue).await?;
         Ok(compare::books(ledger))
     }
 
@@ -107,7 +109,8 @@ pub async fn books(
     errors: &mut impl Write,
 ) -> anyhow::Result<bool> {
     let settings = database::settings(&config.database);
-    let books = Books::read(&settings, &query.tenant, query.month).await?;
+    let usage_queue = config.outbox.queue(OutboxKind::Usage);
+    let books = Books::read(&settings, &query.tenant, query.month, usage_queue).await?;
     output::write(&books, query.output, out, errors).context("the books cannot be written")?;
     Ok(books.are_balanced())
 }

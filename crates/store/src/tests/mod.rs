@@ -1,8 +1,8 @@
 //! One suite that runs on both databases.
 
 mod admission;
-mod deliveries;
 mod books;
+mod deliveries;
 mod fixture;
 mod flushes;
 mod group_commit;
