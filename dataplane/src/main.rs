@@ -13,7 +13,7 @@ use minichat_dataplane::ask::{self, Question};
 use minichat_dataplane::backup::{Backup, Destination};
 use minichat_dataplane::books::{self, BooksQuery, Month, Output, TenantRef};
 use minichat_dataplane::check_config;
-use minichat_dataplane::dead_letter::{self, Decision, Listing, Output};
+use minichat_dataplane::dead_letter::{self, Decision, Listing};
 use minichat_dataplane::jobs;
 use minichat_dataplane::tenant_owners::{self, Transfer};
 use minichat_telemetry::{
@@ -432,8 +432,8 @@ fn dead_letters(command: DeadLetterCommand) -> anyhow::Result<bool> {
             output,
         } => {
             let output = match output {
-                OutputForm::Table => Output::Table,
-                OutputForm::Json => Output::Json,
+                OutputForm::Table => dead_letter::Output::Table,
+                OutputForm::Json => dead_letter::Output::Json,
             };
             let listing = Listing {
                 kind,
