@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::field::end_before_name;
+use super::token::end_before_scheme;
 use super::{Edit, find, line_break, run};
 
 const BEGIN: &str = "-----BEGIN ";
@@ -32,8 +33,9 @@ pub(super) fn private_keys(text: &str) -> Cow<'_, str> {
         let end = if has_end { end_line(text, body) } else { None };
         has_end = end.is_some();
         at = end.unwrap_or_else(|| {
-            let end = body + key_lines(&text[body..]);
-            end_before_name(text, body, end)
+            let rest = &text[body..];
+            let end = end_before_scheme(rest, &rest[..key_lines(rest)]);
+            end_before_name(text, body, body + end)
         });
         edit.replace(start, at, REPLACEMENT);
     }

@@ -59,7 +59,7 @@ fn token_after(text: &str) -> Option<(usize, usize)> {
 }
 
 /// Bytes of a token without the next `Bearer` behind it.
-fn end_before_scheme(text: &str, token: &str) -> usize {
+pub(super) fn end_before_scheme(text: &str, token: &str) -> usize {
     let start = token.len().saturating_sub(BEARER.len());
     let is_scheme = token
         .get(start..)
