@@ -53,8 +53,8 @@
 //!   what a crash leaves is what there was at some instant before, with every turn
 //!   that was answered.
 //! * Whoever only reads flushes nothing. What acknowledges an end calls
-//!   [`Tx::flush_seen`] first: a replay, the state of a turn that has ended, and the
-//!   queries about commits in doubt. Lists, counts of quota and refusals acknowledge nothing.
+//!   [`Tx::flush_seen`] first: a replay, the state of a turn that has ended, the
+//!   delivery of events, and the queries about commits in doubt. Lists, counts of quota and refusals acknowledge nothing.
 //!   They may show a turn that a crash takes away before its client hears of it.
 //! * A turn alone waits for its own flush, which saves a round trip.
 //!

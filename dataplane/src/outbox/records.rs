@@ -66,7 +66,14 @@ impl Records {
         let (queue, tenants) = (Arc::clone(queue), Arc::<[TenantId]>::from(tenants));
         self.read(move |tx| {
             let (queue, tenants) = (Arc::clone(&queue), Arc::clone(&tenants));
-            Box::pin(async move { tx.outbox_list(&queue, partition, &tenants, share).await })
+            Box::pin(async move {
+                let listed = tx.outbox_list(&queue, partition, &tenants, share).await?;
+                // Nothing is delivered of a turn's end that a crash could undo.
+                if !listed.is_empty() {
+                    tx.flush_seen().await?;
+                }
+                Ok(listed)
+            })
         })
         .await
     }
