@@ -150,3 +150,92 @@ fn is_sent_alike(one: &ProviderDocument, other: &ProviderDocument) -> bool {
     is_same_place
         && (&one.kind, &one.api_path, &one.auth) == (&other.kind, &other.api_path, &other.auth)
 }
+
+#[cfg(test)]
+mod tests {
+    use minichat_config::Secret;
+    use minichat_crds::{ChatTenant, cases, validation};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn tenant(field: &str, value: Value) -> ChatTenant {
+        let object = cases::with(cases::tenant(), &format!("/spec/{field}"), value);
+        validation::chat_tenant(&object, None).unwrap()
+    }
+
+    /// The Secret of all tenants here. It is valid as header and as signing secret.
+    fn secrets() -> Secrets {
+        let value = Secret::new(ABSENT).into();
+        Secrets::from([("keys".to_owned(), [("key".to_owned(), value)].into())])
+    }
+
+    fn config(tenant: &ChatTenant) -> TenantConfig {
+        let rendered = render::render(tenant, &[], &secrets(), &RenderSettings::LENIENT);
+        rendered.unwrap().config
+    }
+
+    fn webhook(url: &str, members: &Value) -> Value {
+        let mut webhook = members.clone();
+        webhook["url"] = json!(url);
+        json!({"type": "Webhook", "webhook": webhook})
+    }
+
+    /// D49: what a Secret held goes nowhere else, whoever may write the tenant.
+    #[test]
+    fn the_last_credential_of_a_sink_stays_where_it_was_sent() {
+        const URL: &str = "https://billing.example.com/minichat";
+        let key = json!({"name": "keys", "key": "key"});
+        let signed = json!({"signingSecretRef": key});
+        let sent = json!({"secretRef": key});
+        let old = tenant("usageSink", webhook(URL, &signed));
+        let redirected = |new: &ChatTenant| {
+            let (_, unresolved) = render::resolve(new, &Secrets::new());
+            is_redirected(&unresolved, &config(new), &config(&old))
+        };
+        assert!(!redirected(&old));
+        let mut other = signed.clone();
+        other["format"] = json!("CloudEvents");
+        other["timeoutSeconds"] = json!(5);
+        assert!(!redirected(&tenant("usageSink", webhook(URL, &other))));
+        assert!(!redirected(&tenant("auditSink", webhook(URL, &signed))));
+        assert!(!redirected(&tenant("usageSink", json!({"type": "Log"}))));
+        for (what, new) in [
+            ("elsewhere", webhook("https://evil.example.com/", &signed)),
+            (
+                "another path",
+                webhook("https://billing.example.com/x", &signed),
+            ),
+            ("not as a signature", webhook(URL, &sent)),
+        ] {
+            assert!(redirected(&tenant("usageSink", new.clone())), "{what}");
+            assert!(redirected(&tenant("auditSink", new)), "{what}");
+        }
+        let auth = json!({"secretKeyRef": key});
+        let provider = json!([{
+            "name": "main", "kind": "OpenAIResponses", "baseUrl": "https://billing.example.com", "auth": auth,
+        }]);
+        assert!(redirected(&tenant("providers", provider)));
+
+        let old = tenant("usageSink", webhook(URL, &sent));
+        let mut header = sent;
+        header["authHeader"] = json!("X-Another");
+        let new = tenant("usageSink", webhook(URL, &header));
+        let (_, unresolved) = render::resolve(&new, &Secrets::new());
+        assert!(is_redirected(&unresolved, &config(&new), &config(&old)));
+    }
+
+    /// A reference that was never read is told as such, and nothing else is.
+    #[test]
+    fn what_stands_for_an_absent_credential_is_valid_everywhere() {
+        let key = json!({"name": "keys", "key": "key"});
+        for field in ["secretRef", "signingSecretRef"] {
+            let sink = webhook("https://a.example.com", &json!({field: key}));
+            let tenant = tenant("usageSink", sink);
+            let mut secrets = Secrets::new();
+            let (_, unresolved) = render::resolve(&tenant, &secrets);
+            assert!(keep_old(&mut secrets, &unresolved, None), "{field}");
+            render::render(&tenant, &[], &secrets, &RenderSettings::STRICT).unwrap();
+        }
+    }
+}
