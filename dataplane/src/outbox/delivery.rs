@@ -240,6 +240,9 @@ impl TenantDelivery {
 
     /// What the tenant was parked for is over.
     fn succeeded(&mut self) {
+        if self.delivery.is_parked {
+            self.shared.survey.outdate();
+        }
         self.delivery.is_parked = false;
         self.attempts = 0;
     }
@@ -263,6 +266,9 @@ impl TenantDelivery {
         tracing::warn!(tenant_id = %self.delivery.tenant_id, kind = self.kind.as_str(), attempt, wait_ms = wait.as_millis(), error, "events cannot be delivered yet");
         let records = &self.shared.records;
         if records.park(&self.delivery, wait, error).await? {
+            if attempt == 1 {
+                self.shared.survey.outdate();
+            }
             self.shared
                 .wake_after(wait, (self.kind, self.delivery.partition));
             Err(Stop::Parked)

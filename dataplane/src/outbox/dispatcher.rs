@@ -139,6 +139,7 @@ impl Dispatcher {
     async fn run(mut self, stop: Signal) {
         let mut poll_at = Instant::now();
         let mut survey_at = poll_at;
+        let mut surveyed_at = poll_at;
         let mut vacuum_at = poll_at + VACUUM;
         let mut retry_at = None;
         let outbox = Arc::clone(&self.shared.outbox);
@@ -147,7 +148,7 @@ impl Dispatcher {
             tokio::select! {
                 () = stop.fired() => break,
                 () = wanted(&outbox) => {}
-                () = survey.outdated() => survey_at = Instant::now(),
+                () = survey.outdated() => survey_at = survey_at.min(surveyed_at + POLL),
                 () = sleep_until(poll_at.min(survey_at)) => {}
                 () = until(retry_at) => {}
                 Some(ended) = self.passes.join_next() => self.ended(ended.ok()),
@@ -160,7 +161,8 @@ impl Dispatcher {
             }
             if now >= survey_at {
                 self.survey().await;
-                survey_at = Instant::now() + survey::INTERVAL;
+                surveyed_at = Instant::now();
+                survey_at = surveyed_at + survey::INTERVAL;
             }
             if now >= vacuum_at {
                 self.shared.spawn(vacuum(Arc::clone(&self.shared)));

@@ -1,5 +1,6 @@
 //! What people see of the outbox: which sinks fail, and how many dead letters there
-//! are. Read from the tables every ten seconds, and after every new dead letter.
+//! are. Read from the tables every ten seconds, and within a second after this
+//! process changed it.
 
 use std::collections::HashMap;
 use std::sync::Arc;

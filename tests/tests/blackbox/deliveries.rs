@@ -242,6 +242,9 @@ on_each_database! {
         delivered(&stack).await?;
         stack.stop().await?;
         let job = job(&env.database)?;
+        // A file may be in use for a moment.
+        let opened = async || Ok(dead_letter::show(&job, id, &mut Vec::new()).await.is_ok());
+        wait_for("free", opened).await?;
         let mut out = Vec::new();
         dead_letter::list(&job, &Listing::default(), Output::Json, &mut out).await?;
         let line: Value = serde_json::from_slice(&out)?;

@@ -9,8 +9,10 @@ const PREFIX: &str = "mini_chat";
 
 /// Every metric that answering PING on the premium model changes, except sums
 /// of durations.
-const MOVED_BY_PING: [(&str, f64); 15] = [
+const MOVED_BY_PING: [(&str, f64); 17] = [
     ("finalization_latency_ms_count", 1.0),
+    ("outbox_enqueue_total{kind=\"audit\",result=\"ok\"}", 1.0),
+    ("outbox_enqueue_total{kind=\"usage\",result=\"ok\"}", 1.0),
     ("quota_actual_tokens_count", 1.0),
     ("quota_actual_tokens_sum", 52.0),
     ("quota_commit_total{period=\"daily\"}", 1.0),

@@ -329,14 +329,14 @@ const ACK_OF_FILE_SQL: &str = acknowledge!("$7 IS NOT NULL");
 macro_rules! acknowledge_all {
     ($tenants:literal, $skip:literal) => {
         concat!(
-            "WITH some AS MATERIALIZED (SELECT m.id FROM ",
+            "WITH batch AS MATERIALIZED (SELECT m.id FROM ",
             $tenants,
             " JOIN outbox_partitions p ON p.queue = $1 JOIN outbox_messages m \
              ON m.queue = $1 AND m.partition = p.partition AND m.tenant_id = t.tenant_id \
              AND m.done_at IS NULL LIMIT $3",
             $skip,
             ") UPDATE outbox_messages SET done_at = statement_timestamp() \
-             WHERE id IN (SELECT id FROM some) AND done_at IS NULL AND ",
+             WHERE id IN (SELECT id FROM batch) AND done_at IS NULL AND ",
             asynchronous!(),
             " RETURNING id"
         )

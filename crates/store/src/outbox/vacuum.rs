@@ -92,10 +92,10 @@ impl Tx {
 macro_rules! vacuum {
     ($skip:literal) => {
         concat!(
-            "WITH some AS MATERIALIZED (SELECT id FROM outbox_messages \
+            "WITH batch AS MATERIALIZED (SELECT id FROM outbox_messages \
              WHERE id > $1 AND done_at <= statement_timestamp() - $2 ORDER BY id LIMIT $3",
             $skip,
-            ") DELETE FROM outbox_messages WHERE id IN (SELECT id FROM some) \
+            ") DELETE FROM outbox_messages WHERE id IN (SELECT id FROM batch) \
              RETURNING id, queue, tenant_id, payload"
         )
     };
