@@ -101,6 +101,31 @@ impl Tenant {
         self
     }
 
+    /// Sends the events of `sink`, `usageSink` or `auditSink`, to `webhook`.
+    #[must_use]
+    pub fn with_webhook(mut self, sink: &str, webhook: &Value) -> Self {
+        self.spec()[sink] = json!({"type": "Webhook", "webhook": webhook});
+        self
+    }
+
+    /// Adds or replaces the Secret `name` with `value` under the key `value`.
+    #[must_use]
+    pub fn with_secret(mut self, name: &str, value: &str) -> Self {
+        self.others
+            .retain(|object| object["metadata"]["name"] != name);
+        self.others.push(json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": name,
+                "namespace": "default",
+                "labels": {"minichat.dev/credentials": "true"},
+            },
+            "stringData": {"value": value},
+        }));
+        self
+    }
+
     /// The multi-document text of a manifest file.
     pub fn manifest(&self) -> String {
         let documents: Vec<String> = std::iter::once(&self.resource)

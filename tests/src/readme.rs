@@ -17,6 +17,7 @@ fn directories(suite: &str) -> anyhow::Result<Vec<&'static str>> {
         "aimock" => vec!["tests/tests/aimock"],
         "openapi" => vec!["tests/tests/openapi"],
         "operator" => vec!["tests/tests/operator"],
+        "webhooks" => vec!["tests/tests/webhooks"],
         "node" => vec!["tests/tests/node"],
         "charts" => vec!["tests/tests/charts"],
         "minichat-config" => vec!["crates/config/src"],

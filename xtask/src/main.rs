@@ -22,6 +22,7 @@ mod quickstart;
 mod schemathesis;
 mod specification;
 mod test;
+mod webhooks;
 mod workspace;
 
 use std::process::ExitCode;

@@ -11,6 +11,8 @@ use crate::{process, workspace};
 
 /// A program, and the file that pins its version and the versions of its dependencies.
 pub(crate) struct PythonTool {
+    /// Of its environment, in `target/tools`.
+    pub(crate) directory: &'static str,
     pub(crate) program: &'static str,
     /// Relative to the workspace.
     pub(crate) requirements: &'static str,
@@ -22,7 +24,7 @@ impl PythonTool {
         let requirements = workspace::root().join(self.requirements);
         let versions = fs::read_to_string(&requirements)
             .with_context(|| format!("cannot read {}", requirements.display()))?;
-        let directory = workspace::target().join("tools").join(self.program);
+        let directory = workspace::target().join("tools").join(self.directory);
         // The scripts of an environment contain its path, so another path needs a new installation.
         let wanted = format!("# {}\n{versions}", directory.display());
         let program = directory.join("bin").join(self.program);
@@ -31,7 +33,7 @@ impl PythonTool {
         if fs::read_to_string(&installed).is_ok_and(|found| found == wanted) && program.exists() {
             return Ok(program);
         }
-        println!("installing {} into {}", self.program, directory.display());
+        println!("installing {} into {}", self.directory, directory.display());
         make_environment(&directory)?;
         let mut pip = Command::new(directory.join("bin/python"));
         pip.args([

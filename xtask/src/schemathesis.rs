@@ -10,6 +10,7 @@ pub(crate) const SUITE: &str = "openapi";
 pub(crate) const PROGRAM: &str = "MINICHAT_TEST_SCHEMATHESIS";
 
 const TOOL: PythonTool = PythonTool {
+    directory: "schemathesis",
     program: "schemathesis",
     requirements: "tests/schemathesis/requirements.txt",
 };

@@ -11,7 +11,7 @@ use minichat_cluster::packages::Package;
 use crate::cluster::{Clusters, may_run};
 use crate::postgres::{Durability, Postgres};
 use crate::process::Running;
-use crate::{aimock, schemathesis, workspace};
+use crate::{aimock, schemathesis, webhooks, workspace};
 
 /// The test binary of `minichat-tests` that needs `PgBouncer`.
 const BEHIND_POOLER: &str = "blackbox";
@@ -29,6 +29,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .transpose()?;
     let aimock = may_run(&options.arguments, aimock::SUITE)
         .then(aimock::ensure)
+        .transpose()?;
+    let receivers = may_run(&options.arguments, webhooks::SUITE)
+        .then(webhooks::ensure)
         .transpose()?;
     if may_run(&options.arguments, "operator") {
         // Runs the health check for Argo CD in the docs.
@@ -55,6 +58,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .envs(clusters.environment())
         .envs(schemathesis.map(|program| (schemathesis::PROGRAM, program)))
         .envs(aimock.map(|program| (aimock::PROGRAM, program)))
+        .envs(receivers.map(|python| (webhooks::PYTHON, python)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let mut tests = Running::start("cargo test", &mut command)?;

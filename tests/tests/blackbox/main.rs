@@ -101,3 +101,5 @@ mod streaming;
 mod tenant_owners;
 #[cfg(test)]
 mod timeouts;
+#[cfg(test)]
+mod webhooks;

@@ -20,6 +20,7 @@ use servers::Servers;
 const PAGE: &str = "docs/foreign-providers.md";
 
 const LITELLM: PythonTool = PythonTool {
+    directory: "litellm",
     program: "litellm",
     requirements: "tests/litellm/requirements.txt",
 };
