@@ -105,7 +105,7 @@ fn neighbour(name: &str, provider: &ScriptedProvider, other: &Tenant) -> Tenant 
 }
 
 on_each_database! {
-    /// PLAT-36, PLAT-41, PLAT-80, PLAT-87; checks 22 and 26 of chapter 05.
+    /// PLAT-36, PLAT-41, PLAT-80, PLAT-87, QUOTA-97; checks 22 and 26 of chapter 05.
     async fn events_are_logged_soon_after_their_commit(env) {
         let scene = env.scene_with(|tenant| with_sinks(tenant, &log(), &log())).await?;
         turn(&scene.stack, &scene.tenant).await?;
@@ -167,7 +167,7 @@ on_each_database! {
         assert!(close(handled(&scene.stack, "usage", "retry").await?, 3.0));
     }
 
-    /// PLAT-32: a tenant whose sink fails or hangs holds up nobody of its partition.
+    /// PLAT-32, PLAT-33, QUOTA-94: a tenant whose sink fails or hangs holds up nobody of its partition.
     async fn other_tenants_of_the_partition_go_on(env) {
         let receiver = WebhookReceiver::start().await?;
         receiver.otherwise(|delivery| match delivery.path.as_str() {
