@@ -15,6 +15,9 @@ use crate::database::Rows;
 /// cluster.
 pub const URL_OF_PODS: &str = "MINICHAT_TEST_POSTGRES_URL_OF_PODS";
 
+/// Attempts to remove a database.
+const ATTEMPTS: u32 = 5;
+
 const MISSING: &str = "these tests need PostgreSQL: install it (Debian: `apt-get install \
     postgresql`), or set MINICHAT_TEST_POSTGRES_URL to a server on which databases may be created";
 
@@ -58,8 +61,16 @@ impl PostgresDatabase {
         let url = self.url.split('?').next().unwrap_or_default();
         let (server, name) = url.rsplit_once('/').context("a URL without a database")?;
         let statement = format!("DROP DATABASE {name} WITH (FORCE)");
-        query(&format!("{server}/postgres"), &statement).await?;
-        Ok(())
+        let server = format!("{server}/postgres");
+        let mut attempt = 1;
+        loop {
+            let removed = query(&server, &statement).await;
+            // On a busy machine, sessions take longer to end than the server waits.
+            if removed.is_ok() || attempt == ATTEMPTS {
+                return removed.map(drop);
+            }
+            attempt += 1;
+        }
     }
 
     /// For `database.url` of a pod of the test cluster.
