@@ -59,12 +59,10 @@ async fn the_secret_of_a_sink_is_rotated_and_kept_for_its_address_alone() -> any
     let pod = site.pod().await?;
     let mut tenant = site.tenant("acme");
     tenant.spec()["usageSink"] = signed(URL);
+    site.apply(&secret(&site, &json!({}), FIRST_KEY)).await?;
     site.apply_tenant(&tenant).await?;
     let resolved = async |wanted| site.await_condition(TENANT, "ResolvedRefs", wanted).await;
     let path = "spec.usageSink.webhook.signingSecretRef";
-    let message = resolved("False/SecretNotFound").await?;
-    assert!(message.contains(&format!("{path}.name: ")), "{message}");
-    site.apply(&secret(&site, &json!({}), FIRST_KEY)).await?;
     let message = resolved("False/SecretNotLabelled").await?;
     assert!(message.contains(&format!("{path}.name: ")), "{message}");
     assert!(site.rendered(&tenant).await?.is_none());
@@ -95,7 +93,8 @@ async fn the_secret_of_a_sink_is_rotated_and_kept_for_its_address_alone() -> any
     assert!(message.contains(&format!("{path}.key: ")), "{message}");
     assert!(!message.contains("visible"), "{message}");
     site.delete("Secret", SECRET).await?;
-    resolved("False/SecretNotFound").await?;
+    let message = resolved("False/SecretNotFound").await?;
+    assert!(message.contains(&format!("{path}.name: ")), "{message}");
     site.await_condition(TENANT, "Degraded", "True/OldCredentials")
         .await?;
     let before = site.rendered(&tenant).await?;
