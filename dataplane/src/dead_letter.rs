@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use minichat_config::process::JobConfig;
 use minichat_core::TenantId;
 use minichat_store::{DeadLetter, DeadLetterFilter, Store, StoreError};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::jobs::process::open;
 use crate::outbox::dead_letters::{Shown, filter};
@@ -102,8 +102,19 @@ async fn page(store: &Store, filter: DeadLetterFilter) -> anyhow::Result<Vec<Dea
     letters.context("the dead letters cannot be read")
 }
 
-/// Writes one dead letter with its payload, as JSON. The payload may contain what
-/// users wrote, if their tenant has that audited.
+/// The members of audit events that contain what users and models wrote.
+const CONTENT: [&str; 3] = ["prompt", "response", "attachments"];
+
+/// Operators never see content (PLAT-139).
+fn without_content(mut payload: Value) -> Value {
+    if let Some(members) = payload.as_object_mut() {
+        members.retain(|name, _| !CONTENT.contains(&name.as_str()));
+    }
+    payload
+}
+
+/// Writes one dead letter with its payload, as JSON; without content, and without a
+/// payload that cannot be read.
 pub async fn show(config: &JobConfig, id: i64, out: &mut impl Write) -> anyhow::Result<()> {
     let store = open(config, false).await?;
     let letter: Result<_, StoreError> = store
@@ -113,9 +124,9 @@ pub async fn show(config: &JobConfig, id: i64, out: &mut impl Write) -> anyhow::
         bail!("there is no dead letter {id}");
     };
     let mut shown = serde_json::to_value(Shown::of(&letter, &config.outbox))?;
-    // What cannot be read as JSON may be why it was refused.
+    // What cannot be read may contain anything.
     let payload = serde_json::from_str::<Value>(&letter.payload);
-    shown["payload"] = payload.unwrap_or_else(|_| json!(letter.payload));
+    shown["payload"] = payload.map_or(Value::Null, without_content);
     writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?;
     Ok(())
 }

@@ -182,7 +182,7 @@ enum DeadLetterCommand {
         #[arg(long, value_enum, default_value = "table")]
         output: OutputForm,
     },
-    /// Print one dead letter with its payload, which may contain what users wrote.
+    /// Print one dead letter with its payload, without what users and models wrote.
     Show {
         /// Process configuration (YAML). Only `database` and `outbox` are read.
         #[arg(long, value_name = "FILE")]

@@ -19,7 +19,7 @@ fn whole(base: Duration, max: Duration, attempts: u32) -> Duration {
 fn jittered(whole: Duration, random: u64) -> Duration {
     let half = whole / 2;
     let micros = u64::try_from(half.as_micros()).unwrap_or(u64::MAX);
-    whole - Duration::from_micros(random % micros.saturating_add(1))
+    whole.saturating_sub(Duration::from_micros(random % micros.saturating_add(1)))
 }
 
 #[cfg(test)]

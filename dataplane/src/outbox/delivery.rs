@@ -165,26 +165,24 @@ impl TenantDelivery {
             answer = &mut answer => Some(answer),
             () = tokio::time::sleep(SLOW), if left.is_some() => None,
         };
-        let answer = match quick {
-            Some(answer) => answer,
-            None => {
-                let slow = shared.slow.clone().try_acquire_owned();
-                let Ok(_slow) = slow else {
-                    let error = "too many deliveries are slow at a time".to_owned();
-                    return Ok(self.handled(slice, Answer::Retry(error)));
-                };
-                self.park_running(deadline).await?;
-                drop(self.place.take());
-                if let Some(left) = left.take() {
-                    // The pass may be over.
-                    let _ = left.send(Left::Waits);
-                }
-                // PLAT-33: then the future is dropped, which counts as a retry.
-                tokio::time::timeout_at(deadline, answer)
-                    .await
-                    .unwrap_or_else(|_| Answer::Retry("no answer within the lease".to_owned()))
-            }
+        if let Some(answer) = quick {
+            return Ok(self.handled(slice, answer));
+        }
+        let slow = shared.slow.clone().try_acquire_owned();
+        let Ok(_slow) = slow else {
+            let error = "too many deliveries are slow at a time".to_owned();
+            return Ok(self.handled(slice, Answer::Retry(error)));
         };
+        self.park_running(deadline).await?;
+        drop(self.place.take());
+        if let Some(left) = left.take() {
+            // The pass may be over.
+            let _ = left.send(Left::Waits);
+        }
+        // PLAT-33: then the future is dropped, which counts as a retry.
+        let answer = tokio::time::timeout_at(deadline, answer)
+            .await
+            .unwrap_or_else(|_| Answer::Retry("no answer within the lease".to_owned()));
         Ok(self.handled(slice, answer))
     }
 

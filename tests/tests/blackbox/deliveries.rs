@@ -343,7 +343,7 @@ on_each_database! {
 fn now(env: &Env) -> &'static str {
     match env.database.kind() {
         DatabaseKind::Sqlite => "CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
-        _ => "now()",
+        DatabaseKind::Postgres => "now()",
     }
 }
 

@@ -223,10 +223,10 @@ impl Tx {
             message,
             token.as_str()
         ];
-        let Some(taken) = self.query_opt(sql, &params, taken_row).await? else {
+        let Some(buried) = self.query_opt(sql, &params, taken_row).await? else {
             return Ok(false);
         };
-        let key = event_key(taken.dedupe_key.as_deref(), *tenant_id, message);
+        let key = event_key(buried.dedupe_key.as_deref(), *tenant_id, message);
         let again: Option<i64> = self
             .query_opt(
                 "UPDATE outbox_dead_letters SET status = 'pending', message_id = $3, \
@@ -247,11 +247,11 @@ impl Tx {
                     message,
                     *tenant_id,
                     key.as_str(),
-                    taken.payload_type.as_str(),
-                    taken.payload.as_str(),
+                    buried.payload_type.as_str(),
+                    buried.payload.as_str(),
                     attempts,
                     reason,
-                    taken.created_at,
+                    buried.created_at,
                 ],
             )?;
         }
