@@ -287,14 +287,8 @@ on_each_database! {
         let stack = &scene.stack;
         let plain = &scene.tenant;
         let curious = curious(plain.clone());
-        for (before, after, expected) in [(plain, &curious, None), (&curious, plain, Some("x"))] {
-            let rest = stack.configz(plain).await?["revision"].clone();
-            stack.write_manifest("acme", &before.manifest())?;
-            if expected.is_some() {
-                stack.eventually("reloaded", async || {
-                    Ok(stack.configz(plain).await?["revision"] != rest)
-                }).await?;
-            }
+        // The second begins with what the first ends with.
+        for (after, expected) in [(&curious, None), (plain, Some("x"))] {
             let live = scene.held_with("std", "x").await?;
             let orphaned = scene.held_with("std", "x").await?;
             let revision = stack.configz(plain).await?["revision"].clone();
