@@ -28,6 +28,10 @@ pub(crate) struct Options {
     /// Measure a directory of up to 10,000 manifests and write its section of docs/benchmarks.md
     #[arg(long, conflicts_with_all = ["short", "rounds", "cluster", "scale"])]
     directory: bool,
+    /// Measure how events reach webhooks, also beside sick receivers and while processes are killed, and write its
+    /// section of docs/benchmarks.md
+    #[arg(long, conflicts_with_all = ["short", "rounds", "cluster", "scale", "directory"])]
+    events: bool,
     /// Number of tenants, for `--scale`
     #[arg(long, requires = "scale")]
     tenants: Option<usize>,
@@ -41,7 +45,7 @@ pub(crate) struct Options {
     #[arg(long, requires = "short", value_delimiter = ',')]
     subjects: Vec<String>,
     /// Measure the data plane of this commit in the same rounds
-    #[arg(long, value_name = "COMMIT", conflicts_with_all = ["cluster", "scale", "directory"])]
+    #[arg(long, value_name = "COMMIT", conflicts_with_all = ["cluster", "scale", "directory", "events"])]
     before: Option<String>,
 }
 
@@ -54,6 +58,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     if options.directory {
         return run_on_directory();
+    }
+    if options.events {
+        return run_with_events();
     }
     let before = options.before.as_deref().map(build_before).transpose()?;
     let programs = build_optimised()?;
@@ -105,6 +112,17 @@ fn run_at_scale(tenants: Option<usize>) -> anyhow::Result<()> {
 fn run_on_directory() -> anyhow::Result<()> {
     let programs = build_optimised()?;
     let mut command = benchmark("minichat-directory-bench")?;
+    command.arg("--programs").arg(programs).arg("--page");
+    command.arg(benchmarks_page());
+    process::run("the benchmark", &mut command)
+}
+
+/// Measures the delivery of events by data planes, built optimised, on a durable PostgreSQL and on SQLite.
+fn run_with_events() -> anyhow::Result<()> {
+    let programs = build_optimised()?;
+    let mut command = benchmark("minichat-event-bench")?;
+    let postgres = Postgres::start(Durability::Durable, Reach::Loopback)?;
+    command.envs(postgres.environment());
     command.arg("--programs").arg(programs).arg("--page");
     command.arg(benchmarks_page());
     process::run("the benchmark", &mut command)
