@@ -32,6 +32,10 @@ use crate::StoreError;
 /// does not wait for the disk. Nothing reads the message.
 pub(crate) const FLUSH: &str = "SELECT CAST(pg_logical_emit_message(true, 'minichat', '') AS TEXT)";
 
+/// A flush that takes longer is not waited for by further commits: its connection may
+/// be dead.
+const JOINED_FOR: Duration = Duration::from_secs(1);
+
 type Answer = oneshot::Sender<Result<(), Arc<StoreError>>>;
 
 /// The flushes of a process. Clones share them.
@@ -47,6 +51,8 @@ pub(super) struct Flushes {
 struct Group {
     /// Of the session that flushes.
     origin: Origin,
+    /// When the flush that runs began.
+    began: Instant,
     waiting: Vec<Answer>,
 }
 
@@ -80,7 +86,10 @@ impl Flushes {
         let (answer, answered) = oneshot::channel();
         let mut group = self.lock();
         match &mut *group {
-            Some(group) if group.origin.vouches_for(tx.origin(), since) => {
+            Some(group)
+                if group.began.elapsed() < JOINED_FOR
+                    && group.origin.vouches_for(tx.origin(), since) =>
+            {
                 group.waiting.push(answer);
             }
             Some(_) => {
@@ -89,6 +98,7 @@ impl Flushes {
             None => {
                 *group = Some(Group {
                     origin: tx.origin(),
+                    began: Instant::now(),
                     waiting: vec![answer],
                 });
                 self.runtime.spawn(self.clone().lead(tx));
@@ -120,7 +130,9 @@ impl Flushes {
     /// over.
     fn next(&self) -> Option<Vec<Answer>> {
         let mut group = self.lock();
-        let waiting = mem::take(&mut group.as_mut()?.waiting);
+        let current = group.as_mut()?;
+        current.began = Instant::now();
+        let waiting = mem::take(&mut current.waiting);
         if waiting.is_empty() {
             *group = None;
             return None;

@@ -19,6 +19,9 @@ use crate::error::{PROTOCOL_VIOLATION, Refused};
 use crate::settings::is_marked;
 use crate::{DatabaseSettings, StoreError};
 
+/// After which time a full server is asked for a connection again.
+const TRIED_AGAIN: Duration = Duration::from_millis(100);
+
 /// After this time an idle session is asked whether it still lives: its server
 /// may have ended it, or may have vanished.
 const ASKED_AFTER: Duration = Duration::from_secs(1);
@@ -124,17 +127,29 @@ impl Pool {
         let permit = permit.map_err(|_| StoreError::Closed)?;
         let deadline = Instant::now() + self.0.acquire_timeout;
         loop {
-            // Made first, so that none comes back unnoticed.
             let returned = self.0.returned.notified();
             let refused = match self.open().await {
                 Ok((connection, origin)) => return Ok(self.session(connection, origin, permit)),
                 Err(refused) => refused,
             };
-            let may_wait = refused.is_crowded_server() && self.lock().in_use > 0;
-            if !may_wait || timeout_at(deadline, returned).await.is_err() {
+            let (has_idle, in_use) = self.counts();
+            let may_wait = refused.is_crowded_server() && (has_idle || in_use > 0);
+            if !may_wait || Instant::now() >= deadline {
                 return Err(refused);
             }
+            if !has_idle {
+                // Others may have been told of the one that came back, and what other
+                // processes give back is not told at all.
+                let again = deadline.min(Instant::now() + TRIED_AGAIN);
+                let _ = timeout_at(again, returned).await;
+            }
         }
+    }
+
+    /// Whether a session is idle, and how many are in use.
+    fn counts(&self) -> (bool, usize) {
+        let state = self.lock();
+        (!state.idle.is_empty(), state.in_use)
     }
 
     /// A connection that lives, and where it comes from.
@@ -204,7 +219,9 @@ impl Pool {
             let connection = timeout(self.0.connect_timeout, self.connect_to(server)).await;
             match connection.unwrap_or_else(|_| Err(silent(self.0.connect_timeout))) {
                 Ok(connected) => return Ok(connected),
-                Err(error) => failure = error,
+                // A standby behind a server that is full says nothing new.
+                Err(error) if !failure.is_crowded_server() => failure = error,
+                Err(_) => {}
             }
         }
         Err(failure)

@@ -79,7 +79,9 @@ impl Sessions {
         if !error.ends_session() {
             return false;
         }
-        self.pool.doubt_all();
+        if !matches!(error, StoreError::Deadline) {
+            self.pool.doubt_all();
+        }
         true
     }
 }

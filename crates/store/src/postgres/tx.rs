@@ -111,7 +111,7 @@ impl PostgresTx {
     /// Whether the failed transaction may succeed in another attempt: it collided with
     /// another one, or the server ended its session, and nothing of it was committed.
     pub(crate) const fn may_run_again(&self) -> bool {
-        matches!(self.chance, Chance::Better) && self.unflushed_since.is_none()
+        matches!(self.chance, Chance::Better)
     }
 
     /// Keeps a statement for the next query or the commit.
@@ -150,6 +150,8 @@ impl PostgresTx {
     /// if somebody may wait meanwhile, for its locks because other commits of the
     /// user are under way, or for its session because none is free.
     pub(crate) fn commits(&mut self, tenant: TenantId, user: UserId) -> Commits {
+        // An earlier statement of this transaction is no other commit.
+        self.under_way = None;
         let (commit, has_others) = self.sessions.under_way().begin(tenant, user);
         self.under_way = Some(commit);
         if has_others || !self.sessions.has_free() {
@@ -177,6 +179,10 @@ impl PostgresTx {
             return answer;
         }
         let rows = answer.map_err(|error| self.in_doubt(error))?;
+        if !rows.is_empty() {
+            // It is committed, whatever the job does next.
+            self.chance = Chance::Unknown;
+        }
         if commits == Commits::Unflushed && !rows.is_empty() {
             self.unflushed_since = Some(sent);
         }
@@ -254,7 +260,6 @@ impl PostgresTx {
             let answer = self.command("COMMIT".into_sql_str()).await;
             answer.map_err(|error| self.in_doubt(error))?;
             self.state = State::Ended;
-            self.unflushed_since = None;
         }
         Ok(())
     }
