@@ -4,7 +4,7 @@
 use std::io::Write;
 
 use anyhow::{Context as _, bail};
-use minichat_config::process::JobConfig;
+use minichat_config::process::{JobConfig, Outbox, OutboxKind};
 use minichat_core::TenantId;
 use minichat_store::{DeadLetter, DeadLetterFilter, Store, StoreError};
 use serde_json::Value;
@@ -142,6 +142,9 @@ pub async fn decide(
     let store = open(config, false).await?;
     let mut all = true;
     for id in ids.iter().copied() {
+        if decision == Decision::Requeue {
+            check_delivered(&store, &config.outbox, id).await?;
+        }
         let changed: Result<bool, StoreError> = store
             .write(move |tx| {
                 Box::pin(async move {
@@ -164,4 +167,22 @@ pub async fn decide(
         all &= changed;
     }
     Ok(all)
+}
+
+/// A message in a queue that nobody delivers would keep processes from starting.
+async fn check_delivered(store: &Store, outbox: &Outbox, id: i64) -> anyhow::Result<()> {
+    let letter: Result<_, StoreError> = store
+        .read(move |tx| Box::pin(async move { tx.outbox_dead_letter(id).await }))
+        .await;
+    let Some(letter) = letter.context("the dead letter cannot be read")? else {
+        return Ok(());
+    };
+    let kind = outbox.kind(&letter.queue);
+    if kind.is_some_and(|kind| OutboxKind::DELIVERED.contains(&kind)) {
+        return Ok(());
+    }
+    bail!(
+        "dead letter {id} belongs to the queue {}, which is not delivered. Use the configuration of serve, in which outbox.* names the queues, or discard the dead letter",
+        letter.queue
+    );
 }

@@ -30,7 +30,9 @@ pub(super) struct TenantDelivery {
     pub(super) messages: Vec<PendingMessage>,
     /// No request begins later.
     pub(super) until: Instant,
-    /// The tenant's place among those that are not slow.
+    /// By when the running delivery must end, once it is parked.
+    pub(super) parked_until: Option<Instant>,
+    /// The tenant's place among those that are not slow, or among those that are.
     pub(super) place: Option<OwnedSemaphorePermit>,
 }
 
@@ -91,49 +93,59 @@ impl TenantDelivery {
         self.shared.wake(place);
     }
 
+    /// Delivers what is due, for as long as a quick delivery may take, so that the
+    /// other tenants of the partition have their turns.
     async fn deliver_all(
         &mut self,
         left: &mut Option<oneshot::Sender<Left>>,
     ) -> Result<Left, Stop> {
-        let messages = std::mem::take(&mut self.messages);
-        let mut rest = messages.as_slice();
-        while !rest.is_empty() {
+        let turn = Instant::now() + SLOW;
+        while !self.messages.is_empty() {
             let now = self.shared.clock.now().as_micros();
-            let count = handler::first_slice(&self.sink, rest, now);
+            let count = handler::first_slice(&self.sink, &self.messages, now);
             if count == 0 || Instant::now() >= self.until {
                 return Ok(Left::Waits);
             }
-            let (slice, behind) = rest.split_at(count);
-            self.deliver_slice(slice, left).await?;
-            rest = behind;
+            let slice: Vec<_> = self.messages.drain(..count).collect();
+            let is_settled = self.deliver_slice(&slice, turn, left).await?;
             // Its place is gone, and the next pass goes on.
             if left.is_none() {
                 return Ok(Left::Waits);
+            }
+            if !is_settled || Instant::now() >= turn {
+                break;
             }
         }
         Ok(Left::Advanced)
     }
 
     /// Delivers events together. If one of them is refused, they are repeated one by
-    /// one to find it.
+    /// one to find it. Returns whether each of them has an answer; after `turn`, the
+    /// rest waits for the next pass.
     async fn deliver_slice(
         &mut self,
         slice: &[PendingMessage],
+        turn: Instant,
         left: &mut Option<oneshot::Sender<Left>>,
-    ) -> Result<(), Stop> {
+    ) -> Result<bool, Stop> {
         let answer = self.hand_over(slice, left).await?;
         if slice.len() == 1 || !matches!(answer, Answer::Reject(_)) {
-            return self.settle(slice, answer).await;
+            self.settle(slice, answer).await?;
+            return Ok(true);
         }
+        let turn = turn.max(Instant::now() + SLOW);
         for one in slice.chunks(1) {
+            if Instant::now() >= turn.min(self.until) {
+                return Ok(false);
+            }
             let answer = self.hand_over(one, left).await?;
             self.settle(one, answer).await?;
             // A delivery that was parked ends with its first message.
             if left.is_none() {
-                break;
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn settle(&mut self, slice: &[PendingMessage], answer: Answer) -> Result<(), Stop> {
@@ -152,7 +164,8 @@ impl TenantDelivery {
     ) -> Result<Answer, Stop> {
         let shared = Arc::clone(&self.shared);
         let sink = self.sink.clone();
-        let deadline = Instant::now() + shared.config.handler_limit();
+        let limit = Instant::now() + shared.config.handler_limit();
+        let deadline = self.parked_until.unwrap_or(limit);
         let request = Slice {
             kind: self.kind,
             tenant_id: self.delivery.tenant_id,
@@ -169,12 +182,14 @@ impl TenantDelivery {
             return Ok(self.handled(slice, answer));
         }
         let slow = shared.slow.clone().try_acquire_owned();
-        let Ok(_slow) = slow else {
+        let Ok(slow) = slow else {
             let error = "too many deliveries are slow at a time".to_owned();
             return Ok(self.handled(slice, Answer::Retry(error)));
         };
         self.park_running(deadline).await?;
-        drop(self.place.take());
+        self.place = Some(slow);
+        // They are listed again, and need no memory until then.
+        self.messages = Vec::new();
         if let Some(left) = left.take() {
             // The pass may be over.
             let _ = left.send(Left::Waits);
@@ -218,6 +233,7 @@ impl TenantDelivery {
             return Err(Stop::NotHolder);
         }
         self.delivery.holder = Holder::OfTenant(token);
+        self.parked_until = Some(deadline);
         self.delivery.is_parked = true;
         self.attempts = self.attempts.saturating_add(1);
         Ok(())
@@ -278,12 +294,13 @@ impl TenantDelivery {
     async fn bury_all(&mut self, slice: &[PendingMessage], reason: &str) -> Result<(), Stop> {
         let attempt = self.attempt();
         for message in slice {
-            tracing::error!(tenant_id = %self.delivery.tenant_id, kind = self.kind.as_str(), message.id, key = message.key(), reason, "an event was refused and is a dead letter now");
-            let records = &self.shared.records;
-            let is_holder = records.bury(&self.delivery, message.id, attempt, reason);
-            if !is_holder.await? {
-                return Err(Stop::NotHolder);
-            }
+            tracing::error!(tenant_id = %self.delivery.tenant_id, kind = self.kind.as_str(), message.id, key = message.key(), reason, "an event was refused and becomes a dead letter");
+        }
+        let ids = slice.iter().map(|it| it.id).collect();
+        let records = &self.shared.records;
+        let is_holder = records.bury(&self.delivery, ids, attempt, reason);
+        if !is_holder.await? {
+            return Err(Stop::NotHolder);
         }
         self.succeeded();
         self.shared.survey.outdate();

@@ -14,7 +14,7 @@ use minichat_provider::ProviderClient;
 use minichat_store::{DueTenant, StoreError};
 use minichat_telemetry::Signal;
 use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
 
@@ -98,14 +98,36 @@ impl Shared {
     }
 }
 
+/// When the dispatcher works next, and on what.
+struct Times {
+    poll: Instant,
+    survey: Instant,
+    surveyed: Instant,
+    vacuum: Instant,
+    /// For partitions that others hold.
+    retry: Option<Instant>,
+}
+
+impl Times {
+    const fn from(now: Instant) -> Self {
+        Self {
+            poll: now,
+            survey: now,
+            surveyed: now,
+            vacuum: now,
+            retry: None,
+        }
+    }
+}
+
 /// The dispatcher of a process.
 pub(crate) struct Dispatcher {
     shared: Arc<Shared>,
     /// Partitions that are wanted, and since when another process holds them.
     wanted: HashMap<Place, Option<Instant>>,
-    /// Partitions of which a pass runs.
-    active: HashSet<Place>,
-    passes: JoinSet<Place>,
+    /// Partitions of which a pass runs, by its task.
+    active: HashMap<Id, Place>,
+    passes: JoinSet<()>,
     is_failing: bool,
 }
 
@@ -129,7 +151,7 @@ impl Dispatcher {
         Self {
             shared: Arc::new(shared),
             wanted: HashMap::new(),
-            active: HashSet::new(),
+            active: HashMap::new(),
             passes: JoinSet::new(),
             is_failing: false,
         }
@@ -137,53 +159,60 @@ impl Dispatcher {
 
     /// Works until `stop` fires.
     async fn run(mut self, stop: Signal) {
-        let mut poll_at = Instant::now();
-        let mut survey_at = poll_at;
-        let mut surveyed_at = poll_at;
-        let mut vacuum_at = poll_at + VACUUM;
-        let mut retry_at = None;
+        let mut times = Times::from(Instant::now());
         let outbox = Arc::clone(&self.shared.outbox);
         let survey = Arc::clone(&self.shared.survey);
         while !stop.is_fired() {
             tokio::select! {
                 () = stop.fired() => break,
                 () = wanted(&outbox) => {}
-                () = survey.outdated() => survey_at = survey_at.min(surveyed_at + POLL),
-                () = sleep_until(poll_at.min(survey_at)) => {}
-                () = until(retry_at) => {}
-                Some(ended) = self.passes.join_next() => self.ended(ended.ok()),
+                () = survey.outdated() => times.survey = times.survey.min(times.surveyed + POLL),
+                () = sleep_until(times.poll.min(times.survey)) => {}
+                () = until(times.retry) => {}
+                Some(ended) = self.passes.join_next_with_id() => self.ended(&ended),
             }
-            let now = Instant::now();
-            if now >= poll_at {
-                let polled = self.poll().await;
-                self.note(polled);
-                poll_at = Instant::now() + POLL;
+            // A database that hangs does not keep the process from ending. What was
+            // claimed meanwhile is given back at the end.
+            tokio::select! {
+                () = stop.fired() => break,
+                () = self.work(&mut times) => {}
             }
-            if now >= survey_at {
-                self.survey().await;
-                surveyed_at = Instant::now();
-                survey_at = surveyed_at + survey::INTERVAL;
-            }
-            if now >= vacuum_at {
-                self.shared.spawn(vacuum(Arc::clone(&self.shared)));
-                vacuum_at = now + VACUUM;
-            }
-            retry_at = self.claim().await;
         }
         self.finish().await;
     }
 
-    /// A pass ended; a panic took its place with it.
-    fn ended(&mut self, place: Option<Place>) {
-        match place {
-            Some(place) => drop(self.active.remove(&place)),
-            None => self.active.clear(),
+    async fn work(&mut self, times: &mut Times) {
+        let now = Instant::now();
+        if now >= times.poll {
+            let polled = self.poll().await;
+            let is_more = matches!(polled, Ok(true));
+            self.note(polled);
+            times.poll = Instant::now() + if is_more { Duration::ZERO } else { POLL };
         }
+        if now >= times.survey {
+            self.survey().await;
+            times.surveyed = Instant::now();
+            times.survey = times.surveyed + survey::INTERVAL;
+        }
+        if now >= times.vacuum {
+            self.shared.spawn(vacuum(Arc::clone(&self.shared)));
+            times.vacuum = now + VACUUM;
+        }
+        times.retry = self.claim().await;
     }
 
-    fn note(&mut self, polled: Result<(), StoreError>) {
+    /// A pass ended, or panicked.
+    fn ended(&mut self, ended: &Result<(Id, ()), JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => *id,
+            Err(error) => error.id(),
+        };
+        self.active.remove(&id);
+    }
+
+    fn note(&mut self, polled: Result<bool, StoreError>) {
         match polled {
-            Ok(()) => self.is_failing = false,
+            Ok(_) => self.is_failing = false,
             Err(error) => {
                 if !self.is_failing {
                     tracing::warn!(%error, "events that are due cannot be looked for");
@@ -194,8 +223,10 @@ impl Dispatcher {
     }
 
     /// Finds everything that is due: the net for wake-ups that were lost, parked
-    /// tenants, and events of other processes.
-    async fn poll(&mut self) -> Result<(), StoreError> {
+    /// tenants, and events of other processes. Returns whether tenants without a sink
+    /// have more events.
+    async fn poll(&mut self) -> Result<bool, StoreError> {
+        let mut is_more = false;
         for kind in OutboxKind::DELIVERED {
             let queue: Arc<str> = self.shared.outbox.queue(kind).into();
             let due = due(&self.shared, &queue).await?;
@@ -213,10 +244,10 @@ impl Dispatcher {
                 }
             }
             if !without_sink.is_empty() {
-                acknowledge_all(&self.shared, &queue, without_sink).await?;
+                is_more |= acknowledge_some(&self.shared, &queue, without_sink).await?;
             }
         }
-        Ok(())
+        Ok(is_more)
     }
 
     /// Claims what is wanted and begins its passes. Returns when to try again what
@@ -227,12 +258,13 @@ impl Dispatcher {
                 self.wanted.entry(place).or_default();
             }
         }
-        let free = self.wanted.keys().filter(|it| !self.active.contains(it));
+        let free = self.wanted.keys().filter(|it| !self.is_active(**it));
         let free: Vec<Place> = free.copied().collect();
         if free.is_empty() {
             return None;
         }
         let token = self.shared.next_token();
+        let asked = Instant::now();
         let claimed = match claim(&self.shared, &free, &token).await {
             Ok(claimed) => claimed,
             Err(error) => {
@@ -244,7 +276,7 @@ impl Dispatcher {
         for place in free {
             if claimed.contains(&place) {
                 self.wanted.remove(&place);
-                self.begin(place, token.clone());
+                self.begin(place, token.clone(), asked);
                 continue;
             }
             let since = self.wanted.entry(place).or_default();
@@ -252,23 +284,25 @@ impl Dispatcher {
                 self.wanted.remove(&place);
             }
         }
-        let is_held = self.wanted.keys().any(|it| !self.active.contains(it));
+        let is_held = self.wanted.keys().any(|it| !self.is_active(*it));
         is_held.then(|| now + jittered(HELD))
     }
 
-    fn begin(&mut self, place: Place, token: String) {
-        self.active.insert(place);
+    fn is_active(&self, place: Place) -> bool {
+        self.active.values().any(|it| *it == place)
+    }
+
+    /// Begins a pass with a lease that was asked for at `asked`.
+    fn begin(&mut self, place: Place, token: String, asked: Instant) {
         let pass = Pass {
             shared: Arc::clone(&self.shared),
             place,
             queue: self.shared.outbox.queue(place.0).into(),
             token,
-            until: Instant::now() + self.shared.config.pass_lease() / 2,
+            until: asked + self.shared.config.pass_lease() / 2,
         };
-        self.passes.spawn(async move {
-            pass.run().await;
-            place
-        });
+        let task = self.passes.spawn(pass.run());
+        self.active.insert(task.id(), place);
     }
 
     async fn survey(&self) {
@@ -292,8 +326,8 @@ impl Dispatcher {
         let shared = Arc::clone(&self.shared);
         let mut slow = JoinSet::new();
         let last = async {
-            while let Some(ended) = self.passes.join_next().await {
-                self.ended(ended.ok());
+            while let Some(ended) = self.passes.join_next_with_id().await {
+                self.ended(&ended);
             }
             let polled = self.poll().await;
             self.note(polled);
@@ -375,23 +409,19 @@ async fn claim(shared: &Shared, free: &[Place], token: &str) -> Result<HashSet<P
     Ok(places.map(|(place, _)| *place).collect())
 }
 
-/// Acknowledges the events of tenants without a sink (PLAT-41).
-async fn acknowledge_all(
+/// Acknowledges events of tenants without a sink (PLAT-41), and returns whether there
+/// may be more.
+async fn acknowledge_some(
     shared: &Shared,
     queue: &Arc<str>,
     tenants: Vec<TenantId>,
-) -> Result<(), StoreError> {
-    let tenants: Arc<[TenantId]> = tenants.into();
-    loop {
-        let (queue, tenants) = (Arc::clone(queue), Arc::clone(&tenants));
-        let marked = shared.records.write(move |tx| {
-            let (queue, tenants) = (Arc::clone(&queue), Arc::clone(&tenants));
-            Box::pin(async move { tx.outbox_acknowledge_all(&queue, &tenants, BATCH).await })
-        });
-        if marked.await? < BATCH as usize {
-            return Ok(());
-        }
-    }
+) -> Result<bool, StoreError> {
+    let (queue, tenants) = (Arc::clone(queue), Arc::<[TenantId]>::from(tenants));
+    let marked = shared.records.write(move |tx| {
+        let (queue, tenants) = (Arc::clone(&queue), Arc::clone(&tenants));
+        Box::pin(async move { tx.outbox_acknowledge_all(&queue, &tenants, BATCH).await })
+    });
+    Ok(marked.await? >= BATCH as usize)
 }
 
 /// Removes messages that were delivered long ago, and adds usage up (PLAT-21).

@@ -9,6 +9,7 @@ use minichat_core::TenantId;
 use minichat_store::{Delivery, DueTenant, Holder, PendingMessage, Share, StoreError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::delivery::{Left, TenantDelivery};
 use super::dispatcher::Shared;
@@ -53,6 +54,9 @@ impl Pass {
             let due = self.due().await?;
             let mut is_done = true;
             for some in due.chunks(TENANTS) {
+                if Instant::now() >= self.until {
+                    break;
+                }
                 for left in self.deliver_to(some).await? {
                     // A delivery that ended without a word is repeated later.
                     is_done &= !matches!(left.await, Ok(Left::Advanced));
@@ -81,7 +85,11 @@ impl Pass {
             let sink = handler::sink(&runtime, self.place.0)?;
             (*sink != Sink::None).then(|| (due, sink.clone()))
         });
-        Ok(with_sink.collect())
+        let mut due: Vec<Due> = with_sink.collect();
+        // Those whose turn does not come in this pass are not always the same.
+        let random = Uuid::new_v4().as_u128() % (due.len().max(1) as u128);
+        due.rotate_left(usize::try_from(random).unwrap_or_default());
+        Ok(due)
     }
 
     /// Begins the deliveries of some tenants, each in its own task.
@@ -109,6 +117,7 @@ impl Pass {
                 attempts: due.attempts,
                 messages,
                 until: self.until,
+                parked_until: None,
                 place,
             };
             let (left, is_left) = oneshot::channel();

@@ -66,14 +66,7 @@ impl Records {
         let (queue, tenants) = (Arc::clone(queue), Arc::<[TenantId]>::from(tenants));
         self.read(move |tx| {
             let (queue, tenants) = (Arc::clone(&queue), Arc::clone(&tenants));
-            Box::pin(async move {
-                let listed = tx.outbox_list(&queue, partition, &tenants, share).await?;
-                // Nothing is delivered of a turn's end that a crash could undo.
-                if !listed.is_empty() {
-                    tx.flush_seen().await?;
-                }
-                Ok(listed)
-            })
+            Box::pin(async move { tx.outbox_list(&queue, partition, &tenants, share).await })
         })
         .await
     }
@@ -125,14 +118,19 @@ impl Records {
     pub(super) async fn bury(
         &self,
         delivery: &Delivery,
-        message: i64,
+        messages: Vec<i64>,
         attempts: u32,
         reason: &str,
     ) -> Result<bool, StoreError> {
         let (delivery, reason) = (delivery.clone(), reason.to_owned());
+        let messages = Arc::<[i64]>::from(messages);
         self.write(move |tx| {
             let (delivery, reason) = (delivery.clone(), reason.clone());
-            Box::pin(async move { tx.outbox_bury(&delivery, message, attempts, &reason).await })
+            let messages = Arc::clone(&messages);
+            Box::pin(async move {
+                tx.outbox_bury(&delivery, &messages, attempts, &reason)
+                    .await
+            })
         })
         .await
     }

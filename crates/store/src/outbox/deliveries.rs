@@ -194,10 +194,28 @@ impl Tx {
         Ok(parked.into_iter().next())
     }
 
-    /// Moves a message to the dead letters (PLAT-35); one that is tried again goes
+    /// Moves messages to the dead letters (PLAT-35); one that is tried again goes
     /// back there. Returns whether it did: not if the process was no longer the
     /// holder.
     pub async fn outbox_bury(
+        &mut self,
+        delivery: &Delivery,
+        messages: &[i64],
+        attempts: u32,
+        reason: &str,
+    ) -> Result<bool, StoreError> {
+        for message in messages {
+            let is_holder = self.outbox_bury_one(delivery, *message, attempts, reason);
+            if !is_holder.await? {
+                return Ok(false);
+            }
+        }
+        // The row of a parked delivery is its lease, so it goes last.
+        self.outbox_unpark(delivery)?;
+        Ok(true)
+    }
+
+    async fn outbox_bury_one(
         &mut self,
         delivery: &Delivery,
         message: i64,
@@ -255,7 +273,6 @@ impl Tx {
                 ],
             )?;
         }
-        self.outbox_unpark(delivery)?;
         Ok(true)
     }
 

@@ -126,7 +126,7 @@ impl Db {
         let delivery = delivery.clone();
         self.tx(move |tx| {
             let delivery = delivery.clone();
-            Box::pin(async move { tx.outbox_bury(&delivery, message, 1, "422").await })
+            Box::pin(async move { tx.outbox_bury(&delivery, &[message], 1, "422").await })
         })
         .await
     }
