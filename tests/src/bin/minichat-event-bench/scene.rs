@@ -20,6 +20,8 @@ use crate::receiver::{Receivers, Sickness};
 /// How long the remaining events may take once everything is healthy.
 const DRAIN: Duration = Duration::from_mins(4);
 const POLL: Duration = Duration::from_millis(500);
+/// Dead letters that one command requeues.
+const AT_ONCE: usize = 1000;
 const PENDING: &str = "SELECT count(*) FROM outbox_messages WHERE done_at IS NULL";
 const RUNNING: &str = "SELECT count(*) FROM chat_turns WHERE state = 'running'";
 
@@ -134,15 +136,17 @@ impl Scene {
         }
         ensure!(database.number(RUNNING).await? == 0, "a turn is open");
         receivers.heal()?;
-        let dead_letters = "SELECT count(*) FROM outbox_dead_letters WHERE status = 'pending'";
-        let dead_letters = usize::try_from(database.number(dead_letters).await?)?;
-        if dead_letters > 0 {
-            let requeue = ["dead-letter", "requeue", "--all"];
-            let run = job_run(job(program, &requeue, &database.url())?).await?;
-            ensure!(run.status.success(), "{run:?}");
-        }
-        let delivered = tokio::time::timeout(DRAIN, until_delivered(&database)).await;
-        delivered.context("events are left")??;
+        let dead_letters = requeue_all(program, &database).await?;
+        // What was on its way to a receiver that refused it became a dead letter later.
+        let draining = async {
+            until_delivered(&database).await?;
+            while requeue_all(program, &database).await? > 0 {
+                until_delivered(&database).await?;
+            }
+            anyhow::Ok(())
+        };
+        let drained = tokio::time::timeout(DRAIN, draining).await;
+        drained.context("events are left")??;
         pods.end().await?;
         let named = |wanted: fn(Sickness) -> bool| -> BTreeSet<String> {
             let places = tenants.iter().enumerate();
@@ -167,4 +171,24 @@ async fn until_delivered(database: &Database) -> anyhow::Result<()> {
         tokio::time::sleep(POLL).await;
     }
     Ok(())
+}
+
+/// Puts all dead letters back into their queues; returns how many there were.
+async fn requeue_all(program: &str, database: &Database) -> anyhow::Result<usize> {
+    let pending = "SELECT id FROM outbox_dead_letters WHERE status = 'pending'";
+    let pending = database
+        .query(pending)
+        .await?
+        .into_iter()
+        .flatten()
+        .flatten();
+    let ids: Vec<String> = pending.collect();
+    for some in ids.chunks(AT_ONCE) {
+        let mut arguments = vec!["dead-letter", "requeue"];
+        arguments.extend(some.iter().map(String::as_str));
+        let requeue = job(program, &arguments, &database.url())?.wait_with_output();
+        let output = requeue.await?;
+        ensure!(output.status.success(), "{output:?}");
+    }
+    Ok(ids.len())
 }
