@@ -229,11 +229,16 @@ struct Requests {
     rest: Vec<u8>,
     /// Prepared statements that commit by themselves.
     committing: HashSet<Vec<u8>>,
+    /// Prepared statements about chats and their turns.
+    of_chats: HashSet<Vec<u8>>,
+    /// Whether the transaction has run one of them. The others are the delivery of
+    /// events, which commits whenever it likes.
+    is_of_chats: bool,
 }
 
 impl Requests {
-    /// Whether something in `bytes` commits: `COMMIT`, or a statement that reserves
-    /// or finalizes at once.
+    /// Whether something in `bytes` commits what belongs to a chat: `COMMIT`, or a
+    /// statement that reserves or finalizes at once.
     fn commit_in(&mut self, bytes: &[u8]) -> bool {
         self.rest.extend_from_slice(bytes);
         let mut commits = false;
@@ -261,18 +266,37 @@ impl Requests {
     fn commits(&mut self, kind: u8, body: &[u8]) -> bool {
         let mut texts = body.split(|byte| *byte == 0);
         match (kind, texts.next(), texts.next()) {
-            (b'Q', Some(query), _) => query == b"COMMIT",
+            (b'Q', Some(b"COMMIT"), _) => std::mem::take(&mut self.is_of_chats),
+            (b'Q', Some(query), _) if query.starts_with(b"BEGIN") => {
+                self.is_of_chats = false;
+                false
+            }
             (b'P', Some(name), Some(query)) => {
                 let is_whole =
                     query.starts_with(b"WITH chat AS") || query.starts_with(b"WITH cells AS");
-                if is_whole {
-                    self.committing.insert(name.to_vec());
-                }
+                note(&mut self.committing, name, is_whole);
+                let is_of_chats = query.windows(CHAT.len()).any(|part| part == CHAT);
+                note(&mut self.of_chats, name, is_of_chats);
                 false
             }
-            (b'B', _, Some(name)) => self.committing.contains(name),
+            (b'B', _, Some(name)) => {
+                self.is_of_chats |= self.of_chats.contains(name);
+                self.committing.contains(name)
+            }
             _ => false,
         }
+    }
+}
+
+/// How the names of the tables of chats and turns begin.
+const CHAT: &[u8] = b" chat";
+
+/// A name without letters is used again for other statements.
+fn note(names: &mut HashSet<Vec<u8>>, name: &[u8], is_one: bool) {
+    if is_one {
+        names.insert(name.to_vec());
+    } else {
+        names.remove(name);
     }
 }
 
@@ -311,10 +335,18 @@ mod tests {
             message(b"B", b"\0s2\0"),
             message(b"B", b"\0s1\0"),
             message(b"Q", b"COMMIT\0"),
+            message(b"Q", b"BEGIN\0"),
+            message(b"B", b"\0s2\0"),
+            message(b"Q", b"COMMIT\0"),
         ];
         let mut whole = Requests::default();
         let seen: Vec<_> = parts.iter().map(|part| whole.commit_in(part)).collect();
-        assert_eq!(seen, [false, false, false, false, false, true, true]);
+        let of_others = [false; 3];
+        let expected = [
+            &[false, false, false, false, false, true, true],
+            &of_others[..],
+        ];
+        assert_eq!(seen, expected.concat());
         let mut cut = Requests::default();
         let bytes = parts.concat();
         let seen = bytes.iter().filter(|byte| cut.commit_in(&[**byte]));

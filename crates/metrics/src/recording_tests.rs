@@ -4,8 +4,9 @@ use std::time::Duration;
 use super::*;
 use crate::label::{
     AbortTrigger, AuditResult, BacklogState, CleanupResource, CleanupRetryReason, Decision,
-    ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, Period, Stage, SummaryExecution,
-    SummaryTrigger, TierLabel, Trigger, UploadKind, UploadResult,
+    ErrorLabel, IncompleteReasonLabel, MutationOp, MutationResult, OutboxHandled, OutboxKindLabel,
+    OutboxResult, Period, Stage, SummaryExecution, SummaryTrigger, TierLabel, Trigger, UploadKind,
+    UploadResult,
 };
 use crate::{ActiveStreamGuard, Metrics, PendingAttachmentGuard};
 
@@ -53,6 +54,12 @@ fn report_everything(m: &dyn Metrics) {
     m.thread_summary_cas_conflict();
     m.summary_fallback();
     m.code_interpreter_calls("m", 4);
+    m.outbox_enqueue(OutboxKindLabel::Usage, OutboxResult::Ok);
+    m.outbox_handler(OutboxKindLabel::Audit, OutboxHandled::Retry);
+    m.outbox_dead_letter_backlog(OutboxKindLabel::Usage, 2);
+    m.outbox_dead_letter_oldest_age_seconds(OutboxKindLabel::Usage, TIME);
+    m.outbox_oldest_pending_age_seconds(OutboxKindLabel::ChatCleanup, TIME);
+    m.outbox_pending_age_seconds(OutboxKindLabel::Audit, TIME);
 }
 
 /// PLAT-58: each fact has its own family; the double itself refuses labels
