@@ -13,7 +13,7 @@ use minichat_telemetry::{Exposition, Lifecycle, Signal};
 
 use crate::app::App;
 use crate::config_source::{ConfigSource, Configz, SinkStates};
-use crate::outbox::dead_letters;
+use crate::dead_letter;
 
 /// Routes of the admin listener: health, metrics and `/configz`.
 pub(crate) fn router(
@@ -42,7 +42,7 @@ pub(crate) fn router(
     });
     let more = Router::new()
         .route("/configz", configz)
-        .merge(dead_letters::router(app));
+        .merge(dead_letter::admin::router(app));
     admin::router(exposition, readiness, more)
 }
 

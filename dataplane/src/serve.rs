@@ -26,7 +26,7 @@ use crate::drain;
 use crate::http;
 use crate::jobs::{Watchdog, WatchdogHost};
 use crate::open_turns::OpenTurns;
-use crate::outbox::{self, Dispatcher, DispatcherHost, Outbox};
+use crate::outbox::{self, Dispatcher, DispatcherHost, Outbox, Parts};
 use crate::turn;
 
 /// How long clients may take to read the end of their answers.
@@ -141,7 +141,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
         ),
         admin: Listener::serve(admin_listener, admin_router, Lifecycle::default()),
         watchdog: host(&app, unrecovered),
-        dispatcher: DispatcherHost::start(Dispatcher::new(&app)),
+        dispatcher: DispatcherHost::start(dispatcher(&app)),
         app,
         source,
         workers,
@@ -168,6 +168,20 @@ async fn recover(watchdog: &Watchdog, now: Timestamp) -> anyhow::Result<Option<T
         }
         _ => anyhow::bail!("turns that were left running cannot be ended: {error}"),
     }
+}
+
+/// Delivers the events of this process, and those that others leave.
+fn dispatcher(app: &App) -> Dispatcher {
+    Dispatcher::new(Parts {
+        store: app.store.clone(),
+        outbox: Arc::clone(&app.outbox),
+        config: app.config.outbox.clone(),
+        tenants: Arc::clone(&app.tenants),
+        metrics: Arc::clone(&app.metrics),
+        clock: Arc::clone(&app.clock),
+        client: app.provider.clone(),
+        survey: Arc::clone(&app.survey),
+    })
 }
 
 fn host(app: &App, unrecovered: Option<Timestamp>) -> Option<WatchdogHost> {

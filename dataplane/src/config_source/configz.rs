@@ -4,10 +4,8 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use minichat_core::{NamespacedName, TenantId};
+use minichat_core::{NamespacedName, TenantId, Timestamp};
 use serde::Serialize;
-
-use crate::outbox::SinkState;
 
 /// The state of every tenant that the source knows, including tenants that
 /// never ran. Contains neither contents nor secrets.
@@ -60,6 +58,17 @@ pub struct TenantStatus {
     /// The issuer in the refused configuration that belongs to another tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contested_issuer: Option<ContestedIssuer>,
+}
+
+/// The state of one sink, in `/configz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum SinkState {
+    Ok,
+    Failing {
+        failing_since: Timestamp,
+        last_error: String,
+    },
 }
 
 /// The state of each sink; absent if it is `None`.

@@ -29,7 +29,7 @@ mod rendered_tests;
 #[cfg(test)]
 mod tests;
 
-pub use configz::{Configz, ContestedIssuer, SinkStates, State, Status, TenantStatus};
+pub use configz::{Configz, ContestedIssuer, SinkState, SinkStates, State, Status, TenantStatus};
 pub use examine::{Examined, examine};
 pub use issuers::{Listing, SharedIssuer};
 pub use policy_versions::{OwnedByAnother, PolicyError, StoredPolicyVersions};

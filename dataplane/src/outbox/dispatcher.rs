@@ -11,7 +11,7 @@ use minichat_config::tenant::Sink;
 use minichat_core::{Clock, TenantId};
 use minichat_metrics::Metrics;
 use minichat_provider::ProviderClient;
-use minichat_store::{DueTenant, StoreError};
+use minichat_store::{DueTenant, Store, StoreError};
 use minichat_telemetry::Signal;
 use tokio::sync::Semaphore;
 use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
@@ -22,7 +22,6 @@ use super::pass::Pass;
 use super::records::Records;
 use super::wake::Place;
 use super::{Outbox, Survey, handler, survey};
-use crate::app::App;
 use crate::config_source::Tenants;
 
 /// How often everything that is due is looked for.
@@ -98,6 +97,18 @@ impl Shared {
     }
 }
 
+/// What a dispatcher works with.
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) config: process::Outbox,
+    pub(crate) tenants: Arc<Tenants>,
+    pub(crate) metrics: Arc<dyn Metrics>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) client: ProviderClient,
+    pub(crate) survey: Arc<Survey>,
+}
+
 /// When the dispatcher works next, and on what.
 struct Times {
     poll: Instant,
@@ -132,16 +143,16 @@ pub(crate) struct Dispatcher {
 }
 
 impl Dispatcher {
-    pub(crate) fn new(app: &App) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
         let shared = Shared {
-            records: Records::of(app.store.clone()),
-            outbox: Arc::clone(&app.outbox),
-            config: app.config.outbox.clone(),
-            tenants: Arc::clone(&app.tenants),
-            metrics: Arc::clone(&app.metrics),
-            clock: Arc::clone(&app.clock),
-            client: app.provider.clone(),
-            survey: Arc::clone(&app.survey),
+            records: Records::of(parts.store),
+            outbox: parts.outbox,
+            config: parts.config,
+            tenants: parts.tenants,
+            metrics: parts.metrics,
+            clock: parts.clock,
+            client: parts.client,
+            survey: parts.survey,
             healthy: Arc::new(Semaphore::new(HEALTHY)),
             slow: Arc::new(Semaphore::new(SLOW)),
             tasks: Mutex::default(),

@@ -12,7 +12,6 @@
 //! time. One that is slow is parked while it runs, so that the pass can end.
 
 mod backoff;
-pub(crate) mod dead_letters;
 mod delivery;
 mod dispatcher;
 mod handler;
@@ -31,8 +30,8 @@ use minichat_core::TenantId;
 use minichat_metrics::{Metrics, OutboxKindLabel, OutboxResult};
 use minichat_store::{OutboxQueue, QueueMismatch, Store, StoreError};
 
-pub(crate) use dispatcher::{Dispatcher, DispatcherHost};
-pub use survey::{SinkState, Survey};
+pub(crate) use dispatcher::{Dispatcher, DispatcherHost, Parts};
+pub use survey::Survey;
 
 use crate::config_source::Tenants;
 use wake::Wake;

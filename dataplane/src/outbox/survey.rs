@@ -11,11 +11,11 @@ use minichat_config::process::OutboxKind;
 use minichat_core::{TenantId, Timestamp};
 use minichat_metrics::Metrics;
 use minichat_store::{DeadLetterBacklog, ParkedTenant, StoreError};
-use serde::Serialize;
 use tokio::sync::Notify;
 
 use super::records::Records;
 use super::{Outbox, label};
+use crate::config_source::SinkState;
 
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -33,17 +33,6 @@ pub struct Survey {
 struct Findings {
     failing: HashMap<(String, TenantId), ParkedTenant>,
     dead_letters: HashMap<String, DeadLetterBacklog>,
-}
-
-/// The state of one sink, in `/configz`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum SinkState {
-    Ok,
-    Failing {
-        failing_since: Timestamp,
-        last_error: String,
-    },
 }
 
 impl Survey {

@@ -1,6 +1,8 @@
 //! `minichat-dataplane dead-letter`: what becomes of events that a sink refused
 //! (PLAT-35).
 
+pub(crate) mod admin;
+
 use std::io::Write;
 
 use anyhow::{Context as _, bail};
@@ -10,7 +12,7 @@ use minichat_store::{DeadLetter, DeadLetterFilter, Store, StoreError};
 use serde_json::Value;
 
 use crate::jobs::process::open;
-use crate::outbox::dead_letters::{Shown, filter};
+use admin::{Shown, filter};
 
 /// Which dead letters to list.
 #[derive(Debug, Clone, Default)]
