@@ -11,9 +11,10 @@ pub(super) fn failure(error: &io::Error) -> Option<&Error> {
 
 pub(super) fn advised(error: &Error) -> String {
     let advice = match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "name the file of the authority that signed the server's certificate in sslrootcert"
-        }
+        // The second: another authority of the same name did not sign it.
+        Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => "name the file of the authority that signed the server's certificate in sslrootcert",
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => "write the host as the server's certificate names it",
