@@ -62,6 +62,12 @@ impl SecretLookup {
         exists
     }
 
+    /// The next question about such a Secret is asked anew.
+    pub(crate) fn forget(&self, namespace: &str, name: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.answers().remove(&key);
+    }
+
     /// The answer for `key`, while it counts; others that do not are forgotten.
     fn remembered(&self, key: &Name) -> Option<Answer> {
         let mut answers = self.answers();

@@ -19,12 +19,18 @@ pub(super) async fn unlabelled(
     decision: &Decision,
     context: &Context,
 ) -> BTreeSet<String> {
+    let missing = decision.unresolved.iter();
+    let missing = missing.filter(|one| one.kind == UnresolvedKind::SecretNotFound);
+    let missing: BTreeSet<_> = missing.map(|one| one.secret.as_str()).collect();
+    let lookup = &context.secret_lookup;
+    // What the caches hold now may be missing again within a minute.
+    for found in subject.secrets.iter().filter(|it| !missing.contains(*it)) {
+        lookup.forget(subject.namespace, found);
+    }
     let mut unlabelled = BTreeSet::new();
-    for one in &decision.unresolved {
-        let is_missing = one.kind == UnresolvedKind::SecretNotFound;
-        let lookup = &context.secret_lookup;
-        if is_missing && lookup.exists(subject.namespace, &one.secret).await {
-            unlabelled.insert(one.secret.clone());
+    for secret in missing {
+        if lookup.exists(subject.namespace, secret).await {
+            unlabelled.insert(secret.to_owned());
         }
     }
     unlabelled
