@@ -13,7 +13,7 @@ impl DroppedPackets {
     pub(crate) fn of(port: u16) -> anyhow::Result<Self> {
         let rules = format!(
             "table inet {TABLE} {{ chain input {{ type filter hook input priority 0; \
-             tcp dport {port} drop; tcp sport {port} drop; }} }}"
+             tcp dport {port} drop; tcp sport {port} drop; }}; }}"
         );
         let mut nft = Command::new("nft");
         done(nft.arg(rules), "nft (which only root may use)")?;
