@@ -10,18 +10,7 @@ use super::provider::{SecretKeyRef, none_of};
 /// Where usage events go: one for each turn that was charged.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(extend("x-kubernetes-validations" = [
-    {
-        "rule": "self.type != 'Webhook' || has(self.webhook)",
-        "message": "a sink of type Webhook needs webhook; add it with the url of the receiver",
-        "fieldPath": ".webhook"
-    },
-    {
-        "rule": "self.type == 'Webhook' || !has(self.webhook)",
-        "message": "webhook is only for a sink of type Webhook; write type: Webhook or remove it",
-        "fieldPath": ".webhook"
-    }
-]))]
+#[schemars(extend("x-kubernetes-validations" = webhook_rules()))]
 pub struct UsageSink {
     /// Kind of the sink.
     #[serde(rename = "type")]
@@ -34,18 +23,7 @@ pub struct UsageSink {
 /// Where audit events go: turns, edits, retries and deletions.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(extend("x-kubernetes-validations" = [
-    {
-        "rule": "self.type != 'Webhook' || has(self.webhook)",
-        "message": "a sink of type Webhook needs webhook; add it with the url of the receiver",
-        "fieldPath": ".webhook"
-    },
-    {
-        "rule": "self.type == 'Webhook' || !has(self.webhook)",
-        "message": "webhook is only for a sink of type Webhook; write type: Webhook or remove it",
-        "fieldPath": ".webhook"
-    }
-]))]
+#[schemars(extend("x-kubernetes-validations" = webhook_rules()))]
 pub struct AuditSink {
     /// Kind of the sink.
     #[serde(rename = "type")]
@@ -56,6 +34,22 @@ pub struct AuditSink {
     /// Whether events contain prompts and answers, with secrets masked as far as they
     /// are recognized. Only a webhook gets them.
     pub include_content: bool,
+}
+
+/// The rules of every kind of sink: `webhook` goes with its type.
+fn webhook_rules() -> serde_json::Value {
+    serde_json::json!([
+        {
+            "rule": "self.type != 'Webhook' || has(self.webhook)",
+            "message": "a sink of type Webhook needs webhook; add it with the url of the receiver",
+            "fieldPath": ".webhook"
+        },
+        {
+            "rule": "self.type == 'Webhook' || !has(self.webhook)",
+            "message": "webhook is only for a sink of type Webhook; write type: Webhook or remove it",
+            "fieldPath": ".webhook"
+        }
+    ])
 }
 
 /// Kind of a sink.
