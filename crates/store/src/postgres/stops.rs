@@ -56,7 +56,7 @@ impl StopRequests {
         };
         match requests.connect().await {
             Err(error @ StoreError::ListenPooler(_)) => return Err(error),
-            Err(error) => unheard(&error),
+            Err(error) => log_not_listening(&error),
             Ok(()) => {}
         }
         Ok(requests)
@@ -69,7 +69,7 @@ impl StopRequests {
                 tokio::time::sleep(self.back_off).await;
                 self.back_off = (self.back_off * 2).min(MAX_BACK_OFF);
                 if let Err(error) = self.connect().await {
-                    unheard(&error);
+                    log_not_listening(&error);
                 }
                 continue;
             };
@@ -146,7 +146,7 @@ impl Session {
     }
 }
 
-fn unheard(error: &StoreError) {
+fn log_not_listening(error: &StoreError) {
     tracing::warn!(%error, "requests to stop turns are not heard: no connection");
 }
 
