@@ -51,6 +51,7 @@ pub use orphans::{Orphan, OrphanKey, OrphanQuery};
 pub use outbox::{
     DeadLetter, DeadLetterBacklog, DeadLetterFilter, DeadLetterStatus, Delivery, DueTenant, Holder,
     OutboxMessage, OutboxQueue, ParkedTenant, PendingMessage, QueueMismatch, Share, Vacuumed,
+    partition_of,
 };
 pub use page::{Direction, Key, Order, Page, PageRequest, Sort};
 pub use policy_snapshots::PolicySnapshot;

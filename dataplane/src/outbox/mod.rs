@@ -28,7 +28,7 @@ use minichat_config::process::{self, OutboxKind};
 use minichat_config::tenant::Sink;
 use minichat_core::TenantId;
 use minichat_metrics::{Metrics, OutboxKindLabel, OutboxResult};
-use minichat_store::{OutboxQueue, QueueMismatch, Store, StoreError};
+use minichat_store::{OutboxQueue, QueueMismatch, Store, StoreError, partition_of};
 
 pub(crate) use dispatcher::{Dispatcher, DispatcherHost, Parts};
 pub use survey::Survey;
@@ -36,14 +36,14 @@ pub use survey::Survey;
 use crate::config_source::Tenants;
 use wake::Wake;
 
-/// Where events are enqueued, and who is told.
+/// Where events are enqueued, and who delivers them.
 pub struct Outbox {
     config: process::Outbox,
-    told: Option<Told>,
+    dispatcher: Option<LocalDispatcher>,
 }
 
 /// The process's own dispatcher.
-struct Told {
+struct LocalDispatcher {
     wake: Wake,
     tenants: Arc<Tenants>,
     metrics: Arc<dyn Metrics>,
@@ -71,17 +71,20 @@ impl Outbox {
         tenants: Arc<Tenants>,
         metrics: Arc<dyn Metrics>,
     ) -> Self {
-        let told = Some(Told {
+        let dispatcher = Some(LocalDispatcher {
             wake: Wake::default(),
             tenants,
             metrics,
         });
-        Self { config, told }
+        Self { config, dispatcher }
     }
 
     /// Of a process that only enqueues; others find its events.
     pub const fn without_dispatcher(config: process::Outbox) -> Self {
-        Self { config, told: None }
+        Self {
+            config,
+            dispatcher: None,
+        }
     }
 
     /// The queue of a kind of event.
@@ -96,30 +99,27 @@ impl Outbox {
     /// Events of `tenant` were committed. Of tenants without a sink, whose events
     /// nobody waits for, the dispatcher finds them later.
     pub(crate) fn enqueued(&self, tenant: TenantId, kinds: &[OutboxKind]) {
-        let Some(told) = &self.told else {
+        let Some(dispatcher) = &self.dispatcher else {
             return;
         };
         for kind in kinds {
-            told.metrics.outbox_enqueue(label(*kind), OutboxResult::Ok);
+            dispatcher
+                .metrics
+                .outbox_enqueue(label(*kind), OutboxResult::Ok);
         }
-        let Some(runtime) = told.tenants.get(tenant) else {
+        let Some(runtime) = dispatcher.tenants.get(tenant) else {
             return;
         };
+        let partition = partition_of(tenant.0, self.partitions());
         for kind in kinds {
             if handler::sink(&runtime, *kind).is_some_and(|sink| *sink != Sink::None) {
-                told.wake.want(*kind, self.partition(tenant));
+                dispatcher.wake.want(*kind, partition);
             }
         }
     }
 
-    /// The partition of a tenant's events (QUOTA-94).
-    fn partition(&self, tenant: TenantId) -> u32 {
-        let partition = tenant.0.as_u128() % u128::from(self.partitions().max(1));
-        u32::try_from(partition).unwrap_or_default()
-    }
-
     fn wake(&self) -> Option<&Wake> {
-        self.told.as_ref().map(|told| &told.wake)
+        self.dispatcher.as_ref().map(|it| &it.wake)
     }
 }
 

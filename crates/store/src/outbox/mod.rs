@@ -40,7 +40,8 @@ pub struct OutboxMessage<'a> {
     pub created_at: Timestamp,
 }
 
-fn partition_of(key: Uuid, partitions: u32) -> u32 {
+/// `key mod partitions` (PLAT-31, QUOTA-94).
+pub fn partition_of(key: Uuid, partitions: u32) -> u32 {
     let partition = key.as_u128() % u128::from(partitions.max(1));
     u32::try_from(partition).unwrap_or_default()
 }
