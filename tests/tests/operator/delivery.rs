@@ -64,8 +64,15 @@ async fn a_new_tenant_is_ready_when_all_three_pods_serve_it() -> anyhow::Result<
         secret["metadata"]["annotations"]["minichat.dev/revision"],
         revision
     );
-    let scrape = operator.scrape().await?;
-    assert_metrics(&scrape, &tenant)?;
+    // The operator counts the delivery once its write of the status is answered, which is
+    // after this test can have read that status.
+    let is_counted = async || {
+        let scrape = operator.scrape().await?;
+        let series = "mini_chat_operator_config_propagation_seconds_count";
+        Ok(scrape.sum(series, &[]) > 0.5)
+    };
+    eventually("counted as delivered", LOOSE, is_counted).await?;
+    assert_metrics(&operator.scrape().await?, &tenant)?;
     let has_events = async || Ok(site.events("acme").await? == ["Accepted", "Programmed"]);
     eventually("reported by events", LOOSE, has_events).await?;
     Ok(())
