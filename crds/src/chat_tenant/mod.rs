@@ -15,7 +15,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use model::{ApiParams, EstimationBudgets, Model, Preference, Tier};
+pub use model::{ApiParams, EstimationBudgets, Model, Preference, Tier, ToolSupport};
 pub use provider::{Auth, Provider, ProviderKind, SecretKeyRef, Timeouts};
 pub use reference::{CredentialRef, CredentialUse};
 pub use sink::{AuditSink, Batch, SinkType, UsageSink, Webhook, WebhookFormat};
@@ -175,6 +175,10 @@ pub struct ChatTenantSpec {
     #[serde(default)]
     pub context: Context,
 
+    /// Images in messages.
+    #[serde(default)]
+    pub images: Images,
+
     /// Where usage events go.
     #[serde(default)]
     pub usage_sink: UsageSink,
@@ -264,6 +268,10 @@ pub struct Issuer {
 }
 
 /// Switches that take effect with the next message.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each switch is independent of the others"
+)]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct KillSwitches {
@@ -274,6 +282,10 @@ pub struct KillSwitches {
     pub force_standard_tier: bool,
     /// Messages that ask for web search are refused.
     pub disable_web_search: bool,
+    /// Messages with images and uploads of images are refused.
+    pub disable_images: bool,
+    /// Uploads that only the code interpreter could use are refused.
+    pub disable_code_interpreter: bool,
 }
 
 /// Streamed answers.
@@ -307,6 +319,21 @@ impl Default for Context {
         Self {
             recent_messages_limit: 10,
         }
+    }
+}
+
+/// Images in messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Images {
+    /// Number of images that one message may have.
+    #[schemars(range(min = 1, max = 20))]
+    pub max_per_message: u32,
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self { max_per_message: 4 }
     }
 }
 

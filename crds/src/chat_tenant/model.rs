@@ -40,7 +40,7 @@ pub struct Model {
     /// Disabled models are neither listed nor used.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// Capabilities, such as `VISION_INPUT`.
+    /// Capabilities, such as `VISION_INPUT`, without which a model takes no images.
     #[serde(default)]
     #[schemars(length(max = 32), inner(length(max = 64)))]
     pub multimodal_capabilities: Vec<String>,
@@ -66,6 +66,9 @@ pub struct Model {
     /// How the tokens of a request are estimated before it is sent.
     #[serde(default)]
     pub estimation_budgets: EstimationBudgets,
+    /// What the model can use besides text and images.
+    #[serde(default)]
+    pub tool_support: ToolSupport,
     /// Sampling parameters. Those that are left out are not sent.
     #[serde(default)]
     pub api_params: ApiParams,
@@ -100,6 +103,9 @@ pub struct EstimationBudgets {
     /// Per cent added to the estimate.
     #[schemars(range(min = 0, max = 1000))]
     pub safety_margin_pct: u32,
+    /// Tokens of one image.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub image_token_budget: u32,
     /// Smallest number of output tokens that a stopped turn is charged for.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub minimal_generation_floor: u32,
@@ -111,9 +117,18 @@ impl Default for EstimationBudgets {
             bytes_per_token_conservative: 4,
             fixed_overhead_tokens: 100,
             safety_margin_pct: 10,
+            image_token_budget: 1000,
             minimal_generation_floor: 50,
         }
     }
+}
+
+/// What a model can use besides text and images.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ToolSupport {
+    /// Runs code on files. Without it, chats of the model refuse spreadsheets.
+    pub code_interpreter: bool,
 }
 
 /// Sampling parameters.

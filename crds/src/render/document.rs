@@ -5,8 +5,8 @@ use std::time::Duration;
 use minichat_config::issuer::url_host;
 use minichat_config::tenant::document::{
     ApiParamsDocument, AuthDocument, ContextDocument, FeaturesDocument, GeneralConfigDocument,
-    IssuerDocument, ModelDocument, PreferenceDocument, ProviderDocument, SCHEMA, TenantDocument,
-    TimeoutsDocument, UserLimitsDocument,
+    ImagesDocument, IssuerDocument, ModelDocument, PreferenceDocument, ProviderDocument, SCHEMA,
+    TenantDocument, TimeoutsDocument, ToolSupportDocument, UserLimitsDocument,
 };
 use minichat_config::{Fault, Faults, ProviderKind};
 use minichat_core::TenantId;
@@ -44,6 +44,7 @@ pub(super) fn document(
         context: crd::Context {
             recent_messages_limit,
         },
+        images: crd::Images { max_per_message },
         usage_sink,
         audit_sink,
     } = &tenant.spec;
@@ -51,6 +52,8 @@ pub(super) fn document(
         disable_premium_tier,
         force_standard_tier,
         disable_web_search,
+        disable_images,
+        disable_code_interpreter,
     } = kill_switches;
     let providers = providers
         .iter()
@@ -85,10 +88,15 @@ pub(super) fn document(
             disable_premium_tier: *disable_premium_tier,
             force_standard_tier: *force_standard_tier,
             disable_web_search: *disable_web_search,
+            disable_images: *disable_images,
+            disable_code_interpreter: *disable_code_interpreter,
             ..KillSwitches::default()
         },
         context: ContextDocument {
             recent_messages_limit: *recent_messages_limit,
+        },
+        images: ImagesDocument {
+            max_per_message: *max_per_message,
         },
         usage_sink: sink::usage(usage_sink, settings, faults),
         audit_sink: sink::audit(audit_sink, settings, faults),
@@ -249,6 +257,7 @@ fn model(model: &crd::Model) -> ModelDocument {
         output_tokens_credit_multiplier_micro,
         multiplier_display,
         estimation_budgets,
+        tool_support: crd::ToolSupport { code_interpreter },
         api_params: params,
         preference,
         system_prompt,
@@ -275,6 +284,9 @@ fn model(model: &crd::Model) -> ModelDocument {
         max_tool_calls: 2,
         general_config: GeneralConfigDocument {
             api_params: api_params(params),
+            tool_support: ToolSupportDocument {
+                code_interpreter: *code_interpreter,
+            },
         },
         preference: preference.as_ref().map(|p| PreferenceDocument {
             is_default: p.is_default,
@@ -289,12 +301,14 @@ fn budgets(budgets: &crd::EstimationBudgets) -> EstimationBudgets {
         bytes_per_token_conservative,
         fixed_overhead_tokens,
         safety_margin_pct,
+        image_token_budget,
         minimal_generation_floor,
     } = *budgets;
     EstimationBudgets {
         bytes_per_token_conservative,
         fixed_overhead_tokens,
         safety_margin_pct,
+        image_token_budget,
         minimal_generation_floor,
         ..EstimationBudgets::default()
     }

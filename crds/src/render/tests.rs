@@ -64,13 +64,15 @@ fn every_field_reaches_the_configuration() {
             "contextWindow": 1000, "maxOutputTokens": 100, "maxInputTokens": 500,
             "inputTokensCreditMultiplierMicro": 0, "outputTokensCreditMultiplierMicro": 7,
             "multiplierDisplay": "2x", "systemPrompt": "be kind",
-            "estimationBudgets": {"bytesPerTokenConservative": 3, "fixedOverheadTokens": 2, "safetyMarginPct": 1, "minimalGenerationFloor": 9},
+            "estimationBudgets": {"bytesPerTokenConservative": 3, "fixedOverheadTokens": 2, "safetyMarginPct": 1, "imageTokenBudget": 8, "minimalGenerationFloor": 9},
+            "toolSupport": {"codeInterpreter": true},
             "apiParams": {"temperature": 0.5, "topP": 0.25, "frequencyPenalty": 1, "presencePenalty": -1,
                 "stop": ["END"], "reasoningEffort": "low", "extraBody": {"k": 1}},
             "preference": {"isDefault": true, "sortOrder": 4}
         }],
-        "killSwitches": {"disablePremiumTier": true, "forceStandardTier": true, "disableWebSearch": true},
-        "streaming": {"maxOutputTokens": 50}, "context": {"recentMessagesLimit": 3},
+        "killSwitches": {"disablePremiumTier": true, "forceStandardTier": true, "disableWebSearch": true,
+            "disableImages": true, "disableCodeInterpreter": true},
+        "streaming": {"maxOutputTokens": 50}, "context": {"recentMessagesLimit": 3}, "images": {"maxPerMessage": 7},
         "usageSink": {"type": "Log"}, "auditSink": {"type": "Log", "includeContent": true}
     });
     let Rendered {
@@ -93,12 +95,14 @@ fn every_field_reaches_the_configuration() {
     assert_eq!(
         (
             config.max_output_tokens,
-            config.context.recent_messages_limit
+            config.context.recent_messages_limit,
+            config.images.max_per_message
         ),
-        (50, 3)
+        (50, 3, 7)
     );
     assert!(config.kill_switches.disable_premium_tier && config.kill_switches.force_standard_tier);
-    assert!(config.kill_switches.disable_web_search);
+    assert!(config.kill_switches.disable_web_search && config.kill_switches.disable_images);
+    assert!(config.kill_switches.disable_code_interpreter);
     let provider = &config.providers["p"];
     assert_eq!(
         (provider.scheme, provider.authority().as_str()),
@@ -165,9 +169,14 @@ fn every_field_reaches_the_configuration() {
         (3, 2)
     );
     assert_eq!(
-        (budgets.safety_margin_pct, budgets.minimal_generation_floor),
-        (1, 9)
+        (
+            budgets.safety_margin_pct,
+            budgets.image_token_budget,
+            budgets.minimal_generation_floor
+        ),
+        (1, 8, 9)
     );
+    assert!(model.takes_images() && model.tool_support.code_interpreter);
     let params = &model.api_params;
     assert_eq!((params.temperature, params.top_p), (Some(0.5), Some(0.25)));
     assert_eq!(

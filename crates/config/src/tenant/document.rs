@@ -62,6 +62,9 @@ pub struct TenantDocument {
     /// Context assembly.
     #[serde(default)]
     pub context: ContextDocument,
+    /// Images in messages.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub images: ImagesDocument,
     /// Where usage events go; absent = nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage_sink: Option<SinkDocument>,
@@ -196,6 +199,20 @@ impl Default for ContextDocument {
     }
 }
 
+/// `images`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ImagesDocument {
+    /// 1 to 20, default 4.
+    pub max_per_message: u32,
+}
+
+impl Default for ImagesDocument {
+    fn default() -> Self {
+        Self { max_per_message: 4 }
+    }
+}
+
 /// `user_limits`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -327,6 +344,17 @@ pub struct ModelDocument {
 pub struct GeneralConfigDocument {
     /// Sampling parameters.
     pub api_params: ApiParamsDocument,
+    /// Tools that the model can use.
+    #[serde(skip_serializing_if = "is_default")]
+    pub tool_support: ToolSupportDocument,
+}
+
+/// `tool_support` of a catalog entry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ToolSupportDocument {
+    /// Default false.
+    pub code_interpreter: bool,
 }
 
 /// `api_params` of a catalog entry; absent ones are not sent.
@@ -361,6 +389,12 @@ pub struct PreferenceDocument {
     pub is_default: bool,
     /// UI hint.
     pub sort_order: i32,
+}
+
+/// Whether a part says nothing that its absence does not say. It is left out, so that
+/// a document has the hash that an earlier release computed for it.
+fn is_default<T: Default + PartialEq>(part: &T) -> bool {
+    *part == T::default()
 }
 
 const fn https_port() -> u16 {

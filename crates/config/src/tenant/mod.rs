@@ -65,6 +65,8 @@ pub struct TenantConfig {
     pub providers: BTreeMap<String, Provider>,
     /// Settings of context assembly.
     pub context: ContextSettings,
+    /// Images in messages.
+    pub images: ImageSettings,
     /// The document from which this was validated. It never contains a secret.
     pub document: Arc<TenantDocument>,
 }
@@ -81,6 +83,13 @@ pub struct Features {
 pub struct ContextSettings {
     /// Newest messages of the chat that a request carries, 0 to 100 (CONT-5).
     pub recent_messages_limit: u32,
+}
+
+/// Images in messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageSettings {
+    /// Images of one message, 1 to 20 (CONT-71).
+    pub max_per_message: u32,
 }
 
 /// Spending limits of a tenant's users: a default, and exceptions for single users.
@@ -125,6 +134,8 @@ pub struct Model {
     pub estimation_budgets: EstimationBudgets,
     /// Tool-call cap sent to the provider.
     pub max_tool_calls: u32,
+    /// Tools that the model can use. Uploads ask for it (CONT-56).
+    pub tool_support: ToolSupport,
     /// Sampling parameters; absent ones are not sent (PLAT-108).
     pub api_params: ApiParams,
     /// UI hints and the default flag (QUOTA-19).
@@ -234,7 +245,14 @@ impl Model {
             .is_some_and(|preference| preference.is_default)
     }
 
-    /// The entry as quota decisions see it.
+    /// Whether the model sees images (CONT-71).
+    pub fn takes_images(&self) -> bool {
+        let mut capabilities = self.multimodal_capabilities.iter();
+        capabilities.any(|capability| capability == "VISION_INPUT")
+    }
+
+    /// The entry as quota decisions see it. No request has tools yet, so none is
+    /// offered.
     pub fn policy(&self) -> PolicyModel<'_> {
         PolicyModel {
             id: &self.id,

@@ -119,6 +119,11 @@ fn content_hash_ignores_version_and_time_and_nothing_else() {
         ),
         ("/kill_switches", json!({"disable_web_search": true})),
         ("/max_output_tokens", json!(32767)),
+        ("/images", json!({"max_per_message": 5})),
+        (
+            "/model_catalog/0/general_config",
+            json!({"tool_support": {"code_interpreter": true}}),
+        ),
         (
             "/user_limits/default",
             json!({"overshoot_tolerance_pct": 1}),
@@ -129,6 +134,34 @@ fn content_hash_ignores_version_and_time_and_nothing_else() {
         set(&mut changed, pointer, value);
         assert_ne!(read(&changed).unwrap().content_hash, plain, "{pointer}");
     }
+}
+
+/// QUOTA-26, QUOTA-28: what an earlier release did not know is left out of the
+/// document while it has its default, so that the hash of a document stays.
+#[test]
+fn a_default_that_is_written_out_does_not_change_the_hash() {
+    let plain = read(&document()).unwrap();
+    let mut written = document();
+    written["images"] = json!({"max_per_message": 4});
+    written["model_catalog"][0]["general_config"] =
+        json!({"tool_support": {"code_interpreter": false}});
+    let written = read(&written).unwrap();
+    assert_eq!(written.content_hash, plain.content_hash);
+    let json = written.document.to_json().unwrap();
+    assert!(!json.contains("max_per_message") && !json.contains("tool_support"));
+}
+
+/// CONT-71: other capabilities do not make a model see.
+#[test]
+fn only_a_model_with_vision_input_takes_images() {
+    let takes_images = |capabilities: Value| {
+        let mut document = document();
+        document["model_catalog"][0]["multimodal_capabilities"] = capabilities;
+        read(&document).unwrap().models[0].takes_images()
+    };
+    assert!(takes_images(json!(["RAG", "VISION_INPUT"])));
+    assert!(!takes_images(json!([])));
+    assert!(!takes_images(json!(["IMAGE_GENERATION", "vision_input"])));
 }
 
 /// PLAT-100, PLAT-104
@@ -193,6 +226,16 @@ fn every_bound_names_the_field() {
             "/context",
             json!({"recent_messages_limit": 101}),
             "context.recent_messages_limit",
+        ),
+        (
+            "/images",
+            json!({"max_per_message": 0}),
+            "images.max_per_message",
+        ),
+        (
+            "/images",
+            json!({"max_per_message": 21}),
+            "images.max_per_message",
         ),
         ("/providers", json!({}), "providers"),
         ("/providers/openai/host", json!(""), "providers.openai.host"),
@@ -294,6 +337,11 @@ fn every_bound_names_the_field() {
             "/model_catalog/0/estimation_budgets",
             json!({"safety_margin_pct": 1001}),
             "model_catalog[0].estimation_budgets.safety_margin_pct",
+        ),
+        (
+            "/model_catalog/0/estimation_budgets",
+            json!({"image_token_budget": 0}),
+            "model_catalog[0].estimation_budgets.image_token_budget",
         ),
         (
             "/model_catalog/0/estimation_budgets",

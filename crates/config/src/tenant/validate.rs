@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minichat_core::quota::credits::{MAX_MULTIPLIER_MICRO, MAX_TOKENS};
-use minichat_core::quota::{EstimationBudgets, Pricing, Tier, TierLimits};
+use minichat_core::quota::{EstimationBudgets, Pricing, Tier, TierLimits, ToolSupport};
 
 use super::document::{
     ApiParamsDocument, AuthDocument, ModelDocument, ProviderDocument, SCHEMA, TenantDocument,
@@ -18,7 +18,8 @@ use super::quota::UserLimits;
 use super::request_line;
 use super::sink;
 use super::{
-    ApiParams, ContextSettings, Features, Model, Preference, TenantConfig, UserLimitTable,
+    ApiParams, ContextSettings, Features, ImageSettings, Model, Preference, TenantConfig,
+    UserLimitTable,
 };
 use crate::fault::Faults;
 
@@ -26,6 +27,8 @@ use crate::fault::Faults;
 pub(super) const MAX_DOCUMENT_BYTES: usize = 900 * 1024;
 const MAX_MODELS: usize = 64;
 const MAX_PROVIDERS: usize = 16;
+/// As many as a message may have attachments (API-62).
+const MAX_IMAGES: u32 = 20;
 const API_PATH: &str = "must begin with one `/` and be the path and query of a URL, such as `/v1/responses`; write other characters as `%20`";
 
 pub(super) fn tenant(document: TenantDocument) -> Result<TenantConfig, Faults> {
@@ -38,6 +41,12 @@ pub(super) fn tenant(document: TenantDocument) -> Result<TenantConfig, Faults> {
         limit <= 100,
         "context.recent_messages_limit",
         "must be 0 to 100",
+    );
+    let images = document.images.max_per_message;
+    faults.require(
+        (1..=MAX_IMAGES).contains(&images),
+        "images.max_per_message",
+        format!("must be 1 to {MAX_IMAGES}"),
     );
     let issuers = issuers::issuers(&document.issuers, &mut faults);
     let providers = providers(&document.providers, &mut faults);
@@ -66,6 +75,9 @@ pub(super) fn tenant(document: TenantDocument) -> Result<TenantConfig, Faults> {
         providers,
         context: ContextSettings {
             recent_messages_limit: limit,
+        },
+        images: ImageSettings {
+            max_per_message: images,
         },
         document: Arc::new(document),
     })
@@ -351,6 +363,10 @@ fn model(path: &str, document: &ModelDocument, cap: u32, faults: &mut Faults) ->
         multiplier_display: document.multiplier_display.clone(),
         estimation_budgets: document.estimation_budgets,
         max_tool_calls: document.max_tool_calls,
+        tool_support: ToolSupport {
+            code_interpreter: document.general_config.tool_support.code_interpreter,
+            ..ToolSupport::default()
+        },
         api_params: api_params(path, &document.general_config.api_params, faults),
         preference: document.preference.map(|p| Preference {
             is_default: p.is_default,
@@ -429,6 +445,11 @@ fn budgets(model: &str, budgets: &EstimationBudgets, max_output: u32, faults: &m
         budgets.safety_margin_pct <= 1000,
         path("safety_margin_pct"),
         "must be 0 to 1000",
+    );
+    faults.require(
+        budgets.image_token_budget > 0,
+        path("image_token_budget"),
+        "must be at least 1",
     );
     faults.require(
         (1..=max_output.max(1)).contains(&budgets.minimal_generation_floor),

@@ -17,7 +17,7 @@ pub(super) fn tenant(world: &World) -> Value {
         "apiVersion": "minichat.dev/v1alpha1", "kind": "ChatTenant",
         "metadata": {"name": "evil", "namespace": world.namespace},
         "spec": {
-            "features": {}, "killSwitches": {}, "streaming": {}, "context": {}, "usageSink": {}, "auditSink": {},
+            "features": {}, "killSwitches": {}, "streaming": {}, "context": {}, "images": {}, "usageSink": {}, "auditSink": {},
             "auth": {"issuers": []},
             "providers": [{
                 "name": "main", "kind": "OpenAIResponses",
@@ -30,7 +30,7 @@ pub(super) fn tenant(world: &World) -> Value {
                 "id": "m", "providerModelId": "m", "displayName": "M", "providerRef": "main", "tier": "Standard",
                 "contextWindow": 128_000, "maxOutputTokens": 1000, "maxInputTokens": 64_000,
                 "inputTokensCreditMultiplierMicro": 1, "outputTokensCreditMultiplierMicro": 1,
-                "estimationBudgets": {}, "apiParams": {}, "preference": {},
+                "estimationBudgets": {}, "toolSupport": {}, "apiParams": {}, "preference": {},
             }],
         },
     })
@@ -289,6 +289,12 @@ fn what_tenants_set() -> Cases {
         ("spec.killSwitches.disablePremiumTier", vec![json!(true)]),
         ("spec.killSwitches.forceStandardTier", vec![json!(true)]),
         ("spec.killSwitches.disableWebSearch", vec![json!(true)]),
+        ("spec.killSwitches.disableImages", vec![json!(true)]),
+        (
+            "spec.killSwitches.disableCodeInterpreter",
+            vec![json!(true)],
+        ),
+        ("spec.images.maxPerMessage", vec![json!(1), json!(20)]),
         ("spec.streaming.maxOutputTokens", large.clone()),
         (
             "spec.context.recentMessagesLimit",
@@ -325,8 +331,16 @@ fn what_tenants_set() -> Cases {
             vec![json!(1000)],
         ),
         (
+            "spec.models[].estimationBudgets.imageTokenBudget",
+            vec![json!(1)],
+        ),
+        (
             "spec.models[].estimationBudgets.minimalGenerationFloor",
             large,
+        ),
+        (
+            "spec.models[].toolSupport.codeInterpreter",
+            vec![json!(true)],
         ),
         ("spec.models[].apiParams.temperature", vec![json!(2)]),
         ("spec.models[].apiParams.topP", vec![json!(0)]),
