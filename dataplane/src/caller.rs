@@ -38,31 +38,44 @@ impl RequesterType {
 pub struct Scopes {
     pub read: bool,
     pub write: bool,
+    /// Whether the caller may erase himself. Only `ai:mini_chat:erase` and `*`
+    /// grant it, because nothing brings the data back (API-113).
+    pub erase: bool,
 }
 
 impl Scopes {
+    /// Everything that needs no scope of its own.
     pub const ALL: Self = Self {
         read: true,
         write: true,
+        erase: false,
     };
 
-    /// An empty list, and a list with `*`, grants everything (API-10).
+    const NONE: Self = Self {
+        read: false,
+        write: false,
+        erase: false,
+    };
+
+    /// An empty list grants [`Scopes::ALL`] (API-10).
     pub fn parse<'a>(scopes: impl Iterator<Item = &'a str>) -> Self {
-        let mut granted = Self {
-            read: false,
-            write: false,
-        };
+        let mut granted = Self::NONE;
         let mut empty = true;
         for scope in scopes.filter(|scope| !scope.is_empty()) {
             empty = false;
-            match scope {
-                "*" | "ai:mini_chat" => return Self::ALL,
-                "ai:mini_chat:read" => granted.read = true,
-                "ai:mini_chat:write" => granted.write = true,
-                _ => {}
-            }
+            granted = granted.with(scope);
         }
         if empty { Self::ALL } else { granted }
+    }
+
+    fn with(self, scope: &str) -> Self {
+        let Self { read, write, erase } = self;
+        let is_all = matches!(scope, "*" | "ai:mini_chat");
+        Self {
+            read: read || is_all || scope == "ai:mini_chat:read",
+            write: write || is_all || scope == "ai:mini_chat:write",
+            erase: erase || matches!(scope, "*" | "ai:mini_chat:erase"),
+        }
     }
 }
 
@@ -75,8 +88,10 @@ mod tests {
     fn scopes_grant_what_they_name() {
         let parse = |text: &str| Scopes::parse(text.split([' ', ',']));
         assert_eq!(parse(""), Scopes::ALL);
-        assert_eq!(parse("openid *"), Scopes::ALL);
         assert_eq!(parse("ai:mini_chat"), Scopes::ALL);
+        assert!(parse("openid *").erase && parse("openid *").read);
+        assert!(parse("ai:mini_chat ai:mini_chat:erase").erase);
+        assert!(!parse("ai:mini_chat:erase").write);
         let read = parse("openid,ai:mini_chat:read");
         assert!(read.read && !read.write);
         let none = parse("openid");

@@ -8,14 +8,15 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use http::{HeaderName, HeaderValue, Uri};
 use minichat_config::process::{self, JobConfig, ProcessConfig};
-use minichat_core::{NamespacedName, TenantId};
+use minichat_core::{NamespacedName, TenantId, UserId};
 use minichat_dataplane::ask::{self, Question};
 use minichat_dataplane::backup::{Backup, Destination};
 use minichat_dataplane::books::{self, BooksQuery, Month, Output, TenantRef};
 use minichat_dataplane::check_config;
 use minichat_dataplane::dead_letter::{self, Decision, Listing};
-use minichat_dataplane::jobs;
+use minichat_dataplane::erasure::command::Request;
 use minichat_dataplane::tenant_owners::{self, Transfer};
+use minichat_dataplane::{erasure, jobs};
 use minichat_telemetry::{
     LogFormat, LogSettings, Signal, StartError, Terminations, TraceSettings, Tracer,
 };
@@ -118,6 +119,27 @@ enum Command {
         /// `table`, `json`, `csv`, or `focus`: the columns of FOCUS 1.0.
         #[arg(long, value_name = "FORM", default_value = "table")]
         output: Output,
+    },
+    /// Erase a user: chats, messages, files, and the user's id in what was spent.
+    /// Nothing brings them back. Prints one line of JSON. Files at providers are
+    /// deleted by the clean-up; until then, and while an answer is being written, this
+    /// command waits. Exit code 1: it is not finished; the clean-up goes on with it.
+    /// An `SQLite` database cannot be opened while `serve` uses it; there, the user
+    /// sends `DELETE /mini-chat/v1/me`.
+    Erase {
+        /// Process configuration (YAML). Only `database`, `outbox` and `logging` are
+        /// read.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The tenant's id.
+        #[arg(long, value_name = "UUID")]
+        tenant: TenantId,
+        /// The user's id.
+        #[arg(long, value_name = "UUID")]
+        user: UserId,
+        /// Seconds to wait for files and answers.
+        #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+        timeout: u64,
     },
     /// Migrate the database to the schema of this release. Safe to run at any
     /// time, and by several processes at once.
@@ -299,6 +321,19 @@ fn main() -> ExitCode {
             };
             return books(config.as_deref(), &query);
         }
+        Command::Erase {
+            config,
+            tenant,
+            user,
+            timeout,
+        } => erase(
+            config.as_deref(),
+            &Request {
+                tenant,
+                user,
+                patience: Duration::from_secs(timeout),
+            },
+        ),
         Command::Migrate { config } => migrate(config.as_deref()),
         Command::Tenants { command } => tenants(command).map(|()| true),
         Command::DeadLetter { command } => dead_letters(command),
@@ -388,6 +423,15 @@ fn books(config: Option<&Path>, query: &BooksQuery) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn erase(config: Option<&Path>, request: &Request) -> anyhow::Result<bool> {
+    let config = JobConfig::load(config, std::env::vars())?;
+    let out = &mut std::io::stdout();
+    runtime()?.block_on(async {
+        job_telemetry("erase", &config.logging)?;
+        erasure::command::erase(&config, request, out).await
+    })
 }
 
 fn migrate(config: Option<&Path>) -> anyhow::Result<bool> {

@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_tenants.sql"),
     include_str!("migrations/0004_single_statements.sql"),
     include_str!("migrations/0005_deliveries.sql"),
+    include_str!("migrations/0006_erasures.sql"),
 ];
 
 /// The key of the advisory lock, `minichat` in ASCII.

@@ -108,7 +108,7 @@ async fn page(store: &Store, filter: DeadLetterFilter) -> anyhow::Result<Vec<Dea
 const CONTENT: [&str; 3] = ["prompt", "response", "attachments"];
 
 /// Operators never see content (PLAT-139).
-fn without_content(mut payload: Value) -> Value {
+pub(crate) fn without_content(mut payload: Value) -> Value {
     if let Some(members) = payload.as_object_mut() {
         members.retain(|name, _| !CONTENT.contains(&name.as_str()));
     }

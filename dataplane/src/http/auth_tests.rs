@@ -136,6 +136,7 @@ fn scopes_are_separated_by_spaces_or_commas() {
     let read_only = Scopes {
         read: true,
         write: false,
+        erase: false,
     };
     assert_eq!(scopes("openid ai:mini_chat:read"), read_only);
     assert_eq!(scopes("openid,ai:mini_chat:read"), read_only);
@@ -148,7 +149,8 @@ fn scopes_are_separated_by_spaces_or_commas() {
         scopes("openid"),
         Scopes {
             read: false,
-            write: false
+            write: false,
+            erase: false
         }
     );
 }

@@ -8,9 +8,8 @@ use axum::response::{IntoResponse, Response};
 use http::header::LOCATION;
 use http::{HeaderValue, StatusCode, Uri};
 use minichat_config::TenantConfig;
-use minichat_config::process::OutboxKind;
-use minichat_core::{ChatId, RequestId, TenantId, Timestamp};
-use minichat_store::{Chat, NewChat, OutboxMessage};
+use minichat_core::{ChatId, Timestamp};
+use minichat_store::{Chat, NewChat};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +19,7 @@ use super::list::ListQuery;
 use super::path::{ChatPath, Params};
 use crate::app::App;
 use crate::caller::Caller;
+use crate::chat_deletion::ChatDeletion;
 use crate::problem::Problem;
 
 /// Maximum length of a title in Unicode characters (API-51).
@@ -187,16 +187,6 @@ pub(super) async fn update(
     Ok(Json(ChatView::from(chat)).into_response())
 }
 
-/// The message for the clean-up (CONT-163).
-#[derive(Serialize)]
-struct CleanupEvent {
-    reason: &'static str,
-    tenant_id: TenantId,
-    chat_id: ChatId,
-    system_request_id: RequestId,
-    chat_deleted_at: Timestamp,
-}
-
 /// `DELETE /chats/{id}` (API-55). A running turn continues to its end.
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
@@ -204,37 +194,10 @@ pub(super) async fn delete(
     Params(path): Params<ChatPath>,
 ) -> Result<StatusCode, Problem> {
     let (tenant, user) = (caller.tenant_id, caller.user_id);
-    let event = CleanupEvent {
-        reason: "chat_soft_delete",
-        tenant_id: tenant,
-        chat_id: path.id,
-        system_request_id: RequestId::random(),
-        chat_deleted_at: app.clock.now(),
-    };
-    let payload = serde_json::to_string(&event).map_err(|_| Problem::internal())?;
-    let now = event.chat_deleted_at;
-    let outbox = Arc::clone(&app.outbox);
-    app.store
-        .write(move |tx| {
-            let (payload, outbox) = (payload.clone(), Arc::clone(&outbox));
-            Box::pin(async move {
-                if !tx.chat_delete(tenant, user, path.id, now).await? {
-                    return Err(Problem::chat_not_found());
-                }
-                tx.outbox_enqueue(&OutboxMessage {
-                    queue: outbox.queue(OutboxKind::ChatCleanup),
-                    tenant_id: tenant,
-                    key: path.id.0,
-                    partitions: outbox.partitions(),
-                    dedupe_key: None,
-                    payload: &payload,
-                    created_at: now,
-                })?;
-                Ok(())
-            })
-        })
-        .await?;
-    app.outbox.enqueued(tenant, &[OutboxKind::ChatCleanup]);
+    let deletion = ChatDeletion::new(tenant, user, path.id, app.clock.now());
+    if !deletion.run(&app.store, &app.outbox).await? {
+        return Err(Problem::chat_not_found());
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -28,6 +28,8 @@ pub(super) struct Operation {
     pub(super) list: Option<List>,
     pub(super) body: Option<SchemaOf>,
     pub(super) successes: Vec<Success>,
+    /// The scope that a caller needs, unless its method decides (API-13).
+    pub(super) scope: Option<&'static str>,
     refusals: Vec<ErrorCode>,
 }
 
@@ -42,6 +44,8 @@ pub(super) struct Success {
 pub(super) enum Content {
     Nothing,
     Json(SchemaOf),
+    /// One JSON object per line.
+    JsonLines(SchemaOf),
     Events,
 }
 
@@ -139,6 +143,7 @@ impl Operation {
             list: None,
             body: None,
             successes: Vec::new(),
+            scope: None,
             refusals: Vec::new(),
         }
     }
@@ -166,6 +171,18 @@ impl Operation {
             means,
             Content::Json(SchemaGenerator::subschema_for::<T>),
         )
+    }
+
+    /// Answers 200 with lines, each a JSON object of type `T`.
+    pub(super) fn answers_lines<T: JsonSchema>(self, means: &'static str) -> Self {
+        let schema = SchemaGenerator::subschema_for::<T>;
+        self.success(200, means, Content::JsonLines(schema))
+    }
+
+    /// Needs a scope of its own besides that of its method.
+    pub(super) const fn scope(mut self, scope: &'static str) -> Self {
+        self.scope = Some(scope);
+        self
     }
 
     /// Answers 204.

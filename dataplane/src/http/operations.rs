@@ -6,7 +6,9 @@ use minichat_core::quota::QuotaStatus;
 
 use super::chats::{self, ChatView};
 use super::cursor::List;
+use super::export::{self, ExportLine};
 use super::list::PageView;
+use super::me::{self, ErasureView};
 use super::messages::{self, MessageView};
 use super::models::{self, ModelList, ModelView};
 use super::operation::Operation;
@@ -15,7 +17,7 @@ use super::reactions::{self, ReactionView};
 use super::turns::{self, TurnView};
 
 pub(super) fn all() -> Vec<Operation> {
-    [chats(), messages(), turns(), catalog()]
+    [chats(), messages(), turns(), catalog(), person()]
         .into_iter()
         .flatten()
         .collect()
@@ -112,5 +114,18 @@ fn catalog() -> Vec<Operation> {
         Operation::get("/quota/status", "mini_chat.get_quota_status", quota::status)
             .summary("Read how much of the caller's credits is left.")
             .answers::<QuotaStatus>(200, "The credits, by tier and period."),
+    ]
+}
+
+fn person() -> Vec<Operation> {
+    vec![
+        Operation::get("/me/export", "mini_chat.export_me", export::export)
+            .summary("Read everything that is kept about the caller, deleted or not. Complete if its last line has the type `end`.")
+            .answers_lines::<ExportLine>("One object per line."),
+        Operation::delete("/me", "mini_chat.erase_me", me::erase)
+            .scope(me::ERASE_SCOPE)
+            .summary("Erase the caller: chats, messages, files. Nothing brings them back. What was spent is kept without the person. Repeat the request to see how far it is.")
+            .answers::<ErasureView>(200, "Nothing is left of the caller.")
+            .answers::<ErasureView>(202, "It goes on; files are being deleted at the provider, or an answer is still being written."),
     ]
 }

@@ -39,13 +39,19 @@ impl Things {
 }
 
 impl Call {
-    /// API-13: GETs read, all others write.
+    /// API-13: GETs read, all others write; API-113.
     pub(crate) fn scope(&self) -> &'static str {
-        if self.method == Method::GET {
+        if self.erases() {
+            "ai:mini_chat:write ai:mini_chat:erase"
+        } else if self.method == Method::GET {
             "ai:mini_chat:read"
         } else {
             "ai:mini_chat:write"
         }
+    }
+
+    fn erases(&self) -> bool {
+        self.template == "/me" && self.method == Method::DELETE
     }
 
     pub(crate) fn names_a_chat(&self) -> bool {
@@ -53,10 +59,13 @@ impl Call {
     }
 
     pub(crate) async fn by(&self, caller: &Api) -> anyhow::Result<Answer> {
-        let json = [("content-type", "application/json")];
+        let mut headers = vec![("content-type", "application/json")];
+        if self.erases() {
+            headers.push(("x-scopes", self.scope()));
+        }
         let body = Bytes::from_static(BODY);
         caller
-            .exchange(self.method.clone(), &self.path, &json, body)
+            .exchange(self.method.clone(), &self.path, &headers, body)
             .await
     }
 }

@@ -35,6 +35,8 @@ fn first_step(call: &Call) -> &'static str {
         ("DELETE", "/chats/{id}/turns/{request_id}") => "delete_turn",
         ("POST", "/chats/{id}/turns/{request_id}/cancel") => "cancel_turn",
         ("GET", "/quota/status") => "get_quota_status",
+        ("GET", "/me/export") => "export_me",
+        ("DELETE", "/me") => "erase_me",
         (_, "/models" | "/models/{model_id}") => "",
         // What begins a turn.
         _ => "reserve",
@@ -104,7 +106,7 @@ fn a_failure_of_the_database_is_logged_with_its_step_on_postgres() -> anyhow::Re
         let things = Things::create(&user).await?;
         proxy.set_down(true);
         let checked = check(&mut process, &user, &things, |_| false).await?;
-        ensure!(checked == 15, "{checked} routes");
+        ensure!(checked == 17, "{checked} routes");
         process.kill().await
     })
 }
@@ -119,7 +121,7 @@ fn a_failure_of_the_database_is_logged_with_its_step_on_sqlite() -> anyhow::Resu
         // A turn that has ended is not stopped but looked at.
         let reads = |call: &Call| call.method == Method::GET || call.template.ends_with("/cancel");
         let checked = check(&mut process, &user, &things, reads).await?;
-        ensure!(checked == 9, "{checked} routes");
+        ensure!(checked == 10, "{checked} routes");
         drop(lock);
         process.kill().await
     })

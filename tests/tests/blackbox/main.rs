@@ -29,6 +29,8 @@ mod directories;
 #[cfg(test)]
 mod disconnects;
 #[cfg(test)]
+mod erasures;
+#[cfg(test)]
 mod events;
 #[cfg(test)]
 mod every_route;

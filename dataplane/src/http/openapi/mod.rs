@@ -62,11 +62,12 @@ fn describe(operation: &Operation, schemas: &mut Schemas) -> Value {
     } else {
         "ai:mini_chat:write"
     };
+    let scopes: Vec<_> = [scope].into_iter().chain(operation.scope).collect();
     let mut described = json!({
         "operationId": operation.id,
         "summary": operation.summary,
         "tags": [operation.path.split('/').nth(1)],
-        "security": [{"bearer": [scope]}],
+        "security": [{"bearer": scopes}],
         "parameters": parameters::of(operation),
         "responses": responses,
     });
@@ -88,6 +89,9 @@ fn answer(success: &Success, schemas: &mut Schemas) -> Value {
         Content::Nothing => {}
         Content::Json(schema) => {
             answer["content"]["application/json"]["schema"] = schemas.answer(schema);
+        }
+        Content::JsonLines(schema) => {
+            answer["content"]["application/jsonl"]["schema"] = schemas.answer(schema);
         }
         Content::Events => {
             answer["content"]["text/event-stream"]["schema"] = events::reference();

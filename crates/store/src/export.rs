@@ -1,0 +1,284 @@
+//! Everything that is kept about a person, row by row (API-114): also what is
+//! deleted and waits for its removal. Not what belongs to the operation: leases,
+//! ids of the provider, errors in its words.
+
+use minichat_core::{ChatId, Date, TenantId, Timestamp, UserId};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::value::{Row, params};
+use crate::{StoreError, Tx};
+
+/// A table with rows about a person.
+#[derive(Clone, Copy, Debug)]
+pub struct ExportTable {
+    /// What a row is called: `type` of its line.
+    pub name: &'static str,
+    sql: &'static str,
+    map: fn(&Row<'_>) -> Result<ExportedRow, StoreError>,
+}
+
+/// One row. Columns without a value are absent.
+#[derive(Clone, Debug)]
+pub struct ExportedRow {
+    /// The row's id; the next page begins after it.
+    pub key: Uuid,
+    pub columns: Map<String, Value>,
+}
+
+impl ExportTable {
+    /// The person's chats.
+    pub const CHATS: Self = CHATS;
+    /// The person's quota rows.
+    pub const QUOTA: Self = QUOTA;
+    /// Rows of a chat.
+    pub const OF_CHAT: [Self; 7] = [
+        MESSAGES,
+        DELETED_MESSAGES,
+        TURNS,
+        REACTIONS,
+        ATTACHMENTS,
+        LINKS,
+        SUMMARIES,
+    ];
+}
+
+impl Tx {
+    /// At most `limit` rows of `user` in [`ExportTable::CHATS`] or
+    /// [`ExportTable::QUOTA`], after the row `after`, by id.
+    pub async fn export_of_person(
+        &mut self,
+        tenant: TenantId,
+        user: UserId,
+        table: &ExportTable,
+        after: Uuid,
+        limit: u32,
+    ) -> Result<Vec<ExportedRow>, StoreError> {
+        let params = params![tenant, user, after, limit];
+        self.query(table.sql, &params, table.map).await
+    }
+
+    /// The same for a chat of [`ExportTable::CHATS`] and the tables
+    /// [`ExportTable::OF_CHAT`].
+    pub async fn export_of_chat(
+        &mut self,
+        tenant: TenantId,
+        chat: ChatId,
+        table: &ExportTable,
+        after: Uuid,
+        limit: u32,
+    ) -> Result<Vec<ExportedRow>, StoreError> {
+        let params = params![tenant, chat, after, limit];
+        self.query(table.sql, &params, table.map).await
+    }
+
+    /// Usage events of the person that were delivered, added up by model and day:
+    /// few rows.
+    pub async fn export_usage(
+        &mut self,
+        tenant: TenantId,
+        user: UserId,
+    ) -> Result<Vec<ExportedRow>, StoreError> {
+        self.query(
+            "SELECT model, day, events, credits_micro, input_tokens, output_tokens \
+             FROM usage_rollups WHERE tenant_id = $1 AND user_id = $2 ORDER BY day, model",
+            &params![tenant, user],
+            usage_row,
+        )
+        .await
+    }
+
+    /// At most `limit` payloads of events after `after` that may be about the person,
+    /// with their ids: those that wait for a sink or for their removal, or those
+    /// that a sink has refused. Others may contain the person's id in their text.
+    pub async fn export_events(
+        &mut self,
+        tenant: TenantId,
+        user: UserId,
+        source: EventSource,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<(i64, String)>, StoreError> {
+        let pattern = format!("%{user}%");
+        let sql = match source {
+            EventSource::Queues => events!("outbox_messages"),
+            EventSource::DeadLetters => events!("outbox_dead_letters"),
+        };
+        let params = params![tenant, pattern.as_str(), after, limit];
+        self.query(sql, &params, |row| Ok((row.take()?, row.take()?)))
+            .await
+    }
+}
+
+/// Where events are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EventSource {
+    Queues,
+    DeadLetters,
+}
+
+macro_rules! events {
+    ($table:literal) => {
+        concat!(
+            "SELECT id, payload FROM ",
+            $table,
+            " WHERE tenant_id = $1 AND payload LIKE $2 AND id > $3 ORDER BY id LIMIT $4"
+        )
+    };
+}
+use events;
+
+/// Adds a column with a value.
+fn put<T: serde::Serialize>(columns: &mut Map<String, Value>, name: &str, value: Option<T>) {
+    let value = value.and_then(|value| serde_json::to_value(value).ok());
+    if let Some(value) = value {
+        columns.insert(name.to_owned(), value);
+    }
+}
+
+/// A table whose rows have an `id`: its columns with their types, and which rows.
+macro_rules! table {
+    ($name:literal, $from:literal, { $($column:ident: $type:ty),* $(,)? }) => {
+        ExportTable {
+            name: $name,
+            sql: concat!(
+                "SELECT id", $(", ", stringify!($column),)*
+                " FROM ", $from, " AND id > $3 ORDER BY id LIMIT $4"
+            ),
+            map: |row| {
+                let key = row.peek()?;
+                let mut columns = Map::new();
+                put(&mut columns, "id", row.take::<Option<Uuid>>()?);
+                $(put(&mut columns, stringify!($column), row.take::<Option<$type>>()?);)*
+                Ok(ExportedRow { key, columns })
+            },
+        }
+    };
+}
+
+const CHATS: ExportTable = table!("chat", "chats WHERE tenant_id = $1 AND user_id = $2", {
+    model: String,
+    title: String,
+    is_temporary: bool,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    deleted_at: Timestamp,
+});
+
+const QUOTA: ExportTable = table!("quota", "quota_usage WHERE tenant_id = $1 AND user_id = $2", {
+    period_type: String,
+    period_start: Date,
+    bucket: String,
+    spent_credits_micro: i64,
+    reserved_credits_micro: i64,
+    calls: i64,
+    input_tokens: i64,
+    output_tokens: i64,
+    file_search_calls: i64,
+    web_search_calls: i64,
+    code_interpreter_calls: i64,
+    updated_at: Timestamp,
+});
+
+/// Live and deleted messages are found by different indexes.
+macro_rules! messages {
+    ($which:literal) => {
+        table!("message", $which, {
+            chat_id: Uuid,
+            request_id: Uuid,
+            role: String,
+            content: String,
+            model: String,
+            input_tokens: i64,
+            output_tokens: i64,
+            cache_read_input_tokens: i64,
+            cache_write_input_tokens: i64,
+            reasoning_tokens: i64,
+            created_at: Timestamp,
+            deleted_at: Timestamp,
+        })
+    };
+}
+
+const MESSAGES: ExportTable =
+    messages!("messages WHERE tenant_id = $1 AND chat_id = $2 AND deleted_at IS NULL");
+const DELETED_MESSAGES: ExportTable =
+    messages!("messages WHERE tenant_id = $1 AND chat_id = $2 AND deleted_at IS NOT NULL");
+
+const TURNS: ExportTable = table!("turn", "chat_turns WHERE tenant_id = $1 AND chat_id = $2", {
+    chat_id: Uuid,
+    request_id: Uuid,
+    state: String,
+    error_code: String,
+    assistant_message_id: Uuid,
+    effective_model: String,
+    reserved_credits_micro: i64,
+    settled_credits_micro: i64,
+    settlement_method: String,
+    web_search_enabled: bool,
+    replaced_by_request_id: Uuid,
+    started_at: Timestamp,
+    completed_at: Timestamp,
+    deleted_at: Timestamp,
+});
+
+const REACTIONS: ExportTable = table!(
+    "reaction",
+    "message_reactions WHERE tenant_id = $1 AND chat_id = $2",
+    { chat_id: Uuid, message_id: Uuid, reaction: String, created_at: Timestamp }
+);
+
+const ATTACHMENTS: ExportTable = table!(
+    "attachment",
+    "attachments WHERE tenant_id = $1 AND chat_id = $2",
+    {
+        chat_id: Uuid,
+        filename: String,
+        content_type: String,
+        size_bytes: i64,
+        attachment_kind: String,
+        status: String,
+        error_code: String,
+        doc_summary: String,
+        created_at: Timestamp,
+        deleted_at: Timestamp,
+    }
+);
+
+const SUMMARIES: ExportTable = table!(
+    "summary",
+    "thread_summaries WHERE tenant_id = $1 AND chat_id = $2",
+    { chat_id: Uuid, summary_text: String, created_at: Timestamp, updated_at: Timestamp }
+);
+
+/// Which messages show which files. Their key is the attachment's id, which a chat
+/// may show several times; so a page ends with all rows of its last key.
+const LINKS: ExportTable = ExportTable {
+    name: "message_attachment",
+    sql: "SELECT attachment_id, message_id, chat_id FROM message_attachments \
+          WHERE tenant_id = $1 AND chat_id = $2 AND attachment_id IN \
+          (SELECT DISTINCT attachment_id FROM message_attachments WHERE tenant_id = $1 \
+          AND chat_id = $2 AND attachment_id > $3 ORDER BY attachment_id LIMIT $4) \
+          ORDER BY attachment_id, message_id",
+    map: |row| {
+        let key = row.peek()?;
+        let mut columns = Map::new();
+        put(&mut columns, "attachment_id", row.take::<Option<Uuid>>()?);
+        put(&mut columns, "message_id", row.take::<Option<Uuid>>()?);
+        put(&mut columns, "chat_id", row.take::<Option<Uuid>>()?);
+        Ok(ExportedRow { key, columns })
+    },
+};
+
+fn usage_row(row: &Row<'_>) -> Result<ExportedRow, StoreError> {
+    let mut columns = Map::new();
+    put(&mut columns, "model", row.take::<Option<String>>()?);
+    put(&mut columns, "day", row.take::<Option<Date>>()?);
+    for name in ["events", "credits_micro", "input_tokens", "output_tokens"] {
+        put(&mut columns, name, row.take::<Option<i64>>()?);
+    }
+    Ok(ExportedRow {
+        key: Uuid::nil(),
+        columns,
+    })
+}

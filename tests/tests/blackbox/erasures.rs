@@ -1,0 +1,310 @@
+//! A person who is erased, and what a person can read of himself.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, ensure};
+use minichat_core::Clock as _;
+use minichat_tests::books::{check_balanced, check_books};
+use minichat_tests::child::job;
+use minichat_tests::client::Api;
+use minichat_tests::harness::Scene;
+use minichat_tests::manifest::Tenant;
+use minichat_tests::on_each_database;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_minichat-dataplane-under-test");
+
+/// What the persons of these tests write.
+const SECRET: &str = "marzipan";
+
+/// Columns that say whose a row is.
+const PERSONS: [(&str, &str); 7] = [
+    ("chats", "user_id"),
+    ("chat_turns", "requester_user_id"),
+    ("quota_usage", "user_id"),
+    ("message_reactions", "user_id"),
+    ("attachments", "uploaded_by_user_id"),
+    ("usage_rollups", "user_id"),
+    ("erasures", "user_id"),
+];
+
+/// Columns that contain what was written.
+const CONTENT: [(&str, &str); 5] = [
+    ("chats", "title"),
+    ("messages", "content"),
+    ("thread_summaries", "summary_text"),
+    ("outbox_messages", "payload"),
+    ("outbox_dead_letters", "payload"),
+];
+
+/// One person of a scene, with the right to erase himself.
+struct Person {
+    id: Uuid,
+    api: Api,
+}
+
+impl Person {
+    fn new(scene: &Scene) -> anyhow::Result<Self> {
+        let id = Uuid::new_v4();
+        let api = scene.stack.caller(&scene.tenant, id)?;
+        let api = api.with_header("x-scopes", "ai:mini_chat ai:mini_chat:erase")?;
+        Ok(Self { id, api })
+    }
+
+    /// Chats with every kind of row: answers, a retry, a failure, a reaction, a
+    /// deleted chat.
+    async fn live(&self, scene: &Scene) -> anyhow::Result<()> {
+        let chat = self.api.create_chat(Some("std")).await?;
+        let title = json!({"title": format!("my {SECRET}")});
+        self.api
+            .patch(&format!("/chats/{chat}"), &title)
+            .await?
+            .expect(200)?;
+        let said = self.api.say(&chat, &format!("I like {SECRET}")).await?;
+        let request = said.only("stream_started")?["request_id"]
+            .as_str()
+            .context("no request_id")?
+            .to_owned();
+        let retried = self
+            .api
+            .open_retry(&chat, &request)
+            .await?
+            .collect()
+            .await?;
+        let answer = retried.only("stream_started")?["message_id"].clone();
+        let answer = answer.as_str().context("no message_id")?;
+        let reaction = format!("/chats/{chat}/messages/{answer}/reaction");
+        self.api
+            .put(&reaction, &json!({"reaction": "like"}))
+            .await?
+            .expect(200)?;
+        self.api.say(&chat, "ERROR").await?;
+        let deleted = self.api.create_chat(Some("prem")).await?;
+        self.api.say(&deleted, &format!("no {SECRET}")).await?;
+        self.api
+            .delete(&format!("/chats/{deleted}"))
+            .await?
+            .expect(204)?;
+        ensure!(count(scene, &written()).await? > 0, "nothing was written");
+        Ok(())
+    }
+
+    async fn erase(&self, status: u16) -> anyhow::Result<Value> {
+        self.api.delete("/me").await?.expect(status)
+    }
+
+    /// The lines of the export, which is complete.
+    async fn export(&self) -> anyhow::Result<Vec<Value>> {
+        let answer = self.api.get("/me/export").await?;
+        ensure!(answer.status == 200, "{answer:?}");
+        ensure!(answer.header("content-type") == "application/jsonl");
+        let text = String::from_utf8(answer.body.to_vec())?;
+        let mut lines = Vec::new();
+        for line in text.lines() {
+            lines.push(serde_json::from_str::<Value>(line)?);
+        }
+        let end = lines.pop().context("no line")?;
+        ensure!(end == json!({"type": "end"}), "{end}");
+        Ok(lines)
+    }
+
+    /// Rows that still name the person.
+    async fn traces(&self, scene: &Scene) -> anyhow::Result<i64> {
+        let named = PERSONS
+            .iter()
+            .map(|(table, column)| (*table, format!("{column} = '{}'", self.id)));
+        let mut traces = count(scene, &named.collect::<Vec<_>>()).await?;
+        let events = ["outbox_messages", "outbox_dead_letters"]
+            .map(|table| (table, format!("payload LIKE '%{}%'", self.id)));
+        traces += count(scene, &events).await?;
+        Ok(traces)
+    }
+}
+
+/// Rows with what somebody wrote.
+fn written() -> Vec<(&'static str, String)> {
+    let content = CONTENT.iter();
+    content
+        .map(|(table, column)| (*table, format!("{column} LIKE '%{SECRET}%'")))
+        .collect()
+}
+
+async fn count(scene: &Scene, rows: &[(&str, String)]) -> anyhow::Result<i64> {
+    let mut all = 0;
+    for (table, condition) in rows {
+        let sql = format!("SELECT count(*) FROM {table} WHERE {condition}");
+        all += scene.database().number(&sql).await?;
+    }
+    Ok(all)
+}
+
+/// A tenant whose audit events contain what was written, and wait for a sink.
+fn curious(mut tenant: Tenant) -> Tenant {
+    tenant.spec()["auditSink"] = json!({
+        "type": "Webhook",
+        "webhook": {"url": "http://127.0.0.1:1/audit"},
+        "includeContent": true,
+    });
+    tenant
+}
+
+on_each_database! {
+    /// PLAT-22, API-113
+    async fn nothing_of_an_erased_person_is_left_but_what_was_spent(env) {
+        let scene = env.scene_with(curious).await?;
+        let (person, other) = (Person::new(&scene)?, Person::new(&scene)?);
+        person.live(&scene).await?;
+        let chat = other.api.create_chat(None).await?;
+        other.api.say(&chat, &format!("who is {}?", person.id)).await?;
+        let before = other.export().await?;
+        let turns = "SELECT count(*) FROM chat_turns";
+        let all = scene.database().number(turns).await?;
+
+        let erased = person.erase(200).await?;
+        assert_eq!(erased["status"], "finished", "{erased}");
+        assert_eq!(erased["erased"]["chats"], 2, "{erased}");
+        assert_eq!(erased["erased"]["turns"], all - 1, "{erased}");
+        let in_text = [
+            ("messages", format!("content LIKE '%{}%'", person.id)),
+            ("outbox_messages", format!("payload LIKE '%who is {}%'", person.id)),
+        ];
+        let of_other = count(&scene, &in_text).await?;
+        assert_eq!(of_other, 2, "what another person wrote stays");
+        assert_eq!(person.traces(&scene).await?, 1, "the event of the other person");
+        assert_eq!(count(&scene, &written()).await?, 0);
+        assert_eq!(scene.database().number(turns).await?, all);
+        check_books(scene.database()).await?;
+        assert_eq!(other.export().await?, before);
+        assert_eq!(person.export().await?, Vec::<Value>::new());
+        assert_eq!(person.erase(200).await?["erased"]["turns"], 0);
+    }
+
+    /// API-113: an app's ordinary token is not enough.
+    async fn only_a_scope_by_its_name_erases(env) {
+        let scene = env.scene().await?;
+        let person = Person::new(&scene)?;
+        person.live(&scene).await?;
+        for scopes in ["", "ai:mini_chat", "ai:mini_chat:write", "ai:mini_chat:erase"] {
+            let api = person.api.with_header("x-scopes", scopes)?;
+            api.delete("/me").await?.problem(403, "insufficient_permissions")?;
+        }
+        assert_eq!(count(&scene, &[("erasures", "1 = 1".to_owned())]).await?, 0);
+        let named = person.api.with_header("x-scopes", "ai:mini_chat:write,ai:mini_chat:erase")?;
+        named.delete("/me").await?.expect(200)?;
+    }
+
+    /// PLAT-22: an answer that is being written is waited for, then it goes as well.
+    async fn an_erasure_waits_for_a_running_turn(env) {
+        let scene = env.scene().await?;
+        let mut held = scene.held_with("std", SECRET).await?;
+        let eraser = held.user.with_header("x-scopes", "*")?;
+        let waits = eraser.delete("/me").await?.expect(202)?;
+        assert_eq!(waits["status"], "in_progress", "{waits}");
+        assert_eq!(waits["waiting_for"]["running_turns"], 1, "{waits}");
+        eraser.get(&format!("/chats/{}", held.chat)).await?.problem(404, "chat_not_found")?;
+        scene.provider.release(1);
+        held.stream.expect("done").await?;
+        let ended = async || {
+            Ok(scene.database().number("SELECT count(*) FROM chat_turns WHERE state = 'running'").await? == 0)
+        };
+        scene.stack.eventually("ended", ended).await?;
+        eraser.delete("/me").await?.expect(200)?;
+        assert_eq!(count(&scene, &written()).await?, 0);
+        check_books(scene.database()).await?;
+    }
+
+    /// PLAT-22: what a person writes while he is erased is erased as well or belongs to
+    /// him alone, and the books balance at every end.
+    async fn a_person_who_goes_on_writing_is_erased_without_losing_a_credit(env) {
+        let scene = env.scene().await?;
+        for _ in 0..10 {
+            let person = Person::new(&scene)?;
+            let writes = async {
+                for _ in 0..6 {
+                    let chat = person.api.create_chat(None).await?;
+                    // Refused if the chat is deleted meanwhile.
+                    let body = json!({"content": SECRET});
+                    let path = format!("/chats/{chat}/messages:stream");
+                    person.api.post(&path, &body).await?;
+                }
+                anyhow::Ok(())
+            };
+            let erases = async {
+                for _ in 0..6 {
+                    let answer = person.api.delete("/me").await?;
+                    ensure!([200, 202].contains(&answer.status.as_u16()), "{answer:?}");
+                }
+                anyhow::Ok(())
+            };
+            tokio::try_join!(writes, erases)?;
+            let over = async || Ok(person.api.delete("/me").await?.status == 200);
+            scene.stack.eventually("erased", over).await?;
+            assert_eq!(person.traces(&scene).await?, 0);
+            check_balanced(scene.database()).await?;
+        }
+        assert_eq!(count(&scene, &written()).await?, 0);
+    }
+
+    /// API-114
+    async fn an_export_has_everything_of_its_reader_and_nothing_of_others(env) {
+        let scene = env.scene_with(curious).await?;
+        let (person, other) = (Person::new(&scene)?, Person::new(&scene)?);
+        person.live(&scene).await?;
+        let chat = other.api.create_chat(None).await?;
+        other.api.say(&chat, &format!("{} is not me", person.id)).await?;
+        let lines = person.export().await?;
+        let kinds: BTreeSet<_> = lines.iter().filter_map(|line| line["type"].as_str()).collect();
+        for kind in ["chat", "message", "turn", "reaction", "quota", "event"] {
+            assert!(kinds.contains(kind), "{kind} is missing: {kinds:?}");
+        }
+        let of = |kind: &str| lines.iter().filter(|line| line["type"] == kind).count();
+        assert_eq!(of("chat"), 2);
+        let messages = format!(
+            "SELECT count(*) FROM messages m JOIN chats c ON c.id = m.chat_id \
+             WHERE c.user_id = '{}'", person.id
+        );
+        assert_eq!(i64::try_from(of("message"))?, scene.database().number(&messages).await?);
+        let text = serde_json::to_string(&lines)?;
+        assert!(text.contains(SECRET) && !text.contains("is not me"), "{text}");
+        assert!(!text.contains(&other.id.to_string()), "{text}");
+        let now = minichat_core::SystemClock.now().date().to_string();
+        assert!(text.contains(&now), "{text}");
+    }
+
+    /// PLAT-22: the command, on a database that nobody serves.
+    async fn the_command_erases_whom_it_names_and_nobody_else(env) {
+        let scene = env.scene().await?;
+        let (person, other) = (Person::new(&scene)?, Person::new(&scene)?);
+        person.live(&scene).await?;
+        other.live(&scene).await?;
+        let kept = other.export().await?;
+        let (tenant, url) = (scene.tenant.id, scene.database().url());
+        let Scene { stack, provider, .. } = scene;
+        stack.stop().await?;
+        let erase = async |tenant: Uuid, user: Uuid| {
+            let (tenant, user) = (tenant.to_string(), user.to_string());
+            let command = ["erase", "--tenant", &tenant, "--user", &user, "--timeout", "0"];
+            anyhow::Ok(job(BINARY, &command, &url)?.wait_with_output().await?)
+        };
+        let unknown = erase(Uuid::new_v4(), person.id).await?;
+        assert_eq!(unknown.status.code(), Some(1));
+        let words = String::from_utf8(unknown.stderr)?;
+        assert!(words.contains("was ever served from this database"), "{words}");
+
+        let done = erase(tenant, person.id).await?;
+        let out = String::from_utf8(done.stdout)?;
+        let report = out.lines().find(|line| line.contains("\"job\":\"erase\""));
+        let report: Value = serde_json::from_str(report.context("no report")?)?;
+        assert_eq!(done.status.code(), Some(0), "{report}");
+        assert_eq!(report["status"], "finished", "{report}");
+        assert_eq!(report["chats"], 2, "{report}");
+        drop(provider);
+        check_books(&env.database).await?;
+        let named = format!("SELECT count(*) FROM chats WHERE user_id = '{}'", person.id);
+        assert_eq!(env.database.number(&named).await?, 0);
+        let others = format!("SELECT count(*) FROM chats WHERE user_id = '{}'", other.id);
+        let chats = kept.iter().filter(|line| line["type"] == "chat").count();
+        assert_eq!(env.database.number(&others).await?, i64::try_from(chats)?);
+    }
+}
