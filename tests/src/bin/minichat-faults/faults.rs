@@ -185,7 +185,7 @@ impl Fault {
             }
             Self::Promoted => {
                 let standby = scene.standby.as_ref().context("no standby")?;
-                scene.server()?.kill()?;
+                scene.server()?.kill().await?;
                 self.last().await;
                 standby.promote().await?;
                 scene.database = Database::Postgres(PostgresDatabase::at(standby.url()));
@@ -258,7 +258,7 @@ impl Fault {
                 server.set_slow(false).await
             }
             Self::KilledServer => {
-                server.kill()?;
+                server.kill().await?;
                 self.last().await;
                 server.start().await
             }

@@ -1,9 +1,12 @@
 //! The processes of a run. None may survive it.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid,
+};
 
 /// How long processes may take to end after their signal.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,6 +35,27 @@ pub(crate) async fn all_ended() -> anyhow::Result<()> {
         "processes outlived the run: {remaining:?}"
     );
     Ok(())
+}
+
+/// Waits until nothing is left of `killed`, and reaps those that became children of this
+/// process. A process that has ended still exists until then: a server that finds its id
+/// in an old `postmaster.pid` refuses to start.
+pub(crate) async fn reap(killed: &[Pid]) -> anyhow::Result<()> {
+    let began = Instant::now();
+    while killed.iter().any(|&process| exists(process)) {
+        ensure!(began.elapsed() < PATIENCE, "not ended: {killed:?}");
+        for &process in killed {
+            // An error means that it is another's child, or no process any more.
+            let _ = waitpid(Some(process), WaitOptions::NOHANG);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+fn exists(process: Pid) -> bool {
+    let directory = format!("/proc/{}", process.as_raw_pid());
+    Path::new(&directory).exists()
 }
 
 /// The children of `parent` that have not ended, with their names.

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
 
-use crate::processes::children_of;
+use crate::processes::{children_of, reap};
 
 const SYNCHRONOUS: &str = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'";
 const END: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
@@ -135,9 +135,10 @@ impl Server {
         done(stop.args(["-m", "immediate", "-w", "stop"]), "pg_ctl stop")
     }
 
-    /// Kills all its processes.
-    pub(crate) fn kill(&self) -> anyhow::Result<()> {
-        self.signal(Signal::KILL)
+    /// Kills all its processes, and waits until they are gone.
+    pub(crate) async fn kill(&self) -> anyhow::Result<()> {
+        let killed = self.signal(Signal::KILL)?;
+        reap(&killed).await
     }
 
     /// Ends the data plane's sessions for which `condition` holds.
@@ -186,23 +187,25 @@ impl Server {
 
     /// Suspends all its processes.
     pub(crate) fn freeze(&self) -> anyhow::Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP).map(drop)
     }
 
     pub(crate) fn thaw(&self) -> anyhow::Result<()> {
-        self.signal(Signal::CONT)
+        self.signal(Signal::CONT).map(drop)
     }
 
-    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+    /// Sends `signal` to all its processes. Returns them.
+    fn signal(&self, signal: Signal) -> anyhow::Result<Vec<Pid>> {
         let file = std::fs::read_to_string(self.data.join("postmaster.pid"))?;
         let first = file.lines().next().context("no process id")?.parse()?;
         let first = Pid::from_raw(first).context("no process id")?;
         let children = children_of(first)?.into_iter().map(|(id, _)| id);
-        for process in std::iter::once(first).chain(children) {
+        let processes: Vec<_> = std::iter::once(first).chain(children).collect();
+        for &process in &processes {
             // A process that has ended needs no signal.
             let _ = kill_process(process, signal);
         }
-        Ok(())
+        Ok(processes)
     }
 
     fn launch(&self, options: &str) -> anyhow::Result<()> {
