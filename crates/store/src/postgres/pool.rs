@@ -40,8 +40,12 @@ struct Shared {
     permits: Arc<Semaphore>,
     /// Told when a session is used no more.
     returned: Notify,
+    /// Told when all sessions are given up.
+    given_up: Notify,
     acquire_timeout: Duration,
     connect_timeout: Duration,
+    /// By then the server ends every statement.
+    statement_timeout: Duration,
     state: Mutex<State>,
 }
 
@@ -52,6 +56,12 @@ struct State {
     /// Sessions that are not younger than this are given up.
     oldest: Option<Instant>,
     in_use: usize,
+}
+
+impl State {
+    fn has_given_up(&self, origin: Origin) -> bool {
+        self.oldest.is_some_and(|oldest| origin.created <= oldest)
+    }
 }
 
 struct Idle {
@@ -88,6 +98,11 @@ pub(crate) struct Session {
     connection: Option<PgConnection>,
     origin: Origin,
     is_busy: bool,
+    place: Option<Place>,
+}
+
+/// One of the sessions that there may be, until this is dropped.
+struct Place {
     pool: Pool,
     _permit: OwnedSemaphorePermit,
 }
@@ -104,8 +119,10 @@ impl Pool {
             keeps_settings,
             permits: Arc::new(Semaphore::new(settings.max_conns.max(1))),
             returned: Notify::new(),
+            given_up: Notify::new(),
             acquire_timeout: settings.acquire_timeout,
             connect_timeout: settings.connect_timeout,
+            statement_timeout: settings.statement_timeout,
             state: Mutex::default(),
         }))
     }
@@ -180,12 +197,15 @@ impl Pool {
         permit: OwnedSemaphorePermit,
     ) -> Session {
         self.lock().in_use += 1;
+        let pool = self.clone();
         Session {
             connection: Some(connection),
             origin,
             is_busy: false,
-            pool: self.clone(),
-            _permit: permit,
+            place: Some(Place {
+                pool,
+                _permit: permit,
+            }),
         }
     }
 
@@ -194,6 +214,8 @@ impl Pool {
         let mut state = self.lock();
         state.oldest = Some(Instant::now());
         state.idle.clear();
+        drop(state);
+        self.0.given_up.notify_waiters();
     }
 
     /// Asks all idle sessions whether they live, each before it is used.
@@ -268,7 +290,7 @@ impl Pool {
 
     fn put_back(&self, connection: PgConnection, origin: Origin) {
         let mut state = self.lock();
-        if state.oldest.is_none_or(|oldest| origin.created > oldest) {
+        if !state.has_given_up(origin) {
             state.idle.push(Idle {
                 connection,
                 origin,
@@ -324,7 +346,15 @@ impl Session {
 
     /// Closes the connection, which makes the server roll back.
     pub(super) fn give_up(&mut self) {
-        self.connection = None;
+        let Some(connection) = self.connection.take() else {
+            return;
+        };
+        if self.is_busy
+            && let Some(place) = self.place.take()
+        {
+            let runtime = place.pool.0.runtime.clone();
+            runtime.spawn(place.outlast(connection, self.origin));
+        }
     }
 }
 
@@ -332,11 +362,34 @@ impl Drop for Session {
     /// A session on which a statement is under way does not go back: nobody knows
     /// what its server will say next.
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take()
-            && !self.is_busy
-        {
-            self.pool.put_back(connection, self.origin);
+        if self.is_busy {
+            self.give_up();
+        } else if let (Some(connection), Some(place)) = (self.connection.take(), &self.place) {
+            place.pool.put_back(connection, self.origin);
         }
+    }
+}
+
+impl Place {
+    /// Keeps a place until the server is done with a statement whose answer nobody
+    /// waits for. It notices a closed connection only then, and meanwhile would have
+    /// one session more than there may be. A silent server, once it is given up, is not
+    /// waited for.
+    async fn outlast(self, mut connection: PgConnection, origin: Origin) {
+        let pool = &self.pool;
+        let given_up = pool.0.given_up.notified();
+        if pool.lock().has_given_up(origin) {
+            return;
+        }
+        tokio::select! {
+            () = given_up => {}
+            _ = timeout(pool.0.statement_timeout, connection.ping()) => {}
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
         self.pool.lock().in_use -= 1;
         self.pool.0.returned.notify_one();
     }

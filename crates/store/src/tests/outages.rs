@@ -374,6 +374,38 @@ async fn statements_and_waits_for_locks_are_limited() {
     drop(other);
 }
 
+/// D43: a statement whose job is over keeps its session's place until the server is done
+/// with it, so that a slow server gets no more sessions than there may be.
+#[tokio::test]
+async fn abandoned_statements_open_no_further_sessions() {
+    const SESSIONS: usize = 2;
+    let db = Db::postgres().await;
+    let mut settings = db.settings.clone();
+    settings.max_conns = SESSIONS;
+    settings.statement_timeout = Duration::from_secs(2);
+    settings.job_timeout = Duration::from_millis(100);
+    let store = Store::open(&settings, db.clock.clone()).await.unwrap();
+    let slow = || {
+        let job = store.read(|tx: &mut Tx| {
+            let sql = "SELECT 1 FROM pg_sleep(60)";
+            Box::pin(async move { tx.query_opt(sql, &[], |_| Ok(())).await })
+        });
+        async { job.await.map_err(|error: StoreError| error) }
+    };
+    for _ in 0..2 {
+        let slow = futures_util::future::join_all((0..2 * SESSIONS).map(|_| slow()));
+        for refused in slow.await {
+            assert!(refused.unwrap_err().is_unavailable());
+        }
+    }
+    let sleeping = "SELECT COUNT(*) FROM pg_stat_activity \
+        WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    let sleeping = usize::try_from(db.count(sleeping, []).await).unwrap();
+    assert!((1..=SESSIONS).contains(&sleeping), "{sleeping}");
+    // The server ends them, and the places are free.
+    while store.ping().await.is_err() {}
+}
+
 /// Through a pooler, nothing is prepared and no session setting is made, and
 /// every type of value works.
 #[tokio::test]
