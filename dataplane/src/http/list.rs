@@ -1,4 +1,4 @@
-//! Lists: paging, filter and order (API-40 to API-47).
+//! Lists: paging, filter, order and selection (API-40 to API-47).
 
 use axum::extract::{FromRequestParts, Query};
 use http::request::Parts;
@@ -8,20 +8,18 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::cursor::{Cursor, FilterDigest, List};
-use super::{filter, order};
+use super::select::{Item, Selection};
+use super::{filter, order, select};
 use crate::problem::Problem;
 
 pub(super) const DEFAULT_LIMIT: u32 = 20;
 pub(super) const MAX_LIMIT: u32 = 100;
 
-const MAX_SELECT_BYTES: usize = 2048;
-const MAX_SELECT_NAMES: usize = 100;
-
 /// One page of a list (API-40).
 #[derive(Serialize, JsonSchema, Debug)]
 #[schemars(rename = "{T}Page")]
-pub(super) struct PageView<T> {
-    items: Vec<T>,
+pub(super) struct PageView<'a, T> {
+    items: Vec<Item<'a, T>>,
     page_info: PageInfo,
 }
 
@@ -40,12 +38,21 @@ struct PageInfo {
 pub(super) struct ListRequest {
     list: List,
     filter: FilterDigest,
+    selection: Option<Selection>,
     pub(super) page: PageRequest,
 }
 
 impl ListRequest {
     /// The response for `page`, converted item by item.
-    pub(super) fn view<Row, T>(&self, page: Page<Row>, item: impl FnMut(Row) -> T) -> PageView<T> {
+    pub(super) fn view<Row, T>(
+        &self,
+        page: Page<Row>,
+        mut view: impl FnMut(Row) -> T,
+    ) -> PageView<'_, T> {
+        let item = |row| Item {
+            whole: view(row),
+            selection: self.selection.as_ref(),
+        };
         let cursor = |key, direction| {
             let (list, filter, order) = (self.list, self.filter, self.page.order);
             let cursor = Cursor {
@@ -84,9 +91,10 @@ impl<S: Send + Sync> FromRequestParts<S> for ListQuery {
 impl ListQuery {
     /// Parses the request for `list`.
     pub(super) fn read(&self, list: List) -> Result<ListRequest, Problem> {
-        if let Some(names) = self.one("$select")? {
-            check_select(names)?;
-        }
+        let selection = self.one("$select")?;
+        let selection = selection
+            .map(|text| select::parse(text, list))
+            .transpose()?;
         let text = self.one("$filter")?;
         let filter = text.map(|text| filter::parse(text, list)).transpose()?;
         let digest = FilterDigest::of(text);
@@ -112,6 +120,7 @@ impl ListQuery {
         Ok(ListRequest {
             list,
             filter: digest,
+            selection,
             page: PageRequest {
                 limit,
                 order,
@@ -129,31 +138,6 @@ impl ListQuery {
             (value, _) => Ok(value.map(|(_, value)| value.as_str())),
         }
     }
-}
-
-/// API-47: names are counted and checked, but have no effect.
-fn check_select(text: &str) -> Result<(), Problem> {
-    let refused = |reason: &str| Err(Problem::invalid_field("$select", reason));
-    if text.len() > MAX_SELECT_BYTES {
-        return refused("is longer than 2048 bytes");
-    }
-    let mut names: Vec<String> = text
-        .split(',')
-        .map(|name| name.trim().to_ascii_lowercase())
-        .collect();
-    if names.iter().any(String::is_empty) {
-        return refused("must be names, separated by commas");
-    }
-    if names.len() > MAX_SELECT_NAMES {
-        return refused("has more than 100 names");
-    }
-    let count = names.len();
-    names.sort_unstable();
-    names.dedup();
-    if names.len() < count {
-        return refused("has a name twice");
-    }
-    Ok(())
 }
 
 /// API-41: a number of any length is accepted; above 100 it counts as 100.

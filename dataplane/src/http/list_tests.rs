@@ -78,28 +78,3 @@ fn a_cursor_brings_its_order_and_wants_its_filter() {
         assert_eq!(request(&query).err().unwrap().code, code, "{query}");
     }
 }
-
-/// API-47
-#[test]
-fn a_selection_is_checked_and_has_no_effect() {
-    let names = |count: usize| {
-        let names: Vec<_> = (0..count).map(|number| format!("f{number}")).collect();
-        format!("$select={}", names.join(","))
-    };
-    for query in ["$select=id", "$select=id, content", &names(100)] {
-        assert!(request(query).is_ok(), "{query}");
-    }
-    let long = format!("$select={}", "a".repeat(2049));
-    for query in [
-        "$select=",
-        "$select=id,",
-        "$select=id,id",
-        "$select=id,ID",
-        &names(101),
-        &long,
-    ] {
-        let problem = request(query).err().unwrap();
-        assert_eq!(problem.code, ErrorCode::InvalidRequest, "{query}");
-        assert_eq!(problem.errors[0].field, "$select");
-    }
-}

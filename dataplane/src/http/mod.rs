@@ -27,6 +27,7 @@ mod quota;
 mod rate_limit;
 mod reactions;
 mod request_id;
+mod select;
 mod turns;
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ fn chats() -> Vec<Operation> {
         Operation::get("/chats", "mini_chat.list_chats", chats::list)
             .summary("List the caller's chats, the most recently used first.")
             .list(List::Chats)
-            .answers::<PageView<ChatView>>(200, "One page of chats."),
+            .answers::<PageView<'_, ChatView>>(200, "One page of chats."),
         Operation::get("/chats/{id}", "mini_chat.get_chat", chats::show)
             .summary("Read a chat.")
             .answers::<ChatView>(200, "The chat."),
@@ -52,7 +52,7 @@ fn messages() -> Vec<Operation> {
         Operation::get("/chats/{id}/messages", "mini_chat.list_messages", messages::list)
             .summary("List the messages of a chat, oldest first.")
             .list(List::Messages)
-            .answers::<PageView<MessageView>>(200, "One page of messages."),
+            .answers::<PageView<'_, MessageView>>(200, "One page of messages."),
         Operation::post("/chats/{id}/messages:stream", "mini_chat.stream_message", messages::send)
             .summary("Send a message and stream the answer. With the `request_id` of a completed turn, its answer is replayed.")
             .body::<messages::SendBody>()

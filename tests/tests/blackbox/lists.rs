@@ -198,13 +198,46 @@ on_each_database! {
             ("$orderby=".to_owned(), 422, "invalid_orderby"),
             ("$select=id,id".to_owned(), 400, "invalid_request"),
             ("$select=".to_owned(), 400, "invalid_request"),
+            ("$select=content".to_owned(), 400, "invalid_request"),
             ("$filter=title%20eq%20null&$filter=title%20eq%20null".to_owned(), 400, "invalid_request"),
         ] {
             user.get(&format!("/chats?{query}")).await?.problem(status, code)?;
         }
-        let path = format!("/chats/{chat}/messages?$select=id,content");
-        user.get(&path).await?.expect(200)?;
-        let full = user.get("/chats?$select=id").await?.expect(200)?;
-        assert_eq!(full, user.get("/chats").await?.expect(200)?);
+        for list in ["/chats".to_owned(), format!("/chats/{chat}/messages")] {
+            let page = user.get(&format!("{list}?$select=id,nothing")).await?;
+            let problem = page.problem(400, "invalid_request")?;
+            assert_eq!(problem["errors"][0]["field"], "$select");
+            let reason = problem["errors"][0]["message"].as_str().unwrap_or_default();
+            assert!(reason.starts_with("names nothing; the fields of this list are id, "), "{reason}");
+        }
+    }
+
+    /// API-47
+    async fn items_have_the_selected_members_alone(env) {
+        let scene = env.scene().await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(None).await?;
+        user.say(&chat, "PING").await?;
+        let path = format!("/chats/{chat}/messages");
+        let whole = user.messages(&chat).await?;
+        let first = user.get(&format!("{path}?limit=1&$select=ID,%20content")).await?.expect(200)?;
+        let selected = |message: &Value| json!({"id": message["id"], "content": message["content"]});
+        assert_eq!(first["items"], json!([selected(&whole[0])]));
+        // A cursor carries no selection.
+        let next = first["page_info"]["next_cursor"].as_str().unwrap_or_default();
+        let path = format!("{path}?limit=1&cursor={next}");
+        let second = user.get(&format!("{path}&$select=content,id")).await?.expect(200)?;
+        assert_eq!(second["items"], json!([selected(&whole[1])]));
+        let second = user.get(&path).await?.expect(200)?;
+        assert_eq!(second["items"], json!([whole[1]]));
+
+        // Untitled, and so without the member; `null` is only what is `null` in the object.
+        let chats = user.get("/chats?$select=title").await?.expect(200)?;
+        assert_eq!(chats["items"], json!([{}]));
+        let chats = user.get("/chats?$select=title,message_count").await?.expect(200)?;
+        assert_eq!(chats["items"], json!([{"message_count": 2}]));
+        let path = format!("/chats/{chat}/messages?$select=my_reaction,model&$filter={}", encoded("role eq 'user'"));
+        let questions = user.get(&path).await?.expect(200)?;
+        assert_eq!(questions["items"], json!([{"my_reaction": null}]));
     }
 }

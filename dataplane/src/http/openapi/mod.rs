@@ -11,6 +11,7 @@ use minichat_core::ErrorCode;
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value, json};
 
+pub(super) use self::schemas::MAY_LEAVE_OUT_ALL;
 use self::schemas::Schemas;
 use super::error;
 use super::operation::{Content, Operation, Success};

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::http::cursor::List;
 use crate::http::operation::Operation;
-use crate::http::{filter, list, order};
+use crate::http::{filter, list, order, select};
 
 /// The parameters of an operation.
 pub(super) fn of(operation: &Operation) -> Vec<Value> {
@@ -41,11 +41,7 @@ fn in_query(of: List) -> [Value; 5] {
         ),
         filter_parameter(of),
         order_parameter(of),
-        parameter(
-            "$select",
-            &text,
-            "Names of members, separated by commas. They are checked, but have no effect.",
-        ),
+        select_parameter(of),
     ]
 }
 
@@ -80,4 +76,17 @@ fn order_parameter(of: List) -> Value {
     );
     order["x-fields"] = fields.into();
     order
+}
+
+/// A list of names in one value.
+fn select_parameter(of: List) -> Value {
+    let names = json!({"type": "string", "enum": select::fields(of)});
+    let mut select = parameter(
+        "$select",
+        &json!({"type": "array", "items": names, "minItems": 1, "uniqueItems": true}),
+        "Members that the items have, separated by commas. Without it, they have all.",
+    );
+    select["style"] = "form".into();
+    select["explode"] = false.into();
+    select
 }

@@ -8,6 +8,10 @@ use serde_json::{Map, Value};
 
 use crate::http::operation::SchemaOf;
 
+/// Marks the schema of an object any of whose members may be left out of an answer, though not made `null`. The document
+/// does not contain the mark.
+pub(in crate::http) const MAY_LEAVE_OUT_ALL: &str = "x-may-leave-out-all";
+
 /// The types that a document refers to.
 pub(super) struct Schemas {
     requests: SchemaGenerator,
@@ -23,7 +27,8 @@ impl Schemas {
         };
         let answers = settings()
             .for_serialize()
-            .with_transform(RecursiveTransform(never_null_if_left_out));
+            .with_transform(RecursiveTransform(never_null_if_left_out))
+            .with_transform(RecursiveTransform(require_nothing_if_marked));
         Self {
             requests: settings().into_generator(),
             answers: answers.into_generator(),
@@ -71,6 +76,12 @@ fn never_null_if_left_out(schema: &mut Schema) {
                 replace_alternatives(member, only);
             }
         }
+    }
+}
+
+fn require_nothing_if_marked(schema: &mut Schema) {
+    if schema.remove(MAY_LEAVE_OUT_ALL).is_some() {
+        schema.remove("required");
     }
 }
 
