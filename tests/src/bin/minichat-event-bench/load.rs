@@ -21,6 +21,8 @@ pub(crate) struct Load {
     pub(crate) turns: usize,
     /// Turns in a second, over all tenants.
     pub(crate) rate: usize,
+    /// Turns that were answered so far.
+    pub(crate) answered: Arc<AtomicUsize>,
 }
 
 struct User {
@@ -31,8 +33,8 @@ struct User {
 }
 
 impl Load {
-    /// Sends all turns; returns the number of those that were answered.
-    pub(crate) async fn run(self) -> anyhow::Result<usize> {
+    /// Sends all turns.
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
         let began = Instant::now();
         let next = Arc::new(AtomicUsize::new(0));
         let interval = Duration::from_secs(1) / u32::try_from(self.rate)?;
@@ -50,24 +52,26 @@ impl Load {
                 chat: None,
             };
             let (next, turns) = (Arc::clone(&next), self.turns);
+            let answered = Arc::clone(&self.answered);
             users.spawn(async move {
-                let mut answered = 0;
                 loop {
                     let turn = next.fetch_add(1, Ordering::Relaxed);
                     if turn >= turns {
-                        return answered;
+                        return;
                     }
                     let due = interval * u32::try_from(turn).unwrap_or(u32::MAX);
                     tokio::time::sleep_until(began + due).await;
                     let sent = tokio::time::timeout(PATIENCE, user.send()).await;
-                    answered += usize::from(matches!(sent, Ok(Ok(()))));
-                    if !matches!(sent, Ok(Ok(()))) {
+                    if matches!(sent, Ok(Ok(()))) {
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    } else {
                         user.move_on();
                     }
                 }
             });
         }
-        Ok(users.join_all().await.into_iter().sum())
+        users.join_all().await;
+        Ok(())
     }
 }
 

@@ -1,7 +1,8 @@
 //! Data planes on one database, one of which is killed from time to time.
 
+use std::fs::File;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,6 +15,8 @@ use tokio::task::JoinHandle;
 /// A process that is started again whenever it was killed.
 struct Pod {
     variables: Vec<(String, String)>,
+    /// All processes that it was write their logs here. A process whose log nobody reads stops at a full pipe.
+    log: PathBuf,
     process: Option<Process>,
 }
 
@@ -28,7 +31,7 @@ impl Pods {
     pub(crate) async fn start(
         program: &Path,
         database_url: &str,
-        manifests: &Path,
+        directory: &Path,
         count: usize,
     ) -> anyhow::Result<Self> {
         let program = program.to_str().context("the path is no text")?.to_owned();
@@ -37,20 +40,19 @@ impl Pods {
             all: Vec::new(),
             apis: Vec::new(),
         };
-        for _ in 0..count {
+        for place in 0..count {
             let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
             let settings = format!(
-                "MINICHAT_SOURCE_MANIFESTS={}\nMINICHAT_SERVER_BIND_ADDR=127.0.0.1:{port}\n\
-                 MINICHAT_LOGGING_LEVEL=error,minichat_dataplane::serve=info",
-                manifests.display()
+                "MINICHAT_SOURCE_MANIFESTS={}\nMINICHAT_SERVER_BIND_ADDR=127.0.0.1:{port}",
+                directory.join("manifests").display()
             );
-            let variables = variables_of_a_pool(database_url, &settings);
-            let process = Process::start(&pods.program, variables.clone()).await?;
-            pods.apis.push(Api::new(([127, 0, 0, 1], port).into()));
             pods.all.push(Pod {
-                variables,
-                process: Some(process),
+                variables: variables_of_a_pool(database_url, &settings),
+                log: directory.join(format!("pod-{place}.log")),
+                process: None,
             });
+            pods.restart(place).await?;
+            pods.apis.push(Api::new(([127, 0, 0, 1], port).into()));
         }
         Ok(pods)
     }
@@ -79,7 +81,9 @@ impl Pods {
         if let Some(process) = pod.process.take() {
             process.kill().await?;
         }
-        pod.process = Some(Process::start(&self.program, pod.variables.clone()).await?);
+        let mut process = Process::start(&self.program, pod.variables.clone()).await?;
+        process.write_logs(File::options().create(true).append(true).open(&pod.log)?);
+        pod.process = Some(process);
         Ok(())
     }
 

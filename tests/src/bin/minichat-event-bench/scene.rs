@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -11,6 +13,8 @@ use minichat_tests::manifest::Tenant;
 use minichat_tests::scripted_provider::ScriptedProvider;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::ledger::Ledger;
 use crate::load::Load;
@@ -20,9 +24,12 @@ use crate::receiver::{Receivers, Sickness};
 /// How long the remaining events may take once everything is healthy.
 const DRAIN: Duration = Duration::from_mins(4);
 const POLL: Duration = Duration::from_millis(500);
+const WATCH: Duration = Duration::from_secs(5);
 /// Dead letters that one command requeues.
 const AT_ONCE: usize = 1000;
 const PENDING: &str = "SELECT count(*) FROM outbox_messages WHERE done_at IS NULL";
+const PARKED: &str = "SELECT count(*) FROM outbox_parked";
+const LETTERS: &str = "SELECT count(*) FROM outbox_dead_letters WHERE status = 'pending'";
 const RUNNING: &str = "SELECT count(*) FROM chat_turns WHERE state = 'running'";
 
 /// What a run does.
@@ -89,7 +96,7 @@ impl Scene {
             tenants.push(tenant);
         }
         let program = programs.join("minichat-dataplane");
-        let pods = Pods::start(&program, &database.url(), &manifests, plan.processes).await?;
+        let pods = Pods::start(&program, &database.url(), directory.path(), plan.processes).await?;
         Ok(Self {
             plan,
             program,
@@ -113,21 +120,31 @@ impl Scene {
             _provider,
             _directory,
         } = self;
+        let answered = Arc::new(AtomicUsize::new(0));
         let load = Load {
             tenants: tenants.iter().map(|tenant| tenant.id).collect(),
             apis: pods.apis.clone(),
             turns: plan.turns,
             rate: plan.rate,
+            answered: Arc::clone(&answered),
         };
-        let (pods, answered, kills) = match plan.kill_every {
-            Some(interval) => {
-                let killing = pods.killed_every(interval);
-                let answered = load.run().await?;
-                let (pods, kills) = killing.stop().await?;
-                (pods, answered, kills)
-            }
-            None => (pods, load.run().await?, 0),
+        let began = Instant::now();
+        // Ends when it is dropped.
+        let mut watching = JoinSet::new();
+        watching.spawn(watch(database.clone(), Arc::clone(&answered), began));
+        let (pods, kills) = if let Some(interval) = plan.kill_every {
+            let killing = pods.killed_every(interval);
+            load.run().await?;
+            killing.stop().await?
+        } else {
+            load.run().await?;
+            (pods, 0)
         };
+        let answered = answered.load(Ordering::Relaxed);
+        eprintln!(
+            "{:.0?}: the turns have ended, {kills} kills",
+            began.elapsed()
+        );
         let program = program.to_str().context("the path is no text")?;
         if let Database::Postgres(server) = &database {
             database.age_turns("state = 'running'").await?;
@@ -163,6 +180,21 @@ impl Scene {
             kills,
             dead_letters,
         })
+    }
+}
+
+/// Says every few seconds how far a run is.
+async fn watch(database: Database, answered: Arc<AtomicUsize>, began: Instant) {
+    loop {
+        tokio::time::sleep(WATCH).await;
+        let answered = answered.load(Ordering::Relaxed);
+        let count = async |sql| database.number(sql).await.unwrap_or(-1);
+        let (pending, parked) = (count(PENDING).await, count(PARKED).await);
+        let letters = count(LETTERS).await;
+        eprintln!(
+            "{:.0?}: {answered} turns answered, {pending} events wait, {parked} sinks are parked, {letters} dead letters",
+            began.elapsed()
+        );
     }
 }
 
