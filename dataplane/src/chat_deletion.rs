@@ -48,16 +48,19 @@ impl ChatDeletion {
         let tenant = self.tenant_id;
         let deletion = Arc::new(self);
         let queue = Arc::clone(outbox);
-        let is_deleted: bool = store
+        let deleted: Result<bool, StoreError> = store
             .write(move |tx| {
                 let (deletion, outbox) = (Arc::clone(&deletion), Arc::clone(&queue));
                 Box::pin(async move { deletion.commit(tx, &outbox).await })
             })
-            .await?;
-        if is_deleted {
-            outbox.enqueued(tenant, &[OutboxKind::ChatCleanup]);
+            .await;
+        let kinds = [OutboxKind::ChatCleanup];
+        match deleted {
+            Ok(true) => outbox.enqueued(tenant, &kinds),
+            Ok(false) => {}
+            Err(_) => outbox.not_enqueued(&kinds),
         }
-        Ok(is_deleted)
+        deleted
     }
 
     async fn commit(

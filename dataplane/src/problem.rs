@@ -89,6 +89,14 @@ impl Problem {
         )
     }
 
+    /// Whether the request was not refused, but failed.
+    pub const fn is_fault(&self) -> bool {
+        matches!(
+            self.code,
+            ErrorCode::InternalError | ErrorCode::ServiceUnavailable
+        )
+    }
+
     #[must_use]
     pub fn with_header(mut self, name: http::HeaderName, value: http::HeaderValue) -> Self {
         self.headers.push((name, value));

@@ -55,6 +55,13 @@ pub struct BookedCell {
     pub calls: i64,
 }
 
+/// As serializing writes it, its first member.
+macro_rules! is_usage_event {
+    () => {
+        "(queue = $1 OR payload LIKE '{\"event_type\":\"usage_snapshot\",%')"
+    };
+}
+
 macro_rules! turns {
     ($sum:literal, $condition:literal) => {
         concat!(
@@ -117,7 +124,8 @@ impl Snapshot {
     }
 
     /// The payloads of the tenant's other usage events, of all days, each once: the
-    /// messages, and the dead letters that have none.
+    /// messages, and the dead letters that have none. Of `usage_queue` all are taken,
+    /// of other queues, one of which it may have been, usage events.
     pub async fn book_events(
         &mut self,
         tenant: TenantId,
@@ -126,9 +134,15 @@ impl Snapshot {
     ) -> Result<(), StoreError> {
         let params = params![usage_queue, tenant];
         for sql in [
-            "SELECT payload FROM outbox_messages WHERE queue = $1 AND tenant_id = $2",
-            "SELECT payload FROM outbox_dead_letters WHERE queue = $1 AND tenant_id = $2 \
-             AND status IN ('pending', 'discarded')",
+            concat!(
+                "SELECT payload FROM outbox_messages WHERE tenant_id = $2 AND ",
+                is_usage_event!()
+            ),
+            concat!(
+                "SELECT payload FROM outbox_dead_letters WHERE tenant_id = $2 \
+                 AND status IN ('pending', 'discarded') AND ",
+                is_usage_event!()
+            ),
         ] {
             self.each(sql, &params, only_column, &mut take).await?;
         }

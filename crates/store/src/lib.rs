@@ -54,8 +54,8 @@ pub use one_statement::{AdmissionSnapshot, ConditionalReserve, Finalization};
 pub use orphans::{Orphan, OrphanKey, OrphanQuery};
 pub use outbox::{
     DeadLetter, DeadLetterBacklog, DeadLetterFilter, DeadLetterStatus, Delivery, DueTenant, Holder,
-    OutboxMessage, OutboxQueue, ParkedTenant, PendingMessage, QueueMismatch, Share, Vacuumed,
-    partition_of,
+    OutboxMessage, OutboxQueue, ParkedTenant, PendingMessage, QueueMismatch, Share, UsageEvent,
+    Vacuumed, partition_of,
 };
 pub use page::{Direction, Key, Order, Page, PageRequest, Sort};
 pub use policy_snapshots::PolicySnapshot;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use minichat_core::quota::Tier;
-use minichat_core::{Date, TenantId, Timestamp, UserId};
-use minichat_store::{BookPeriod, BookedCell, BookedTurns, Snapshot, StoreError};
+use minichat_core::{Date, TenantId, UserId};
+use minichat_store::{BookPeriod, BookedCell, BookedTurns, Snapshot, StoreError, UsageEvent};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -149,15 +149,14 @@ impl Ledger {
         });
         rollups.await?;
         let events = snapshot.book_events(period.tenant_id, usage_queue, |payload| {
-            let Ok(event) = serde_json::from_str::<UsageEvent>(&payload) else {
+            let Ok(Some(event)) = UsageEvent::read(&payload) else {
                 self.unreadable += 1;
                 return;
             };
-            let day = event.reserve_day.unwrap_or_else(|| event.timestamp.date());
+            let (day, user) = (event.day(), event.user());
             if day < period.first || day >= period.end {
                 return;
             }
-            let user = event.user_id.unwrap_or(UserId(Uuid::nil()));
             let line = self.line(day, user, event.effective_model);
             line.events += 1;
             line.event_credits_micro += event.committed_credits_micro;
@@ -168,18 +167,6 @@ impl Ledger {
     fn line(&mut self, day: Date, user: UserId, model: String) -> &mut Line {
         self.lines.entry(LineKey { day, user, model }).or_default()
     }
-}
-
-/// What the books need of a usage event (QUOTA-86).
-#[derive(Deserialize)]
-struct UsageEvent {
-    #[serde(default)]
-    user_id: Option<UserId>,
-    effective_model: String,
-    #[serde(default)]
-    reserve_day: Option<Date>,
-    timestamp: Timestamp,
-    committed_credits_micro: u64,
 }
 
 /// The tiers of the models by policy version, as the stored policies have them.

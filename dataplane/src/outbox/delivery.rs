@@ -7,11 +7,12 @@ use minichat_config::process::OutboxKind;
 use minichat_config::tenant::sink::Sink;
 use minichat_metrics::{AuditResult, OutboxHandled};
 use minichat_store::{Delivery, Holder, PendingMessage, StoreError};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::dispatcher::Shared;
 use super::handler::{self, Slice};
+use super::permits::Permit;
+use super::shared::Shared;
 use super::webhook::Answer;
 use super::{backoff, label, wake};
 
@@ -32,8 +33,8 @@ pub(super) struct TenantDelivery {
     pub(super) until: Instant,
     /// By when the running delivery must end, once it is parked.
     pub(super) parked_until: Option<Instant>,
-    /// The tenant's place among those that are not slow, or among those that are.
-    pub(super) place: Option<OwnedSemaphorePermit>,
+    /// Among deliveries that are not slow, or among those that are.
+    pub(super) permit: Option<Permit>,
 }
 
 /// What a pass learns of a delivery.
@@ -108,7 +109,7 @@ impl TenantDelivery {
             }
             let slice: Vec<_> = self.messages.drain(..count).collect();
             let is_settled = self.deliver_slice(&slice, turn, left).await?;
-            // Its place is gone, and the next pass goes on.
+            // It gave its permit back, and the next pass goes on.
             if left.is_none() {
                 return Ok(Left::Waits);
             }
@@ -152,11 +153,12 @@ impl TenantDelivery {
         match answer {
             Answer::Ok => self.acknowledge(slice).await,
             Answer::Retry(error) => self.retry(slice, &error).await,
-            Answer::Reject(reason) => self.bury_all(slice, &reason).await,
+            Answer::Reject(reason) => self.reject_all(slice, &reason).await,
         }
     }
 
-    /// One attempt. After [`SLOW`] the tenant is parked while it runs.
+    /// One attempt. After [`SLOW`], or at once if the last one was slow, the tenant is
+    /// parked while it runs.
     async fn hand_over(
         &mut self,
         slice: &[PendingMessage],
@@ -172,22 +174,30 @@ impl TenantDelivery {
             messages: slice,
             deadline,
         };
+        let (kind, tenant) = (self.kind, self.delivery.tenant_id);
+        let patience = if shared.slow.contains(kind, tenant) {
+            Duration::ZERO
+        } else {
+            SLOW
+        };
+        let began = Instant::now();
         let mut answer = std::pin::pin!(handler::deliver(&shared, &sink, &request));
         let quick = tokio::select! {
             biased;
             answer = &mut answer => Some(answer),
-            () = tokio::time::sleep(SLOW), if left.is_some() => None,
+            () = tokio::time::sleep(patience), if left.is_some() => None,
         };
         if let Some(answer) = quick {
             return Ok(self.handled(slice, answer));
         }
-        let slow = shared.slow.clone().try_acquire_owned();
-        let Ok(slow) = slow else {
-            let error = "too many deliveries are slow at a time".to_owned();
-            return Ok(self.handled(slice, Answer::Retry(error)));
+        let bytes = slice.iter().map(|it| it.payload.len()).sum();
+        let Some(permit) = shared.permits.slow(bytes) else {
+            let error = "too many deliveries are slow at a time";
+            self.handled(slice, Answer::Retry(error.to_owned()));
+            return Err(self.park(error).await);
         };
         self.park_running(deadline).await?;
-        self.place = Some(slow);
+        self.permit = Some(permit);
         // They are listed again, and need no memory until then.
         self.messages = Vec::new();
         if let Some(left) = left.take() {
@@ -198,6 +208,7 @@ impl TenantDelivery {
         let answer = tokio::time::timeout_at(deadline, answer)
             .await
             .unwrap_or_else(|_| Answer::Retry("no answer within the lease".to_owned()));
+        shared.slow.note(kind, tenant, began.elapsed() >= SLOW);
         Ok(self.handled(slice, answer))
     }
 
@@ -270,35 +281,40 @@ impl TenantDelivery {
     }
 
     async fn retry(&mut self, slice: &[PendingMessage], error: &str) -> Result<(), Stop> {
-        let (attempt, config) = (self.attempt(), &self.shared.config);
-        let most = config.max_attempts(self.kind);
+        let (attempt, most) = (self.attempt(), self.shared.config.max_attempts(self.kind));
         if most > 0 && attempt >= most {
             let reason = format!("{error} (attempt {attempt}, the last one)");
-            return self.bury_all(slice, &reason).await;
+            return self.reject_all(slice, &reason).await;
         }
-        let wait = backoff::wait(config.backoff_base, config.backoff_max, attempt);
-        tracing::warn!(tenant_id = %self.delivery.tenant_id, kind = self.kind.as_str(), attempt, wait_ms = wait.as_millis(), error, "events cannot be delivered yet");
-        let records = &self.shared.records;
-        if records.park(&self.delivery, wait, error).await? {
-            if attempt == 1 {
-                self.shared.survey.outdate();
-            }
-            self.shared
-                .wake_after(wait, (self.kind, self.delivery.partition));
-            Err(Stop::Parked)
-        } else {
-            Err(Stop::NotHolder)
-        }
+        Err(self.park(error).await)
     }
 
-    async fn bury_all(&mut self, slice: &[PendingMessage], reason: &str) -> Result<(), Stop> {
+    /// The tenant waits for its next attempt.
+    async fn park(&self, error: &str) -> Stop {
+        let (attempt, config) = (self.attempt(), &self.shared.config);
+        let wait = backoff::wait(config.backoff_base, config.backoff_max, attempt);
+        tracing::warn!(tenant_id = %self.delivery.tenant_id, kind = self.kind.as_str(), attempt, wait_ms = wait.as_millis(), error, "events cannot be delivered yet");
+        match self.shared.records.park(&self.delivery, wait, error).await {
+            Ok(true) => {}
+            Ok(false) => return Stop::NotHolder,
+            Err(error) => return error.into(),
+        }
+        if attempt == 1 {
+            self.shared.survey.outdate();
+        }
+        let place = (self.kind, self.delivery.partition);
+        self.shared.wake_after(wait, place);
+        Stop::Parked
+    }
+
+    async fn reject_all(&mut self, slice: &[PendingMessage], reason: &str) -> Result<(), Stop> {
         let attempt = self.attempt();
         for message in slice {
             tracing::error!(tenant_id = %self.delivery.tenant_id, kind = self.kind.as_str(), message.id, key = message.key(), reason, "an event was refused and becomes a dead letter");
         }
         let ids = slice.iter().map(|it| it.id).collect();
         let records = &self.shared.records;
-        let is_holder = records.bury(&self.delivery, ids, attempt, reason);
+        let is_holder = records.reject(&self.delivery, ids, attempt, reason);
         if !is_holder.await? {
             return Err(Stop::NotHolder);
         }

@@ -7,7 +7,7 @@ use minichat_store::PendingMessage;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::dispatcher::Shared;
+use super::shared::Shared;
 use super::webhook::{self, Answer};
 use crate::config_source::TenantRuntime;
 

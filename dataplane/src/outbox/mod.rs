@@ -16,8 +16,12 @@ mod delivery;
 mod dispatcher;
 mod handler;
 mod pass;
+mod permits;
 mod records;
+mod shared;
 mod survey;
+mod turns;
+mod vacuum;
 mod wake;
 mod webhook;
 
@@ -30,7 +34,8 @@ use minichat_core::TenantId;
 use minichat_metrics::{Metrics, OutboxKindLabel, OutboxResult};
 use minichat_store::{OutboxQueue, QueueMismatch, Store, StoreError, partition_of};
 
-pub(crate) use dispatcher::{Dispatcher, DispatcherHost, Parts};
+pub(crate) use dispatcher::{Dispatcher, DispatcherHost};
+pub(crate) use shared::Parts;
 pub use survey::Survey;
 
 use crate::config_source::Tenants;
@@ -118,14 +123,24 @@ impl Outbox {
         }
     }
 
+    /// A change could not be committed, and neither could its events.
+    pub(crate) fn not_enqueued(&self, kinds: &[OutboxKind]) {
+        let dispatcher = self.dispatcher.iter();
+        for (dispatcher, kind) in dispatcher.flat_map(|it| kinds.iter().map(move |kind| (it, kind)))
+        {
+            let metrics = &dispatcher.metrics;
+            metrics.outbox_enqueue(label(*kind), OutboxResult::Error);
+        }
+    }
+
     fn wake(&self) -> Option<&Wake> {
         self.dispatcher.as_ref().map(|it| &it.wake)
     }
 }
 
-/// Makes the rows of the configured queues, and on `SQLite` ends the deliveries of
-/// the last process. An error says what to do about messages
-/// that would not be delivered any more (PLAT-31).
+/// Makes the rows of the configured queues, and on `SQLite` ends the deliveries of the
+/// last process. An error says what to do about messages that would not be delivered
+/// any more (PLAT-31).
 pub(crate) async fn register(store: &Store, config: &process::Outbox) -> anyhow::Result<()> {
     let queues: Vec<_> = OutboxKind::ENQUEUED
         .into_iter()

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::delivery::{Left, TenantDelivery};
-use super::dispatcher::Shared;
 use super::handler;
+use super::shared::Shared;
 use super::wake::Place;
 
 /// Tenants whose messages are in memory at a time.
@@ -34,22 +34,35 @@ pub(super) struct Pass {
     pub(super) until: Instant,
 }
 
+/// Why a pass ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum PassEnd {
+    /// Nothing is left that can be delivered now.
+    Done,
+    /// There may be more.
+    TimeIsOver,
+}
+
 /// A tenant of this process that is due, and its sink.
 type Due = (DueTenant, Sink);
 
 impl Pass {
-    pub(super) async fn run(self) {
+    pub(super) async fn run(self) -> PassEnd {
         let delivered = self.deliver().await;
-        if let Err(error) = delivered {
+        let end = delivered.unwrap_or_else(|error| {
             tracing::warn!(queue = &*self.queue, partition = self.place.1, %error, "events that are due cannot be read");
-        }
+            PassEnd::Done
+        });
         // A lease that cannot be given back ends by itself.
-        if let Err(error) = self.release().await {
+        let records = &self.shared.records;
+        let released = records.release(&self.queue, self.place.1, &self.token);
+        if let Err(error) = released.await {
             tracing::debug!(%error, "a lease is not given back");
         }
+        end
     }
 
-    async fn deliver(&self) -> Result<(), StoreError> {
+    async fn deliver(&self) -> Result<PassEnd, StoreError> {
         loop {
             let due = self.due().await?;
             let mut is_done = true;
@@ -63,11 +76,10 @@ impl Pass {
                 }
             }
             if Instant::now() >= self.until {
-                self.shared.wake(self.place);
-                return Ok(());
+                return Ok(PassEnd::TimeIsOver);
             }
             if is_done {
-                return Ok(());
+                return Ok(PassEnd::Done);
             }
         }
     }
@@ -108,7 +120,7 @@ impl Pass {
             let Some(messages) = messages.remove(&due.tenant_id) else {
                 continue;
             };
-            let place = self.shared.healthy.clone().acquire_owned().await.ok();
+            let permit = self.shared.permits.healthy().await;
             let delivery = TenantDelivery {
                 shared: Arc::clone(&self.shared),
                 kind: self.place.0,
@@ -118,10 +130,10 @@ impl Pass {
                 messages,
                 until: self.until,
                 parked_until: None,
-                place,
+                permit,
             };
             let (left, is_left) = oneshot::channel();
-            self.shared.spawn(delivery.run(left));
+            self.shared.tasks.spawn(delivery.run(left));
             running.push(is_left);
         }
         Ok(running)
@@ -135,16 +147,5 @@ impl Pass {
             holder: Holder::OfPartition(self.token.clone()),
             is_parked: due.attempts > 0,
         }
-    }
-
-    async fn release(&self) -> Result<(), StoreError> {
-        let (queue, token, partition) = (Arc::clone(&self.queue), self.token.clone(), self.place.1);
-        self.shared
-            .records
-            .write(move |tx| {
-                let released = tx.outbox_release(&queue, partition, &token);
-                Box::pin(async move { released })
-            })
-            .await
     }
 }

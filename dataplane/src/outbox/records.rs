@@ -43,6 +43,16 @@ impl Records {
         self.store.read(job).await
     }
 
+    /// Tenants of all partitions whose next attempt is due.
+    pub(super) async fn due(&self, queue: &Arc<str>) -> Result<Vec<DueTenant>, StoreError> {
+        let queue = Arc::clone(queue);
+        self.read(move |tx| {
+            let queue = Arc::clone(&queue);
+            Box::pin(async move { tx.outbox_due(&queue).await })
+        })
+        .await
+    }
+
     pub(super) async fn due_in(
         &self,
         queue: &Arc<str>,
@@ -67,6 +77,51 @@ impl Records {
         self.read(move |tx| {
             let (queue, tenants) = (Arc::clone(&queue), Arc::clone(&tenants));
             Box::pin(async move { tx.outbox_list(&queue, partition, &tenants, share).await })
+        })
+        .await
+    }
+
+    /// Leases those of `wanted`, queues and partitions, that nobody else holds.
+    pub(super) async fn claim(
+        &self,
+        wanted: &Arc<[(String, u32)]>,
+        token: &str,
+        lease: Duration,
+    ) -> Result<Vec<(String, u32)>, StoreError> {
+        let (wanted, token) = (Arc::clone(wanted), token.to_owned());
+        self.write(move |tx| {
+            let (wanted, token) = (Arc::clone(&wanted), token.clone());
+            Box::pin(async move { tx.outbox_claim(&wanted, &token, lease).await })
+        })
+        .await
+    }
+
+    pub(super) async fn release(
+        &self,
+        queue: &Arc<str>,
+        partition: u32,
+        token: &str,
+    ) -> Result<(), StoreError> {
+        let (queue, token) = (Arc::clone(queue), token.to_owned());
+        self.write(move |tx| {
+            let released = tx.outbox_release(&queue, partition, &token);
+            Box::pin(async move { released })
+        })
+        .await
+    }
+
+    /// Acknowledges events of tenants without a sink (PLAT-41), at most `limit`.
+    /// Returns how many.
+    pub(super) async fn acknowledge_all(
+        &self,
+        queue: &Arc<str>,
+        tenants: Vec<TenantId>,
+        limit: u32,
+    ) -> Result<usize, StoreError> {
+        let (queue, tenants) = (Arc::clone(queue), Arc::<[TenantId]>::from(tenants));
+        self.write(move |tx| {
+            let (queue, tenants) = (Arc::clone(&queue), Arc::clone(&tenants));
+            Box::pin(async move { tx.outbox_acknowledge_all(&queue, &tenants, limit).await })
         })
         .await
     }
@@ -115,7 +170,7 @@ impl Records {
         Ok(parked.await?.is_some())
     }
 
-    pub(super) async fn bury(
+    pub(super) async fn reject(
         &self,
         delivery: &Delivery,
         messages: Vec<i64>,
@@ -128,7 +183,7 @@ impl Records {
             let (delivery, reason) = (delivery.clone(), reason.clone());
             let messages = Arc::clone(&messages);
             Box::pin(async move {
-                tx.outbox_bury(&delivery, &messages, attempts, &reason)
+                tx.outbox_reject(&delivery, &messages, attempts, &reason)
                     .await
             })
         })

@@ -85,6 +85,9 @@ impl Ending {
     }
 }
 
+/// The events of a turn that ends.
+const KINDS: [OutboxKind; 2] = [OutboxKind::Usage, OutboxKind::Audit];
+
 /// A finalization that this process won.
 #[derive(Clone, Debug)]
 pub(crate) struct Finalized {
@@ -179,6 +182,9 @@ pub(crate) async fn finalize(
             return won(account, finalized, entered);
         }
     }
+    if matches!(otherwise, Verdict::Uncommitted) {
+        account.outbox.not_enqueued(&KINDS);
+    }
     otherwise
 }
 
@@ -210,8 +216,7 @@ async fn back_off(attempt: u32, given_up: impl Future<Output = ()>) -> bool {
 }
 
 fn won(account: &Account, mut finalized: Finalized, entered: Instant) -> Verdict {
-    let kinds = [OutboxKind::Usage, OutboxKind::Audit];
-    account.outbox.enqueued(account.tenant_id, &kinds);
+    account.outbox.enqueued(account.tenant_id, &KINDS);
     finalized.latency = entered.elapsed();
     Verdict::Won(Box::new(finalized))
 }

@@ -260,8 +260,10 @@ impl Attempt {
 
     /// The change was committed, or refused with the problem in `answer`.
     pub(super) fn end<T>(mut self, answer: &Result<T, Problem>) {
-        if answer.is_ok() {
-            self.outbox.enqueued(self.tenant_id, &[OutboxKind::Audit]);
+        match answer {
+            Ok(_) => self.outbox.enqueued(self.tenant_id, &[OutboxKind::Audit]),
+            Err(problem) if problem.is_fault() => self.outbox.not_enqueued(&[OutboxKind::Audit]),
+            Err(_) => {}
         }
         self.result = match answer {
             Ok(_) => MutationResult::Ok,

@@ -25,6 +25,8 @@ mod database_outages;
 #[cfg(test)]
 mod deliveries;
 #[cfg(test)]
+mod delivery_turns;
+#[cfg(test)]
 mod directories;
 #[cfg(test)]
 mod disconnects;

@@ -45,8 +45,8 @@ on_each_database! {
         assert_eq!(queues, expected.map(|queue| [queue; 5]).concat());
     }
 
-    /// PLAT-30, PLAT-80: a change whose message cannot be enqueued does not
-    /// happen.
+    /// PLAT-30, PLAT-59, PLAT-80: a change whose message cannot be enqueued does not
+    /// happen, and is counted.
     async fn nothing_changes_without_its_message(env) {
         const DELETED: &str = "SELECT (SELECT count(*) FROM chats WHERE deleted_at IS NOT NULL) \
             + (SELECT count(*) FROM chat_turns WHERE deleted_at IS NOT NULL) \
@@ -78,5 +78,17 @@ on_each_database! {
         user.delete_turn(&chat, turn).await?.expect(204)?;
         user.delete(&path).await?.expect(204)?;
         assert_eq!(database.number("SELECT count(*) FROM outbox_messages").await?, 4);
+
+        database.query("ALTER TABLE outbox_messages RENAME TO away").await?;
+        let chat = user.create_chat(None).await?;
+        let events = user.say(&chat, "PING").await?;
+        assert_eq!(events.only("error")?["code"], "stream_interrupted");
+        database.query("ALTER TABLE away RENAME TO outbox_messages").await?;
+        let scrape = scene.stack.scrape().await?;
+        for (kind, failed) in [("usage", 1), ("audit", 4), ("chat_cleanup", 1)] {
+            let labels = [("kind", kind), ("result", "error")];
+            let found = scrape.sum("mini_chat_outbox_enqueue_total", &labels);
+            assert!((found - f64::from(failed)).abs() < 0.5, "{kind}: {found}");
+        }
     }
 }

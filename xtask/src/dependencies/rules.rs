@@ -120,7 +120,12 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prometheus", &["minichat-telemetry"]),
     (
         "rcgen",
-        &["minichat-cluster", "minichat-provider", "minichat-store"],
+        &[
+            "minichat-cluster",
+            "minichat-provider",
+            "minichat-store",
+            "minichat-tests",
+        ],
     ),
     (
         "ring",
@@ -133,7 +138,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ),
     ("serde-saphyr", &["minichat-config"]),
     ("sqlx", &["minichat-store", "minichat-tests"]),
-    ("tokio-rustls", &["minichat-provider"]),
+    ("tokio-rustls", &["minichat-provider", "minichat-tests"]),
     ("tracing-opentelemetry", &["minichat-telemetry"]),
     ("tracing-subscriber", &["minichat-telemetry"]),
     ("ureq", &["xtask"]),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Longest lease of a partition.
-const MAX_PASS_LEASE: Duration = Duration::from_secs(10);
+const MAX_PASS_LEASE: Duration = Duration::from_secs(5);
 
 /// What an event is about; each kind has its queue (PLAT-39).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -197,7 +197,7 @@ impl Tx {
     /// Moves messages to the dead letters (PLAT-35); one that is tried again goes
     /// back there. Returns whether it did: not if the process was no longer the
     /// holder.
-    pub async fn outbox_bury(
+    pub async fn outbox_reject(
         &mut self,
         delivery: &Delivery,
         messages: &[i64],
@@ -205,7 +205,7 @@ impl Tx {
         reason: &str,
     ) -> Result<bool, StoreError> {
         for message in messages {
-            let is_holder = self.outbox_bury_one(delivery, *message, attempts, reason);
+            let is_holder = self.outbox_reject_one(delivery, *message, attempts, reason);
             if !is_holder.await? {
                 return Ok(false);
             }
@@ -215,7 +215,7 @@ impl Tx {
         Ok(true)
     }
 
-    async fn outbox_bury_one(
+    async fn outbox_reject_one(
         &mut self,
         delivery: &Delivery,
         message: i64,
@@ -241,10 +241,10 @@ impl Tx {
             message,
             token.as_str()
         ];
-        let Some(buried) = self.query_opt(sql, &params, taken_row).await? else {
+        let Some(row) = self.query_opt(sql, &params, taken_row).await? else {
             return Ok(false);
         };
-        let key = event_key(buried.dedupe_key.as_deref(), *tenant_id, message);
+        let key = event_key(row.dedupe_key.as_deref(), *tenant_id, message);
         let again: Option<i64> = self
             .query_opt(
                 "UPDATE outbox_dead_letters SET status = 'pending', message_id = $3, \
@@ -265,11 +265,11 @@ impl Tx {
                     message,
                     *tenant_id,
                     key.as_str(),
-                    buried.payload_type.as_str(),
-                    buried.payload.as_str(),
+                    row.payload_type.as_str(),
+                    row.payload.as_str(),
                     attempts,
                     reason,
-                    buried.created_at,
+                    row.created_at,
                 ],
             )?;
         }

@@ -8,6 +8,7 @@ pub(crate) mod backlog;
 mod dead_letters;
 mod deliveries;
 mod leases;
+mod usage_event;
 mod vacuum;
 
 use minichat_core::{TenantId, Timestamp};
@@ -21,6 +22,7 @@ pub use backlog::{DueTenant, PendingMessage, Share};
 pub use dead_letters::{DeadLetter, DeadLetterBacklog, DeadLetterFilter, DeadLetterStatus};
 pub use deliveries::{Delivery, Holder, ParkedTenant};
 pub use leases::{OutboxQueue, QueueMismatch};
+pub use usage_event::UsageEvent;
 pub use vacuum::Vacuumed;
 
 /// A message to enqueue.

@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use minichat_core::{Date, TenantId, Timestamp, UserId};
-use serde::Deserialize;
-use uuid::Uuid;
+use minichat_core::{Date, TenantId, UserId};
 
+use super::UsageEvent;
 use super::leases::micros;
 use crate::tx::Dialect;
 use crate::value::{Row, params};
@@ -22,11 +21,10 @@ pub struct Vacuumed {
 
 impl Tx {
     /// Deletes at most `limit` messages after `after` that were delivered more than
-    /// `age` ago. Those of `usage_queue` are added to `usage_rollups`, so that an
-    /// event is in exactly one table. `None`: there are none left.
+    /// `age` ago. Usage events are added to `usage_rollups`, so that each is in
+    /// exactly one table. `None`: there are none left.
     pub async fn outbox_vacuum(
         &mut self,
-        usage_queue: &str,
         after: i64,
         age: Duration,
         limit: u32,
@@ -40,8 +38,7 @@ impl Tx {
         let Some(last) = deleted.iter().map(|it| it.id).max() else {
             return Ok(None);
         };
-        let usage = deleted.iter().filter(|it| it.queue == usage_queue);
-        for (key, sum) in sums(usage) {
+        for (key, sum) in sums(&deleted) {
             self.usage_rollup_add(&key, &sum)?;
         }
         Ok(Some(Vacuumed {
@@ -96,7 +93,7 @@ macro_rules! vacuum {
              WHERE id > $1 AND done_at <= statement_timestamp() - $2 ORDER BY id LIMIT $3",
             $skip,
             ") DELETE FROM outbox_messages WHERE id IN (SELECT id FROM batch) \
-             RETURNING id, queue, tenant_id, payload"
+             RETURNING id, tenant_id, payload"
         )
     };
 }
@@ -107,7 +104,6 @@ const VACUUM_SQLITE_SQL: &str = vacuum!("");
 /// A message that was delivered.
 struct Delivered {
     id: i64,
-    queue: String,
     tenant_id: TenantId,
     payload: String,
 }
@@ -115,34 +111,9 @@ struct Delivered {
 fn delivered_row(row: &Row<'_>) -> Result<Delivered, StoreError> {
     Ok(Delivered {
         id: row.take()?,
-        queue: row.take()?,
         tenant_id: row.take()?,
         payload: row.take()?,
     })
-}
-
-/// What is added up of a usage event (QUOTA-86).
-#[derive(Deserialize)]
-struct UsageEvent {
-    #[serde(default)]
-    user_id: Option<UserId>,
-    effective_model: String,
-    #[serde(default)]
-    reserve_day: Option<Date>,
-    timestamp: Timestamp,
-    committed_credits_micro: u64,
-    #[serde(default)]
-    usage: Option<Tokens>,
-    #[serde(default)]
-    web_search_calls: u64,
-    #[serde(default)]
-    code_interpreter_calls: u64,
-}
-
-#[derive(Deserialize, Default)]
-struct Tokens {
-    input_tokens: u64,
-    output_tokens: u64,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -163,24 +134,26 @@ struct Sum {
     code_interpreter_calls: u64,
 }
 
-/// The sums of events by user, model and day.
-fn sums<'a>(delivered: impl Iterator<Item = &'a Delivered>) -> HashMap<Key, Sum> {
+/// The sums of usage events by user, model and day.
+fn sums(delivered: &[Delivered]) -> HashMap<Key, Sum> {
     let mut sums = HashMap::<Key, Sum>::new();
     for message in delivered {
-        let Ok(event) = serde_json::from_str::<UsageEvent>(&message.payload) else {
-            tracing::error!(
-                message.id,
-                "a usage event that was delivered cannot be read"
-            );
-            continue;
+        let event = match UsageEvent::read(&message.payload) {
+            Ok(Some(event)) => event,
+            Ok(None) => continue,
+            // The parser's message may quote the event.
+            Err(_) => {
+                tracing::error!(message.id, "an event that was delivered cannot be read");
+                continue;
+            }
         };
+        let tokens = event.tokens();
         let key = Key {
             tenant_id: message.tenant_id,
-            user_id: event.user_id.unwrap_or(UserId(Uuid::nil())),
+            user_id: event.user(),
+            day: event.day(),
             model: event.effective_model,
-            day: event.reserve_day.unwrap_or_else(|| event.timestamp.date()),
         };
-        let tokens = event.usage.unwrap_or_default();
         let sum = sums.entry(key).or_default();
         sum.events += 1;
         sum.credits_micro += event.committed_credits_micro;

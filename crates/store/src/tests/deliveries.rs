@@ -1,8 +1,10 @@
 //! Delivery of the outbox: leases, order, parked tenants, dead letters, vacuum.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use minichat_core::TenantId;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::fixture::NOON;
@@ -33,6 +35,18 @@ fn queues(partitions: u32) -> Vec<OutboxQueue> {
     }]
 }
 
+fn message(tenant_id: TenantId, payload: &str) -> OutboxMessage<'_> {
+    OutboxMessage {
+        queue: "usage",
+        tenant_id,
+        key: tenant_id.0,
+        partitions: 4,
+        dedupe_key: None,
+        payload,
+        created_at: NOON,
+    }
+}
+
 impl Db {
     async fn tx<T: Send + 'static>(
         &self,
@@ -50,19 +64,9 @@ impl Db {
     }
 
     async fn enqueue(&self, tenant_id: TenantId, payload: &'static str) {
-        self.write(move |tx| {
-            tx.outbox_enqueue(&OutboxMessage {
-                queue: "usage",
-                tenant_id,
-                key: tenant_id.0,
-                partitions: 4,
-                dedupe_key: None,
-                payload,
-                created_at: NOON,
-            })
-        })
-        .await
-        .unwrap();
+        self.write(move |tx| tx.outbox_enqueue(&message(tenant_id, payload)))
+            .await
+            .unwrap();
     }
 
     /// Tenants that are due, with their attempts.
@@ -122,11 +126,11 @@ impl Db {
         .await
     }
 
-    async fn bury(&self, delivery: &Delivery, message: i64) -> bool {
+    async fn reject(&self, delivery: &Delivery, message: i64) -> bool {
         let delivery = delivery.clone();
         self.tx(move |tx| {
             let delivery = delivery.clone();
-            Box::pin(async move { tx.outbox_bury(&delivery, &[message], 1, "422").await })
+            Box::pin(async move { tx.outbox_reject(&delivery, &[message], 1, "422").await })
         })
         .await
     }
@@ -209,7 +213,7 @@ on_both_databases! {
         };
         assert_eq!(db.acknowledge(&of("first"), &messages).await, 0);
         assert_eq!(db.park(&of("first"), HOUR).await, None);
-        assert!(!db.bury(&of("first"), messages[0].id).await);
+        assert!(!db.reject(&of("first"), messages[0].id).await);
         assert_eq!(db.due().await, [(a, 2)]);
         assert_eq!(db.park(&of("second"), Duration::ZERO).await, Some(2));
         assert_eq!(db.acknowledge(&of("second"), &messages).await, 0, "it has ended");
@@ -228,8 +232,8 @@ on_both_databases! {
         assert!(db.claim("x", HOUR).await);
         let messages = db.list(&[a], SHARE).await;
         let key = messages[0].key();
-        assert!(db.bury(&delivery(a, "x"), messages[0].id).await);
-        assert!(!db.bury(&delivery(a, "x"), messages[0].id).await, "it is gone");
+        assert!(db.reject(&delivery(a, "x"), messages[0].id).await);
+        assert!(!db.reject(&delivery(a, "x"), messages[0].id).await, "it is gone");
         assert_eq!(payloads(&db.list(&[a], SHARE).await), ["[]"]);
 
         let all = || DeadLetterFilter { limit: 10, ..DeadLetterFilter::default() };
@@ -246,7 +250,7 @@ on_both_databases! {
         assert_eq!((messages[1].key(), messages[1].dead_letter), (key.clone(), Some(id)));
 
         // It is refused again, and is still one dead letter.
-        assert!(db.bury(&delivery(a, "x"), messages[1].id).await);
+        assert!(db.reject(&delivery(a, "x"), messages[1].id).await);
         let letter = letters().await.remove(0);
         assert_eq!((letter.id, letter.status), (id, DeadLetterStatus::Pending));
         assert_eq!(letters().await.len(), 1);
@@ -268,7 +272,7 @@ on_both_databases! {
         }
         assert!(db.claim("x", HOUR).await);
         let messages = db.list(&[a], SHARE).await;
-        assert!(db.bury(&delivery(a, "x"), messages[0].id).await);
+        assert!(db.reject(&delivery(a, "x"), messages[0].id).await);
         let id = db.count("SELECT MAX(id) FROM outbox_dead_letters", []).await;
         db.tx(move |tx| Box::pin(async move { tx.outbox_requeue(id).await })).await;
         db.park(&delivery(a, "x"), Duration::ZERO).await;
@@ -286,17 +290,21 @@ on_both_databases! {
     async fn delivered_messages_are_added_up_and_removed(db: Db) {
         db.register(queues(4)).await;
         let a = tenant(1);
-        let event = r#"{"user_id":"00000000-0000-4000-8000-000000000001","effective_model":"m",
+        let event = r#"{"event_type":"usage_snapshot","user_id":"00000000-0000-4000-8000-000000000001","effective_model":"m",
             "reserve_day":"2026-03-09","timestamp":"2026-03-10T00:00:01Z","web_search_calls":1,
             "committed_credits_micro":5,"usage":{"input_tokens":2,"output_tokens":3}}"#;
         for payload in [event, event, r#"{"bad":1}"#, event] {
             db.enqueue(a, payload).await;
         }
+        // One was enqueued before its queue got another name.
+        let rename = "UPDATE outbox_messages SET queue = 'old', done_at = statement_timestamp() \
+            WHERE id = (SELECT MIN(id) FROM outbox_messages)";
+        db.sql(rename, []).await.unwrap();
         assert!(db.claim("x", HOUR).await);
         let messages = db.list(&[a], SHARE).await;
-        db.acknowledge(&delivery(a, "x"), &messages[..3]).await;
+        db.acknowledge(&delivery(a, "x"), &messages[..2]).await;
         let vacuum = |after, age| db.tx(move |tx| Box::pin(async move {
-            tx.outbox_vacuum("usage", after, age, 2).await
+            tx.outbox_vacuum(after, age, 2).await
         }));
         assert_eq!(vacuum(0, HOUR).await, None, "too young");
         let first = vacuum(0, Duration::ZERO).await.unwrap();
@@ -327,6 +335,44 @@ on_both_databases! {
     }
 }
 
+/// PLAT-32; check 18 of chapter 05: a message that is committed after a later one was
+/// delivered is not skipped.
+#[tokio::test]
+async fn a_message_that_is_committed_late_is_delivered() {
+    let db = Db::postgres().await;
+    db.register(queues(4)).await;
+    let a = tenant(1);
+    let (enqueued, commit) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let late = tokio::spawn({
+        let (store, enqueued, commit) = (db.store.clone(), enqueued.clone(), commit.clone());
+        async move {
+            let job = move |tx: &mut Tx| -> BoxFuture<'_, Result<(), StoreError>> {
+                let (enqueued, commit) = (enqueued.clone(), commit.clone());
+                Box::pin(async move {
+                    tx.outbox_enqueue(&message(a, "late"))?;
+                    // The message has its number.
+                    tx.outbox_oldest("usage").await?;
+                    enqueued.notify_one();
+                    commit.notified().await;
+                    Ok(())
+                })
+            };
+            store.write(job).await
+        }
+    });
+    enqueued.notified().await;
+    db.enqueue(a, "early").await;
+    assert!(db.claim("x", HOUR).await);
+    let messages = db.list(&[a], SHARE).await;
+    assert_eq!(payloads(&messages), ["early"]);
+    assert_eq!(db.acknowledge(&delivery(a, "x"), &messages).await, 1);
+    commit.notify_one();
+    late.await.unwrap().unwrap();
+    let messages_late = db.list(&[a], SHARE).await;
+    assert_eq!(payloads(&messages_late), ["late"]);
+    assert!(messages_late[0].id < messages[0].id);
+}
+
 /// PLAT-33: of several, one holds a partition; what it writes later has no effect.
 #[tokio::test]
 async fn a_partition_has_one_holder() {
@@ -350,7 +396,7 @@ async fn a_partition_has_one_holder() {
     let messages = db.list(&[a], SHARE).await;
     assert_eq!(db.acknowledge(&delivery(a, "dead"), &messages).await, 0);
     assert_eq!(db.park(&delivery(a, "dead"), HOUR).await, None);
-    assert!(!db.bury(&delivery(a, "dead"), messages[0].id).await);
+    assert!(!db.reject(&delivery(a, "dead"), messages[0].id).await);
     db.write(|tx| tx.outbox_release("usage", 0, "dead"))
         .await
         .unwrap();

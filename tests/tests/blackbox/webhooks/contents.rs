@@ -1,7 +1,10 @@
 //! What receivers get: events, keys, signatures, formats and batches.
 
+use std::collections::BTreeSet;
+
 use anyhow::Context as _;
 use minichat_core::Timestamp;
+use minichat_telemetry::Signal;
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::{Ending, Scenario};
 use minichat_tests::webhook_receiver::{Delivery, Reply, WebhookReceiver};
@@ -27,7 +30,59 @@ fn amounts(event: &Value) -> Vec<(&String, &Value)> {
     members.filter(|(name, _)| is_amount(name)).collect()
 }
 
+/// The members of usage events that docs/events.md shows, but for those that only a
+/// downgrade has.
+fn documented_members() -> anyhow::Result<BTreeSet<String>> {
+    let page = include_str!("../../../../docs/events.md");
+    let section = page.split("## Usage events").nth(1).context("no section")?;
+    let example = section.split("```json").nth(1).context("no example")?;
+    let example = example.split("```").next().unwrap_or_default();
+    let example: serde_json::Map<String, Value> = serde_json::from_str(example)?;
+    let members = example.into_iter().map(|(name, _)| name);
+    Ok(members
+        .filter(|name| !name.starts_with("downgrade_"))
+        .collect())
+}
+
 on_each_database! {
+    /// PLAT-40, PLAT-41, QUOTA-86; check 24 of chapter 05: whatever the end of its turn,
+    /// that by the watchdog included, a usage event has all members.
+    async fn a_usage_event_of_each_end_has_every_member(env) {
+        let receiver = WebhookReceiver::start().await?;
+        let scene = env.scene_with(|tenant| {
+            tenant.with_webhook("usageSink", &webhook(&receiver.url(USAGE), &json!({})))
+        }).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        for content in ["PING", "ERROR"] {
+            user.say(&chat, content).await?;
+        }
+        let held = scene.held().await?;
+        let request_id = held.started.data["request_id"].as_str().context("no id")?.to_owned();
+        held.user.cancel(&held.chat, &request_id).await?.expect(202)?;
+        drop(held.stream.collect().await?);
+        let orphaned = scene.held().await?;
+        scene.database().age_turns("state = 'running'").await?;
+        let report = scene.stack.watchdog().run_once(&Signal::new()).await;
+        assert_eq!(report.finalized, 1, "{report:?}");
+        let deliveries = receiver.deliveries_at_least(4).await?;
+        let events = single_events(&deliveries)?;
+        let ends: Vec<_> = events.iter().map(|it| (&it["terminal_state"], &it["error_code"])).collect();
+        assert_eq!(ends.last(), Some(&(&json!("failed"), &json!("orphan_timeout"))));
+        let documented = documented_members()?;
+        for event in &events {
+            let members = event.as_object().context("no object")?;
+            let members: BTreeSet<String> = members.keys().cloned().collect();
+            let mut documented = documented.clone();
+            if event["error_code"] == "orphan_timeout" {
+                // The request that a watchdog ends is over.
+                documented.remove("trace_id");
+            }
+            assert_eq!(members, documented, "{event}");
+        }
+        drop(orphaned);
+    }
+
     /// QUOTA-85 to QUOTA-93, QUOTA-97: one request per turn that reserved credits.
     async fn each_turn_is_one_usage_event(env) {
         let receiver = WebhookReceiver::start().await?;
