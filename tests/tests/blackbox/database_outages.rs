@@ -3,6 +3,7 @@
 use anyhow::{Context as _, ensure};
 use futures_util::future::try_join_all;
 use http::{Method, StatusCode};
+use minichat_tests::books::check_balanced;
 use minichat_tests::client::{Answer, Api};
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::harness::{Scene, run};
@@ -87,8 +88,8 @@ async fn check_nothing_is_served(
     Ok(())
 }
 
-/// Every route answers as before the outage. They are called one after the
-/// other, so that each would meet a dead connection if one was left.
+/// Every route answers as before the outage, and the books balance. They are called
+/// one after the other, so that each would meet a dead connection if one was left.
 async fn check_all_is_served(scene: &Scene, users: &[(Api, Things)]) -> anyhow::Result<()> {
     let is_ready = async || Ok(scene.stack.admin.get_absolute("/readyz").await?.status == 200);
     scene.stack.eventually("ready", is_ready).await?;
@@ -97,7 +98,7 @@ async fn check_all_is_served(scene: &Scene, users: &[(Api, Things)]) -> anyhow::
         let answer = call.by(user).await?;
         ensure!(answer.status.is_success(), "{call:?}: {answer:?}");
     }
-    Ok(())
+    check_balanced(scene.database()).await
 }
 
 /// A server that refuses connections.

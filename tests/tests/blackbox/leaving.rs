@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use minichat_tests::books::check_balanced;
 use minichat_tests::client::Api;
 use minichat_tests::harness::Scene;
 use minichat_tests::on_each_database;
@@ -177,6 +178,7 @@ on_each_database! {
                 scene.stack.eventually(&case, cancelled).await?;
             }
         }
+        check_balanced(scene.database()).await?;
     }
 
     /// RFC 9112 section 9.6: a client that closes only its sending half waits
@@ -208,6 +210,7 @@ on_each_database! {
         }
         let scrape = scene.stack.scrape().await?;
         assert_eq!(scrape.count("mini_chat_stream_disconnected_total", &[])?, 0);
+        check_balanced(scene.database()).await?;
     }
 
     /// API-141: a client that has closed half is still noticed when it
