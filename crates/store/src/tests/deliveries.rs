@@ -346,18 +346,20 @@ async fn a_message_that_is_committed_late_is_delivered() {
     let late = tokio::spawn({
         let (store, enqueued, commit) = (db.store.clone(), enqueued.clone(), commit.clone());
         async move {
-            let job = move |tx: &mut Tx| -> BoxFuture<'_, Result<(), StoreError>> {
-                let (enqueued, commit) = (enqueued.clone(), commit.clone());
-                Box::pin(async move {
-                    tx.outbox_enqueue(&message(a, "late"))?;
-                    // The message has its number.
-                    tx.outbox_oldest("usage").await?;
-                    enqueued.notify_one();
-                    commit.notified().await;
-                    Ok(())
+            let written: Result<(), StoreError> = store
+                .write(move |tx| {
+                    let (enqueued, commit) = (enqueued.clone(), commit.clone());
+                    Box::pin(async move {
+                        tx.outbox_enqueue(&message(a, "late"))?;
+                        // The message has its number.
+                        tx.outbox_oldest("usage").await?;
+                        enqueued.notify_one();
+                        commit.notified().await;
+                        Ok(())
+                    })
                 })
-            };
-            store.write(job).await
+                .await;
+            written
         }
     });
     enqueued.notified().await;
