@@ -247,6 +247,13 @@ fn provider_cases() -> Vec<Case> {
             json!({"idleSeconds": 60}),
             json!({"idleSeconds": 59}),
         ),
+        on_tenant(
+            "apiVersion is required if kind is Azure, and belongs to no other kind",
+            "spec.providers[0].storage.apiVersion",
+            "/spec/providers/0/storage",
+            json!({"kind": "Azure", "apiVersion": "2025-04-01-preview"}),
+            json!({"kind": "Azure"}),
+        ),
     ]
 }
 

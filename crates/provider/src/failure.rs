@@ -332,6 +332,7 @@ mod tests {
             },
             send_penalties: false,
             send_metadata: false,
+            storage: None,
         };
         Mask::new(&provider, Some(&Secret::new(KEY)))
     }

@@ -1,5 +1,6 @@
-//! Generation calls to LLM providers: one streamed request, its events
+//! Calls to LLM providers. A generation is one streamed request, its events
 //! translated to [`ProviderEvent`]s, and exactly one [`Terminal`] per stream.
+//! The calls of [`storage`] store and delete files.
 //! A call has *started* once the whole request was handed to an established
 //! connection (QUOTA-61). [`StartedFlag`] shows this even if the call is
 //! dropped half-way. Dropping a [`ProviderStream`], or the future that opens
@@ -12,6 +13,7 @@ mod failure;
 mod mask;
 mod request;
 pub mod sse;
+pub mod storage;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -26,5 +28,8 @@ pub use failure::{Failure, FailureKind, TimeoutStage};
 pub use request::{
     InputMessage, ProviderCall, RequestMetadata, RequestType, Role, StartedFlag, TurnRequest,
     user_hash,
+};
+pub use storage::{
+    BodyError, FileUpload, ProviderFileId, StorageCall, StorageError, VectorStoreId,
 };
 pub use stream::ProviderStream;

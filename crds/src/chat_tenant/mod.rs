@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use model::{ApiParams, EstimationBudgets, Model, Preference, Tier, ToolSupport};
-pub use provider::{Auth, Provider, ProviderKind, SecretKeyRef, Timeouts};
+pub use provider::{Auth, Provider, ProviderKind, SecretKeyRef, Storage, StorageKind, Timeouts};
 pub use reference::{CredentialRef, CredentialUse};
 pub use sink::{AuditSink, Batch, SinkType, UsageSink, Webhook, WebhookFormat};
 pub use status::{ChatTenantStatus, Contender, DataPlane, SinkFailure, SinkFailures};

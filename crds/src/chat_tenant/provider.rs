@@ -51,6 +51,54 @@ pub struct Provider {
     /// Whether metadata (opaque ids of tenant, user and chat) is sent.
     #[serde(default = "yes")]
     pub send_metadata: bool,
+
+    /// Where files of chats are stored. Default: at the provider, at the paths
+    /// of `OpenAI`; nowhere if the kind is `VllmResponses`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
+}
+
+/// The storage for files at a provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "(self.kind == 'Azure') == has(self.apiVersion)",
+    "message": "apiVersion is required if kind is Azure, and belongs to no other kind",
+    "fieldPath": ".apiVersion"
+}]))]
+pub struct Storage {
+    /// The paths of its calls. With `None`, files cannot be uploaded into chats
+    /// with models of this provider.
+    pub kind: StorageKind,
+
+    /// The `api-version` of calls to Azure, such as `2025-04-01-preview`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), regex(pattern = "^[A-Za-z0-9._-]+$"))]
+    pub api_version: Option<String>,
+
+    /// The label under which stored files remember this provider. Set it to the
+    /// old name when you rename the provider. It must neither be the label nor
+    /// the name of another provider. Default: the provider's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), regex(pattern = "^[A-Za-z0-9._-]+$"))]
+    pub backend: Option<String>,
+
+    /// Whether a search of files may be narrowed by filters. Default: only with
+    /// the kind `OpenAI`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supports_file_search_filters: Option<bool>,
+}
+
+/// The paths of a storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StorageKind {
+    /// `/v1/files` and `/v1/vector_stores`.
+    #[serde(rename = "OpenAI")]
+    OpenAi,
+    /// `/openai/files` and `/openai/vector_stores`, with `api-version`.
+    Azure,
+    /// No files.
+    None,
 }
 
 /// Protocol of an endpoint.

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use minichat_config::issuer::url_host;
+use minichat_config::tenant::StorageKind;
 use minichat_config::tenant::document::{
     ApiParamsDocument, AuthDocument, ContextDocument, FeaturesDocument, GeneralConfigDocument,
     ImagesDocument, IssuerDocument, ModelDocument, PreferenceDocument, ProviderDocument, SCHEMA,
-    TenantDocument, TimeoutsDocument, ToolSupportDocument, UserLimitsDocument,
+    StorageDocument, TenantDocument, TimeoutsDocument, ToolSupportDocument, UserLimitsDocument,
 };
 use minichat_config::{Fault, Faults, ProviderKind};
 use minichat_core::TenantId;
@@ -165,6 +166,7 @@ fn provider(
         timeouts,
         send_penalties,
         send_metadata,
+        storage: files,
     } = provider;
     let url = base_url_parts(base_url);
     if url.is_none() {
@@ -216,6 +218,26 @@ fn provider(
         },
         send_penalties: *send_penalties,
         send_metadata: *send_metadata,
+        storage: files.as_ref().map(storage),
+    }
+}
+
+fn storage(storage: &crd::Storage) -> StorageDocument {
+    let crd::Storage {
+        kind,
+        api_version,
+        backend,
+        supports_file_search_filters,
+    } = storage;
+    StorageDocument {
+        kind: Some(match kind {
+            crd::StorageKind::OpenAi => StorageKind::OpenAi,
+            crd::StorageKind::Azure => StorageKind::Azure,
+            crd::StorageKind::None => StorageKind::None,
+        }),
+        api_version: api_version.clone(),
+        backend: backend.clone(),
+        supports_file_search_filters: *supports_file_search_filters,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use minichat_config::tenant::{ProviderKind, Scheme, Sink, Tier};
+use minichat_config::tenant::{ProviderKind, Scheme, Sink, Storage, StorageApi, Tier};
 use minichat_core::UserId;
 use serde_json::{Value, json};
 
@@ -56,7 +56,8 @@ fn every_field_reaches_the_configuration() {
             "name": "p", "kind": "VllmResponses", "baseUrl": "http://[::1]:8000/", "apiPath": "/x/{model}",
             "auth": {"header": "api-key", "prefix": "", "secretKeyRef": {"name": "main", "key": "key"}},
             "timeouts": {"connectSeconds": 1, "firstByteSeconds": 2, "idleSeconds": 3, "totalSeconds": 4},
-            "sendPenalties": false, "sendMetadata": false
+            "sendPenalties": false, "sendMetadata": false,
+            "storage": {"kind": "Azure", "apiVersion": "2025-04-01-preview", "backend": "files", "supportsFileSearchFilters": true}
         }],
         "models": [{
             "id": "m", "providerModelId": "pm", "displayName": "M", "description": "d", "providerRef": "p",
@@ -113,6 +114,14 @@ fn every_field_reaches_the_configuration() {
         (ProviderKind::VllmResponses, "/x/{model}")
     );
     assert!(!provider.send_penalties && !provider.send_metadata);
+    let storage = Storage {
+        api: StorageApi::Azure {
+            api_version: "2025-04-01-preview".to_owned(),
+        },
+        backend: "files".to_owned(),
+        supports_file_search_filters: true,
+    };
+    assert_eq!(provider.storage.as_ref(), Some(&storage));
     let timeouts = provider.timeouts;
     let seconds = [
         timeouts.connect,

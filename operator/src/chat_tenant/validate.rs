@@ -149,6 +149,7 @@ fn is_sent_alike(one: &ProviderDocument, other: &ProviderDocument) -> bool {
         (one.use_http, &one.host, one.port) == (other.use_http, &other.host, other.port);
     is_same_place
         && (&one.kind, &one.api_path, &one.auth) == (&other.kind, &other.api_path, &other.auth)
+        && one.storage == other.storage
 }
 
 #[cfg(test)]

@@ -20,6 +20,18 @@ pub(super) enum Reply {
 }
 
 impl Files {
+    pub(super) fn content(&self, id: &str) -> Option<Bytes> {
+        self.contents.get(id).cloned()
+    }
+
+    /// The ids of all files, and of all stores.
+    pub(super) fn ids(&self) -> (Vec<String>, Vec<String>) {
+        (
+            self.contents.keys().cloned().collect(),
+            self.stores.keys().cloned().collect(),
+        )
+    }
+
     /// Answers a call below `/v1` or `/openai`; `None` for other paths.
     pub(super) fn answer(&mut self, method: &Method, path: &str, body: &Bytes) -> Option<Reply> {
         let path = path.split('?').next().unwrap_or_default();
@@ -96,7 +108,11 @@ fn found(body: Value) -> Reply {
 }
 
 fn deleted(id: &str, object: &str, was_there: bool) -> Reply {
-    found(json!({"id": id, "object": object, "deleted": was_there}))
+    if was_there {
+        found(json!({"id": id, "object": object, "deleted": true}))
+    } else {
+        not_found(id)
+    }
 }
 
 fn not_found(id: &str) -> Reply {

@@ -10,8 +10,10 @@
 mod answer;
 mod control;
 mod files;
+mod form;
 mod frames;
 mod pace;
+mod reading;
 mod recorded;
 mod scenario;
 mod script;
@@ -28,7 +30,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 pub use recorded::RecordedRequest;
-pub use scenario::{Ending, Scenario, Tokens};
+pub use scenario::{Ending, Reading, Scenario, Tokens};
 pub use stats::StatsSnapshot;
 
 use files::Files;
@@ -98,6 +100,16 @@ impl ScriptedProvider {
     /// Waits until the counters satisfy `condition`.
     pub async fn wait_until(&self, condition: impl Fn(&StatsSnapshot) -> bool) -> StatsSnapshot {
         self.shared.stats.wait_until(condition).await
+    }
+
+    /// The content of the file `id`.
+    pub fn file(&self, id: &str) -> Option<bytes::Bytes> {
+        self.shared.files().content(id)
+    }
+
+    /// The ids of all files and of all vector stores.
+    pub fn stored(&self) -> (Vec<String>, Vec<String>) {
+        self.shared.files().ids()
     }
 
     /// Lets `count` held answers continue, now or as soon as they hold.

@@ -27,13 +27,16 @@ pub struct Scenario {
     pub hold_before_head: bool,
     /// Closes the connection instead of answering.
     pub drop_connection: bool,
+    /// How the body of the request is read. Only for paths other than those of
+    /// generations.
+    pub reading: Reading,
     /// Status of the answer. With a status other than 200, the answer is JSON.
     pub status: u16,
     /// Headers added to the answer.
     pub headers: BTreeMap<String, String>,
     /// A JSON answer instead of a stream.
     pub body: Option<Value>,
-    /// The whole stream, byte for byte.
+    /// The whole stream, byte for byte; on other paths, the whole document.
     pub raw: Option<String>,
     /// Pieces of text instead of the trigger's.
     pub deltas: Option<Vec<String>>,
@@ -53,6 +56,29 @@ pub struct Scenario {
     pub without_usage: bool,
     /// Closes the connection after the answer.
     pub close: bool,
+}
+
+/// How the body of a request is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Reading {
+    /// At once.
+    #[default]
+    Whole,
+    /// Not before a release.
+    Held,
+    /// With a pause after every piece of at most 64 KiB.
+    Slow {
+        /// Milliseconds.
+        pause_ms: u64,
+    },
+    /// The connection is closed after this many bytes.
+    Dropped {
+        /// Bytes of the body.
+        after_bytes: usize,
+    },
+    /// The answer is sent at once; the body is read afterwards and discarded.
+    Late,
 }
 
 /// Token counts to report.
@@ -135,6 +161,7 @@ impl Default for Scenario {
             delay_before_head_ms: 0,
             hold_before_head: false,
             drop_connection: false,
+            reading: Reading::Whole,
             status: 200,
             headers: BTreeMap::new(),
             body: None,
@@ -177,6 +204,13 @@ impl Scenario {
             raw: Some(text.into()),
             ..Self::default()
         }
+    }
+
+    /// The same for requests whose path contains `path`, with any method.
+    #[must_use]
+    pub fn for_path(mut self, path: &str) -> Self {
+        self.for_path = Some(path.to_owned());
+        self
     }
 
     /// The same with the header `name`.

@@ -28,12 +28,11 @@ enum Piece {
 
 /// The steps of the answer to `body`.
 pub(super) fn steps(frames: &Frames, body: &Value, scenario: &Scenario) -> Vec<Step> {
+    if let Some(steps) = raw_steps(scenario) {
+        return steps;
+    }
     let script = Script::of(body);
     let mut steps = Vec::new();
-    if let Some(raw) = &scenario.raw {
-        steps.push(Step::Bytes(raw.clone().into()));
-        return with_ending(steps, Vec::new(), scenario);
-    }
     if !scenario.without_created {
         steps.extend(frames.created().map(Step::Bytes));
     }
@@ -70,6 +69,13 @@ pub(super) fn steps(frames: &Frames, body: &Value, scenario: &Scenario) -> Vec<S
     });
     let end = end_steps(frames, ending, &text, &script.annotations, usage);
     with_ending(steps, end, scenario)
+}
+
+/// The steps of an answer that the scenario has byte for byte.
+pub(super) fn raw_steps(scenario: &Scenario) -> Option<Vec<Step>> {
+    let raw = scenario.raw.clone()?;
+    let steps = vec![Step::Bytes(raw.into())];
+    Some(with_ending(steps, Vec::new(), scenario))
 }
 
 fn with_ending(mut steps: Vec<Step>, end: Vec<Step>, scenario: &Scenario) -> Vec<Step> {

@@ -20,10 +20,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
 use super::answer::{Answer, take_release};
+use super::form::Form;
 use super::frames::{Frames, Protocol};
 use super::pace::Pace;
 use super::stats::{AnswerGuard, ConnectionGuard};
-use super::{RecordedRequest, Scenario, Shared, control, files, script};
+use super::{RecordedRequest, Scenario, Shared, control, files, reading, script};
+
+/// Where the control calls are.
+const CONTROL: &str = "/_control/";
 
 static NEXT_RESPONSE: AtomicU64 = AtomicU64::new(1);
 
@@ -40,7 +44,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let _ = stream.set_nodelay(true);
     let guard = ConnectionGuard::new(&shared.stats);
     let service = service_fn(|request: Request<Incoming>| {
-        if request.uri().path().starts_with("/_control/") {
+        if request.uri().path().starts_with(CONTROL) {
             guard.forget();
         }
         answer(request, Arc::clone(&shared))
@@ -53,42 +57,86 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
 
 async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<Response<Answer>> {
     let (head, body) = request.into_parts();
-    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let path = head
         .uri
         .path_and_query()
         .map_or("/", http::uri::PathAndQuery::as_str);
-    if let Some(action) = path.strip_prefix("/_control/") {
+    if let Some(action) = path.strip_prefix(CONTROL) {
+        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
         let (status, value) = control::answer(&shared, &head.method, action, &body);
         let mut uncounted = AnswerGuard::new(&Arc::default());
         uncounted.finish();
         return Ok(json_answer(status, &value, uncounted));
     }
-    let guard = AnswerGuard::new(&shared.stats);
     let generation = Protocol::of_path(path).filter(|_| head.method == Method::POST);
-    if let Some(protocol) = generation
-        && let Some(pace) = pace_of(&body)
-    {
+    let Some(protocol) = generation else {
+        return answer_stored(&shared, &head, path, body).await;
+    };
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+    let guard = AnswerGuard::new(&shared.stats);
+    if let Some(pace) = pace_of(&body) {
         return Ok(stream(Answer::paced(pace, &frames(protocol, ""), guard)));
     }
     let json: Value = serde_json::from_slice(&body).unwrap_or_default();
     record(&shared, &head, path, &json);
-    let scenario = shared.take_scenario(head.method.as_str(), path, generation.is_some());
+    let scenario = shared.take_scenario(head.method.as_str(), path, true);
     let scenario = scenario.unwrap_or_default();
     wait_before_head(&scenario, &shared).await;
     if scenario.drop_connection {
         return Err(io::Error::other("dropped by the scenario"));
     }
-    let mut response = match (&scenario.body, generation) {
-        (Some(body), _) => {
-            let status = StatusCode::from_u16(scenario.status).unwrap_or(StatusCode::OK);
-            json_answer(status, body, guard)
-        }
-        (None, Some(protocol)) => generate(protocol, &json, &scenario, &shared, guard),
-        (None, None) => store(&shared, &head.method, path, &body, guard),
+    let mut response = match &scenario.body {
+        Some(body) => json_answer(status(&scenario), body, guard),
+        None => generate(protocol, &json, &scenario, &shared, guard),
     };
     decorate(&mut response, &scenario);
     Ok(response)
+}
+
+/// Answers a call that is no generation. The scenario is chosen before the body
+/// is read.
+async fn answer_stored(
+    shared: &Shared,
+    head: &Parts,
+    path: &str,
+    body: Incoming,
+) -> io::Result<Response<Answer>> {
+    let scenario = shared.take_scenario(head.method.as_str(), path, false);
+    let scenario = scenario.unwrap_or_default();
+    let body = reading::read(body, scenario.reading, &shared.releases).await?;
+    let guard = AnswerGuard::new(&shared.stats);
+    let content_type = head.headers.get(CONTENT_TYPE);
+    let content_type = content_type.and_then(|it| it.to_str().ok());
+    let form = content_type.and_then(|it| Form::read(it, &body));
+    let recorded = match &form {
+        Some(form) => form.recorded(),
+        None => serde_json::from_slice(&body).unwrap_or_default(),
+    };
+    record(shared, head, path, &recorded);
+    wait_before_head(&scenario, shared).await;
+    if scenario.drop_connection {
+        return Err(io::Error::other("dropped by the scenario"));
+    }
+    let steps = script::raw_steps(&scenario);
+    let mut response = match (steps, &scenario.body) {
+        (Some(steps), _) => {
+            let answer = Answer::steps(steps, Arc::clone(&shared.releases), guard);
+            let mut response = with_type(answer, "application/json");
+            *response.status_mut() = status(&scenario);
+            response
+        }
+        (None, Some(value)) => json_answer(status(&scenario), value, guard),
+        (None, None) => {
+            let body = form.map_or(body, |form| form.file);
+            store(shared, &head.method, path, &body, guard)
+        }
+    };
+    decorate(&mut response, &scenario);
+    Ok(response)
+}
+
+fn status(scenario: &Scenario) -> StatusCode {
+    StatusCode::from_u16(scenario.status).unwrap_or(StatusCode::OK)
 }
 
 fn generate(

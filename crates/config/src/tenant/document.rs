@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::provider::ProviderKind;
 use super::quota::UserLimits;
 use super::sink::{Format, SinkKind};
+use super::storage::StorageKind;
 use crate::issuer;
 
 /// The only version of the document's schema.
@@ -253,6 +254,27 @@ pub struct ProviderDocument {
     /// Default true.
     #[serde(default = "yes")]
     pub send_metadata: bool,
+    /// Absent = the kind's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageDocument>,
+}
+
+/// `storage` of a provider.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorageDocument {
+    /// Absent = the default of the provider's kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<StorageKind>,
+    /// Present if and only if the kind is `azure`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_version: Option<String>,
+    /// Absent = the provider's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// Absent = only if the kind is `openai`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supports_file_search_filters: Option<bool>,
 }
 
 /// `auth` of a provider: all or nothing.

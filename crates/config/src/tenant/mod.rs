@@ -9,6 +9,7 @@ pub mod provider;
 mod quota;
 pub mod request_line;
 pub mod sink;
+mod storage;
 mod validate;
 
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub use minichat_core::quota::{EstimationBudgets, KillSwitches, Tier, TierLimits
 pub use provider::{Provider, ProviderAuth, ProviderKind, ProviderTimeouts, Scheme};
 pub use quota::UserLimits;
 pub use sink::{Sink, Sinks};
+pub use storage::{Storage, StorageApi, StorageKind};
 
 /// One tenant's validated configuration. It is immutable: a turn keeps the `Arc` with
 /// which it began (K8S-22).
@@ -235,6 +237,13 @@ impl TenantConfig {
     /// configuration (PLAT-104).
     pub fn provider_of(&self, model: &Model) -> Option<&Provider> {
         self.providers.get(&model.provider_id)
+    }
+
+    /// The provider that stores the files whose rows carry the label `backend`:
+    /// the one whose storage has this label, else the one with this id
+    /// (CONT-167). It has a storage.
+    pub fn provider_of_storage(&self, backend: &str) -> Option<&Provider> {
+        storage::provider_of(&self.providers, backend)
     }
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::storage::Storage;
+
 /// One provider of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provider {
@@ -29,6 +31,8 @@ pub struct Provider {
     pub send_penalties: bool,
     /// Whether `metadata` is sent (PLAT-109).
     pub send_metadata: bool,
+    /// Where files are stored; `None` = nowhere.
+    pub storage: Option<Storage>,
 }
 
 impl Provider {

@@ -70,6 +70,89 @@ fn penalties_are_sent_by_default_except_to_the_public_responses_api() {
     }
 }
 
+/// CONT-30: manifests that name no storage remain valid.
+#[test]
+fn files_are_stored_at_the_provider_unless_its_kind_has_no_files() {
+    for (kind, stores) in [
+        ("openai_responses", true),
+        ("openai_chat_completions", true),
+        ("vllm_responses", false),
+    ] {
+        let mut document = document();
+        document["providers"]["openai"]["kind"] = json!(kind);
+        let expected = stores.then(|| Storage {
+            api: StorageApi::OpenAi,
+            backend: "openai".to_owned(),
+            supports_file_search_filters: true,
+        });
+        let config = read(&document).unwrap();
+        assert_eq!(config.providers["openai"].storage, expected, "{kind}");
+        let found = config.provider_of_storage("openai");
+        assert_eq!(found.is_some(), stores, "{kind}");
+    }
+    let mut document = document();
+    document["providers"]["openai"]["storage"] = json!({"kind": "none"});
+    assert_eq!(read(&document).unwrap().providers["openai"].storage, None);
+}
+
+/// CONT-30, PLAT-112
+#[test]
+fn azure_needs_an_api_version_and_nothing_else_has_one() {
+    let mut document = document();
+    let fault = |document: &Value| read(document).unwrap_err().0[0].path.clone();
+    let path = "providers.openai.storage.api_version";
+    for storage in [
+        json!({"kind": "azure"}),
+        json!({"kind": "azure", "api_version": ""}),
+        json!({"kind": "azure", "api_version": "2025&x=y"}),
+        json!({"kind": "openai", "api_version": "2025-04-01"}),
+        json!({"api_version": "2025-04-01"}),
+    ] {
+        document["providers"]["openai"]["storage"] = storage.clone();
+        assert_eq!(fault(&document), path, "{storage}");
+    }
+    let storage = json!({"kind": "azure", "api_version": "2025-04-01-preview"});
+    document["providers"]["openai"]["storage"] = storage;
+    let config = read(&document).unwrap();
+    let storage = config.providers["openai"].storage.as_ref().unwrap();
+    assert!(!storage.supports_file_search_filters);
+    let path = storage.api.path("files");
+    assert_eq!(path, "/openai/files?api-version=2025-04-01-preview");
+}
+
+/// CONT-38, CONT-167
+#[test]
+fn a_label_leads_to_one_provider_and_ambiguous_ones_are_refused() {
+    let mut document = document();
+    document["providers"]["second"] = document["providers"]["openai"].clone();
+    document["providers"]["second"]["storage"] = json!({"backend": "files"});
+    let config = read(&document).unwrap();
+    for (label, id) in [
+        ("files", "second"),
+        ("second", "second"),
+        ("openai", "openai"),
+    ] {
+        assert_eq!(config.provider_of_storage(label).unwrap().id, id, "{label}");
+    }
+    assert!(config.provider_of_storage("other").is_none());
+    for (first, second) in [
+        (json!({"backend": "files"}), json!({"backend": "files"})),
+        (json!({}), json!({"backend": "openai"})),
+        (json!({"backend": "second"}), json!({"backend": "files"})),
+        (json!({"kind": "none"}), json!({"backend": "openai"})),
+    ] {
+        document["providers"]["openai"]["storage"] = first;
+        document["providers"]["second"]["storage"] = second;
+        let faults = read(&document).unwrap_err();
+        assert!(faults.0[0].path.ends_with(".storage.backend"), "{faults}");
+    }
+    for label in ["", "a b", "a/b", &"x".repeat(33)] {
+        document["providers"]["openai"]["storage"] = json!({"backend": label});
+        document["providers"]["second"]["storage"] = json!({});
+        assert!(read(&document).is_err(), "{label}");
+    }
+}
+
 /// QUOTA-25
 #[test]
 fn a_listed_user_has_own_limits_and_everybody_else_the_default() {

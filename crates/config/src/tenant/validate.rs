@@ -17,6 +17,7 @@ use super::provider::{Provider, ProviderAuth, ProviderTimeouts, Scheme};
 use super::quota::UserLimits;
 use super::request_line;
 use super::sink;
+use super::storage;
 use super::{
     ApiParams, ContextSettings, Features, ImageSettings, Model, Preference, TenantConfig,
     UserLimitTable,
@@ -149,10 +150,12 @@ fn providers(
         "providers",
         format!("must have 1 to {MAX_PROVIDERS} entries"),
     );
-    documents
+    let providers = documents
         .iter()
         .map(|(id, document)| (id.clone(), provider(id, document, faults)))
-        .collect()
+        .collect();
+    storage::check_labels(&providers, faults);
+    providers
 }
 
 fn provider(id: &str, document: &ProviderDocument, faults: &mut Faults) -> Provider {
@@ -205,6 +208,7 @@ fn provider(id: &str, document: &ProviderDocument, faults: &mut Faults) -> Provi
         timeouts: timeouts(&format!("{path}.timeouts"), document.timeouts, faults),
         send_penalties: document.send_penalties.unwrap_or(kind.sends_penalties()),
         send_metadata: document.send_metadata,
+        storage: storage::storage(id, document, faults),
     }
 }
 

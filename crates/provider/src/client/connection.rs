@@ -10,17 +10,17 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 
+use super::body::RequestBody;
 use super::connector::{ChosenBy, ConnectError, Connector};
 use super::poller::Poller;
 use super::pool::Place;
 use super::transport::Transport;
-use crate::request::StartedFlag;
 
 pub(crate) struct Connection {
     sender: SendRequest<RequestBody>,
@@ -169,45 +169,5 @@ fn poll_data(
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Pending => return Poll::Pending,
         }
-    }
-}
-
-/// A request body in one piece. It records when the connection took it.
-#[derive(Debug)]
-pub(super) struct RequestBody {
-    bytes: Option<Bytes>,
-    started: StartedFlag,
-}
-
-impl RequestBody {
-    pub(super) fn new(bytes: Bytes, started: StartedFlag) -> Self {
-        Self {
-            bytes: Some(bytes),
-            started,
-        }
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let bytes = self.bytes.take();
-        if bytes.is_some() {
-            self.started.set();
-        }
-        Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.bytes.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
     }
 }

@@ -12,7 +12,8 @@ use minichat_config::outbound::Refusal;
 use tokio::time::timeout;
 
 use super::ProviderClient;
-use super::connection::{Connection, Exchange, RequestBody};
+use super::body::RequestBody;
+use super::connection::{Connection, Exchange};
 use super::connector::{ChosenBy, ConnectError};
 use super::origin::Origin;
 use super::pool::Place;
@@ -79,7 +80,7 @@ impl ProviderClient {
         let request = Request::get(path)
             .header(HOST, host)
             .header(ACCEPT, "application/json")
-            .body(RequestBody::new(Bytes::new(), StartedFlag::default()))
+            .body(RequestBody::whole(Bytes::new(), StartedFlag::default()))
             .map_err(|_| FetchError::Address)?;
         timeout(limits.total, self.get(origin, request, limits))
             .await

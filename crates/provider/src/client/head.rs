@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderName, HeaderValue, Request};
+use minichat_config::Secret;
 use minichat_config::tenant::ProviderAuth;
 
-use super::connection::RequestBody;
+use super::body::RequestBody;
 use crate::failure::Failure;
 use crate::request::ProviderCall;
 
@@ -20,7 +21,7 @@ pub(super) fn request(
         .header(CONTENT_TYPE, "application/json")
         .header(ACCEPT, "text/event-stream");
     if let Some(auth) = &provider.auth {
-        let (name, value) = credential(auth, call)?;
+        let (name, value) = credential(auth, call.credential)?;
         request = request.header(name, value);
     }
     if let Some(id) = call.client_request_id {
@@ -30,15 +31,15 @@ pub(super) fn request(
         request = request.header("traceparent", traceparent);
     }
     request
-        .body(RequestBody::new(body, call.started.clone()))
+        .body(RequestBody::whole(body, call.started.clone()))
         .map_err(|error| Failure::misconfigured(&error))
 }
 
 /// The header that carries the credential, marked as sensitive so that it is
 /// never printed.
-fn credential(
+pub(super) fn credential(
     auth: &ProviderAuth,
-    call: &ProviderCall<'_>,
+    secret: Option<&Secret>,
 ) -> Result<(HeaderName, HeaderValue), Failure> {
     let name = if auth.header.eq_ignore_ascii_case("authorization") {
         AUTHORIZATION
@@ -46,9 +47,7 @@ fn credential(
         HeaderName::from_bytes(auth.header.as_bytes())
             .map_err(|error| Failure::misconfigured(&error))?
     };
-    let secret = call
-        .credential
-        .ok_or_else(|| Failure::misconfigured(&"the credential is missing"))?;
+    let secret = secret.ok_or_else(|| Failure::misconfigured(&"the credential is missing"))?;
     let text = format!("{}{}", auth.prefix, secret.expose());
     let mut value = HeaderValue::from_maybe_shared(Bytes::from(text))
         .map_err(|error| Failure::misconfigured(&error))?;

@@ -1,5 +1,6 @@
 //! The process's one client of providers (PLAT-105).
 
+mod body;
 mod connection;
 mod connector;
 mod fetch;
@@ -11,6 +12,7 @@ mod poller;
 mod pool;
 mod post;
 mod proxy;
+mod small;
 mod tls;
 mod transport;
 
@@ -21,6 +23,8 @@ use std::time::Duration;
 use minichat_config::outbound::Outbound;
 use tokio::time::{Instant, timeout_at};
 
+pub(crate) use body::ArrivingBody;
+pub use body::BodyError;
 use connection::Connection;
 pub(crate) use connection::Exchange;
 pub use connector::ChosenBy;
@@ -30,6 +34,7 @@ use origin::Origin;
 pub(crate) use pool::ConnectionPool;
 use pool::Place;
 pub use post::{Post, PostAnswer, PostError};
+pub(crate) use small::{SmallAnswer, SmallBody, SmallCall, SmallError};
 pub use tls::{CaFileError, check_ca_file};
 
 use crate::failure::{Failure, TimeoutStage};

@@ -14,7 +14,8 @@ use minichat_core::scrub::scrub_credentials;
 use tokio::time::{Duration, Instant, timeout_at};
 
 use super::ProviderClient;
-use super::connection::{Connection, Exchange, RequestBody};
+use super::body::RequestBody;
+use super::connection::{Connection, Exchange};
 use super::connector::{ChosenBy, ConnectError};
 use super::origin::Origin;
 use super::pool::Place;
@@ -117,7 +118,7 @@ impl Post<'_> {
         } else {
             format!("{}:{}", self.host, self.port)
         };
-        let body = RequestBody::new(self.body.clone(), StartedFlag::default());
+        let body = RequestBody::whole(self.body.clone(), StartedFlag::default());
         let mut request = Request::post(self.path)
             .header(HOST, host)
             .body(body)

@@ -16,7 +16,7 @@ use minichat_config::Secret;
 use minichat_config::outbound;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::connection::RequestBody;
+use super::body::RequestBody;
 use super::origin::Origin;
 use crate::request::StartedFlag;
 
@@ -164,6 +164,6 @@ impl Proxy {
         if let Some(authorization) = &self.authorization {
             request = request.header(PROXY_AUTHORIZATION, authorization);
         }
-        request.body(RequestBody::new(Bytes::new(), StartedFlag::default()))
+        request.body(RequestBody::whole(Bytes::new(), StartedFlag::default()))
     }
 }

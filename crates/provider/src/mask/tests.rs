@@ -19,6 +19,7 @@ fn mask(prefix: &str, secret: &str) -> Mask {
         timeouts: ProviderTimeouts::default(),
         send_penalties: false,
         send_metadata: false,
+        storage: None,
     };
     Mask::new(&provider, Some(&Secret::new(secret)))
 }

@@ -15,5 +15,6 @@ mod failures;
 mod posts;
 mod requests;
 mod servers;
+mod storage;
 mod support;
 mod ways;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use minichat_config::outbound::Outbound;
 use minichat_config::tenant::{
-    ApiParams, Provider, ProviderAuth, ProviderKind, ProviderTimeouts, Scheme,
+    ApiParams, Provider, ProviderAuth, ProviderKind, ProviderTimeouts, Scheme, Storage, StorageApi,
 };
 use minichat_config::{AllowPrivate, Secret};
 use minichat_core::{ChatId, TenantId, UserId};
@@ -127,6 +127,11 @@ pub(crate) fn provider(kind: ProviderKind, port: u16) -> Provider {
         },
         send_penalties: kind.sends_penalties(),
         send_metadata: true,
+        storage: Some(Storage {
+            api: StorageApi::OpenAi,
+            backend: "scripted".to_owned(),
+            supports_file_search_filters: true,
+        }),
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) fn tenant(world: &World) -> Value {
                 // The victim's Secret has this key too, so reading the wrong Secret would send it.
                 "auth": {"secretKeyRef": {"name": "own", "key": "api-key"}},
                 "timeouts": {"connectSeconds": 1, "firstByteSeconds": 2, "idleSeconds": 2, "totalSeconds": 3},
+                "storage": {"kind": "OpenAI"},
             }],
             "models": [{
                 "id": "m", "providerModelId": "m", "displayName": "M", "providerRef": "main", "tier": "Standard",
@@ -270,6 +271,22 @@ fn where_tenants_reach(world: &World) -> Cases {
         ("spec.providers[].timeouts.totalSeconds", vec![json!(86400)]),
         ("spec.providers[].sendPenalties", vec![json!(true)]),
         ("spec.providers[].sendMetadata", vec![json!(true)]),
+        (
+            "spec.providers[].storage.kind",
+            vec![json!("OpenAI"), json!("None")],
+        ),
+        (
+            "spec.providers[].storage.apiVersion",
+            vec![json!("../../v1/files"), json!("2025&x=y")],
+        ),
+        (
+            "spec.providers[].storage.backend",
+            vec![json!("victim-provider"), json!("../victim-provider")],
+        ),
+        (
+            "spec.providers[].storage.supportsFileSearchFilters",
+            vec![json!(true)],
+        ),
         (
             "spec.auth.issuers[].jwksUri",
             vec![
