@@ -34,6 +34,7 @@ mod tenants;
 mod turns;
 mod tx;
 mod value;
+mod vector_stores;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -69,3 +70,4 @@ pub use store::Store;
 pub use tenants::ServedTenant;
 pub use turns::{FinishedTurn, NewTurn, Turn, TurnFinish, TurnSettlement};
 pub use tx::Tx;
+pub use vector_stores::{ChatVectorStore, VectorStorePlace, VectorStoreReserve};

@@ -17,5 +17,6 @@ mod specified_tables;
 mod tenants;
 mod tls;
 mod turns;
+mod vector_stores;
 
 use fixture::{Db, on_both_databases};
