@@ -6,6 +6,7 @@ use super::graph::Graph;
 const IMPORTS: &[(&str, &[&str])] = &[
     ("minichat-core", &[]),
     ("minichat-metrics", &[]),
+    ("minichat-thumbnail", &[]),
     ("minichat-config", &["minichat-core"]),
     ("minichat-identity", &["minichat-core"]),
     ("minichat-crds", &["minichat-config", "minichat-core"]),
@@ -28,6 +29,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "minichat-provider",
             "minichat-store",
             "minichat-telemetry",
+            "minichat-thumbnail",
         ],
     ),
     (
@@ -94,6 +96,7 @@ const OWNERS: &[(&str, &[&str])] = &[
             "minichat-tests",
         ],
     ),
+    ("image", &["minichat-thumbnail"]),
     ("jiff", &["minichat-core"]),
     (
         "k8s-openapi",
