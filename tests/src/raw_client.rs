@@ -81,7 +81,18 @@ impl RawClient {
     }
 
     pub async fn write(&mut self, text: &str) -> anyhow::Result<()> {
-        Ok(self.socket.write_all(text.as_bytes()).await?)
+        self.write_bytes(text.as_bytes()).await
+    }
+
+    pub async fn write_bytes(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        Ok(self.socket.write_all(bytes).await?)
+    }
+
+    /// A chunk of a chunked body.
+    pub async fn write_chunk(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        self.write(&format!("{:x}\r\n", bytes.len())).await?;
+        self.write_bytes(bytes).await?;
+        self.write("\r\n").await
     }
 
     /// Reads until `text` has arrived after the previous text.

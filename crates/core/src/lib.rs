@@ -2,6 +2,7 @@
 //! arithmetic, context assembly and the SSE grammar. No I/O and no async, so
 //! that every rule here can be tested by calling a function.
 
+pub mod attachment;
 pub mod context;
 pub mod error_code;
 pub mod ids;
@@ -13,6 +14,7 @@ pub mod stream;
 pub mod time;
 pub mod turn;
 
+pub use attachment::AttachmentKind;
 pub use error_code::ErrorCode;
 pub use ids::{AttachmentId, ChatId, MessageId, RequestId, TenantId, TurnId, UserId};
 pub use namespaced_name::{NamespacedName, NotANamespacedName};

@@ -229,6 +229,7 @@ closed_set! {
         Usage = "usage",
         Audit = "audit",
         ChatCleanup = "chat_cleanup",
+        AttachmentCleanup = "attachment_cleanup",
     }
 }
 

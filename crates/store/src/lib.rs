@@ -8,6 +8,7 @@
 //! in the migrations, the form of values in `value`, and row locks.
 
 mod admission;
+mod attachments;
 mod books;
 mod chats;
 mod erasures;
@@ -42,6 +43,10 @@ pub mod testing;
 mod tests;
 
 pub use admission::{AdmissionFacts, AdmissionQuery, RecentMessage};
+pub use attachments::{
+    Attachment, AttachmentDeletion, AttachmentInsert, AttachmentKey, AttachmentStatus, ChatLimits,
+    DeletedAttachment, NewAttachment, Thumbnail,
+};
 pub use books::{BookPeriod, BookedCell, BookedTurns, UsageRollup};
 pub use chats::{Chat, NewChat};
 pub use erasures::{Erased, Erasure, ErasureRest, WithoutPerson};

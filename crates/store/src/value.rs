@@ -20,6 +20,7 @@ pub(crate) enum Param<'a> {
     Uuid(Uuid),
     Text(Cow<'a, str>),
     Json(Cow<'a, str>),
+    Bytes(Cow<'a, [u8]>),
     /// An integer of any width.
     Int(i64),
     Bool(bool),
@@ -35,6 +36,7 @@ pub(crate) enum Value<'a> {
     Null,
     Uuid(Uuid),
     Text(&'a str),
+    Bytes(&'a [u8]),
     Int(i64),
     Bool(bool),
     Time(Timestamp),
@@ -52,6 +54,7 @@ impl<'a> Param<'a> {
             Self::Uuid(v) => Param::Uuid(v),
             Self::Text(v) => Param::Text(Cow::Owned(v.into_owned())),
             Self::Json(v) => Param::Json(Cow::Owned(v.into_owned())),
+            Self::Bytes(v) => Param::Bytes(Cow::Owned(v.into_owned())),
             Self::Int(v) => Param::Int(v),
             Self::Bool(v) => Param::Bool(v),
             Self::Time(v) => Param::Time(v),
@@ -72,6 +75,12 @@ pub(crate) use params;
 impl<'a> From<&'a str> for Param<'a> {
     fn from(value: &'a str) -> Self {
         Self::Text(Cow::Borrowed(value))
+    }
+}
+
+impl<'a> From<&'a [u8]> for Param<'a> {
+    fn from(value: &'a [u8]) -> Self {
+        Self::Bytes(Cow::Borrowed(value))
     }
 }
 
@@ -153,6 +162,7 @@ from_value!(u64, "a count", Value::Int(v) => u64::try_from(v).ok());
 from_value!(u32, "a small count", Value::Int(v) => u32::try_from(v).ok());
 from_value!(bool, "a boolean", Value::Bool(v) => Some(v), Value::Int(v) => Some(v != 0));
 from_value!(String, "text", Value::Text(v) => Some(v.to_owned()));
+from_value!(Vec<u8>, "bytes", Value::Bytes(v) => Some(v.to_owned()));
 from_value!(NamespacedName, "namespace/name", Value::Text(v) => v.parse().ok());
 from_value!(Uuid, "a uuid", Value::Uuid(v) => Some(v), Value::Text(v) => v.parse().ok());
 from_value!(

@@ -179,6 +179,10 @@ pub struct ChatTenantSpec {
     #[serde(default)]
     pub images: Images,
 
+    /// Own limits of uploads, besides those of the process.
+    #[serde(default)]
+    pub uploads: Uploads,
+
     /// Where usage events go.
     #[serde(default)]
     pub usage_sink: UsageSink,
@@ -335,6 +339,37 @@ impl Default for Images {
     fn default() -> Self {
         Self { max_per_message: 4 }
     }
+}
+
+/// Own limits of uploads. A limit that is left out is the process's alone, and a larger
+/// one has no effect.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Uploads {
+    /// Largest document in KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub max_document_kb: Option<u32>,
+    /// Largest image in KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub max_image_kb: Option<u32>,
+    /// Documents that a chat may hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_documents_per_chat: Option<u32>,
+    /// MiB of all files that a chat may hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub max_total_mb_per_chat: Option<u32>,
+    /// Uploads of all users at a time, in each pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub max_concurrent: Option<u32>,
+    /// Uploads of one user at a time, in each pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub max_concurrent_per_user: Option<u32>,
 }
 
 const fn yes() -> bool {

@@ -79,6 +79,11 @@ pub struct Model {
     #[serde(default)]
     #[schemars(length(max = 65536))]
     pub system_prompt: String,
+    /// Largest file in MiB that can be uploaded to a chat of this model, besides the
+    /// limits of the process and of `uploads`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub max_file_size_mb: Option<u32>,
 }
 
 /// Price class of a model.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use minichat_config::issuer::url_host;
-use minichat_config::tenant::StorageKind;
+use minichat_config::tenant::{StorageKind, UploadLimits};
 use minichat_config::tenant::document::{
     ApiParamsDocument, AuthDocument, ContextDocument, FeaturesDocument, GeneralConfigDocument,
     ImagesDocument, IssuerDocument, ModelDocument, PreferenceDocument, ProviderDocument, SCHEMA,
@@ -46,6 +46,7 @@ pub(super) fn document(
             recent_messages_limit,
         },
         images: crd::Images { max_per_message },
+        uploads: own_limits,
         usage_sink,
         audit_sink,
     } = &tenant.spec;
@@ -99,6 +100,7 @@ pub(super) fn document(
         images: ImagesDocument {
             max_per_message: *max_per_message,
         },
+        uploads: uploads(own_limits),
         usage_sink: sink::usage(usage_sink, settings, faults),
         audit_sink: sink::audit(audit_sink, settings, faults),
         user_limits,
@@ -283,6 +285,7 @@ fn model(model: &crd::Model) -> ModelDocument {
         api_params: params,
         preference,
         system_prompt,
+        max_file_size_mb,
     } = model;
     ModelDocument {
         id: id.clone(),
@@ -315,6 +318,26 @@ fn model(model: &crd::Model) -> ModelDocument {
             sort_order: p.sort_order,
         }),
         system_prompt: system_prompt.clone(),
+        max_file_size_mb: *max_file_size_mb,
+    }
+}
+
+fn uploads(limits: &crd::Uploads) -> UploadLimits {
+    let crd::Uploads {
+        max_document_kb,
+        max_image_kb,
+        max_documents_per_chat,
+        max_total_mb_per_chat,
+        max_concurrent,
+        max_concurrent_per_user,
+    } = *limits;
+    UploadLimits {
+        max_document_kb,
+        max_image_kb,
+        max_documents_per_chat,
+        max_total_mb_per_chat,
+        max_concurrent,
+        max_concurrent_per_user,
     }
 }
 

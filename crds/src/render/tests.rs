@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use minichat_config::tenant::{ProviderKind, Scheme, Sink, Storage, StorageApi, Tier};
+use minichat_config::tenant::{
+    ProviderKind, Scheme, Sink, Storage, StorageApi, Tier, UploadLimits,
+};
 use minichat_core::UserId;
 use serde_json::{Value, json};
 
@@ -64,7 +66,7 @@ fn every_field_reaches_the_configuration() {
             "tier": "Premium", "multimodalCapabilities": ["VISION_INPUT"],
             "contextWindow": 1000, "maxOutputTokens": 100, "maxInputTokens": 500,
             "inputTokensCreditMultiplierMicro": 0, "outputTokensCreditMultiplierMicro": 7,
-            "multiplierDisplay": "2x", "systemPrompt": "be kind",
+            "multiplierDisplay": "2x", "systemPrompt": "be kind", "maxFileSizeMb": 7,
             "estimationBudgets": {"bytesPerTokenConservative": 3, "fixedOverheadTokens": 2, "safetyMarginPct": 1, "imageTokenBudget": 8, "minimalGenerationFloor": 9},
             "toolSupport": {"codeInterpreter": true},
             "apiParams": {"temperature": 0.5, "topP": 0.25, "frequencyPenalty": 1, "presencePenalty": -1,
@@ -74,6 +76,8 @@ fn every_field_reaches_the_configuration() {
         "killSwitches": {"disablePremiumTier": true, "forceStandardTier": true, "disableWebSearch": true,
             "disableImages": true, "disableCodeInterpreter": true},
         "streaming": {"maxOutputTokens": 50}, "context": {"recentMessagesLimit": 3}, "images": {"maxPerMessage": 7},
+        "uploads": {"maxDocumentKb": 1, "maxImageKb": 2, "maxDocumentsPerChat": 3, "maxTotalMbPerChat": 4,
+            "maxConcurrent": 5, "maxConcurrentPerUser": 6},
         "usageSink": {"type": "Log"}, "auditSink": {"type": "Log", "includeContent": true}
     });
     let Rendered {
@@ -104,6 +108,17 @@ fn every_field_reaches_the_configuration() {
     assert!(config.kill_switches.disable_premium_tier && config.kill_switches.force_standard_tier);
     assert!(config.kill_switches.disable_web_search && config.kill_switches.disable_images);
     assert!(config.kill_switches.disable_code_interpreter);
+    assert!(config.kill_switches.disable_web_search);
+    let uploads = UploadLimits {
+        max_document_kb: Some(1),
+        max_image_kb: Some(2),
+        max_documents_per_chat: Some(3),
+        max_total_mb_per_chat: Some(4),
+        max_concurrent: Some(5),
+        max_concurrent_per_user: Some(6),
+    };
+    assert_eq!(config.uploads, uploads);
+    assert_eq!(config.models[0].max_file_size_mb, Some(7));
     let provider = &config.providers["p"];
     assert_eq!(
         (provider.scheme, provider.authority().as_str()),

@@ -1,6 +1,7 @@
 //! The HTTP API of the application (chapter 1 of the specification): routes,
 //! access control and responses. What a turn does is in [`crate::turn`].
 
+mod attachments;
 mod auth;
 mod body;
 mod chats;

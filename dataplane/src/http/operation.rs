@@ -84,6 +84,7 @@ const PATH_PARAMETERS: &[(&str, ErrorCode)] = &[
     ("id", ErrorCode::ChatNotFound),
     ("request_id", ErrorCode::TurnNotFound),
     ("msg_id", ErrorCode::MessageNotFound),
+    ("attachment_id", ErrorCode::AttachmentNotFound),
     ("model_id", ErrorCode::ModelNotFound),
 ];
 

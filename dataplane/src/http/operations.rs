@@ -4,6 +4,7 @@
 use minichat_core::ErrorCode;
 use minichat_core::quota::QuotaStatus;
 
+use super::attachments::{self, AttachmentView};
 use super::chats::{self, ChatView};
 use super::cursor::List;
 use super::export::{self, ExportLine};
@@ -17,10 +18,17 @@ use super::reactions::{self, ReactionView};
 use super::turns::{self, TurnView};
 
 pub(super) fn all() -> Vec<Operation> {
-    [chats(), messages(), turns(), catalog(), person()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        chats(),
+        messages(),
+        turns(),
+        attachments(),
+        catalog(),
+        person(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn chats() -> Vec<Operation> {
@@ -100,6 +108,23 @@ fn turns() -> Vec<Operation> {
             .summary("Stop a running turn. The text so far is kept.")
             .answers::<TurnView>(202, "The turn was running and will end soon.")
             .answers::<TurnView>(200, "The turn had ended already."),
+    ]
+}
+
+fn attachments() -> Vec<Operation> {
+    const ATTACHMENT: &str = "/chats/{id}/attachments/{attachment_id}";
+    vec![
+        Operation::get(ATTACHMENT, "mini_chat.get_attachment", attachments::show)
+            .summary("Read the state of a file of a chat.")
+            .answers::<AttachmentView>(200, "The file."),
+        Operation::delete(
+            ATTACHMENT,
+            "mini_chat.delete_attachment",
+            attachments::delete,
+        )
+        .summary("Delete a file that no message was sent with.")
+        .answers_nothing("The file is deleted.")
+        .refused_with(&[ErrorCode::AttachmentLocked]),
     ]
 }
 

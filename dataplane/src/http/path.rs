@@ -4,7 +4,7 @@ use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
-use minichat_core::{ChatId, MessageId, RequestId};
+use minichat_core::{AttachmentId, ChatId, MessageId, RequestId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -31,6 +31,13 @@ pub(super) struct TurnPath {
 pub(super) struct MessagePath {
     pub(super) id: ChatId,
     pub(super) msg_id: MessageId,
+}
+
+/// `/chats/{id}/attachments/{attachment_id}`.
+#[derive(Deserialize, Clone, Copy)]
+pub(super) struct AttachmentPath {
+    pub(super) id: ChatId,
+    pub(super) attachment_id: AttachmentId,
 }
 
 /// `/models/{model_id}`.

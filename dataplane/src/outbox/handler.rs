@@ -26,7 +26,7 @@ pub(super) fn sink(tenant: &TenantRuntime, kind: OutboxKind) -> Option<&Sink> {
     match kind {
         OutboxKind::Usage => Some(&sinks.usage),
         OutboxKind::Audit => Some(&sinks.audit),
-        OutboxKind::ChatCleanup => None,
+        OutboxKind::ChatCleanup | OutboxKind::AttachmentCleanup => None,
     }
 }
 

@@ -66,6 +66,7 @@ const fn label(kind: OutboxKind) -> OutboxKindLabel {
         OutboxKind::Usage => OutboxKindLabel::Usage,
         OutboxKind::Audit => OutboxKindLabel::Audit,
         OutboxKind::ChatCleanup => OutboxKindLabel::ChatCleanup,
+        OutboxKind::AttachmentCleanup => OutboxKindLabel::AttachmentCleanup,
     }
 }
 

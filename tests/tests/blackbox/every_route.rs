@@ -13,6 +13,7 @@ pub(crate) struct Things {
     pub(crate) chat: String,
     pub(crate) request_id: String,
     pub(crate) message: String,
+    pub(crate) attachment: String,
 }
 
 /// One operation as a call.
@@ -33,6 +34,7 @@ impl Things {
         Ok(Self {
             request_id: text("request_id"),
             message: text("message_id"),
+            attachment: uuid::Uuid::new_v4().to_string(),
             chat,
         })
     }
@@ -79,6 +81,7 @@ pub(crate) fn calls(things: &Things) -> Vec<Call> {
             .replace("{id}", &things.chat)
             .replace("{request_id}", &things.request_id)
             .replace("{msg_id}", &things.message)
+            .replace("{attachment_id}", &things.attachment)
             .replace("{model_id}", "prem"),
     });
     let calls: Vec<_> = calls.collect();

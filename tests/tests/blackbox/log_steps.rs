@@ -34,6 +34,8 @@ fn first_step(call: &Call) -> &'static str {
         ("GET", "/chats/{id}/turns/{request_id}") => "get_turn",
         ("DELETE", "/chats/{id}/turns/{request_id}") => "delete_turn",
         ("POST", "/chats/{id}/turns/{request_id}/cancel") => "cancel_turn",
+        ("GET", "/chats/{id}/attachments/{attachment_id}") => "get_attachment",
+        ("DELETE", "/chats/{id}/attachments/{attachment_id}") => "delete_attachment",
         ("GET", "/quota/status") => "get_quota_status",
         ("GET", "/me/export") => "export_me",
         ("DELETE", "/me") => "erase_me",

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod ask;
+mod attachments;
 #[cfg(test)]
 mod audit_events;
 #[cfg(test)]

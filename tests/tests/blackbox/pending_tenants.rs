@@ -111,6 +111,7 @@ async fn check(env: &Env, source: Source) -> anyhow::Result<()> {
         chat: nothing(),
         request_id: nothing(),
         message: nothing(),
+        attachment: nothing(),
     };
     for call in calls(&things) {
         check_unavailable(&call, &call.by(&user).await?)?;

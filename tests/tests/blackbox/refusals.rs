@@ -21,6 +21,22 @@ const OF_IMAGES: [ErrorCode; 3] = [
     ErrorCode::UnsupportedMedia,
 ];
 
+/// Codes of files, which the tests of `attachments` and `uploads` cause.
+const OF_FILES: [ErrorCode; 12] = [
+    ErrorCode::DocumentLimitExceeded,
+    ErrorCode::StorageLimitExceeded,
+    ErrorCode::CodeInterpreterUnavailable,
+    ErrorCode::AttachmentNotFound,
+    ErrorCode::AttachmentLocked,
+    ErrorCode::ProviderMismatch,
+    ErrorCode::FileTooLarge,
+    ErrorCode::UnsupportedFileType,
+    ErrorCode::ProviderError,
+    ErrorCode::VectorStoreTimeout,
+    ErrorCode::UploadConcurrencyLimit,
+    ErrorCode::ProviderTimeout,
+];
+
 /// Codes that need another process, database or tenant. These tests cause them:
 /// `a_database_that_fails_…` below, `a_drained_process_…`,
 /// `exhausted_limits_refuse_…`, those of `limits`, and
@@ -193,6 +209,7 @@ on_each_database! {
         let answered: BTreeSet<&str> = codes
             .iter()
             .chain(&OF_IMAGES)
+            .chain(&OF_FILES)
             .chain(&ELSEWHERE)
             .map(|code| code.token())
             .collect();

@@ -19,7 +19,14 @@ const ENCODED: &[u8] = &[0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00];
 fn operations() -> impl Iterator<Item = (Method, String)> {
     routes().into_iter().map(|(method, template)| {
         let id = Uuid::new_v4().to_string();
-        let names = ["{id}", "{request_id}", "{msg_id}", "{model_id}"].iter();
+        let names = [
+            "{id}",
+            "{request_id}",
+            "{msg_id}",
+            "{attachment_id}",
+            "{model_id}",
+        ]
+        .iter();
         let path = names.fold(template.to_owned(), |path, name| path.replace(name, &id));
         (method, path)
     })

@@ -135,6 +135,7 @@ on_each_database! {
             chat: uuid::Uuid::new_v4().to_string(),
             request_id: uuid::Uuid::new_v4().to_string(),
             message: uuid::Uuid::new_v4().to_string(),
+            attachment: uuid::Uuid::new_v4().to_string(),
         };
         let (read, write) = ("ai:mini_chat:read", "ai:mini_chat:write");
         for call in calls(&house.things).into_iter().chain(calls(&nothing)) {
@@ -159,6 +160,7 @@ on_each_database! {
             chat: uuid::Uuid::new_v4().to_string(),
             request_id: house.things.request_id.clone(),
             message: house.things.message.clone(),
+            attachment: house.things.attachment.clone(),
         };
         let without_ids = |mut problem: Value| {
             problem["instance"].take();

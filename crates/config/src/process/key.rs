@@ -459,6 +459,48 @@ pub(super) const KEYS: &[Key] = &[
         "Seconds without progress after which a running turn counts as orphaned. A provider may be silent for at most 60 seconds less. It must be at least 60 more than twice `database.job_timeout_secs`.",
     ),
     key(
+        "rag.uploaded_file_max_size_kb",
+        Kind::Integer(1, 1 << 20),
+        "25600",
+        "Largest document that can be uploaded, in KiB. A tenant and the chat's model may allow less.",
+    ),
+    key(
+        "rag.uploaded_image_max_size_kb",
+        Kind::Integer(1, 1 << 20),
+        "5120",
+        "Largest image that can be uploaded, in KiB. A tenant and the chat's model may allow less.",
+    ),
+    key(
+        "rag.max_documents_per_chat",
+        Kind::Integer(1, 100_000),
+        "50",
+        "Documents that a chat may hold. Images do not count.",
+    ),
+    key(
+        "rag.max_total_upload_mb_per_chat",
+        Kind::Integer(1, 1 << 20),
+        "100",
+        "Size of all files that a chat may hold, in MiB.",
+    ),
+    key(
+        "rag.max_concurrent_uploads",
+        Kind::Integer(1, 256),
+        "10",
+        "Uploads at a time in this process, of all tenants. Further ones get 503. A tenant may have less for itself and for each user.",
+    ),
+    key(
+        "rag.allow_csv_upload",
+        Kind::Bool,
+        "true",
+        "Whether CSV files can be uploaded. They are treated as plain text.",
+    ),
+    key(
+        "rag.verify_magic",
+        Kind::Bool,
+        "true",
+        "Whether a file is refused if its first bytes contradict its type, such as a PNG that is called a PDF, or a text with NUL bytes.",
+    ),
+    key(
         "outbox.queue_name",
         Kind::Text,
         "mini-chat.usage_snapshot",
@@ -475,6 +517,12 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Text,
         "mini-chat.chat_cleanup",
         "Queue of deleted chats, which nothing handles yet.",
+    ),
+    key(
+        "outbox.cleanup_queue_name",
+        Kind::Text,
+        "mini-chat.attachment_cleanup",
+        "Queue of deleted files, which nothing handles yet.",
     ),
     key(
         "outbox.num_partitions",

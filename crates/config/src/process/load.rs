@@ -13,7 +13,7 @@ use self::settings::Settings;
 use super::types::{
     Auth, Database, DatabaseUrl, Dev, Drain, Job, JobConfig, LogFormat, Logging, Metrics,
     OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, SharedSecret, Streaming,
-    TenantSource, Tracing, TrustedHeaders,
+    TenantSource, Tracing, TrustedHeaders, Uploads,
 };
 use crate::fault::Faults;
 use crate::issuer::Issuer;
@@ -56,6 +56,7 @@ pub(super) fn examine(
         },
         orphan_watchdog: orphan_watchdog(&mut settings),
         outbox: outbox::outbox(&mut settings),
+        uploads: uploads(&mut settings),
     };
     require_patience(&mut settings, &config);
     Ok((config, settings.faults))
@@ -92,6 +93,19 @@ fn logging(settings: &mut Settings) -> Logging {
         } else {
             LogFormat::Json
         },
+    }
+}
+
+fn uploads(settings: &mut Settings) -> Uploads {
+    let kib = |settings: &mut Settings, key| u64::from(settings.small(key)) << 10;
+    Uploads {
+        max_document_bytes: kib(settings, "rag.uploaded_file_max_size_kb"),
+        max_image_bytes: kib(settings, "rag.uploaded_image_max_size_kb"),
+        max_documents_per_chat: settings.small("rag.max_documents_per_chat"),
+        max_total_bytes_per_chat: kib(settings, "rag.max_total_upload_mb_per_chat") << 10,
+        max_concurrent: settings.size("rag.max_concurrent_uploads"),
+        allow_csv: settings.boolean("rag.allow_csv_upload"),
+        check_content: settings.boolean("rag.verify_magic"),
     }
 }
 

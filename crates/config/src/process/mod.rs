@@ -27,7 +27,7 @@ pub use outbox::{Outbox, OutboxKind};
 pub use types::{
     Allowed, Auth, Cors, Database, DatabaseUrl, Dev, Drain, IpNetwork, Job, JobConfig, LogFormat,
     Logging, Metrics, OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, Streaming,
-    TenantSource, Tracing, TrustedHeaders,
+    TenantSource, Tracing, TrustedHeaders, Uploads,
 };
 
 impl ProcessConfig {

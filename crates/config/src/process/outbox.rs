@@ -12,13 +12,20 @@ pub enum OutboxKind {
     Usage,
     /// Audit events (PLAT-81).
     Audit,
-    /// Deleted chats.
+    /// Deleted chats (CONT-163).
     ChatCleanup,
+    /// Deleted attachments of chats that are left (CONT-162).
+    AttachmentCleanup,
 }
 
 impl OutboxKind {
     /// The kinds that this release enqueues.
-    pub const ENQUEUED: [Self; 3] = [Self::Usage, Self::Audit, Self::ChatCleanup];
+    pub const ENQUEUED: [Self; 4] = [
+        Self::Usage,
+        Self::Audit,
+        Self::ChatCleanup,
+        Self::AttachmentCleanup,
+    ];
     /// The kinds that this release delivers.
     pub const DELIVERED: [Self; 2] = [Self::Usage, Self::Audit];
 
@@ -28,6 +35,7 @@ impl OutboxKind {
             Self::Usage => "usage",
             Self::Audit => "audit",
             Self::ChatCleanup => "chat_cleanup",
+            Self::AttachmentCleanup => "attachment_cleanup",
         }
     }
 }
@@ -37,7 +45,7 @@ impl OutboxKind {
 pub struct Outbox {
     /// Names of the queues, all different, in the order of
     /// [`OutboxKind::ENQUEUED`].
-    pub queues: [String; 3],
+    pub queues: [String; 4],
     /// Partitions of each queue, a power of two.
     pub num_partitions: u32,
     /// Time for which a process holds a partition.
@@ -56,11 +64,12 @@ pub struct Outbox {
 impl Outbox {
     /// The queue of a kind.
     pub fn queue(&self, kind: OutboxKind) -> &str {
-        let [usage, audit, chat_cleanup] = &self.queues;
+        let [usage, audit, chat_cleanup, attachment_cleanup] = &self.queues;
         match kind {
             OutboxKind::Usage => usage,
             OutboxKind::Audit => audit,
             OutboxKind::ChatCleanup => chat_cleanup,
+            OutboxKind::AttachmentCleanup => attachment_cleanup,
         }
     }
 
@@ -78,7 +87,7 @@ impl Outbox {
         match kind {
             OutboxKind::Usage => usage,
             OutboxKind::Audit => audit,
-            OutboxKind::ChatCleanup => 0,
+            OutboxKind::ChatCleanup | OutboxKind::AttachmentCleanup => 0,
         }
     }
 

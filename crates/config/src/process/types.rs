@@ -44,6 +44,8 @@ pub struct ProcessConfig {
     pub orphan_watchdog: OrphanWatchdog,
     /// `outbox.*`
     pub outbox: Outbox,
+    /// `rag.*`
+    pub uploads: Uploads,
 }
 
 impl ProcessConfig {
@@ -273,6 +275,25 @@ pub struct OrphanWatchdog {
     pub scan_interval: Duration,
     /// A turn whose last progress is at least this old is orphaned.
     pub timeout: Duration,
+}
+
+/// Limits of uploads (CONT-55). Tenants and models may have smaller ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uploads {
+    /// Maximum size of a document in bytes.
+    pub max_document_bytes: u64,
+    /// Maximum size of an image in bytes.
+    pub max_image_bytes: u64,
+    /// Maximum number of documents of a chat.
+    pub max_documents_per_chat: u32,
+    /// Maximum size of all files of a chat in bytes.
+    pub max_total_bytes_per_chat: u64,
+    /// Maximum number of uploads at a time, 1 to 256 (CONT-57).
+    pub max_concurrent: usize,
+    /// Whether CSV files are accepted, as plain text (CONT-54).
+    pub allow_csv: bool,
+    /// Whether the first bytes of a file must agree with its type (CONT-54).
+    pub check_content: bool,
 }
 
 /// The settings of a job. It needs only the database (TURN-59).

@@ -13,6 +13,7 @@ use super::provider::ProviderKind;
 use super::quota::UserLimits;
 use super::sink::{Format, SinkKind};
 use super::storage::StorageKind;
+use super::uploads::UploadLimits;
 use crate::issuer;
 
 /// The only version of the document's schema.
@@ -66,6 +67,9 @@ pub struct TenantDocument {
     /// Images in messages.
     #[serde(default, skip_serializing_if = "is_default")]
     pub images: ImagesDocument,
+    /// Own limits of uploads.
+    #[serde(default, skip_serializing_if = "UploadLimits::is_empty")]
+    pub uploads: UploadLimits,
     /// Where usage events go; absent = nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage_sink: Option<SinkDocument>,
@@ -358,6 +362,9 @@ pub struct ModelDocument {
     /// Instructions.
     #[serde(default)]
     pub system_prompt: String,
+    /// MiB; absent = no limit of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_file_size_mb: Option<u32>,
 }
 
 /// `general_config` of a catalog entry.

@@ -10,6 +10,7 @@ mod quota;
 pub mod request_line;
 pub mod sink;
 mod storage;
+mod uploads;
 mod validate;
 
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub use provider::{Provider, ProviderAuth, ProviderKind, ProviderTimeouts, Schem
 pub use quota::UserLimits;
 pub use sink::{Sink, Sinks};
 pub use storage::{Storage, StorageApi, StorageKind};
+pub use uploads::UploadLimits;
 
 /// One tenant's validated configuration. It is immutable: a turn keeps the `Arc` with
 /// which it began (K8S-22).
@@ -69,6 +71,8 @@ pub struct TenantConfig {
     pub context: ContextSettings,
     /// Images in messages.
     pub images: ImageSettings,
+    /// Own limits of uploads.
+    pub uploads: UploadLimits,
     /// The document from which this was validated. It never contains a secret.
     pub document: Arc<TenantDocument>,
 }
@@ -144,6 +148,9 @@ pub struct Model {
     pub preference: Option<Preference>,
     /// Instructions of every request on this model; empty = none.
     pub system_prompt: String,
+    /// Largest file in MiB for chats of this model, at least 1; `None` = no limit of its
+    /// own.
+    pub max_file_size_mb: Option<u32>,
 }
 
 /// Sampling parameters of a model (PLAT-108). What is `None` is not sent.

@@ -320,6 +320,16 @@ fn every_bound_names_the_field() {
             json!({"max_per_message": 21}),
             "images.max_per_message",
         ),
+        (
+            "/uploads",
+            json!({"max_image_kb": 0}),
+            "uploads.max_image_kb",
+        ),
+        (
+            "/model_catalog/0/max_file_size_mb",
+            json!(0),
+            "model_catalog[0].max_file_size_mb",
+        ),
         ("/providers", json!({}), "providers"),
         ("/providers/openai/host", json!(""), "providers.openai.host"),
         (

@@ -59,6 +59,7 @@ pub(super) fn tenant(document: TenantDocument) -> Result<TenantConfig, Faults> {
     );
     let user_limits = user_limits(&document.user_limits, &mut faults);
     sink::check(&document, &mut faults);
+    document.uploads.check(&mut faults);
     faults.into_result(TenantConfig {
         tenant_id: document.tenant_id,
         policy_version: document.policy_version,
@@ -80,6 +81,7 @@ pub(super) fn tenant(document: TenantDocument) -> Result<TenantConfig, Faults> {
         images: ImageSettings {
             max_per_message: images,
         },
+        uploads: document.uploads,
         document: Arc::new(document),
     })
 }
@@ -377,6 +379,7 @@ fn model(path: &str, document: &ModelDocument, cap: u32, faults: &mut Faults) ->
             sort_order: p.sort_order,
         }),
         system_prompt: document.system_prompt.clone(),
+        max_file_size_mb: document.max_file_size_mb,
     }
 }
 
@@ -410,6 +413,11 @@ fn model_numbers(path: &str, document: &ModelDocument, cap: u32, faults: &mut Fa
             format!("must be 1 to {MAX_TOKENS}"),
         );
     }
+    faults.require(
+        document.max_file_size_mb != Some(0),
+        format!("{path}.max_file_size_mb"),
+        "must be at least 1",
+    );
     faults.require(
         document.max_tool_calls > 0,
         format!("{path}.max_tool_calls"),

@@ -24,6 +24,7 @@ const JSONB_VERSION: u8 = 1;
 
 const UNSPECIFIED: Oid = Oid(0);
 const BOOL: Oid = Oid(16);
+const BYTEA: Oid = Oid(17);
 const INT8: Oid = Oid(20);
 const INT4: Oid = Oid(23);
 const TEXT: Oid = Oid(25);
@@ -61,6 +62,10 @@ impl Encode<'_, Postgres> for Param<'_> {
                 out.push(JSONB_VERSION);
                 Encode::<Postgres>::encode_by_ref(&&**text, out)
             }
+            Self::Bytes(bytes) => {
+                out.extend_from_slice(bytes);
+                Ok(IsNull::No)
+            }
             Self::Int(value) => value.encode_by_ref(out),
             Self::Bool(value) => value.encode_by_ref(out),
             Self::Time(at) => at
@@ -81,6 +86,7 @@ impl Encode<'_, Postgres> for Param<'_> {
             Self::Uuid(_) => PgTypeInfo::with_oid(UUID),
             Self::Text(_) => <str as Type<Postgres>>::type_info(),
             Self::Json(_) => PgTypeInfo::with_oid(JSONB),
+            Self::Bytes(_) => PgTypeInfo::with_oid(BYTEA),
             Self::Int(_) => <i64 as Type<Postgres>>::type_info(),
             Self::Bool(_) => <bool as Type<Postgres>>::type_info(),
             Self::Time(_) => PgTypeInfo::with_oid(TIMESTAMPTZ),
@@ -153,6 +159,7 @@ impl<'r> Decode<'r, Postgres> for Value<'r> {
                 let text = value.as_bytes()?.get(1..).unwrap_or_default();
                 Self::Text(std::str::from_utf8(text)?)
             }
+            BYTEA => Self::Bytes(value.as_bytes()?),
             INT8 => Self::Int(i64::decode(value)?),
             INT4 => Self::Int(i32::decode(value)?.into()),
             BOOL => Self::Bool(bool::decode(value)?),

@@ -256,6 +256,7 @@ impl rusqlite::ToSql for Param<'_> {
             Self::Text(text) | Self::Json(text) => {
                 ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes()))
             }
+            Self::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
             Self::Int(value) | Self::Micros(value) => (*value).into(),
             Self::Bool(value) => (*value).into(),
             Self::Time(at) => at.as_micros().into(),
@@ -276,9 +277,10 @@ pub(crate) fn value<'a>(row: &'a rusqlite::Row<'_>, index: usize) -> Result<Valu
                 expected: "UTF-8",
             }),
         },
-        ValueRef::Real(_) | ValueRef::Blob(_) => Err(StoreError::Column {
+        ValueRef::Blob(bytes) => Ok(Value::Bytes(bytes)),
+        ValueRef::Real(_) => Err(StoreError::Column {
             index,
-            expected: "an integer or text",
+            expected: "an integer, text or bytes",
         }),
     }
 }

@@ -1,6 +1,7 @@
 //! One suite that runs on both databases.
 
 mod admission;
+mod attachments;
 mod books;
 mod deliveries;
 mod fixture;

@@ -75,10 +75,12 @@ async fn the_document_lists_the_operations_by_their_ids() {
     let expected = [
         "cancel_turn",
         "create_chat",
+        "delete_attachment",
         "delete_chat",
         "delete_reaction",
         "delete_turn",
         "edit_turn",
+        "get_attachment",
         "get_chat",
         "get_model",
         "get_quota_status",

@@ -317,6 +317,13 @@ fn what_tenants_set() -> Cases {
             "spec.context.recentMessagesLimit",
             vec![json!(0), json!(100)],
         ),
+        ("spec.uploads.maxDocumentKb", vec![json!(1)]),
+        ("spec.uploads.maxImageKb", vec![json!(1)]),
+        ("spec.uploads.maxDocumentsPerChat", vec![json!(1)]),
+        ("spec.uploads.maxTotalMbPerChat", vec![json!(1)]),
+        ("spec.uploads.maxConcurrent", vec![json!(1)]),
+        ("spec.uploads.maxConcurrentPerUser", vec![json!(1)]),
+        ("spec.models[].maxFileSizeMb", vec![json!(1)]),
         ("spec.models[].tier", vec![json!("Premium")]),
         ("spec.models[].enabled", vec![json!(false)]),
         (

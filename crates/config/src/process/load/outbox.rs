@@ -14,6 +14,7 @@ pub(super) fn outbox(settings: &mut Settings) -> Outbox {
             queue_name(settings, "outbox.queue_name"),
             queue_name(settings, "outbox.audit_queue_name"),
             queue_name(settings, "outbox.chat_cleanup_queue_name"),
+            queue_name(settings, "outbox.cleanup_queue_name"),
         ],
         num_partitions: settings.small("outbox.num_partitions"),
         lease: settings.seconds("outbox.lease_secs"),
