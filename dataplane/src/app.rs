@@ -10,6 +10,7 @@ use minichat_provider::ProviderClient;
 use minichat_store::Store;
 use minichat_telemetry::Signal;
 
+use crate::attachments::UploadPermits;
 use crate::config_source::Tenants;
 use crate::database::Probe;
 use crate::open_turns::OpenTurns;
@@ -34,4 +35,6 @@ pub struct App {
     pub refusing: Signal,
     /// The turns that are open in this process.
     pub turns: OpenTurns,
+    /// The uploads that this process works on.
+    pub uploads: UploadPermits,
 }

@@ -5,7 +5,7 @@
 mod admin;
 pub mod app;
 pub mod ask;
-mod attachments;
+pub mod attachments;
 pub mod backup;
 pub mod books;
 pub mod caller;

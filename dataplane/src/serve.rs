@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::app::App;
+use crate::attachments::UploadPermits;
 use crate::config_source::{ConfigSource, StoredPolicyVersions};
 use crate::database::{self, Probe};
 use crate::drain;
@@ -124,6 +125,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
         clock,
         refusing: Signal::new(),
         turns: OpenTurns::default(),
+        uploads: UploadPermits::new(config.uploads.max_concurrent),
         config,
     });
     let lifecycle = Lifecycle::default();

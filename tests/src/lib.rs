@@ -10,6 +10,7 @@ pub mod database;
 pub mod disk;
 pub mod exposition;
 pub mod figures;
+pub mod form;
 pub mod harness;
 pub mod installation;
 pub mod manifest;

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use minichat_config::issuer::url_host;
-use minichat_config::tenant::{StorageKind, UploadLimits};
 use minichat_config::tenant::document::{
     ApiParamsDocument, AuthDocument, ContextDocument, FeaturesDocument, GeneralConfigDocument,
     ImagesDocument, IssuerDocument, ModelDocument, PreferenceDocument, ProviderDocument, SCHEMA,
     StorageDocument, TenantDocument, TimeoutsDocument, ToolSupportDocument, UserLimitsDocument,
 };
+use minichat_config::tenant::{StorageKind, UploadLimits};
 use minichat_config::{Fault, Faults, ProviderKind};
 use minichat_core::TenantId;
 use minichat_core::quota::{EstimationBudgets, KillSwitches, Tier};

@@ -4,67 +4,76 @@
 use std::sync::Arc;
 
 use minichat_config::process::OutboxKind;
-use minichat_core::{AttachmentId, ChatId, ErrorCode, TenantId, Timestamp, UserId};
-use minichat_store::{AttachmentDeletion, AttachmentKey, DeletedAttachment, OutboxMessage};
-use serde::Serialize;
+use minichat_core::{ErrorCode, Timestamp, UserId};
+use minichat_store::{
+    AttachmentDeletion, AttachmentKey, DeletedAttachment, OutboxMessage, StoreError, Tx,
+};
+use serde_json::json;
 
 use crate::app::App;
+use crate::outbox::Outbox;
 use crate::problem::Problem;
-
-/// The message for the clean-up (CONT-162).
-#[derive(Serialize)]
-struct CleanupEvent<'a> {
-    event_type: &'static str,
-    tenant_id: TenantId,
-    chat_id: ChatId,
-    attachment_id: AttachmentId,
-    provider_file_id: Option<&'a str>,
-    vector_store_id: Option<&'a str>,
-    storage_backend: &'a str,
-    attachment_kind: &'static str,
-    deleted_at: Timestamp,
-}
 
 /// Deletes a file of the user's chat that no message refers to. A file that is
 /// deleted already stays deleted.
 pub(crate) async fn delete(app: &App, user: UserId, key: AttachmentKey) -> Result<(), Problem> {
     let now = app.clock.now();
-    let outbox = Arc::clone(&app.outbox);
-    let is_new = app
+    let queue = Arc::clone(&app.outbox);
+    let deletion: Result<_, StoreError> = app
         .store
         .write(move |tx| {
-            let outbox = Arc::clone(&outbox);
+            let outbox = Arc::clone(&queue);
             Box::pin(async move {
                 let deletion = tx.attachment_delete(user, key, now).await?;
-                let Some(deleted) = deleted(deletion)? else {
-                    return Ok(false);
-                };
-                let payload = payload(key, &deleted, now)?;
-                tx.outbox_enqueue(&OutboxMessage {
-                    queue: outbox.queue(OutboxKind::AttachmentCleanup),
-                    tenant_id: key.tenant_id,
-                    key: key.tenant_id.0,
-                    partitions: outbox.partitions(),
-                    dedupe_key: None,
-                    payload: &payload,
-                    created_at: now,
-                })?;
-                Ok::<_, Problem>(true)
+                if let AttachmentDeletion::Deleted(deleted) = &deletion {
+                    enqueue(tx, &outbox, key, deleted, now)?;
+                }
+                Ok(deletion)
             })
         })
-        .await?;
-    if is_new {
-        let kinds = [OutboxKind::AttachmentCleanup];
-        app.outbox.enqueued(key.tenant_id, &kinds);
+        .await;
+    let kinds = [OutboxKind::AttachmentCleanup];
+    match &deletion {
+        Ok(AttachmentDeletion::Deleted(_)) => app.outbox.enqueued(key.tenant_id, &kinds),
+        Ok(_) => {}
+        Err(_) => app.outbox.not_enqueued(&kinds),
     }
-    Ok(())
+    answer(&deletion?)
 }
 
-/// What was deleted now; `None` if it was deleted before.
-fn deleted(deletion: AttachmentDeletion) -> Result<Option<DeletedAttachment>, Problem> {
+/// The message for the clean-up.
+fn enqueue(
+    tx: &mut Tx,
+    outbox: &Outbox,
+    key: AttachmentKey,
+    deleted: &DeletedAttachment,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let payload = json!({
+        "event_type": "attachment_deleted",
+        "tenant_id": key.tenant_id,
+        "chat_id": key.chat_id,
+        "attachment_id": key.id,
+        "provider_file_id": deleted.provider_file_id,
+        "vector_store_id": deleted.vector_store_id,
+        "storage_backend": deleted.storage_backend,
+        "attachment_kind": deleted.kind.as_str(),
+        "deleted_at": now,
+    });
+    tx.outbox_enqueue(&OutboxMessage {
+        queue: outbox.queue(OutboxKind::AttachmentCleanup),
+        tenant_id: key.tenant_id,
+        key: key.tenant_id.0,
+        partitions: outbox.partitions(),
+        dedupe_key: None,
+        payload: &payload.to_string(),
+        created_at: now,
+    })
+}
+
+fn answer(deletion: &AttachmentDeletion) -> Result<(), Problem> {
     let (code, detail) = match deletion {
-        AttachmentDeletion::Deleted(deleted) => return Ok(Some(deleted)),
-        AttachmentDeletion::Already => return Ok(None),
+        AttachmentDeletion::Deleted(_) | AttachmentDeletion::Already => return Ok(()),
         AttachmentDeletion::NoChat => return Err(Problem::chat_not_found()),
         AttachmentDeletion::NoAttachment => (
             ErrorCode::AttachmentNotFound,
@@ -80,23 +89,4 @@ fn deleted(deletion: AttachmentDeletion) -> Result<Option<DeletedAttachment>, Pr
         ),
     };
     Err(Problem::new(code, detail))
-}
-
-fn payload(
-    key: AttachmentKey,
-    deleted: &DeletedAttachment,
-    now: Timestamp,
-) -> Result<String, Problem> {
-    let event = CleanupEvent {
-        event_type: "attachment_deleted",
-        tenant_id: key.tenant_id,
-        chat_id: key.chat_id,
-        attachment_id: key.id,
-        provider_file_id: deleted.provider_file_id.as_deref(),
-        vector_store_id: deleted.vector_store_id.as_deref(),
-        storage_backend: &deleted.storage_backend,
-        attachment_kind: deleted.kind.as_str(),
-        deleted_at: now,
-    };
-    serde_json::to_string(&event).map_err(|_| Problem::internal())
 }

@@ -2,5 +2,14 @@
 //! (chapter 4 of the specification, section 3).
 
 mod deletion;
+mod form;
+mod incoming;
+mod limits;
+mod outcome;
+mod permits;
+mod transfer;
+mod upload;
 
 pub(crate) use deletion::delete;
+pub use permits::UploadPermits;
+pub(crate) use upload::{UploadRequest, upload};

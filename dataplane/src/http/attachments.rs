@@ -4,19 +4,21 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::StatusCode;
+use http::header::LOCATION;
+use http::{HeaderValue, StatusCode};
 use minichat_core::{AttachmentId, AttachmentKind, ErrorCode, Timestamp};
 use minichat_store::{Attachment, AttachmentKey, AttachmentStatus, Thumbnail};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::path::{AttachmentPath, Params};
+use super::body::check_encoding;
+use super::path::{AttachmentPath, ChatPath, Params};
 use crate::app::App;
-use crate::attachments;
+use crate::attachments::{self, UploadRequest};
 use crate::caller::Caller;
 use crate::problem::Problem;
 
@@ -123,6 +125,28 @@ impl From<Thumbnail> for ThumbnailView {
             data_base64: STANDARD.encode(webp),
         }
     }
+}
+
+/// `POST /chats/{id}/attachments`
+pub(super) async fn upload(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Params(path): Params<ChatPath>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    check_encoding(&parts.headers)?;
+    let request = UploadRequest {
+        caller,
+        chat_id: path.id,
+        headers: parts.headers,
+        body,
+    };
+    let attachment = attachments::upload(app, request).await?;
+    let location = format!("{}/{}", parts.uri.path(), attachment.id);
+    let location = HeaderValue::try_from(location).map_err(|_| Problem::internal())?;
+    let view = Json(AttachmentView::from(attachment));
+    Ok((StatusCode::CREATED, [(LOCATION, location)], view).into_response())
 }
 
 /// `GET /chats/{id}/attachments/{attachment_id}`

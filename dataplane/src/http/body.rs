@@ -128,6 +128,11 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
         let accepted = HeaderValue::from_static("application/json");
         return Err(problem.with_header(ACCEPT, accepted));
     }
+    check_encoding(headers)
+}
+
+/// A body must be sent as it is.
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     if is_encoded(headers) {
         let problem = Problem::new(
             ErrorCode::UnsupportedContentType,

@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{FromRequestParts, MatchedPath, Request};
@@ -56,6 +57,8 @@ impl Authorized {
 #[derive(Default)]
 pub(super) struct Paths {
     operations: Vec<OperationsOfPath>,
+    /// The operation that takes files.
+    pub(super) uploads: Option<(String, Method)>,
     /// Paths that need no identity (API-27).
     pub(super) open: Vec<String>,
 }
@@ -146,7 +149,7 @@ async fn serve(
     } else if let Some(preflight) = preflight {
         preflight
     } else {
-        let deadline = middleware.app.config.server.request_deadline;
+        let deadline = middleware.deadline(&request);
         let work = middleware.authorize_and_handle(route, request, &id, trace, &mut decision);
         let work = panic::caught(deadline::within(deadline, work));
         let answer = work.instrument(span).await;
@@ -209,6 +212,23 @@ impl Middleware {
             half_close,
         });
         handle(route, request).await
+    }
+
+    /// Until when the answer must begin. A file may take longer; the upload ends by its own
+    /// limits (API-26).
+    fn deadline(&self, request: &Request) -> Duration {
+        let path = request.extensions().get::<MatchedPath>();
+        let is_upload = self
+            .paths
+            .uploads
+            .as_ref()
+            .is_some_and(|(template, method)| {
+                request.method() == method && path.is_some_and(|path| path.as_str() == template)
+            });
+        if is_upload {
+            return Duration::MAX;
+        }
+        self.app.config.server.request_deadline
     }
 
     fn is_open(&self, request: &Request) -> bool {

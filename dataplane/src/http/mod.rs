@@ -60,6 +60,9 @@ pub fn router(app: Arc<App>, tracer: Tracer) -> Router {
     for operation in operations::all() {
         let template = format!("{base}{}", operation.path);
         router = router.route(&template, operation.handler);
+        if operation.uploads {
+            paths.uploads = Some((template.clone(), operation.method.clone()));
+        }
         paths.add(template, operation.method, operation.id);
     }
     for (template, handler) in docs::routes(&app.config) {

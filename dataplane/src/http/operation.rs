@@ -27,6 +27,9 @@ pub(super) struct Operation {
     /// The list that the query filters and orders.
     pub(super) list: Option<List>,
     pub(super) body: Option<SchemaOf>,
+    /// Whether the body is a form with a file. Then the deadline of requests does not
+    /// apply (API-26).
+    pub(super) uploads: bool,
     pub(super) successes: Vec<Success>,
     /// The scope that a caller needs, unless its method decides (API-13).
     pub(super) scope: Option<&'static str>,
@@ -70,6 +73,23 @@ const TURN: &[ErrorCode] = &[
     ErrorCode::InputTooLong,
     ErrorCode::ContextBudgetExceeded,
     ErrorCode::QuotaExceeded,
+];
+
+/// Codes with which a file can be refused (API-101 to API-106).
+const UPLOAD: &[ErrorCode] = &[
+    ErrorCode::ImagesDisabled,
+    ErrorCode::DocumentLimitExceeded,
+    ErrorCode::StorageLimitExceeded,
+    ErrorCode::CodeInterpreterUnavailable,
+    ErrorCode::AttachmentNotFound,
+    ErrorCode::ProviderMismatch,
+    ErrorCode::FileTooLarge,
+    ErrorCode::UnsupportedContentType,
+    ErrorCode::UnsupportedFileType,
+    ErrorCode::ProviderError,
+    ErrorCode::VectorStoreTimeout,
+    ErrorCode::UploadConcurrencyLimit,
+    ErrorCode::ProviderTimeout,
 ];
 
 const LIST: &[ErrorCode] = &[
@@ -143,6 +163,7 @@ impl Operation {
             summary: "",
             list: None,
             body: None,
+            uploads: false,
             successes: Vec::new(),
             scope: None,
             refusals: Vec::new(),
@@ -163,6 +184,12 @@ impl Operation {
     pub(super) fn body<T: JsonSchema>(mut self) -> Self {
         self.body = Some(SchemaGenerator::subschema_for::<T>);
         self
+    }
+
+    /// Requires a form with a file.
+    pub(super) fn uploads(mut self) -> Self {
+        self.uploads = true;
+        self.refused_with(UPLOAD)
     }
 
     /// Answers `status` with a JSON body of type `T`.

@@ -112,8 +112,17 @@ fn turns() -> Vec<Operation> {
 }
 
 fn attachments() -> Vec<Operation> {
+    const ATTACHMENTS: &str = "/chats/{id}/attachments";
     const ATTACHMENT: &str = "/chats/{id}/attachments/{attachment_id}";
     vec![
+        Operation::post(
+            ATTACHMENTS,
+            "mini_chat.upload_attachment",
+            attachments::upload,
+        )
+        .summary("Upload a file to a chat.")
+        .uploads()
+        .answers::<AttachmentView>(201, "The file; `Location` is its path."),
         Operation::get(ATTACHMENT, "mini_chat.get_attachment", attachments::show)
             .summary("Read the state of a file of a chat.")
             .answers::<AttachmentView>(200, "The file."),

@@ -20,8 +20,11 @@ async fn insert(
     values: &[(&str, &str)],
 ) -> anyhow::Result<Row> {
     let id = Uuid::new_v4().to_string();
-    let names: String = values.iter().map(|(name, _)| format!(", {name}")).collect();
-    let values: String = values.iter().map(|(_, it)| format!(", {it}")).collect();
+    let (names, values): (Vec<_>, Vec<_>) = values
+        .iter()
+        .map(|(name, value)| (format!(", {name}"), format!(", {value}")))
+        .unzip();
+    let (names, values) = (names.concat(), values.concat());
     let sql = format!(
         "INSERT INTO attachments (id, tenant_id, chat_id, uploaded_by_user_id, filename, \
          content_type, size_bytes, storage_backend, status, attachment_kind, created_at, \

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::Method;
 use minichat_dataplane::http::routes;
 use minichat_tests::client::{Answer, Api};
+use minichat_tests::form::{BOUNDARY, FormFile};
 
 /// A body that every operation accepts.
 const BODY: &[u8] = br#"{"content": "hello", "title": "a", "reaction": "like"}"#;
@@ -34,10 +35,19 @@ impl Things {
         Ok(Self {
             request_id: text("request_id"),
             message: text("message_id"),
-            attachment: uuid::Uuid::new_v4().to_string(),
+            attachment: upload(caller, &chat).await?,
             chat,
         })
     }
+}
+
+/// Uploads a file and returns its id.
+async fn upload(caller: &Api, chat: &str) -> anyhow::Result<String> {
+    let file = caller
+        .upload(chat, &FormFile::text("a"))
+        .await?
+        .expect(201)?;
+    Ok(file["id"].as_str().unwrap_or_default().to_owned())
 }
 
 impl Call {
@@ -56,16 +66,25 @@ impl Call {
         self.template == "/me" && self.method == Method::DELETE
     }
 
+    fn is_upload(&self) -> bool {
+        self.method == Method::POST && self.template.ends_with("/attachments")
+    }
+
     pub(crate) fn names_a_chat(&self) -> bool {
         self.template.starts_with("/chats/{id}")
     }
 
     pub(crate) async fn by(&self, caller: &Api) -> anyhow::Result<Answer> {
-        let mut headers = vec![("content-type", "application/json")];
+        let form = format!("multipart/form-data; boundary={BOUNDARY}");
+        let (content_type, body) = if self.is_upload() {
+            (form.as_str(), FormFile::text("a").body())
+        } else {
+            ("application/json", Bytes::from_static(BODY))
+        };
+        let mut headers = vec![("content-type", content_type)];
         if self.erases() {
             headers.push(("x-scopes", self.scope()));
         }
-        let body = Bytes::from_static(BODY);
         caller
             .exchange(self.method.clone(), &self.path, &headers, body)
             .await

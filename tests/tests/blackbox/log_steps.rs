@@ -34,6 +34,7 @@ fn first_step(call: &Call) -> &'static str {
         ("GET", "/chats/{id}/turns/{request_id}") => "get_turn",
         ("DELETE", "/chats/{id}/turns/{request_id}") => "delete_turn",
         ("POST", "/chats/{id}/turns/{request_id}/cancel") => "cancel_turn",
+        ("POST", "/chats/{id}/attachments") => "upload_attachment",
         ("GET", "/chats/{id}/attachments/{attachment_id}") => "get_attachment",
         ("DELETE", "/chats/{id}/attachments/{attachment_id}") => "delete_attachment",
         ("GET", "/quota/status") => "get_quota_status",
@@ -108,7 +109,7 @@ fn a_failure_of_the_database_is_logged_with_its_step_on_postgres() -> anyhow::Re
         let things = Things::create(&user).await?;
         proxy.set_down(true);
         let checked = check(&mut process, &user, &things, |_| false).await?;
-        ensure!(checked == 17, "{checked} routes");
+        ensure!(checked == 20, "{checked} routes");
         process.kill().await
     })
 }
@@ -123,7 +124,7 @@ fn a_failure_of_the_database_is_logged_with_its_step_on_sqlite() -> anyhow::Resu
         // A turn that has ended is not stopped but looked at.
         let reads = |call: &Call| call.method == Method::GET || call.template.ends_with("/cancel");
         let checked = check(&mut process, &user, &things, reads).await?;
-        ensure!(checked == 10, "{checked} routes");
+        ensure!(checked == 12, "{checked} routes");
         drop(lock);
         process.kill().await
     })

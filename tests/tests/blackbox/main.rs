@@ -107,4 +107,5 @@ mod tenant_owners;
 #[cfg(test)]
 mod timeouts;
 #[cfg(test)]
+mod uploads;
 mod webhooks;

@@ -123,9 +123,9 @@ on_each_database! {
                 }
             }
         }
-        // The operations that create and change a chat, a message, a turn and a
+        // The operations that create and change a chat, a message, a turn, a file and a
         // reaction.
-        assert_eq!(refused, 5 * 4);
+        assert_eq!(refused, 6 * 4);
         let plain = [("content-type", "application/json"), ("content-encoding", "identity")];
         user.exchange(Method::POST, "/chats", &plain, "{}".into()).await?.expect(201)?;
         let text = [("content-type", "text/plain")];

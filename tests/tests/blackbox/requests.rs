@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::Method;
 use minichat_tests::child::refused_to_start;
 use minichat_tests::client::Api;
+use minichat_tests::form::FormFile;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
@@ -47,6 +48,15 @@ async fn succeed(provider: &ScriptedProvider, user: &Api) -> anyhow::Result<()> 
     ] {
         user.get(&path).await?.expect(200)?;
     }
+    let file = user
+        .upload(&chat, &FormFile::text("a"))
+        .await?
+        .expect(201)?;
+    let file = file["id"].as_str().context("an id")?;
+    let file = format!("/chats/{chat}/attachments/{file}");
+    user.get(&file).await?.expect(200)?;
+    let gone = user.delete(&file).await?;
+    assert_eq!((gone.status.as_u16(), gone.body.len()), (204, 0));
     let like = json!({"reaction": "like"});
     user.put(&reaction, &like).await?.expect(200)?;
     let gone = user.delete(&reaction).await?;

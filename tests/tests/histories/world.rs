@@ -11,6 +11,7 @@ use axum::Router;
 use minichat_config::{Credentials, ProcessConfig, TenantConfig};
 use minichat_core::{Clock, Timestamp};
 use minichat_dataplane::app::App;
+use minichat_dataplane::attachments::UploadPermits;
 use minichat_dataplane::config_source::{StoredPolicyVersions, TenantRuntime, Tenants};
 use minichat_dataplane::database::Probe;
 use minichat_dataplane::drain;
@@ -168,6 +169,7 @@ impl World {
             survey: Arc::default(),
             refusing: Signal::new(),
             turns: OpenTurns::default(),
+            uploads: UploadPermits::new(self.config.uploads.max_concurrent),
         });
         Ok(Life {
             router: minichat_dataplane::http::router(Arc::clone(&app), Tracer::without_export()),

@@ -21,7 +21,7 @@ fn read(form: &[u8], size: usize) -> String {
     let mut heads = Vec::new();
     let mut data = Vec::new();
     loop {
-        match reader.next() {
+        match reader.read() {
             Ok(Event::More) => match pieces.next() {
                 Some(piece) => reader.feed(piece),
                 None => reader.complete(),

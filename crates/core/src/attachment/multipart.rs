@@ -111,16 +111,16 @@ impl Multipart {
     }
 
     /// What comes next.
-    pub fn next(&mut self) -> Result<Event<'_>, Fault> {
+    pub fn read(&mut self) -> Result<Event<'_>, Fault> {
         loop {
             match self.place {
-                Place::Preamble => match self.to_delimiter() {
+                Place::Preamble => match self.skip_to_delimiter() {
                     (_, true) => self.place = Place::DelimiterLine,
                     (_, false) => return self.more(),
                 },
                 Place::Data => {
                     let from = self.start;
-                    let (to, is_end) = self.to_delimiter();
+                    let (to, is_end) = self.skip_to_delimiter();
                     if is_end {
                         self.place = Place::PartEnd;
                     }
@@ -158,7 +158,7 @@ impl Multipart {
 
     /// Reads up to the next delimiter and the delimiter itself, or as much as cannot
     /// belong to one. Returns the end of what was before it, and whether it was found.
-    fn to_delimiter(&mut self) -> (usize, bool) {
+    fn skip_to_delimiter(&mut self) -> (usize, bool) {
         let length = self.delimiter.needle().len();
         let input = &self.buffer[self.start..];
         if let Some(at) = self.delimiter.find(input) {

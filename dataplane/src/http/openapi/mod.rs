@@ -78,7 +78,24 @@ fn describe(operation: &Operation, schemas: &mut Schemas) -> Value {
             "content": {"application/json": {"schema": schemas.request(body)}},
         });
     }
+    if operation.uploads {
+        described["requestBody"] = form();
+    }
     described
+}
+
+/// The body of an upload.
+fn form() -> Value {
+    let file = json!({
+        "description": "The file. The part needs a file name and a `Content-Type`.",
+        "type": "string",
+        "contentMediaType": "application/octet-stream",
+    });
+    let schema = json!({"type": "object", "required": ["file"], "properties": {"file": file}});
+    json!({
+        "required": true,
+        "content": {"multipart/form-data": {"schema": schema}},
+    })
 }
 
 fn answer(success: &Success, schemas: &mut Schemas) -> Value {

@@ -92,6 +92,7 @@ async fn the_document_lists_the_operations_by_their_ids() {
         "retry_turn",
         "stream_message",
         "update_chat",
+        "upload_attachment",
     ]
     .map(|name| format!("mini_chat.{name}"));
     assert_eq!(ids, expected);

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 use crate::app::App;
+use crate::attachments::UploadPermits;
 use crate::config_source::{TenantRuntime, Tenants};
 use crate::database::Probe;
 use crate::open_turns::OpenTurns;
@@ -94,6 +95,7 @@ impl Harness {
             metrics,
             outbox: Arc::new(Outbox::without_dispatcher(config.outbox.clone())),
             survey: Arc::default(),
+            uploads: UploadPermits::new(config.uploads.max_concurrent),
             config,
             clock: Arc::clone(&clock) as _,
             refusing: Signal::default(),

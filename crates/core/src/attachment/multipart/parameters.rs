@@ -82,15 +82,12 @@ pub(super) fn percent_decoded(value: &str) -> Option<String> {
     while let Some((&byte, after)) = rest.split_first() {
         let hex = after.get(..2).and_then(|two| std::str::from_utf8(two).ok());
         let escaped = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match escaped.filter(|_| byte == b'%') {
-            Some(escaped) => {
-                bytes.push(escaped);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = after;
-            }
+        if let Some(escaped) = escaped.filter(|_| byte == b'%') {
+            bytes.push(escaped);
+            rest = &after[2..];
+        } else {
+            bytes.push(byte);
+            rest = after;
         }
     }
     String::from_utf8(bytes).ok()

@@ -15,7 +15,7 @@ fn read(boundary: &str, input: &[u8], size: usize) -> (Result<Parts, Fault>, usi
     let mut largest = 0;
     let mut is_open = false;
     loop {
-        match reader.next() {
+        match reader.read() {
             Ok(Event::More) => {
                 let kept = reader.buffer.len() - reader.start;
                 largest = largest.max(kept);

@@ -1,0 +1,127 @@
+//! How many uploads a process works on at a time (CONT-57).
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use minichat_config::tenant::UploadLimits;
+use minichat_core::{TenantId, UserId};
+
+/// The uploads that the process works on.
+#[derive(Debug)]
+pub struct UploadPermits {
+    most: usize,
+    counts: Arc<Mutex<Counts>>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    by_tenant: HashMap<TenantId, usize>,
+    by_user: HashMap<(TenantId, UserId), usize>,
+}
+
+/// Counts as one upload while it lives.
+#[derive(Debug)]
+#[must_use = "the upload counts only while the permit lives"]
+pub(super) struct UploadPermit {
+    counts: Arc<Mutex<Counts>>,
+    tenant: TenantId,
+    user: UserId,
+}
+
+impl UploadPermits {
+    /// For at most `most` uploads at a time.
+    pub fn new(most: usize) -> Self {
+        Self {
+            most,
+            counts: Arc::default(),
+        }
+    }
+
+    /// A permit for an upload of `user`; `None` if the process, the tenant or the user
+    /// has as many uploads as it may. Does not wait.
+    pub(super) fn take(
+        &self,
+        tenant: TenantId,
+        user: UserId,
+        limits: &UploadLimits,
+    ) -> Option<UploadPermit> {
+        let mut counts = locked(&self.counts);
+        let is_free = |now: Option<&usize>, most: Option<u32>| {
+            let most = most.and_then(|most| usize::try_from(most).ok());
+            now.copied().unwrap_or_default() < most.unwrap_or(usize::MAX)
+        };
+        let is_free = counts.all < self.most
+            && is_free(counts.by_tenant.get(&tenant), limits.max_concurrent)
+            && is_free(
+                counts.by_user.get(&(tenant, user)),
+                limits.max_concurrent_per_user,
+            );
+        if !is_free {
+            return None;
+        }
+        counts.all += 1;
+        *counts.by_tenant.entry(tenant).or_default() += 1;
+        *counts.by_user.entry((tenant, user)).or_default() += 1;
+        Some(UploadPermit {
+            counts: Arc::clone(&self.counts),
+            tenant,
+            user,
+        })
+    }
+}
+
+impl Drop for UploadPermit {
+    fn drop(&mut self) {
+        let mut counts = locked(&self.counts);
+        counts.all = counts.all.saturating_sub(1);
+        release(&mut counts.by_tenant, &self.tenant);
+        release(&mut counts.by_user, &(self.tenant, self.user));
+    }
+}
+
+fn release<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+fn locked(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// API-105, CONT-57
+    #[test]
+    fn process_tenant_and_user_have_their_own_limits() {
+        let permits = UploadPermits::new(3);
+        let (tenant, other) = (TenantId::random(), TenantId::random());
+        let (alice, bob) = (UserId::random(), UserId::random());
+        let limits = UploadLimits {
+            max_concurrent: Some(2),
+            max_concurrent_per_user: Some(1),
+            ..UploadLimits::default()
+        };
+        let first = permits.take(tenant, alice, &limits).unwrap();
+        assert!(permits.take(tenant, alice, &limits).is_none(), "the user");
+        let _second = permits.take(tenant, bob, &limits).unwrap();
+        let carol = UserId::random();
+        assert!(permits.take(tenant, carol, &limits).is_none(), "the tenant");
+        let unlimited = UploadLimits::default();
+        let _third = permits.take(other, alice, &unlimited).unwrap();
+        assert!(
+            permits.take(other, bob, &unlimited).is_none(),
+            "the process"
+        );
+        drop(first);
+        let _again = permits.take(tenant, alice, &limits).unwrap();
+        assert_eq!(locked(&permits.counts).by_user.len(), 3);
+    }
+}
