@@ -18,6 +18,7 @@ fn directories(suite: &str) -> anyhow::Result<Vec<&'static str>> {
         "openapi" => vec!["tests/tests/openapi"],
         "operator" => vec!["tests/tests/operator"],
         "webhooks" => vec!["tests/tests/webhooks"],
+        "upload_clients" => vec!["tests/tests/upload_clients"],
         "node" => vec!["tests/tests/node"],
         "charts" => vec!["tests/tests/charts"],
         "minichat-config" => vec!["crates/config/src"],

@@ -22,6 +22,7 @@ mod quickstart;
 mod schemathesis;
 mod specification;
 mod test;
+mod upload_clients;
 mod webhooks;
 mod workspace;
 

@@ -11,7 +11,7 @@ use minichat_cluster::packages::Package;
 use crate::cluster::{Clusters, may_run};
 use crate::postgres::{Durability, Postgres};
 use crate::process::Running;
-use crate::{aimock, schemathesis, webhooks, workspace};
+use crate::{aimock, schemathesis, upload_clients, webhooks, workspace};
 
 /// The test binary of `minichat-tests` that needs `PgBouncer`.
 const BEHIND_POOLER: &str = "blackbox";
@@ -32,6 +32,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .transpose()?;
     let receivers = may_run(&options.arguments, webhooks::SUITE)
         .then(webhooks::ensure)
+        .transpose()?;
+    let clients = may_run(&options.arguments, upload_clients::SUITE)
+        .then(upload_clients::ensure)
         .transpose()?;
     if may_run(&options.arguments, "operator") {
         // Runs the health check for Argo CD in the docs.
@@ -59,6 +62,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .envs(schemathesis.map(|program| (schemathesis::PROGRAM, program)))
         .envs(aimock.map(|program| (aimock::PROGRAM, program)))
         .envs(receivers.map(|python| (webhooks::PYTHON, python)))
+        .envs(clients.map(|python| (upload_clients::PYTHON, python)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let mut tests = Running::start("cargo test", &mut command)?;
