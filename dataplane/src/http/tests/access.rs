@@ -23,6 +23,7 @@ fn calls(chat: &str) -> Vec<(String, Box<dyn Fn() -> Call>)> {
                 .replace("{id}", chat)
                 .replace("{request_id}", &Uuid::new_v4().to_string())
                 .replace("{msg_id}", &Uuid::new_v4().to_string())
+                .replace("{attachment_id}", &Uuid::new_v4().to_string())
                 .replace("{model_id}", "premium");
             let name = format!("{method} {template}");
             let call = move || match method {
@@ -87,7 +88,8 @@ async fn every_operation_needs_its_scope_whether_or_not_the_chat_exists() {
                     .await
                     .problem(403, "insufficient_permissions");
             }
-            if name == "POST /chats/{id}/messages:stream" {
+            // The first needs a provider, the second a scope of its own.
+            if ["POST /chats/{id}/messages:stream", "DELETE /me"].contains(&name.as_str()) {
                 continue;
             }
             let answer = harness.send(call().header("x-scopes", granted)).await;

@@ -80,6 +80,8 @@ async fn the_document_lists_the_operations_by_their_ids() {
         "delete_reaction",
         "delete_turn",
         "edit_turn",
+        "erase_me",
+        "export_me",
         "get_attachment",
         "get_chat",
         "get_model",
