@@ -52,6 +52,10 @@ pub(crate) enum Readiness {
     /// Requests that do not need what is locked or slow are served, so refusals
     /// are no contradiction; if nothing is left for the check itself, it fails.
     MayStay,
+    /// It fails, though not as soon as single requests are refused.
+    Fails,
+    /// Always ready. The few requests that are refused are no contradiction.
+    Stays,
 }
 
 /// What users notice.
@@ -63,6 +67,8 @@ pub(crate) struct Expected {
     pub(crate) cuts: bool,
     /// Turns are left running that only a watchdog can end.
     pub(crate) orphans: bool,
+    /// Commits may be in doubt until the fault is repaired, and so long their requests wait.
+    pub(crate) doubts: bool,
 }
 
 impl Fault {
@@ -135,18 +141,26 @@ impl Fault {
 
     pub(crate) const fn expected(self) -> Expected {
         let is_killed = matches!(self, Self::KilledOnSqlite | Self::KilledOnPostgres);
+        let keeps_sessions = matches!(
+            self,
+            Self::HalfOfSessions | Self::FewConnections | Self::Pooler
+        );
+        let is_away = !is_killed && !keeps_sessions;
         Expected {
             refuses: match self {
-                Self::HalfOfSessions => None,
-                Self::Pooler | Self::FewConnections => Some(false),
-                _ => Some(!is_killed),
+                Self::HalfOfSessions | Self::FewConnections => None,
+                Self::Pooler => Some(false),
+                _ => Some(is_away),
             },
             readiness: match self {
                 Self::LockedRows | Self::SlowStatements => Readiness::MayStay,
+                Self::HalfOfSessions | Self::FewConnections => Readiness::Stays,
+                Self::NoConnections => Readiness::Fails,
                 _ => Readiness::Agrees,
             },
             cuts: is_killed || matches!(self, Self::FullDiskAtStart),
             orphans: matches!(self, Self::KilledOnPostgres),
+            doubts: is_away && matches!(self.database(), DatabaseKind::Postgres),
         }
     }
 

@@ -24,6 +24,9 @@ const SLOW: [&str; 2] = [
 ];
 const FAST: [&str; 1] = ["DROP TRIGGER slowly ON chat_turns"];
 
+/// More than the data plane opens.
+const CONNECTIONS: usize = 60;
+
 /// How long the server may take to start.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -147,22 +150,26 @@ impl Server {
         Ok(())
     }
 
-    /// Connections until no more are to be had, when the data plane has only `kept`.
+    /// All connections that there are but `kept`, which the data plane keeps. A connection
+    /// that begins has no session that could be ended, so the data plane may win some at first.
     pub(crate) async fn take_every_connection(
         &self,
         kept: usize,
     ) -> anyhow::Result<Vec<PgConnection>> {
         let end = format!("{END} ORDER BY backend_start OFFSET {kept}");
         let mut taken = vec![PgConnection::connect(&self.url()).await?];
-        loop {
-            while let Ok(connection) = PgConnection::connect(&self.url()).await {
-                taken.push(connection);
+        let taking = async {
+            while taken.len() < CONNECTIONS - kept {
+                match PgConnection::connect(&self.url()).await {
+                    Ok(connection) => taken.push(connection),
+                    Err(_) => drop(postgres::query_on(&mut taken[0], &end).await?),
+                }
             }
-            let ended = postgres::query_on(&mut taken[0], &end).await?;
-            if ended.is_empty() {
-                return Ok(taken);
-            }
-        }
+            anyhow::Ok(())
+        };
+        let took = tokio::time::timeout(PATIENCE, taking).await;
+        took.context("others keep their connections")??;
+        Ok(taken)
     }
 
     /// Makes every statement that writes a turn take longer than it may, or not.
@@ -210,7 +217,7 @@ impl Server {
 
     fn launch(&self, options: &str) -> anyhow::Result<()> {
         let options = format!(
-            "-p {} -k {} -c listen_addresses=127.0.0.1 -c max_connections=60 -c fsync=off {options}",
+            "-p {} -k {} -c listen_addresses=127.0.0.1 -c max_connections={CONNECTIONS} -c fsync=off {options}",
             self.port,
             self.directory.path().display()
         );
