@@ -41,11 +41,11 @@
 //!
 //! A commit holds its locks until its record is flushed to disk, which takes longer
 //! than the statement. So while another commit of the same user is under way in
-//! this process, or no session is free, the statement turns `synchronous_commit` off for its own
-//! transaction: its commit returns, and frees the locks, before it is flushed.
-//! Nobody is answered then: the job returns when a flush that began afterwards has
-//! succeeded (`postgres/flush.rs`), and a commit whose flush is not known to have
-//! succeeded is in doubt, as one whose acknowledgement is lost.
+//! this process, or no session is free, the statement turns `synchronous_commit`
+//! off for its own transaction: its commit returns, and frees the locks, before it
+//! is flushed. Nobody is answered then: the job returns when a flush that began
+//! afterwards has succeeded (`postgres/flush.rs`), and a commit whose flush is not
+//! known to have succeeded is in doubt, as one whose acknowledgement is lost.
 //!
 //! * Other transactions see what is not flushed yet, decide by it, and commit after
 //!   it. The log is one sequence: a crash that takes away a commit takes away all
@@ -54,8 +54,9 @@
 //!   that was answered.
 //! * Whoever only reads flushes nothing. What acknowledges an end calls
 //!   [`Tx::flush_seen`] first: a replay, the state of a turn that has ended, the
-//!   delivery of events, and the queries about commits in doubt. Lists, counts of quota and refusals acknowledge nothing.
-//!   They may show a turn that a crash takes away before its client hears of it.
+//!   delivery of events, and the queries about commits in doubt. Lists, counts of
+//!   quota and refusals acknowledge nothing. They may show a turn that a crash takes
+//!   away before its client hears of it.
 //! * A turn alone waits for its own flush, which saves a round trip.
 //!
 //! [`Decision::holds_while_there_is_room`]:
