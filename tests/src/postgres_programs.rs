@@ -20,7 +20,8 @@ pub async fn shell(command: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn path() -> anyhow::Result<OsString> {
+/// `PATH` with the programs of the newest version.
+pub fn path() -> anyhow::Result<OsString> {
     let versions = fs::read_dir(VERSIONS).into_iter().flatten().flatten();
     let newest = versions
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())

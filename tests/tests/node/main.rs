@@ -1,6 +1,8 @@
 //! Tests that need pods, on a cluster with a node.
 
 #[cfg(test)]
+mod backup;
+#[cfg(test)]
 mod chart;
 #[cfg(test)]
 mod images;
