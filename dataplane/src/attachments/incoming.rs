@@ -38,13 +38,19 @@ pub(super) enum BodyFault {
 }
 
 impl Incoming {
-    pub(super) fn new(body: Body, limit: u64, patience: Duration) -> Self {
+    pub(super) fn new(body: Body, patience: Duration) -> Self {
         Self {
             body: Some(body.into_data_stream()),
-            left: limit,
+            left: u64::MAX,
             patience,
             waiting: None,
         }
+    }
+
+    /// The same, of at most `limit` bytes.
+    pub(super) fn limited(mut self, limit: u64) -> Self {
+        self.left = limit;
+        self
     }
 
     /// The next bytes; `None` at the end.

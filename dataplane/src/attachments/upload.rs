@@ -50,13 +50,11 @@ pub(super) type Left = oneshot::Receiver<()>;
 
 async fn run(app: Arc<App>, request: UploadRequest, left: Left) -> Result<Attachment, Problem> {
     let (chat, headers) = (request.chat_id, request.headers);
+    let incoming = Incoming::new(request.body, app.config.server.request_deadline);
     let chat_model = chat_model(&app, &request.caller, chat).await?;
     let mut sample = Sample::new(Arc::clone(&app.metrics));
     let upload = Upload::of(app, request.caller, chat, &chat_model);
-    match upload
-        .receive(&headers, request.body, &mut sample, left)
-        .await
-    {
+    match upload.receive(&headers, incoming, &mut sample, left).await {
         Ok(attachment) => {
             sample.succeed(attachment.size_bytes);
             Ok(attachment)
@@ -128,14 +126,13 @@ impl Upload {
     async fn receive(
         &self,
         headers: &HeaderMap,
-        body: Body,
+        incoming: Incoming,
         sample: &mut Sample,
         left: Left,
     ) -> Result<Attachment, Refusal> {
         let backend = self.storage_backend()?;
         let length = content_length(headers);
-        let patience = self.app.config.server.request_deadline;
-        let incoming = Incoming::new(body, self.limits.body(), patience);
+        let incoming = incoming.limited(self.limits.body());
         let form = Form::new(incoming, &boundary(headers)?);
         let accepted = self.accept(form, length, sample).await?;
         let new = NewFile {

@@ -142,9 +142,13 @@ on_each_database! {
             let (status, answer) = curl(&place, arguments).await?;
             assert_eq!((status.as_str(), &answer["code"]), ("413", &json!("file_too_large")));
         }
-        // With 100-continue, the file is not sent at all.
         let (status, _) = curl(&place, &["--header", "expect: 100-continue", "--form", &large]).await?;
         assert_eq!(status, "413");
+        let nowhere = format!("{}/chats/{}/attachments", place.url.split("/chats/").next().unwrap_or_default(), Uuid::new_v4());
+        let elsewhere = Place { url: nowhere, ..place };
+        let (status, answer) = curl(&elsewhere, &["--header", "expect:", "--form", &large]).await?;
+        assert_eq!((status.as_str(), &answer["code"]), ("404", &json!("chat_not_found")));
+        let place = elsewhere;
         assert_eq!(place.kept().await?.len(), 3);
     }
 }
