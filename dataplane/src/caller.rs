@@ -33,6 +33,9 @@ impl RequesterType {
     }
 }
 
+/// The scope of those who may erase themselves (API-113).
+pub const ERASE_SCOPE: &str = "ai:mini_chat:erase";
+
 /// What the caller may do (API-13).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Scopes {
@@ -44,8 +47,8 @@ pub struct Scopes {
 }
 
 impl Scopes {
-    /// Everything that needs no scope of its own.
-    pub const ALL: Self = Self {
+    /// What needs no scope by its name.
+    pub const ORDINARY: Self = Self {
         read: true,
         write: true,
         erase: false,
@@ -57,7 +60,7 @@ impl Scopes {
         erase: false,
     };
 
-    /// An empty list grants [`Scopes::ALL`] (API-10).
+    /// An empty list grants [`Scopes::ORDINARY`] (API-10).
     pub fn parse<'a>(scopes: impl Iterator<Item = &'a str>) -> Self {
         let mut granted = Self::NONE;
         let mut empty = true;
@@ -65,7 +68,12 @@ impl Scopes {
             empty = false;
             granted = granted.with(scope);
         }
-        if empty { Self::ALL } else { granted }
+        if empty { Self::ORDINARY } else { granted }
+    }
+
+    /// Whether they contain a scope that must be named.
+    pub fn has_named(self, scope: &str) -> bool {
+        scope == ERASE_SCOPE && self.erase
     }
 
     fn with(self, scope: &str) -> Self {
@@ -74,7 +82,7 @@ impl Scopes {
         Self {
             read: read || is_all || scope == "ai:mini_chat:read",
             write: write || is_all || scope == "ai:mini_chat:write",
-            erase: erase || matches!(scope, "*" | "ai:mini_chat:erase"),
+            erase: erase || matches!(scope, "*" | ERASE_SCOPE),
         }
     }
 }
@@ -87,8 +95,8 @@ mod tests {
     #[test]
     fn scopes_grant_what_they_name() {
         let parse = |text: &str| Scopes::parse(text.split([' ', ',']));
-        assert_eq!(parse(""), Scopes::ALL);
-        assert_eq!(parse("ai:mini_chat"), Scopes::ALL);
+        assert_eq!(parse(""), Scopes::ORDINARY);
+        assert_eq!(parse("ai:mini_chat"), Scopes::ORDINARY);
         assert!(parse("openid *").erase && parse("openid *").read);
         assert!(parse("ai:mini_chat ai:mini_chat:erase").erase);
         assert!(!parse("ai:mini_chat:erase").write);

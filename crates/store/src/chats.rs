@@ -156,7 +156,7 @@ impl Tx {
     ///
     /// Decisions from an earlier look at the chat can then no longer be written
     /// ([`crate::one_statement`]).
-    pub(crate) fn chat_lock(
+    pub fn chat_lock(
         &mut self,
         tenant: TenantId,
         user: UserId,

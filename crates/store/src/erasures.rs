@@ -12,6 +12,7 @@
 use minichat_core::{ChatId, TenantId, Timestamp, UserId};
 use uuid::Uuid;
 
+use crate::QuotaDay;
 use crate::tx::{Dialect, only_column};
 use crate::value::{Row, params};
 use crate::{StoreError, Tx};
@@ -26,10 +27,16 @@ pub struct Erasure {
     pub requested_at: Timestamp,
 }
 
-/// The payload of an event about the person of an erasure, under the erasure's id
-/// and without what was written; `None` for an event about somebody else, whose text
-/// may contain the person's id.
-pub type WithoutPerson = fn(&str, &Erasure) -> Option<String>;
+/// The queues whose events name persons.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EventQueues {
+    pub usage: String,
+    pub audit: String,
+}
+
+/// An audit event of the person of an erasure, under the erasure's id and without
+/// what was written.
+pub type WithoutPerson = fn(&str, &Erasure) -> String;
 
 /// What an erasure waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -64,30 +71,52 @@ pub struct Erased {
 
 impl Tx {
     /// Begins to erase `user` under the id `id`, or finds the erasure that has begun.
+    /// `None` if that one was finished meanwhile; the next call begins anew.
     pub async fn erasure_begin(
         &mut self,
         tenant: TenantId,
         user: UserId,
         id: Uuid,
         now: Timestamp,
-    ) -> Result<Erasure, StoreError> {
+    ) -> Result<Option<Erasure>, StoreError> {
         self.execute_later(
             "INSERT INTO erasures (id, tenant_id, user_id, requested_at) \
              VALUES ($1, $2, $3, $4) \
              ON CONFLICT (tenant_id, user_id) WHERE user_id IS NOT NULL DO NOTHING",
             params![id, tenant, user, now],
         )?;
-        let found = self
+        self.query_opt(
+            "SELECT id, tenant_id, user_id, requested_at FROM erasures \
+             WHERE tenant_id = $1 AND user_id = $2",
+            &params![tenant, user],
+            erasure_row,
+        )
+        .await
+    }
+
+    /// Holds the erasure to the end of the transaction, so that its steps exclude
+    /// one another; `false`: it is finished, and the person is somebody else now.
+    async fn erasure_hold(&mut self, erasure: &Erasure) -> Result<bool, StoreError> {
+        let held: Option<Uuid> = self
             .query_opt(
-                "SELECT id, tenant_id, user_id, requested_at FROM erasures \
-                 WHERE tenant_id = $1 AND user_id = $2",
-                &params![tenant, user],
-                erasure_row,
+                "UPDATE erasures SET requested_at = requested_at \
+                 WHERE id = $1 AND user_id = $2 RETURNING id",
+                &params![erasure.id, erasure.user_id],
+                only_column,
             )
             .await?;
-        found.ok_or_else(|| {
-            StoreError::Contended(crate::Refused::found("the erasure was finished meanwhile"))
-        })
+        Ok(held.is_some())
+    }
+
+    /// What an erasure that is finished has changed; `None` if it is not.
+    pub async fn erasure_finished(&mut self, id: Uuid) -> Result<Option<Erased>, StoreError> {
+        self.query_opt(
+            "SELECT chats, messages, files, turns, quota_rows, events FROM erasures \
+             WHERE id = $1 AND finished_at IS NOT NULL",
+            &params![id],
+            erased_row,
+        )
+        .await
     }
 
     /// Erasures of any tenant that are not finished, after `after`, by their ids.
@@ -113,8 +142,9 @@ impl Tx {
     ) -> Result<Vec<ChatId>, StoreError> {
         self.query(
             "SELECT id FROM chats WHERE tenant_id = $1 AND user_id = $2 \
-             AND deleted_at IS NULL ORDER BY updated_at, id LIMIT $3",
-            &params![erasure.tenant_id, erasure.user_id, limit],
+             AND deleted_at IS NULL AND EXISTS (SELECT 1 FROM erasures \
+             WHERE id = $4 AND user_id = $2) ORDER BY updated_at, id LIMIT $3",
+            &params![erasure.tenant_id, erasure.user_id, limit, erasure.id],
             only_column,
         )
         .await
@@ -157,6 +187,9 @@ impl Tx {
             user_id,
             ..
         } = *erasure;
+        if !self.erasure_hold(erasure).await? {
+            return Ok(());
+        }
         let taken: Option<ChatId> = self
             .query_opt(
                 concat!(
@@ -233,18 +266,59 @@ impl Tx {
         Ok(rest.unwrap_or_default())
     }
 
+    /// Takes the person and what was written out of at most `limit` audit events that
+    /// wait for a sink or that a sink refused. Returns how many there were.
+    pub async fn erasure_empty_events(
+        &mut self,
+        erasure: &Erasure,
+        queues: &EventQueues,
+        limit: u32,
+        without_person: WithoutPerson,
+    ) -> Result<u64, StoreError> {
+        let pattern = pattern(erasure.user_id);
+        let audit = queues.audit.as_str();
+        let params = params![audit, erasure.tenant_id, pattern.as_str(), limit];
+        let mut changed = 0;
+        let lock = self.dialect() == Dialect::Postgres;
+        for (select, update) in [
+            (
+                waiting!(lock),
+                "UPDATE outbox_messages SET payload = $2 WHERE id = $1",
+            ),
+            (
+                refused!(lock),
+                "UPDATE outbox_dead_letters SET payload = $2 WHERE id = $1",
+            ),
+        ] {
+            for (id, payload) in self.query(select, &params, event_row).await? {
+                let payload = without_person(&payload, erasure);
+                self.execute_later(update, params![id, payload.as_str()])?;
+                changed += 1;
+            }
+        }
+        if changed > 0 {
+            self.execute_later(
+                "UPDATE erasures SET events = events + $2 WHERE id = $1",
+                params![erasure.id, changed],
+            )?;
+        }
+        Ok(changed)
+    }
+
     /// Takes the person out of turns, quota rows, events and roll-ups, and out of
-    /// the erasure itself. `None`: chats of the person are left, or another
-    /// process has finished it.
+    /// the erasure itself. `None`: chats or audit events of the person are left, or
+    /// another process has finished it.
     ///
-    /// Reserves and settlements of the person lock the quota rows first, so none of
-    /// them sees half of this. One that waits for them finds no rows, and makes new
-    /// ones. A vacuum that holds events makes them roll-ups before these are moved.
+    /// Reserves and settlements of the person lock the quota rows first, and a first
+    /// reserve of a month inserts them, so all of them wait for this. One that waited
+    /// finds no rows, and makes new ones. One that was earlier has a chat, which is
+    /// seen here. A vacuum that holds events makes them roll-ups before these are
+    /// moved.
     pub async fn erasure_finish(
         &mut self,
         erasure: &Erasure,
+        queues: &EventQueues,
         now: Timestamp,
-        without_person: WithoutPerson,
     ) -> Result<Option<Erased>, StoreError> {
         let Erasure {
             id,
@@ -252,68 +326,95 @@ impl Tx {
             user_id,
             ..
         } = *erasure;
+        if !self.erasure_hold(erasure).await? {
+            return Ok(None);
+        }
         let person = params![tenant_id, user_id];
-        let cells: Vec<Uuid> = self.query(self.lock_cells(), &person, only_column).await?;
-        let left: Vec<ChatId> = self
-            .query(
-                "SELECT id FROM chats WHERE tenant_id = $1 AND user_id = $2 LIMIT 1",
-                &person,
-                only_column,
-            )
-            .await?;
+        let lock = match self.dialect() {
+            Dialect::Sqlite => lock_cells!(""),
+            Dialect::Postgres => lock_cells!(" FOR UPDATE"),
+        };
+        self.query(lock, &person, only_column::<Uuid>).await?;
+        let today = self.now().await?.date();
+        for day in [today, today.next_day()] {
+            self.quota_ensure(QuotaDay {
+                tenant_id,
+                user_id,
+                day,
+            })?;
+        }
+        let left: Vec<ChatId> = self.query(LEFT_SQL, &person, only_column).await?;
         if !left.is_empty() {
             return Ok(None);
         }
         let moved = params![tenant_id, user_id, id];
         let turns: Vec<Uuid> = self.query(MOVE_TURNS_SQL, &moved, only_column).await?;
-        let events = self.erasure_move_events(erasure, without_person).await?;
+        let Some(events) = self.erasure_move_events(erasure, queues).await? else {
+            return Ok(None);
+        };
         for sql in [
-            "UPDATE quota_usage SET user_id = $3 WHERE tenant_id = $1 AND user_id = $2",
+            "UPDATE quota_usage SET user_id = $3 WHERE tenant_id = $1 AND user_id = $2 \
+             AND (spent_credits_micro > 0 OR reserved_credits_micro > 0 OR calls > 0)",
             "UPDATE usage_rollups SET user_id = $3 WHERE tenant_id = $1 AND user_id = $2",
         ] {
             self.execute_later(sql, moved.clone())?;
         }
-        let finished = params![
-            id,
-            user_id,
-            now,
-            turns.len() as u64,
-            cells.len() as u64,
-            events
-        ];
-        self.query_opt(FINISH_SQL, &finished, erased_row).await
-    }
-
-    const fn lock_cells(&self) -> &'static str {
-        match self.dialect() {
-            Dialect::Sqlite => lock_cells!(""),
-            Dialect::Postgres => lock_cells!(" FOR UPDATE"),
+        self.execute_later(
+            "DELETE FROM quota_usage WHERE tenant_id = $1 AND user_id = $2",
+            person,
+        )?;
+        let finished = params![id, user_id, now, turns.len() as u64, events, tenant_id];
+        let erased = self.query_opt(FINISH_SQL, &finished, erased_row).await?;
+        if erased == Some(Erased::default()) {
+            self.execute_later("DELETE FROM erasures WHERE id = $1", params![id])?;
         }
+        Ok(erased)
     }
 
-    /// Events name the person in their payload only.
+    /// Moves usage events, and removes audit events that were delivered. A dead letter
+    /// may be put back into its queue meanwhile, so queues come twice; then the
+    /// letters are locked. `None`: an audit event that waits names the person.
     async fn erasure_move_events(
         &mut self,
         erasure: &Erasure,
-        without_person: WithoutPerson,
-    ) -> Result<u64, StoreError> {
-        let pattern = format!("%{}%", erasure.user_id);
-        let params = params![erasure.tenant_id, pattern.as_str()];
+        queues: &EventQueues,
+    ) -> Result<Option<u64>, StoreError> {
+        let pattern = pattern(erasure.user_id);
+        let (tenant, usage) = (erasure.tenant_id, queues.usage.as_str());
+        let (person, id) = (erasure.user_id.to_string(), erasure.id.to_string());
+        let of_usage = params![
+            usage,
+            tenant,
+            pattern.as_str(),
+            person.as_str(),
+            id.as_str()
+        ];
         let mut moved = 0;
-        for table in [&MESSAGES, &DEAD_LETTERS] {
-            let select = match self.dialect() {
-                Dialect::Sqlite => table.select_sqlite,
-                Dialect::Postgres => table.select_postgres,
-            };
-            for (id, payload) in self.query(select, &params, event_row).await? {
-                if let Some(payload) = without_person(&payload, erasure) {
-                    self.execute_later(table.update, params![id, payload.as_str()])?;
-                    moved += 1;
-                }
+        for sql in [
+            MOVE_WAITING_SQL,
+            MOVE_DELIVERED_SQL,
+            MOVE_REFUSED_SQL,
+            MOVE_WAITING_SQL,
+        ] {
+            let events: Vec<i64> = self.query(sql, &of_usage, only_column).await?;
+            moved += events.len() as u64;
+        }
+        let of_audit = params![queues.audit.as_str(), tenant, pattern.as_str()];
+        self.execute_later(DELETE_DELIVERED_SQL, of_audit)?;
+        let left = params![queues.audit.as_str(), tenant, pattern.as_str(), 1_u32];
+        for sql in [waiting!(false), refused!(false)] {
+            if !self.query(sql, &left, event_row).await?.is_empty() {
+                return Ok(None);
             }
         }
-        Ok(moved)
+        Ok(Some(moved))
     }
+}
+
+/// Finds the events of a person: `user_id` and `actor_user_id` say whose they are.
+/// Text inside an event cannot match, because its quotes are escaped.
+pub(crate) fn pattern(user: UserId) -> String {
+    format!("%user_id\":\"{user}\"%")
 }
 
 /// Of a deleted chat `c`: nothing of it is left but its content.
@@ -353,18 +454,39 @@ macro_rules! lock_cells {
 }
 use lock_cells;
 
-const REST_SQL: &str = "SELECT \
-     (SELECT COUNT(*) FROM chats WHERE tenant_id = $1 AND user_id = $2), \
-     (SELECT COUNT(*) FROM chats c JOIN chat_turns t ON t.chat_id = c.id \
-     AND t.state = 'running' AND t.deleted_at IS NULL \
-     WHERE c.tenant_id = $1 AND c.user_id = $2), \
-     (SELECT COUNT(*) FROM chats c JOIN attachments a ON a.chat_id = c.id \
-     AND (a.cleanup_status IS NULL OR a.cleanup_status = 'pending') \
-     WHERE c.tenant_id = $1 AND c.user_id = $2), \
-     (SELECT COUNT(*) FROM chats c JOIN attachments a ON a.chat_id = c.id \
-     AND a.cleanup_status = 'failed' WHERE c.tenant_id = $1 AND c.user_id = $2), \
-     (SELECT COUNT(*) FROM chats c JOIN chat_vector_stores s ON s.tenant_id = c.tenant_id \
-     AND s.chat_id = c.id WHERE c.tenant_id = $1 AND c.user_id = $2)";
+/// Live and deleted chats are found by different indexes.
+const LEFT_SQL: &str = "SELECT id FROM chats WHERE tenant_id = $1 AND user_id = $2 \
+     AND deleted_at IS NULL UNION ALL SELECT id FROM chats WHERE tenant_id = $1 \
+     AND user_id = $2 AND deleted_at IS NOT NULL LIMIT 1";
+
+macro_rules! of_deleted_chats {
+    ($joined:literal) => {
+        concat!(
+            "(SELECT COUNT(*) FROM chats c JOIN ",
+            $joined,
+            " WHERE c.tenant_id = $1 AND c.user_id = $2 AND c.deleted_at IS NOT NULL)"
+        )
+    };
+}
+
+/// Chats that were made since the others were deleted are deleted by the next step.
+const REST_SQL: &str = concat!(
+    "SELECT (SELECT COUNT(*) FROM chats WHERE tenant_id = $1 AND user_id = $2 \
+     AND deleted_at IS NULL) + (SELECT COUNT(*) FROM chats WHERE tenant_id = $1 \
+     AND user_id = $2 AND deleted_at IS NOT NULL), ",
+    of_deleted_chats!(
+        "chat_turns t ON t.chat_id = c.id AND t.state = 'running' AND t.deleted_at IS NULL"
+    ),
+    ", ",
+    of_deleted_chats!(
+        "attachments a ON a.chat_id = c.id \
+         AND (a.cleanup_status IS NULL OR a.cleanup_status = 'pending')"
+    ),
+    ", ",
+    of_deleted_chats!("attachments a ON a.chat_id = c.id AND a.cleanup_status = 'failed'"),
+    ", ",
+    of_deleted_chats!("chat_vector_stores s ON s.tenant_id = c.tenant_id AND s.chat_id = c.id")
+);
 
 /// Turns of chats that were emptied.
 const MOVE_TURNS_SQL: &str = "UPDATE chat_turns SET requester_user_id = $3 \
@@ -372,37 +494,67 @@ const MOVE_TURNS_SQL: &str = "UPDATE chat_turns SET requester_user_id = $3 \
      (SELECT id FROM chats WHERE tenant_id = $1 AND user_id = $3 AND deleted_at IS NOT NULL) \
      RETURNING id";
 
+/// Of the quota rows, those count that are kept.
 const FINISH_SQL: &str = "UPDATE erasures SET user_id = NULL, finished_at = $3, \
-     turns = $4, quota_rows = $5, events = $6 WHERE id = $1 AND user_id = $2 \
+     turns = $4, events = events + $5, quota_rows = (SELECT COUNT(*) FROM quota_usage \
+     WHERE tenant_id = $6 AND user_id = $1) WHERE id = $1 AND user_id = $2 \
      RETURNING chats, messages, files, turns, quota_rows, events";
 
-/// Where events are.
-struct EventTable {
-    select_sqlite: &'static str,
-    select_postgres: &'static str,
-    update: &'static str,
+/// Events of a queue and a tenant that wait for a sink. The partitions lead to the
+/// tenant in the index.
+macro_rules! in_queue {
+    () => {
+        "queue = $1 AND partition IN (SELECT partition FROM outbox_partitions \
+         WHERE queue = $1) AND tenant_id = $2 AND done_at IS NULL AND payload LIKE $3"
+    };
 }
+pub(crate) use in_queue;
 
-macro_rules! event_table {
-    ($table:literal) => {
-        EventTable {
-            select_sqlite: concat!(
-                "SELECT id, payload FROM ",
-                $table,
-                " WHERE tenant_id = $1 AND payload LIKE $2"
-            ),
-            select_postgres: concat!(
-                "SELECT id, payload FROM ",
-                $table,
-                " WHERE tenant_id = $1 AND payload LIKE $2 ORDER BY id FOR UPDATE"
-            ),
-            update: concat!("UPDATE ", $table, " SET payload = $2 WHERE id = $1"),
+macro_rules! waiting {
+    ($lock:expr) => {
+        if $lock {
+            concat!(
+                "SELECT id, payload FROM outbox_messages WHERE ",
+                in_queue!(),
+                " ORDER BY id LIMIT $4 FOR UPDATE"
+            )
+        } else {
+            concat!(
+                "SELECT id, payload FROM outbox_messages WHERE ",
+                in_queue!(),
+                " ORDER BY id LIMIT $4"
+            )
         }
     };
 }
+use waiting;
 
-const MESSAGES: EventTable = event_table!("outbox_messages");
-const DEAD_LETTERS: EventTable = event_table!("outbox_dead_letters");
+macro_rules! refused {
+    ($lock:expr) => {
+        if $lock {
+            "SELECT id, payload FROM outbox_dead_letters WHERE queue = $1 AND tenant_id = $2 \
+             AND payload LIKE $3 ORDER BY id LIMIT $4 FOR UPDATE"
+        } else {
+            "SELECT id, payload FROM outbox_dead_letters WHERE queue = $1 AND tenant_id = $2 \
+             AND payload LIKE $3 ORDER BY id LIMIT $4"
+        }
+    };
+}
+use refused;
+
+const MOVE_WAITING_SQL: &str = concat!(
+    "UPDATE outbox_messages SET payload = REPLACE(payload, $4, $5) WHERE ",
+    in_queue!(),
+    " RETURNING id"
+);
+const MOVE_DELIVERED_SQL: &str = "UPDATE outbox_messages \
+     SET payload = REPLACE(payload, $4, $5) WHERE queue = $1 AND tenant_id = $2 \
+     AND done_at IS NOT NULL AND payload LIKE $3 RETURNING id";
+const MOVE_REFUSED_SQL: &str = "UPDATE outbox_dead_letters \
+     SET payload = REPLACE(payload, $4, $5) WHERE queue = $1 AND tenant_id = $2 \
+     AND payload LIKE $3 RETURNING id";
+const DELETE_DELIVERED_SQL: &str = "DELETE FROM outbox_messages WHERE queue = $1 \
+     AND tenant_id = $2 AND done_at IS NOT NULL AND payload LIKE $3";
 
 fn event_row(row: &Row<'_>) -> Result<(i64, String), StoreError> {
     Ok((row.take()?, row.take()?))

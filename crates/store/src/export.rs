@@ -6,14 +6,23 @@ use minichat_core::{ChatId, Date, TenantId, Timestamp, UserId};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::erasures::{in_queue, pattern};
 use crate::value::{Row, params};
 use crate::{StoreError, Tx};
+
+/// Rows of a few hundred bytes that are read at a time.
+const ROWS: u32 = 200;
+
+/// Rows with texts that are read at a time; one may have several MiB.
+const TEXTS: u32 = 10;
 
 /// A table with rows about a person.
 #[derive(Clone, Copy, Debug)]
 pub struct ExportTable {
     /// What a row is called: `type` of its line.
     pub name: &'static str,
+    /// How many rows to read at a time, so that they fit into memory.
+    pub page: u32,
     sql: &'static str,
     map: fn(&Row<'_>) -> Result<ExportedRow, StoreError>,
 }
@@ -27,8 +36,8 @@ pub struct ExportedRow {
 }
 
 impl ExportTable {
-    /// The person's chats.
-    pub const CHATS: Self = CHATS;
+    /// The person's chats, live and deleted.
+    pub const CHATS: [Self; 2] = [CHATS, DELETED_CHATS];
     /// The person's quota rows.
     pub const QUOTA: Self = QUOTA;
     /// Rows of a chat.
@@ -44,7 +53,7 @@ impl ExportTable {
 }
 
 impl Tx {
-    /// At most `limit` rows of `user` in [`ExportTable::CHATS`] or
+    /// The next page of `user` in one of [`ExportTable::CHATS`] or
     /// [`ExportTable::QUOTA`], after the row `after`, by id.
     pub async fn export_of_person(
         &mut self,
@@ -52,13 +61,12 @@ impl Tx {
         user: UserId,
         table: &ExportTable,
         after: Uuid,
-        limit: u32,
     ) -> Result<Vec<ExportedRow>, StoreError> {
-        let params = params![tenant, user, after, limit];
+        let params = params![tenant, user, after, table.page];
         self.query(table.sql, &params, table.map).await
     }
 
-    /// The same for a chat of [`ExportTable::CHATS`] and the tables
+    /// The same for a chat of the person and the tables
     /// [`ExportTable::OF_CHAT`].
     pub async fn export_of_chat(
         &mut self,
@@ -66,9 +74,8 @@ impl Tx {
         chat: ChatId,
         table: &ExportTable,
         after: Uuid,
-        limit: u32,
     ) -> Result<Vec<ExportedRow>, StoreError> {
-        let params = params![tenant, chat, after, limit];
+        let params = params![tenant, chat, after, table.page];
         self.query(table.sql, &params, table.map).await
     }
 
@@ -88,23 +95,23 @@ impl Tx {
         .await
     }
 
-    /// At most `limit` payloads of events after `after` that may be about the person,
-    /// with their ids: those that wait for a sink or for their removal, or those
-    /// that a sink has refused. Others may contain the person's id in their text.
+    /// At most `limit` payloads of the person's events after `after` in one source,
+    /// with their ids.
     pub async fn export_events(
         &mut self,
         tenant: TenantId,
         user: UserId,
-        source: EventSource,
+        source: EventSource<'_>,
         after: i64,
         limit: u32,
     ) -> Result<Vec<(i64, String)>, StoreError> {
-        let pattern = format!("%{user}%");
-        let sql = match source {
-            EventSource::Queues => events!("outbox_messages"),
-            EventSource::DeadLetters => events!("outbox_dead_letters"),
+        let pattern = pattern(user);
+        let (sql, queue) = match source {
+            EventSource::Waiting { queue } => (WAITING_SQL, queue),
+            EventSource::Delivered { queue } => (DELIVERED_SQL, queue),
+            EventSource::Refused { queue } => (REFUSED_SQL, queue),
         };
-        let params = params![tenant, pattern.as_str(), after, limit];
+        let params = params![queue, tenant, pattern.as_str(), after, limit];
         self.query(sql, &params, |row| Ok((row.take()?, row.take()?)))
             .await
     }
@@ -112,21 +119,25 @@ impl Tx {
 
 /// Where events are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum EventSource {
-    Queues,
-    DeadLetters,
+pub enum EventSource<'a> {
+    /// For a sink.
+    Waiting { queue: &'a str },
+    /// For their removal.
+    Delivered { queue: &'a str },
+    /// For a decision about what a sink refused.
+    Refused { queue: &'a str },
 }
 
-macro_rules! events {
-    ($table:literal) => {
-        concat!(
-            "SELECT id, payload FROM ",
-            $table,
-            " WHERE tenant_id = $1 AND payload LIKE $2 AND id > $3 ORDER BY id LIMIT $4"
-        )
-    };
-}
-use events;
+const WAITING_SQL: &str = concat!(
+    "SELECT id, payload FROM outbox_messages WHERE ",
+    in_queue!(),
+    " AND id > $4 ORDER BY id LIMIT $5"
+);
+const DELIVERED_SQL: &str = "SELECT id, payload FROM outbox_messages WHERE queue = $1 \
+     AND tenant_id = $2 AND done_at IS NOT NULL AND payload LIKE $3 AND id > $4 \
+     ORDER BY id LIMIT $5";
+const REFUSED_SQL: &str = "SELECT id, payload FROM outbox_dead_letters WHERE queue = $1 \
+     AND tenant_id = $2 AND payload LIKE $3 AND id > $4 ORDER BY id LIMIT $5";
 
 /// Adds a column with a value.
 fn put<T: serde::Serialize>(columns: &mut Map<String, Value>, name: &str, value: Option<T>) {
@@ -138,9 +149,10 @@ fn put<T: serde::Serialize>(columns: &mut Map<String, Value>, name: &str, value:
 
 /// A table whose rows have an `id`: its columns with their types, and which rows.
 macro_rules! table {
-    ($name:literal, $from:literal, { $($column:ident: $type:ty),* $(,)? }) => {
+    ($name:literal, $page:expr, $from:literal, { $($column:ident: $type:ty),* $(,)? }) => {
         ExportTable {
             name: $name,
+            page: $page,
             sql: concat!(
                 "SELECT id", $(", ", stringify!($column),)*
                 " FROM ", $from, " AND id > $3 ORDER BY id LIMIT $4"
@@ -156,16 +168,26 @@ macro_rules! table {
     };
 }
 
-const CHATS: ExportTable = table!("chat", "chats WHERE tenant_id = $1 AND user_id = $2", {
-    model: String,
-    title: String,
-    is_temporary: bool,
-    created_at: Timestamp,
-    updated_at: Timestamp,
-    deleted_at: Timestamp,
-});
+/// Live and deleted chats are found by different indexes.
+macro_rules! chats {
+    ($which:literal) => {
+        table!("chat", ROWS, $which, {
+            model: String,
+            title: String,
+            is_temporary: bool,
+            created_at: Timestamp,
+            updated_at: Timestamp,
+            deleted_at: Timestamp,
+        })
+    };
+}
 
-const QUOTA: ExportTable = table!("quota", "quota_usage WHERE tenant_id = $1 AND user_id = $2", {
+const CHATS: ExportTable =
+    chats!("chats WHERE tenant_id = $1 AND user_id = $2 AND deleted_at IS NULL");
+const DELETED_CHATS: ExportTable =
+    chats!("chats WHERE tenant_id = $1 AND user_id = $2 AND deleted_at IS NOT NULL");
+
+const QUOTA: ExportTable = table!("quota", ROWS, "quota_usage WHERE tenant_id = $1 AND user_id = $2", {
     period_type: String,
     period_start: Date,
     bucket: String,
@@ -183,7 +205,7 @@ const QUOTA: ExportTable = table!("quota", "quota_usage WHERE tenant_id = $1 AND
 /// Live and deleted messages are found by different indexes.
 macro_rules! messages {
     ($which:literal) => {
-        table!("message", $which, {
+        table!("message", TEXTS, $which, {
             chat_id: Uuid,
             request_id: Uuid,
             role: String,
@@ -205,7 +227,7 @@ const MESSAGES: ExportTable =
 const DELETED_MESSAGES: ExportTable =
     messages!("messages WHERE tenant_id = $1 AND chat_id = $2 AND deleted_at IS NOT NULL");
 
-const TURNS: ExportTable = table!("turn", "chat_turns WHERE tenant_id = $1 AND chat_id = $2", {
+const TURNS: ExportTable = table!("turn", ROWS, "chat_turns WHERE tenant_id = $1 AND chat_id = $2", {
     chat_id: Uuid,
     request_id: Uuid,
     state: String,
@@ -224,12 +246,14 @@ const TURNS: ExportTable = table!("turn", "chat_turns WHERE tenant_id = $1 AND c
 
 const REACTIONS: ExportTable = table!(
     "reaction",
+    ROWS,
     "message_reactions WHERE tenant_id = $1 AND chat_id = $2",
     { chat_id: Uuid, message_id: Uuid, reaction: String, created_at: Timestamp }
 );
 
 const ATTACHMENTS: ExportTable = table!(
     "attachment",
+    ROWS,
     "attachments WHERE tenant_id = $1 AND chat_id = $2",
     {
         chat_id: Uuid,
@@ -247,6 +271,7 @@ const ATTACHMENTS: ExportTable = table!(
 
 const SUMMARIES: ExportTable = table!(
     "summary",
+    TEXTS,
     "thread_summaries WHERE tenant_id = $1 AND chat_id = $2",
     { chat_id: Uuid, summary_text: String, created_at: Timestamp, updated_at: Timestamp }
 );
@@ -255,6 +280,7 @@ const SUMMARIES: ExportTable = table!(
 /// may show several times; so a page ends with all rows of its last key.
 const LINKS: ExportTable = ExportTable {
     name: "message_attachment",
+    page: ROWS,
     sql: "SELECT attachment_id, message_id, chat_id FROM message_attachments \
           WHERE tenant_id = $1 AND chat_id = $2 AND attachment_id IN \
           (SELECT DISTINCT attachment_id FROM message_attachments WHERE tenant_id = $1 \

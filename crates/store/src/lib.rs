@@ -49,7 +49,7 @@ pub use attachments::{
 };
 pub use books::{BookPeriod, BookedCell, BookedTurns, UsageRollup};
 pub use chats::{Chat, NewChat};
-pub use erasures::{Erased, Erasure, ErasureRest, WithoutPerson};
+pub use erasures::{Erased, Erasure, ErasureRest, EventQueues, WithoutPerson};
 pub use error::{Constraint, Refused, StoreError};
 pub use export::{EventSource, ExportTable, ExportedRow};
 pub use filter::{Comparison, Filter, Place};

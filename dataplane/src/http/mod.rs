@@ -59,11 +59,11 @@ pub fn router(app: Arc<App>, tracer: Tracer) -> Router {
     let mut paths = Paths::default();
     for operation in operations::all() {
         let template = format!("{base}{}", operation.path);
-        router = router.route(&template, operation.handler);
+        paths.add(template.clone(), &operation);
         if operation.uploads {
             paths.uploads = Some((template.clone(), operation.method.clone()));
         }
-        paths.add(template, operation.method, operation.id);
+        router = router.route(&template, operation.handler);
     }
     for (template, handler) in docs::routes(&app.config) {
         router = router.route(&template, handler);

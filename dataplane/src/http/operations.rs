@@ -16,6 +16,7 @@ use super::operation::Operation;
 use super::quota;
 use super::reactions::{self, ReactionView};
 use super::turns::{self, TurnView};
+use crate::caller::ERASE_SCOPE;
 
 pub(super) fn all() -> Vec<Operation> {
     [
@@ -157,7 +158,7 @@ fn person() -> Vec<Operation> {
             .summary("Read everything that is kept about the caller, deleted or not. Complete if its last line has the type `end`.")
             .answers_lines::<ExportLine>("One object per line."),
         Operation::delete("/me", "mini_chat.erase_me", me::erase)
-            .scope(me::ERASE_SCOPE)
+            .scope(ERASE_SCOPE)
             .summary("Erase the caller: chats, messages, files. Nothing brings them back. What was spent is kept without the person. Repeat the request to see how far it is.")
             .answers::<ErasureView>(200, "Nothing is left of the caller.")
             .answers::<ErasureView>(202, "It goes on; files are being deleted at the provider, or an answer is still being written."),

@@ -55,6 +55,8 @@ pub(super) async fn put(
         .write(move |tx| {
             let caller = caller.clone();
             Box::pin(async move {
+                // So that it is not added to what is being erased.
+                tx.chat_lock(new.tenant_id, new.user_id, new.chat_id)?;
                 if role(tx, &caller, new.chat_id, new.message_id).await? != Role::Assistant {
                     return Err(Problem::new(
                         ErrorCode::InvalidReactionTarget,

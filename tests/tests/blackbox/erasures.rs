@@ -7,6 +7,7 @@ use minichat_core::Clock as _;
 use minichat_tests::books::{check_balanced, check_books};
 use minichat_tests::child::job;
 use minichat_tests::client::Api;
+use minichat_tests::database::DatabaseKind;
 use minichat_tests::harness::Scene;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
@@ -30,7 +31,8 @@ const PERSONS: [(&str, &str); 7] = [
 ];
 
 /// Columns that contain what was written.
-const CONTENT: [(&str, &str); 5] = [
+const CONTENT: [(&str, &str); 6] = [
+    ("attachments", "filename"),
     ("chats", "title"),
     ("messages", "content"),
     ("thread_summaries", "summary_text"),
@@ -86,7 +88,36 @@ impl Person {
             .delete(&format!("/chats/{deleted}"))
             .await?
             .expect(204)?;
+        self.have_a_summary_and_a_file(scene, &chat).await?;
         ensure!(count(scene, &written()).await? > 0, "nothing was written");
+        Ok(())
+    }
+
+    /// A summary, and a file that its provider does not have any more.
+    async fn have_a_summary_and_a_file(&self, scene: &Scene, chat: &str) -> anyhow::Result<()> {
+        let tenant = scene.tenant.id;
+        let (now, yes) = match scene.database().kind() {
+            DatabaseKind::Sqlite => ("1700000000000000", "1"),
+            DatabaseKind::Postgres => ("now()", "true"),
+        };
+        let ids = [Uuid::new_v4(), Uuid::new_v4()];
+        let summary = format!(
+            "INSERT INTO thread_summaries (id, tenant_id, chat_id, summary_text, \
+             summarized_up_to_created_at, summarized_up_to_message_id, created_at, updated_at) \
+             VALUES ('{}', '{tenant}', '{chat}', 'about {SECRET}', {now}, '{}', {now}, {now})",
+            ids[0], ids[1]
+        );
+        let file = format!(
+            "INSERT INTO attachments (id, tenant_id, chat_id, uploaded_by_user_id, filename, \
+             content_type, size_bytes, storage_backend, status, attachment_kind, \
+             for_file_search, cleanup_status, created_at, updated_at) VALUES ('{}', '{tenant}', \
+             '{chat}', '{}', '{SECRET}.txt', 'text/plain', 1, 'mock', 'failed', 'document', \
+             {yes}, 'done', {now}, {now})",
+            ids[1], self.id
+        );
+        for sql in [summary, file] {
+            scene.database().query(&sql).await?;
+        }
         Ok(())
     }
 
@@ -164,6 +195,7 @@ on_each_database! {
         let erased = person.erase(200).await?;
         assert_eq!(erased["status"], "finished", "{erased}");
         assert_eq!(erased["erased"]["chats"], 2, "{erased}");
+        assert_eq!(erased["erased"]["files"], 1, "{erased}");
         assert_eq!(erased["erased"]["turns"], all - 1, "{erased}");
         let in_text = [
             ("messages", format!("content LIKE '%{}%'", person.id)),
@@ -237,7 +269,13 @@ on_each_database! {
                 }
                 anyhow::Ok(())
             };
-            tokio::try_join!(writes, erases)?;
+            let also_erases = async {
+                for _ in 0..6 {
+                    person.api.delete("/me").await?;
+                }
+                anyhow::Ok(())
+            };
+            tokio::try_join!(writes, erases, also_erases)?;
             let over = async || Ok(person.api.delete("/me").await?.status == 200);
             scene.stack.eventually("erased", over).await?;
             assert_eq!(person.traces(&scene).await?, 0);
@@ -255,7 +293,7 @@ on_each_database! {
         other.api.say(&chat, &format!("{} is not me", person.id)).await?;
         let lines = person.export().await?;
         let kinds: BTreeSet<_> = lines.iter().filter_map(|line| line["type"].as_str()).collect();
-        for kind in ["chat", "message", "turn", "reaction", "quota", "event"] {
+        for kind in ["chat", "message", "turn", "reaction", "attachment", "summary", "quota", "event"] {
             assert!(kinds.contains(kind), "{kind} is missing: {kinds:?}");
         }
         let of = |kind: &str| lines.iter().filter(|line| line["type"] == kind).count();

@@ -23,3 +23,5 @@ CREATE INDEX chats_deleted_of_user ON chats (tenant_id, user_id, id)
     WHERE deleted_at IS NOT NULL;
 CREATE INDEX messages_deleted ON messages (chat_id, id)
     WHERE deleted_at IS NOT NULL;
+CREATE INDEX outbox_messages_delivered ON outbox_messages (tenant_id, id)
+    WHERE done_at IS NOT NULL;

@@ -80,7 +80,7 @@ async fn every_operation_needs_its_scope_whether_or_not_the_chat_exists() {
             let (missing, granted) = if name.starts_with("GET") {
                 ("ai:mini_chat:write", "ai:mini_chat:read")
             } else {
-                ("ai:mini_chat:read", "ai:mini_chat:write")
+                ("ai:mini_chat:read", "ai:mini_chat:write ai:mini_chat:erase")
             };
             for scopes in [missing, "openid"] {
                 harness
