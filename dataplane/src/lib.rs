@@ -11,6 +11,7 @@ pub mod books;
 pub mod caller;
 mod chat_deletion;
 pub mod check_config;
+pub mod cleanup;
 pub mod config_source;
 pub mod database;
 pub mod dead_letter;

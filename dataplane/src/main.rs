@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use http::{HeaderName, HeaderValue, Uri};
-use minichat_config::process::{self, JobConfig, ProcessConfig};
+use minichat_config::process::{self, CleanupConfig, JobConfig, ProcessConfig};
 use minichat_core::{NamespacedName, TenantId, UserId};
 use minichat_dataplane::ask::{self, Question};
 use minichat_dataplane::backup::{Backup, Destination};
@@ -78,6 +78,27 @@ enum Command {
         /// Scan every N seconds until SIGTERM.
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
         interval: Option<u64>,
+    },
+    /// Delete the files and vector stores of deleted chats and attachments at
+    /// their providers, and print one JSON line per pass. Takes the same
+    /// configuration as `serve`. Exit code 1: the database could not serve, or
+    /// the configuration is wrong. What a provider refuses is tried again by the
+    /// next pass and is no failure. An `SQLite` database is cleaned up by `serve`.
+    Cleanup {
+        /// Process configuration (YAML), that of `serve`. `auth` is not read.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        source: Source,
+        /// Make one pass (the default).
+        #[arg(long, conflicts_with = "interval")]
+        once: bool,
+        /// Make a pass every N seconds until SIGTERM.
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+        interval: Option<u64>,
+        /// End a pass after N seconds. What is left waits for the next one.
+        #[arg(long, value_name = "SECONDS", default_value = "240", value_parser = clap::value_parser!(u64).range(1..))]
+        time_budget: u64,
     },
     /// Show or change the owner of a tenant id. An id, with every chat under
     /// it, belongs to the `ChatTenant` that was served under it first.
@@ -307,6 +328,18 @@ fn main() -> ExitCode {
             once: _,
             interval,
         } => watchdog(config.as_deref(), interval.map(Duration::from_secs)),
+        Command::Cleanup {
+            config,
+            source,
+            once: _,
+            interval,
+            time_budget,
+        } => cleanup(
+            config.as_deref(),
+            source,
+            interval.map(Duration::from_secs),
+            Duration::from_secs(time_budget),
+        ),
         Command::Backup { config, to } => backup(config.as_deref(), to.into()).map(|()| true),
         Command::Books {
             config,
@@ -379,17 +412,40 @@ fn watchdog(config: Option<&Path>, interval: Option<Duration>) -> anyhow::Result
     let config = JobConfig::load(config, std::env::vars())?;
     runtime()?.block_on(async {
         job_telemetry("watchdog", &config.logging)?;
-        let mut signals = Terminations::listen()?;
-        let stop = Signal::new();
-        let stopping = stop.clone();
-        let listening = tokio::spawn(async move {
-            signals.next().await;
-            stopping.fire();
-        });
+        let (stop, listening) = stopped_by_signals()?;
         let done = jobs::process::watchdog(&config, interval, &stop).await;
         listening.abort();
         done
     })
+}
+
+fn cleanup(
+    config: Option<&Path>,
+    source: Source,
+    interval: Option<Duration>,
+    budget: Duration,
+) -> anyhow::Result<bool> {
+    let environment = std::env::vars().chain(source.into_variables());
+    let config = CleanupConfig::load(config, environment)?;
+    runtime()?.block_on(async {
+        job_telemetry("cleanup", &config.process.logging)?;
+        let (stop, listening) = stopped_by_signals()?;
+        let done = jobs::cleanup(&config, interval, budget, &stop).await;
+        listening.abort();
+        done
+    })
+}
+
+/// Fires at the first SIGTERM or SIGINT, as long as the task runs.
+fn stopped_by_signals() -> std::io::Result<(Signal, tokio::task::JoinHandle<()>)> {
+    let mut signals = Terminations::listen()?;
+    let stop = Signal::new();
+    let stopping = stop.clone();
+    let listening = tokio::spawn(async move {
+        signals.next().await;
+        stopping.fire();
+    });
+    Ok((stop, listening))
 }
 
 /// Nothing but the backup may go to standard output, so that nothing is logged.

@@ -21,11 +21,12 @@ use tokio::task::JoinHandle;
 use crate::admin;
 use crate::app::App;
 use crate::attachments::UploadPermits;
+use crate::cleanup::Cleanup;
 use crate::config_source::{ConfigSource, StoredPolicyVersions};
 use crate::database::{self, Probe};
 use crate::drain;
 use crate::http;
-use crate::jobs::{Watchdog, WatchdogHost};
+use crate::jobs::{CleanupHost, Watchdog, WatchdogHost};
 use crate::open_turns::OpenTurns;
 use crate::outbox::{self, Dispatcher, DispatcherHost, Outbox, Parts};
 use crate::turn;
@@ -50,6 +51,8 @@ pub struct Running {
     workers: Workers,
     /// The watchdog of a process that owns a `SQLite` file (D16).
     watchdog: Option<WatchdogHost>,
+    /// Deletes files at providers, and knows how many are left.
+    cleanup: CleanupHost,
     /// Delivers events.
     dispatcher: DispatcherHost,
     /// Receives the stop requests of other processes on the same PostgreSQL
@@ -143,6 +146,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
         ),
         admin: Listener::serve(admin_listener, admin_router, Lifecycle::default()),
         watchdog: host(&app, unrecovered),
+        cleanup: cleanup_host(&app),
         dispatcher: DispatcherHost::start(dispatcher(&app)),
         app,
         source,
@@ -197,6 +201,23 @@ fn host(app: &App, unrecovered: Option<Timestamp>) -> Option<WatchdogHost> {
     is_needed.then(|| WatchdogHost::start(hosted(), unrecovered, interval))
 }
 
+fn cleanup_host(app: &App) -> CleanupHost {
+    let works = app.store.is_sqlite() && app.config.cleanup_worker.enabled;
+    CleanupHost::start(cleanup(app), works)
+}
+
+fn cleanup(app: &App) -> Cleanup {
+    Cleanup {
+        store: app.store.clone(),
+        metrics: Arc::clone(&app.metrics),
+        tenants: Arc::clone(&app.tenants),
+        client: app.provider.clone(),
+        settings: app.config.cleanup_worker,
+        outbox: Arc::clone(&app.outbox),
+        clock: Arc::clone(&app.clock),
+    }
+}
+
 /// A watchdog that knows no open turns.
 fn watchdog(app: &App) -> Watchdog {
     Watchdog {
@@ -208,7 +229,7 @@ fn watchdog(app: &App) -> Watchdog {
     }
 }
 
-fn client_settings(config: &ProcessConfig) -> ClientSettings {
+pub(crate) fn client_settings(config: &ProcessConfig) -> ClientSettings {
     ClientSettings {
         max_event_bytes: config.provider_http.max_event_bytes,
         max_answer_bytes: config.provider_http.max_answer_bytes,
@@ -278,6 +299,11 @@ impl Running {
         watchdog(&self.app)
     }
 
+    /// The clean-up of this process, for tests that control when it runs.
+    pub fn cleanup(&self) -> Cleanup {
+        cleanup(&self.app)
+    }
+
     /// Ends the process in the order of K8S-50.
     pub async fn drain(self, mut signals: Terminations) {
         drain::finish(&self.app, &self.application.lifecycle, signals.next()).await;
@@ -295,6 +321,7 @@ impl Running {
             source,
             workers,
             watchdog,
+            cleanup,
             dispatcher,
             stops,
         } = self;
@@ -317,6 +344,7 @@ impl Running {
         if let Some(watchdog) = watchdog {
             watchdog.stop().await;
         }
+        cleanup.stop().await;
         // After the last turns, so that their events have a chance (PLAT-36).
         dispatcher.stop().await;
         admin.lifecycle.stopping.fire();

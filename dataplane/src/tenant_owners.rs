@@ -25,7 +25,7 @@ pub struct Transfer {
 /// Writes every tenant that was served from the database: a table, or with
 /// `json` one object per line.
 pub async fn list(config: &JobConfig, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
-    let store = open(config, false).await?;
+    let store = open(&config.database, false).await?;
     let tenants: Result<_, StoreError> = store
         .read(|tx| Box::pin(async move { tx.tenant_list().await }))
         .await;
@@ -87,7 +87,7 @@ pub async fn transfer(
             "{tenant} is a derived id (UUID version 5), which only the ChatTenant that it is derived from can have, and {to} is not that; nothing was changed"
         );
     }
-    let store = open(config, false).await?;
+    let store = open(&config.database, false).await?;
     match moved(&store, transfer.clone()).await? {
         Moved::Now => writeln!(
             out,

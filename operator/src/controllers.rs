@@ -14,7 +14,7 @@ use tracing::{Instrument as _, Span};
 
 use crate::context::Context;
 use crate::failures::{DEADLINE, Failures, ReconcileError};
-use crate::jobs::Jobs;
+use crate::jobs::{Jobs, Task};
 use crate::settings::Settings;
 use crate::tenant::{Subject, full_name};
 use crate::work::{self, Queue, QueueReceiver, QueueReceivers, Requeue, queue};
@@ -43,8 +43,13 @@ pub(crate) async fn run(
     garbage::scan_other_pools(&context).await;
     context.state.propagation.begin();
     let mut controllers = JoinSet::new();
-    let jobs = Jobs::new(client, settings.job_selector.clone(), Arc::clone(&context));
-    controllers.spawn(jobs.follow());
+    for (task, selector) in [
+        (Task::Watchdog, &settings.job_selector),
+        (Task::Cleanup, &settings.cleanup_selector),
+    ] {
+        let jobs = Jobs::new(client.clone(), task, selector.clone(), Arc::clone(&context));
+        controllers.spawn(jobs.follow());
+    }
     controllers.spawn(sinks::follow(Arc::clone(&context)));
     event_handlers::enqueue_all(&context.caches, &context.state.queues);
     spawn(&mut controllers, &context, &settings.scopes(), receivers);

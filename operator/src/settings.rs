@@ -38,13 +38,20 @@ pub struct Settings {
         default_value = "app.kubernetes.io/name=minichat,app.kubernetes.io/component=pool"
     )]
     pub pod_selector: String,
-    /// Label selector of the pods of the pool's jobs, whose reports are added to the metrics.
+    /// Label selector of the pods of the watchdog's Jobs, whose reports are added to the metrics.
     #[arg(
         long,
         env = "MINICHAT_OPERATOR_JOB_SELECTOR",
         default_value = "app.kubernetes.io/name=minichat,app.kubernetes.io/component=watchdog"
     )]
     pub job_selector: String,
+    /// Label selector of the pods of the clean-up's Jobs, whose reports are added to the metrics.
+    #[arg(
+        long,
+        env = "MINICHAT_OPERATOR_CLEANUP_SELECTOR",
+        default_value = "app.kubernetes.io/name=minichat,app.kubernetes.io/component=cleanup"
+    )]
+    pub cleanup_selector: String,
     /// What ends turns that a crashed process left running. The condition `JobsHealthy` of tenants
     /// reports whether it works; without this flag, they have no such condition.
     #[arg(long, env = "MINICHAT_OPERATOR_WATCHDOG", value_enum)]

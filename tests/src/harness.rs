@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use minichat_config::ProcessConfig;
 use minichat_dataplane::Running;
+use minichat_dataplane::cleanup::Cleanup;
 use minichat_dataplane::jobs::Watchdog;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -216,6 +217,11 @@ impl Stack {
     /// The watchdog of the data plane's database. The test runs it.
     pub fn watchdog(&self) -> Watchdog {
         self.running.watchdog()
+    }
+
+    /// The clean-up of the data plane. The test runs it.
+    pub fn cleanup(&self) -> Cleanup {
+        self.running.cleanup()
     }
 
     /// Writes or replaces a manifest file while the data plane runs.

@@ -25,6 +25,7 @@ pub mod raw_provider;
 pub mod scripted_issuer;
 pub mod site;
 pub mod sse;
+pub mod stored_files;
 pub mod webhook_receiver;
 
 #[cfg(test)]

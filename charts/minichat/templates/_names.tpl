@@ -66,6 +66,19 @@ jobs
 {{- include "minichat.fullname" . }}-orphan-watchdog
 {{- end }}
 
+{{- define "minichat.cleanup" -}}
+{{- include "minichat.fullname" . }}-cleanup
+{{- end }}
+
+{{/* On SQLite the pool's pod cleans up itself, because no other process can open its file. */}}
+{{- define "minichat.hasCleanup" -}}
+{{- if and (include "minichat.onPostgres" .) (dig "cleanup_worker" "enabled" true .Values.pool.config) }}true{{ end -}}
+{{- end }}
+
+{{- define "minichat.cleanupServiceAccount" -}}
+{{- default (include "minichat.cleanup" .) .Values.cleanup.serviceAccount.name -}}
+{{- end }}
+
 {{- define "minichat.operatorServiceAccount" -}}
 {{- default (include "minichat.operator" .) .Values.operator.serviceAccount.name -}}
 {{- end }}

@@ -11,6 +11,8 @@
   value: {{ include "minichat.labelSelector" (list . "pool") }}
 - name: MINICHAT_OPERATOR_JOB_SELECTOR
   value: {{ include "minichat.labelSelector" (list . "watchdog") }}
+- name: MINICHAT_OPERATOR_CLEANUP_SELECTOR
+  value: {{ include "minichat.labelSelector" (list . "cleanup") }}
 - name: MINICHAT_OPERATOR_WATCHDOG
   value: {{ include "minichat.watchdogMode" . }}
 - name: MINICHAT_OPERATOR_WATCHDOG_MISSED_AFTER_SECS

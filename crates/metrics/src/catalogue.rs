@@ -95,13 +95,21 @@ impl Row {
 
 /// The families that jobs record. The operator has these families too, and adds the
 /// contents of reports of finished jobs (K8S-44).
-pub const OF_JOBS: [Family; 6] = [
+///
+/// The backlog of the clean-up is not among them: processes that serve read it from the
+/// database, and a value that a job has left would grow old.
+pub const OF_JOBS: [Family; 11] = [
     Family::StreamFailed,
     Family::FinalizationLatencyMs,
     Family::StreamsAborted,
     Family::OrphanDetected,
     Family::OrphanFinalized,
     Family::OrphanScanDurationSeconds,
+    Family::CleanupCompleted,
+    Family::CleanupFailed,
+    Family::CleanupRetry,
+    Family::CleanupVsWithFailedAttachments,
+    Family::OutboxHandler,
 ];
 
 impl Family {

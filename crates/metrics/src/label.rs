@@ -183,7 +183,7 @@ closed_set! {
 }
 
 closed_set! {
-    /// Why a cleanup will be tried again through the outbox.
+    /// Why a cleanup will be tried again.
     CleanupRetryReason {
         Provider4xx = "provider_4xx",
         Provider5xx = "provider_5xx",

@@ -91,7 +91,7 @@ pub trait Metrics: Send + Sync {
     fn cleanup_completed(&self, resource_type: CleanupResource);
     /// The cleanup of a file failed permanently.
     fn cleanup_failed(&self);
-    /// A cleanup will be tried again through the outbox.
+    /// A cleanup will be tried again.
     fn cleanup_retry(&self, resource_type: CleanupResource, reason: CleanupRetryReason);
     /// Sets the number of attachment rows in a cleanup state.
     fn cleanup_backlog(&self, state: BacklogState, rows: u64);

@@ -11,6 +11,7 @@ mod admission;
 mod attachments;
 mod books;
 mod chats;
+mod cleanup;
 mod erasures;
 mod error;
 mod export;
@@ -49,6 +50,10 @@ pub use attachments::{
 };
 pub use books::{BookPeriod, BookedCell, BookedTurns, UsageRollup};
 pub use chats::{Chat, NewChat};
+pub use cleanup::{
+    CleanupBacklog, CleanupClaim, CleanupCursor, CleanupHint, CleanupStep, CleanupTimes,
+    DroppedStore, DueChat, FailedAttempt, HintedChat, LeftStore, PendingFile,
+};
 pub use erasures::{Erased, Erasure, ErasureRest, EventQueues, WithoutPerson};
 pub use error::{Constraint, Refused, StoreError};
 pub use export::{EventSource, ExportTable, ExportedRow};

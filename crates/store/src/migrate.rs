@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0004_single_statements.sql"),
     include_str!("migrations/0005_deliveries.sql"),
     include_str!("migrations/0006_erasures.sql"),
+    include_str!("migrations/0007_cleanup.sql"),
 ];
 
 /// The key of the advisory lock, `minichat` in ASCII.

@@ -60,7 +60,7 @@ pub async fn list(
         .map_err(|fault| anyhow::anyhow!(fault))?;
     filter.tenant_id = listing.tenant;
     filter.limit = PAGE;
-    let store = open(config, false).await?;
+    let store = open(&config.database, false).await?;
     if output == Output::Table {
         writeln!(
             out,
@@ -118,7 +118,7 @@ pub(crate) fn without_content(mut payload: Value) -> Value {
 /// Writes one dead letter with its payload, as JSON; without content, and without a
 /// payload that cannot be read.
 pub async fn show(config: &JobConfig, id: i64, out: &mut impl Write) -> anyhow::Result<()> {
-    let store = open(config, false).await?;
+    let store = open(&config.database, false).await?;
     let letter: Result<_, StoreError> = store
         .read(move |tx| Box::pin(async move { tx.outbox_dead_letter(id).await }))
         .await;
@@ -141,7 +141,7 @@ pub async fn decide(
     ids: &[i64],
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
-    let store = open(config, false).await?;
+    let store = open(&config.database, false).await?;
     let mut all = true;
     for id in ids.iter().copied() {
         if decision == Decision::Requeue {

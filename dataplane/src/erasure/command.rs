@@ -35,7 +35,7 @@ pub async fn erase(
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
     let eraser = Eraser {
-        store: open(config, false).await?,
+        store: open(&config.database, false).await?,
         outbox: Arc::new(Outbox::without_dispatcher(config.outbox.clone())),
         clock: Arc::new(SystemClock),
     };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use minichat_config::process::JobConfig;
+use minichat_config::process::{Database, JobConfig};
 use minichat_core::SystemClock;
 use minichat_metrics::JobMetrics;
 use minichat_store::{DatabaseSettings, Store, StoreError};
@@ -38,7 +38,7 @@ pub async fn watchdog(
 ) -> anyhow::Result<bool> {
     let metrics = Arc::new(JobMetrics::default());
     let mut file = ReportFile::open("watchdog", config.job.report_file.as_deref())?;
-    let store = match open(config, false).await {
+    let store = match open(&config.database, false).await {
         // No process has served this database yet, so there are no turns.
         Err(error) if interval.is_none() && is_empty(&error) => {
             file.write(&metrics);
@@ -70,7 +70,7 @@ pub async fn watchdog(
 }
 
 /// Whether the database has no schema.
-fn is_empty(error: &anyhow::Error) -> bool {
+pub(super) fn is_empty(error: &anyhow::Error) -> bool {
     let error = error.downcast_ref();
     matches!(error, Some(StoreError::OlderSchema { found: 0, .. }))
 }
@@ -85,23 +85,23 @@ fn print_report(report: &Report) -> anyhow::Result<()> {
 /// Migrates the schema of the database. Safe to run at any time, and by several
 /// processes at once.
 pub async fn migrate(config: &JobConfig) -> anyhow::Result<()> {
-    open(config, true).await?;
+    open(&config.database, true).await?;
     print(&serde_json::json!({"job": "migrate", "schema": "up to date"}))
 }
 
 /// Opens the database. A job does not migrate an older schema unless `migrate`
 /// is set.
-pub(crate) async fn open(config: &JobConfig, migrate: bool) -> anyhow::Result<Store> {
+pub(crate) async fn open(config: &Database, migrate: bool) -> anyhow::Result<Store> {
     let settings = DatabaseSettings {
         auto_migrate: migrate,
-        ..database::settings(&config.database)
+        ..database::settings(config)
     };
     Store::open(&settings, Arc::new(SystemClock))
         .await
         .context("the database cannot be opened")
 }
 
-fn print(line: &impl Serialize) -> anyhow::Result<()> {
+pub(super) fn print(line: &impl Serialize) -> anyhow::Result<()> {
     let line = serde_json::to_string(line)?;
     writeln!(std::io::stdout(), "{line}").context("the report cannot be printed")
 }

@@ -61,7 +61,7 @@ impl fmt::Debug for Outbox {
 }
 
 /// The label of a kind.
-const fn label(kind: OutboxKind) -> OutboxKindLabel {
+pub(crate) const fn label(kind: OutboxKind) -> OutboxKindLabel {
     match kind {
         OutboxKind::Usage => OutboxKindLabel::Usage,
         OutboxKind::Audit => OutboxKindLabel::Audit,
@@ -139,15 +139,16 @@ impl Outbox {
     }
 }
 
-/// Makes the rows of the configured queues, and on `SQLite` ends the deliveries of the
-/// last process. An error says what to do about messages that would not be delivered
-/// any more (PLAT-31).
+/// Makes the rows of the configured queues, and on `SQLite` ends the deliveries and
+/// the claims of the last process. An error says what to do about messages
+/// that would not be delivered any more (PLAT-31).
 pub(crate) async fn register(store: &Store, config: &process::Outbox) -> anyhow::Result<()> {
     let queues: Vec<_> = OutboxKind::ENQUEUED
         .into_iter()
         .map(|kind| OutboxQueue {
             name: config.queue(kind).to_owned(),
             partitions: config.num_partitions,
+            is_ordered: !kind.is_of_cleanup(),
         })
         .collect();
     let is_owner = store.is_sqlite();
@@ -157,6 +158,7 @@ pub(crate) async fn register(store: &Store, config: &process::Outbox) -> anyhow:
             Box::pin(async move {
                 if is_owner {
                     tx.outbox_recover()?;
+                    tx.cleanup_forget_claims(true)?;
                 }
                 tx.outbox_register(&queues).await
             })

@@ -1,6 +1,6 @@
-//! Follows the pool's jobs. It adds what each Job counted to the operator's metrics, once
+//! Follows the pool's jobs, those of each task on their own. It adds what each Job counted to the operator's metrics, once
 //! (K8S-44); publishes events about Jobs (K8S-9); and keeps the condition `JobsHealthy` of the
-//! tenants (K8S-7).
+//! tenants, which is about the watchdog (K8S-7).
 
 mod mark;
 mod outcome;
@@ -37,9 +37,29 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Events that are taken note of before something is done, at most.
 const TOGETHER: usize = 1000;
 
-/// Follows the pool's jobs.
+/// What Jobs do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// End turns that a crashed process left running.
+    Watchdog,
+    /// Delete what deletions leave at providers.
+    Cleanup,
+}
+
+impl Task {
+    /// Its Jobs, in messages.
+    const fn jobs(self) -> &'static str {
+        match self {
+            Self::Watchdog => "jobs",
+            Self::Cleanup => "clean-up jobs",
+        }
+    }
+}
+
+/// Follows the pool's jobs of one task.
 pub(crate) struct Jobs {
     client: Client,
+    task: Task,
     selector: String,
     context: Arc<Context>,
     marker: Marker,
@@ -66,9 +86,10 @@ struct End {
 
 impl Jobs {
     /// To be made once this process leads.
-    pub(crate) fn new(client: Client, selector: String, context: Arc<Context>) -> Self {
+    pub(crate) fn new(client: Client, task: Task, selector: String, context: Arc<Context>) -> Self {
         Self {
             client,
+            task,
             selector,
             marker: Marker::new(context.writer.clone()),
             record: Record::default(),
@@ -86,13 +107,13 @@ impl Jobs {
         let jobs = caches.followed(
             jobs,
             config.clone(),
-            format!("jobs in namespace {namespace}"),
+            format!("{} in namespace {namespace}", self.task.jobs()),
         );
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
         let pods = caches.followed(
             pods,
             config,
-            format!("pods of jobs in namespace {namespace}"),
+            format!("pods of {} in namespace {namespace}", self.task.jobs()),
         );
         let seen = stream::select(
             jobs.map(|event| Seen::Job(Box::new(event))),
@@ -124,6 +145,7 @@ impl Jobs {
         let health = &self.context.jobs_health;
         match health.until_missed(self.last.as_ref(), self.since, now) {
             _ if self.record.is_waiting() => AGAIN,
+            _ if self.task == Task::Cleanup => Duration::MAX,
             Duration::ZERO => Duration::MAX,
             until_missed => until_missed,
         }
@@ -192,7 +214,7 @@ impl Jobs {
 
     /// Enqueues the tenants when `JobsHealthy` changes.
     fn judge(&mut self) {
-        if !self.record.knows_jobs() {
+        if self.task == Task::Cleanup || !self.record.knows_jobs() {
             return;
         }
         if let Some(newest) = self.record.last()

@@ -86,6 +86,11 @@ impl ScriptedProvider {
         self.shared.push_scenario(scenario);
     }
 
+    /// Forgets the scenarios that no request has taken.
+    pub fn clear_scenarios(&self) {
+        lock(&self.shared.scenarios).clear();
+    }
+
     /// Every recorded request, oldest first. Requests for paced models are not
     /// recorded, because benchmarks make too many.
     pub fn requests(&self) -> Vec<RecordedRequest> {

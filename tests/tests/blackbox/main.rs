@@ -16,6 +16,10 @@ mod chat_changes;
 #[cfg(test)]
 mod chats;
 #[cfg(test)]
+mod cleanup;
+#[cfg(test)]
+mod cleanup_jobs;
+#[cfg(test)]
 mod concurrency;
 #[cfg(test)]
 mod cross_origin;

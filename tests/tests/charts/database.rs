@@ -7,11 +7,14 @@ use crate::helm::render;
 const POSTGRES: &str = "database.existingSecret=database";
 
 /// The pods that connect to PostgreSQL.
-fn pods(settings: &[&str]) -> anyhow::Result<[Value; 2]> {
+fn pods(settings: &[&str]) -> anyhow::Result<[Value; 3]> {
     let rendered = render(&[&[POSTGRES], settings].concat())?;
     let pool = rendered.get("Deployment", "minichat-pool")?["spec"]["template"]["spec"].clone();
-    let watchdog = &rendered.get("CronJob", "minichat-watchdog")?["spec"]["jobTemplate"];
-    Ok([pool, watchdog["spec"]["template"]["spec"].clone()])
+    let job = |name| {
+        let template = &rendered.get("CronJob", name)?["spec"]["jobTemplate"];
+        anyhow::Ok(template["spec"]["template"]["spec"].clone())
+    };
+    Ok([pool, job("minichat-watchdog")?, job("minichat-cleanup")?])
 }
 
 fn entry<'a>(list: &'a Value, name: &str) -> Option<&'a Value> {

@@ -19,6 +19,7 @@ const POD_KINDS: [&[&str]; 2] = [
 const POOL: &str = "minichat-pool";
 const OPERATOR: &str = "minichat-operator";
 const WATCHDOG: &str = "minichat-watchdog";
+const CLEANUP: &str = "minichat-cleanup";
 
 /// K8S-70
 #[test]
@@ -98,7 +99,7 @@ fn on_postgres_a_watchdog_looks_every_minute_and_never_twice_at_once() -> anyhow
     assert!(render(&[])?.names("CronJob").is_empty());
     let disabled = "pool.config.orphan_watchdog.enabled=false";
     let disabled_watchdog = render(&[ON_POSTGRES[0], disabled])?;
-    assert!(disabled_watchdog.names("CronJob").is_empty());
+    assert_eq!(disabled_watchdog.names("CronJob"), [CLEANUP]);
 
     let rendered = render(ON_POSTGRES)?;
     let cron = &rendered.get("CronJob", WATCHDOG)?["spec"];
@@ -396,6 +397,45 @@ fn variable(rendered: &Rendered, name: &str, variable: &str) -> anyhow::Result<V
     Ok(found.map_or(Value::Null, |entry| entry["value"].clone()))
 }
 
+/// CONT-170, CONT-172, K8S-40, K8S-41, K8S-71
+#[test]
+fn on_postgres_a_job_cleans_up_with_the_tenants_of_the_pool() -> anyhow::Result<()> {
+    assert!(render(&[])?.names("CronJob").is_empty());
+    let disabled = render(&[ON_POSTGRES[0], "pool.config.cleanup_worker.enabled=false"])?;
+    assert_eq!(disabled.names("CronJob"), [WATCHDOG]);
+
+    let rendered = render(&[ON_POSTGRES[0], "outbound.proxy=http://proxy:3128"])?;
+    let cron = &rendered.get("CronJob", CLEANUP)?["spec"];
+    assert_eq!(cron["schedule"], "*/5 * * * *");
+    assert_eq!(cron["concurrencyPolicy"], "Forbid");
+    assert_eq!(cron["startingDeadlineSeconds"], 600);
+    let job = &cron["jobTemplate"]["spec"];
+    assert_eq!(job["backoffLimit"], 0);
+    let pod = &job["template"]["spec"];
+    let container = &pod["containers"][0];
+    let budget = 240;
+    let config = &rendered.get("ConfigMap", POOL)?["data"]["config.yaml"];
+    let config = ProcessConfig::from_yaml(config.as_str().unwrap_or_default(), []);
+    let config = config.map_err(|faults| anyhow::anyhow!("{faults}"))?;
+    let call = i64::try_from(config.cleanup_worker.call_timeout.as_secs())?;
+    assert!(job["activeDeadlineSeconds"].as_i64() > Some(budget + call));
+    assert!(pod["terminationGracePeriodSeconds"].as_i64() > Some(call));
+    let arguments = [
+        "cleanup".to_owned(),
+        "--config=/etc/minichat/config.yaml".to_owned(),
+        format!("--time-budget={budget}"),
+    ];
+    assert_eq!(container["args"], json!(arguments));
+    let pool = &rendered.get("Deployment", POOL)?["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["image"], pool["image"]);
+    assert_eq!(container["env"], pool["env"]);
+    assert_eq!(container["volumeMounts"], pool["volumeMounts"]);
+    assert_eq!(pod["serviceAccountName"], CLEANUP);
+    let rules = |role| anyhow::Ok(rendered.get("Role", role)?["rules"].clone());
+    assert_eq!(rules(CLEANUP)?, rules(POOL)?);
+    Ok(())
+}
+
 /// TURN-64, K8S-7; check 62 of chapter 02, check 16 of chapter 06
 #[test]
 fn the_operator_is_told_who_looks_for_turns_that_were_left_running() -> anyhow::Result<()> {
@@ -458,7 +498,13 @@ fn the_operator_is_told_what_the_pool_is_told() -> anyhow::Result<()> {
     let pool = &rendered.get("Deployment", POOL)?["spec"]["template"]["metadata"]["labels"];
     let job = &rendered.get("CronJob", WATCHDOG)?["spec"]["jobTemplate"]["spec"];
     let job = &job["template"]["metadata"]["labels"];
-    for (variable, selected, others) in [("POD", pool, job), ("JOB", job, pool)] {
+    let cleanup = &rendered.get("CronJob", CLEANUP)?["spec"]["jobTemplate"]["spec"];
+    let cleanup = &cleanup["template"]["metadata"]["labels"];
+    for (variable, selected, others) in [
+        ("POD", pool, job),
+        ("JOB", job, cleanup),
+        ("CLEANUP", cleanup, job),
+    ] {
         let selector = env(OPERATOR, &format!("MINICHAT_OPERATOR_{variable}_SELECTOR"))?;
         let selector = selector.as_str().unwrap_or_default();
         let has = |labels: &Value| {

@@ -516,7 +516,7 @@ pub(super) const KEYS: &[Key] = &[
         "outbox.chat_cleanup_queue_name",
         Kind::Text,
         "mini-chat.chat_cleanup",
-        "Queue of deleted chats, which nothing handles yet.",
+        "Queue of deleted chats.",
     ),
     key(
         "outbox.cleanup_queue_name",
@@ -567,10 +567,46 @@ pub(super) const KEYS: &[Key] = &[
         "Failed deliveries after which an audit event becomes a dead letter; 0 = never.",
     ),
     key(
+        "cleanup_worker.enabled",
+        Kind::Bool,
+        "true",
+        "Whether files and vector stores of deleted chats and attachments are deleted at the providers. If `false`, deletions are kept for later.",
+    ),
+    key(
+        "cleanup_worker.poll_interval_secs",
+        Kind::Integer(1, DAY),
+        "60",
+        "Seconds between two passes of the clean-up on SQLite; on PostgreSQL the schedule of the job decides. Two counted attempts to delete one file are at least this far apart.",
+    ),
+    key(
+        "cleanup_worker.stale_in_progress_timeout_secs",
+        Kind::Integer(1, DAY),
+        "900",
+        "Seconds without a change after which an upload that has not ended counts as abandoned.",
+    ),
+    key(
+        "cleanup_worker.batch_size",
+        Kind::Integer(1, 1000),
+        "32",
+        "Chats that a process cleans up at a time; the others are left to other processes.",
+    ),
+    key(
+        "cleanup_worker.max_attempts",
+        Kind::Integer(1, 1000),
+        "5",
+        "Failed attempts after which a file is given up. Vector stores are never given up.",
+    ),
+    key(
+        "cleanup_worker.call_timeout_secs",
+        Kind::Integer(1, 300),
+        "30",
+        "Seconds that a provider may take to delete a file or a vector store.",
+    ),
+    key(
         "job.report_file",
         Kind::Text,
         "",
-        "File to which `watchdog` writes its counts, so that another program can add them to its metrics. If unset, `/dev/termination-log`, if that exists.",
+        "File to which `watchdog` and `cleanup` write their counts, so that another program can add them to its metrics. If unset, `/dev/termination-log`, if that exists.",
     ),
     key(
         "job.lease",

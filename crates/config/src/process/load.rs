@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use self::settings::Settings;
 use super::types::{
-    Auth, Database, DatabaseUrl, Dev, Drain, Job, JobConfig, LogFormat, Logging, Metrics,
-    OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, SharedSecret, Streaming,
-    TenantSource, Tracing, TrustedHeaders, Uploads,
+    Auth, CleanupConfig, CleanupWorker, Database, DatabaseUrl, Dev, Drain, Job, JobConfig,
+    LogFormat, Logging, Metrics, OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server,
+    SharedSecret, Streaming, TenantSource, Tracing, TrustedHeaders, Uploads,
 };
 use crate::fault::Faults;
 use crate::issuer::Issuer;
@@ -27,39 +27,45 @@ pub(super) fn examine(
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Result<(ProcessConfig, Faults), Faults> {
     let mut settings = Settings::read(yaml, env)?;
-    let server = server(&mut settings);
+    let config = process(&mut settings);
+    Ok((config, settings.faults))
+}
+
+fn process(settings: &mut Settings) -> ProcessConfig {
+    let server = server(settings);
     let provider_http = ProviderHttp {
         allow_http: settings.boolean("provider_http.allow_http"),
         max_event_bytes: settings.size("provider_http.max_event_bytes"),
         max_answer_bytes: settings.size("provider_http.max_answer_bytes"),
     };
-    let auth = auth(&mut settings, provider_http.allow_http);
-    let source = source(&mut settings);
+    let auth = auth(settings, provider_http.allow_http);
+    let source = source(settings);
     let config = ProcessConfig {
         url_prefix: settings.prefix("url_prefix"),
-        metrics: metrics(&mut settings, server.bind_addr),
+        metrics: metrics(settings, server.bind_addr),
         server,
-        database: database(&mut settings),
+        database: database(settings),
         streaming: Streaming {
             sse_channel_capacity: settings.size("streaming.sse_channel_capacity"),
             sse_ping_interval: settings.seconds("streaming.sse_ping_interval_seconds"),
         },
-        outbound: outbound::outbound(&mut settings, &auth, source.as_ref()),
+        outbound: outbound::outbound(settings, &auth, source.as_ref()),
         auth,
         source,
         provider_http,
-        logging: logging(&mut settings),
-        tracing: tracing(&mut settings),
+        logging: logging(settings),
+        tracing: tracing(settings),
         drain: Drain {
             min: settings.seconds("drain.min_secs"),
             max: settings.seconds("drain.max_secs"),
         },
-        orphan_watchdog: orphan_watchdog(&mut settings),
-        outbox: outbox::outbox(&mut settings),
-        uploads: uploads(&mut settings),
+        orphan_watchdog: orphan_watchdog(settings),
+        outbox: outbox::outbox(settings),
+        cleanup_worker: cleanup_worker(settings),
+        uploads: uploads(settings),
     };
-    require_patience(&mut settings, &config);
-    Ok((config, settings.faults))
+    require_patience(settings, &config);
+    config
 }
 
 pub(super) fn load_job(
@@ -74,6 +80,23 @@ pub(super) fn load_job(
         outbox: outbox::outbox(&mut settings),
         job: job(&mut settings),
     };
+    settings.faults.into_result(config)
+}
+
+pub(super) fn load_cleanup(
+    yaml: &str,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<CleanupConfig, Faults> {
+    let mut settings = Settings::read(yaml, env)?;
+    let config = CleanupConfig {
+        process: process(&mut settings),
+        job: job(&mut settings),
+    };
+    let is_of_callers = |path: &str| path.starts_with("auth.");
+    settings
+        .faults
+        .0
+        .retain(|fault| !is_of_callers(&fault.path));
     settings.faults.into_result(config)
 }
 
@@ -114,6 +137,17 @@ fn orphan_watchdog(settings: &mut Settings) -> OrphanWatchdog {
         enabled: settings.boolean("orphan_watchdog.enabled"),
         scan_interval: settings.seconds("orphan_watchdog.scan_interval_secs"),
         timeout: settings.seconds("orphan_watchdog.timeout_secs"),
+    }
+}
+
+fn cleanup_worker(settings: &mut Settings) -> CleanupWorker {
+    CleanupWorker {
+        enabled: settings.boolean("cleanup_worker.enabled"),
+        poll_interval: settings.seconds("cleanup_worker.poll_interval_secs"),
+        stale_timeout: settings.seconds("cleanup_worker.stale_in_progress_timeout_secs"),
+        batch_size: settings.small("cleanup_worker.batch_size"),
+        max_attempts: settings.small("cleanup_worker.max_attempts"),
+        call_timeout: settings.seconds("cleanup_worker.call_timeout_secs"),
     }
 }
 

@@ -25,9 +25,9 @@ use crate::fault::Faults;
 
 pub use outbox::{Outbox, OutboxKind};
 pub use types::{
-    Allowed, Auth, Cors, Database, DatabaseUrl, Dev, Drain, IpNetwork, Job, JobConfig, LogFormat,
-    Logging, Metrics, OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server, Streaming,
-    TenantSource, Tracing, TrustedHeaders, Uploads,
+    Allowed, Auth, CleanupConfig, CleanupWorker, Cors, Database, DatabaseUrl, Dev, Drain,
+    IpNetwork, Job, JobConfig, LogFormat, Logging, Metrics, OrphanWatchdog, ProcessConfig,
+    ProviderHttp, RateLimit, Server, Streaming, TenantSource, Tracing, TrustedHeaders, Uploads,
 };
 
 impl ProcessConfig {
@@ -72,6 +72,16 @@ impl JobConfig {
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Faults> {
         load::load_job(&text(file)?, env)
+    }
+}
+
+impl CleanupConfig {
+    /// Reads the same sources as [`ProcessConfig::load`].
+    pub fn load(
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Faults> {
+        load::load_cleanup(&text(file)?, env)
     }
 }
 

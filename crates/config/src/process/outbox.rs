@@ -26,8 +26,14 @@ impl OutboxKind {
         Self::ChatCleanup,
         Self::AttachmentCleanup,
     ];
-    /// The kinds that this release delivers.
+    /// The kinds that are delivered to sinks.
     pub const DELIVERED: [Self; 2] = [Self::Usage, Self::Audit];
+
+    /// Whether its messages tell the clean-up of deletions. They have no order, and
+    /// whoever cleans up reads them (CONT-164).
+    pub const fn is_of_cleanup(self) -> bool {
+        !matches!(self, Self::Usage | Self::Audit)
+    }
 
     /// Name of the kind in labels, logs and commands.
     pub const fn as_str(self) -> &'static str {

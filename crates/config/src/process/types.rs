@@ -46,6 +46,8 @@ pub struct ProcessConfig {
     pub outbox: Outbox,
     /// `rag.*`
     pub uploads: Uploads,
+    /// `cleanup_worker.*`
+    pub cleanup_worker: CleanupWorker,
 }
 
 impl ProcessConfig {
@@ -294,6 +296,34 @@ pub struct Uploads {
     pub allow_csv: bool,
     /// Whether the first bytes of a file must agree with its type (CONT-54).
     pub check_content: bool,
+}
+
+/// The clean-up of provider files and vector stores after deletions (CONT-160).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CleanupWorker {
+    /// Whether anything is cleaned up (CONT-170).
+    pub enabled: bool,
+    /// Time between two passes, and between two counted attempts on one file
+    /// (CONT-168).
+    pub poll_interval: Duration,
+    /// Age of the last change from which an upload is abandoned (CONT-174).
+    pub stale_timeout: Duration,
+    /// Maximum number of chats that are claimed together.
+    pub batch_size: u32,
+    /// Counted failures after which a file is given up.
+    pub max_attempts: u32,
+    /// How long one call of a provider may take.
+    pub call_timeout: Duration,
+}
+
+/// The settings of the clean-up as a job (CONT-170). It calls providers of the same
+/// tenants as a process that serves, with the same configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CleanupConfig {
+    /// All settings but `auth.*`, of which nothing is checked: a job has no callers.
+    pub process: ProcessConfig,
+    /// `job.*`
+    pub job: Job,
 }
 
 /// The settings of a job. It needs only the database (TURN-59).

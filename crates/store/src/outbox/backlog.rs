@@ -41,7 +41,7 @@ impl PendingMessage {
     }
 }
 
-pub(super) fn event_key(dedupe_key: Option<&str>, tenant: TenantId, message: i64) -> String {
+pub(crate) fn event_key(dedupe_key: Option<&str>, tenant: TenantId, message: i64) -> String {
     match dedupe_key {
         Some(key) => key.to_owned(),
         None => format!("{}/{message}", tenant.0.as_simple()),

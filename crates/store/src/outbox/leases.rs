@@ -17,6 +17,9 @@ pub struct OutboxQueue {
     pub name: String,
     /// Number of partitions, at least 1.
     pub partitions: u32,
+    /// Whether its messages have an order, so that the number of partitions must stay
+    /// while messages wait. Those of deletions have none (CONT-164).
+    pub is_ordered: bool,
 }
 
 /// Why the messages of a database do not fit the configured queues.
@@ -87,7 +90,7 @@ impl Tx {
             .await?
             .unwrap_or_default();
         let had = if found == 0 { FIRST_PARTITIONS } else { found };
-        if waiting && had != queue.partitions {
+        if waiting && queue.is_ordered && had != queue.partitions {
             return Ok(Some(had));
         }
         self.execute_later(
@@ -199,6 +202,6 @@ fn partition_row(row: &Row<'_>) -> Result<(String, u32), StoreError> {
     Ok((row.take()?, row.take()?))
 }
 
-pub(super) fn micros(duration: Duration) -> Param<'static> {
+pub(crate) fn micros(duration: Duration) -> Param<'static> {
     Param::Micros(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX))
 }

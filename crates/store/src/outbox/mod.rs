@@ -14,6 +14,9 @@ mod vacuum;
 use minichat_core::{TenantId, Timestamp};
 use uuid::Uuid;
 
+pub(crate) use backlog::event_key;
+pub(crate) use leases::micros;
+
 use crate::postgres::Commits;
 use crate::value::{Param, Row, params};
 use crate::{StoreError, Tx};

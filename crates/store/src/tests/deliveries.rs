@@ -32,6 +32,7 @@ fn queues(partitions: u32) -> Vec<OutboxQueue> {
     vec![OutboxQueue {
         name: "usage".to_owned(),
         partitions,
+        is_ordered: true,
     }]
 }
 
@@ -328,10 +329,24 @@ on_both_databases! {
         let queue = "usage".to_owned();
         let mismatch = Some(QueueMismatch::Partitions { queue: queue.clone(), found: 4 });
         assert_eq!(db.register(queues(8)).await, mismatch);
-        let other = vec![OutboxQueue { name: "other".to_owned(), partitions: 4 }];
+        let other = vec![OutboxQueue { name: "other".to_owned(), partitions: 4, is_ordered: true }];
         assert_eq!(db.register(other).await, Some(QueueMismatch::Unknown { queue }));
         db.sql("UPDATE outbox_messages SET done_at = created_at", []).await.unwrap();
         assert_eq!(db.register(queues(8)).await, None);
+    }
+
+    /// PLAT-31, CONT-164: messages without an order may wait in any partition.
+    async fn a_queue_without_an_order_may_be_changed(db: Db) {
+        let unordered = |partitions| {
+            let queues = queues(partitions).into_iter();
+            queues.map(|it| OutboxQueue { is_ordered: false, ..it }).collect::<Vec<_>>()
+        };
+        assert_eq!(db.register(unordered(4)).await, None);
+        db.enqueue(tenant(1), "{}").await;
+        assert_eq!(db.register(unordered(1)).await, None);
+        assert_eq!(db.count("SELECT COUNT(*) FROM outbox_partitions", []).await, 1);
+        let hints = db.tx(|tx| Box::pin(async move { tx.cleanup_hints("usage", 10).await })).await;
+        assert_eq!(hints.len(), 1);
     }
 }
 

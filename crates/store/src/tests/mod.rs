@@ -3,6 +3,7 @@
 mod admission;
 mod attachments;
 mod books;
+mod cleanup;
 mod deliveries;
 mod fixture;
 mod flushes;

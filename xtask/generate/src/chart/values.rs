@@ -78,6 +78,10 @@ pub(super) fn values() -> Vec<ChartValue> {
         service_account("watchdog"),
         watchdog_resources(),
         placement("watchdog"),
+        cleanup(),
+        service_account("cleanup"),
+        cleanup_resources(),
+        placement("cleanup"),
         test(),
     ]
     .into_iter()
@@ -418,6 +422,56 @@ fn watchdog_resources() -> Vec<ChartValue> {
         "watchdog.resources",
         Kind::Resources,
         r#"{"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}}"#,
+        "Resource requests and limits.",
+    )]
+}
+
+fn cleanup() -> Vec<ChartValue> {
+    vec![
+        value(
+            "cleanup.schedule",
+            Kind::Text(NOT_EMPTY),
+            "\"*/5 * * * *\"",
+            "Cron schedule of the clean-up, which deletes files and vector stores of deleted chats and attachments at their providers. On SQLite the pool's pod cleans up by itself. `pool.config.cleanup_worker` says whether the clean-up is enabled, and how often a file is tried. If you change the schedule, adapt the seconds below.",
+        ),
+        value(
+            "cleanup.timeZone",
+            Kind::Text(""),
+            "\"\"",
+            "Time zone of the schedule, such as `Etc/UTC`; empty = the cluster's.",
+        ),
+        value(
+            "cleanup.suspend",
+            Kind::Bool,
+            "false",
+            "Whether the schedule is suspended. What was deleted is then kept at the providers.",
+        ),
+        value(
+            "cleanup.startingDeadlineSeconds",
+            Kind::Integer(10, 172_800),
+            "600",
+            "Seconds after which a clean-up that could not start is skipped. Set it to twice the period of the schedule.",
+        ),
+        value(
+            "cleanup.timeBudgetSeconds",
+            Kind::Integer(1, 86_400),
+            "240",
+            "Seconds that a clean-up may take. What is left waits for the next one.",
+        ),
+        value(
+            "cleanup.activeDeadlineSeconds",
+            Kind::Integer(10, 86_400),
+            "290",
+            "Seconds after which a clean-up is ended from outside. Set it to less than the period of the schedule, and to more than `cleanup.timeBudgetSeconds` and `cleanup_worker.call_timeout_secs` (30) together.",
+        ),
+    ]
+}
+
+fn cleanup_resources() -> Vec<ChartValue> {
+    vec![value(
+        "cleanup.resources",
+        Kind::Resources,
+        r#"{"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}"#,
         "Resource requests and limits.",
     )]
 }

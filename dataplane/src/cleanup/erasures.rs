@@ -1,0 +1,39 @@
+//! Goes on with the erasures of persons, which wait for their files to be deleted at
+//! the providers (PLAT-22).
+
+use std::sync::Arc;
+
+use minichat_store::{Erasure, StoreError};
+use uuid::Uuid;
+
+use super::pass::Pass;
+use crate::erasure::{Eraser, Progress};
+
+/// Erasures that are read at a time.
+const BATCH: u32 = 100;
+
+impl Pass<'_> {
+    pub(super) async fn go_on_with_erasures(&self) -> Result<(), StoreError> {
+        let eraser = Eraser {
+            store: self.cleanup.store.clone(),
+            outbox: Arc::clone(&self.cleanup.outbox),
+            clock: Arc::clone(&self.cleanup.clock),
+        };
+        let mut behind = Uuid::nil();
+        while !self.must_stop() {
+            let open: Vec<Erasure> = self
+                .read(move |tx| Box::pin(async move { tx.erasures_open(behind, BATCH).await }))
+                .await?;
+            let Some(last) = open.last() else {
+                break;
+            };
+            behind = last.id;
+            for erasure in open {
+                if let Progress::Finished(_) = eraser.advance(erasure).await? {
+                    tracing::info!(tenant.id = %erasure.tenant_id, erasure_id = %erasure.id, "a person is erased");
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,244 @@
+//! The clean-up as processes of its own, which run side by side, out of time, and are
+//! killed.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use minichat_metrics::catalogue::OF_JOBS;
+use minichat_metrics::{JobReport, Metrics as _, RecordingMetrics};
+use minichat_tests::child::{JobRun, job, job_run, spawn, terminate, variables_of_a_pool};
+use minichat_tests::database::DatabaseKind;
+use minichat_tests::harness::Env;
+use minichat_tests::on_each_database;
+use minichat_tests::scripted_provider::{Scenario, ScriptedProvider};
+use minichat_tests::stored_files::{MANUAL, StoredFiles};
+use serde_json::json;
+use tokio::process::Child;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_minichat-dataplane-under-test");
+const STORES: &str = "SELECT count(*) FROM chat_vector_stores";
+const CLAIMS: &str = "SELECT count(*) FROM cleanup_claims";
+const SHORT: &str = "MINICHAT_CLEANUP_WORKER_CALL_TIMEOUT_SECS=3";
+/// Number of jobs that are killed.
+const KILLS: u64 = 50;
+
+fn count(status: &str) -> String {
+    format!("SELECT count(*) FROM attachments WHERE cleanup_status = '{status}'")
+}
+
+/// Starts the job on the database and the manifests of `env`.
+fn start(env: &Env, arguments: &[&str], settings: &str) -> anyhow::Result<Child> {
+    let arguments: Vec<_> = ["cleanup"].iter().chain(arguments).copied().collect();
+    let mut variables = variables_of_a_pool(&env.database.url(), settings);
+    let manifests = env.manifests().display().to_string();
+    variables.push(("MINICHAT_SOURCE_MANIFESTS".to_owned(), manifests));
+    let variables: Vec<_> = variables
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect();
+    spawn(BINARY, &arguments, &variables)
+}
+
+async fn run(env: &Env, arguments: &[&str], settings: &str) -> anyhow::Result<JobRun> {
+    job_run(start(env, arguments, settings)?).await
+}
+
+/// Deleted chats with `files` files each, of which some have a store, and a living
+/// chat with one. Nobody serves any more.
+async fn deleted_chats(env: &Env, chats: usize, files: usize) -> anyhow::Result<ScriptedProvider> {
+    let world = StoredFiles::start(env, MANUAL).await?;
+    world.chat_with(1).await?;
+    for _ in 0..chats {
+        let chat = world.chat_with(files).await?;
+        world.delete_chat(&chat).await?;
+    }
+    let StoredFiles {
+        provider, stack, ..
+    } = world;
+    stack.stop().await?;
+    // The last task of what has served may still have the file open.
+    let is_free =
+        async || anyhow::Ok(job_run(job(BINARY, &["migrate"], &env.database.url())?).await?);
+    while !is_free().await?.status.success() {}
+    Ok(provider)
+}
+
+fn slow(delay_ms: u64) -> Scenario {
+    Scenario {
+        times: 1000,
+        for_method: Some("DELETE".to_owned()),
+        for_path: Some("/v1/".to_owned()),
+        delay_before_head_ms: delay_ms,
+        ..Scenario::default()
+    }
+}
+
+/// What the report at `path` counts of a family; 0 if it was never written.
+fn counted(path: &Path) -> anyhow::Result<RecordingMetrics> {
+    let metrics = RecordingMetrics::default();
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    if !text.is_empty() {
+        metrics.replay(&JobReport::parse(&text)?);
+    }
+    Ok(metrics)
+}
+
+on_each_database! {
+    /// CONT-172, K8S-42, K8S-44, D15
+    async fn a_job_reports_what_it_did(env) {
+        let provider = deleted_chats(&env, 2, 2).await?;
+        let file = env.file("report");
+        let settings = format!("{SHORT}\nMINICHAT_JOB_REPORT_FILE={}", file.display());
+        let done = run(&env, &["--once"], &settings).await?;
+        assert!(done.status.success(), "{done:?}");
+        assert_eq!(done.reports, [json!({
+            "job": "cleanup", "processed": 6, "completed": 6, "retried": 0, "failed": 0,
+            "remaining_pending": 0, "remaining_failed": 0, "stopped": "done",
+        })]);
+        let stored = provider.stored();
+        assert_eq!((stored.0.len(), stored.1.len()), (1, 1), "those of the living chat");
+        let report = JobReport::parse(&std::fs::read_to_string(&file)?)?;
+        assert_eq!((report.job.as_str(), report.count("cleanup_completed")), ("cleanup", 6));
+        // The operator has a family for everything in the report.
+        for family in report.families() {
+            assert!(OF_JOBS.iter().any(|of_jobs| of_jobs.row().name == family), "{family}");
+        }
+        let again = run(&env, &[], &settings).await?;
+        assert_eq!(again.reports[0]["processed"], 0);
+    }
+
+    /// CONT-171, CONT-172; check 68 of chapter 04
+    async fn a_job_ends_within_its_time(env) {
+        let provider = deleted_chats(&env, 1, 20).await?;
+        provider.push_scenario(slow(400));
+        let began = std::time::Instant::now();
+        let first = run(&env, &["--time-budget", "8"], SHORT).await?;
+        assert!(first.status.success(), "{first:?}");
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        let report = &first.reports[0];
+        assert_eq!((&report["stopped"], &report["failed"]), (&json!("budget"), &json!(0)), "{report}");
+        let done = env.database.number(&count("done")).await?;
+        assert!((1..20).contains(&done), "{done}");
+        assert_eq!(env.database.number(&count("pending")).await?, 20 - done);
+        assert_eq!(env.database.number("SELECT sum(cleanup_attempts) FROM attachments").await?, 0);
+        assert_eq!(env.database.number(CLAIMS).await?, 0);
+
+        let stopped = start(&env, &[], SHORT)?;
+        let seen = provider.requests().len();
+        while provider.requests().len() < seen + 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        terminate(&stopped)?;
+        let stopped = job_run(stopped).await?;
+        assert!(stopped.status.success(), "{stopped:?}");
+        assert_eq!(stopped.reports[0]["stopped"], "signal");
+        assert!(env.database.number(&count("pending")).await? > 0);
+        assert_eq!(env.database.number("SELECT sum(cleanup_attempts) FROM attachments").await?, 0);
+        assert_eq!(env.database.number(CLAIMS).await?, 0, "free at once");
+
+        provider.clear_scenarios();
+        let last = run(&env, &[], SHORT).await?;
+        assert_eq!((&last.reports[0]["stopped"], &last.reports[0]["remaining_pending"]), (&json!("done"), &json!(0)));
+        assert_eq!(env.database.number(&count("done")).await?, 20);
+        assert_eq!(provider.stored().0.len(), 1);
+    }
+
+    /// CONT-172; check 69 of chapter 04
+    async fn a_job_fails_only_if_nothing_could_be_done(env) {
+        let provider = deleted_chats(&env, 1, 2).await?;
+        provider.push_scenario(Scenario { status: 500, body: Some(json!({})), ..slow(0) });
+        let failing = run(&env, &[], SHORT).await?;
+        assert!(failing.status.success(), "{failing:?}");
+        assert_eq!((&failing.reports[0]["retried"], &failing.reports[0]["completed"]), (&json!(2), &json!(0)));
+        let disabled = format!("{SHORT}\nMINICHAT_CLEANUP_WORKER_ENABLED=false");
+        let disabled = run(&env, &[], &disabled).await?;
+        assert!(disabled.status.success(), "{disabled:?}");
+        assert_eq!(env.database.number(&count("pending")).await?, 2);
+        let url = match env.database.kind() {
+            DatabaseKind::Sqlite => "sqlite:///nowhere/at/all.db",
+            DatabaseKind::Postgres => "postgres://127.0.0.1:1/none?sslmode=disable",
+        };
+        let down = format!("{SHORT}\nMINICHAT_DATABASE_URL={url}\nMINICHAT_DATABASE_ACQUIRE_TIMEOUT_SECS=1");
+        let down = run(&env, &[], &down).await?;
+        assert!(!down.status.success(), "{down:?}");
+        let no_tenants = format!("{SHORT}\nMINICHAT_SOURCE_POOL=x");
+        let refused = run(&env, &[], &no_tenants).await?;
+        assert!(!refused.status.success(), "{refused:?}");
+    }
+
+    /// CONT-175, CONT-173, CONT-161; check 71 of chapter 04: killed at any moment, it leaves
+    /// nothing behind in the end, takes nothing of a living chat, and counts nothing twice.
+    async fn a_job_may_be_killed_at_any_moment(env) {
+        let provider = deleted_chats(&env, 40, 4).await?;
+        provider.push_scenario(slow(2));
+        let report = env.file("report");
+        let settings = format!("{SHORT}\nMINICHAT_JOB_REPORT_FILE={}", report.display());
+        let (mut files, mut stores, mut kills_at_work) = (0, 0, 0);
+        for kill in 0..KILLS {
+            std::fs::write(&report, "")?;
+            let seen = provider.requests().len();
+            let mut killed = start(&env, &[], &settings)?;
+            let mut has_ended = false;
+            while provider.requests().len() == seen && !has_ended {
+                let wait = tokio::time::timeout(Duration::from_millis(1), killed.wait());
+                has_ended = wait.await.is_ok();
+            }
+            // Its calls and its commits take about as long.
+            let moment = Duration::from_micros(kill * 7_919 % 24_000);
+            let has_ended = tokio::time::timeout(moment, killed.wait()).await.is_ok();
+            if !has_ended {
+                killed.kill().await?;
+                kills_at_work += 1;
+            }
+            let metrics = counted(&report)?;
+            files += metrics.counter("cleanup_completed", &["file"]);
+            stores += metrics.counter("cleanup_completed", &["vector_store"]);
+            // As if its claims had expired.
+            env.database.query("DELETE FROM cleanup_claims").await?;
+        }
+        let last = run(&env, &[], &settings).await?;
+        assert!(last.status.success(), "{last:?}");
+        let metrics = counted(&report)?;
+        files += metrics.counter("cleanup_completed", &["file"]);
+        stores += metrics.counter("cleanup_completed", &["vector_store"]);
+        let stored = provider.stored();
+        assert_eq!((stored.0.len(), stored.1.len()), (1, 1), "those of the living chat");
+        assert_eq!(env.database.number(&count("done")).await?, 160);
+        assert_eq!(env.database.number(STORES).await?, 1);
+        assert_eq!(env.database.number("SELECT sum(cleanup_attempts) FROM attachments").await?, 0);
+        assert!(kills_at_work > 10, "{kills_at_work}");
+        // The count of the row at which it was killed may be lost with it.
+        let counts = files + stores;
+        assert!(files <= 160 && stores <= 40, "{files} files, {stores} stores");
+        assert!(counts + kills_at_work >= 200, "{counts} of 200, {kills_at_work} kills");
+    }
+}
+
+/// CONT-173; check 70 of chapter 04
+#[test]
+fn two_jobs_at_once_count_everything_once() -> anyhow::Result<()> {
+    minichat_tests::harness::run(DatabaseKind::Postgres, async |env: Env| {
+        let provider = deleted_chats(&env, 50, 2).await?;
+        let files = [env.file("one"), env.file("other")];
+        let jobs = files.each_ref().map(|file| {
+            let settings = format!("{SHORT}\nMINICHAT_JOB_REPORT_FILE={}", file.display());
+            start(&env, &[], &settings)
+        });
+        let [one, other] = jobs;
+        let (one, other) = tokio::join!(job_run(one?), job_run(other?));
+        let mut sums = [0, 0];
+        for (ended, file) in [one?, other?].iter().zip(&files) {
+            assert!(ended.status.success(), "{ended:?}");
+            let metrics = counted(file).context("a report")?;
+            sums[0] += metrics.counter("cleanup_completed", &["file"]);
+            sums[1] += metrics.counter("cleanup_completed", &["vector_store"]);
+        }
+        // One may end while the other still works on what it has claimed.
+        assert_eq!(sums, [100, 50]);
+        assert_eq!(env.database.number(&count("done")).await?, 100);
+        assert_eq!(env.database.number(STORES).await?, 1);
+        assert_eq!(provider.stored().0.len(), 1);
+        Ok(())
+    })
+}
