@@ -2,6 +2,7 @@
 //! uploads are written directly.
 
 use minichat_dataplane::cleanup::Stopped;
+use minichat_tests::form::FormFile;
 use minichat_tests::harness::Env;
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::Scenario;
@@ -306,6 +307,33 @@ on_each_database! {
         assert_eq!(world.stack.database.number(STORES).await?, 0);
         let living = "SELECT count(*) FROM attachments WHERE cleanup_status IS NULL";
         assert_eq!(world.stack.database.number(living).await?, 2, "the ready one and the one without a file");
+    }
+
+    /// CONT-64, CONT-162 to CONT-166, PLAT-39; check 58 of chapter 04: from the upload to the
+    /// provider and back, by the API alone.
+    async fn an_uploaded_file_is_gone_after_its_deletion(env) {
+        let world = StoredFiles::start(&env, MANUAL).await?;
+        let (user, database) = (&world.user, &world.stack.database);
+        let mut attachments = Vec::new();
+        for text in ["one", "two", "three"] {
+            let chat = user.create_chat(None).await?;
+            let uploaded = user.upload(&chat, &FormFile::text(text)).await?.expect(201)?;
+            let id = uploaded["id"].as_str().unwrap_or_default().to_owned();
+            attachments.push((chat, id));
+        }
+        assert_eq!(world.provider.stored().0.len(), 3);
+        let (chat, id) = &attachments[0];
+        user.delete(&format!("/chats/{chat}/attachments/{id}")).await?.expect(204)?;
+        world.delete_chat(&attachments[1].0).await?;
+        let report = world.pass().await;
+        assert_eq!((report.retried, report.remaining_pending), (0, 0), "{report:?}");
+        assert_eq!(world.provider.stored().0.len(), 1, "that of the living chat");
+        assert_eq!(world.count("done").await?, 2);
+        let unread = "SELECT count(*) FROM outbox_messages WHERE done_at IS NULL \
+            AND queue IN ('mini-chat.chat_cleanup', 'mini-chat.attachment_cleanup')";
+        assert_eq!(database.number(unread).await?, 0);
+        assert_eq!(database.number("SELECT count(*) FROM outbox_dead_letters").await?, 0);
+        assert_eq!(world.counted("completed", &[("resource_type", "file")]).await?, 2);
     }
 
     /// PLAT-22
