@@ -135,8 +135,10 @@ fn on_postgres_a_watchdog_looks_every_minute_and_never_twice_at_once() -> anyhow
     assert_eq!(pod["volumes"].as_array().map(Vec::len), Some(1));
 
     let long = "fullnameOverride=a-name-that-is-as-long-as-names-of-releases";
-    let names = render(&[ON_POSTGRES[0], long])?.names("CronJob").join(" ");
-    assert!(names.len() <= 52, "{names}");
+    let rendered = render(&[ON_POSTGRES[0], long])?;
+    let names = rendered.names("CronJob");
+    assert_eq!(names.len(), 2);
+    assert!(names.iter().all(|name| name.len() <= 52), "{names:?}");
     Ok(())
 }
 
