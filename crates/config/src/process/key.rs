@@ -522,7 +522,7 @@ pub(super) const KEYS: &[Key] = &[
         "outbox.cleanup_queue_name",
         Kind::Text,
         "mini-chat.attachment_cleanup",
-        "Queue of deleted files, which nothing handles yet.",
+        "Queue of deleted files.",
     ),
     key(
         "outbox.num_partitions",
