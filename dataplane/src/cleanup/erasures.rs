@@ -29,11 +29,23 @@ impl Pass<'_> {
             };
             behind = last.id;
             for erasure in open {
-                if let Progress::Finished(_) = eraser.advance(erasure).await? {
-                    tracing::info!(tenant.id = %erasure.tenant_id, erasure_id = %erasure.id, "a person is erased");
-                }
+                self.go_on_with(&eraser, erasure).await;
             }
         }
         Ok(())
+    }
+
+    /// One that fails holds up no other.
+    async fn go_on_with(&self, eraser: &Eraser, erasure: Erasure) {
+        let (tenant, id) = (erasure.tenant_id, erasure.id);
+        match eraser.advance(erasure).await {
+            Ok(Progress::Finished(_)) => {
+                tracing::info!(tenant.id = %tenant, erasure_id = %id, "a person is erased");
+            }
+            Ok(Progress::Waiting(_)) => {}
+            Err(error) => {
+                tracing::warn!(%error, tenant.id = %tenant, erasure_id = %id, "an erasure failed and goes on in the next pass");
+            }
+        }
     }
 }
