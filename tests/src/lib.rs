@@ -23,6 +23,7 @@ pub mod postgres_proxy;
 pub mod raw_client;
 pub mod raw_provider;
 pub mod scripted_issuer;
+pub mod sent_files;
 pub mod site;
 pub mod sse;
 pub mod stored_files;

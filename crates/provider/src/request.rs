@@ -58,6 +58,9 @@ pub struct InputMessage<'a> {
     pub role: Role,
     /// The text.
     pub text: &'a str,
+    /// Ids of the images at the provider, which follow the text; on user messages
+    /// only.
+    pub image_file_ids: &'a [String],
 }
 
 /// Author of a message. System text is sent as instructions.

@@ -414,7 +414,8 @@ fn attachment_row(row: &Row<'_>) -> Result<Attachment, StoreError> {
     })
 }
 
-fn thumbnail(row: &Row<'_>) -> Result<Option<Thumbnail>, StoreError> {
+/// The thumbnail of the next three columns.
+pub(crate) fn thumbnail(row: &Row<'_>) -> Result<Option<Thumbnail>, StoreError> {
     let webp: Option<Vec<u8>> = row.take()?;
     let (width, height): (Option<u32>, Option<u32>) = (row.take()?, row.take()?);
     Ok(webp.map(|webp| Thumbnail {

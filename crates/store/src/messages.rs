@@ -1,12 +1,12 @@
 //! Messages (PLAT-6, API-60, API-61).
 
 use minichat_core::turn::Usage;
-use minichat_core::{AttachmentId, ChatId, MessageId, RequestId, TenantId, Timestamp, UserId};
+use minichat_core::{ChatId, MessageId, RequestId, TenantId, Timestamp, UserId};
 
 use crate::page::{Columns, Key, Page, PageRequest};
 use crate::tx::only_column;
 use crate::value::{FromValue, Param, Row, Value, params};
-use crate::{StoreError, Tx};
+use crate::{AttachmentSummary, StoreError, Tx};
 
 /// The author of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -30,6 +30,7 @@ pub struct Message {
     pub request_id: RequestId,
     pub role: Role,
     pub content: String,
+    /// In the order in which they were named.
     pub attachments: Vec<AttachmentSummary>,
     /// The caller's own reaction; on assistant messages only.
     pub my_reaction: Option<Reaction>,
@@ -38,15 +39,6 @@ pub struct Message {
     pub input_tokens: u64,
     pub output_tokens: u64,
     pub created_at: Timestamp,
-}
-
-/// A file of a message.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct AttachmentSummary {
-    pub attachment_id: AttachmentId,
-    pub kind: String,
-    pub filename: String,
-    pub status: String,
 }
 
 /// A message of a turn to insert.
@@ -143,16 +135,28 @@ impl Tx {
         let mut params = params![tenant, user, chat].to_vec();
         let sql = request.complete(message_select!(""), &mut params, COLUMNS, self.dialect());
         let rows = self
-            .query_page(&sql, request.filter.is_none(), &params, message_row)
+            .query_page(&sql, request.filter.is_none(), &params, listed_row)
             .await?;
-        Ok(request.page(rows, |message| Key {
+        let page = request.page(rows, |(message, _)| Key {
             at: message.created_at,
             id: message.id.0,
-        }))
+        });
+        let with_files = page.items.iter().filter(|(_, has_files)| *has_files);
+        let with_files: Vec<_> = with_files.map(|(message, _)| message.id).collect();
+        let mut files = self.message_attachments(tenant, chat, &with_files).await?;
+        let items = page.items.into_iter().map(|(mut message, _)| {
+            message.attachments = files.remove(&message.id).unwrap_or_default();
+            message
+        });
+        Ok(Page {
+            items: items.collect(),
+            next: page.next,
+            previous: page.previous,
+        })
     }
 
     /// The answer of a turn, for a replay (TURN-36), by its own id in the
-    /// caller's chat.
+    /// caller's chat. An answer has no files.
     pub async fn message_get(
         &mut self,
         tenant: TenantId,
@@ -170,7 +174,9 @@ macro_rules! message_select {
     ($rest:literal) => {
         concat!(
             "SELECT m.id, m.request_id, m.role, m.content, r.reaction, m.model, \
-             m.input_tokens, m.output_tokens, m.created_at FROM messages m \
+             m.input_tokens, m.output_tokens, m.created_at, EXISTS (SELECT 1 \
+             FROM message_attachments l WHERE l.message_id = m.id AND l.chat_id = m.chat_id) \
+             FROM messages m \
              LEFT JOIN message_reactions r ON r.message_id = m.id AND r.user_id = $2 \
              AND r.tenant_id = m.tenant_id AND m.role = 'assistant' \
              WHERE m.tenant_id = $1 AND m.chat_id = $3 AND m.deleted_at IS NULL \
@@ -182,6 +188,11 @@ macro_rules! message_select {
     };
 }
 use message_select;
+
+/// A message, and whether it is linked to files.
+fn listed_row(row: &Row<'_>) -> Result<(Message, bool), StoreError> {
+    Ok((message_row(row)?, row.take()?))
+}
 
 fn message_row(row: &Row<'_>) -> Result<Message, StoreError> {
     Ok(Message {

@@ -38,6 +38,8 @@ pub struct TargetTurn {
     pub is_newest: bool,
     /// The user's message; `None` if it is deleted.
     pub content: Option<String>,
+    /// Whether that message is linked to files.
+    pub has_attachments: bool,
     /// The instant of the read, by the database's clock.
     pub now: Timestamp,
 }
@@ -123,7 +125,9 @@ const TARGET_SQL: &str = "SELECT t.id, t.state, t.requester_user_id, t.web_searc
      t.deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM chat_turns n \
      WHERE n.tenant_id = $1 AND n.chat_id = $3 AND n.deleted_at IS NULL \
      AND (n.started_at, n.id) > (t.started_at, t.id)), \
-     m.content, statement_timestamp() FROM chats c \
+     m.content, EXISTS (SELECT 1 FROM message_attachments l \
+     WHERE l.message_id = m.id AND l.chat_id = m.chat_id), \
+     statement_timestamp() FROM chats c \
      LEFT JOIN chat_turns t ON t.chat_id = c.id AND t.tenant_id = c.tenant_id \
      AND t.request_id = $4 \
      LEFT JOIN messages m ON m.chat_id = c.id AND m.tenant_id = c.tenant_id \
@@ -141,6 +145,7 @@ fn target_row(row: &Row<'_>) -> Result<MutationTarget, StoreError> {
         web_search_enabled: row.take()?,
         is_newest: row.take()?,
         content: row.take()?,
+        has_attachments: row.take()?,
         now: row.take()?,
     }))
 }

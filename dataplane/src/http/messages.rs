@@ -13,6 +13,7 @@ use minichat_store::{AttachmentSummary, Message, Page, PageRequest, Reaction, Ro
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::attachments::ThumbnailView;
 use super::cursor::List;
 use super::list::ListQuery;
 use super::path::{ChatPath, Params};
@@ -54,6 +55,8 @@ struct AttachmentView {
     kind: String,
     filename: String,
     status: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    img_thumbnail: Option<ThumbnailView>,
 }
 
 /// The values of `my_reaction`.
@@ -104,12 +107,14 @@ impl From<AttachmentSummary> for AttachmentView {
             kind,
             filename,
             status,
+            img_thumbnail,
         } = summary;
         Self {
             attachment_id,
             kind,
             filename,
             status,
+            img_thumbnail: img_thumbnail.map(ThumbnailView::from),
         }
     }
 }

@@ -88,6 +88,12 @@ fn turns() -> Vec<Operation> {
     const CANCEL: &str = "/chats/{id}/turns/{request_id}/cancel";
     /// Codes for a turn that cannot be changed (API-71).
     const CHANGE: &[ErrorCode] = &[ErrorCode::InvalidTurnState, ErrorCode::NotLatestTurn];
+    /// Codes for a turn that cannot be replaced (API-73).
+    const REPLACE: &[ErrorCode] = &[
+        ErrorCode::InvalidTurnState,
+        ErrorCode::NotLatestTurn,
+        ErrorCode::TooManyImages,
+    ];
     vec![
         Operation::get(TURN, "mini_chat.get_turn", turns::show)
             .summary("Read the state of a turn, for example after a lost connection.")
@@ -95,12 +101,12 @@ fn turns() -> Vec<Operation> {
         Operation::post(RETRY, "mini_chat.retry_turn", turns::retry)
             .summary("Answer the message of the newest turn again. A body is ignored.")
             .streams()
-            .refused_with(CHANGE),
+            .refused_with(REPLACE),
         Operation::patch(TURN, "mini_chat.edit_turn", turns::edit)
             .summary("Change the message of the newest turn and answer it again.")
             .body::<turns::EditBody>()
             .streams()
-            .refused_with(CHANGE),
+            .refused_with(REPLACE),
         Operation::delete(TURN, "mini_chat.delete_turn", turns::delete)
             .summary("Delete the newest turn with its messages.")
             .answers_nothing("The turn was deleted.")

@@ -10,6 +10,7 @@ use minichat_core::{ChatId, Date, RequestId, TenantId, TurnId, UserId};
 use minichat_store::{Orphan, QuotaDay};
 use uuid::Uuid;
 
+use super::attachments::AttachedFile;
 use super::open::OpenTurn;
 use super::{audit_content, instrumentation};
 use crate::caller::RequesterType;
@@ -41,6 +42,8 @@ pub(crate) struct Account {
     /// The user's message, if the configuration that the turn pinned asks for texts
     /// in audit events (PLAT-85).
     pub(crate) audited_prompt: Option<Arc<str>>,
+    /// The files of the user's message, as far as this process knows.
+    pub(crate) attachments: Arc<[AttachedFile]>,
 }
 
 /// The effective model's part of the applied policy.
@@ -91,6 +94,7 @@ impl Account {
                 caller.tenant.config.document.audit_sink.as_ref(),
             )
             .then(|| Arc::clone(&plan.draft.content)),
+            attachments: plan.draft.attachments.audited(),
         }
     }
 
@@ -128,6 +132,7 @@ impl Account {
             trace_id: None,
             outbox,
             audited_prompt,
+            attachments: Arc::default(),
         }
     }
 

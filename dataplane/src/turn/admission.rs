@@ -9,10 +9,11 @@ use std::sync::Arc;
 use minichat_core::context::Role;
 use minichat_core::quota::{Cells, RequestFacts};
 use minichat_core::turn::TurnState;
-use minichat_core::{ChatId, ErrorCode, MessageId, RequestId, Timestamp, TurnId};
+use minichat_core::{AttachmentId, ChatId, ErrorCode, MessageId, RequestId, Timestamp, TurnId};
 use minichat_store::{AdmissionFacts, AdmissionQuery, TargetTurn, Tx};
 
 use super::SendMessage;
+use super::attachments::{self, Attachments};
 use super::mutation::{self, Replaced, Replacement};
 use super::open::{Draft, Ids};
 use super::replay::CompletedTurn;
@@ -39,6 +40,8 @@ enum Kind {
 #[derive(Clone)]
 struct Message {
     content: Arc<str>,
+    /// What the client named; a turn that replaces another one copies.
+    attachment_ids: Arc<[AttachmentId]>,
     web_search: bool,
     replaces: Option<Replaced>,
 }
@@ -51,6 +54,7 @@ impl TurnRequest {
             ids: Ids::new(chat_id, request_id, now),
             kind: Kind::Send(Message {
                 content: message.content.into(),
+                attachment_ids: message.attachment_ids.into(),
                 web_search: message.web_search,
                 replaces: None,
             }),
@@ -72,10 +76,10 @@ impl TurnRequest {
     }
 
     /// What a message needs to be admitted without locks; `None`: it needs them,
-    /// because it takes the place of a turn or counts calls of a tool.
+    /// because it takes the place of a turn, has files or counts calls of a tool.
     pub(super) fn snapshot_query(&self, caller: &Caller) -> Option<AdmissionQuery> {
         match &self.kind {
-            Kind::Send(message) if !message.web_search => {
+            Kind::Send(message) if !message.web_search && message.attachment_ids.is_empty() => {
                 Some(query(caller, self.ids.chat_id, self.ids.request_id))
             }
             Kind::Send(_) | Kind::Replace { .. } => None,
@@ -92,7 +96,7 @@ impl TurnRequest {
             return Err(Problem::internal().into());
         };
         check_key(&facts)?;
-        self.admit_message(caller, message.clone(), facts)
+        self.admit_message(caller, message.clone(), Attachments::default(), facts)
     }
 
     /// Admits it, with the user's cells as they were read and locked.
@@ -101,37 +105,46 @@ impl TurnRequest {
         tx: &mut Tx,
         caller: &Caller,
     ) -> Result<(Draft, Cells), ReserveError> {
-        let (message, facts) = match &self.kind {
+        let chat = self.ids.chat_id;
+        match &self.kind {
             Kind::Send(message) => {
-                let facts = read(tx, caller, self.ids.chat_id, self.ids.request_id).await?;
+                let facts = read(tx, caller, chat, self.ids.request_id).await?;
                 check_key(&facts)?;
-                (message.clone(), facts)
+                let ids = &message.attachment_ids;
+                let files = attachments::named(tx, caller, chat, ids).await?;
+                self.admit_message(caller, message.clone(), files, facts)
             }
             Kind::Replace { target, change } => {
-                let facts = read(tx, caller, self.ids.chat_id, *target).await?;
-                let query = mutation::query(caller, self.ids.chat_id, *target);
+                let facts = read(tx, caller, chat, *target).await?;
+                let query = mutation::query(caller, chat, *target);
                 let turn = mutation::check(tx.turn_mutation_lock(&query).await?, caller)?;
-                (replacing(turn, *target, change)?, facts)
+                let files = if turn.has_attachments {
+                    attachments::copied(tx, &query).await?
+                } else {
+                    Attachments::default()
+                };
+                self.admit_message(caller, replacing(turn, *target, change)?, files, facts)
             }
-        };
-        self.admit_message(caller, message, facts)
+        }
     }
 
     fn admit_message(
         &self,
         caller: &Caller,
         message: Message,
+        attachments: Attachments,
         facts: AdmissionFacts,
     ) -> Result<(Draft, Cells), ReserveError> {
         if facts.is_running {
             return Err(generation_in_progress().into());
         }
+        attachments.check_number(&caller.tenant.config)?;
         check_web_search(caller, message.web_search)?;
         let cells = quota::cells(&facts.quota);
-        Ok((self.draft(message, facts), cells))
+        Ok((self.draft(message, attachments, facts), cells))
     }
 
-    fn draft(&self, message: Message, facts: AdmissionFacts) -> Draft {
+    fn draft(&self, message: Message, attachments: Attachments, facts: AdmissionFacts) -> Draft {
         let recent: Vec<(Role, String)> = facts
             .recent_messages
             .into_iter()
@@ -142,6 +155,7 @@ impl TurnRequest {
             facts: RequestFacts {
                 message_bytes: message.content.len() as u64,
                 prior_context_tokens: facts.prior_context_tokens,
+                images: attachments.images(),
                 web_search_requested: message.web_search,
                 ..RequestFacts::default()
             },
@@ -149,6 +163,7 @@ impl TurnRequest {
             selected_model: facts.model.into(),
             content: message.content,
             web_search_enabled: message.web_search,
+            attachments,
             recent: Arc::from(recent),
             replaces: message.replaces,
         }
@@ -219,6 +234,7 @@ fn replacing(
     };
     Ok(Message {
         content,
+        attachment_ids: Arc::default(),
         web_search: turn.web_search_enabled,
         replaces: Some(Replaced {
             op: change.op(),

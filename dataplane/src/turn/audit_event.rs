@@ -9,6 +9,7 @@ use minichat_store::StoreError;
 use serde::Serialize;
 
 use super::account::{Account, QuotaDecision};
+use super::attachments::AttachedFile;
 use super::audit_content::AuditContent;
 
 /// The longest payload in bytes, as that of a usage event (QUOTA-85, PLAT-87).
@@ -36,6 +37,8 @@ pub(super) struct TurnEvent<'a> {
     latency_ms: LatencyMs,
     policy_decisions: PolicyDecisions<'a>,
     tool_calls: ToolCalls,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    attachments: &'a [AttachedFile],
     terminal_state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     completion_signal: Option<CompletionSignal>,
@@ -152,6 +155,7 @@ impl<'a> TurnEvent<'a> {
                 web_search_calls: end.web_search_calls,
                 code_interpreter_calls: end.code_interpreter_calls,
             },
+            attachments: &account.attachments,
             terminal_state: state.as_str(),
             completion_signal: CompletionSignal::of(end.outcome),
             error_code: end.outcome.error_code().map(TurnErrorCode::as_str),

@@ -184,6 +184,10 @@ async fn open(
         },
         started: started.clone(),
     };
+    let images = plan.draft.facts.images;
+    if images > 0 {
+        app.metrics.image_inputs_per_turn(images.into());
+    }
     app.provider.open(&call).await.map_err(TurnError::Provider)
 }
 

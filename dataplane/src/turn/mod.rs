@@ -13,6 +13,7 @@
 
 pub(crate) mod account;
 mod admission;
+pub(crate) mod attachments;
 mod audit_content;
 mod audit_event;
 mod body;
@@ -36,7 +37,7 @@ mod usage_event;
 
 use std::sync::Arc;
 
-use minichat_core::{ChatId, RequestId};
+use minichat_core::{AttachmentId, ChatId, RequestId};
 use minichat_telemetry::{HalfClose, TraceContext};
 
 use crate::app::App;
@@ -56,6 +57,8 @@ pub struct SendMessage {
     pub content: String,
     /// The turn's idempotency key. If the client sent none, one is made here.
     pub request_id: Option<RequestId>,
+    /// At most 20.
+    pub attachment_ids: Vec<AttachmentId>,
     pub web_search: bool,
 }
 

@@ -12,6 +12,7 @@ use minichat_core::quota::{Decision, DowngradeReason, RequestFacts, Reserve};
 use minichat_core::{ChatId, MessageId, RequestId, Timestamp, TurnId};
 use minichat_provider::InputMessage;
 
+use super::attachments::Attachments;
 use super::mutation::Replaced;
 use super::{RequestContext, relay};
 use crate::app::App;
@@ -28,6 +29,7 @@ pub(super) struct Draft {
     pub(super) selected_model: Arc<str>,
     pub(super) content: Arc<str>,
     pub(super) web_search_enabled: bool,
+    pub(super) attachments: Attachments,
     pub(super) facts: RequestFacts,
     /// The recent window in chronological order (CONT-5).
     pub(super) recent: Arc<[(Role, String)]>,
@@ -124,10 +126,13 @@ impl Plan {
                 Role::Assistant => minichat_provider::Role::Assistant,
             },
             text,
+            // Images are sent with their own turn only (CONT-71).
+            image_file_ids: &[],
         })
         .chain(std::iter::once(InputMessage {
             role: minichat_provider::Role::User,
             text: &self.draft.content,
+            image_file_ids: self.draft.attachments.image_file_ids(),
         }))
         .collect()
     }

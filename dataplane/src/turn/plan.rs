@@ -24,6 +24,9 @@ pub(super) fn plan(caller: &Caller, draft: Draft, decision: Decision) -> Result<
     };
     let model = config.models[index].policy();
     check_message_length(&model, draft.facts.message_bytes).map_err(|_| input_too_long())?;
+    draft
+        .attachments
+        .check_images(config, &config.models[index])?;
     let context = context(&draft, &model, &reserve).map_err(|error| over_budget(&error))?;
     let plan = Plan::new(
         caller.tenant.clone(),
@@ -32,15 +35,16 @@ pub(super) fn plan(caller: &Caller, draft: Draft, decision: Decision) -> Result<
         (index, reserve),
         context,
     );
-    if plan.is_routable() {
-        return Ok(plan);
+    if !plan.is_routable() {
+        tracing::error!(
+            model = %plan.model().id,
+            provider = %plan.model().provider_id,
+            "the model's provider or its credential is not configured"
+        );
+        return Err(Problem::internal());
     }
-    tracing::error!(
-        model = %plan.model().id,
-        provider = %plan.model().provider_id,
-        "the model's provider or its credential is not configured"
-    );
-    Err(Problem::internal())
+    plan.draft.attachments.check_valid()?;
+    Ok(plan)
 }
 
 /// Runs the cascade of QUOTA-44 to QUOTA-50 on `cells`. A message beyond the
@@ -81,6 +85,7 @@ fn context(
         instructions: instructions.as_deref(),
         recent: &recent,
         user_text: &draft.content,
+        images: draft.facts.images,
     })?;
     // The last message of the plan is the new one; the others are the newest of
     // the window.

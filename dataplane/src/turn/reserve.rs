@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use minichat_core::quota::{Cells, Decision, Tier};
 use minichat_store::{
-    AdmissionQuery, AdmissionSnapshot, BoxFuture, ConditionalReserve, Constraint, NewMessage,
-    NewTurn, QuotaDay, Role, StoreError, Tx,
+    AdmissionQuery, AdmissionSnapshot, BoxFuture, ConditionalReserve, Constraint, MessageKey,
+    NewMessage, NewTurn, QuotaDay, Role, StoreError, Tx,
 };
 
 use super::admission::{self, TurnRequest};
@@ -285,6 +285,12 @@ fn insert(tx: &mut Tx, caller: &Caller, plan: &Plan) -> Result<(), StoreError> {
     tx.turn_insert(&new_turn(caller, plan))?;
     tx.message_insert(&new_message(caller, plan))?;
     let chat = plan.ids().chat_id;
+    let message = MessageKey {
+        tenant_id: caller.tenant_id,
+        chat_id: chat,
+        id: plan.ids().user_message_id,
+    };
+    plan.draft.attachments.link(tx, message, now)?;
     tx.chat_touch(caller.tenant_id, caller.user_id, chat, now)
 }
 

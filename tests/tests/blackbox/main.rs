@@ -65,6 +65,8 @@ mod logs;
 #[cfg(test)]
 mod manifests;
 #[cfg(test)]
+mod message_attachments;
+#[cfg(test)]
 mod metrics;
 #[cfg(test)]
 mod mutations;

@@ -14,7 +14,7 @@ use minichat_tests::scripted_provider::{Ending, Scenario};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// Codes of images, which do not exist yet.
+/// Codes of images: the tests of `message_attachments` cause them.
 const OF_IMAGES: [ErrorCode; 3] = [
     ErrorCode::TooManyImages,
     ErrorCode::ImagesDisabled,

@@ -1,7 +1,9 @@
 //! The rows of one history, read from the database without the code under test.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use minichat_tests::database::{Database, Rows};
@@ -20,6 +22,9 @@ use crate::client::Identity;
 pub(crate) struct Facts {
     pub(crate) turns: BTreeMap<Uuid, Turn>,
     pub(crate) messages: BTreeMap<Uuid, Message>,
+    pub(crate) files: BTreeMap<Uuid, File>,
+    /// The files of messages, in their order, by message.
+    pub(crate) links: BTreeMap<Uuid, Vec<Uuid>>,
     /// By period, its first day and the bucket; rows of zeros are left out.
     pub(crate) cells: BTreeMap<(String, String, String), Cell>,
     /// By turn.
@@ -67,6 +72,14 @@ pub(crate) struct Message {
     pub(crate) created_at: i64,
 }
 
+/// A file that was uploaded to a chat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct File {
+    pub(crate) chat: Uuid,
+    pub(crate) is_image: bool,
+    pub(crate) is_deleted: bool,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Cell {
     pub(crate) reserved: i64,
@@ -86,20 +99,21 @@ pub(crate) struct UsageEvent {
     pub(crate) reserved: i64,
 }
 
-/// A read-only connection to the database.
+/// A connection to the database beside those of the code under test. It only reads,
+/// and writes what is there before a history begins.
 pub(crate) struct Window {
     backend: Backend,
-    texts: [String; 5],
+    texts: [String; 7],
 }
 
 enum Backend {
-    Sqlite(Connection),
+    Sqlite { reader: Connection, path: PathBuf },
     Postgres(PostgresThread),
 }
 
 /// `?1` and `?2` are the tenant and the user; `at(…)` is an instant in
 /// microseconds.
-const TEXTS: [&str; 5] = [
+const TEXTS: [&str; 7] = [
     "SELECT id, chat_id, request_id, state, error_code, \
      assistant_message_id, CASE WHEN deleted_at IS NULL THEN 0 ELSE 1 END, \
      replaced_by_request_id, reserve_tokens, reserved_credits_micro, \
@@ -110,6 +124,12 @@ const TEXTS: [&str; 5] = [
      CASE WHEN deleted_at IS NULL THEN 0 ELSE 1 END, input_tokens, output_tokens, \
      at(created_at) FROM messages \
      WHERE chat_id IN (SELECT id FROM chats WHERE tenant_id = ?1 AND user_id = ?2)",
+    "SELECT id, chat_id, CASE WHEN attachment_kind = 'image' THEN 1 ELSE 0 END, \
+     CASE WHEN deleted_at IS NULL THEN 0 ELSE 1 END FROM attachments \
+     WHERE chat_id IN (SELECT id FROM chats WHERE tenant_id = ?1 AND user_id = ?2)",
+    "SELECT message_id, attachment_id FROM message_attachments \
+     WHERE chat_id IN (SELECT id FROM chats WHERE tenant_id = ?1 AND user_id = ?2) \
+     ORDER BY message_id, created_at, attachment_id",
     "SELECT period_type, period_start, bucket, reserved_credits_micro, \
      spent_credits_micro, calls, input_tokens, output_tokens FROM quota_usage \
      WHERE tenant_id = ?1 AND user_id = ?2",
@@ -123,8 +143,9 @@ impl Window {
         let (backend, at) = match database {
             Database::Sqlite(path) => {
                 let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
-                let connection = Connection::open_with_flags(path, flags)?;
-                (Backend::Sqlite(connection), "(")
+                let reader = Connection::open_with_flags(path, flags)?;
+                let path = path.clone();
+                (Backend::Sqlite { reader, path }, "(")
             }
             Database::Postgres(_) => {
                 let thread = PostgresThread::start(database.url())?;
@@ -157,7 +178,7 @@ impl Window {
     /// Sets the time of a database that has its own clock.
     pub(crate) fn set_time(&self, micros: i64) -> anyhow::Result<()> {
         match &self.backend {
-            Backend::Sqlite(_) => Ok(()),
+            Backend::Sqlite { .. } => Ok(()),
             Backend::Postgres(thread) => {
                 let sql = format!(
                     "UPDATE simulated.clock \
@@ -170,7 +191,7 @@ impl Window {
 
     pub(crate) fn look(&self, who: Identity, behind: i64) -> anyhow::Result<Facts> {
         let user = [who.tenant.to_string(), who.user.to_string()];
-        let [turns, messages, cells, deleted, queues] = &self.texts;
+        let [turns, messages, files, links, cells, deleted, queues] = &self.texts;
         let mut facts = Facts::default();
         for row in self.rows(turns, &user)? {
             let (id, turn) = turn(&row)?;
@@ -179,6 +200,18 @@ impl Window {
         for row in self.rows(messages, &user)? {
             let (id, message) = message(&row)?;
             facts.messages.insert(id, message);
+        }
+        for row in self.rows(files, &user)? {
+            let file = File {
+                chat: text(&row, 1)?.parse()?,
+                is_image: number(&row, 2)? == 1,
+                is_deleted: number(&row, 3)? == 1,
+            };
+            facts.files.insert(text(&row, 0)?.parse()?, file);
+        }
+        for row in self.rows(links, &user)? {
+            let message = facts.links.entry(text(&row, 0)?.parse()?).or_default();
+            message.push(text(&row, 1)?.parse()?);
         }
         for row in self.rows(cells, &user)? {
             let key = (text(&row, 0)?, text(&row, 1)?, text(&row, 2)?);
@@ -198,9 +231,35 @@ impl Window {
         Ok(facts)
     }
 
+    /// Gives `chat` two images and a document, as uploads leave them.
+    pub(crate) fn add_files(&self, chat: Uuid) -> anyhow::Result<()> {
+        for kind in ["image", "image", "document"] {
+            let id = Uuid::new_v4();
+            let sql = format!(
+                "INSERT INTO attachments (id, tenant_id, chat_id, uploaded_by_user_id, \
+                 filename, content_type, size_bytes, storage_backend, provider_file_id, \
+                 status, attachment_kind, created_at, updated_at) \
+                 SELECT '{id}', tenant_id, id, user_id, 'file', 'image/png', 1, 'llm', \
+                 'file-{id}', 'ready', '{kind}', created_at, updated_at \
+                 FROM chats WHERE id = '{chat}'"
+            );
+            match &self.backend {
+                Backend::Sqlite { path, .. } => {
+                    let writer = Connection::open(path)?;
+                    writer.busy_timeout(Duration::from_secs(10))?;
+                    writer.execute(&sql, [])?;
+                }
+                Backend::Postgres(thread) => {
+                    thread.query(sql)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn rows(&self, sql: &str, params: &[String]) -> anyhow::Result<Rows> {
         match &self.backend {
-            Backend::Sqlite(connection) => sqlite_rows(connection, sql, params),
+            Backend::Sqlite { reader, .. } => sqlite_rows(reader, sql, params),
             Backend::Postgres(thread) => {
                 let mut sql = sql.to_owned();
                 for (index, value) in params.iter().enumerate() {

@@ -364,8 +364,11 @@ fn tenant() -> anyhow::Result<TenantConfig> {
             "max_input_tokens": 120_000,
             "input_tokens_credit_multiplier_micro": 1_000_000,
             "output_tokens_credit_multiplier_micro": 3_000_000,
+            "multimodal_capabilities": ["VISION_INPUT"],
+            "estimation_budgets": {"image_token_budget": model::IMAGE_TOKENS},
             "preference": {"is_default": true, "sort_order": 0},
         }],
+        "images": {"max_per_message": model::MAX_IMAGES},
         "user_limits": {"default": {
             "standard": {
                 "limit_daily_credits_micro": model::DAILY_LIMIT,

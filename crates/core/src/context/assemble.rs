@@ -48,6 +48,8 @@ pub struct ContextRequest<'a> {
     pub recent: &'a [PlanMessage<'a>],
     /// The text of the current user message.
     pub user_text: &'a str,
+    /// Number of its images. They follow its text, and are never left out.
+    pub images: u32,
 }
 
 /// What is sent to the provider.
@@ -89,7 +91,8 @@ pub fn assemble<'a>(request: &ContextRequest<'a>) -> Result<Plan<'a>, ContextBud
     let mandatory = request
         .instructions
         .map_or(0, cost)
-        .saturating_add(cost(request.user_text));
+        .saturating_add(cost(request.user_text))
+        .saturating_add(request.model.budgets.image_tokens(request.images));
     let mut remaining = available
         .checked_sub(mandatory)
         .ok_or(ContextBudgetExceeded {

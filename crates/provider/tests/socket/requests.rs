@@ -7,18 +7,23 @@ use serde_json::{Value, json};
 use crate::support::{Setup, read};
 
 async fn sent_body(setup: &Setup) -> Value {
+    sent_body_with(setup, &[]).await
+}
+
+/// The body of a request whose newest message has images.
+async fn sent_body_with(setup: &Setup, image_file_ids: &[&str]) -> Value {
+    let image_file_ids: Vec<String> = image_file_ids.iter().map(|&id| id.to_owned()).collect();
+    let said = |role, text| InputMessage {
+        role,
+        text,
+        image_file_ids: &[],
+    };
     let messages = [
+        said(Role::User, "Hi"),
+        said(Role::Assistant, "Hello"),
         InputMessage {
-            role: Role::User,
-            text: "Hi",
-        },
-        InputMessage {
-            role: Role::Assistant,
-            text: "Hello",
-        },
-        InputMessage {
-            role: Role::User,
-            text: "PING",
+            image_file_ids: &image_file_ids,
+            ..said(Role::User, "PING")
         },
     ];
     let mut stream = setup.client.open(&setup.call(&messages)).await.unwrap();
@@ -118,6 +123,40 @@ async fn the_chat_completions_body_has_plain_messages_and_asks_for_usage() {
         "reasoning_effort": "low",
     });
     assert_eq!(sent_body(&setup).await, expected);
+}
+
+/// CONT-2, CONT-31, CONT-35, CONT-36, CONT-37: images follow the text of the newest
+/// message in their order, and change nothing else.
+#[tokio::test]
+async fn images_are_parts_of_the_newest_message() {
+    for (kind, conversation, text, image) in [
+        (
+            ProviderKind::OpenAiResponses,
+            "input",
+            json!({"type": "input_text", "text": "PING"}),
+            (|id: &str| json!({"type": "input_image", "file_id": id})) as fn(&str) -> Value,
+        ),
+        (
+            ProviderKind::VllmResponses,
+            "input",
+            json!({"type": "input_text", "text": "PING"}),
+            |id| json!({"type": "input_image", "file_id": id}),
+        ),
+        (
+            ProviderKind::OpenAiChatCompletions,
+            "messages",
+            json!({"type": "text", "text": "PING"}),
+            |id| json!({"type": "image_url", "image_url": {"url": id}}),
+        ),
+    ] {
+        let setup = Setup::new(kind).await;
+        let mut expected = sent_body(&setup).await;
+        let messages = expected[conversation].as_array_mut().unwrap();
+        let newest = messages.last_mut().unwrap();
+        newest["content"] = json!([text, image("file-2"), image("file-1")]);
+        let body = sent_body_with(&setup, &["file-2", "file-1"]).await;
+        assert_eq!(body, expected, "{kind:?}");
+    }
 }
 
 /// CONT-30, PLAT-101, PLAT-102, PLAT-106

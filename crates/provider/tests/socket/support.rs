@@ -60,6 +60,7 @@ impl Setup {
         let messages = [InputMessage {
             role: Role::User,
             text,
+            image_file_ids: &[],
         }];
         self.client.open(&self.call(&messages)).await
     }

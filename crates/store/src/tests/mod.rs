@@ -8,6 +8,7 @@ mod deliveries;
 mod fixture;
 mod flushes;
 mod group_commit;
+mod message_attachments;
 mod one_statement;
 mod outages;
 mod outbox;

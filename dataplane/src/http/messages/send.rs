@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::Version;
-use minichat_core::{AttachmentId, ErrorCode, RequestId};
+use minichat_core::{AttachmentId, RequestId};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -31,7 +31,7 @@ pub(in crate::http) struct SendBody {
     /// Identifies the new turn. Make one id per message, and send it again only
     /// to get the same answer again. If it is absent, the server makes one.
     request_id: Option<RequestId>,
-    /// Files of the chat.
+    /// Files of the chat that are ready, in their order.
     #[schemars(length(max = 20), extend("uniqueItems" = true))]
     attachment_ids: Option<Vec<AttachmentId>>,
     #[schemars(with = "Option<WebSearch>")]
@@ -61,10 +61,12 @@ pub(in crate::http) async fn send(
 impl SendBody {
     fn validated(self) -> Result<SendMessage, Problem> {
         let content = body::message(self.content)?;
-        check_attachments(self.attachment_ids.as_deref().unwrap_or_default())?;
+        let attachment_ids = self.attachment_ids.unwrap_or_default();
+        check_number(&attachment_ids)?;
         Ok(SendMessage {
             content,
             request_id: self.request_id,
+            attachment_ids,
             web_search: self
                 .web_search
                 .and_then(|Object(it)| it.enabled)
@@ -73,19 +75,13 @@ impl SendBody {
     }
 }
 
-/// Attachments do not exist yet, so every id is unknown.
-fn check_attachments(ids: &[AttachmentId]) -> Result<(), Problem> {
+/// The rest is checked where the chat's files are known (CONT-70).
+fn check_number(ids: &[AttachmentId]) -> Result<(), Problem> {
     if ids.len() > MAX_ATTACHMENTS {
         return Err(Problem::invalid_field(
             "attachment_ids",
             format!("holds more than {MAX_ATTACHMENTS} ids"),
         ));
     }
-    match ids.first() {
-        None => Ok(()),
-        Some(id) => Err(Problem::new(
-            ErrorCode::InvalidAttachment,
-            format!("This chat has no attachment {id}."),
-        )),
-    }
+    Ok(())
 }

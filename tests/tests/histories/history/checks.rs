@@ -23,6 +23,8 @@ impl History {
             let operation = operation_of(call)?;
             self.note(format!("  the provider is asked by {}", call.caller));
             self.model.provider_called(operation)?;
+            let (sent, right) = (image_ids(call)?, self.model.image_ids(operation));
+            ensure!(sent == right, "images {sent:?} were sent, not {right:?}");
         }
         self.calls_seen = calls.len();
         // A turn that has ended has no connection (TURN-48).
@@ -245,6 +247,15 @@ pub(super) fn operation_of(call: &CallView) -> anyhow::Result<usize> {
     Ok(number.parse()?)
 }
 
+/// The ids of the images in the request, wherever they are.
+fn image_ids(call: &CallView) -> anyhow::Result<Vec<String>> {
+    let body: Value = serde_json::from_str(&call.prompt)?;
+    let messages = body["input"].as_array().into_iter().flatten();
+    let parts = messages.flat_map(|message| message["content"].as_array().into_iter().flatten());
+    let ids = parts.filter_map(|part| part["file_id"].as_str().map(str::to_owned));
+    Ok(ids.collect())
+}
+
 fn text_of(events: &[(String, Value)]) -> String {
     let deltas = events.iter().filter(|(name, _)| name == "delta");
     deltas
@@ -269,7 +280,10 @@ fn answer(seen: &Seen) -> Option<String> {
     } else if let Some(items) = body["items"].as_array() {
         let items = items.iter().map(|item| {
             let text = |name: &str| item[name].as_str().unwrap_or_default();
-            format!("{}:{}", text("role"), text("content"))
+            let files = item["attachments"].as_array().into_iter().flatten();
+            let id = |file: &Value| file["attachment_id"].as_str().map(str::to_owned);
+            let files: Vec<_> = files.filter_map(id).map(|id| format!("[{id}]")).collect();
+            format!("{}:{}{}", text("role"), text("content"), files.concat())
         });
         format!("{status} {}", items.collect::<Vec<_>>().join("|"))
     } else {

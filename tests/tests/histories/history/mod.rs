@@ -153,7 +153,7 @@ impl History {
         self.calls_seen = 0;
         self.refusals_seen = 0;
         if self.chats.is_empty() {
-            self.create_chats(&life).await?;
+            self.create_chats(world, &life).await?;
         } else if world.recovers() {
             self.recover(world, &life).await?;
         } else {
@@ -169,7 +169,7 @@ impl History {
         Ok(End::History)
     }
 
-    async fn create_chats(&mut self, life: &Life) -> anyhow::Result<()> {
+    async fn create_chats(&mut self, world: &World, life: &Life) -> anyhow::Result<()> {
         for _ in 0..2 {
             let request = Request {
                 method: Method::POST,
@@ -186,6 +186,10 @@ impl History {
             let id = body["id"].as_str().context("a chat without id")?;
             self.chats.push(id.parse()?);
         }
+        for &chat in &self.chats {
+            world.window.add_files(chat)?;
+        }
+        self.model.facts.files = world.window.look(self.who, self.behind)?.files;
         Ok(())
     }
 
@@ -530,6 +534,9 @@ impl History {
         }
         for (index, id) in self.chats.iter().enumerate() {
             named = named.replace(&id.to_string(), &format!("chat {index}"));
+        }
+        for (index, id) in self.model.facts.files.keys().enumerate() {
+            named = named.replace(&id.to_string(), &format!("file {index}"));
         }
         named
     }

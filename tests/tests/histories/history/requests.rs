@@ -54,11 +54,17 @@ impl History {
             Some(0) => {
                 let request = Uuid::new_v4();
                 self.requests.push(request);
-                Command::Send { request, content }
+                let files = self.files(chat);
+                Command::Send {
+                    request,
+                    content,
+                    files,
+                }
             }
             Some(1) => Command::Send {
                 request: self.target(chat),
                 content,
+                files: self.files(chat),
             },
             Some(2) => Command::Retry {
                 target: self.target(chat),
@@ -79,6 +85,21 @@ impl History {
             Some(7) => Command::DeleteChat,
             _ => Command::Messages,
         }
+    }
+
+    /// Files for a message: often none, and rarely one of another chat.
+    fn files(&mut self, chat: Uuid) -> Vec<Uuid> {
+        if !self.choices.chance(35) {
+            return Vec::new();
+        }
+        let of_another = self.choices.chance(10);
+        let files = self.model.facts.files.iter();
+        let files = files.filter(|(_, file)| (file.chat != chat) == of_another);
+        let files: Vec<Uuid> = files.map(|(id, _)| *id).collect();
+        let count = 1 + self.choices.below(3);
+        (0..count)
+            .filter_map(|_| self.choices.one_of(&files).copied())
+            .collect()
     }
 
     /// A request id as the target: usually that of the chat's newest turn,
@@ -105,10 +126,14 @@ impl History {
 fn request(chat: Uuid, command: &Command) -> Request {
     let turn = |target: &Uuid| format!("/chats/{chat}/turns/{target}");
     let (method, path, body) = match command {
-        Command::Send { request, content } => (
+        Command::Send {
+            request,
+            content,
+            files,
+        } => (
             Method::POST,
             format!("/chats/{chat}/messages:stream"),
-            Some(json!({"content": content, "request_id": request})),
+            Some(json!({"content": content, "request_id": request, "attachment_ids": files})),
         ),
         Command::Retry { target } => (Method::POST, format!("{}/retry", turn(target)), None),
         Command::Edit { target, content } => (

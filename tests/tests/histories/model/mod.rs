@@ -46,6 +46,9 @@ pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(47);
 const CUT: Duration = Duration::from_secs(5);
 
 pub(crate) const MAX_OUTPUT: i64 = 100;
+/// Images of one message, and what one of them costs.
+pub(crate) const MAX_IMAGES: usize = 1;
+pub(crate) const IMAGE_TOKENS: i64 = 20;
 /// Price of `std` in micro-credits per token.
 const OUTPUT_PRICE: i64 = 3;
 const FLOOR: i64 = 50;
@@ -57,12 +60,27 @@ pub(crate) const OVERSHOOT_PCT: i64 = 10;
 /// The request of a client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Command {
-    Send { request: Uuid, content: String },
-    Retry { target: Uuid },
-    Edit { target: Uuid, content: String },
-    Delete { target: Uuid },
-    Cancel { target: Uuid },
-    Status { target: Uuid },
+    Send {
+        request: Uuid,
+        content: String,
+        files: Vec<Uuid>,
+    },
+    Retry {
+        target: Uuid,
+    },
+    Edit {
+        target: Uuid,
+        content: String,
+    },
+    Delete {
+        target: Uuid,
+    },
+    Cancel {
+        target: Uuid,
+    },
+    Status {
+        target: Uuid,
+    },
     Messages,
     DeleteChat,
 }
@@ -433,6 +451,19 @@ impl Model {
         live.provider_called = true;
         live.silence_ends = now + micros(FIRST_BYTE_LIMIT);
         Ok(())
+    }
+
+    /// The ids of the images that belong to the message of an operation's turn.
+    pub(crate) fn image_ids(&self, operation: usize) -> Vec<String> {
+        let turn = self.operations[operation].turn;
+        let turn = turn.and_then(|turn| self.facts.turns.get(&turn));
+        let message = turn.and_then(|turn| self.facts.message_of_turn(turn, "user"));
+        let files = message.and_then(|(id, _)| self.facts.links.get(&id));
+        let files = files.into_iter().flatten();
+        files
+            .filter(|id| self.facts.files.get(*id).is_some_and(|file| file.is_image))
+            .map(|id| format!("file-{id}"))
+            .collect()
     }
 
     /// The provider sent the head of its stream, or an event.

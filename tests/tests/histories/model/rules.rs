@@ -1,10 +1,15 @@
 //! The right answers for a state of the rows.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, ensure};
 use minichat_core::Timestamp;
 use uuid::Uuid;
 
-use super::{Command, DAILY_LIMIT, MAX_OUTPUT, MONTHLY_LIMIT, NO_CHAT, OUTPUT_PRICE, Operation};
+use super::{
+    Command, DAILY_LIMIT, IMAGE_TOKENS, MAX_IMAGES, MAX_OUTPUT, MONTHLY_LIMIT, NO_CHAT,
+    OUTPUT_PRICE, Operation,
+};
 use crate::facts::{Facts, Message, Turn};
 
 impl Operation {
@@ -21,13 +26,20 @@ impl Operation {
         }
         let day = Timestamp::from_micros(now).date().to_string();
         match &self.command {
-            Command::Send { request, content } => {
-                let need = self::need(content, facts.prior_context(chat, None));
+            Command::Send {
+                request,
+                content,
+                files,
+            } => {
+                let images = facts.images(chat, files).len();
+                let need = self::need(content, images, facts.prior_context(chat, None));
                 self.reserves.insert(need);
                 let answer = match facts.turn_of(chat, *request) {
                     Some((_, turn)) => facts.replay(turn),
                     None if facts.running_in(chat).is_some() => "409 generation_in_progress".into(),
+                    None if images > MAX_IMAGES => "400 too_many_images".into(),
                     None if !facts.admits(&day, need) => "429 quota_exceeded".into(),
+                    None if !facts.are_usable(chat, files) => "400 invalid_attachment".into(),
                     None => return,
                 };
                 self.allowed.insert(answer);
@@ -42,7 +54,9 @@ impl Operation {
                         (_, Some(message)) => message.content.as_str(),
                         (_, None) => "",
                     };
-                    let need = self::need(content, facts.prior_context(chat, Some(*target)));
+                    let images = facts.images(chat, &facts.files_of(chat, *target)).len();
+                    let prior_context = facts.prior_context(chat, Some(*target));
+                    let need = self::need(content, images, prior_context);
                     self.reserves.insert(need);
                     if !facts.admits(&day, need) {
                         self.allowed.insert("429 quota_exceeded".to_owned());
@@ -132,6 +146,44 @@ impl Facts {
                 message.chat == turn.chat && message.request == turn.request && message.role == role
             })
             .map(|(id, message)| (*id, message))
+    }
+
+    /// The files that a turn's message is linked to and that are not deleted.
+    pub(super) fn files_of(&self, chat: Uuid, request: Uuid) -> Vec<Uuid> {
+        let mut messages = self.messages.iter();
+        let message = messages.find(|(_, message)| {
+            message.chat == chat
+                && message.request == request
+                && message.role == "user"
+                && !message.is_deleted
+        });
+        let links = message.and_then(|(id, _)| self.links.get(id));
+        let mut files = links.cloned().unwrap_or_default();
+        files.retain(|id| self.is_usable(chat, *id));
+        files
+    }
+
+    fn is_usable(&self, chat: Uuid, file: Uuid) -> bool {
+        let file = self.files.get(&file);
+        file.is_some_and(|file| file.chat == chat && !file.is_deleted)
+    }
+
+    /// Whether a message may be linked to `files` (CONT-70).
+    pub(super) fn are_usable(&self, chat: Uuid, files: &[Uuid]) -> bool {
+        let distinct: BTreeSet<_> = files.iter().collect();
+        distinct.len() == files.len() && files.iter().all(|id| self.is_usable(chat, *id))
+    }
+
+    /// The images of `files` that can be sent, once each.
+    pub(super) fn images(&self, chat: Uuid, files: &[Uuid]) -> Vec<Uuid> {
+        let mut images = Vec::new();
+        for &id in files {
+            let is_image = self.files.get(&id).is_some_and(|file| file.is_image);
+            if is_image && self.is_usable(chat, id) && !images.contains(&id) {
+                images.push(id);
+            }
+        }
+        images
     }
 
     pub(super) fn newest_in(&self, chat: Uuid) -> i64 {
@@ -230,14 +282,16 @@ impl Facts {
 
     /// The messages of a chat as text.
     pub(super) fn list(&self, chat: Uuid) -> String {
-        let messages = self.messages.values();
-        let mut listed: Vec<&Message> = messages
-            .filter(|message| message.chat == chat && !message.is_deleted)
+        let messages = self.messages.iter();
+        let mut listed: Vec<(&Uuid, &Message)> = messages
+            .filter(|(_, message)| message.chat == chat && !message.is_deleted)
             .collect();
-        listed.sort_by_key(|message| message.created_at);
-        let texts = listed
-            .iter()
-            .map(|message| format!("{}:{}", message.role, message.content));
+        listed.sort_by_key(|(_, message)| message.created_at);
+        let texts = listed.iter().map(|(id, message)| {
+            let files = self.links.get(id).into_iter().flatten();
+            let files: Vec<_> = files.map(|file| format!("[{file}]")).collect();
+            format!("{}:{}{}", message.role, message.content, files.concat())
+        });
         format!("200 {}", texts.collect::<Vec<_>>().join("|"))
     }
 
@@ -258,6 +312,11 @@ impl Facts {
             "messages",
             format!("{:?}", self.messages),
             format!("{:?}", other.messages),
+        );
+        compare(
+            "files",
+            format!("{:?}", (&self.files, &self.links)),
+            format!("{:?}", (&other.files, &other.links)),
         );
         compare(
             "cells",
@@ -284,11 +343,12 @@ impl Facts {
 }
 
 /// QUOTA-35 and QUOTA-43 with the default budgets.
-fn need(content: &str, prior_context: i64) -> i64 {
+fn need(content: &str, images: usize, prior_context: i64) -> i64 {
     let bytes = i64::try_from(content.len()).unwrap_or(i64::MAX);
     let base = bytes.unsigned_abs().div_ceil(4) + 100;
     let text = i64::try_from((base * 110).div_ceil(100)).unwrap_or(i64::MAX);
-    text + prior_context + MAX_OUTPUT
+    let images = i64::try_from(images).unwrap_or(i64::MAX) * IMAGE_TOKENS;
+    text + images + prior_context + MAX_OUTPUT
 }
 
 pub(crate) fn daily(day: &str) -> (String, String, String) {

@@ -120,6 +120,11 @@ impl Model {
         let number = self.opener(expected, after, turn)?;
         let operation = &self.operations[number];
         let content = operation.message(expected)?;
+        let files = operation.files(expected);
+        ensure!(
+            expected.are_usable(turn.chat, &files),
+            "linked to {files:?}"
+        );
         if let Some(target) = operation.command.replaced() {
             let (old, _) = expected
                 .turn_of(turn.chat, target)
@@ -190,6 +195,9 @@ impl Model {
                 created_at: message.created_at,
             },
         );
+        if !files.is_empty() {
+            expected.links.insert(message_id, files);
+        }
         expected.turns.insert(id, new);
         self.opened(number, id);
         Ok(())
@@ -564,6 +572,19 @@ impl Operation {
                 .clone(),
             other => bail!("{other:?} opened a turn"),
         })
+    }
+}
+
+impl Operation {
+    /// The files of the message of the turn that it opens.
+    fn files(&self, before: &Facts) -> Vec<Uuid> {
+        match &self.command {
+            Command::Send { files, .. } => files.clone(),
+            command => command
+                .replaced()
+                .map(|target| before.files_of(self.chat, target))
+                .unwrap_or_default(),
+        }
     }
 }
 

@@ -34,11 +34,39 @@ fn request<'a>(
         instructions: None,
         recent,
         user_text,
+        images: 0,
     }
 }
 
 fn said(role: Role, text: &str) -> PlanMessage<'_> {
     PlanMessage { role, text }
+}
+
+/// CONT-7, CONT-9, CONT-10: each image costs its flat budget. Messages of the
+/// window make room for it; it is never left out.
+#[test]
+fn images_are_paid_before_the_window() {
+    let budgets = EstimationBudgets {
+        image_token_budget: 300,
+        ..EstimationBudgets::default()
+    };
+    // 1024 tokens of output and 100 of overhead leave 824; each text costs 112.
+    let model = model(&budgets, 1948, 120_000);
+    let recent = [said(Role::User, "x"), said(Role::Assistant, "y")];
+    let plan_of = |images| {
+        let mut request = request(&model, &recent, "z");
+        request.images = images;
+        assemble(&request)
+    };
+    let kept = |images| {
+        let plan = plan_of(images).unwrap();
+        (plan.messages.len(), plan.estimated_context_tokens)
+    };
+    assert_eq!(kept(0), (3, 336));
+    assert_eq!(kept(1), (3, 636));
+    assert_eq!(kept(2), (2, 824));
+    let refused = plan_of(3).unwrap_err();
+    assert_eq!((refused.required, refused.available), (1012, 824));
 }
 
 /// CONT-2, CONT-10

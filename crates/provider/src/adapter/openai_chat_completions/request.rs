@@ -54,7 +54,39 @@ struct Messages<'a> {
 #[derive(Serialize)]
 struct Message<'a> {
     role: MessageRole,
-    content: &'a str,
+    content: Content<'a>,
+}
+
+/// A text, and the images that follow it. Without images it is a plain string.
+struct Content<'a> {
+    text: &'a str,
+    image_file_ids: &'a [String],
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Part<'a> {
+    Text { text: &'a str },
+    ImageUrl { image_url: ImageUrl<'a> },
+}
+
+/// The id of a file in the place of its URL.
+#[derive(Serialize)]
+struct ImageUrl<'a> {
+    url: &'a str,
+}
+
+impl Serialize for Content<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.image_file_ids.is_empty() {
+            return serializer.serialize_str(self.text);
+        }
+        let images = self.image_file_ids.iter().map(|id| Part::ImageUrl {
+            image_url: ImageUrl { url: id },
+        });
+        let text = Part::Text { text: self.text };
+        serializer.collect_seq(std::iter::once(text).chain(images))
+    }
 }
 
 #[derive(Serialize)]
@@ -66,13 +98,19 @@ enum MessageRole {
 
 impl Serialize for Messages<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let system = self.instructions.map(|content| Message {
+        let system = self.instructions.map(|text| Message {
             role: MessageRole::Instructions("system"),
-            content,
+            content: Content {
+                text,
+                image_file_ids: &[],
+            },
         });
         let conversation = self.conversation.iter().map(|message| Message {
             role: MessageRole::Conversation(message.role),
-            content: message.text,
+            content: Content {
+                text: message.text,
+                image_file_ids: message.image_file_ids,
+            },
         });
         serializer.collect_seq(system.into_iter().chain(conversation))
     }

@@ -102,30 +102,67 @@ struct Item<'a> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Content<'a> {
-    Parts([TextPart<'a>; 1]),
+    Parts(Parts<'a>),
     Plain(&'a str),
 }
 
-#[derive(Serialize)]
-struct TextPart<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
+/// A text, and the images that follow it.
+struct Parts<'a> {
+    kind_of_text: &'static str,
     text: &'a str,
+    image_file_ids: &'a [String],
+}
+
+impl Serialize for Parts<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = Part::Text {
+            kind: self.kind_of_text,
+            text: self.text,
+        };
+        let images = self.image_file_ids.iter().map(|file_id| Part::Image {
+            kind: "input_image",
+            file_id,
+        });
+        serializer.collect_seq(std::iter::once(text).chain(images))
+    }
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Part<'a> {
+    Text {
+        #[serde(rename = "type")]
+        kind: &'static str,
+        text: &'a str,
+    },
+    Image {
+        #[serde(rename = "type")]
+        kind: &'static str,
+        file_id: &'a str,
+    },
 }
 
 impl<'a> Item<'a> {
     fn new(message: &InputMessage<'a>, has_plain_answers: bool) -> Self {
-        let part = |kind| {
-            let text = message.text;
-            Content::Parts([TextPart { kind, text }])
+        let InputMessage {
+            role,
+            text,
+            image_file_ids,
+        } = *message;
+        let parts = |kind_of_text| {
+            Content::Parts(Parts {
+                kind_of_text,
+                text,
+                image_file_ids,
+            })
         };
         Self {
             kind: "message",
-            role: message.role,
-            content: match message.role {
-                Role::User => part("input_text"),
-                Role::Assistant if has_plain_answers => Content::Plain(message.text),
-                Role::Assistant => part("output_text"),
+            role,
+            content: match role {
+                Role::User => parts("input_text"),
+                Role::Assistant if has_plain_answers => Content::Plain(text),
+                Role::Assistant => parts("output_text"),
             },
         }
     }
