@@ -308,6 +308,42 @@ on_each_database! {
         assert_eq!(database.number(links).await?, 14);
     }
 
+    /// CONT-70, CONT-73: a message and the deletion of its file begin at the same
+    /// time. One of them wins, and the other one is told.
+    async fn no_message_has_a_file_that_was_deleted(env) {
+        let scene = seeing_scene(&env).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        let database = scene.database();
+        let mut wins = [0, 0];
+        for round in 0..60 {
+            let file = StoredFile::image(&chat).insert(database).await?;
+            let path = format!("/chats/{chat}/attachments/{}", file.id);
+            let body = message("look", [&file]);
+            let (sent, deleted) = if round % 2 == 0 {
+                tokio::join!(user.refused(&chat, &body), user.delete(&path))
+            } else {
+                let (deleted, sent) = tokio::join!(user.delete(&path), user.refused(&chat, &body));
+                (sent, deleted)
+            };
+            let (sent, deleted) = (sent?, deleted?);
+            let is_sent = sent.status == 200;
+            wins[usize::from(is_sent)] += 1;
+            if is_sent {
+                check(&deleted, ErrorCode::AttachmentLocked)?;
+            } else {
+                check(&sent, ErrorCode::InvalidAttachment)?;
+                deleted.expect(204)?;
+            }
+        }
+        let wrong = "SELECT count(*) FROM message_attachments l \
+            JOIN attachments a ON a.id = l.attachment_id WHERE a.deleted_at IS NOT NULL";
+        assert_eq!(database.number(wrong).await?, 0);
+        assert!(wins[0] > 0 && wins[1] > 0, "{wins:?}");
+        let links = "SELECT count(*) FROM message_attachments";
+        assert_eq!(database.number(links).await?, wins[1]);
+    }
+
     /// CONT-30, CONT-38: ids of files mean nothing to another provider.
     async fn an_image_goes_nowhere_but_to_its_storage(env) {
         let second = ScriptedProvider::start().await?;

@@ -32,7 +32,7 @@ pub(crate) struct Facts {
     /// Type and turn, sorted.
     pub(crate) audits: Vec<(String, Uuid)>,
     pub(crate) deleted_chats: BTreeSet<Uuid>,
-    /// Chats that are queued for clean-up, sorted.
+    /// Chats and files that are queued for clean-up, sorted.
     pub(crate) cleanups: Vec<Uuid>,
 }
 
@@ -324,6 +324,11 @@ impl Facts {
         let payload: Value = serde_json::from_str(&text(row, 2)?)?;
         if text(row, 0)? == "mini-chat.chat_cleanup" {
             self.cleanups.push(member(&payload, "chat_id")?.parse()?);
+            return Ok(());
+        }
+        if text(row, 0)? == "mini-chat.attachment_cleanup" {
+            let file = member(&payload, "attachment_id")?;
+            self.cleanups.push(file.parse()?);
             return Ok(());
         }
         let turn: Uuid = member(&payload, "turn_id")?.parse()?;

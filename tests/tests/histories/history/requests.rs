@@ -50,7 +50,7 @@ impl History {
 
     fn command(&mut self, chat: Uuid) -> Command {
         let content = format!("message {}", self.steps.len());
-        match self.choices.weighted(&[40, 10, 12, 12, 8, 10, 8, 3, 6]) {
+        match self.choices.weighted(&[40, 10, 12, 12, 8, 10, 8, 3, 6, 8]) {
             Some(0) => {
                 let request = Uuid::new_v4();
                 self.requests.push(request);
@@ -83,7 +83,17 @@ impl History {
                 target: self.target(chat),
             },
             Some(7) => Command::DeleteChat,
+            Some(9) => self.delete_file(),
             _ => Command::Messages,
+        }
+    }
+
+    /// The deletion of any file.
+    fn delete_file(&mut self) -> Command {
+        let files: Vec<Uuid> = self.model.facts.files.keys().copied().collect();
+        let file = self.choices.one_of(&files).copied();
+        Command::DeleteFile {
+            file: file.unwrap_or_default(),
         }
     }
 
@@ -145,6 +155,10 @@ fn request(chat: Uuid, command: &Command) -> Request {
         Command::Cancel { target } => (Method::POST, format!("{}/cancel", turn(target)), None),
         Command::Status { target } => (Method::GET, turn(target), None),
         Command::Messages => (Method::GET, format!("/chats/{chat}/messages"), None),
+        Command::DeleteFile { file } => {
+            let path = format!("/chats/{chat}/attachments/{file}");
+            (Method::DELETE, path, None)
+        }
         Command::DeleteChat => (Method::DELETE, format!("/chats/{chat}"), None),
     };
     Request { method, path, body }

@@ -82,6 +82,9 @@ pub(crate) enum Command {
         target: Uuid,
     },
     Messages,
+    DeleteFile {
+        file: Uuid,
+    },
     DeleteChat,
 }
 
@@ -97,7 +100,7 @@ impl Command {
             | Self::Delete { target }
             | Self::Cancel { target }
             | Self::Status { target } => Some(*target),
-            Self::Messages | Self::DeleteChat => None,
+            Self::Messages | Self::DeleteFile { .. } | Self::DeleteChat => None,
         }
     }
 
@@ -323,7 +326,8 @@ impl Model {
             operation.presence = Presence::Over;
         }
         let operation = &mut self.operations[number];
-        if answer == "deleted" {
+        let is_repeatable = matches!(operation.command, Command::DeleteFile { .. });
+        if answer == "deleted" && !is_repeatable {
             let deleted = (operation.chat, operation.command.request());
             let is_first = self.acknowledged_deletions.insert(deleted);
             ensure!(is_first, "two clients were told that they deleted it");
@@ -353,9 +357,12 @@ impl Model {
         self.losses += 1;
         self.lost_since.get_or_insert(self.now);
         if let Some(operation) = self.may_fail(transaction) {
-            // The deletion of a chat is not looked up, because repeating it
-            // does no harm.
-            operation.has_deleted &= operation.command != Command::DeleteChat;
+            // The deletion of a chat or a file is not looked up, because repeating
+            // it does no harm.
+            operation.has_deleted &= !matches!(
+                operation.command,
+                Command::DeleteChat | Command::DeleteFile { .. }
+            );
         }
     }
 

@@ -90,6 +90,16 @@ impl Operation {
             Command::Messages => {
                 self.allowed.insert(facts.list(chat));
             }
+            Command::DeleteFile { file } => {
+                let answer = match facts.files.get(file) {
+                    Some(file) if file.chat != chat => "404 attachment_not_found",
+                    None => "404 attachment_not_found",
+                    Some(file) if file.is_deleted => "deleted",
+                    Some(_) if facts.is_linked(*file) => "409 attachment_locked",
+                    Some(_) => return,
+                };
+                self.allowed.insert(answer.to_owned());
+            }
             Command::DeleteChat => {}
         }
     }
@@ -161,6 +171,11 @@ impl Facts {
         let mut files = links.cloned().unwrap_or_default();
         files.retain(|id| self.is_usable(chat, *id));
         files
+    }
+
+    /// Whether a message is linked to the file, deleted or not (CONT-73).
+    pub(super) fn is_linked(&self, file: Uuid) -> bool {
+        self.links.values().flatten().any(|linked| *linked == file)
     }
 
     fn is_usable(&self, chat: Uuid, file: Uuid) -> bool {

@@ -27,6 +27,7 @@ enum Change {
     Progressed(Uuid),
     Deleted(Uuid),
     ChatDeleted(Uuid),
+    FileDeleted(Uuid),
 }
 
 /// The changes from `before` to `after`.
@@ -49,6 +50,10 @@ fn changes(before: &Facts, after: &Facts) -> Vec<Change> {
     }
     let deleted = after.deleted_chats.difference(&before.deleted_chats);
     changes.extend(deleted.map(|chat| Change::ChatDeleted(*chat)));
+    let was_there = |id| before.files.get(id).is_some_and(|file| !file.is_deleted);
+    let deleted = after.files.iter();
+    let deleted = deleted.filter(|(id, file)| file.is_deleted && was_there(*id));
+    changes.extend(deleted.map(|(id, _)| Change::FileDeleted(*id)));
     changes
 }
 
@@ -106,6 +111,7 @@ impl Model {
             Change::Progressed(id) => self.progressed(expected, id, &after.turns[&id]),
             Change::Deleted(id) => self.deleted(expected, id),
             Change::ChatDeleted(chat) => self.chat_deleted(expected, chat),
+            Change::FileDeleted(file) => self.file_deleted(expected, file),
         }
     }
 
@@ -471,6 +477,21 @@ impl Model {
         ensure!(may_delete, "nobody may delete this chat now");
         expected.deleted_chats.insert(chat);
         expected.cleanups.push(chat);
+        expected.cleanups.sort();
+        Ok(())
+    }
+
+    /// No message is linked to it (CONT-70, CONT-73).
+    fn file_deleted(&mut self, expected: &mut Facts, id: Uuid) -> anyhow::Result<()> {
+        let command = Command::DeleteFile { file: id };
+        let may_delete = self.may_have_deleted(|operation| operation.command == command);
+        ensure!(may_delete, "nobody may delete this file now");
+        ensure!(!expected.is_linked(id), "a file of a message is deleted");
+        let file = expected.files.get_mut(&id).context("no such file")?;
+        let is_gone = expected.deleted_chats.contains(&file.chat);
+        ensure!(!is_gone, "a file of a deleted chat is deleted");
+        file.is_deleted = true;
+        expected.cleanups.push(id);
         expected.cleanups.sort();
         Ok(())
     }
