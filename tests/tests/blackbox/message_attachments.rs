@@ -9,8 +9,8 @@ use minichat_tests::exposition::Scrape;
 use minichat_tests::harness::{Env, Scene};
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::ScriptedProvider;
-use minichat_tests::sse::Events;
 use minichat_tests::sent_files::StoredFile;
+use minichat_tests::sse::Events;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
