@@ -109,7 +109,8 @@ on_each_database! {
         assert_eq!(answer["filename"], "upload");
         for request in files(&scene) {
             let name = request.body["filename"].as_str().unwrap_or_default().to_owned();
-            assert!(name.starts_with(&chat) && name.ends_with(".txt") && !name.contains('/'), "{name}");
+            assert!(name.starts_with(&chat) && !name.contains('/'), "{name}");
+            assert_eq!(name.rsplit('.').next(), Some("txt"), "{name}");
         }
     }
 
@@ -179,7 +180,7 @@ on_each_database! {
         let path = format!("/chats/{}/attachments/{id}", uploader.chat);
         assert_eq!(api.get(&path).await?.expect(200)?["status"], "pending");
         let scrape = scene.stack.scrape().await?;
-        assert_eq!(scrape.sum("mini_chat_attachments_pending", &[]), 1.0);
+        assert!((scrape.sum("mini_chat_attachments_pending", &[]) - 1.0).abs() < 0.5);
         drop(uploader);
         // It was not read, so the end of the connection behind it could not be seen.
         scene.provider.release(1);

@@ -75,7 +75,7 @@ on_each_database! {
         let mut uploader = Uploader::connect(&scene).await?;
         uploader.begin(CHUNKED).await?;
         uploader.client.write_chunk(FormFile::text("").head().as_bytes()).await?;
-        uploader.client.write_chunk(&[b'x'; 200_000]).await?;
+        uploader.client.write_chunk(&vec![b'x'; 200_000]).await?;
         uploader.client.read_to("\"code\":\"provider_error\"").await?;
         assert_eq!(rows(&scene).await?, ["failed upload_failed -"]);
     }
