@@ -501,6 +501,36 @@ pub(super) const KEYS: &[Key] = &[
         "Whether a file is refused if its first bytes contradict its type, such as a PNG that is called a PDF, or a text with NUL bytes.",
     ),
     key(
+        "thumbnail.width",
+        Kind::Integer(1, 1024),
+        "128",
+        "Largest width of a thumbnail in pixels.",
+    ),
+    key(
+        "thumbnail.height",
+        Kind::Integer(1, 1024),
+        "128",
+        "Largest height of a thumbnail in pixels.",
+    ),
+    key(
+        "thumbnail.max_bytes",
+        Kind::Integer(1, 1 << 20),
+        "131072",
+        "Largest size of a thumbnail in bytes. An image whose thumbnail is larger has none.",
+    ),
+    key(
+        "thumbnail.max_pixels",
+        Kind::Integer(1, 1_000_000_000),
+        "100000000",
+        "Pixels of the largest image that gets a thumbnail.",
+    ),
+    key(
+        "thumbnail.max_decode_bytes",
+        Kind::Integer(1, 1 << 28),
+        "33554432",
+        "Largest size in bytes of an image that gets a thumbnail: of its file, and of its pixels at 4 bytes each. Making a thumbnail takes up to three times as much memory. One is made at a time.",
+    ),
+    key(
         "outbox.queue_name",
         Kind::Text,
         "mini-chat.usage_snapshot",

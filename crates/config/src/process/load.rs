@@ -13,7 +13,7 @@ use self::settings::Settings;
 use super::types::{
     Auth, CleanupConfig, CleanupWorker, Database, DatabaseUrl, Dev, Drain, Job, JobConfig,
     LogFormat, Logging, Metrics, OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server,
-    SharedSecret, Streaming, TenantSource, Tracing, TrustedHeaders, Uploads,
+    SharedSecret, Streaming, TenantSource, Thumbnails, Tracing, TrustedHeaders, Uploads,
 };
 use crate::fault::Faults;
 use crate::issuer::Issuer;
@@ -63,6 +63,7 @@ fn process(settings: &mut Settings) -> ProcessConfig {
         outbox: outbox::outbox(settings),
         cleanup_worker: cleanup_worker(settings),
         uploads: uploads(settings),
+        thumbnails: thumbnails(settings),
     };
     require_patience(settings, &config);
     config
@@ -129,6 +130,16 @@ fn uploads(settings: &mut Settings) -> Uploads {
         max_concurrent: settings.size("rag.max_concurrent_uploads"),
         allow_csv: settings.boolean("rag.allow_csv_upload"),
         check_content: settings.boolean("rag.verify_magic"),
+    }
+}
+
+fn thumbnails(settings: &mut Settings) -> Thumbnails {
+    Thumbnails {
+        width: settings.small("thumbnail.width"),
+        height: settings.small("thumbnail.height"),
+        max_bytes: settings.size("thumbnail.max_bytes"),
+        max_pixels: settings.integer("thumbnail.max_pixels"),
+        max_decode_bytes: settings.integer("thumbnail.max_decode_bytes"),
     }
 }
 

@@ -48,6 +48,8 @@ pub struct ProcessConfig {
     pub uploads: Uploads,
     /// `cleanup_worker.*`
     pub cleanup_worker: CleanupWorker,
+    /// `thumbnail.*`
+    pub thumbnails: Thumbnails,
 }
 
 impl ProcessConfig {
@@ -296,6 +298,21 @@ pub struct Uploads {
     pub allow_csv: bool,
     /// Whether the first bytes of a file must agree with its type (CONT-54).
     pub check_content: bool,
+}
+
+/// Limits of thumbnails (CONT-66).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thumbnails {
+    /// Maximum width in pixels.
+    pub width: u32,
+    /// Maximum height in pixels.
+    pub height: u32,
+    /// Maximum size of a thumbnail in bytes.
+    pub max_bytes: usize,
+    /// Maximum number of pixels of an image that gets one.
+    pub max_pixels: u64,
+    /// Maximum size of its file, and of its pixels at 4 bytes each, in bytes.
+    pub max_decode_bytes: u64,
 }
 
 /// The clean-up of provider files and vector stores after deletions (CONT-160).
