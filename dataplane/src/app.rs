@@ -10,7 +10,7 @@ use minichat_provider::ProviderClient;
 use minichat_store::Store;
 use minichat_telemetry::Signal;
 
-use crate::attachments::UploadPermits;
+use crate::attachments::{Thumbnailer, UploadPermits};
 use crate::config_source::Tenants;
 use crate::database::Probe;
 use crate::open_turns::OpenTurns;
@@ -37,4 +37,6 @@ pub struct App {
     pub turns: OpenTurns,
     /// The uploads that this process works on.
     pub uploads: UploadPermits,
+    /// Makes thumbnails of images that are uploaded.
+    pub thumbnails: Thumbnailer,
 }

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::app::App;
-use crate::attachments::UploadPermits;
+use crate::attachments::{Thumbnailer, UploadPermits};
 use crate::cleanup::Cleanup;
 use crate::config_source::{ConfigSource, StoredPolicyVersions};
 use crate::database::{self, Probe};
@@ -129,6 +129,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
         refusing: Signal::new(),
         turns: OpenTurns::default(),
         uploads: UploadPermits::new(config.uploads.max_concurrent),
+        thumbnails: Thumbnailer::new(&config.thumbnails),
         config,
     });
     let lifecycle = Lifecycle::default();

@@ -262,8 +262,11 @@ impl Tx {
     ) -> Result<bool, StoreError> {
         let changed = self
             .query_opt(
+                // A session prepares the statement for the types of its first
+                // values, which may be absent.
                 "UPDATE attachments SET status = 'ready', img_thumbnail = $4, \
-                 img_thumbnail_width = $5, img_thumbnail_height = $6, updated_at = $7 \
+                 img_thumbnail_width = CAST($5 AS BIGINT), \
+                 img_thumbnail_height = CAST($6 AS BIGINT), updated_at = $7 \
                  WHERE tenant_id = $1 AND chat_id = $2 AND id = $3 AND status = 'uploaded' \
                  AND deleted_at IS NULL AND cleanup_status IS NULL RETURNING id",
                 &params![

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -151,13 +151,33 @@ impl FilePart {
 }
 
 /// What of a file has passed its stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Passed {
     bytes: AtomicU64,
     fault: OnceLock<FormFault>,
+    /// A copy of the bytes so far.
+    kept: Mutex<Option<Vec<u8>>>,
+    /// Bytes of the largest file of which a copy is kept.
+    max_kept: u64,
 }
 
 impl Passed {
+    /// Keeps a copy of the file if it has at most `max_kept` bytes.
+    pub(super) fn keeping(max_kept: u64) -> Self {
+        Self {
+            bytes: AtomicU64::default(),
+            fault: OnceLock::new(),
+            kept: Mutex::new((max_kept > 0).then(Vec::new)),
+            max_kept,
+        }
+    }
+
+    /// The copy of the file, once.
+    pub(super) fn take_kept(&self) -> Option<Vec<u8>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.take()
+    }
+
     /// Bytes so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Acquire)
@@ -168,8 +188,15 @@ impl Passed {
         self.fault.get().copied()
     }
 
-    fn add(&self, count: usize) {
-        self.bytes.fetch_add(count as u64, Ordering::AcqRel);
+    fn add(&self, data: &[u8]) {
+        let before = self.bytes.fetch_add(data.len() as u64, Ordering::AcqRel);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if before + data.len() as u64 > self.max_kept {
+            *kept = None;
+        }
+        if let Some(kept) = &mut *kept {
+            kept.extend_from_slice(data);
+        }
     }
 }
 
@@ -194,7 +221,7 @@ impl Stream for FileStream {
             if data.len() as u64 > left {
                 return Err(FormFault::LargeFile);
             }
-            self.passed.add(data.len());
+            self.passed.add(&data);
             Ok(data)
         });
         if let Err(fault) = data {

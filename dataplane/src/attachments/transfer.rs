@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use futures_util::TryStreamExt;
 use minichat_config::tenant::Provider;
 use minichat_core::attachment::FileType;
-use minichat_core::{AttachmentId, ErrorCode, Timestamp};
+use minichat_core::{AttachmentId, AttachmentKind, ErrorCode, Timestamp};
 use minichat_metrics::{PendingAttachmentGuard, UploadResult};
 use minichat_provider::{BodyError, FileUpload, ProviderFileId, StorageCall, StorageError};
 use minichat_store::{
@@ -31,30 +31,38 @@ pub(super) struct NewFile {
 }
 
 /// An upload whose row is `pending` or `uploaded`.
-struct Transfer<'a> {
-    upload: &'a Upload,
-    new: NewFile,
-    key: AttachmentKey,
+pub(super) struct Transfer<'a> {
+    pub(super) upload: &'a Upload,
+    pub(super) new: NewFile,
+    pub(super) key: AttachmentKey,
     created_at: Timestamp,
     /// When all calls to the provider must be over.
-    expires_at: Instant,
-    passed: Arc<Passed>,
+    pub(super) expires_at: Instant,
+    pub(super) passed: Arc<Passed>,
     /// Known as soon as the provider has the file, so that it can be discarded.
     provider_file: OnceLock<ProviderFileId>,
 }
 
 /// How the row of a failed upload ends.
-struct Failure {
+pub(super) struct Failure {
     refusal: Refusal,
     /// `None` if the row was deleted meanwhile, and stays as it is.
     error_code: Option<&'static str>,
 }
 
 impl Failure {
-    fn new(refusal: Refusal, error_code: &'static str) -> Self {
+    pub(super) fn new(refusal: Refusal, error_code: &'static str) -> Self {
         Self {
             refusal,
             error_code: Some(error_code),
+        }
+    }
+
+    /// The row or its chat was deleted meanwhile.
+    pub(super) fn of_deleted(problem: Problem) -> Self {
+        Self {
+            refusal: problem.into(),
+            error_code: None,
         }
     }
 }
@@ -77,7 +85,7 @@ pub(super) async fn transfer(
     let _pending = PendingAttachmentGuard::new(Arc::clone(&upload.app.metrics));
     let total = upload.provider().map(|it| it.timeouts.total);
     let transfer = Transfer {
-        passed: Arc::default(),
+        passed: Arc::new(Passed::keeping(kept_bytes(upload, &new))),
         upload,
         new,
         key,
@@ -100,6 +108,14 @@ pub(super) async fn transfer(
             transfer.record(failure.error_code).await;
             Err(failure.refusal)
         }
+    }
+}
+
+/// How much of the file is kept, for a thumbnail.
+fn kept_bytes(upload: &Upload, new: &NewFile) -> u64 {
+    match new.file_type.kind {
+        AttachmentKind::Image => upload.app.thumbnails.max_file_bytes(),
+        AttachmentKind::Document => 0,
     }
 }
 
@@ -162,8 +178,7 @@ impl Transfer<'_> {
         let file = self.provider_file.get_or_init(|| file);
         self.mark_uploaded(file).await?;
         self.check_total().await?;
-        // Step 14, what makes the file usable: CONT-61, CONT-62, CONT-66.
-        Ok(None)
+        self.make_usable(file).await
     }
 
     /// Step 11: the file, to the provider.
@@ -187,7 +202,7 @@ impl Transfer<'_> {
     }
 
     /// A call to the provider's storage.
-    fn call(&self) -> Option<StorageCall<'_>> {
+    pub(super) fn call(&self) -> Option<StorageCall<'_>> {
         let provider = self.upload.provider()?;
         Some(StorageCall {
             tenant: self.key.tenant_id,
@@ -203,7 +218,7 @@ impl Transfer<'_> {
     }
 
     /// CONT-60
-    fn refused_by_provider(&self, error: &StorageError) -> Refusal {
+    pub(super) fn refused_by_provider(&self, error: &StorageError) -> Refusal {
         tracing::warn!(
             attachment_id = %self.key.id,
             reason = error.reason(),
@@ -341,16 +356,13 @@ fn of_update(changed: Result<bool, StoreError>) -> Result<(), Failure> {
         Ok(false) => {
             let detail = "The attachment was deleted while it was uploaded.";
             let problem = Problem::new(ErrorCode::AttachmentNotFound, detail);
-            Err(Failure {
-                refusal: problem.into(),
-                error_code: None,
-            })
+            Err(Failure::of_deleted(problem))
         }
         Err(error) => Err(Failure::new(error.into(), "upload_failed")),
     }
 }
 
-fn no_provider() -> Failure {
+pub(super) fn no_provider() -> Failure {
     let problem = Problem::unavailable("The chat's model has no provider at the moment.");
     Failure::new(problem.into(), "upload_failed")
 }

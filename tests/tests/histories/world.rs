@@ -11,7 +11,7 @@ use axum::Router;
 use minichat_config::{Credentials, ProcessConfig, TenantConfig};
 use minichat_core::{Clock, Timestamp};
 use minichat_dataplane::app::App;
-use minichat_dataplane::attachments::UploadPermits;
+use minichat_dataplane::attachments::{Thumbnailer, UploadPermits};
 use minichat_dataplane::config_source::{StoredPolicyVersions, TenantRuntime, Tenants};
 use minichat_dataplane::database::Probe;
 use minichat_dataplane::drain;
@@ -170,6 +170,7 @@ impl World {
             refusing: Signal::new(),
             turns: OpenTurns::default(),
             uploads: UploadPermits::new(self.config.uploads.max_concurrent),
+            thumbnails: Thumbnailer::new(&self.config.thumbnails),
         });
         Ok(Life {
             router: minichat_dataplane::http::router(Arc::clone(&app), Tracer::without_export()),

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 use crate::app::App;
-use crate::attachments::UploadPermits;
+use crate::attachments::{Thumbnailer, UploadPermits};
 use crate::config_source::{TenantRuntime, Tenants};
 use crate::database::Probe;
 use crate::open_turns::OpenTurns;
@@ -96,6 +96,7 @@ impl Harness {
             outbox: Arc::new(Outbox::without_dispatcher(config.outbox.clone())),
             survey: Arc::default(),
             uploads: UploadPermits::new(config.uploads.max_concurrent),
+            thumbnails: Thumbnailer::new(&config.thumbnails),
             config,
             clock: Arc::clone(&clock) as _,
             refusing: Signal::default(),

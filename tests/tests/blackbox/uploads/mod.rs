@@ -3,6 +3,8 @@
 
 mod accepted;
 mod broken;
+mod indexed;
+mod pictures;
 mod refused;
 
 use minichat_tests::exposition::Scrape;

@@ -1,0 +1,288 @@
+//! Documents in the chat's vector store.
+
+use futures_util::future::{join, join_all};
+use minichat_tests::database::DatabaseKind;
+use minichat_tests::form::{FormFile, beginning};
+use minichat_tests::harness::{Scene, Stack, run};
+use minichat_tests::on_each_database;
+use minichat_tests::scripted_provider::{RecordedRequest, Scenario};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{counted, rows, scene, scene_with, settled};
+
+const XLSX: &str = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet";
+
+/// For the call that creates a store.
+fn for_stores() -> Scenario {
+    Scenario {
+        for_method: Some("POST".to_owned()),
+        ..Scenario::default().for_path("/vector_stores")
+    }
+}
+
+fn failing(status: u16) -> Scenario {
+    Scenario::status(status, json!({"error": {"message": "no"}}))
+}
+
+/// The calls that create stores, and those that add files to one.
+fn store_calls(scene: &Scene) -> (Vec<RecordedRequest>, Vec<RecordedRequest>) {
+    let posts = scene.provider.requests().into_iter();
+    let posts = posts.filter(|it| it.method == "POST" && it.path.contains("/vector_stores"));
+    posts.partition(|it| !it.path.contains("/files"))
+}
+
+/// Provider's label, id and count of files of all stores.
+async fn stores(scene: &Scene) -> anyhow::Result<Vec<String>> {
+    let sql = "SELECT provider, COALESCE(vector_store_id, '-'), file_count \
+        FROM chat_vector_stores ORDER BY created_at, id";
+    let rows = scene.database().query(sql).await?;
+    let rows = rows.into_iter().map(|row| {
+        let values: Vec<_> = row.into_iter().flatten().collect();
+        values.join(" ")
+    });
+    Ok(rows.collect())
+}
+
+/// Uploads ten first documents of a chat at once, in turn through the scene's
+/// process and through `others`. Returns how many became ready; the rest was told
+/// to try again.
+async fn ten_at_once(scene: &Scene, others: &[&Stack]) -> anyhow::Result<usize> {
+    let user = Uuid::new_v4();
+    let api = scene.stack.caller(&scene.tenant, user)?;
+    let chat = api.create_chat(None).await?;
+    let mut callers = vec![api];
+    for stack in others {
+        callers.push(stack.caller(&scene.tenant, user)?);
+    }
+    scene.provider.push_scenario(Scenario {
+        delay_before_head_ms: 300,
+        ..for_stores()
+    });
+    let text = FormFile::text("a");
+    let uploads = (0..10).map(|i| callers[i % callers.len()].upload(&chat, &text));
+    let mut ready = 0;
+    for answer in join_all(uploads).await {
+        let answer = answer?;
+        if answer.status.as_u16() == 503 {
+            answer.problem(503, "vector_store_timeout")?;
+        } else {
+            answer.expect(201)?;
+            ready += 1;
+        }
+    }
+    assert_eq!(store_calls(scene).0.len(), 1);
+    let (_, ids) = scene.provider.stored();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    assert_eq!(stores(scene).await?, [format!("main {} {ready}", ids[0])]);
+    Ok(ready)
+}
+
+/// CONT-61: also if the uploads meet two processes.
+#[test]
+fn two_processes_create_one_store() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let scene = env.scene().await?;
+        let other = env.serve(&[&scene.tenant]).await?;
+        assert!(ten_at_once(&scene, &[&other]).await? > 0);
+        Ok(())
+    })
+}
+
+on_each_database! {
+    /// CONT-59, CONT-61, CONT-62, PLAT-19; checks 19, 21 and 23 of chapter 04
+    async fn documents_of_a_chat_share_a_store_and_other_files_have_none(env) {
+        let scene = scene(&env).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(None).await?;
+        let xlsx = FormFile::new("a.xlsx", XLSX, beginning(b"PK\x03\x04", 40));
+        for file in [FormFile::png(100), xlsx] {
+            user.upload(&chat, &file).await?.expect(201)?;
+        }
+        assert!(scene.provider.stored().1.is_empty() && stores(&scene).await?.is_empty());
+
+        let mut ids = Vec::new();
+        for _ in 0..2 {
+            let answer = user.upload(&chat, &FormFile::text("a")).await?;
+            let file = answer.expect(201)?;
+            ids.push(file["id"].clone());
+            let text = String::from_utf8_lossy(&answer.body).into_owned();
+            assert!(!text.contains("vs_mock") && !text.contains("file-mock"), "{text}");
+        }
+        let (created, added) = store_calls(&scene);
+        assert_eq!((created.len(), &created[0].body), (1, &json!({})));
+        let store = scene.provider.stored().1.remove(0);
+        assert_eq!(stores(&scene).await?, [format!("main {store} 2")]);
+        assert_eq!(added.len(), 2);
+        for (call, id) in added.iter().zip(&ids) {
+            assert_eq!(call.path, format!("/v1/vector_stores/{store}/files"));
+            assert_eq!(call.body["attributes"], json!({"attachment_id": id}));
+            let file = call.body["file_id"].as_str().unwrap_or_default();
+            assert!(scene.provider.file(file).is_some(), "{file}");
+        }
+
+        // Another chat has another store.
+        let chat = user.create_chat(None).await?;
+        user.upload(&chat, &FormFile::text("a")).await?.expect(201)?;
+        assert_eq!(scene.provider.stored().1.len(), 2);
+    }
+
+    /// CONT-61; check 21 of chapter 04
+    async fn of_uploads_at_once_one_creates_the_store(env) {
+        let scene = scene(&env).await?;
+        assert_eq!(ten_at_once(&scene, &[]).await?, 10);
+    }
+
+    /// API-104, CONT-60, CONT-61, CONT-63, CONT-64; check 32 of chapter 04
+    async fn a_store_that_is_not_created_leaves_no_placeholder(env) {
+        let scene = scene_with(&env, "", |tenant| {
+            tenant.spec()["providers"][0]["timeouts"] = json!({"firstByteSeconds": 1});
+        })
+        .await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(None).await?;
+        let before = scene.stack.scrape().await?;
+        let of_stores = |scenario: Scenario| Scenario {
+            for_method: Some("POST".to_owned()),
+            ..scenario.for_path("/vector_stores")
+        };
+        for (scenario, status, code) in [
+            (of_stores(failing(500)), 502, "provider_error"),
+            (of_stores(Scenario::raw("{\"id\": \"x/../y\"}")), 502, "provider_error"),
+            (Scenario { drop_connection: true, ..for_stores() }, 502, "provider_error"),
+            (Scenario { hold_before_head: true, ..for_stores() }, 504, "provider_timeout"),
+        ] {
+            scene.provider.push_scenario(scenario);
+            user.upload(&chat, &FormFile::text("a")).await?.problem(status, code)?;
+            assert!(stores(&scene).await?.is_empty(), "{status}");
+        }
+        scene.provider.release(1);
+        assert_eq!(rows(&scene).await?, ["failed vector_store_failed pending"; 4]);
+        assert_eq!(counted(&scene, &before).await?, [("document/provider_error".to_owned(), 4.0)]);
+        user.upload(&chat, &FormFile::text("a")).await?.expect(201)?;
+        settled(&scene).await?;
+    }
+
+    /// CONT-60, CONT-63, CONT-64; check 31 of chapter 04
+    async fn a_file_that_cannot_be_added_is_left_to_the_clean_up(env) {
+        let scene = scene(&env).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(None).await?;
+        user.upload(&chat, &FormFile::text("a")).await?.expect(201)?;
+        let store = scene.provider.stored().1.remove(0);
+        let path = format!("/vector_stores/{store}/files");
+        scene.provider.push_scenario(failing(500).for_path(&path));
+        let failed = user.upload(&chat, &FormFile::text("a")).await?;
+        failed.problem(502, "provider_error")?;
+        assert_eq!(rows(&scene).await?, ["ready - -", "failed indexing_failed pending"]);
+        let due = "SELECT provider_file_id FROM attachments WHERE cleanup_status = 'pending'";
+        let due = scene.database().query(due).await?;
+        let due = due[0][0].clone().unwrap_or_default();
+        assert!(scene.provider.file(&due).is_some());
+        assert_eq!(stores(&scene).await?, [format!("main {store} 1")]);
+    }
+
+    /// API-31, CONT-61: who waits too long is told when to try again, and gives up when
+    /// the creator fails.
+    async fn those_who_wait_for_a_store_never_create_one(env) {
+        let scene = scene(&env).await?;
+        let user = scene.new_user()?;
+        for fails in [false, true] {
+            let chat = user.create_chat(None).await?;
+            scene.provider.push_scenario(Scenario {
+                hold_before_head: true,
+                ..if fails {
+                    Scenario { status: 500, body: Some(json!({})), ..for_stores() }
+                } else {
+                    for_stores()
+                }
+            });
+            let text = FormFile::text("a");
+            let creator = user.upload(&chat, &text);
+            let waiter = async {
+                let taken = "SELECT count(*) FROM chat_vector_stores WHERE vector_store_id IS NULL";
+                let is_taken = async || Ok(scene.database().number(taken).await? == 1);
+                scene.stack.eventually("taken", is_taken).await?;
+                let waiter = user.upload(&chat, &text);
+                if fails {
+                    let release = async {
+                        let uploaded = "SELECT count(*) FROM attachments WHERE status = 'uploaded'";
+                        let is_waiting = async || Ok(scene.database().number(uploaded).await? == 2);
+                        scene.stack.eventually("waiting", is_waiting).await?;
+                        scene.provider.release(1);
+                        anyhow::Ok(())
+                    };
+                    let (answer, released) = join(waiter, release).await;
+                    released?;
+                    // It may also have come so late that it created the store.
+                    let answer = answer?;
+                    if answer.status.as_u16() != 201 {
+                        answer.problem(502, "provider_error")?;
+                    }
+                } else {
+                    let answer = waiter.await?;
+                    answer.problem(503, "vector_store_timeout")?;
+                    assert_eq!(answer.header("retry-after"), "3");
+                    scene.provider.release(1);
+                }
+                anyhow::Ok(())
+            };
+            let (created, waited) = join(creator, waiter).await;
+            waited?;
+            if fails {
+                created?.problem(502, "provider_error")?;
+            } else {
+                created?.expect(201)?;
+                assert_eq!(scene.provider.stored().1.len(), 1);
+            }
+        }
+    }
+
+    /// CONT-38, CONT-61
+    async fn documents_do_not_go_to_another_provider_than_the_chats(env) {
+        let scene = scene(&env).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(None).await?;
+        user.upload(&chat, &FormFile::text("a")).await?.expect(201)?;
+        for id in ["vector_store_id", "NULL"] {
+            let sql = format!("UPDATE chat_vector_stores SET provider = 'other', vector_store_id = {id}");
+            scene.database().query(&sql).await?;
+            let refused = user.upload(&chat, &FormFile::text("a")).await?;
+            refused.problem(409, "provider_mismatch")?;
+        }
+        let failed = "failed vector_store_failed pending";
+        assert_eq!(rows(&scene).await?, ["ready - -", failed, failed]);
+        assert_eq!(store_calls(&scene).0.len(), 1);
+    }
+
+    /// CONT-58, CONT-61, CONT-63, CONT-64: the store of a deleted chat is left to the
+    /// clean-up; if that has removed its row, the store is deleted at once.
+    async fn a_deletion_of_the_chat_leaves_no_store_behind(env) {
+        let scene = scene(&env).await?;
+        let user = scene.new_user()?;
+        for is_removed in [false, true] {
+            let chat = user.create_chat(None).await?;
+            scene.provider.push_scenario(Scenario { hold_before_head: true, ..for_stores() });
+            let text = FormFile::text("a");
+            let upload = user.upload(&chat, &text);
+            let deletion = async {
+                scene.provider.wait_until(|stats| stats.answers_open == 1).await;
+                user.delete(&format!("/chats/{chat}")).await?.expect(204)?;
+                if is_removed {
+                    let sql = "DELETE FROM chat_vector_stores WHERE vector_store_id IS NULL";
+                    scene.database().query(sql).await?;
+                }
+                scene.provider.release(1);
+                anyhow::Ok(())
+            };
+            let (answer, deleted) = join(upload, deletion).await;
+            deleted?;
+            assert_eq!(answer?.status.as_u16(), 404);
+            let ids = scene.provider.stored().1;
+            assert_eq!(ids.len(), 1, "only that of the first chat is left: {ids:?}");
+            assert_eq!(stores(&scene).await?.len(), 1);
+        }
+        let found = rows(&scene).await?;
+        assert!(found.iter().all(|row| row.ends_with(" pending")), "{found:?}");
+    }
+}
