@@ -12,7 +12,7 @@ use crate::{
 const ROUNDS: u32 = 60;
 
 impl Db {
-    async fn insert_file(&self, kind: &'static str) -> AttachmentId {
+    async fn insert_ready_file(&self, kind: &'static str) -> AttachmentId {
         let id = AttachmentId::random();
         self.sql(
             "INSERT INTO attachments (id, tenant_id, chat_id, uploaded_by_user_id, filename, \
@@ -123,7 +123,7 @@ on_both_databases! {
         let mut wins = [0, 0];
         for round in 0..ROUNDS {
             let lock = if round % 2 == 0 { Lock::Chat } else { Lock::Row };
-            let file = db.insert_file("image").await;
+            let file = db.insert_ready_file("image").await;
             let (sent, deleted) = if round % 3 == 0 {
                 let (deleted, sent) =
                     tokio::join!(db.delete_file(file, lock), db.send_files(vec![file]));
@@ -144,9 +144,9 @@ on_both_databases! {
 
     /// CONT-70: of what was asked for, only what can be sent is found.
     async fn only_files_that_can_be_sent_are_found(db: Db) {
-        let image = db.insert_file("image").await;
-        let document = db.insert_file("document").await;
-        let deleted = db.insert_file("image").await;
+        let image = db.insert_ready_file("image").await;
+        let document = db.insert_ready_file("document").await;
+        let deleted = db.insert_ready_file("image").await;
         assert!(db.delete_file(deleted, Lock::Chat).await.unwrap());
         let mut asked = vec![deleted, document, AttachmentId::random(), image];
         let mut found = db.usable(asked.clone()).await;
@@ -173,7 +173,7 @@ on_both_databases! {
     async fn each_message_of_a_page_shows_its_files(db: Db) {
         let mut files = Vec::new();
         for _ in 0..3 {
-            files.push(db.insert_file("image").await);
+            files.push(db.insert_ready_file("image").await);
         }
         files.sort_by_key(|id| std::cmp::Reverse(id.0));
         for count in [1, 0, 3, 2, 3] {
