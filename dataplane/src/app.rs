@@ -10,11 +10,12 @@ use minichat_provider::ProviderClient;
 use minichat_store::Store;
 use minichat_telemetry::Signal;
 
-use crate::attachments::{Thumbnailer, UploadPermits};
 use crate::config_source::Tenants;
 use crate::database::Probe;
 use crate::open_turns::OpenTurns;
 use crate::outbox::{Outbox, Survey};
+use crate::thumbnailer::Thumbnailer;
+use crate::upload_permits::UploadPermits;
 
 /// The parts of the data plane. Requests share them through one [`Arc`].
 pub struct App {

@@ -8,7 +8,7 @@ use minichat_config::{Faults, ProcessConfig};
 
 use crate::config_source::{self, Examined};
 use crate::database;
-use crate::serve::{NO_SOURCE, render_settings};
+use crate::settings::{NO_SOURCE, render_settings};
 
 /// Checks the process configuration and the tenants of its source. Writes one
 /// line per fault to `out`, and returns whether there is none.

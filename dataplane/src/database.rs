@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use minichat_config::process::{Database, DatabaseUrl};
+use minichat_core::SystemClock;
 use minichat_store::{DatabaseSettings, Store, StoreError};
 use rustix::fs::statvfs;
 use tokio::sync::Mutex;
@@ -18,6 +20,18 @@ const FRESH: Duration = Duration::from_secs(1);
 const FRESH_FAILURE: Duration = Duration::from_millis(100);
 /// How long the check of a working database may take.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Opens the database. A job does not migrate an older schema unless `migrate`
+/// is set.
+pub(crate) async fn open(config: &Database, migrate: bool) -> anyhow::Result<Store> {
+    let settings = DatabaseSettings {
+        auto_migrate: migrate,
+        ..settings(config)
+    };
+    Store::open(&settings, Arc::new(SystemClock))
+        .await
+        .context("the database cannot be opened")
+}
 
 /// The settings of the store for `config`.
 pub(crate) fn settings(config: &Database) -> DatabaseSettings {

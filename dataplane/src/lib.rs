@@ -24,7 +24,10 @@ pub mod outbox;
 pub mod problem;
 mod quota;
 mod serve;
+mod settings;
 pub mod tenant_owners;
+pub mod thumbnailer;
 pub mod turn;
+pub mod upload_permits;
 
 pub use serve::{Running, start, start_traced};

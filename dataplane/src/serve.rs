@@ -7,9 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use minichat_config::ProcessConfig;
-use minichat_config::process::Auth;
 use minichat_core::{Clock, SystemClock, Timestamp};
-use minichat_crds::RenderSettings;
 use minichat_provider::{ClientSettings, ProviderClient, check_ca_file};
 use minichat_store::{DatabaseSettings, Store};
 use minichat_telemetry::{
@@ -20,7 +18,6 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::app::App;
-use crate::attachments::{Thumbnailer, UploadPermits};
 use crate::cleanup::Cleanup;
 use crate::config_source::{ConfigSource, StoredPolicyVersions};
 use crate::database::{self, Probe};
@@ -29,13 +26,21 @@ use crate::http;
 use crate::jobs::{CleanupHost, Watchdog, WatchdogHost};
 use crate::open_turns::OpenTurns;
 use crate::outbox::{self, Dispatcher, DispatcherHost, Outbox, Parts};
+use crate::settings::{NO_SOURCE, client_settings, render_settings};
+use crate::thumbnailer::Thumbnailer;
 use crate::turn;
+use crate::upload_permits::UploadPermits;
 
 /// How long clients may take to read the end of their answers.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-pub(crate) const NO_SOURCE: &str = "no source of tenants: give one of --manifests DIR, --directory DIR and --pool NAME, \
-    or source.manifests, source.directory or source.pool in the configuration";
+/// Aborts a task and waits until it has dropped its handles, the one on the database
+/// among them.
+async fn end<T>(task: JoinHandle<T>) {
+    task.abort();
+    // Being aborted is what it reports.
+    let _ = task.await;
+}
 
 /// A data plane that serves.
 pub struct Running {
@@ -230,28 +235,6 @@ fn watchdog(app: &App) -> Watchdog {
     }
 }
 
-pub(crate) fn client_settings(config: &ProcessConfig) -> ClientSettings {
-    ClientSettings {
-        max_event_bytes: config.provider_http.max_event_bytes,
-        max_answer_bytes: config.provider_http.max_answer_bytes,
-        outbound: config.outbound.clone(),
-        ..ClientSettings::default()
-    }
-}
-
-/// Limits of the process for its tenants.
-pub(crate) fn render_settings(config: &ProcessConfig) -> RenderSettings {
-    RenderSettings {
-        allow_http: config.provider_http.allow_http,
-        allow_private: Some(config.outbound.allow_private.clone()),
-        orphan_timeout: config.orphan_watchdog.timeout,
-        issuer: match &config.auth {
-            Auth::Oidc(Some(issuer)) => Some(issuer.issuer.as_str().into()),
-            _ => None,
-        },
-    }
-}
-
 fn database(config: &ProcessConfig) -> DatabaseSettings {
     DatabaseSettings {
         // As long as a process that has the file may take to end.
@@ -333,14 +316,14 @@ impl Running {
             .is_err()
         {
             tracing::warn!("some clients did not read the end of their answers in time");
-            application.task.abort();
+            end(application.task).await;
         }
         // A request that was being admitted at the cut may have opened its turn
         // since then.
         drain::finalized(&app.turns, GOODBYE).await;
         drop(workers);
         if let Some(stops) = stops {
-            stops.abort();
+            end(stops).await;
         }
         if let Some(watchdog) = watchdog {
             watchdog.stop().await;
@@ -349,7 +332,7 @@ impl Running {
         // After the last turns, so that their events have a chance (PLAT-36).
         dispatcher.stop().await;
         admin.lifecycle.stopping.fire();
-        admin.task.abort();
+        end(admin.task).await;
         drop(source);
         tracing::info!("stopped");
     }

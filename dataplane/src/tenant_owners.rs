@@ -10,7 +10,7 @@ use minichat_crds::render::derived_id;
 use minichat_store::{ServedTenant, Store, StoreError};
 use serde_json::json;
 
-use crate::jobs::process::open;
+use crate::database::open;
 
 /// The transfer of a tenant's id, with every chat under it, from one
 /// `ChatTenant` to another.

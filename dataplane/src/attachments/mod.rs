@@ -6,14 +6,10 @@ mod form;
 mod incoming;
 mod limits;
 mod outcome;
-mod permits;
-mod thumbnail;
 mod transfer;
 mod upload;
 mod usable;
 mod vector_store;
 
 pub(crate) use deletion::delete;
-pub use permits::UploadPermits;
-pub use thumbnail::Thumbnailer;
 pub(crate) use upload::{UploadRequest, upload};

@@ -20,11 +20,11 @@ use super::form::{FilePart, Form, FormFault};
 use super::incoming::{BodyFault, Incoming};
 use super::limits::{FORM_BYTES, Limits};
 use super::outcome::{Refusal, Sample};
-use super::permits::UploadPermit;
 use super::transfer::{self, NewFile};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::problem::Problem;
+use crate::upload_permits::UploadPermit;
 
 /// A file to upload.
 pub(crate) struct UploadRequest {

@@ -11,7 +11,7 @@ use minichat_core::TenantId;
 use minichat_store::{DeadLetter, DeadLetterFilter, Store, StoreError};
 use serde_json::Value;
 
-use crate::jobs::process::open;
+use crate::database::open;
 use admin::{Shown, filter};
 
 /// Which dead letters to list.

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{Eraser, Progress};
-use crate::jobs::process::open;
+use crate::database::open;
 use crate::outbox::Outbox;
 
 /// Whom to erase.

@@ -14,12 +14,13 @@ use minichat_telemetry::Signal;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::process::{is_empty, open, print};
+use super::process::{is_empty, print};
 use super::report_file::ReportFile;
 use crate::cleanup::{Cleanup, Limits, Report};
 use crate::config_source::{ConfigSource, StoredPolicyVersions};
+use crate::database::open;
 use crate::outbox::Outbox;
-use crate::serve::{NO_SOURCE, client_settings, render_settings};
+use crate::settings::{NO_SOURCE, client_settings, render_settings};
 
 /// How long the tenants may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -6,17 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use minichat_config::process::{Database, JobConfig};
-use minichat_core::SystemClock;
+use minichat_config::process::JobConfig;
 use minichat_metrics::JobMetrics;
-use minichat_store::{DatabaseSettings, Store, StoreError};
+use minichat_store::StoreError;
 use minichat_telemetry::Signal;
 use serde::Serialize;
 
 use super::lease::JobLease;
 use super::report_file::ReportFile;
 use super::{Report, Watchdog};
-use crate::database;
+use crate::database::open;
 use crate::open_turns::OpenTurns;
 use crate::outbox::Outbox;
 
@@ -87,18 +86,6 @@ fn print_report(report: &Report) -> anyhow::Result<()> {
 pub async fn migrate(config: &JobConfig) -> anyhow::Result<()> {
     open(&config.database, true).await?;
     print(&serde_json::json!({"job": "migrate", "schema": "up to date"}))
-}
-
-/// Opens the database. A job does not migrate an older schema unless `migrate`
-/// is set.
-pub(crate) async fn open(config: &Database, migrate: bool) -> anyhow::Result<Store> {
-    let settings = DatabaseSettings {
-        auto_migrate: migrate,
-        ..database::settings(config)
-    };
-    Store::open(&settings, Arc::new(SystemClock))
-        .await
-        .context("the database cannot be opened")
 }
 
 pub(super) fn print(line: &impl Serialize) -> anyhow::Result<()> {

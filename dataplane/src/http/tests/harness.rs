@@ -21,11 +21,12 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 use crate::app::App;
-use crate::attachments::{Thumbnailer, UploadPermits};
 use crate::config_source::{TenantRuntime, Tenants};
 use crate::database::Probe;
 use crate::open_turns::OpenTurns;
 use crate::outbox::Outbox;
+use crate::thumbnailer::Thumbnailer;
+use crate::upload_permits::UploadPermits;
 
 /// `url_prefix` at its default.
 pub(super) const BASE: &str = "/mini-chat/v1";

@@ -24,7 +24,7 @@ struct Counts {
 /// Counts as one upload while it lives.
 #[derive(Debug)]
 #[must_use = "the upload counts only while the permit lives"]
-pub(super) struct UploadPermit {
+pub(crate) struct UploadPermit {
     counts: Arc<Mutex<Counts>>,
     tenant: TenantId,
     user: UserId,
@@ -41,7 +41,7 @@ impl UploadPermits {
 
     /// A permit for an upload of `user`; `None` if the process, the tenant or the user
     /// has as many uploads as it may. Does not wait.
-    pub(super) fn take(
+    pub(crate) fn take(
         &self,
         tenant: TenantId,
         user: UserId,
