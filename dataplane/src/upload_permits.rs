@@ -53,10 +53,10 @@ impl UploadPermits {
             now.copied().unwrap_or_default() < most.unwrap_or(usize::MAX)
         };
         let is_free = counts.all < self.most
-            && is_free(counts.by_tenant.get(&tenant), limits.max_concurrent)
+            && is_free(counts.by_tenant.get(&tenant), limits.max_concurrent_uploads)
             && is_free(
                 counts.by_user.get(&(tenant, user)),
-                limits.max_concurrent_per_user,
+                limits.max_concurrent_uploads_per_user,
             );
         if !is_free {
             return None;
@@ -105,8 +105,8 @@ mod tests {
         let (tenant, other) = (TenantId::random(), TenantId::random());
         let (alice, bob) = (UserId::random(), UserId::random());
         let limits = UploadLimits {
-            max_concurrent: Some(2),
-            max_concurrent_per_user: Some(1),
+            max_concurrent_uploads: Some(2),
+            max_concurrent_uploads_per_user: Some(1),
             ..UploadLimits::default()
         };
         let first = permits.take(tenant, alice, &limits).unwrap();

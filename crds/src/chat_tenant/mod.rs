@@ -349,11 +349,11 @@ pub struct Uploads {
     /// Largest document in KiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_048_576))]
-    pub max_document_kb: Option<u32>,
+    pub max_file_size_kb: Option<u32>,
     /// Largest image in KiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_048_576))]
-    pub max_image_kb: Option<u32>,
+    pub max_image_size_kb: Option<u32>,
     /// Documents that a chat may hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
@@ -361,15 +361,15 @@ pub struct Uploads {
     /// MiB of all files that a chat may hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_048_576))]
-    pub max_total_mb_per_chat: Option<u32>,
+    pub max_total_upload_mb_per_chat: Option<u32>,
     /// Uploads of all users at a time, in each pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
-    pub max_concurrent: Option<u32>,
+    pub max_concurrent_uploads: Option<u32>,
     /// Uploads of one user at a time, in each pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
-    pub max_concurrent_per_user: Option<u32>,
+    pub max_concurrent_uploads_per_user: Option<u32>,
 }
 
 const fn yes() -> bool {

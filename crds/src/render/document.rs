@@ -324,20 +324,20 @@ fn model(model: &crd::Model) -> ModelDocument {
 
 fn uploads(limits: &crd::Uploads) -> UploadLimits {
     let crd::Uploads {
-        max_document_kb,
-        max_image_kb,
+        max_file_size_kb,
+        max_image_size_kb,
         max_documents_per_chat,
-        max_total_mb_per_chat,
-        max_concurrent,
-        max_concurrent_per_user,
+        max_total_upload_mb_per_chat,
+        max_concurrent_uploads,
+        max_concurrent_uploads_per_user,
     } = *limits;
     UploadLimits {
-        max_document_kb,
-        max_image_kb,
+        max_file_size_kb,
+        max_image_size_kb,
         max_documents_per_chat,
-        max_total_mb_per_chat,
-        max_concurrent,
-        max_concurrent_per_user,
+        max_total_upload_mb_per_chat,
+        max_concurrent_uploads,
+        max_concurrent_uploads_per_user,
     }
 }
 

@@ -76,8 +76,8 @@ fn every_field_reaches_the_configuration() {
         "killSwitches": {"disablePremiumTier": true, "forceStandardTier": true, "disableWebSearch": true,
             "disableImages": true, "disableCodeInterpreter": true},
         "streaming": {"maxOutputTokens": 50}, "context": {"recentMessagesLimit": 3}, "images": {"maxPerMessage": 7},
-        "uploads": {"maxDocumentKb": 1, "maxImageKb": 2, "maxDocumentsPerChat": 3, "maxTotalMbPerChat": 4,
-            "maxConcurrent": 5, "maxConcurrentPerUser": 6},
+        "uploads": {"maxFileSizeKb": 1, "maxImageSizeKb": 2, "maxDocumentsPerChat": 3, "maxTotalUploadMbPerChat": 4,
+            "maxConcurrentUploads": 5, "maxConcurrentUploadsPerUser": 6},
         "usageSink": {"type": "Log"}, "auditSink": {"type": "Log", "includeContent": true}
     });
     let Rendered {
@@ -110,12 +110,12 @@ fn every_field_reaches_the_configuration() {
     assert!(config.kill_switches.disable_code_interpreter);
     assert!(config.kill_switches.disable_web_search);
     let uploads = UploadLimits {
-        max_document_kb: Some(1),
-        max_image_kb: Some(2),
+        max_file_size_kb: Some(1),
+        max_image_size_kb: Some(2),
         max_documents_per_chat: Some(3),
-        max_total_mb_per_chat: Some(4),
-        max_concurrent: Some(5),
-        max_concurrent_per_user: Some(6),
+        max_total_upload_mb_per_chat: Some(4),
+        max_concurrent_uploads: Some(5),
+        max_concurrent_uploads_per_user: Some(6),
     };
     assert_eq!(config.uploads, uploads);
     assert_eq!(config.models[0].max_file_size_mb, Some(7));

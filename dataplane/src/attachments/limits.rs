@@ -25,12 +25,12 @@ impl Limits {
             let tenant = tenant.map_or(u64::MAX, |limit| u64::from(limit) << 10);
             process.min(tenant).min(model)
         };
-        let total = tenant.max_total_mb_per_chat;
+        let total = tenant.max_total_upload_mb_per_chat;
         let total = total.map_or(u64::MAX, |limit| u64::from(limit) << 20);
         let documents = tenant.max_documents_per_chat.unwrap_or(u32::MAX);
         Self {
-            document: file(process.max_document_bytes, tenant.max_document_kb),
-            image: file(process.max_image_bytes, tenant.max_image_kb),
+            document: file(process.max_document_bytes, tenant.max_file_size_kb),
+            image: file(process.max_image_bytes, tenant.max_image_size_kb),
             chat: ChatLimits {
                 documents: process.max_documents_per_chat.min(documents),
                 bytes: process.max_total_bytes_per_chat.min(total),
@@ -73,10 +73,10 @@ mod tests {
         };
         assert_eq!(limits.chat, chat);
         let tenant = UploadLimits {
-            max_document_kb: Some(7),
-            max_image_kb: Some(u32::MAX),
+            max_file_size_kb: Some(7),
+            max_image_size_kb: Some(u32::MAX),
             max_documents_per_chat: Some(2),
-            max_total_mb_per_chat: Some(1),
+            max_total_upload_mb_per_chat: Some(1),
             ..UploadLimits::default()
         };
         let limits = Limits::of(&process, &tenant, None);

@@ -38,7 +38,7 @@ impl Place {
     async fn new(env: &minichat_tests::harness::Env) -> anyhow::Result<Self> {
         let provider = ScriptedProvider::start().await?;
         let mut tenant = Tenant::new("acme", provider.addr);
-        tenant.spec()["uploads"] = json!({"maxDocumentKb": 1024});
+        tenant.spec()["uploads"] = json!({"maxFileSizeKb": 1024});
         let stack = env.serve(&[&tenant]).await?;
         let user = Uuid::new_v4();
         let chat = stack.caller(&tenant, user)?.create_chat(None).await?;

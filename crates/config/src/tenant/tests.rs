@@ -322,8 +322,8 @@ fn every_bound_names_the_field() {
         ),
         (
             "/uploads",
-            json!({"max_image_kb": 0}),
-            "uploads.max_image_kb",
+            json!({"max_image_size_kb": 0}),
+            "uploads.max_image_size_kb",
         ),
         (
             "/model_catalog/0/max_file_size_mb",

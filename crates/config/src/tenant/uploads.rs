@@ -11,22 +11,22 @@ use crate::fault::Faults;
 pub struct UploadLimits {
     /// Size of a document in KiB, at least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_document_kb: Option<u32>,
+    pub max_file_size_kb: Option<u32>,
     /// Size of an image in KiB, at least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_image_kb: Option<u32>,
+    pub max_image_size_kb: Option<u32>,
     /// Documents of a chat, at least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_documents_per_chat: Option<u32>,
     /// Size of all files of a chat in MiB, at least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_total_mb_per_chat: Option<u32>,
+    pub max_total_upload_mb_per_chat: Option<u32>,
     /// Uploads of the tenant at a time in one process, at least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_concurrent: Option<u32>,
+    pub max_concurrent_uploads: Option<u32>,
     /// Uploads of one user at a time in one process, at least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_concurrent_per_user: Option<u32>,
+    pub max_concurrent_uploads_per_user: Option<u32>,
 }
 
 impl UploadLimits {
@@ -37,20 +37,23 @@ impl UploadLimits {
 
     pub(super) fn check(self, faults: &mut Faults) {
         let Self {
-            max_document_kb,
-            max_image_kb,
+            max_file_size_kb,
+            max_image_size_kb,
             max_documents_per_chat,
-            max_total_mb_per_chat,
-            max_concurrent,
-            max_concurrent_per_user,
+            max_total_upload_mb_per_chat,
+            max_concurrent_uploads,
+            max_concurrent_uploads_per_user,
         } = self;
         for (key, value) in [
-            ("max_document_kb", max_document_kb),
-            ("max_image_kb", max_image_kb),
+            ("max_file_size_kb", max_file_size_kb),
+            ("max_image_size_kb", max_image_size_kb),
             ("max_documents_per_chat", max_documents_per_chat),
-            ("max_total_mb_per_chat", max_total_mb_per_chat),
-            ("max_concurrent", max_concurrent),
-            ("max_concurrent_per_user", max_concurrent_per_user),
+            ("max_total_upload_mb_per_chat", max_total_upload_mb_per_chat),
+            ("max_concurrent_uploads", max_concurrent_uploads),
+            (
+                "max_concurrent_uploads_per_user",
+                max_concurrent_uploads_per_user,
+            ),
         ] {
             faults.require(
                 value != Some(0),

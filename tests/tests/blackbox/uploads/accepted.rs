@@ -118,7 +118,7 @@ on_each_database! {
     /// exactly as large as the limit.
     async fn the_form_around_a_file_is_ignored(env) {
         let scene = scene_with(&env, "", |tenant| {
-            tenant.spec()["uploads"] = json!({"maxDocumentKb": 2, "maxTotalMbPerChat": 1});
+            tenant.spec()["uploads"] = json!({"maxFileSizeKb": 2, "maxTotalUploadMbPerChat": 1});
         })
         .await?;
         let user = scene.new_user()?;

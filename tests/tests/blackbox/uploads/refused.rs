@@ -174,10 +174,10 @@ on_each_database! {
         assert_eq!(scene.provider.stored().0.len(), 1, "what broke off was not kept");
     }
 
-    /// API-103, API-104, CONT-55, CONT-63, CONT-64; checks 51 of chapter 01, 27 of chapter 04
+    /// QUOTA-74, API-103, API-104, CONT-55, CONT-63, CONT-64; checks 51 of chapter 01, 27 of chapter 04
     async fn a_chat_takes_no_more_than_it_may_hold(env) {
         let scene = scene_with(&env, "", |tenant| {
-            tenant.spec()["uploads"] = json!({"maxDocumentsPerChat": 2, "maxTotalMbPerChat": 1});
+            tenant.spec()["uploads"] = json!({"maxDocumentsPerChat": 2, "maxTotalUploadMbPerChat": 1});
         })
         .await?;
         let user = scene.new_user()?;
