@@ -85,6 +85,26 @@ fn a_busy_process_leaves_others_their_turn() -> anyhow::Result<()> {
 }
 
 on_each_database! {
+    /// PLAT-36: a commit wakes the dispatcher, which does not wait for its next poll.
+    async fn a_commit_wakes_the_dispatcher(env) {
+        let receiver = WebhookReceiver::start().await?;
+        let provider = ScriptedProvider::start().await?;
+        let tenant = tenant("acme", &provider, &receiver);
+        let stack = env.serve(&[&tenant]).await?;
+        let user = stack.new_user(&tenant)?;
+        let chat = user.create_chat(Some("std")).await?;
+        let mut waits = Vec::new();
+        for count in 1..=5 {
+            user.say(&chat, "PING").await?;
+            let ended = Instant::now();
+            let deliveries = receiver.deliveries_at_least(count).await?;
+            waits.push(deliveries[count - 1].at.saturating_duration_since(ended));
+        }
+        waits.sort_unstable();
+        // A poll comes a second after the one that delivered the last event.
+        assert!(waits[2] < Duration::from_millis(500), "{waits:?}");
+    }
+
     /// PLAT-33, check 19 of chapter 05: what takes longer than the lease without the
     /// headroom ends, and is tried again. By default these are 58 seconds.
     async fn a_delivery_ends_before_its_lease(env) {
