@@ -270,6 +270,26 @@ on_each_database! {
         stack.eventually("no longer degraded", ready).await?;
     }
 
+    /// PLAT-34, PLAT-35: with `outbox.max_attempts` the last failure is a refusal.
+    async fn the_last_attempt_makes_a_dead_letter(env) {
+        let receiver = WebhookReceiver::start().await?;
+        for _ in 0..2 {
+            receiver.push(Reply::Status(503));
+        }
+        let provider = ScriptedProvider::start().await?;
+        let tenant = Tenant::new("acme", provider.addr);
+        let tenant = with_sinks(tenant, &webhook(&receiver, "/usage"), &Value::Null);
+        let stack = env.serve_with(&[&tenant], "MINICHAT_OUTBOX_MAX_ATTEMPTS_USAGE=2").await?;
+        turn(&stack, &tenant).await?;
+        turn(&stack, &tenant).await?;
+        let got = keys(&receiver.deliveries_at_least(3).await?);
+        assert!(got[0] == got[1] && got[1] != got[2], "{got:?}");
+        delivered(&stack).await?;
+        let dead = format!("SELECT count(*) FROM outbox_dead_letters WHERE status = 'pending' \
+            AND attempts = 2 AND last_error LIKE '%the last one%' AND dedupe_key = '{}'", got[0]);
+        assert_eq!(stack.database.number(&dead).await?, 1);
+    }
+
     /// PLAT-35, PLAT-39; check 21 of chapter 05: what cannot be read is refused, and
     /// the next message proceeds.
     async fn an_unreadable_event_is_refused_alone(env) {
