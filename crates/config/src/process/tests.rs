@@ -203,6 +203,20 @@ fn an_outbox_that_cannot_work_is_refused_with_its_key() {
     assert_eq!(given.outbox.max_attempts(OutboxKind::Audit), 3);
 }
 
+/// PLAT-33, check 19 of chapter 05: by default a delivery ends after 58 seconds, and a
+/// partition is held for five.
+#[test]
+fn a_delivery_ends_before_its_lease() {
+    let leases = |given: &str| {
+        let outbox = dev(given).unwrap().outbox;
+        let times = [outbox.handler_limit(), outbox.pass_lease()];
+        times.map(|time| time.as_secs())
+    };
+    assert_eq!(leases(""), [58, 5]);
+    let short = "outbox: {lease_secs: 4, ack_headroom_secs: 1}";
+    assert_eq!(leases(short), [3, 4]);
+}
+
 /// TURN-1: a turn whose commit is in doubt shows no life for as long.
 #[test]
 fn a_watchdog_that_does_not_wait_for_a_commit_in_doubt_is_refused() {
