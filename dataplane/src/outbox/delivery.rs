@@ -18,6 +18,10 @@ use super::{backoff, label, wake};
 
 /// A delivery that takes longer is parked while it runs.
 const SLOW: Duration = Duration::from_millis(250);
+/// For how long at a time, so that another process takes over from one that was
+/// killed, and how often this is renewed.
+const PARKED: Duration = Duration::from_secs(10);
+const RENEW: Duration = Duration::from_secs(3);
 
 /// A tenant with its first messages, whose turn it is.
 pub(super) struct TenantDelivery {
@@ -204,12 +208,49 @@ impl TenantDelivery {
             // The pass may be over.
             let _ = left.send(Left::Waits);
         }
-        // PLAT-33: then the future is dropped, which counts as a retry.
-        let answer = tokio::time::timeout_at(deadline, answer)
-            .await
-            .unwrap_or_else(|_| Answer::Retry("no answer within the lease".to_owned()));
+        let answer = self.await_parked(answer, deadline).await?;
         shared.slow.note(kind, tenant, began.elapsed() >= SLOW);
         Ok(self.handled(slice, answer))
+    }
+
+    /// PLAT-33: at the deadline the future is dropped, which counts as a retry.
+    async fn await_parked(
+        &self,
+        mut answer: impl Future<Output = Answer> + Unpin,
+        deadline: Instant,
+    ) -> Result<Answer, Stop> {
+        loop {
+            let now = Instant::now();
+            if now >= deadline {
+                return Ok(Answer::Retry("no answer within the lease".to_owned()));
+            }
+            let next = deadline.min(now + RENEW);
+            if let Ok(answer) = tokio::time::timeout_at(next, &mut answer).await {
+                return Ok(answer);
+            }
+            if let Holder::OfTenant(token) = &self.delivery.holder
+                && !self.shared.is_alone
+            {
+                let records = &self.shared.records;
+                let wait = self.parked_for(deadline);
+                // A database that cannot serve is asked again.
+                if let Ok(false) = records.renew(&self.delivery, token, wait).await {
+                    return Err(Stop::NotHolder);
+                }
+            }
+        }
+    }
+
+    /// When another process may deliver to a tenant whose delivery runs, unless that is
+    /// renewed.
+    fn parked_for(&self, deadline: Instant) -> Duration {
+        let whole =
+            deadline.saturating_duration_since(Instant::now()) + self.shared.config.ack_headroom;
+        if self.shared.is_alone {
+            whole
+        } else {
+            whole.min(PARKED)
+        }
     }
 
     fn handled(&self, slice: &[PendingMessage], answer: Answer) -> Answer {
@@ -237,8 +278,7 @@ impl TenantDelivery {
 
     async fn park_running(&mut self, deadline: Instant) -> Result<(), Stop> {
         let token = self.shared.next_token();
-        let wait =
-            deadline.saturating_duration_since(Instant::now()) + self.shared.config.ack_headroom;
+        let wait = self.parked_for(deadline);
         let records = &self.shared.records;
         if !records.park_running(&self.delivery, &token, wait).await? {
             return Err(Stop::NotHolder);

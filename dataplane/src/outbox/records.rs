@@ -170,6 +170,20 @@ impl Records {
         Ok(parked.await?.is_some())
     }
 
+    pub(super) async fn renew(
+        &self,
+        delivery: &Delivery,
+        token: &str,
+        wait: Duration,
+    ) -> Result<bool, StoreError> {
+        let (delivery, token) = (delivery.clone(), token.to_owned());
+        self.write(move |tx| {
+            let (delivery, token) = (delivery.clone(), token.clone());
+            Box::pin(async move { tx.outbox_renew(&delivery, &token, wait).await })
+        })
+        .await
+    }
+
     pub(super) async fn reject(
         &self,
         delivery: &Delivery,

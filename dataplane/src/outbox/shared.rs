@@ -22,6 +22,8 @@ use crate::config_source::Tenants;
 /// What passes and deliveries share.
 pub(super) struct Shared {
     pub(super) records: Records,
+    /// No other process can have the database.
+    pub(super) is_alone: bool,
     pub(super) outbox: Arc<Outbox>,
     pub(super) config: process::Outbox,
     pub(super) tenants: Arc<Tenants>,
@@ -41,6 +43,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn of(parts: Parts) -> Self {
         Self {
+            is_alone: parts.store.is_sqlite(),
             records: Records::of(parts.store),
             outbox: parts.outbox,
             config: parts.config,

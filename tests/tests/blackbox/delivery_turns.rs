@@ -84,6 +84,26 @@ fn a_busy_process_leaves_others_their_turn() -> anyhow::Result<()> {
     })
 }
 
+/// PLAT-33: a delivery that takes longer than its tenant is parked at a time is not
+/// repeated before it has ended.
+#[test]
+fn a_long_delivery_is_not_repeated_while_it_runs() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let receiver = WebhookReceiver::start().await?;
+        receiver.push(Reply::Hang);
+        let provider = ScriptedProvider::start().await?;
+        let tenant = tenant("acme", &provider, &receiver);
+        let stack = env
+            .serve_with(&[&tenant], "MINICHAT_OUTBOX_LEASE_SECS=17")
+            .await?;
+        enqueue(&env.database, &tenant, 1).await?;
+        let deliveries = receiver.deliveries_at_least(2).await?;
+        let gap = deliveries[1].at - deliveries[0].at;
+        ensure!(gap > Duration::from_secs(15), "{gap:?}");
+        stack.stop().await
+    })
+}
+
 on_each_database! {
     /// PLAT-36: a commit wakes the dispatcher, which does not wait for its next poll.
     async fn a_commit_wakes_the_dispatcher(env) {

@@ -169,6 +169,25 @@ impl Tx {
             .await
     }
 
+    /// The delivery of `token` still runs: nobody else delivers to the tenant before
+    /// `wait` is over. Returns whether the process is still the holder.
+    pub async fn outbox_renew(
+        &mut self,
+        delivery: &Delivery,
+        token: &str,
+        wait: Duration,
+    ) -> Result<bool, StoreError> {
+        let params = params![
+            delivery.queue.as_str(),
+            delivery.partition,
+            delivery.tenant_id,
+            micros(wait),
+            token,
+        ];
+        let renewed = self.alone(RENEW_SQL, &params, only_column::<u32>).await?;
+        Ok(!renewed.is_empty())
+    }
+
     async fn outbox_park_as(
         &mut self,
         delivery: &Delivery,
@@ -395,6 +414,13 @@ const PARK_AGAIN_SQL: &str = concat!(
     "UPDATE outbox_parked SET next_attempt_at = statement_timestamp() + $4, \
      last_error = $5, locked_by = NULL \
      WHERE queue = $1 AND partition = $2 AND tenant_id = $3 AND locked_by = $6 AND ",
+    asynchronous!(),
+    " RETURNING attempts"
+);
+
+const RENEW_SQL: &str = concat!(
+    "UPDATE outbox_parked SET next_attempt_at = statement_timestamp() + $4 \
+     WHERE queue = $1 AND partition = $2 AND tenant_id = $3 AND locked_by = $5 AND ",
     asynchronous!(),
     " RETURNING attempts"
 );
