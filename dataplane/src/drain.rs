@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use minichat_telemetry::Lifecycle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::app::App;
 use crate::open_turns::OpenTurns;
@@ -28,13 +28,26 @@ pub async fn finish(app: &App, lifecycle: &Lifecycle, hurry: impl Future<Output 
         sleep_until(refuses_at).await;
         refuse(app, lifecycle);
         tokio::select! {
-            () = app.turns.idle() => {}
+            () = idle(app) => {}
             () = sleep_until(refuses_at + drain.max.saturating_sub(CUT)) => {}
         }
     };
     tokio::select! {
         () = patience => {}
         () = hurry => {}
+    }
+}
+
+async fn idle(app: &App) {
+    app.turns.idle().await;
+    app.uploads.idle().await;
+}
+
+/// Waits until uploads that were cut are recorded, so that the clean-up finds their
+/// files.
+pub(crate) async fn uploads_recorded(app: &App) {
+    if timeout(FINALIZATION, app.uploads.idle()).await.is_err() {
+        tracing::error!("some uploads could not be recorded in time; the clean-up will find them");
     }
 }
 
@@ -56,7 +69,7 @@ fn refuse(app: &App, lifecycle: &Lifecycle) {
 /// Waits until no turn is open (TURN-51). Turns that are still open after
 /// `patience` are abandoned, and their clients get an error.
 pub(crate) async fn finalized(turns: &OpenTurns, patience: Duration) {
-    if tokio::time::timeout(patience, turns.idle()).await.is_err() {
+    if timeout(patience, turns.idle()).await.is_err() {
         tracing::error!("some turns could not be finalized in time; the watchdog will end them");
         turns.abandon();
     }

@@ -321,6 +321,7 @@ impl Running {
         // A request that was being admitted at the cut may have opened its turn
         // since then.
         drain::finalized(&app.turns, GOODBYE).await;
+        drain::uploads_recorded(&app).await;
         drop(workers);
         if let Some(stops) = stops {
             end(stops).await;

@@ -11,8 +11,9 @@ use rustix::process::setpriority_process;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-/// Maximum number of images that wait. Uploads that run at once are limited too.
-const QUEUE: usize = 16;
+/// Images that wait besides the one in work. The others wait in their uploads, which
+/// take them along when they give up.
+const QUEUE: usize = 1;
 
 /// How long an upload waits for its thumbnail. An image can do without.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -3,9 +3,14 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use minichat_config::tenant::UploadLimits;
 use minichat_core::{TenantId, UserId};
+use tokio::time::sleep;
+
+/// How often the end of uploads is looked for; only a drain waits for it.
+const IDLE_POLL: Duration = Duration::from_millis(50);
 
 /// The uploads that the process works on.
 #[derive(Debug)]
@@ -36,6 +41,13 @@ impl UploadPermits {
         Self {
             most,
             counts: Arc::default(),
+        }
+    }
+
+    /// Waits until there is no upload.
+    pub(crate) async fn idle(&self) {
+        while locked(&self.counts).all > 0 {
+            sleep(IDLE_POLL).await;
         }
     }
 

@@ -5,7 +5,7 @@
 use minichat_core::{ChatId, TenantId, Timestamp, UserId};
 use uuid::Uuid;
 
-use crate::tx::only_column;
+use crate::tx::{Dialect, only_column};
 use crate::value::{Row, params};
 use crate::{StoreError, Tx};
 
@@ -34,8 +34,19 @@ pub enum VectorStoreReserve {
     Reserved(VectorStorePlace),
     /// Somebody else created it or does so.
     Taken(ChatVectorStore),
+    /// Who created it has just given the place back.
+    Released,
     /// The caller has no such chat.
     NoChat,
+}
+
+macro_rules! id_at {
+    ($lock:literal) => {
+        concat!(
+            "SELECT vector_store_id FROM chat_vector_stores WHERE tenant_id = $1 AND id = $2",
+            $lock
+        )
+    };
 }
 
 impl Tx {
@@ -90,7 +101,7 @@ impl Tx {
             return Ok(VectorStoreReserve::NoChat);
         }
         let taken = self.vector_store_get(tenant, chat).await?;
-        Ok(taken.map_or(VectorStoreReserve::NoChat, VectorStoreReserve::Taken))
+        Ok(taken.map_or(VectorStoreReserve::Released, VectorStoreReserve::Taken))
     }
 
     /// Records the id of the store that was created; `false` if the row is gone
@@ -111,19 +122,18 @@ impl Tx {
         Ok(changed.is_some())
     }
 
-    /// The id that a row has now; `None` if the row is gone or has none.
+    /// The id that a row has, read under its lock, so that a commit in progress is
+    /// waited for; `None` if the row is gone or has none.
     pub async fn vector_store_id_at(
         &mut self,
         place: VectorStorePlace,
     ) -> Result<Option<String>, StoreError> {
-        let id: Option<Option<String>> = self
-            .query_opt(
-                "SELECT vector_store_id FROM chat_vector_stores \
-                 WHERE tenant_id = $1 AND id = $2",
-                &params![place.tenant_id, place.id],
-                only_column,
-            )
-            .await?;
+        let sql = match self.dialect() {
+            Dialect::Sqlite => id_at!(""),
+            Dialect::Postgres => id_at!(" FOR UPDATE"),
+        };
+        let params = params![place.tenant_id, place.id];
+        let id: Option<Option<String>> = self.query_opt(sql, &params, only_column).await?;
         Ok(id.flatten())
     }
 

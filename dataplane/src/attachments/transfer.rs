@@ -2,6 +2,7 @@
 //! row, however the upload ends (CONT-52 from step 10 on, CONT-63, CONT-64).
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use minichat_config::tenant::Provider;
@@ -13,13 +14,17 @@ use minichat_store::{
     Attachment, AttachmentInsert, AttachmentKey, AttachmentStatus, NewAttachment, StoreError,
     Thumbnail,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::form::{FilePart, FormFault, Passed};
 use super::incoming::BodyFault;
 use super::outcome::Refusal;
 use super::upload::{Left, Upload, refused_form};
 use crate::problem::Problem;
+
+/// How long the end of an upload is tried to be recorded while nobody else knows its
+/// file.
+const RECORD_PATIENCE: Duration = Duration::from_mins(5);
 
 /// A file to transfer.
 pub(super) struct NewFile {
@@ -84,13 +89,16 @@ pub(super) async fn transfer(
     insert(upload, &new, key, now).await?;
     let _pending = PendingAttachmentGuard::new(Arc::clone(&upload.app.metrics));
     let total = upload.provider().map(|it| it.timeouts.total);
+    // The clean-up must not take it for abandoned meanwhile (CONT-174).
+    let stale = upload.app.config.cleanup_worker.stale_timeout;
+    let total = total.unwrap_or_default().min(stale.mul_f32(0.9));
     let transfer = Transfer {
         passed: Arc::new(Passed::keeping(kept_bytes(upload, &new))),
         upload,
         new,
         key,
         created_at: now,
-        expires_at: Instant::now() + total.unwrap_or_default(),
+        expires_at: Instant::now() + total,
         provider_file: OnceLock::new(),
     };
     let prepared = tokio::select! {
@@ -293,13 +301,19 @@ impl Transfer<'_> {
         Ok(self.attachment(thumbnail))
     }
 
-    /// A commit counts even if its acknowledgement was lost.
+    /// A commit counts even if its acknowledgement was lost. The update waits for one
+    /// in progress, or prevents it.
     async fn is_ready_anyway(&self, error: &StoreError) -> bool {
         tracing::warn!(attachment_id = %self.key.id, %error, "it is not known whether a file is ready");
         let (key, user) = (self.key, self.upload.caller.user_id);
-        let store = &self.upload.app.store;
+        let (store, now) = (&self.upload.app.store, self.upload.app.clock.now());
         let found: Result<_, StoreError> = store
-            .read(move |tx| Box::pin(async move { tx.attachment_get(user, key).await }))
+            .write_closing(move |tx| {
+                Box::pin(async move {
+                    tx.attachment_failed(key, "upload_failed", now)?;
+                    tx.attachment_get(user, key).await
+                })
+            })
             .await;
         let status = found.ok().flatten().map(|it| it.status);
         status == Some(AttachmentStatus::Ready)
@@ -323,14 +337,29 @@ impl Transfer<'_> {
         }
     }
 
-    /// Ends the row of a failed upload, and leaves its file to the clean-up. If the
-    /// database cannot serve, the clean-up finds the row later (CONT-174).
+    /// Ends the row of a failed upload, and leaves its file to the clean-up. As long as
+    /// only this process knows the file, it goes on trying; otherwise the clean-up finds
+    /// the row later (CONT-64, CONT-174).
     async fn record(&self, error_code: Option<&'static str>) {
+        let until = Instant::now() + RECORD_PATIENCE;
+        let mut pause = Duration::from_millis(50);
+        while let Err(error) = self.try_record(error_code).await {
+            let again = self.provider_file.get().is_some() && error.is_unavailable();
+            if !again || Instant::now() + pause > until {
+                tracing::warn!(attachment_id = %self.key.id, %error, "a failed upload could not be recorded");
+                return;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
+    }
+
+    async fn try_record(&self, error_code: Option<&'static str>) -> Result<(), StoreError> {
         let (key, now) = (self.key, self.upload.app.clock.now());
         let file = self.provider_file.get().cloned();
         let store = &self.upload.app.store;
-        let recorded: Result<(), StoreError> = store
-            .write(move |tx| {
+        store
+            .write_closing(move |tx| {
                 let file = file.clone();
                 Box::pin(async move {
                     if let Some(error_code) = error_code {
@@ -342,10 +371,7 @@ impl Transfer<'_> {
                     Ok(())
                 })
             })
-            .await;
-        if let Err(error) = recorded {
-            tracing::warn!(attachment_id = %key.id, %error, "a failed upload could not be recorded");
-        }
+            .await
     }
 }
 

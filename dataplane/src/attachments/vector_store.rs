@@ -71,6 +71,7 @@ pub(super) async fn get_or_create(chat: &ChatStore) -> Result<VectorStoreId, NoV
     }
     match chat.reserve().await? {
         VectorStoreReserve::NoChat => Err(NoVectorStore::NoChat),
+        VectorStoreReserve::Released => Err(NoVectorStore::Abandoned),
         VectorStoreReserve::Taken(found) => chat.wait_for_id(found).await,
         VectorStoreReserve::Reserved(place) => {
             let creator = chat.clone();
@@ -199,8 +200,9 @@ impl ChatStore {
         match at {
             Ok(Some(recorded)) if recorded == id.as_str() => Ok(id),
             Ok(_) => {
-                self.release(place).await;
-                self.discard(call, &id).await;
+                if self.release(place).await {
+                    self.discard(call, &id).await;
+                }
                 Err(error.into())
             }
             // Whether the id is recorded is not known, so the store stays.
@@ -209,16 +211,17 @@ impl ChatStore {
     }
 
     /// If the database cannot serve, the clean-up finds the place later
-    /// (CONT-174).
-    async fn release(&self, place: VectorStorePlace) {
+    /// (CONT-174), and the answer is `false`.
+    async fn release(&self, place: VectorStorePlace) -> bool {
         let released: Result<(), StoreError> = self
             .app
             .store
             .write(move |tx| Box::pin(async move { tx.vector_store_release(place) }))
             .await;
-        if let Err(error) = released {
+        if let Err(error) = &released {
             tracing::warn!(%error, "the place of a vector store could not be given back");
         }
+        released.is_ok()
     }
 
     /// Deletes a store that nobody will use; best effort (CONT-61).

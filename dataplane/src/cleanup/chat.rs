@@ -70,7 +70,8 @@ impl Pass<'_> {
         let file = Arc::new(file);
         let recorded = match self.delete_file(tenant, &file).await {
             Ok(()) => self.file_done(tenant, &file).await,
-            Err(Failure::NotTried) => return Ok(false),
+            // Files of other providers may be in the chat as well.
+            Err(Failure::NotTried) => return Ok(!self.must_stop()),
             Err(Failure::Config(why)) => {
                 log_failed(claim, "file", CleanupRetryReason::Config, &why);
                 self.retried(CleanupResource::File, CleanupRetryReason::Config);

@@ -60,11 +60,12 @@ impl Eraser {
     pub(crate) async fn advance(&self, erasure: Erasure) -> Result<Progress, StoreError> {
         self.delete_chats(erasure).await?;
         self.empty_chats(erasure).await?;
-        self.empty_events(erasure).await?;
         let rest = self.rest(erasure).await?;
         if rest.chats > 0 {
             return Ok(Progress::Waiting(rest));
         }
+        // Only once, because it looks through all events that wait.
+        self.empty_events(erasure).await?;
         let (now, queues) = (self.clock.now(), self.queues());
         let finished: Option<Erased> = self
             .store

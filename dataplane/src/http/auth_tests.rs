@@ -54,7 +54,7 @@ fn headers_count_only_from_a_trusted_peer() {
         let identity = identify(&authenticator, believed, &pairs).unwrap();
         assert_eq!(identity.tenant_id.to_string(), TENANT);
         assert_eq!(identity.user_id.to_string(), USER);
-        assert!(identity.scopes.erase);
+        assert_eq!(identity.scopes, Scopes::ORDINARY);
         assert_eq!(identity.requester_type, RequesterType::User);
     }
     for stranger in ["11.0.0.1", "::1", "no peer known"] {

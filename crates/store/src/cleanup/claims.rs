@@ -188,6 +188,7 @@ const NEXT_FILE_SQL: &str = concat!(
      CASE WHEN a.for_file_search AND c.deleted_at IS NULL THEN s.vector_store_id END \
      FROM attachments a JOIN chats c ON c.id = a.chat_id AND c.tenant_id = a.tenant_id \
      LEFT JOIN chat_vector_stores s ON s.tenant_id = a.tenant_id AND s.chat_id = a.chat_id \
+     AND s.provider = a.storage_backend \
      WHERE a.tenant_id = $1 AND a.chat_id = $2 AND ",
     is_due!("$3", "$4"),
     " AND (CAST($5 AS TIMESTAMPTZ) IS NULL \
