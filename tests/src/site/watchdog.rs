@@ -27,8 +27,7 @@ impl Site {
         let chart = self.chart_on_postgres()?;
         for object in &chart {
             let kind = object["kind"].as_str().unwrap_or_default();
-            let is_its = object["metadata"]["labels"]["app.kubernetes.io/component"] == "watchdog";
-            if is_its && kind != "CronJob" {
+            if is_its(object) && kind != "CronJob" {
                 self.apply(object).await?;
             }
         }
@@ -99,8 +98,14 @@ impl Watchdog {
     }
 }
 
+/// Whether an object of the chart belongs to the watchdog.
+fn is_its(object: &Value) -> bool {
+    object["metadata"]["labels"]["app.kubernetes.io/component"] == "watchdog"
+}
+
 fn pod_of_cron_job(chart: &[Value]) -> anyhow::Result<&Value> {
-    let job = chart.iter().find(|object| object["kind"] == "CronJob");
+    let mut its = chart.iter().filter(|object| is_its(object));
+    let job = its.find(|object| object["kind"] == "CronJob");
     let job = &job.context("no CronJob")?["spec"]["jobTemplate"];
     Ok(&job["spec"]["template"]["spec"])
 }
