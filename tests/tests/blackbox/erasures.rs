@@ -325,9 +325,15 @@ on_each_database! {
             let command = ["erase", "--tenant", &tenant, "--user", &user, "--timeout", "0"];
             anyhow::Ok(job(BINARY, &command, &url)?.wait_with_output().await?)
         };
-        let unknown = erase(Uuid::new_v4(), person.id).await?;
-        assert_eq!(unknown.status.code(), Some(1));
-        let words = String::from_utf8(unknown.stderr)?;
+        let words = loop {
+            let unknown = erase(Uuid::new_v4(), person.id).await?;
+            assert_eq!(unknown.status.code(), Some(1));
+            let words = String::from_utf8(unknown.stderr)?;
+            // The last task of what has served may still have the file open.
+            if !words.contains("another process has the database file") {
+                break words;
+            }
+        };
         assert!(words.contains("was ever served from this database"), "{words}");
 
         let done = erase(tenant, person.id).await?;
