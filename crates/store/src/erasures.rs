@@ -13,6 +13,7 @@ use minichat_core::{ChatId, TenantId, Timestamp, UserId};
 use uuid::Uuid;
 
 use crate::QuotaDay;
+use crate::outbox::of_person::{delivered, pattern, refused, waiting};
 use crate::tx::{Dialect, only_column};
 use crate::value::{Row, params};
 use crate::{StoreError, Tx};
@@ -279,17 +280,11 @@ impl Tx {
         let audit = queues.audit.as_str();
         let params = params![audit, erasure.tenant_id, pattern.as_str(), limit];
         let mut changed = 0;
-        let lock = self.dialect() == Dialect::Postgres;
-        for (select, update) in [
-            (
-                waiting!(lock),
-                "UPDATE outbox_messages SET payload = $2 WHERE id = $1",
-            ),
-            (
-                refused!(lock),
-                "UPDATE outbox_dead_letters SET payload = $2 WHERE id = $1",
-            ),
-        ] {
+        let pages = match self.dialect() {
+            Dialect::Sqlite => audit_pages!(""),
+            Dialect::Postgres => audit_pages!(" FOR UPDATE"),
+        };
+        for (select, update) in pages.into_iter().zip(UPDATE_AUDIT_SQL) {
             for (id, payload) in self.query(select, &params, event_row).await? {
                 let payload = without_person(&payload, erasure);
                 self.execute_later(update, params![id, payload.as_str()])?;
@@ -402,19 +397,13 @@ impl Tx {
         let of_audit = params![queues.audit.as_str(), tenant, pattern.as_str()];
         self.execute_later(DELETE_DELIVERED_SQL, of_audit)?;
         let left = params![queues.audit.as_str(), tenant, pattern.as_str(), 1_u32];
-        for sql in [waiting!(false), refused!(false)] {
+        for sql in audit_pages!("") {
             if !self.query(sql, &left, event_row).await?.is_empty() {
                 return Ok(None);
             }
         }
         Ok(Some(moved))
     }
-}
-
-/// Finds the events of a person: `user_id` and `actor_user_id` say whose they are.
-/// Text inside an event cannot match, because its quotes are escaped.
-pub(crate) fn pattern(user: UserId) -> String {
-    format!("%user_id\":\"{user}\"%")
 }
 
 /// Of a deleted chat `c`: nothing of it is left but its content.
@@ -500,61 +489,49 @@ const FINISH_SQL: &str = "UPDATE erasures SET user_id = NULL, finished_at = $3, 
      WHERE tenant_id = $6 AND user_id = $1) WHERE id = $1 AND user_id = $2 \
      RETURNING chats, messages, files, turns, quota_rows, events";
 
-/// Events of a queue and a tenant that wait for a sink. The partitions lead to the
-/// tenant in the index.
-macro_rules! in_queue {
-    () => {
-        "queue = $1 AND partition IN (SELECT partition FROM outbox_partitions \
-         WHERE queue = $1) AND tenant_id = $2 AND done_at IS NULL AND payload LIKE $3"
-    };
-}
-pub(crate) use in_queue;
-
-macro_rules! waiting {
-    ($lock:expr) => {
-        if $lock {
+/// A page of the audit events that wait, and one of those that a sink refused.
+macro_rules! audit_pages {
+    ($lock:literal) => {
+        [
             concat!(
                 "SELECT id, payload FROM outbox_messages WHERE ",
-                in_queue!(),
-                " ORDER BY id LIMIT $4 FOR UPDATE"
-            )
-        } else {
+                waiting!(),
+                " ORDER BY id LIMIT $4",
+                $lock
+            ),
             concat!(
-                "SELECT id, payload FROM outbox_messages WHERE ",
-                in_queue!(),
-                " ORDER BY id LIMIT $4"
-            )
-        }
+                "SELECT id, payload FROM outbox_dead_letters WHERE ",
+                refused!(),
+                " ORDER BY id LIMIT $4",
+                $lock
+            ),
+        ]
     };
 }
-use waiting;
+use audit_pages;
 
-macro_rules! refused {
-    ($lock:expr) => {
-        if $lock {
-            "SELECT id, payload FROM outbox_dead_letters WHERE queue = $1 AND tenant_id = $2 \
-             AND payload LIKE $3 ORDER BY id LIMIT $4 FOR UPDATE"
-        } else {
-            "SELECT id, payload FROM outbox_dead_letters WHERE queue = $1 AND tenant_id = $2 \
-             AND payload LIKE $3 ORDER BY id LIMIT $4"
-        }
-    };
-}
-use refused;
+/// Writes the audit events of [`audit_pages`] anew.
+const UPDATE_AUDIT_SQL: [&str; 2] = [
+    "UPDATE outbox_messages SET payload = $2 WHERE id = $1",
+    "UPDATE outbox_dead_letters SET payload = $2 WHERE id = $1",
+];
 
 const MOVE_WAITING_SQL: &str = concat!(
     "UPDATE outbox_messages SET payload = REPLACE(payload, $4, $5) WHERE ",
-    in_queue!(),
+    waiting!(),
     " RETURNING id"
 );
-const MOVE_DELIVERED_SQL: &str = "UPDATE outbox_messages \
-     SET payload = REPLACE(payload, $4, $5) WHERE queue = $1 AND tenant_id = $2 \
-     AND done_at IS NOT NULL AND payload LIKE $3 RETURNING id";
-const MOVE_REFUSED_SQL: &str = "UPDATE outbox_dead_letters \
-     SET payload = REPLACE(payload, $4, $5) WHERE queue = $1 AND tenant_id = $2 \
-     AND payload LIKE $3 RETURNING id";
-const DELETE_DELIVERED_SQL: &str = "DELETE FROM outbox_messages WHERE queue = $1 \
-     AND tenant_id = $2 AND done_at IS NOT NULL AND payload LIKE $3";
+const MOVE_DELIVERED_SQL: &str = concat!(
+    "UPDATE outbox_messages SET payload = REPLACE(payload, $4, $5) WHERE ",
+    delivered!(),
+    " RETURNING id"
+);
+const MOVE_REFUSED_SQL: &str = concat!(
+    "UPDATE outbox_dead_letters SET payload = REPLACE(payload, $4, $5) WHERE ",
+    refused!(),
+    " RETURNING id"
+);
+const DELETE_DELIVERED_SQL: &str = concat!("DELETE FROM outbox_messages WHERE ", delivered!());
 
 fn event_row(row: &Row<'_>) -> Result<(i64, String), StoreError> {
     Ok((row.take()?, row.take()?))

@@ -6,7 +6,7 @@ use minichat_core::{ChatId, Date, TenantId, Timestamp, UserId};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::erasures::{in_queue, pattern};
+use crate::outbox::of_person::{delivered, pattern, refused, waiting};
 use crate::value::{Row, params};
 use crate::{StoreError, Tx};
 
@@ -95,21 +95,22 @@ impl Tx {
         .await
     }
 
-    /// At most `limit` payloads of the person's events after `after` in one source,
-    /// with their ids.
+    /// At most `limit` payloads of the person's events of `queue` after `after`, with
+    /// their ids.
     pub async fn export_events(
         &mut self,
         tenant: TenantId,
         user: UserId,
-        source: EventSource<'_>,
+        queue: &str,
+        source: EventSource,
         after: i64,
         limit: u32,
     ) -> Result<Vec<(i64, String)>, StoreError> {
         let pattern = pattern(user);
-        let (sql, queue) = match source {
-            EventSource::Waiting { queue } => (WAITING_SQL, queue),
-            EventSource::Delivered { queue } => (DELIVERED_SQL, queue),
-            EventSource::Refused { queue } => (REFUSED_SQL, queue),
+        let sql = match source {
+            EventSource::Waiting => WAITING_SQL,
+            EventSource::Delivered => DELIVERED_SQL,
+            EventSource::Refused => REFUSED_SQL,
         };
         let params = params![queue, tenant, pattern.as_str(), after, limit];
         self.query(sql, &params, |row| Ok((row.take()?, row.take()?)))
@@ -117,27 +118,32 @@ impl Tx {
     }
 }
 
-/// Where events are.
+/// Where the events of a queue are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum EventSource<'a> {
-    /// For a sink.
-    Waiting { queue: &'a str },
-    /// For their removal.
-    Delivered { queue: &'a str },
-    /// For a decision about what a sink refused.
-    Refused { queue: &'a str },
+pub enum EventSource {
+    /// They wait for a sink.
+    Waiting,
+    /// They wait for their removal.
+    Delivered,
+    /// They wait for a decision: a sink refused them.
+    Refused,
 }
 
 const WAITING_SQL: &str = concat!(
     "SELECT id, payload FROM outbox_messages WHERE ",
-    in_queue!(),
+    waiting!(),
     " AND id > $4 ORDER BY id LIMIT $5"
 );
-const DELIVERED_SQL: &str = "SELECT id, payload FROM outbox_messages WHERE queue = $1 \
-     AND tenant_id = $2 AND done_at IS NOT NULL AND payload LIKE $3 AND id > $4 \
-     ORDER BY id LIMIT $5";
-const REFUSED_SQL: &str = "SELECT id, payload FROM outbox_dead_letters WHERE queue = $1 \
-     AND tenant_id = $2 AND payload LIKE $3 AND id > $4 ORDER BY id LIMIT $5";
+const DELIVERED_SQL: &str = concat!(
+    "SELECT id, payload FROM outbox_messages WHERE ",
+    delivered!(),
+    " AND id > $4 ORDER BY id LIMIT $5"
+);
+const REFUSED_SQL: &str = concat!(
+    "SELECT id, payload FROM outbox_dead_letters WHERE ",
+    refused!(),
+    " AND id > $4 ORDER BY id LIMIT $5"
+);
 
 /// Adds a column with a value.
 fn put<T: serde::Serialize>(columns: &mut Map<String, Value>, name: &str, value: Option<T>) {

@@ -15,7 +15,7 @@ use crate::chat_deletion::ChatDeletion;
 use crate::dead_letter::without_content;
 use crate::outbox::Outbox;
 
-/// Chats or erasures that are read at a time.
+/// Chats or events that are read at a time.
 const PAGE: u32 = 100;
 
 /// How far an erasure is.

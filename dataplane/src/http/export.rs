@@ -78,16 +78,8 @@ enum Step {
     Person(ExportTable, Uuid),
     Chat(ChatId, ExportTable, Uuid),
     Usage,
-    Events(Events, OutboxKind, i64),
+    Events(EventSource, OutboxKind, i64),
     End,
-}
-
-/// Where events are.
-#[derive(Clone, Copy)]
-enum Events {
-    Waiting,
-    Delivered,
-    Refused,
 }
 
 impl Export {
@@ -97,7 +89,11 @@ impl Export {
         let mut steps: VecDeque<_> = tables.map(|it| Step::Person(it, Uuid::nil())).into();
         steps.push_back(Step::Usage);
         for kind in [OutboxKind::Usage, OutboxKind::Audit] {
-            for source in [Events::Waiting, Events::Delivered, Events::Refused] {
+            for source in [
+                EventSource::Waiting,
+                EventSource::Delivered,
+                EventSource::Refused,
+            ] {
                 steps.push_back(Step::Events(source, kind, 0));
             }
         }
@@ -166,7 +162,7 @@ impl Export {
 
     async fn events(
         &mut self,
-        source: Events,
+        source: EventSource,
         kind: OutboxKind,
         after: i64,
     ) -> Result<Vec<u8>, StoreError> {
@@ -177,13 +173,8 @@ impl Export {
             .read(move |tx| {
                 let queue = Arc::clone(&queue);
                 Box::pin(async move {
-                    let queue = &*queue;
-                    let source = match source {
-                        Events::Waiting => EventSource::Waiting { queue },
-                        Events::Delivered => EventSource::Delivered { queue },
-                        Events::Refused => EventSource::Refused { queue },
-                    };
-                    tx.export_events(tenant, user, source, after, EVENTS).await
+                    tx.export_events(tenant, user, &queue, source, after, EVENTS)
+                        .await
                 })
             })
             .await?;

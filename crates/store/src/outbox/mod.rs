@@ -8,6 +8,7 @@ pub(crate) mod backlog;
 mod dead_letters;
 mod deliveries;
 mod leases;
+pub(crate) mod of_person;
 mod usage_event;
 mod vacuum;
 
