@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use minichat_config::tenant::Provider;
 use minichat_core::attachment::FileType;
 use minichat_core::{AttachmentId, AttachmentKind, ErrorCode, Timestamp};
 use minichat_metrics::{PendingAttachmentGuard, UploadResult};
@@ -215,14 +214,9 @@ impl Transfer<'_> {
         Some(StorageCall {
             tenant: self.key.tenant_id,
             provider,
-            credential: self.credential(provider),
+            credential: self.upload.caller.tenant.credential_of(provider),
             expires_at: self.expires_at,
         })
-    }
-
-    fn credential(&self, provider: &Provider) -> Option<&minichat_config::Secret> {
-        let auth = provider.auth.as_ref()?;
-        self.upload.caller.tenant.credentials.get(&auth.secret_ref)
     }
 
     /// CONT-60

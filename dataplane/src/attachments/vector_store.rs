@@ -92,11 +92,10 @@ impl ChatStore {
         let config = &self.caller.tenant.config;
         let provider = config.providers.get(&self.provider)?;
         let storage = provider.storage.as_ref()?;
-        let auth = provider.auth.as_ref();
         let call = StorageCall {
             tenant: self.tenant(),
             provider,
-            credential: auth.and_then(|it| self.caller.tenant.credentials.get(&it.secret_ref)),
+            credential: self.caller.tenant.credential_of(provider),
             expires_at: self.expires_at,
         };
         Some((call, &storage.backend))

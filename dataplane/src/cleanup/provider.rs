@@ -4,7 +4,7 @@
 //! (CONT-167).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use minichat_core::TenantId;
 use minichat_metrics::CleanupRetryReason;
@@ -13,7 +13,6 @@ use minichat_store::{LeftStore, PendingFile};
 use tokio::time::Instant;
 
 use super::pass::Pass;
-use crate::config_source::TenantRuntime;
 
 /// Calls without an answer, one after the other, after which a provider counts as
 /// silent.
@@ -128,7 +127,7 @@ impl Pass<'_> {
         let call = StorageCall {
             tenant,
             provider,
-            credential: credential(&runtime, provider),
+            credential: runtime.credential_of(provider),
             expires_at: Instant::now() + self.cleanup.settings.call_timeout,
         };
         let client = &self.cleanup.client;
@@ -169,14 +168,6 @@ impl Pass<'_> {
             () = self.limits.stop.fired() => false,
         }
     }
-}
-
-fn credential<'a>(
-    runtime: &'a Arc<TenantRuntime>,
-    provider: &minichat_config::tenant::Provider,
-) -> Option<&'a minichat_config::Secret> {
-    let auth = provider.auth.as_ref()?;
-    runtime.credentials.get(&auth.secret_ref)
 }
 
 fn config(why: &str) -> Failure {

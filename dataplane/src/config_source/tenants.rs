@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use minichat_config::tenant::Sinks;
-use minichat_config::{Credentials, Faults, TenantConfig};
+use minichat_config::tenant::{Provider, Sinks};
+use minichat_config::{Credentials, Faults, Secret, TenantConfig};
 use minichat_core::{NamespacedName, TenantId};
 
 use super::issuers::{self, Listing};
@@ -50,6 +50,12 @@ impl TenantRuntime {
     pub(super) fn with_revision(mut self, revision: String) -> Self {
         self.revision = revision;
         self
+    }
+
+    /// The credential of one of the tenant's providers; `None` if it needs none.
+    pub fn credential_of(&self, provider: &Provider) -> Option<&Secret> {
+        let auth = provider.auth.as_ref()?;
+        self.credentials.get(&auth.secret_ref)
     }
 
     /// Where the tenant's events go. Sources accept only configurations whose sinks

@@ -113,8 +113,7 @@ impl Plan {
 
     /// The provider's credential, from the configuration that the turn pinned.
     pub(super) fn credential(&self) -> Option<&Secret> {
-        let auth = self.provider()?.auth.as_ref()?;
-        self.tenant.credentials.get(&auth.secret_ref)
+        self.tenant.credential_of(self.provider()?)
     }
 
     /// The conversation for the provider, the new message last.
