@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -322,4 +322,15 @@ pub fn field<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
     fields
         .get(name)
         .or_else(|| fields.values().find_map(|value| field(value, name)))
+}
+
+/// The Python with the libraries of a suite, which `variable` names.
+pub fn python(variable: &str) -> anyhow::Result<PathBuf> {
+    let python = std::env::var_os(variable).filter(|value| !value.is_empty());
+    let python = python.with_context(|| {
+        format!(
+            "run this by `cargo xtask test`, or let {variable} name a Python with the libraries"
+        )
+    })?;
+    Ok(python.into())
 }

@@ -57,7 +57,7 @@ fn secrets() -> (String, String) {
 }
 
 /// A tenant that wants texts in its audit events, which nobody receives.
-fn curious(mut tenant: Tenant) -> Tenant {
+pub(crate) fn curious(mut tenant: Tenant) -> Tenant {
     tenant.spec()["auditSink"] = json!({
         "type": "Webhook",
         "webhook": {"url": "http://127.0.0.1:1/audit"},

@@ -9,10 +9,11 @@ use minichat_tests::child::job;
 use minichat_tests::client::Api;
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::harness::Scene;
-use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
 use serde_json::{Value, json};
 use uuid::Uuid;
+
+use crate::audit_events::curious;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_minichat-dataplane-under-test");
 
@@ -168,16 +169,6 @@ async fn count(scene: &Scene, rows: &[(&str, String)]) -> anyhow::Result<i64> {
         all += scene.database().number(&sql).await?;
     }
     Ok(all)
-}
-
-/// A tenant whose audit events contain what was written, and wait for a sink.
-fn curious(mut tenant: Tenant) -> Tenant {
-    tenant.spec()["auditSink"] = json!({
-        "type": "Webhook",
-        "webhook": {"url": "http://127.0.0.1:1/audit"},
-        "includeContent": true,
-    });
-    tenant
 }
 
 on_each_database! {

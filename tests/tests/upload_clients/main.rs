@@ -1,10 +1,10 @@
 //! Uploads by public clients: `curl`, and Python with `httpx`, `requests` and its
 //! standard library.
 
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
+use minichat_tests::child::python;
 use minichat_tests::client::BASE;
 use minichat_tests::harness::Scene;
 use minichat_tests::manifest::Tenant;
@@ -18,14 +18,6 @@ use uuid::Uuid;
 const PYTHON: &str = "MINICHAT_TEST_UPLOAD_CLIENTS_PYTHON";
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/upload-clients/upload.py");
-
-fn python() -> anyhow::Result<PathBuf> {
-    let python = std::env::var_os(PYTHON).filter(|value| !value.is_empty());
-    let python = python.with_context(|| {
-        format!("run this by `cargo xtask test`, or let {PYTHON} name a Python with the libraries")
-    })?;
-    Ok(python.into())
-}
 
 /// A user with a chat that takes documents of at most 1 MiB.
 struct Place {
@@ -98,7 +90,7 @@ on_each_database! {
         let place = Place::new(&env).await?;
         let headers = place.headers.iter().map(|(name, value)| ((*name).to_owned(), json!(value)));
         let headers = Value::Object(headers.collect());
-        let mut command = Command::new(python()?);
+        let mut command = Command::new(python(PYTHON)?);
         let printed = output(command.args([SCRIPT, &place.url, &headers.to_string()])).await?;
         let lines: Result<Vec<Value>, _> = printed.lines().map(serde_json::from_str).collect();
         let lines = lines?;

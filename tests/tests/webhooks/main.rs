@@ -1,10 +1,10 @@
 //! Deliveries of real events to a receiver that is made of public libraries:
 //! `standardwebhooks` verifies the signatures, `cloudevents` reads the events.
 
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
+use minichat_tests::child::python;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::ScriptedProvider;
@@ -26,17 +26,9 @@ struct Receiver {
     _child: Child,
 }
 
-fn python() -> anyhow::Result<PathBuf> {
-    let python = std::env::var_os(PYTHON).filter(|value| !value.is_empty());
-    let python = python.with_context(|| {
-        format!("run this by `cargo xtask test`, or let {PYTHON} name a Python with the libraries")
-    })?;
-    Ok(python.into())
-}
-
 impl Receiver {
     async fn start() -> anyhow::Result<Self> {
-        let mut child = Command::new(python()?)
+        let mut child = Command::new(python(PYTHON)?)
             .args([RECEIVER, SECRET])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
