@@ -18,7 +18,21 @@ pub fn process_cpu_micros(pid: u32) -> anyhow::Result<u64> {
 pub fn process_rss_bytes(pid: u32) -> anyhow::Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))
         .with_context(|| format!("process {pid} is gone"))?;
-    parse_rss_bytes(&text).with_context(|| format!("/proc/{pid}/status has no VmRSS"))
+    parse_bytes(&text, "VmRSS:").with_context(|| format!("/proc/{pid}/status has no VmRSS"))
+}
+
+/// Most resident memory of the process in bytes since it started, or since [`forget_peak_rss`].
+pub fn process_peak_rss_bytes(pid: u32) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))
+        .with_context(|| format!("process {pid} is gone"))?;
+    parse_bytes(&text, "VmHWM:").with_context(|| format!("/proc/{pid}/status has no VmHWM"))
+}
+
+/// From now on, the peak of the process is what it has now, or later.
+pub fn forget_peak_rss(pid: u32) -> anyhow::Result<()> {
+    const PEAK_RSS: &str = "5";
+    fs::write(format!("/proc/{pid}/clear_refs"), PEAK_RSS)
+        .with_context(|| format!("the peak of process {pid} cannot be reset"))
 }
 
 /// Model name of the first processor, for the report.
@@ -41,8 +55,8 @@ fn parse_cpu_micros(stat: &str) -> Option<u64> {
     Some((user + system) * (1_000_000 / TICKS_PER_SECOND))
 }
 
-fn parse_rss_bytes(status: &str) -> Option<u64> {
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+fn parse_bytes(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find(|line| line.starts_with(field))?;
     let kilobytes: u64 = line.split_ascii_whitespace().nth(1)?.parse().ok()?;
     Some(kilobytes * 1024)
 }
@@ -60,10 +74,10 @@ mod tests {
     #[test]
     fn resident_memory_is_read_in_bytes() {
         assert_eq!(
-            parse_rss_bytes("Name:\tx\nVmRSS:\t    2048 kB\n"),
+            parse_bytes("Name:\tx\nVmHWM:\t 1 kB\nVmRSS:\t    2048 kB\n", "VmRSS:"),
             Some(2_097_152)
         );
-        assert_eq!(parse_rss_bytes("Name:\tx\n"), None);
+        assert_eq!(parse_bytes("Name:\tx\n", "VmRSS:"), None);
     }
 
     #[test]
@@ -71,5 +85,7 @@ mod tests {
         let pid = std::process::id();
         assert!(process_cpu_micros(pid).is_ok());
         assert!(process_rss_bytes(pid).unwrap() > 0);
+        forget_peak_rss(pid).unwrap();
+        assert!(process_peak_rss_bytes(pid).unwrap() > 0);
     }
 }

@@ -24,4 +24,5 @@ pub mod report;
 pub mod round;
 pub mod samples;
 pub mod subject;
+pub mod uploads;
 pub mod waits;

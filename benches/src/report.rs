@@ -111,6 +111,16 @@ pub fn of_other_benchmarks(page: &str) -> &str {
     begin.map_or("", |at| &page[at..])
 }
 
+/// The page with another text in the section `## <title>`, which is added if it is not there.
+pub fn with_section(page: &str, title: &str, body: &str) -> String {
+    let heading = format!("\n## {title}\n");
+    let begin = page.find(&heading).unwrap_or(page.len());
+    let rest = page.get(begin + heading.len()..).unwrap_or_default();
+    let end = rest.find("\n## ").map_or("", |at| &rest[at..]);
+    let before = page[..begin].trim_end();
+    format!("{before}\n{heading}\n{}\n{end}", body.trim_end())
+}
+
 /// One line per goal.
 pub fn terminal(judgements: &Judgements) -> String {
     let mut text = String::new();
@@ -194,12 +204,12 @@ fn line(text: &mut String, arguments: fmt::Arguments<'_>) {
     let _ = writeln!(text, "{arguments}");
 }
 
-fn range(spread: Spread) -> String {
+pub(crate) fn range(spread: Spread) -> String {
     format!("{}–{}", number(spread.min), number(spread.max))
 }
 
 /// Three significant digits; more are not meaningful on a shared machine.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
@@ -270,6 +280,15 @@ mod tests {
             });
         }
         samples
+    }
+
+    #[test]
+    fn a_section_is_replaced_where_it_stands_and_added_where_it_does_not() {
+        let page = "# Page\n\n## A\n\nold\n\n## B\n\nkept\n";
+        let replaced = with_section(page, "A", "new\n");
+        assert_eq!(replaced, "# Page\n\n## A\n\nnew\n\n## B\n\nkept\n");
+        let added = with_section(&replaced, "C", "new");
+        assert_eq!(added, format!("{replaced}\n## C\n\nnew\n"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use tokio::runtime::Runtime;
 
@@ -152,7 +152,7 @@ pub fn measure(
     Ok(())
 }
 
-fn runtime() -> std::io::Result<Runtime> {
+pub(crate) fn runtime() -> std::io::Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all().build()
 }
@@ -387,13 +387,7 @@ impl Measuring<'_> {
             interrupt::check()?;
             let (cpu_after, own_after) =
                 (process_cpu_micros(subject)?, process_cpu_micros(generator)?);
-            ensure!(
-                reading.faithful == reading.streams,
-                "{} of {} answers were not faithful, the first: {}",
-                reading.streams - reading.faithful,
-                reading.streams,
-                reading.first_fault.as_deref().unwrap_or("unknown")
-            );
+            reading.ensure_faithful()?;
             Ok(Cost {
                 reading,
                 cpu_micros: as_f64(cpu_after - cpu),
@@ -457,7 +451,7 @@ async fn with_peak_rss(
     }
 }
 
-fn quantile_micros(histogram: &Histogram<u64>, quantile: f64) -> f64 {
+pub(crate) fn quantile_micros(histogram: &Histogram<u64>, quantile: f64) -> f64 {
     as_f64(histogram.value_at_quantile(quantile)) / 1e3
 }
 
@@ -465,6 +459,6 @@ fn quantile_micros(histogram: &Histogram<u64>, quantile: f64) -> f64 {
     clippy::cast_precision_loss,
     reason = "figures of a benchmark stay far below 2^52"
 )]
-fn as_f64(value: u64) -> f64 {
+pub(crate) fn as_f64(value: u64) -> f64 {
     value as f64
 }

@@ -163,6 +163,25 @@ pub struct Spread {
     pub max: f64,
 }
 
+impl Spread {
+    /// Of these values; `None` if there are none.
+    pub fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        let median = if values.len().is_multiple_of(2) {
+            f64::midpoint(*values.get(middle.checked_sub(1)?)?, values[middle])
+        } else {
+            values[middle]
+        };
+        Some(Self {
+            min: *values.first()?,
+            median,
+            max: *values.last()?,
+        })
+    }
+}
+
 impl Samples {
     /// Adds one figure.
     pub fn push(&mut self, sample: Sample) {
@@ -209,21 +228,7 @@ impl Samples {
     /// Rounds without the figure are left out.
     pub fn spread_of(&self, figure: impl Fn(&Self, u32) -> Option<f64>) -> Option<Spread> {
         let rounds = self.samples.iter().map(|sample| sample.round).max()?;
-        let mut values: Vec<f64> = (1..=rounds)
-            .filter_map(|round| figure(self, round))
-            .collect();
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        let median = if values.len().is_multiple_of(2) {
-            f64::midpoint(*values.get(middle.checked_sub(1)?)?, values[middle])
-        } else {
-            values[middle]
-        };
-        Some(Spread {
-            min: *values.first()?,
-            median,
-            max: *values.last()?,
-        })
+        Spread::of((1..=rounds).filter_map(|round| figure(self, round)))
     }
 
     /// Leaves out a whole round.

@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// section of docs/benchmarks.md
     #[arg(long, conflicts_with_all = ["short", "rounds", "cluster", "scale", "directory"])]
     events: bool,
+    /// Measure memory and streams while files are uploaded, and write the section of docs/benchmarks.md about it
+    #[arg(long, conflicts_with_all = ["short", "cluster", "scale", "directory", "events"])]
+    uploads: bool,
     /// Number of tenants, for `--scale`
     #[arg(long, requires = "scale")]
     tenants: Option<usize>,
@@ -45,7 +48,7 @@ pub(crate) struct Options {
     #[arg(long, requires = "short", value_delimiter = ',')]
     subjects: Vec<String>,
     /// Measure the data plane of this commit in the same rounds
-    #[arg(long, value_name = "COMMIT", conflicts_with_all = ["cluster", "scale", "directory", "events"])]
+    #[arg(long, value_name = "COMMIT", conflicts_with_all = ["cluster", "scale", "directory", "events", "uploads"])]
     before: Option<String>,
 }
 
@@ -61,6 +64,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     if options.events {
         return run_with_events();
+    }
+    if options.uploads {
+        return run_with_uploads(options.rounds);
     }
     let before = options.before.as_deref().map(build_before).transpose()?;
     let programs = build_optimised()?;
@@ -125,6 +131,18 @@ fn run_with_events() -> anyhow::Result<()> {
     command.envs(postgres.environment());
     command.arg("--programs").arg(programs).arg("--page");
     command.arg(benchmarks_page());
+    process::run("the benchmark", &mut command)
+}
+
+/// Measures a data plane, built optimised, to which files are uploaded. Writes the page only with the default number of
+/// rounds.
+fn run_with_uploads(rounds: Option<u32>) -> anyhow::Result<()> {
+    let programs = build_optimised()?;
+    let mut command = Command::new(programs.join("minichat-upload-bench"));
+    match rounds {
+        Some(rounds) => command.arg("--rounds").arg(rounds.to_string()),
+        None => command.arg("--page").arg(benchmarks_page()),
+    };
     process::run("the benchmark", &mut command)
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use hdrhistogram::Histogram;
 
 use super::connection::Exchange;
@@ -47,6 +47,18 @@ impl Reading {
             elapsed: Duration::ZERO,
             first_fault: None,
         })
+    }
+
+    /// An error if one stream was not correct.
+    pub fn ensure_faithful(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.faithful == self.streams,
+            "{} of {} answers were not faithful, the first: {}",
+            self.streams - self.faithful,
+            self.streams,
+            self.first_fault.as_deref().unwrap_or("unknown")
+        );
+        Ok(())
     }
 
     pub(super) fn record_chunk(&mut self, nanos: u64) {

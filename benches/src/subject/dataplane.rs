@@ -96,6 +96,28 @@ pub(super) async fn prepare_stops(
     Ok(chats.iter().map(stoppable).collect())
 }
 
+/// Where a file is uploaded to, and by whom.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    /// The attachments of a chat.
+    pub path: String,
+    /// Headers that name the chat's user, as complete lines.
+    pub identity: String,
+}
+
+/// Creates one chat per upload, each of another user.
+pub(super) async fn prepare_uploads(
+    target: SocketAddr,
+    uploads: usize,
+) -> anyhow::Result<Vec<Upload>> {
+    let chats = prepare_chats(target, &Pace::STEADY, uploads, uploads.max(1)).await?;
+    let upload = |chat: &Chat| Upload {
+        path: format!("{API}/chats/{}/attachments", chat.id),
+        identity: identity(chat.user),
+    };
+    Ok(chats.iter().map(upload).collect())
+}
+
 /// A chat and the number of its user.
 struct Chat {
     id: String,

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::load::Stoppable;
 use crate::network::Network;
 use crate::postgres::Postgres;
+pub use dataplane::Upload;
 pub use pace::Pace;
 use process::{Process, free_address};
 
@@ -195,7 +196,15 @@ impl Running {
         Ok(vec![request; streams])
     }
 
-    /// The same with the requests that stop them; empty for subjects without such a request.
+    /// A chat for each of so many uploads, all of different users; empty for subjects without chats.
+    pub async fn prepare_uploads(&self, uploads: usize) -> anyhow::Result<Vec<Upload>> {
+        if self.subject.is_dataplane() {
+            return dataplane::prepare_uploads(self.address, uploads).await;
+        }
+        Ok(Vec::new())
+    }
+
+    /// Requests that open streams, with the requests that stop them; empty for subjects without such a request.
     pub async fn prepare_stops(
         &self,
         pace: &Pace,
@@ -213,6 +222,7 @@ fn start_provider(setup: &Setup, directory: &TempDir) -> anyhow::Result<Running>
     let address = free_address()?;
     let mut command = Command::new(setup.binaries.join("minichat-scripted-provider"));
     command.arg("--listen").arg(address.to_string());
+    command.arg("--drop-files");
     let mut process = Process::start("scripted-provider", command, directory.path())?;
     process.wait_until_listening(address)?;
     Ok(Running {

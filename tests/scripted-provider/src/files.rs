@@ -19,6 +19,19 @@ pub(super) enum Reply {
     Content(Bytes),
 }
 
+/// Whether a call stores a file.
+pub(super) fn is_upload(method: &Method, path: &str) -> bool {
+    method == Method::POST && parts(path) == ["files"]
+}
+
+/// The parts of a path below `/v1` or `/openai`.
+fn parts(path: &str) -> Vec<&str> {
+    let path = path.split('?').next().unwrap_or_default();
+    let path = path.strip_prefix("/openai").unwrap_or(path);
+    let path = path.strip_prefix("/v1").unwrap_or(path);
+    path.split('/').filter(|part| !part.is_empty()).collect()
+}
+
 impl Files {
     pub(super) fn content(&self, id: &str) -> Option<Bytes> {
         self.contents.get(id).cloned()
@@ -34,11 +47,7 @@ impl Files {
 
     /// Answers a call below `/v1` or `/openai`; `None` for other paths.
     pub(super) fn answer(&mut self, method: &Method, path: &str, body: &Bytes) -> Option<Reply> {
-        let path = path.split('?').next().unwrap_or_default();
-        let path = path.strip_prefix("/openai").unwrap_or(path);
-        let path = path.strip_prefix("/v1").unwrap_or(path);
-        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-        Some(match (method.as_str(), parts.as_slice()) {
+        Some(match (method.as_str(), parts(path).as_slice()) {
             ("POST", ["files"]) => self.upload(body),
             ("GET", ["files", id]) => match self.contents.get(*id) {
                 Some(file) => found(json!({"id": id, "object": "file", "bytes": file.len()})),

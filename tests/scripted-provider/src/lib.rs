@@ -23,6 +23,7 @@ mod stats;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::net::TcpListener;
@@ -51,6 +52,7 @@ struct Shared {
     scenarios: Mutex<VecDeque<Scenario>>,
     requests: Mutex<Vec<RecordedRequest>>,
     files: Mutex<Files>,
+    drops_files: AtomicBool,
     stats: Arc<Stats>,
     /// One permit lets one held answer continue.
     releases: Arc<Semaphore>,
@@ -70,6 +72,7 @@ impl ScriptedProvider {
             scenarios: Mutex::default(),
             requests: Mutex::default(),
             files: Mutex::default(),
+            drops_files: AtomicBool::new(false),
             stats: Arc::default(),
             releases: Arc::new(Semaphore::new(0)),
         });
@@ -110,6 +113,12 @@ impl ScriptedProvider {
     /// The content of the file `id`.
     pub fn file(&self, id: &str) -> Option<bytes::Bytes> {
         self.shared.files().content(id)
+    }
+
+    /// From now on, uploaded files are read and counted, but not kept, and their
+    /// requests are not recorded. A benchmark uploads more than fits into memory.
+    pub fn drop_files(&self) {
+        self.shared.drops_files.store(true, Ordering::Relaxed);
     }
 
     /// The ids of all files and of all vector stores.
@@ -160,6 +169,10 @@ impl Shared {
 
     fn requests(&self) -> MutexGuard<'_, Vec<RecordedRequest>> {
         lock(&self.requests)
+    }
+
+    fn drops_files(&self) -> bool {
+        self.drops_files.load(Ordering::Relaxed)
     }
 
     fn files(&self) -> MutexGuard<'_, Files> {

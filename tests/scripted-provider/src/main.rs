@@ -12,6 +12,9 @@ struct Arguments {
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1:18080")]
     listen: SocketAddr,
+    /// Count the bytes of uploaded files instead of keeping them.
+    #[arg(long)]
+    drop_files: bool,
 }
 
 #[tokio::main]
@@ -20,6 +23,9 @@ async fn main() -> std::io::Result<()> {
     // The kernel ignores SIGTERM for the first process of a container unless the process handles it.
     let mut terminated = signal(SignalKind::terminate())?;
     let provider = ScriptedProvider::start_on(arguments.listen).await?;
+    if arguments.drop_files {
+        provider.drop_files();
+    }
     tokio::select! {
         () = provider.run() => {}
         _ = terminated.recv() => {}

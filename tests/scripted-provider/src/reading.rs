@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use super::answer::take_release;
 use super::scenario::Reading;
+use super::stats::Stats;
 
 /// Reads `body`. An error means that the connection is to be closed.
 pub(super) async fn read(
@@ -37,6 +38,16 @@ pub(super) async fn read(
             Ok(Bytes::new())
         }
     }
+}
+
+/// Reads `body` without keeping it.
+pub(super) async fn drop_body(mut body: Incoming, stats: &Stats) -> io::Result<()> {
+    while let Some(frame) = body.frame().await {
+        if let Ok(piece) = frame.map_err(io::Error::other)?.into_data() {
+            stats.drop_bytes(piece.len());
+        }
+    }
+    Ok(())
 }
 
 async fn read_until(mut body: Incoming, limit: usize, pause: Duration) -> io::Result<Bytes> {

@@ -14,6 +14,7 @@ pub(super) struct Stats {
     answers_finished: AtomicU64,
     answers_aborted: AtomicU64,
     chunks_written: AtomicU64,
+    bytes_dropped: AtomicU64,
     changed: Changed,
 }
 
@@ -43,6 +44,8 @@ pub struct StatsSnapshot {
     pub answers_open: u64,
     /// Pieces of text handed to connections.
     pub chunks_written: u64,
+    /// Bytes of bodies that were read and not kept.
+    pub bytes_dropped: u64,
 }
 
 impl Stats {
@@ -58,6 +61,7 @@ impl Stats {
             answers_aborted: aborted,
             answers_open: started.saturating_sub(finished + aborted),
             chunks_written: self.chunks_written.load(Ordering::SeqCst),
+            bytes_dropped: self.bytes_dropped.load(Ordering::SeqCst),
         }
     }
 
@@ -88,11 +92,17 @@ impl Stats {
         self.answers_finished.store(0, Ordering::SeqCst);
         self.answers_aborted.store(0, Ordering::SeqCst);
         self.chunks_written.store(0, Ordering::SeqCst);
+        self.bytes_dropped.store(0, Ordering::SeqCst);
         self.notify();
     }
 
     pub(super) fn chunk(&self) {
         self.chunks_written.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn drop_bytes(&self, bytes: usize) {
+        self.bytes_dropped
+            .fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn notify(&self) {
