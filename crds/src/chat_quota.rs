@@ -94,9 +94,60 @@ pub struct ChatQuotaSpec {
     #[schemars(range(min = 1, max = 99))]
     pub warning_threshold_pct: u32,
 
+    /// Calls of the web search.
+    #[serde(default)]
+    pub web_search: WebSearchCalls,
+
+    /// Calls of the code interpreter.
+    #[serde(default)]
+    pub code_interpreter: CodeInterpreterCalls,
+
     /// If several quotas would apply, the one with the highest priority applies.
     #[serde(default)]
     pub priority: i32,
+}
+
+/// How often a user's messages may search the web.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WebSearchCalls {
+    /// Searches that one message may begin. The turn of one that begins more fails.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_calls_per_turn: u32,
+    /// Searches per UTC day. After them, messages that ask for web search are refused.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub daily_calls: u32,
+}
+
+impl Default for WebSearchCalls {
+    fn default() -> Self {
+        Self {
+            max_calls_per_turn: 2,
+            daily_calls: 75,
+        }
+    }
+}
+
+/// How often a user's messages may run code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CodeInterpreterCalls {
+    /// Calls that one message may begin. The turn of one that begins more fails.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_calls_per_turn: u32,
+    /// Calls per UTC day. After them, messages in chats with files for the code
+    /// interpreter are refused.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub daily_calls: u32,
+}
+
+impl Default for CodeInterpreterCalls {
+    fn default() -> Self {
+        Self {
+            max_calls_per_turn: 10,
+            daily_calls: 50,
+        }
+    }
 }
 
 /// A `ChatTenant` in the same namespace.

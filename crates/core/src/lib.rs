@@ -12,6 +12,7 @@ pub mod redact;
 pub mod scrub;
 pub mod stream;
 pub mod time;
+mod tool;
 pub mod turn;
 
 pub use attachment::AttachmentKind;
@@ -19,3 +20,4 @@ pub use error_code::ErrorCode;
 pub use ids::{AttachmentId, ChatId, MessageId, RequestId, TenantId, TurnId, UserId};
 pub use namespaced_name::{NamespacedName, NotANamespacedName};
 pub use time::{Clock, Date, SystemClock, Timestamp};
+pub use tool::HostedTool;

@@ -1,5 +1,6 @@
 //! The events of a provider's stream, independent of its protocol.
 
+use minichat_core::stream::{CitationSource, Span, ToolEvent};
 use minichat_core::turn::{IncompleteReason, Usage};
 
 use crate::failure::Failure;
@@ -15,6 +16,8 @@ pub enum ProviderEvent<'a> {
         /// The piece itself.
         text: &'a str,
     },
+    /// A call of a tool that the provider runs begins or ends (CONT-105).
+    Tool(ToolEvent),
     /// All text given as [`DeltaKind::Text`] so far was reasoning. It is not
     /// part of the answer and must not be stored (TURN-21).
     TextWasReasoning,
@@ -75,6 +78,25 @@ pub struct Completion {
     pub usage: Option<Usage>,
     /// The provider's id of the answer; never shown to clients (CONT-39).
     pub response_id: Option<ResponseId>,
+    /// The sources of a whole answer, in its order (CONT-108).
+    pub citations: Vec<Citation>,
+}
+
+/// A source, as the provider names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Citation {
+    /// Where it is.
+    pub source: CitationSource,
+    /// Its title, may be empty.
+    pub title: String,
+    /// Its address, of a web page only.
+    pub url: Option<String>,
+    /// The provider's id of the file; never shown to clients (CONT-39).
+    pub file_id: Option<String>,
+    /// What the source is cited for, may be empty.
+    pub snippet: String,
+    /// The characters of the answer that cite it.
+    pub span: Option<Span>,
 }
 
 /// A provider's id of an answer, cut to the length of the columns that store it

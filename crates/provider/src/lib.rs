@@ -23,11 +23,11 @@ pub use client::{
     CaFileError, ChosenBy, ClientSettings, FetchError, FetchLimits, Post, PostAnswer, PostError,
     ProviderClient, check_ca_file,
 };
-pub use event::{Completion, DeltaKind, ProviderEvent, ResponseId, Terminal};
+pub use event::{Citation, Completion, DeltaKind, ProviderEvent, ResponseId, Terminal};
 pub use failure::{Failure, FailureKind, TimeoutStage};
 pub use request::{
-    InputMessage, ProviderCall, RequestMetadata, RequestType, Role, StartedFlag, TurnRequest,
-    user_hash,
+    FileSearch, InputMessage, ProviderCall, RequestMetadata, RequestType, Role, StartedFlag, Tools,
+    TurnRequest, WebSearch, user_hash,
 };
 pub use storage::{
     BodyError, FileUpload, ProviderFileId, StorageCall, StorageError, VectorStoreId,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use minichat_config::Secret;
-use minichat_config::tenant::{ApiParams, Provider};
-use minichat_core::{ChatId, TenantId, UserId};
+use minichat_config::tenant::{ApiParams, Provider, SearchContextSize};
+use minichat_core::{ChatId, HostedTool, TenantId, UserId};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -40,6 +40,8 @@ pub struct TurnRequest<'a> {
     pub messages: &'a [InputMessage<'a>],
     /// Output cap in tokens.
     pub max_output_tokens: u32,
+    /// The tools that the provider may run for the model.
+    pub tools: Tools<'a>,
     /// Cap on hosted tool calls; `None` = not sent.
     pub max_tool_calls: Option<u32>,
     /// Sampling parameters of the model.
@@ -49,6 +51,56 @@ pub struct TurnRequest<'a> {
     /// Sent if the provider kind supports it and the provider allows it
     /// (PLAT-109).
     pub metadata: RequestMetadata,
+}
+
+/// The tools of a request (CONT-33). Only `openai_responses` sends them; requests to
+/// other kinds must have none (CONT-37).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tools<'a> {
+    /// Search in the documents of the chat.
+    pub file_search: Option<FileSearch<'a>>,
+    /// Search in the web.
+    pub web_search: Option<WebSearch>,
+    /// The ids at the provider of the files that code can read. Empty: no code is
+    /// run.
+    pub code_interpreter_files: &'a [String],
+}
+
+/// The tool `file_search`.
+#[derive(Clone, Copy, Debug)]
+pub struct FileSearch<'a> {
+    /// The id of the chat's store at the provider.
+    pub vector_store_id: &'a str,
+    /// Results of one search.
+    pub max_num_results: u32,
+}
+
+/// The tool `web_search`.
+#[derive(Clone, Copy, Debug)]
+pub struct WebSearch {
+    /// How much of what was found the model reads.
+    pub context_size: SearchContextSize,
+}
+
+impl Tools<'_> {
+    /// Whether `tool` is among them.
+    pub const fn has(&self, tool: HostedTool) -> bool {
+        match tool {
+            HostedTool::FileSearch => self.file_search.is_some(),
+            HostedTool::WebSearch => self.web_search.is_some(),
+            HostedTool::CodeInterpreter => !self.code_interpreter_files.is_empty(),
+        }
+    }
+
+    /// The names of the tools, joined by `+`, or `none` (CONT-32).
+    pub(crate) fn feature(&self) -> String {
+        let names = HostedTool::ALL.into_iter().filter(|&tool| self.has(tool));
+        let names: Vec<_> = names.map(HostedTool::as_str).collect();
+        if names.is_empty() {
+            return "none".to_owned();
+        }
+        names.join("+")
+    }
 }
 
 /// One message of the conversation.

@@ -47,6 +47,8 @@ pub struct AdmissionFacts {
     pub recent_messages: Vec<RecentMessage>,
     /// Tokens of the newest answer that has a token count (QUOTA-37).
     pub prior_context_tokens: u64,
+    /// Whether the chat has a file that a tool can use ([`Tx::tool_files`]).
+    pub has_tool_files: bool,
     /// An instant of the database's clock, later than every timestamp of the
     /// chat. It becomes `started_at` of the new turn (TURN-6).
     pub now: Timestamp,
@@ -158,7 +160,10 @@ macro_rules! head_from {
              WHERE m.tenant_id = $1 AND m.chat_id = $3 AND m.role = 'assistant' \
              AND m.request_id <> $4 AND m.deleted_at IS NULL \
              AND m.input_tokens + m.output_tokens > 0 \
-             ORDER BY m.created_at DESC, m.id DESC LIMIT 1), ",
+             ORDER BY m.created_at DESC, m.id DESC LIMIT 1), \
+             EXISTS (SELECT 1 FROM attachments a WHERE a.tenant_id = $1 AND a.chat_id = $3 AND ",
+            $crate::tool_files::is_usable!(),
+            "), ",
             $crate::turns::turn_columns!(),
             " FROM chats c LEFT JOIN chat_turns t \
              ON t.chat_id = c.id AND t.tenant_id = c.tenant_id AND t.request_id = $4"
@@ -208,6 +213,7 @@ pub(crate) struct Head {
     latest_message: Option<Timestamp>,
     is_running: bool,
     prior_context_tokens: Option<u64>,
+    has_tool_files: bool,
     turn: Option<Turn>,
 }
 
@@ -219,6 +225,7 @@ pub(crate) fn head_row(row: &Row<'_>) -> Result<Head, StoreError> {
         latest_message: row.take()?,
         is_running: row.take()?,
         prior_context_tokens: row.take()?,
+        has_tool_files: row.take()?,
         turn: row
             .peek::<Option<TurnId>>()?
             .map(|_| turn_row(row))
@@ -258,6 +265,7 @@ impl Head {
             boundary,
             recent_messages: messages,
             prior_context_tokens: self.prior_context_tokens.unwrap_or(0),
+            has_tool_files: self.has_tool_files,
             now,
             quota: QuotaCells::new(cells),
         }

@@ -4,7 +4,9 @@ use minichat_core::quota::Reserve;
 use minichat_core::turn::{Outcome, SettlementMethod, TurnErrorCode, TurnState};
 use uuid::Uuid;
 
-use minichat_core::{ChatId, Date, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
+use minichat_core::{
+    ChatId, Date, HostedTool, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId,
+};
 
 use crate::quota::{QuotaCells, QuotaDay, cell_row};
 use crate::tx::{Dialect, Query, only_column};
@@ -87,6 +89,19 @@ pub struct TurnSettlement {
     pub committed_credits_micro: u64,
     pub method: SettlementMethod,
     pub assistant_message_id: Option<MessageId>,
+}
+
+macro_rules! count_call {
+    ($column:literal) => {
+        concat!(
+            "UPDATE chat_turns SET ",
+            $column,
+            " = ",
+            $column,
+            " + 1 WHERE tenant_id = $1 AND id = $2 AND state = 'running' \
+             AND deleted_at IS NULL"
+        )
+    };
 }
 
 impl Tx {
@@ -196,6 +211,23 @@ impl Tx {
             )
             .await?;
         Ok(running.is_some())
+    }
+
+    /// Counts a call of `tool` that ended (TURN-29). A turn that has ended keeps its
+    /// counts.
+    pub fn turn_count_call(
+        &mut self,
+        tenant: TenantId,
+        turn: TurnId,
+        tool: HostedTool,
+    ) -> Result<(), StoreError> {
+        let sql = match tool {
+            // Its calls have no column: only a process that saw them counts them.
+            HostedTool::FileSearch => return Ok(()),
+            HostedTool::WebSearch => count_call!("web_search_completed_count"),
+            HostedTool::CodeInterpreter => count_call!("code_interpreter_completed_count"),
+        };
+        self.execute_later(sql, params![tenant, turn])
     }
 
     /// Notifies the process that runs `turn` to stop it. The notification is

@@ -15,7 +15,9 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use model::{ApiParams, EstimationBudgets, Model, Preference, Tier, ToolSupport};
+pub use model::{
+    ApiParams, EstimationBudgets, Model, Preference, SearchContextSize, Tier, ToolSupport,
+};
 pub use provider::{Auth, Provider, ProviderKind, SecretKeyRef, Storage, StorageKind, Timeouts};
 pub use reference::{CredentialRef, CredentialUse};
 pub use sink::{AuditSink, Batch, SinkType, UsageSink, Webhook, WebhookFormat};
@@ -286,9 +288,12 @@ pub struct KillSwitches {
     pub force_standard_tier: bool,
     /// Messages that ask for web search are refused.
     pub disable_web_search: bool,
+    /// Documents are still stored, but answers do not search in them.
+    pub disable_file_search: bool,
     /// Messages with images and uploads of images are refused.
     pub disable_images: bool,
-    /// Uploads that only the code interpreter could use are refused.
+    /// Answers run no code, and uploads that only the code interpreter could use are
+    /// refused.
     pub disable_code_interpreter: bool,
 }
 
@@ -316,12 +321,24 @@ pub struct Context {
     /// Number of the chat's newest messages that are sent along.
     #[schemars(range(min = 0, max = 100))]
     pub recent_messages_limit: u32,
+    /// Instructions of requests with web search, instead of the built-in ones. Empty:
+    /// none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8192))]
+    pub web_search_guard: Option<String>,
+    /// Instructions of requests with file search, instead of the built-in ones. Empty:
+    /// none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8192))]
+    pub file_search_guard: Option<String>,
 }
 
 impl Default for Context {
     fn default() -> Self {
         Self {
             recent_messages_limit: 10,
+            web_search_guard: None,
+            file_search_guard: None,
         }
     }
 }

@@ -69,6 +69,17 @@ pub struct Model {
     /// What the model can use besides text and images.
     #[serde(default)]
     pub tool_support: ToolSupport,
+    /// Calls of tools that the provider runs for one answer.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_tool_calls: u32,
+    /// Results of one search in documents.
+    #[serde(default = "five")]
+    #[schemars(range(min = 1, max = 50))]
+    pub max_num_results: u32,
+    /// How much of what a web search finds the model reads.
+    #[serde(default)]
+    pub web_search_context_size: SearchContextSize,
     /// Sampling parameters. Those that are left out are not sent.
     #[serde(default)]
     pub api_params: ApiParams,
@@ -111,6 +122,15 @@ pub struct EstimationBudgets {
     /// Tokens of one image.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub image_token_budget: u32,
+    /// Tokens that file search adds to a request.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub tool_surcharge_tokens: u32,
+    /// Tokens that web search adds to a request.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub web_search_surcharge_tokens: u32,
+    /// Tokens that the code interpreter adds to a request.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub code_interpreter_surcharge_tokens: u32,
     /// Smallest number of output tokens that a stopped turn is charged for.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub minimal_generation_floor: u32,
@@ -123,6 +143,9 @@ impl Default for EstimationBudgets {
             fixed_overhead_tokens: 100,
             safety_margin_pct: 10,
             image_token_budget: 1000,
+            tool_surcharge_tokens: 500,
+            web_search_surcharge_tokens: 500,
+            code_interpreter_surcharge_tokens: 1000,
             minimal_generation_floor: 50,
         }
     }
@@ -132,8 +155,32 @@ impl Default for EstimationBudgets {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ToolSupport {
+    /// Searches the web, for messages that ask for it.
+    pub web_search: bool,
+    /// Searches in the documents of the chat.
+    pub file_search: bool,
     /// Runs code on files. Without it, chats of the model refuse spreadsheets.
     pub code_interpreter: bool,
+}
+
+/// How much of what a web search finds the model reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SearchContextSize {
+    /// The least, and the cheapest.
+    #[default]
+    Low,
+    /// Something between.
+    Medium,
+    /// The most.
+    High,
+}
+
+const fn two() -> u32 {
+    2
+}
+
+const fn five() -> u32 {
+    5
 }
 
 /// Sampling parameters.

@@ -8,7 +8,7 @@ use minichat_config::tenant::document::{
     ImagesDocument, IssuerDocument, ModelDocument, PreferenceDocument, ProviderDocument, SCHEMA,
     StorageDocument, TenantDocument, TimeoutsDocument, ToolSupportDocument, UserLimitsDocument,
 };
-use minichat_config::tenant::{StorageKind, UploadLimits};
+use minichat_config::tenant::{SearchContextSize, StorageKind, UploadLimits};
 use minichat_config::{Fault, Faults, ProviderKind};
 use minichat_core::TenantId;
 use minichat_core::quota::{EstimationBudgets, KillSwitches, Tier};
@@ -21,6 +21,9 @@ use crate::chat_tenant::{self as crd, ChatTenantSpec};
 /// What is wrong with an address of a process that wants TLS.
 pub(super) const PLAIN_HTTP: &str =
     "plain http is not allowed by this process; write https://, or set provider_http.allow_http";
+
+/// Results of one file search, unless the manifest says otherwise.
+const MAX_NUM_RESULTS: u32 = 5;
 
 pub(super) fn document(
     tenant: &ChatTenant,
@@ -42,9 +45,7 @@ pub(super) fn document(
         models,
         kill_switches,
         streaming: crd::Streaming { max_output_tokens },
-        context: crd::Context {
-            recent_messages_limit,
-        },
+        context,
         images: crd::Images { max_per_message },
         uploads: own_limits,
         usage_sink,
@@ -54,6 +55,7 @@ pub(super) fn document(
         disable_premium_tier,
         force_standard_tier,
         disable_web_search,
+        disable_file_search,
         disable_images,
         disable_code_interpreter,
     } = kill_switches;
@@ -90,13 +92,11 @@ pub(super) fn document(
             disable_premium_tier: *disable_premium_tier,
             force_standard_tier: *force_standard_tier,
             disable_web_search: *disable_web_search,
+            disable_file_search: *disable_file_search,
             disable_images: *disable_images,
             disable_code_interpreter: *disable_code_interpreter,
-            ..KillSwitches::default()
         },
-        context: ContextDocument {
-            recent_messages_limit: *recent_messages_limit,
-        },
+        context: self::context(context),
         images: ImagesDocument {
             max_per_message: *max_per_message,
         },
@@ -281,7 +281,10 @@ fn model(model: &crd::Model) -> ModelDocument {
         output_tokens_credit_multiplier_micro,
         multiplier_display,
         estimation_budgets,
-        tool_support: crd::ToolSupport { code_interpreter },
+        tool_support,
+        max_tool_calls,
+        max_num_results,
+        web_search_context_size,
         api_params: params,
         preference,
         system_prompt,
@@ -306,12 +309,12 @@ fn model(model: &crd::Model) -> ModelDocument {
         output_tokens_credit_multiplier_micro: *output_tokens_credit_multiplier_micro,
         multiplier_display: multiplier_display.clone(),
         estimation_budgets: budgets(estimation_budgets),
-        max_tool_calls: 2,
+        max_tool_calls: *max_tool_calls,
+        max_num_results: (*max_num_results != MAX_NUM_RESULTS).then_some(*max_num_results),
+        web_search_context_size: context_size(*web_search_context_size),
         general_config: GeneralConfigDocument {
             api_params: api_params(params),
-            tool_support: ToolSupportDocument {
-                code_interpreter: *code_interpreter,
-            },
+            tool_support: self::tool_support(tool_support),
         },
         preference: preference.as_ref().map(|p| PreferenceDocument {
             is_default: p.is_default,
@@ -347,6 +350,9 @@ fn budgets(budgets: &crd::EstimationBudgets) -> EstimationBudgets {
         fixed_overhead_tokens,
         safety_margin_pct,
         image_token_budget,
+        tool_surcharge_tokens,
+        web_search_surcharge_tokens,
+        code_interpreter_surcharge_tokens,
         minimal_generation_floor,
     } = *budgets;
     EstimationBudgets {
@@ -354,8 +360,46 @@ fn budgets(budgets: &crd::EstimationBudgets) -> EstimationBudgets {
         fixed_overhead_tokens,
         safety_margin_pct,
         image_token_budget,
+        tool_surcharge_tokens,
+        web_search_surcharge_tokens,
+        code_interpreter_surcharge_tokens,
         minimal_generation_floor,
-        ..EstimationBudgets::default()
+    }
+}
+
+fn context(context: &crd::Context) -> ContextDocument {
+    let crd::Context {
+        recent_messages_limit,
+        web_search_guard,
+        file_search_guard,
+    } = context;
+    ContextDocument {
+        recent_messages_limit: *recent_messages_limit,
+        web_search_guard: web_search_guard.clone(),
+        file_search_guard: file_search_guard.clone(),
+    }
+}
+
+fn tool_support(tools: &crd::ToolSupport) -> ToolSupportDocument {
+    let crd::ToolSupport {
+        web_search,
+        file_search,
+        code_interpreter,
+    } = *tools;
+    ToolSupportDocument {
+        web_search,
+        file_search,
+        code_interpreter,
+    }
+}
+
+/// `None` for the default, so that a document has the hash that an earlier release
+/// computed for it.
+fn context_size(size: crd::SearchContextSize) -> Option<SearchContextSize> {
+    match size {
+        crd::SearchContextSize::Low => None,
+        crd::SearchContextSize::Medium => Some(SearchContextSize::Medium),
+        crd::SearchContextSize::High => Some(SearchContextSize::High),
     }
 }
 

@@ -10,7 +10,9 @@ use minichat_core::quota::TierLimits;
 
 use super::RenderSettings;
 use super::shortfall::{Shortfall, shortfall};
-use crate::chat_quota::{ChatQuotaSpec, Limits, PremiumLimits, StandardLimits};
+use crate::chat_quota::{
+    ChatQuotaSpec, CodeInterpreterCalls, Limits, PremiumLimits, StandardLimits, WebSearchCalls,
+};
 use crate::{ChatQuota, ChatTenant};
 
 /// More warnings of one kind only say how many there are.
@@ -137,6 +139,8 @@ fn limits(spec: &ChatQuotaSpec) -> UserLimits {
         limits: Limits { standard, premium },
         overshoot_tolerance_pct,
         warning_threshold_pct,
+        web_search,
+        code_interpreter,
         priority: _,
     } = spec;
     let StandardLimits { daily, monthly } = standard;
@@ -149,12 +153,47 @@ fn limits(spec: &ChatQuotaSpec) -> UserLimits {
         daily: daily.micro(),
         monthly: monthly.micro(),
     };
+    let web = Calls::of_web_search(web_search);
+    let code = Calls::of_code_interpreter(code_interpreter);
     UserLimits {
         standard,
         premium,
         overshoot_tolerance_pct: *overshoot_tolerance_pct,
         warning_threshold_pct: *warning_threshold_pct,
+        web_search_max_calls_per_message: web.max_calls_per_turn,
+        web_search_daily_quota: web.daily_calls,
+        code_interpreter_max_calls_per_message: code.max_calls_per_turn,
+        code_interpreter_daily_quota: code.daily_calls,
     }
+}
+
+/// Limits of calls; `None` where the manifest has the default, so that a document has
+/// the hash that an earlier release computed for it.
+struct Calls {
+    max_calls_per_turn: Option<u32>,
+    daily_calls: Option<u32>,
+}
+
+impl Calls {
+    fn of_web_search(own: &WebSearchCalls) -> Self {
+        let default = WebSearchCalls::default();
+        Self {
+            max_calls_per_turn: unless(own.max_calls_per_turn, default.max_calls_per_turn),
+            daily_calls: unless(own.daily_calls, default.daily_calls),
+        }
+    }
+
+    fn of_code_interpreter(own: &CodeInterpreterCalls) -> Self {
+        let default = CodeInterpreterCalls::default();
+        Self {
+            max_calls_per_turn: unless(own.max_calls_per_turn, default.max_calls_per_turn),
+            daily_calls: unless(own.daily_calls, default.daily_calls),
+        }
+    }
+}
+
+fn unless(value: u32, default: u32) -> Option<u32> {
+    (value != default).then_some(value)
 }
 
 /// QUOTA-17, D25: allowed, but the sub-cap never acts.

@@ -10,7 +10,7 @@ use minichat_core::context::Role;
 use minichat_core::quota::{Cells, RequestFacts};
 use minichat_core::turn::TurnState;
 use minichat_core::{AttachmentId, ChatId, ErrorCode, MessageId, RequestId, Timestamp, TurnId};
-use minichat_store::{AdmissionFacts, AdmissionQuery, TargetTurn, Tx};
+use minichat_store::{AdmissionFacts, AdmissionQuery, StoreError, TargetTurn, ToolFiles, Tx};
 
 use super::SendMessage;
 use super::attachments::{self, Attachments};
@@ -18,6 +18,7 @@ use super::mutation::{self, Replaced, Replacement};
 use super::open::{Draft, Ids};
 use super::replay::CompletedTurn;
 use super::reserve::ReserveError;
+use super::tools;
 use crate::caller::Caller;
 use crate::problem::Problem;
 use crate::quota;
@@ -91,12 +92,14 @@ impl TurnRequest {
         &self,
         caller: &Caller,
         facts: AdmissionFacts,
+        files: ToolFiles,
     ) -> Result<(Draft, Cells), ReserveError> {
         let Kind::Send(message) = &self.kind else {
             return Err(Problem::internal().into());
         };
         check_key(&facts)?;
-        self.admit_message(caller, message.clone(), Attachments::default(), facts)
+        let attachments = Attachments::default();
+        self.admit_message(caller, message.clone(), attachments, (facts, files))
     }
 
     /// Admits it, with the user's cells as they were read and locked.
@@ -111,19 +114,22 @@ impl TurnRequest {
                 let facts = read(tx, caller, chat, self.ids.request_id).await?;
                 check_key(&facts)?;
                 let ids = &message.attachment_ids;
-                let files = attachments::named(tx, caller, chat, ids).await?;
-                self.admit_message(caller, message.clone(), files, facts)
+                let attachments = attachments::named(tx, caller, chat, ids).await?;
+                let files = tool_files(tx, caller, chat, &facts).await?;
+                self.admit_message(caller, message.clone(), attachments, (facts, files))
             }
             Kind::Replace { target, change } => {
                 let facts = read(tx, caller, chat, *target).await?;
                 let query = mutation::query(caller, chat, *target);
                 let turn = mutation::check(tx.turn_mutation_lock(&query).await?, caller)?;
-                let files = if turn.has_attachments {
+                let attachments = if turn.has_attachments {
                     attachments::copied(tx, &query).await?
                 } else {
                     Attachments::default()
                 };
-                self.admit_message(caller, replacing(turn, *target, change)?, files, facts)
+                let message = replacing(turn, *target, change)?;
+                let files = tool_files(tx, caller, chat, &facts).await?;
+                self.admit_message(caller, message, attachments, (facts, files))
             }
         }
     }
@@ -133,7 +139,7 @@ impl TurnRequest {
         caller: &Caller,
         message: Message,
         attachments: Attachments,
-        facts: AdmissionFacts,
+        (facts, files): (AdmissionFacts, ToolFiles),
     ) -> Result<(Draft, Cells), ReserveError> {
         if facts.is_running {
             return Err(generation_in_progress().into());
@@ -141,10 +147,19 @@ impl TurnRequest {
         attachments.check_number(&caller.tenant.config)?;
         check_web_search(caller, message.web_search)?;
         let cells = quota::cells(&facts.quota);
-        Ok((self.draft(message, attachments, facts), cells))
+        let guards = &caller.tenant.config.context;
+        let mut draft = self.draft(message, attachments, (facts, files));
+        draft.facts.web_search_guard_bytes = guards.web_search_guard.len() as u64;
+        draft.facts.file_search_guard_bytes = guards.file_search_guard.len() as u64;
+        Ok((draft, cells))
     }
 
-    fn draft(&self, message: Message, attachments: Attachments, facts: AdmissionFacts) -> Draft {
+    fn draft(
+        &self,
+        message: Message,
+        attachments: Attachments,
+        (facts, files): (AdmissionFacts, ToolFiles),
+    ) -> Draft {
         let recent: Vec<(Role, String)> = facts
             .recent_messages
             .into_iter()
@@ -157,8 +172,11 @@ impl TurnRequest {
                 prior_context_tokens: facts.prior_context_tokens,
                 images: attachments.images(),
                 web_search_requested: message.web_search,
+                has_documents: files.vector_store.is_some(),
+                has_code_files: !files.code_files.is_empty(),
                 ..RequestFacts::default()
             },
+            files,
             started_at: facts.now,
             selected_model: facts.model.into(),
             content: message.content,
@@ -192,6 +210,19 @@ async fn read(
     let query = query(caller, chat_id, request_id);
     let facts = tx.turn_admission_facts(&query).await?;
     facts.ok_or_else(|| Problem::chat_not_found().into())
+}
+
+/// What tools find in the chat, if any model could use it.
+async fn tool_files(
+    tx: &mut Tx,
+    caller: &Caller,
+    chat: ChatId,
+    facts: &AdmissionFacts,
+) -> Result<ToolFiles, StoreError> {
+    if !facts.has_tool_files || !tools::need_files(&caller.tenant.config) {
+        return Ok(ToolFiles::default());
+    }
+    tx.tool_files(caller.tenant_id, chat).await
 }
 
 fn query(caller: &Caller, chat_id: ChatId, request_id: RequestId) -> AdmissionQuery {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::account::{Account, QuotaDecision};
 use super::attachments::AttachedFile;
 use super::audit_content::AuditContent;
+use super::tool_calls::CallCounts;
 
 /// The longest payload in bytes, as that of a usage event (QUOTA-85, PLAT-87).
 const MAX_PAYLOAD: usize = 64 * 1024;
@@ -113,8 +114,7 @@ pub(super) struct End {
     pub(super) usage: Option<Usage>,
     pub(super) ttft: Option<Duration>,
     pub(super) total: Option<Duration>,
-    pub(super) web_search_calls: u32,
-    pub(super) code_interpreter_calls: u32,
+    pub(super) calls: CallCounts,
     pub(super) timestamp: Timestamp,
 }
 
@@ -151,9 +151,9 @@ impl<'a> TurnEvent<'a> {
                 quota: quota(account),
             },
             tool_calls: ToolCalls {
-                file_search_calls: 0,
-                web_search_calls: end.web_search_calls,
-                code_interpreter_calls: end.code_interpreter_calls,
+                file_search_calls: end.calls.file_search,
+                web_search_calls: end.calls.web_search,
+                code_interpreter_calls: end.calls.code_interpreter,
             },
             attachments: &account.attachments,
             terminal_state: state.as_str(),

@@ -10,8 +10,8 @@ use std::time::Duration;
 use minichat_core::stream::{DeltaKind, StreamEvent};
 use minichat_core::turn::{IncompleteReason, Usage};
 use minichat_provider::{
-    Completion, Failure, ProviderCall, ProviderEvent, ProviderStream, RequestMetadata, RequestType,
-    ResponseId, StartedFlag, Terminal, TurnRequest, user_hash,
+    Citation, Completion, Failure, ProviderCall, ProviderEvent, ProviderStream, RequestMetadata,
+    RequestType, ResponseId, StartedFlag, Terminal, TurnRequest, user_hash,
 };
 use minichat_telemetry::TraceContext;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -20,6 +20,7 @@ use super::channel::{self, Sender};
 use super::open::OpenTurn;
 use super::progress::Progress;
 use super::relay::Labels;
+use super::tool_calls::{TooManyCalls, ToolCalls};
 use crate::open_turns::{Cancel, Interrupt};
 
 /// A client that has closed its sending half may be gone. In that case the
@@ -28,7 +29,6 @@ use crate::open_turns::{Cancel, Interrupt};
 const DEPARTURE_TIME: Duration = Duration::from_millis(250);
 
 /// The provider's answer so far. It is kept however the turn ends.
-#[derive(Debug, Default)]
 pub(super) struct Answer {
     /// Visible text (TURN-16). Reasoning is not kept (TURN-21).
     pub(super) text: String,
@@ -36,12 +36,17 @@ pub(super) struct Answer {
     pub(super) response_id: Option<ResponseId>,
     /// Time from sending the request to the first delta.
     pub(super) ttft: Option<Duration>,
+    pub(super) calls: ToolCalls,
+    /// The sources of a whole answer.
+    pub(super) citations: Vec<Citation>,
 }
 
 /// Why a turn did not reach the provider's end.
 #[derive(Debug)]
 pub(super) enum TurnError {
     Provider(Failure),
+    /// The provider was cut off because the model called a tool too often.
+    TooManyCalls(TooManyCalls),
     /// An internal fault.
     Internal,
     Cancelled(Cancel),
@@ -113,21 +118,22 @@ pub(super) async fn converse(
             event = provider.next() => event,
         };
         progress.note();
-        match event {
-            Some(ProviderEvent::Progress) => {}
-            Some(ProviderEvent::TextWasReasoning) => answer.text.clear(),
+        let shown = match event {
+            Some(ProviderEvent::Progress) => continue,
+            Some(ProviderEvent::TextWasReasoning) => {
+                answer.text.clear();
+                continue;
+            }
             Some(ProviderEvent::Delta { kind, text }) => {
                 let event = answer.take(kind, text);
                 if answer.ttft.is_none() {
                     first_delta(turn, sink, dispatched, answer);
                 }
-                tokio::select! {
-                    biased;
-                    sent = sink.send(&event) => sent.map_err(TurnError::Cancelled)?,
-                    cancel = &mut cancelled => return Err(TurnError::Cancelled(cancel)),
-                    failure = out_of_time(total_at) => return Err(TurnError::Provider(failure)),
-                    never = progress.keep_showing() => match never {},
-                }
+                event
+            }
+            Some(ProviderEvent::Tool(tool)) => {
+                answer.calls.note(&tool).map_err(TurnError::TooManyCalls)?;
+                StreamEvent::Tool(tool)
             }
             Some(ProviderEvent::Terminal(terminal)) => {
                 sink.events.provider_ended();
@@ -135,6 +141,13 @@ pub(super) async fn converse(
             }
             // The provider client always sends a terminal event first.
             None => return Err(TurnError::Internal),
+        };
+        tokio::select! {
+            biased;
+            sent = sink.send(&shown) => sent.map_err(TurnError::Cancelled)?,
+            cancel = &mut cancelled => return Err(TurnError::Cancelled(cancel)),
+            failure = out_of_time(total_at) => return Err(TurnError::Provider(failure)),
+            never = progress.keep_showing() => match never {},
         }
     }
 }
@@ -171,6 +184,7 @@ async fn open(
             provider_model_id: &model.provider_model_id,
             instructions: plan.context.instructions(),
             messages: &messages,
+            tools: plan.tools.of_request(model),
             max_output_tokens: plan.reserve.max_output_tokens_applied,
             max_tool_calls: Some(model.max_tool_calls),
             api_params: &model.api_params,
@@ -205,6 +219,17 @@ fn first_delta(turn: &OpenTurn, sink: &Sink, dispatched: Instant, answer: &mut A
 }
 
 impl Answer {
+    pub(super) fn new(turn: &OpenTurn) -> Self {
+        Self {
+            text: String::new(),
+            usage: None,
+            response_id: None,
+            ttft: None,
+            calls: ToolCalls::new(turn),
+            citations: Vec::new(),
+        }
+    }
+
     /// The client's event for a piece of the answer. Text is kept.
     fn take<'a>(&mut self, kind: minichat_provider::DeltaKind, text: &'a str) -> StreamEvent<'a> {
         let kind = match kind {
@@ -241,5 +266,6 @@ impl Answer {
     fn report(&mut self, completion: Completion) {
         self.usage = completion.usage;
         self.response_id = completion.response_id;
+        self.citations = completion.citations;
     }
 }

@@ -23,6 +23,7 @@ use super::account::{Account, Price};
 use super::audit_content::AuditContent;
 use super::audit_event::{self, TurnEvent};
 use super::in_doubt::{Attempted, PATIENCE, resolve};
+use super::tool_calls::CallCounts;
 use super::usage_event::{Bill, UsageEvent};
 
 /// The fewest attempts at a finalization that fails.
@@ -45,13 +46,16 @@ pub(crate) struct Ending {
     /// When the turn's task began, and how long its first delta took.
     pub(crate) began: Option<Instant>,
     pub(crate) ttft: Option<Duration>,
+    /// Calls of tools that ended, as this process saw them. The turn's row says what
+    /// is charged; only the calls that have no column count from here.
+    pub(crate) calls: CallCounts,
     /// End the turn only if it made no progress after this instant (TURN-60).
     pub(crate) stale_at: Option<Timestamp>,
 }
 
 impl Ending {
     /// The end of a turn whose process is gone (TURN-60).
-    pub(crate) const fn orphaned(stale_at: Option<Timestamp>) -> Self {
+    pub(crate) fn orphaned(stale_at: Option<Timestamp>) -> Self {
         Self {
             outcome: Outcome::Failed(TurnErrorCode::OrphanTimeout),
             answer: None,
@@ -60,6 +64,7 @@ impl Ending {
             provider_started: true,
             began: None,
             ttft: None,
+            calls: CallCounts::default(),
             stale_at,
         }
     }
@@ -300,7 +305,8 @@ async fn in_one_statement(
     let Some(reserve) = account.reserve else {
         return Ok(None);
     };
-    if ending.stale_at.is_some() || !tx.has_single_statements() {
+    let has_counts = ending.calls.web_search > 0 || ending.calls.code_interpreter > 0;
+    if ending.stale_at.is_some() || has_counts || !tx.has_single_statements() {
         return Ok(None);
     }
     // The statement puts the instant and the cells in.
@@ -387,7 +393,7 @@ impl Records {
         } = ended;
         let usage = ending.usage.and_then(Usage::known);
         let (billing, method) = billing(ending.outcome, ending.provider_started, usage.is_some());
-        let charge = Charge::new(account, finished, method, usage);
+        let charge = Charge::new(account, finished, (method, usage), ending.calls);
         let bill = Bill {
             outcome: ending.outcome,
             billing,
@@ -397,8 +403,7 @@ impl Records {
             reserve_day: finished.reserve.map(|_| account.day),
             reserved_credits_micro: charge.reserve.reserved_credits_micro,
             reserve_tokens: charge.reserve.reserve_tokens,
-            web_search_calls: charge.web_search_calls,
-            code_interpreter_calls: charge.code_interpreter_calls,
+            calls: charge.calls,
             timestamp: finished.now,
         };
         let events = Events::new(ended, finished, &bill)?;
@@ -424,9 +429,9 @@ impl Records {
                 output_tokens: settlement.output_tokens,
                 ..Usage::default()
             },
-            file_search_calls: 0,
-            web_search_calls: charge.web_search_calls,
-            code_interpreter_calls: charge.code_interpreter_calls,
+            file_search_calls: charge.calls.file_search,
+            web_search_calls: charge.calls.web_search,
+            code_interpreter_calls: charge.calls.code_interpreter,
             now,
         })
     }
@@ -470,7 +475,7 @@ impl Records {
             method: self.method,
             cells: self.charge.after(finished),
             settlement: self.charge.settlement,
-            code_interpreter_calls: self.charge.code_interpreter_calls,
+            code_interpreter_calls: self.charge.calls.code_interpreter,
             now: finished.now,
             latency: Duration::ZERO,
         }
@@ -484,8 +489,8 @@ struct Charge {
     price: Option<Price>,
     reserve: Reserve,
     settlement: Settlement,
-    web_search_calls: u32,
-    code_interpreter_calls: u32,
+    /// Zeros if the reserve was released.
+    calls: CallCounts,
 }
 
 impl Charge {
@@ -494,11 +499,18 @@ impl Charge {
     fn new(
         account: &Account,
         finished: &FinishedTurn,
-        method: SettlementMethod,
-        usage: Option<Usage>,
+        (method, usage): (SettlementMethod, Option<Usage>),
+        seen: CallCounts,
     ) -> Self {
-        let is_released = method == SettlementMethod::Released;
-        let calls = |completed: u32| if is_released { 0 } else { completed };
+        let ended = CallCounts {
+            file_search: seen.file_search,
+            web_search: finished.web_search_calls,
+            code_interpreter: finished.code_interpreter_calls,
+        };
+        let calls = match method {
+            SettlementMethod::Released => CallCounts::default(),
+            SettlementMethod::Actual | SettlementMethod::Estimated => ended,
+        };
         let priced = account.price.zip(finished.reserve);
         if priced.is_none() {
             tracing::warn!(turn.id = %account.turn_id, "a turn without a reserve is ended without settlement");
@@ -520,8 +532,7 @@ impl Charge {
             price: priced.map(|(price, _)| price),
             reserve: priced.map(|(_, reserve)| reserve).unwrap_or_default(),
             settlement,
-            web_search_calls: calls(finished.web_search_calls),
-            code_interpreter_calls: calls(finished.code_interpreter_calls),
+            calls,
         }
     }
 
@@ -568,8 +579,11 @@ impl Events {
             usage: bill.usage,
             ttft: ending.ttft,
             total: ending.began.map(|began| began.elapsed()),
-            web_search_calls: finished.web_search_calls,
-            code_interpreter_calls: finished.code_interpreter_calls,
+            calls: CallCounts {
+                file_search: ending.calls.file_search,
+                web_search: finished.web_search_calls,
+                code_interpreter: finished.code_interpreter_calls,
+            },
             timestamp: finished.now,
         };
         let usage = UsageEvent::new(account, bill);

@@ -18,6 +18,7 @@ mod audit_content;
 mod audit_event;
 mod body;
 mod channel;
+mod citations;
 mod converse;
 pub(crate) mod finalize;
 mod in_doubt;
@@ -33,6 +34,8 @@ mod replay;
 mod reserve;
 mod stop;
 mod task;
+mod tool_calls;
+mod tools;
 mod usage_event;
 
 use std::sync::Arc;

@@ -11,9 +11,11 @@ use minichat_core::context::Role;
 use minichat_core::quota::{Decision, DowngradeReason, RequestFacts, Reserve};
 use minichat_core::{ChatId, MessageId, RequestId, Timestamp, TurnId};
 use minichat_provider::InputMessage;
+use minichat_store::ToolFiles;
 
 use super::attachments::Attachments;
 use super::mutation::Replaced;
+use super::tools::PlannedTools;
 use super::{RequestContext, relay};
 use crate::app::App;
 use crate::caller::Caller;
@@ -31,6 +33,8 @@ pub(super) struct Draft {
     pub(super) web_search_enabled: bool,
     pub(super) attachments: Attachments,
     pub(super) facts: RequestFacts,
+    /// What tools find in the chat.
+    pub(super) files: ToolFiles,
     /// The recent window in chronological order (CONT-5).
     pub(super) recent: Arc<[(Role, String)]>,
     /// The turn that this one replaces.
@@ -60,6 +64,7 @@ pub(super) struct Plan {
     model: usize,
     pub(super) reserve: Reserve,
     pub(super) context: PlannedContext,
+    pub(super) tools: PlannedTools,
     tenant: Arc<TenantRuntime>,
 }
 
@@ -89,7 +94,7 @@ impl Plan {
         draft: Draft,
         decision: Decision,
         (model, reserve): (usize, Reserve),
-        context: PlannedContext,
+        (context, tools): (PlannedContext, PlannedTools),
     ) -> Self {
         Self {
             draft,
@@ -97,6 +102,7 @@ impl Plan {
             model,
             reserve,
             context,
+            tools,
             tenant,
         }
     }

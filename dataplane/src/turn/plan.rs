@@ -1,18 +1,21 @@
 //! Model, price and context of a draft (API-64 f to i): pure decisions from the
 //! pinned configuration and the user's locked cells.
 
+use minichat_config::TenantConfig;
 use minichat_core::ErrorCode;
 use minichat_core::context::{
     ContextBudgetExceeded, ContextRequest, PlanMessage, assemble, join_instructions,
 };
 use minichat_core::quota::estimate::OfferedTools;
 use minichat_core::quota::{
-    Cells, Decision, InputTooLong, Limits, QuotaScope, Reserve, check_message_length, preflight,
+    Cells, Decision, InputTooLong, Limits, PolicyModel, QuotaScope, Reserve, check_message_length,
+    offered_tools, preflight,
 };
 use serde_json::json;
 
 use super::open::{Draft, Plan, PlannedContext};
 use super::policy;
+use super::tools::PlannedTools;
 use crate::caller::Caller;
 use crate::problem::Problem;
 
@@ -22,18 +25,22 @@ pub(super) fn plan(caller: &Caller, draft: Draft, decision: Decision) -> Result<
     let Some((index, reserve)) = decision.allowed() else {
         return Err(quota_exceeded(&decision));
     };
-    let model = config.models[index].policy();
+    let model = policy::model(config, &config.models[index], &draft.files);
     check_message_length(&model, draft.facts.message_bytes).map_err(|_| input_too_long())?;
     draft
         .attachments
         .check_images(config, &config.models[index])?;
-    let context = context(&draft, &model, &reserve).map_err(|error| over_budget(&error))?;
+    let policy = policy::policy(config, &[], caller.user_id);
+    let offered = offered_tools(&policy, &model, &draft.facts);
+    let context = context(config, &draft, &model, &reserve, offered);
+    let context = context.map_err(|error| over_budget(&error))?;
+    let tools = PlannedTools::new(config, &config.models[index], offered, &draft.files);
     let plan = Plan::new(
         caller.tenant.clone(),
         draft,
         decision,
         (index, reserve),
-        context,
+        (context, tools),
     );
     if !plan.is_routable() {
         tracing::error!(
@@ -55,7 +62,7 @@ pub(super) fn decide(
     cells: &Cells,
 ) -> Result<Decision, InputTooLong> {
     let config = &caller.tenant.config;
-    let models = policy::models(config);
+    let models = policy::models(config, &draft.files);
     let policy = policy::policy(config, &models, caller.user_id);
     preflight(&policy, &draft.selected_model, &draft.facts, cells)
 }
@@ -68,11 +75,19 @@ pub(super) fn most_used(caller: &Caller, plan: &Plan) -> Limits {
 }
 
 fn context(
+    config: &TenantConfig,
     draft: &Draft,
-    model: &minichat_core::quota::PolicyModel<'_>,
+    model: &PolicyModel<'_>,
     reserve: &Reserve,
+    offered: OfferedTools,
 ) -> Result<PlannedContext, ContextBudgetExceeded> {
-    let instructions = join_instructions(&[model.system_prompt]);
+    let guard = |is_offered: bool, text| if is_offered { text } else { "" };
+    let guards = &config.context;
+    let instructions = join_instructions(&[
+        model.system_prompt,
+        guard(offered.web_search, guards.web_search_guard.as_str()),
+        guard(offered.file_search, guards.file_search_guard.as_str()),
+    ]);
     let recent: Vec<PlanMessage<'_>> = draft
         .recent
         .iter()
@@ -81,7 +96,7 @@ fn context(
     let assembled = assemble(&ContextRequest {
         model,
         max_output_tokens_applied: reserve.max_output_tokens_applied,
-        offered: OfferedTools::default(),
+        offered,
         instructions: instructions.as_deref(),
         recent: &recent,
         user_text: &draft.content,

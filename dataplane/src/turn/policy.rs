@@ -3,11 +3,26 @@
 
 use minichat_config::{Model, TenantConfig};
 use minichat_core::UserId;
-use minichat_core::quota::{Policy, PolicyModel, ToolQuotas};
+use minichat_core::quota::{Policy, PolicyModel};
+use minichat_store::ToolFiles;
 
-/// The catalog for preflight, in its order.
-pub(crate) fn models(config: &TenantConfig) -> Vec<PolicyModel<'_>> {
-    config.models.iter().map(Model::policy).collect()
+use super::tools;
+
+/// The catalog for preflight, in its order, for a chat with `files`.
+pub(crate) fn models<'a>(config: &'a TenantConfig, files: &ToolFiles) -> Vec<PolicyModel<'a>> {
+    let models = config.models.iter();
+    models
+        .map(|model| self::model(config, model, files))
+        .collect()
+}
+
+/// An entry of the catalog, for a chat with `files`.
+pub(crate) fn model<'a>(
+    config: &TenantConfig,
+    model: &'a Model,
+    files: &ToolFiles,
+) -> PolicyModel<'a> {
+    model.policy(tools::usable(config, model, files))
 }
 
 /// The policy for a request of `user`, given the catalog of [`models`].
@@ -23,6 +38,6 @@ pub(crate) fn policy<'a>(
         max_output_tokens: config.max_output_tokens,
         limits: limits.limits(),
         negative_threshold_credits_micro: 0,
-        tool_quotas: ToolQuotas::default(),
+        tool_quotas: limits.tool_quotas(),
     }
 }

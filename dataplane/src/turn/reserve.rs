@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use minichat_core::quota::{Cells, Decision, Tier};
 use minichat_store::{
     AdmissionQuery, AdmissionSnapshot, BoxFuture, ConditionalReserve, Constraint, MessageKey,
-    NewMessage, NewTurn, QuotaDay, Role, StoreError, Tx,
+    NewMessage, NewTurn, QuotaDay, Role, StoreError, ToolFiles, Tx,
 };
 
 use super::admission::{self, TurnRequest};
@@ -19,7 +19,7 @@ use super::in_doubt::{PATIENCE, resolve};
 use super::open::{Draft, Ids, Plan};
 use super::plan::{decide, input_too_long, most_used, plan};
 use super::replay::{CompletedTurn, replay};
-use super::{RequestContext, SseBody, instrumentation, mutation};
+use super::{RequestContext, SseBody, instrumentation, mutation, tools};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::outbox::Outbox;
@@ -211,10 +211,17 @@ impl Opening {
         let snapshot = tx.turn_admission_snapshot(query).await?;
         let AdmissionSnapshot { facts, revision } = snapshot.ok_or_else(Problem::chat_not_found)?;
         let rows = facts.quota.clone();
-        let (draft, cells) = self.turn.admit_snapshot(caller, facts)?;
+        let files = if facts.has_tool_files && tools::need_files(&caller.tenant.config) {
+            let chat = self.turn.ids.chat_id;
+            tx.tool_files_snapshot(caller.tenant_id, chat).await?
+        } else {
+            ToolFiles::default()
+        };
+        let (draft, cells) = self.turn.admit_snapshot(caller, facts, files)?;
         let plan = self.plan(draft, &cells)?;
         let premium = plan.model().tier == Tier::Premium;
         if !plan.decision.holds_while_there_is_room()
+            || plan.tools.have_daily_quota()
             || !rows.are_complete(plan.draft.started_at.date(), premium)
         {
             return Ok(Unlocked::NeedsLocks);

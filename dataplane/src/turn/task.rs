@@ -21,6 +21,7 @@ use tracing::Instrument;
 use super::account::Account;
 use super::admission::TurnRequest;
 use super::channel;
+use super::citations;
 use super::converse::{Answer, Sink, TurnError, converse};
 use super::finalize::{Ending, Finalized, Verdict, finalize};
 use super::mutation::Attempt;
@@ -147,7 +148,7 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
     instrumentation::step("converse");
     let began = Instant::now();
     let started = StartedFlag::default();
-    let mut answer = Answer::default();
+    let mut answer = Answer::new(turn);
     let (span, context) = provider_span(turn);
     let conversation = AssertUnwindSafe(converse(turn, sink, context, &started, &mut answer))
         .catch_unwind()
@@ -163,6 +164,7 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
     if was_refused(&ended) {
         started.set_refused();
     }
+    answer.calls.stored().await;
     let ending = Ending {
         outcome: outcome(&ended),
         answer: Some((
@@ -174,6 +176,7 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
         provider_started: started.get(),
         began: Some(began),
         ttft: answer.ttft,
+        calls: answer.calls.ended(),
         stale_at: None,
     };
     let verdict = end(turn, ending).await;
@@ -181,6 +184,12 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
     conclude(turn, &ended, &verdict, total);
     log(turn, &answer, &verdict, total);
     drop(active);
+    if is_whole(&verdict)
+        && let Some(event) = citations::event(turn, std::mem::take(&mut answer.citations)).await
+    {
+        // A client that is gone needs no event.
+        let _ = sink.send(&event).await;
+    }
     if let Some(event) = terminal(turn, answer.usage, &verdict, &ended) {
         // A client that is gone needs no event.
         let _ = sink.send(&event).await;
@@ -227,6 +236,7 @@ fn outcome(ended: &Ended) -> Outcome {
     match ended {
         Ok(reason) => Outcome::Completed(*reason),
         Err(TurnError::Provider(failure)) => Outcome::Failed(failure.error_code()),
+        Err(TurnError::TooManyCalls(error)) => Outcome::Failed(error.code()),
         Err(TurnError::Internal) => Outcome::Failed(TurnErrorCode::InternalError),
         Err(TurnError::Cancelled(_)) => Outcome::Cancelled,
     }
@@ -296,6 +306,9 @@ fn terminal(
         (Outcome::Failed(code), Err(TurnError::Provider(failure))) => {
             (code.into(), String::from(failure.message.clone()).into())
         }
+        (Outcome::Failed(code), Err(TurnError::TooManyCalls(error))) => {
+            (code.into(), error.message().into())
+        }
         (Outcome::Failed(code), _) => (code.into(), "The answer could not be completed.".into()),
         (Outcome::Cancelled, Err(TurnError::Cancelled(Cancel::Stop))) => (
             StreamErrorCode::Cancelled,
@@ -304,6 +317,11 @@ fn terminal(
         (Outcome::Cancelled, _) => return None,
     };
     Some(StreamEvent::Error { code, message })
+}
+
+/// Whether this process committed an answer that the provider finished (CONT-110).
+fn is_whole(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Won(finalized) if finalized.outcome == Outcome::Completed(None))
 }
 
 fn done(turn: &OpenTurn, usage: Option<Usage>, finalized: &Finalized) -> StreamEvent<'static> {
@@ -355,6 +373,7 @@ fn log(turn: &OpenTurn, answer: &Answer, verdict: &Verdict, total: Duration) {
     };
     let ids = turn.ids();
     let usage = answer.usage.unwrap_or_default();
+    let calls = answer.calls.ended();
     tracing::info!(
         chat_id = %ids.chat_id,
         turn_id = %ids.turn_id,
@@ -366,6 +385,9 @@ fn log(turn: &OpenTurn, answer: &Answer, verdict: &Verdict, total: Duration) {
         error_code = outcome.and_then(Outcome::error_code).map(TurnErrorCode::as_str),
         input_tokens = usage.input_tokens,
         output_tokens = usage.output_tokens,
+        file_search_calls = calls.file_search,
+        web_search_calls = calls.web_search,
+        code_interpreter_calls = calls.code_interpreter,
         ttft_ms = answer.ttft.map(whole_millis),
         total_ms = whole_millis(total),
         provider_response_id = answer.response_id.as_ref().map(ResponseId::as_str),

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::account::Account;
 use super::audit_event::CompletionSignal;
+use super::tool_calls::CallCounts;
 
 #[derive(Serialize)]
 pub(super) struct UsageEvent<'a> {
@@ -64,8 +65,7 @@ pub(super) struct Bill<'a> {
     /// `None`: the turn never had a reserve.
     pub(super) reserve_day: Option<Date>,
     /// Completed calls; zeros if the reserve was released.
-    pub(super) web_search_calls: u32,
-    pub(super) code_interpreter_calls: u32,
+    pub(super) calls: CallCounts,
     pub(super) timestamp: Timestamp,
 }
 
@@ -105,9 +105,9 @@ impl<'a> UsageEvent<'a> {
             reserve_day: bill.reserve_day,
             overshoot_capped: bill.settlement.overshoot_capped,
             policy_version_applied: account.policy_version,
-            web_search_calls: bill.web_search_calls,
-            code_interpreter_calls: bill.code_interpreter_calls,
-            file_search_calls: 0,
+            web_search_calls: bill.calls.web_search,
+            code_interpreter_calls: bill.calls.code_interpreter,
+            file_search_calls: bill.calls.file_search,
             timestamp: bill.timestamp,
         }
     }

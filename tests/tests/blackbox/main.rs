@@ -112,6 +112,7 @@ mod streaming;
 mod tenant_owners;
 #[cfg(test)]
 mod timeouts;
+mod tools;
 #[cfg(test)]
 mod uploads;
 mod webhooks;

@@ -189,17 +189,25 @@ fn scopes_claim() -> String {
 }
 
 /// `context`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ContextDocument {
     /// Default 10.
     pub recent_messages_limit: u32,
+    /// Absent = the built-in text; empty = none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub web_search_guard: Option<String>,
+    /// Absent = the built-in text; empty = none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_search_guard: Option<String>,
 }
 
 impl Default for ContextDocument {
     fn default() -> Self {
         Self {
             recent_messages_limit: 10,
+            web_search_guard: None,
+            file_search_guard: None,
         }
     }
 }
@@ -353,6 +361,12 @@ pub struct ModelDocument {
     /// Tool-call cap, default 2.
     #[serde(default = "two")]
     pub max_tool_calls: u32,
+    /// Results of one file search; absent = 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_num_results: Option<u32>,
+    /// How much of what a web search finds the model reads; absent = `low`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub web_search_context_size: Option<SearchContextSize>,
     /// Parameters for the provider.
     #[serde(default)]
     pub general_config: GeneralConfigDocument,
@@ -383,7 +397,26 @@ pub struct GeneralConfigDocument {
 #[serde(default, deny_unknown_fields)]
 pub struct ToolSupportDocument {
     /// Default false.
+    #[serde(skip_serializing_if = "is_default")]
+    pub web_search: bool,
+    /// Default false.
+    #[serde(skip_serializing_if = "is_default")]
+    pub file_search: bool,
+    /// Default false.
     pub code_interpreter: bool,
+}
+
+/// How much of what a web search finds the model reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SearchContextSize {
+    /// The least, and the cheapest.
+    #[default]
+    Low,
+    /// Something between.
+    Medium,
+    /// The most.
+    High,
 }
 
 /// `api_params` of a catalog entry; absent ones are not sent.

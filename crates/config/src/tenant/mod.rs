@@ -27,7 +27,7 @@ use crate::fault::Faults;
 use crate::issuer::Issuer;
 use crate::secret::Credentials;
 
-pub use document::TenantDocument;
+pub use document::{SearchContextSize, TenantDocument};
 pub use http_url::HttpUrl;
 pub use issuers::{IssuerConflict, issuer_conflicts};
 pub use minichat_core::quota::{EstimationBudgets, KillSwitches, Tier, TierLimits};
@@ -85,10 +85,14 @@ pub struct Features {
 }
 
 /// Settings of context assembly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContextSettings {
     /// Newest messages of the chat that a request carries, 0 to 100 (CONT-5).
     pub recent_messages_limit: u32,
+    /// Instructions of requests with web search; empty = none (CONT-3).
+    pub web_search_guard: String,
+    /// Instructions of requests with file search; empty = none (CONT-3).
+    pub file_search_guard: String,
 }
 
 /// Images in messages.
@@ -140,8 +144,13 @@ pub struct Model {
     pub estimation_budgets: EstimationBudgets,
     /// Tool-call cap sent to the provider.
     pub max_tool_calls: u32,
-    /// Tools that the model can use. Uploads ask for it (CONT-56).
+    /// Tools that the model can use (CONT-100). Uploads ask for the code interpreter
+    /// (CONT-56).
     pub tool_support: ToolSupport,
+    /// Results of one file search, at least 1.
+    pub max_num_results: u32,
+    /// How much of what a web search finds the model reads.
+    pub web_search_context_size: SearchContextSize,
     /// Sampling parameters; absent ones are not sent (PLAT-108).
     pub api_params: ApiParams,
     /// UI hints and the default flag (QUOTA-19).
@@ -267,9 +276,8 @@ impl Model {
         capabilities.any(|capability| capability == "VISION_INPUT")
     }
 
-    /// The entry as quota decisions see it. No request has tools yet, so none is
-    /// offered.
-    pub fn policy(&self) -> PolicyModel<'_> {
+    /// The entry as quota decisions see it, if requests may offer it `tools`.
+    pub fn policy(&self, tools: ToolSupport) -> PolicyModel<'_> {
         PolicyModel {
             id: &self.id,
             tier: self.tier,
@@ -281,7 +289,7 @@ impl Model {
             pricing: self.pricing,
             budgets: &self.estimation_budgets,
             system_prompt: &self.system_prompt,
-            tools: ToolSupport::default(),
+            tools,
         }
     }
 }

@@ -75,6 +75,11 @@ impl ProviderKind {
         }
     }
 
+    /// Whether the provider can be asked to run tools (CONT-37).
+    pub const fn runs_tools(self) -> bool {
+        matches!(self, Self::OpenAiResponses)
+    }
+
     /// Whether penalties and `stop` are sent if the configuration does not say so. The
     /// public Responses API does not support them (PLAT-108).
     pub const fn sends_penalties(self) -> bool {

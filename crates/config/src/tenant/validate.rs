@@ -9,8 +9,8 @@ use minichat_core::quota::credits::{MAX_MULTIPLIER_MICRO, MAX_TOKENS};
 use minichat_core::quota::{EstimationBudgets, Pricing, Tier, TierLimits, ToolSupport};
 
 use super::document::{
-    ApiParamsDocument, AuthDocument, ModelDocument, ProviderDocument, SCHEMA, TenantDocument,
-    TimeoutsDocument, UserLimitsDocument,
+    ApiParamsDocument, AuthDocument, ContextDocument, ModelDocument, ProviderDocument, SCHEMA,
+    TenantDocument, TimeoutsDocument, UserLimitsDocument,
 };
 use super::issuers;
 use super::provider::{Provider, ProviderAuth, ProviderTimeouts, Scheme};
@@ -30,6 +30,13 @@ const MAX_MODELS: usize = 64;
 const MAX_PROVIDERS: usize = 16;
 /// As many as a message may have attachments (API-62).
 const MAX_IMAGES: u32 = 20;
+/// Results of one file search, unless the model says otherwise.
+const MAX_NUM_RESULTS: u32 = 5;
+/// CONT-3
+const WEB_SEARCH_GUARD: &str = "Call web_search only when neither the conversation nor your own knowledge can answer, never for common knowledge, and at most once for one answer.";
+/// CONT-3
+const FILE_SEARCH_GUARD: &str =
+    "Look into the user's documents with file_search before you rely on general knowledge.";
 const API_PATH: &str = "must begin with one `/` and be the path and query of a URL, such as `/v1/responses`; write other characters as `%20`";
 
 pub(super) fn tenant(document: TenantDocument) -> Result<TenantConfig, Faults> {
@@ -37,9 +44,8 @@ pub(super) fn tenant(document: TenantDocument) -> Result<TenantConfig, Faults> {
     let content_hash = document_as_a_whole(&document, &mut faults);
     let cap = document.max_output_tokens;
     faults.require(cap > 0, "max_output_tokens", "must be at least 1");
-    let limit = document.context.recent_messages_limit;
     faults.require(
-        limit <= 100,
+        document.context.recent_messages_limit <= 100,
         "context.recent_messages_limit",
         "must be 0 to 100",
     );
@@ -75,9 +81,7 @@ pub(super) fn tenant(document: TenantDocument) -> Result<TenantConfig, Faults> {
         kill_switches: document.kill_switches,
         user_limits,
         providers,
-        context: ContextSettings {
-            recent_messages_limit: limit,
-        },
+        context: context(&document.context),
         images: ImageSettings {
             max_per_message: images,
         },
@@ -350,6 +354,7 @@ fn model(path: &str, document: &ModelDocument, cap: u32, faults: &mut Faults) ->
         document.max_output_tokens,
         faults,
     );
+    let tools = &document.general_config.tool_support;
     Model {
         id: document.id.clone(),
         provider_model_id: document.provider_model_id.clone(),
@@ -370,9 +375,12 @@ fn model(path: &str, document: &ModelDocument, cap: u32, faults: &mut Faults) ->
         estimation_budgets: document.estimation_budgets,
         max_tool_calls: document.max_tool_calls,
         tool_support: ToolSupport {
-            code_interpreter: document.general_config.tool_support.code_interpreter,
-            ..ToolSupport::default()
+            web_search: tools.web_search,
+            file_search: tools.file_search,
+            code_interpreter: tools.code_interpreter,
         },
+        max_num_results: document.max_num_results.unwrap_or(MAX_NUM_RESULTS),
+        web_search_context_size: document.web_search_context_size.unwrap_or_default(),
         api_params: api_params(path, &document.general_config.api_params, faults),
         preference: document.preference.map(|p| Preference {
             is_default: p.is_default,
@@ -380,6 +388,18 @@ fn model(path: &str, document: &ModelDocument, cap: u32, faults: &mut Faults) ->
         }),
         system_prompt: document.system_prompt.clone(),
         max_file_size_mb: document.max_file_size_mb,
+    }
+}
+
+fn context(document: &ContextDocument) -> ContextSettings {
+    let guard = |own: &Option<String>, built_in: &str| match own {
+        Some(text) => text.clone(),
+        None => built_in.to_owned(),
+    };
+    ContextSettings {
+        recent_messages_limit: document.recent_messages_limit,
+        web_search_guard: guard(&document.web_search_guard, WEB_SEARCH_GUARD),
+        file_search_guard: guard(&document.file_search_guard, FILE_SEARCH_GUARD),
     }
 }
 
@@ -421,6 +441,11 @@ fn model_numbers(path: &str, document: &ModelDocument, cap: u32, faults: &mut Fa
     faults.require(
         document.max_tool_calls > 0,
         format!("{path}.max_tool_calls"),
+        "must be at least 1",
+    );
+    faults.require(
+        document.max_num_results != Some(0),
+        format!("{path}.max_num_results"),
         "must be at least 1",
     );
     faults.require(
@@ -524,7 +549,29 @@ fn limits(path: &str, limits: &UserLimits, faults: &mut Faults) {
         premium,
         overshoot_tolerance_pct,
         warning_threshold_pct,
+        web_search_max_calls_per_message,
+        web_search_daily_quota,
+        code_interpreter_max_calls_per_message,
+        code_interpreter_daily_quota,
     } = limits;
+    for (key, value) in [
+        (
+            "web_search_max_calls_per_message",
+            web_search_max_calls_per_message,
+        ),
+        ("web_search_daily_quota", web_search_daily_quota),
+        (
+            "code_interpreter_max_calls_per_message",
+            code_interpreter_max_calls_per_message,
+        ),
+        ("code_interpreter_daily_quota", code_interpreter_daily_quota),
+    ] {
+        faults.require(
+            *value != Some(0),
+            format!("{path}.{key}"),
+            "must be at least 1",
+        );
+    }
     for (tier, TierLimits { daily, monthly }) in [("standard", standard), ("premium", premium)] {
         for (key, value) in [
             ("limit_daily_credits_micro", daily),

@@ -26,7 +26,7 @@ pub use policy::{
 };
 pub use preflight::{
     Cell, Cells, Decision, DowngradeReason, InputTooLong, QuotaScope, RequestFacts, Reserve,
-    check_message_length, preflight,
+    check_message_length, offered_tools, preflight,
 };
 pub use settle::{Settlement, settle};
 pub use status::{QuotaStatus, QuotaWarning, status};

@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::grammar::EventKind;
 use super::json;
+use super::tool::{Citation, ToolEvent};
 use crate::ids::{MessageId, RequestId};
 use crate::quota::{DowngradeReason, QuotaWarning};
 use crate::turn::{TurnErrorCode, Usage};
@@ -24,6 +25,9 @@ pub enum StreamEvent<'a> {
         kind: DeltaKind,
         text: Cow<'a, str>,
     },
+    Tool(ToolEvent),
+    /// The sources of the answer; at least one (API-144).
+    Citations(Vec<Citation>),
     Done(Box<Done>),
     Error {
         code: StreamErrorCode,
@@ -149,6 +153,8 @@ impl StreamEvent<'_> {
             Self::StreamStarted(_) => EventKind::StreamStarted,
             Self::Ping => EventKind::Ping,
             Self::Delta { .. } => EventKind::Delta,
+            Self::Tool(_) => EventKind::Tool,
+            Self::Citations(_) => EventKind::Citations,
             Self::Done(_) => EventKind::Done,
             Self::Error { .. } => EventKind::Error,
         }
@@ -164,6 +170,16 @@ impl StreamEvent<'_> {
             }
             Self::Ping => out.extend_from_slice(b"event: ping\ndata: {}\n\n"),
             Self::Delta { kind, text } => encode_delta(out, *kind, text),
+            Self::Tool(tool) => {
+                out.extend_from_slice(b"event: tool\ndata: ");
+                json::write_value(out, tool);
+                out.extend_from_slice(b"\n\n");
+            }
+            Self::Citations(items) => {
+                out.extend_from_slice(b"event: citations\ndata: {\"items\":");
+                json::write_value(out, items);
+                out.extend_from_slice(b"}\n\n");
+            }
             Self::Done(done) => {
                 out.extend_from_slice(b"event: done\ndata: ");
                 json::write_value(out, done);

@@ -3,8 +3,10 @@
 pub mod event;
 pub mod grammar;
 mod json;
+mod tool;
 
 pub use event::{
     DeltaKind, Done, DoneUsage, QuotaDecision, StreamErrorCode, StreamEvent, StreamStarted,
 };
 pub use grammar::{EventKind, Grammar, Phase};
+pub use tool::{Citation, CitationSource, Span, ToolDetails, ToolEvent, ToolPhase};

@@ -28,7 +28,7 @@ fn translate(kind: ProviderKind, stream: &[u8]) {
             assert!(!has_ended);
             match event {
                 ProviderEvent::Delta { text, .. } => assert!(!text.is_empty()),
-                ProviderEvent::TextWasReasoning | ProviderEvent::Progress => {}
+                ProviderEvent::TextWasReasoning | ProviderEvent::Progress | ProviderEvent::Tool(_) => {}
                 ProviderEvent::Terminal(_) => has_ended = true,
             }
         }

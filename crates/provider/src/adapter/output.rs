@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use minichat_core::stream::ToolEvent;
 use minichat_core::turn::{IncompleteReason, Usage};
 
 use super::json;
@@ -28,6 +29,7 @@ pub(super) struct Output {
     progress: bool,
     /// The text that earlier events gave was reasoning.
     reclassified: bool,
+    tool: Option<ToolEvent>,
     terminal: Option<Terminal>,
     finished: bool,
     /// Whether any piece was ever given.
@@ -46,6 +48,7 @@ pub(super) struct Output {
 #[derive(Debug)]
 pub(crate) enum Step {
     Delta(DeltaKind, Range<usize>),
+    Tool(ToolEvent),
     TextWasReasoning,
     Progress,
     Terminal(Terminal),
@@ -68,6 +71,7 @@ impl Output {
             separated: false,
             progress: false,
             reclassified: false,
+            tool: None,
             terminal: None,
             finished: false,
             has_given: false,
@@ -104,6 +108,13 @@ impl Output {
         let mut text_mask = std::mem::take(&mut self.text_mask);
         self.push(kind, &text_mask.apply(text));
         self.text_mask = text_mask;
+    }
+
+    /// A call of a tool begins or ends. The text before it is given first.
+    pub(super) fn tool(&mut self, event: ToolEvent) {
+        self.release();
+        self.tool = Some(event);
+        self.progress = false;
     }
 
     /// The next piece belongs to another delta of the provider than the
@@ -151,6 +162,11 @@ impl Output {
     /// Whether any piece was ever given.
     pub(super) fn has_given(&self) -> bool {
         self.has_given
+    }
+
+    /// `text` without the credential.
+    pub(super) fn masked(&self, text: &str) -> String {
+        self.mask.credential_in(text).into_owned()
     }
 
     /// The id of an answer.
@@ -225,6 +241,9 @@ impl Output {
             self.taken += 1;
             return Some(Step::Delta(kind, start..end));
         }
+        if let Some(event) = self.tool.take() {
+            return Some(Step::Tool(event));
+        }
         if std::mem::take(&mut self.progress) {
             return Some(Step::Progress);
         }
@@ -237,6 +256,7 @@ impl Output {
                 kind,
                 text: &self.text[range],
             },
+            Step::Tool(event) => ProviderEvent::Tool(event),
             Step::TextWasReasoning => ProviderEvent::TextWasReasoning,
             Step::Progress => ProviderEvent::Progress,
             Step::Terminal(terminal) => ProviderEvent::Terminal(terminal),

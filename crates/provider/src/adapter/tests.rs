@@ -28,7 +28,7 @@ fn translate(kind: ProviderKind, events: &[(&str, &str)]) -> (String, Option<Ter
             match event {
                 ProviderEvent::Delta { text: piece, .. } => text.push_str(piece),
                 ProviderEvent::TextWasReasoning => text.clear(),
-                ProviderEvent::Progress => {}
+                ProviderEvent::Progress | ProviderEvent::Tool(_) => {}
                 ProviderEvent::Terminal(terminal) => end = Some(terminal),
             }
         }
@@ -54,6 +54,7 @@ fn completed(response_id: Option<&str>, usage: Option<Usage>) -> Terminal {
     Terminal::Completed(Completion {
         usage,
         response_id: response_id.and_then(ResponseId::new),
+        citations: Vec::new(),
     })
 }
 

@@ -169,7 +169,7 @@ mod tests {
                         }
                     }
                     Step::TextWasReasoning => reasoning.push_str(&std::mem::take(&mut answer)),
-                    Step::Progress | Step::Terminal(_) => {}
+                    Step::Progress | Step::Tool(_) | Step::Terminal(_) => {}
                 }
             }
         };

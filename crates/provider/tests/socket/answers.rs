@@ -34,6 +34,7 @@ async fn a_plain_answer_arrives_in_pieces_with_usage_and_id() {
         let Terminal::Completed(Completion {
             usage: reported,
             response_id,
+            citations: _,
         }) = answer.terminal
         else {
             panic!("{kind:?}: {:?}", answer.terminal);

@@ -128,7 +128,7 @@ async fn a_dropped_wait_loses_no_event() {
             biased;
             event = stream.next() => match event.unwrap() {
                 ProviderEvent::Delta { text: piece, .. } => text.push_str(piece),
-                ProviderEvent::TextWasReasoning | ProviderEvent::Progress => {}
+                ProviderEvent::TextWasReasoning | ProviderEvent::Progress | ProviderEvent::Tool(_) => {}
                 ProviderEvent::Terminal(terminal) => {
                     assert!(matches!(terminal, Terminal::Completed(_)));
                     break;
@@ -153,7 +153,7 @@ async fn a_burst_is_taken_without_waiting() {
             deltas += 1;
             false
         }
-        ProviderEvent::TextWasReasoning | ProviderEvent::Progress => false,
+        ProviderEvent::TextWasReasoning | ProviderEvent::Progress | ProviderEvent::Tool(_) => false,
         ProviderEvent::Terminal(_) => true,
     };
     while !ended {

@@ -10,7 +10,7 @@ use minichat_config::{AllowPrivate, Secret};
 use minichat_core::{ChatId, TenantId, UserId};
 use minichat_provider::{
     ClientSettings, DeltaKind, Failure, InputMessage, ProviderCall, ProviderClient, ProviderEvent,
-    ProviderStream, RequestMetadata, RequestType, Role, StartedFlag, Terminal, TurnRequest,
+    ProviderStream, RequestMetadata, RequestType, Role, StartedFlag, Terminal, Tools, TurnRequest,
 };
 
 use minichat_scripted_provider::ScriptedProvider;
@@ -80,6 +80,7 @@ impl Setup {
                 provider_model_id: self.model,
                 instructions: Some("Be brief."),
                 messages,
+                tools: Tools::default(),
                 max_output_tokens: 256,
                 max_tool_calls: Some(2),
                 api_params: &self.params,
@@ -154,7 +155,7 @@ pub(crate) async fn read(stream: &mut ProviderStream) -> Answer {
                 reasoning.push_str(piece);
             }
             ProviderEvent::TextWasReasoning => reasoning.push_str(&std::mem::take(&mut text)),
-            ProviderEvent::Progress => {}
+            ProviderEvent::Progress | ProviderEvent::Tool(_) => {}
             ProviderEvent::Terminal(terminal) => {
                 assert!(stream.next().await.is_none(), "nothing follows the end");
                 assert!(stream.try_next().is_none(), "nothing follows the end");

@@ -161,6 +161,7 @@ impl Answer {
         let completion = Completion {
             usage: self.usage,
             response_id: self.response_id.take(),
+            citations: Vec::new(),
         };
         match early {
             None => output.complete(completion),

@@ -1,10 +1,14 @@
 //! The Responses API of `OpenAI`, Azure and vLLM (PLAT-107, PLAT-110,
 //! PLAT-113).
 
+mod citations;
 mod request;
+mod tool;
 
 pub(super) use request::RequestJson;
 
+use minichat_core::HostedTool;
+use minichat_core::stream::ToolPhase;
 use minichat_core::turn::IncompleteReason;
 
 use super::decoded;
@@ -37,6 +41,7 @@ enum Known {
     TextDone,
     PartDone,
     ItemDone,
+    Tool(HostedTool, ToolPhase),
     Completed,
     Incomplete,
     Failed,
@@ -70,7 +75,7 @@ impl Known {
             b"response.completed" => Some(Self::Completed),
             b"response.incomplete" => Some(Self::Incomplete),
             b"response.failed" | b"error" => Some(Self::Failed),
-            _ => None,
+            _ => tool::of_name(name).map(|(tool, phase)| Self::Tool(tool, phase)),
         }
     }
 }
@@ -141,6 +146,10 @@ impl Answer {
                 let spoken = item.map(text_of_item).unwrap_or_default();
                 self.give_rest(Level::Item, place, &spoken, output);
             }
+            Known::Tool(tool, phase) => {
+                self.release_half(output);
+                output.tool(tool::event(tool, phase, json, output));
+            }
             Known::Completed | Known::Incomplete => self.end(known, json, output)?,
             Known::Failed => self.fail(json, output),
         }
@@ -203,17 +212,18 @@ impl Answer {
         let [nested] = members(json, ["response"])?;
         let names = ["id", "usage", "incomplete_details", "output"];
         let [id, usage, details, items] = members(nested.unwrap_or(json), names)?;
-        let spoken: String = items
-            .map(elements)
-            .unwrap_or_default()
-            .into_iter()
-            .map(text_of_item)
-            .collect();
+        let items = items.map(elements).unwrap_or_default();
+        let spoken: String = items.iter().copied().map(text_of_item).collect();
         self.give_rest(Level::Response, None, &spoken, output);
         self.release(output);
+        let citations = match known {
+            Known::Completed => citations::of_items(&items, output),
+            _ => Vec::new(),
+        };
         let completion = Completion {
             usage: usage.and_then(|usage| RESPONSES.read(usage)),
             response_id: output.response_id(id),
+            citations,
         };
         if known == Known::Completed {
             output.complete(completion);

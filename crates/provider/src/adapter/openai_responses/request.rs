@@ -1,12 +1,12 @@
 //! The request body (CONT-31). vLLM gets some of its fields (CONT-36).
 
-use minichat_config::tenant::Provider;
-use minichat_core::{ChatId, TenantId};
+use minichat_config::tenant::{Provider, SearchContextSize};
+use minichat_core::{ChatId, HostedTool, TenantId};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::adapter::sampling::{Reasoning, Sampling, non_empty};
-use crate::request::{InputMessage, RequestMetadata, RequestType, Role, TurnRequest};
+use crate::request::{InputMessage, RequestMetadata, RequestType, Role, Tools, TurnRequest};
 
 /// The request body.
 #[derive(Serialize)]
@@ -20,6 +20,8 @@ pub(in crate::adapter) struct RequestJson<'a> {
     instructions: Option<&'a str>,
     #[serde(skip_serializing_if = "Input::is_empty")]
     input: Input<'a>,
+    #[serde(skip_serializing_if = "ToolList::is_empty")]
+    tools: ToolList<'a>,
     max_output_tokens: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_tool_calls: Option<u32>,
@@ -46,12 +48,13 @@ impl<'a> RequestJson<'a> {
                 messages: request.messages,
                 has_plain_answers: false,
             },
+            tools: ToolList(request.tools),
             max_output_tokens: request.max_output_tokens,
             max_tool_calls: request.max_tool_calls,
             user: request.user,
             metadata: provider
                 .send_metadata
-                .then(|| Metadata::new(request.metadata)),
+                .then(|| Metadata::new(request.metadata, request.tools)),
             sampling: Sampling::new(provider, request.api_params),
             extra_body: request.api_params.extra_body.as_ref(),
             reasoning: Reasoning::new(request.api_params),
@@ -62,6 +65,7 @@ impl<'a> RequestJson<'a> {
     /// strings (CONT-36).
     pub(in crate::adapter) fn for_vllm(mut self) -> Self {
         self.previous_response_id = None;
+        self.tools = ToolList::default();
         self.max_tool_calls = None;
         self.metadata = None;
         self.input.has_plain_answers = true;
@@ -168,6 +172,63 @@ impl<'a> Item<'a> {
     }
 }
 
+/// The tools in the order of CONT-33.
+#[derive(Default)]
+struct ToolList<'a>(Tools<'a>);
+
+impl ToolList<'_> {
+    fn is_empty(&self) -> bool {
+        HostedTool::ALL.into_iter().all(|tool| !self.0.has(tool))
+    }
+}
+
+impl Serialize for ToolList<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let tools = self.0;
+        let present = HostedTool::ALL.into_iter().filter(|&tool| tools.has(tool));
+        serializer.collect_seq(present.map(|tool| ToolJson::new(tool, tools)))
+    }
+}
+
+#[derive(Serialize)]
+struct ToolJson<'a> {
+    #[serde(rename = "type")]
+    kind: HostedTool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vector_store_ids: Option<[&'a str; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_num_results: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    search_context_size: Option<SearchContextSize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<Container<'a>>,
+}
+
+/// Where code runs.
+#[derive(Serialize)]
+struct Container<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    file_ids: &'a [String],
+}
+
+impl<'a> ToolJson<'a> {
+    fn new(kind: HostedTool, tools: Tools<'a>) -> Self {
+        let file_search = tools.file_search.filter(|_| kind == HostedTool::FileSearch);
+        let web_search = tools.web_search.filter(|_| kind == HostedTool::WebSearch);
+        Self {
+            kind,
+            vector_store_ids: file_search.map(|search| [search.vector_store_id]),
+            max_num_results: file_search.map(|search| search.max_num_results),
+            search_context_size: web_search.map(|search| search.context_size),
+            container: (kind == HostedTool::CodeInterpreter).then_some(Container {
+                kind: "auto",
+                file_ids: tools.code_interpreter_files,
+            }),
+        }
+    }
+}
+
 /// PLAT-109
 #[derive(Serialize)]
 struct Metadata {
@@ -175,7 +236,7 @@ struct Metadata {
     user_id: MetadataUser,
     chat_id: ChatId,
     request_type: RequestType,
-    feature: &'static str,
+    feature: String,
 }
 
 #[derive(Serialize)]
@@ -186,7 +247,7 @@ enum MetadataUser {
 }
 
 impl Metadata {
-    fn new(metadata: RequestMetadata) -> Self {
+    fn new(metadata: RequestMetadata, tools: Tools<'_>) -> Self {
         Self {
             tenant_id: metadata.tenant_id,
             user_id: metadata
@@ -194,7 +255,7 @@ impl Metadata {
                 .map_or(MetadataUser::System("system"), MetadataUser::Person),
             chat_id: metadata.chat_id,
             request_type: metadata.request_type,
-            feature: "none",
+            feature: tools.feature(),
         }
     }
 }
