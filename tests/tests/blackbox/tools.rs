@@ -259,7 +259,7 @@ on_each_database! {
             FROM quota_usage WHERE bucket = 'total'";
         let sums = database.query(sums).await?;
         assert_eq!(sums, [["1", "2", "1"].map(|sum| Some(sum.to_owned())).to_vec()]);
-        let usage = database.payloads("mini-chat.usage").await?;
+        let usage = database.payloads("mini-chat.usage_snapshot").await?;
         let counts = ["web_search_calls", "code_interpreter_calls", "file_search_calls"];
         assert_eq!(counts.map(|name| usage[0][name].clone()), [json!(1), json!(2), json!(1)]);
         let audit = database.payloads("mini-chat.audit").await?;
@@ -312,7 +312,7 @@ on_each_database! {
             let before = i64::from(most == 10) + 1;
             assert_eq!(scene.database().number(kept).await?, before, "D11");
         }
-        let usage = scene.database().payloads("mini-chat.usage").await?;
+        let usage = scene.database().payloads("mini-chat.usage_snapshot").await?;
         let failed: Vec<_> = usage.iter().filter(|event| event["outcome"] == "failed").collect();
         assert_eq!(failed.len(), 2);
         for event in failed {

@@ -1,11 +1,13 @@
 //! Frames that the scripted provider does not send.
 
 use minichat_config::tenant::ProviderKind;
+use minichat_core::HostedTool;
+use minichat_core::stream::ToolEvent;
 use minichat_core::turn::{IncompleteReason, Usage};
 use proptest::prelude::*;
 
 use super::Translator;
-use crate::event::{Completion, ProviderEvent, ResponseId, Terminal};
+use crate::event::{Citation, Completion, ProviderEvent, ResponseId, Terminal};
 use crate::failure::FailureKind;
 use crate::sse::Event;
 
@@ -205,5 +207,122 @@ proptest! {
                 prop_assert_eq!(has_ended, translator.is_finished());
             }
         }
+    }
+}
+
+/// The calls of tools in a stream, and its sources.
+fn tools_and_sources(events: &[(&str, &str)]) -> (Vec<ToolEvent>, Vec<Citation>) {
+    let mut translator = Translator::new(ProviderKind::OpenAiResponses);
+    let (mut tools, mut sources) = (Vec::new(), Vec::new());
+    for (name, data) in events {
+        translator.feed(Event {
+            name: name.as_bytes(),
+            data: data.as_bytes(),
+        });
+        while let Some(event) = translator.take() {
+            match event {
+                ProviderEvent::Tool(tool) => tools.push(tool),
+                ProviderEvent::Terminal(Terminal::Completed(completion)) => {
+                    sources = completion.citations;
+                }
+                _ => {}
+            }
+        }
+    }
+    (tools, sources)
+}
+
+/// CONT-105: what the event has not says nothing about the call.
+#[test]
+fn a_call_counts_whatever_its_data_are() {
+    let done = "response.code_interpreter_call.completed";
+    let outputs =
+        r#"{"outputs":[{"type":"logs","logs":"a"},{"type":"image"},7,{"type":"logs","logs":"b"}]}"#;
+    let in_item = r#"{"item":{"outputs":[{"type":"logs","logs":"c"}]}}"#;
+    let (tools, _) = tools_and_sources(&[
+        (done, outputs),
+        (done, in_item),
+        (done, r#"{"outputs":"none"}"#),
+        ("response.file_search_call.completed", "{}"),
+        ("response.web_search_call.searching", "[]"),
+        ("", r#"{"type":"response.web_search_call.completed"}"#),
+    ]);
+    let printed: Vec<_> = tools
+        .iter()
+        .map(|it| it.details.output.as_deref())
+        .collect();
+    assert_eq!(
+        printed,
+        [Some("a\nb"), Some("c"), Some(""), None, None, None]
+    );
+    assert_eq!(tools[3].details.files_searched, Some(0));
+    assert_eq!(tools[4], ToolEvent::start(HostedTool::WebSearch));
+    assert_eq!(tools[5].name, HostedTool::WebSearch);
+}
+
+/// CONT-108: spans count the characters of the whole answer.
+#[test]
+fn a_span_goes_over_all_parts_and_a_wrong_one_is_none() {
+    let page = |start: &str, end: &str| {
+        format!(r#"{{"type":"url_citation","url":"u","start_index":{start},"end_index":{end}}}"#)
+    };
+    let part = |text: &str, annotations: &[String]| {
+        let annotations = annotations.join(",");
+        format!(r#"{{"type":"output_text","text":"{text}","annotations":[{annotations}]}}"#)
+    };
+    let first = part(
+        "äöü",
+        &[
+            page("1", "3"),
+            page("2", "1"),
+            page("0", "4"),
+            page("1.5", "2"),
+        ],
+    );
+    let second = part("xyz", &[page("0", "3"), page("3", "3"), page("-1", "2")]);
+    let data = format!(
+        r#"{{"response":{{"output":[{{"type":"reasoning"}},
+            {{"type":"message","content":[{first}]}},{{"type":"message","content":[{second}]}}]}}}}"#
+    );
+    let (_, sources) = tools_and_sources(&[("response.completed", &data)]);
+    let found: Vec<_> = sources
+        .iter()
+        .map(|it| {
+            (
+                it.span.map(|span| (span.start, span.end)),
+                it.snippet.as_str(),
+            )
+        })
+        .collect();
+    let expected = [
+        (Some((1, 3)), "öü"),
+        (None, ""),
+        (None, ""),
+        (None, ""),
+        (Some((3, 6)), "xyz"),
+        (Some((6, 6)), ""),
+        (None, ""),
+    ];
+    assert_eq!(found, expected);
+}
+
+/// What a provider may make clients read is bounded.
+#[test]
+fn sources_are_bounded() {
+    let long = "é".repeat(5_000);
+    let annotation =
+        format!(r#"{{"type":"url_citation","url":"{long}","title":"{long}","text":"{long}"}}"#);
+    let annotations = vec![annotation; 300].join(",");
+    let data = format!(
+        r#"{{"response":{{"output":[{{"content":[{{"text":"a","annotations":[{annotations}]}}]}}]}}}}"#
+    );
+    let (_, sources) = tools_and_sources(&[("response.completed", &data)]);
+    assert_eq!(sources.len(), 256);
+    for source in sources {
+        assert_eq!(source.url, None);
+        assert_eq!(
+            [source.title, source.snippet].map(|it| it.chars().count()),
+            [1024; 2]
+        );
     }
 }
