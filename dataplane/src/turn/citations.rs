@@ -54,7 +54,11 @@ fn shown(cited: Cited, files: &HashMap<String, CitableFile>) -> Option<Citation>
             };
             (file.filename.clone(), None, Some(file.attachment_id))
         }
-        CitationSource::Web => (cited.title, Some(cited.url.filter(is_web)?), None),
+        CitationSource::Web => (
+            cited.title,
+            Some(cited.url.filter(|url| is_web(url))?),
+            None,
+        ),
     };
     Some(Citation {
         source: cited.source,
@@ -67,7 +71,7 @@ fn shown(cited: Cited, files: &HashMap<String, CitableFile>) -> Option<Citation>
 }
 
 /// Whether a client can follow the address without running it.
-fn is_web(url: &String) -> bool {
+fn is_web(url: &str) -> bool {
     let begins_with = |scheme: &str| {
         url.get(..scheme.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(scheme))

@@ -268,7 +268,7 @@ on_each_database! {
         assert_eq!(counts.map(|name| calls[name].clone()), [json!(1), json!(2), json!(1)]);
         let labels = [("model", "std")];
         let counted = scene.stack.scrape().await?;
-        assert_eq!(counted.sum("mini_chat_code_interpreter_calls_total", &labels), 2.0);
+        assert_eq!(counted.count("mini_chat_code_interpreter_calls_total", &labels)?, 2);
     }
 
     /// CONT-103, TURN-28, QUOTA-67, QUOTA-70, D11; checks 27 of chapter 02, 23 of chapter 03 and 43
