@@ -241,6 +241,25 @@ enum DeadLetterCommand {
         #[arg(required = true)]
         ids: Vec<i64>,
     },
+    /// Print which tenants have events that wait to be delivered, also of tenants
+    /// that no process serves any more.
+    Waiting {
+        /// Process configuration (YAML). Only `database` and `outbox` are read.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// A table, or one JSON object per line.
+        #[arg(long, value_enum, default_value = "table")]
+        output: OutputForm,
+    },
+    /// Make dead letters of all events of a tenant that wait, because no process
+    /// serves it any more. Then they do not keep queues from being changed.
+    Bury {
+        /// Process configuration (YAML). Only `database` and `outbox` are read.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[arg(long, value_name = "UUID")]
+        tenant: TenantId,
+    },
     /// Give dead letters up that are pending. They stay in the database.
     Discard {
         /// Process configuration (YAML). Only `database` and `outbox` are read.
@@ -255,6 +274,15 @@ enum DeadLetterCommand {
 enum OutputForm {
     Table,
     Json,
+}
+
+impl From<OutputForm> for dead_letter::Output {
+    fn from(form: OutputForm) -> Self {
+        match form {
+            OutputForm::Table => Self::Table,
+            OutputForm::Json => Self::Json,
+        }
+    }
 }
 
 /// Where the tenants come from. Each flag is also a configuration key; the flag
@@ -531,10 +559,7 @@ fn dead_letters(command: DeadLetterCommand) -> anyhow::Result<bool> {
             all,
             output,
         } => {
-            let output = match output {
-                OutputForm::Table => dead_letter::Output::Table,
-                OutputForm::Json => dead_letter::Output::Json,
-            };
+            let output = output.into();
             let listing = Listing {
                 kind,
                 tenant,
@@ -554,6 +579,16 @@ fn dead_letters(command: DeadLetterCommand) -> anyhow::Result<bool> {
             let config = load(config)?;
             let decided = dead_letter::decide(&config, Decision::Requeue, &ids, out);
             runtime()?.block_on(decided)
+        }
+        DeadLetterCommand::Waiting { config, output } => {
+            let config = load(config)?;
+            let listed = dead_letter::waiting(&config, output.into(), out);
+            runtime()?.block_on(listed).map(|()| true)
+        }
+        DeadLetterCommand::Bury { config, tenant } => {
+            let config = load(config)?;
+            let buried = dead_letter::bury(&config, tenant, out);
+            runtime()?.block_on(buried).map(|()| true)
         }
         DeadLetterCommand::Discard { config, ids } => {
             let config = load(config)?;

@@ -69,7 +69,7 @@ pub use orphans::{Orphan, OrphanKey, OrphanQuery};
 pub use outbox::{
     DeadLetter, DeadLetterBacklog, DeadLetterFilter, DeadLetterStatus, Delivery, DueTenant, Holder,
     OutboxMessage, OutboxQueue, ParkedTenant, PendingMessage, QueueMismatch, Share, UsageEvent,
-    Vacuumed, partition_of,
+    Vacuumed, WaitingTenant, partition_of,
 };
 pub use page::{Direction, Key, Order, Page, PageRequest, Sort};
 pub use policy_snapshots::PolicySnapshot;

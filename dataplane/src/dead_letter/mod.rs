@@ -2,6 +2,7 @@
 //! (PLAT-35).
 
 pub(crate) mod admin;
+mod bury;
 
 use std::io::Write;
 
@@ -13,6 +14,8 @@ use serde_json::Value;
 
 use crate::database::open;
 use admin::{Shown, filter};
+
+pub use bury::{bury, waiting};
 
 /// Which dead letters to list.
 #[derive(Debug, Clone, Default)]

@@ -32,7 +32,7 @@ use minichat_config::process::{self, OutboxKind};
 use minichat_config::tenant::Sink;
 use minichat_core::TenantId;
 use minichat_metrics::{Metrics, OutboxKindLabel, OutboxResult};
-use minichat_store::{OutboxQueue, QueueMismatch, Store, StoreError, partition_of};
+use minichat_store::{OutboxQueue, QueueMismatch, Store, StoreError, WaitingTenant, partition_of};
 
 pub(crate) use dispatcher::{Dispatcher, DispatcherHost};
 pub(crate) use shared::Parts;
@@ -152,7 +152,7 @@ pub(crate) async fn register(store: &Store, config: &process::Outbox) -> anyhow:
         })
         .collect();
     let is_owner = store.is_sqlite();
-    let mismatch: Result<_, StoreError> = store
+    let registered: Result<_, StoreError> = store
         .write(move |tx| {
             let queues = queues.clone();
             Box::pin(async move {
@@ -160,18 +160,47 @@ pub(crate) async fn register(store: &Store, config: &process::Outbox) -> anyhow:
                     tx.outbox_recover()?;
                     tx.cleanup_forget_claims(true)?;
                 }
-                tx.outbox_register(&queues).await
+                let mismatch = tx.outbox_register(&queues).await?;
+                let waiting = match mismatch {
+                    None => Vec::new(),
+                    Some(_) => tx.outbox_waiting().await?,
+                };
+                Ok((mismatch, waiting))
             })
         })
         .await;
-    match mismatch? {
+    let (mismatch, waiting) = registered?;
+    match mismatch {
         None => Ok(()),
         Some(QueueMismatch::Unknown { queue }) => anyhow::bail!(
-            "outbox: messages wait in the queue {queue}, which no kind of event has. Give the queue its name back, or deliver the messages with the old configuration first; then stop all processes and change the name"
+            "outbox: messages wait in the queue {queue}, which no kind of event has. Give the queue its name back, or deliver the messages with the old configuration first; then stop all processes and change the name. {}",
+            waiting_for(&queue, &waiting)
         ),
         Some(QueueMismatch::Partitions { queue, found }) => anyhow::bail!(
-            "outbox.num_partitions: messages wait in the queue {queue}, which has {found} partitions, not {}. Set {found} again until they are delivered; then stop all processes and change the number",
-            config.num_partitions
+            "outbox.num_partitions: messages wait in the queue {queue}, which has {found} partitions, not {}. Set {found} again until they are delivered; then stop all processes and change the number. {}",
+            config.num_partitions,
+            waiting_for(&queue, &waiting)
         ),
     }
+}
+
+/// Tenants that an error names.
+const NAMED: usize = 5;
+
+/// Whose messages wait in `queue`, and what to do about a tenant that is gone.
+fn waiting_for(queue: &str, waiting: &[WaitingTenant]) -> String {
+    let waiting: Vec<_> = waiting.iter().filter(|it| it.queue == queue).collect();
+    let named: Vec<_> = waiting
+        .iter()
+        .take(NAMED)
+        .map(|it| it.tenant_id.to_string())
+        .collect();
+    let more = match waiting.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more tenants"),
+    };
+    format!(
+        "They are of {}{more}. If no process serves a tenant any more, `minichat-dataplane dead-letter bury --tenant ID` makes dead letters of its messages",
+        named.join(", ")
+    )
 }

@@ -4,6 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use minichat_config::process::JobConfig;
+use minichat_core::TenantId;
+use minichat_dataplane::dead_letter::{self, Decision, Output};
+use minichat_tests::books::check_balanced;
 use minichat_tests::database::{Database, DatabaseKind};
 use minichat_tests::harness::{Env, Stack, run};
 use minichat_tests::manifest::Tenant;
@@ -16,6 +20,8 @@ use uuid::Uuid;
 
 const WAITING: &str = "SELECT count(*) FROM outbox_messages WHERE done_at IS NULL \
     AND queue = 'mini-chat.usage_snapshot'";
+const AUDIT: &str = "SELECT count(*) FROM outbox_messages WHERE done_at IS NULL \
+    AND queue = 'mini-chat.audit'";
 const ERROR: &str = "SELECT count(*) FROM outbox_parked WHERE last_error IS NOT NULL";
 
 /// A tenant of the first partition whose usage events go to `path`.
@@ -49,6 +55,22 @@ async fn alone(env: &Env, tenant: &Tenant) -> anyhow::Result<Stack> {
     let is_ready = async || Ok(stack.admin.get_absolute("/readyz").await?.status == 200);
     stack.eventually("ready", is_ready).await?;
     Ok(stack)
+}
+
+/// Runs a command on a file that may be in use for a moment.
+async fn when_free<T>(command: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        match command().await {
+            Err(error)
+                if format!("{error:#}").contains("another process has")
+                    && Instant::now() < until =>
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            ended => return ended,
+        }
+    }
 }
 
 /// PLAT-33: a process that always has something to deliver does not keep the
@@ -180,5 +202,100 @@ on_each_database! {
         let deliveries = receiver.deliveries_at_least(before + 1).await?;
         let event: Value = deliveries[before].json()?;
         assert_eq!(event["tenant_id"], tenant.id.to_string());
+    }
+
+    /// PLAT-31, PLAT-35: events of a tenant that nobody serves any more keep the number
+    /// of partitions, until somebody makes dead letters of them.
+    async fn events_of_a_tenant_that_is_gone_are_buried(env) {
+        let receiver = WebhookReceiver::start().await?;
+        receiver.otherwise(|_| Reply::Status(503));
+        let provider = ScriptedProvider::start().await?;
+        let (gone, other) = (
+            tenant("gone", &provider, &receiver),
+            tenant("other", &provider, &receiver),
+        );
+        let stack = env.serve(&[&gone, &other]).await?;
+        for tenant in [&gone, &gone, &other] {
+            let user = stack.new_user(tenant)?;
+            let chat = user.create_chat(Some("std")).await?;
+            user.say(&chat, "PING").await?;
+        }
+        let is_audited = async || Ok(stack.database.number(AUDIT).await? == 0);
+        stack.eventually("without audit events", is_audited).await?;
+        stack.stop().await?;
+        let eight = "MINICHAT_OUTBOX_NUM_PARTITIONS=8";
+        let refused = async || -> anyhow::Result<String> {
+            let started = env.start_with(&env.manifests(), eight).await;
+            Ok(started.err().context("started")?.to_string())
+        };
+        let said = refused().await?;
+        for part in [&gone.id.to_string(), &other.id.to_string(), "dead-letter bury --tenant"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+
+        let url = ("MINICHAT_DATABASE_URL".to_owned(), env.database.url());
+        let job = JobConfig::load(None, [url])?;
+        let waiting = async || -> anyhow::Result<Vec<Value>> {
+            let out = when_free(async || {
+                let mut out = Vec::new();
+                dead_letter::waiting(&job, Output::Json, &mut out).await?;
+                Ok(String::from_utf8(out)?)
+            });
+            let out = out.await?;
+            Ok(out.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+        };
+        let bury = async |tenant: &Tenant| -> anyhow::Result<String> {
+            let id = TenantId(tenant.id);
+            when_free(async || {
+                let mut out = Vec::new();
+                dead_letter::bury(&job, id, &mut out).await?;
+                Ok(String::from_utf8(out)?)
+            })
+            .await
+        };
+        let lines = waiting().await?;
+        let usage = |lines: &[Value], tenant: &Tenant| {
+            let id = tenant.id.to_string();
+            let of_tenant = |it: &&Value| it["kind"] == "usage" && it["tenant_id"] == id;
+            let lines = lines.iter().filter(of_tenant);
+            lines.filter_map(|it| it["messages"].as_u64()).sum::<u64>()
+        };
+        assert_eq!((usage(&lines, &gone), usage(&lines, &other)), (2, 1), "{lines:?}");
+        let keys = "SELECT dedupe_key FROM outbox_messages WHERE done_at IS NULL \
+            AND queue = 'mini-chat.usage_snapshot' ORDER BY id";
+        let keys = env.database.query(keys).await?;
+
+        let out = bury(&gone).await?;
+        assert!(out.starts_with(&format!("2 events of {}", gone.id)), "{out}");
+        let lines = waiting().await?;
+        assert_eq!((usage(&lines, &gone), usage(&lines, &other)), (0, 1), "{lines:?}");
+        let nothing = bury(&gone).await.err().context("buried again")?;
+        assert!(nothing.to_string().contains("no event of"), "{nothing}");
+        let said = refused().await?;
+        assert!(!said.contains(&gone.id.to_string()), "{said}");
+        check_balanced(&env.database).await?;
+
+        bury(&other).await?;
+        let letters = "SELECT dedupe_key FROM outbox_dead_letters \
+            WHERE status = 'pending' AND attempts = 0 ORDER BY message_id";
+        assert_eq!(env.database.query(letters).await?, keys);
+        receiver.otherwise(|_| Reply::Status(200));
+        let before = receiver.deliveries_at("/gone").len();
+        // Served once more, it gets what was buried under the same keys.
+        let ids = format!("SELECT id FROM outbox_dead_letters WHERE tenant_id = '{}' ORDER BY id", gone.id);
+        let ids = env.database.query(&ids).await?.into_iter().flatten().flatten();
+        let ids: Vec<i64> = ids.map(|id| id.parse()).collect::<Result<_, _>>()?;
+        let stack = env.start_with(&env.manifests(), eight).await?;
+        stack.stop().await?;
+        let requeue = async || {
+            dead_letter::decide(&job, Decision::Requeue, &ids, &mut Vec::new()).await
+        };
+        assert!(when_free(requeue).await?, "{ids:?}");
+        let stack = env.start_with(&env.manifests(), eight).await?;
+        let arrived = async || Ok(receiver.deliveries_at("/gone").len() >= before + 2);
+        stack.eventually("delivered", arrived).await?;
+        let arrived = receiver.deliveries_at("/gone").split_off(before);
+        let arrived = arrived.iter().map(|it| vec![Some(it.header("idempotency-key").to_owned())]);
+        assert_eq!(arrived.collect::<Vec<_>>(), keys[..2]);
     }
 }

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use http::Method;
 use minichat_cluster::NodeTier;
+use minichat_core::{Clock as _, SystemClock};
+use minichat_dataplane::books::Month;
 use minichat_tests::client::Api;
 use minichat_tests::installation::{Installation, eventually};
 use minichat_tests::scripted_provider::Scenario;
@@ -17,7 +19,26 @@ async fn control(provider: &Api, call: &str, body: &Value) -> anyhow::Result<()>
     Ok(())
 }
 
-/// K8S-3; check 12 of chapter 06
+/// The books of this month balance and have at least this many turns. The pod's own database is read, beside the process that
+/// serves from it.
+fn check_books(installation: &Installation, tenant: Uuid, turns: u64) -> anyhow::Result<()> {
+    let pods = installation.pods("pool")?;
+    let [pod] = pods.as_slice() else {
+        anyhow::bail!("{} pods of the pool instead of one", pods.len());
+    };
+    let (tenant, month) = (tenant.to_string(), Month::of(SystemClock.now()).to_string());
+    let books = ["/minichat-dataplane", "books", "--output=json"];
+    let whose = ["--tenant", &tenant, "--month", &month];
+    let exec = ["exec", &pod.name, "--"];
+    let books = installation.kubectl(&[&exec[..], &books, &whose].concat())?;
+    let books: Value = serde_json::from_str(&books)?;
+    let lines = books["lines"].as_array().into_iter().flatten();
+    let booked: u64 = lines.filter_map(|line| line["turns"].as_u64()).sum();
+    anyhow::ensure!(books["balanced"] == true && booked >= turns, "{books:#}");
+    Ok(())
+}
+
+/// K8S-3; check 12 of chapter 06; the credits of what went on are booked
 #[tokio::test(flavor = "multi_thread")]
 async fn chats_go_on_without_operator_and_api_server_and_an_edit_lands_when_they_are_back()
 -> anyhow::Result<()> {
@@ -64,5 +85,6 @@ async fn chats_go_on_without_operator_and_api_server_and_an_edit_lands_when_they
         Ok(answer.status == 429)
     })
     .await?;
+    check_books(&installation, tenant.id, 3)?;
     installation.remove().await
 }

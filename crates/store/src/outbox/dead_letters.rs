@@ -2,6 +2,7 @@
 
 use minichat_core::{TenantId, Timestamp};
 
+use super::event_key;
 use crate::tx::only_column;
 use crate::value::{FromValue, Row, Value, params};
 use crate::{StoreError, Tx};
@@ -78,6 +79,16 @@ pub struct DeadLetterBacklog {
     pub oldest: Timestamp,
 }
 
+/// A message that was taken out of its queue, to become a dead letter.
+pub(super) struct TakenMessage {
+    pub(super) id: i64,
+    partition: u32,
+    dedupe_key: Option<String>,
+    payload_type: String,
+    payload: String,
+    created_at: Timestamp,
+}
+
 impl Tx {
     /// Dead letters in the order of their ids.
     pub async fn outbox_dead_letters(
@@ -136,6 +147,48 @@ impl Tx {
             },
         )
         .await
+    }
+
+    /// Makes a dead letter of a message of `queue`; one that was tried again is
+    /// pending again.
+    pub(super) async fn outbox_make_letter(
+        &mut self,
+        queue: &str,
+        tenant: TenantId,
+        message: &TakenMessage,
+        attempts: u32,
+        reason: &str,
+    ) -> Result<(), StoreError> {
+        let key = event_key(message.dedupe_key.as_deref(), tenant, message.id);
+        let again: Option<i64> = self
+            .query_opt(
+                "UPDATE outbox_dead_letters SET status = 'pending', message_id = $3, \
+                 attempts = $4, last_error = $5, failed_at = statement_timestamp() \
+                 WHERE queue = $1 AND status = 'reprocessing' AND dedupe_key = $2 RETURNING id",
+                &params![queue, key.as_str(), message.id, attempts, reason],
+                only_column,
+            )
+            .await?;
+        if again.is_some() {
+            return Ok(());
+        }
+        self.execute_later(
+            "INSERT INTO outbox_dead_letters (queue, partition, message_id, tenant_id, \
+             dedupe_key, payload_type, payload, attempts, last_error, created_at, failed_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, statement_timestamp())",
+            params![
+                queue,
+                message.partition,
+                message.id,
+                tenant,
+                key.as_str(),
+                message.payload_type.as_str(),
+                message.payload.as_str(),
+                attempts,
+                reason,
+                message.created_at,
+            ],
+        )
     }
 
     /// Puts a pending dead letter at the end of its queue. Receivers recognize it
@@ -215,6 +268,17 @@ fn dead_letter_row(row: &Row<'_>) -> Result<DeadLetter, StoreError> {
         status: row.take()?,
         created_at: row.take()?,
         failed_at: row.take()?,
+    })
+}
+
+pub(super) fn taken_row(row: &Row<'_>) -> Result<TakenMessage, StoreError> {
+    Ok(TakenMessage {
+        id: row.take()?,
+        partition: row.take()?,
+        dedupe_key: row.take()?,
+        payload_type: row.take()?,
+        payload: row.take()?,
+        created_at: row.take()?,
     })
 }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use minichat_core::{TenantId, Timestamp};
 
-use super::backlog::{event_key, joined};
+use super::backlog::joined;
+use super::dead_letters::taken_row;
 use super::leases::{asynchronous, micros};
 use crate::tx::{Dialect, only_column};
 use crate::value::{Row, params};
@@ -263,35 +264,8 @@ impl Tx {
         let Some(row) = self.query_opt(sql, &params, taken_row).await? else {
             return Ok(false);
         };
-        let key = event_key(row.dedupe_key.as_deref(), *tenant_id, message);
-        let again: Option<i64> = self
-            .query_opt(
-                "UPDATE outbox_dead_letters SET status = 'pending', message_id = $3, \
-                 attempts = $4, last_error = $5, failed_at = statement_timestamp() \
-                 WHERE queue = $1 AND status = 'reprocessing' AND dedupe_key = $2 RETURNING id",
-                &params![queue.as_str(), key.as_str(), message, attempts, reason],
-                only_column,
-            )
+        self.outbox_make_letter(queue, *tenant_id, &row, attempts, reason)
             .await?;
-        if again.is_none() {
-            self.execute_later(
-                "INSERT INTO outbox_dead_letters (queue, partition, message_id, tenant_id, \
-                 dedupe_key, payload_type, payload, attempts, last_error, created_at, failed_at) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, statement_timestamp())",
-                params![
-                    queue.as_str(),
-                    *partition,
-                    message,
-                    *tenant_id,
-                    key.as_str(),
-                    row.payload_type.as_str(),
-                    row.payload.as_str(),
-                    attempts,
-                    reason,
-                    row.created_at,
-                ],
-            )?;
-        }
         Ok(true)
     }
 
@@ -431,7 +405,7 @@ macro_rules! take {
             "DELETE FROM outbox_messages WHERE id = $4 AND queue = $1 AND partition = $2 \
              AND tenant_id = $3 AND done_at IS NULL AND ",
             $holder,
-            " RETURNING dedupe_key, payload_type, payload, created_at"
+            " RETURNING id, partition, dedupe_key, payload_type, payload, created_at"
         )
     };
 }
@@ -439,23 +413,6 @@ macro_rules! take {
 const TAKE_OF_PARTITION_SQL: &str = take!(holds_partition!("$5"));
 const TAKE_OF_TENANT_SQL: &str = take!(holds_tenant!("$5"));
 const TAKE_OF_FILE_SQL: &str = take!("$5 IS NOT NULL");
-
-/// A message that was taken out of its queue.
-struct Taken {
-    dedupe_key: Option<String>,
-    payload_type: String,
-    payload: String,
-    created_at: Timestamp,
-}
-
-fn taken_row(row: &Row<'_>) -> Result<Taken, StoreError> {
-    Ok(Taken {
-        dedupe_key: row.take()?,
-        payload_type: row.take()?,
-        payload: row.take()?,
-        created_at: row.take()?,
-    })
-}
 
 fn parked_row(row: &Row<'_>) -> Result<ParkedTenant, StoreError> {
     Ok(ParkedTenant {

@@ -11,6 +11,7 @@ mod leases;
 pub(crate) mod of_person;
 mod usage_event;
 mod vacuum;
+mod waiting;
 
 use minichat_core::{TenantId, Timestamp};
 use uuid::Uuid;
@@ -28,6 +29,7 @@ pub use deliveries::{Delivery, Holder, ParkedTenant};
 pub use leases::{OutboxQueue, QueueMismatch};
 pub use usage_event::UsageEvent;
 pub use vacuum::Vacuumed;
+pub use waiting::WaitingTenant;
 
 /// A message to enqueue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

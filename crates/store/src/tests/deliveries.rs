@@ -264,6 +264,50 @@ on_both_databases! {
         assert!(!discard.await, "it was delivered");
     }
 
+    /// PLAT-31, PLAT-35: what waits of one tenant becomes dead letters, in order, and
+    /// one that was tried again is pending again.
+    async fn waiting_messages_of_a_tenant_become_dead_letters(db: Db) {
+        db.register(queues(4)).await;
+        let (a, b) = (tenant(1), tenant(2));
+        for (tenant, payload) in [(a, "{}"), (a, "[]"), (b, "{}"), (a, "1")] {
+            db.enqueue(tenant, payload).await;
+        }
+        assert!(db.claim("x", HOUR).await);
+        let messages = db.list(&[a], SHARE).await;
+        assert!(db.reject(&delivery(a, "x"), messages[0].id).await);
+        let again = db.count("SELECT MAX(id) FROM outbox_dead_letters", []).await;
+        db.tx(move |tx| Box::pin(async move { tx.outbox_requeue(again).await })).await;
+        db.park(&delivery(a, "x"), HOUR).await;
+        let waiting = || db.tx(|tx| Box::pin(async move { tx.outbox_waiting().await }));
+        let numbers = waiting().await.into_iter().map(|it| (it.tenant_id, it.messages));
+        assert_eq!(numbers.collect::<Vec<_>>(), [(a, 3), (b, 1)]);
+
+        let bury = || db.tx(move |tx| Box::pin(async move {
+            tx.outbox_bury("usage", a, 2, "gone").await
+        }));
+        let parked = "SELECT COUNT(*) FROM outbox_parked";
+        assert_eq!((bury().await, db.count(parked, []).await), (2, 1));
+        assert_eq!((bury().await, db.count(parked, []).await), (1, 0));
+        assert_eq!(bury().await, 0);
+        let numbers = waiting().await.into_iter().map(|it| (it.tenant_id, it.messages));
+        assert_eq!(numbers.collect::<Vec<_>>(), [(b, 1)]);
+        let all = DeadLetterFilter { limit: 10, ..DeadLetterFilter::default() };
+        let letters = db.tx(move |tx| {
+            let all = all.clone();
+            Box::pin(async move { tx.outbox_dead_letters(&all).await })
+        });
+        let letters = letters.await;
+        let payloads: Vec<_> = letters.iter().map(|it| it.payload.as_str()).collect();
+        assert_eq!(payloads, ["{}", "[]", "1"]);
+        for letter in &letters {
+            assert_eq!(letter.status, DeadLetterStatus::Pending);
+            assert_eq!(letter.last_error.as_deref(), Some("gone"));
+        }
+        let keys: Vec<_> = letters.iter().map(|it| it.key.clone()).collect();
+        let expected: Vec<_> = messages.iter().map(PendingMessage::key).collect();
+        assert_eq!(keys, expected);
+    }
+
     /// PLAT-41: without a sink nothing is read, whatever it waits for.
     async fn messages_without_a_sink_are_acknowledged_at_once(db: Db) {
         db.register(queues(4)).await;
