@@ -167,6 +167,24 @@ on_each_database! {
         assert!(close(handled(&scene.stack, "usage", "retry").await?, 3.0));
     }
 
+    /// PLAT-33: a tenant that is suspended gets what waits for it.
+    async fn events_of_a_suspended_tenant_are_delivered(env) {
+        let receiver = WebhookReceiver::start().await?;
+        receiver.otherwise(|_| Reply::Status(503));
+        let usage = webhook(&receiver, "/usage");
+        let scene = env.scene_with(|tenant| with_sinks(tenant, &usage, &Value::Null)).await?;
+        turn(&scene.stack, &scene.tenant).await?;
+        receiver.deliveries_at_least(1).await?;
+        let mut suspended = scene.tenant.clone();
+        suspended.spec()["suspended"] = json!(true);
+        scene.stack.write_manifest(&suspended.name, &suspended.manifest())?;
+        let is_suspended = async || Ok(scene.stack.configz(&scene.tenant).await?["suspended"] == true);
+        scene.stack.eventually("suspended", is_suspended).await?;
+        receiver.otherwise(|_| Reply::Status(200));
+        delivered(&scene.stack).await?;
+        assert_eq!(scene.stack.database.number("SELECT count(*) FROM outbox_dead_letters").await?, 0);
+    }
+
     /// PLAT-32, PLAT-33, QUOTA-94: a tenant whose sink fails or hangs holds up nobody of its partition.
     async fn other_tenants_of_the_partition_go_on(env) {
         let receiver = WebhookReceiver::start().await?;

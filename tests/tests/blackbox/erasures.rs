@@ -7,9 +7,11 @@ use minichat_core::Clock as _;
 use minichat_tests::books::{check_balanced, check_books};
 use minichat_tests::child::job;
 use minichat_tests::client::Api;
-use minichat_tests::database::DatabaseKind;
-use minichat_tests::harness::Scene;
+use minichat_tests::database::{Database, DatabaseKind};
+use minichat_tests::harness::{Scene, Stack};
+use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
+use minichat_tests::scripted_provider::ScriptedProvider;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -43,21 +45,26 @@ const CONTENT: [(&str, &str); 6] = [
 
 /// One person of a scene, with the right to erase himself.
 struct Person {
+    tenant: Uuid,
     id: Uuid,
     api: Api,
 }
 
 impl Person {
     fn new(scene: &Scene) -> anyhow::Result<Self> {
-        let id = Uuid::new_v4();
-        let api = scene.stack.caller(&scene.tenant, id)?;
+        Self::of(&scene.stack, &scene.tenant, Uuid::new_v4())
+    }
+
+    fn of(stack: &Stack, tenant: &Tenant, id: Uuid) -> anyhow::Result<Self> {
+        let api = stack.caller(tenant, id)?;
         let api = api.with_header("x-scopes", "ai:mini_chat ai:mini_chat:erase")?;
-        Ok(Self { id, api })
+        let tenant = tenant.id;
+        Ok(Self { tenant, id, api })
     }
 
     /// Chats with every kind of row: answers, a retry, a failure, a reaction, a
     /// deleted chat.
-    async fn live(&self, scene: &Scene) -> anyhow::Result<()> {
+    async fn live(&self, database: &Database) -> anyhow::Result<()> {
         let chat = self.api.create_chat(Some("std")).await?;
         let title = json!({"title": format!("my {SECRET}")});
         self.api
@@ -89,15 +96,22 @@ impl Person {
             .delete(&format!("/chats/{deleted}"))
             .await?
             .expect(204)?;
-        self.have_a_summary_and_a_file(scene, &chat).await?;
-        ensure!(count(scene, &written()).await? > 0, "nothing was written");
+        self.have_a_summary_and_a_file(database, &chat).await?;
+        ensure!(
+            count(database, &written()).await? > 0,
+            "nothing was written"
+        );
         Ok(())
     }
 
-    /// A summary, and a file that its provider does not have any more.
-    async fn have_a_summary_and_a_file(&self, scene: &Scene, chat: &str) -> anyhow::Result<()> {
-        let tenant = scene.tenant.id;
-        let (now, yes) = match scene.database().kind() {
+    /// A summary, and a file of a message that its provider does not have any more.
+    async fn have_a_summary_and_a_file(
+        &self,
+        database: &Database,
+        chat: &str,
+    ) -> anyhow::Result<()> {
+        let tenant = self.tenant;
+        let (now, yes) = match database.kind() {
             DatabaseKind::Sqlite => ("1700000000000000", "1"),
             DatabaseKind::Postgres => ("now()", "true"),
         };
@@ -116,8 +130,69 @@ impl Person {
              {yes}, 'done', {now}, {now})",
             ids[1], self.id
         );
-        for sql in [summary, file] {
-            scene.database().query(&sql).await?;
+        let link = format!(
+            "INSERT INTO message_attachments (tenant_id, chat_id, message_id, attachment_id, \
+             created_at) SELECT tenant_id, chat_id, id, '{}', created_at FROM messages \
+             WHERE chat_id = '{chat}' AND role = 'user' AND deleted_at IS NULL \
+             ORDER BY id LIMIT 1",
+            ids[1]
+        );
+        for sql in [summary, file, link] {
+            database.query(&sql).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts events of the person wherever events can be: of each queue, one was
+    /// delivered, one was refused, the others stay, and one of usage is added up.
+    async fn spread_events(&self, database: &Database) -> anyhow::Result<()> {
+        let columns = "queue, partition, tenant_id, dedupe_key, payload_type, payload, created_at";
+        for queue in ["mini-chat.usage_snapshot", "mini-chat.audit"] {
+            let events = format!(
+                "SELECT id, payload FROM outbox_messages WHERE queue = '{queue}' \
+                 AND tenant_id = '{}' AND payload LIKE '%user_id\":\"{}\"%' ORDER BY id",
+                self.tenant, self.id
+            );
+            let events: Vec<Vec<String>> = database
+                .query(&events)
+                .await?
+                .into_iter()
+                .map(|row| row.into_iter().flatten().collect())
+                .collect();
+            ensure!(events.len() >= 4, "{queue}: {events:?}");
+            let (delivered, refused) = (&events[0][0], &events[1][0]);
+            let mut changes = vec![
+                format!(
+                    "UPDATE outbox_messages SET done_at = NULL WHERE queue = '{queue}' AND tenant_id = '{}'",
+                    self.tenant
+                ),
+                format!("UPDATE outbox_messages SET done_at = created_at WHERE id = {delivered}"),
+                format!(
+                    "INSERT INTO outbox_dead_letters ({columns}, message_id, failed_at) \
+                     SELECT {columns}, id, created_at FROM outbox_messages WHERE id = {refused}"
+                ),
+                format!("DELETE FROM outbox_messages WHERE id = {refused}"),
+            ];
+            if queue == "mini-chat.usage_snapshot" {
+                let event: Value = serde_json::from_str(&events[2][1])?;
+                let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+                changes.push(format!(
+                    "INSERT INTO usage_rollups (tenant_id, user_id, model, day, events, \
+                     credits_micro) VALUES ('{}', '{}', '{}', '{}', 1, {})",
+                    self.tenant,
+                    self.id,
+                    text("effective_model"),
+                    text("reserve_day"),
+                    event["committed_credits_micro"]
+                ));
+                changes.push(format!(
+                    "DELETE FROM outbox_messages WHERE id = {}",
+                    events[2][0]
+                ));
+            }
+            for sql in changes {
+                database.query(&sql).await?;
+            }
         }
         Ok(())
     }
@@ -141,15 +216,16 @@ impl Person {
         Ok(lines)
     }
 
-    /// Rows that still name the person.
-    async fn traces(&self, scene: &Scene) -> anyhow::Result<i64> {
+    /// Rows of the tenant that still name the person.
+    async fn traces(&self, database: &Database) -> anyhow::Result<i64> {
+        let of_tenant = format!("tenant_id = '{}' AND", self.tenant);
         let named = PERSONS
             .iter()
-            .map(|(table, column)| (*table, format!("{column} = '{}'", self.id)));
-        let mut traces = count(scene, &named.collect::<Vec<_>>()).await?;
+            .map(|(table, column)| (*table, format!("{of_tenant} {column} = '{}'", self.id)));
+        let mut traces = count(database, &named.collect::<Vec<_>>()).await?;
         let events = ["outbox_messages", "outbox_dead_letters"]
-            .map(|table| (table, format!("payload LIKE '%{}%'", self.id)));
-        traces += count(scene, &events).await?;
+            .map(|table| (table, format!("{of_tenant} payload LIKE '%{}%'", self.id)));
+        traces += count(database, &events).await?;
         Ok(traces)
     }
 }
@@ -162,11 +238,11 @@ fn written() -> Vec<(&'static str, String)> {
         .collect()
 }
 
-async fn count(scene: &Scene, rows: &[(&str, String)]) -> anyhow::Result<i64> {
+async fn count(database: &Database, rows: &[(&str, String)]) -> anyhow::Result<i64> {
     let mut all = 0;
     for (table, condition) in rows {
         let sql = format!("SELECT count(*) FROM {table} WHERE {condition}");
-        all += scene.database().number(&sql).await?;
+        all += database.number(&sql).await?;
     }
     Ok(all)
 }
@@ -176,7 +252,7 @@ on_each_database! {
     async fn nothing_of_an_erased_person_is_left_but_what_was_spent(env) {
         let scene = env.scene_with(curious).await?;
         let (person, other) = (Person::new(&scene)?, Person::new(&scene)?);
-        person.live(&scene).await?;
+        person.live(scene.database()).await?;
         let chat = other.api.create_chat(None).await?;
         other.api.say(&chat, &format!("who is {}?", person.id)).await?;
         let before = other.export().await?;
@@ -192,10 +268,10 @@ on_each_database! {
             ("messages", format!("content LIKE '%{}%'", person.id)),
             ("outbox_messages", format!("payload LIKE '%who is {}%'", person.id)),
         ];
-        let of_other = count(&scene, &in_text).await?;
+        let of_other = count(scene.database(), &in_text).await?;
         assert_eq!(of_other, 2, "what another person wrote stays");
-        assert_eq!(person.traces(&scene).await?, 1, "the event of the other person");
-        assert_eq!(count(&scene, &written()).await?, 0);
+        assert_eq!(person.traces(scene.database()).await?, 1, "the event of the other person");
+        assert_eq!(count(scene.database(), &written()).await?, 0);
         assert_eq!(scene.database().number(turns).await?, all);
         check_books(scene.database()).await?;
         assert_eq!(other.export().await?, before);
@@ -203,16 +279,70 @@ on_each_database! {
         assert_eq!(person.erase(200).await?["erased"]["turns"], 0);
     }
 
+    /// PLAT-22, API-114: wherever the events of the person are, they are changed, and
+    /// nothing of another person of the tenant, or of who has the same id in another
+    /// tenant. What a provider said goes as well.
+    async fn an_erasure_reaches_every_table_and_no_other_person(env) {
+        let provider = ScriptedProvider::start().await?;
+        let tenants = ["acme", "other"].map(|name| {
+            let mut tenant = curious(Tenant::new(name, provider.addr));
+            let sink = json!({"url": "http://127.0.0.1:1/usage"});
+            tenant.spec()["usageSink"] = json!({"type": "Webhook", "webhook": sink});
+            tenant
+        });
+        let stack = env.serve(&tenants.each_ref()).await?;
+        let database = &stack.database;
+        let person = Person::of(&stack, &tenants[0], Uuid::new_v4())?;
+        let neighbour = Person::of(&stack, &tenants[0], Uuid::new_v4())?;
+        let namesake = Person::of(&stack, &tenants[1], person.id)?;
+        for other in [&neighbour, &namesake] {
+            other.live(database).await?;
+            other.spread_events(database).await?;
+        }
+        let before = (neighbour.export().await?, namesake.export().await?);
+        let named = (neighbour.traces(database).await?, namesake.traces(database).await?);
+        person.live(database).await?;
+        person.spread_events(database).await?;
+        let exported = (neighbour.export().await?, namesake.export().await?);
+        assert!(exported == before, "nothing of the person");
+        check_balanced(database).await?;
+
+        let said = |tenant: Uuid| {
+            let of_tenant = format!("tenant_id = '{tenant}' AND");
+            [
+                ("chat_turns", format!("{of_tenant} error_detail IS NOT NULL")),
+                ("chat_turns", format!("{of_tenant} provider_response_id IS NOT NULL")),
+                ("messages", format!("{of_tenant} provider_response_id IS NOT NULL")),
+                ("message_attachments", format!("{of_tenant} 1 = 1")),
+            ]
+        };
+        let mut rows = Vec::new();
+        for row in said(person.tenant) {
+            rows.push(count(database, std::slice::from_ref(&row)).await?);
+        }
+        person.erase(200).await?;
+        for (row, rows) in said(person.tenant).iter().zip(rows) {
+            // Half of it is the neighbour's.
+            assert!(rows > 0 && count(database, std::slice::from_ref(row)).await? == rows / 2, "{row:?}");
+        }
+        assert_eq!(person.traces(database).await?, 0);
+        assert_eq!(person.export().await?, Vec::<Value>::new());
+        let exported = (neighbour.export().await?, namesake.export().await?);
+        assert!(exported == before, "{exported:#?} {before:#?}");
+        assert_eq!((neighbour.traces(database).await?, namesake.traces(database).await?), named);
+        check_balanced(database).await?;
+    }
+
     /// API-113: an app's ordinary token is not enough.
     async fn only_a_scope_by_its_name_erases(env) {
         let scene = env.scene().await?;
         let person = Person::new(&scene)?;
-        person.live(&scene).await?;
+        person.live(scene.database()).await?;
         for scopes in ["", "ai:mini_chat", "ai:mini_chat:write", "ai:mini_chat:erase"] {
             let api = person.api.with_header("x-scopes", scopes)?;
             api.delete("/me").await?.problem(403, "insufficient_permissions")?;
         }
-        assert_eq!(count(&scene, &[("erasures", "1 = 1".to_owned())]).await?, 0);
+        assert_eq!(count(scene.database(), &[("erasures", "1 = 1".to_owned())]).await?, 0);
         let named = person.api.with_header("x-scopes", "ai:mini_chat:write,ai:mini_chat:erase")?;
         named.delete("/me").await?.expect(200)?;
     }
@@ -233,7 +363,7 @@ on_each_database! {
         };
         scene.stack.eventually("ended", ended).await?;
         eraser.delete("/me").await?.expect(200)?;
-        assert_eq!(count(&scene, &written()).await?, 0);
+        assert_eq!(count(scene.database(), &written()).await?, 0);
         check_books(scene.database()).await?;
     }
 
@@ -269,22 +399,26 @@ on_each_database! {
             tokio::try_join!(writes, erases, also_erases)?;
             let over = async || Ok(person.api.delete("/me").await?.status == 200);
             scene.stack.eventually("erased", over).await?;
-            assert_eq!(person.traces(&scene).await?, 0);
+            assert_eq!(person.traces(scene.database()).await?, 0);
             check_balanced(scene.database()).await?;
         }
-        assert_eq!(count(&scene, &written()).await?, 0);
+        assert_eq!(count(scene.database(), &written()).await?, 0);
     }
 
     /// API-114
     async fn an_export_has_everything_of_its_reader_and_nothing_of_others(env) {
         let scene = env.scene_with(curious).await?;
         let (person, other) = (Person::new(&scene)?, Person::new(&scene)?);
-        person.live(&scene).await?;
+        person.live(scene.database()).await?;
         let chat = other.api.create_chat(None).await?;
         other.api.say(&chat, &format!("{} is not me", person.id)).await?;
+        person.spread_events(scene.database()).await?;
         let lines = person.export().await?;
         let kinds: BTreeSet<_> = lines.iter().filter_map(|line| line["type"].as_str()).collect();
-        for kind in ["chat", "message", "turn", "reaction", "attachment", "summary", "quota", "event"] {
+        for kind in [
+            "chat", "message", "turn", "reaction", "attachment", "message_attachment", "summary",
+            "quota", "usage", "event",
+        ] {
             assert!(kinds.contains(kind), "{kind} is missing: {kinds:?}");
         }
         let of = |kind: &str| lines.iter().filter(|line| line["type"] == kind).count();
@@ -294,6 +428,10 @@ on_each_database! {
              WHERE c.user_id = '{}'", person.id
         );
         assert_eq!(i64::try_from(of("message"))?, scene.database().number(&messages).await?);
+        let events = ["outbox_messages", "outbox_dead_letters"]
+            .map(|table| (table, format!("payload LIKE '%user_id\":\"{}\"%'", person.id)));
+        let events = count(scene.database(), &events).await?;
+        assert_eq!(i64::try_from(of("event"))?, events, "waiting, delivered and refused");
         let text = serde_json::to_string(&lines)?;
         assert!(text.contains(SECRET) && !text.contains("is not me"), "{text}");
         assert!(!text.contains(&other.id.to_string()), "{text}");
@@ -305,8 +443,8 @@ on_each_database! {
     async fn the_command_erases_whom_it_names_and_nobody_else(env) {
         let scene = env.scene().await?;
         let (person, other) = (Person::new(&scene)?, Person::new(&scene)?);
-        person.live(&scene).await?;
-        other.live(&scene).await?;
+        person.live(scene.database()).await?;
+        other.live(scene.database()).await?;
         let kept = other.export().await?;
         let (tenant, url) = (scene.tenant.id, scene.database().url());
         let Scene { stack, provider, .. } = scene;

@@ -1,6 +1,7 @@
 //! Whose rows a request or a job touches (PLAT-16 to PLAT-18).
 
 use minichat_telemetry::Signal;
+use minichat_tests::form::FormFile;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
@@ -45,6 +46,31 @@ on_each_database! {
                 format!("SELECT count(*) FROM {table} WHERE provider_response_id = 'resp_foreign'");
             assert_eq!(scene.database().number(&foreign).await?, 0, "{table}");
         }
+    }
+
+    /// PLAT-16, CONT-50, CONT-70: of one user in two tenants, the files of one tenant do
+    /// not exist in the other.
+    async fn files_belong_to_their_tenant(env) {
+        let provider = ScriptedProvider::start().await?;
+        let tenants = ["acme", "other"].map(|name| Tenant::new(name, provider.addr));
+        let stack = env.serve(&tenants.each_ref()).await?;
+        let id = Uuid::new_v4();
+        let (user, namesake) = (stack.caller(&tenants[0], id)?, stack.caller(&tenants[1], id)?);
+        let (chat, own) = (user.create_chat(None).await?, namesake.create_chat(None).await?);
+        let text = FormFile::text("a");
+        let file = user.upload(&chat, &text).await?.expect(201)?;
+        let file_id = file["id"].as_str().unwrap_or_default();
+        for (chat, code) in [(&chat, "chat_not_found"), (&own, "attachment_not_found")] {
+            let path = format!("/chats/{chat}/attachments/{file_id}");
+            namesake.get(&path).await?.problem(404, code)?;
+            namesake.delete(&path).await?.problem(404, code)?;
+        }
+        namesake.upload(&chat, &text).await?.problem(404, "chat_not_found")?;
+        let body = json!({"content": "look", "attachment_ids": [file_id]});
+        namesake.refused(&own, &body).await?.problem(400, "invalid_attachment")?;
+        let path = format!("/chats/{chat}/attachments/{file_id}");
+        assert_eq!(user.get(&path).await?.expect(200)?, file);
+        user.open(&chat, &body).await?.collect().await?.only("done")?;
     }
 
     /// PLAT-18, QUOTA-34; check 13 of chapter 05: of one user in two tenants,

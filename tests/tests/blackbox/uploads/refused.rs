@@ -244,6 +244,51 @@ on_each_database! {
         assert_eq!(counted(&scene, &before).await?, expected);
     }
 
+    /// CONT-55, CONT-57: a tenant lowers the size of its files, and how many uploads it
+    /// and each of its users have at a time.
+    async fn a_tenant_has_limits_of_its_own(env) {
+        let scene = scene_with(&env, "", |tenant| {
+            tenant.spec()["uploads"] = json!({
+                "maxFileSizeKb": 1, "maxImageSizeKb": 2,
+                "maxConcurrentUploads": 2, "maxConcurrentUploadsPerUser": 1,
+            });
+        })
+        .await?;
+        let [one, other, third] = [scene.new_user()?, scene.new_user()?, scene.new_user()?];
+        let mut chats = Vec::new();
+        for user in [&one, &other, &third] {
+            chats.push(user.create_chat(None).await?);
+        }
+        let text = |bytes: usize| FormFile::text("x".repeat(bytes));
+        one.upload(&chats[0], &text(1025)).await?.problem(413, "file_too_large")?;
+        one.upload(&chats[0], &FormFile::png(2049)).await?.problem(413, "file_too_large")?;
+        one.upload(&chats[0], &text(1024)).await?.expect(201)?;
+        one.upload(&chats[0], &FormFile::png(2048)).await?.expect(201)?;
+
+        let held = Scenario { hold_before_head: true, times: 2, ..for_files() };
+        scene.provider.push_scenario(held);
+        let small = text(1);
+        let refused = async {
+            scene.provider.wait_until(|stats| stats.answers_open == 1).await;
+            let again = one.upload(&chats[0], &small).await?;
+            let more = async {
+                scene.provider.wait_until(|stats| stats.answers_open == 2).await;
+                let third = third.upload(&chats[2], &small).await?;
+                scene.provider.release(2);
+                anyhow::Ok(third)
+            };
+            let (more, third) = tokio::join!(other.upload(&chats[1], &small), more);
+            more?.expect(201)?;
+            anyhow::Ok([again, third?])
+        };
+        let (slow, refused) = tokio::join!(one.upload(&chats[0], &small), refused);
+        slow?.expect(201)?;
+        for refused in refused? {
+            refused.problem(503, "upload_concurrency_limit")?;
+        }
+        third.upload(&chats[2], &small).await?.expect(201)?;
+    }
+
     /// API-32, API-104, CONT-52, CONT-56; checks 51 of chapter 01, 30 and 36 of chapter 04
     async fn switches_and_models_keep_files_out(env) {
         let scene = scene(&env).await?;
