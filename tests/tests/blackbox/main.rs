@@ -77,6 +77,8 @@ mod outbox;
 #[cfg(test)]
 mod pending_tenants;
 #[cfg(test)]
+mod persons;
+#[cfg(test)]
 mod poolers;
 #[cfg(test)]
 mod process_end;
