@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use anyhow::Context as _;
 use minichat_core::Timestamp;
 use minichat_telemetry::Signal;
+use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
-use minichat_tests::scripted_provider::{Ending, Scenario};
+use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
 use minichat_tests::webhook_receiver::{Delivery, Reply, WebhookReceiver};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::{AUDIT, USAGE, request_ids, scene, turns, webhook};
 
@@ -264,6 +266,33 @@ on_each_database! {
             let repeated = found.len() - ids.len();
             assert_eq!(found[repeated..], ids, "{path}");
         }
+    }
+
+    /// PLAT-43: events wait for others of their batch, while those of another tenant of
+    /// the partition are delivered.
+    async fn a_batch_that_is_not_full_waits(env) {
+        let receiver = WebhookReceiver::start().await?;
+        let provider = ScriptedProvider::start().await?;
+        let in_first_partition = |name: &str, options: &Value| {
+            let mut tenant = Tenant::new(name, provider.addr);
+            tenant.id = Uuid::from_u128(Uuid::new_v4().as_u128() & !3);
+            tenant.spec()["tenantId"] = json!(tenant.id.to_string());
+            tenant.with_webhook("usageSink", &webhook(&receiver.url(&format!("/{name}")), options))
+        };
+        let batch = json!({"batch": {"maxEvents": 2, "maxSeconds": 60}});
+        let batched = in_first_partition("batched", &batch);
+        let single = in_first_partition("single", &json!({}));
+        let stack = env.serve(&[&batched, &single]).await?;
+        let user = stack.new_user(&batched)?;
+        let mut ids = turns(&user, 1).await?;
+        for round in 1..=2 {
+            turns(&stack.new_user(&single)?, 1).await?;
+            receiver.wait(|all| all.iter().filter(|it| it.path == "/single").count() == round).await?;
+        }
+        assert!(receiver.deliveries_at("/batched").is_empty());
+        ids.extend(turns(&user, 1).await?);
+        receiver.wait(|all| all.iter().any(|it| it.path == "/batched")).await?;
+        assert_eq!(request_ids(&receiver.deliveries_at("/batched"))?, ids);
     }
 
     /// CloudEvents 1.0
