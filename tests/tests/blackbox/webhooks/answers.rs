@@ -136,6 +136,30 @@ on_each_database! {
         }
     }
 
+    /// PLAT-43, PLAT-165: a receiver may repeat what users wrote, so its words about such
+    /// an event are not kept.
+    async fn words_about_an_event_with_content_are_not_kept(env) {
+        let receiver = WebhookReceiver::start().await?;
+        receiver.push(Reply::Answer {
+            status: 422,
+            headers: vec!["Content-Type: text/plain".to_owned()],
+            body: b"what is PING?".to_vec(),
+        });
+        let scene = env.scene_with(|tenant| {
+            let mut tenant = tenant.with_webhook("auditSink", &json!({"url": receiver.url(AUDIT)}));
+            tenant.spec()["auditSink"]["includeContent"] = json!(true);
+            tenant
+        }).await?;
+        turns(&scene.new_user()?, 1).await?;
+        let deliveries = receiver.deliveries_at_least(1).await?;
+        assert_eq!(deliveries[0].json()?["prompt"], "PING");
+        let database = scene.database();
+        scene.stack.eventually("dead", async || Ok(database.number(DEAD).await? == 1)).await?;
+        let rows = database.query("SELECT last_error FROM outbox_dead_letters").await?;
+        let error = rows[0][0].as_deref().unwrap_or_default();
+        assert!(error.ends_with("answered 422: it refuses the event"), "{error}");
+    }
+
     /// D31: everything else is transient, hostile answers included.
     async fn every_other_answer_is_followed_by_another_attempt(env) {
         let receiver = WebhookReceiver::start().await?;
