@@ -269,10 +269,12 @@ on_both_databases! {
     async fn waiting_messages_of_a_tenant_become_dead_letters(db: Db) {
         db.register(queues(4)).await;
         let (a, b) = (tenant(1), tenant(2));
-        for (tenant, payload) in [(a, "{}"), (a, "[]"), (b, "{}"), (a, "1")] {
+        for (tenant, payload) in [(a, "0"), (a, "{}"), (a, "[]"), (b, "{}"), (a, "1")] {
             db.enqueue(tenant, payload).await;
         }
         assert!(db.claim("x", HOUR).await);
+        let delivered = db.list(&[a], SHARE).await;
+        assert_eq!(db.acknowledge(&delivery(a, "x"), &delivered[..1]).await, 1);
         let messages = db.list(&[a], SHARE).await;
         assert!(db.reject(&delivery(a, "x"), messages[0].id).await);
         let again = db.count("SELECT MAX(id) FROM outbox_dead_letters", []).await;
