@@ -8,8 +8,8 @@ use minichat_tests::child::Process;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::ScriptedProvider;
-use minichat_tests::webhook_receiver::{Reply, WebhookReceiver};
-use serde_json::json;
+use minichat_tests::webhook_receiver::{Delivery, Reply, WebhookReceiver};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{AUDIT, USAGE, request_ids, scene, turns};
@@ -134,6 +134,35 @@ on_each_database! {
             assert!(error.contains(&format!("answered {status}")), "{error}");
             assert!(error.ends_with("it says: no such plan"), "{error}");
         }
+    }
+
+    /// PLAT-34: the events of a refused batch are repeated one by one, and only the one
+    /// that is refused alone becomes a dead letter.
+    async fn of_a_refused_batch_one_event_is_a_dead_letter(env) {
+        let receiver = WebhookReceiver::start().await?;
+        receiver.otherwise(|delivery| {
+            let is_failed = |event: &Value| event["terminal_state"] == "failed";
+            let events = delivery.events().unwrap_or_default();
+            Reply::Status(if events.iter().any(is_failed) { 422 } else { 200 })
+        });
+        let scene = env.scene_with(|tenant| {
+            let batch = json!({"maxEvents": 3, "maxSeconds": 60});
+            tenant.with_webhook("usageSink", &json!({"url": receiver.url(USAGE), "batch": batch}))
+        }).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        for content in ["PING", "ERROR", "PING"] {
+            user.say(&chat, content).await?;
+        }
+        let deliveries = receiver.deliveries_at_least(4).await?;
+        let batch = deliveries[0].events()?;
+        let alone = deliveries[1..].iter().map(Delivery::events).collect::<Result<Vec<_>, _>>()?;
+        assert_eq!(alone, batch.iter().map(|event| vec![event.clone()]).collect::<Vec<_>>());
+        let database = scene.database();
+        scene.stack.eventually("dead", async || Ok(database.number(DEAD).await? == 1)).await?;
+        let rows = database.query("SELECT dedupe_key FROM outbox_dead_letters").await?;
+        assert_eq!(rows[0][0].as_deref(), batch[1]["dedupe_key"].as_str());
+        assert_eq!(receiver.deliveries().len(), 4);
     }
 
     /// PLAT-43, PLAT-165: a receiver may repeat what users wrote, so its words about such
