@@ -318,6 +318,35 @@ on_each_database! {
             assert_eq!(event["source"], format!("/minichat/tenants/{}", scene.tenant.id));
             assert_eq!(event["subject"], event["data"]["turn_id"]);
             assert_eq!(event["time"], event["data"]["timestamp"]);
+            let trace = event["data"]["trace_id"].as_str().unwrap_or_default();
+            let parent = event["traceparent"].as_str().unwrap_or_default();
+            assert!(trace.len() == 32 && parent.starts_with(&format!("00-{trace}-")), "{event}");
+        }
+    }
+
+    /// CloudEvents 1.0, PLAT-43: changes have types of their own.
+    async fn cloud_events_of_changes_have_their_types(env) {
+        let receiver = WebhookReceiver::start().await?;
+        let options = json!({"format": "CloudEvents"});
+        let scene = env.scene_with(|tenant| {
+            tenant.with_webhook("auditSink", &webhook(&receiver.url(AUDIT), &options))
+        }).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        let id = |events: &minichat_tests::sse::Events| -> anyhow::Result<String> {
+            let started = events.only("stream_started")?;
+            Ok(started["request_id"].as_str().context("no id")?.to_owned())
+        };
+        let first = user.say(&chat, "PING").await?;
+        let retried = user.open_retry(&chat, &id(&first)?).await?.collect().await?;
+        user.delete_turn(&chat, &id(&retried)?).await?.expect(204)?;
+        let events = single_events(&receiver.deliveries_at_least(4).await?)?;
+        let types = events.iter().map(|event| event["type"].as_str().unwrap_or_default());
+        let expected = ["turn", "mutation", "turn", "delete"];
+        let expected = expected.map(|kind| format!("dev.minichat.audit.{kind}.v1"));
+        assert_eq!(types.collect::<Vec<_>>(), expected);
+        for event in &events {
+            assert_eq!(event["subject"], event["data"]["turn_id"]);
         }
     }
 }
