@@ -27,6 +27,7 @@ fn directories(suite: &str) -> anyhow::Result<Vec<&'static str>> {
         "minichat-store" => vec!["crates/store/src"],
         "minichat-provider" => vec!["crates/provider/src", "crates/provider/tests"],
         "minichat-dataplane" => vec!["dataplane/src"],
+        "minichat-scripted-provider" => vec!["tests/scripted-provider/src"],
         other => anyhow::bail!("{other} is no suite that this test knows"),
     })
 }

@@ -14,10 +14,10 @@ use http_body::{Body, Frame};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::frames::Frames;
 use super::pace::{Pace, monotonic_nanos};
-use super::scenario::Tokens;
+use super::short::Short;
 use super::stats::AnswerGuard;
+use super::writer::Usage;
 
 /// One step of an answer.
 #[derive(Debug)]
@@ -77,9 +77,9 @@ impl Answer {
         Self::steps(vec![Step::Bytes(bytes)], Arc::new(Semaphore::new(0)), guard)
     }
 
-    pub(super) fn paced(pace: Pace, frames: &Frames, guard: AnswerGuard) -> Self {
+    pub(super) fn paced(pace: Pace, writer: &Short, guard: AnswerGuard) -> Self {
         Self {
-            source: Source::Paced(Paced::new(pace, frames)),
+            source: Source::Paced(Paced::new(pace, writer)),
             guard,
         }
     }
@@ -158,7 +158,8 @@ pub(super) async fn take_release(releases: Arc<Semaphore>) {
     }
 }
 
-/// Pieces of text at a pace. Needs one timer and, without timestamps, no
+/// Pieces of text at a pace, in the short order, whose events all have the same
+/// bytes around the text. Needs one timer and, without timestamps, no
 /// allocation.
 struct Paced {
     pace: Pace,
@@ -178,26 +179,28 @@ struct Paced {
 const PLACEHOLDER: &str = "PLACEHOLDER";
 
 impl Paced {
-    fn new(pace: Pace, frames: &Frames) -> Self {
-        let template = frames.delta(PLACEHOLDER);
+    fn new(pace: Pace, writer: &Short) -> Self {
+        let template = writer.delta(PLACEHOLDER);
         let at = template
             .windows(PLACEHOLDER.len())
             .position(|window| window == PLACEHOLDER.as_bytes())
             .unwrap_or_default();
-        let usage = Tokens {
+        let usage = Usage {
             input: 50,
+            cached: 0,
             output: u64::from(pace.chunks),
+            reasoning: 0,
         };
         let began = Instant::now();
         Self {
             began,
             timer: Box::pin(sleep_until(began + pace.first)),
             next: 0,
-            opening: frames.created(),
+            opening: writer.created(),
             before_text: template.slice(..at),
             after_text: template.slice(at + PLACEHOLDER.len()..),
-            unstamped: frames.delta("token "),
-            ending: Some(frames.completed("", &serde_json::json!([]), Some(usage), false)),
+            unstamped: writer.delta("token "),
+            ending: Some(writer.completed(usage)),
             pace,
         }
     }

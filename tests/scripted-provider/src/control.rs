@@ -84,7 +84,9 @@ mod tests {
         let provider = ScriptedProvider::start().await.unwrap();
         let one = r#"{"deltas": ["a"], "ending": {"failed": {"code": "c", "message": "m"}}}"#;
         let many = r#"[{"ending": "hang", "times": 2}, {"status": 429, "body": {}}]"#;
-        for body in [one, many] {
+        let searching = r#"{"calls": [{"web_search": {"query": "q"}}], "short_order": true,
+            "annotations": [{"type": "url_citation"}], "usage_details": {"cached": 1}}"#;
+        for body in [one, many, searching] {
             assert_eq!(call(&provider, &Method::POST, "scenarios", body).0, 200);
         }
         let statuses: Vec<u16> = std::iter::from_fn(|| {
@@ -92,7 +94,7 @@ mod tests {
             scenario.map(|scenario| scenario.status)
         })
         .collect();
-        assert_eq!(statuses, [200, 200, 200, 429]);
+        assert_eq!(statuses, [200, 200, 200, 429, 200]);
         let (status, _) = call(&provider, &Method::POST, "scenarios", r#"{"statsu": 1}"#);
         assert_eq!(status, 400);
     }

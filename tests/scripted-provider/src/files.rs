@@ -6,6 +6,8 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use super::errors;
+
 #[derive(Debug, Default)]
 pub(super) struct Files {
     contents: BTreeMap<String, Bytes>,
@@ -128,6 +130,6 @@ fn not_found(id: &str) -> Reply {
     let message = format!("No such object: {id}");
     Reply::Json(
         StatusCode::NOT_FOUND,
-        json!({"error": {"code": "not_found", "message": message}}),
+        errors::invalid_request(&message, Some("id"), None),
     )
 }

@@ -1,4 +1,6 @@
-//! A scripted provider over real sockets (PLAT-122).
+//! A scripted provider over real sockets (PLAT-122). It speaks the Responses
+//! API and chat completions, streamed or not, with the events and members of
+//! the real ones.
 //! Without instructions, the last user text chooses the answer ([`script`]). A
 //! model such as `paced-ttft50-chunks100-interval20` sets the pace instead
 //! ([`pace`]). One-shot [`Scenario`]s override both. A test queues them
@@ -8,30 +10,39 @@
 //! connection and stream is counted, so that a disconnect can be observed.
 
 mod answer;
+mod call;
+mod chat_completions;
 mod control;
+mod errors;
 mod files;
 mod form;
-mod frames;
+mod models;
 mod pace;
 mod reading;
 mod recorded;
+mod responses;
 mod scenario;
 mod script;
 mod server;
+mod short;
 mod stats;
+mod steps;
+mod usage;
+mod writer;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+pub use call::Call;
 pub use recorded::RecordedRequest;
-pub use scenario::{Ending, Reading, Scenario, Tokens};
+pub use scenario::{Ending, Reading, Scenario, Tokens, UsageDetails};
 pub use stats::StatsSnapshot;
 
 use files::Files;
@@ -54,6 +65,8 @@ struct Shared {
     files: Mutex<Files>,
     drops_files: AtomicBool,
     stats: Arc<Stats>,
+    /// Generations so far.
+    answers: AtomicU64,
     /// One permit lets one held answer continue.
     releases: Arc<Semaphore>,
 }
@@ -74,6 +87,7 @@ impl ScriptedProvider {
             files: Mutex::default(),
             drops_files: AtomicBool::new(false),
             stats: Arc::default(),
+            answers: AtomicU64::default(),
             releases: Arc::new(Semaphore::new(0)),
         });
         let accepting = tokio::spawn(server::accept(listener, Arc::clone(&shared)));
@@ -131,7 +145,8 @@ impl ScriptedProvider {
         self.shared.releases.add_permits(count);
     }
 
-    /// Forgets scenarios, requests, files, releases and past counts.
+    /// Forgets scenarios, requests, files, releases and past counts. Ids begin
+    /// from the first again.
     pub fn reset(&self) {
         self.shared.reset();
     }
@@ -185,6 +200,7 @@ impl Shared {
         *self.files() = Files::default();
         self.releases
             .forget_permits(self.releases.available_permits());
+        self.answers.store(0, Ordering::Relaxed);
         self.stats.reset();
     }
 }
@@ -192,3 +208,6 @@ impl Shared {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

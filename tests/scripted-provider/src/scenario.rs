@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::call::Call;
+
 /// How one request is answered. Fields at their default follow the request's
 /// trigger.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,10 +40,22 @@ pub struct Scenario {
     pub body: Option<Value>,
     /// The whole stream, byte for byte; on other paths, the whole document.
     pub raw: Option<String>,
+    /// Pieces of a reasoning summary, before everything else.
+    pub reasoning: Option<Vec<String>>,
+    /// Calls before the text, one after another, instead of the trigger's.
+    /// They are made whether or not the request offers the tools.
+    pub calls: Option<Vec<Call>>,
     /// Pieces of text instead of the trigger's.
     pub deltas: Option<Vec<String>>,
+    /// Annotations of the text instead of the trigger's, as the Responses API
+    /// writes them.
+    pub annotations: Option<Vec<Value>>,
     /// Milliseconds before each piece except the first.
     pub interval_ms: u64,
+    /// Sends only the first event, the text, the events of calls and the last
+    /// event, with few members and without `sequence_number`, as some servers
+    /// do.
+    pub short_order: bool,
     /// Leaves out the first lifecycle event.
     pub without_created: bool,
     /// Leaves out the `event:` lines.
@@ -52,6 +66,8 @@ pub struct Scenario {
     pub ending: Ending,
     /// Reported usage instead of the trigger's.
     pub usage: Option<Tokens>,
+    /// What the reported usage says about parts of the tokens.
+    pub usage_details: UsageDetails,
     /// Reports no usage.
     pub without_usage: bool,
     /// Closes the connection after the answer.
@@ -88,6 +104,16 @@ pub struct Tokens {
     pub input: u64,
     /// Output tokens.
     pub output: u64,
+}
+
+/// Parts of the token counts. They are counted in [`Tokens`] too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UsageDetails {
+    /// Input tokens that a cache had.
+    pub cached: u64,
+    /// Output tokens of reasoning; `None`: some if reasoning was asked for.
+    pub reasoning: Option<u64>,
 }
 
 /// The end of a stream.
@@ -166,13 +192,18 @@ impl Default for Scenario {
             headers: BTreeMap::new(),
             body: None,
             raw: None,
+            reasoning: None,
+            calls: None,
             deltas: None,
+            annotations: None,
             interval_ms: 0,
+            short_order: false,
             without_created: false,
             without_event_names: false,
             hold_before_end: false,
             ending: Ending::Trigger,
             usage: None,
+            usage_details: UsageDetails::default(),
             without_usage: false,
             close: false,
         }
@@ -194,6 +225,14 @@ impl Scenario {
         Self {
             deltas: Some(deltas.iter().map(|delta| (*delta).to_owned()).collect()),
             ending,
+            ..Self::default()
+        }
+    }
+
+    /// The calls `calls`, then the trigger's text.
+    pub fn calls(calls: Vec<Call>) -> Self {
+        Self {
+            calls: Some(calls),
             ..Self::default()
         }
     }

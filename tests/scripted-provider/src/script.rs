@@ -1,124 +1,85 @@
-//! The answers that the last user text selects (the table of PLAT-122).
+//! The answers that the last user text selects (the table of PLAT-122), and
+//! what a scenario changes about them.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::answer::Step;
-use super::frames::{Frames, Protocol};
+use super::call::Call;
 use super::scenario::{Ending, Scenario, Tokens};
+use super::writer::Usage;
 
 /// Pause between the pieces of a `Write…` answer.
 const WRITING_PAUSE: Duration = Duration::from_millis(300);
 
-/// The selected answer, before a scenario changes it.
-struct Script {
-    pieces: Vec<Piece>,
-    ending: Ending,
-    annotations: Value,
+/// What an answer says, in any protocol.
+pub(super) struct Script {
+    pub(super) reasoning: Vec<String>,
+    pub(super) pieces: Vec<Piece>,
+    /// Between two pieces.
+    pub(super) pause: Duration,
+    pub(super) ending: Ending,
+    pub(super) annotations: Vec<Value>,
+    pub(super) usage: Option<Usage>,
+    /// Base of the usage.
     tokens: Tokens,
-    pause: Duration,
 }
 
-enum Piece {
+pub(super) enum Piece {
     Text(String),
-    /// An event of a hosted tool.
-    Tool(&'static str, Value),
-}
-
-/// The steps of the answer to `body`.
-pub(super) fn steps(frames: &Frames, body: &Value, scenario: &Scenario) -> Vec<Step> {
-    if let Some(steps) = raw_steps(scenario) {
-        return steps;
-    }
-    let script = Script::of(body);
-    let mut steps = Vec::new();
-    if !scenario.without_created {
-        steps.extend(frames.created().map(Step::Bytes));
-    }
-    let pieces = match &scenario.deltas {
-        Some(deltas) => deltas.iter().cloned().map(Piece::Text).collect(),
-        None => script.pieces,
-    };
-    let pause = match scenario.interval_ms {
-        0 => script.pause,
-        interval => Duration::from_millis(interval),
-    };
-    let mut text = String::new();
-    for (index, piece) in pieces.into_iter().enumerate() {
-        if index > 0 && !pause.is_zero() {
-            steps.push(Step::Wait(pause));
-        }
-        match piece {
-            Piece::Text(piece) => {
-                text.push_str(&piece);
-                steps.push(Step::Chunk(frames.delta(&piece)));
-            }
-            Piece::Tool(name, payload) => steps.push(Step::Bytes(frames.event(name, payload))),
-        }
-    }
-    let ending = match &scenario.ending {
-        Ending::Trigger => &script.ending,
-        scripted => scripted,
-    };
-    let usage = (!scenario.without_usage).then(|| {
-        scenario.usage.unwrap_or(Tokens {
-            input: script.tokens.input.max(50 * input_length(body)),
-            output: script.tokens.output,
-        })
-    });
-    let end = end_steps(frames, ending, &text, &script.annotations, usage);
-    with_ending(steps, end, scenario)
-}
-
-/// The steps of an answer that the scenario has byte for byte.
-pub(super) fn raw_steps(scenario: &Scenario) -> Option<Vec<Step>> {
-    let raw = scenario.raw.clone()?;
-    let steps = vec![Step::Bytes(raw.into())];
-    Some(with_ending(steps, Vec::new(), scenario))
-}
-
-fn with_ending(mut steps: Vec<Step>, end: Vec<Step>, scenario: &Scenario) -> Vec<Step> {
-    if scenario.hold_before_end {
-        steps.push(Step::Hold);
-    }
-    let end = match (&scenario.raw, &scenario.ending) {
-        (Some(_), Ending::Cut) => vec![Step::Flush, Step::Cut],
-        (Some(_), Ending::Hang) => vec![Step::Hang],
-        _ => end,
-    };
-    steps.extend(end);
-    steps
-}
-
-fn end_steps(
-    frames: &Frames,
-    ending: &Ending,
-    text: &str,
-    annotations: &Value,
-    usage: Option<Tokens>,
-) -> Vec<Step> {
-    let bytes = match ending {
-        Ending::Trigger | Ending::Completed => frames.completed(text, annotations, usage, false),
-        Ending::CompletedFlat => frames.completed(text, annotations, usage, true),
-        Ending::Incomplete { reason } => frames.incomplete(reason, usage, false),
-        Ending::IncompleteFlat { reason } => frames.incomplete(reason, usage, true),
-        Ending::Failed { code, message } => frames.failed(code, message, usage, false),
-        Ending::FailedFlat { code, message } => frames.failed(code, message, usage, true),
-        Ending::Error { code, message } => frames.error(code, message, false),
-        Ending::ErrorFlat { code, message } => frames.error(code, message, true),
-        Ending::Missing => return Vec::new(),
-        Ending::Cut => return vec![Step::Flush, Step::Cut],
-        Ending::Hang => return vec![Step::Hang],
-        Ending::Comments { every_ms } => {
-            return vec![Step::Comments(Duration::from_millis(*every_ms))];
-        }
-    };
-    vec![Step::Bytes(bytes)]
+    /// A call begins.
+    Begin(Call),
+    /// The call that began ends.
+    End,
 }
 
 impl Script {
+    /// The answer to `body`, as `scenario` changes it.
+    pub(super) fn new(body: &Value, scenario: &Scenario) -> Self {
+        let mut script = Self::of(body);
+        let wants_summary = !body["reasoning"]["summary"].is_null();
+        script.reasoning = match &scenario.reasoning {
+            Some(pieces) => pieces.clone(),
+            None if wants_summary => vec!["Thinking ".to_owned(), "it over.".to_owned()],
+            None => Vec::new(),
+        };
+        script.usage = (!scenario.without_usage).then(|| script.usage(body, scenario));
+        script.pieces = changed_pieces(script.pieces, scenario);
+        if scenario.interval_ms > 0 {
+            script.pause = Duration::from_millis(scenario.interval_ms);
+        }
+        if scenario.ending != Ending::Trigger {
+            script.ending = scenario.ending.clone();
+        }
+        if let Some(annotations) = &scenario.annotations {
+            script.annotations.clone_from(annotations);
+        }
+        script
+    }
+
+    fn usage(&self, body: &Value, scenario: &Scenario) -> Usage {
+        let Tokens { input, output } = scenario.usage.unwrap_or(Tokens {
+            input: self.tokens.input.max(50 * input_length(body)),
+            output: self.tokens.output,
+        });
+        let details = scenario.usage_details;
+        let thought = if self.reasoning.is_empty() {
+            0
+        } else {
+            output / 2
+        };
+        Usage {
+            input,
+            cached: details.cached,
+            output,
+            reasoning: details.reasoning.unwrap_or(thought),
+        }
+    }
+
     fn of(body: &Value) -> Self {
+        if let Some(call) = demanded_function(body) {
+            return Self::calling(call);
+        }
         let text = last_user_text(body);
         let has_tool = |name: &str| {
             body["tools"]
@@ -139,11 +100,13 @@ impl Script {
 
     fn saying(pieces: &[&str], input: u64, output: u64) -> Self {
         Self {
+            reasoning: Vec::new(),
             pieces: pieces.iter().map(|piece| text(piece)).collect(),
-            ending: Ending::Completed,
-            annotations: json!([]),
-            tokens: Tokens { input, output },
             pause: Duration::ZERO,
+            ending: Ending::Completed,
+            annotations: Vec::new(),
+            usage: None,
+            tokens: Tokens { input, output },
         }
     }
 
@@ -177,86 +140,142 @@ impl Script {
     }
 
     fn web_search(has_tool: bool) -> Self {
-        let start = tool(
-            "response.web_search_call.searching",
-            json!({"item_id": "ws_mock"}),
-        );
-        let done = tool(
-            "response.web_search_call.completed",
-            json!({"item_id": "ws_mock"}),
-        );
-        let citation = json!([{
+        let search = Call::WebSearch {
+            query: "found".to_owned(),
+        };
+        let pieces = vec![
+            text("Searching"),
+            Piece::Begin(search),
+            text("...found"),
+            Piece::End,
+            text(" results"),
+        ];
+        let citation = json!({
             "type": "url_citation", "url": "https://example.com/found", "title": "Found",
             "start_index": 0, "end_index": 9,
-        }]);
+        });
         Self {
-            pieces: with_tools(
-                has_tool,
-                vec![
-                    text("Searching"),
-                    start,
-                    text("...found"),
-                    done,
-                    text(" results"),
-                ],
-            ),
-            annotations: citation,
+            pieces: with_tools(has_tool, pieces),
+            annotations: vec![citation],
             ..Self::saying(&[], 80, 15)
         }
     }
 
     fn file_search(has_tool: bool) -> Self {
-        let start = tool(
-            "response.file_search_call.searching",
-            json!({"item_id": "fs_mock"}),
-        );
-        let results = json!({"item_id": "fs_mock", "results": [
-            {"file_id": "file-mock-000000000000", "filename": "notes.txt", "score": 0.9, "text": "found"},
-        ]});
-        let done = tool("response.file_search_call.completed", results);
-        let citation = json!([{
+        let result = json!({
+            "file_id": "file-mock-000000000000", "filename": "notes.txt", "score": 0.9,
+            "text": "found", "attributes": {},
+        });
+        let search = Call::FileSearch {
+            queries: vec!["found".to_owned()],
+            results: vec![result],
+        };
+        let citation = json!({
             "type": "file_citation", "file_id": "file-mock-000000000000",
             "filename": "notes.txt", "index": 0,
-        }]);
+        });
+        let pieces = vec![Piece::Begin(search), Piece::End, text("Based on docs")];
         Self {
-            pieces: with_tools(has_tool, vec![start, done, text("Based on docs")]),
-            annotations: citation,
+            pieces: with_tools(has_tool, pieces),
+            annotations: vec![citation],
             ..Self::saying(&[], 200, 10)
         }
     }
 
     fn code(has_tool: bool) -> Self {
-        let item = || json!({"item_id": "ci_mock"});
-        let outputs = json!({"item_id": "ci_mock", "outputs": [{"type": "logs", "logs": "42\n"}]});
+        let run = Call::CodeInterpreter {
+            code: "print(6 * 7)".to_owned(),
+            logs: "42\n".to_owned(),
+        };
+        let pieces = vec![
+            Piece::Begin(run),
+            Piece::End,
+            text("The "),
+            text("answer "),
+            text("is 42."),
+        ];
         Self {
-            pieces: with_tools(
-                has_tool,
-                vec![
-                    tool("response.code_interpreter_call.in_progress", item()),
-                    tool("response.code_interpreter_call.interpreting", item()),
-                    tool("response.code_interpreter_call.completed", outputs),
-                    text("The "),
-                    text("answer "),
-                    text("is 42."),
-                ],
-            ),
+            pieces: with_tools(has_tool, pieces),
             ..Self::saying(&[], 300, 20)
         }
     }
+
+    fn calling(call: Call) -> Self {
+        Self {
+            pieces: vec![Piece::Begin(call), Piece::End],
+            ..Self::saying(&[], 60, 18)
+        }
+    }
+}
+
+/// The pieces of `triggered`, unless the scenario has others.
+fn changed_pieces(triggered: Vec<Piece>, scenario: &Scenario) -> Vec<Piece> {
+    if scenario.calls.is_none() && scenario.deltas.is_none() {
+        return triggered;
+    }
+    let calls = scenario.calls.iter().flatten();
+    let calls = calls.flat_map(|call| [Piece::Begin(call.clone()), Piece::End]);
+    let texts: Vec<Piece> = match &scenario.deltas {
+        Some(deltas) => deltas.iter().map(|delta| text(delta)).collect(),
+        None => with_tools(false, triggered),
+    };
+    calls.chain(texts).collect()
 }
 
 fn text(piece: &str) -> Piece {
     Piece::Text(piece.to_owned())
 }
 
-fn tool(name: &'static str, payload: Value) -> Piece {
-    Piece::Tool(name, payload)
-}
-
-/// Tool events are left out if the request does not offer the tool.
+/// Calls are left out if the request does not offer the tool.
 fn with_tools(has_tool: bool, mut pieces: Vec<Piece>) -> Vec<Piece> {
     pieces.retain(|piece| has_tool || matches!(piece, Piece::Text(_)));
     pieces
+}
+
+/// A call of the function that the request demands with `tool_choice`.
+fn demanded_function(body: &Value) -> Option<Call> {
+    let choice = &body["tool_choice"];
+    let wanted = [&choice["name"], &choice["function"]["name"]]
+        .into_iter()
+        .find_map(Value::as_str);
+    if choice != "required" && wanted.is_none() {
+        return None;
+    }
+    let functions = body["tools"].as_array()?.iter();
+    functions
+        .filter(|tool| tool["type"] == "function")
+        // Chat completions have its members in a member of its own.
+        .map(|tool| {
+            if tool["function"].is_null() {
+                tool
+            } else {
+                &tool["function"]
+            }
+        })
+        .filter_map(|function| Some((function["name"].as_str()?, &function["parameters"])))
+        .find(|(name, _)| wanted.is_none_or(|wanted| wanted == *name))
+        .map(|(name, parameters)| Call::Function {
+            name: name.to_owned(),
+            arguments: arguments_for(parameters).to_string(),
+        })
+}
+
+/// Arguments with the members that a JSON schema requires.
+fn arguments_for(schema: &Value) -> Value {
+    let required = schema["required"].as_array().into_iter().flatten();
+    required
+        .filter_map(Value::as_str)
+        .map(|name| {
+            let value = match schema["properties"][name]["type"].as_str() {
+                Some("integer" | "number") => 1.into(),
+                Some("boolean") => true.into(),
+                Some("array") => json!([]),
+                Some("object") => json!({}),
+                _ => "scripted".into(),
+            };
+            (name.to_owned(), value)
+        })
+        .collect()
 }
 
 /// The conversation of a request: `input` or `messages`.
@@ -293,33 +312,4 @@ fn input_length(body: &Value) -> u64 {
     conversation(body)
         .as_array()
         .map_or(1, |entries| entries.len() as u64)
-}
-
-/// A whole answer without a stream, for requests that do not want one.
-pub(super) fn whole_answer(frames: &Frames, body: &Value) -> Value {
-    let script = Script::of(body);
-    let text: String = script
-        .pieces
-        .iter()
-        .filter_map(|piece| match piece {
-            Piece::Text(text) => Some(text.as_str()),
-            Piece::Tool(..) => None,
-        })
-        .collect();
-    let Tokens { input, output } = script.tokens;
-    match frames.protocol {
-        Protocol::Responses => json!({
-            "id": frames.response_id, "object": "response", "status": "completed",
-            "output": [{"type": "message", "role": "assistant", "content": [
-                {"type": "output_text", "text": text, "annotations": script.annotations},
-            ]}],
-            "usage": {"input_tokens": input, "output_tokens": output},
-        }),
-        Protocol::ChatCompletions => json!({
-            "id": frames.response_id, "object": "chat.completion",
-            "choices": [{"index": 0, "finish_reason": "stop",
-                "message": {"role": "assistant", "content": text}}],
-            "usage": {"prompt_tokens": input, "completion_tokens": output},
-        }),
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,15 +21,17 @@ use tokio::time::sleep;
 
 use super::answer::{Answer, take_release};
 use super::form::Form;
-use super::frames::{Frames, Protocol};
 use super::pace::Pace;
+use super::script::Script;
+use super::short::Short;
 use super::stats::{AnswerGuard, ConnectionGuard};
-use super::{RecordedRequest, Scenario, Shared, control, files, reading, script};
+use super::writer::{Protocol, Request as Asked, writer};
+use super::{RecordedRequest, Scenario, Shared, control, errors, files, models, reading, steps};
 
 /// Where the control calls are.
 const CONTROL: &str = "/_control/";
-
-static NEXT_RESPONSE: AtomicU64 = AtomicU64::new(1);
+const EVENTS: &str = "text/event-stream";
+const JSON: &str = "application/json";
 
 /// Serves `listener` until it fails.
 pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
@@ -75,7 +77,10 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<R
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let guard = AnswerGuard::new(&shared.stats);
     if let Some(pace) = pace_of(&body) {
-        return Ok(stream(Answer::paced(pace, &frames(protocol, ""), guard)));
+        let body = json!({"model": ""});
+        let asked = asked(&body, &shared);
+        let answer = Answer::paced(pace, &Short::plain(protocol, asked), guard);
+        return Ok(with_type(answer, EVENTS));
     }
     let json: Value = serde_json::from_slice(&body).unwrap_or_default();
     record(&shared, &head, path, &json);
@@ -122,11 +127,11 @@ async fn answer_stored(
     if scenario.drop_connection {
         return Err(io::Error::other("dropped by the scenario"));
     }
-    let steps = script::raw_steps(&scenario);
+    let steps = steps::raw(&scenario);
     let mut response = match (steps, &scenario.body) {
         (Some(steps), _) => {
             let answer = Answer::steps(steps, Arc::clone(&shared.releases), guard);
-            let mut response = with_type(answer, "application/json");
+            let mut response = with_type(answer, JSON);
             *response.status_mut() = status(&scenario);
             response
         }
@@ -146,18 +151,41 @@ fn status(scenario: &Scenario) -> StatusCode {
 
 fn generate(
     protocol: Protocol,
-    json: &Value,
+    body: &Value,
     scenario: &Scenario,
     shared: &Shared,
     guard: AnswerGuard,
 ) -> Response<Answer> {
-    let mut frames = frames(protocol, json["model"].as_str().unwrap_or_default());
-    frames.without_event_names = scenario.without_event_names;
-    if json["stream"] == false {
-        return json_answer(StatusCode::OK, &script::whole_answer(&frames, json), guard);
-    }
-    let steps = script::steps(&frames, json, scenario);
-    stream(Answer::steps(steps, Arc::clone(&shared.releases), guard))
+    let is_streamed = body["stream"] == true;
+    let mime = if is_streamed { EVENTS } else { JSON };
+    let asked = asked(body, shared);
+    let (status, steps) = if let Some(steps) = steps::raw(scenario) {
+        (StatusCode::OK, steps)
+    } else if body["model"].as_str().is_none_or(str::is_empty) {
+        return json_answer(StatusCode::BAD_REQUEST, &missing("model"), guard);
+    } else {
+        let script = Script::new(body, scenario);
+        let mut writer = writer(protocol, asked, scenario);
+        if is_streamed {
+            let steps = steps::stream(writer.as_mut(), &script, scenario.hold_before_end);
+            (StatusCode::OK, steps)
+        } else {
+            steps::document(writer.as_mut(), &script, scenario.hold_before_end)
+        }
+    };
+    let answer = Answer::steps(steps, Arc::clone(&shared.releases), guard);
+    let mut response = with_type(answer, mime);
+    *response.status_mut() = status;
+    response
+}
+
+fn missing(parameter: &str) -> Value {
+    let message = format!("Missing required parameter: '{parameter}'.");
+    errors::invalid_request(
+        &message,
+        Some(parameter),
+        Some("missing_required_parameter"),
+    )
 }
 
 fn store(
@@ -169,14 +197,16 @@ fn store(
 ) -> Response<Answer> {
     let reply = shared.files().answer(method, path, body);
     match reply {
-        Some(files::Reply::Json(status, value)) => json_answer(status, &value, guard),
-        Some(files::Reply::Content(bytes)) => Response::new(Answer::whole(bytes, guard)),
-        None => json_answer(
-            StatusCode::NOT_FOUND,
-            &json!({"error": {"code": "not_found", "message": "Unknown path"}}),
-            guard,
-        ),
+        Some(files::Reply::Json(status, value)) => return json_answer(status, &value, guard),
+        Some(files::Reply::Content(bytes)) => return Response::new(Answer::whole(bytes, guard)),
+        None => {}
     }
+    if let Some(models) = models::answer(method, path) {
+        return json_answer(StatusCode::OK, &models, guard);
+    }
+    let message = format!("Invalid URL ({method} {path})");
+    let error = errors::invalid_request(&message, None, None);
+    json_answer(StatusCode::NOT_FOUND, &error, guard)
 }
 
 /// The pace of the model. Reads nothing else of the request.
@@ -189,16 +219,11 @@ fn pace_of(body: &[u8]) -> Option<Pace> {
     Pace::from_model(model)
 }
 
-fn frames(protocol: Protocol, model: &str) -> Frames {
-    let number = NEXT_RESPONSE.fetch_add(1, Ordering::Relaxed);
-    Frames {
-        protocol,
-        response_id: match protocol {
-            Protocol::Responses => format!("resp_mock_{number}"),
-            Protocol::ChatCompletions => format!("chatcmpl-mock-{number}"),
-        },
-        model: model.to_owned(),
-        without_event_names: false,
+/// Counts a generation.
+fn asked<'r>(body: &'r Value, shared: &Shared) -> Asked<'r> {
+    Asked {
+        body,
+        number: shared.answers.fetch_add(1, Ordering::Relaxed) + 1,
     }
 }
 
@@ -236,13 +261,9 @@ fn decorate(response: &mut Response<Answer>, scenario: &Scenario) {
     }
 }
 
-fn stream(answer: Answer) -> Response<Answer> {
-    with_type(answer, "text/event-stream")
-}
-
 fn json_answer(status: StatusCode, value: &Value, guard: AnswerGuard) -> Response<Answer> {
     let bytes = Bytes::from(value.to_string());
-    let mut response = with_type(Answer::whole(bytes, guard), "application/json");
+    let mut response = with_type(Answer::whole(bytes, guard), JSON);
     *response.status_mut() = status;
     response
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use minichat_tests::harness::Scene;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
-use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider};
+use minichat_tests::scripted_provider::{Ending, Scenario, ScriptedProvider, Tokens};
 use serde_json::json;
 
 on_each_database! {
@@ -82,6 +82,34 @@ on_each_database! {
         assert!(stream.next().await?.is_none());
     }
 
+    /// TURN-20, PLAT-122: some servers send few of the events of the APIs.
+    async fn the_short_order_of_events_is_read_as_well_as_the_whole(env) {
+        for kind in ["OpenAIResponses", "VllmResponses", "OpenAIChatCompletions"] {
+            let scene = env.scene_with(|mut tenant| {
+                tenant.spec()["providers"][0]["kind"] = json!(kind);
+                tenant
+            }).await?;
+            let user = scene.new_user()?;
+            for short_order in [false, true] {
+                scene.provider.push_scenario(Scenario {
+                    short_order,
+                    usage: Some(Tokens { input: 9, output: 8 }),
+                    ..Scenario::deltas(&["one ", "two"], Ending::Completed)
+                });
+                let chat = user.create_chat(Some("std")).await?;
+                let events = user.say(&chat, "hello").await?;
+                let case = format!("{kind}, short: {short_order}");
+                assert_eq!(events.answer(), "one two", "{case}");
+                let deltas = events.0.iter().filter(|event| event.name == "delta");
+                assert_eq!(deltas.count(), 2, "{case}");
+                assert_eq!(user.messages(&chat).await?[1]["content"], "one two", "{case}");
+                let usage = &events.only("done")?["usage"];
+                assert_eq!(*usage, json!({"input_tokens": 9, "output_tokens": 8}), "{case}");
+            }
+            scene.stack.stop().await?;
+        }
+    }
+
     /// TURN-22, TURN-30: providers differ in where they put usage and finish
     /// reason; no content beside them is lost.
     async fn chat_completions_end_in_every_form(env) {
@@ -140,9 +168,12 @@ on_each_database! {
             tenant
         }).await?;
         let pieces = ["<th", "ink>a</thi", "nk>b"];
-        // Unlike the other endings, this one does not repeat the text.
         let ending = Ending::Incomplete { reason: "max_output_tokens".to_owned() };
-        scene.provider.push_scenario(Scenario::deltas(&pieces, ending));
+        // This order with this ending does not repeat the text.
+        scene.provider.push_scenario(Scenario {
+            short_order: true,
+            ..Scenario::deltas(&pieces, ending)
+        });
         let user = scene.new_user()?;
         let chat = user.create_chat(None).await?;
         let events = user.say(&chat, "hello").await?;
@@ -222,10 +253,13 @@ on_each_database! {
         };
         let piece = "0123456789".repeat(1000);
         let pieces = vec![piece.as_str(); PIECES];
-        // Unlike the other endings, this one does not repeat the text.
+        // This order with this ending does not repeat the text.
         let reason = "max_output_tokens".to_owned();
         let ending = Ending::Incomplete { reason };
-        scene.provider.push_scenario(Scenario::deltas(&pieces, ending));
+        scene.provider.push_scenario(Scenario {
+            short_order: true,
+            ..Scenario::deltas(&pieces, ending)
+        });
         let slow = scene.new_user()?;
         let chat = slow.create_chat(None).await?;
         let mut stream = slow.open(&chat, &json!({"content": "hello"})).await?;

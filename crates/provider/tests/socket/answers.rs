@@ -5,7 +5,8 @@ use minichat_core::turn::{IncompleteReason, TurnErrorCode, Usage};
 use minichat_provider::{Completion, FailureKind, Terminal};
 
 use crate::support::Setup;
-use minichat_scripted_provider::{Ending, Scenario, Tokens};
+use minichat_scripted_provider::{Call, Ending, Scenario, Tokens, UsageDetails};
+use serde_json::json;
 
 const KINDS: [ProviderKind; 3] = [
     ProviderKind::OpenAiResponses,
@@ -47,6 +48,63 @@ async fn a_plain_answer_arrives_in_pieces_with_usage_and_id() {
         assert_eq!(reported, Some(usage(input, 12)), "{kind:?}");
         assert!(response_id.is_some(), "{kind:?}");
         assert!(setup.started.get());
+    }
+}
+
+/// PLAT-113, PLAT-114, PLAT-122
+#[tokio::test]
+async fn the_short_and_the_whole_order_are_read_alike() {
+    for kind in KINDS {
+        let setup = Setup::new(kind).await;
+        for short_order in [false, true] {
+            setup.server.push_scenario(Scenario {
+                short_order,
+                reasoning: Some(vec!["why ".to_owned(), "not".to_owned()]),
+                calls: Some(vec![
+                    Call::WebSearch {
+                        query: "q".to_owned(),
+                    },
+                    Call::Function {
+                        name: "f".to_owned(),
+                        arguments: "{}".to_owned(),
+                    },
+                ]),
+                annotations: Some(vec![json!({"type": "url_citation", "url": "u"})]),
+                usage: Some(Tokens {
+                    input: 9,
+                    output: 8,
+                }),
+                usage_details: UsageDetails {
+                    cached: 7,
+                    reasoning: Some(6),
+                },
+                ..Scenario::deltas(&["caf", "\u{e9}\u{0} <b>"], Ending::Completed)
+            });
+            let answer = setup.send("Hi").await.unwrap();
+            let case = format!("{kind:?}, short: {short_order}");
+            assert_eq!(
+                (answer.text.as_str(), answer.deltas),
+                ("café\u{fffd} <b>", 2),
+                "{case}"
+            );
+            // The short order and chat completions do not show it.
+            let is_shown = !short_order && kind != ProviderKind::OpenAiChatCompletions;
+            assert_eq!(
+                answer.reasoning,
+                if is_shown { "why not" } else { "" },
+                "{case}"
+            );
+            let Terminal::Completed(completion) = answer.terminal else {
+                panic!("{case}: {:?}", answer.terminal);
+            };
+            let expected = Usage {
+                cache_read_input_tokens: 7,
+                reasoning_tokens: 6,
+                ..usage(9, 8)
+            };
+            assert_eq!(completion.usage, Some(expected), "{case}");
+            assert!(completion.response_id.is_some(), "{case}");
+        }
     }
 }
 
