@@ -15,6 +15,7 @@ mod faults;
 mod foreign;
 mod generate;
 mod images;
+mod node_tool;
 mod postgres;
 mod process;
 mod python_tool;
@@ -57,7 +58,7 @@ enum Command {
     Faults(faults::Options),
     /// Measure minichat beside nginx and a bare relay; write docs/benchmarks.md
     Bench(bench::Options),
-    /// Test the data plane against a third-party proxy; write docs/foreign-providers.md
+    /// Test data plane and scripted provider against third-party programs; write docs/foreign-providers.md
     Foreign(foreign::Options),
 }
 

@@ -1,6 +1,8 @@
 //! Child processes. This program waits for them, and ends them by process id when it is interrupted or fails.
 
-use std::process::{Child, Command, ExitStatus};
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -139,4 +141,23 @@ pub(crate) fn run(name: &str, command: &mut Command) -> anyhow::Result<()> {
         bail!("{name} failed ({status})");
     }
     Ok(())
+}
+
+/// Runs `command` to its end, whatever it is, and returns what it printed. The file `log` keeps it, and what it printed
+/// on its standard error is in the file beside it that ends in `.err`.
+pub(crate) fn output(name: &str, command: &mut Command, log: &Path) -> anyhow::Result<Output> {
+    let errors = log.with_extension("err");
+    command
+        .stdin(Stdio::null())
+        .stdout(File::create(log)?)
+        .stderr(File::create(errors)?);
+    let status = Running::start(name, command)?.wait()?;
+    let text = String::from_utf8_lossy(&fs::read(log)?).into_owned();
+    Ok(Output { status, text })
+}
+
+/// The end of a process, and what it printed.
+pub(crate) struct Output {
+    pub(crate) status: ExitStatus,
+    pub(crate) text: String,
 }

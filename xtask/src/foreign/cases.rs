@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 
 use super::client::{Answer, Client};
-use super::one_cell;
+use super::page::{one_cell, shortened};
 
 /// One message to one model.
 pub(super) struct Case {
@@ -131,7 +131,7 @@ impl Case {
                 ensure!(stored.is_empty(), "{stored:?} is stored");
                 Ok(format!(
                     "`{code}`: {}",
-                    one_cell(&shortened(&member("message")))
+                    one_cell(&shortened(&member("message"), 100))
                 ))
             }
             _ => anyhow::bail!("it ended with {} {}", answer.end, answer.data),
@@ -141,11 +141,4 @@ impl Case {
 
 pub(super) fn model_id(protocol: &str, model: &str) -> String {
     format!("{model}-{}", protocol.replace(' ', "-").to_lowercase())
-}
-
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(100) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
 }

@@ -1,109 +1,72 @@
-//! `cargo xtask foreign`: runs the data plane against `litellm`, a third-party proxy, in front of the scripted provider.
-//! Prints the results and writes them to `docs/foreign-providers.md`.
+//! `cargo xtask foreign`: third-party programs judge this repository. `litellm`, a proxy, stands between the data plane
+//! and the scripted provider. `llm-comply` compares the scripted provider with public specifications, and `codex`, a
+//! client, has to understand it. Prints the results and writes them to `docs/foreign-providers.md`.
 
 mod cases;
+mod checks;
 mod client;
+mod codex;
+mod page;
+mod proxy;
 mod servers;
 
-use std::fmt::Write as _;
 use std::fs;
 
 use anyhow::bail;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use crate::python_tool::PythonTool;
 use crate::workspace;
-use cases::{CASES, Case};
-use servers::Servers;
+use page::Page;
 
 /// The results of the last run.
 const PAGE: &str = "docs/foreign-providers.md";
 
-const LITELLM: PythonTool = PythonTool {
-    directory: "litellm",
-    program: "litellm",
-    requirements: "tests/litellm/requirements.txt",
-};
-
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only print the table
+    /// Only print the page
     #[arg(long)]
     dry_run: bool,
+    /// Run only these parts, and only print their results
+    #[arg(long, value_enum, value_delimiter = ',')]
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// litellm between data plane and scripted provider
+    Litellm,
+    /// llm-comply against the scripted provider
+    LlmComply,
+    /// codex against the scripted provider
+    Codex,
+}
+
+impl Part {
+    fn run(self, page: &mut Page) -> anyhow::Result<()> {
+        match self {
+            Self::Litellm => proxy::run(page),
+            Self::LlmComply => checks::run(page),
+            Self::Codex => codex::run(page),
+        }
+    }
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let program = LITELLM.ensure()?;
-    servers::build()?;
-    let servers = Servers::start(&program)?;
+    let wanted = match &options.parts[..] {
+        [] => Part::value_variants(),
+        some => some,
+    };
+    servers::build(wanted.contains(&Part::Litellm))?;
     let mut page = Page::new();
-    let mut failed = 0;
-    for case in CASES {
-        let row = match case.play(servers.client()) {
-            Ok(row) => row,
-            Err(error) => {
-                failed += 1;
-                format!("**{}**", one_cell(&format!("{error:#}")))
-            }
-        };
-        page.add(case, &row)?;
+    for part in wanted {
+        part.run(&mut page)?;
     }
-    drop(servers);
-    print!("{}", page.text);
-    if !options.dry_run {
-        fs::write(workspace::root().join(PAGE), &page.text)?;
+    print!("{}", page.text());
+    if !options.dry_run && options.parts.is_empty() {
+        fs::write(workspace::root().join(PAGE), page.text())?;
     }
-    if failed > 0 {
-        bail!("{failed} of {} cases did not end as expected", CASES.len());
+    if page.failed() > 0 {
+        bail!("{} results are not as expected", page.failed());
     }
     Ok(())
-}
-
-struct Page {
-    text: String,
-}
-
-/// Why streamed and stored text may differ.
-const THINK: &str = "\
-One answer of vLLM is stored differently from how it was streamed: reasoning that begins without `<think>`, because
-the chat template of the model already holds the opening tag, and that ends with `</think>`. minichat holds text back
-only while more of the answer has already arrived. To hold all of it back would end streaming for every model that does
-not reason. So a slow answer shows its reasoning as text first. When the closing tag arrives, that text is removed from
-the answer: it is not stored, not replayed and not part of later prompts. To avoid this, start vLLM with
-`--reasoning-parser`, which sends reasoning as events of its own.
-";
-
-impl Page {
-    fn new() -> Self {
-        let version = fs::read_to_string(workspace::root().join(LITELLM.requirements))
-            .ok()
-            .and_then(|pins| {
-                let pin = pins.lines().find(|line| line.starts_with("litellm=="))?;
-                Some(pin.to_owned())
-            })
-            .unwrap_or_default();
-        let text = format!(
-            "# Third-party providers\n\n\
-             `cargo xtask foreign` writes this page. It places `{version}` between the data plane and the scripted\n\
-             provider and sends each message through it. It checks that the streamed text is the text in the database\n\
-             and that the chat accepts another message. A row in bold failed.\n\n\
-             {THINK}\n\
-             | Protocol | Model | Message | Result |\n|---|---|---|---|\n"
-        );
-        Self { text }
-    }
-
-    fn add(&mut self, case: &Case, row: &str) -> anyhow::Result<()> {
-        writeln!(
-            self.text,
-            "| {} | `{}` | `{}` | {row} |",
-            case.protocol, case.model, case.message
-        )?;
-        Ok(())
-    }
-}
-
-/// A text that stays within its cell of a table.
-fn one_cell(text: &str) -> String {
-    text.replace('|', "\\|").replace('\n', " ")
 }

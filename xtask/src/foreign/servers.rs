@@ -19,97 +19,117 @@ const READY_WITHIN: Duration = Duration::from_mins(3);
 /// The API key of the proxy, which is not a secret.
 const KEY: &str = "key-of-the-foreign-proxy";
 
-/// The three servers. When dropped, they end, the data plane first.
+/// The scripted provider. It ends when dropped.
+pub(super) struct Provider {
+    port: u16,
+    _running: Running,
+}
+
+/// The scripted provider, the proxy and the data plane. When dropped, they end, the data plane first.
 pub(super) struct Servers {
-    running: Vec<Running>,
+    _running: [Running; 2],
+    _provider: Provider,
     client: Client,
 }
 
-pub(super) fn build() -> anyhow::Result<()> {
-    let binaries = [
-        "--bin",
-        "minichat-dataplane",
-        "--bin",
-        "minichat-scripted-provider",
-    ];
+/// Builds the scripted provider and, if wanted, the data plane.
+pub(super) fn build(with_dataplane: bool) -> anyhow::Result<()> {
     let mut command = workspace::cargo();
     command
         .args(["build", "--workspace", "--locked"])
-        .args(binaries);
+        .args(["--bin", "minichat-scripted-provider"]);
+    if with_dataplane {
+        command.args(["--bin", "minichat-dataplane"]);
+    }
     process::run("cargo build", &mut command)
+}
+
+/// Where the files of a run are kept.
+pub(super) fn place() -> PathBuf {
+    workspace::target().join("foreign")
+}
+
+/// The new, empty directory `name` of this run.
+pub(super) fn directory(name: &str) -> anyhow::Result<PathBuf> {
+    let directory = place().join(name);
+    if directory.exists() {
+        fs::remove_dir_all(&directory)?;
+    }
+    fs::create_dir_all(&directory)?;
+    Ok(directory)
+}
+
+impl Provider {
+    /// Starts it; `whose` names the file with what it prints.
+    pub(super) fn start(whose: &str) -> anyhow::Result<Self> {
+        fs::create_dir_all(place())?;
+        let [port] = free_ports()?;
+        let mut command = program("minichat-scripted-provider");
+        command.arg("--listen").arg(format!("127.0.0.1:{port}"));
+        let log = place().join(format!("provider-of-{whose}.log"));
+        let running = start("scripted-provider", command, &log, || listens(port))?;
+        Ok(Self {
+            port,
+            _running: running,
+        })
+    }
+
+    /// Where both of its protocols are.
+    pub(super) fn base_url(&self) -> String {
+        format!("http://127.0.0.1:{}/v1", self.port)
+    }
 }
 
 impl Servers {
     pub(super) fn start(litellm: &Path) -> anyhow::Result<Self> {
-        let directory = workspace::target().join("foreign");
-        if directory.exists() {
-            fs::remove_dir_all(&directory)?;
-        }
+        let directory = directory("litellm")?;
         fs::create_dir_all(directory.join("manifests"))?;
-        let [provider, proxy, port, admin] = free_ports()?;
-        fs::write(
-            directory.join("litellm.yaml"),
-            proxy_config(provider).to_string(),
-        )?;
-        fs::write(
-            directory.join("config.yaml"),
+        let [proxy, port, admin] = free_ports()?;
+        let provider = Provider::start("litellm")?;
+        let write = |name: &str, text: String| fs::write(directory.join(name), text);
+        write("litellm.yaml", proxy_config(&provider).to_string())?;
+        write(
+            "config.yaml",
             process_config(&directory, port, admin).to_string(),
         )?;
-        fs::write(directory.join("manifests/tenant.yaml"), manifests(proxy))?;
-        let mut servers = Self {
-            running: Vec::new(),
-            client: Client::new(port, admin),
-        };
-        servers.add(
-            &directory,
-            "scripted-provider",
-            provider_command(provider),
-            || listens(provider),
-        )?;
-        servers.add(
-            &directory,
-            "litellm",
-            proxy_command(litellm, &directory, proxy),
-            || listens(proxy),
-        )?;
+        write("manifests/tenant.yaml", manifests(proxy))?;
+        let command = proxy_command(litellm, &directory, proxy);
+        let log = directory.join("litellm.log");
+        let proxy = start("litellm", command, &log, || listens(proxy))?;
         let client = Client::new(port, admin);
-        servers.add(
-            &directory,
-            "dataplane",
-            dataplane_command(&directory),
-            || client.is_ready(),
-        )?;
-        Ok(servers)
+        let log = directory.join("dataplane.log");
+        let dataplane = start("dataplane", dataplane_command(&directory), &log, || {
+            client.is_ready()
+        })?;
+        Ok(Self {
+            _running: [dataplane, proxy],
+            _provider: provider,
+            client,
+        })
     }
 
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
-
-    fn add(
-        &mut self,
-        directory: &Path,
-        name: &str,
-        mut command: Command,
-        is_ready: impl FnMut() -> bool,
-    ) -> anyhow::Result<()> {
-        let path: PathBuf = directory.join(format!("{name}.log"));
-        let log = File::create(&path)?;
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        let mut running = Running::start(name, &mut command)?;
-        let started = running.wait_until("is ready", READY_WITHIN, is_ready);
-        self.running.push(running);
-        started.with_context(|| format!("see {}", path.display()))
-    }
 }
 
-impl Drop for Servers {
-    fn drop(&mut self) {
-        while self.running.pop().is_some() {}
-    }
+/// Starts `command` with its output in the file `log`, and waits until it is ready.
+fn start(
+    name: &str,
+    mut command: Command,
+    log: &Path,
+    is_ready: impl FnMut() -> bool,
+) -> anyhow::Result<Running> {
+    let file = File::create(log)?;
+    command
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file);
+    let mut running = Running::start(name, &mut command)?;
+    running
+        .wait_until("is ready", READY_WITHIN, is_ready)
+        .with_context(|| format!("see {}", log.display()))?;
+    Ok(running)
 }
 
 fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
@@ -130,12 +150,6 @@ fn listens(port: u16) -> bool {
 
 fn program(name: &str) -> Command {
     Command::new(workspace::target().join("debug").join(name))
-}
-
-fn provider_command(port: u16) -> Command {
-    let mut command = program("minichat-scripted-provider");
-    command.arg("--listen").arg(format!("127.0.0.1:{port}"));
-    command
 }
 
 fn proxy_command(litellm: &Path, directory: &Path, port: u16) -> Command {
@@ -167,7 +181,7 @@ fn dataplane_command(directory: &Path) -> Command {
 }
 
 /// JSON text is valid YAML.
-fn proxy_config(provider: u16) -> Value {
+fn proxy_config(provider: &Provider) -> Value {
     let canned = |name: &str, answer: &str| {
         json!({
             "model_name": name,
@@ -178,7 +192,7 @@ fn proxy_config(provider: u16) -> Value {
         json!({
             "model_name": name,
             "litellm_params": {
-                "model": model, "api_key": "x", "api_base": format!("http://127.0.0.1:{provider}/v1"),
+                "model": model, "api_key": "x", "api_base": provider.base_url(),
             },
         })
     };
