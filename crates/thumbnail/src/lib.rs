@@ -7,6 +7,7 @@
 //! and places, names and colour profiles are dropped.
 
 mod jpeg;
+mod webp;
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -67,6 +68,9 @@ pub enum NoThumbnail {
     /// The file is damaged, or uses something that the decoder cannot read.
     #[error("the image cannot be decoded: {0}")]
     Undecodable(ImageError),
+    /// A frame of the file is none.
+    #[error("a frame has no pixels")]
+    NoPixels,
     /// The decoder has a fault.
     #[error("the decoder panicked")]
     Panicked,
@@ -111,6 +115,7 @@ fn decode(file: &[u8], limits: &Limits) -> Result<(DynamicImage, Orientation), N
             let cost = jpeg::cost(file).ok_or(NoThumbnail::TooLarge)?;
             allowed.reserve(cost)?;
         }
+        ImageFormat::WebP if webp::has_empty_frame(file) => return Err(NoThumbnail::NoPixels),
         ImageFormat::Png | ImageFormat::Gif | ImageFormat::WebP => {}
         _ => return Err(NoThumbnail::UnknownFormat),
     }
@@ -125,7 +130,12 @@ fn decode(file: &[u8], limits: &Limits) -> Result<(DynamicImage, Orientation), N
     allowed.reserve(decoder.total_bytes())?;
     decoder.set_limits(allowed)?;
     // Damaged metadata does not spoil the image.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let orientation = if format == ImageFormat::WebP && webp::is_cut(file) {
+        None
+    } else {
+        decoder.orientation().ok()
+    };
+    let orientation = orientation.unwrap_or(Orientation::NoTransforms);
     Ok((DynamicImage::from_decoder(decoder)?, orientation))
 }
 

@@ -34,6 +34,12 @@ const LIMITS: Limits = Limits {
 /// files.
 const MAX_ALLOCATED: usize = 3 * 2 * MIB + 2 * MIB;
 
+/// Files that the fuzz target found.
+const FOUND: [&[u8]; 2] = [
+    include_bytes!("files/animation-without-pixels.webp"),
+    include_bytes!("files/exif-longer-than-its-file.webp"),
+];
+
 fn files() -> Vec<Vec<u8>> {
     let formats = [
         ImageFormat::Png,
@@ -150,6 +156,10 @@ fn no_bytes_make_it_panic_or_allocate_more_than_its_limit() {
     // A panic that is caught would print a message for each case.
     std::panic::set_hook(Box::new(|_| {}));
     let before = ALLOCATOR.allocated();
+    for file in FOUND {
+        let made = thumbnail(file, &LIMITS);
+        assert!(!matches!(made, Err(NoThumbnail::Panicked)));
+    }
     let tried = TestRunner::new(config).run(&inputs, |file| {
         let made = thumbnail(&file, &LIMITS);
         prop_assert!(!matches!(made, Err(NoThumbnail::Panicked)));

@@ -224,3 +224,11 @@ fn damaged_and_foreign_files_have_no_thumbnail() {
         assert!(matches!(made, Err(NoThumbnail::UnknownFormat)), "{made:?}");
     }
 }
+
+/// CONT-66: found by the fuzz target; the decoder panics at such a file.
+#[test]
+fn an_animation_with_a_frame_without_pixels_has_no_thumbnail() {
+    let file = include_bytes!("files/animation-without-pixels.webp");
+    let made = thumbnail(file, &Limits::default());
+    assert!(matches!(made, Err(NoThumbnail::NoPixels)), "{made:?}");
+}
