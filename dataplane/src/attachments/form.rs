@@ -162,12 +162,15 @@ pub(super) struct Passed {
 }
 
 impl Passed {
-    /// Keeps a copy of the file if it has at most `max_kept` bytes.
-    pub(super) fn keeping(max_kept: u64) -> Self {
+    /// Keeps a copy of the file if it has at most `max_kept` bytes. It will probably
+    /// have `expected` bytes: room for them is made at once, because a copy that grows
+    /// takes up to three times as much. Memory that is not written to costs nothing.
+    pub(super) fn keeping(max_kept: u64, expected: u64) -> Self {
+        let room = usize::try_from(expected.min(max_kept)).unwrap_or_default();
         Self {
             bytes: AtomicU64::default(),
             fault: OnceLock::new(),
-            kept: Mutex::new((max_kept > 0).then(Vec::new)),
+            kept: Mutex::new((max_kept > 0).then(|| Vec::with_capacity(room))),
             max_kept,
         }
     }

@@ -92,7 +92,10 @@ pub(super) async fn transfer(
     let stale = upload.app.config.cleanup_worker.stale_timeout;
     let total = total.unwrap_or_default().min(stale.mul_f32(0.9));
     let transfer = Transfer {
-        passed: Arc::new(Passed::keeping(kept_bytes(upload, &new))),
+        passed: Arc::new(Passed::keeping(
+            kept_bytes(upload, &new),
+            new.announced_bytes,
+        )),
         upload,
         new,
         key,

@@ -158,8 +158,19 @@ impl ArrivingBody {
                 return Poll::Ready(Some(Err(Broken)));
             }
         };
-        self.progress.send_replace(progress);
+        self.tell(progress);
         piece
+    }
+
+    /// Each piece is told, because the peer has time for each. That one is still
+    /// wanted is not told again: whoever is told polls the connection, which asks
+    /// for the piece.
+    fn tell(&self, progress: Progress) {
+        self.progress.send_if_modified(|known| {
+            let is_new = progress != Progress::Wanted || *known != progress;
+            *known = progress;
+            is_new
+        });
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -391,6 +392,26 @@ async fn a_slow_source_is_limited_by_the_call_alone() {
         .upload_file(&call, &FILE, stream::pending())
         .await;
     assert!(matches!(error, Err(StorageError::Timeout)), "{error:?}");
+}
+
+/// A call that waits for the client's next bytes leaves its thread to others.
+#[tokio::test]
+async fn a_source_that_has_nothing_is_asked_once() {
+    let setup = Setup::responses().await;
+    let polls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&polls);
+    let body = stream::poll_fn(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Poll::<Option<Result<Bytes, BodyError>>>::Pending
+    });
+    let call = StorageCall {
+        expires_at: Instant::now() + Duration::from_millis(300),
+        ..call(&setup)
+    };
+    let error = setup.client.upload_file(&call, &FILE, body).await;
+    assert!(matches!(error, Err(StorageError::Timeout)), "{error:?}");
+    let polls = polls.load(Ordering::Relaxed);
+    assert!((1..10).contains(&polls), "{polls} times");
 }
 
 /// A provider that reads slowly, but reads, is waited for.
