@@ -11,6 +11,7 @@ use minichat_core::SystemClock;
 use minichat_store::{DatabaseSettings, Store, StoreError};
 use rustix::fs::statvfs;
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 /// How long a successful check is reused.
@@ -18,7 +19,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How long a failed check is reused. It is short, so that recovery is noticed
 /// soon.
 const FRESH_FAILURE: Duration = Duration::from_millis(100);
-/// How long the check of a working database may take.
+/// How long a check waits for the database.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Opens the database. A job does not migrate an older schema unless `migrate`
@@ -92,34 +93,61 @@ pub(crate) fn free_bytes(directory: &Path) -> std::io::Result<u64> {
 /// database, or one whose disk is full, is not ready.
 pub struct Probe {
     store: Store,
-    last: Mutex<Option<(Instant, Finding)>>,
-    is_doubted: AtomicBool,
+    checks: Checks,
 }
-
-/// The result of a check: why the database cannot serve.
-type Finding = Result<(), Arc<str>>;
 
 impl Probe {
     pub fn of(store: Store) -> Self {
         Self {
             store,
-            last: Mutex::default(),
-            is_doubted: AtomicBool::new(false),
+            checks: Checks::default(),
         }
     }
 
     /// Records that a request was answered with 503, so that the next
     /// [`check`](Self::check) asks the database.
     pub(crate) fn doubt(&self) {
-        self.is_doubted.store(true, Ordering::Release);
+        self.checks.is_doubted.store(true, Ordering::Release);
     }
 
     /// Whether the database serves. A success is reused for a second, unless a
     /// request failed since.
     pub(crate) async fn check(&self) -> Finding {
-        let mut last = self.last.lock().await;
+        let store = self.store.clone();
+        self.checks.check(async move { store.probe().await }).await
+    }
+}
+
+/// The result of a check: why the database cannot serve.
+type Finding = Result<(), Arc<str>>;
+
+#[derive(Default)]
+struct Checks {
+    state: Mutex<State>,
+    is_doubted: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    last: Option<(Instant, Finding)>,
+    /// At most one. It goes on when the check that began it is answered: if each check
+    /// began its own, none would wait long enough for a session while many do.
+    under_way: JoinSet<(Instant, Result<(), StoreError>)>,
+}
+
+impl Checks {
+    /// Answers within [`PATIENCE`]. Without a recent finding it waits for the probe under
+    /// way, or else for `probe`.
+    async fn check<F>(&self, probe: F) -> Finding
+    where
+        F: Future<Output = Result<(), StoreError>> + Send + 'static,
+    {
+        let mut state = self.state.lock().await;
         let is_doubted = self.is_doubted.swap(false, Ordering::AcqRel);
-        if let Some((at, finding)) = &*last {
+        if let Some(over) = state.under_way.try_join_next() {
+            state.last = Some(found(over.ok()));
+        }
+        if let Some((at, finding)) = &state.last {
             let is_fresh = match finding {
                 Ok(()) => at.elapsed() < FRESH && !is_doubted,
                 Err(_) => at.elapsed() < FRESH_FAILURE,
@@ -128,22 +156,36 @@ impl Probe {
                 return finding.clone();
             }
         }
-        let answer = timeout(PATIENCE, self.store.probe()).await;
-        let finding = match answer.unwrap_or(Err(StoreError::Deadline)) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                tracing::warn!(%error, "the database cannot serve");
-                Err(format!("the database cannot serve: {}", error.reason()).into())
-            }
-        };
-        *last = Some((Instant::now(), finding.clone()));
+        if state.under_way.is_empty() {
+            let timed = async move {
+                let answer = probe.await;
+                (Instant::now(), answer)
+            };
+            state.under_way.spawn(timed);
+        }
+        let over = timeout(PATIENCE, state.under_way.join_next()).await;
+        let (at, finding) = found(over.ok().flatten().and_then(Result::ok));
+        state.last = Some((at, finding.clone()));
         finding
     }
+}
+
+/// What the end of a probe says; without one, the database is silent.
+fn found(over: Option<(Instant, Result<(), StoreError>)>) -> (Instant, Finding) {
+    let silent = || (Instant::now(), Err(StoreError::Deadline));
+    let (at, answer) = over.unwrap_or_else(silent);
+    let finding = answer.map_err(|error| {
+        tracing::warn!(%error, "the database cannot serve");
+        format!("the database cannot serve: {}", error.reason()).into()
+    });
+    (at, finding)
 }
 
 #[cfg(test)]
 mod tests {
     use tempfile::TempDir;
+    use tokio::sync::oneshot;
+    use tokio::time::advance;
 
     use super::*;
 
@@ -161,5 +203,37 @@ mod tests {
             nowhere.ends_with("minichat.db cannot be opened"),
             "{nowhere}"
         );
+    }
+
+    /// PLAT-161: a check that is over before its probe loses nothing: the probe keeps its
+    /// place among the jobs that wait for a session, and answers the next check.
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_takes_longer_than_its_check_answers_the_next() {
+        let checks = Checks::default();
+        let refused = || async { Err(StoreError::AcquireTimeout) };
+        let (answer, answered) = oneshot::channel();
+        let slow = async { answered.await.unwrap() };
+        let began = Instant::now();
+        checks.check(slow).await.unwrap_err();
+        assert_eq!(began.elapsed(), PATIENCE);
+        advance(FRESH_FAILURE).await;
+        answer.send(Ok(())).unwrap();
+        checks.check(refused()).await.unwrap();
+        checks.is_doubted.store(true, Ordering::Release);
+        checks.check(refused()).await.unwrap_err();
+    }
+
+    /// PLAT-161: what a probe found when no check waited for it is no news later.
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_ended_between_two_checks_says_nothing_later() {
+        let checks = Checks::default();
+        let (answer, answered) = oneshot::channel();
+        let slow = async { answered.await.unwrap() };
+        checks.check(slow).await.unwrap_err();
+        answer.send(Ok(())).unwrap();
+        tokio::task::yield_now().await;
+        advance(FRESH).await;
+        let refused = async { Err(StoreError::AcquireTimeout) };
+        checks.check(refused).await.unwrap_err();
     }
 }

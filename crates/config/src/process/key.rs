@@ -192,7 +192,7 @@ pub(super) const KEYS: &[Key] = &[
         "database.max_conns",
         Kind::Integer(1, 1000),
         "10",
-        "Maximum number of connections. On SQLite, the number of readers; there is always one writer as well.",
+        "Maximum number of connections. On SQLite, the number of readers; there is always one writer as well. On PostgreSQL, one more listens, and while the server does not answer within the statement timeout, as when it is frozen or a commit waits for a standby, connections that the process has given up may still be open there.",
     ),
     key(
         "database.listen_url",
@@ -204,7 +204,7 @@ pub(super) const KEYS: &[Key] = &[
         "database.acquire_timeout_secs",
         Kind::Integer(1, 3600),
         "30",
-        "Seconds that a request waits for a connection; `database.job_timeout_secs` limits it further.",
+        "Seconds that a request waits for a connection. It waits for at most two thirds of the time that `database.job_timeout_secs` leaves it.",
     ),
     key(
         "database.connect_timeout_secs",

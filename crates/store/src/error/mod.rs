@@ -46,8 +46,9 @@ pub enum StoreError {
     /// all retries (QUOTA-82).
     #[error("transaction collided with another one: {0}")]
     Contended(Refused),
-    /// No connection became free within `acquire_timeout`.
-    #[error("no database connection within the acquire timeout")]
+    /// No connection became free within `acquire_timeout`, or within two thirds of
+    /// what was left of `job_timeout`.
+    #[error("no database connection became free in time")]
     AcquireTimeout,
     /// The database did not answer within `job_timeout`, and nothing was
     /// committed.
@@ -186,6 +187,13 @@ impl StoreError {
         matches!(self, Self::Postgres(refused) if refused.code == CROWDED)
     }
 
+    /// Whether the server ended or refused a session because it stops or starts, or
+    /// because somebody ended this one.
+    pub(crate) fn is_restarting_server(&self) -> bool {
+        matches!(self, Self::Postgres(refused)
+            if RESTARTING.contains(&refused.code.as_str()))
+    }
+
     /// Whether the session ended before its answer could be read. A server that
     /// panics during a commit may have stored it already.
     pub(crate) fn ends_session(&self) -> bool {
@@ -203,6 +211,8 @@ impl StoreError {
 /// A write in a read-only transaction.
 const READ_ONLY: &str = "25006";
 const CROWDED: &str = "53300";
+/// A session ended by an administrator, and a server that starts or stops.
+const RESTARTING: [&str; 2] = ["57P01", "57P03"];
 /// A message that the other side does not understand, such as a parameter of the
 /// connection that a pooler does not pass on.
 pub(crate) const PROTOCOL_VIOLATION: &str = "08P01";

@@ -15,10 +15,10 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use minichat_config::PostgresUrl;
 use sqlx::postgres::PgConnectOptions;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 pub(crate) use options::check_files;
-use pool::{Pool, Session};
+use pool::Pool;
 use sessions::Sessions;
 pub use stops::StopRequests;
 pub(crate) use tx::{Commits, PostgresTx};
@@ -65,7 +65,8 @@ impl Postgres {
         let pool = Pool::new(main_options, settings, !is_pooled);
         let direct = direct.as_ref().unwrap_or(&main);
         let direct = options::of_url(direct, &settings.of_listener(), STATEMENTS);
-        let mut first = pool.acquire().await?;
+        let patience = settings.acquire_timeout.max(settings.job_timeout);
+        let mut first = pool.acquire(Instant::now() + patience).await?;
         migrate::postgres(first.connection()?, settings.auto_migrate).await?;
         drop(first);
         Ok(Self {
@@ -89,7 +90,7 @@ impl Postgres {
         let deadline = Instant::now() + self.job_timeout;
         let mut attempt = 1;
         loop {
-            let session = self.session(deadline).await?;
+            let session = self.pool.acquire(deadline).await?;
             let sessions = Arc::clone(&self.sessions);
             let mut tx = Tx::postgres(PostgresTx::transaction(session, sessions, deadline));
             let answer = job(&mut tx).await;
@@ -126,7 +127,7 @@ impl Postgres {
         let deadline = Instant::now() + self.job_timeout;
         let mut attempt = 1;
         loop {
-            let session = self.session(deadline).await?;
+            let session = self.pool.acquire(deadline).await?;
             let sessions = Arc::clone(&self.sessions);
             let mut tx = Tx::postgres(PostgresTx::reading(session, sessions, deadline));
             let answer = job(&mut tx).await;
@@ -139,10 +140,5 @@ impl Postgres {
             }
             attempt += 1;
         }
-    }
-
-    async fn session(&self, deadline: Instant) -> Result<Session, StoreError> {
-        let session = timeout_at(deadline, self.pool.acquire()).await;
-        session.unwrap_or(Err(StoreError::AcquireTimeout))
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::SqlStr;
 use sqlx::{AssertSqlSafe, SqlSafeStr as _};
+use tokio::time::Instant;
 
 use super::flush::Flushes;
 use super::pool::Pool;
@@ -64,24 +65,24 @@ impl Sessions {
         self.begin.clone()
     }
 
-    /// Notes a failure after `waited`; whether its session must not be used
+    /// Notes a failure of what was asked at `asked`; whether its session must not be used
     /// again. One that may only be read, that was lost, or whose server is silent
-    /// is a sign of what the others are: all are made anew, so that the pool finds
-    /// the server that serves now. If it ended only this one, the others are asked
-    /// before they are used. A job whose time was over when it began says nothing.
-    pub(super) fn note(&self, error: &StoreError, waited: Duration) -> bool {
-        let is_silent = matches!(error, StoreError::Deadline) && waited >= self.silence;
+    /// is a sign of what the others are which were there then: all are made anew, so that
+    /// the pool finds the server that serves now. If a session was ended, those that are
+    /// left are asked before they are used. A job whose time was over when it began says
+    /// nothing.
+    pub(super) fn note(&self, error: &StoreError, asked: Instant) -> bool {
+        let is_late = matches!(error, StoreError::Deadline);
+        let is_silent = is_late && asked.elapsed() >= self.silence;
         let is_lost = matches!(error, StoreError::Connection(_));
-        if is_silent || is_lost || error.is_read_only_server() {
-            self.pool.give_up_all();
-            return true;
+        let is_read_only = error.is_read_only_server();
+        if is_silent || is_lost || is_read_only {
+            self.pool.give_up_older(asked);
         }
-        if !error.ends_session() {
-            return false;
-        }
-        if !matches!(error, StoreError::Deadline) {
+        let is_over = error.ends_session() || is_read_only;
+        if is_over && !is_late {
             self.pool.doubt_all();
         }
-        true
+        is_over
     }
 }

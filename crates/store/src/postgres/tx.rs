@@ -326,7 +326,7 @@ impl PostgresTx {
         if (has_collided || is_lost) && !matches!(self.chance, Chance::Unknown) {
             self.chance = Chance::Better;
         }
-        if self.sessions.note(&error, began.elapsed()) {
+        if self.sessions.note(&error, began) {
             self.session.give_up();
         }
         error

@@ -13,6 +13,8 @@ mod one_statement;
 mod outages;
 mod outbox;
 mod paging;
+mod pool;
+mod proxy;
 mod quota;
 mod running;
 mod schema;

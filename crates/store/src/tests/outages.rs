@@ -90,7 +90,7 @@ fn what_passes_by_itself_is_told_apart() {
     }
 }
 
-fn chat(db: &Db, user_id: UserId) -> NewChat<'static> {
+pub(super) fn chat(db: &Db, user_id: UserId) -> NewChat<'static> {
     NewChat {
         id: ChatId::random(),
         tenant_id: db.tenant,

@@ -1,0 +1,313 @@
+//! The sessions of a process.
+//!
+//! The pool of `sqlx` sends a `Sync` whenever a session comes back, waits for its
+//! answer without limit, and repeats a connection that is refused until the time
+//! to wait for one is over. Here a session that comes back costs nothing, one
+//! that was idle is asked whether it lives, and what a server says is told at
+//! once.
+
+mod connect;
+mod session;
+
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sqlx::Connection as _;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+
+pub(crate) use session::Session;
+
+use crate::{DatabaseSettings, StoreError};
+
+/// After which time a server that is full, or restarts, is asked for a connection again.
+const TRIED_AGAIN: Duration = Duration::from_millis(100);
+
+/// After this time an idle session is asked whether it still lives: its server
+/// may have ended it, or may have vanished.
+const ASKED_AFTER: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub(super) struct Pool(Arc<Shared>);
+
+struct Shared {
+    /// Where the sockets of sessions are watched: a session outlives the thread
+    /// that asked for it.
+    runtime: Handle,
+    /// One for each host.
+    servers: Vec<PgConnectOptions>,
+    /// Whether a session must keep what is set with it.
+    keeps_settings: bool,
+    permits: Arc<Semaphore>,
+    /// Told when a session is used no more.
+    returned: Notify,
+    /// Told when sessions are given up.
+    given_up: Notify,
+    acquire_timeout: Duration,
+    connect_timeout: Duration,
+    /// By then the server ends every statement.
+    statement_timeout: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Those used last come last, and are used first.
+    idle: Vec<Idle>,
+    /// Sessions that were connected by then are given up.
+    oldest: Option<Instant>,
+    in_use: usize,
+}
+
+impl State {
+    fn give_up_older(&mut self, asked: Instant) {
+        self.oldest = self.oldest.max(Some(asked));
+        self.idle.retain(|idle| idle.origin.connected > asked);
+    }
+
+    fn has_given_up(&self, origin: Origin) -> bool {
+        self.oldest.is_some_and(|oldest| origin.connected <= oldest)
+    }
+}
+
+struct Idle {
+    connection: PgConnection,
+    origin: Origin,
+    since: Instant,
+    /// Whether its server has ended another one since.
+    is_doubted: bool,
+}
+
+impl Idle {
+    /// Whether it is used without asking whether it lives.
+    fn is_fresh(&self) -> bool {
+        self.since.elapsed() < ASKED_AFTER && !self.is_doubted
+    }
+}
+
+/// Where a session comes from. No session outlives its server: a server that
+/// crashes, or fails over, ends all of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin {
+    /// When its connection was made.
+    connected: Instant,
+    /// When the server started, in microseconds since 1970, which tells one server
+    /// from another.
+    server: i64,
+}
+
+impl Origin {
+    /// Whether this session, as long as it lives, proves that nothing is lost of
+    /// what a session of `other` has been told since `since`: both have the same
+    /// server, and it has not crashed.
+    pub(super) fn vouches_for(&self, other: Self, since: Instant) -> bool {
+        self.server == other.server && self.connected <= since
+    }
+}
+
+impl Pool {
+    pub(super) fn new(
+        servers: Vec<PgConnectOptions>,
+        settings: &DatabaseSettings,
+        keeps_settings: bool,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            runtime: Handle::current(),
+            servers,
+            keeps_settings,
+            permits: Arc::new(Semaphore::new(settings.max_conns.max(1))),
+            returned: Notify::new(),
+            given_up: Notify::new(),
+            acquire_timeout: settings.acquire_timeout,
+            connect_timeout: settings.connect_timeout,
+            statement_timeout: settings.statement_timeout,
+            state: Mutex::default(),
+        }))
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.0.runtime
+    }
+
+    pub(super) fn has_free(&self) -> bool {
+        self.0.permits.available_permits() > 0
+    }
+
+    /// A session that lives, made if none is idle. If others have all connections of
+    /// the server, the next one that comes back.
+    pub(super) async fn acquire(&self, deadline: Instant) -> Result<Session, StoreError> {
+        let permit = self.permit(deadline).await?;
+        if let Some(idle) = self.pop_if(Idle::is_fresh) {
+            return Ok(Session::new(
+                self.clone(),
+                idle.connection,
+                idle.origin,
+                permit,
+            ));
+        }
+        let (found, session) = oneshot::channel();
+        let finding = self.clone().find(permit, deadline);
+        self.0.runtime.spawn(async move {
+            // One that comes too late for its job is for the next. Otherwise, if all take
+            // longer than jobs can wait, no job would ever have one.
+            drop(found.send(finding.await));
+        });
+        let session = timeout_at(deadline, session).await;
+        let session = session.map_err(|_| StoreError::Deadline)?;
+        session.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// A place among the sessions that there may be. A job spends at most two thirds of its
+    /// time on the wait: with one that it got at the last moment, it could do nothing.
+    async fn permit(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, StoreError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let limit = self.0.acquire_timeout.min(left * 2 / 3);
+        let permit = Arc::clone(&self.0.permits).acquire_owned();
+        let permit = timeout(limit, permit).await;
+        let permit = permit.map_err(|_| StoreError::AcquireTimeout)?;
+        permit.map_err(|_| StoreError::Closed)
+    }
+
+    async fn find(
+        self,
+        permit: OwnedSemaphorePermit,
+        deadline: Instant,
+    ) -> Result<Session, StoreError> {
+        let mut has_met_restart = false;
+        loop {
+            let returned = self.0.returned.notified();
+            let refused = match self.open().await {
+                Ok((connection, origin)) => {
+                    return Ok(Session::new(self.clone(), connection, origin, permit));
+                }
+                Err(refused) => refused,
+            };
+            let (has_idle, in_use) = self.counts();
+            let may_wait = refused.is_crowded_server() && (has_idle || in_use > 0);
+            let may_retry =
+                refused.is_restarting_server() && !mem::replace(&mut has_met_restart, true);
+            if !(may_wait || may_retry) || Instant::now() >= deadline {
+                return Err(refused);
+            }
+            if !has_idle {
+                // Others may have been told of the one that came back, and what other
+                // processes give back is not told at all.
+                let again = deadline.min(Instant::now() + TRIED_AGAIN);
+                let _ = timeout_at(again, returned).await;
+            }
+        }
+    }
+
+    /// Whether a session is idle, and how many are in use.
+    fn counts(&self) -> (bool, usize) {
+        let state = self.lock();
+        (!state.idle.is_empty(), state.in_use)
+    }
+
+    /// A connection that lives, and where it comes from.
+    async fn open(&self) -> Result<(PgConnection, Origin), StoreError> {
+        while let Some(mut idle) = self.pop_if(|_| true) {
+            if idle.is_fresh() || self.lives(&mut idle.connection).await {
+                return Ok((idle.connection, idle.origin));
+            }
+        }
+        let (connection, server) = self.connect().await?;
+        let origin = Origin {
+            connected: Instant::now(),
+            server,
+        };
+        Ok((connection, origin))
+    }
+
+    /// Gives up all sessions that were there when a server was asked that turned out to be
+    /// away. Those connected since have had an answer later.
+    pub(super) fn give_up_older(&self, asked: Instant) {
+        self.lock().give_up_older(asked);
+        self.0.given_up.notify_waiters();
+    }
+
+    /// Returns when the session of `origin` is given up.
+    async fn given_up(&self, origin: Origin) {
+        loop {
+            let told = self.0.given_up.notified();
+            if self.lock().has_given_up(origin) {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// Asks all idle sessions whether they live, each before it is used.
+    pub(super) fn doubt_all(&self) {
+        for idle in &mut self.lock().idle {
+            idle.is_doubted = true;
+        }
+    }
+
+    async fn lives(&self, connection: &mut PgConnection) -> bool {
+        let asked = Instant::now();
+        let answer = timeout(self.0.connect_timeout, connection.ping()).await;
+        if answer.is_err() {
+            // Its server is silent, and so it will be to the others.
+            self.give_up_older(asked);
+        }
+        matches!(answer, Ok(Ok(())))
+    }
+
+    fn pop_if(&self, may: impl FnOnce(&Idle) -> bool) -> Option<Idle> {
+        self.lock().idle.pop_if(|idle| may(idle))
+    }
+
+    fn put_back(&self, connection: PgConnection, origin: Origin) {
+        let mut state = self.lock();
+        if !state.has_given_up(origin) {
+            state.idle.push(Idle {
+                connection,
+                origin,
+                since: Instant::now(),
+                is_doubted: false,
+            });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code runs under the lock that could leave the state broken.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// API-132: a flush after a crash or a failover says nothing about what was
+    /// committed before.
+    #[test]
+    fn only_an_older_session_of_the_same_server_vouches_for_a_commit() {
+        let sent = Instant::now();
+        let moment = Duration::from_millis(1);
+        let session = |connected, server| Origin { connected, server };
+        let committed = session(sent - moment, 1);
+        assert!(session(sent, 1).vouches_for(committed, sent));
+        assert!(!session(sent + moment, 1).vouches_for(committed, sent));
+        assert!(!session(sent, 2).vouches_for(committed, sent));
+    }
+
+    /// D43: a job that got the place of a session at its last moment could only give the
+    /// session up, and so would each of those that wait behind it.
+    #[tokio::test(start_paused = true)]
+    async fn a_job_does_not_wait_for_a_place_until_its_end() {
+        let mut settings = DatabaseSettings::new("postgres://nowhere/none");
+        settings.max_conns = 1;
+        let pool = Pool::new(Vec::new(), &settings, false);
+        let began = Instant::now();
+        let deadline = began + Duration::from_secs(15);
+        let _taken = pool.permit(deadline).await.unwrap();
+        let refused = pool.acquire(deadline).await;
+        assert!(matches!(refused, Err(StoreError::AcquireTimeout)));
+        assert_eq!(began.elapsed().as_secs(), 10);
+    }
+}
