@@ -120,7 +120,7 @@ async fn pass(
     is_silent: impl Fn() -> bool,
     lost: impl Fn(),
 ) -> std::io::Result<()> {
-    let mut buffer = [0; 8192];
+    let mut buffer = vec![0; 8192];
     loop {
         let length = from.read(&mut buffer).await?;
         if length == 0 {
