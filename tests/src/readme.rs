@@ -15,6 +15,7 @@ fn directories(suite: &str) -> anyhow::Result<Vec<&'static str>> {
         "" => vec!["tests/tests/blackbox"],
         "histories" => vec!["tests/tests/histories"],
         "aimock" => vec!["tests/tests/aimock"],
+        "llmsim" => vec!["tests/tests/llmsim"],
         "openapi" => vec!["tests/tests/openapi"],
         "operator" => vec!["tests/tests/operator"],
         "webhooks" => vec!["tests/tests/webhooks"],

@@ -15,6 +15,7 @@ mod faults;
 mod foreign;
 mod generate;
 mod images;
+mod llmsim;
 mod node_tool;
 mod postgres;
 mod process;

@@ -11,7 +11,7 @@ use minichat_cluster::packages::Package;
 use crate::cluster::{Clusters, may_run};
 use crate::postgres::{Durability, Postgres};
 use crate::process::Running;
-use crate::{aimock, schemathesis, upload_clients, webhooks, workspace};
+use crate::{aimock, llmsim, schemathesis, upload_clients, webhooks, workspace};
 
 /// The test binary of `minichat-tests` that needs `PgBouncer`.
 const BEHIND_POOLER: &str = "blackbox";
@@ -29,6 +29,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .transpose()?;
     let aimock = may_run(&options.arguments, aimock::SUITE)
         .then(aimock::ensure)
+        .transpose()?;
+    let llmsim = may_run(&options.arguments, llmsim::SUITE)
+        .then(llmsim::ensure)
         .transpose()?;
     let receivers = may_run(&options.arguments, webhooks::SUITE)
         .then(webhooks::ensure)
@@ -61,6 +64,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .envs(clusters.environment())
         .envs(schemathesis.map(|program| (schemathesis::PROGRAM, program)))
         .envs(aimock.map(|program| (aimock::PROGRAM, program)))
+        .envs(llmsim.map(|program| (llmsim::PROGRAM, program)))
         .envs(receivers.map(|python| (webhooks::PYTHON, python)))
         .envs(clients.map(|python| (upload_clients::PYTHON, python)))
         .stdin(Stdio::null())
