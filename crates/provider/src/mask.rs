@@ -138,13 +138,22 @@ impl Mask {
                     form.ends_with(part)
                 })
         };
-        let words = text.split(|c: char| c.is_whitespace() || "\"'`,;()<>".contains(c));
-        let remainders: Vec<String> = words
-            .filter(|word| is_remainder(word))
-            .map(str::to_owned)
-            .collect();
-        let replace = |text, word: &String| replace_all(text, word, CREDENTIAL, false);
-        remainders.iter().fold(text, replace)
+        let is_between = |c: char| c.is_whitespace() || "\"'`,;()<>".contains(c);
+        let (mut masked, mut copied, mut at) = (String::new(), 0, 0);
+        for piece in text.split_inclusive(is_between) {
+            let word = piece.trim_end_matches(is_between);
+            if is_remainder(word) {
+                masked.push_str(&text[copied..at]);
+                masked.push_str(CREDENTIAL);
+                copied = at + word.len();
+            }
+            at += piece.len();
+        }
+        if copied == 0 {
+            return text;
+        }
+        masked.push_str(&text[copied..]);
+        Cow::Owned(masked)
     }
 }
 

@@ -1,12 +1,17 @@
 //! The sources of an answer, as clients see them (CONT-109, CONT-110).
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use minichat_core::stream::{Citation, CitationSource, StreamEvent};
 use minichat_provider::Citation as Cited;
 use minichat_store::{CitableFile, StoreError};
+use tokio::time::timeout;
 
 use super::open::OpenTurn;
+
+/// How long the end of an answer waits for the names of the files that it cites.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The event with the sources of a whole answer; `None` if clients may see none.
 pub(super) async fn event(turn: &OpenTurn, cited: Vec<Cited>) -> Option<StreamEvent<'static>> {
@@ -27,11 +32,12 @@ pub(super) async fn event(turn: &OpenTurn, cited: Vec<Cited>) -> Option<StreamEv
 /// them.
 async fn files(turn: &OpenTurn) -> HashMap<String, CitableFile> {
     let (tenant, chat) = (turn.caller.tenant_id, turn.ids().chat_id);
-    let found: Result<_, StoreError> = turn
+    let found = turn
         .app
         .store
-        .read(move |tx| Box::pin(async move { tx.citable_files(tenant, chat).await }))
-        .await;
+        .read(move |tx| Box::pin(async move { tx.citable_files(tenant, chat).await }));
+    let found = timeout(PATIENCE, found).await;
+    let found: Result<_, StoreError> = found.unwrap_or(Err(StoreError::Deadline));
     let found = found.unwrap_or_else(|error| {
         tracing::warn!(%error, "an answer cites files that could not be looked up");
         Vec::new()

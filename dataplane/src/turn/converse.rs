@@ -133,7 +133,7 @@ pub(super) async fn converse(
             }
             Some(ProviderEvent::Tool(tool)) => {
                 answer.calls.note(&tool).map_err(TurnError::TooManyCalls)?;
-                StreamEvent::Tool(tool)
+                StreamEvent::Tool(turn.plan.tools.without_ids(tool))
             }
             Some(ProviderEvent::Terminal(terminal)) => {
                 sink.events.provider_ended();

@@ -305,8 +305,9 @@ async fn in_one_statement(
     let Some(reserve) = account.reserve else {
         return Ok(None);
     };
-    let has_counts = ending.calls.web_search > 0 || ending.calls.code_interpreter > 0;
-    if ending.stale_at.is_some() || has_counts || !tx.has_single_statements() {
+    // The statement books no calls.
+    let has_calls = ending.calls != CallCounts::default();
+    if ending.stale_at.is_some() || has_calls || !tx.has_single_statements() {
         return Ok(None);
     }
     // The statement puts the instant and the cells in.

@@ -1,6 +1,7 @@
 //! The calls of tools of a running turn (TURN-28, TURN-29).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use minichat_core::stream::{ToolEvent, ToolPhase};
 use minichat_core::turn::TurnErrorCode;
@@ -9,6 +10,12 @@ use tokio::task::JoinSet;
 
 use super::open::OpenTurn;
 use crate::app::App;
+
+/// How long the end of a turn waits for the counts of its calls.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// File searches of one turn. No provider needs so many.
+const FILE_SEARCHES: u32 = 1000;
 
 /// Calls that ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -36,8 +43,8 @@ impl TooManyCalls {
     pub(super) const fn code(self) -> TurnErrorCode {
         match self.0 {
             HostedTool::CodeInterpreter => TurnErrorCode::CodeInterpreterCallsExceeded,
-            // There is no limit of file searches.
-            HostedTool::WebSearch | HostedTool::FileSearch => TurnErrorCode::WebSearchCallsExceeded,
+            HostedTool::WebSearch => TurnErrorCode::WebSearchCallsExceeded,
+            HostedTool::FileSearch => TurnErrorCode::ProviderError,
         }
     }
 
@@ -47,9 +54,10 @@ impl TooManyCalls {
             HostedTool::CodeInterpreter => {
                 "The model ran code more often than one message may. Ask for less at once."
             }
-            HostedTool::WebSearch | HostedTool::FileSearch => {
+            HostedTool::WebSearch => {
                 "The model searched the web more often than one message may. Ask for less at once."
             }
+            HostedTool::FileSearch => "The provider searched in files without end.",
         }
     }
 }
@@ -91,10 +99,17 @@ impl ToolCalls {
         self.counter.ended
     }
 
-    /// Waits until the calls are stored, or could not be: what is charged is what the
-    /// turn's row says (TURN-35).
+    /// Waits a moment until the calls are stored: what is charged is what the turn's row
+    /// says (TURN-35). A call that is not stored by then may not be charged.
     pub(super) async fn stored(&mut self) {
-        while self.writes.join_next().await.is_some() {}
+        let app = Arc::clone(&self.app);
+        let all = async { while self.writes.join_next().await.is_some() {} };
+        tokio::select! {
+            () = all => {}
+            () = tokio::time::sleep(PATIENCE) => {}
+            () = app.turns.abandoned() => {}
+        }
+        self.writes.detach_all();
     }
 }
 
@@ -110,7 +125,7 @@ async fn count(app: Arc<App>, tenant: TenantId, turn: TurnId, tool: HostedTool) 
 
 /// The calls of each tool, and how many of them there may be.
 struct Counter {
-    most: [Option<u32>; 3],
+    most: [u32; 3],
     begun: [u32; 3],
     ended: CallCounts,
 }
@@ -118,7 +133,9 @@ struct Counter {
 impl Counter {
     fn new(most: impl FnMut(HostedTool) -> Option<u32>) -> Self {
         Self {
-            most: HostedTool::ALL.map(most),
+            most: HostedTool::ALL
+                .map(most)
+                .map(|most| most.unwrap_or(FILE_SEARCHES)),
             begun: [0; 3],
             ended: CallCounts::default(),
         }
@@ -134,7 +151,7 @@ impl Counter {
             ToolPhase::Start => *begun = begun.saturating_add(1),
             ToolPhase::Done => *begun = (*begun).max(ended.saturating_add(1)),
         }
-        if self.most[tool as usize].is_some_and(|most| *begun > most) {
+        if *begun > self.most[tool as usize] {
             return Err(TooManyCalls(tool));
         }
         if event.phase == ToolPhase::Done {

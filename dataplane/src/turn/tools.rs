@@ -4,6 +4,7 @@
 use minichat_config::{Model, TenantConfig};
 use minichat_core::quota::ToolSupport;
 use minichat_core::quota::estimate::OfferedTools;
+use minichat_core::stream::ToolEvent;
 use minichat_provider::{FileSearch, Tools, WebSearch};
 use minichat_store::{FileAtProvider, ToolFiles};
 
@@ -70,6 +71,19 @@ impl PlannedTools {
     /// Whether calls are counted per day, which only the locked rows decide (QUOTA-50).
     pub(super) const fn have_daily_quota(&self) -> bool {
         self.has_web_search || !self.code_file_ids.is_empty()
+    }
+
+    /// The event without ids that only the provider and this process know (CONT-39):
+    /// code may print the names of its files.
+    pub(super) fn without_ids(&self, mut event: ToolEvent) -> ToolEvent {
+        if let Some(output) = &mut event.details.output {
+            for id in self.vector_store_id.iter().chain(&self.code_file_ids) {
+                if output.contains(id.as_str()) {
+                    *output = output.replace(id.as_str(), "[provider_id]");
+                }
+            }
+        }
+        event
     }
 
     /// The tools for the provider.

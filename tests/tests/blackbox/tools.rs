@@ -176,29 +176,55 @@ on_each_database! {
         assert_eq!(request(&scene)["instructions"], Value::Null);
     }
 
-    /// CONT-37, CONT-38, CONT-107; checks 16 and 48 of chapter 04
-    async fn a_provider_that_cannot_run_tools_is_offered_none(env) {
-        let scene = env.scene_with(|mut tenant| {
-            let mut other = tenant.spec()["providers"][0].clone();
-            other["name"] = json!("other");
-            other["kind"] = json!("OpenAIChatCompletions");
-            tenant.spec()["providers"].as_array_mut().into_iter().for_each(|all| all.push(other.clone()));
-            for model in ["prem", "std"] {
-                tenant.model(model)["toolSupport"] = json!({"webSearch": true, "fileSearch": true});
-            }
-            tenant.model("std")["providerRef"] = json!("other");
-            tenant.spec()["killSwitches"] = json!({"forceStandardTier": true});
-            tenant
-        }).await?;
+    /// CONT-12: a retry asks for the tools of the turn that it replaces; check 18 of chapter 04
+    async fn a_retry_offers_the_same_tools(env) {
+        let scene = scene(&env).await?;
         let user = scene.new_user()?;
-        let chat = user.create_chat(Some("prem")).await?;
-        uploaded(&user, &chat, &text()).await?;
+        let chat = user.create_chat(Some("std")).await?;
         let events = sent(&user, &chat, &searching("hello")).await?;
-        assert_eq!(events.only("done")?["effective_model"], "std");
-        let requests = scene.provider.requests();
-        let body = &requests.last().context("no request")?.body;
-        assert_eq!(body["tools"], Value::Null, "{body}");
-        assert_eq!(body["messages"].as_array().map(Vec::len), Some(1), "{body}");
+        let key = events.only("stream_started")?["request_id"].as_str().context("no id")?.to_owned();
+        let before = request(&scene);
+        user.retry(&chat, &key).await?.expect(200)?;
+        let after = request(&scene);
+        assert_eq!(after["tools"], json!([{"type": "web_search", "search_context_size": "low"}]));
+        assert_eq!(after["instructions"], before["instructions"]);
+        let reserves = "SELECT DISTINCT reserve_tokens FROM chat_turns";
+        assert_eq!(scene.database().query(reserves).await?.len(), 1, "the same surcharges");
+    }
+
+    /// CONT-37, CONT-38, CONT-107; checks 16 and 48 of chapter 04
+    async fn a_provider_is_offered_only_what_it_can_run(env) {
+        for (kind, tools) in [
+            ("OpenAIChatCompletions", Value::Null),
+            // It has not the documents.
+            ("OpenAIResponses", json!([{"type": "web_search", "search_context_size": "low"}])),
+        ] {
+            let env = env.another().await?;
+            let scene = env.scene_with(|mut tenant| {
+                let mut other = tenant.spec()["providers"][0].clone();
+                other["name"] = json!("other");
+                other["kind"] = json!(kind);
+                if let Some(providers) = tenant.spec()["providers"].as_array_mut() {
+                    providers.push(other);
+                }
+                for model in ["prem", "std"] {
+                    tenant.model(model)["toolSupport"] =
+                        json!({"webSearch": true, "fileSearch": true, "codeInterpreter": true});
+                }
+                tenant.model("std")["providerRef"] = json!("other");
+                tenant.spec()["killSwitches"] = json!({"forceStandardTier": true});
+                tenant
+            }).await?;
+            let user = scene.new_user()?;
+            let chat = user.create_chat(Some("prem")).await?;
+            uploaded(&user, &chat, &text()).await?;
+            uploaded(&user, &chat, &spreadsheet()).await?;
+            let events = sent(&user, &chat, &searching("hello")).await?;
+            assert_eq!(events.only("done")?["effective_model"], "std");
+            let requests = scene.provider.requests();
+            let body = &requests.last().context("no request")?.body;
+            assert_eq!(body["tools"], tools, "{kind}: {body}");
+        }
     }
 
     /// CONT-101, QUOTA-18; check 41 of chapter 04
@@ -271,6 +297,48 @@ on_each_database! {
         assert_eq!(counted.count("mini_chat_code_interpreter_calls_total", &labels)?, 2);
     }
 
+    /// QUOTA-62, QUOTA-73: file searches alone are counted as well.
+    async fn a_file_search_alone_is_counted(env) {
+        let scene = scene(&env).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        let found = "response.file_search_call.completed";
+        let events = [(found, json!({"results": []})), completed("Hi", &json!([]))];
+        scene.provider.push_scenario(stream(&events));
+        sent(&user, &chat, &json!({"content": "hello"})).await?.only("done")?;
+        let sums = "SELECT DISTINCT file_search_calls FROM quota_usage WHERE bucket = 'total'";
+        assert_eq!(scene.database().number(sums).await?, 1);
+    }
+
+    /// D54, QUOTA-61, QUOTA-67: a provider that has run tools has not refused the call.
+    async fn a_status_after_calls_is_charged(env) {
+        let scene = scene(&env).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        let mut events = web_search().to_vec();
+        events.push(("error", json!({"code": "429", "message": "slow down"})));
+        scene.provider.push_scenario(stream(&events));
+        sent(&user, &chat, &searching("hello")).await?.only("error")?;
+        let usage = scene.database().payloads("mini-chat.usage_snapshot").await?;
+        assert_eq!(usage[0]["settlement_method"], "estimated", "{}", usage[0]);
+        assert_eq!(usage[0]["web_search_calls"], 1);
+    }
+
+    /// CONT-39: what code prints has no ids of the provider.
+    async fn printed_ids_are_masked(env) {
+        let scene = scene(&env).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        uploaded(&user, &chat, &spreadsheet()).await?;
+        let file = file_ids(&scene).await?.remove(0);
+        let mut events = code_call(&format!("/mnt/data/{file}-a.xlsx")).to_vec();
+        events.push(completed("Hi", &json!([])));
+        scene.provider.push_scenario(stream(&events));
+        let events = sent(&user, &chat, &json!({"content": "hello"})).await?;
+        let printed = &tool_events(&events)[1]["details"]["output"];
+        assert_eq!(printed, "/mnt/data/[provider_id]-a.xlsx");
+    }
+
     /// CONT-103, TURN-28, QUOTA-67, QUOTA-70, D11; checks 27 of chapter 02, 23 of chapter 03 and 43
     /// of chapter 04
     async fn the_call_beyond_the_limit_ends_the_turn(env) {
@@ -320,7 +388,7 @@ on_each_database! {
         }
     }
 
-    /// CONT-102, QUOTA-24, QUOTA-49, QUOTA-50, QUOTA-72; checks 24 of chapter 03 and 42 of chapter 04
+    /// CONT-102, QUOTA-24, QUOTA-49, QUOTA-50; checks 24 of chapter 03 and 42 of chapter 04
     async fn a_daily_quota_refuses_only_what_offers_the_tool(env) {
         let scene = scene(&env).await?;
         let user = scene.new_user()?;

@@ -10,9 +10,12 @@ use minichat_core::turn::{IncompleteReason, Usage};
 use super::json;
 use super::reported_error::ReportedError;
 use super::text::whole;
-use crate::event::{Completion, DeltaKind, ProviderEvent, ResponseId, Terminal};
+use crate::event::{Completion, DeltaKind, ProviderEvent, ResponseId, Terminal, first_chars};
 use crate::failure::Failure;
 use crate::mask::{Mask, TextMask};
+
+/// Bytes of the longest character in UTF-8.
+const LONGEST_CHAR: usize = 4;
 
 #[derive(Debug)]
 #[expect(
@@ -32,7 +35,7 @@ pub(super) struct Output {
     tool: Option<ToolEvent>,
     terminal: Option<Terminal>,
     finished: bool,
-    /// Whether any piece was ever given.
+    /// Whether any piece, or a call of a tool, was ever given.
     has_given: bool,
     /// Bytes of text that may still be given.
     room: usize,
@@ -110,11 +113,11 @@ impl Output {
         self.text_mask = text_mask;
     }
 
-    /// A call of a tool begins or ends. The text before it is given first.
+    /// A call of a tool begins or ends. Text that the mask holds back may follow it.
     pub(super) fn tool(&mut self, event: ToolEvent) {
-        self.release();
         self.tool = Some(event);
         self.progress = false;
+        self.has_given = true;
     }
 
     /// The next piece belongs to another delta of the provider than the
@@ -159,20 +162,25 @@ impl Output {
         self.reclassified = true;
     }
 
-    /// Whether any piece was ever given.
+    /// Whether any piece, or a call of a tool, was ever given.
     pub(super) fn has_given(&self) -> bool {
         self.has_given
     }
 
-    /// `text` without the credential.
-    pub(super) fn masked(&self, text: &str) -> String {
-        self.mask.credential_in(text).into_owned()
+    /// The first characters of `text` without the credential, and whether that is not
+    /// all of it. Of a long text, only so much is read.
+    pub(super) fn masked(&self, text: &str, max_chars: usize) -> (String, bool) {
+        let read = self.mask.cut(text, max_chars.saturating_mul(LONGEST_CHAR));
+        let masked = self.mask.credential_in(read);
+        let kept = first_chars(&masked, max_chars);
+        let is_cut = read.len() < text.len() || kept.len() < masked.len();
+        (kept.to_owned(), is_cut)
     }
 
     /// The id of an answer.
     pub(super) fn response_id(&self, id: Option<&str>) -> Option<ResponseId> {
         let id = whole(json::text(id?)?);
-        ResponseId::new(&self.mask.credential_in(&id))
+        ResponseId::new(&self.masked(&id, ResponseId::MAX_CHARS).0)
     }
 
     pub(super) fn complete(&mut self, completion: Completion) {

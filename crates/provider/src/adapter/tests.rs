@@ -244,7 +244,7 @@ fn a_call_counts_whatever_its_data_are() {
         (done, in_item),
         (done, r#"{"outputs":"none"}"#),
         ("response.file_search_call.completed", "{}"),
-        ("response.web_search_call.searching", "[]"),
+        ("response.web_search_call.searching", "{}"),
         ("", r#"{"type":"response.web_search_call.completed"}"#),
     ]);
     let printed: Vec<_> = tools
@@ -324,5 +324,27 @@ fn sources_are_bounded() {
             [source.title, source.snippet].map(|it| it.chars().count()),
             [1024; 2]
         );
+    }
+}
+
+/// PLAT-113: also the data of a call must be an object.
+#[test]
+fn a_call_that_cannot_be_read_ends_the_stream() {
+    let events = [("response.web_search_call.completed", "{\"x")];
+    let (_, end) = translate(ProviderKind::OpenAiResponses, &events);
+    assert!(matches!(end, Some(Terminal::Failed(_))), "{end:?}");
+}
+
+/// D54: a provider that has run a tool has not refused the call.
+#[test]
+fn a_status_after_a_call_is_no_refusal() {
+    let error = ("error", r#"{"code":"429","message":"slow down"}"#);
+    let call = ("response.web_search_call.searching", "{}");
+    for (events, is_refusal) in [(vec![error], true), (vec![call, error], false)] {
+        let (_, end) = translate(ProviderKind::OpenAiResponses, &events);
+        let Some(Terminal::Failed(failure)) = end else {
+            panic!("{end:?}");
+        };
+        assert_eq!(failure.is_refusal(), is_refusal, "{events:?}");
     }
 }

@@ -15,6 +15,9 @@ const MAX_CITATIONS: usize = 256;
 /// The most characters of a title, and of a snippet.
 const MAX_CHARS: usize = 1024;
 
+/// The most bytes of a part whose characters are counted.
+const MAX_COUNTED_BYTES: usize = 256 * 1024;
+
 /// The most bytes of an address. A longer one cannot be cut, so it is left out.
 const MAX_URL_BYTES: usize = 4096;
 
@@ -66,16 +69,18 @@ fn citation(annotation: &str, spoken: &str, before: usize, output: &Output) -> O
     let range = range(spoken, index(start), index(end));
     let snippet = match cited.and_then(text).map(whole) {
         Some(cited) if !cited.is_empty() => cited,
-        _ => range.map_or_else(String::new, |(_, inside)| inside.to_owned()),
+        _ => range.map_or_else(String::new, |(_, inside)| {
+            first_chars(inside, MAX_CHARS).to_owned()
+        }),
     };
-    let shown = |text: &str| first_chars(&output.masked(text), MAX_CHARS).to_owned();
+    let shown = |text: &str| output.masked(text, MAX_CHARS).0;
     Some(Citation {
         source,
         title: shown(&title.and_then(text).map(whole).unwrap_or_default()),
         url: url
             .map(whole)
             .filter(|url| url.len() <= MAX_URL_BYTES)
-            .map(|url| output.masked(&url)),
+            .map(|url| output.masked(&url, MAX_URL_BYTES).0),
         file_id: file_id.map(whole),
         snippet: shown(&snippet),
         span: range.map(|(span, _)| Span {
@@ -93,6 +98,9 @@ fn index(json: Option<&str>) -> Option<usize> {
 fn range(spoken: &str, start: Option<usize>, end: Option<usize>) -> Option<(Span, &str)> {
     let (start, end) = (start?, end?);
     let length = end.checked_sub(start)?;
+    if spoken.len() > MAX_COUNTED_BYTES {
+        return None;
+    }
     // Also the place after the last character.
     let places = || {
         spoken

@@ -147,8 +147,7 @@ impl Answer {
                 self.give_rest(Level::Item, place, &spoken, output);
             }
             Known::Tool(tool, phase) => {
-                self.release_half(output);
-                output.tool(tool::event(tool, phase, json, output));
+                output.tool(tool::event(tool, phase, json, output)?);
             }
             Known::Completed | Known::Incomplete => self.end(known, json, output)?,
             Known::Failed => self.fail(json, output),

@@ -3,10 +3,9 @@
 use minichat_core::HostedTool;
 use minichat_core::stream::{ToolDetails, ToolEvent, ToolPhase};
 
-use crate::adapter::json::{elements, members_of, text};
+use crate::adapter::json::{elements, members, members_of, text};
 use crate::adapter::output::Output;
 use crate::adapter::text::whole;
-use crate::event::first_chars;
 
 /// Characters of a code interpreter's output that clients see.
 const MAX_OUTPUT_CHARS: usize = 8192;
@@ -32,8 +31,14 @@ pub(super) fn of_name(name: &[u8]) -> Option<(HostedTool, ToolPhase)> {
     Some((tool, phase))
 }
 
-/// The event for clients. Whatever its data are, it counts.
-pub(super) fn event(tool: HostedTool, phase: ToolPhase, json: &str, output: &Output) -> ToolEvent {
+/// The event for clients. Whatever an object says, it counts.
+pub(super) fn event(
+    tool: HostedTool,
+    phase: ToolPhase,
+    json: &str,
+    output: &Output,
+) -> Result<ToolEvent, serde_json::Error> {
+    let [] = members(json, [])?;
     let details = match (tool, phase) {
         (_, ToolPhase::Start) | (HostedTool::WebSearch, _) => ToolDetails::default(),
         (HostedTool::FileSearch, ToolPhase::Done) => ToolDetails {
@@ -43,16 +48,16 @@ pub(super) fn event(tool: HostedTool, phase: ToolPhase, json: &str, output: &Out
         (HostedTool::CodeInterpreter, ToolPhase::Done) => {
             let printed = member(json, "outputs").map(logs).unwrap_or_default();
             ToolDetails {
-                output: Some(cut(&output.masked(&printed))),
+                output: Some(shown(&printed, output)),
                 ..ToolDetails::default()
             }
         }
     };
-    ToolEvent {
+    Ok(ToolEvent {
         phase,
         name: tool,
         details,
-    }
+    })
 }
 
 /// The member `name`, beside the type of the event or in its item.
@@ -75,10 +80,10 @@ fn logs(outputs: &str) -> String {
     logs.join("\n")
 }
 
-fn cut(printed: &str) -> String {
-    let kept = first_chars(printed, MAX_OUTPUT_CHARS);
-    if kept.len() == printed.len() {
-        return kept.to_owned();
+fn shown(printed: &str, output: &Output) -> String {
+    let (mut kept, is_cut) = output.masked(printed, MAX_OUTPUT_CHARS);
+    if is_cut {
+        kept.push_str(CUT);
     }
-    format!("{kept}{CUT}")
+    kept
 }
