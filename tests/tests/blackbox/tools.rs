@@ -184,7 +184,7 @@ on_each_database! {
         let events = sent(&user, &chat, &searching("hello")).await?;
         let key = events.only("stream_started")?["request_id"].as_str().context("no id")?.to_owned();
         let before = request(&scene);
-        user.retry(&chat, &key).await?.expect(200)?;
+        user.open_retry(&chat, &key).await?.collect().await?.only("done")?;
         let after = request(&scene);
         assert_eq!(after["tools"], json!([{"type": "web_search", "search_context_size": "low"}]));
         assert_eq!(after["instructions"], before["instructions"]);
