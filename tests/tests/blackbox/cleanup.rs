@@ -1,6 +1,8 @@
 //! What deletions leave at providers, and the passes that delete it. The rows of
 //! uploads are written directly.
 
+use std::time::{Duration, Instant};
+
 use minichat_dataplane::cleanup::Stopped;
 use minichat_tests::form::FormFile;
 use minichat_tests::harness::Env;
@@ -249,6 +251,27 @@ on_each_database! {
         let report = world.pass().await;
         assert_eq!((report.processed, report.retried, report.remaining_pending), (3, 3, 6), "{report:?}");
         assert_eq!(world.stack.database.number(ATTEMPTS).await?, 3);
+    }
+
+    /// CONT-167: a provider is called no earlier than it wants, and what is not tried is
+    /// not counted.
+    async fn a_provider_that_wants_to_be_called_later_is(env) {
+        let world = StoredFiles::start(&env, MANUAL).await?;
+        let chat = world.chat_with(3).await?;
+        world.delete_chat(&chat).await?;
+        let later = |seconds: &str| answered("/files/", 429, 1).with_header("retry-after", seconds);
+        world.provider.push_scenario(later("3600"));
+        let report = world.pass().await;
+        assert_eq!((report.processed, report.retried, report.remaining_pending), (1, 1, 3), "{report:?}");
+        assert_eq!(world.deletions().len(), 1);
+        assert_eq!(world.stack.database.number(ATTEMPTS).await?, 1);
+
+        world.provider.push_scenario(later("1"));
+        let began = Instant::now();
+        let report = world.pass().await;
+        assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+        assert_eq!((report.retried, report.completed, report.remaining_pending), (1, 1, 2), "{report:?}");
+        assert_eq!(world.stack.database.number(ATTEMPTS).await?, 2);
     }
 
     /// CONT-167, CONT-168; check 66 of chapter 04
