@@ -301,7 +301,8 @@ impl Tx {
 
     /// Leaves a file that the provider has, and that nobody will use, to the
     /// clean-up (CONT-64), also if the row was deleted. A row that the clean-up
-    /// was done with before its file was known is `pending` again.
+    /// was done with before its file was known is `pending` again, and so is that of a
+    /// deleted document that may have got into the chat's vector store since.
     pub fn attachment_discard(
         &mut self,
         key: AttachmentKey,
@@ -312,7 +313,9 @@ impl Tx {
             "UPDATE attachments SET provider_file_id = $4, cleanup_status = 'pending', \
              cleanup_updated_at = $5, updated_at = $5 \
              WHERE tenant_id = $1 AND chat_id = $2 AND id = $3 AND status <> 'ready' \
-             AND (provider_file_id IS NULL OR cleanup_status IS NULL)",
+             AND (provider_file_id IS NULL OR cleanup_status IS NULL \
+             OR (status = 'uploaded' AND for_file_search AND deleted_at IS NOT NULL \
+             AND cleanup_status <> 'failed'))",
             params![key.tenant_id, key.chat_id, key.id, provider_file_id, now],
         )
     }

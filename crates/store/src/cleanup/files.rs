@@ -11,7 +11,8 @@ use crate::{StoreError, Tx};
 
 impl Tx {
     /// The file is gone, or there never was one. Returns whether this call wrote it:
-    /// not if another process did, or if the upload has brought a file since.
+    /// not if another process did, or if the upload has brought a file since, or may
+    /// have brought it into the vector store.
     pub async fn cleanup_file_done(
         &mut self,
         tenant: TenantId,
@@ -22,11 +23,13 @@ impl Tx {
                 "UPDATE attachments SET cleanup_status = 'done', last_cleanup_error = NULL, \
                  cleanup_updated_at = statement_timestamp() \
                  WHERE tenant_id = $1 AND id = $2 AND cleanup_status = 'pending' \
-                 AND COALESCE(provider_file_id, '') = $3 RETURNING id",
+                 AND COALESCE(provider_file_id, '') = $3 \
+                 AND COALESCE(cleanup_updated_at, created_at) = $4 RETURNING id",
                 &params![
                     tenant,
                     file.id,
                     file.provider_file_id.as_deref().unwrap_or_default(),
+                    file.since,
                 ],
                 only_column,
             )

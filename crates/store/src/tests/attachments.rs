@@ -164,6 +164,20 @@ on_both_databases! {
             .unwrap();
         discarded(&db, deleted).await;
         assert!(holds(&db, deleted, "cleanup_status = 'done'").await, "the file is gone");
+
+        // The clean-up was there before the file got into the vector store.
+        let indexed = pending(&db).await;
+        assert!(uploaded(&db, indexed).await);
+        delete(&db, db.user, indexed).await;
+        for (status, is_due) in [("done", true), ("pending", true), ("failed", false)] {
+            let set = "UPDATE attachments SET cleanup_status = $2, cleanup_updated_at = $3 WHERE id = $1";
+            db.sql(set, params![indexed.id, status, later(3)]).await.unwrap();
+            discarded(&db, indexed).await;
+            let is_pending = "cleanup_status = 'pending' AND cleanup_updated_at <> $2";
+            let sql = format!("SELECT COUNT(*) FROM attachments WHERE id = $1 AND {is_pending}");
+            let count = db.count(sql.leak(), params![indexed.id, later(3)]).await;
+            assert_eq!(count == 1, is_due, "{status}");
+        }
     }
 
     /// CONT-58: the deletion of a chat wins against an upload.
