@@ -66,7 +66,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .envs(aimock.map(|program| (aimock::PROGRAM, program)))
         .envs(llmsim.map(|program| (llmsim::PROGRAM, program)))
         .envs(receivers.map(|python| (webhooks::PYTHON, python)))
-        .envs(clients.map(|python| (upload_clients::PYTHON, python)))
+        .envs(clients.unwrap_or_default())
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let mut tests = Running::start("cargo test", &mut command)?;

@@ -1,12 +1,15 @@
-//! Uploads by public clients: `curl`, and Python with `httpx`, `requests` and its
-//! standard library.
+//! Uploads by public clients: `curl`; Python with `httpx`, `requests` and its standard
+//! library; Go with its standard library; Node with `fetch` and `http`; and a form in a
+//! browser, Chromium.
 
+use std::ffi::OsString;
 use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
 use minichat_tests::child::python;
 use minichat_tests::client::BASE;
-use minichat_tests::harness::Scene;
+use minichat_tests::form;
+use minichat_tests::harness::{Env, Scene};
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::ScriptedProvider;
@@ -14,10 +17,26 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use uuid::Uuid;
 
-/// The path of a Python that has the libraries; `cargo xtask test` installs it.
+/// What `cargo xtask test` installs: a Python that has the libraries, the program of
+/// `upload.go`, Node, the directory with its packages, and Chromium.
 const PYTHON: &str = "MINICHAT_TEST_UPLOAD_CLIENTS_PYTHON";
+const GO: &str = "MINICHAT_TEST_UPLOAD_CLIENTS_GO";
+const NODE: &str = "MINICHAT_TEST_UPLOAD_CLIENTS_NODE";
+const NODE_MODULES: &str = "MINICHAT_TEST_UPLOAD_CLIENTS_NODE_MODULES";
+const CHROMIUM: &str = "MINICHAT_TEST_UPLOAD_CLIENTS_CHROMIUM";
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/upload-clients/upload.py");
+const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/upload-clients");
+
+/// Each client uploads these files. The last one is much larger than it may be.
+const CASES: [(&str, u16); 5] = [
+    ("text", 201),
+    ("name", 201),
+    ("empty", 400),
+    ("type", 415),
+    ("large", 413),
+];
+
+const NAME: &str = "grüße 🦀.md";
 
 /// A user with a chat that takes documents of at most 1 MiB.
 struct Place {
@@ -27,11 +46,16 @@ struct Place {
 }
 
 impl Place {
-    async fn new(env: &minichat_tests::harness::Env) -> anyhow::Result<Self> {
+    async fn new(env: &Env) -> anyhow::Result<Self> {
+        Self::with(env, "").await
+    }
+
+    /// With these settings of the process.
+    async fn with(env: &Env, settings: &str) -> anyhow::Result<Self> {
         let provider = ScriptedProvider::start().await?;
         let mut tenant = Tenant::new("acme", provider.addr);
         tenant.spec()["uploads"] = json!({"maxFileSizeKb": 1024});
-        let stack = env.serve(&[&tenant]).await?;
+        let stack = env.serve_with(&[&tenant], settings).await?;
         let user = Uuid::new_v4();
         let chat = stack.caller(&tenant, user)?.create_chat(None).await?;
         let url = format!("http://{}{BASE}/chats/{chat}/attachments", stack.app_addr());
@@ -51,12 +75,64 @@ impl Place {
         })
     }
 
+    /// The address and the headers of the caller, as programs get them.
+    fn arguments(&self) -> [String; 2] {
+        let headers = self.headers.iter();
+        let headers = headers.map(|(name, value)| ((*name).to_owned(), json!(value)));
+        let headers = Value::Object(headers.collect());
+        [self.url.clone(), headers.to_string()]
+    }
+
     /// Names and sizes of the files that the provider has.
     async fn kept(&self) -> anyhow::Result<Vec<Vec<Option<String>>>> {
         let sql = "SELECT filename, CAST(size_bytes AS TEXT) FROM attachments \
             WHERE status = 'ready' ORDER BY created_at, id";
         self.scene.database().query(sql).await
     }
+}
+
+/// One line for each upload of a program.
+struct Lines(Vec<Value>);
+
+impl Lines {
+    /// Runs the program, which must succeed.
+    async fn of(command: &mut Command, place: &Place) -> anyhow::Result<Self> {
+        let printed = output(command.args(place.arguments())).await?;
+        let lines: Result<_, _> = printed.lines().map(serde_json::from_str).collect();
+        Ok(Self(lines?))
+    }
+
+    fn of_case(&self, client: &str, case: &str) -> anyhow::Result<&Value> {
+        let is_it = |line: &&Value| line["client"] == client && line["case"] == case;
+        let line = self.0.iter().find(is_it);
+        line.with_context(|| format!("{client} {case}: {:?}", self.0))
+    }
+
+    /// Checks that the client uploaded all files, and was answered as it should.
+    fn check(&self, client: &str) -> anyhow::Result<()> {
+        for (case, status) in CASES {
+            let line = self.of_case(client, case)?;
+            assert_eq!(line["status"], status, "{line}");
+        }
+        let line = self.of_case(client, "name")?;
+        assert_eq!(line["answer"]["filename"], NAME, "{line}");
+        Ok(())
+    }
+}
+
+/// What `cargo xtask test` tells of a tool.
+fn tool(variable: &str) -> anyhow::Result<OsString> {
+    let path = std::env::var_os(variable).filter(|path| !path.is_empty());
+    path.with_context(|| format!("run this by `cargo xtask test`, or set {variable}"))
+}
+
+/// A script of the directory `upload-clients`, for Node.
+fn node(script: &str) -> anyhow::Result<Command> {
+    let mut command = Command::new(tool(NODE)?);
+    command
+        .env("NODE_PATH", tool(NODE_MODULES)?)
+        .arg(format!("{SCRIPTS}/{script}"));
+    Ok(command)
 }
 
 /// Output of a program that must succeed.
@@ -88,26 +164,68 @@ on_each_database! {
     /// wanted to send more.
     async fn python_uploads_with_every_client(env) {
         let place = Place::new(&env).await?;
-        let headers = place.headers.iter().map(|(name, value)| ((*name).to_owned(), json!(value)));
-        let headers = Value::Object(headers.collect());
         let mut command = Command::new(python(PYTHON)?);
-        let printed = output(command.args([SCRIPT, &place.url, &headers.to_string()])).await?;
-        let lines: Result<Vec<Value>, _> = printed.lines().map(serde_json::from_str).collect();
-        let lines = lines?;
-        let cases = [("text", 201), ("name", 201), ("empty", 400), ("type", 415), ("large", 413)];
+        let lines = Lines::of(command.arg(format!("{SCRIPTS}/upload.py")), &place).await?;
         for client in ["httpx", "requests", "http.client"] {
-            for (case, status) in cases {
-                let line = lines.iter().find(|it| it["client"] == client && it["case"] == case);
-                let line = line.with_context(|| format!("{client} {case}: {printed}"))?;
-                assert_eq!(line["status"], status, "{line}");
-                if case == "name" {
-                    assert_eq!(line["answer"]["filename"], "grüße 🦀.md", "{line}");
-                }
-            }
+            lines.check(client)?;
         }
         let kept = place.kept().await?;
         assert_eq!(kept.len(), 7, "{kept:?}");
         assert_eq!(kept[6], [Some("lines.txt".to_owned()), Some("50000".to_owned())]);
+    }
+
+    /// API-101, API-102, API-103, CONT-52: forms with a length and in chunks. Go escapes
+    /// quotation marks in names.
+    async fn go_uploads_buffers_and_pipes(env) {
+        let place = Place::new(&env).await?;
+        let lines = Lines::of(&mut Command::new(tool(GO)?), &place).await?;
+        for client in ["go buffer", "go pipe"] {
+            lines.check(client)?;
+            let quoted = lines.of_case(client, "quoted")?;
+            assert_eq!(quoted["status"], 201, "{quoted}");
+            assert_eq!(quoted["answer"]["filename"], "a \"quoted\" name.md", "{quoted}");
+        }
+        assert_eq!(place.kept().await?.len(), 6);
+    }
+
+    /// API-101, API-102, API-103, CONT-52
+    async fn node_uploads_forms_and_streams(env) {
+        let place = Place::new(&env).await?;
+        let lines = Lines::of(&mut node("upload.cjs")?, &place).await?;
+        for client in ["fetch", "http"] {
+            lines.check(client)?;
+        }
+        let kept = place.kept().await?;
+        assert_eq!(kept.len(), 4, "{kept:?}");
+        assert_eq!(kept[3], [Some(NAME.to_owned()), Some("7".to_owned())]);
+    }
+
+    /// API-28, API-101, API-102, API-103, API-107, CONT-52, CONT-66: a page of another
+    /// origin, in Chromium. The thumbnail is one that a browser shows.
+    async fn a_browser_uploads_the_file_of_a_form(env) {
+        let place = Place::with(&env, "MINICHAT_SERVER_CORS_ENABLED=true").await?;
+        let large = vec![b'x'; 20 << 20];
+        let picture = form::png(1000, 500);
+        let files: [(&str, &[u8]); 6] = [
+            ("notes.txt", b"a text"),
+            (NAME, b"# title"),
+            ("empty.txt", b""),
+            ("a.zip", b"PK\x03\x04"),
+            ("large.txt", &large),
+            ("picture.png", &picture),
+        ];
+        for (name, content) in files {
+            std::fs::write(env.file(name), content)?;
+        }
+        let mut command = node("browser.cjs")?;
+        command.env(CHROMIUM, tool(CHROMIUM)?).current_dir(env.file(""));
+        let lines = Lines::of(&mut command, &place).await?;
+        lines.check("browser")?;
+        let picture = lines.of_case("browser", "picture")?;
+        assert_eq!(picture["status"], 201, "{picture}");
+        assert_eq!(picture["answer"]["kind"], "image", "{picture}");
+        assert_eq!(picture["shown"], json!([128, 64]), "{picture}");
+        assert_eq!(place.kept().await?.len(), 3);
     }
 
     /// API-101, API-103, CONT-52
