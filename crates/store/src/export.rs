@@ -6,14 +6,15 @@ use minichat_core::{ChatId, Date, TenantId, Timestamp, UserId};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::attachments::thumbnail;
 use crate::outbox::of_person::{delivered, pattern, refused, waiting};
 use crate::value::{Row, params};
-use crate::{StoreError, Tx};
+use crate::{StoreError, Thumbnail, Tx};
 
 /// Rows of a few hundred bytes that are read at a time.
 const ROWS: u32 = 200;
 
-/// Rows with texts that are read at a time; one may have several MiB.
+/// Rows with texts or pictures that are read at a time; one may have several MiB.
 const TEXTS: u32 = 10;
 
 /// A table with rows about a person.
@@ -33,13 +34,15 @@ pub struct ExportedRow {
     /// The row's id; the next page begins after it.
     pub key: Uuid,
     pub columns: Map<String, Value>,
+    /// The picture of a file that is an image.
+    pub thumbnail: Option<Thumbnail>,
 }
 
 impl ExportTable {
     /// The person's chats, live and deleted.
     pub const CHATS: [Self; 2] = [CHATS, DELETED_CHATS];
-    /// The person's quota rows.
-    pub const QUOTA: Self = QUOTA;
+    /// Other rows of the person.
+    pub const OF_PERSON: [Self; 2] = [QUOTA, ERASURES];
     /// Rows of a chat.
     pub const OF_CHAT: [Self; 7] = [
         MESSAGES,
@@ -54,7 +57,7 @@ impl ExportTable {
 
 impl Tx {
     /// The next page of `user` in one of [`ExportTable::CHATS`] or
-    /// [`ExportTable::QUOTA`], after the row `after`, by id.
+    /// [`ExportTable::OF_PERSON`], after the row `after`, by id.
     pub async fn export_of_person(
         &mut self,
         tenant: TenantId,
@@ -156,23 +159,33 @@ fn put<T: serde::Serialize>(columns: &mut Map<String, Value>, name: &str, value:
 /// A table whose rows have an `id`: its columns with their types, and which rows.
 macro_rules! table {
     ($name:literal, $page:expr, $from:literal, { $($column:ident: $type:ty),* $(,)? }) => {
+        table!($name, $page, $from, { $($column: $type),* }, "", |_| Ok(None))
+    };
+    (
+        $name:literal, $page:expr, $from:literal, { $($column:ident: $type:ty),* $(,)? },
+        $thumbnail_columns:literal, $thumbnail:expr
+    ) => {
         ExportTable {
             name: $name,
             page: $page,
             sql: concat!(
-                "SELECT id", $(", ", stringify!($column),)*
+                "SELECT id", $(", ", stringify!($column),)* $thumbnail_columns,
                 " FROM ", $from, " AND id > $3 ORDER BY id LIMIT $4"
             ),
             map: |row| {
+                let thumbnail: ThumbnailOf = $thumbnail;
                 let key = row.peek()?;
                 let mut columns = Map::new();
                 put(&mut columns, "id", row.take::<Option<Uuid>>()?);
                 $(put(&mut columns, stringify!($column), row.take::<Option<$type>>()?);)*
-                Ok(ExportedRow { key, columns })
+                Ok(ExportedRow { key, columns, thumbnail: thumbnail(row)? })
             },
         }
     };
 }
+
+/// Reads the thumbnail of a row, behind its other columns.
+type ThumbnailOf = fn(&Row<'_>) -> Result<Option<Thumbnail>, StoreError>;
 
 /// Live and deleted chats are found by different indexes.
 macro_rules! chats {
@@ -207,6 +220,14 @@ const QUOTA: ExportTable = table!("quota", ROWS, "quota_usage WHERE tenant_id = 
     code_interpreter_calls: i64,
     updated_at: Timestamp,
 });
+
+/// An erasure that is not finished; others name nobody (PLAT-23).
+const ERASURES: ExportTable = table!(
+    "erasure",
+    ROWS,
+    "erasures WHERE tenant_id = $1 AND user_id = $2",
+    { requested_at: Timestamp }
+);
 
 /// Live and deleted messages are found by different indexes.
 macro_rules! messages {
@@ -259,7 +280,7 @@ const REACTIONS: ExportTable = table!(
 
 const ATTACHMENTS: ExportTable = table!(
     "attachment",
-    ROWS,
+    TEXTS,
     "attachments WHERE tenant_id = $1 AND chat_id = $2",
     {
         chat_id: Uuid,
@@ -270,9 +291,12 @@ const ATTACHMENTS: ExportTable = table!(
         status: String,
         error_code: String,
         doc_summary: String,
+        summary_updated_at: Timestamp,
         created_at: Timestamp,
         deleted_at: Timestamp,
-    }
+    },
+    ", img_thumbnail, img_thumbnail_width, img_thumbnail_height",
+    thumbnail
 );
 
 const SUMMARIES: ExportTable = table!(
@@ -298,7 +322,11 @@ const LINKS: ExportTable = ExportTable {
         put(&mut columns, "attachment_id", row.take::<Option<Uuid>>()?);
         put(&mut columns, "message_id", row.take::<Option<Uuid>>()?);
         put(&mut columns, "chat_id", row.take::<Option<Uuid>>()?);
-        Ok(ExportedRow { key, columns })
+        Ok(ExportedRow {
+            key,
+            columns,
+            thumbnail: None,
+        })
     },
 };
 
@@ -312,5 +340,6 @@ fn usage_row(row: &Row<'_>) -> Result<ExportedRow, StoreError> {
     Ok(ExportedRow {
         key: Uuid::nil(),
         columns,
+        thumbnail: None,
     })
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use minichat_config::process::JobConfig;
 use minichat_core::{SystemClock, TenantId, UserId};
-use minichat_store::{Erased, Erasure, ErasureRest, StoreError};
-use serde_json::json;
+use minichat_store::{Erasure, StoreError};
+use serde::Serialize;
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
-use super::{Eraser, Progress};
+use super::{Eraser, ErasureReport, Progress};
 use crate::database::open;
 use crate::outbox::Outbox;
 
@@ -48,11 +49,11 @@ pub async fn erase(
     let mut seen = None;
     loop {
         match eraser.advance(erasure).await {
-            Ok(Progress::Finished(changed)) => {
-                return write_finished(&erasure, &changed, out).map(|()| true);
+            Ok(progress @ Progress::Finished(_)) => {
+                return write(&erasure, progress, out).map(|()| true);
             }
-            Ok(Progress::Waiting(rest)) if Instant::now() >= gives_up_at => {
-                return write_waiting(&erasure, &rest, out).map(|()| false);
+            Ok(progress @ Progress::Waiting(_)) if Instant::now() >= gives_up_at => {
+                return write(&erasure, progress, out).map(|()| false);
             }
             Ok(Progress::Waiting(rest)) => {
                 if seen.replace(rest) != Some(rest) {
@@ -86,39 +87,22 @@ async fn check_tenant(eraser: &Eraser, tenant: TenantId) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write_finished(erasure: &Erasure, changed: &Erased, out: &mut impl Write) -> anyhow::Result<()> {
-    let Erased {
-        chats,
-        messages,
-        files,
-        turns,
-        quota_rows,
-        events,
-    } = *changed;
-    let line = json!({
-        "job": "erase", "erasure": erasure.id, "tenant_id": erasure.tenant_id,
-        "status": "finished", "chats": chats, "messages": messages, "files": files,
-        "turns_kept": turns, "quota_rows_kept": quota_rows, "events_kept": events,
-    });
-    writeln!(out, "{line}").context("the report cannot be printed")
+/// What the command prints.
+#[derive(Serialize)]
+struct Line {
+    job: &'static str,
+    erasure: Uuid,
+    tenant_id: TenantId,
+    #[serde(flatten)]
+    report: ErasureReport,
 }
 
-fn write_waiting(
-    erasure: &Erasure,
-    rest: &ErasureRest,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    let ErasureRest {
-        chats,
-        running_turns,
-        files,
-        failed_files,
-        vector_stores,
-    } = *rest;
-    let line = json!({
-        "job": "erase", "erasure": erasure.id, "tenant_id": erasure.tenant_id,
-        "status": "in_progress", "chats_left": chats, "running_turns": running_turns,
-        "files_left": files, "files_failed": failed_files, "vector_stores_left": vector_stores,
-    });
+fn write(erasure: &Erasure, progress: Progress, out: &mut impl Write) -> anyhow::Result<()> {
+    let line = serde_json::to_string(&Line {
+        job: "erase",
+        erasure: erasure.id,
+        tenant_id: erasure.tenant_id,
+        report: progress.into(),
+    })?;
     writeln!(out, "{line}").context("the report cannot be printed")
 }

@@ -3,6 +3,7 @@
 //! clean-up, which deletes the files at the provider.
 
 pub mod command;
+mod report;
 
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ use uuid::Uuid;
 use crate::chat_deletion::ChatDeletion;
 use crate::dead_letter::without_content;
 use crate::outbox::Outbox;
+
+pub(crate) use self::report::ErasureReport;
 
 /// Chats or events that are read at a time.
 const PAGE: u32 = 100;

@@ -20,6 +20,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::attachments::ThumbnailView;
 use crate::app::App;
 use crate::caller::Caller;
 use crate::outbox::Outbox;
@@ -32,13 +33,15 @@ const EVENTS: u32 = 50;
 #[derive(Serialize, JsonSchema)]
 pub(super) struct ExportLine<'a> {
     /// What the line shows: `chat`, `message`, `turn`, `reaction`, `attachment`,
-    /// `message_attachment`, `summary`, `quota`, `usage`, `event`, or `end`, which
-    /// is the last one. More may come.
+    /// `message_attachment`, `summary`, `quota`, `erasure`, `usage`, `event`, or
+    /// `end`, which is the last one. More may come.
     #[serde(rename = "type")]
     kind: &'a str,
     /// The columns of the row.
     #[serde(flatten)]
     columns: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    img_thumbnail: Option<ThumbnailView>,
 }
 
 /// `GET /me/export`
@@ -75,6 +78,8 @@ struct Export {
 /// The pages of one table.
 #[derive(Clone, Copy)]
 enum Step {
+    /// Chats, each followed by what belongs to it.
+    Chats(ExportTable, Uuid),
     Person(ExportTable, Uuid),
     Chat(ChatId, ExportTable, Uuid),
     Usage,
@@ -84,9 +89,9 @@ enum Step {
 
 impl Export {
     fn new(app: &App, caller: &Caller) -> Self {
-        let [live, deleted] = ExportTable::CHATS;
-        let tables = [live, deleted, ExportTable::QUOTA];
-        let mut steps: VecDeque<_> = tables.map(|it| Step::Person(it, Uuid::nil())).into();
+        let first = Uuid::nil();
+        let mut steps: VecDeque<_> = ExportTable::CHATS.map(|it| Step::Chats(it, first)).into();
+        steps.extend(ExportTable::OF_PERSON.map(|it| Step::Person(it, first)));
         steps.push_back(Step::Usage);
         for kind in [OutboxKind::Usage, OutboxKind::Audit] {
             for source in [
@@ -121,19 +126,15 @@ impl Export {
     async fn read(&mut self, step: Step) -> Result<Vec<u8>, StoreError> {
         let (tenant, user) = (self.tenant, self.user);
         match step {
+            Step::Chats(table, after) => {
+                let chats = self.of_person(table, after).await?;
+                self.after_page(&table, &chats, |key| Step::Chats(table, key));
+                self.enter_chats(&chats);
+                Ok(lines(table.name, chats))
+            }
             Step::Person(table, after) => {
-                let rows: Vec<ExportedRow> = self
-                    .store
-                    .read(move |tx| {
-                        Box::pin(
-                            async move { tx.export_of_person(tenant, user, &table, after).await },
-                        )
-                    })
-                    .await?;
+                let rows = self.of_person(table, after).await?;
                 self.after_page(&table, &rows, |key| Step::Person(table, key));
-                if table.name == ExportTable::CHATS[0].name {
-                    self.enter_chats(&rows);
-                }
                 Ok(lines(table.name, rows))
             }
             Step::Chat(chat, table, after) => {
@@ -158,6 +159,19 @@ impl Export {
             Step::Events(source, kind, after) => self.events(source, kind, after).await,
             Step::End => Ok(lines("end", vec![nothing()])),
         }
+    }
+
+    async fn of_person(
+        &self,
+        table: ExportTable,
+        after: Uuid,
+    ) -> Result<Vec<ExportedRow>, StoreError> {
+        let (tenant, user) = (self.tenant, self.user);
+        self.store
+            .read(move |tx| {
+                Box::pin(async move { tx.export_of_person(tenant, user, &table, after).await })
+            })
+            .await
     }
 
     async fn events(
@@ -217,15 +231,20 @@ fn nothing() -> ExportedRow {
     ExportedRow {
         key: Uuid::nil(),
         columns: Map::new(),
+        thumbnail: None,
     }
 }
 
 fn lines(kind: &str, rows: Vec<ExportedRow>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for row in rows {
-        let columns = row.columns;
+        let line = ExportLine {
+            kind,
+            columns: row.columns,
+            img_thumbnail: row.thumbnail.map(ThumbnailView::from),
+        };
         // Writing into memory cannot fail, and the columns are JSON already.
-        if serde_json::to_writer(&mut bytes, &ExportLine { kind, columns }).is_ok() {
+        if serde_json::to_writer(&mut bytes, &line).is_ok() {
             let _ = bytes.write_all(b"\n");
         }
     }

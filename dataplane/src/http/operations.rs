@@ -9,7 +9,7 @@ use super::chats::{self, ChatView};
 use super::cursor::List;
 use super::export::{self, ExportLine};
 use super::list::PageView;
-use super::me::{self, ErasureView};
+use super::me;
 use super::messages::{self, MessageView};
 use super::models::{self, ModelList, ModelView};
 use super::operation::Operation;
@@ -17,6 +17,7 @@ use super::quota;
 use super::reactions::{self, ReactionView};
 use super::turns::{self, TurnView};
 use crate::caller::ERASE_SCOPE;
+use crate::erasure::ErasureReport;
 
 pub(super) fn all() -> Vec<Operation> {
     [
@@ -166,7 +167,7 @@ fn person() -> Vec<Operation> {
         Operation::delete("/me", "mini_chat.erase_me", me::erase)
             .scope(ERASE_SCOPE)
             .summary("Erase the caller: chats, messages, files. Nothing brings them back. What was spent is kept without the person. Repeat the request to see how far it is.")
-            .answers::<ErasureView>(200, "Nothing is left of the caller.")
-            .answers::<ErasureView>(202, "It goes on; files are being deleted at the provider, or an answer is still being written."),
+            .answers::<ErasureReport>(200, "Nothing is left of the caller.")
+            .answers::<ErasureReport>(202, "It goes on; files are being deleted at the provider, or an answer is still being written."),
     ]
 }

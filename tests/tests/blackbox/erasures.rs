@@ -10,6 +10,7 @@ use minichat_tests::harness::Scene;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::ScriptedProvider;
+use minichat_tests::sent_files::StoredFile;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -35,6 +36,7 @@ on_each_database! {
         assert_eq!(erased["erased"]["chats"], 2, "{erased}");
         assert_eq!(erased["erased"]["files"], 1, "{erased}");
         assert_eq!(erased["erased"]["turns"], all - 1, "{erased}");
+        assert!(erased["erased"]["quota_rows"].as_i64() > Some(0), "{erased}");
         let in_text = [
             ("messages", format!("content LIKE '%{}%'", person.id)),
             ("outbox_messages", format!("payload LIKE '%who is {}%'", person.id)),
@@ -124,7 +126,8 @@ on_each_database! {
         named.delete("/me").await?.expect(200)?;
     }
 
-    /// PLAT-22: an answer that is being written is waited for, then it goes as well.
+    /// API-114, PLAT-22, PLAT-23: an answer that is being written is waited for, then it
+    /// goes as well.
     async fn an_erasure_waits_for_a_running_turn(env) {
         let scene = env.scene().await?;
         let mut held = scene.held_with("std", SECRET).await?;
@@ -132,6 +135,9 @@ on_each_database! {
         let waits = eraser.delete("/me").await?.expect(202)?;
         assert_eq!(waits["status"], "in_progress", "{waits}");
         assert_eq!(waits["waiting_for"]["running_turns"], 1, "{waits}");
+        let exported = eraser.get("/me/export").await?;
+        let exported = String::from_utf8(exported.body.to_vec())?;
+        assert!(exported.contains("{\"type\":\"erasure\","), "{exported}");
         eraser.get(&format!("/chats/{}", held.chat)).await?.problem(404, "chat_not_found")?;
         scene.provider.release(1);
         held.stream.expect("done").await?;
@@ -216,6 +222,27 @@ on_each_database! {
         assert!(text.contains(&now), "{text}");
     }
 
+    /// API-107, API-114: thumbnails too, of as many files as there are.
+    async fn an_export_has_every_thumbnail(env) {
+        let scene = env.scene().await?;
+        let person = Person::new(&scene)?;
+        let chat = person.api.create_chat(None).await?;
+        for with_thumbnail in [true, false].repeat(6) {
+            let image = StoredFile::image(&chat).insert(scene.database()).await?;
+            if with_thumbnail {
+                image.add_thumbnail(scene.database()).await?;
+            }
+        }
+        let lines = person.export().await?;
+        let files: Vec<_> = lines.iter().filter(|line| line["type"] == "attachment").collect();
+        assert_eq!(files.len(), 12);
+        let thumbnails = files.iter().filter_map(|file| file.get("img_thumbnail"));
+        let thumbnails: Vec<_> = thumbnails.collect();
+        let expected = json!({"content_type": "image/webp", "width": 128, "height": 64,
+            "data_base64": "aGk="});
+        assert_eq!(thumbnails, [&expected; 6]);
+    }
+
     /// PLAT-22: the command, on a database that nobody serves.
     async fn the_command_erases_whom_it_names_and_nobody_else(env) {
         let scene = env.scene().await?;
@@ -248,7 +275,7 @@ on_each_database! {
         let report: Value = serde_json::from_str(report.context("no report")?)?;
         assert_eq!(done.status.code(), Some(0), "{report}");
         assert_eq!(report["status"], "finished", "{report}");
-        assert_eq!(report["chats"], 2, "{report}");
+        assert_eq!(report["erased"]["chats"], 2, "{report}");
         drop(provider);
         check_books(&env.database).await?;
         let named = format!("SELECT count(*) FROM chats WHERE user_id = '{}'", person.id);
