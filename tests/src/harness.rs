@@ -229,6 +229,14 @@ impl Stack {
         write_manifest(&self.manifests, name, text)
     }
 
+    /// Replaces a tenant by `tenant`, and waits until it is served so.
+    pub async fn apply(&self, tenant: &Tenant) -> anyhow::Result<()> {
+        let before = self.configz(tenant).await?["revision"].clone();
+        self.write_manifest(&tenant.name, &tenant.manifest())?;
+        let is_applied = async || Ok(self.configz(tenant).await?["revision"] != before);
+        self.eventually("applied", is_applied).await
+    }
+
     pub async fn scrape(&self) -> anyhow::Result<Scrape> {
         let answer = self.admin.get_absolute("/metrics").await?;
         ensure!(answer.status == 200, "{answer:?}");

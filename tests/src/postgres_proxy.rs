@@ -29,6 +29,8 @@ struct State {
     server: String,
     /// Number of commit acknowledgements to lose.
     to_lose: watch::Sender<usize>,
+    /// Number of commits to let pass before one is lost.
+    to_pass: AtomicUsize,
     is_down: watch::Sender<bool>,
     is_silent: watch::Sender<bool>,
     /// Whether the proxy goes down after the next lost acknowledgement.
@@ -38,6 +40,8 @@ struct State {
     held: Mutex<Option<HeldCommit>>,
     /// Number of refused connections.
     turned_away: AtomicUsize,
+    /// How often a client has said something after the server had answered, or first.
+    round_trips: AtomicUsize,
 }
 
 /// A commit on its way to the server.
@@ -56,12 +60,14 @@ impl PostgresProxy {
         let state = Arc::new(State {
             server: server.to_owned(),
             to_lose: watch::Sender::new(0),
+            to_pass: AtomicUsize::new(0),
             is_down: watch::Sender::new(false),
             is_silent: watch::Sender::new(false),
             goes_down: AtomicBool::new(false),
             holds: AtomicBool::new(false),
             held: Mutex::default(),
             turned_away: AtomicUsize::new(0),
+            round_trips: AtomicUsize::new(0),
         });
         Ok(Self {
             url: format!("{user}@{}/{name}", listener.local_addr()?),
@@ -81,7 +87,12 @@ impl PostgresProxy {
         self.state.to_lose.send_modify(|remaining| *remaining += 1);
     }
 
-    /// The same; after it, the proxy refuses connections until
+    /// Leaves the next `count` commits out of those that are lost.
+    pub fn let_commits_pass(&self, count: usize) {
+        self.state.to_pass.store(count, Ordering::Relaxed);
+    }
+
+    /// Loses the next acknowledgement; after it, the proxy refuses connections until
     /// [`set_down`](Self::set_down) ends that.
     pub fn go_down_with_the_next_commit(&self) {
         self.state.goes_down.store(true, Ordering::Relaxed);
@@ -115,6 +126,11 @@ impl PostgresProxy {
         self.state.turned_away.load(Ordering::Relaxed)
     }
 
+    /// How often a client has waited for an answer so far, over all connections.
+    pub fn round_trips(&self) -> usize {
+        self.state.round_trips.load(Ordering::Relaxed)
+    }
+
     /// Whether an acknowledgement will still be lost.
     pub fn is_waiting(&self) -> bool {
         *self.state.to_lose.borrow() > 0
@@ -134,6 +150,20 @@ impl PostgresProxy {
 }
 
 impl State {
+    /// Whether the acknowledgement of a commit that comes now is lost.
+    fn loses(&self) -> bool {
+        let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
+        let passes = self
+            .to_pass
+            .fetch_update(set, get, |left| left.checked_sub(1));
+        passes.is_err()
+            && self.to_lose.send_if_modified(|remaining| {
+                let loses = *remaining > 0;
+                *remaining = remaining.saturating_sub(1);
+                loses
+            })
+    }
+
     fn held(&self) -> MutexGuard<'_, Option<HeldCommit>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -174,7 +204,7 @@ async fn forward(mut client: TcpStream, state: &State) -> std::io::Result<()> {
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (mut asked, mut answered) = (Requests::default(), Answers::default());
-    let mut is_losing = false;
+    let (mut is_losing, mut is_waiting) = (false, false);
     let mut silent = state.is_silent.subscribe();
     let (mut from_client, mut from_server) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
     loop {
@@ -186,6 +216,9 @@ async fn forward(mut client: TcpStream, state: &State) -> std::io::Result<()> {
                 if bytes.is_empty() {
                     return Ok(());
                 }
+                if !std::mem::replace(&mut is_waiting, true) {
+                    state.round_trips.fetch_add(1, Ordering::Relaxed);
+                }
                 if asked.commit_in(bytes) {
                     if state.holds.swap(false, Ordering::Relaxed) {
                         let bytes = bytes.to_vec();
@@ -193,11 +226,7 @@ async fn forward(mut client: TcpStream, state: &State) -> std::io::Result<()> {
                         state.is_down.send_replace(true);
                         return Ok(());
                     }
-                    is_losing = state.to_lose.send_if_modified(|remaining| {
-                        let loses = *remaining > 0;
-                        *remaining = remaining.saturating_sub(1);
-                        loses
-                    });
+                    is_losing = state.loses();
                 }
                 server.write_all(bytes).await?;
             }
@@ -206,6 +235,7 @@ async fn forward(mut client: TcpStream, state: &State) -> std::io::Result<()> {
                 if bytes.is_empty() {
                     return Ok(());
                 }
+                is_waiting = false;
                 let is_over = answered.end_with(bytes);
                 if is_losing && is_over {
                     if state.goes_down.swap(false, Ordering::Relaxed) {

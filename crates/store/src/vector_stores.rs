@@ -18,12 +18,27 @@ pub struct ChatVectorStore {
     pub vector_store_id: Option<String>,
 }
 
-/// The right to create a chat's vector store.
+/// A place for a chat's vector store, which one process reserves and knows by its id.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VectorStorePlace {
-    pub tenant_id: TenantId,
+    tenant_id: TenantId,
+    /// Owner of the chat.
+    user_id: UserId,
+    chat_id: ChatId,
     /// The row's id.
     id: Uuid,
+}
+
+impl VectorStorePlace {
+    /// A place that nobody has reserved.
+    pub fn new(tenant_id: TenantId, user_id: UserId, chat_id: ChatId) -> Self {
+        Self {
+            tenant_id,
+            user_id,
+            chat_id,
+            id: Uuid::new_v4(),
+        }
+    }
 }
 
 /// How an attempt to reserve the place of a chat's vector store ended.
@@ -31,7 +46,7 @@ pub struct VectorStorePlace {
 pub enum VectorStoreReserve {
     /// The caller creates the store, and then either sets its id or gives the
     /// place back.
-    Reserved(VectorStorePlace),
+    Reserved,
     /// Somebody else created it or does so.
     Taken(ChatVectorStore),
     /// Who created it has just given the place back.
@@ -67,40 +82,44 @@ impl Tx {
 
     /// Inserts a row without an id if the caller's chat has none. The chat is
     /// locked, so that no row is added to a chat whose deletion was
-    /// acknowledged.
+    /// acknowledged. May be repeated: who has reserved the place has it.
     pub async fn vector_store_reserve(
         &mut self,
-        tenant: TenantId,
-        user: UserId,
-        chat: ChatId,
+        place: VectorStorePlace,
         backend: &str,
         now: Timestamp,
     ) -> Result<VectorStoreReserve, StoreError> {
-        self.chat_lock(tenant, user, chat)?;
-        let id = Uuid::new_v4();
-        let inserted: Option<Uuid> = self
+        let VectorStorePlace {
+            tenant_id,
+            user_id,
+            chat_id,
+            id,
+        } = place;
+        self.chat_lock(tenant_id, user_id, chat_id)?;
+        self.execute_later(
+            "INSERT INTO chat_vector_stores (id, tenant_id, chat_id, provider, created_at) \
+             SELECT $4, c.tenant_id, c.id, $5, $6 FROM chats c \
+             WHERE c.tenant_id = $1 AND c.user_id = $2 AND c.id = $3 \
+             AND c.deleted_at IS NULL \
+             ON CONFLICT (tenant_id, chat_id) DO NOTHING",
+            params![tenant_id, user_id, chat_id, id, backend, now],
+        )?;
+        // Of a deleted chat there may be a row, which the clean-up removes.
+        if self.chat_get(tenant_id, user_id, chat_id).await?.is_none() {
+            return Ok(VectorStoreReserve::NoChat);
+        }
+        let own: Option<Uuid> = self
             .query_opt(
-                "INSERT INTO chat_vector_stores (id, tenant_id, chat_id, provider, created_at) \
-                 SELECT $4, c.tenant_id, c.id, $5, $6 FROM chats c \
-                 WHERE c.tenant_id = $1 AND c.user_id = $2 AND c.id = $3 \
-                 AND c.deleted_at IS NULL \
-                 ON CONFLICT (tenant_id, chat_id) DO NOTHING RETURNING id",
-                &params![tenant, user, chat, id, backend, now],
+                "SELECT id FROM chat_vector_stores \
+                 WHERE tenant_id = $1 AND id = $2 AND vector_store_id IS NULL",
+                &params![tenant_id, id],
                 only_column,
             )
             .await?;
-        if inserted.is_some() {
-            let place = VectorStorePlace {
-                tenant_id: tenant,
-                id,
-            };
-            return Ok(VectorStoreReserve::Reserved(place));
+        if own.is_some() {
+            return Ok(VectorStoreReserve::Reserved);
         }
-        // Of a deleted chat there may be a row, which the clean-up removes.
-        if self.chat_get(tenant, user, chat).await?.is_none() {
-            return Ok(VectorStoreReserve::NoChat);
-        }
-        let taken = self.vector_store_get(tenant, chat).await?;
+        let taken = self.vector_store_get(tenant_id, chat_id).await?;
         Ok(taken.map_or(VectorStoreReserve::Released, VectorStoreReserve::Taken))
     }
 
@@ -122,28 +141,28 @@ impl Tx {
         Ok(changed.is_some())
     }
 
-    /// The id that a row has, read under its lock, so that a commit in progress is
-    /// waited for; `None` if the row is gone or has none.
-    pub async fn vector_store_id_at(
+    /// Gives back a place, unless the id of a store is recorded there, which is
+    /// returned. The chat and the row are locked, so that a reserve or a record of an
+    /// id whose commit is in progress is waited for.
+    pub async fn vector_store_close(
         &mut self,
         place: VectorStorePlace,
     ) -> Result<Option<String>, StoreError> {
+        self.chat_lock(place.tenant_id, place.user_id, place.chat_id)?;
         let sql = match self.dialect() {
             Dialect::Sqlite => id_at!(""),
             Dialect::Postgres => id_at!(" FOR UPDATE"),
         };
-        let params = params![place.tenant_id, place.id];
-        let id: Option<Option<String>> = self.query_opt(sql, &params, only_column).await?;
-        Ok(id.flatten())
-    }
-
-    /// Gives back a place for which no store was created.
-    pub fn vector_store_release(&mut self, place: VectorStorePlace) -> Result<(), StoreError> {
-        self.execute_later(
-            "DELETE FROM chat_vector_stores WHERE tenant_id = $1 AND id = $2 \
-             AND vector_store_id IS NULL",
-            params![place.tenant_id, place.id],
-        )
+        let row = params![place.tenant_id, place.id];
+        let recorded: Option<Option<String>> = self.query_opt(sql, &row, only_column).await?;
+        let recorded = recorded.flatten();
+        if recorded.is_none() {
+            self.execute_later(
+                "DELETE FROM chat_vector_stores WHERE tenant_id = $1 AND id = $2",
+                row,
+            )?;
+        }
+        Ok(recorded)
     }
 
     /// Counts a file that was added to the chat's store.

@@ -68,7 +68,7 @@ impl Transfer<'_> {
             }
             NoVectorStore::Elsewhere(_) => Problem::new(
                 ErrorCode::ProviderMismatch,
-                "The chat's documents are at another provider than that of its model.",
+                "The chat's documents are at another provider than that of its model. Use another chat for this one.",
             ),
             NoVectorStore::NotInTime => Problem::new(
                 ErrorCode::VectorStoreTimeout,

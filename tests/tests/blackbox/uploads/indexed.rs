@@ -4,6 +4,7 @@ use futures_util::future::{join, join_all};
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::form::{FormFile, beginning};
 use minichat_tests::harness::{Scene, Stack, run};
+use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::{RecordedRequest, Scenario};
 use serde_json::json;
@@ -85,6 +86,55 @@ fn two_processes_create_one_store() -> anyhow::Result<()> {
         let scene = env.scene().await?;
         let other = env.serve(&[&scene.tenant]).await?;
         assert!(ten_at_once(&scene, &[&other]).await? > 0);
+        Ok(())
+    })
+}
+
+/// CONT-61: the place of a store whose commit is acknowledged to nobody is still that of
+/// the upload that reserved it, also if the database is away for a moment.
+#[test]
+fn a_place_whose_commit_was_lost_is_used_at_once() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, proxy) = env.proxied_scene("").await?;
+        let user = scene.new_user()?;
+        for goes_down in [false, true] {
+            let chat = user.create_chat(None).await?;
+            scene.provider.push_scenario(Scenario {
+                hold_before_head: true,
+                ..super::for_files()
+            });
+            let before = super::files(&scene).len();
+            let text = FormFile::text("a");
+            let failure = async {
+                let is_sent = async || Ok(super::files(&scene).len() > before);
+                scene.stack.eventually("sent", is_sent).await?;
+                // One commit says that the provider has the file.
+                proxy.let_commits_pass(1);
+                let refused = proxy.turned_away();
+                if goes_down {
+                    proxy.go_down_with_the_next_commit();
+                } else {
+                    proxy.lose_the_next_commit();
+                }
+                scene.provider.release(1);
+                if goes_down {
+                    let is_down = async || Ok(proxy.turned_away() > refused);
+                    scene.stack.eventually("down", is_down).await?;
+                    proxy.set_down(false);
+                }
+                anyhow::Ok(())
+            };
+            let (answer, failed) = join(user.upload(&chat, &text), failure).await;
+            failed?;
+            answer?.expect(201)?;
+            assert!(!proxy.is_waiting(), "no commit was lost");
+            user.upload(&chat, &text).await?.expect(201)?;
+        }
+        let ids = scene.provider.stored().1;
+        assert_eq!(ids.len(), 2, "{ids:?}");
+        assert_eq!(store_calls(&scene).0.len(), 2);
+        let expected: Vec<_> = ids.iter().map(|id| format!("main {id} 2")).collect();
+        assert_eq!(stores(&scene).await?, expected);
         Ok(())
     })
 }
@@ -253,6 +303,39 @@ on_each_database! {
         let failed = "failed vector_store_failed pending";
         assert_eq!(rows(&scene).await?, ["ready - -", failed, failed]);
         assert_eq!(store_calls(&scene).0.len(), 1);
+    }
+
+    /// CONT-38, CONT-61, CONT-167: a storage that gets a label is still the same; one that
+    /// is another one, or is nowhere, keeps documents out of the chat and nothing else.
+    async fn documents_follow_their_storage_to_its_new_label(env) {
+        let scene = scene(&env).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(None).await?;
+        user.upload(&chat, &FormFile::text("a")).await?.expect(201)?;
+        let store = scene.provider.stored().1.remove(0);
+        let mut tenant = scene.tenant.clone();
+        let storage = |tenant: &mut Tenant, backend: &str| {
+            let storage = json!({"kind": "OpenAI", "backend": backend});
+            tenant.spec()["providers"][0]["storage"] = storage;
+        };
+        storage(&mut tenant, "files");
+        scene.stack.apply(&tenant).await?;
+        user.upload(&chat, &FormFile::text("a")).await?.expect(201)?;
+        assert_eq!(stores(&scene).await?, [format!("main {store} 2")], "it keeps its label");
+        assert_eq!(store_calls(&scene).0.len(), 1);
+
+        let fresh = user.create_chat(None).await?;
+        user.upload(&fresh, &FormFile::text("a")).await?.expect(201)?;
+        // Nothing says that this is the storage that was called `files`.
+        storage(&mut tenant, "other");
+        scene.stack.apply(&tenant).await?;
+        user.upload(&chat, &FormFile::text("a")).await?.expect(201)?;
+        let refused = user.upload(&fresh, &FormFile::text("a")).await?;
+        refused.problem(409, "provider_mismatch")?;
+        user.upload(&fresh, &FormFile::png(100)).await?.expect(201)?;
+        storage(&mut tenant, "files");
+        scene.stack.apply(&tenant).await?;
+        user.upload(&fresh, &FormFile::text("a")).await?.expect(201)?;
     }
 
     /// CONT-58, CONT-61, CONT-63, CONT-64: the store of a deleted chat is left to the
