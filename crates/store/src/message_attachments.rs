@@ -1,19 +1,15 @@
-//! The files of messages (PLAT-9): which files a new message may have, its links to
-//! them, and what lists show of them.
+//! The files of messages (PLAT-9): which files a new message may have, and its links to
+//! them.
 //!
 //! A message and the deletion of one of its files meet at the lock of their chat,
 //! and at the row of the file. So either the message does not find the file, or the
 //! deletion finds the link (CONT-70).
 
-use std::collections::HashMap;
-use std::fmt::Write as _;
-
 use minichat_core::{AttachmentId, ChatId, MessageId, TenantId, Timestamp, UserId};
 
-use crate::attachments::thumbnail;
 use crate::tx::Dialect;
 use crate::value::{Param, Row, params};
-use crate::{MutationQuery, StoreError, Thumbnail, Tx};
+use crate::{MutationQuery, StoreError, Tx};
 
 /// The most files of one message (API-62).
 const MAX_FILES: usize = 20;
@@ -38,16 +34,6 @@ pub struct MessageKey {
     pub tenant_id: TenantId,
     pub chat_id: ChatId,
     pub id: MessageId,
-}
-
-/// A file of a message.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct AttachmentSummary {
-    pub attachment_id: AttachmentId,
-    pub kind: String,
-    pub filename: String,
-    pub status: String,
-    pub img_thumbnail: Option<Thumbnail>,
 }
 
 impl Tx {
@@ -87,53 +73,41 @@ impl Tx {
     }
 
     /// Links a message to `attachments`. The links have the instants from `at` on,
-    /// in the order of the files, by which lists and copies keep it.
+    /// in the order of the files, by which lists and copies keep it. One statement, as
+    /// long as a message has no more files than it may.
     pub fn message_attach(
         &mut self,
         message: MessageKey,
-        attachments: impl IntoIterator<Item = AttachmentId>,
+        attachments: &[AttachmentId],
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        for (attachment, micros) in attachments.into_iter().zip(0..) {
-            self.execute_later(
-                "INSERT INTO message_attachments \
-                 (tenant_id, chat_id, message_id, attachment_id, created_at) \
-                 VALUES ($1, $2, $3, $4, $5)",
-                params![
-                    message.tenant_id,
-                    message.chat_id,
-                    message.id,
-                    attachment,
-                    at.plus_micros(micros)
-                ],
-            )?;
+        for (files, first) in attachments.chunks(MAX_FILES).zip((0..).step_by(MAX_FILES)) {
+            let mut params: [Param<'_>; 6 + MAX_FILES] = std::array::from_fn(|n| {
+                // What is behind the last file is not used.
+                let file = n.saturating_sub(6).min(files.len() - 1);
+                Param::from(files[file])
+            });
+            params[..6].clone_from_slice(&params![
+                message.tenant_id,
+                message.chat_id,
+                message.id,
+                at.plus_micros(first),
+                Param::Micros(1),
+                files.len() as u64
+            ]);
+            self.execute_later(LINK_SQL, params)?;
         }
         Ok(())
     }
-
-    /// The undeleted files of `messages` of a chat, by message, in their order.
-    pub(crate) async fn message_attachments(
-        &mut self,
-        tenant: TenantId,
-        chat: ChatId,
-        messages: &[MessageId],
-    ) -> Result<HashMap<MessageId, Vec<AttachmentSummary>>, StoreError> {
-        let mut found: HashMap<_, Vec<_>> = HashMap::new();
-        let Some(first) = messages.first() else {
-            return Ok(found);
-        };
-        // A power of two, so that there are few texts.
-        let length = messages.len().next_power_of_two();
-        let mut params = params![tenant, chat].to_vec();
-        let filled = messages.iter().chain(std::iter::repeat(first));
-        params.extend(filled.take(length).map(|id| Param::from(*id)));
-        let sql = summaries_sql(length);
-        for (message, file) in self.query_page(&sql, true, &params, summary_row).await? {
-            found.entry(message).or_default().push(file);
-        }
-        Ok(found)
-    }
 }
+
+/// Of the files from `$7` on, the first `$6` are linked.
+const LINK_SQL: &str = "INSERT INTO message_attachments \
+     (tenant_id, chat_id, message_id, attachment_id, created_at) \
+     SELECT $1, $2, $3, file.column2, $4 + file.column1 * $5 FROM (VALUES \
+     (0, $7), (1, $8), (2, $9), (3, $10), (4, $11), (5, $12), (6, $13), (7, $14), (8, $15), \
+     (9, $16), (10, $17), (11, $18), (12, $19), (13, $20), (14, $21), (15, $22), (16, $23), \
+     (17, $24), (18, $25), (19, $26)) AS file WHERE file.column1 < $6";
 
 /// The columns of [`usable_row`].
 macro_rules! usable_columns {
@@ -195,31 +169,4 @@ fn usable_row(row: &Row<'_>) -> Result<UsableAttachment, StoreError> {
         image_file_id: row.take()?,
         storage_backend: row.take()?,
     })
-}
-
-/// The files of `length` messages, from `$3` on.
-fn summaries_sql(length: usize) -> String {
-    let mut sql = "SELECT l.message_id, a.id, a.attachment_kind, a.filename, a.status, \
-         a.img_thumbnail, a.img_thumbnail_width, a.img_thumbnail_height \
-         FROM message_attachments l JOIN attachments a ON a.id = l.attachment_id \
-         AND a.chat_id = l.chat_id AND a.tenant_id = l.tenant_id WHERE l.tenant_id = $1 \
-         AND l.chat_id = $2 AND a.deleted_at IS NULL AND l.message_id IN ($3"
-        .to_owned();
-    for number in 4..length + 3 {
-        let _ = write!(sql, ", ${number}");
-    }
-    sql.push_str(") ORDER BY l.message_id, l.created_at, a.id");
-    sql
-}
-
-fn summary_row(row: &Row<'_>) -> Result<(MessageId, AttachmentSummary), StoreError> {
-    let message = row.take()?;
-    let summary = AttachmentSummary {
-        attachment_id: row.take()?,
-        kind: row.take()?,
-        filename: row.take()?,
-        status: row.take()?,
-        img_thumbnail: thumbnail(row)?,
-    };
-    Ok((message, summary))
 }

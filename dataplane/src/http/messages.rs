@@ -9,7 +9,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use minichat_core::{AttachmentId, ChatId, MessageId, RequestId, Timestamp};
-use minichat_store::{AttachmentSummary, Message, Page, PageRequest, Reaction, Role};
+use minichat_store::{
+    AttachmentSummary, ListedThumbnail, Message, Page, PageRequest, Reaction, Role,
+};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -57,6 +59,10 @@ struct AttachmentView {
     status: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     img_thumbnail: Option<ThumbnailView>,
+    /// `true` if the file has a thumbnail for which the page has no room. `GET` of the
+    /// attachment shows it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    img_thumbnail_omitted: bool,
 }
 
 /// The values of `my_reaction`.
@@ -107,14 +113,20 @@ impl From<AttachmentSummary> for AttachmentView {
             kind,
             filename,
             status,
-            img_thumbnail,
+            thumbnail,
         } = summary;
+        let img_thumbnail_omitted = thumbnail == ListedThumbnail::Omitted;
+        let img_thumbnail = match thumbnail {
+            ListedThumbnail::Shown(thumbnail) => Some(thumbnail.into()),
+            ListedThumbnail::None | ListedThumbnail::Omitted => None,
+        };
         Self {
             attachment_id,
             kind,
             filename,
             status,
-            img_thumbnail: img_thumbnail.map(ThumbnailView::from),
+            img_thumbnail,
+            img_thumbnail_omitted,
         }
     }
 }

@@ -11,7 +11,7 @@ use minichat_store::{MessageKey, MutationQuery, StoreError, Tx, UsableAttachment
 use serde::Serialize;
 
 use crate::caller::Caller;
-use crate::problem::Problem;
+use crate::problem::{FieldError, Problem};
 
 /// The files of one message. The default is a message without any.
 #[derive(Default)]
@@ -38,13 +38,21 @@ pub(crate) struct AttachedFile {
     image_used_in_turn: Option<bool>,
 }
 
-/// What is wrong with a file that the client named.
+/// A file that the client named and that cannot be sent.
 #[derive(Clone, Copy)]
-enum Invalid {
+struct Invalid {
+    id: AttachmentId,
+    /// Its place in `attachment_ids`.
+    index: usize,
+    fault: Fault,
+}
+
+#[derive(Clone, Copy)]
+enum Fault {
     /// It was named twice.
-    Repeated(AttachmentId),
+    Repeated,
     /// It is unknown, deleted, not ready, of another chat or of another user.
-    Unusable(AttachmentId),
+    Unusable,
 }
 
 /// Reads and locks the files that a client named.
@@ -73,16 +81,17 @@ impl Attachments {
         let mut attachments = Self::default();
         let mut usable: HashMap<_, _> = usable.into_iter().map(|file| (file.id, file)).collect();
         let mut seen = HashSet::new();
-        for &id in ids {
-            let invalid = match usable.remove(&id) {
+        for (index, &id) in ids.iter().enumerate() {
+            let fault = match usable.remove(&id) {
                 Some(file) => {
                     attachments.push(file);
                     None
                 }
-                None if seen.contains(&id) => Some(Invalid::Repeated(id)),
-                None => Some(Invalid::Unusable(id)),
+                None if seen.contains(&id) => Some(Fault::Repeated),
+                None => Some(Fault::Unusable),
             };
             seen.insert(id);
+            let invalid = fault.map(|fault| Invalid { id, index, fault });
             attachments.invalid = attachments.invalid.or(invalid);
         }
         attachments
@@ -177,14 +186,17 @@ impl Attachments {
     /// Step 12 of TURN-9: the message is refused for a file only if nothing else is
     /// wrong with it.
     pub(super) fn check_valid(&self) -> Result<(), Problem> {
-        let detail = match self.invalid {
-            None => return Ok(()),
-            Some(Invalid::Repeated(id)) => format!("The attachment {id} is named twice."),
-            Some(Invalid::Unusable(id)) => {
-                format!("This chat has no attachment {id} that can be sent.")
-            }
+        let Some(Invalid { id, index, fault }) = self.invalid else {
+            return Ok(());
         };
-        Err(Problem::new(ErrorCode::InvalidAttachment, detail))
+        let message = match fault {
+            Fault::Repeated => format!("The attachment {id} is named twice."),
+            Fault::Unusable => format!("This chat has no attachment {id} that can be sent."),
+        };
+        let field = format!("attachment_ids[{index}]");
+        let mut problem = Problem::new(ErrorCode::InvalidAttachment, message.clone());
+        problem.errors.push(FieldError { field, message });
+        Err(problem)
     }
 
     /// Posts the links of `message`.
@@ -195,7 +207,7 @@ impl Attachments {
         at: Timestamp,
     ) -> Result<(), StoreError> {
         let ids = self.linked.iter().map(|file| file.attachment_id);
-        tx.message_attach(message, ids, at)
+        tx.message_attach(message, &ids.collect::<Vec<_>>(), at)
     }
 }
 
@@ -234,7 +246,7 @@ mod tests {
         assert!(attachments.check_valid().is_ok());
     }
 
-    /// CONT-70: the first fault is answered.
+    /// API-30, CONT-70: the first fault is answered, with the place of its file.
     #[test]
     fn a_file_that_is_missing_or_named_twice_is_told() {
         let [known, unknown] = [1, 2].map(|n| AttachmentId(uuid::Uuid::from_u128(n)));
@@ -242,10 +254,19 @@ mod tests {
             let attachments = Attachments::named(ids, vec![image(known, "file-1")]);
             let problem = attachments.check_valid().unwrap_err();
             assert_eq!(problem.code, ErrorCode::InvalidAttachment);
-            problem.detail
+            let [error] = &problem.errors[..] else {
+                panic!("{problem:?}");
+            };
+            assert_eq!(error.message, problem.detail);
+            format!("{}: {}", error.field, error.message)
         };
-        assert!(refusal(&[known, known, unknown]).contains("twice"));
-        assert!(refusal(&[known, unknown, known]).contains(&unknown.to_string()));
-        assert!(refusal(&[unknown, unknown]).contains("has no attachment"));
+        let of = |index: usize, id, text: &str| {
+            format!("attachment_ids[{index}]: {text}").replace("ID", &AttachmentId::to_string(&id))
+        };
+        let twice = "The attachment ID is named twice.";
+        let unusable = "This chat has no attachment ID that can be sent.";
+        assert_eq!(refusal(&[known, known, unknown]), of(1, known, twice));
+        assert_eq!(refusal(&[known, unknown, known]), of(1, unknown, unusable));
+        assert_eq!(refusal(&[unknown, unknown]), of(0, unknown, unusable));
     }
 }

@@ -103,6 +103,7 @@ mod requests;
 #[cfg(test)]
 mod restarts;
 #[cfg(test)]
+mod round_trips;
 mod routes;
 #[cfg(test)]
 mod scoping;

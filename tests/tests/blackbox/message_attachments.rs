@@ -89,13 +89,9 @@ async fn listed(user: &Api, chat: &str) -> anyhow::Result<Vec<Vec<Value>>> {
 
 /// Applies `change` to the tenant while it is served.
 async fn reconfigured(scene: &Scene, change: impl FnOnce(&mut Value)) -> anyhow::Result<()> {
-    let before = scene.stack.configz(&scene.tenant).await?["revision"].clone();
     let mut tenant = scene.tenant.clone();
     change(tenant.spec());
-    scene.stack.write_manifest("acme", &tenant.manifest())?;
-    let stack = &scene.stack;
-    let reloaded = async || Ok(stack.configz(&tenant).await?["revision"] != before);
-    stack.eventually("reloaded", reloaded).await
+    scene.stack.apply(&tenant).await
 }
 
 on_each_database! {
@@ -181,6 +177,9 @@ on_each_database! {
         let stranger = Uuid::new_v4();
         foreign.set(database, &format!("uploaded_by_user_id = '{stranger}'")).await?;
         refused.push(vec![foreign.id]);
+        let of_other_tenant = StoredFile::image(&chat).insert(database).await?;
+        of_other_tenant.set(database, &format!("tenant_id = '{}'", Uuid::new_v4())).await?;
+        refused.push(vec![of_other_tenant.id]);
         let unknown_to_provider = StoredFile::image(&chat).insert(database).await?;
         unknown_to_provider.set(database, "provider_file_id = NULL").await?;
         refused.push(vec![unknown_to_provider.id]);
@@ -190,8 +189,25 @@ on_each_database! {
             let answer = user.refused(&chat, &body).await?;
             let problem = answer.problem(400, "invalid_attachment")?;
             let detail = problem["detail"].to_string();
-            let named = ids.iter().any(|id| detail.contains(&id.to_string()));
-            assert!(named && !detail.contains("file-"), "{detail}");
+            // Each time it is the last one.
+            let last = ids.len() - 1;
+            assert!(detail.contains(&ids[last].to_string()), "{detail}");
+            assert!(!detail.contains("file-"), "{detail}");
+            assert_eq!(problem["errors"][0]["field"], format!("attachment_ids[{last}]"));
+        }
+        // However many they are, not one of them is looked up.
+        let many: Vec<_> = std::iter::repeat_with(Uuid::new_v4).take(10_000).collect();
+        for (ids, field) in [
+            (json!(many), "attachment_ids"),
+            (json!(vec![good.id; 21]), "attachment_ids"),
+            (json!([good.id, "../../other"]), "attachment_ids[1]"),
+            (json!([good.id, null]), "attachment_ids[1]"),
+            (json!([good.id, [good.id]]), "attachment_ids[1]"),
+            (json!(good.id), "attachment_ids"),
+        ] {
+            let answer = user.refused(&chat, &json!({"content": "look", "attachment_ids": ids})).await?;
+            let problem = answer.problem(400, "invalid_request")?;
+            assert_eq!(problem["errors"][0]["field"], field, "{problem}");
         }
         assert_eq!(database.number("SELECT count(*) FROM message_attachments").await?, 0);
         scene.check_nothing_written().await?;
@@ -256,6 +272,46 @@ on_each_database! {
         assert_eq!(counted(&scene.stack.scrape().await?)?, [0, 0]);
         scene.check_nothing_written().await?;
         sent(&user, &blind, &json!({"content": "without them"})).await?;
+    }
+
+    /// API-60, API-107: a page has room for eight of these thumbnails. Each message gets
+    /// its share, and the others are shown by their files.
+    async fn a_page_has_room_for_some_thumbnails(env) {
+        let scene = seeing_scene(&env).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        let database = scene.database();
+        let bytes = match database {
+            Database::Sqlite(_) => "zeroblob(131072)",
+            Database::Postgres(_) => "decode(repeat('00', 131072), 'hex')",
+        };
+        let mut files = Vec::new();
+        for _ in 0..3 {
+            let images = images(4, &chat, database).await?;
+            for image in &images {
+                let columns = format!(
+                    "img_thumbnail = {bytes}, img_thumbnail_width = 128, img_thumbnail_height = 128"
+                );
+                image.set(database, &columns).await?;
+            }
+            sent(&user, &chat, &message("look", &images)).await?;
+            files.push(images);
+        }
+        let listed = listed(&user, &chat).await?;
+        let listed: Vec<_> = listed.iter().filter(|files| !files.is_empty()).collect();
+        assert_eq!(listed.len(), 3);
+        for (message, shown) in listed.iter().zip([3, 3, 2]) {
+            for (nth, file) in message.iter().enumerate() {
+                let is_shown = file.get("img_thumbnail").is_some();
+                assert_eq!(is_shown, nth < shown, "{nth} of {shown}");
+                let omitted = (!is_shown).then_some(json!(true));
+                assert_eq!(file.get("img_thumbnail_omitted"), omitted.as_ref());
+            }
+        }
+        let omitted = &files[2][3];
+        let file = user.get(&format!("/chats/{chat}/attachments/{}", omitted.id)).await?.expect(200)?;
+        let data = file["img_thumbnail"]["data_base64"].as_str().map(str::len);
+        assert_eq!(data, Some(131_072_usize.div_ceil(3) * 4));
     }
 
     /// API-72, API-73, CONT-12, CONT-71, TURN-55: links of files that are not deleted

@@ -1,11 +1,15 @@
+use std::sync::Arc;
+
 use minichat_core::{AttachmentId, MessageId, RequestId};
+use tokio::sync::Barrier;
 
 use super::fixture::NOON;
 use super::{Db, on_both_databases};
 use crate::tx::{Dialect, only_column};
-use crate::value::params;
+use crate::value::{Param, params};
 use crate::{
-    AdmissionQuery, MessageKey, Order, PageRequest, Role, StoreError, Tx, UsableAttachment,
+    AdmissionQuery, AttachmentDeletion, AttachmentKey, ListedThumbnail, Message, MessageKey, Order,
+    PageRequest, Role, StoreError, Tx, UsableAttachment,
 };
 
 /// Rounds of a race.
@@ -24,6 +28,42 @@ impl Db {
         .await
         .unwrap();
         id
+    }
+
+    async fn add_thumbnail(&self, file: AttachmentId, bytes: usize) {
+        let webp = Param::Bytes(vec![7; bytes].into());
+        let sql = "UPDATE attachments SET img_thumbnail = $2, img_thumbnail_width = 128, \
+            img_thumbnail_height = 64 WHERE id = $1";
+        self.sql(sql, [file.into(), webp]).await.unwrap();
+    }
+
+    /// The messages of the chat.
+    async fn page(&self) -> Vec<Message> {
+        let (tenant, user, chat) = (self.tenant, self.user, self.chat);
+        let request = PageRequest::first(5, Order::OLDEST_FIRST);
+        let page: Result<_, StoreError> = self
+            .store
+            .read(move |tx| {
+                let request = request.clone();
+                Box::pin(async move { tx.message_list(tenant, user, chat, &request).await })
+            })
+            .await;
+        page.unwrap().items
+    }
+
+    /// Deletes a file as its user does.
+    async fn delete_as_user(&self, id: AttachmentId) -> AttachmentDeletion {
+        let user = self.user;
+        let key = AttachmentKey {
+            tenant_id: self.tenant,
+            chat_id: self.chat,
+            id,
+        };
+        let deletion: Result<_, StoreError> = self
+            .store
+            .write(move |tx| Box::pin(async move { tx.attachment_delete(user, key, NOON).await }))
+            .await;
+        deletion.unwrap()
     }
 
     /// Sends a message with `ids`, if all of them can be sent.
@@ -53,7 +93,7 @@ impl Db {
                         chat_id,
                         id: message.id,
                     };
-                    tx.message_attach(key, ids, NOON)?;
+                    tx.message_attach(key, &ids, NOON)?;
                     Ok(true)
                 })
             })
@@ -179,17 +219,96 @@ on_both_databases! {
         for count in [1, 0, 3, 2, 3] {
             assert!(db.send_files(files[..count].to_vec()).await.unwrap());
         }
-        let (tenant, user, chat) = (db.tenant, db.user, db.chat);
-        let request = PageRequest::first(5, Order::OLDEST_FIRST);
-        let page = db.store.read(move |tx| {
-            let request = request.clone();
-            Box::pin(async move { tx.message_list(tenant, user, chat, &request).await })
-        });
-        let page = page.await.map_err(|error: StoreError| error).unwrap();
-        let listed: Vec<Vec<_>> = page.items.iter()
+        let listed: Vec<Vec<_>> = db.page().await.iter()
             .map(|message| message.attachments.iter().map(|file| file.attachment_id).collect())
             .collect();
         let expected: Vec<_> = [1, 0, 3, 2, 3].map(|count| files[..count].to_vec()).to_vec();
         assert_eq!(listed, expected);
+    }
+
+    /// API-60: what of a page's thumbnails fits into a mebibyte, in turn from each message.
+    async fn a_page_shows_as_many_thumbnails_as_fit(db: Db) {
+        let mut files = Vec::new();
+        for nth in 0..12 {
+            let file = db.insert_ready_file("image").await;
+            if nth != 1 {
+                db.add_thumbnail(file, 131_072).await;
+            }
+            files.push(file);
+        }
+        let (first, second) = files.split_at(10);
+        assert!(db.send_files(first.to_vec()).await.unwrap());
+        assert!(db.send_files(second.to_vec()).await.unwrap());
+        let page = db.page().await;
+        let kinds = |message: &Message| -> String {
+            let files = message.attachments.iter();
+            files.map(|file| match &file.thumbnail {
+                ListedThumbnail::None => '-',
+                ListedThumbnail::Omitted => '.',
+                ListedThumbnail::Shown(thumbnail) => {
+                    assert_eq!(thumbnail.webp, [7; 131_072]);
+                    assert_eq!((thumbnail.width, thumbnail.height), (128, 64));
+                    'x'
+                }
+            }).collect()
+        };
+        assert_eq!(kinds(&page[0]), "x-xxxxx...");
+        assert_eq!(kinds(&page[1]), "xx");
+    }
+
+    /// CONT-70, CONT-73: a message with several files, and the deletion of each of them,
+    /// begin at once.
+    async fn a_message_has_all_of_its_files_or_was_not_sent(db: Db) {
+        let db = Arc::new(db);
+        let mut wins = [0, 0];
+        for round in 0..ROUNDS {
+            let mut files = Vec::new();
+            for _ in 0..4 {
+                files.push(db.insert_ready_file("image").await);
+            }
+            let barrier = Arc::new(Barrier::new(files.len() + 1));
+            let deletions: Vec<_> = files.iter().map(|&file| {
+                let (db, barrier) = (Arc::clone(&db), Arc::clone(&barrier));
+                tokio::spawn(async move {
+                    barrier.wait().await;
+                    db.delete_as_user(file).await
+                })
+            }).collect();
+            // Who locks first is left to chance; the order of the locks must not matter.
+            if round % 2 == 0 {
+                files.reverse();
+            }
+            barrier.wait().await;
+            let sent = db.send_files(files.clone()).await.unwrap();
+            let mut deleted = 0;
+            for deletion in deletions {
+                match deletion.await.unwrap() {
+                    AttachmentDeletion::Deleted(_) => deleted += 1,
+                    AttachmentDeletion::Locked => assert!(sent, "round {round}"),
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(deleted, if sent { 0 } else { files.len() }, "round {round}");
+            wins[usize::from(sent)] += 1;
+        }
+        let wrong = "SELECT COUNT(*) FROM message_attachments l \
+            JOIN attachments a ON a.id = l.attachment_id WHERE a.deleted_at IS NOT NULL";
+        assert_eq!(db.count(wrong, []).await, 0);
+        assert!(wins[0] > 0, "{wins:?}");
+    }
+
+    /// CONT-70: twenty files are linked in their order, of which none is named twice.
+    async fn a_message_has_as_many_files_as_it_may(db: Db) {
+        let mut files = Vec::new();
+        for _ in 0..20 {
+            files.push(db.insert_ready_file("document").await);
+        }
+        files.sort_by_key(|id| std::cmp::Reverse(id.0));
+        assert!(db.send_files(files.clone()).await.unwrap());
+        let page = db.page().await;
+        let listed: Vec<_> = page[0].attachments.iter().map(|file| file.attachment_id).collect();
+        assert_eq!(listed, files);
+        let instants = "SELECT COUNT(DISTINCT created_at) FROM message_attachments";
+        assert_eq!(db.count(instants, []).await, 20);
     }
 }

@@ -1,0 +1,62 @@
+//! How often a send waits for PostgreSQL before the provider is called.
+
+use minichat_tests::client::Api;
+use minichat_tests::database::DatabaseKind;
+use minichat_tests::harness::{Scene, run};
+use minichat_tests::postgres_proxy::PostgresProxy;
+use minichat_tests::scripted_provider::{Ending, Scenario};
+use minichat_tests::sent_files::StoredFile;
+use serde_json::json;
+use uuid::Uuid;
+
+/// Without files: a read, and the statement that reserves.
+const WITHOUT_FILES: usize = 2;
+
+/// With files: the locks, what they protect, and the rows one by one.
+const WITH_FILES: usize = 12;
+
+/// Round trips of the reserve of a message with `files`: the least of several, because
+/// other work of the process can only add to them.
+async fn of_send(
+    scene: &Scene,
+    proxy: &PostgresProxy,
+    (user, chat): (&Api, &str),
+    files: &[Uuid],
+) -> anyhow::Result<usize> {
+    let body = json!({"content": "look", "attachment_ids": files});
+    let mut least = usize::MAX;
+    for _ in 0..8 {
+        scene.provider.push_scenario(Scenario {
+            hold_before_head: true,
+            ..Scenario::deltas(&["part"], Ending::Completed)
+        });
+        let before = proxy.round_trips();
+        let stream = user.open(chat, &body).await?;
+        least = least.min(proxy.round_trips() - before);
+        scene.provider.release(1);
+        stream.collect().await?.only("done")?;
+    }
+    Ok(least)
+}
+
+/// CONT-70: what files cost does not depend on their number, and a message without any
+/// pays nothing for them.
+#[test]
+fn a_send_takes_as_many_round_trips_with_five_files_as_with_one() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let (scene, proxy) = env.proxied_scene("").await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        let mut files = Vec::new();
+        for _ in 0..5 {
+            let file = StoredFile::document(&chat);
+            files.push(file.insert(scene.database()).await?.id);
+        }
+        let mut taken = Vec::new();
+        for count in [0, 1, 5] {
+            taken.push(of_send(&scene, &proxy, (&user, chat.as_str()), &files[..count]).await?);
+        }
+        assert_eq!(taken, [WITHOUT_FILES, WITH_FILES, WITH_FILES]);
+        Ok(())
+    })
+}
