@@ -8,6 +8,7 @@ use anyhow::Context;
 use axum::Router;
 use minichat_config::ProcessConfig;
 use minichat_core::{Clock, SystemClock, Timestamp};
+use minichat_metrics::Metrics;
 use minichat_provider::{ClientSettings, ProviderClient, check_ca_file};
 use minichat_store::{DatabaseSettings, Store};
 use minichat_telemetry::{
@@ -91,18 +92,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
     outbox::register(&store, &config.outbox).await?;
     // Before anything is served: a pooler would keep requests to stop from us.
     let stops = store.stop_requests().await?;
-    let unrecovered = if store.is_sqlite() {
-        let watchdog = Watchdog {
-            store: store.clone(),
-            metrics: Arc::clone(&metrics),
-            timeout: config.orphan_watchdog.timeout,
-            open_turns: OpenTurns::default(),
-            outbox: Arc::new(Outbox::without_dispatcher(config.outbox.clone())),
-        };
-        recover(&watchdog, clock.now()).await?
-    } else {
-        None
-    };
+    let unrecovered = recover(&config, &store, &metrics, clock.now()).await?;
     let source = ConfigSource::start(
         config.source.as_ref().context(NO_SOURCE)?,
         render_settings(&config),
@@ -158,22 +148,41 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
         source,
         workers,
     };
+    log_serving(&running);
+    Ok(running)
+}
+
+fn log_serving(running: &Running) {
     let default_tenant =
         admin::default_tenant(&running.app).and_then(|id| running.app.tenants.get(id));
     let default_tenant = default_tenant.map(|tenant| tenant.source.to_string());
     tracing::info!(app_addr = %running.app_addr, admin_addr = %running.admin_addr, default_tenant, "serving");
-    Ok(running)
 }
 
-/// Ends the turns that the file's last owner left running, before any request
-/// is served (TURN-63). If the disk is full, this has to wait: returns the
+/// Ends the turns that the last owner of an `SQLite` file left running, before any
+/// request is served (TURN-63). If the disk is full, this has to wait: returns the
 /// instant since which turns are this process's own.
-async fn recover(watchdog: &Watchdog, now: Timestamp) -> anyhow::Result<Option<Timestamp>> {
+async fn recover(
+    config: &ProcessConfig,
+    store: &Store,
+    metrics: &Arc<dyn Metrics>,
+    now: Timestamp,
+) -> anyhow::Result<Option<Timestamp>> {
+    if !store.is_sqlite() {
+        return Ok(None);
+    }
+    let watchdog = Watchdog {
+        store: store.clone(),
+        metrics: Arc::clone(metrics),
+        timeout: config.orphan_watchdog.timeout,
+        open_turns: OpenTurns::default(),
+        outbox: Arc::new(Outbox::without_dispatcher(config.outbox.clone())),
+    };
     let report = watchdog.recover().await;
     let Some(error) = report.error else {
         return Ok(None);
     };
-    match watchdog.store.probe().await {
+    match store.probe().await {
         Err(cause) if cause.is_unavailable() => {
             tracing::error!(%error, "turns that were left running cannot be ended yet");
             Ok(Some(now))

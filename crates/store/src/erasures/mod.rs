@@ -9,11 +9,12 @@
 //! turns, quota rows, usage events and roll-ups in one transaction, so that they
 //! agree afterwards too.
 
+mod events;
+
 use minichat_core::{ChatId, TenantId, Timestamp, UserId};
 use uuid::Uuid;
 
 use crate::QuotaDay;
-use crate::outbox::of_person::{delivered, pattern, refused, waiting};
 use crate::tx::{Dialect, only_column};
 use crate::value::{Row, params};
 use crate::{StoreError, Tx};
@@ -267,39 +268,6 @@ impl Tx {
         Ok(rest.unwrap_or_default())
     }
 
-    /// Takes the person and what was written out of at most `limit` audit events that
-    /// wait for a sink or that a sink refused. Returns how many there were.
-    pub async fn erasure_empty_events(
-        &mut self,
-        erasure: &Erasure,
-        queues: &EventQueues,
-        limit: u32,
-        without_person: WithoutPerson,
-    ) -> Result<u64, StoreError> {
-        let pattern = pattern(erasure.user_id);
-        let audit = queues.audit.as_str();
-        let params = params![audit, erasure.tenant_id, pattern.as_str(), limit];
-        let mut changed = 0;
-        let pages = match self.dialect() {
-            Dialect::Sqlite => audit_pages!(""),
-            Dialect::Postgres => audit_pages!(" FOR UPDATE"),
-        };
-        for (select, update) in pages.into_iter().zip(UPDATE_AUDIT_SQL) {
-            for (id, payload) in self.query(select, &params, event_row).await? {
-                let payload = without_person(&payload, erasure);
-                self.execute_later(update, params![id, payload.as_str()])?;
-                changed += 1;
-            }
-        }
-        if changed > 0 {
-            self.execute_later(
-                "UPDATE erasures SET events = events + $2 WHERE id = $1",
-                params![erasure.id, changed],
-            )?;
-        }
-        Ok(changed)
-    }
-
     /// Takes the person out of turns, quota rows, events and roll-ups, and out of
     /// the erasure itself. `None`: chats or audit events of the person are left, or
     /// another process has finished it.
@@ -364,45 +332,6 @@ impl Tx {
             self.execute_later("DELETE FROM erasures WHERE id = $1", params![id])?;
         }
         Ok(erased)
-    }
-
-    /// Moves usage events, and removes audit events that were delivered. A dead letter
-    /// may be put back into its queue meanwhile, so queues come twice; then the
-    /// letters are locked. `None`: an audit event that waits names the person.
-    async fn erasure_move_events(
-        &mut self,
-        erasure: &Erasure,
-        queues: &EventQueues,
-    ) -> Result<Option<u64>, StoreError> {
-        let pattern = pattern(erasure.user_id);
-        let (tenant, usage) = (erasure.tenant_id, queues.usage.as_str());
-        let (person, id) = (erasure.user_id.to_string(), erasure.id.to_string());
-        let of_usage = params![
-            usage,
-            tenant,
-            pattern.as_str(),
-            person.as_str(),
-            id.as_str()
-        ];
-        let mut moved = 0;
-        for sql in [
-            MOVE_WAITING_SQL,
-            MOVE_DELIVERED_SQL,
-            MOVE_REFUSED_SQL,
-            MOVE_WAITING_SQL,
-        ] {
-            let events: Vec<i64> = self.query(sql, &of_usage, only_column).await?;
-            moved += events.len() as u64;
-        }
-        let of_audit = params![queues.audit.as_str(), tenant, pattern.as_str()];
-        self.execute_later(DELETE_DELIVERED_SQL, of_audit)?;
-        let left = params![queues.audit.as_str(), tenant, pattern.as_str(), 1_u32];
-        for sql in audit_pages!("") {
-            if !self.query(sql, &left, event_row).await?.is_empty() {
-                return Ok(None);
-            }
-        }
-        Ok(Some(moved))
     }
 }
 
@@ -488,54 +417,6 @@ const FINISH_SQL: &str = "UPDATE erasures SET user_id = NULL, finished_at = $3, 
      turns = $4, events = events + $5, quota_rows = (SELECT COUNT(*) FROM quota_usage \
      WHERE tenant_id = $6 AND user_id = $1) WHERE id = $1 AND user_id = $2 \
      RETURNING chats, messages, files, turns, quota_rows, events";
-
-/// A page of the audit events that wait, and one of those that a sink refused.
-macro_rules! audit_pages {
-    ($lock:literal) => {
-        [
-            concat!(
-                "SELECT id, payload FROM outbox_messages WHERE ",
-                waiting!(),
-                " ORDER BY id LIMIT $4",
-                $lock
-            ),
-            concat!(
-                "SELECT id, payload FROM outbox_dead_letters WHERE ",
-                refused!(),
-                " ORDER BY id LIMIT $4",
-                $lock
-            ),
-        ]
-    };
-}
-use audit_pages;
-
-/// Writes the audit events of [`audit_pages`] anew.
-const UPDATE_AUDIT_SQL: [&str; 2] = [
-    "UPDATE outbox_messages SET payload = $2 WHERE id = $1",
-    "UPDATE outbox_dead_letters SET payload = $2 WHERE id = $1",
-];
-
-const MOVE_WAITING_SQL: &str = concat!(
-    "UPDATE outbox_messages SET payload = REPLACE(payload, $4, $5) WHERE ",
-    waiting!(),
-    " RETURNING id"
-);
-const MOVE_DELIVERED_SQL: &str = concat!(
-    "UPDATE outbox_messages SET payload = REPLACE(payload, $4, $5) WHERE ",
-    delivered!(),
-    " RETURNING id"
-);
-const MOVE_REFUSED_SQL: &str = concat!(
-    "UPDATE outbox_dead_letters SET payload = REPLACE(payload, $4, $5) WHERE ",
-    refused!(),
-    " RETURNING id"
-);
-const DELETE_DELIVERED_SQL: &str = concat!("DELETE FROM outbox_messages WHERE ", delivered!());
-
-fn event_row(row: &Row<'_>) -> Result<(i64, String), StoreError> {
-    Ok((row.take()?, row.take()?))
-}
 
 fn erasure_row(row: &Row<'_>) -> Result<Erasure, StoreError> {
     Ok(Erasure {
