@@ -165,5 +165,12 @@ on_each_database! {
         user.delete(&foreign.path).await?.problem(403, "insufficient_permissions")?;
         user.get(&foreign.path).await?.expect(200)?;
         assert!(events(&scene).await?.is_empty());
+
+        // With their chat, files are gone at once.
+        user.delete(&format!("/chats/{chat}")).await?.expect(204)?;
+        for file in [&linked, &foreign] {
+            user.get(&file.path).await?.problem(404, "chat_not_found")?;
+            user.delete(&file.path).await?.problem(404, "chat_not_found")?;
+        }
     }
 }
