@@ -1,6 +1,7 @@
 //! What the quota allows, and what it charges.
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
+use minichat_tests::exposition::Scrape;
 use minichat_tests::harness::Env;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
@@ -146,6 +147,89 @@ on_each_database! {
             WHERE bucket = 'total' AND period_type = 'daily'";
         assert_eq!(scene.database().number(reserved).await?, 42_100);
         scene.provider.release(10);
+    }
+
+    /// QUOTA-47, QUOTA-52, QUOTA-82, QUOTA-103; checks 17 of chapter 03 and 30 of
+    /// chapter 05: the last premium reserve
+    /// is one turn's, and the others are downgraded.
+    async fn of_parallel_sends_one_gets_the_last_premium_reserve(env) {
+        let scene = env.scene_with(|tenant| tenant.with_limits(PLENTY, (18_630, 18_630))).await?;
+        scene.provider.push_scenario(Scenario {
+            times: 8,
+            hold_before_end: true,
+            ..Scenario::deltas(&["ok"], Ending::Completed)
+        });
+        let user = scene.new_user()?;
+        let chats = try_join_all((0..8).map(|_| user.create_chat(Some("prem")))).await?;
+        let body = json!({"content": message()});
+        let streams = try_join_all(chats.iter().map(|chat| user.open(chat, &body))).await?;
+        scene.provider.release(8);
+        let mut decisions = Vec::new();
+        for stream in streams {
+            let events = stream.collect().await?;
+            let done = events.only("done")?;
+            decisions.push(done["quota_decision"].as_str().unwrap_or_default().to_owned());
+        }
+        decisions.sort();
+        assert_eq!(decisions, [&["allow"][..], &["downgrade"; 7]].concat());
+        let scrape = scene.stack.scrape().await?;
+        for (decision, model, tier, count) in [
+            ("allow", "prem", "premium", 1.0),
+            ("downgrade", "std", "standard", 7.0),
+        ] {
+            let labels = [("decision", decision), ("tier", tier), ("model", model)];
+            let counted = scrape.sum("mini_chat_quota_preflight_total", &labels);
+            assert!((counted - count).abs() < f64::EPSILON, "{decision}: {counted}");
+        }
+    }
+
+    /// QUOTA-14, QUOTA-84; check 29 of chapter 03
+    async fn a_limit_below_what_is_used_refuses_the_next_turn_alone(env) {
+        let scene = env.scene().await?;
+        let stack = &scene.stack;
+        scene.provider.push_scenario(Scenario {
+            hold_before_end: true,
+            ..reporting(30, 2)
+        });
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        let mut stream = user.open(&chat, &json!({"content": message()})).await?;
+        stream.expect("stream_started").await?;
+        stream.expect("delta").await?;
+        let revision = stack.configz(&scene.tenant).await?["revision"].clone();
+        let lower = scene.tenant.clone().with_limits((100, 1_000_000), (100, 1_000_000));
+        stack.write_manifest("acme", &lower.manifest())?;
+        stack.eventually("reloaded", async || {
+            Ok(stack.configz(&lower).await?["revision"] != revision)
+        }).await?;
+        let next = user.create_chat(Some("std")).await?;
+        let refusal = user.refused(&next, &json!({"content": "PING"})).await?;
+        refusal.problem(429, "quota_exceeded")?;
+        scene.provider.release(1);
+        stream.expect("done").await?;
+        let spent = "SELECT spent_credits_micro FROM quota_usage \
+            WHERE bucket = 'total' AND period_type = 'daily'";
+        assert_eq!(scene.database().number(spent).await?, 36);
+    }
+
+    /// QUOTA-58, QUOTA-103; checks 18 of chapter 03 and 31 of chapter 05
+    async fn an_overshoot_is_counted_in_both_periods(env) {
+        let scene = env.scene().await?;
+        let user = scene.new_user()?;
+        for (usage, counted) in [(reporting(1210, 1000), 0.0), (reporting(2000, 431), 1.0)] {
+            scene.provider.push_scenario(usage);
+            let chat = user.create_chat(Some("std")).await?;
+            let before = scene.stack.scrape().await?;
+            user.say(&chat, &message()).await?;
+            let after = scene.stack.scrape().await?;
+            for period in ["daily", "monthly"] {
+                let sum = |scrape: &Scrape| {
+                    scrape.sum("mini_chat_quota_overshoot_total", &[("period", period)])
+                };
+                let moved = sum(&after) - sum(&before);
+                assert!((moved - counted).abs() < f64::EPSILON, "{period}: {moved}");
+            }
+        }
     }
 
     /// QUOTA-58: within the tolerance the full price is charged.
