@@ -47,6 +47,16 @@ impl Files {
         )
     }
 
+    /// The files that are in a store, each with its store before it.
+    pub(super) fn indexed(&self) -> Vec<(String, String)> {
+        let stores = self.stores.iter();
+        let files = |(store, files): (&String, &BTreeSet<String>)| {
+            let files = files.iter().map(|file| (store.clone(), file.clone()));
+            files.collect::<Vec<_>>()
+        };
+        stores.flat_map(files).collect()
+    }
+
     /// Answers a call below `/v1` or `/openai`; `None` for other paths.
     pub(super) fn answer(&mut self, method: &Method, path: &str, body: &Bytes) -> Option<Reply> {
         Some(match (method.as_str(), parts(path).as_slice()) {

@@ -140,6 +140,11 @@ impl ScriptedProvider {
         self.shared.files().ids()
     }
 
+    /// The files in vector stores, each with its store before it.
+    pub fn indexed(&self) -> Vec<(String, String)> {
+        self.shared.files().indexed()
+    }
+
     /// Lets `count` held answers continue, now or as soon as they hold.
     pub fn release(&self, count: usize) {
         self.shared.releases.add_permits(count);

@@ -1,6 +1,8 @@
 //! Documents in the chat's vector store.
 
 use futures_util::future::{join, join_all};
+use minichat_dataplane::cleanup::{Limits, Report};
+use minichat_telemetry::Signal;
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::form::{FormFile, beginning};
 use minichat_tests::harness::{Scene, Stack, run};
@@ -43,6 +45,15 @@ async fn stores(scene: &Scene) -> anyhow::Result<Vec<String>> {
         values.join(" ")
     });
     Ok(rows.collect())
+}
+
+/// One pass of the clean-up.
+async fn pass(scene: &Scene) -> Report {
+    let limits = Limits {
+        stop: &Signal::new(),
+        deadline: None,
+    };
+    scene.stack.cleanup().run_once(limits).await
 }
 
 /// Uploads ten first documents of a chat at once, in turn through the scene's
@@ -336,6 +347,66 @@ on_each_database! {
         storage(&mut tenant, "files");
         scene.stack.apply(&tenant).await?;
         user.upload(&fresh, &FormFile::text("a")).await?.expect(201)?;
+    }
+
+    /// CONT-64, CONT-165: a document that gets into the store after the clean-up has taken
+    /// it out is taken out again, whether the clean-up was done with it or still at work.
+    async fn a_document_deleted_on_its_way_into_the_store_does_not_stay_there(env) {
+        let scene = scene_with(&env, "MINICHAT_CLEANUP_WORKER_ENABLED=false", |_| {}).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(None).await?;
+        user.upload(&chat, &FormFile::text("kept")).await?.expect(201)?;
+        let kept = scene.provider.indexed();
+        assert_eq!(kept.len(), 1);
+        for is_at_work in [false, true] {
+            let held = Scenario { hold_before_head: true, ..for_stores().for_path("/vector_stores/") };
+            scene.provider.push_scenario(held);
+            let text = FormFile::text("deleted");
+            let upload = user.upload(&chat, &text);
+            let deletion = async {
+                scene.provider.wait_until(|stats| stats.answers_open == 1).await;
+                let id = "SELECT id FROM attachments WHERE status = 'uploaded' AND deleted_at IS NULL";
+                let id = scene.database().query(id).await?;
+                let id = id[0][0].clone().unwrap_or_default();
+                user.delete(&format!("/chats/{chat}/attachments/{id}")).await?.expect(204)?;
+                if is_at_work {
+                    // It has taken the file out of the store, where it was not, and deletes it.
+                    let held = Scenario {
+                        hold_before_head: true,
+                        for_method: Some("DELETE".to_owned()),
+                        ..Scenario::default().for_path("/v1/files/")
+                    };
+                    scene.provider.push_scenario(held);
+                    let release = async {
+                        scene.provider.wait_until(|stats| stats.answers_open == 2).await;
+                        scene.provider.release(1);
+                        settled(&scene).await?;
+                        assert_eq!(scene.provider.indexed().len(), 2, "the provider has put it into the store");
+                        scene.provider.release(1);
+                        anyhow::Ok(())
+                    };
+                    let (report, released) = join(pass(&scene), release).await;
+                    released?;
+                    // What it has done is not the end of the document: it is due again.
+                    assert_eq!((report.processed, report.completed), (2, 1), "{report:?}");
+                    assert_eq!(report.remaining_pending, 0, "{report:?}");
+                } else {
+                    let report = pass(&scene).await;
+                    assert_eq!((report.completed, report.remaining_pending), (1, 0), "{report:?}");
+                    scene.provider.release(1);
+                }
+                anyhow::Ok(())
+            };
+            let (answer, deleted) = join(upload, deletion).await;
+            deleted?;
+            answer?.problem(404, "attachment_not_found")?;
+            let in_store = if is_at_work { 1 } else { 2 };
+            assert_eq!(scene.provider.indexed().len(), in_store);
+            let report = pass(&scene).await;
+            assert_eq!((report.processed, report.remaining_pending), (u64::from(!is_at_work), 0), "{report:?}");
+            assert_eq!(scene.provider.indexed(), kept);
+            assert_eq!(scene.provider.stored().0.len(), 1);
+        }
     }
 
     /// CONT-58, CONT-61, CONT-63, CONT-64: the store of a deleted chat is left to the
