@@ -96,7 +96,8 @@ enum Command {
         /// Make a pass every N seconds until SIGTERM.
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
         interval: Option<u64>,
-        /// End a pass after N seconds. What is left waits for the next one.
+        /// End a pass after N seconds. What is left waits for the next one. Must be
+        /// more than `cleanup_worker.call_timeout_secs`.
         #[arg(long, value_name = "SECONDS", default_value = "240", value_parser = clap::value_parser!(u64).range(1..))]
         time_budget: u64,
     },

@@ -9,7 +9,7 @@ use minichat_config::process::CleanupConfig;
 use minichat_core::SystemClock;
 use minichat_metrics::JobMetrics;
 use minichat_provider::ProviderClient;
-use minichat_store::Store;
+use minichat_store::{Store, StoreError};
 use minichat_telemetry::Signal;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -46,6 +46,7 @@ pub async fn cleanup(
     stop: &Signal,
 ) -> anyhow::Result<bool> {
     let began = Instant::now();
+    check_budget(budget, config.process.cleanup_worker.call_timeout)?;
     let metrics = Arc::new(JobMetrics::default());
     let file = ReportFile::open("cleanup", config.job.report_file.as_deref())?;
     let file = Mutex::new(file);
@@ -65,6 +66,7 @@ pub async fn cleanup(
         }
         opened => opened?,
     };
+    forget_claims(&store).await?;
     let source = tenants(config, &store, stop).await?;
     let cleanup = Cleanup {
         store,
@@ -96,6 +98,31 @@ pub async fn cleanup(
 }
 
 /// The tenants, whose credentials are needed.
+/// Of an `SQLite` file, which one process has at a time, the process before cannot
+/// work any more: its claims end (CONT-173).
+async fn forget_claims(store: &Store) -> anyhow::Result<()> {
+    if !store.is_sqlite() {
+        return Ok(());
+    }
+    let forgotten: Result<(), StoreError> = store
+        .write(|tx| {
+            let forgotten = tx.cleanup_forget_claims(true);
+            Box::pin(async move { forgotten })
+        })
+        .await;
+    forgotten.context("the claims of the last process cannot be ended")
+}
+
+/// Refuses a `budget` within which no call could begin (CONT-172).
+fn check_budget(budget: Duration, call_timeout: Duration) -> anyhow::Result<()> {
+    let (budget, call) = (budget.as_secs(), call_timeout.as_secs());
+    anyhow::ensure!(
+        budget > call,
+        "--time-budget: within {budget} s no call of a provider could begin, because it may take {call} s (cleanup_worker.call_timeout_secs), so nothing would be cleaned up: write more than {call}, or lower cleanup_worker.call_timeout_secs"
+    );
+    Ok(())
+}
+
 async fn tenants(
     config: &CleanupConfig,
     store: &Store,

@@ -153,6 +153,41 @@ on_each_database! {
         assert_eq!((&failing.reports[0]["retried"], &failing.reports[0]["completed"]), (&json!(2), &json!(0)));
         let disabled = format!("{SHORT}\nMINICHAT_CLEANUP_WORKER_ENABLED=false");
         let disabled = run(&env, &[], &disabled).await?;
+    /// CONT-172: a time within which no call of a provider could begin is refused.
+    async fn a_job_without_time_for_a_call_is_refused(env) {
+        let slow_calls = "MINICHAT_CLEANUP_WORKER_CALL_TIMEOUT_SECS=240";
+        let short: &[&str] = &["--time-budget", "3"];
+        for (arguments, settings, least) in [(short, SHORT, 3), (&["--once"], slow_calls, 240)] {
+            let refused = run(&env, arguments, settings).await?;
+            assert!(!refused.status.success(), "{refused:?}");
+            let least = format!("write more than {least}, ");
+            assert!(refused.stderr.contains("--time-budget: ") && refused.stderr.contains(&least), "{refused:?}");
+            assert!(refused.reports.is_empty(), "{refused:?}");
+        }
+    }
+
+    /// CONT-173: on SQLite, where one process has the file, what a killed job has claimed
+    /// is free for the next one at once.
+    async fn the_claims_of_a_killed_job_end_with_the_next_one_on_sqlite(env) {
+        let provider = deleted_chats(&env, 1, 2).await?;
+        let held = Scenario { hold_before_head: true, times: 1, ..slow(0) };
+        provider.push_scenario(held);
+        let seen = provider.requests().len();
+        let mut killed = start(&env, &[], SHORT)?;
+        provider.wait_until(|stats| stats.answers_open == 1).await;
+        killed.kill().await?;
+        assert_eq!(provider.requests().len(), seen + 1);
+        assert_eq!(env.database.number(CLAIMS).await?, 1);
+        let next = run(&env, &[], SHORT).await?;
+        assert!(next.status.success(), "{next:?}");
+        let left = match env.database.kind() {
+            DatabaseKind::Sqlite => 0,
+            // It may be at work.
+            DatabaseKind::Postgres => 2,
+        };
+        assert_eq!(next.reports[0]["remaining_pending"], left, "{next:?}");
+    }
+
         assert!(disabled.status.success(), "{disabled:?}");
         assert_eq!(env.database.number(&count("pending")).await?, 2);
         let url = match env.database.kind() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use anyhow::Context as _;
 use minichat_config::ProcessConfig;
 use minichat_config::process::{Allowed, Auth};
 use serde_json::{Value, json};
@@ -71,6 +72,51 @@ fn without_values_the_pool_is_one_pod_on_sqlite_with_a_volume() -> anyhow::Resul
 fn sqlite_with_two_replicas_is_refused_with_what_to_set_instead() {
     let refused = render(&["pool.replicaCount=2"]).unwrap_err().to_string();
     assert!(refused.contains("set database.existingSecret"), "{refused}");
+}
+
+/// CONT-172: seconds that leave the clean-up no time to work, or kill it at work.
+#[test]
+fn a_clean_up_that_could_do_nothing_is_refused_with_what_to_set_instead() -> anyhow::Result<()> {
+    let call = "pool.config.cleanup_worker.call_timeout_secs=120";
+    for (values, key, least) in [
+        (
+            ["cleanup.timeBudgetSeconds=30", ""],
+            "timeBudgetSeconds",
+            "more than 30",
+        ),
+        (
+            ["cleanup.timeBudgetSeconds=120", call],
+            "timeBudgetSeconds",
+            "more than 120",
+        ),
+        (
+            ["cleanup.timeBudgetSeconds=240", call],
+            "activeDeadlineSeconds",
+            "more than 360",
+        ),
+        (
+            ["cleanup.activeDeadlineSeconds=270", ""],
+            "activeDeadlineSeconds",
+            "more than 270",
+        ),
+    ] {
+        let values = ON_POSTGRES.iter().copied().chain(values);
+        let values: Vec<_> = values.filter(|value| !value.is_empty()).collect();
+        let refused = render(&values)
+            .err()
+            .with_context(|| format!("{values:?}"))?;
+        let refused = refused.to_string();
+        assert!(refused.contains(&format!("cleanup.{key}: ")), "{refused}");
+        assert!(refused.contains(&format!("set {least}")), "{refused}");
+        // On SQLite there is no such job.
+        render(&values[ON_POSTGRES.len()..])?;
+    }
+    let enough = [
+        "cleanup.timeBudgetSeconds=31",
+        "cleanup.activeDeadlineSeconds=62",
+    ];
+    render(&[ON_POSTGRES, &enough].concat())?;
+    Ok(())
 }
 
 /// K8S-51, K8S-71

@@ -456,7 +456,7 @@ fn cleanup() -> Vec<ChartValue> {
             "cleanup.timeBudgetSeconds",
             Kind::Integer(1, 86_400),
             "240",
-            "Seconds that a clean-up may take. What is left waits for the next one.",
+            "Seconds that a clean-up may take, more than `cleanup_worker.call_timeout_secs`. What is left waits for the next one.",
         ),
         value(
             "cleanup.activeDeadlineSeconds",
