@@ -55,7 +55,8 @@ pub use books::{BookPeriod, BookedCell, BookedTurns, UsageRollup};
 pub use chats::{Chat, NewChat};
 pub use cleanup::{
     CleanupBacklog, CleanupClaim, CleanupCursor, CleanupHint, CleanupStep, CleanupTimes,
-    DroppedStore, DueChat, FailedAttempt, HintedChat, LeftStore, PendingFile,
+    DeletedChats, DeletedPage, DroppedStore, DueChat, FailedAttempt, HintedChat, LeftStore,
+    PendingFile,
 };
 pub use erasures::{Erased, Erasure, ErasureRest, EventQueues, WithoutPerson};
 pub use error::{Constraint, Refused, StoreError};

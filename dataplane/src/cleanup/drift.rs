@@ -19,10 +19,7 @@ impl Pass<'_> {
             Box::pin(tx.cleanup_rearm_failed(BATCH))
         })
         .await?;
-        self.repair("attachments of deleted chats", |tx| {
-            Box::pin(tx.cleanup_rearm_deleted(BATCH))
-        })
-        .await?;
+        self.rearm_deleted_chats().await?;
         self.repair("vector stores that nobody has created", move |tx| {
             Box::pin(tx.cleanup_drop_placeholders(stale_before, BATCH))
         })

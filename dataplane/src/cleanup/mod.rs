@@ -15,6 +15,7 @@
 
 mod chat;
 mod drift;
+mod deleted_chats;
 mod erasures;
 mod hints;
 mod pass;

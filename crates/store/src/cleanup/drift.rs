@@ -1,6 +1,7 @@
 //! Repairs what deletions and uploads could not mark themselves (CONT-174). Each
 //! statement changes at most `limit` rows and returns how many; those that another
-//! process is changing are left to it.
+//! process is changing are left to it. Each finds its rows by an index that has no
+//! others.
 
 use minichat_core::Timestamp;
 use uuid::Uuid;
@@ -10,11 +11,6 @@ use crate::value::{Param, params};
 use crate::{StoreError, Tx};
 
 impl Tx {
-    /// Attachments of deleted chats that no deletion has marked become pending.
-    pub async fn cleanup_rearm_deleted(&mut self, limit: u32) -> Result<usize, StoreError> {
-        self.repaired(REARM_DELETED, &params![limit]).await
-    }
-
     /// Failed uploads that have left a file become pending.
     pub async fn cleanup_rearm_failed(&mut self, limit: u32) -> Result<usize, StoreError> {
         self.repaired(REARM_FAILED, &params![limit]).await
@@ -66,15 +62,6 @@ macro_rules! repair {
     };
 }
 
-const REARM_DELETED: (&str, &str) = repair!(
-    "UPDATE attachments SET cleanup_status = 'pending', \
-     cleanup_updated_at = statement_timestamp() WHERE id IN (",
-    "SELECT a.id FROM attachments a JOIN chats c ON c.id = a.chat_id \
-     WHERE c.deleted_at IS NOT NULL AND a.cleanup_status IS NULL LIMIT $1",
-    " FOR UPDATE OF a SKIP LOCKED",
-    " AND cleanup_status IS NULL"
-);
-
 const REARM_FAILED: (&str, &str) = repair!(
     "UPDATE attachments SET cleanup_status = 'pending', \
      cleanup_updated_at = statement_timestamp() WHERE id IN (",
@@ -104,3 +91,11 @@ const DROP_PLACEHOLDERS: (&str, &str) = repair!(
     " FOR UPDATE SKIP LOCKED",
     " AND vector_store_id IS NULL"
 );
+
+/// Statements whose plans a test reads: of PostgreSQL, and of `SQLite`.
+#[cfg(test)]
+pub(crate) const PLANNED: [(&str, (&str, &str)); 3] = [
+    ("failed", REARM_FAILED),
+    ("uploads", ABANDON_UPLOADS),
+    ("placeholders", DROP_PLACEHOLDERS),
+];

@@ -8,10 +8,11 @@
 //! `chat_vector_stores`.
 //!
 //! [`claims`] says who works on a chat, [`files`] and [`stores`] how it ended,
-//! [`drift`] repairs what no deletion has marked, [`hints`] are the messages of
+//! [`drift`] and [`deleted_chats`] repair what no deletion has marked, [`hints`] are the messages of
 //! deletions.
 
 mod claims;
+mod deleted_chats;
 mod drift;
 mod files;
 mod hints;
@@ -21,6 +22,11 @@ use minichat_core::{AttachmentId, ChatId, TenantId, Timestamp};
 use uuid::Uuid;
 
 pub use claims::{CleanupClaim, CleanupCursor};
+#[cfg(test)]
+pub(crate) use deleted_chats::PLANNED as PLANNED_DELETED;
+pub use deleted_chats::{DeletedChats, DeletedPage};
+#[cfg(test)]
+pub(crate) use drift::PLANNED as PLANNED_DRIFT;
 pub use hints::{CleanupHint, HintedChat};
 
 /// The instants by which a pass decides what is due. It takes them once, so that it

@@ -9,8 +9,8 @@ use super::fixture::NOON;
 use super::{Db, on_both_databases};
 use crate::value::params;
 use crate::{
-    BoxFuture, CleanupClaim, CleanupStep, CleanupTimes, DroppedStore, DueChat, FailedAttempt,
-    LeftStore, PendingFile, StoreError, Tx,
+    BoxFuture, CleanupClaim, CleanupStep, CleanupTimes, DeletedPage, DroppedStore, DueChat,
+    FailedAttempt, LeftStore, PendingFile, StoreError, Tx,
 };
 
 const LEASE: Duration = Duration::from_hours(1);
@@ -193,6 +193,11 @@ impl Db {
         .await
     }
 
+    async fn deleted_page(&self, from: Timestamp) -> DeletedPage {
+        self.cleanup(move |tx| Box::pin(tx.cleanup_deleted_page(from, 2)))
+            .await
+    }
+
     async fn age(&self, minutes: i64) {
         let then = self.now().await.plus_micros(-minutes * MINUTE);
         self.sql(
@@ -331,12 +336,11 @@ on_both_databases! {
         db.insert_store(None).await;
         db.age(16).await;
         let stale_before = db.times().await.stale_before;
-        for expected in [[1, 1, 0, 1], [0, 0, 0, 0]] {
+        for expected in [[1, 1, 1], [0, 0, 0]] {
             let repaired = db.cleanup(move |tx| Box::pin(async move {
                 Ok([
                     tx.cleanup_abandon_uploads(stale_before, 10).await?,
                     tx.cleanup_rearm_failed(10).await?,
-                    tx.cleanup_rearm_deleted(10).await?,
                     tx.cleanup_drop_placeholders(stale_before, 10).await?,
                 ])
             }));
@@ -345,9 +349,16 @@ on_both_databases! {
         let pending = "SELECT COUNT(*) FROM attachments WHERE status = 'failed' \
             AND cleanup_status = 'pending'";
         assert_eq!(db.count(pending, []).await, 2);
+        let page = db.deleted_page(NOON.plus_micros(-1)).await;
+        assert!(!page.has_unmarked && page.is_last, "a living chat has the file");
         db.sql("UPDATE chats SET deleted_at = $1", params![NOON]).await.unwrap();
-        let rearmed = db.cleanup(|tx| Box::pin(tx.cleanup_rearm_deleted(10)));
-        assert_eq!(rearmed.await, 1);
+        assert!(!db.deleted_page(NOON).await.has_unmarked, "it has been looked through");
+        for has_unmarked in [true, false] {
+            let page = db.deleted_page(NOON.plus_micros(-1)).await;
+            assert_eq!((page.has_unmarked, page.chats.until), (has_unmarked, NOON));
+            let rearmed = db.cleanup(move |tx| Box::pin(tx.cleanup_rearm_deleted(page.chats, 10)));
+            assert_eq!(rearmed.await, usize::from(has_unmarked));
+        }
         let backlog = db.cleanup(|tx| Box::pin(tx.cleanup_backlog())).await;
         assert_eq!((backlog.pending, backlog.failed), (3, 0));
     }
