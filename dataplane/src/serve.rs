@@ -228,6 +228,7 @@ fn cleanup(app: &App) -> Cleanup {
         tenants: Arc::clone(&app.tenants),
         client: app.provider.clone(),
         settings: app.config.cleanup_worker,
+        retention: app.config.retention,
         outbox: Arc::clone(&app.outbox),
         clock: Arc::clone(&app.clock),
     }

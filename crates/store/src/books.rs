@@ -16,8 +16,8 @@ pub struct BookPeriod {
     pub end: Date,
 }
 
-/// The turns of one user, day and model that were priced by one policy, by the day
-/// of their reserve.
+/// Turns of one user, day and model that were priced by one policy, by the day of
+/// their reserve. There may be several: of chats that exist, and of purged ones.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BookedTurns {
     pub user_id: Option<UserId>,
@@ -92,14 +92,18 @@ impl Snapshot {
         Ok(found)
     }
 
-    /// Turns that ended.
+    /// Turns that ended, also those of chats that were purged.
     pub async fn book_turns(
         &mut self,
         period: &BookPeriod,
-        take: impl FnMut(BookedTurns),
+        mut take: impl FnMut(BookedTurns),
     ) -> Result<(), StoreError> {
         let sql = turns!("settled_credits_micro", "state <> 'running'");
-        self.each(sql, &period.params(), turns_row, take).await
+        let params = period.params();
+        self.each(sql, &params, turns_row, &mut take).await?;
+        let sql = "SELECT user_id, day, model, policy_version, turns, settled, credits_micro \
+                   FROM turn_rollups WHERE tenant_id = $1 AND day >= $2 AND day < $3";
+        self.each(sql, &params, turns_row, take).await
     }
 
     /// Turns that run, with what they have reserved.

@@ -93,7 +93,29 @@ impl Tx {
             "SELECT model, day, events, credits_micro, input_tokens, output_tokens \
              FROM usage_rollups WHERE tenant_id = $1 AND user_id = $2 ORDER BY day, model",
             &params![tenant, user],
-            usage_row,
+            |row| {
+                sums_row(
+                    row,
+                    &["events", "credits_micro", "input_tokens", "output_tokens"],
+                )
+            },
+        )
+        .await
+    }
+
+    /// Turns of the person whose chats were purged, added up by model and day: few
+    /// rows.
+    pub async fn export_purged(
+        &mut self,
+        tenant: TenantId,
+        user: UserId,
+    ) -> Result<Vec<ExportedRow>, StoreError> {
+        self.query(
+            "SELECT model, day, CAST(SUM(turns) AS BIGINT), CAST(SUM(credits_micro) AS BIGINT) \
+             FROM turn_rollups WHERE tenant_id = $1 AND user_id = $2 \
+             GROUP BY day, model ORDER BY day, model",
+            &params![tenant, user],
+            |row| sums_row(row, &["turns", "credits_micro"]),
         )
         .await
     }
@@ -330,11 +352,12 @@ const LINKS: ExportTable = ExportTable {
     },
 };
 
-fn usage_row(row: &Row<'_>) -> Result<ExportedRow, StoreError> {
+/// A roll-up of a model and a day, with the sums `names`.
+fn sums_row(row: &Row<'_>, names: &[&str]) -> Result<ExportedRow, StoreError> {
     let mut columns = Map::new();
     put(&mut columns, "model", row.take::<Option<String>>()?);
     put(&mut columns, "day", row.take::<Option<Date>>()?);
-    for name in ["events", "credits_micro", "input_tokens", "output_tokens"] {
+    for name in names {
         put(&mut columns, name, row.take::<Option<i64>>()?);
     }
     Ok(ExportedRow {

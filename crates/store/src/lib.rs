@@ -28,6 +28,7 @@ mod outbox;
 mod page;
 mod policy_snapshots;
 mod postgres;
+mod purge;
 mod quota;
 mod reactions;
 mod settings;
@@ -77,6 +78,7 @@ pub use outbox::{
 pub use page::{Direction, Key, Order, Page, PageRequest, Sort};
 pub use policy_snapshots::PolicySnapshot;
 pub use postgres::StopRequests;
+pub use purge::{PurgeStep, PurgeableChat};
 pub use quota::{QuotaCell, QuotaCells, QuotaDay, SettlementBooking, SettlementFault};
 pub use reactions::NewReaction;
 pub use settings::DatabaseSettings;

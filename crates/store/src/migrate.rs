@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0006_erasures.sql"),
     include_str!("migrations/0007_cleanup.sql"),
     include_str!("migrations/0008_bounded_cleanup.sql"),
+    include_str!("migrations/0009_purge.sql"),
 ];
 
 /// The key of the advisory lock, `minichat` in ASCII.

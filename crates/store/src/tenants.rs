@@ -32,6 +32,7 @@ pub(crate) const RELEASE: &str = "DELETE FROM tenants WHERE id = $1 \
      AND NOT EXISTS (SELECT 1 FROM outbox_parked WHERE tenant_id = $1) \
      AND NOT EXISTS (SELECT 1 FROM outbox_dead_letters WHERE tenant_id = $1) \
      AND NOT EXISTS (SELECT 1 FROM usage_rollups WHERE tenant_id = $1) \
+     AND NOT EXISTS (SELECT 1 FROM turn_rollups WHERE tenant_id = $1) \
      AND NOT EXISTS (SELECT 1 FROM erasures WHERE tenant_id = $1) \
      AND NOT EXISTS (SELECT 1 FROM cleanup_claims WHERE tenant_id = $1) \
      RETURNING id";

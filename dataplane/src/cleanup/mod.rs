@@ -2,29 +2,31 @@
 //! attachments, and the files and the vector store of deleted chats, at their
 //! providers. Deletions only mark rows; nobody waits for a provider.
 //!
-//! A *pass* repairs what no deletion has marked ([`drift`]), reads the messages of
-//! deletions ([`hints`]), works on whatever is due ([`pass`], [`chat`]), until nothing
-//! is due or its time is over, and goes on with what waits for it ([`erasures`]). The rows say everything: what is left to do,
-//! how often it failed, and what is done. So a pass may be killed at any instruction,
-//! several may run at once, and a message may be lost or read twice. It is written
-//! that something is gone only after its provider said so, and counted only by the
-//! process that wrote it.
+//! A *pass* repairs what no deletion has marked ([`drift`], [`deleted_chats`]), reads
+//! the messages of deletions ([`hints`]), removes what was deleted long ago ([`purge`]),
+//! works on whatever is due ([`pass`], [`chat`]), until nothing is due or its time is
+//! over, and goes on with what waits for it ([`erasures`]). The rows say everything:
+//! what is left to do, how often it failed, and what is done. So a pass may be killed
+//! at any instruction, several may run at once, and a message may be lost or read
+//! twice. It is written that something is gone only after its provider said so, and
+//! counted only by the process that wrote it.
 //!
 //! The time of one tenant is not another's: tenants are cleaned side by side, and a
 //! provider that does not answer is left to the next pass ([`provider`]).
 
 mod chat;
-mod drift;
 mod deleted_chats;
+mod drift;
 mod erasures;
 mod hints;
 mod pass;
 mod provider;
+mod purge;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use minichat_config::process::CleanupWorker;
+use minichat_config::process::{CleanupWorker, Retention};
 use minichat_core::Clock;
 use minichat_metrics::{BacklogState, Metrics};
 use minichat_provider::ProviderClient;
@@ -46,6 +48,7 @@ pub struct Cleanup {
     pub tenants: Arc<Tenants>,
     pub client: ProviderClient,
     pub settings: CleanupWorker,
+    pub retention: Retention,
     /// Whose queues have the messages of deletions.
     pub outbox: Arc<Outbox>,
     pub clock: Arc<dyn Clock>,
@@ -62,6 +65,8 @@ pub struct Report {
     pub retried: u64,
     /// Files that were given up.
     pub failed: u64,
+    /// Deleted chats that were removed from the database.
+    pub purged: u64,
     /// Attachments whose file is still to be deleted.
     pub remaining_pending: u64,
     /// Attachments whose file was given up, in this pass or earlier.

@@ -68,6 +68,7 @@ impl<'a> Pass<'a> {
     async fn work(&self) -> Result<(), StoreError> {
         self.repair_drift().await?;
         self.read_hints().await?;
+        self.purge_chats().await;
         let times = self.times().await?;
         let mut behind = None;
         while !self.must_stop() {

@@ -33,8 +33,8 @@ const EVENTS: u32 = 50;
 #[derive(Serialize, JsonSchema)]
 pub(super) struct ExportLine<'a> {
     /// What the line shows: `chat`, `message`, `turn`, `reaction`, `attachment`,
-    /// `message_attachment`, `summary`, `quota`, `erasure`, `usage`, `event`, or
-    /// `end`, which is the last one. More may come.
+    /// `message_attachment`, `summary`, `quota`, `erasure`, `usage`, `purged_turns`,
+    /// `event`, or `end`, which is the last one. More may come.
     #[serde(rename = "type")]
     kind: &'a str,
     /// The columns of the row.
@@ -83,6 +83,7 @@ enum Step {
     Person(ExportTable, Uuid),
     Chat(ChatId, ExportTable, Uuid),
     Usage,
+    Purged,
     Events(EventSource, OutboxKind, i64),
     End,
 }
@@ -92,7 +93,7 @@ impl Export {
         let first = Uuid::nil();
         let mut steps: VecDeque<_> = ExportTable::CHATS.map(|it| Step::Chats(it, first)).into();
         steps.extend(ExportTable::OF_PERSON.map(|it| Step::Person(it, first)));
-        steps.push_back(Step::Usage);
+        steps.extend([Step::Usage, Step::Purged]);
         for kind in [OutboxKind::Usage, OutboxKind::Audit] {
             for source in [
                 EventSource::Waiting,
@@ -155,6 +156,13 @@ impl Export {
                     .read(move |tx| Box::pin(async move { tx.export_usage(tenant, user).await }))
                     .await?;
                 Ok(lines("usage", rows))
+            }
+            Step::Purged => {
+                let rows: Vec<ExportedRow> = self
+                    .store
+                    .read(move |tx| Box::pin(async move { tx.export_purged(tenant, user).await }))
+                    .await?;
+                Ok(lines("purged_turns", rows))
             }
             Step::Events(source, kind, after) => self.events(source, kind, after).await,
             Step::End => Ok(lines("end", vec![nothing()])),

@@ -74,6 +74,7 @@ pub async fn cleanup(
         tenants: source.tenants(),
         client: ProviderClient::new(&client_settings(&config.process)),
         settings: config.process.cleanup_worker,
+        retention: config.process.retention,
         outbox: Arc::new(Outbox::without_dispatcher(config.process.outbox.clone())),
         clock: Arc::new(SystemClock),
     };
@@ -97,7 +98,6 @@ pub async fn cleanup(
     }
 }
 
-/// The tenants, whose credentials are needed.
 /// Of an `SQLite` file, which one process has at a time, the process before cannot
 /// work any more: its claims end (CONT-173).
 async fn forget_claims(store: &Store) -> anyhow::Result<()> {
@@ -123,6 +123,7 @@ fn check_budget(budget: Duration, call_timeout: Duration) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// The tenants, whose credentials are needed.
 async fn tenants(
     config: &CleanupConfig,
     store: &Store,

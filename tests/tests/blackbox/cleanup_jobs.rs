@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use minichat_metrics::catalogue::OF_JOBS;
 use minichat_metrics::{JobReport, Metrics as _, RecordingMetrics};
+use minichat_tests::books::check_balanced;
 use minichat_tests::child::{JobRun, job, job_run, spawn, terminate, variables_of_a_pool};
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::harness::Env;
@@ -20,6 +21,9 @@ const BINARY: &str = env!("CARGO_BIN_EXE_minichat-dataplane-under-test");
 const STORES: &str = "SELECT count(*) FROM chat_vector_stores";
 const CLAIMS: &str = "SELECT count(*) FROM cleanup_claims";
 const SHORT: &str = "MINICHAT_CLEANUP_WORKER_CALL_TIMEOUT_SECS=3";
+const TURNS: &str = "SELECT count(*) FROM chat_turns";
+/// With their messages, more rows than a purge deletes at a time.
+const TURNS_OF_A_CHAT: i64 = 60;
 /// Number of jobs that are killed.
 const KILLS: u64 = 50;
 
@@ -57,11 +61,16 @@ async fn deleted_chats(env: &Env, chats: usize, files: usize) -> anyhow::Result<
         provider, stack, ..
     } = world;
     stack.stop().await?;
-    // The last task of what has served may still have the file open.
+    wait_until_free(env).await?;
+    Ok(provider)
+}
+
+/// The last task of what has served may still have the file open.
+async fn wait_until_free(env: &Env) -> anyhow::Result<()> {
     let is_free =
         async || anyhow::Ok(job_run(job(BINARY, &["migrate"], &env.database.url())?).await?);
     while !is_free().await?.status.success() {}
-    Ok(provider)
+    Ok(())
 }
 
 fn slow(delay_ms: u64) -> Scenario {
@@ -94,7 +103,7 @@ on_each_database! {
         assert!(done.status.success(), "{done:?}");
         assert_eq!(done.reports, [json!({
             "job": "cleanup", "processed": 6, "completed": 6, "retried": 0, "failed": 0,
-            "remaining_pending": 0, "remaining_failed": 0, "stopped": "done",
+            "purged": 0, "remaining_pending": 0, "remaining_failed": 0, "stopped": "done",
         })]);
         let stored = provider.stored();
         assert_eq!((stored.0.len(), stored.1.len()), (1, 1), "those of the living chat");
@@ -144,15 +153,6 @@ on_each_database! {
         assert_eq!(provider.stored().0.len(), 1);
     }
 
-    /// CONT-172; check 69 of chapter 04
-    async fn a_job_fails_only_if_nothing_could_be_done(env) {
-        let provider = deleted_chats(&env, 1, 2).await?;
-        provider.push_scenario(Scenario { status: 500, body: Some(json!({})), ..slow(0) });
-        let failing = run(&env, &[], SHORT).await?;
-        assert!(failing.status.success(), "{failing:?}");
-        assert_eq!((&failing.reports[0]["retried"], &failing.reports[0]["completed"]), (&json!(2), &json!(0)));
-        let disabled = format!("{SHORT}\nMINICHAT_CLEANUP_WORKER_ENABLED=false");
-        let disabled = run(&env, &[], &disabled).await?;
     /// CONT-172: a time within which no call of a provider could begin is refused.
     async fn a_job_without_time_for_a_call_is_refused(env) {
         let slow_calls = "MINICHAT_CLEANUP_WORKER_CALL_TIMEOUT_SECS=240";
@@ -188,6 +188,15 @@ on_each_database! {
         assert_eq!(next.reports[0]["remaining_pending"], left, "{next:?}");
     }
 
+    /// CONT-172; check 69 of chapter 04
+    async fn a_job_fails_only_if_nothing_could_be_done(env) {
+        let provider = deleted_chats(&env, 1, 2).await?;
+        provider.push_scenario(Scenario { status: 500, body: Some(json!({})), ..slow(0) });
+        let failing = run(&env, &[], SHORT).await?;
+        assert!(failing.status.success(), "{failing:?}");
+        assert_eq!((&failing.reports[0]["retried"], &failing.reports[0]["completed"]), (&json!(2), &json!(0)));
+        let disabled = format!("{SHORT}\nMINICHAT_CLEANUP_WORKER_ENABLED=false");
+        let disabled = run(&env, &[], &disabled).await?;
         assert!(disabled.status.success(), "{disabled:?}");
         assert_eq!(env.database.number(&count("pending")).await?, 2);
         let url = match env.database.kind() {
@@ -247,6 +256,65 @@ on_each_database! {
         let counts = files + stores;
         assert!(files <= 160 && stores <= 40, "{files} files, {stores} stores");
         assert!(counts + kills_at_work >= 200, "{counts} of 200, {kills_at_work} kills");
+    }
+}
+
+on_each_database! {
+    /// PLAT-21: killed while it removes deleted chats, it leaves books that balance, and the
+    /// next one goes on.
+    async fn a_purge_may_be_killed_at_any_moment(env) {
+        let world = StoredFiles::start(&env, MANUAL).await?;
+        for model in ["std", "prem", "std", "prem"] {
+            let chat = world.user.create_chat(Some(model)).await?;
+            // More rows than are deleted at a time.
+            for _ in 0..TURNS_OF_A_CHAT {
+                world.user.say(&chat, "PING").await?;
+            }
+            world.delete_chat(&chat).await?;
+        }
+        let (turns, all) = (world.stack.database.number(TURNS).await?, 4 * TURNS_OF_A_CHAT);
+        assert_eq!(turns, all);
+        let year = match env.database.kind() {
+            DatabaseKind::Sqlite => "31536000000000",
+            DatabaseKind::Postgres => "INTERVAL '365 days'",
+        };
+        let age = format!("UPDATE chats SET deleted_at = deleted_at - {year}");
+        env.database.query(&age).await?;
+        world.stack.stop().await?;
+        wait_until_free(&env).await?;
+        check_balanced(&env.database).await?;
+        let settings = format!("{SHORT}\nMINICHAT_RETENTION_PURGE_GRACE_DAYS=1");
+        let mut half_purged = 0;
+        for kill in 0..30_u64 {
+            let left = "SELECT (SELECT count(*) FROM messages) + (SELECT count(*) FROM chats)";
+            let before = env.database.number(left).await?;
+            if before == 0 {
+                break;
+            }
+            let mut killed = start(&env, &[], &settings)?;
+            // Until it has begun, and then a moment.
+            while env.database.number(left).await? == before {
+                let wait = tokio::time::timeout(Duration::from_millis(1), killed.wait());
+                assert!(wait.await.is_err(), "it has purged nothing");
+            }
+            let moment = Duration::from_micros(kill * 1_317 % 4_000);
+            if tokio::time::timeout(moment, killed.wait()).await.is_err() {
+                killed.kill().await?;
+            }
+            check_balanced(&env.database).await?;
+            let without_turns = "SELECT count(*) FROM chats c WHERE NOT EXISTS \
+                (SELECT 1 FROM chat_turns t WHERE t.chat_id = c.id)";
+            half_purged += env.database.number(without_turns).await?;
+        }
+        let last = run(&env, &[], &settings).await?;
+        assert!(last.status.success(), "{last:?}");
+        let rolled_up = "SELECT CAST(sum(turns) AS BIGINT) FROM turn_rollups";
+        assert_eq!(env.database.number(rolled_up).await?, all);
+        for sql in [TURNS, "SELECT count(*) FROM chats", "SELECT count(*) FROM messages"] {
+            assert_eq!(env.database.number(sql).await?, 0, "{sql}");
+        }
+        check_balanced(&env.database).await?;
+        eprintln!("{half_purged} chats were half purged");
     }
 }
 

@@ -102,6 +102,7 @@ mod request_heads;
 mod requests;
 #[cfg(test)]
 mod restarts;
+mod retention;
 #[cfg(test)]
 mod round_trips;
 mod routes;

@@ -633,6 +633,12 @@ pub(super) const KEYS: &[Key] = &[
         "Seconds that a provider may take to delete a file or a vector store.",
     ),
     key(
+        "retention.purge_grace_days",
+        Kind::Integer(0, 36_500),
+        "0",
+        "Days after its deletion from which the clean-up removes a chat from the database, with its messages, turns and attachments, once its files and its vector store are deleted at the provider. What its turns cost stays in the books. `0` keeps deleted chats for ever.",
+    ),
+    key(
         "job.report_file",
         Kind::Text,
         "",

@@ -12,8 +12,8 @@ use std::time::Duration;
 use self::settings::Settings;
 use super::types::{
     Auth, CleanupConfig, CleanupWorker, Database, DatabaseUrl, Dev, Drain, Job, JobConfig,
-    LogFormat, Logging, Metrics, OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Server,
-    SharedSecret, Streaming, TenantSource, Thumbnails, Tracing, TrustedHeaders, Uploads,
+    LogFormat, Logging, Metrics, OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Retention,
+    Server, SharedSecret, Streaming, TenantSource, Thumbnails, Tracing, TrustedHeaders, Uploads,
 };
 use crate::fault::Faults;
 use crate::issuer::Issuer;
@@ -62,6 +62,7 @@ fn process(settings: &mut Settings) -> ProcessConfig {
         orphan_watchdog: orphan_watchdog(settings),
         outbox: outbox::outbox(settings),
         cleanup_worker: cleanup_worker(settings),
+        retention: retention(settings),
         uploads: uploads(settings),
         thumbnails: thumbnails(settings),
     };
@@ -159,6 +160,13 @@ fn cleanup_worker(settings: &mut Settings) -> CleanupWorker {
         batch_size: settings.small("cleanup_worker.batch_size"),
         max_attempts: settings.small("cleanup_worker.max_attempts"),
         call_timeout: settings.seconds("cleanup_worker.call_timeout_secs"),
+    }
+}
+
+fn retention(settings: &mut Settings) -> Retention {
+    let days = settings.integer("retention.purge_grace_days");
+    Retention {
+        purge_grace: (days > 0).then(|| Duration::from_hours(24 * days)),
     }
 }
 

@@ -48,6 +48,8 @@ pub struct ProcessConfig {
     pub uploads: Uploads,
     /// `cleanup_worker.*`
     pub cleanup_worker: CleanupWorker,
+    /// `retention.*`
+    pub retention: Retention,
     /// `thumbnail.*`
     pub thumbnails: Thumbnails,
 }
@@ -331,6 +333,14 @@ pub struct CleanupWorker {
     pub max_attempts: u32,
     /// How long one call of a provider may take.
     pub call_timeout: Duration,
+}
+
+/// How long what was deleted is kept (PLAT-21).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Age of a chat's deletion from which the clean-up removes it from the database;
+    /// `None`: never.
+    pub purge_grace: Option<Duration>,
 }
 
 /// The settings of the clean-up as a job (CONT-170). It calls providers of the same

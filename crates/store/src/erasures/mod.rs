@@ -312,6 +312,8 @@ impl Tx {
         }
         let moved = params![tenant_id, user_id, id];
         let turns: Vec<Uuid> = self.query(MOVE_TURNS_SQL, &moved, only_column).await?;
+        let purged: Vec<u64> = self.query(MOVE_PURGED_SQL, &moved, only_column).await?;
+        let turns = turns.len() as u64 + purged.iter().sum::<u64>();
         let Some(events) = self.erasure_move_events(erasure, queues).await? else {
             return Ok(None);
         };
@@ -326,7 +328,7 @@ impl Tx {
             "DELETE FROM quota_usage WHERE tenant_id = $1 AND user_id = $2",
             person,
         )?;
-        let finished = params![id, user_id, now, turns.len() as u64, events, tenant_id];
+        let finished = params![id, user_id, now, turns, events, tenant_id];
         let erased = self.query_opt(FINISH_SQL, &finished, erased_row).await?;
         if erased == Some(Erased::default()) {
             self.execute_later("DELETE FROM erasures WHERE id = $1", params![id])?;
@@ -411,6 +413,10 @@ const MOVE_TURNS_SQL: &str = "UPDATE chat_turns SET requester_user_id = $3 \
      WHERE tenant_id = $1 AND requester_user_id = $2 AND chat_id IN \
      (SELECT id FROM chats WHERE tenant_id = $1 AND user_id = $3 AND deleted_at IS NOT NULL) \
      RETURNING id";
+
+/// Turns of chats that were purged before, added up.
+const MOVE_PURGED_SQL: &str = "UPDATE turn_rollups SET user_id = $3 \
+     WHERE tenant_id = $1 AND user_id = $2 RETURNING turns";
 
 /// Of the quota rows, those count that are kept.
 const FINISH_SQL: &str = "UPDATE erasures SET user_id = NULL, finished_at = $3, \
