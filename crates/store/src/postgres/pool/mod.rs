@@ -17,7 +17,7 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 pub(crate) use session::Session;
 
@@ -149,11 +149,12 @@ impl Pool {
             ));
         }
         let (found, session) = oneshot::channel();
-        let finding = self.clone().find(permit, deadline);
+        let finding = self.clone();
         self.0.runtime.spawn(async move {
             // One that comes too late for its job is for the next. Otherwise, if all take
             // longer than jobs can wait, no job would ever have one.
-            drop(found.send(finding.await));
+            let session = finding.find(permit, deadline, || found.is_closed()).await;
+            drop(found.send(session));
         });
         let session = timeout_at(deadline, session).await;
         let session = session.map_err(|_| StoreError::Deadline)?;
@@ -171,10 +172,13 @@ impl Pool {
         permit.map_err(|_| StoreError::Closed)
     }
 
+    /// A session for a place. What it has begun it ends, but it does not begin anew for a
+    /// job that `is_gone`.
     async fn find(
         self,
         permit: OwnedSemaphorePermit,
         deadline: Instant,
+        is_gone: impl Fn() -> bool,
     ) -> Result<Session, StoreError> {
         let mut has_met_restart = false;
         loop {
@@ -186,13 +190,17 @@ impl Pool {
                 Err(refused) => refused,
             };
             let (has_idle, in_use) = self.counts();
-            let may_wait = refused.is_crowded_server() && (has_idle || in_use > 0);
+            // Also after another refusal: what others have given back meanwhile may live.
+            let may_wait = has_idle || refused.is_crowded_server() && in_use > 0;
             let may_retry =
                 refused.is_restarting_server() && !mem::replace(&mut has_met_restart, true);
-            if !(may_wait || may_retry) || Instant::now() >= deadline {
+            if !(may_wait || may_retry) || Instant::now() >= deadline || is_gone() {
                 return Err(refused);
             }
-            if !has_idle {
+            if may_retry {
+                // However often sessions come back meanwhile.
+                sleep_until(deadline.min(Instant::now() + TRIED_AGAIN)).await;
+            } else if !has_idle {
                 // Others may have been told of the one that came back, and what other
                 // processes give back is not told at all.
                 let again = deadline.min(Instant::now() + TRIED_AGAIN);
