@@ -246,7 +246,7 @@ on_both_databases! {
                 ListedThumbnail::None => '-',
                 ListedThumbnail::Omitted => '.',
                 ListedThumbnail::Shown(thumbnail) => {
-                    assert_eq!(thumbnail.webp, [7; 131_072]);
+                    assert_eq!(thumbnail.webp, vec![7; 131_072]);
                     assert_eq!((thumbnail.width, thumbnail.height), (128, 64));
                     'x'
                 }

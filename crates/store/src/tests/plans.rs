@@ -54,7 +54,7 @@ async fn rows_read(db: &Db, sql: &str) -> f64 {
         digits.parse().unwrap_or_default()
     };
     let sql = format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) {sql}");
-    let lines = plan(db, sql, |row| row.take()).await;
+    let lines = plan(db, sql, crate::tx::only_column).await;
     let mut loops = 1.0;
     let read = lines.iter().map(|line| {
         if line.contains("actual rows=") {

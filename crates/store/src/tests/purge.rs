@@ -217,7 +217,7 @@ on_both_databases! {
              'running', created_at, created_at, created_at FROM chats WHERE id = $1",
             "UPDATE chat_turns SET state = 'failed', completed_at = started_at WHERE id = $1",
         );
-        let (erases, erased) = (
+        let (begins, finishes) = (
             "INSERT INTO erasures (id, tenant_id, user_id, requested_at) \
              SELECT user_id, tenant_id, id, created_at FROM chats WHERE id = $1",
             "UPDATE erasures SET user_id = NULL, finished_at = requested_at WHERE user_id = $1",
@@ -229,7 +229,7 @@ on_both_databases! {
             ("UPDATE attachments SET cleanup_status = 'failed' WHERE chat_id = $1", done),
             (store, store_gone),
             (runs, ends),
-            (erases, erased),
+            (begins, finishes),
         ] {
             db.sql(blocks, params![chat.chat_id]).await.unwrap();
             assert_eq!(db.purgeable(NOON, None, 10).await, [], "{blocks}");
@@ -262,7 +262,7 @@ on_both_databases! {
             chats.push(db.deleted_at(chat, NOON).await);
         }
         let before = db.booked().await;
-        let purges = (0..4).map(|_| async {
+        let passes = (0..4).map(|_| async {
             let mut purged = 0;
             for chat in &chats {
                 loop {
@@ -278,7 +278,7 @@ on_both_databases! {
             }
             purged
         });
-        let purged: i64 = futures_util::future::join_all(purges).await.into_iter().sum();
+        let purged: i64 = futures_util::future::join_all(passes).await.into_iter().sum();
         for chat in &chats {
             // One that another process had is left to the next pass.
             while db.purge_step(*chat, 3).await == PurgeStep::Begun {}
