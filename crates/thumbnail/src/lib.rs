@@ -115,7 +115,6 @@ fn decode(file: &[u8], limits: &Limits) -> Result<(DynamicImage, Orientation), N
             let cost = jpeg::cost(file).ok_or(NoThumbnail::TooLarge)?;
             allowed.reserve(cost)?;
         }
-        ImageFormat::WebP if webp::has_empty_frame(file) => return Err(NoThumbnail::NoPixels),
         ImageFormat::Png | ImageFormat::Gif | ImageFormat::WebP => {}
         _ => return Err(NoThumbnail::UnknownFormat),
     }
@@ -127,16 +126,32 @@ fn decode(file: &[u8], limits: &Limits) -> Result<(DynamicImage, Orientation), N
     if pixels > limits.max_pixels || pixels.saturating_mul(4) > limits.max_decode_bytes {
         return Err(NoThumbnail::TooLarge);
     }
+    if format == ImageFormat::WebP {
+        check_frames(file, width, height)?;
+    }
     allowed.reserve(decoder.total_bytes())?;
     decoder.set_limits(allowed)?;
     // Damaged metadata does not spoil the image.
-    let orientation = if format == ImageFormat::WebP && webp::is_cut(file) {
-        None
+    let orientation = if format == ImageFormat::WebP {
+        webp::exif(file).and_then(Orientation::from_exif_chunk)
     } else {
         decoder.orientation().ok()
     };
     let orientation = orientation.unwrap_or(Orientation::NoTransforms);
     Ok((DynamicImage::from_decoder(decoder)?, orientation))
+}
+
+/// Refuses an image with a frame that has no pixels or does not fit into it.
+fn check_frames(file: &[u8], width: u32, height: u32) -> Result<(), NoThumbnail> {
+    for (wide, high) in webp::lossy_frames(file) {
+        if wide == 0 || high == 0 {
+            return Err(NoThumbnail::NoPixels);
+        }
+        if wide > width || high > height {
+            return Err(NoThumbnail::TooLarge);
+        }
+    }
+    Ok(())
 }
 
 /// Scales an image down to the size that it may have once it is turned. A small

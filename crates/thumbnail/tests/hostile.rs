@@ -40,6 +40,32 @@ const FOUND: [&[u8]; 2] = [
     include_bytes!("files/exif-longer-than-its-file.webp"),
 ];
 
+/// A chunk, and what it says its length is.
+fn chunk(name: &[u8; 4], length: u32, data: &[u8]) -> Vec<u8> {
+    [name, &length.to_le_bytes()[..], data].concat()
+}
+
+/// Files that make the decoder of WebP allocate for what they claim.
+fn claims() -> [Vec<u8>; 2] {
+    let file = |flags: u8, chunks: &[u8]| {
+        let head = chunk(b"VP8X", 10, &[flags, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let body = [b"WEBP", &head[..], chunks].concat();
+        chunk(b"RIFF", u32::try_from(body.len()).unwrap(), &body)
+    };
+    let exif = chunk(b"EXIF", 0xFFFF_FFF0, &[0; 16]);
+    let frame = [&[0; 16][..], &exif].concat();
+    let anim = chunk(b"ANIM", 6, &[0; 6]);
+    let anmf = chunk(b"ANMF", u32::try_from(frame.len()).unwrap(), &frame);
+    let lossy = b"\x50\x01\0\x9d\x01\x2a\xFF\x3F\xFF\x3F\0\0\0\0\0\0";
+    [
+        file(0b0000_1010, &[anim, anmf].concat()),
+        file(
+            0,
+            &chunk(b"VP8 ", u32::try_from(lossy.len()).unwrap(), lossy),
+        ),
+    ]
+}
+
 fn files() -> Vec<Vec<u8>> {
     let formats = [
         ImageFormat::Png,
@@ -156,8 +182,9 @@ fn no_bytes_make_it_panic_or_allocate_more_than_its_limit() {
     // A panic that is caught would print a message for each case.
     std::panic::set_hook(Box::new(|_| {}));
     let before = ALLOCATOR.allocated();
-    for file in FOUND {
-        let made = thumbnail(file, &LIMITS);
+    let found = FOUND.map(<[u8]>::to_vec);
+    for file in found.into_iter().chain(claims()) {
+        let made = thumbnail(&file, &LIMITS);
         assert!(!matches!(made, Err(NoThumbnail::Panicked)));
     }
     let tried = TestRunner::new(config).run(&inputs, |file| {

@@ -2,8 +2,8 @@
 //!
 //! Whoever uses the database goes first: a step is as short as a turn's, and is
 //! followed by a pause of its own length, so that `SQLite`'s only writer has at most
-//! half of its time for this. A pass has [`TIME`] for it; what is left waits for the
-//! next one.
+//! half of its time for this. A pass has [`TIME`] for it, or less if it is short; what is
+//! left waits for the next one.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Pass<'_> {
     }
 
     async fn purge_deleted(&self, grace: Duration) -> Result<(), StoreError> {
-        let until = Instant::now() + TIME;
+        let until = Instant::now() + self.time_to_purge();
         let mut behind = None;
         while Instant::now() < until && !self.must_stop() {
             let due = self.purgeable(grace, behind).await?;
@@ -46,6 +46,16 @@ impl Pass<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Most of the time in which calls of providers may begin is left to them.
+    fn time_to_purge(&self) -> Duration {
+        let call = self.cleanup.settings.call_timeout;
+        let Some(deadline) = self.limits.deadline else {
+            return TIME;
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        TIME.min(left.saturating_sub(call) / 4)
     }
 
     async fn purgeable(

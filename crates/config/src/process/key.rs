@@ -636,7 +636,7 @@ pub(super) const KEYS: &[Key] = &[
         "retention.purge_grace_days",
         Kind::Integer(0, 36_500),
         "0",
-        "Days after its deletion from which the clean-up removes a chat from the database, with its messages, turns and attachments, once its files and its vector store are deleted at the provider. What its turns cost stays in the books. `0` keeps deleted chats for ever.",
+        "Days after its deletion from which the clean-up removes a chat from the database, with its messages, turns and attachments, once its files and its vector store are deleted at the provider. What its turns cost stays in the books. `0` keeps deleted chats for ever. Set it only when no process of a release without this key runs: such a process would not find what is left of a person whom it erases.",
     ),
     key(
         "job.report_file",

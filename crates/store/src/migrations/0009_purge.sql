@@ -14,13 +14,15 @@ CREATE TABLE turn_rollups (
 ){strict};
 
 -- In the order in which they are removed.
-DROP INDEX chats_deleted;
-CREATE INDEX chats_deleted ON chats (deleted_at, id) WHERE deleted_at IS NOT NULL;
+CREATE INDEX chats_deleted_in_order ON chats (deleted_at, id) WHERE deleted_at IS NOT NULL;
 
 -- To delete a message, the database looks for the turns that point to it.
 CREATE INDEX chat_turns_by_answer ON chat_turns (assistant_message_id)
     WHERE assistant_message_id IS NOT NULL;
 
 -- To delete a chat, it looks for all of its messages, deleted ones too.
+CREATE INDEX messages_in_order ON messages (chat_id, created_at, id);
+
+-- Last, because from here on nobody else reads these tables until the commit.
+DROP INDEX chats_deleted;
 DROP INDEX messages_by_time;
-CREATE INDEX messages_by_time ON messages (chat_id, created_at, id);

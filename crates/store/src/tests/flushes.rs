@@ -1,7 +1,7 @@
 //! Commits that wait for a flush which they share, and servers that crash.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use minichat_core::quota::{Bucket, Period};
@@ -314,10 +314,11 @@ where
     }
 }
 
-/// The ends that a client sees which asks for a turn again and again.
-async fn watch(db: Arc<Db>, chats: Vec<ChatId>) -> Vec<RequestId> {
+/// The ends that a client sees which asks for a turn again and again, until it
+/// `is_over`. It may not notice the crash: a read is repeated.
+async fn watch(db: Arc<Db>, chats: Vec<ChatId>, is_over: Arc<AtomicBool>) -> Vec<RequestId> {
     let mut seen = Vec::new();
-    loop {
+    while !is_over.load(Ordering::Relaxed) {
         for chat in &chats {
             let (tenant, user, chat) = (db.tenant, db.user, *chat);
             let found = db.store.read(move |tx: &mut Tx| {
@@ -339,6 +340,7 @@ async fn watch(db: Arc<Db>, chats: Vec<ChatId>) -> Vec<RequestId> {
             }
         }
     }
+    seen
 }
 
 /// API-132, TURN-38: whatever was answered before a crash is there after
@@ -357,11 +359,13 @@ async fn what_was_answered_survives_every_crash() {
         let workers =
             workers.map(|chat| tokio::spawn(work(Arc::clone(&db), *chat, Arc::clone(&answers))));
         let workers: Vec<_> = workers.collect();
-        let watcher = tokio::spawn(watch(Arc::clone(&db), chats));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let watcher = tokio::spawn(watch(Arc::clone(&db), chats, Arc::clone(&is_over)));
         while answers.load(Ordering::Relaxed) < 100 + 7 * round {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         crash(&mut server, &db).await;
+        is_over.store(true, Ordering::Relaxed);
         let state = "SELECT COUNT(*) FROM chat_turns WHERE id = $1";
         let ended = "SELECT COUNT(*) FROM chat_turns WHERE id = $1 AND state = 'completed'";
         let seen = "SELECT COUNT(*) FROM chat_turns WHERE request_id = $1 AND state = 'completed'";
