@@ -150,6 +150,14 @@ fn a_place_whose_commit_was_lost_is_used_at_once() -> anyhow::Result<()> {
     })
 }
 
+/// How often the provider was asked to delete a file.
+fn deleted_files(scene: &Scene) -> usize {
+    let requests = scene.provider.requests().into_iter();
+    requests
+        .filter(|request| request.method == "DELETE" && request.path.starts_with("/v1/files/"))
+        .count()
+}
+
 on_each_database! {
     /// CONT-59, CONT-61, CONT-62, PLAT-19; checks 19, 21 and 23 of chapter 04
     async fn documents_of_a_chat_share_a_store_and_other_files_have_none(env) {
@@ -358,13 +366,15 @@ on_each_database! {
         user.upload(&chat, &FormFile::text("kept")).await?.expect(201)?;
         let kept = scene.provider.indexed();
         assert_eq!(kept.len(), 1);
-        for is_at_work in [false, true] {
+        for (additions, is_at_work) in [(2, false), (3, true)] {
             let held = Scenario { hold_before_head: true, ..for_stores().for_path("/vector_stores/") };
             scene.provider.push_scenario(held);
             let text = FormFile::text("deleted");
             let upload = user.upload(&chat, &text);
             let deletion = async {
-                scene.provider.wait_until(|stats| stats.answers_open == 1).await;
+                // The file goes to the provider before it, and is not held.
+                let is_asked = async || Ok(store_calls(&scene).1.len() == additions);
+                scene.stack.eventually("asked to take the file in", is_asked).await?;
                 let id = "SELECT id FROM attachments WHERE status = 'uploaded' AND deleted_at IS NULL";
                 let id = scene.database().query(id).await?;
                 let id = id[0][0].clone().unwrap_or_default();
@@ -376,9 +386,11 @@ on_each_database! {
                         for_method: Some("DELETE".to_owned()),
                         ..Scenario::default().for_path("/v1/files/")
                     };
+                    let before = deleted_files(&scene);
                     scene.provider.push_scenario(held);
                     let release = async {
-                        scene.provider.wait_until(|stats| stats.answers_open == 2).await;
+                        let is_asked = async || Ok(deleted_files(&scene) > before);
+                        scene.stack.eventually("asked to delete the file", is_asked).await?;
                         scene.provider.release(1);
                         settled(&scene).await?;
                         assert_eq!(scene.provider.indexed().len(), 2, "the provider has put it into the store");
