@@ -252,10 +252,19 @@ struct Told {
     ended: Vec<TurnId>,
 }
 
-/// One turn after the other, until the server is gone.
-async fn work(db: Arc<Db>, chat: ChatId, answers: Arc<AtomicUsize>) -> Told {
+/// One turn after the other, until the server is gone or it `is_over`: between two
+/// statements a crash may go by unnoticed.
+async fn work(
+    db: Arc<Db>,
+    chat: ChatId,
+    answers: Arc<AtomicUsize>,
+    is_over: Arc<AtomicBool>,
+) -> Told {
     let mut told = Told::default();
     for revision in 0.. {
+        if is_over.load(Ordering::Relaxed) {
+            break;
+        }
         let turn = OneTurn {
             chat,
             ..db.send(NOON)
@@ -355,11 +364,12 @@ async fn what_was_answered_survives_every_crash() {
             chats.push(in_a_chat(&db).await.chat);
         }
         let answers = Arc::new(AtomicUsize::new(0));
-        let workers = chats.iter();
-        let workers =
-            workers.map(|chat| tokio::spawn(work(Arc::clone(&db), *chat, Arc::clone(&answers))));
-        let workers: Vec<_> = workers.collect();
         let is_over = Arc::new(AtomicBool::new(false));
+        let workers = chats.iter().map(|chat| {
+            let (answers, is_over) = (Arc::clone(&answers), Arc::clone(&is_over));
+            tokio::spawn(work(Arc::clone(&db), *chat, answers, is_over))
+        });
+        let workers: Vec<_> = workers.collect();
         let watcher = tokio::spawn(watch(Arc::clone(&db), chats, Arc::clone(&is_over)));
         while answers.load(Ordering::Relaxed) < 100 + 7 * round {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -311,6 +311,9 @@ fn what_tenants_set() -> Cases {
             "spec.killSwitches.disableCodeInterpreter",
             vec![json!(true)],
         ),
+        ("spec.killSwitches.disableFileSearch", vec![json!(true)]),
+        ("spec.context.webSearchGuard", vec![json!(""), json!("{}")]),
+        ("spec.context.fileSearchGuard", vec![json!(""), json!("{}")]),
         ("spec.images.maxPerMessage", vec![json!(1), json!(20)]),
         ("spec.streaming.maxOutputTokens", large.clone()),
         (
@@ -365,6 +368,23 @@ fn what_tenants_set() -> Cases {
         (
             "spec.models[].toolSupport.codeInterpreter",
             vec![json!(true)],
+        ),
+        ("spec.models[].toolSupport.webSearch", vec![json!(true)]),
+        ("spec.models[].toolSupport.fileSearch", vec![json!(true)]),
+        ("spec.models[].maxToolCalls", vec![json!(1000)]),
+        ("spec.models[].maxNumResults", vec![json!(50)]),
+        ("spec.models[].webSearchContextSize", vec![json!("High")]),
+        (
+            "spec.models[].estimationBudgets.toolSurchargeTokens",
+            vec![json!(1_000_000)],
+        ),
+        (
+            "spec.models[].estimationBudgets.webSearchSurchargeTokens",
+            vec![json!(1_000_000)],
+        ),
+        (
+            "spec.models[].estimationBudgets.codeInterpreterSurchargeTokens",
+            vec![json!(1_000_000)],
         ),
         ("spec.models[].apiParams.temperature", vec![json!(2)]),
         ("spec.models[].apiParams.topP", vec![json!(0)]),
@@ -479,6 +499,10 @@ pub(super) fn of_quotas(world: &World) -> Cases {
         ("spec.limits.premium.monthly", limits),
         ("spec.overshootTolerancePct", vec![json!(50)]),
         ("spec.warningThresholdPct", vec![json!(1)]),
+        ("spec.webSearch.maxCallsPerTurn", vec![json!(1000)]),
+        ("spec.webSearch.dailyCalls", vec![json!(1_000_000)]),
+        ("spec.codeInterpreter.maxCallsPerTurn", vec![json!(1000)]),
+        ("spec.codeInterpreter.dailyCalls", vec![json!(1_000_000)]),
         ("spec.priority", vec![json!(i32::MAX)]),
     ])
 }
