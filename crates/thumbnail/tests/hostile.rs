@@ -41,8 +41,8 @@ const FOUND: [&[u8]; 2] = [
 ];
 
 /// A chunk, and what it says its length is.
-fn chunk(name: &[u8; 4], length: u32, data: &[u8]) -> Vec<u8> {
-    [name, &length.to_le_bytes()[..], data].concat()
+fn chunk(name: &[u8], length: u32, data: &[u8]) -> Vec<u8> {
+    [name, &length.to_le_bytes(), data].concat()
 }
 
 /// Files that make the decoder of WebP allocate for what they claim.

@@ -129,6 +129,7 @@ pub(super) fn of_tenants(world: &World) -> Cases {
     let mut cases = whom_tenants_name(world);
     cases.extend(where_tenants_reach(world));
     cases.extend(what_tenants_set());
+    cases.extend(tools_of_tenants());
     cases.extend(sinks(world));
     cases
 }
@@ -297,6 +298,32 @@ fn where_tenants_reach(world: &World) -> Cases {
     ])
 }
 
+/// Fields of tools, which cannot name anyone.
+fn tools_of_tenants() -> Cases {
+    BTreeMap::from([
+        ("spec.killSwitches.disableFileSearch", vec![json!(true)]),
+        ("spec.context.webSearchGuard", vec![json!(""), json!("{}")]),
+        ("spec.context.fileSearchGuard", vec![json!(""), json!("{}")]),
+        ("spec.models[].toolSupport.webSearch", vec![json!(true)]),
+        ("spec.models[].toolSupport.fileSearch", vec![json!(true)]),
+        ("spec.models[].maxToolCalls", vec![json!(1000)]),
+        ("spec.models[].maxNumResults", vec![json!(50)]),
+        ("spec.models[].webSearchContextSize", vec![json!("High")]),
+        (
+            "spec.models[].estimationBudgets.toolSurchargeTokens",
+            vec![json!(1_000_000)],
+        ),
+        (
+            "spec.models[].estimationBudgets.webSearchSurchargeTokens",
+            vec![json!(1_000_000)],
+        ),
+        (
+            "spec.models[].estimationBudgets.codeInterpreterSurchargeTokens",
+            vec![json!(1_000_000)],
+        ),
+    ])
+}
+
 /// Fields that cannot name anyone.
 fn what_tenants_set() -> Cases {
     let large = vec![json!(0), json!(10_000_000)];
@@ -311,9 +338,6 @@ fn what_tenants_set() -> Cases {
             "spec.killSwitches.disableCodeInterpreter",
             vec![json!(true)],
         ),
-        ("spec.killSwitches.disableFileSearch", vec![json!(true)]),
-        ("spec.context.webSearchGuard", vec![json!(""), json!("{}")]),
-        ("spec.context.fileSearchGuard", vec![json!(""), json!("{}")]),
         ("spec.images.maxPerMessage", vec![json!(1), json!(20)]),
         ("spec.streaming.maxOutputTokens", large.clone()),
         (
@@ -368,23 +392,6 @@ fn what_tenants_set() -> Cases {
         (
             "spec.models[].toolSupport.codeInterpreter",
             vec![json!(true)],
-        ),
-        ("spec.models[].toolSupport.webSearch", vec![json!(true)]),
-        ("spec.models[].toolSupport.fileSearch", vec![json!(true)]),
-        ("spec.models[].maxToolCalls", vec![json!(1000)]),
-        ("spec.models[].maxNumResults", vec![json!(50)]),
-        ("spec.models[].webSearchContextSize", vec![json!("High")]),
-        (
-            "spec.models[].estimationBudgets.toolSurchargeTokens",
-            vec![json!(1_000_000)],
-        ),
-        (
-            "spec.models[].estimationBudgets.webSearchSurchargeTokens",
-            vec![json!(1_000_000)],
-        ),
-        (
-            "spec.models[].estimationBudgets.codeInterpreterSurchargeTokens",
-            vec![json!(1_000_000)],
         ),
         ("spec.models[].apiParams.temperature", vec![json!(2)]),
         ("spec.models[].apiParams.topP", vec![json!(0)]),
