@@ -6,6 +6,8 @@
 )]
 
 use kube::CustomResource;
+use minichat_config::tenant::{CODE_INTERPRETER_CALLS, WEB_SEARCHES};
+use minichat_core::quota::ToolQuotas;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -122,8 +124,8 @@ pub struct WebSearchCalls {
 impl Default for WebSearchCalls {
     fn default() -> Self {
         Self {
-            max_calls_per_turn: 2,
-            daily_calls: 75,
+            max_calls_per_turn: WEB_SEARCHES,
+            daily_calls: ToolQuotas::default().web_search_daily,
         }
     }
 }
@@ -144,8 +146,8 @@ pub struct CodeInterpreterCalls {
 impl Default for CodeInterpreterCalls {
     fn default() -> Self {
         Self {
-            max_calls_per_turn: 10,
-            daily_calls: 50,
+            max_calls_per_turn: CODE_INTERPRETER_CALLS,
+            daily_calls: ToolQuotas::default().code_interpreter_daily,
         }
     }
 }

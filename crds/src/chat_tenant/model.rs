@@ -1,5 +1,6 @@
 //! The model catalog.
 
+use minichat_config::tenant::document::MAX_NUM_RESULTS;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -74,7 +75,7 @@ pub struct Model {
     #[schemars(range(min = 1, max = 1000))]
     pub max_tool_calls: u32,
     /// Results of one search in documents.
-    #[serde(default = "five")]
+    #[serde(default = "max_num_results")]
     #[schemars(range(min = 1, max = 50))]
     pub max_num_results: u32,
     /// How much of what a web search finds the model reads.
@@ -179,8 +180,8 @@ const fn two() -> u32 {
     2
 }
 
-const fn five() -> u32 {
-    5
+const fn max_num_results() -> u32 {
+    MAX_NUM_RESULTS
 }
 
 /// Sampling parameters.

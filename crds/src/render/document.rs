@@ -5,8 +5,9 @@ use std::time::Duration;
 use minichat_config::issuer::url_host;
 use minichat_config::tenant::document::{
     ApiParamsDocument, AuthDocument, ContextDocument, FeaturesDocument, GeneralConfigDocument,
-    ImagesDocument, IssuerDocument, ModelDocument, PreferenceDocument, ProviderDocument, SCHEMA,
-    StorageDocument, TenantDocument, TimeoutsDocument, ToolSupportDocument, UserLimitsDocument,
+    ImagesDocument, IssuerDocument, MAX_NUM_RESULTS, ModelDocument, PreferenceDocument,
+    ProviderDocument, SCHEMA, StorageDocument, TenantDocument, TimeoutsDocument,
+    ToolSupportDocument, UserLimitsDocument,
 };
 use minichat_config::tenant::{SearchContextSize, StorageKind, UploadLimits};
 use minichat_config::{Fault, Faults, ProviderKind};
@@ -21,9 +22,6 @@ use crate::chat_tenant::{self as crd, ChatTenantSpec};
 /// What is wrong with an address of a process that wants TLS.
 pub(super) const PLAIN_HTTP: &str =
     "plain http is not allowed by this process; write https://, or set provider_http.allow_http";
-
-/// Results of one file search, unless the manifest says otherwise.
-const MAX_NUM_RESULTS: u32 = 5;
 
 pub(super) fn document(
     tenant: &ChatTenant,

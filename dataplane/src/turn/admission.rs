@@ -219,7 +219,7 @@ async fn tool_files(
     chat: ChatId,
     facts: &AdmissionFacts,
 ) -> Result<ToolFiles, StoreError> {
-    if !facts.has_tool_files || !tools::need_files(&caller.tenant.config) {
+    if !tools::need_files(&caller.tenant.config, facts) {
         return Ok(ToolFiles::default());
     }
     tx.tool_files(caller.tenant_id, chat).await

@@ -394,7 +394,8 @@ impl Records {
         } = ended;
         let usage = ending.usage.and_then(Usage::known);
         let (billing, method) = billing(ending.outcome, ending.provider_started, usage.is_some());
-        let charge = Charge::new(account, finished, (method, usage), ending.calls);
+        let calls = ended_calls(ending, finished);
+        let charge = Charge::new(account, finished, (method, usage), calls);
         let bill = Bill {
             outcome: ending.outcome,
             billing,
@@ -483,6 +484,15 @@ impl Records {
     }
 }
 
+/// The calls that ended: those of the turn's row, and those that have no column.
+const fn ended_calls(ending: &Ending, finished: &FinishedTurn) -> CallCounts {
+    CallCounts {
+        file_search: ending.calls.file_search,
+        web_search: finished.web_search_calls,
+        code_interpreter: finished.code_interpreter_calls,
+    }
+}
+
 /// The charge of the turn.
 struct Charge {
     /// `None`: the row never had a reserve, so there is nothing to settle
@@ -501,13 +511,8 @@ impl Charge {
         account: &Account,
         finished: &FinishedTurn,
         (method, usage): (SettlementMethod, Option<Usage>),
-        seen: CallCounts,
+        ended: CallCounts,
     ) -> Self {
-        let ended = CallCounts {
-            file_search: seen.file_search,
-            web_search: finished.web_search_calls,
-            code_interpreter: finished.code_interpreter_calls,
-        };
         let calls = match method {
             SettlementMethod::Released => CallCounts::default(),
             SettlementMethod::Actual | SettlementMethod::Estimated => ended,
@@ -580,11 +585,7 @@ impl Events {
             usage: bill.usage,
             ttft: ending.ttft,
             total: ending.began.map(|began| began.elapsed()),
-            calls: CallCounts {
-                file_search: ending.calls.file_search,
-                web_search: finished.web_search_calls,
-                code_interpreter: finished.code_interpreter_calls,
-            },
+            calls: ended_calls(ending, finished),
             timestamp: finished.now,
         };
         let usage = UsageEvent::new(account, bill);

@@ -211,7 +211,7 @@ impl Opening {
         let snapshot = tx.turn_admission_snapshot(query).await?;
         let AdmissionSnapshot { facts, revision } = snapshot.ok_or_else(Problem::chat_not_found)?;
         let rows = facts.quota.clone();
-        let files = if facts.has_tool_files && tools::need_files(&caller.tenant.config) {
+        let files = if tools::need_files(&caller.tenant.config, &facts) {
             let chat = self.turn.ids.chat_id;
             tx.tool_files_snapshot(caller.tenant_id, chat).await?
         } else {

@@ -6,14 +6,15 @@ use minichat_core::quota::ToolSupport;
 use minichat_core::quota::estimate::OfferedTools;
 use minichat_core::stream::ToolEvent;
 use minichat_provider::{FileSearch, Tools, WebSearch};
-use minichat_store::{FileAtProvider, ToolFiles};
+use minichat_store::{AdmissionFacts, FileAtProvider, ToolFiles};
 
-/// Whether any model of the tenant can use files of a chat.
-pub(super) fn need_files(config: &TenantConfig) -> bool {
-    config.models_enabled().any(|model| {
-        let tools = model.tool_support;
-        tools.file_search || tools.code_interpreter
-    })
+/// Whether the chat has files for tools, and any model of the tenant can use them.
+pub(super) fn need_files(config: &TenantConfig, facts: &AdmissionFacts) -> bool {
+    facts.has_tool_files
+        && config.models_enabled().any(|model| {
+            let tools = model.tool_support;
+            tools.file_search || tools.code_interpreter
+        })
 }
 
 /// The tools that requests to `model` may offer in a chat with `files`: those that it

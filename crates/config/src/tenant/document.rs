@@ -319,6 +319,9 @@ pub struct TimeoutsDocument {
     pub total_seconds: Option<u32>,
 }
 
+/// Results of one file search, unless a model says otherwise.
+pub const MAX_NUM_RESULTS: u32 = 5;
+
 /// One entry of `model_catalog`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -361,7 +364,7 @@ pub struct ModelDocument {
     /// Tool-call cap, default 2.
     #[serde(default = "two")]
     pub max_tool_calls: u32,
-    /// Results of one file search; absent = 5.
+    /// Results of one file search; absent = [`MAX_NUM_RESULTS`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_num_results: Option<u32>,
     /// How much of what a web search finds the model reads; absent = `low`.

@@ -32,7 +32,7 @@ pub use http_url::HttpUrl;
 pub use issuers::{IssuerConflict, issuer_conflicts};
 pub use minichat_core::quota::{EstimationBudgets, KillSwitches, Tier, TierLimits};
 pub use provider::{Provider, ProviderAuth, ProviderKind, ProviderTimeouts, Scheme};
-pub use quota::UserLimits;
+pub use quota::{CODE_INTERPRETER_CALLS, UserLimits, WEB_SEARCHES};
 pub use sink::{Sink, Sinks};
 pub use storage::{Storage, StorageApi, StorageKind};
 pub use uploads::UploadLimits;

@@ -4,11 +4,12 @@ use minichat_core::HostedTool;
 use minichat_core::quota::{Limits, TierLimits, ToolQuotas};
 use serde::{Deserialize, Serialize};
 
-/// Calls of the web search that one message may begin.
-const WEB_SEARCHES: u32 = 2;
+/// Calls of the web search that one message may begin, unless a quota says otherwise.
+pub const WEB_SEARCHES: u32 = 2;
 
-/// Calls of the code interpreter that one message may begin.
-const CODE_INTERPRETER_CALLS: u32 = 10;
+/// Calls of the code interpreter that one message may begin, unless a quota says
+/// otherwise.
+pub const CODE_INTERPRETER_CALLS: u32 = 10;
 
 /// One user's spending limits (QUOTA-24). The default applies if there is no quota
 /// object.

@@ -9,8 +9,8 @@ use minichat_core::quota::credits::{MAX_MULTIPLIER_MICRO, MAX_TOKENS};
 use minichat_core::quota::{EstimationBudgets, Pricing, Tier, TierLimits, ToolSupport};
 
 use super::document::{
-    ApiParamsDocument, AuthDocument, ContextDocument, ModelDocument, ProviderDocument, SCHEMA,
-    TenantDocument, TimeoutsDocument, UserLimitsDocument,
+    ApiParamsDocument, AuthDocument, ContextDocument, MAX_NUM_RESULTS, ModelDocument,
+    ProviderDocument, SCHEMA, TenantDocument, TimeoutsDocument, UserLimitsDocument,
 };
 use super::issuers;
 use super::provider::{Provider, ProviderAuth, ProviderTimeouts, Scheme};
@@ -30,8 +30,6 @@ const MAX_MODELS: usize = 64;
 const MAX_PROVIDERS: usize = 16;
 /// As many as a message may have attachments (API-62).
 const MAX_IMAGES: u32 = 20;
-/// Results of one file search, unless the model says otherwise.
-const MAX_NUM_RESULTS: u32 = 5;
 /// CONT-3
 const WEB_SEARCH_GUARD: &str = "Call web_search only when neither the conversation nor your own knowledge can answer, never for common knowledge, and at most once for one answer.";
 /// CONT-3
