@@ -37,6 +37,11 @@ pub struct PeerAddr(pub SocketAddr);
 /// which a request is under way.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(2);
 
+/// From how many unread bytes on a connection reads no further. An upload that arrives
+/// fast is read in parts of at most twice this size, and the streams beside it get their
+/// turn between two parts. A request head that is longer than a part is refused with 431.
+const READ_BUFFER_BYTES: usize = 64 * 1024;
+
 /// How long to wait if the operating system cannot accept a connection, for example
 /// because file descriptors are used up. Without the wait the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -115,6 +120,7 @@ async fn connection(socket: TcpStream, peer: SocketAddr, app: Router, lifecycle:
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .half_close(true)
+        .max_buf_size(READ_BUFFER_BYTES)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
     let mut stopping = pin!(lifecycle.stopping.fired());

@@ -107,6 +107,48 @@ async fn a_request_body_is_read_as_it_comes() {
     }
 }
 
+#[tokio::test]
+async fn a_body_that_arrives_fast_is_read_in_small_parts() {
+    let handler = |body: Body| async move {
+        let mut body = body.into_data_stream();
+        let (mut sum, mut longest) = (0, 0);
+        while let Some(Ok(part)) = body.next().await {
+            sum += part.len();
+            longest = longest.max(part.len());
+        }
+        let small = longest <= 2 * READ_BUFFER_BYTES;
+        format!("{sum} bytes, in small parts: {small}")
+    };
+    let (address, ..) = start(Router::new().route("/", post(handler))).await;
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let head =
+        b"POST / HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 4000000\r\n\r\n";
+    socket.write_all(head).await.unwrap();
+    socket.write_all(&vec![b'x'; 4_000_000]).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.ends_with("4000000 bytes, in small parts: true"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn a_head_longer_than_the_buffer_is_refused() {
+    for (cookie, status) in [(60_000, "200 OK"), (200_000, "431 ")] {
+        let (address, ..) = start(Router::new().route("/", get(|| async { "answer" }))).await;
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let cookie = "c".repeat(cookie);
+        let head = format!("GET / HTTP/1.1\r\nHost: test\r\nCookie: {cookie}\r\n\r\n");
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let answer = read_to(&mut socket, "\r\n").await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+    }
+}
+
 /// D29, K8S-50
 #[tokio::test]
 async fn draining_serves_and_asks_for_the_connection_to_be_closed() {
