@@ -75,6 +75,14 @@ jobs
 {{- if and (include "minichat.onPostgres" .) (dig "cleanup_worker" "enabled" true .Values.pool.config) }}true{{ end -}}
 {{- end }}
 
+{{- define "minichat.migration" -}}
+{{- include "minichat.fullname" . }}-migration
+{{- end }}
+
+{{- define "minichat.hasMigrationJob" -}}
+{{- if and (include "minichat.onPostgres" .) (eq .Values.migration.mode "Job") }}true{{ end -}}
+{{- end }}
+
 {{- define "minichat.cleanupServiceAccount" -}}
 {{- default (include "minichat.cleanup" .) .Values.cleanup.serviceAccount.name -}}
 {{- end }}
@@ -118,6 +126,21 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- end }}
 {{- end }}
 
+{{/* Metadata of an object that runs pods: list of root, component and the component's values. */}}
+{{- define "minichat.workloadMetadata" -}}
+{{- $values := index . 2 -}}
+namespace: {{ (index . 0).Release.Namespace }}
+labels:
+  {{- include "minichat.labels" . | nindent 2 }}
+  {{- with $values.labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with $values.annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{/* Labels of a pod, without the chart's version, because a new version would restart pods with an unchanged program. */}}
 {{- define "minichat.podLabels" -}}
 {{- $root := index . 0 -}}
@@ -129,8 +152,10 @@ app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 {{- end }}
 {{- end }}
 
-{{/* An image: list of root and repository. */}}
+{{/* An image: list of root and the component's values. A digest stands alone, because some runtimes refuse a tag beside it. */}}
 {{- define "minichat.image" -}}
 {{- $root := index . 0 -}}
-{{- with $root.Values.image.registry }}{{ . }}/{{ end }}{{ index . 1 }}:{{ default $root.Chart.AppVersion $root.Values.image.tag }}
+{{- $image := (index . 1).image -}}
+{{- with $root.Values.image.registry }}{{ . }}/{{ end }}{{ $image.repository }}
+{{- with $image.digest }}@{{ . }}{{ else }}:{{ default (default $root.Chart.AppVersion $root.Values.image.tag) $image.tag }}{{ end }}
 {{- end }}

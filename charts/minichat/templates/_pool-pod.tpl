@@ -25,7 +25,12 @@
 {{- with .Values.outbound.noProxy }}
 {{- $_ := set $outbound "no_proxy" . -}}
 {{- end }}
-{{- toYaml (merge (dict "outbound" $outbound) (deepCopy .Values.pool.config) (dict "drain" $drain)) -}}
+{{- $config := merge (dict "outbound" $outbound) (deepCopy .Values.pool.config) (dict "drain" $drain) -}}
+{{- if include "minichat.hasMigrationJob" . }}
+{{- /* `merge` would take false for a missing value. */}}
+{{- $_ := set $config "database" (set (default dict $config.database) "auto_migrate" false) -}}
+{{- end }}
+{{- toYaml $config -}}
 {{- end }}
 
 {{/* The volume of certificates, if there is one. */}}
@@ -74,29 +79,24 @@ metadata:
     {{- end }}
   annotations:
     checksum/config: {{ include "minichat.poolConfig" . | sha256sum }}
-    {{- with .Values.pool.podAnnotations }}
-    {{- toYaml . | nindent 4 }}
+    {{- with include "minichat.podAnnotations" (list . .Values.pool) | trim }}
+    {{- . | nindent 4 }}
     {{- end }}
 spec:
   {{- include "minichat.podBasics" . | nindent 2 }}
   serviceAccountName: {{ include "minichat.poolServiceAccount" . }}
   automountServiceAccountToken: true
   terminationGracePeriodSeconds: {{ include "minichat.terminationGracePeriodSeconds" . }}
-  securityContext:
-    {{- include "minichat.podSecurityContext" . | nindent 4 }}
-    {{- if not (include "minichat.onPostgres" .) }}
-    fsGroup: 65532
-    fsGroupChangePolicy: OnRootMismatch
-    {{- end }}
+  {{- include "minichat.podSecurityContext" . | nindent 2 }}
   containers:
     - name: dataplane
-      image: {{ include "minichat.image" (list . .Values.pool.image.repository) }}
+      image: {{ include "minichat.image" (list . .Values.pool) }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       args:
         - serve
         - --config=/etc/minichat/config.yaml
       env:
-        {{- include "minichat.poolEnv" . | nindent 8 }}
+        {{- include "minichat.env" (list "pool" (include "minichat.poolEnv" .) .Values.pool.extraEnv) | nindent 8 }}
       ports:
         - name: http
           containerPort: 8087
@@ -105,8 +105,7 @@ spec:
       {{- include "minichat.probes" . | nindent 6 }}
       resources:
         {{- toYaml .Values.pool.resources | nindent 8 }}
-      securityContext:
-        {{- include "minichat.containerSecurityContext" . | nindent 8 }}
+      {{- include "minichat.containerSecurityContext" . | nindent 6 }}
       volumeMounts:
         - name: config
           mountPath: /etc/minichat
@@ -123,20 +122,44 @@ spec:
         - name: data
           mountPath: /var/lib/minichat
         {{- end }}
-  {{- with include "minichat.placement" .Values.pool }}
+        {{- with .Values.pool.extraVolumeMounts }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+  {{- with include "minichat.placement" (list . "pool" .Values.pool) | trim }}
   {{- . | nindent 2 }}
   {{- end }}
-  volumes:
-    - name: config
-      configMap:
-        name: {{ include "minichat.pool" . }}
-    {{- with include "minichat.caBundle" . }}
-    - name: ca
-      {{- . | nindent 6 }}
-    {{- end }}
-    {{- with include "minichat.databaseVolume" . }}
-    {{- . | nindent 4 }}
-    {{- end }}
+  {{- with include "minichat.volumes" (list "pool" (include "minichat.poolVolumes" .) .Values.pool.extraVolumes) | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{/* Volumes of the pool's pods, without the one of a claim that the StatefulSet makes. */}}
+{{- define "minichat.poolVolumes" -}}
+{{ include "minichat.configVolume" . }}
+{{- with include "minichat.caVolume" . }}
+{{ . }}
+{{- end }}
+{{- with include "minichat.databaseVolume" . }}
+{{ . }}
+{{- end }}
+{{- if and (not (include "minichat.onPostgres" .)) .Values.pool.persistence.existingClaim }}
+- name: data
+  persistentVolumeClaim:
+    claimName: {{ .Values.pool.persistence.existingClaim }}
+{{- end }}
+{{- end }}
+
+{{- define "minichat.configVolume" -}}
+- name: config
+  configMap:
+    name: {{ include "minichat.pool" . }}
+{{- end }}
+
+{{- define "minichat.caVolume" -}}
+{{- with include "minichat.caBundle" . -}}
+- name: ca
+  {{- . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{- define "minichat.poolEnv" -}}
@@ -198,4 +221,10 @@ spec:
 {{- define "minichat.basePath" -}}
 {{- $config := .Values.pool.config -}}
 {{- dig "server" "root_prefix" "" $config }}{{ default "/mini-chat" $config.url_prefix }}/v1
+{{- end }}
+
+{{/* Whether `helm test` can say who it is. */}}
+{{- define "minichat.hasTest" -}}
+{{- $mode := .Values.pool.config.auth.mode -}}
+{{- if or .Values.test.tokenSecret.existingSecret (eq $mode "dev") (and (eq $mode "trusted_headers") .Values.test.tenantId) }}true{{ end -}}
 {{- end }}

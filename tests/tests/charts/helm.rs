@@ -51,19 +51,42 @@ pub(crate) fn render_release(
     template(release, "minichat", namespace, settings)
 }
 
+/// Renders `minichat` with `values`, for a cluster that also has `kinds` (`group/version/kind`).
+pub(crate) fn render_values(values: &Value, kinds: &[&str]) -> anyhow::Result<Rendered> {
+    let file = tempfile::NamedTempFile::new()?;
+    serde_json::to_writer(file.as_file(), values)?;
+    render_file(file.path(), kinds)
+}
+
+/// The same with a file of values.
+pub(crate) fn render_file(file: &Path, kinds: &[&str]) -> anyhow::Result<Rendered> {
+    let file = file.to_str().context("a path that is not UTF-8")?;
+    let kinds = kinds.iter().flat_map(|kind| ["--api-versions", kind]);
+    let more: Vec<&str> = ["--values", file].into_iter().chain(kinds).collect();
+    template_with("minichat", "minichat", NAMESPACE, &more)
+}
+
 fn template(
     release: &str,
     name: &str,
     namespace: &str,
     settings: &[&str],
 ) -> anyhow::Result<Rendered> {
+    let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+    template_with(release, name, namespace, &settings.collect::<Vec<_>>())
+}
+
+fn template_with(
+    release: &str,
+    name: &str,
+    namespace: &str,
+    more: &[&str],
+) -> anyhow::Result<Rendered> {
     let (chart, version) = (chart(name), kubernetes_version()?);
     let chart = chart.to_str().context("a path that is not UTF-8")?;
     let mut arguments = vec!["template", release, chart, "--namespace", namespace];
     arguments.extend(["--kube-version", &version]);
-    for setting in settings {
-        arguments.extend(["--set", setting]);
-    }
+    arguments.extend(more);
     let documents = yaml::documents(&helm(&arguments)?);
     let objects = documents.into_iter().map(|document| document.value);
     let objects = objects.collect::<Result<_, _>>();
@@ -97,16 +120,21 @@ impl Rendered {
         found.with_context(|| format!("no {kind} {name} among {:?}", self.names(kind)))
     }
 
-    /// Every pod spec in the objects.
-    pub(crate) fn pod_specs(&self) -> Vec<&Value> {
+    /// Every pod in the objects, with its metadata.
+    pub(crate) fn pods(&self) -> Vec<&Value> {
         self.0
             .iter()
             .filter_map(|object| match object["kind"].as_str()? {
-                "Pod" => Some(&object["spec"]),
-                "Deployment" | "StatefulSet" => Some(&object["spec"]["template"]["spec"]),
-                "CronJob" => Some(&object["spec"]["jobTemplate"]["spec"]["template"]["spec"]),
+                "Pod" => Some(object),
+                "Deployment" | "StatefulSet" | "Job" => Some(&object["spec"]["template"]),
+                "CronJob" => Some(&object["spec"]["jobTemplate"]["spec"]["template"]),
                 _ => None,
             })
             .collect()
+    }
+
+    /// Every pod spec in the objects.
+    pub(crate) fn pod_specs(&self) -> Vec<&Value> {
+        self.pods().into_iter().map(|pod| &pod["spec"]).collect()
     }
 }

@@ -6,7 +6,8 @@ use anyhow::{Context as _, ensure};
 use minichat_cluster::{Kubectl, OwnedApiTier};
 use serde_json::{Value, json};
 
-use crate::helm::{NAMESPACE, chart, helm};
+use crate::examples;
+use crate::helm::{NAMESPACE, Rendered, chart, helm, render_file, render_values};
 
 const WITHIN: Duration = Duration::from_secs(30);
 const EXAMPLE: &str = concat!(
@@ -180,5 +181,125 @@ fn without_the_custom_resources_the_notes_say_what_is_missing() -> anyhow::Resul
     let server = Server::start()?;
     let notes = server.install("minichat")?;
     assert!(notes.contains("helm install minichat-crds"), "{notes}");
+    Ok(())
+}
+
+/// Applies the objects without keeping them; the server refuses unknown fields.
+fn try_out(server: &Server, rendered: &Rendered) -> anyhow::Result<()> {
+    // The server would have to know the kinds of other projects.
+    let is_known = |object: &&Value| {
+        let group = object["apiVersion"].as_str().unwrap_or_default();
+        !group.starts_with("gateway.") && !group.starts_with("monitoring.")
+    };
+    let objects: Vec<_> = rendered.all().iter().filter(is_known).collect();
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+    let apply = [
+        "apply",
+        "--dry-run=server",
+        "--validate=strict",
+        "--filename=-",
+    ];
+    let said = server.kubectl().run_with_input(&apply, &list.to_string())?;
+    assert_eq!(said.lines().count(), objects.len(), "{said}");
+    Ok(())
+}
+
+/// K8S-52, K8S-70
+#[test]
+fn the_api_server_accepts_every_object_of_every_example() -> anyhow::Result<()> {
+    let server = Server::start()?;
+    for (name, file) in examples::files()? {
+        let rendered = render_file(&file, &[])?;
+        try_out(&server, &rendered).with_context(|| name)?;
+    }
+    let everything = json!({
+        "operator": {"replicaCount": 2, "extraEnv": [{"name": "A", "value": "b"}]},
+        "pool": {
+            "replicaCount": 2,
+            "service": {
+                "type": "LoadBalancer", "ipFamilyPolicy": "PreferDualStack", "nodePort": 30087,
+                "trafficDistribution": "PreferSameZone", "externalTrafficPolicy": "Local",
+                "loadBalancerClass": "example.com/internal", "loadBalancerSourceRanges": ["192.0.2.0/24"],
+            },
+            "tolerations": [{"key": "chat", "operator": "Exists", "effect": "NoSchedule"}],
+            "extraVolumes": [{"name": "scratch", "emptyDir": {}}],
+            "extraVolumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
+        },
+        "database": {"existingSecret": "database"},
+        "migration": {"mode": "Job"},
+        "ingress": {"enabled": true, "className": "nginx", "tls": [{"secretName": "chat-tls"}]},
+        "networkPolicy": {"egress": {"enabled": true}},
+        "test": {"tenantId": "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01"},
+    });
+    try_out(&server, &render_values(&everything, &[])?)
+}
+
+/// K8S-16, K8S-70: the cluster's own roles include the kinds, each as much as it may do with others.
+#[test]
+fn view_edit_and_admin_include_tenants_and_quotas() -> anyhow::Result<()> {
+    let server = Server::start()?;
+    server.install("minichat-crds")?;
+    server.await_definitions()?;
+    for role in ["view", "edit", "admin"] {
+        let bind = format!("--clusterrole={role}");
+        let user = format!("--user={role}");
+        let create = [
+            "create",
+            "rolebinding",
+            role,
+            &bind,
+            &user,
+            "--namespace",
+            NAMESPACE,
+        ];
+        server.kubectl().run(&create)?;
+    }
+    let may = |user: &str, verb: &str, kind: &str, namespace: &str| {
+        let (kind, subresource) = kind.split_once('/').unwrap_or((kind, ""));
+        let kind = format!("{kind}.minichat.dev");
+        let subresource = format!("--subresource={subresource}");
+        let of = ["--as", user, "--namespace", namespace, &subresource];
+        let arguments = [&["auth", "can-i", verb, &kind][..], &of].concat();
+        // It ends with an error when the answer is no.
+        let answer = server.kubectl().run(&arguments);
+        answer.is_ok_and(|answer| answer.trim() == "yes")
+    };
+    let started = Instant::now();
+    while !may("edit", "create", "chattenants", NAMESPACE) {
+        ensure!(started.elapsed() < WITHIN, "the roles are not aggregated");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let reads = ["get", "list", "watch"];
+    let writes = ["create", "update", "patch", "delete", "deletecollection"];
+    for kind in ["chattenants", "chatquotas"] {
+        for user in ["view", "edit", "admin"] {
+            for verb in reads {
+                assert!(may(user, verb, kind, NAMESPACE), "{user}: {verb} {kind}");
+            }
+            for verb in writes {
+                assert_eq!(
+                    may(user, verb, kind, NAMESPACE),
+                    user != "view",
+                    "{user}: {verb} {kind}"
+                );
+            }
+            assert!(!may(user, "get", kind, "default"), "{user} elsewhere");
+            // What the operator says is for nobody to write.
+            let status = format!("{kind}/status");
+            assert!(!may(user, "patch", &status, NAMESPACE), "{user}: {status}");
+        }
+    }
+    let chart = chart("minichat-crds").display().to_string();
+    server.helm(&[
+        "upgrade",
+        "minichat-crds",
+        &chart,
+        "--set",
+        "aggregatedRoles=false",
+    ])?;
+    server
+        .kubectl()
+        .run(&["get", "clusterrole", "minichat.dev:view"])
+        .unwrap_err();
     Ok(())
 }

@@ -7,6 +7,7 @@ use crate::helm::{Rendered, render};
 
 const POOL: &str = "minichat-pool";
 const OPERATOR: &str = "minichat-operator";
+const CLEANUP: &str = "minichat-cleanup";
 const WATCHDOG: &str = "minichat-watchdog";
 const PROXY: &str = "MINICHAT_OUTBOUND_PROXY";
 
@@ -157,10 +158,8 @@ fn only_the_operator_and_monitoring_reach_the_admin_ports() -> anyhow::Result<()
     let monitoring = json!({"namespaceSelector": {"matchLabels": {"team": "watch"}}});
     assert_eq!(peers(&named, OPERATOR, 9090)?, Some(json!([monitoring])));
     assert_eq!(peers(&named, POOL, 9090)?.unwrap()[1], monitoring);
-    assert_eq!(
-        peers(&named, POOL, 8087)?,
-        Some(json!([{"ipBlock": {"cidr": "10.0.0.0/8"}}]))
-    );
+    let client = json!({"ipBlock": {"cidr": "10.0.0.0/8"}});
+    assert_eq!(peers(&named, POOL, 8087)?, Some(json!([client])));
     let spec = &named.get("NetworkPolicy", POOL)?["spec"];
     assert_eq!(spec["policyTypes"], json!(["Ingress", "Egress"]));
     assert_eq!(spec["egress"], json!([{"ports": [{"port": 443}]}]));
@@ -169,5 +168,69 @@ fn only_the_operator_and_monitoring_reach_the_admin_ports() -> anyhow::Result<()
             .names("NetworkPolicy")
             .is_empty()
     );
+    Ok(())
+}
+
+/// D48: with `egress.enabled` each component may call what it needs and nothing else.
+#[test]
+fn egress_that_is_restricted_leaves_each_pod_what_it_needs() -> anyhow::Result<()> {
+    let on_postgres = "database.existingSecret=database";
+    let open = render(&[on_postgres])?;
+    for name in [POOL, OPERATOR, WATCHDOG, CLEANUP] {
+        let spec = &open.get("NetworkPolicy", name)?["spec"];
+        assert_eq!(spec["policyTypes"], json!(["Ingress"]), "{name}");
+    }
+    let rendered = render(&[on_postgres, "networkPolicy.egress.enabled=true"])?;
+    let pool = rendered.get("NetworkPolicy", POOL)?["spec"]["podSelector"].clone();
+    for (name, needed) in [
+        (POOL, "53 53 5353 5353 443 6443 5432 443"),
+        (CLEANUP, "53 53 5353 5353 443 6443 5432 443"),
+        (WATCHDOG, "53 53 5353 5353 443 6443 5432"),
+        (OPERATOR, "53 53 5353 5353 443 6443 9090"),
+    ] {
+        let spec = &rendered.get("NetworkPolicy", name)?["spec"];
+        assert_eq!(spec["policyTypes"], json!(["Ingress", "Egress"]));
+        let rules = spec["egress"].as_array().into_iter().flatten();
+        let ports = rules.flat_map(|rule| rule["ports"].as_array().into_iter().flatten());
+        let ports: Vec<_> = ports.map(|port| port["port"].to_string()).collect();
+        assert_eq!(ports.join(" "), needed, "{name}");
+    }
+    let rules = &rendered.get("NetworkPolicy", OPERATOR)?["spec"]["egress"];
+    assert_eq!(rules[2]["to"], json!([{"podSelector": pool}]));
+    let own = render(&[
+        on_postgres,
+        "networkPolicy.egress.enabled=true",
+        "networkPolicy.egress.database[0].to[0].ipBlock.cidr=10.1.2.3/32",
+        "networkPolicy.poolEgress[0].ports[0].port=8000",
+    ])?;
+    for (name, rules) in [(POOL, 5), (CLEANUP, 5), (WATCHDOG, 3), (OPERATOR, 3)] {
+        let spec = &own.get("NetworkPolicy", name)?["spec"];
+        assert_eq!(
+            spec["egress"].as_array().map(Vec::len),
+            Some(rules),
+            "{name}"
+        );
+    }
+    let rules = &own.get("NetworkPolicy", WATCHDOG)?["spec"]["egress"];
+    assert_eq!(
+        rules[2],
+        json!({"to": [{"ipBlock": {"cidr": "10.1.2.3/32"}}]})
+    );
+    Ok(())
+}
+
+/// K8S-70: `helm test` works where the clients are named.
+#[test]
+fn the_pod_of_helm_test_is_among_the_named_clients() -> anyhow::Result<()> {
+    let named = "networkPolicy.clients[0].ipBlock.cidr=10.0.0.0/8";
+    let rendered = render(&[named, "test.tenantId=5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01"])?;
+    let labels = &rendered.get("Pod", "minichat-test")?["metadata"]["labels"];
+    let peers = peers(&rendered, POOL, 8087)?.unwrap_or_default();
+    let selector = &peers[1]["podSelector"]["matchLabels"];
+    let selector = selector.as_object().into_iter().flatten();
+    assert_eq!(selector.clone().count(), 3);
+    for (label, value) in selector {
+        assert_eq!(labels[label], *value);
+    }
     Ok(())
 }

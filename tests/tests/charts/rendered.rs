@@ -127,9 +127,10 @@ fn on_postgres_the_pool_is_a_deployment_that_rolls_without_a_gap() -> anyhow::Re
     let pool = &rendered.get("Deployment", POOL)?["spec"];
     assert_eq!(pool["replicas"], 2);
     assert_eq!(pool["minReadySeconds"], 5);
+    let rolling = json!({"maxUnavailable": 0, "maxSurge": 1});
     assert_eq!(
-        pool["strategy"]["rollingUpdate"],
-        json!({"maxUnavailable": 0, "maxSurge": 1})
+        pool["strategy"],
+        json!({"type": "RollingUpdate", "rollingUpdate": rolling})
     );
     let url = &pool["template"]["spec"]["containers"][0]["env"][1];
     let reference = json!({"secretKeyRef": {"name": "database", "key": "url"}});
@@ -392,7 +393,8 @@ fn the_definitions_stay_when_their_chart_goes() -> anyhow::Result<()> {
         names,
         ["chatquotas.minichat.dev", "chattenants.minichat.dev"]
     );
-    for definition in rendered.all() {
+    let definitions = rendered.all().iter();
+    for definition in definitions.filter(|object| object["kind"] == "CustomResourceDefinition") {
         let policy = &definition["metadata"]["annotations"]["helm.sh/resource-policy"];
         assert_eq!(policy, "keep");
         let name = definition["metadata"]["name"].as_str().unwrap();
@@ -407,18 +409,19 @@ fn the_definitions_stay_when_their_chart_goes() -> anyhow::Result<()> {
 }
 
 /// PLAT-130, API-28: the pool's issuer and origins come from the values. The
-/// chart's test is not rendered for a mode that needs a token.
+/// chart's test needs a token then.
 #[test]
 fn bearer_tokens_and_origins_are_values_of_the_pool() -> anyhow::Result<()> {
     let tenant = "test.tenantId=5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01";
-    let rendered = render(&[
+    let settings = [
         "pool.config.auth.mode=oidc",
         "pool.config.auth.issuer=https://login.example.com",
         "pool.config.auth.audience=minichat",
         "pool.config.server.cors.enabled=true",
         "pool.config.server.cors.allowed_origins={https://chat.example.com}",
         tenant,
-    ])?;
+    ];
+    let rendered = render(&settings)?;
     let text = rendered.get("ConfigMap", POOL)?["data"]["config.yaml"].clone();
     let config = ProcessConfig::from_yaml(text.as_str().unwrap_or_default(), []);
     let config = config.map_err(|faults| anyhow::anyhow!("{faults}"))?;
@@ -431,6 +434,15 @@ fn bearer_tokens_and_origins_are_values_of_the_pool() -> anyhow::Result<()> {
     assert_eq!(origins, Allowed::Only(vec![page]));
     let tests = |rendered: &Rendered| rendered.names("Pod").len();
     assert_eq!((tests(&rendered), tests(&render(&[tenant])?)), (0, 1));
+    let secret = "test.tokenSecret.existingSecret=token";
+    let rendered = render(&[&settings[..], &[secret]].concat())?;
+    let container = &rendered.get("Pod", "minichat-test")?["spec"]["containers"][0];
+    let reference = json!({"secretKeyRef": {"name": "token", "key": "token"}});
+    let variable = json!({"name": "MINICHAT_TEST_TOKEN", "valueFrom": reference});
+    assert_eq!(container["env"], json!([variable]));
+    let header = "--header=Authorization: Bearer $(MINICHAT_TEST_TOKEN)";
+    let url = "--url=http://minichat-pool:8087/mini-chat/v1";
+    assert_eq!(container["args"], json!(["ask", url, header, "Hello"]));
     Ok(())
 }
 

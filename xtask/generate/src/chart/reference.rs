@@ -30,10 +30,17 @@ fn words(kind: &Kind) -> String {
         Kind::Texts(_) => "list of texts".to_owned(),
         Kind::TextByName => "text by name".to_owned(),
         Kind::Resources => "`requests`, `limits`".to_owned(),
-        Kind::Object => "object".to_owned(),
-        Kind::Objects => "list of objects".to_owned(),
+        Kind::Object(fields) => of("object", fields),
+        Kind::Objects(fields) => of("list of objects", fields),
         Kind::ProcessConfig => "configuration".to_owned(),
     }
+}
+
+fn of(what: &str, fields: &[&str]) -> String {
+    if fields.is_empty() {
+        return what.to_owned();
+    }
+    format!("{what}: `{}`", fields.join("`, `"))
 }
 
 const HEAD: &str = "\
@@ -68,7 +75,8 @@ then, minichat stores the part that exists and ends the stream with `stream_inte
 For longer answers, raise `pool.config.drain.max_secs`; the interruption becomes longer only while such answers run. Or use
 PostgreSQL, where other pods keep serving and `drain.max_secs` is 300. When you move from SQLite to PostgreSQL, you start
 with an empty database. The SQLite volume stays until you delete its claim.
-[docs/backup.md](../../docs/backup.md) says how to back up and restore both, also in a cluster.
+[docs/backup.md](../../docs/backup.md) says how to back up and restore both, also in a cluster, and
+[docs/kubernetes.md](../../docs/kubernetes.md) how to expose, secure, monitor, scale and upgrade a release.
 
 `helm uninstall` keeps the tenants, their data and the database. It removes the credentials: the ConfigMap
 `<release>-managed` owns the Secrets that the operator rendered, and is deleted with the release. You can delete tenants at

@@ -45,9 +45,39 @@ fn of_kind(kind: &Kind) -> Value {
             json!({ "type": "object", "additionalProperties": { "type": "string" } })
         }
         Kind::Resources => resources(),
-        Kind::Object => json!({ "type": "object" }),
-        Kind::Objects => json!({ "type": "array", "items": { "type": "object" } }),
+        Kind::Object(fields) => object_of(fields),
+        Kind::Objects(fields) => json!({ "type": "array", "items": object_of(fields) }),
         Kind::ProcessConfig => process_config(),
+    }
+}
+
+/// An object of Kubernetes with some of `fields`; none = any fields.
+fn object_of(fields: &[&str]) -> Value {
+    if fields.is_empty() {
+        return json!({ "type": "object" });
+    }
+    let properties = fields.iter();
+    let properties = properties.map(|name| ((*name).to_owned(), json!({ "type": of_field(name) })));
+    object(&properties.collect())
+}
+
+/// The type of a field of Kubernetes, which has it in every object that values have.
+fn of_field(name: &str) -> Value {
+    match name {
+        "allowPrivilegeEscalation" | "readOnly" | "readOnlyRootFilesystem" | "runAsNonRoot" => {
+            "boolean".into()
+        }
+        "fsGroup" | "maxSkew" | "minDomains" | "port" | "runAsGroup" | "runAsUser"
+        | "tolerationSeconds" => "integer".into(),
+        "maxUnavailable" | "minAvailable" => json!(["integer", "string"]),
+        "hosts" | "matchLabelKeys" | "nameservers" | "options" | "ports" | "searches"
+        | "supplementalGroups" | "sysctls" | "to" => "array".into(),
+        "appArmorProfile" | "capabilities" | "ipBlock" | "labelSelector" | "namespaceSelector"
+        | "nodeAffinity" | "podAffinity" | "podAntiAffinity" | "podSelector" | "rollingUpdate"
+        | "scaleDown" | "scaleUp" | "seLinuxOptions" | "seccompProfile" | "valueFrom" => {
+            "object".into()
+        }
+        _ => "string".into(),
     }
 }
 
