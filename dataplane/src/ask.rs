@@ -3,19 +3,22 @@
 //! in an image.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use minichat_provider::encrypt;
 use minichat_provider::sse::Parser;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 /// Maximum time from sending the message to the end of the answer.
 const ANSWER_WITHIN: Duration = Duration::from_mins(2);
@@ -28,6 +31,8 @@ const MAX_EVENT_BYTES: usize = 8 * 1024 * 1024;
 pub struct Question {
     /// Base path of the API, such as `http://127.0.0.1:8087/mini-chat/v1`.
     pub url: Uri,
+    /// Authorities (PEM) of an `https` URL, in addition to the public ones.
+    pub ca_file: Option<PathBuf>,
     /// Headers that identify the caller.
     pub headers: HeaderMap,
     /// The message.
@@ -57,28 +62,56 @@ pub async fn ask(question: &Question, out: &mut impl Write) -> anyhow::Result<()
 }
 
 async fn converse(question: &Question, out: &mut impl Write) -> anyhow::Result<()> {
-    let client = Client::builder(TokioExecutor::new()).build_http();
-    let chat = post(&client, question, "/chats", &json!({})).await?;
+    let chat = post(question, "/chats", &json!({})).await?;
     let chat: Value = serde_json::from_slice(&chat.into_body().collect().await?.to_bytes())?;
     let id = chat["id"].as_str().context("the chat has no id")?;
     let path = format!("/chats/{id}/messages:stream");
     let message = json!({ "content": question.message });
-    let answer = post(&client, question, &path, &message).await?;
+    let answer = post(question, &path, &message).await?;
     relay(answer.into_body(), out).await
 }
 
-async fn post(
-    client: &Client<HttpConnector, Full<Bytes>>,
-    question: &Question,
-    path: &str,
-    body: &Value,
-) -> anyhow::Result<Response<Incoming>> {
+/// A connection, with TLS or without.
+trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
+
+async fn connect(question: &Question) -> anyhow::Result<Box<dyn Connection>> {
+    let url = &question.url;
+    let host = url.host().context("the URL has no host")?;
+    let is_encrypted = url.scheme_str() == Some("https");
+    let port = url
+        .port_u16()
+        .unwrap_or(if is_encrypted { 443 } else { 80 });
+    let name = host.trim_start_matches('[').trim_end_matches(']');
+    let socket = TcpStream::connect((name, port))
+        .await
+        .with_context(|| format!("cannot connect to {host}:{port}"))?;
+    if !is_encrypted {
+        return Ok(Box::new(socket));
+    }
+    let encrypted = encrypt(socket, name, question.ca_file.as_deref()).await;
+    let encrypted = encrypted.with_context(|| format!("no TLS connection to {host}:{port}"))?;
+    Ok(Box::new(encrypted))
+}
+
+async fn post(question: &Question, path: &str, body: &Value) -> anyhow::Result<Response<Incoming>> {
     let url = format!("{}{path}", question.url.to_string().trim_end_matches('/'));
-    let mut request = Request::post(&url).body(Full::new(Bytes::from(body.to_string())))?;
+    let target: Uri = url.parse()?;
+    let target = target.path_and_query().context("the URL has no path")?;
+    let mut request =
+        Request::post(target.as_str()).body(Full::new(Bytes::from(body.to_string())))?;
     *request.headers_mut() = question.headers.clone();
     let json = HeaderValue::from_static("application/json");
     request.headers_mut().insert(CONTENT_TYPE, json);
-    let response = client.request(request).await;
+    let authority = question.url.authority().context("the URL has no host")?;
+    request
+        .headers_mut()
+        .insert(HOST, authority.as_str().parse()?);
+    let (mut sender, connection) = http1::handshake(TokioIo::new(connect(question).await?)).await?;
+    // It ends with the answer. Its errors are those of the answer.
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await;
     let response = response.with_context(|| format!("{url} does not answer"))?;
     if !response.status().is_success() {
         let status = response.status();

@@ -8,6 +8,7 @@ use minichat_config::{Faults, ProcessConfig};
 
 use crate::config_source::{self, Examined};
 use crate::database;
+use crate::serve;
 use crate::settings::{NO_SOURCE, render_settings};
 
 /// Checks the process configuration and the tenants of its source. Writes one
@@ -31,6 +32,9 @@ pub fn check(
         && let Err(error) = minichat_provider::check_ca_file(file)
     {
         errors.push(format!("outbound.ca_file: {}: {error}", file.display()));
+    }
+    if let Err(error) = serve::tls(&config) {
+        errors.push(format!("{error:#}"));
     }
     if let Err(error) = database::settings(&config.database).check_files() {
         let fault = error.to_string();

@@ -53,9 +53,12 @@ enum Command {
     /// arrives. Exit code 1: the API refused it, or the answer is not complete.
     Ask {
         /// Base path of the API, such as `http://127.0.0.1:8087/mini-chat/v1`.
-        /// Only `http`, without TLS.
         #[arg(long, default_value = "http://127.0.0.1:8087/mini-chat/v1")]
         url: Uri,
+        /// PEM file with authorities that may have signed the certificate of an
+        /// `https` URL, in addition to the public ones.
+        #[arg(long, value_name = "FILE")]
+        ca_file: Option<PathBuf>,
         /// Header that identifies the caller, such as `X-User-Id: 0b7f…`; may
         /// be repeated.
         #[arg(long = "header", value_name = "HEADER", value_parser = ask::header)]
@@ -344,10 +347,12 @@ fn main() -> ExitCode {
         }
         Command::Ask {
             url,
+            ca_file,
             headers,
             message,
         } => ask_once(&Question {
             url,
+            ca_file,
             headers: headers.into_iter().collect(),
             message,
         })

@@ -12,7 +12,7 @@ use minichat_metrics::Metrics;
 use minichat_provider::{ClientSettings, ProviderClient, check_ca_file};
 use minichat_store::{DatabaseSettings, Store};
 use minichat_telemetry::{
-    Lifecycle, MetricsSettings, Runtimes, Signal, Terminations, Tracer, Workers, metrics,
+    Lifecycle, MetricsSettings, Runtimes, ServerTls, Signal, Terminations, Tracer, Workers, metrics,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -81,6 +81,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
     if let Some(file) = &config.outbound.ca_file {
         check_ca_file(file).with_context(|| format!("outbound.ca_file: {}", file.display()))?;
     }
+    let tls = tls(&config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (metrics, exposition) = metrics::start(MetricsSettings {
         prefix: &config.metrics.prefix,
@@ -137,6 +138,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
         application: Listener::serve_on(
             workers.runtimes(),
             application,
+            tls,
             http::router(Arc::clone(&app), tracer),
             lifecycle,
         ),
@@ -253,6 +255,15 @@ fn database(config: &ProcessConfig) -> DatabaseSettings {
     }
 }
 
+/// Certificate and key of the application's listener, if the configuration names them (PLAT-168).
+pub(crate) fn tls(config: &ProcessConfig) -> anyhow::Result<Option<Arc<ServerTls>>> {
+    let Some(files) = &config.server.tls else {
+        return Ok(None);
+    };
+    let tls = ServerTls::read(files.certificate.clone(), files.key.clone());
+    Ok(Some(Arc::new(tls.context("server.tls")?)))
+}
+
 async fn listen(addr: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(addr)
         .await
@@ -267,19 +278,20 @@ struct Listener {
 
 impl Listener {
     fn serve(listener: TcpListener, router: Router, lifecycle: Lifecycle) -> Self {
-        Self::serve_on(Runtimes::default(), listener, router, lifecycle)
+        Self::serve_on(Runtimes::default(), listener, None, router, lifecycle)
     }
 
     fn serve_on(
         runtimes: Runtimes,
         listener: TcpListener,
+        tls: Option<Arc<ServerTls>>,
         router: Router,
         lifecycle: Lifecycle,
     ) -> Self {
         let task = tokio::spawn({
             let lifecycle = lifecycle.clone();
             async move {
-                minichat_telemetry::serve_on(&runtimes, listener, router, lifecycle).await;
+                minichat_telemetry::serve_on(&runtimes, listener, tls, router, lifecycle).await;
             }
         });
         Self { lifecycle, task }

@@ -26,6 +26,10 @@
 {{- $_ := set $outbound "no_proxy" . -}}
 {{- end }}
 {{- $config := merge (dict "outbound" $outbound) (deepCopy .Values.pool.config) (dict "drain" $drain) -}}
+{{- if .Values.pool.tls.existingSecret }}
+{{- $tls := dict "cert_file" "/etc/minichat-tls/tls.crt" "key_file" "/etc/minichat-tls/tls.key" -}}
+{{- $_ := set $config "server" (set (default dict $config.server) "tls" $tls) -}}
+{{- end }}
 {{- if include "minichat.hasMigrationJob" . }}
 {{- /* `merge` would take false for a missing value. */}}
 {{- $_ := set $config "database" (set (default dict $config.database) "auto_migrate" false) -}}
@@ -118,6 +122,11 @@ spec:
         {{- with include "minichat.databaseMount" . }}
         {{- . | nindent 8 }}
         {{- end }}
+        {{- if .Values.pool.tls.existingSecret }}
+        - name: tls
+          mountPath: /etc/minichat-tls
+          readOnly: true
+        {{- end }}
         {{- if not (include "minichat.onPostgres" .) }}
         - name: data
           mountPath: /var/lib/minichat
@@ -141,6 +150,11 @@ spec:
 {{- end }}
 {{- with include "minichat.databaseVolume" . }}
 {{ . }}
+{{- end }}
+{{- with .Values.pool.tls.existingSecret }}
+- name: tls
+  secret:
+    secretName: {{ . }}
 {{- end }}
 {{- if and (not (include "minichat.onPostgres" .)) .Values.pool.persistence.existingClaim }}
 - name: data

@@ -9,6 +9,11 @@ ipFamilies:
 {{- end }}
 {{- end }}
 
+{{/* How the API is called. */}}
+{{- define "minichat.scheme" -}}
+{{- ternary "https" "http" (not (empty .Values.pool.tls.existingSecret)) -}}
+{{- end }}
+
 {{/* The path below which a proxy finds the API (API-1). */}}
 {{- define "minichat.routedPath" -}}
 {{- $config := .Values.pool.config -}}

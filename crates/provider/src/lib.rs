@@ -21,7 +21,7 @@ pub mod testing;
 pub use adapter::Translator;
 pub use client::{
     CaFileError, ChosenBy, ClientSettings, FetchError, FetchLimits, Post, PostAnswer, PostError,
-    ProviderClient, check_ca_file,
+    ProviderClient, check_ca_file, encrypt,
 };
 pub use event::{Citation, Completion, DeltaKind, ProviderEvent, ResponseId, Terminal};
 pub use failure::{Failure, FailureKind, TimeoutStage};

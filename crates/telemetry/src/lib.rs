@@ -12,7 +12,9 @@ mod subscriber;
 pub mod traces;
 mod workers;
 
-pub use listen::{HalfClose, HostError, PeerAddr, check_host, serve, serve_on};
+pub use listen::{
+    HalfClose, HostError, PeerAddr, ServerTls, TlsFileError, check_host, serve, serve_on,
+};
 pub use logs::{LogFormat, LogSettings};
 pub use metrics::{Exposition, MetricsError, MetricsSettings};
 pub use shutdown::{Lifecycle, Signal, Terminations};

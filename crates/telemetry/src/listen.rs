@@ -3,10 +3,12 @@
 mod client;
 mod host;
 mod target;
+mod tls;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -17,15 +19,18 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
 use crate::shutdown::Lifecycle;
 use crate::workers::Runtimes;
-use client::Client;
 pub use client::HalfClose;
+use client::{Client, ClientIo};
 pub use host::{HostError, check_host};
+pub use tls::{ServerTls, TlsFileError};
+use tokio_rustls::server::TlsStream;
 
 /// The peer of the TCP connection, as an extension of every request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +47,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_mins(2);
 /// turn between two parts. A request head that is longer than a part is refused with 431.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 
+/// How long a client may take for its TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long to wait if the operating system cannot accept a connection, for example
 /// because file descriptors are used up. Without the wait the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -51,17 +59,31 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 ///
 /// Dropping the future cuts the connections that are still open.
 pub async fn serve(listener: TcpListener, app: Router, lifecycle: Lifecycle) {
-    serve_on(&Runtimes::default(), listener, app, lifecycle).await;
+    serve_on(&Runtimes::default(), listener, None, app, lifecycle).await;
+}
+
+/// What each connection is served with.
+#[derive(Clone)]
+struct Serving {
+    tls: Option<Arc<ServerTls>>,
+    app: Router,
+    lifecycle: Lifecycle,
 }
 
 /// Like [`serve`], but each connection runs on the runtime of `runtimes` that has the
-/// fewest tasks when it arrives.
+/// fewest tasks when it arrives, and is encrypted if there is `tls`.
 pub async fn serve_on(
     runtimes: &Runtimes,
     listener: TcpListener,
+    tls: Option<Arc<ServerTls>>,
     app: Router,
     lifecycle: Lifecycle,
 ) {
+    let serving = Serving {
+        tls,
+        app,
+        lifecycle: lifecycle.clone(),
+    };
     let mut connections = JoinSet::new();
     let mut refusing = pin!(lifecycle.refusing.fired());
     let mut stopping = pin!(lifecycle.stopping.fired());
@@ -73,11 +95,11 @@ pub async fn serve_on(
             Some(ended) = connections.join_next() => report_panic(ended),
             accepted = listener.accept() => match accepted {
                 Ok((socket, peer)) => {
-                    let (app, lifecycle) = (app.clone(), lifecycle.clone());
+                    let serving = serving.clone();
                     if let Some(runtime) = runtimes.idlest() {
-                        connections.spawn_on(moved(socket, peer, app, lifecycle), runtime);
+                        connections.spawn_on(moved(socket, peer, serving), runtime);
                     } else {
-                        connections.spawn(connection(socket, peer, app, lifecycle));
+                        connections.spawn(connection(socket, peer, serving));
                     }
                 }
                 Err(error) => refuse(&error).await,
@@ -91,31 +113,69 @@ pub async fn serve_on(
 }
 
 /// Serves a connection that another runtime accepted.
-fn moved(
-    socket: TcpStream,
-    peer: SocketAddr,
-    app: Router,
-    lifecycle: Lifecycle,
-) -> impl Future<Output = ()> {
+fn moved(socket: TcpStream, peer: SocketAddr, serving: Serving) -> impl Future<Output = ()> {
     // Deregisters it from the runtime that accepted it, and registers it with this one.
     let socket = socket.into_std();
     async move {
         match socket.and_then(TcpStream::from_std) {
-            Ok(socket) => connection(socket, peer, app, lifecycle).await,
+            Ok(socket) => connection(socket, peer, serving).await,
             Err(error) => tracing::error!(%error, "a connection cannot change its thread"),
         }
     }
 }
 
 /// Serves one connection to its end.
-async fn connection(socket: TcpStream, peer: SocketAddr, app: Router, lifecycle: Lifecycle) {
+async fn connection(socket: TcpStream, peer: SocketAddr, serving: Serving) {
     // Each event of a stream is a small write. It must not wait until the previous one
     // is acknowledged.
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, %peer, "TCP_NODELAY cannot be set");
     }
     let (io, client) = client::split(socket);
-    let service = service_fn(|request| answer(request, peer, &client, &app, &lifecycle));
+    let Some(tls) = &serving.tls else {
+        return converse(io, peer, &client, &serving).await;
+    };
+    // On the heap, so that connections without TLS need no room for it.
+    let encrypted = async {
+        if let Some(io) = handshake(tls, io, peer, &serving.lifecycle).await {
+            converse(io, peer, &client, &serving).await;
+        }
+    };
+    Box::pin(encrypted).await;
+}
+
+/// `None` if the client does not end its handshake, or if the process ends.
+async fn handshake(
+    tls: &ServerTls,
+    io: ClientIo,
+    peer: SocketAddr,
+    lifecycle: &Lifecycle,
+) -> Option<TlsStream<ClientIo>> {
+    let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(io));
+    tokio::select! {
+        biased;
+        () = lifecycle.stopping.fired() => None,
+        accepted = accepted => match accepted {
+            Ok(Ok(io)) => Some(io),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, %peer, "no TLS connection");
+                None
+            }
+            Err(_) => {
+                tracing::debug!(%peer, "the TLS handshake took too long");
+                None
+            }
+        },
+    }
+}
+
+/// Answers the requests of one connection.
+async fn converse<S>(io: S, peer: SocketAddr, client: &Client, serving: &Serving)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Serving { app, lifecycle, .. } = serving;
+    let service = service_fn(|request| answer(request, peer, client, app, lifecycle));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -188,3 +248,5 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 fn question(scene: &Scene, headers: HeaderMap) -> anyhow::Result<Question> {
     Ok(Question {
         url: format!("http://{}/mini-chat/v1", scene.stack.app_addr()).parse()?,
+        ca_file: None,
         headers,
         message: "Hello".to_owned(),
     })

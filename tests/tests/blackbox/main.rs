@@ -116,6 +116,8 @@ mod streaming;
 mod tenant_owners;
 #[cfg(test)]
 mod timeouts;
+#[cfg(test)]
+mod tls;
 mod tools;
 #[cfg(test)]
 mod uploads;

@@ -1,5 +1,8 @@
 //! The ways to the API: Service, Ingress, `HTTPRoute`.
 
+use std::path::Path;
+
+use minichat_config::ProcessConfig;
 use serde_json::{Value, json};
 
 use crate::helm::{render, render_values};
@@ -176,5 +179,62 @@ fn the_route_of_a_gateway_has_no_time_limit() -> anyhow::Result<()> {
     assert!(rule.get("timeouts").is_none());
     assert_eq!(rule["filters"][0]["type"], "RequestHeaderModifier");
     assert_eq!(rule["matches"][0]["path"]["value"], "/");
+    Ok(())
+}
+
+/// PLAT-168, K8S-70
+#[test]
+fn a_secret_brings_tls_to_the_pods() -> anyhow::Result<()> {
+    let values = json!({
+        "pool": {"tls": {"existingSecret": "chat-tls"}, "config": {"server": {"docs_enabled": true}}},
+        "ingress": {"enabled": true},
+        "test": {"tenantId": "5f0c2f4e-8f0d-4c6b-9a43-0d7b8f6f1a01"},
+    });
+    let rendered = render_values(&values, &[])?;
+    let text = &rendered.get("ConfigMap", POOL)?["data"]["config.yaml"];
+    let config = ProcessConfig::from_yaml(text.as_str().unwrap_or_default(), []);
+    let config = config.map_err(|faults| anyhow::anyhow!("{faults}"))?;
+    assert!(config.server.docs_enabled);
+    let files = config.server.tls.unwrap();
+    let pod = &rendered.get("StatefulSet", POOL)?["spec"]["template"]["spec"];
+    let volume = json!({"name": "tls", "secret": {"secretName": "chat-tls"}});
+    assert!(pod["volumes"].as_array().unwrap().contains(&volume));
+    // The whole directory: the kubelet never renews single files.
+    let mount = json!({"name": "tls", "mountPath": "/etc/minichat-tls", "readOnly": true});
+    assert!(
+        pod["containers"][0]["volumeMounts"]
+            .as_array()
+            .unwrap()
+            .contains(&mount)
+    );
+    assert_eq!(files.certificate, Path::new("/etc/minichat-tls/tls.crt"));
+    assert_eq!(files.key, Path::new("/etc/minichat-tls/tls.key"));
+    let port = &rendered.get("Service", POOL)?["spec"]["ports"][0];
+    assert_eq!(
+        (&port["port"], &port["appProtocol"]),
+        (&json!(8087), &json!("https"))
+    );
+    let annotations = &rendered.get("Ingress", POOL)?["metadata"]["annotations"];
+    assert_eq!(
+        annotations["nginx.ingress.kubernetes.io/backend-protocol"],
+        "HTTPS"
+    );
+
+    let asking = &rendered.get("Pod", "minichat-test")?["spec"];
+    let arguments = asking["containers"][0]["args"].as_array().unwrap();
+    let url = "--url=https://minichat-pool.chat.svc:8087/mini-chat/v1";
+    assert_eq!(arguments[1..3], [url, "--ca-file=/etc/minichat-ca/ca.crt"]);
+    let secret = json!({"secretName": "chat-tls", "items": [{"key": "ca.crt", "path": "ca.crt"}]});
+    assert_eq!(asking["volumes"], json!([{"name": "ca", "secret": secret}]));
+    assert_eq!(
+        asking["containers"][0]["volumeMounts"][0]["mountPath"],
+        "/etc/minichat-ca"
+    );
+
+    let refused = render(&["pool.config.server.tls.cert_file=/x"]).unwrap_err();
+    assert!(
+        refused.to_string().contains("'tls' not allowed"),
+        "{refused}"
+    );
     Ok(())
 }

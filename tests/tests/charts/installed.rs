@@ -303,3 +303,33 @@ fn view_edit_and_admin_include_tenants_and_quotas() -> anyhow::Result<()> {
         .unwrap_err();
     Ok(())
 }
+
+/// K8S-70: an upgrade leaves the number of pods to the autoscaler, from the first one on.
+#[test]
+fn an_upgrade_does_not_fight_the_autoscaler() -> anyhow::Result<()> {
+    const POSTGRES: &str = "database.existingSecret=database";
+    const SCALED: &[&str] = &[POSTGRES, "pool.autoscaling.enabled=true"];
+    let server = Server::start()?;
+    server.install("minichat-crds")?;
+    server.install("minichat")?;
+    let replicas =
+        || anyhow::Ok(server.get(&["deployment", "minichat-pool"])?["spec"]["replicas"].clone());
+    server.upgrade(&[POSTGRES, "pool.replicaCount=4"])?;
+    assert_eq!(replicas()?, 4);
+    server.upgrade(SCALED)?;
+    assert_eq!(replicas()?, 4);
+    // As the autoscaler does it.
+    let scale = [
+        "scale",
+        "deployment/minichat-pool",
+        "--replicas=6",
+        "--namespace",
+        NAMESPACE,
+    ];
+    server.kubectl().run(&scale)?;
+    server.upgrade(&[SCALED, &["pool.podAnnotations.changed=yes"]].concat())?;
+    assert_eq!(replicas()?, 6);
+    server.upgrade(&[POSTGRES, "pool.replicaCount=3"])?;
+    assert_eq!(replicas()?, 3);
+    Ok(())
+}

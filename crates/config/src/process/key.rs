@@ -87,6 +87,18 @@ pub(super) const KEYS: &[Key] = &[
         "Where the API listens.",
     ),
     key(
+        "server.tls.cert_file",
+        Kind::Text,
+        "",
+        "PEM file with the certificate of the API, followed by those of its authorities. With it, the API is served over TLS only. When the files change, new connections use the new pair; one that cannot be used is logged, and the one before stays in effect.",
+    ),
+    key(
+        "server.tls.key_file",
+        Kind::Text,
+        "",
+        "PEM file with the private key of `server.tls.cert_file`.",
+    ),
+    key(
         "server.root_prefix",
         Kind::Text,
         "",

@@ -4,6 +4,7 @@ mod cors;
 mod outbound;
 mod outbox;
 mod settings;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -187,6 +188,7 @@ fn require_patience(settings: &mut Settings, config: &ProcessConfig) {
 fn server(settings: &mut Settings) -> Server {
     Server {
         bind_addr: settings.address("server.bind_addr"),
+        tls: tls::tls(settings),
         root_prefix: settings.prefix("server.root_prefix"),
         docs_enabled: docs_enabled(settings),
         body_limit_bytes: settings.size("server.body_limit_bytes"),

@@ -66,6 +66,8 @@ impl ProcessConfig {
 pub struct Server {
     /// Where the application listens.
     pub bind_addr: SocketAddr,
+    /// What encrypts its connections (PLAT-168).
+    pub tls: Option<TlsFiles>,
     /// Path before `url_prefix`, normalised in the same way (API-1).
     pub root_prefix: String,
     /// Maximum size of a request body in bytes.
@@ -78,6 +80,13 @@ pub struct Server {
     pub rate_limit: RateLimit,
     /// What web pages of other origins may do; `None`: nothing.
     pub cors: Option<Cors>,
+}
+
+/// A certificate with its chain and its private key, each a file in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// Cross-origin requests of browsers (API-28).

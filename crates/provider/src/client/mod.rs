@@ -35,7 +35,7 @@ pub(crate) use pool::ConnectionPool;
 use pool::Place;
 pub use post::{Post, PostAnswer, PostError};
 pub(crate) use small::{SmallAnswer, SmallBody, SmallCall, SmallError};
-pub use tls::{CaFileError, check_ca_file};
+pub use tls::{CaFileError, check_ca_file, encrypt};
 
 use crate::failure::{Failure, TimeoutStage};
 use crate::request::ProviderCall;

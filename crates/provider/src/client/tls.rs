@@ -37,6 +37,21 @@ pub fn check_ca_file(file: &Path) -> Result<(), CaFileError> {
     roots(Some(file)).map(drop)
 }
 
+/// Encrypts one connection to the server `name`. Its certificate must be of a public authority, or of one in
+/// `ca_file` (PEM).
+pub async fn encrypt<S>(
+    stream: S,
+    name: &str,
+    ca_file: Option<&Path>,
+) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + use<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+    let tls = Tls::new(ca_file.map(Path::to_path_buf));
+    tls.connect(name, stream).await
+}
+
 /// Encrypts connections.
 #[derive(Debug)]
 pub(super) struct Tls {

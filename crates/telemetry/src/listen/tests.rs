@@ -17,13 +17,13 @@ async fn start(app: Router) -> (SocketAddr, Lifecycle, JoinHandle<()>) {
     (address, lifecycle, server)
 }
 
-async fn send(socket: &mut TcpStream, path: &str) {
+pub(super) async fn send(socket: &mut (impl AsyncWriteExt + Unpin), path: &str) {
     let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
 }
 
 /// Reads until what was read ends with `end`.
-async fn read_to(socket: &mut TcpStream, end: &str) -> String {
+pub(super) async fn read_to(socket: &mut (impl AsyncReadExt + Unpin), end: &str) -> String {
     let mut text = String::new();
     while !text.ends_with(end) {
         let byte = socket.read_u8().await.unwrap();
@@ -34,7 +34,7 @@ async fn read_to(socket: &mut TcpStream, end: &str) -> String {
 
 /// A route whose body is what the test sends, and `probe` once the client has
 /// ended its side.
-fn scripted() -> (Router, mpsc::UnboundedSender<&'static str>) {
+pub(super) fn scripted() -> (Router, mpsc::UnboundedSender<&'static str>) {
     let (events, receiver) = mpsc::unbounded_channel();
     let receiver = std::sync::Arc::new(std::sync::Mutex::new(Some(receiver)));
     let handler = move |Extension(half_close): Extension<HalfClose>| {
@@ -304,7 +304,7 @@ async fn connections_are_spread_over_the_workers() {
     let server = tokio::spawn({
         let (runtimes, lifecycle) = (workers.runtimes(), lifecycle.clone());
         let app = Router::new().route("/", get(thread));
-        async move { serve_on(&runtimes, listener, app, lifecycle).await }
+        async move { serve_on(&runtimes, listener, None, app, lifecycle).await }
     });
     let mut sockets = Vec::new();
     let mut threads = Vec::new();
@@ -331,7 +331,7 @@ async fn workers_that_end_cut_what_they_serve() {
     let (app, events) = scripted();
     let server = tokio::spawn({
         let runtimes = workers.runtimes();
-        async move { serve_on(&runtimes, listener, app, Lifecycle::default()).await }
+        async move { serve_on(&runtimes, listener, None, app, Lifecycle::default()).await }
     });
     let mut socket = TcpStream::connect(address).await.unwrap();
     send(&mut socket, "/events").await;

@@ -92,10 +92,13 @@ fn resources() -> Value {
     object(&properties.into_iter().collect())
 }
 
-/// The chart sets the tenants' source itself, and has its own values for outgoing calls. It computes the grace period of
+/// The chart sets the tenants' source itself, and has its own values for outgoing calls and for TLS. It computes the grace period of
 /// a pod from the drain's values, so these are numbers, not null. The default of `max_secs` depends on the database.
 fn process_config() -> Value {
     let mut schema = minichat_config::process::schema::json_schema(&["source", "outbound"]);
+    if let Some(server) = schema["properties"]["server"]["properties"].as_object_mut() {
+        server.remove("tls");
+    }
     schema["required"] = json!(["auth", "drain"]);
     schema["properties"]["auth"]["required"] = json!(["mode"]);
     schema["properties"]["drain"]["required"] = json!(["min_secs"]);

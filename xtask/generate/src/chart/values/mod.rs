@@ -82,6 +82,7 @@ pub(super) fn values() -> Vec<ChartValue> {
         network::network_policy(),
         pool::pool(),
         service::service(),
+        service::tls(),
         service::ingress(),
         service::http_route(),
         pods::of("pool"),

@@ -1,6 +1,6 @@
 //! Values of the ways to the API: Service, Ingress, `HTTPRoute`.
 
-use super::{ChartValue, Kind, OBJECT_NAME, value};
+use super::{ChartValue, KEY_OR_EMPTY, Kind, OBJECT_NAME, value};
 
 pub(super) fn service() -> Vec<ChartValue> {
     let path = |name| format!("pool.service.{name}");
@@ -82,6 +82,23 @@ pub(super) fn service() -> Vec<ChartValue> {
             Kind::Texts("^[0-9a-fA-F.:]+/[0-9]+$"),
             "[]",
             "Networks that the load balancer lets in.",
+        ),
+    ]
+}
+
+pub(super) fn tls() -> Vec<ChartValue> {
+    vec![
+        value(
+            "pool.tls.existingSecret",
+            Kind::Text(OBJECT_NAME),
+            "\"\"",
+            "Secret of type `kubernetes.io/tls` (`tls.crt`, `tls.key`) with which the pool serves the API over TLS, on the same port. A renewed certificate needs no restart. Empty = without TLS.",
+        ),
+        value(
+            "pool.tls.testCaKey",
+            Kind::Text(KEY_OR_EMPTY),
+            "\"ca.crt\"",
+            "Key in that Secret with the authorities that `helm test` trusts in addition to the public ones; the certificate must be valid for `<release>-pool.<namespace>.svc`. Empty = the public ones alone.",
         ),
     ]
 }
