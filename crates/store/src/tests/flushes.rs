@@ -372,6 +372,11 @@ async fn what_was_answered_survives_every_crash() {
         let workers: Vec<_> = workers.collect();
         let watcher = tokio::spawn(watch(Arc::clone(&db), chats, Arc::clone(&is_over)));
         while answers.load(Ordering::Relaxed) < 100 + 7 * round {
+            let is_over = workers.iter().all(JoinHandle::is_finished);
+            assert!(
+                !is_over,
+                "round {round}: all workers ended before the crash"
+            );
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         crash(&mut server, &db).await;
