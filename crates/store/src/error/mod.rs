@@ -194,6 +194,11 @@ impl StoreError {
             if RESTARTING.contains(&refused.code.as_str()))
     }
 
+    /// Whether no further job may have the session.
+    pub(crate) fn spoils_session(&self) -> bool {
+        self.ends_session() || self.is_read_only_server()
+    }
+
     /// Whether the session ended before its answer could be read. A server that
     /// panics during a commit may have stored it already.
     pub(crate) fn ends_session(&self) -> bool {

@@ -108,9 +108,12 @@ impl Postgres {
                 Err(error) => Err(error),
             };
             transaction.rollback().await;
+            let may_run_again = transaction.may_run_again();
+            // Others use the session meanwhile.
+            drop(transaction);
             // Lets the transaction that won go first.
             let next = Instant::now() + BACK_OFF * attempt;
-            if !transaction.may_run_again() || attempt == ATTEMPTS || next >= deadline {
+            if !may_run_again || attempt == ATTEMPTS || next >= deadline {
                 return result;
             }
             tokio::time::sleep_until(next).await;

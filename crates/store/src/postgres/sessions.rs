@@ -1,15 +1,12 @@
-//! How sessions of PostgreSQL are used, and which of them are used no more.
-
-use std::time::Duration;
+//! How sessions of PostgreSQL are used.
 
 use sqlx::SqlStr;
 use sqlx::{AssertSqlSafe, SqlSafeStr as _};
-use tokio::time::Instant;
 
 use super::flush::Flushes;
 use super::pool::Pool;
 use super::under_way::UnderWay;
-use crate::{DatabaseSettings, StoreError};
+use crate::DatabaseSettings;
 
 /// What all transactions of a store share.
 pub(crate) struct Sessions {
@@ -20,9 +17,6 @@ pub(crate) struct Sessions {
     begin: SqlStr,
     flushes: Flushes,
     under_way: UnderWay,
-    /// A server that says nothing for so long has vanished, since it ends every
-    /// statement by then.
-    silence: Duration,
 }
 
 impl Sessions {
@@ -39,7 +33,6 @@ impl Sessions {
             pool,
             is_pooled,
             begin: AssertSqlSafe(begin.join("; ")).into_sql_str(),
-            silence: settings.statement_timeout,
         }
     }
 
@@ -51,9 +44,8 @@ impl Sessions {
         &self.flushes
     }
 
-    /// Whether a transaction that begins now finds a session at once.
-    pub(super) fn has_free(&self) -> bool {
-        self.pool.has_free()
+    pub(super) const fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     pub(super) const fn under_way(&self) -> &UnderWay {
@@ -63,26 +55,5 @@ impl Sessions {
     /// Begins a transaction.
     pub(super) fn begin(&self) -> SqlStr {
         self.begin.clone()
-    }
-
-    /// Notes a failure of what was asked at `asked`; whether its session must not be used
-    /// again. One that may only be read, that was lost, or whose server is silent
-    /// is a sign of what the others are which were there then: all are made anew, so that
-    /// the pool finds the server that serves now. If a session was ended, those that are
-    /// left are asked before they are used. A job whose time was over when it began says
-    /// nothing.
-    pub(super) fn note(&self, error: &StoreError, asked: Instant) -> bool {
-        let is_late = matches!(error, StoreError::Deadline);
-        let is_silent = is_late && asked.elapsed() >= self.silence;
-        let is_lost = matches!(error, StoreError::Connection(_));
-        let is_read_only = error.is_read_only_server();
-        if is_silent || is_lost || is_read_only {
-            self.pool.give_up_older(asked);
-        }
-        let is_over = error.ends_session() || is_read_only;
-        if is_over && !is_late {
-            self.pool.doubt_all();
-        }
-        is_over
     }
 }

@@ -154,7 +154,7 @@ impl PostgresTx {
         self.under_way = None;
         let (commit, has_others) = self.sessions.under_way().begin(tenant, user);
         self.under_way = Some(commit);
-        if has_others || !self.sessions.has_free() {
+        if has_others || !self.sessions.pool().has_free() {
             Commits::Unflushed
         } else {
             Commits::Flushed
@@ -326,7 +326,7 @@ impl PostgresTx {
         if (has_collided || is_lost) && !matches!(self.chance, Chance::Unknown) {
             self.chance = Chance::Better;
         }
-        if self.sessions.note(&error, began) {
+        if self.sessions.pool().note(&error, began) {
             self.session.give_up();
         }
         error

@@ -54,6 +54,13 @@ impl Proxy {
         *self.shared.accepted.borrow()
     }
 
+    /// Returns when there were `number` connections.
+    pub(super) async fn has_accepted(&self, number: usize) {
+        let mut accepted = self.shared.accepted.subscribe();
+        let came = accepted.wait_for(|accepted| *accepted == number);
+        came.await.unwrap();
+    }
+
     /// Returns when `number` connections are open.
     pub(super) async fn has_open(&self, number: usize) {
         let mut open = self.shared.open.subscribe();

@@ -63,6 +63,7 @@ impl Pool {
     }
 }
 
-fn silent(limit: Duration) -> StoreError {
+/// The failure of a server that says nothing for `limit`.
+pub(super) fn silent(limit: Duration) -> StoreError {
     StoreError::Connection(format!("no answer within {} s", limit.as_secs_f32()))
 }

@@ -48,7 +48,8 @@ struct Shared {
     given_up: Notify,
     acquire_timeout: Duration,
     connect_timeout: Duration,
-    /// By then the server ends every statement.
+    /// By then the server ends every statement: one that says nothing for so long has
+    /// vanished.
     statement_timeout: Duration,
     state: Mutex<State>,
 }
@@ -59,7 +60,24 @@ struct State {
     idle: Vec<Idle>,
     /// Sessions that were connected by then are given up.
     oldest: Option<Instant>,
-    in_use: usize,
+    /// Those that are in use, being made, or being asked whether they live.
+    taken: usize,
+}
+
+/// Counts as a session that is taken until it is dropped.
+struct Taken(Pool);
+
+impl Taken {
+    fn new(pool: &Pool) -> Self {
+        pool.lock().taken += 1;
+        Self(pool.clone())
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.lock().taken -= 1;
+    }
 }
 
 impl State {
@@ -140,13 +158,8 @@ impl Pool {
     /// the server, the next one that comes back.
     pub(super) async fn acquire(&self, deadline: Instant) -> Result<Session, StoreError> {
         let permit = self.permit(deadline).await?;
-        if let Some(idle) = self.pop_if(Idle::is_fresh) {
-            return Ok(Session::new(
-                self.clone(),
-                idle.connection,
-                idle.origin,
-                permit,
-            ));
+        if let Some((idle, taken)) = self.take_if(Idle::is_fresh) {
+            return Ok(Session::new(idle.connection, idle.origin, taken, permit));
         }
         let (found, session) = oneshot::channel();
         let finding = self.clone();
@@ -184,14 +197,14 @@ impl Pool {
         loop {
             let returned = self.0.returned.notified();
             let refused = match self.open().await {
-                Ok((connection, origin)) => {
-                    return Ok(Session::new(self.clone(), connection, origin, permit));
+                Ok((connection, origin, taken)) => {
+                    return Ok(Session::new(connection, origin, taken, permit));
                 }
                 Err(refused) => refused,
             };
-            let (has_idle, in_use) = self.counts();
+            let (has_idle, taken) = self.counts();
             // Also after another refusal: what others have given back meanwhile may live.
-            let may_wait = has_idle || refused.is_crowded_server() && in_use > 0;
+            let may_wait = has_idle || refused.is_crowded_server() && taken > 0;
             let may_retry =
                 refused.is_restarting_server() && !mem::replace(&mut has_met_restart, true);
             if !(may_wait || may_retry) || Instant::now() >= deadline || is_gone() {
@@ -209,30 +222,51 @@ impl Pool {
         }
     }
 
-    /// Whether a session is idle, and how many are in use.
+    /// Whether a session is idle, and how many are taken.
     fn counts(&self) -> (bool, usize) {
         let state = self.lock();
-        (!state.idle.is_empty(), state.in_use)
+        (!state.idle.is_empty(), state.taken)
     }
 
     /// A connection that lives, and where it comes from.
-    async fn open(&self) -> Result<(PgConnection, Origin), StoreError> {
-        while let Some(mut idle) = self.pop_if(|_| true) {
+    async fn open(&self) -> Result<(PgConnection, Origin, Taken), StoreError> {
+        while let Some((mut idle, taken)) = self.take_if(|_| true) {
             if idle.is_fresh() || self.lives(&mut idle.connection).await {
-                return Ok((idle.connection, idle.origin));
+                return Ok((idle.connection, idle.origin, taken));
             }
         }
+        let taken = Taken::new(self);
         let (connection, server) = self.connect().await?;
         let origin = Origin {
             connected: Instant::now(),
             server,
         };
-        Ok((connection, origin))
+        Ok((connection, origin, taken))
+    }
+
+    /// Notes a failure of what was asked at `asked`; whether its session must not be used
+    /// again. One that may only be read, that was lost, or whose server is silent
+    /// is a sign of what the others are which were there then: all are made anew, so that
+    /// the pool finds the server that serves now. If a session was ended, those that are
+    /// left are asked before they are used. A job whose time was over when it began says
+    /// nothing.
+    pub(super) fn note(&self, error: &StoreError, asked: Instant) -> bool {
+        let is_late = matches!(error, StoreError::Deadline);
+        let is_silent = is_late && asked.elapsed() >= self.0.statement_timeout;
+        let is_lost = matches!(error, StoreError::Connection(_));
+        if is_silent || is_lost || error.is_read_only_server() {
+            self.give_up_older(asked);
+        }
+        let is_over = error.spoils_session();
+        if is_over && !is_late {
+            self.doubt_all();
+        }
+        is_over
     }
 
     /// Gives up all sessions that were there when a server was asked that turned out to be
     /// away. Those connected since have had an answer later.
-    pub(super) fn give_up_older(&self, asked: Instant) {
+    fn give_up_older(&self, asked: Instant) {
         self.lock().give_up_older(asked);
         self.0.given_up.notify_waiters();
     }
@@ -249,24 +283,28 @@ impl Pool {
     }
 
     /// Asks all idle sessions whether they live, each before it is used.
-    pub(super) fn doubt_all(&self) {
+    fn doubt_all(&self) {
         for idle in &mut self.lock().idle {
             idle.is_doubted = true;
         }
     }
 
     async fn lives(&self, connection: &mut PgConnection) -> bool {
-        let asked = Instant::now();
-        let answer = timeout(self.0.connect_timeout, connection.ping()).await;
-        if answer.is_err() {
-            // Its server is silent, and so it will be to the others.
-            self.give_up_older(asked);
-        }
-        matches!(answer, Ok(Ok(())))
+        let (asked, limit) = (Instant::now(), self.0.connect_timeout);
+        let answer = timeout(limit, connection.ping()).await;
+        let answer = answer.map_or_else(
+            |_| Err(connect::silent(limit)),
+            |answer| answer.map_err(StoreError::from),
+        );
+        answer.map_err(|error| self.note(&error, asked)).is_ok()
     }
 
-    fn pop_if(&self, may: impl FnOnce(&Idle) -> bool) -> Option<Idle> {
-        self.lock().idle.pop_if(|idle| may(idle))
+    /// The idle session that was used last, if it `may` be taken.
+    fn take_if(&self, may: impl FnOnce(&Idle) -> bool) -> Option<(Idle, Taken)> {
+        let mut state = self.lock();
+        let idle = state.idle.pop_if(|idle| may(idle))?;
+        state.taken += 1;
+        Some((idle, Taken(self.clone())))
     }
 
     fn put_back(&self, connection: PgConnection, origin: Origin) {

@@ -1,18 +1,19 @@
 //! A session in use, and what becomes of it afterwards.
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
-use sqlx::{Connection as _, Executor as _, SqlStr};
+use sqlx::{Connection as _, Executor as _, Row as _, SqlStr};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
-use super::{Origin, Pool};
+use super::{Origin, Taken};
 use crate::StoreError;
 
 /// A session in use, which goes back when it is dropped.
 pub(crate) struct Session {
     connection: Option<PgConnection>,
     origin: Origin,
-    is_busy: bool,
+    /// When it was asked what it has not answered.
+    asked: Option<Instant>,
     /// Whether a transaction may be open.
     is_in_transaction: bool,
     place: Option<Place>,
@@ -20,25 +21,24 @@ pub(crate) struct Session {
 
 /// One of the sessions that there may be, until this is dropped.
 struct Place {
-    pool: Pool,
+    taken: Taken,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Session {
     pub(super) fn new(
-        pool: Pool,
         connection: PgConnection,
         origin: Origin,
+        taken: Taken,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        pool.lock().in_use += 1;
         Self {
             connection: Some(connection),
             origin,
-            is_busy: false,
+            asked: None,
             is_in_transaction: false,
             place: Some(Place {
-                pool,
+                taken,
                 _permit: permit,
             }),
         }
@@ -46,11 +46,11 @@ impl Session {
 
     /// Begins or ends a transaction, by statements without parameters in one round trip.
     pub(in crate::postgres) async fn command(&mut self, sql: SqlStr) -> Result<(), StoreError> {
-        self.is_busy = true;
+        self.asked = Some(Instant::now());
         self.is_in_transaction = true;
         let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
         let answer = connection.execute(sqlx::raw_sql(sql)).await;
-        self.is_busy = false;
+        self.asked = None;
         answer?;
         Ok(())
     }
@@ -62,11 +62,11 @@ impl Session {
         arguments: PgArguments,
         keep: bool,
     ) -> Result<Vec<PgRow>, StoreError> {
-        self.is_busy = true;
+        self.asked = Some(Instant::now());
         let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
         let query = sqlx::query_with(sql, arguments).persistent(keep);
         let answer = connection.fetch_all(query).await;
-        self.is_busy = false;
+        self.asked = None;
         Ok(answer?)
     }
 
@@ -84,11 +84,17 @@ impl Session {
         let Some(connection) = self.connection.take() else {
             return;
         };
-        if self.is_busy
+        if let Some(asked) = self.asked
             && let Some(place) = self.place.take()
         {
-            let runtime = place.pool.0.runtime.clone();
-            runtime.spawn(place.outlast(connection, self.origin, self.is_in_transaction));
+            let abandoned = Abandoned {
+                connection,
+                origin: self.origin,
+                asked,
+                is_in_transaction: self.is_in_transaction,
+            };
+            let runtime = place.taken.0.runtime().clone();
+            runtime.spawn(place.outlast(abandoned));
         }
     }
 }
@@ -97,57 +103,81 @@ impl Drop for Session {
     /// A session on which a statement is under way does not go back before its server
     /// has answered.
     fn drop(&mut self) {
-        if self.is_busy {
+        if self.asked.is_some() {
             self.give_up();
         } else if let (Some(connection), Some(place)) = (self.connection.take(), &self.place) {
-            place.pool.put_back(connection, self.origin);
+            place.taken.0.put_back(connection, self.origin);
         }
     }
 }
 
+/// A session with a statement for whose answer nobody waits any more.
+struct Abandoned {
+    connection: PgConnection,
+    origin: Origin,
+    asked: Instant,
+    is_in_transaction: bool,
+}
+
 impl Place {
-    /// Keeps a place until the server has answered a statement for which nobody waits
-    /// any more. It notices a closed connection only then, and meanwhile would have one
-    /// session more than there may be. The session then serves the next job. A silent
-    /// server, once it is given up, is not waited for.
-    async fn outlast(self, mut connection: PgConnection, origin: Origin, is_in_transaction: bool) {
-        let pool = &self.pool;
-        let asked = Instant::now();
+    /// Keeps a place until the server has answered what it was asked. It notices a closed
+    /// connection only then, and meanwhile would have one session more than there may be.
+    /// The session then serves the next job. A silent server, once it is given up, is not
+    /// waited for.
+    async fn outlast(self, mut session: Abandoned) {
+        let pool = &self.taken.0;
         // By then the server has ended the statement, and has had time to say so.
         let patience = pool.0.statement_timeout + pool.0.connect_timeout;
-        let settled = timeout(patience, settle(&mut connection, is_in_transaction));
         let settled = tokio::select! {
-            () = pool.given_up(origin) => return,
-            settled = settled => settled,
+            () = pool.given_up(session.origin) => return,
+            settled = timeout(patience, session.settle(pool.0.keeps_settings)) => settled,
         };
-        match settled {
-            Ok(Ok(())) => pool.put_back(connection, origin),
+        match settled.unwrap_or(Err(StoreError::Deadline)) {
+            Ok(()) => pool.put_back(session.connection, session.origin),
             // It is closed by the drop.
-            Ok(Err(_)) => {}
-            // Its server is silent, and so it will be to the others.
-            Err(_) => pool.give_up_older(asked),
+            Err(error) => {
+                pool.note(&error, session.asked);
+            }
         }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.pool.lock().in_use -= 1;
-        self.pool.0.returned.notify_one();
+        self.taken.0.0.returned.notify_one();
     }
 }
 
-/// Waits for the answer that is under way, and ends the transaction.
-async fn settle(connection: &mut PgConnection, is_in_transaction: bool) -> Result<(), StoreError> {
-    if let Err(failed) = connection.ping().await.map_err(StoreError::from) {
-        // The answer that was under way may be a failure of the statement.
-        if failed.ends_session() {
-            return Err(failed);
+impl Abandoned {
+    /// Waits for the answer that is under way, ends the transaction, and forgets what the
+    /// server keeps prepared for nobody, if it `keeps` anything.
+    async fn settle(&mut self, keeps: bool) -> Result<(), StoreError> {
+        let connection = &mut self.connection;
+        if let Err(failed) = connection.ping().await.map_err(StoreError::from) {
+            // The answer that was under way may be a failure of the statement.
+            if failed.spoils_session() {
+                return Err(failed);
+            }
+            connection.ping().await?;
         }
-        connection.ping().await?;
+        if self.is_in_transaction {
+            connection.execute(sqlx::raw_sql("ROLLBACK")).await?;
+        }
+        if keeps {
+            forget_lost(connection).await?;
+        }
+        Ok(())
     }
-    if is_in_transaction {
-        connection.execute(sqlx::raw_sql("ROLLBACK")).await?;
+}
+
+/// A job that is over while a statement is prepared for it never gets its name, so that
+/// the server would keep it as long as the session.
+async fn forget_lost(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let sql = "SELECT COUNT(*) FROM pg_prepared_statements";
+    let prepared: i64 = connection.fetch_one(sqlx::raw_sql(sql)).await?.try_get(0)?;
+    if usize::try_from(prepared) != Ok(connection.cached_statements_size()) {
+        connection.clear_cached_statements().await?;
+        connection.execute(sqlx::raw_sql("DEALLOCATE ALL")).await?;
     }
     Ok(())
 }
