@@ -144,4 +144,6 @@ fn available_tokens(request: &ContextRequest<'_>) -> Result<u64, ContextBudgetEx
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::quota::{EstimationBudgets, Pricing, Tier, ToolSupport};
 
-fn model(budgets: &EstimationBudgets, window: u32, max_input: u32) -> PolicyModel<'_> {
+pub(super) fn model(budgets: &EstimationBudgets, window: u32, max_input: u32) -> PolicyModel<'_> {
     PolicyModel {
         id: "m",
         tier: Tier::Standard,
@@ -38,7 +38,7 @@ fn request<'a>(
     }
 }
 
-fn said(role: Role, text: &str) -> PlanMessage<'_> {
+pub(super) fn said(role: Role, text: &str) -> PlanMessage<'_> {
     PlanMessage { role, text }
 }
 
