@@ -409,9 +409,15 @@ fn ended_row(row: &Row<'_>) -> Result<EndedRow, StoreError> {
     Ok(EndedRow {
         now: row.take()?,
         reserve: reserve_row(row)?,
-        web_search_calls: row.take()?,
-        code_interpreter_calls: row.take()?,
+        web_search_calls: calls(row)?,
+        code_interpreter_calls: calls(row)?,
     })
+}
+
+/// The calls of a tool in the turn's row; none if the number was spoilt (TURN-29).
+fn calls(row: &Row<'_>) -> Result<u32, StoreError> {
+    let stored: i64 = row.take()?;
+    Ok(u32::try_from(stored.max(0)).unwrap_or(u32::MAX))
 }
 
 /// The four values are written together. A row that lacks one has no reserve.

@@ -118,6 +118,8 @@ mod tenant_owners;
 mod timeouts;
 #[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod tool_orphans;
 mod tools;
 #[cfg(test)]
 mod uploads;

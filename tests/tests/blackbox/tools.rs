@@ -330,8 +330,8 @@ on_each_database! {
         assert_eq!(printed, "/mnt/data/[provider_id]-a.xlsx");
     }
 
-    /// CONT-103, TURN-28, QUOTA-67, QUOTA-70, D11; checks 27 of chapter 02, 23 of chapter 03 and 43
-    /// of chapter 04
+    /// CONT-103, TURN-28, QUOTA-67, QUOTA-70, D11, API-146; checks 27 of chapter 02, 23 of chapter 03, 43 of
+    /// chapter 04 and 69 of chapter 01
     async fn the_call_beyond_the_limit_ends_the_turn(env) {
         let scene = scene(&env).await?;
         let user = scene.new_user()?;
