@@ -124,3 +124,5 @@ mod tools;
 #[cfg(test)]
 mod uploads;
 mod webhooks;
+#[cfg(test)]
+mod worked_example;
