@@ -234,6 +234,22 @@ fn a_default_that_is_written_out_does_not_change_the_hash() {
     assert!(!json.contains("max_per_message") && !json.contains("tool_support"));
 }
 
+/// A document as the release before tools wrote it, byte for byte.
+const BEFORE_TOOLS: &str = include_str!("before_tools.json");
+
+/// QUOTA-26, QUOTA-28: a newer release reads an old document and its hash, and writes
+/// the same bytes, so that a new release alone makes no new policy version.
+#[test]
+fn a_document_from_before_tools_keeps_its_bytes_and_its_hash() {
+    let config = TenantConfig::from_json(BEFORE_TOOLS).unwrap();
+    let hash = "sha256:e2a9dadb42cf6afdaff97953fc797b0ae0b855788fad1e8dcdd63be007a583ab";
+    assert_eq!(config.content_hash, hash);
+    assert_eq!(config.document.to_json().unwrap(), BEFORE_TOOLS);
+    assert!(config.models[0].tool_support.code_interpreter);
+    assert!(!config.models[0].tool_support.web_search);
+    assert!(!config.context.web_search_guard.is_empty());
+}
+
 /// CONT-71: other capabilities do not make a model see.
 #[test]
 fn only_a_model_with_vision_input_takes_images() {
