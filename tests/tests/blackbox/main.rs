@@ -22,6 +22,8 @@ mod cleanup_jobs;
 #[cfg(test)]
 mod concurrency;
 #[cfg(test)]
+mod context_plans;
+#[cfg(test)]
 mod cross_origin;
 #[cfg(test)]
 mod database_failures;

@@ -67,8 +67,8 @@ fn planned<'a>(
         }
     }
     let window = i64::from(model.context_window);
-    let input_budget =
-        i64::from(model.max_input_tokens).min(window - i64::from(request.max_output_tokens_applied));
+    let input_budget = i64::from(model.max_input_tokens)
+        .min(window - i64::from(request.max_output_tokens_applied));
     let available = match u64::try_from(input_budget) {
         Ok(budget) if budget > deductions => budget - deductions,
         _ => return Err((deductions, u64::from(model.context_window))),
@@ -87,18 +87,25 @@ fn planned<'a>(
 
 /// Small numbers, so that sums often come out exactly at the limit.
 fn any_budgets() -> impl Strategy<Value = EstimationBudgets> {
-    (0..6_u32, 0..4_u32, 0..60_u32, 1..12_u32, [0..9_u32, 0..9, 0..9]).prop_map(
-        |(bytes, overhead, margin, image, [file, web, code])| EstimationBudgets {
-            bytes_per_token_conservative: bytes,
-            fixed_overhead_tokens: overhead,
-            safety_margin_pct: margin,
-            image_token_budget: image,
-            tool_surcharge_tokens: file,
-            web_search_surcharge_tokens: web,
-            code_interpreter_surcharge_tokens: code,
-            ..EstimationBudgets::default()
-        },
+    (
+        0..6_u32,
+        0..4_u32,
+        0..60_u32,
+        1..12_u32,
+        [0..9_u32, 0..9, 0..9],
     )
+        .prop_map(
+            |(bytes, overhead, margin, image, [file, web, code])| EstimationBudgets {
+                bytes_per_token_conservative: bytes,
+                fixed_overhead_tokens: overhead,
+                safety_margin_pct: margin,
+                image_token_budget: image,
+                tool_surcharge_tokens: file,
+                web_search_surcharge_tokens: web,
+                code_interpreter_surcharge_tokens: code,
+                ..EstimationBudgets::default()
+            },
+        )
 }
 
 fn any_tools() -> impl Strategy<Value = OfferedTools> {
