@@ -69,6 +69,8 @@ mod manifests;
 #[cfg(test)]
 mod message_attachments;
 #[cfg(test)]
+mod metric_families;
+#[cfg(test)]
 mod metrics;
 #[cfg(test)]
 mod mutations;
