@@ -50,6 +50,9 @@ pub(crate) struct Turn {
     pub(crate) max_output: i64,
     pub(crate) floor: i64,
     pub(crate) day: String,
+    pub(crate) searches_web: bool,
+    /// Completed calls that are stored.
+    pub(crate) calls: Calls,
     /// Microseconds since 1970, like all times here.
     pub(crate) started_at: i64,
     pub(crate) last_progress_at: i64,
@@ -72,11 +75,20 @@ pub(crate) struct Message {
     pub(crate) created_at: i64,
 }
 
+/// Calls of the tools whose calls are limited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Calls {
+    pub(crate) web_search: i64,
+    pub(crate) code_interpreter: i64,
+}
+
 /// A file that was uploaded to a chat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct File {
     pub(crate) chat: Uuid,
     pub(crate) is_image: bool,
+    /// The code interpreter can read it.
+    pub(crate) is_for_code: bool,
     pub(crate) is_deleted: bool,
 }
 
@@ -87,6 +99,7 @@ pub(crate) struct Cell {
     pub(crate) calls: i64,
     pub(crate) input_tokens: i64,
     pub(crate) output_tokens: i64,
+    pub(crate) tools: Calls,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -97,6 +110,7 @@ pub(crate) struct UsageEvent {
     pub(crate) method: String,
     pub(crate) credits: i64,
     pub(crate) reserved: i64,
+    pub(crate) tools: Calls,
 }
 
 /// A connection to the database beside those of the code under test. It only reads,
@@ -118,20 +132,24 @@ const TEXTS: [&str; 7] = [
      assistant_message_id, CASE WHEN deleted_at IS NULL THEN 0 ELSE 1 END, \
      replaced_by_request_id, reserve_tokens, reserved_credits_micro, \
      max_output_tokens_applied, minimal_generation_floor_applied, reserve_day, \
-     at(started_at), at(last_progress_at) FROM chat_turns \
+     at(started_at), at(last_progress_at), \
+     CASE WHEN web_search_enabled THEN 1 ELSE 0 END, web_search_completed_count, \
+     code_interpreter_completed_count FROM chat_turns \
      WHERE chat_id IN (SELECT id FROM chats WHERE tenant_id = ?1 AND user_id = ?2)",
     "SELECT id, chat_id, request_id, role, content, \
      CASE WHEN deleted_at IS NULL THEN 0 ELSE 1 END, input_tokens, output_tokens, \
      at(created_at) FROM messages \
      WHERE chat_id IN (SELECT id FROM chats WHERE tenant_id = ?1 AND user_id = ?2)",
     "SELECT id, chat_id, CASE WHEN attachment_kind = 'image' THEN 1 ELSE 0 END, \
-     CASE WHEN deleted_at IS NULL THEN 0 ELSE 1 END FROM attachments \
+     CASE WHEN deleted_at IS NULL THEN 0 ELSE 1 END, \
+     CASE WHEN for_code_interpreter THEN 1 ELSE 0 END FROM attachments \
      WHERE chat_id IN (SELECT id FROM chats WHERE tenant_id = ?1 AND user_id = ?2)",
     "SELECT message_id, attachment_id FROM message_attachments \
      WHERE chat_id IN (SELECT id FROM chats WHERE tenant_id = ?1 AND user_id = ?2) \
      ORDER BY message_id, created_at, attachment_id",
     "SELECT period_type, period_start, bucket, reserved_credits_micro, \
-     spent_credits_micro, calls, input_tokens, output_tokens FROM quota_usage \
+     spent_credits_micro, calls, input_tokens, output_tokens, web_search_calls, \
+     code_interpreter_calls FROM quota_usage \
      WHERE tenant_id = ?1 AND user_id = ?2",
     "SELECT id FROM chats WHERE tenant_id = ?1 AND user_id = ?2 AND deleted_at IS NOT NULL",
     // The queue has no index by user. Only one history at a time writes to it.
@@ -206,6 +224,7 @@ impl Window {
                 chat: text(&row, 1)?.parse()?,
                 is_image: number(&row, 2)? == 1,
                 is_deleted: number(&row, 3)? == 1,
+                is_for_code: number(&row, 4)? == 1,
             };
             facts.files.insert(text(&row, 0)?.parse()?, file);
         }
@@ -231,16 +250,22 @@ impl Window {
         Ok(facts)
     }
 
-    /// Gives `chat` two images and a document, as uploads leave them.
+    /// Gives `chat` two images, a document and a sheet for the code interpreter, as
+    /// uploads leave them.
     pub(crate) fn add_files(&self, chat: Uuid) -> anyhow::Result<()> {
-        for kind in ["image", "image", "document"] {
+        for (kind, is_for_code) in [
+            ("image", false),
+            ("image", false),
+            ("document", false),
+            ("document", true),
+        ] {
             let id = Uuid::new_v4();
             let sql = format!(
                 "INSERT INTO attachments (id, tenant_id, chat_id, uploaded_by_user_id, \
                  filename, content_type, size_bytes, storage_backend, provider_file_id, \
-                 status, attachment_kind, created_at, updated_at) \
+                 status, attachment_kind, for_code_interpreter, created_at, updated_at) \
                  SELECT '{id}', tenant_id, id, user_id, 'file', 'image/png', 1, 'llm', \
-                 'file-{id}', 'ready', '{kind}', created_at, updated_at \
+                 'file-{id}', 'ready', '{kind}', {is_for_code}, created_at, updated_at \
                  FROM chats WHERE id = '{chat}'"
             );
             match &self.backend {
@@ -347,6 +372,10 @@ impl Facts {
             method: member(&payload, "settlement_method")?,
             credits: payload["actual_credits_micro"].as_i64().unwrap_or(-1),
             reserved: payload["reserved_credits_micro"].as_i64().unwrap_or(-1),
+            tools: Calls {
+                web_search: payload["web_search_calls"].as_i64().unwrap_or(-1),
+                code_interpreter: payload["code_interpreter_calls"].as_i64().unwrap_or(-1),
+            },
         };
         let twice = self.usage.insert(turn, event);
         anyhow::ensure!(twice.is_none(), "two usage events of turn {turn}");
@@ -370,6 +399,8 @@ fn turn(row: &[Option<String>]) -> anyhow::Result<(Uuid, Turn)> {
         day: text(row, 12)?,
         started_at: number(row, 13)?,
         last_progress_at: number(row, 14)?,
+        searches_web: number(row, 15)? == 1,
+        calls: calls(row, 16)?,
     };
     Ok((text(row, 0)?.parse()?, turn))
 }
@@ -394,6 +425,15 @@ fn cell(row: &[Option<String>]) -> anyhow::Result<Cell> {
         calls: number(row, 5)?,
         input_tokens: number(row, 6)?,
         output_tokens: number(row, 7)?,
+        tools: calls(row, 8)?,
+    })
+}
+
+/// Those in the column and the next one.
+fn calls(row: &[Option<String>], column: usize) -> anyhow::Result<Calls> {
+    Ok(Calls {
+        web_search: number(row, column)?,
+        code_interpreter: number(row, column + 1)?,
     })
 }
 

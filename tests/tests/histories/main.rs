@@ -1,8 +1,8 @@
 //! Random histories against a reference model: sends, replays, retries, edits,
-//! deletions of turns and chats, stops, disconnects, timeouts, drains, crashes,
-//! lost answers of the database, failing statements of its writer and
-//! watchdogs, interleaved at every transaction (TURN-2 to TURN-64, QUOTA-52 to
-//! QUOTA-66, K8S-50).
+//! calls of tools, deletions of turns and chats, stops, disconnects, timeouts,
+//! drains, crashes, lost answers of the database, failing statements of its
+//! writer and watchdogs, interleaved at every transaction (TURN-2 to TURN-64,
+//! QUOTA-50 to QUOTA-66, QUOTA-70 to QUOTA-72, CONT-103, CONT-104, K8S-50).
 //! The data plane runs in this process on a real database. The test controls
 //! time, provider and the order of transactions, so the seed determines the
 //! whole history. `MINICHAT_HISTORY_SEED` plays one seed and lists its steps;

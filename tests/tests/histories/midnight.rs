@@ -61,6 +61,7 @@ async fn cross_midnight(world: &mut World, process: &Process) -> anyhow::Result<
             calls,
             input_tokens: 60,
             output_tokens: 20,
+            ..Cell::default()
         };
         for key in [daily(day), monthly(day)] {
             ensure!(facts.cells.get(&key) == Some(&charged), "{facts:?}");

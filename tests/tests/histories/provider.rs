@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 
+use crate::facts::Calls;
+
 /// Large enough for all data of a history, so that the provider never waits for
 /// its reader.
 const CAPACITY: usize = 1 << 20;
@@ -60,6 +62,41 @@ pub(crate) struct CallView {
 impl CallView {
     pub(crate) fn is_open(&self) -> bool {
         !self.is_abandoned && self.phase != Phase::Ended
+    }
+}
+
+/// A tool whose calls are limited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Tool {
+    WebSearch,
+    CodeInterpreter,
+}
+
+impl Tool {
+    pub(crate) const ALL: [Self; 2] = [Self::WebSearch, Self::CodeInterpreter];
+
+    pub(crate) const fn of(self, calls: &mut Calls) -> &mut i64 {
+        match self {
+            Self::WebSearch => &mut calls.web_search,
+            Self::CodeInterpreter => &mut calls.code_interpreter,
+        }
+    }
+
+    /// The error of a turn that calls it too often.
+    pub(crate) const fn exceeded(self) -> &'static str {
+        match self {
+            Self::WebSearch => "web_search_calls_exceeded",
+            Self::CodeInterpreter => "code_interpreter_calls_exceeded",
+        }
+    }
+
+    const fn event(self, is_end: bool) -> &'static str {
+        match (self, is_end) {
+            (Self::WebSearch, false) => "response.web_search_call.searching",
+            (Self::WebSearch, true) => "response.web_search_call.completed",
+            (Self::CodeInterpreter, false) => "response.code_interpreter_call.in_progress",
+            (Self::CodeInterpreter, true) => "response.code_interpreter_call.completed",
+        }
     }
 }
 
@@ -124,6 +161,12 @@ impl Provider {
     /// Writes an event without text.
     pub(crate) fn show_life(&self, call: usize) {
         let event = event("response.in_progress", &json!({}));
+        self.write(call, event, Phase::Streaming);
+    }
+
+    /// Writes that a call of `tool` begins or ends.
+    pub(crate) fn call(&self, call: usize, tool: Tool, is_end: bool) {
+        let event = event(tool.event(is_end), &json!({}));
         self.write(call, event, Phase::Streaming);
     }
 

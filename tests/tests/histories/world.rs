@@ -367,10 +367,16 @@ fn tenant() -> anyhow::Result<TenantConfig> {
             "input_tokens_credit_multiplier_micro": 1_000_000,
             "output_tokens_credit_multiplier_micro": 3_000_000,
             "multimodal_capabilities": ["VISION_INPUT"],
-            "estimation_budgets": {"image_token_budget": model::IMAGE_TOKENS},
+            "estimation_budgets": {
+                "image_token_budget": model::IMAGE_TOKENS,
+                "web_search_surcharge_tokens": model::WEB_SEARCH_TOKENS,
+                "code_interpreter_surcharge_tokens": model::CODE_INTERPRETER_TOKENS,
+            },
+            "general_config": {"tool_support": {"web_search": true, "code_interpreter": true}},
             "preference": {"is_default": true, "sort_order": 0},
         }],
         "images": {"max_per_message": model::MAX_IMAGES},
+        "context": {"web_search_guard": ""},
         "user_limits": {"default": {
             "standard": {
                 "limit_daily_credits_micro": model::DAILY_LIMIT,
@@ -378,6 +384,10 @@ fn tenant() -> anyhow::Result<TenantConfig> {
             },
             "premium": {"limit_daily_credits_micro": 0, "limit_monthly_credits_micro": 0},
             "overshoot_tolerance_pct": model::OVERSHOOT_PCT,
+            "web_search_max_calls_per_message": model::MAX_CALLS,
+            "web_search_daily_quota": model::DAILY_CALLS,
+            "code_interpreter_max_calls_per_message": model::MAX_CALLS,
+            "code_interpreter_daily_quota": model::DAILY_CALLS,
         }},
     });
     TenantConfig::from_json(&document.to_string()).map_err(|faults| anyhow::anyhow!("{faults}"))

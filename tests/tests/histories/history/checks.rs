@@ -25,6 +25,11 @@ impl History {
             self.model.provider_called(operation)?;
             let (sent, right) = (image_ids(call)?, self.model.image_ids(operation));
             ensure!(sent == right, "images {sent:?} were sent, not {right:?}");
+            let searches = call.prompt.contains(r#""type":"web_search""#);
+            ensure!(
+                searches == self.model.searches_web(operation),
+                "a search of the web is offered: {searches}"
+            );
         }
         self.calls_seen = calls.len();
         // A turn that has ended has no connection (TURN-48).
@@ -113,7 +118,7 @@ impl History {
         };
         let code = data["code"].as_str().unwrap_or_default();
         let is_right = match (name.as_str(), code) {
-            ("stream_started" | "delta", _) => true,
+            ("stream_started" | "delta" | "tool", _) => true,
             ("done", _) => row.state == "completed" && live.winner == Some(Winner::Process),
             ("error", "stream_interrupted") => match live.winner {
                 Some(Winner::Process) => {
@@ -160,13 +165,28 @@ impl History {
                 "op-{number} waits for text: {text:?} of {:?}",
                 live.text
             );
+            let shown = seen
+                .events
+                .iter()
+                .filter(|(name, _)| name == "tool")
+                .count();
+            ensure!(
+                shown == live.tool_events || live.ending.is_some(),
+                "op-{number} waits for a call: {shown} of {} events",
+                live.tool_events
+            );
+            ensure!(
+                shown <= live.tool_events,
+                "op-{number} sees a call too many"
+            );
             ensure!(
                 live.ending.is_some() == seen.has_ended,
                 "the stream of op-{number} has ended: {}, but its turn is {live:?}",
                 seen.has_ended
             );
             if seen.has_ended {
-                let terminals = seen.events.iter().filter(|(name, _)| name != "delta");
+                let is_terminal = |(name, _): &&(String, Value)| name != "delta" && name != "tool";
+                let terminals = seen.events.iter().filter(is_terminal);
                 ensure!(terminals.count() == 2, "op-{number}: {:?}", seen.events);
             }
         }

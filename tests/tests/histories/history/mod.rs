@@ -24,7 +24,7 @@ use crate::choices::Choices;
 use crate::client::{Client, Identity, Request};
 use crate::facts::Turn;
 use crate::model::{self, Ending, Model, Presence};
-use crate::provider::{CallView, Phase, Usage};
+use crate::provider::{CallView, Phase, Tool, Usage};
 use crate::world::{Drain, Life, Process, TENANT, World};
 
 /// Milliseconds by which the clock moves: below every limit; beyond the
@@ -363,7 +363,7 @@ impl History {
         let what = if call.phase == Phase::Received {
             self.answer_head(life, index, operation)
         } else {
-            match self.choices.weighted(&[40, 25, 6, 6, 6, 8]) {
+            match self.choices.weighted(&[40, 25, 6, 6, 6, 8, 25]) {
                 Some(0) => {
                     let text = format!("{} ", self.steps.len());
                     provider.delta(index, &text);
@@ -385,6 +385,7 @@ impl History {
                         .provider_ends(operation, Ending::Failed("provider_error"), None);
                     "breaks off".to_owned()
                 }
+                Some(6) => self.call_tool(life, index, operation),
                 _ => {
                     provider.show_life(index);
                     self.model.provider_shows_life(operation, "");
@@ -394,6 +395,17 @@ impl History {
         };
         self.note(format!("the provider of op-{operation} {what}"));
         self.settle(world, life, false).await
+    }
+
+    /// Begins or ends a call, whether or not the one precedes the other.
+    fn call_tool(&mut self, life: &Life, index: usize, operation: usize) -> String {
+        let tool = self.choices.one_of(&Tool::ALL).copied();
+        let tool = tool.unwrap_or(Tool::WebSearch);
+        let is_end = self.choices.chance(60);
+        life.provider.call(index, tool, is_end);
+        self.model.provider_calls(operation, tool, is_end);
+        let end = if is_end { "ends" } else { "begins" };
+        format!("{end} a call of {tool:?}")
     }
 
     /// Sends the head of an answer, or an answer that is not a stream.

@@ -59,12 +59,14 @@ impl History {
                     request,
                     content,
                     files,
+                    searches_web: self.choices.chance(30),
                 }
             }
             Some(1) => Command::Send {
                 request: self.target(chat),
                 content,
                 files: self.files(chat),
+                searches_web: self.choices.chance(30),
             },
             Some(2) => Command::Retry {
                 target: self.target(chat),
@@ -140,10 +142,14 @@ fn request(chat: Uuid, command: &Command) -> Request {
             request,
             content,
             files,
+            searches_web,
         } => (
             Method::POST,
             format!("/chats/{chat}/messages:stream"),
-            Some(json!({"content": content, "request_id": request, "attachment_ids": files})),
+            Some(json!({
+                "content": content, "request_id": request, "attachment_ids": files,
+                "web_search": {"enabled": searches_web},
+            })),
         ),
         Command::Retry { target } => (Method::POST, format!("{}/retry", turn(target)), None),
         Command::Edit { target, content } => (

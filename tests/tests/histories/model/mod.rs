@@ -14,8 +14,8 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use uuid::Uuid;
 
-use crate::facts::Facts;
-use crate::provider::Usage;
+use crate::facts::{Calls, Facts};
+use crate::provider::{Tool, Usage};
 
 pub(crate) use transitions::stale_at;
 
@@ -46,6 +46,13 @@ pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(47);
 const CUT: Duration = Duration::from_secs(5);
 
 pub(crate) const MAX_OUTPUT: i64 = 100;
+/// What the offer of a tool costs.
+pub(crate) const WEB_SEARCH_TOKENS: i64 = 30;
+pub(crate) const CODE_INTERPRETER_TOKENS: i64 = 40;
+/// Calls of each tool that one message may begin, and that a day may have before a
+/// message is refused.
+pub(crate) const MAX_CALLS: i64 = 2;
+pub(crate) const DAILY_CALLS: i64 = 3;
 /// Images of one message, and what one of them costs.
 pub(crate) const MAX_IMAGES: usize = 1;
 pub(crate) const IMAGE_TOKENS: i64 = 20;
@@ -64,6 +71,7 @@ pub(crate) enum Command {
         request: Uuid,
         content: String,
         files: Vec<Uuid>,
+        searches_web: bool,
     },
     Retry {
         target: Uuid,
@@ -192,6 +200,11 @@ pub(crate) struct Live {
     pub(crate) life: u32,
     /// The text read from the provider.
     pub(crate) text: String,
+    /// Calls of tools that the provider began and ended, and the events about them that
+    /// its client is shown.
+    begun: Calls,
+    pub(crate) ended: Calls,
+    pub(crate) tool_events: usize,
     /// The provider has received the request.
     provider_called: bool,
     attempts: u32,
@@ -480,6 +493,37 @@ impl Model {
             live.text.push_str(text);
             live.silence_ends = now + micros(IDLE_LIMIT);
         }
+    }
+
+    /// The provider sent an event about a call. The one that would exceed the limit of
+    /// its tool ends the turn (TURN-28).
+    pub(crate) fn provider_calls(&mut self, operation: usize, tool: Tool, is_end: bool) {
+        self.provider_shows_life(operation, "");
+        let Some(live) = self.live_of(operation) else {
+            return;
+        };
+        if live.ending.is_some() {
+            return;
+        }
+        let (begun, ended) = (tool.of(&mut live.begun), tool.of(&mut live.ended));
+        if is_end {
+            *begun = (*begun).max(*ended + 1);
+        } else {
+            *begun += 1;
+        }
+        if *begun > MAX_CALLS {
+            live.ending = Some(Ending::Failed(tool.exceeded()));
+            return;
+        }
+        *ended += i64::from(is_end);
+        live.tool_events += 1;
+    }
+
+    /// Whether the turn of an operation searches the web.
+    pub(crate) fn searches_web(&self, operation: usize) -> bool {
+        let turn = self.operations[operation].turn;
+        let turn = turn.and_then(|turn| self.facts.turns.get(&turn));
+        turn.is_some_and(|turn| turn.searches_web)
     }
 
     pub(crate) fn provider_ends(&mut self, operation: usize, ending: Ending, usage: Usage) {

@@ -7,8 +7,8 @@ use minichat_core::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    Command, DAILY_LIMIT, IMAGE_TOKENS, MAX_IMAGES, MAX_OUTPUT, MONTHLY_LIMIT, NO_CHAT,
-    OUTPUT_PRICE, Operation,
+    CODE_INTERPRETER_TOKENS, Command, DAILY_CALLS, DAILY_LIMIT, IMAGE_TOKENS, MAX_IMAGES,
+    MAX_OUTPUT, MONTHLY_LIMIT, NO_CHAT, OUTPUT_PRICE, Operation, WEB_SEARCH_TOKENS,
 };
 use crate::facts::{Facts, Message, Turn};
 
@@ -30,15 +30,17 @@ impl Operation {
                 request,
                 content,
                 files,
+                searches_web,
             } => {
                 let images = facts.images(chat, files).len();
-                let need = self::need(content, images, facts.prior_context(chat, None));
+                let offered = facts.offered(chat, *searches_web);
+                let need = self::need(content, images, offered, facts.prior_context(chat, None));
                 self.reserves.insert(need);
                 let answer = match facts.turn_of(chat, *request) {
                     Some((_, turn)) => facts.replay(turn),
                     None if facts.running_in(chat).is_some() => "409 generation_in_progress".into(),
                     None if images > MAX_IMAGES => "400 too_many_images".into(),
-                    None if !facts.admits(&day, need) => "429 quota_exceeded".into(),
+                    None if !facts.admits(&day, need, offered) => "429 quota_exceeded".into(),
                     None if !facts.are_usable(chat, files) => "400 invalid_attachment".into(),
                     None => return,
                 };
@@ -56,9 +58,11 @@ impl Operation {
                     };
                     let images = facts.images(chat, &facts.files_of(chat, *target)).len();
                     let prior_context = facts.prior_context(chat, Some(*target));
-                    let need = self::need(content, images, prior_context);
+                    let searches_web = facts.searches_web(chat, *target);
+                    let offered = facts.offered(chat, searches_web);
+                    let need = self::need(content, images, offered, prior_context);
                     self.reserves.insert(need);
-                    if !facts.admits(&day, need) {
+                    if !facts.admits(&day, need, offered) {
                         self.allowed.insert("429 quota_exceeded".to_owned());
                     }
                 }
@@ -269,14 +273,39 @@ impl Facts {
             .map_or(0, |message| message.tokens.0 + message.tokens.1)
     }
 
-    /// Whether the cells of `day` have room for a turn (QUOTA-12, QUOTA-13).
-    pub(super) fn admits(&self, day: &str, reserve_tokens: i64) -> bool {
+    /// Whether the turn with this request asked for a search of the web.
+    pub(super) fn searches_web(&self, chat: Uuid, request: Uuid) -> bool {
+        let turn = self.turn_of(chat, request);
+        turn.is_some_and(|(_, turn)| turn.searches_web)
+    }
+
+    /// The tools that a request offers (CONT-100).
+    pub(super) fn offered(&self, chat: Uuid, web_search: bool) -> Offered {
+        let mut files = self.files.values();
+        Offered {
+            web_search,
+            code_interpreter: files
+                .any(|file| file.chat == chat && file.is_for_code && !file.is_deleted),
+        }
+    }
+
+    /// Whether the day has calls left of what is offered (QUOTA-50).
+    pub(super) fn has_calls_left(&self, day: &str, offered: Offered) -> bool {
+        let cell = self.cells.get(&daily(day)).copied().unwrap_or_default();
+        (!offered.web_search || cell.tools.web_search < DAILY_CALLS)
+            && (!offered.code_interpreter || cell.tools.code_interpreter < DAILY_CALLS)
+    }
+
+    /// Whether the cells of `day` have room for a turn (QUOTA-12, QUOTA-13, QUOTA-50).
+    pub(super) fn admits(&self, day: &str, reserve_tokens: i64, offered: Offered) -> bool {
         let credits = reserve_tokens - MAX_OUTPUT + MAX_OUTPUT * OUTPUT_PRICE;
         let admits = |key, limit| {
             let cell = self.cells.get(&key).copied().unwrap_or_default();
             cell.reserved + cell.spent + credits <= limit
         };
-        admits(daily(day), DAILY_LIMIT) && admits(monthly(day), MONTHLY_LIMIT)
+        admits(daily(day), DAILY_LIMIT)
+            && admits(monthly(day), MONTHLY_LIMIT)
+            && self.has_calls_left(day, offered)
     }
 
     /// The answer to a send with a request id that the chat has (TURN-43,
@@ -357,13 +386,22 @@ impl Facts {
     }
 }
 
-/// QUOTA-35 and QUOTA-43 with the default budgets.
-fn need(content: &str, images: usize, prior_context: i64) -> i64 {
+/// Tools in a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Offered {
+    web_search: bool,
+    code_interpreter: bool,
+}
+
+/// QUOTA-35, QUOTA-38 and QUOTA-43 with the default budgets for texts.
+fn need(content: &str, images: usize, offered: Offered, prior_context: i64) -> i64 {
     let bytes = i64::try_from(content.len()).unwrap_or(i64::MAX);
     let base = bytes.unsigned_abs().div_ceil(4) + 100;
     let text = i64::try_from((base * 110).div_ceil(100)).unwrap_or(i64::MAX);
     let images = i64::try_from(images).unwrap_or(i64::MAX) * IMAGE_TOKENS;
-    text + images + prior_context + MAX_OUTPUT
+    let tools = i64::from(offered.web_search) * WEB_SEARCH_TOKENS
+        + i64::from(offered.code_interpreter) * CODE_INTERPRETER_TOKENS;
+    text + images + tools + prior_context + MAX_OUTPUT
 }
 
 pub(crate) fn daily(day: &str) -> (String, String, String) {

@@ -11,7 +11,7 @@ use super::{
     Cancel, Command, DAILY_LIMIT, Ending, FLOOR, Live, MAX_OUTPUT, MONTHLY_LIMIT, Model,
     OUTPUT_PRICE, OVERSHOOT_PCT, Operation, Presence, WATCHDOG_TIMEOUT, Winner, micros, signed,
 };
-use crate::facts::{Cell, Facts, Message, Turn, UsageEvent};
+use crate::facts::{Calls, Cell, Facts, Message, Turn, UsageEvent};
 use crate::provider::Usage;
 
 /// When `turn` becomes stale (TURN-57).
@@ -23,6 +23,8 @@ pub(crate) fn stale_at(turn: &Turn) -> i64 {
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Inserted(Uuid),
+    /// Calls of tools ended.
+    Called(Uuid),
     Finished(Uuid),
     Progressed(Uuid),
     Deleted(Uuid),
@@ -38,6 +40,9 @@ fn changes(before: &Facts, after: &Facts) -> Vec<Change> {
             changes.push(Change::Inserted(*id));
             continue;
         };
+        if turn.calls != old.calls {
+            changes.push(Change::Called(*id));
+        }
         if old.is_running() && !turn.is_running() {
             changes.push(Change::Finished(*id));
         }
@@ -107,6 +112,7 @@ impl Model {
     ) -> anyhow::Result<()> {
         match change {
             Change::Inserted(id) => self.inserted(expected, after, id, &after.turns[&id]),
+            Change::Called(id) => self.called(expected, id, &after.turns[&id]),
             Change::Finished(id) => self.finished(expected, after, id, &after.turns[&id]),
             Change::Progressed(id) => self.progressed(expected, id, &after.turns[&id]),
             Change::Deleted(id) => self.deleted(expected, id),
@@ -151,6 +157,7 @@ impl Model {
             turn.reserve_tokens,
             operation.reserves
         );
+        let searches_web = operation.searches_web(expected);
         let credits = turn.reserve_tokens - MAX_OUTPUT + MAX_OUTPUT * OUTPUT_PRICE;
         let day = Timestamp::from_micros(turn.started_at).date();
         let new = Turn {
@@ -166,6 +173,8 @@ impl Model {
             max_output: MAX_OUTPUT,
             floor: FLOOR,
             day: turn.day.clone(),
+            searches_web,
+            calls: Calls::default(),
             started_at: turn.started_at,
             last_progress_at: turn.started_at,
         };
@@ -174,6 +183,9 @@ impl Model {
             "a turn does not begin after everything else in its chat"
         );
         ensure!(turn.day == day.to_string(), "reserved on {}", turn.day);
+        let offered = expected.offered(turn.chat, searches_web);
+        let has_calls = expected.has_calls_left(&turn.day, offered);
+        ensure!(has_calls, "beyond the calls of the day: {offered:?}");
         for (key, limit) in [
             (daily(&turn.day), DAILY_LIMIT),
             (monthly(&turn.day), MONTHLY_LIMIT),
@@ -270,6 +282,9 @@ impl Model {
             Live {
                 life: self.life,
                 text: String::new(),
+                begun: Calls::default(),
+                ended: Calls::default(),
+                tool_events: 0,
                 provider_called: false,
                 refused: false,
                 attempts: 0,
@@ -280,6 +295,34 @@ impl Model {
                 call_ends: i64::MAX,
             },
         );
+    }
+
+    /// Calls of a turn were counted (TURN-29). If the database fails, a call may be
+    /// missing, but none is there that did not end.
+    fn called(&self, expected: &mut Facts, id: Uuid, turn: &Turn) -> anyhow::Result<()> {
+        let live = self.live.get(&id).context("no process has the turn")?;
+        ensure!(live.life == self.life, "a call of a dead process");
+        let old = expected.turns.get_mut(&id).context("no such turn")?;
+        ensure!(old.is_running(), "a call of a turn that has ended");
+        for (before, now, ended) in [
+            (
+                old.calls.web_search,
+                turn.calls.web_search,
+                live.ended.web_search,
+            ),
+            (
+                old.calls.code_interpreter,
+                turn.calls.code_interpreter,
+                live.ended.code_interpreter,
+            ),
+        ] {
+            ensure!(
+                (before..=ended).contains(&now),
+                "{now} calls are counted, of which {ended} ended"
+            );
+        }
+        old.calls = turn.calls;
+        Ok(())
     }
 
     /// A turn moved out of `running` (TURN-33).
@@ -327,6 +370,10 @@ impl Model {
             cell.reserved -= old.reserved_credits;
             cell.spent += credits;
             cell.calls += 1;
+            if settled.method != "released" {
+                cell.tools.web_search += old.calls.web_search;
+                cell.tools.code_interpreter += old.calls.code_interpreter;
+            }
             if settled.method == "actual" {
                 let (input, output) = settled.usage.map_or((0, 0), signed);
                 cell.input_tokens += input;
@@ -342,6 +389,7 @@ impl Model {
                 method: settled.method.to_owned(),
                 credits,
                 reserved: old.reserved_credits,
+                tools: old.calls,
             },
         );
         let audit = match settled.state {
@@ -597,6 +645,16 @@ impl Operation {
 }
 
 impl Operation {
+    /// Whether the turn that it opens searches the web.
+    fn searches_web(&self, before: &Facts) -> bool {
+        match &self.command {
+            Command::Send { searches_web, .. } => *searches_web,
+            command => command
+                .replaced()
+                .is_some_and(|target| before.searches_web(self.chat, target)),
+        }
+    }
+
     /// The files of the message of the turn that it opens.
     fn files(&self, before: &Facts) -> Vec<Uuid> {
         match &self.command {
