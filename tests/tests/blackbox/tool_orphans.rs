@@ -86,7 +86,7 @@ async fn check_settled(env: &Env, calls: [i64; 2]) -> anyhow::Result<()> {
         AND error_code = 'orphan_timeout'";
     assert_eq!(database.number(failed).await?, 1);
     let [searches, programs] = calls;
-    let cells = format!(
+    let charged = format!(
         "SELECT count(*) FROM quota_usage WHERE bucket = 'total' AND calls = 1 \
          AND spent_credits_micro = {CHARGED} AND reserved_credits_micro = 0 \
          AND web_search_calls = {searches} AND code_interpreter_calls = {programs} \
@@ -95,7 +95,7 @@ async fn check_settled(env: &Env, calls: [i64; 2]) -> anyhow::Result<()> {
     let all =
         "SELECT spent_credits_micro, web_search_calls, code_interpreter_calls FROM quota_usage";
     let all = database.query(all).await?;
-    assert_eq!(database.number(&cells).await?, 2, "{all:?}");
+    assert_eq!(database.number(&charged).await?, 2, "{all:?}");
     let usage = database.payloads("mini-chat.usage_snapshot").await?;
     let [event] = usage.as_slice() else {
         anyhow::bail!("{usage:?}");

@@ -22,7 +22,7 @@ fn cost(budgets: &EstimationBudgets, text: &str) -> u64 {
     let pieces = text.as_bytes().chunks(bytes_per_token).count() as u64;
     let hundredths = (pieces + u64::from(budgets.fixed_overhead_tokens))
         * (100 + u64::from(budgets.safety_margin_pct));
-    (0..)
+    (0..=hundredths)
         .find(|tokens| tokens * 100 >= hundredths)
         .unwrap_or_default()
 }
