@@ -120,13 +120,11 @@ impl Tx {
         .await
     }
 
-    /// At most `limit` payloads of the person's events of `queue` after `after`, with
-    /// their ids.
+    /// At most `limit` payloads of the person's events after `after`, with their ids.
     pub async fn export_events(
         &mut self,
         tenant: TenantId,
         user: UserId,
-        queue: &str,
         source: EventSource,
         after: i64,
         limit: u32,
@@ -137,13 +135,13 @@ impl Tx {
             EventSource::Delivered => DELIVERED_SQL,
             EventSource::Refused => REFUSED_SQL,
         };
-        let params = params![queue, tenant, pattern.as_str(), after, limit];
+        let params = params![tenant, pattern.as_str(), after, limit];
         self.query(sql, &params, |row| Ok((row.take()?, row.take()?)))
             .await
     }
 }
 
-/// Where the events of a queue are.
+/// Where events are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EventSource {
     /// They wait for a sink.
@@ -157,17 +155,17 @@ pub enum EventSource {
 const WAITING_SQL: &str = concat!(
     "SELECT id, payload FROM outbox_messages WHERE ",
     waiting!(),
-    " AND id > $4 ORDER BY id LIMIT $5"
+    " AND id > $3 ORDER BY id LIMIT $4"
 );
 const DELIVERED_SQL: &str = concat!(
     "SELECT id, payload FROM outbox_messages WHERE ",
     delivered!(),
-    " AND id > $4 ORDER BY id LIMIT $5"
+    " AND id > $3 ORDER BY id LIMIT $4"
 );
 const REFUSED_SQL: &str = concat!(
     "SELECT id, payload FROM outbox_dead_letters WHERE ",
     refused!(),
-    " AND id > $4 ORDER BY id LIMIT $5"
+    " AND id > $3 ORDER BY id LIMIT $4"
 );
 
 /// Adds a column with a value.

@@ -59,7 +59,7 @@ pub use cleanup::{
     DeletedChats, DeletedPage, DroppedStore, DueChat, FailedAttempt, HintedChat, LeftStore,
     PendingFile,
 };
-pub use erasures::{Erased, Erasure, ErasureRest, EventQueues, WithoutPerson};
+pub use erasures::{Erased, Erasure, ErasureRest, WithoutPerson};
 pub use error::{Constraint, Refused, StoreError};
 pub use export::{EventSource, ExportTable, ExportedRow};
 pub use filter::{Comparison, Filter, Place};
@@ -71,9 +71,9 @@ pub use mutations::{MutationQuery, MutationTarget, TargetTurn};
 pub use one_statement::{AdmissionSnapshot, ConditionalReserve, Finalization};
 pub use orphans::{Orphan, OrphanKey, OrphanQuery};
 pub use outbox::{
-    DeadLetter, DeadLetterBacklog, DeadLetterFilter, DeadLetterStatus, Delivery, DueTenant, Holder,
-    OutboxMessage, OutboxQueue, ParkedTenant, PendingMessage, QueueMismatch, Share, UsageEvent,
-    Vacuumed, WaitingTenant, partition_of,
+    Buried, DeadLetter, DeadLetterBacklog, DeadLetterFilter, DeadLetterStatus, Delivery, DueTenant,
+    Holder, OutboxMessage, OutboxQueue, ParkedTenant, PendingMessage, QueueMismatch, Share,
+    UsageEvent, Vacuumed, WaitingTenant, partition_of,
 };
 pub use page::{Direction, Key, Order, Page, PageRequest, Sort};
 pub use policy_snapshots::PolicySnapshot;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use minichat_config::process::{JobConfig, Outbox, OutboxKind};
 use minichat_core::TenantId;
-use minichat_store::{Store, StoreError, WaitingTenant};
+use minichat_store::{Buried, Store, StoreError, WaitingTenant};
 use serde_json::json;
 
 use super::Output;
@@ -61,8 +61,8 @@ pub async fn waiting(
     Ok(())
 }
 
-/// Makes dead letters of everything of `tenant` that waits to be delivered, and says
-/// how much it was.
+/// Makes dead letters of everything of `tenant` that waits to be delivered when it
+/// begins, and says how much it was.
 pub async fn bury(
     config: &JobConfig,
     tenant: TenantId,
@@ -71,36 +71,46 @@ pub async fn bury(
     let store = open(&config.database, false).await?;
     let waiting = delivered(&store, &config.outbox).await?;
     let queues = waiting.into_iter().filter(|it| it.tenant_id == tenant);
-    let queues: Vec<String> = queues.map(|it| it.queue).collect();
+    let queues: Vec<WaitingTenant> = queues.collect();
     if queues.is_empty() {
         bail!(
             "no event of {tenant} waits; nothing was changed. `minichat-dataplane dead-letter waiting` shows the tenants with events that wait"
         );
     }
     for queue in queues {
-        let buried = bury_queue(&store, &queue, tenant).await?;
+        let buried = bury_queue(&store, &queue).await?;
+        let queue = queue.queue;
+        let when = match config.outbox.kind(&queue) {
+            Some(_) => "",
+            None => {
+                " after the next start of a process that serves, which gives them the new name of their queue"
+            }
+        };
         writeln!(
             out,
-            "{buried} events of {tenant} in the queue {queue} are dead letters now. `minichat-dataplane dead-letter list --tenant {tenant}` shows them; requeue or discard them"
+            "{buried} events of {tenant} in the queue {queue} are dead letters now. `minichat-dataplane dead-letter list --tenant {tenant}` shows them; requeue or discard them{when}"
         )?;
     }
     Ok(())
 }
 
-async fn bury_queue(store: &Store, queue: &str, tenant: TenantId) -> anyhow::Result<usize> {
-    let queue: Arc<str> = queue.into();
+/// Goes on until nothing is left of what waited, because a process may deliver some of
+/// it meanwhile.
+async fn bury_queue(store: &Store, waiting: &WaitingTenant) -> anyhow::Result<usize> {
+    let queue: Arc<str> = waiting.queue.as_str().into();
+    let (tenant, last) = (waiting.tenant_id, waiting.last);
     let mut all = 0;
     loop {
         let queue = Arc::clone(&queue);
-        let buried: Result<usize, StoreError> = store
+        let buried: Result<Buried, StoreError> = store
             .write(move |tx| {
                 let queue = Arc::clone(&queue);
-                Box::pin(async move { tx.outbox_bury(&queue, tenant, BATCH, REASON).await })
+                Box::pin(async move { tx.outbox_bury(&queue, tenant, last, BATCH, REASON).await })
             })
             .await;
         let buried = buried.context("the events cannot be moved")?;
-        all += buried;
-        if buried < BATCH as usize {
+        all += buried.letters;
+        if !buried.is_more {
             return Ok(all);
         }
     }

@@ -187,7 +187,7 @@ async fn check_delivered(store: &Store, outbox: &Outbox, id: i64) -> anyhow::Res
         return Ok(());
     }
     bail!(
-        "dead letter {id} belongs to the queue {}, which is not delivered. Use the configuration of serve, in which outbox.* names the queues, or discard the dead letter",
+        "dead letter {id} belongs to the queue {}, which this configuration does not deliver. If serve has another configuration, write `--config FILE` with it: outbox.* names the queues. If the queue was renamed, start a process that serves first, which moves its dead letters to the new name. Or discard it",
         letter.queue
     );
 }

@@ -7,9 +7,8 @@ mod report;
 
 use std::sync::Arc;
 
-use minichat_config::process::OutboxKind;
 use minichat_core::{ChatId, Clock, TenantId, UserId};
-use minichat_store::{Erased, Erasure, ErasureRest, EventQueues, Store, StoreError};
+use minichat_store::{Erased, Erasure, ErasureRest, Store, StoreError};
 use uuid::Uuid;
 
 use crate::chat_deletion::ChatDeletion;
@@ -69,13 +68,10 @@ impl Eraser {
         }
         // Only once, because it looks through all events that wait.
         self.empty_events(erasure).await?;
-        let (now, queues) = (self.clock.now(), self.queues());
+        let now = self.clock.now();
         let finished: Option<Erased> = self
             .store
-            .write(move |tx| {
-                let queues = queues.clone();
-                Box::pin(async move { tx.erasure_finish(&erasure, &queues, now).await })
-            })
+            .write(move |tx| Box::pin(async move { tx.erasure_finish(&erasure, now).await }))
             .await?;
         if let Some(erased) = finished {
             return Ok(Progress::Finished(erased));
@@ -101,22 +97,13 @@ impl Eraser {
             .await
     }
 
-    fn queues(&self) -> EventQueues {
-        EventQueues {
-            usage: self.outbox.queue(OutboxKind::Usage).to_owned(),
-            audit: self.outbox.queue(OutboxKind::Audit).to_owned(),
-        }
-    }
-
     async fn empty_events(&self, erasure: Erasure) -> Result<(), StoreError> {
         loop {
-            let queues = self.queues();
             let changed: u64 = self
                 .store
                 .write(move |tx| {
-                    let queues = queues.clone();
                     Box::pin(async move {
-                        tx.erasure_empty_events(&erasure, &queues, PAGE, without_person)
+                        tx.erasure_empty_events(&erasure, PAGE, without_person)
                             .await
                     })
                 })

@@ -12,7 +12,6 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
-use minichat_config::process::OutboxKind;
 use minichat_core::{ChatId, TenantId, UserId};
 use minichat_store::{EventSource, ExportTable, ExportedRow, Store, StoreError};
 use schemars::JsonSchema;
@@ -23,7 +22,6 @@ use uuid::Uuid;
 use super::attachments::ThumbnailView;
 use crate::app::App;
 use crate::caller::Caller;
-use crate::outbox::Outbox;
 use crate::problem::Problem;
 
 /// Events that are read at a time; one has at most 64 KiB.
@@ -71,7 +69,6 @@ struct Export {
     store: Store,
     tenant: TenantId,
     user: UserId,
-    outbox: Arc<Outbox>,
     steps: VecDeque<Step>,
 }
 
@@ -84,7 +81,7 @@ enum Step {
     Chat(ChatId, ExportTable, Uuid),
     Usage,
     Purged,
-    Events(EventSource, OutboxKind, i64),
+    Events(EventSource, i64),
     End,
 }
 
@@ -94,21 +91,18 @@ impl Export {
         let mut steps: VecDeque<_> = ExportTable::CHATS.map(|it| Step::Chats(it, first)).into();
         steps.extend(ExportTable::OF_PERSON.map(|it| Step::Person(it, first)));
         steps.extend([Step::Usage, Step::Purged]);
-        for kind in [OutboxKind::Usage, OutboxKind::Audit] {
-            for source in [
-                EventSource::Waiting,
-                EventSource::Delivered,
-                EventSource::Refused,
-            ] {
-                steps.push_back(Step::Events(source, kind, 0));
-            }
+        for source in [
+            EventSource::Waiting,
+            EventSource::Delivered,
+            EventSource::Refused,
+        ] {
+            steps.push_back(Step::Events(source, 0));
         }
         steps.push_back(Step::End);
         Self {
             store: app.store.clone(),
             tenant: caller.tenant_id,
             user: caller.user_id,
-            outbox: Arc::clone(&app.outbox),
             steps,
         }
     }
@@ -164,7 +158,7 @@ impl Export {
                     .await?;
                 Ok(lines("purged_turns", rows))
             }
-            Step::Events(source, kind, after) => self.events(source, kind, after).await,
+            Step::Events(source, after) => self.events(source, after).await,
             Step::End => Ok(lines("end", vec![nothing()])),
         }
     }
@@ -182,26 +176,16 @@ impl Export {
             .await
     }
 
-    async fn events(
-        &mut self,
-        source: EventSource,
-        kind: OutboxKind,
-        after: i64,
-    ) -> Result<Vec<u8>, StoreError> {
+    async fn events(&mut self, source: EventSource, after: i64) -> Result<Vec<u8>, StoreError> {
         let (tenant, user) = (self.tenant, self.user);
-        let queue: Arc<str> = self.outbox.queue(kind).into();
         let events: Vec<(i64, String)> = self
             .store
             .read(move |tx| {
-                let queue = Arc::clone(&queue);
-                Box::pin(async move {
-                    tx.export_events(tenant, user, &queue, source, after, EVENTS)
-                        .await
-                })
+                Box::pin(async move { tx.export_events(tenant, user, source, after, EVENTS).await })
             })
             .await?;
         if let Some((last, _)) = events.last().filter(|_| events.len() == EVENTS as usize) {
-            self.steps.push_front(Step::Events(source, kind, *last));
+            self.steps.push_front(Step::Events(source, *last));
         }
         let rows = events.into_iter().filter_map(|(_, payload)| {
             let mut row = nothing();

@@ -17,6 +17,7 @@ mod dispatcher;
 mod handler;
 mod pass;
 mod permits;
+mod queues;
 mod records;
 mod shared;
 mod survey;
@@ -32,9 +33,10 @@ use minichat_config::process::{self, OutboxKind};
 use minichat_config::tenant::Sink;
 use minichat_core::TenantId;
 use minichat_metrics::{Metrics, OutboxKindLabel, OutboxResult};
-use minichat_store::{OutboxQueue, QueueMismatch, Store, StoreError, WaitingTenant, partition_of};
+use minichat_store::partition_of;
 
 pub(crate) use dispatcher::{Dispatcher, DispatcherHost};
+pub(crate) use queues::register;
 pub(crate) use shared::Parts;
 pub use survey::Survey;
 
@@ -137,70 +139,4 @@ impl Outbox {
     fn wake(&self) -> Option<&Wake> {
         self.dispatcher.as_ref().map(|it| &it.wake)
     }
-}
-
-/// Makes the rows of the configured queues, and on `SQLite` ends the deliveries and
-/// the claims of the last process. An error says what to do about messages
-/// that would not be delivered any more (PLAT-31).
-pub(crate) async fn register(store: &Store, config: &process::Outbox) -> anyhow::Result<()> {
-    let queues: Vec<_> = OutboxKind::ENQUEUED
-        .into_iter()
-        .map(|kind| OutboxQueue {
-            name: config.queue(kind).to_owned(),
-            partitions: config.num_partitions,
-            is_ordered: !kind.is_of_cleanup(),
-        })
-        .collect();
-    let is_owner = store.is_sqlite();
-    let registered: Result<_, StoreError> = store
-        .write(move |tx| {
-            let queues = queues.clone();
-            Box::pin(async move {
-                if is_owner {
-                    tx.outbox_recover()?;
-                    tx.cleanup_forget_claims(true)?;
-                }
-                let mismatch = tx.outbox_register(&queues).await?;
-                let waiting = match mismatch {
-                    None => Vec::new(),
-                    Some(_) => tx.outbox_waiting().await?,
-                };
-                Ok((mismatch, waiting))
-            })
-        })
-        .await;
-    let (mismatch, waiting) = registered?;
-    match mismatch {
-        None => Ok(()),
-        Some(QueueMismatch::Unknown { queue }) => anyhow::bail!(
-            "outbox: messages wait in the queue {queue}, which no kind of event has. Give the queue its name back, or deliver the messages with the old configuration first; then stop all processes and change the name. {}",
-            waiting_for(&queue, &waiting)
-        ),
-        Some(QueueMismatch::Partitions { queue, found }) => anyhow::bail!(
-            "outbox.num_partitions: messages wait in the queue {queue}, which has {found} partitions, not {}. Set {found} again until they are delivered; then stop all processes and change the number. {}",
-            config.num_partitions,
-            waiting_for(&queue, &waiting)
-        ),
-    }
-}
-
-/// Tenants that an error names.
-const NAMED: usize = 5;
-
-/// Whose messages wait in `queue`, and what to do about a tenant that is gone.
-fn waiting_for(queue: &str, waiting: &[WaitingTenant]) -> String {
-    let waiting: Vec<_> = waiting.iter().filter(|it| it.queue == queue).collect();
-    let named: Vec<_> = waiting
-        .iter()
-        .take(NAMED)
-        .map(|it| it.tenant_id.to_string())
-        .collect();
-    let more = match waiting.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more tenants"),
-    };
-    format!(
-        "They are of {}{more}. If no process serves a tenant any more, `minichat-dataplane dead-letter bury --tenant ID` makes dead letters of its messages",
-        named.join(", ")
-    )
 }

@@ -18,14 +18,18 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-const WAITING: &str = "SELECT count(*) FROM outbox_messages WHERE done_at IS NULL \
+pub(crate) const WAITING: &str = "SELECT count(*) FROM outbox_messages WHERE done_at IS NULL \
     AND queue = 'mini-chat.usage_snapshot'";
 const AUDIT: &str = "SELECT count(*) FROM outbox_messages WHERE done_at IS NULL \
     AND queue = 'mini-chat.audit'";
 const ERROR: &str = "SELECT count(*) FROM outbox_parked WHERE last_error IS NOT NULL";
 
 /// A tenant of the first partition whose usage events go to `path`.
-fn tenant(name: &str, provider: &ScriptedProvider, receiver: &WebhookReceiver) -> Tenant {
+pub(crate) fn tenant(
+    name: &str,
+    provider: &ScriptedProvider,
+    receiver: &WebhookReceiver,
+) -> Tenant {
     let mut tenant = Tenant::new(name, provider.addr);
     tenant.id = Uuid::from_u128(Uuid::new_v4().as_u128() & !3);
     tenant.spec()["tenantId"] = json!(tenant.id.to_string());
@@ -34,11 +38,20 @@ fn tenant(name: &str, provider: &ScriptedProvider, receiver: &WebhookReceiver) -
 }
 
 /// Enqueues `count` events of a tenant of the first partition.
-async fn enqueue(database: &Database, tenant: &Tenant, count: usize) -> anyhow::Result<()> {
+pub(crate) async fn enqueue(
+    database: &Database,
+    tenant: &Tenant,
+    count: usize,
+) -> anyhow::Result<()> {
+    let now = match database.kind() {
+        DatabaseKind::Sqlite => "CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
+        DatabaseKind::Postgres => "now()",
+    };
     let sql = format!(
-        "INSERT INTO outbox_messages (queue, partition, tenant_id, payload_type, payload, created_at) \
+        "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count}) \
+         INSERT INTO outbox_messages (queue, partition, tenant_id, payload_type, payload, created_at) \
          SELECT 'mini-chat.usage_snapshot', 0, '{}', 'application/json', \
-         '{{\"event_type\":\"usage_snapshot\"}}', now() FROM generate_series(1, {count})",
+         '{{\"event_type\":\"usage_snapshot\"}}', {now} FROM numbers",
         tenant.id
     );
     database.query(&sql).await?;
@@ -58,7 +71,9 @@ async fn alone(env: &Env, tenant: &Tenant) -> anyhow::Result<Stack> {
 }
 
 /// Runs a command on a file that may be in use for a moment.
-async fn when_free<T>(command: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+pub(crate) async fn when_free<T>(
+    command: impl AsyncFn() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let until = Instant::now() + Duration::from_secs(20);
     loop {
         match command().await {
@@ -169,6 +184,39 @@ on_each_database! {
         let keys = deliveries.iter().map(|it| it.header("idempotency-key"));
         let keys: Vec<_> = keys.collect();
         assert_eq!(keys[0], keys[1]);
+    }
+
+    /// PLAT-36: the last claim of a process that ends takes what its last poll has not
+    /// seen.
+    async fn events_of_the_last_moment_are_delivered(env) {
+        let receiver = WebhookReceiver::start().await?;
+        let provider = ScriptedProvider::start().await?;
+        let tenant = tenant("acme", &provider, &receiver);
+        for round in 1..=4 {
+            let stack = env.serve(&[&tenant]).await?;
+            enqueue(&env.database, &tenant, 1).await?;
+            stack.stop().await?;
+            assert_eq!(receiver.deliveries().len(), round);
+            assert_eq!(env.database.number(WAITING).await?, 0);
+        }
+    }
+
+    /// PLAT-36: a delivery that does not end with its process is left to others at once.
+    async fn a_process_that_ends_holds_nothing(env) {
+        let receiver = WebhookReceiver::start().await?;
+        receiver.otherwise(|_| Reply::Hang);
+        let provider = ScriptedProvider::start().await?;
+        let tenant = tenant("acme", &provider, &receiver);
+        let stack = env.serve(&[&tenant]).await?;
+        enqueue(&env.database, &tenant, 1).await?;
+        let running = "SELECT count(*) FROM outbox_parked WHERE locked_by IS NOT NULL";
+        let runs = async || Ok(env.database.number(running).await? == 1);
+        stack.eventually("parked while it runs", runs).await?;
+        stack.stop().await?;
+        assert_eq!(env.database.number(running).await?, 0);
+        assert_eq!(env.database.number("SELECT count(*) FROM outbox_parked").await?, 1);
+        let leased = "SELECT count(*) FROM outbox_partitions WHERE locked_by IS NOT NULL";
+        assert_eq!(env.database.number(leased).await?, 0);
     }
 
     /// PLAT-31: the number of partitions can be changed once what waits is delivered.

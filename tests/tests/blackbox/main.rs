@@ -30,6 +30,8 @@ mod database_failures;
 #[cfg(test)]
 mod database_outages;
 #[cfg(test)]
+mod dead_letters;
+#[cfg(test)]
 mod deliveries;
 #[cfg(test)]
 mod delivery_turns;

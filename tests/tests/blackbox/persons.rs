@@ -133,7 +133,8 @@ impl Person {
     }
 
     /// Puts events of the person wherever events can be: of each queue, one was
-    /// delivered, one was refused, the others stay, and one of usage is added up.
+    /// delivered and one was refused when it had another name, the others stay, and one
+    /// of usage is added up.
     pub(super) async fn spread_events(&self, database: &Database) -> anyhow::Result<()> {
         let columns = "queue, partition, tenant_id, dedupe_key, payload_type, payload, created_at";
         for queue in ["mini-chat.usage_snapshot", "mini-chat.audit"] {
@@ -153,7 +154,10 @@ impl Person {
             let (delivered, refused) = (&events[0][0], &events[1][0]);
             let mut changes = vec![
                 format!("UPDATE outbox_messages SET done_at = NULL WHERE {mine}"),
-                format!("UPDATE outbox_messages SET done_at = created_at WHERE id = {delivered}"),
+                format!(
+                    "UPDATE outbox_messages SET done_at = created_at, queue = 'former.' || queue \
+                     WHERE id IN ({delivered}, {refused})"
+                ),
                 format!(
                     "INSERT INTO outbox_dead_letters ({columns}, message_id, failed_at) \
                      SELECT {columns}, id, created_at FROM outbox_messages WHERE id = {refused}"

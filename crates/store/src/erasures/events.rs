@@ -1,8 +1,8 @@
 //! The events of a person who is erased: audit events lose him and what was written,
 //! usage events get the id of the erasure in the place of his.
 
-use super::{Erasure, EventQueues, WithoutPerson};
-use crate::outbox::of_person::{delivered, pattern, refused, waiting};
+use super::{Erasure, WithoutPerson};
+use crate::outbox::of_person::{audit, delivered, pattern, refused, usage, waiting};
 use crate::tx::{Dialect, only_column};
 use crate::value::{Row, params};
 use crate::{StoreError, Tx};
@@ -13,13 +13,11 @@ impl Tx {
     pub async fn erasure_empty_events(
         &mut self,
         erasure: &Erasure,
-        queues: &EventQueues,
         limit: u32,
         without_person: WithoutPerson,
     ) -> Result<u64, StoreError> {
         let pattern = pattern(erasure.user_id);
-        let audit = queues.audit.as_str();
-        let params = params![audit, erasure.tenant_id, pattern.as_str(), limit];
+        let params = params![erasure.tenant_id, pattern.as_str(), limit];
         let mut changed = 0;
         let pages = match self.dialect() {
             Dialect::Sqlite => audit_pages!(""),
@@ -47,18 +45,11 @@ impl Tx {
     pub(super) async fn erasure_move_events(
         &mut self,
         erasure: &Erasure,
-        queues: &EventQueues,
     ) -> Result<Option<u64>, StoreError> {
         let pattern = pattern(erasure.user_id);
-        let (tenant, usage) = (erasure.tenant_id, queues.usage.as_str());
+        let tenant = erasure.tenant_id;
         let (person, id) = (erasure.user_id.to_string(), erasure.id.to_string());
-        let of_usage = params![
-            usage,
-            tenant,
-            pattern.as_str(),
-            person.as_str(),
-            id.as_str()
-        ];
+        let of_usage = params![tenant, pattern.as_str(), person.as_str(), id.as_str()];
         let mut moved = 0;
         for sql in [
             MOVE_WAITING_SQL,
@@ -69,9 +60,8 @@ impl Tx {
             let events: Vec<i64> = self.query(sql, &of_usage, only_column).await?;
             moved += events.len() as u64;
         }
-        let of_audit = params![queues.audit.as_str(), tenant, pattern.as_str()];
-        self.execute_later(DELETE_DELIVERED_SQL, of_audit)?;
-        let left = params![queues.audit.as_str(), tenant, pattern.as_str(), 1_u32];
+        self.execute_later(DELETE_DELIVERED_SQL, params![tenant, pattern.as_str()])?;
+        let left = params![tenant, pattern.as_str(), 1_u32];
         for sql in audit_pages!("") {
             if !self.query(sql, &left, event_row).await?.is_empty() {
                 return Ok(None);
@@ -88,13 +78,15 @@ macro_rules! audit_pages {
             concat!(
                 "SELECT id, payload FROM outbox_messages WHERE ",
                 waiting!(),
-                " ORDER BY id LIMIT $4",
+                audit!(),
+                " ORDER BY id LIMIT $3",
                 $lock
             ),
             concat!(
                 "SELECT id, payload FROM outbox_dead_letters WHERE ",
                 refused!(),
-                " ORDER BY id LIMIT $4",
+                audit!(),
+                " ORDER BY id LIMIT $3",
                 $lock
             ),
         ]
@@ -109,21 +101,25 @@ const UPDATE_AUDIT_SQL: [&str; 2] = [
 ];
 
 const MOVE_WAITING_SQL: &str = concat!(
-    "UPDATE outbox_messages SET payload = REPLACE(payload, $4, $5) WHERE ",
+    "UPDATE outbox_messages SET payload = REPLACE(payload, $3, $4) WHERE ",
     waiting!(),
+    usage!(),
     " RETURNING id"
 );
 const MOVE_DELIVERED_SQL: &str = concat!(
-    "UPDATE outbox_messages SET payload = REPLACE(payload, $4, $5) WHERE ",
+    "UPDATE outbox_messages SET payload = REPLACE(payload, $3, $4) WHERE ",
     delivered!(),
+    usage!(),
     " RETURNING id"
 );
 const MOVE_REFUSED_SQL: &str = concat!(
-    "UPDATE outbox_dead_letters SET payload = REPLACE(payload, $4, $5) WHERE ",
+    "UPDATE outbox_dead_letters SET payload = REPLACE(payload, $3, $4) WHERE ",
     refused!(),
+    usage!(),
     " RETURNING id"
 );
-const DELETE_DELIVERED_SQL: &str = concat!("DELETE FROM outbox_messages WHERE ", delivered!());
+const DELETE_DELIVERED_SQL: &str =
+    concat!("DELETE FROM outbox_messages WHERE ", delivered!(), audit!());
 
 fn event_row(row: &Row<'_>) -> Result<(i64, String), StoreError> {
     Ok((row.take()?, row.take()?))

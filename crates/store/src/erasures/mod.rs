@@ -29,13 +29,6 @@ pub struct Erasure {
     pub requested_at: Timestamp,
 }
 
-/// The queues whose events name persons.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct EventQueues {
-    pub usage: String,
-    pub audit: String,
-}
-
 /// An audit event of the person of an erasure, under the erasure's id and without
 /// what was written.
 pub type WithoutPerson = fn(&str, &Erasure) -> String;
@@ -280,7 +273,6 @@ impl Tx {
     pub async fn erasure_finish(
         &mut self,
         erasure: &Erasure,
-        queues: &EventQueues,
         now: Timestamp,
     ) -> Result<Option<Erased>, StoreError> {
         let Erasure {
@@ -314,7 +306,7 @@ impl Tx {
         let turns: Vec<Uuid> = self.query(MOVE_TURNS_SQL, &moved, only_column).await?;
         let purged: Vec<u64> = self.query(MOVE_PURGED_SQL, &moved, only_column).await?;
         let turns = turns.len() as u64 + purged.iter().sum::<u64>();
-        let Some(events) = self.erasure_move_events(erasure, queues).await? else {
+        let Some(events) = self.erasure_move_events(erasure).await? else {
             return Ok(None);
         };
         for sql in [

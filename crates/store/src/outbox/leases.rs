@@ -20,6 +20,9 @@ pub struct OutboxQueue {
     /// Whether its messages have an order, so that the number of partitions must stay
     /// while messages wait. Those of deletions have none (CONT-164).
     pub is_ordered: bool,
+    /// A pattern of `LIKE` that each payload of the queue matches, and none of another
+    /// queue.
+    pub payloads: &'static str,
 }
 
 /// Why the messages of a database do not fit the configured queues.
@@ -29,6 +32,14 @@ pub enum QueueMismatch {
     Unknown { queue: String },
     /// Messages wait in a queue that had another number of partitions.
     Partitions { queue: String, found: u32 },
+}
+
+impl QueueMismatch {
+    /// Where the messages wait.
+    pub fn queue(&self) -> &str {
+        let (Self::Unknown { queue } | Self::Partitions { queue, .. }) = self;
+        queue
+    }
 }
 
 /// The number of partitions of queues whose messages are older than their rows in

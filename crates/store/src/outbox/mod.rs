@@ -9,6 +9,7 @@ mod dead_letters;
 mod deliveries;
 mod leases;
 pub(crate) mod of_person;
+mod renamed;
 mod usage_event;
 mod vacuum;
 mod waiting;
@@ -18,6 +19,8 @@ use uuid::Uuid;
 
 pub(crate) use backlog::event_key;
 pub(crate) use leases::micros;
+#[cfg(test)]
+pub(crate) use waiting::NEXT_WAITING_SQL;
 
 use crate::postgres::Commits;
 use crate::value::{Param, Row, params};
@@ -29,7 +32,7 @@ pub use deliveries::{Delivery, Holder, ParkedTenant};
 pub use leases::{OutboxQueue, QueueMismatch};
 pub use usage_event::UsageEvent;
 pub use vacuum::Vacuumed;
-pub use waiting::WaitingTenant;
+pub use waiting::{Buried, WaitingTenant};
 
 /// A message to enqueue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,6 +1,7 @@
 //! Which events are about a person: for his export (API-114), and for his erasure
-//! (PLAT-22). In every condition, `$1` is the queue, `$2` the tenant and `$3` the
-//! [`pattern`].
+//! (PLAT-22). In every condition, `$1` is the tenant and `$2` the [`pattern`].
+//!
+//! No condition names a queue, because that of an event may have another name by now.
 
 use minichat_core::UserId;
 
@@ -10,12 +11,28 @@ pub(crate) fn pattern(user: UserId) -> String {
     format!("%user_id\":\"{user}\"%")
 }
 
+/// Of events of a person: usage events.
+macro_rules! usage {
+    () => {
+        " AND payload LIKE '%\"event_type\":\"usage_snapshot\"%'"
+    };
+}
+pub(crate) use usage;
+
+/// Of events of a person: audit events, which are all others.
+macro_rules! audit {
+    () => {
+        " AND payload NOT LIKE '%\"event_type\":\"usage_snapshot\"%'"
+    };
+}
+pub(crate) use audit;
+
 /// Of messages: those that wait for a sink. The partitions lead to the tenant in the index.
 macro_rules! waiting {
     () => {
-        "queue = $1 AND partition IN (SELECT partition \
-         FROM outbox_partitions WHERE queue = $1) AND tenant_id = $2 AND done_at IS NULL \
-         AND payload LIKE $3"
+        "(queue, partition) IN (SELECT queue, partition \
+         FROM outbox_partitions) AND tenant_id = $1 AND done_at IS NULL \
+         AND payload LIKE $2"
     };
 }
 pub(crate) use waiting;
@@ -23,8 +40,7 @@ pub(crate) use waiting;
 /// Of messages: those that were delivered and wait for their removal.
 macro_rules! delivered {
     () => {
-        "queue = $1 AND tenant_id = $2 AND done_at IS NOT NULL \
-         AND payload LIKE $3"
+        "tenant_id = $1 AND done_at IS NOT NULL AND payload LIKE $2"
     };
 }
 pub(crate) use delivered;
@@ -32,7 +48,7 @@ pub(crate) use delivered;
 /// Of dead letters.
 macro_rules! refused {
     () => {
-        "queue = $1 AND tenant_id = $2 AND payload LIKE $3"
+        "tenant_id = $1 AND payload LIKE $2"
     };
 }
 pub(crate) use refused;
