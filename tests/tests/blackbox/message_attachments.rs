@@ -362,6 +362,12 @@ on_each_database! {
         assert_eq!(user.turn(&chat, &turn).await?["state"], "done");
         assert_eq!(user.messages(&chat).await?.len(), 2);
         assert_eq!(database.number(links).await?, 14);
+
+        // A file that is deleted is not shown any more.
+        images[2].delete(database).await?;
+        let listed = self::listed(&user, &chat).await?;
+        let ids: Vec<_> = listed[0].iter().map(|file| file["attachment_id"].clone()).collect();
+        assert_eq!(ids, [&document, &images[1]].map(|file| json!(file.id)));
     }
 
     /// CONT-70, CONT-73: a message and the deletion of its file begin at the same

@@ -42,6 +42,8 @@ struct Server {
 #[derive(Default)]
 struct Seen {
     connections: usize,
+    /// Connections that are over.
+    ended: usize,
     requests: Vec<String>,
 }
 
@@ -57,7 +59,11 @@ impl Server {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 seen.lock().unwrap().connections += 1;
-                tokio::spawn(serve(stream, Arc::clone(&scripts), Arc::clone(&seen)));
+                let (scripts, seen) = (Arc::clone(&scripts), Arc::clone(&seen));
+                tokio::spawn(async move {
+                    serve(stream, scripts, Arc::clone(&seen)).await;
+                    seen.lock().unwrap().ended += 1;
+                });
             }
         });
         server
@@ -75,6 +81,10 @@ impl Server {
 
     fn connections(&self) -> usize {
         self.seen.lock().unwrap().connections
+    }
+
+    fn ended(&self) -> usize {
+        self.seen.lock().unwrap().ended
     }
 
     fn requests(&self) -> Vec<String> {
@@ -249,9 +259,42 @@ async fn a_refusal_with_a_hung_body_is_a_refusal_without_words() {
         "HTTP/1.1 422 X\r\nContent-Type: text/plain\r\nContent-Length: 99\r\n\r\nbecause",
     )
     .await;
+    let begun = Instant::now();
     let answer = post(&server).await.unwrap();
     assert_eq!(answer.status.as_u16(), 422);
     assert_eq!(answer.words, "");
+    // Two seconds, not the limit of the attempt.
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+/// PLAT-43: the beginning of an endless body is enough for words.
+#[tokio::test]
+async fn a_refusal_with_an_endless_body_has_its_first_words() {
+    let head = "HTTP/1.1 422 X\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let server = Server::start().await;
+    server.push(Script::Endless(
+        head.to_owned(),
+        "6\r\nagain \r\n".to_owned(),
+    ));
+    let answer = post(&server).await.unwrap();
+    assert_eq!(answer.status.as_u16(), 422);
+    assert!(answer.words.starts_with("again again"), "{}", answer.words);
+}
+
+/// PLAT-43: a long body is not read to its end, so its connection ends.
+#[tokio::test]
+async fn the_rest_of_a_long_body_ends_its_connection() {
+    for status in ["200 X", "422 X"] {
+        let server = Server::answering(&answer(status, &"x".repeat(1 << 18))).await;
+        let client = allowing();
+        let sent = post_to(server.addr, Duration::from_secs(20));
+        client.post(&sent).await.unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        while server.ended() == 0 {
+            assert!(Instant::now() < until, "{status}: it is kept");
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 /// Whatever comes, the call ends by its deadline.
