@@ -326,11 +326,14 @@ pub fn field<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
 
 /// The Python with the libraries of a suite, which `variable` names.
 pub fn python(variable: &str) -> anyhow::Result<PathBuf> {
-    let python = std::env::var_os(variable).filter(|value| !value.is_empty());
-    let python = python.with_context(|| {
-        format!(
-            "run this by `cargo xtask test`, or let {variable} name a Python with the libraries"
-        )
+    installed(variable, "a Python with the libraries")
+}
+
+/// The path of `what`, which `cargo xtask test` installs and `variable` names.
+pub fn installed(variable: &str, what: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os(variable).filter(|value| !value.is_empty());
+    let path = path.with_context(|| {
+        format!("run this by `cargo xtask test`, or let {variable} name {what}")
     })?;
-    Ok(python.into())
+    Ok(path.into())
 }

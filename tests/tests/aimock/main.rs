@@ -2,10 +2,11 @@
 //! after each UTF-16 unit, which no other server does.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
+use minichat_tests::child::installed;
 use minichat_tests::client::Api;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
@@ -24,10 +25,7 @@ struct Provider {
 
 impl Provider {
     async fn start() -> anyhow::Result<Self> {
-        let program = std::env::var_os(PROGRAM).filter(|value| !value.is_empty());
-        let program = program.map(PathBuf::from).with_context(|| {
-            format!("run this by `cargo xtask test`, or let {PROGRAM} name llmock of aimock")
-        })?;
+        let program = installed(PROGRAM, "llmock of aimock")?;
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("aimock/fixtures.json");
         let mut process = Command::new(program)
             .args(["--port", "0", "--chunk-size", "1", "--fixtures"])

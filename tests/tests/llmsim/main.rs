@@ -2,11 +2,12 @@
 //! and it has endpoints of three specifications.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use minichat_tests::child::installed;
 use minichat_tests::client::Api;
 use minichat_tests::harness::{Env, Stack};
 use minichat_tests::manifest::Tenant;
@@ -33,10 +34,7 @@ struct Provider {
 
 impl Provider {
     async fn start() -> anyhow::Result<Self> {
-        let program = std::env::var_os(PROGRAM).filter(|value| !value.is_empty());
-        let program = program.map(PathBuf::from).with_context(|| {
-            format!("run this by `cargo xtask test`, or let {PROGRAM} name llmsim")
-        })?;
+        let program = installed(PROGRAM, "llmsim")?;
         // It takes a port, but does not say which one it chose.
         let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let mut process = Command::new(program)

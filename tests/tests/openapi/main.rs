@@ -2,10 +2,11 @@
 //! client generates requests from the document: valid ones, invalid ones and
 //! sequences.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
+use minichat_tests::child::installed;
 use minichat_tests::client::Api;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
@@ -14,14 +15,6 @@ use tokio::process::Command;
 
 /// The path of the program; `cargo xtask test` installs it.
 const PROGRAM: &str = "MINICHAT_TEST_SCHEMATHESIS";
-
-fn program() -> anyhow::Result<PathBuf> {
-    let program = std::env::var_os(PROGRAM).filter(|value| !value.is_empty());
-    let program = program.with_context(|| {
-        format!("run this by `cargo xtask test`, or let {PROGRAM} name schemathesis")
-    })?;
-    Ok(program.into())
-}
 
 /// A chat with one answered message. Returns the ids of the chat, the turn and
 /// the answer.
@@ -85,7 +78,7 @@ on_each_database! {
     /// API-27, API-30: status codes, media types, headers, bodies and events
     /// match the document, and requests that it forbids are refused.
     async fn the_api_does_what_its_document_says(env) {
-        let program = program()?;
+        let program = installed(PROGRAM, "schemathesis")?;
         let provider = ScriptedProvider::start().await?;
         let tenant = Tenant::new("acme", provider.addr);
         let settings = "MINICHAT_AUTH_MODE=dev\nMINICHAT_AUTH_ALLOW_DEV=true";

@@ -2,11 +2,10 @@
 //! library; Go with its standard library; Node with `fetch` and `http`; and a form in a
 //! browser, Chromium.
 
-use std::ffi::OsString;
 use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
-use minichat_tests::child::python;
+use minichat_tests::child::{installed, python};
 use minichat_tests::client::BASE;
 use minichat_tests::form;
 use minichat_tests::harness::{Env, Scene};
@@ -120,17 +119,14 @@ impl Lines {
     }
 }
 
-/// What `cargo xtask test` tells of a tool.
-fn tool(variable: &str) -> anyhow::Result<OsString> {
-    let path = std::env::var_os(variable).filter(|path| !path.is_empty());
-    path.with_context(|| format!("run this by `cargo xtask test`, or set {variable}"))
-}
-
 /// A script of the directory `upload-clients`, for Node.
 fn node(script: &str) -> anyhow::Result<Command> {
-    let mut command = Command::new(tool(NODE)?);
+    let mut command = Command::new(installed(NODE, "Node.js")?);
     command
-        .env("NODE_PATH", tool(NODE_MODULES)?)
+        .env(
+            "NODE_PATH",
+            installed(NODE_MODULES, "the directory of its packages")?,
+        )
         .arg(format!("{SCRIPTS}/{script}"));
     Ok(command)
 }
@@ -178,7 +174,7 @@ on_each_database! {
     /// quotation marks in names.
     async fn go_uploads_buffers_and_pipes(env) {
         let place = Place::new(&env).await?;
-        let lines = Lines::of(&mut Command::new(tool(GO)?), &place).await?;
+        let lines = Lines::of(&mut Command::new(installed(GO, "the program of `upload.go`")?), &place).await?;
         for client in ["go buffer", "go pipe"] {
             lines.check(client)?;
             let quoted = lines.of_case(client, "quoted")?;
@@ -218,7 +214,7 @@ on_each_database! {
             std::fs::write(env.file(name), content)?;
         }
         let mut command = node("browser.cjs")?;
-        command.env(CHROMIUM, tool(CHROMIUM)?).current_dir(env.file(""));
+        command.env(CHROMIUM, installed(CHROMIUM, "Chromium")?).current_dir(env.file(""));
         let lines = Lines::of(&mut command, &place).await?;
         lines.check("browser")?;
         let picture = lines.of_case("browser", "picture")?;
