@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::Method;
+use png::{BitDepth, ColorType, Compression, Encoder};
 
 use crate::client::{Answer, Api};
 
@@ -74,49 +75,19 @@ pub fn beginning(magic: &[u8], size: usize) -> Vec<u8> {
 
 /// A PNG of this size in black and white. It is complete if its pixels have less
 /// than 64 KiB, which are not compressed.
-pub fn png(width: u32, height: u32) -> Vec<u8> {
-    let line = usize::try_from(width.div_ceil(8)).unwrap_or_default() + 1;
-    let lines = usize::try_from(height).unwrap_or_default();
-    // Each line begins with its filter, which is none.
-    let pixels: Vec<u8> = (0..(line * lines).min(usize::from(u16::MAX)))
-        .map(|at| if at % line == 0 { 0 } else { 0xF0 })
-        .collect();
-    let length = u16::try_from(pixels.len()).unwrap_or(u16::MAX);
-    let mut data = vec![0x78, 0x01, 1];
-    data.extend(length.to_le_bytes());
-    data.extend((!length).to_le_bytes());
-    data.extend(&pixels);
-    data.extend(adler32(&pixels).to_be_bytes());
-    let mut header = [width.to_be_bytes(), height.to_be_bytes()].concat();
-    header.extend([1, 0, 0, 0, 0]);
-    let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
-    for (kind, content) in [(b"IHDR", header), (b"IDAT", data), (b"IEND", Vec::new())] {
-        png.extend(
-            u32::try_from(content.len())
-                .unwrap_or_default()
-                .to_be_bytes(),
-        );
-        let chunk = [kind.as_slice(), &content].concat();
-        png.extend(&chunk);
-        png.extend(crc32(&chunk).to_be_bytes());
+pub fn png(width: u32, height: u32) -> anyhow::Result<Vec<u8>> {
+    let bytes = u64::from(width.div_ceil(8)) * u64::from(height);
+    let mut png = Vec::new();
+    let mut encoder = Encoder::new(&mut png, width, height);
+    encoder.set_color(ColorType::Grayscale);
+    encoder.set_depth(BitDepth::One);
+    encoder.set_compression(Compression::NoCompression);
+    let mut writer = encoder.write_header()?;
+    if let Ok(bytes) = u16::try_from(bytes) {
+        writer.write_image_data(&vec![0xF0; usize::from(bytes)])?;
     }
-    png
-}
-
-fn adler32(bytes: &[u8]) -> u32 {
-    let (a, b) = bytes.iter().fold((1, 0), |(a, b), byte| {
-        let a = (a + u32::from(*byte)) % 65_521;
-        (a, (a + b) % 65_521)
-    });
-    b << 16 | a
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg())
-        })
-    })
+    drop(writer);
+    Ok(png)
 }
 
 impl Api {

@@ -74,11 +74,11 @@ impl Kind {
         }
     }
 
-    fn file(self) -> File {
-        match self {
+    fn file(self) -> anyhow::Result<File> {
+        Ok(match self {
             Self::Documents | Self::Rush => file::document(),
-            Self::Images => file::image(),
-        }
+            Self::Images => file::image()?,
+        })
     }
 }
 
@@ -153,7 +153,7 @@ impl Scene<'_> {
     /// Streams beside uploads; `quiet_p99` is not known yet.
     fn upload(&self, kind: Kind) -> anyhow::Result<Figures> {
         let runtime = runtime()?;
-        let (target, file) = (self.dataplane.address(), kind.file());
+        let (target, file) = (self.dataplane.address(), kind.file()?);
         let plan = runtime.block_on(self.plan(kind.streams_per_client()))?;
         let places = runtime.block_on(self.dataplane.prepare_uploads(CLIENTS))?;
         let dropped = runtime.block_on(dropped_bytes(self.provider.address()))?;

@@ -201,7 +201,7 @@ on_each_database! {
     async fn a_browser_uploads_the_file_of_a_form(env) {
         let place = Place::with(&env, "MINICHAT_SERVER_CORS_ENABLED=true").await?;
         let large = vec![b'x'; 20 << 20];
-        let picture = form::png(1000, 500);
+        let picture = form::png(1000, 500)?;
         let files: [(&str, &[u8]); 6] = [
             ("notes.txt", b"a text"),
             (NAME, b"# title"),

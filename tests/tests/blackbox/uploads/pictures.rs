@@ -13,7 +13,7 @@ on_each_database! {
         let user = scene.new_user()?;
         let chat = user.create_chat(None).await?;
         for (width, height, expected) in [(1000, 500, (128, 64)), (90, 180, (64, 128)), (20, 10, (20, 10))] {
-            let picture = FormFile::new("a.png", "image/png", png(width, height));
+            let picture = FormFile::new("a.png", "image/png", png(width, height)?);
             let file = user.upload(&chat, &picture).await?.expect(201)?;
             let thumbnail = &file["img_thumbnail"];
             assert_eq!(thumbnail["content_type"], "image/webp");
@@ -34,16 +34,16 @@ on_each_database! {
         let scene = scene(&env).await?;
         let user = scene.new_user()?;
         let chat = user.create_chat(None).await?;
-        let cut = png(1000, 500)[..2000].to_vec();
+        let cut = png(1000, 500)?[..2000].to_vec();
         // More pixels than the file has data for, and than may be decoded.
-        let huge = png(65_000, 65_000)[..33].to_vec();
+        let huge = png(65_000, 65_000)?[..33].to_vec();
         for content in [b"\x89PNG\r\n\x1a\n".to_vec(), cut, huge] {
             let picture = FormFile::new("a.png", "image/png", content);
             let file = user.upload(&chat, &picture).await?.expect(201)?;
             assert_eq!(file["status"], "ready");
             assert!(file.get("img_thumbnail").is_none() && file.get("error_code").is_none());
         }
-        let picture = FormFile::new("a.png", "image/png", png(200, 200));
+        let picture = FormFile::new("a.png", "image/png", png(200, 200)?);
         let file = user.upload(&chat, &picture).await?.expect(201)?;
         assert!(file.get("img_thumbnail").is_some());
         assert_eq!(rows(&scene).await?, ["ready - -"; 4]);
@@ -62,7 +62,7 @@ on_each_database! {
             let scene = scene_with(&env, setting, |_| {}).await?;
             let user = scene.new_user()?;
             let chat = user.create_chat(None).await?;
-            let picture = FormFile::new("a.png", "image/png", png(200, 100));
+            let picture = FormFile::new("a.png", "image/png", png(200, 100)?);
             let file = user.upload(&chat, &picture).await?.expect(201)?;
             let found = file.get("img_thumbnail").map(|it| it["width"].clone());
             assert_eq!(found, width.map(|it| json!(it)), "{setting}");
