@@ -37,6 +37,7 @@ pub(super) enum ConnectError {
     /// The proxy refused the tunnel.
     Proxy(ProxyRefusal),
     Io(io::Error),
+    TimedOut,
 }
 
 impl fmt::Display for ConnectError {
@@ -45,6 +46,7 @@ impl fmt::Display for ConnectError {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Proxy(refusal) => refusal.fmt(f),
             Self::Io(error) => error.fmt(f),
+            Self::TimedOut => f.write_str("it took too long"),
         }
     }
 }

@@ -138,17 +138,27 @@ impl ProviderClient {
         place: Place,
         call: &ProviderCall<'_>,
     ) -> Result<Connection, Failure> {
-        let limit = call.provider.timeouts.connect;
+        let expires_at = Instant::now() + call.provider.timeouts.connect;
         let chosen_by = ChosenBy::Tenant(call.request.metadata.tenant_id);
+        let connection = self.connect_by(expires_at, place, chosen_by);
+        connection.await.map_err(|error| match error {
+            ConnectError::TimedOut => Failure::timed_out(TimeoutStage::Connect, expires_at),
+            ConnectError::Refused(refusal) => Failure::refused_address(&refusal),
+            other => Failure::connect(&other),
+        })
+    }
+
+    /// A new connection, if it is there by `expires_at`.
+    async fn connect_by(
+        &self,
+        expires_at: Instant,
+        place: Place,
+        chosen_by: ChosenBy,
+    ) -> Result<Connection, ConnectError> {
         let connect = Connection::establish(place, chosen_by, &self.inner.connector);
-        let expires_at = Instant::now() + limit;
         timeout_at(expires_at, connect)
             .await
-            .map_err(|_| Failure::timed_out(TimeoutStage::Connect, expires_at))?
-            .map_err(|error| match error {
-                ConnectError::Refused(refusal) => Failure::refused_address(&refusal),
-                other => Failure::connect(&other),
-            })
+            .unwrap_or(Err(ConnectError::TimedOut))
     }
 }
 

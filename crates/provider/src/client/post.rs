@@ -145,14 +145,12 @@ impl ProviderClient {
             }
         }
         let chosen_by = ChosenBy::Tenant(post.tenant);
-        let connect = Connection::establish(place, chosen_by, &self.inner.connector);
-        let connection = timeout_at(post.expires_at, connect)
-            .await
-            .map_err(|_| PostError::ConnectTimedOut)?
-            .map_err(|error| match error {
-                ConnectError::Refused(refusal) => PostError::Refused(refusal),
-                other => PostError::Connect(other.to_string()),
-            })?;
+        let connection = self.connect_by(post.expires_at, place, chosen_by);
+        let connection = connection.await.map_err(|error| match error {
+            ConnectError::TimedOut => PostError::ConnectTimedOut,
+            ConnectError::Refused(refusal) => PostError::Refused(refusal),
+            other => PostError::Connect(other.to_string()),
+        })?;
         self.send(connection, post).await
     }
 

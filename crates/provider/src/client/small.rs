@@ -118,14 +118,12 @@ impl ProviderClient {
     async fn connect(&self, place: Place, call: &SmallCall<'_>) -> Result<Connection, SmallError> {
         let until = Instant::now() + call.provider.timeouts.connect;
         let chosen_by = ChosenBy::Tenant(call.tenant);
-        let connect = Connection::establish(place, chosen_by, &self.inner.connector);
-        timeout_at(until, connect)
-            .await
-            .map_err(|_| SmallError::TimedOut)?
-            .map_err(|error| match error {
-                ConnectError::Refused(refusal) => SmallError::Refused(refusal),
-                other => SmallError::Broken(other.to_string()),
-            })
+        let connection = self.connect_by(until, place, chosen_by);
+        connection.await.map_err(|error| match error {
+            ConnectError::TimedOut => SmallError::TimedOut,
+            ConnectError::Refused(refusal) => SmallError::Refused(refusal),
+            other => SmallError::Broken(other.to_string()),
+        })
     }
 
     async fn exchange(
