@@ -4,11 +4,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use minichat_tests::database::DatabaseKind;
 use minichat_tests::site::{Site, eventually};
 use serde_json::{Value, json};
 
-use super::programs;
+use super::kstatus::{OBJECTS, apply_orphan, with_unseen_objects};
 
 const SOON: Duration = Duration::from_secs(30);
 const PAGE: &str = include_str!("../../../docs/argo-cd.md");
@@ -94,11 +93,8 @@ async fn becomes(site: &Site, object: (&str, &str), wanted: &str) -> anyhow::Res
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn argo_cd_shows_what_is_served_what_is_on_its_way_and_what_a_person_must_mend()
 -> anyhow::Result<()> {
-    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
-    let mut tenant = site.tenant("acme");
-    let (object, quota) = (("ChatTenant", "acme"), ("ChatQuota", "acme-default"));
-    site.apply(&site.quota(&tenant, 7)).await?;
-    site.apply_tenant(&tenant).await?;
+    let (site, mut tenant) = with_unseen_objects().await?;
+    let (object, quota) = OBJECTS;
     for unseen in [object, quota] {
         is_now(&site, unseen, ("Progressing", UNSEEN)).await?;
     }
@@ -125,11 +121,7 @@ async fn argo_cd_shows_what_is_served_what_is_on_its_way_and_what_a_person_must_
     tenant.spec()["providers"][0]["auth"]["secretKeyRef"]["key"] = key.unwrap_or_default();
     site.apply(&tenant.resource).await?;
     becomes(&site, object, "Healthy").await?;
-    let mut orphan = site.quota(&tenant, 7);
-    orphan["metadata"]["name"] = json!("orphan");
-    orphan["spec"]["tenantRef"]["name"] = json!("nobody");
-    site.apply(&orphan).await?;
-    let orphan = ("ChatQuota", "orphan");
+    let orphan = apply_orphan(&site, &tenant).await?;
     becomes(&site, orphan, "Degraded").await?;
     is_now(&site, orphan, ("Degraded", "TenantNotFound: ")).await?;
 

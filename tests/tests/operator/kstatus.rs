@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use minichat_tests::database::DatabaseKind;
+use minichat_tests::manifest::Tenant;
 use minichat_tests::site::{Site, eventually};
 use serde_json::{Value, json};
 
@@ -47,6 +48,31 @@ async fn becomes(site: &Site, (kind, name): (&str, &str), wanted: &str) -> anyho
     eventually(&format!("{kind} {name}: {wanted}"), SOON, is).await
 }
 
+/// A tenant and its quota: kinds and names.
+pub(super) const OBJECTS: ((&str, &str), (&str, &str)) =
+    (("ChatTenant", "acme"), ("ChatQuota", "acme-default"));
+
+/// A site with these objects and without an operator.
+pub(super) async fn with_unseen_objects() -> anyhow::Result<(Site, Tenant)> {
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let tenant = site.tenant("acme");
+    site.apply(&site.quota(&tenant, 7)).await?;
+    site.apply_tenant(&tenant).await?;
+    Ok((site, tenant))
+}
+
+/// Applies a quota of a tenant that is not there. Returns its kind and name.
+pub(super) async fn apply_orphan(
+    site: &Site,
+    tenant: &Tenant,
+) -> anyhow::Result<(&'static str, &'static str)> {
+    let mut orphan = site.quota(tenant, 7);
+    orphan["metadata"]["name"] = json!("orphan");
+    orphan["spec"]["tenantRef"]["name"] = json!("nobody");
+    site.apply(&orphan).await?;
+    Ok(("ChatQuota", "orphan"))
+}
+
 pub(super) async fn is_now(
     site: &Site,
     (kind, name): (&str, &str),
@@ -61,11 +87,8 @@ pub(super) async fn is_now(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_object_is_current_when_it_is_served_and_failed_when_a_person_is_needed()
 -> anyhow::Result<()> {
-    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
-    let mut tenant = site.tenant("acme");
-    let (object, quota) = (("ChatTenant", "acme"), ("ChatQuota", "acme-default"));
-    site.apply(&site.quota(&tenant, 7)).await?;
-    site.apply_tenant(&tenant).await?;
+    let (site, mut tenant) = with_unseen_objects().await?;
+    let (object, quota) = OBJECTS;
     for unseen in [object, quota] {
         is_now(&site, unseen, "InProgress").await?;
         let found = site.get(unseen.0, unseen.1).await?.unwrap_or_default();
@@ -104,11 +127,7 @@ async fn an_object_is_current_when_it_is_served_and_failed_when_a_person_is_need
         site.apply(&tenant.resource).await?;
         becomes(&site, object, "Current").await?;
     }
-    let mut orphan = site.quota(&tenant, 7);
-    orphan["metadata"]["name"] = json!("orphan");
-    orphan["spec"]["tenantRef"]["name"] = json!("nobody");
-    site.apply(&orphan).await?;
-    let orphan = ("ChatQuota", "orphan");
+    let orphan = apply_orphan(&site, &tenant).await?;
     site.await_condition(orphan, "Ready", "False/TenantNotFound")
         .await?;
     is_now(&site, orphan, "InProgress").await?;
