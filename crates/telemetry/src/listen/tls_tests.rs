@@ -160,9 +160,17 @@ async fn an_unfinished_handshake_ends_with_the_listener() {
     let (app, _events) = scripted();
     let (address, lifecycle) = start(Arc::new(pair.read().unwrap()), app).await;
     let mut silent = TcpStream::connect(address).await.unwrap();
-    lifecycle.stopping.fire();
+    // The listener has accepted it once it answers another one.
+    let mut other = TcpStream::connect(address).await.unwrap();
+    send(&mut other, "/").await;
     let mut rest = Vec::new();
-    let _ = tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut rest).await;
+    let _ = tokio::io::AsyncReadExt::read_to_end(&mut other, &mut rest).await;
+    lifecycle.stopping.fire();
+    rest.clear();
+    let closed = tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut rest);
+    let _ = tokio::time::timeout(HANDSHAKE_TIMEOUT / 2, closed)
+        .await
+        .expect("still open");
     assert!(rest.is_empty());
 }
 
