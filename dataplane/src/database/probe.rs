@@ -270,8 +270,9 @@ mod tests {
                 async move { if number == 0 { pending().await } else { Ok(()) } }
             }
         };
-        while checks.check(first_is_stuck()).await.is_err() {}
-        assert_eq!(began.elapsed(), STUCK);
+        let ready = async { while checks.check(first_is_stuck()).await.is_err() {} };
+        timeout(STUCK * 2, ready).await.expect("no second probe");
+        assert_eq!(began.elapsed().as_secs(), 6);
         assert_eq!(probes.load(Ordering::Relaxed), 2);
     }
 
@@ -286,14 +287,19 @@ mod tests {
         checks.check(refused).await.unwrap_err();
     }
 
-    /// PLAT-161: checks wait for one another no longer than for the database.
+    /// PLAT-161: a check that waits for another one is answered no later for that.
     #[tokio::test(start_paused = true)]
-    async fn checks_at_once_are_answered_in_time() {
+    async fn a_check_is_answered_in_time_while_another_one_waits() {
         let checks = Checks::default();
         let began = Instant::now();
-        let (one, other) = tokio::join!(checks.check(pending), checks.check(pending));
+        let moment = Duration::from_secs(1);
+        let later = async {
+            sleep(moment).await;
+            checks.check(pending).await
+        };
+        let (one, other) = tokio::join!(checks.check(pending), later);
         one.unwrap_err();
         other.unwrap_err();
-        assert_eq!(began.elapsed(), PATIENCE);
+        assert_eq!(began.elapsed(), moment + PATIENCE);
     }
 }

@@ -292,7 +292,8 @@ async fn a_session_that_is_younger_than_an_abandoned_statement_stays() {
     proxy.has_lost_something().await;
     let young = session(&store).await.unwrap();
     abandon(waits).await;
-    proxy.has_open(1).await;
+    let closed = timeout(LONG, proxy.has_open(1)).await;
+    closed.expect("not only the silent session was given up");
     assert_eq!(session(&store).await.unwrap(), young);
 }
 
