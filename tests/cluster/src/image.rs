@@ -1,7 +1,9 @@
 //! Container images, built from Dockerfiles without a daemon.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Context as _;
 
@@ -52,6 +54,24 @@ pub(crate) fn pause(directory: &Path) -> anyhow::Result<PathBuf> {
     fs::copy(Program::Pause.ensure()?, context.join("pause"))?;
     let archive = directory.join("pause.tar");
     build(&context, &dockerfile, &[], PAUSE, &archive)?;
+    Ok(archive)
+}
+
+/// Archive of an image with a shell and its commands, called `name`, built in `directory` from Debian's `BusyBox`.
+pub fn busybox(directory: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    BUILDER.ensure(Vec::new)?;
+    let program = Package::new("busybox", "busybox-static").ensure(Vec::new)?;
+    let programs = directory.join("bin");
+    fs::create_dir_all(&programs)?;
+    fs::copy(&program, programs.join("busybox"))?;
+    let commands = command::output(Command::new(&program).arg("--list"), "")?;
+    for command in commands.lines().filter(|name| *name != "busybox") {
+        symlink("busybox", programs.join(command))?;
+    }
+    let dockerfile = directory.join("Dockerfile");
+    fs::write(&dockerfile, "FROM scratch\nCOPY bin /bin\nENV PATH=/bin\n")?;
+    let archive = directory.join("busybox.tar");
+    build(directory, &dockerfile, &[], name, &archive)?;
     Ok(archive)
 }
 

@@ -1,20 +1,24 @@
 //! The commands of `docs/backup.md`, run as they are written there.
 
 use std::env;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 use minichat_cluster::programs::Program;
+use minichat_cluster::{NodeTier, image};
 use minichat_tests::client::Api;
 use minichat_tests::cluster;
 use minichat_tests::installation::Installation;
 use minichat_tests::pool::PostgresPool;
 use minichat_tests::postgres_programs;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 const PAGE: &str = include_str!("../../../docs/backup.md");
+/// The image on the page.
+const BUSYBOX: &str = "busybox:1.37";
 
 /// The commands in the section called `section`, one text per block.
 fn blocks(section: &str) -> Vec<&'static str> {
@@ -69,9 +73,75 @@ impl Shell {
     }
 }
 
+/// Gives the node of this machine the page's image; another cluster pulls it.
+fn provide_busybox() -> anyhow::Result<()> {
+    let Ok(tier) = NodeTier::open() else {
+        return Ok(());
+    };
+    if tier.kubeconfig() != cluster::node_kubeconfig()? {
+        return Ok(());
+    }
+    let directory = tempfile::tempdir()?;
+    let name = format!("docker.io/library/{BUSYBOX}");
+    tier.load_image(&image::busybox(directory.path(), &name)?)
+}
+
 async fn says(api: &Api, chat: &str) -> anyhow::Result<Vec<Value>> {
     api.say(chat, "PING").await?.only("done")?;
     api.messages(chat).await
+}
+
+/// D16, K8S-50
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_on_sqlite_is_restored_by_the_commands_of_the_page() -> anyhow::Result<()> {
+    provide_busybox()?;
+    let installation = Installation::start("backup", json!({})).await?;
+    let tenant = installation.tenant("acme");
+    installation.admit(&tenant)?;
+    let user = Uuid::new_v4();
+    let api = installation.serving(tenant.id, user).await?;
+    let chat = api.create_chat(Some("std")).await?;
+    let backed_up = says(&api, &chat).await?;
+
+    let shell = Shell::new(&installation)?;
+    let [_, backup, restore, start] = blocks("SQLite")[..] else {
+        anyhow::bail!("other blocks than these: {:?}", blocks("SQLite"));
+    };
+    ensure!(restore.contains(BUSYBOX), "{restore}");
+    shell.run(backup)?;
+    check_file(&shell.directory.path().join("minichat.db"))?;
+    ensure!(says(&api, &chat).await?.len() == 4);
+    shell.run(restore)?;
+    shell.run(start)?;
+    let pod = [
+        "wait",
+        "pod/minichat-pool-0",
+        "--for=create",
+        "--timeout=60s",
+    ];
+    installation.kubectl(&pod)?;
+    let ready = [
+        "wait",
+        "pod/minichat-pool-0",
+        "--for=condition=Ready",
+        "--timeout=120s",
+    ];
+    installation.kubectl(&ready)?;
+
+    let api = installation.serving(tenant.id, user).await?;
+    assert_eq!(api.messages(&chat).await?, backed_up);
+    ensure!(says(&api, &chat).await?.len() == 4);
+    installation.remove().await
+}
+
+fn check_file(database: &Path) -> anyhow::Result<()> {
+    let bytes = std::fs::read(database)?;
+    ensure!(
+        bytes.starts_with(b"SQLite format 3\0"),
+        "{} bytes",
+        bytes.len()
+    );
+    Ok(())
 }
 
 /// The commands name a server, a user and a database, and the port is PostgreSQL's.
