@@ -25,6 +25,7 @@ pub mod problem;
 mod quota;
 mod serve;
 mod settings;
+mod summary;
 pub mod tenant_owners;
 pub mod thumbnailer;
 pub mod turn;

@@ -28,6 +28,7 @@ use crate::jobs::{CleanupHost, Watchdog, WatchdogHost};
 use crate::open_turns::OpenTurns;
 use crate::outbox::{self, Dispatcher, DispatcherHost, Outbox, Parts};
 use crate::settings::{NO_SOURCE, client_settings, render_settings};
+use crate::summary::Summarizer;
 use crate::thumbnailer::Thumbnailer;
 use crate::turn;
 use crate::upload_permits::UploadPermits;
@@ -204,6 +205,13 @@ fn dispatcher(app: &App) -> Dispatcher {
         clock: Arc::clone(&app.clock),
         client: app.provider.clone(),
         survey: Arc::clone(&app.survey),
+        summarizer: Summarizer {
+            store: app.store.clone(),
+            client: app.provider.clone(),
+            metrics: Arc::clone(&app.metrics),
+            settings: app.config.thread_summary_worker.clone(),
+            outbox: app.config.outbox.clone(),
+        },
     })
 }
 

@@ -11,6 +11,7 @@ pub mod quota;
 pub mod redact;
 pub mod scrub;
 pub mod stream;
+pub mod summary;
 pub mod time;
 mod tool;
 pub mod turn;

@@ -230,6 +230,7 @@ closed_set! {
         Audit = "audit",
         ChatCleanup = "chat_cleanup",
         AttachmentCleanup = "attachment_cleanup",
+        ThreadSummary = "thread_summary",
     }
 }
 

@@ -21,13 +21,13 @@ pub mod testing;
 pub use adapter::Translator;
 pub use client::{
     CaFileError, ChosenBy, ClientSettings, FetchError, FetchLimits, Post, PostAnswer, PostError,
-    ProviderClient, check_ca_file, encrypt,
+    ProviderClient, WholeAnswer, check_ca_file, encrypt,
 };
 pub use event::{Citation, Completion, DeltaKind, ProviderEvent, ResponseId, Terminal};
 pub use failure::{Failure, FailureKind, TimeoutStage};
 pub use request::{
     FileSearch, InputMessage, ProviderCall, RequestMetadata, RequestType, Role, StartedFlag, Tools,
-    TurnRequest, WebSearch, user_hash,
+    TurnRequest, WebSearch, system_hash, user_hash,
 };
 pub use storage::{
     BodyError, FileUpload, ProviderFileId, StorageCall, StorageError, VectorStoreId,

@@ -38,6 +38,8 @@ pub struct TurnRequest<'a> {
     pub instructions: Option<&'a str>,
     /// Conversation, oldest first, the new user message last.
     pub messages: &'a [InputMessage<'a>],
+    /// Whether the answer is to be a stream; otherwise it is one document.
+    pub is_streamed: bool,
     /// Output cap in tokens.
     pub max_output_tokens: u32,
     /// The tools that the provider may run for the model.
@@ -152,8 +154,17 @@ pub enum RequestType {
 /// identify an end user to the provider without revealing the user id
 /// (PLAT-109, D8).
 pub fn user_hash(tenant: TenantId, user: UserId) -> String {
+    hash(&format!("{tenant}:{user}"))
+}
+
+/// The same for the tenant's system tasks (CONT-31).
+pub fn system_hash(tenant: TenantId) -> String {
+    hash(&format!("{tenant}:system"))
+}
+
+fn hash(text: &str) -> String {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    let digest = Sha256::digest(format!("{tenant}:{user}"));
+    let digest = Sha256::digest(text);
     let mut hex = String::with_capacity(64);
     for byte in digest {
         hex.push(char::from(HEX[usize::from(byte >> 4)]));

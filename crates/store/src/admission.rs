@@ -10,7 +10,7 @@ use crate::quota::{QuotaCell, QuotaCells, QuotaDay, cell_row};
 use crate::turns::turn_row;
 use crate::tx::Query;
 use crate::value::{Param, Row, params};
-use crate::{Role, StoreError, Turn, Tx};
+use crate::{Role, StoreError, ThreadSummary, Turn, Tx, thread_summaries};
 
 /// The chat and the user of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,6 +22,9 @@ pub struct AdmissionQuery {
     pub request_id: RequestId,
     /// `context.recent_messages_limit` (CONT-5); 0 for none.
     pub recent_messages_limit: u32,
+    /// Read the history as if it had never been summarized, because the summary will
+    /// be forgotten (CONT-141).
+    pub ignores_summary: bool,
 }
 
 impl AdmissionQuery {
@@ -43,6 +46,8 @@ pub struct AdmissionFacts {
     /// The newest message that may enter the prompt (CONT-4). `None`: the
     /// history is empty.
     pub boundary: Option<Key>,
+    /// The thread summary (CONT-2).
+    pub summary: Option<ThreadSummary>,
     /// The recent window (CONT-5), oldest first, up to `boundary`.
     pub recent_messages: Vec<RecentMessage>,
     /// Tokens of the newest answer that has a token count (QUOTA-37).
@@ -113,6 +118,7 @@ impl Tx {
             chat_id,
             request_id,
             recent_messages_limit: _,
+            ignores_summary,
         } = *query;
         let (cells, heads, messages) = self
             .query3(
@@ -128,7 +134,14 @@ impl Tx {
                 },
                 Query {
                     sql: RECENT_SQL,
-                    params: &params![tenant_id, chat_id, request_id, query.window()],
+                    params: &params![
+                        tenant_id,
+                        chat_id,
+                        request_id,
+                        query.window(),
+                        ignores_summary,
+                        BEGINNING,
+                    ],
                     map: recent_row,
                 },
             )
@@ -164,9 +177,12 @@ macro_rules! head_from {
              EXISTS (SELECT 1 FROM attachments a WHERE a.tenant_id = $1 AND a.chat_id = $3 AND ",
             $crate::tool_files::is_usable!(),
             "), ",
+            $crate::thread_summaries::summary_columns!(),
+            ", ",
             $crate::turns::turn_columns!(),
             " FROM chats c LEFT JOIN chat_turns t \
-             ON t.chat_id = c.id AND t.tenant_id = c.tenant_id AND t.request_id = $4"
+             ON t.chat_id = c.id AND t.tenant_id = c.tenant_id AND t.request_id = $4 \
+             LEFT JOIN thread_summaries s ON s.chat_id = c.id AND s.tenant_id = c.tenant_id"
         )
     };
 }
@@ -175,18 +191,29 @@ pub(crate) use head_from;
 /// Joined to the chat by its id alone: rows are used only when the head row
 /// shows that the chat is the caller's. A new request has no messages yet, and
 /// those of a turn that is to be replaced are no part of the history (TURN-55).
-const RECENT_SQL: &str = recent_select!("$2", "$3", "$4");
+const RECENT_SQL: &str = recent_select!("$2", "$3", "$4", "$5", "$6");
+
+/// Earlier than every message.
+pub(crate) const BEGINNING: Timestamp = Timestamp::from_micros(0);
 
 macro_rules! recent_select {
-    ($chat:literal, $request:literal, $limit:literal) => {
+    ($chat:literal, $request:literal, $limit:literal, $all:literal, $beginning:literal) => {
         concat!(
             "SELECT id, role, content, created_at FROM messages \
              WHERE tenant_id = $1 AND chat_id = ",
             $chat,
             " AND request_id IS NOT NULL AND request_id <> ",
             $request,
-            " AND deleted_at IS NULL AND NOT is_compressed \
-             ORDER BY created_at DESC, id DESC LIMIT ",
+            " AND deleted_at IS NULL AND (NOT is_compressed OR ",
+            $all,
+            ") AND created_at >= COALESCE((SELECT s.summarized_up_to_created_at \
+             FROM thread_summaries s WHERE s.tenant_id = $1 AND s.chat_id = ",
+            $chat,
+            " AND NOT ",
+            $all,
+            "), ",
+            $beginning,
+            ") ORDER BY created_at DESC, id DESC LIMIT ",
             $limit
         )
     };
@@ -214,6 +241,7 @@ pub(crate) struct Head {
     is_running: bool,
     prior_context_tokens: Option<u64>,
     has_tool_files: bool,
+    summary: Option<ThreadSummary>,
     turn: Option<Turn>,
 }
 
@@ -226,6 +254,7 @@ pub(crate) fn head_row(row: &Row<'_>) -> Result<Head, StoreError> {
         is_running: row.take()?,
         prior_context_tokens: row.take()?,
         has_tool_files: row.take()?,
+        summary: thread_summaries::summary_row(row)?,
         turn: row
             .peek::<Option<TurnId>>()?
             .map(|_| turn_row(row))
@@ -253,6 +282,10 @@ impl Head {
             at: newest.created_at,
             id: newest.id.0,
         });
+        let summary = self.summary.filter(|_| !query.ignores_summary);
+        if let Some(ThreadSummary { frontier, .. }) = &summary {
+            messages.retain(|it| (it.created_at, it.id.0) > (frontier.at, frontier.id));
+        }
         let limit = usize::try_from(query.recent_messages_limit);
         messages.truncate(limit.unwrap_or(usize::MAX));
         messages.reverse();
@@ -263,6 +296,7 @@ impl Head {
             existing_turn: self.turn,
             is_running: self.is_running,
             boundary,
+            summary,
             recent_messages: messages,
             prior_context_tokens: self.prior_context_tokens.unwrap_or(0),
             has_tool_files: self.has_tool_files,

@@ -36,6 +36,7 @@ mod snapshot;
 mod sqlite;
 mod store;
 mod tenants;
+mod thread_summaries;
 mod tool_files;
 mod turns;
 mod tx;
@@ -67,8 +68,8 @@ pub use futures_util::future::BoxFuture;
 pub use listed_attachments::{AttachmentSummary, ListedThumbnail};
 pub use message_attachments::{MessageKey, UsableAttachment};
 pub use messages::{Message, NewMessage, Reaction, Role};
-pub use mutations::{MutationQuery, MutationTarget, TargetTurn};
-pub use one_statement::{AdmissionSnapshot, ConditionalReserve, Finalization};
+pub use mutations::{DeletedTurn, MutationQuery, MutationTarget, TargetTurn};
+pub use one_statement::{AdmissionSnapshot, ConditionalReserve, Finalization, SummaryRequest};
 pub use orphans::{Orphan, OrphanKey, OrphanQuery};
 pub use outbox::{
     Buried, DeadLetter, DeadLetterBacklog, DeadLetterFilter, DeadLetterStatus, Delivery, DueTenant,
@@ -86,6 +87,9 @@ pub use snapshot::{Snapshot, SnapshotError};
 pub use sqlite::{CopyError, DatabaseFile};
 pub use store::Store;
 pub use tenants::ServedTenant;
+pub use thread_summaries::{
+    ChatToSummarize, MessageToSummarize, NewSummary, SummaryRange, ThreadSummary,
+};
 pub use tool_files::{CitableFile, FileAtProvider, ToolFiles};
 pub use turns::{FinishedTurn, NewTurn, Turn, TurnFinish, TurnSettlement};
 pub use tx::Tx;

@@ -27,6 +27,10 @@ pub enum MutationTarget {
 }
 
 /// A turn that a mutation replaces or deletes.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, which the checks read separately"
+)]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TargetTurn {
     pub id: TurnId,
@@ -40,8 +44,20 @@ pub struct TargetTurn {
     pub content: Option<String>,
     /// Whether that message is linked to files.
     pub has_attachments: bool,
+    /// Whether the thread summary covers a message of the turn.
+    pub is_summarized: bool,
     /// The instant of the read, by the database's clock.
     pub now: Timestamp,
+}
+
+/// A turn to delete, as it was read under the lock of its chat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeletedTurn {
+    pub id: TurnId,
+    /// The instant of the read.
+    pub at: Timestamp,
+    /// [`TargetTurn::is_summarized`]
+    pub is_summarized: bool,
 }
 
 impl Tx {
@@ -71,25 +87,33 @@ impl Tx {
     }
 
     /// Deletes a turn and its messages, as of the instant at which it was read
-    /// under the lock of its chat. `replaced_by` is the request of the turn
-    /// that replaces it.
+    /// under the lock of its chat, and the chat's summary, if it is summarized.
+    /// `replaced_by` is the request of the turn that replaces it.
     pub fn turn_delete(
         &mut self,
         query: &MutationQuery,
-        turn: TurnId,
-        at: Timestamp,
+        turn: &DeletedTurn,
         replaced_by: Option<RequestId>,
     ) -> Result<(), StoreError> {
+        let DeletedTurn {
+            id,
+            at,
+            is_summarized,
+        } = *turn;
         self.execute_later(
             "UPDATE chat_turns SET deleted_at = $3, updated_at = $3, \
              replaced_by_request_id = $4 WHERE tenant_id = $1 AND id = $2",
-            params![query.tenant_id, turn, at, replaced_by],
+            params![query.tenant_id, id, at, replaced_by],
         )?;
         self.execute_later(
             "UPDATE messages SET deleted_at = $4 \
              WHERE tenant_id = $1 AND chat_id = $2 AND request_id = $3 AND deleted_at IS NULL",
             params![query.tenant_id, query.chat_id, query.request_id, at],
-        )
+        )?;
+        if is_summarized {
+            self.summary_forget(query.tenant_id, query.chat_id)?;
+        }
+        Ok(())
     }
 
     /// Whether `turn` was deleted at exactly this instant of the database's
@@ -127,6 +151,10 @@ const TARGET_SQL: &str = "SELECT t.id, t.state, t.requester_user_id, t.web_searc
      AND (n.started_at, n.id) > (t.started_at, t.id)), \
      m.content, EXISTS (SELECT 1 FROM message_attachments l \
      WHERE l.message_id = m.id AND l.chat_id = m.chat_id), \
+     EXISTS (SELECT 1 FROM thread_summaries s JOIN messages o ON o.chat_id = s.chat_id \
+     AND o.tenant_id = $1 AND o.request_id = $4 AND o.deleted_at IS NULL \
+     WHERE s.tenant_id = $1 AND s.chat_id = $3 AND (o.created_at, o.id) \
+     <= (s.summarized_up_to_created_at, s.summarized_up_to_message_id)), \
      statement_timestamp() FROM chats c \
      LEFT JOIN chat_turns t ON t.chat_id = c.id AND t.tenant_id = c.tenant_id \
      AND t.request_id = $4 \
@@ -146,6 +174,7 @@ fn target_row(row: &Row<'_>) -> Result<MutationTarget, StoreError> {
         is_newest: row.take()?,
         content: row.take()?,
         has_attachments: row.take()?,
+        is_summarized: row.take()?,
         now: row.take()?,
     }))
 }

@@ -66,7 +66,7 @@ use minichat_core::quota::{Bucket, Limits, Period, Reserve};
 use minichat_core::turn::{SettlementMethod, TurnErrorCode};
 use minichat_core::{TenantId, Timestamp, UserId};
 
-use crate::admission::{Head, head_from, head_row, recent_select};
+use crate::admission::{BEGINNING, Head, head_from, head_row, recent_select};
 use crate::postgres::Commits;
 use crate::quota::{QuotaCell, QuotaCells, SettlementBooking, cell_conflict, cell_select, settled};
 use crate::value::{Param, Row, params};
@@ -109,6 +109,18 @@ pub struct Finalization<'a> {
     /// puts the instant of the end. No other text of an object can look like it,
     /// because quotes within one are escaped.
     pub events: [OutboxMessage<'a>; 2],
+    /// A summary to ask for (CONT-132).
+    pub summary: Option<SummaryRequest<'a>>,
+}
+
+/// Asks for a thread summary up to the answer of the turn that ends.
+#[derive(Clone, Copy, Debug)]
+pub struct SummaryRequest<'a> {
+    /// Its payload is a JSON object without the closing brace, to which the range is
+    /// added.
+    pub message: OutboxMessage<'a>,
+    /// Only if the chat has no summary yet (CONT-131).
+    pub only_first: bool,
 }
 
 impl Finalization<'_> {
@@ -141,8 +153,17 @@ impl Tx {
             chat_id,
             request_id,
             recent_messages_limit: _,
+            ignores_summary,
         } = *query;
-        let params = params![tenant_id, user_id, chat_id, request_id, query.window()];
+        let params = params![
+            tenant_id,
+            user_id,
+            chat_id,
+            request_id,
+            query.window(),
+            ignores_summary,
+            BEGINNING,
+        ];
         let rows = self
             .single(SNAPSHOT_SQL, &params, snapshot_row, Commits::Nothing)
             .await?;
@@ -168,24 +189,32 @@ impl Tx {
         Ok(!rows.await?.is_empty())
     }
 
-    /// Ends a turn with everything that belongs to it, and commits. `None`:
+    /// Ends a turn with everything that belongs to it, and commits. Returns also whether
+    /// a summary was asked for. `None`:
     /// nothing was written, because the turn is not running, or is not as it was
     /// thought to be, or an earlier attempt at it was made void.
     pub async fn turn_finalize(
         &mut self,
         finalization: &Finalization<'_>,
-    ) -> Result<Option<FinishedTurn>, StoreError> {
+    ) -> Result<Option<(FinishedTurn, bool)>, StoreError> {
         let scope = finalization.booking.scope;
         let commits = self.commits(scope.tenant_id, scope.user_id)?;
         let params = finalization.params(commits)?;
-        let rows = self.single(FINALIZE_SQL, &params, finalized_row, commits);
+        let sql = match finalization.summary {
+            None => FINALIZE_SQL,
+            Some(_) => FINALIZE_AND_SUMMARIZE_SQL,
+        };
+        let rows = self.single(sql, &params, finalized_row, commits);
         let finished = rows.await?.into_iter().next();
-        Ok(finished.map(|(now, cells)| FinishedTurn {
-            now,
-            cells: QuotaCells::new(cells),
-            reserve: Some(finalization.reserve),
-            web_search_calls: 0,
-            code_interpreter_calls: 0,
+        Ok(finished.map(|(now, cells, is_summarized)| {
+            let finished = FinishedTurn {
+                now,
+                cells: QuotaCells::new(cells),
+                reserve: Some(finalization.reserve),
+                web_search_calls: 0,
+                code_interpreter_calls: 0,
+            };
+            (finished, is_summarized)
         }))
     }
 }
@@ -219,7 +248,7 @@ const SNAPSHOT_SQL: &str = concat!(
     head_from!(),
     " CROSS JOIN LATERAL (SELECT array_agg(r.id), array_agg(r.role), array_agg(r.content), \
      array_agg(r.created_at) FROM (",
-    recent_select!("$3", "$4", "$5"),
+    recent_select!("$3", "$4", "$5", "$6", "$7"),
     ") r) m CROSS JOIN LATERAL (SELECT ",
     cell_lists!(),
     " FROM (",
@@ -294,7 +323,11 @@ macro_rules! booked {
 }
 use booked;
 
-const FINALIZE_SQL: &str = concat!(
+/// `$parts` are written after the events, and `$is_summarized` says whether a summary was
+/// asked for.
+macro_rules! finalize {
+    ($parts:expr, $is_summarized:literal) => {
+        concat!(
     "WITH cells AS MATERIALIZED (",
     cell_select!("$3", "$4", "FOR UPDATE"),
     "), moment AS MATERIALIZED (SELECT clock_timestamp() AS at \
@@ -327,7 +360,7 @@ const FINALIZE_SQL: &str = concat!(
      $23, $24, $25, $26, $27, GREATEST(e.at, s.after) FROM ended e CROSS JOIN (SELECT \
      MAX(created_at) + INTERVAL '1 microsecond' AS after FROM messages \
      WHERE chat_id = $19 AND tenant_id = $1 AND deleted_at IS NULL) s \
-     WHERE $9 IS NOT NULL), \
+     WHERE $9 IS NOT NULL RETURNING created_at), \
      events AS (INSERT INTO outbox_messages (queue, partition, tenant_id, dedupe_key, \
      payload_type, payload, created_at) \
      SELECT o.queue, o.partition, $1, o.dedupe_key, 'application/json', \
@@ -336,12 +369,38 @@ const FINALIZE_SQL: &str = concat!(
     rfc3339!("e.at"),
     " || '\"'), e.at FROM ended e CROSS JOIN (VALUES (1, $28, $29, $30, $31), (2, $32, $33, $34, $35)) \
      AS o (place, queue, partition, dedupe_key, payload) ORDER BY o.place \
-     ON CONFLICT (queue, dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING) \
-     SELECT e.at, q.*, ",
+     ON CONFLICT (queue, dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING)",
+    $parts,
+    " SELECT e.at, q.*, ",
+    $is_summarized,
+    ", ",
     unflushed_if!("$37"),
     " FROM ended e CROSS JOIN (SELECT ",
     cell_lists!(),
     " FROM cells q) q"
+        )
+    };
+}
+
+const FINALIZE_SQL: &str = finalize!("", "FALSE");
+
+/// The new answer is the newest message of its chat.
+const FINALIZE_AND_SUMMARIZE_SQL: &str = finalize!(
+    concat!(
+        ", item AS (SELECT $42 || CASE WHEN s.id IS NULL THEN '' \
+         ELSE ',\"base_frontier_created_at\":\"' || ",
+        rfc3339!("s.summarized_up_to_created_at"),
+        " || '\",\"base_frontier_message_id\":\"' || s.summarized_up_to_message_id || '\"' END \
+         || ',\"frozen_target_created_at\":\"' || ",
+        rfc3339!("m.created_at"),
+        " || '\",\"frozen_target_message_id\":\"' || CAST($9 AS TEXT) || '\"}' AS payload \
+         FROM message m LEFT JOIN thread_summaries s \
+         ON s.tenant_id = $1 AND s.chat_id = $19 WHERE s.id IS NULL OR NOT $41), \
+         scheduled AS (INSERT INTO outbox_messages (queue, partition, tenant_id, dedupe_key, \
+         payload_type, payload, created_at) SELECT $38, $39, $1, $40, 'application/json', \
+         i.payload, e.at FROM item i CROSS JOIN ended e)"
+    ),
+    "EXISTS (SELECT 1 FROM item)"
 );
 
 /// An instant as [`minichat_core::Timestamp`] writes it: without zeros at the end
@@ -409,8 +468,10 @@ fn cells(row: &Row<'_>) -> Result<Vec<QuotaCell>, StoreError> {
 /// The columns of a quota row that are counts.
 const COUNTS: usize = 8;
 
-fn finalized_row(row: &Row<'_>) -> Result<(Timestamp, Vec<QuotaCell>), StoreError> {
-    Ok((row.take()?, cells(row)?))
+type FinalizedRow = (Timestamp, Vec<QuotaCell>, bool);
+
+fn finalized_row(row: &Row<'_>) -> Result<FinalizedRow, StoreError> {
+    Ok((row.take()?, cells(row)?, row.take()?))
 }
 
 impl ConditionalReserve<'_> {
@@ -454,7 +515,7 @@ impl ConditionalReserve<'_> {
 }
 
 impl Finalization<'_> {
-    fn params(&self, commits: Commits) -> Result<[Param<'_>; 37], StoreError> {
+    fn params(&self, commits: Commits) -> Result<Vec<Param<'_>>, StoreError> {
         let Self {
             finish,
             reserve,
@@ -462,6 +523,7 @@ impl Finalization<'_> {
             method,
             answer,
             events: [first, second],
+            summary,
         } = self;
         let outcome = finish.outcome;
         let [tenant, user, month, day] = booking.scope.params();
@@ -469,7 +531,7 @@ impl Finalization<'_> {
         let usage = answer.map(|it| it.usage).unwrap_or_default();
         first.check_dedupe_key()?;
         second.check_dedupe_key()?;
-        Ok(params![
+        let mut params = params![
             tenant,
             user,
             month,
@@ -507,6 +569,22 @@ impl Finalization<'_> {
             second.payload,
             method.as_str(),
             commits == Commits::Unflushed,
-        ])
+        ]
+        .to_vec();
+        if let Some(SummaryRequest {
+            message,
+            only_first,
+        }) = summary
+        {
+            message.check_dedupe_key()?;
+            params.extend(params![
+                message.queue,
+                message.partition(),
+                message.dedupe_key,
+                *only_first,
+                message.payload,
+            ]);
+        }
+        Ok(params)
     }
 }

@@ -185,6 +185,10 @@ pub struct ChatTenantSpec {
     #[serde(default)]
     pub uploads: Uploads,
 
+    /// Summaries of long chats.
+    #[serde(default)]
+    pub thread_summary: ThreadSummary,
+
     /// Where usage events go.
     #[serde(default)]
     pub usage_sink: UsageSink,
@@ -339,6 +343,38 @@ impl Default for Context {
             recent_messages_limit: 10,
             web_search_guard: None,
             file_search_guard: None,
+        }
+    }
+}
+
+/// Summaries that take the place of older messages in the prompts of long chats.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ThreadSummary {
+    /// Whether summaries are made. Those that exist stay in use.
+    pub enabled: bool,
+    /// The `id` of the model that summarizes. Left out: the chat's model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub model_id: Option<String>,
+    /// Per cent of a model's input budget from which a chat gets its first summary. Left
+    /// out: as the process is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 99))]
+    pub compression_threshold_pct: Option<u32>,
+    /// Instructions for the model that summarizes, instead of the built-in ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8192))]
+    pub system_prompt: Option<String>,
+}
+
+impl Default for ThreadSummary {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            model_id: None,
+            compression_threshold_pct: None,
+            system_prompt: None,
         }
     }
 }

@@ -6,8 +6,8 @@ use minichat_config::issuer::url_host;
 use minichat_config::tenant::document::{
     ApiParamsDocument, AuthDocument, ContextDocument, FeaturesDocument, GeneralConfigDocument,
     ImagesDocument, IssuerDocument, MAX_NUM_RESULTS, ModelDocument, PreferenceDocument,
-    ProviderDocument, SCHEMA, StorageDocument, TenantDocument, TimeoutsDocument,
-    ToolSupportDocument, UserLimitsDocument,
+    ProviderDocument, SCHEMA, StorageDocument, TenantDocument, ThreadSummaryDocument,
+    TimeoutsDocument, ToolSupportDocument, UserLimitsDocument,
 };
 use minichat_config::tenant::{SearchContextSize, StorageKind, UploadLimits};
 use minichat_config::{Fault, Faults, ProviderKind};
@@ -46,6 +46,7 @@ pub(super) fn document(
         context,
         images: crd::Images { max_per_message },
         uploads: own_limits,
+        thread_summary,
         usage_sink,
         audit_sink,
     } = &tenant.spec;
@@ -99,6 +100,7 @@ pub(super) fn document(
             max_per_message: *max_per_message,
         },
         uploads: uploads(own_limits),
+        thread_summary: self::thread_summary(thread_summary),
         usage_sink: sink::usage(usage_sink, settings, faults),
         audit_sink: sink::audit(audit_sink, settings, faults),
         user_limits,
@@ -375,6 +377,21 @@ fn context(context: &crd::Context) -> ContextDocument {
         recent_messages_limit: *recent_messages_limit,
         web_search_guard: web_search_guard.clone(),
         file_search_guard: file_search_guard.clone(),
+    }
+}
+
+fn thread_summary(summary: &crd::ThreadSummary) -> ThreadSummaryDocument {
+    let crd::ThreadSummary {
+        enabled,
+        model_id,
+        compression_threshold_pct,
+        system_prompt,
+    } = summary;
+    ThreadSummaryDocument {
+        enabled: *enabled,
+        model_id: model_id.clone(),
+        compression_threshold_pct: *compression_threshold_pct,
+        system_prompt: system_prompt.clone(),
     }
 }
 

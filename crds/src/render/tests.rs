@@ -76,6 +76,7 @@ fn every_field_reaches_the_configuration() {
         "killSwitches": {"disablePremiumTier": true, "forceStandardTier": true, "disableWebSearch": true,
             "disableImages": true, "disableCodeInterpreter": true},
         "streaming": {"maxOutputTokens": 50}, "context": {"recentMessagesLimit": 3}, "images": {"maxPerMessage": 7},
+        "threadSummary": {"enabled": false, "compressionThresholdPct": 70, "systemPrompt": "short", "modelId": "m"},
         "uploads": {"maxFileSizeKb": 1, "maxImageSizeKb": 2, "maxDocumentsPerChat": 3, "maxTotalUploadMbPerChat": 4,
             "maxConcurrentUploads": 5, "maxConcurrentUploadsPerUser": 6},
         "usageSink": {"type": "Log"}, "auditSink": {"type": "Log", "includeContent": true}
@@ -109,6 +110,11 @@ fn every_field_reaches_the_configuration() {
     assert!(config.kill_switches.disable_web_search && config.kill_switches.disable_images);
     assert!(config.kill_switches.disable_code_interpreter);
     assert!(config.kill_switches.disable_web_search);
+    let summary = &config.document.thread_summary;
+    assert_eq!(
+        (summary.enabled, summary.compression_threshold_pct),
+        (false, Some(70))
+    );
     let uploads = UploadLimits {
         max_file_size_kb: Some(1),
         max_image_size_kb: Some(2),

@@ -153,6 +153,9 @@ impl Ledger {
                 self.unreadable += 1;
                 return;
             };
+            if event.is_of_system() {
+                return;
+            }
             let (day, user) = (event.day(), event.user());
             if day < period.first || day >= period.end {
                 return;

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minichat_config::process::OutboxKind;
-use minichat_config::tenant::sink::Sink;
 use minichat_metrics::{AuditResult, OutboxHandled};
 use minichat_store::{Delivery, Holder, PendingMessage, StoreError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::handler::{self, Slice};
+use super::handler::{self, Slice, Target};
 use super::permits::Permit;
 use super::shared::Shared;
 use super::webhook::Answer;
@@ -27,7 +26,7 @@ const RENEW: Duration = Duration::from_secs(3);
 pub(super) struct TenantDelivery {
     pub(super) shared: Arc<Shared>,
     pub(super) kind: OutboxKind,
-    pub(super) sink: Sink,
+    pub(super) target: Target,
     pub(super) delivery: Delivery,
     /// Failed and slow deliveries before.
     pub(super) attempts: u32,
@@ -107,7 +106,7 @@ impl TenantDelivery {
         let turn = Instant::now() + SLOW;
         while !self.messages.is_empty() {
             let now = self.shared.clock.now().as_micros();
-            let count = handler::first_slice(&self.sink, &self.messages, now);
+            let count = handler::first_slice(&self.target, &self.messages, now);
             if count == 0 || Instant::now() >= self.until {
                 return Ok(Left::Waits);
             }
@@ -169,7 +168,7 @@ impl TenantDelivery {
         left: &mut Option<oneshot::Sender<Left>>,
     ) -> Result<Answer, Stop> {
         let shared = Arc::clone(&self.shared);
-        let sink = self.sink.clone();
+        let target = self.target.clone();
         let limit = Instant::now() + shared.config.handler_limit();
         let deadline = self.parked_until.unwrap_or(limit);
         let request = Slice {
@@ -185,7 +184,7 @@ impl TenantDelivery {
             SLOW
         };
         let began = Instant::now();
-        let mut answer = std::pin::pin!(handler::deliver(&shared, &sink, &request));
+        let mut answer = std::pin::pin!(handler::deliver(&shared, &target, &request));
         let quick = tokio::select! {
             biased;
             answer = &mut answer => Some(answer),

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minichat_config::process::OutboxKind;
-use minichat_config::tenant::Sink;
 use minichat_store::StoreError;
 use minichat_telemetry::Signal;
 use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::handler::Target;
 use super::pass::{Pass, PassEnd};
 use super::shared::{Parts, Shared};
 use super::turns::{self, Turns};
@@ -166,10 +166,10 @@ impl Dispatcher {
                 let Some(runtime) = self.shared.tenants.get(due.tenant_id) else {
                     continue;
                 };
-                match handler::sink(&runtime, kind) {
+                match handler::target(&self.shared, &runtime, kind) {
                     None => {}
-                    Some(Sink::None) => without_sink.push(due.tenant_id),
-                    Some(Sink::Log | Sink::Webhook(_)) => {
+                    Some(Target::Nobody) => without_sink.push(due.tenant_id),
+                    Some(Target::Sink(_) | Target::Summarizer(_)) => {
                         self.wanted.entry((kind, due.partition)).or_default();
                     }
                 }

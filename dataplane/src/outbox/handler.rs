@@ -1,5 +1,7 @@
 //! Hands events over to a sink.
 
+use std::sync::Arc;
+
 use minichat_config::process::OutboxKind;
 use minichat_config::tenant::sink::{Sink, Webhook};
 use minichat_core::TenantId;
@@ -10,6 +12,7 @@ use tokio::time::Instant;
 use super::shared::Shared;
 use super::webhook::{self, Answer};
 use crate::config_source::TenantRuntime;
+use crate::summary::Handled;
 
 /// Events that are handed over together, in their order.
 pub(super) struct Slice<'a> {
@@ -26,15 +29,46 @@ pub(super) fn sink(tenant: &TenantRuntime, kind: OutboxKind) -> Option<&Sink> {
     match kind {
         OutboxKind::Usage => Some(&sinks.usage),
         OutboxKind::Audit => Some(&sinks.audit),
-        OutboxKind::ChatCleanup | OutboxKind::AttachmentCleanup => None,
+        OutboxKind::ChatCleanup | OutboxKind::AttachmentCleanup | OutboxKind::ThreadSummary => None,
     }
 }
 
+/// Who takes the messages of a tenant.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    /// Nobody waits for them; they count as delivered.
+    Nobody,
+    Sink(Sink),
+    /// This process makes the summaries that they ask for.
+    Summarizer(Arc<TenantRuntime>),
+}
+
+/// Who takes the tenant's messages of a kind; `None` if it cannot be known.
+pub(super) fn target(
+    shared: &Shared,
+    tenant: &Arc<TenantRuntime>,
+    kind: OutboxKind,
+) -> Option<Target> {
+    if kind == OutboxKind::ThreadSummary {
+        let is_enabled = shared.summarizer.is_enabled(tenant);
+        return Some(if is_enabled {
+            Target::Summarizer(Arc::clone(tenant))
+        } else {
+            Target::Nobody
+        });
+    }
+    Some(match sink(tenant, kind)? {
+        Sink::None => Target::Nobody,
+        sink => Target::Sink(sink.clone()),
+    })
+}
+
 /// How many of the first events of `messages` go together; 0: they wait for more.
-pub(super) fn first_slice(sink: &Sink, messages: &[PendingMessage], now: i64) -> usize {
-    match sink {
-        Sink::None | Sink::Log => messages.len(),
-        Sink::Webhook(webhook) => of_webhook(webhook, messages, now),
+pub(super) fn first_slice(target: &Target, messages: &[PendingMessage], now: i64) -> usize {
+    match target {
+        Target::Nobody | Target::Sink(Sink::None | Sink::Log) => messages.len(),
+        Target::Sink(Sink::Webhook(webhook)) => of_webhook(webhook, messages, now),
+        Target::Summarizer(_) => messages.len().min(1),
     }
 }
 
@@ -55,13 +89,34 @@ fn of_webhook(webhook: &Webhook, messages: &[PendingMessage], now: i64) -> usize
     }
 }
 
-/// Hands `slice` over to `sink`.
-pub(super) async fn deliver(shared: &Shared, sink: &Sink, slice: &Slice<'_>) -> Answer {
-    match sink {
-        Sink::None => Answer::Ok,
-        Sink::Log => log(slice),
-        Sink::Webhook(webhook) => post(shared, webhook, slice).await,
+/// Hands `slice` over to `target`.
+pub(super) async fn deliver(shared: &Shared, target: &Target, slice: &Slice<'_>) -> Answer {
+    match target {
+        Target::Nobody | Target::Sink(Sink::None) => Answer::Ok,
+        Target::Sink(Sink::Log) => log(slice),
+        Target::Sink(Sink::Webhook(webhook)) => post(shared, webhook, slice).await,
+        Target::Summarizer(tenant) => summarize(shared, tenant, slice).await,
     }
+}
+
+/// A slice for the summarizer has one message.
+async fn summarize(shared: &Shared, tenant: &TenantRuntime, slice: &Slice<'_>) -> Answer {
+    for message in slice.messages {
+        let handled = shared
+            .summarizer
+            .handle(tenant, &message.payload, slice.deadline);
+        match handled.await {
+            Handled::Done { has_event } => {
+                if has_event {
+                    let kinds = [OutboxKind::Usage];
+                    shared.outbox.enqueued(slice.tenant_id, &kinds);
+                }
+            }
+            Handled::Retry(error) => return Answer::Retry(error),
+            Handled::Reject(reason) => return Answer::Reject(reason.to_owned()),
+        }
+    }
+    Answer::Ok
 }
 
 async fn post(shared: &Shared, webhook: &Webhook, slice: &Slice<'_>) -> Answer {

@@ -31,8 +31,8 @@ use std::sync::Arc;
 
 use minichat_config::process::{self, OutboxKind};
 use minichat_config::tenant::Sink;
-use minichat_core::TenantId;
-use minichat_metrics::{Metrics, OutboxKindLabel, OutboxResult};
+use minichat_core::{ChatId, TenantId};
+use minichat_metrics::{Metrics, OutboxKindLabel, OutboxResult, SummaryTrigger};
 use minichat_store::partition_of;
 
 pub(crate) use dispatcher::{Dispatcher, DispatcherHost};
@@ -69,6 +69,7 @@ pub(crate) const fn label(kind: OutboxKind) -> OutboxKindLabel {
         OutboxKind::Audit => OutboxKindLabel::Audit,
         OutboxKind::ChatCleanup => OutboxKindLabel::ChatCleanup,
         OutboxKind::AttachmentCleanup => OutboxKindLabel::AttachmentCleanup,
+        OutboxKind::ThreadSummary => OutboxKindLabel::ThreadSummary,
     }
 }
 
@@ -123,6 +124,24 @@ impl Outbox {
             if handler::sink(&runtime, *kind).is_some_and(|sink| *sink != Sink::None) {
                 dispatcher.wake.want(*kind, partition);
             }
+        }
+    }
+
+    /// A completed turn was checked for a thread summary.
+    pub(crate) fn summary_considered(&self, result: SummaryTrigger) {
+        if let Some(dispatcher) = &self.dispatcher {
+            dispatcher.metrics.thread_summary_trigger(result);
+        }
+    }
+
+    /// A request for a summary of `chat` was committed.
+    pub(crate) fn summary_enqueued(&self, chat: ChatId) {
+        if let Some(dispatcher) = &self.dispatcher {
+            let kind = OutboxKind::ThreadSummary;
+            let metrics = &dispatcher.metrics;
+            metrics.outbox_enqueue(label(kind), OutboxResult::Ok);
+            let partition = partition_of(chat.0, self.partitions());
+            dispatcher.wake.want(kind, partition);
         }
     }
 

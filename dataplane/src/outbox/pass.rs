@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use minichat_config::tenant::sink::Sink;
 use minichat_core::TenantId;
 use minichat_store::{Delivery, DueTenant, Holder, PendingMessage, Share, StoreError};
 use tokio::sync::oneshot;
@@ -12,7 +11,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::delivery::{Left, TenantDelivery};
-use super::handler;
+use super::handler::{self, Target};
 use super::shared::Shared;
 use super::wake::Place;
 
@@ -43,8 +42,8 @@ pub(super) enum PassEnd {
     TimeIsOver,
 }
 
-/// A tenant of this process that is due, and its sink.
-type Due = (DueTenant, Sink);
+/// A tenant of this process that is due, and who takes its messages.
+type Due = (DueTenant, Target);
 
 impl Pass {
     pub(super) async fn run(self) -> PassEnd {
@@ -94,8 +93,8 @@ impl Pass {
             .await?;
         let with_sink = due.into_iter().filter_map(|due| {
             let runtime = self.shared.tenants.get(due.tenant_id)?;
-            let sink = handler::sink(&runtime, self.place.0)?;
-            (*sink != Sink::None).then(|| (due, sink.clone()))
+            let target = handler::target(&self.shared, &runtime, self.place.0)?;
+            (!matches!(target, Target::Nobody)).then_some((due, target))
         });
         let mut due: Vec<Due> = with_sink.collect();
         // Those whose turn does not come in this pass are not always the same.
@@ -116,7 +115,7 @@ impl Pass {
             messages.entry(message.tenant_id).or_default().push(message);
         }
         let mut running = Vec::with_capacity(due.len());
-        for (due, sink) in due {
+        for (due, target) in due {
             let Some(messages) = messages.remove(&due.tenant_id) else {
                 continue;
             };
@@ -124,7 +123,7 @@ impl Pass {
             let delivery = TenantDelivery {
                 shared: Arc::clone(&self.shared),
                 kind: self.place.0,
-                sink: sink.clone(),
+                target: target.clone(),
                 delivery: self.delivery(due),
                 attempts: due.attempts,
                 messages,

@@ -16,6 +16,7 @@ const fn payloads(kind: OutboxKind) -> &'static str {
         OutboxKind::Audit => r#"%"event_type":"turn_%"#,
         OutboxKind::ChatCleanup => r#"%"reason":"chat_soft_delete"%"#,
         OutboxKind::AttachmentCleanup => r#"%"event_type":"attachment_deleted"%"#,
+        OutboxKind::ThreadSummary => r#"%"frozen_target_created_at":"%"#,
     }
 }
 

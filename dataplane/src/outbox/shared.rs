@@ -18,6 +18,7 @@ use super::records::Records;
 use super::wake::Place;
 use super::{Outbox, Survey};
 use crate::config_source::Tenants;
+use crate::summary::Summarizer;
 
 /// What passes and deliveries share.
 pub(super) struct Shared {
@@ -31,6 +32,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) client: ProviderClient,
     pub(super) survey: Arc<Survey>,
+    pub(super) summarizer: Summarizer,
     pub(super) permits: Permits,
     /// Sinks whose last delivery by this process was slow.
     pub(super) slow: SlowSinks,
@@ -52,6 +54,7 @@ impl Shared {
             clock: parts.clock,
             client: parts.client,
             survey: parts.survey,
+            summarizer: parts.summarizer,
             permits: Permits::default(),
             slow: SlowSinks::default(),
             tasks: Tasks::default(),
@@ -94,6 +97,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) client: ProviderClient,
     pub(crate) survey: Arc<Survey>,
+    pub(crate) summarizer: Summarizer,
 }
 
 /// The deliveries that run, and the vacuum.

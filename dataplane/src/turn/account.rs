@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use minichat_core::quota::{Pricing, Reserve, Tier};
+use minichat_core::summary::Trigger;
 use minichat_core::{ChatId, Date, RequestId, TenantId, TurnId, UserId};
 use minichat_store::{Orphan, QuotaDay};
 use uuid::Uuid;
 
 use super::attachments::AttachedFile;
 use super::open::OpenTurn;
-use super::{audit_content, instrumentation};
+use super::{audit_content, instrumentation, summary_request};
 use crate::caller::RequesterType;
 use crate::outbox::Outbox;
 
@@ -42,6 +43,8 @@ pub(crate) struct Account {
     /// The user's message, if the configuration that the turn pinned asks for texts
     /// in audit events (PLAT-85).
     pub(crate) audited_prompt: Option<Arc<str>>,
+    /// When its end asks for a thread summary; `None`: never.
+    pub(crate) summary: Option<Trigger>,
     /// The files of the user's message, as far as this process knows.
     pub(crate) attachments: Arc<[AttachedFile]>,
 }
@@ -94,6 +97,7 @@ impl Account {
                 caller.tenant.config.document.audit_sink.as_ref(),
             )
             .then(|| Arc::clone(&plan.draft.content)),
+            summary: summary_request::trigger(turn),
             attachments: plan.draft.attachments.audited(),
         }
     }
@@ -132,6 +136,8 @@ impl Account {
             trace_id: None,
             outbox,
             audited_prompt,
+            // A turn whose process is gone is never completed.
+            summary: None,
             attachments: Arc::default(),
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use minichat_core::context::Role;
 use minichat_core::quota::{Cells, RequestFacts};
+use minichat_core::summary::with_preamble;
 use minichat_core::turn::TurnState;
 use minichat_core::{AttachmentId, ChatId, ErrorCode, MessageId, RequestId, Timestamp, TurnId};
 use minichat_store::{AdmissionFacts, AdmissionQuery, StoreError, TargetTurn, ToolFiles, Tx};
@@ -15,7 +16,7 @@ use minichat_store::{AdmissionFacts, AdmissionQuery, StoreError, TargetTurn, Too
 use super::SendMessage;
 use super::attachments::{self, Attachments};
 use super::mutation::{self, Replaced, Replacement};
-use super::open::{Draft, Ids};
+use super::open::{Draft, DraftSummary, Ids};
 use super::replay::CompletedTurn;
 use super::reserve::ReserveError;
 use super::tools;
@@ -119,9 +120,13 @@ impl TurnRequest {
                 self.admit_message(caller, message.clone(), attachments, (facts, files))
             }
             Kind::Replace { target, change } => {
-                let facts = read(tx, caller, chat, *target).await?;
+                let mut facts = read(tx, caller, chat, *target).await?;
                 let query = mutation::query(caller, chat, *target);
                 let turn = mutation::check(tx.turn_mutation_lock(&query).await?, caller)?;
+                if turn.is_summarized {
+                    // The summary goes with the turn (CONT-141).
+                    facts = read_without_summary(tx, caller, chat, *target).await?;
+                }
                 let attachments = if turn.has_attachments {
                     attachments::copied(tx, &query).await?
                 } else {
@@ -165,6 +170,10 @@ impl TurnRequest {
             .into_iter()
             .filter_map(|message| Some((role(message.role)?, message.content)))
             .collect();
+        let summary = facts.summary.map(|summary| DraftSummary {
+            text: with_preamble(&summary.text),
+            token_estimate: summary.token_estimate,
+        });
         Draft {
             ids: self.ids,
             facts: RequestFacts {
@@ -182,6 +191,7 @@ impl TurnRequest {
             content: message.content,
             web_search_enabled: message.web_search,
             attachments,
+            summary,
             recent: Arc::from(recent),
             replaces: message.replaces,
         }
@@ -212,6 +222,21 @@ async fn read(
     facts.ok_or_else(|| Problem::chat_not_found().into())
 }
 
+/// The same without the chat's summary, which is about to go.
+async fn read_without_summary(
+    tx: &mut Tx,
+    caller: &Caller,
+    chat_id: ChatId,
+    request_id: RequestId,
+) -> Result<AdmissionFacts, ReserveError> {
+    let query = AdmissionQuery {
+        ignores_summary: true,
+        ..query(caller, chat_id, request_id)
+    };
+    let facts = tx.turn_admission_facts(&query).await?;
+    facts.ok_or_else(|| Problem::chat_not_found().into())
+}
+
 /// What tools find in the chat, if any model could use it.
 async fn tool_files(
     tx: &mut Tx,
@@ -232,6 +257,7 @@ fn query(caller: &Caller, chat_id: ChatId, request_id: RequestId) -> AdmissionQu
         chat_id,
         request_id,
         recent_messages_limit: caller.tenant.config.context.recent_messages_limit,
+        ignores_summary: false,
     }
 }
 
@@ -256,6 +282,7 @@ fn replacing(
     target: RequestId,
     change: &Replacement,
 ) -> Result<Message, Problem> {
+    let replaced = mutation::deleted(&turn);
     let content = match change {
         Replacement::Edit { content } => content.as_str().into(),
         Replacement::Retry => turn.content.map(Arc::from).ok_or_else(|| {
@@ -270,8 +297,7 @@ fn replacing(
         replaces: Some(Replaced {
             op: change.op(),
             request_id: target,
-            turn_id: turn.id,
-            at: turn.now,
+            turn: replaced,
         }),
     })
 }

@@ -258,6 +258,7 @@ mod tests {
             request_id: RequestId::random(),
             message_id: MessageId::random(),
             is_new_turn: true,
+            thread_summary_applied: None,
         });
         channel(capacity, &started)
     }

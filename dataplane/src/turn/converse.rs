@@ -181,6 +181,7 @@ async fn open(
         client_request_id: Some(&turn.request.http_request_id),
         traceparent: Some(&traceparent),
         request: TurnRequest {
+            is_streamed: true,
             provider_model_id: &model.provider_model_id,
             instructions: plan.context.instructions(),
             messages: &messages,

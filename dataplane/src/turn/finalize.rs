@@ -12,6 +12,7 @@ use minichat_core::turn::{
     BillingOutcome, Outcome, SettlementMethod, TurnErrorCode, Usage, billing,
 };
 use minichat_core::{MessageId, Timestamp};
+use minichat_metrics::SummaryTrigger;
 use minichat_store::{
     BoxFuture, Finalization, FinishedTurn, NewMessage, OutboxMessage, QuotaCells, Role,
     SettlementBooking, SettlementFault, Store, StoreError, TurnFinish, TurnSettlement, Tx,
@@ -23,6 +24,7 @@ use super::account::{Account, Price};
 use super::audit_content::AuditContent;
 use super::audit_event::{self, TurnEvent};
 use super::in_doubt::{Attempted, PATIENCE, resolve};
+use super::summary_request::{self, Request};
 use super::tool_calls::CallCounts;
 use super::usage_event::{Bill, UsageEvent};
 
@@ -107,6 +109,8 @@ pub(crate) struct Finalized {
     /// The user's cells of the reserve's periods after settlement.
     pub(crate) cells: Cells,
     pub(crate) code_interpreter_calls: u32,
+    /// Whether a thread summary was asked for; `None`: none was considered.
+    summary: Option<SummaryTrigger>,
     pub(crate) now: Timestamp,
     pub(crate) latency: Duration,
 }
@@ -222,6 +226,9 @@ async fn back_off(attempt: u32, given_up: impl Future<Output = ()>) -> bool {
 
 fn won(account: &Account, mut finalized: Finalized, entered: Instant) -> Verdict {
     account.outbox.enqueued(account.tenant_id, &KINDS);
+    if let Some(result) = finalized.summary {
+        summary_request::committed(account, result);
+    }
     finalized.latency = entered.elapsed();
     Verdict::Won(Box::new(finalized))
 }
@@ -271,21 +278,26 @@ async fn commit(
 /// was not lost to anybody else, and nobody else counts it (D1).
 async fn won_in_doubt(
     store: &Store,
-    account: &Account,
+    account: &Arc<Account>,
     mut attempted: Finalized,
     patience: Duration,
 ) -> Option<Finalized> {
     let (scope, turn, id) = (account.scope(), account.turn_id, attempted.id);
+    let (owner, asks) = (Arc::clone(account), attempted.summary.is_some());
     let found = resolve(store, turn, patience, move |tx| {
+        let owner = Arc::clone(&owner);
         Box::pin(async move {
-            let ended = tx.turn_finalized_by(scope.tenant_id, turn, id).await?;
-            Ok(match ended {
-                Some(at) => Some((at, tx.quota_cells(scope).await?)),
-                None => None,
-            })
+            let Some(at) = tx.turn_finalized_by(scope.tenant_id, turn, id).await? else {
+                return Ok(None);
+            };
+            let scheduled = asks && summary_request::was_enqueued(tx, &owner, id).await?;
+            Ok(Some((at, tx.quota_cells(scope).await?, scheduled)))
         })
     });
-    let (at, cells) = found.await??;
+    let (at, cells, scheduled) = found.await??;
+    if scheduled {
+        attempted.summary = Some(SummaryTrigger::Scheduled);
+    }
     attempted.now = at;
     attempted.cells = crate::quota::cells(&cells);
     Some(attempted)
@@ -322,7 +334,8 @@ async fn in_one_statement(
     let Some(booking) = records.booking(account, expected.now) else {
         return Ok(None);
     };
-    attempted.note(records.finalized(ending, id, &expected));
+    attempted.note(records.finalized(ended, id, &expected, false));
+    let request = Request::new(account, ending, id)?;
     let finalization = Finalization {
         finish: finish(account, ending, id),
         reserve,
@@ -330,12 +343,15 @@ async fn in_one_statement(
         method: records.method,
         answer: records.answer(account, ending, expected.now),
         events: records.events.messages(account, expected.now),
+        summary: request
+            .as_ref()
+            .map(|request| request.of_statement(account, expected.now)),
     };
-    let Some(finished) = tx.turn_finalize(&finalization).await? else {
+    let Some((finished, scheduled)) = tx.turn_finalize(&finalization).await? else {
         return Ok(None);
     };
     log_faults(account, booking.faults(&finished.cells));
-    Ok(Some(records.finalized(ending, id, &finished)))
+    Ok(Some(records.finalized(ended, id, &finished, scheduled)))
 }
 
 async fn under_locks(tx: &mut Tx, ended: Ended<'_>, id: Uuid) -> Result<Finalized, Failure> {
@@ -358,7 +374,11 @@ async fn under_locks(tx: &mut Tx, ended: Ended<'_>, id: Uuid) -> Result<Finalize
     for event in records.events.messages(account, finished.now) {
         tx.outbox_enqueue(&event)?;
     }
-    Ok(records.finalized(ending, id, &finished))
+    let scheduled = match Request::new(account, ending, id)? {
+        None => false,
+        Some(request) => request.enqueue(tx, account, finished.now).await?,
+    };
+    Ok(records.finalized(ended, id, &finished, scheduled))
 }
 
 fn finish<'a>(account: &Account, ending: &'a Ending, id: Uuid) -> TurnFinish<'a> {
@@ -469,7 +489,16 @@ impl Records {
         })
     }
 
-    fn finalized(&self, ending: &Ending, id: Uuid, finished: &FinishedTurn) -> Finalized {
+    fn finalized(
+        &self,
+        ended: Ended<'_>,
+        id: Uuid,
+        finished: &FinishedTurn,
+        scheduled: bool,
+    ) -> Finalized {
+        let Ended {
+            account, ending, ..
+        } = ended;
         Finalized {
             id,
             outcome: ending.outcome,
@@ -478,6 +507,7 @@ impl Records {
             cells: self.charge.after(finished),
             settlement: self.charge.settlement,
             code_interpreter_calls: self.charge.calls.code_interpreter,
+            summary: summary_request::result(account, ending, scheduled),
             now: finished.now,
             latency: Duration::ZERO,
         }

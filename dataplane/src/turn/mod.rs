@@ -33,6 +33,7 @@ pub(crate) mod relay;
 mod replay;
 mod reserve;
 mod stop;
+mod summary_request;
 mod task;
 mod tool_calls;
 mod tools;

@@ -9,7 +9,9 @@ use minichat_config::process::OutboxKind;
 use minichat_core::turn::TurnState;
 use minichat_core::{ChatId, ErrorCode, RequestId, TenantId, Timestamp, TurnId};
 use minichat_metrics::{Metrics, MutationOp, MutationResult};
-use minichat_store::{BoxFuture, MutationQuery, MutationTarget, StoreError, TargetTurn, Tx};
+use minichat_store::{
+    BoxFuture, DeletedTurn, MutationQuery, MutationTarget, StoreError, TargetTurn, Tx,
+};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -45,9 +47,7 @@ impl Replacement {
 pub(super) struct Replaced {
     pub(super) op: MutationOp,
     pub(super) request_id: RequestId,
-    pub(super) turn_id: TurnId,
-    /// The instant of the check, by the database's clock.
-    pub(super) at: Timestamp,
+    pub(super) turn: DeletedTurn,
 }
 
 /// Checks conditions 1 to 5 of TURN-54 in their order.
@@ -89,16 +89,16 @@ fn displace<'a>(
     caller: &'a Caller,
     request: &'a RequestContext,
     query: &MutationQuery,
-    (turn_id, at): (TurnId, Timestamp),
+    turn: &DeletedTurn,
     successor: Option<RequestId>,
 ) -> Result<TurnMutation<'a>, StoreError> {
-    tx.turn_delete(query, turn_id, at, successor)?;
+    tx.turn_delete(query, turn, successor)?;
     Ok(TurnMutation {
         caller,
         request,
         chat_id: query.chat_id,
-        turn_id,
-        at,
+        turn_id: turn.id,
+        at: turn.at,
     })
 }
 
@@ -114,8 +114,7 @@ pub(super) fn replace(
 ) -> Result<(), StoreError> {
     let query = query(caller, draft.ids.chat_id, replaced.request_id);
     let new = draft.ids.request_id;
-    let turn = (replaced.turn_id, replaced.at);
-    let change = displace(tx, caller, request, &query, turn, Some(new))?;
+    let change = displace(tx, caller, request, &query, &replaced.turn, Some(new))?;
     let event = change.replacement(replaced.op, replaced.request_id, new);
     event.enqueue(tx, outbox)
 }
@@ -195,9 +194,17 @@ async fn delete_in<'a>(
     attempted: &Attempted<Deletion>,
 ) -> Result<TurnMutation<'a>, DeleteError> {
     let turn = check(tx.turn_mutation_lock(query).await?, caller).map_err(DeleteError::Answer)?;
-    let this = (turn.id, turn.now);
-    attempted.note(this);
-    Ok(displace(tx, caller, request, query, this, None)?)
+    attempted.note((turn.id, turn.now));
+    Ok(displace(tx, caller, request, query, &deleted(&turn), None)?)
+}
+
+/// `turn`, to be deleted at the instant at which it was checked.
+pub(super) const fn deleted(turn: &TargetTurn) -> DeletedTurn {
+    DeletedTurn {
+        id: turn.id,
+        at: turn.now,
+        is_summarized: turn.is_summarized,
+    }
 }
 
 pub(super) const fn query(

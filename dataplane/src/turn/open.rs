@@ -9,6 +9,7 @@ use std::sync::Arc;
 use minichat_config::{Model, Provider, Secret};
 use minichat_core::context::Role;
 use minichat_core::quota::{Decision, DowngradeReason, RequestFacts, Reserve};
+use minichat_core::summary::ContextUse;
 use minichat_core::{ChatId, MessageId, RequestId, Timestamp, TurnId};
 use minichat_provider::InputMessage;
 use minichat_store::ToolFiles;
@@ -35,10 +36,19 @@ pub(super) struct Draft {
     pub(super) facts: RequestFacts,
     /// What tools find in the chat.
     pub(super) files: ToolFiles,
+    /// The thread summary of the chat.
+    pub(super) summary: Option<DraftSummary>,
     /// The recent window in chronological order (CONT-5).
     pub(super) recent: Arc<[(Role, String)]>,
     /// The turn that this one replaces.
     pub(super) replaces: Option<Replaced>,
+}
+
+/// A thread summary for a prompt.
+pub(super) struct DraftSummary {
+    /// With its preamble (CONT-3).
+    pub(super) text: String,
+    pub(super) token_estimate: u32,
 }
 
 /// All ids of a turn, made before anything is written.
@@ -71,16 +81,30 @@ pub(super) struct Plan {
 /// The context plan (CONT-2), as ranges of the draft's data.
 pub(super) struct PlannedContext {
     instructions: Option<String>,
+    /// Whether the draft's summary is kept.
+    has_summary: bool,
     /// Number of the draft's recent messages that are left out, oldest first.
     dropped: usize,
+    context_use: ContextUse,
 }
 
 impl PlannedContext {
-    pub(super) fn new(instructions: Option<String>, dropped: usize) -> Self {
+    pub(super) fn new(
+        instructions: Option<String>,
+        (has_summary, dropped): (bool, usize),
+        context_use: ContextUse,
+    ) -> Self {
         Self {
             instructions,
+            has_summary,
             dropped,
+            context_use,
         }
+    }
+
+    /// What decides about a thread summary (CONT-10).
+    pub(super) const fn context_use(&self) -> ContextUse {
+        self.context_use
     }
 
     pub(super) fn instructions(&self) -> Option<&str> {
@@ -125,7 +149,7 @@ impl Plan {
     /// The conversation for the provider, the new message last.
     pub(super) fn messages(&self) -> Vec<InputMessage<'_>> {
         let kept = self.draft.recent.iter().skip(self.context.dropped);
-        kept.map(|(role, text)| InputMessage {
+        let kept = kept.map(|(role, text)| InputMessage {
             role: match role {
                 Role::User => minichat_provider::Role::User,
                 Role::Assistant => minichat_provider::Role::Assistant,
@@ -133,13 +157,27 @@ impl Plan {
             text,
             // Images are sent with their own turn only (CONT-71).
             image_file_ids: &[],
-        })
-        .chain(std::iter::once(InputMessage {
+        });
+        let summary = self.summary().map(|summary| InputMessage {
             role: minichat_provider::Role::User,
-            text: &self.draft.content,
-            image_file_ids: self.draft.attachments.image_file_ids(),
-        }))
-        .collect()
+            text: &summary.text,
+            image_file_ids: &[],
+        });
+        summary
+            .into_iter()
+            .chain(kept)
+            .chain(std::iter::once(InputMessage {
+                role: minichat_provider::Role::User,
+                text: &self.draft.content,
+                image_file_ids: self.draft.attachments.image_file_ids(),
+            }))
+            .collect()
+    }
+
+    /// The thread summary, if the plan keeps it.
+    pub(super) fn summary(&self) -> Option<&DraftSummary> {
+        let summary = self.draft.summary.as_ref();
+        summary.filter(|_| self.context.has_summary)
     }
 
     pub(super) const fn ids(&self) -> &Ids {

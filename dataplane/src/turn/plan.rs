@@ -11,6 +11,7 @@ use minichat_core::quota::{
     Cells, Decision, InputTooLong, Limits, PolicyModel, QuotaScope, Reserve, check_message_length,
     offered_tools, preflight,
 };
+use minichat_core::summary::ContextUse;
 use serde_json::json;
 
 use super::open::{Draft, Plan, PlannedContext};
@@ -98,14 +99,18 @@ fn context(
         max_output_tokens_applied: reserve.max_output_tokens_applied,
         offered,
         instructions: instructions.as_deref(),
+        summary: draft.summary.as_ref().map(|summary| summary.text.as_str()),
         recent: &recent,
         user_text: &draft.content,
         images: draft.facts.images,
     })?;
-    // The last message of the plan is the new one; the others are the newest of
-    // the window.
-    let dropped = recent.len() + 1 - assembled.messages.len();
-    Ok(PlannedContext::new(instructions, dropped))
+    let kept = (assembled.has_summary, assembled.dropped);
+    let context_use = ContextUse {
+        estimated_tokens: assembled.estimated_context_tokens,
+        input_budget: assembled.input_budget,
+        messages_truncated: assembled.messages_truncated,
+    };
+    Ok(PlannedContext::new(instructions, kept, context_use))
 }
 
 fn quota_exceeded(decision: &Decision) -> Problem {

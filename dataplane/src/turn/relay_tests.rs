@@ -14,6 +14,7 @@ fn relay() -> (Sender, Relay) {
         request_id: RequestId::random(),
         message_id: MessageId::random(),
         is_new_turn: true,
+        thread_summary_applied: None,
     });
     let labels = Labels {
         metrics: Arc::new(NoopMetrics),

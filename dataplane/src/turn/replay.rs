@@ -88,6 +88,7 @@ fn frames(turn: &Turn, message: &Message, selected_model: &str) -> Vec<u8> {
             request_id: turn.request_id,
             message_id: message.id,
             is_new_turn: false,
+            thread_summary_applied: None,
         }),
         StreamEvent::Delta {
             kind: DeltaKind::Text,

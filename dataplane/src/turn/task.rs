@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use minichat_core::quota::status;
-use minichat_core::stream::{Done, QuotaDecision, StreamErrorCode, StreamEvent, StreamStarted};
+use minichat_core::stream::{
+    Done, QuotaDecision, StreamErrorCode, StreamEvent, StreamStarted, ThreadSummaryApplied,
+};
 use minichat_core::turn::{IncompleteReason, Outcome, TurnErrorCode, Usage};
 use minichat_metrics::{AbortTrigger, ActiveStreamGuard, Trigger};
 use minichat_provider::{FailureKind, ResponseId, StartedFlag};
@@ -131,6 +133,9 @@ fn open_relay(turn: &OpenTurn, reply: Reply, interrupt: Arc<Interrupt>) -> Sink 
         request_id: turn.ids().request_id,
         message_id: turn.ids().assistant_message_id,
         is_new_turn: true,
+        thread_summary_applied: turn.plan.summary().map(|summary| ThreadSummaryApplied {
+            token_estimate: summary.token_estimate,
+        }),
     });
     let (events, receiver) = channel::channel(streaming.sse_channel_capacity, &started);
     let relay = Relay::new(

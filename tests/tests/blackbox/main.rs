@@ -121,6 +121,8 @@ mod streaming;
 #[cfg(test)]
 mod tenant_owners;
 #[cfg(test)]
+mod thread_summaries;
+#[cfg(test)]
 mod timeouts;
 #[cfg(test)]
 mod tls;

@@ -9,7 +9,7 @@ const PREFIX: &str = "mini_chat";
 
 /// Every metric that answering PING on the premium model changes, except sums
 /// of durations.
-const MOVED_BY_PING: [(&str, f64); 17] = [
+const MOVED_BY_PING: [(&str, f64); 18] = [
     ("finalization_latency_ms_count", 1.0),
     ("outbox_enqueue_total{kind=\"audit\",result=\"ok\"}", 1.0),
     ("outbox_enqueue_total{kind=\"usage\",result=\"ok\"}", 1.0),
@@ -37,6 +37,7 @@ const MOVED_BY_PING: [(&str, f64); 17] = [
         "stream_total_latency_ms_count{model=\"prem\",provider=\"main\"}",
         1.0,
     ),
+    ("thread_summary_trigger_total{result=\"not_needed\"}", 1.0),
     (
         "ttft_overhead_ms_count{model=\"prem\",provider=\"main\"}",
         1.0,

@@ -567,6 +567,12 @@ pub(super) const KEYS: &[Key] = &[
         "Queue of deleted files.",
     ),
     key(
+        "outbox.thread_summary_queue_name",
+        Kind::Text,
+        "mini-chat.thread_summary",
+        "Queue of chats to summarize.",
+    ),
+    key(
         "outbox.num_partitions",
         Kind::Integer(1, 64),
         "4",
@@ -607,6 +613,36 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Integer(0, MILLION),
         "0",
         "Failed deliveries after which an audit event becomes a dead letter; 0 = never.",
+    ),
+    key(
+        "thread_summary_worker.enabled",
+        Kind::Bool,
+        "true",
+        "Whether older messages of long chats are summarized. If `false`, no summary is made for any tenant; those that exist stay in use.",
+    ),
+    key(
+        "thread_summary_worker.compression_threshold_pct",
+        Kind::Integer(1, 99),
+        "80",
+        "Per cent of a model's input budget from which a chat without a summary gets one. A tenant can set its own.",
+    ),
+    key(
+        "thread_summary_worker.summary_system_prompt",
+        Kind::Text,
+        "",
+        "Instructions for the model that summarizes; empty = those built in. A tenant can set its own.",
+    ),
+    key(
+        "thread_summary_worker.message_content_limit",
+        Kind::Integer(0, MILLION),
+        "4000",
+        "Characters of one message that the summarizing model reads; 0 = all.",
+    ),
+    key(
+        "thread_summary_worker.max_attempts",
+        Kind::Integer(1, 1000),
+        "3",
+        "Attempts after which a summary that cannot be made becomes a dead letter.",
     ),
     key(
         "cleanup_worker.enabled",

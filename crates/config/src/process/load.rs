@@ -14,7 +14,8 @@ use self::settings::Settings;
 use super::types::{
     Auth, CleanupConfig, CleanupWorker, Database, DatabaseUrl, Dev, Drain, Job, JobConfig,
     LogFormat, Logging, Metrics, OrphanWatchdog, ProcessConfig, ProviderHttp, RateLimit, Retention,
-    Server, SharedSecret, Streaming, TenantSource, Thumbnails, Tracing, TrustedHeaders, Uploads,
+    Server, SharedSecret, Streaming, TenantSource, ThreadSummaryWorker, Thumbnails, Tracing,
+    TrustedHeaders, Uploads,
 };
 use crate::fault::Faults;
 use crate::issuer::Issuer;
@@ -62,6 +63,7 @@ fn process(settings: &mut Settings) -> ProcessConfig {
         },
         orphan_watchdog: orphan_watchdog(settings),
         outbox: outbox::outbox(settings),
+        thread_summary_worker: thread_summary_worker(settings),
         cleanup_worker: cleanup_worker(settings),
         retention: retention(settings),
         uploads: uploads(settings),
@@ -150,6 +152,16 @@ fn orphan_watchdog(settings: &mut Settings) -> OrphanWatchdog {
         enabled: settings.boolean("orphan_watchdog.enabled"),
         scan_interval: settings.seconds("orphan_watchdog.scan_interval_secs"),
         timeout: settings.seconds("orphan_watchdog.timeout_secs"),
+    }
+}
+
+fn thread_summary_worker(settings: &mut Settings) -> ThreadSummaryWorker {
+    ThreadSummaryWorker {
+        enabled: settings.boolean("thread_summary_worker.enabled"),
+        compression_threshold_pct: settings
+            .small("thread_summary_worker.compression_threshold_pct"),
+        system_prompt: settings.text("thread_summary_worker.summary_system_prompt"),
+        message_content_limit: settings.size("thread_summary_worker.message_content_limit"),
     }
 }
 

@@ -27,8 +27,8 @@ pub use outbox::{Outbox, OutboxKind};
 pub use types::{
     Allowed, Auth, CleanupConfig, CleanupWorker, Cors, Database, DatabaseUrl, Dev, Drain,
     IpNetwork, Job, JobConfig, LogFormat, Logging, Metrics, OrphanWatchdog, ProcessConfig,
-    ProviderHttp, RateLimit, Retention, Server, Streaming, TenantSource, Thumbnails, Tracing,
-    TrustedHeaders, Uploads,
+    ProviderHttp, RateLimit, Retention, Server, Streaming, TenantSource, ThreadSummaryWorker,
+    Thumbnails, Tracing, TrustedHeaders, Uploads,
 };
 
 impl ProcessConfig {

@@ -16,23 +16,27 @@ pub enum OutboxKind {
     ChatCleanup,
     /// Deleted attachments of chats that are left (CONT-162).
     AttachmentCleanup,
+    /// Chats whose older messages are to be summarized (CONT-133).
+    ThreadSummary,
 }
 
 impl OutboxKind {
     /// The kinds that this release enqueues.
-    pub const ENQUEUED: [Self; 4] = [
+    pub const ENQUEUED: [Self; 5] = [
         Self::Usage,
         Self::Audit,
         Self::ChatCleanup,
         Self::AttachmentCleanup,
+        Self::ThreadSummary,
     ];
-    /// The kinds that are delivered to sinks.
-    pub const DELIVERED: [Self; 2] = [Self::Usage, Self::Audit];
+    /// The kinds that the dispatcher delivers: events to sinks, and the summaries to
+    /// make to this process itself.
+    pub const DELIVERED: [Self; 3] = [Self::Usage, Self::Audit, Self::ThreadSummary];
 
     /// Whether its messages tell the clean-up of deletions. They have no order, and
     /// whoever cleans up reads them (CONT-164).
     pub const fn is_of_cleanup(self) -> bool {
-        !matches!(self, Self::Usage | Self::Audit)
+        matches!(self, Self::ChatCleanup | Self::AttachmentCleanup)
     }
 
     /// Name of the kind in labels, logs and commands.
@@ -42,6 +46,7 @@ impl OutboxKind {
             Self::Audit => "audit",
             Self::ChatCleanup => "chat_cleanup",
             Self::AttachmentCleanup => "attachment_cleanup",
+            Self::ThreadSummary => "thread_summary",
         }
     }
 }
@@ -51,7 +56,7 @@ impl OutboxKind {
 pub struct Outbox {
     /// Names of the queues, all different, in the order of
     /// [`OutboxKind::ENQUEUED`].
-    pub queues: [String; 4],
+    pub queues: [String; 5],
     /// Partitions of each queue, a power of two.
     pub num_partitions: u32,
     /// Time for which a process holds a partition.
@@ -62,20 +67,27 @@ pub struct Outbox {
     pub backoff_base: Duration,
     /// Longest wait; not less than the first.
     pub backoff_max: Duration,
-    /// Failed deliveries after which an event is a dead letter, of usage and of
-    /// audit events; 0 = never.
-    pub max_attempts: [u32; 2],
+    /// Failed deliveries after which a message is a dead letter, of usage events, of
+    /// audit events and of summaries to make; 0 = never.
+    pub max_attempts: [u32; 3],
 }
 
 impl Outbox {
     /// The queue of a kind.
     pub fn queue(&self, kind: OutboxKind) -> &str {
-        let [usage, audit, chat_cleanup, attachment_cleanup] = &self.queues;
+        let [
+            usage,
+            audit,
+            chat_cleanup,
+            attachment_cleanup,
+            thread_summary,
+        ] = &self.queues;
         match kind {
             OutboxKind::Usage => usage,
             OutboxKind::Audit => audit,
             OutboxKind::ChatCleanup => chat_cleanup,
             OutboxKind::AttachmentCleanup => attachment_cleanup,
+            OutboxKind::ThreadSummary => thread_summary,
         }
     }
 
@@ -89,10 +101,11 @@ impl Outbox {
     /// Failed deliveries after which an event of the kind is a dead letter; 0 =
     /// never.
     pub const fn max_attempts(&self, kind: OutboxKind) -> u32 {
-        let [usage, audit] = self.max_attempts;
+        let [usage, audit, thread_summary] = self.max_attempts;
         match kind {
             OutboxKind::Usage => usage,
             OutboxKind::Audit => audit,
+            OutboxKind::ThreadSummary => thread_summary,
             OutboxKind::ChatCleanup | OutboxKind::AttachmentCleanup => 0,
         }
     }

@@ -110,6 +110,7 @@ fn every_key_is_read_from_its_variable() {
             // These take any text.
             Ok(config) => assert!(
                 config.logging.level == wrong
+                    || config.thread_summary_worker.system_prompt == wrong
                     || config.outbound.ca_file == Some(wrong.into())
                     || config.source == Some(TenantSource::Manifests(wrong.into()))
                     || config.source == Some(TenantSource::Directory(wrong.into()))

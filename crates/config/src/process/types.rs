@@ -46,6 +46,8 @@ pub struct ProcessConfig {
     pub outbox: Outbox,
     /// `rag.*`
     pub uploads: Uploads,
+    /// `thread_summary_worker.*`
+    pub thread_summary_worker: ThreadSummaryWorker,
     /// `cleanup_worker.*`
     pub cleanup_worker: CleanupWorker,
     /// `retention.*`
@@ -324,6 +326,20 @@ pub struct Thumbnails {
     pub max_pixels: u64,
     /// Maximum size of its file, and of its pixels at 4 bytes each, in bytes.
     pub max_decode_bytes: u64,
+}
+
+/// Summaries of the older messages of long chats (CONT-130).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ThreadSummaryWorker {
+    /// Whether summaries are made at all.
+    pub enabled: bool,
+    /// Per cent of the input budget from which a chat without a summary gets one, 1
+    /// to 99 (CONT-131). A tenant's own takes precedence.
+    pub compression_threshold_pct: u32,
+    /// Instructions; empty = those built in. A tenant's own take precedence.
+    pub system_prompt: String,
+    /// Characters of one message in the prompt; 0 = all (CONT-135).
+    pub message_content_limit: usize,
 }
 
 /// The clean-up of provider files and vector stores after deletions (CONT-160).

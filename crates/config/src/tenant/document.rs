@@ -70,6 +70,9 @@ pub struct TenantDocument {
     /// Own limits of uploads.
     #[serde(default, skip_serializing_if = "UploadLimits::is_empty")]
     pub uploads: UploadLimits,
+    /// Summaries of long chats.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub thread_summary: ThreadSummaryDocument,
     /// Where usage events go; absent = nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage_sink: Option<SinkDocument>,
@@ -78,6 +81,34 @@ pub struct TenantDocument {
     pub audit_sink: Option<AuditSinkDocument>,
     /// Spending limits.
     pub user_limits: UserLimitsDocument,
+}
+
+/// `thread_summary`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ThreadSummaryDocument {
+    /// Whether older messages are summarized.
+    pub enabled: bool,
+    /// The model that summarizes; absent = the chat's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_id: Option<String>,
+    /// Per cent of the input budget, 1 to 99; absent = the process's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compression_threshold_pct: Option<u32>,
+    /// Instructions for the model; absent = the process's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_prompt: Option<String>,
+}
+
+impl Default for ThreadSummaryDocument {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            model_id: None,
+            compression_threshold_pct: None,
+            system_prompt: None,
+        }
+    }
 }
 
 /// `usage_sink`.

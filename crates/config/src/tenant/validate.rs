@@ -10,7 +10,8 @@ use minichat_core::quota::{EstimationBudgets, Pricing, Tier, TierLimits, ToolSup
 
 use super::document::{
     ApiParamsDocument, AuthDocument, ContextDocument, MAX_NUM_RESULTS, ModelDocument,
-    ProviderDocument, SCHEMA, TenantDocument, TimeoutsDocument, UserLimitsDocument,
+    ProviderDocument, SCHEMA, TenantDocument, ThreadSummaryDocument, TimeoutsDocument,
+    UserLimitsDocument,
 };
 use super::issuers;
 use super::provider::{Provider, ProviderAuth, ProviderTimeouts, Scheme};
@@ -64,6 +65,7 @@ pub(super) fn tenant(document: TenantDocument) -> Result<TenantConfig, Faults> {
     let user_limits = user_limits(&document.user_limits, &mut faults);
     sink::check(&document, &mut faults);
     document.uploads.check(&mut faults);
+    thread_summary(&document, &mut faults);
     faults.into_result(TenantConfig {
         tenant_id: document.tenant_id,
         policy_version: document.policy_version,
@@ -86,6 +88,28 @@ pub(super) fn tenant(document: TenantDocument) -> Result<TenantConfig, Faults> {
         uploads: document.uploads,
         document: Arc::new(document),
     })
+}
+
+/// PLAT-154
+fn thread_summary(document: &TenantDocument, faults: &mut Faults) {
+    let ThreadSummaryDocument {
+        enabled: _,
+        model_id,
+        compression_threshold_pct,
+        system_prompt: _,
+    } = &document.thread_summary;
+    if let Some(id) = model_id {
+        faults.require(
+            document.model_catalog.iter().any(|model| model.id == *id),
+            "thread_summary.model_id",
+            format!("no model is called `{id}`"),
+        );
+    }
+    faults.require(
+        compression_threshold_pct.is_none_or(|pct| (1..=99).contains(&pct)),
+        "thread_summary.compression_threshold_pct",
+        "must be 1 to 99",
+    );
 }
 
 fn document_as_a_whole(document: &TenantDocument, faults: &mut Faults) -> String {

@@ -44,6 +44,8 @@ pub struct ContextRequest<'a> {
     pub offered: OfferedTools,
     /// The joined system instructions ([`join_instructions`]).
     pub instructions: Option<&'a str>,
+    /// The thread summary with its preamble, if there is one (CONT-2).
+    pub summary: Option<&'a str>,
     /// The recent window, in chronological order (CONT-5).
     pub recent: &'a [PlanMessage<'a>],
     /// The text of the current user message.
@@ -56,8 +58,15 @@ pub struct ContextRequest<'a> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan<'a> {
     pub instructions: Option<&'a str>,
-    /// Chronological; the last is the current user message.
+    /// The summary if it was kept, then chronological; the last is the current user
+    /// message.
     pub messages: Vec<PlanMessage<'a>>,
+    /// Whether the thread summary is among them (CONT-9).
+    pub has_summary: bool,
+    /// Messages of the window that were left out, the oldest.
+    pub dropped: usize,
+    /// `input_budget` of CONT-8.
+    pub input_budget: u64,
     /// Estimated tokens of the plan, without surcharges and output (CONT-10).
     pub estimated_context_tokens: u64,
     /// Whether a message of the window did not fit (CONT-10).
@@ -83,8 +92,8 @@ pub fn join_instructions(parts: &[&str]) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("\n\n"))
 }
 
-/// Keeps the instructions, the current message and the newest messages that
-/// fit, without gaps (CONT-9).
+/// Keeps the instructions, the current message, the summary if it fits, and the
+/// newest messages that fit, without gaps (CONT-9).
 pub fn assemble<'a>(request: &ContextRequest<'a>) -> Result<Plan<'a>, ContextBudgetExceeded> {
     let cost = |text: &str| request.model.budgets.text_tokens(text.len() as u64);
     let available = available_tokens(request)?;
@@ -99,6 +108,10 @@ pub fn assemble<'a>(request: &ContextRequest<'a>) -> Result<Plan<'a>, ContextBud
             required: mandatory,
             available,
         })?;
+    let summary = request
+        .summary
+        .and_then(|summary| Some((summary, remaining.checked_sub(cost(summary))?)));
+    remaining = summary.map_or(remaining, |(_, rest)| rest);
     let mut first_kept = request.recent.len();
     for (index, message) in request.recent.iter().enumerate().rev() {
         let Some(rest) = remaining.checked_sub(cost(message.text)) else {
@@ -109,15 +122,26 @@ pub fn assemble<'a>(request: &ContextRequest<'a>) -> Result<Plan<'a>, ContextBud
     }
     Ok(Plan {
         instructions: request.instructions,
-        messages: in_order(request, first_kept),
+        messages: in_order(request, summary.map(|(text, _)| text), first_kept),
+        has_summary: summary.is_some(),
+        dropped: first_kept,
+        input_budget: input_budget(request),
         estimated_context_tokens: available - remaining,
         messages_truncated: first_kept > 0,
     })
 }
 
-fn in_order<'a>(request: &ContextRequest<'a>, first_kept: usize) -> Vec<PlanMessage<'a>> {
+fn in_order<'a>(
+    request: &ContextRequest<'a>,
+    summary: Option<&'a str>,
+    first_kept: usize,
+) -> Vec<PlanMessage<'a>> {
     let kept = request.recent.get(first_kept..).unwrap_or_default();
-    let mut messages = Vec::with_capacity(kept.len() + 1);
+    let mut messages = Vec::with_capacity(kept.len() + 2);
+    messages.extend(summary.map(|text| PlanMessage {
+        role: Role::User,
+        text,
+    }));
     messages.extend_from_slice(kept);
     messages.push(PlanMessage {
         role: Role::User,
@@ -126,18 +150,22 @@ fn in_order<'a>(request: &ContextRequest<'a>, first_kept: usize) -> Vec<PlanMess
     messages
 }
 
+/// `input_budget` of CONT-8.
+fn input_budget(request: &ContextRequest<'_>) -> u64 {
+    let window = u64::from(request.model.context_window);
+    u64::from(request.model.max_input_tokens)
+        .min(window.saturating_sub(u64::from(request.max_output_tokens_applied)))
+}
+
 /// `available` of CONT-8, always positive.
 fn available_tokens(request: &ContextRequest<'_>) -> Result<u64, ContextBudgetExceeded> {
     let model = request.model;
-    let window = u64::from(model.context_window);
-    let input_budget = u64::from(model.max_input_tokens)
-        .min(window.saturating_sub(u64::from(request.max_output_tokens_applied)));
     let deductions =
         u64::from(model.budgets.fixed_overhead_tokens) + model.budgets.tool_tokens(request.offered);
-    match input_budget.saturating_sub(deductions) {
+    match input_budget(request).saturating_sub(deductions) {
         0 => Err(ContextBudgetExceeded {
             required: deductions,
-            available: window,
+            available: u64::from(model.context_window),
         }),
         available => Ok(available),
     }

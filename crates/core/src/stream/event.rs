@@ -44,6 +44,15 @@ pub struct StreamStarted {
     pub message_id: MessageId,
     /// `false` on a replay.
     pub is_new_turn: bool,
+    /// Present if the thread summary is in the prompt; absent on a replay (CONT-11).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thread_summary_applied: Option<ThreadSummaryApplied>,
+}
+
+/// The thread summary in a prompt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+pub struct ThreadSummaryApplied {
+    pub token_estimate: u32,
 }
 
 /// What a piece of text is (API-142).

@@ -7,6 +7,7 @@ mod tool;
 
 pub use event::{
     DeltaKind, Done, DoneUsage, QuotaDecision, StreamErrorCode, StreamEvent, StreamStarted,
+    ThreadSummaryApplied,
 };
 pub use grammar::{EventKind, Grammar, Phase};
 pub use tool::{Citation, CitationSource, Span, ToolDetails, ToolEvent, ToolPhase};

@@ -34,7 +34,7 @@ use crate::sse;
 
 pub(crate) use reported_error::{ReportedError, normal_status};
 
-/// The JSON body of `request` in the provider's protocol, streaming.
+/// The JSON body of `request` in the provider's protocol.
 pub(crate) fn body(
     provider: &Provider,
     request: &TurnRequest<'_>,
@@ -132,6 +132,21 @@ impl Translator {
             return true;
         }
         false
+    }
+
+    /// Reads the document that is the answer to a call without a stream.
+    pub(crate) fn feed_document(&mut self, body: &[u8]) {
+        let body = decoded(body);
+        let json = body.trim_ascii();
+        let name: &[u8] = match &self.protocol {
+            Protocol::Responses(_) => openai_responses::event_of_document(json),
+            // A chunk may contain a whole answer.
+            Protocol::ChatCompletions(_) => b"",
+        };
+        self.feed(sse::Event {
+            name,
+            data: json.as_bytes(),
+        });
     }
 
     /// The body has ended properly. This ends an answer that gave its finish

@@ -19,7 +19,7 @@ pub(super) fn request(
     let mut request = Request::post(path(&provider.api_path, call.request.provider_model_id))
         .header(HOST, provider.authority())
         .header(CONTENT_TYPE, "application/json")
-        .header(ACCEPT, "text/event-stream");
+        .header(ACCEPT, accepted(call));
     if let Some(auth) = &provider.auth {
         let (name, value) = credential(auth, call.credential)?;
         request = request.header(name, value);
@@ -33,6 +33,14 @@ pub(super) fn request(
     request
         .body(RequestBody::whole(body, call.started.clone()))
         .map_err(|error| Failure::misconfigured(&error))
+}
+
+const fn accepted(call: &ProviderCall<'_>) -> &'static str {
+    if call.request.is_streamed {
+        "text/event-stream"
+    } else {
+        "application/json"
+    }
 }
 
 /// The header that carries the credential, marked as sensitive so that it is

@@ -15,6 +15,7 @@ mod proxy;
 mod small;
 mod tls;
 mod transport;
+mod whole;
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use pool::Place;
 pub use post::{Post, PostAnswer, PostError};
 pub(crate) use small::{SmallAnswer, SmallBody, SmallCall, SmallError};
 pub use tls::{CaFileError, check_ca_file, encrypt};
+pub use whole::WholeAnswer;
 
 use crate::failure::{Failure, TimeoutStage};
 use crate::request::ProviderCall;

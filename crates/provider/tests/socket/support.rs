@@ -77,6 +77,7 @@ impl Setup {
             client_request_id: Some("request-1"),
             traceparent: None,
             request: TurnRequest {
+                is_streamed: true,
                 provider_model_id: self.model,
                 instructions: Some("Be brief."),
                 messages,

@@ -98,6 +98,25 @@ impl Tx {
         )
     }
 
+    /// Whether a message of the tenant with this key was enqueued and is still there,
+    /// delivered or not.
+    pub async fn outbox_has(
+        &mut self,
+        queue: &str,
+        tenant: TenantId,
+        dedupe_key: &str,
+    ) -> Result<bool, StoreError> {
+        let found = self
+            .query_opt(
+                "SELECT 1 FROM outbox_messages WHERE queue = $1 AND tenant_id = $2 \
+                 AND dedupe_key = $3",
+                &params![queue, tenant, dedupe_key],
+                |_| Ok(()),
+            )
+            .await?;
+        Ok(found.is_some())
+    }
+
     /// Runs a statement that is all of its transaction: on PostgreSQL in one round
     /// trip, unless a pooler stands before it.
     async fn alone<T>(

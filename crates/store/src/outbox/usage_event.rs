@@ -11,6 +11,8 @@ use uuid::Uuid;
 pub struct UsageEvent {
     #[serde(default)]
     user_id: Option<UserId>,
+    #[serde(default)]
+    system_task_type: Option<String>,
     pub effective_model: String,
     #[serde(default)]
     reserve_day: Option<Date>,
@@ -47,6 +49,12 @@ impl UsageEvent {
         } else {
             Ok(None)
         }
+    }
+
+    /// Whether it is of a task of the system (QUOTA-96), which belongs to no turn and to
+    /// no user, and is no part of the books.
+    pub fn is_of_system(&self) -> bool {
+        self.system_task_type.is_some()
     }
 
     /// The nil id: no user.

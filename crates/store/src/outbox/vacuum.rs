@@ -139,6 +139,7 @@ fn sums(delivered: &[Delivered]) -> HashMap<Key, Sum> {
     let mut sums = HashMap::<Key, Sum>::new();
     for message in delivered {
         let event = match UsageEvent::read(&message.payload) {
+            Ok(Some(event)) if event.is_of_system() => continue,
             Ok(Some(event)) => event,
             Ok(None) => continue,
             // The parser's message may quote the event.

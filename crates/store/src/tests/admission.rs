@@ -109,6 +109,7 @@ on_both_databases! {
                 chat_id: db.chat,
                 request_id: send.request,
                 recent_messages_limit: 10,
+                ignores_summary: false,
             };
             db.store.write(move |tx| Box::pin(async move {
                 let facts = tx.turn_admission_facts(&query).await?.unwrap();

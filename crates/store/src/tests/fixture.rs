@@ -164,6 +164,7 @@ impl Db {
             chat_id: self.chat,
             request_id,
             recent_messages_limit,
+            ignores_summary: false,
         };
         self.store
             .write(move |tx| Box::pin(async move { tx.turn_admission_facts(&query).await }))

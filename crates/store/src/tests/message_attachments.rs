@@ -77,6 +77,7 @@ impl Db {
             chat_id,
             request_id,
             recent_messages_limit: 0,
+            ignores_summary: false,
         };
         self.store
             .write(move |tx| {

@@ -101,6 +101,7 @@ pub(super) async fn finalize_as(
                 method: SettlementMethod::Actual,
                 answer: Some(turn.message(MessageId::random(), Role::Assistant, "hi")),
                 events: [event("a"), event("b")],
+                summary: None,
             };
             Ok(tx.turn_finalize(&finalization).await?.is_some())
         })

@@ -98,6 +98,7 @@ fn written() -> Vec<StreamEvent<'static>> {
             request_id: RequestId::random(),
             message_id: MessageId::random(),
             is_new_turn: true,
+            thread_summary_applied: None,
         }),
         StreamEvent::Ping,
         StreamEvent::Delta {

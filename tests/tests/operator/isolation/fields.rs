@@ -302,6 +302,10 @@ fn where_tenants_reach(world: &World) -> Cases {
 fn tools_of_tenants() -> Cases {
     BTreeMap::from([
         ("spec.killSwitches.disableFileSearch", vec![json!(true)]),
+        (
+            "spec.threadSummary.systemPrompt",
+            vec![json!(""), json!("{}")],
+        ),
         ("spec.context.webSearchGuard", vec![json!(""), json!("{}")]),
         ("spec.context.fileSearchGuard", vec![json!(""), json!("{}")]),
         ("spec.models[].toolSupport.webSearch", vec![json!(true)]),
@@ -343,6 +347,12 @@ fn what_tenants_set() -> Cases {
         (
             "spec.context.recentMessagesLimit",
             vec![json!(0), json!(100)],
+        ),
+        ("spec.threadSummary.enabled", vec![json!(false)]),
+        ("spec.threadSummary.modelId", vec![json!("another")]),
+        (
+            "spec.threadSummary.compressionThresholdPct",
+            vec![json!(1), json!(99)],
         ),
         ("spec.uploads.maxFileSizeKb", vec![json!(1)]),
         ("spec.uploads.maxImageSizeKb", vec![json!(1)]),

@@ -15,6 +15,7 @@ pub(super) fn outbox(settings: &mut Settings) -> Outbox {
             queue_name(settings, "outbox.audit_queue_name"),
             queue_name(settings, "outbox.chat_cleanup_queue_name"),
             queue_name(settings, "outbox.cleanup_queue_name"),
+            queue_name(settings, "outbox.thread_summary_queue_name"),
         ],
         num_partitions: settings.small("outbox.num_partitions"),
         lease: settings.seconds("outbox.lease_secs"),
@@ -24,6 +25,7 @@ pub(super) fn outbox(settings: &mut Settings) -> Outbox {
         max_attempts: [
             settings.small("outbox.max_attempts.usage"),
             settings.small("outbox.max_attempts.audit"),
+            settings.small("thread_summary_worker.max_attempts"),
         ],
     };
     let names: HashSet<_> = outbox.queues.iter().collect();

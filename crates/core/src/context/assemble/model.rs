@@ -138,6 +138,7 @@ proptest! {
         let recent: Vec<_> = texts.iter().map(|(user, text)| said(role(*user), text)).collect();
         let model = model(&budgets, window, max_input);
         let request = ContextRequest {
+            summary: None,
             model: &model,
             max_output_tokens_applied: output,
             offered,

@@ -32,6 +32,7 @@ fn request<'a>(
         max_output_tokens_applied: 1024,
         offered: OfferedTools::default(),
         instructions: None,
+        summary: None,
         recent,
         user_text,
         images: 0,

@@ -92,6 +92,7 @@ fn stream_started_names_request_and_message() {
         request_id: RequestId::random(),
         message_id: MessageId::random(),
         is_new_turn: true,
+        thread_summary_applied: None,
     };
     assert_eq!(
         data(&StreamEvent::StreamStarted(started)),

@@ -11,7 +11,8 @@ use crate::request::{InputMessage, TurnRequest};
 pub(in crate::adapter) struct RequestJson<'a> {
     model: &'a str,
     stream: bool,
-    stream_options: StreamOptions,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_options: Option<StreamOptions>,
     messages: Messages<'a>,
     max_completion_tokens: u32,
     user: &'a str,
@@ -30,10 +31,10 @@ impl<'a> RequestJson<'a> {
     pub(in crate::adapter) fn new(provider: &Provider, request: &TurnRequest<'a>) -> Self {
         Self {
             model: request.provider_model_id,
-            stream: true,
-            stream_options: StreamOptions {
+            stream: request.is_streamed,
+            stream_options: request.is_streamed.then_some(StreamOptions {
                 include_usage: true,
-            },
+            }),
             messages: Messages {
                 instructions: non_empty(request.instructions),
                 conversation: request.messages,

@@ -251,6 +251,17 @@ impl Answer {
     }
 }
 
+/// The event at the end of a stream that says the same as a whole response.
+pub(super) fn event_of_document(json: &str) -> &'static [u8] {
+    let [status, error] = members_of(Some(json), ["status", "error"]);
+    match status {
+        Some("\"incomplete\"") => b"response.incomplete",
+        Some("\"failed\" | \"cancelled\"") => b"response.failed",
+        _ if error.is_some_and(is_truthy) => b"response.failed",
+        _ => b"response.completed",
+    }
+}
+
 fn show(splitter: &mut Option<Splitter>, text: &str, output: &mut Output) {
     match splitter {
         Some(splitter) => splitter.split(text, output),

@@ -40,7 +40,7 @@ impl<'a> RequestJson<'a> {
     pub(in crate::adapter) fn new(provider: &Provider, request: &TurnRequest<'a>) -> Self {
         Self {
             model: request.provider_model_id,
-            stream: true,
+            stream: request.is_streamed,
             store: false,
             previous_response_id: Some(Null),
             instructions: non_empty(request.instructions),
