@@ -195,14 +195,30 @@ fn of_conversation(message: &MessageToSummarize) -> Option<PlanMessage<'_>> {
 
 /// The prompt without the oldest messages that the model has no room for, by the
 /// estimate of CONT-7; two stay.
-fn fitting<'a>(mut prompt: Prompt<'a>, model: &Model) -> Prompt<'a> {
+fn fitting<'a>(prompt: Prompt<'a>, model: &Model) -> Prompt<'a> {
     let policy = model.policy(model.tool_support);
     let room = input_budget(&policy);
-    while prompt.messages.len() > 2 && policy.budgets.text_tokens(prompt.text().len() as u64) > room
-    {
-        prompt.messages = &prompt.messages[1..];
+    let without = |dropped: usize| Prompt {
+        messages: &prompt.messages[dropped..],
+        ..prompt
+    };
+    let fits = |dropped| {
+        policy
+            .budgets
+            .text_tokens(without(dropped).text().len() as u64)
+            <= room
+    };
+    // The fewer messages, the shorter the text.
+    let (mut least, mut most) = (0, prompt.messages.len().saturating_sub(2));
+    while least < most {
+        let middle = usize::midpoint(least, most);
+        if fits(middle) {
+            most = middle;
+        } else {
+            least = middle + 1;
+        }
     }
-    prompt
+    without(least)
 }
 
 fn input_budget(model: &PolicyModel<'_>) -> u64 {

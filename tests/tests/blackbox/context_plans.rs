@@ -138,6 +138,8 @@ async fn apply(scene: &Scene, settings: &Settings) -> anyhow::Result<()> {
         "disableFileSearch": settings.is_file_search_off,
         "disableCodeInterpreter": settings.is_code_interpreter_off,
     });
+    // The model is asked for answers alone.
+    tenant.spec()["threadSummary"] = json!({"enabled": false});
     scene.stack.apply(&tenant).await
 }
 
