@@ -11,6 +11,7 @@ use minichat_lease::Leadership;
 
 use crate::caches::{Caches, Key};
 use crate::managed::Managed;
+use crate::manifests::Manifests;
 use crate::pool::PodPool;
 use crate::secret_lookup::SecretLookup;
 use crate::settings::Settings;
@@ -24,8 +25,12 @@ pub(crate) struct Context {
     pub(crate) state: Arc<State>,
     pub(crate) writer: Writer,
     pub(crate) pool: Arc<PodPool>,
-    /// Owner of the rendered Secrets.
+    /// Owner of the rendered Secrets and of what the operator makes.
     pub(crate) managed: Managed,
+    /// Name of that owner.
+    pub(crate) managed_config_map: Option<String>,
+    /// What the operator makes.
+    pub(crate) manifests: Manifests,
     pub(crate) jobs_health: JobsHealth,
     pub(crate) pool_name: String,
     pub(crate) pool_namespace: String,
@@ -39,7 +44,7 @@ pub(crate) struct Context {
 impl Context {
     /// Of an operator whose pool is in `namespace`.
     pub(crate) fn new(
-        settings: &Settings,
+        (settings, manifests): (&Settings, Manifests),
         namespace: String,
         client: &Client,
         leadership: Leadership,
@@ -51,8 +56,10 @@ impl Context {
         Self {
             writer: Writer::new(client.clone(), leadership, &namespace, &settings.pool),
             pool: PodPool::start(Arc::clone(&caches), settings.pod_admin_port),
-            jobs_health: JobsHealth::new(settings.watchdog, missed),
+            jobs_health: JobsHealth::new(manifests.watchdog(settings.watchdog), missed),
             managed: Managed::new(caches.managed.clone()),
+            managed_config_map: settings.managed_config_map.clone(),
+            manifests,
             caches,
             state,
             pool_name: settings.pool.clone(),

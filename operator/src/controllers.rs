@@ -13,8 +13,10 @@ use tokio::task::JoinSet;
 use tracing::{Instrument as _, Span};
 
 use crate::context::Context;
+use crate::cron_jobs::CronJobs;
 use crate::failures::{DEADLINE, Failures, ReconcileError};
-use crate::jobs::{Jobs, Task};
+use crate::jobs::Jobs;
+use crate::manifests::Task;
 use crate::settings::Settings;
 use crate::tenant::{Subject, full_name};
 use crate::work::{self, Queue, QueueReceiver, QueueReceivers, Requeue, queue};
@@ -49,6 +51,10 @@ pub(crate) async fn run(
     ] {
         let jobs = Jobs::new(client.clone(), task, selector.clone(), Arc::clone(&context));
         controllers.spawn(jobs.follow());
+    }
+    if context.manifests.cron_jobs().is_some() {
+        let cron_jobs = CronJobs::new(client.clone(), Arc::clone(&context));
+        controllers.spawn(cron_jobs.follow());
     }
     controllers.spawn(sinks::follow(Arc::clone(&context)));
     event_handlers::enqueue_all(&context.caches, &context.state.queues);

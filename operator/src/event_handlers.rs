@@ -129,13 +129,14 @@ impl Listener for EventHandlers {
         self.enqueue_quotas_of(namespace, &tenant.name_any());
     }
 
-    /// Every rendered Secret is owned by it.
+    /// Every rendered Secret and every `CronJob` is owned by it.
     fn managed(&self, change: &CacheEvent<'_, ConfigMap>) {
         let is_the_same = matches!(
             change,
             CacheEvent::Applied { old: Some(old), new } if old.metadata.uid == new.metadata.uid
         );
         if !is_the_same {
+            self.state.owner_changed.notify_one();
             self.enqueue_everything();
         }
     }

@@ -49,7 +49,9 @@ impl ReconcileError {
         match self {
             Self::Deadline => ReconcileErrorLabel::Deadline,
             Self::Write(WriteError::NotLeading) => ReconcileErrorLabel::NotLeading,
-            Self::Write(WriteError::Changed | WriteError::OfAnotherPool { .. }) => Conflict,
+            Self::Write(
+                WriteError::Changed | WriteError::OfAnotherPool { .. } | WriteError::NameTaken(_),
+            ) => Conflict,
             Self::Write(WriteError::Api(kube::Error::Api(status))) => match status.code {
                 401 | 403 => Forbidden,
                 400 | 422 => Invalid,

@@ -5,9 +5,9 @@
 //! *object loop* takes that decision, asks the pods whether they run what was rendered,
 //! and writes status and events. Both write only what differs, so either may run at any
 //! time. Beside them, one controller deletes rendered Secrets that no tenant needs, one
-//! writes the status of quotas, and one follows the pool's jobs: it adds their counts to
-//! the metrics and reports their failures as events and in the tenants' status. One asks the
-//! pods how the sinks of tenants fare.
+//! writes the status of quotas, one makes and repairs the pool's `CronJobs`, and one follows their
+//! Jobs: it adds their counts to the metrics and reports their failures as events and in the
+//! tenants' status. One asks the pods how the sinks of tenants fare.
 //!
 //! The modules below stand in reading order: a change comes from the API server through
 //! [`caches`], [`event_handlers`] enqueue the objects that it concerns, [`work`] decides
@@ -27,6 +27,7 @@ mod work;
 mod chat_quota;
 mod chat_tenant;
 mod controllers;
+mod cron_jobs;
 mod garbage;
 mod jobs;
 mod sinks;
@@ -35,6 +36,7 @@ mod context;
 mod failures;
 mod issuers;
 mod managed;
+mod manifests;
 mod pool;
 mod secret_lookup;
 mod state;

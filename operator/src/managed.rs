@@ -1,5 +1,5 @@
-//! The `ConfigMap` of the chart that owns every rendered Secret, so that the cluster's
-//! garbage collector removes them with the release (D52).
+//! The `ConfigMap` of the chart that owns every rendered Secret and every `CronJob` that the
+//! operator makes, so that the cluster's garbage collector removes them with the release (D52).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use crate::caches::{Caches, SILENT};
 use crate::context::Context;
 use crate::event_handlers::EventHandlers;
+use crate::manifests::Manifests;
 use crate::settings::Settings;
 use crate::state::State;
 use crate::work::Queues;
@@ -68,6 +69,7 @@ async fn start_with(config: Config, mut settings: Settings) -> anyhow::Result<Ru
         );
     }
     settings.identity = Some(settings.identity());
+    let manifests = Manifests::read(&settings)?;
     let namespace = settings
         .namespace
         .clone()
@@ -102,7 +104,7 @@ async fn start_with(config: Config, mut settings: Settings) -> anyhow::Result<Ru
     tasks.spawn(minichat_telemetry::serve(listener, router, admin.clone()));
     tracing::info!(%admin_addr, namespace, pool = settings.pool, "started");
     let context = Arc::new(Context::new(
-        &settings,
+        (&settings, manifests),
         namespace,
         &client,
         leadership.clone(),

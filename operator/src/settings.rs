@@ -1,6 +1,7 @@
 //! Settings of the process: flags and environment variables.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,10 +28,15 @@ pub struct Settings {
         value_parser = pool
     )]
     pub pool: String,
-    /// The `ConfigMap` of the release that owns the rendered Secrets, so that they are deleted with
-    /// it.
+    /// The `ConfigMap` of the release that owns the rendered Secrets and the `CronJobs`, so that they are
+    /// deleted with it.
     #[arg(long, env = "MINICHAT_OPERATOR_MANAGED_CONFIG_MAP")]
     pub managed_config_map: Option<String>,
+    /// Directory with the manifests of the `CronJobs` that the operator makes, `watchdog.yaml` and
+    /// `cleanup.yaml`: that `ConfigMap`, mounted. A file that is not there means that the job is not
+    /// wanted. Without this flag, the operator makes no `CronJobs` and deletes none.
+    #[arg(long, env = "MINICHAT_OPERATOR_MANAGED_DIR")]
+    pub managed_dir: Option<PathBuf>,
     /// Label selector of the pool's pods.
     #[arg(
         long,

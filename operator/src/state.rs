@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use minichat_metrics::OperatorMetrics;
+use tokio::sync::Notify;
 
 use crate::failures::AllFailures;
 use crate::issuers::DeliveredIssuers;
@@ -22,6 +23,8 @@ pub(crate) struct State {
     pub(crate) failures: AllFailures,
     /// What the pods said of sinks.
     pub(crate) sinks_health: SinksHealth,
+    /// Notified when the `ConfigMap` that owns what the operator makes comes, goes or is another.
+    pub(crate) owner_changed: Notify,
     pub(crate) queues: Queues,
     pub(crate) metrics: Arc<dyn OperatorMetrics>,
 }
@@ -36,6 +39,7 @@ impl State {
             propagation: Propagation::default(),
             failures: AllFailures::default(),
             sinks_health: SinksHealth::default(),
+            owner_changed: Notify::new(),
             queues,
             metrics,
         }

@@ -2,10 +2,12 @@
 //! (K8S-14). It uses server-side apply (K8S-12). Rendered Secrets have a field manager for each
 //! pool, everything else has one in common.
 
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{
+    DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+};
 use kube::core::{NamespaceResourceScope, PartialObjectMeta};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use minichat_crds::ChatTenant;
@@ -35,6 +37,11 @@ pub(crate) enum WriteError {
          releases in a namespace of its own"
     )]
     OfAnotherPool { secret: String, namespace: String },
+    /// Another program's `CronJob` has the name of one that the operator makes.
+    #[error(
+        "the CronJob {0} is not the operator's; delete it, or install the release with another fullnameOverride"
+    )]
+    NameTaken(String),
     #[error("{}", words(.0))]
     Api(#[from] kube::Error),
 }
@@ -59,7 +66,9 @@ impl WriteError {
     /// Whether nothing was written for certain.
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
-            Self::NotLeading | Self::Changed | Self::OfAnotherPool { .. } => true,
+            Self::NotLeading | Self::Changed | Self::OfAnotherPool { .. } | Self::NameTaken(_) => {
+                true
+            }
             Self::Api(kube::Error::Api(status)) => status.code < 500,
             Self::Api(_) => false,
         }
@@ -222,16 +231,97 @@ impl Writer {
         if_unchanged(patched.map(drop))
     }
 
-    /// Annotates `job`, if it is still as it was seen; whether it was.
+    /// The `ConfigMap` of this name in the pool's namespace.
+    pub(crate) async fn config_map(&self, name: &str) -> Result<Option<ConfigMap>, WriteError> {
+        let by_name = ListParams::default().fields(&format!("metadata.name={name}"));
+        Ok(self.config_maps().list(&by_name).await?.items.pop())
+    }
+
+    /// Annotates `config_map` and returns what it is now. [`WriteError::Api`] with a conflict if it
+    /// has changed since it was read. Each annotation has a field manager of its own.
+    pub(crate) async fn annotate_config_map(
+        &self,
+        config_map: &ConfigMap,
+        annotation: &str,
+        value: &str,
+    ) -> Result<ConfigMap, WriteError> {
+        let mut object = identity(config_map);
+        object["metadata"]["resourceVersion"] = json!(config_map.metadata.resource_version);
+        object["metadata"]["annotations"] = json!({ annotation: value });
+        let (_, suffix) = annotation.split_once('/').unwrap_or_default();
+        let parameters = PatchParams::apply(&format!("{MANAGER}-{suffix}")).force();
+        self.may()?;
+        let (name, patch) = (config_map.name_any(), Patch::Apply(&object));
+        Ok(self.config_maps().patch(&name, &parameters, &patch).await?)
+    }
+
+    fn config_maps(&self) -> Api<ConfigMap> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The `CronJob` of this name in the pool's namespace, whoever made it.
+    pub(crate) async fn cron_job(&self, name: &str) -> Result<Option<CronJob>, WriteError> {
+        let by_name = ListParams::default().fields(&format!("metadata.name={name}"));
+        Ok(self.cron_jobs().list(&by_name).await?.items.pop())
+    }
+
+    /// Applies `wanted` and returns what it is now. It changes `before` and no other object, or
+    /// creates one if there was none.
+    pub(crate) async fn apply_cron_job(
+        &self,
+        wanted: &CronJob,
+        before: Option<&CronJob>,
+    ) -> Result<CronJob, WriteError> {
+        let mut wanted = wanted.clone();
+        let parameters = match before {
+            Some(before) => {
+                // With the uid, an apply never creates an object.
+                wanted.metadata.uid = before.uid();
+                forced()
+            }
+            // Of an object that has come in between, the fields belong to somebody else.
+            None => PatchParams::apply(MANAGER),
+        };
+        self.may()?;
+        let (name, patch) = (wanted.name_any(), Patch::Apply(&wanted));
+        Ok(self.cron_jobs().patch(&name, &parameters, &patch).await?)
+    }
+
+    /// Deletes a `CronJob`, but no Job that it has started, whose report may not have been counted.
+    /// [`WriteError::Changed`] if it is not as it was seen any more.
+    pub(crate) async fn delete_cron_job(&self, cron_job: &CronJob) -> Result<(), WriteError> {
+        self.may()?;
+        let parameters = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Orphan),
+            preconditions: Some(Preconditions {
+                uid: cron_job.metadata.uid.clone(),
+                resource_version: cron_job.metadata.resource_version.clone(),
+            }),
+            ..DeleteParams::default()
+        };
+        let name = cron_job.name_any();
+        let deleted = self.cron_jobs().delete(&name, &parameters).await;
+        if_unchanged(deleted.map(drop))
+    }
+
+    fn cron_jobs(&self) -> Api<CronJob> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Annotates `job`, if it is still as it was seen; whether it was. With `seconds`, the cluster
+    /// deletes it so long after its end.
     pub(crate) async fn mark_job(
         &self,
         job: &Job,
-        annotation: &str,
-        value: &str,
+        (annotation, value): (&str, &str),
+        seconds: Option<i32>,
     ) -> Result<bool, WriteError> {
         let mut object = identity(job);
         object["metadata"]["resourceVersion"] = json!(job.metadata.resource_version);
         object["metadata"]["annotations"] = json!({ annotation: value });
+        if let Some(seconds) = seconds {
+            object["spec"] = json!({"ttlSecondsAfterFinished": seconds});
+        }
         self.may()?;
         let api: Api<Job> = self.api(job);
         let patch = Patch::Apply(&object);

@@ -209,6 +209,14 @@ impl Installation {
         })
     }
 
+    /// Waits until the operator has made the `CronJob` called `name`.
+    pub fn await_cron_job(&self, name: &str) -> anyhow::Result<()> {
+        let cron_job = format!("cronjob/{name}");
+        let made = ["wait", "--for=create", &cron_job, "--timeout=60s"];
+        let made = self.kubectl(&made);
+        made.map(drop).with_context(|| self.state_of_pods())
+    }
+
     /// URL of the provider, for tenants.
     pub fn provider_url(&self) -> String {
         format!("http://{PROVIDER}.{}.svc:18080", self.namespace())

@@ -20,7 +20,7 @@
 {{- include "minichat.fullname" . }}-operator
 {{- end }}
 
-{{/* Owns the Secrets that the operator renders, so that they are deleted with the release. */}}
+{{/* Owns the Secrets that the operator renders and the CronJobs that it makes, so that they are deleted with the release. */}}
 {{- define "minichat.managed" -}}
 {{- include "minichat.fullname" . }}-managed
 {{- end }}

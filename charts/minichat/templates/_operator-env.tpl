@@ -7,6 +7,8 @@
   value: {{ $pool.name | quote }}
 - name: MINICHAT_OPERATOR_MANAGED_CONFIG_MAP
   value: {{ include "minichat.managed" . }}
+- name: MINICHAT_OPERATOR_MANAGED_DIR
+  value: /etc/minichat-managed
 - name: MINICHAT_OPERATOR_POD_SELECTOR
   value: {{ include "minichat.labelSelector" (list . "pool") }}
 - name: MINICHAT_OPERATOR_JOB_SELECTOR

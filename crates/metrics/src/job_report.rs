@@ -16,6 +16,9 @@ use crate::recorder::{Label, Recorder};
 /// Maximum size of a termination message in Kubernetes, in bytes.
 pub const MAX_BYTES: usize = 4096;
 
+/// Maximum size of totals, in bytes. Kubernetes allows 262,144 for all annotations of an object.
+const MAX_TOTALS_BYTES: usize = 65_536;
+
 /// Maximum number of observations in a report, more than any job makes. They are
 /// recorded one by one.
 const MAX_OBSERVATIONS: u64 = 1_000_000;
@@ -50,7 +53,7 @@ struct Bucket {
 
 /// The increments, last values and observations of one run. As text it has at most
 /// [`MAX_BYTES`].
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
 pub struct JobReport {
     /// Which job.
     pub job: String,
@@ -173,6 +176,28 @@ impl JobReport {
                 })
                 .collect(),
         }
+    }
+
+    /// Whether it has a counter. Observations alone are no counts.
+    pub fn has_counts(&self) -> bool {
+        !self.counters.is_empty()
+    }
+
+    /// The counters of both added up, without gauges and histograms: running totals. As text they
+    /// have at most 64 KiB; counts of the rarest models and providers are added to `other`.
+    #[must_use]
+    pub fn plus(&self, more: &Self) -> Self {
+        let mut sums = Counts::default();
+        for (family, labels, count) in self.counters.iter().chain(&more.counters) {
+            let sum = sums.counters.entry((family.clone(), labels.clone()));
+            let sum = sum.or_default();
+            *sum = sum.saturating_add(*count);
+        }
+        let totals = Self::new(&more.job, &sums);
+        if totals.to_json().len() <= MAX_TOTALS_BYTES {
+            return totals;
+        }
+        Self::new(&more.job, &sums.cut_to(MAX_TOTALS_BYTES, &more.job))
     }
 
     /// One line.

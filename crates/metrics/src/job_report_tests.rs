@@ -96,6 +96,44 @@ fn a_report_of_too_many_models_keeps_the_counts_and_the_limit() {
     assert!(metrics.counter("stream_failed", &["other", "other", "orphan_timeout"]) > 0);
 }
 
+/// K8S-44
+#[test]
+fn totals_are_the_sums_of_counters_alone() {
+    let job = JobMetrics::default();
+    job.orphan_finalized();
+    job.stream_failed("openai", "gpt", ErrorLabel::OrphanTimeout);
+    job.finalization_latency_ms(Duration::from_millis(3));
+    job.cleanup_backlog(BacklogState::Pending, 7);
+    let report = job.report("watchdog");
+    let none = JobReport::default();
+    assert!(report.has_counts() && !none.has_counts());
+    let totals = none.plus(&report).plus(&report);
+    assert_eq!(totals.job, "watchdog");
+    let metrics = replayed(&totals);
+    let failed = ["openai", "gpt", "orphan_timeout"];
+    assert_eq!(metrics.counter("stream_failed", &failed), 2);
+    assert_eq!(
+        metrics.recorded_families(),
+        ["orphan_finalized", "stream_failed"]
+    );
+}
+
+/// K8S-44
+#[test]
+fn totals_of_too_many_models_keep_the_counts_and_the_limit() {
+    let mut totals = JobReport::default();
+    for first in (0..2000_u64).step_by(40) {
+        let job = JobMetrics::default();
+        for model in first..first + 40 {
+            let name = format!("a-rather-long-name-of-a-model-{model}");
+            job.stream_failed("provider", &name, ErrorLabel::OrphanTimeout);
+        }
+        totals = totals.plus(&job.report("watchdog"));
+    }
+    assert!(totals.to_json().len() <= MAX_TOTALS_BYTES);
+    assert_eq!(totals.count("stream_failed"), 2000);
+}
+
 #[test]
 fn what_another_release_reports_is_left_out() {
     let text = r#" {"job":"watchdog","later":1,"counters":[["unheard_of",[],3],

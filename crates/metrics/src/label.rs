@@ -257,6 +257,7 @@ closed_set! {
         ChatTenant = "chat_tenant",
         ChatQuota = "chat_quota",
         RenderedSecret = "rendered_secret",
+        CronJob = "cron_job",
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) trait Listener: Clone + Send + 'static {
     fn secret(&self, event: &CacheEvent<'_, Secret>);
     fn rendered(&self, event: &CacheEvent<'_, Secret>);
     fn pod(&self, event: &CacheEvent<'_, Pod>);
-    /// The `ConfigMap` that owns the rendered Secrets.
+    /// The `ConfigMap` that owns what the operator makes.
     fn managed(&self, event: &CacheEvent<'_, ConfigMap>);
 }
 

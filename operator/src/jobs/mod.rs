@@ -1,12 +1,13 @@
-//! Follows the pool's jobs, those of each task on their own. It adds what each Job counted to the operator's metrics, once
-//! (K8S-44); publishes events about Jobs (K8S-9); and keeps the condition `JobsHealthy` of the
-//! tenants, which is about the watchdog (K8S-7).
+//! Follows the pool's jobs, those of each task on their own. It adds what each Job counted to the
+//! operator's metrics, once (K8S-44); publishes events about Jobs (K8S-9); and keeps the condition
+//! `JobsHealthy` of the tenants, which is about the watchdog (K8S-7).
 
 mod mark;
 mod outcome;
 mod record;
 #[cfg(test)]
 mod tests;
+mod totals;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +23,13 @@ use tracing::Instrument as _;
 
 use crate::context::Context;
 use crate::event_handlers::enqueue_status_of_all;
+use crate::manifests::Task;
 use crate::status::{self, EventNote, LastRun};
 
 use mark::Marker;
 use outcome::PodResult;
-use record::{Record, Run, Stage};
+use record::{Left, Record, Run, Stage};
+use totals::Totals;
 
 /// When a mark that could not be set is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -37,25 +40,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Events that are taken note of before something is done, at most.
 const TOGETHER: usize = 1000;
 
-/// What Jobs do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Task {
-    /// End turns that a crashed process left running.
-    Watchdog,
-    /// Delete what deletions leave at providers.
-    Cleanup,
-}
-
-impl Task {
-    /// Its Jobs, in messages.
-    const fn jobs(self) -> &'static str {
-        match self {
-            Self::Watchdog => "jobs",
-            Self::Cleanup => "clean-up jobs",
-        }
-    }
-}
-
 /// Follows the pool's jobs of one task.
 pub(crate) struct Jobs {
     client: Client,
@@ -63,6 +47,9 @@ pub(crate) struct Jobs {
     selector: String,
     context: Arc<Context>,
     marker: Marker,
+    totals: Totals,
+    /// Whether the metrics have begun with the totals.
+    has_begun: bool,
     record: Record,
     /// Known also when the Job is gone.
     last: Option<LastRun>,
@@ -87,11 +74,20 @@ struct End {
 impl Jobs {
     /// To be made once this process leads.
     pub(crate) fn new(client: Client, task: Task, selector: String, context: Arc<Context>) -> Self {
+        let marker = Marker::new(context.writer.clone());
+        let totals = Totals::new(
+            context.writer.clone(),
+            context.managed_config_map.clone(),
+            task,
+            marker.reader.clone(),
+        );
         Self {
             client,
             task,
             selector,
-            marker: Marker::new(context.writer.clone()),
+            marker,
+            totals,
+            has_begun: false,
             record: Record::default(),
             last: None,
             since: context.clock.now(),
@@ -144,15 +140,38 @@ impl Jobs {
         let now = self.context.clock.now();
         let health = &self.context.jobs_health;
         match health.until_missed(self.last.as_ref(), self.since, now) {
-            _ if self.record.is_waiting() => AGAIN,
+            _ if !self.has_begun || self.record.is_waiting() => AGAIN,
             _ if self.task == Task::Cleanup => Duration::MAX,
             Duration::ZERO => Duration::MAX,
             until_missed => until_missed,
         }
     }
 
+    /// Begins the metrics with what Jobs counted before; whether it has.
+    async fn begin(&mut self) -> bool {
+        if !self.has_begun {
+            match self.totals.read().await {
+                Ok(totals) => {
+                    self.context.state.metrics.job_reported(&totals);
+                    self.has_begun = true;
+                }
+                Err(error) => tracing::warn!(
+                    error,
+                    "the totals of jobs cannot be read; it is tried again"
+                ),
+            }
+        }
+        self.has_begun
+    }
+
     /// Handles the Jobs that have ended; a failure is tried again.
     async fn settle(&mut self) {
+        if !self.begin().await {
+            return;
+        }
+        for (uid, left) in self.record.left() {
+            self.count_left(&uid, &left).await;
+        }
         for uid in self.record.due() {
             if let Some((job, end)) = self.take(&uid).await {
                 self.count_and_tell(&job, end).await;
@@ -160,10 +179,52 @@ impl Jobs {
         }
     }
 
+    /// Counts what a Job has left that was deleted: no other process can count it, because none sees
+    /// the Job.
+    async fn count_left(&mut self, uid: &str, left: &Left) {
+        let Left { job, report } = left;
+        let added = if report.has_counts() {
+            self.totals.add(uid, report, |_| true).await
+        } else {
+            Ok(true)
+        };
+        match added {
+            Ok(is_ours) => {
+                self.record.counted(uid);
+                if is_ours {
+                    self.context.state.metrics.job_reported(report);
+                }
+            }
+            Err(error) => log_uncounted(job, &error),
+        }
+    }
+
     /// A Job whose end this process handles, and no other one does.
     async fn take(&mut self, uid: &str) -> Option<(Job, End)> {
+        // Without them it is not known which Jobs are there.
+        let there = self.record.knows_jobs().then(|| self.record.uids());
         let (run, result) = self.record.get(uid)?;
         let end = End::of(run, result);
+        if let Some(report) = end.counts()
+            && !run.is_counted
+            && !self.marker.is_of_another(run)
+        {
+            let is_there = |uid: &str| there.as_ref().is_none_or(|there| there.contains(uid));
+            let added = self.totals.add(uid, report, is_there);
+            match added.await {
+                Ok(is_ours) => {
+                    run.is_counted = true;
+                    if is_ours {
+                        self.context.state.metrics.job_reported(report);
+                    }
+                }
+                Err(error) => {
+                    run.try_after(AGAIN);
+                    log_uncounted(&run.job.name_any(), &error);
+                    return None;
+                }
+            }
+        }
         let is_ours = if end.is_worth_a_mark() {
             self.marker.take(run).await
         } else {
@@ -183,12 +244,15 @@ impl Jobs {
         }
     }
 
-    /// Adds what `job` counted to the metrics, and publishes its events.
+    /// Adds what `job` observed to the metrics, unless it was added with its counts, and publishes its
+    /// events.
     async fn count_and_tell(&self, job: &Job, end: End) {
         let name = job.name_any();
         match &end.report {
             Some(Ok(report)) => {
-                self.context.state.metrics.job_reported(report);
+                if end.counts().is_none() {
+                    self.context.state.metrics.job_reported(report);
+                }
                 let orphans = report.count(FINALIZED);
                 tracing::info!(
                     job = name,
@@ -233,6 +297,14 @@ impl Jobs {
     }
 }
 
+fn log_uncounted(job: &str, error: &str) {
+    tracing::warn!(
+        job,
+        error,
+        "the counts of a Job cannot be stored; it is tried again"
+    );
+}
+
 impl End {
     fn of(run: &Run, result: Option<&PodResult>) -> Self {
         let outcome = run.outcome.as_ref().filter(|_| run.stage == Stage::Open);
@@ -241,6 +313,12 @@ impl End {
             failure: failure.map(|failure| failure.words(result)),
             report: result.and_then(|result| result.report.clone()),
         }
+    }
+
+    /// The report, if it counts something: then the totals decide who adds it, else the mark.
+    fn counts(&self) -> Option<&JobReport> {
+        let report = self.report.as_ref()?.as_ref().ok()?;
+        report.has_counts().then_some(report)
     }
 
     /// Whether something is to be done once among all processes.

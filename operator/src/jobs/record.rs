@@ -7,10 +7,14 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::runtime::watcher::Event;
+use minichat_metrics::JobReport;
 use tokio::time::Instant;
 
 use super::outcome::{Outcome, PodResult, job_of};
 use crate::status::LastRun;
+
+/// Annotation of a Job whose end was handled: by which process.
+pub(super) const REPORTED: &str = "minichat.dev/reported";
 
 /// How much later than the end of a Job its pod's may be seen: the two watches
 /// are not in step. A Job whose pods were never made has none.
@@ -25,6 +29,8 @@ pub(super) struct Run {
     noticed: Option<Instant>,
     /// Whether a mark was sent, so that one that is found may be its own.
     pub(super) has_tried: bool,
+    /// Whether the counts of its report are among the totals.
+    pub(super) is_counted: bool,
     /// When the mark that failed is tried again.
     try_at: Option<Instant>,
     pub(super) stage: Stage,
@@ -48,8 +54,19 @@ pub(super) struct Record {
     results: HashMap<String, PodResult>,
     /// Jobs that were deleted and whose pods were not yet; their reports have been counted.
     done: HashSet<String>,
+    /// Names of Jobs that were deleted uncounted, and whose pods were not yet.
+    gone: HashMap<String, String>,
+    /// What Jobs have left that were deleted uncounted.
+    left: HashMap<String, Left>,
     jobs: Listing,
     pods: Listing,
+}
+
+/// The report of a Job that was deleted before it was counted.
+#[derive(Debug, Clone)]
+pub(super) struct Left {
+    pub(super) job: String,
+    pub(super) report: JobReport,
 }
 
 /// Of a list that is being read.
@@ -60,6 +77,11 @@ struct Listing {
 }
 
 impl Record {
+    /// Uids of the Jobs that are there.
+    pub(super) fn uids(&self) -> HashSet<String> {
+        self.runs.keys().cloned().collect()
+    }
+
     /// Whether the Jobs have been read, so that the one that ended last is known.
     pub(super) fn knows_jobs(&self) -> bool {
         self.jobs.was_read
@@ -99,6 +121,7 @@ impl Record {
                 self.pods.was_read = true;
                 let (found, runs) = (&self.pods.found, &self.runs);
                 self.done.retain(|uid| found.contains(uid));
+                self.gone.retain(|uid, _| found.contains(uid));
                 self.results
                     .retain(|uid, _| found.contains(uid) || runs.contains_key(uid));
             }
@@ -109,7 +132,23 @@ impl Record {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.runs.is_empty() && self.results.is_empty() && self.done.is_empty()
+        self.runs.is_empty()
+            && self.results.is_empty()
+            && self.done.is_empty()
+            && self.gone.is_empty()
+            && self.left.is_empty()
+    }
+
+    /// What deleted Jobs have left, by their uids.
+    pub(super) fn left(&self) -> Vec<(String, Left)> {
+        let left = self.left.iter();
+        left.map(|(uid, left)| (uid.clone(), left.clone()))
+            .collect()
+    }
+
+    /// What the Job has left is counted.
+    pub(super) fn counted(&mut self, uid: &str) {
+        self.left.remove(uid);
     }
 
     fn job_changed(&mut self, job: Job) {
@@ -123,6 +162,7 @@ impl Record {
             outcome,
             noticed: before.and_then(|before| before.noticed).or(noticed),
             has_tried: before.is_some_and(|before| before.has_tried),
+            is_counted: before.is_some_and(|before| before.is_counted),
             try_at: before.and_then(|before| before.try_at),
             stage: before.map(|before| before.stage).unwrap_or_default(),
         };
@@ -131,15 +171,30 @@ impl Record {
 
     /// The Job is gone. Its pod follows it.
     fn job_deleted(&mut self, uid: &str) {
-        let (Some(run), result) = (self.runs.remove(uid), self.results.remove(uid)) else {
+        let Some(run) = self.runs.remove(uid) else {
+            self.results.remove(uid);
             return;
         };
-        let Some(result) = result else { return };
-        if run.stage != Stage::Settled && result.has_report() {
-            log_lost(&run.job.name_any());
+        let (job, is_counted) = (run.job.name_any(), run.is_counted());
+        match self.results.remove(uid) {
+            None if !is_counted => {
+                self.gone.insert(uid.to_owned(), job);
+            }
+            None => {}
+            Some(result) => {
+                if !is_counted {
+                    self.leave(uid, job, &result);
+                }
+                if !result.is_gone {
+                    self.done.insert(uid.to_owned());
+                }
+            }
         }
-        if !result.is_gone {
-            self.done.insert(uid.to_owned());
+    }
+
+    fn leave(&mut self, uid: &str, job: String, result: &PodResult) {
+        if let Some(Ok(report)) = result.report.clone() {
+            self.left.insert(uid.to_owned(), Left { job, report });
         }
     }
 
@@ -160,6 +215,9 @@ impl Record {
         let result = PodResult::of_gone(pod);
         if self.runs.contains_key(uid) {
             self.results.insert(uid.to_owned(), result);
+        } else if let Some(job) = self.gone.remove(uid) {
+            self.results.remove(uid);
+            self.leave(uid, job, &result);
         } else {
             self.results.remove(uid);
             if !self.done.remove(uid) && result.has_report() {
@@ -183,7 +241,7 @@ impl Record {
         let will_be = |(uid, run): (&String, &Run)| {
             self.is_ready(uid, run) || run.stage == Stage::Open && run.has_failed()
         };
-        self.runs.iter().any(will_be)
+        !self.left.is_empty() || self.runs.iter().any(will_be)
     }
 
     /// Whether it has ended and there is something to do.
@@ -237,7 +295,18 @@ impl Run {
         self.try_at = Some(Instant::now() + delay);
     }
 
-    fn has_failed(&self) -> bool {
+    /// Whether its report needs no counting any more: by this process, or because another one has
+    /// marked it.
+    fn is_counted(&self) -> bool {
+        let is_marked = self.job.annotations().contains_key(REPORTED);
+        match self.stage {
+            Stage::Open => self.is_counted || is_marked,
+            Stage::Reported => self.is_counted,
+            Stage::Settled => true,
+        }
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
         let outcome = self.outcome.as_ref();
         outcome.is_some_and(|outcome| outcome.failure.is_some())
     }

@@ -10,9 +10,9 @@ use minichat_lease::Leadership;
 use minichat_metrics::JobMetrics;
 use serde_json::{Value, json};
 
-use super::mark::{Marker, REPORTED};
+use super::mark::Marker;
 use super::outcome::{Outcome, PodResult, job_of};
-use super::record::{LATE, Record, Stage};
+use super::record::{LATE, REPORTED, Record, Stage};
 use super::{AGAIN, End};
 use crate::settings::Watchdog;
 use crate::status::{JobsHealth, LastRun, conditions};
@@ -282,6 +282,48 @@ fn a_pod_that_is_deleted_has_left_what_it_had() {
     assert!(left.unwrap().has_report());
 }
 
+/// K8S-44: somebody deletes a Job, or what owns it, before it is counted.
+#[test]
+fn a_job_that_is_deleted_uncounted_leaves_its_report() {
+    let left = |record: &Record| -> Vec<_> {
+        let left = record.left().into_iter();
+        left.map(|(uid, left)| (uid, left.job)).collect()
+    };
+    let one = [("u".to_owned(), "j".to_owned())];
+    let mut pod_ended_first = Record::default();
+    pod_ended_first.job(Event::Apply(running()));
+    pod_ended_first.pod(&Event::Apply(ended_pod(0, &report())));
+    pod_ended_first.job(Event::Delete(running()));
+    assert_eq!(left(&pod_ended_first), one);
+    pod_ended_first.pod(&Event::Delete(ended_pod(0, &report())));
+    assert_eq!(left(&pod_ended_first), one);
+    assert!(pod_ended_first.is_waiting());
+    pod_ended_first.counted("u");
+    assert!(pod_ended_first.is_empty() && !pod_ended_first.is_waiting());
+
+    let mut job_went_first = Record::default();
+    job_went_first.job(Event::Apply(running()));
+    job_went_first.job(Event::Delete(running()));
+    job_went_first.pod(&Event::Apply(running_pod()));
+    assert_eq!(left(&job_went_first), []);
+    job_went_first.pod(&Event::Delete(ended_pod(143, &report())));
+    assert_eq!(left(&job_went_first), one);
+
+    // Another process has marked it, and counts it.
+    let mut marked = running();
+    let mark = (REPORTED.to_owned(), "another".to_owned());
+    marked.annotations_mut().extend([mark]);
+    let mut of_another = Record::default();
+    of_another.pod(&Event::Apply(ended_pod(0, &report())));
+    of_another.job(Event::Apply(marked.clone()));
+    of_another.job(Event::Delete(marked));
+    assert_eq!(left(&of_another), []);
+    // Nobody knows whether it was counted.
+    let mut unseen = Record::default();
+    unseen.pod(&Event::Delete(ended_pod(0, &report())));
+    assert_eq!(left(&unseen), []);
+}
+
 #[test]
 fn nothing_is_kept_of_what_is_gone() {
     let mut record = Record::default();
@@ -300,6 +342,7 @@ fn nothing_is_kept_of_what_is_gone() {
     record.job(Event::InitDone);
     record.pod(&Event::Init);
     record.pod(&Event::InitDone);
+    record.counted("u");
     assert!(record.is_empty(), "{record:?}");
 }
 

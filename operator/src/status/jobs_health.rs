@@ -68,7 +68,9 @@ impl JobsHealth {
                 (Reason::Disabled, message)
             }
             Watchdog::Disabled => {
-                let message = format!("{nobody}: orphan_watchdog.enabled is false");
+                let message = format!(
+                    "{nobody}: orphan_watchdog.enabled is false, so the chart asks for no CronJob"
+                );
                 (Reason::Disabled, message)
             }
             Watchdog::Jobs => return self.of_jobs(standing),

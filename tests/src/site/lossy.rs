@@ -39,7 +39,7 @@ type Shown = UnsyncBoxBody<Bytes, kube::Error>;
 /// The planned faults.
 #[derive(Default)]
 struct Losses {
-    /// Answers to patches of Jobs to lose.
+    /// Answers to patches of Jobs, and of the totals of Jobs, to lose.
     marks: AtomicUsize,
     /// Patches of Jobs before which another operator marks the Job.
     overtaken: AtomicUsize,
@@ -116,7 +116,7 @@ impl Site {
 }
 
 impl LossyWay {
-    /// Loses the answers to the next `count` patches of Jobs.
+    /// Loses the answers to the next `count` patches of Jobs, and of the `ConfigMap` with their totals.
     pub fn lose_marks(&self, count: usize) {
         self.losses.marks.store(count, Ordering::SeqCst);
     }
@@ -204,6 +204,7 @@ impl Way {
         let path = parts.uri.path();
         let is_patch = parts.method == Method::PATCH;
         let is_mark = is_patch && path.contains("/jobs/");
+        let is_of_jobs = is_mark || is_patch && path.contains("/configmaps/");
         let watches = parts
             .uri
             .query()
@@ -220,7 +221,7 @@ impl Way {
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
         let request = Request::from_parts(parts, Body::from(body.to_vec()));
         let mut answer = self.client.send(request).await.map_err(io::Error::other)?;
-        if is_mark && takes_one(&self.losses.marks) {
+        if is_of_jobs && takes_one(&self.losses.marks) {
             return Err(io::Error::other("lost"));
         }
         for name in [CONNECTION, TRANSFER_ENCODING] {

@@ -1,5 +1,6 @@
 //! An API server with the chart's objects except pods: `ServiceAccounts`, roles, and the settings of both processes.
 
+mod cron_jobs;
 mod job;
 mod lossy;
 mod place;
@@ -43,6 +44,8 @@ pub use watchdog::Watchdog;
 pub const WITHIN: Duration = Duration::from_mins(1);
 /// The kubeconfig of a site's data planes.
 const POOL_KUBECONFIG: &str = "pool.kubeconfig";
+/// The operator's directory of manifests.
+const MANAGED_DIR: &str = "MINICHAT_OPERATOR_MANAGED_DIR";
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/minichat");
 
 /// The programs that run against the API server.
@@ -257,6 +260,8 @@ impl Site {
         overrides: &[(&str, &str)],
     ) -> anyhow::Result<Operator> {
         let mut variables = self.operator_variables()?;
+        // Its pod mounts a ConfigMap there.
+        variables.remove(MANAGED_DIR);
         let mut set = |name: &str, value: String| {
             variables.insert(format!("MINICHAT_OPERATOR_{name}"), value);
         };
@@ -411,6 +416,7 @@ impl Site {
         let version = match kind {
             "ChatTenant" | "ChatQuota" => "minichat.dev/v1alpha1",
             "Event" => "events.k8s.io/v1",
+            "CronJob" | "Job" => "batch/v1",
             _ => "v1",
         };
         self.objects(&json!({"apiVersion": version, "kind": kind}), namespace)

@@ -72,7 +72,7 @@ impl Site {
         let group = match resource {
             "events" => "events.k8s.io",
             "leases" => "coordination.k8s.io",
-            "jobs" => "batch",
+            "jobs" | "cronjobs" => "batch",
             "chattenants" | "chatquotas" => "minichat.dev",
             _ => "",
         };

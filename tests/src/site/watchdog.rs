@@ -1,4 +1,4 @@
-//! The watchdog of a pool on PostgreSQL: the program of the chart's `CronJob`, under its `ServiceAccount`.
+//! The watchdog of a pool on PostgreSQL: the program of its `CronJob`, under its `ServiceAccount`.
 
 use std::process::ExitStatus;
 
@@ -7,8 +7,9 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+use super::cron_jobs::manifest;
 use super::process::Logged;
-use super::{Site, WITHIN, eventually, rendered};
+use super::{Site, WITHIN, eventually};
 
 const LEASE: &str = "MINICHAT_JOB_LEASE";
 /// How long it waits for a row that a test has locked.
@@ -24,14 +25,11 @@ pub struct Watchdog(Logged);
 impl Site {
     /// Starts one with the chart's rights.
     pub async fn watchdog(&self) -> anyhow::Result<Watchdog> {
-        let chart = self.chart_on_postgres()?;
-        for object in &chart {
-            let kind = object["kind"].as_str().unwrap_or_default();
-            if is_its(object) && kind != "CronJob" {
-                self.apply(object).await?;
-            }
+        let chart = self.chart_on_postgres(&[])?;
+        for object in chart.iter().filter(|object| is_its(object)) {
+            self.apply(object).await?;
         }
-        let pod = pod_of_cron_job(&chart)?;
+        let pod = &pod_of_cron_job(&chart)?;
         let account = pod["serviceAccountName"].as_str();
         let kubeconfig = self.kubeconfig_of(account.context("no ServiceAccount")?);
         let mut command = Command::new(&self.programs.dataplane);
@@ -63,18 +61,8 @@ impl Site {
     fn watchdog_lease(&self) -> anyhow::Result<(Api<DynamicObject>, String)> {
         let like = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"});
         let leases = self.objects(&like, &self.namespace)?;
-        let chart = self.chart_on_postgres()?;
-        Ok((leases, lease_of(pod_of_cron_job(&chart)?)?.to_owned()))
-    }
-
-    fn chart_on_postgres(&self) -> anyhow::Result<Vec<Value>> {
-        let settings = ["database.existingSecret=database".to_owned()];
-        rendered(
-            &self.tier.kubeconfig(),
-            "minichat",
-            &self.namespace,
-            &settings,
-        )
+        let chart = self.chart_on_postgres(&[])?;
+        Ok((leases, lease_of(&pod_of_cron_job(&chart)?)?.to_owned()))
     }
 }
 
@@ -103,11 +91,9 @@ fn is_its(object: &Value) -> bool {
     object["metadata"]["labels"]["app.kubernetes.io/component"] == "watchdog"
 }
 
-fn pod_of_cron_job(chart: &[Value]) -> anyhow::Result<&Value> {
-    let mut its = chart.iter().filter(|object| is_its(object));
-    let job = its.find(|object| object["kind"] == "CronJob");
-    let job = &job.context("no CronJob")?["spec"]["jobTemplate"];
-    Ok(&job["spec"]["template"]["spec"])
+fn pod_of_cron_job(chart: &[Value]) -> anyhow::Result<Value> {
+    let job = &manifest(chart, "watchdog.yaml")?["spec"]["jobTemplate"];
+    Ok(job["spec"]["template"]["spec"].clone())
 }
 
 fn lease_of(pod: &Value) -> anyhow::Result<&str> {

@@ -11,10 +11,14 @@ fn pods(settings: &[&str]) -> anyhow::Result<[Value; 3]> {
     let rendered = render(&[&[POSTGRES], settings].concat())?;
     let pool = rendered.get("Deployment", "minichat-pool")?["spec"]["template"]["spec"].clone();
     let job = |name| {
-        let template = &rendered.get("CronJob", name)?["spec"]["jobTemplate"];
+        let template = &rendered.cron_job(name)?["spec"]["jobTemplate"];
         anyhow::Ok(template["spec"]["template"]["spec"].clone())
     };
-    Ok([pool, job("minichat-watchdog")?, job("minichat-cleanup")?])
+    Ok([
+        pool,
+        job("minichat-pool-watchdog")?,
+        job("minichat-pool-cleanup")?,
+    ])
 }
 
 fn entry<'a>(list: &'a Value, name: &str) -> Option<&'a Value> {

@@ -29,9 +29,12 @@ pub(crate) fn helm(arguments: &[&str]) -> anyhow::Result<String> {
     Ok(text(&output.stdout))
 }
 
-/// The objects that a chart renders.
+/// The objects that a chart renders, and those that the operator makes of its manifests.
 #[derive(Debug)]
-pub(crate) struct Rendered(Vec<Value>);
+pub(crate) struct Rendered {
+    objects: Vec<Value>,
+    managed: Vec<Value>,
+}
 
 /// Renders `minichat` with `--set` for each of `settings`.
 pub(crate) fn render(settings: &[&str]) -> anyhow::Result<Rendered> {
@@ -90,7 +93,27 @@ fn template_with(
     let documents = yaml::documents(&helm(&arguments)?);
     let objects = documents.into_iter().map(|document| document.value);
     let objects = objects.collect::<Result<_, _>>();
-    Ok(Rendered(objects.map_err(|fault| anyhow!("{fault}"))?))
+    let objects: Vec<Value> = objects.map_err(|fault| anyhow!("{fault}"))?;
+    let managed = manifests(&objects)?;
+    Ok(Rendered { objects, managed })
+}
+
+/// The manifests in the `ConfigMap` that the operator mounts.
+fn manifests(objects: &[Value]) -> anyhow::Result<Vec<Value>> {
+    let is_managed = |object: &&Value| {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        object["kind"] == "ConfigMap" && name.ends_with("-managed")
+    };
+    let data = objects
+        .iter()
+        .filter(is_managed)
+        .map(|object| &object["data"]);
+    let data = data.filter_map(Value::as_object).flatten();
+    let manifests = data.filter(|(key, _)| key.ends_with(".yaml"));
+    let parsed = manifests.map(|(_, text)| yaml::document(text.as_str().unwrap_or_default()));
+    parsed
+        .collect::<Result<_, _>>()
+        .map_err(|fault| anyhow!("{fault}"))
 }
 
 /// A file with one YAML document.
@@ -101,40 +124,61 @@ pub(crate) fn document(path: impl AsRef<Path>) -> anyhow::Result<Value> {
 
 impl Rendered {
     pub(crate) fn all(&self) -> &[Value] {
-        &self.0
+        &self.objects
+    }
+
+    /// What the operator makes.
+    pub(crate) fn managed(&self) -> &[Value] {
+        &self.managed
     }
 
     pub(crate) fn names(&self, kind: &str) -> Vec<String> {
-        let of_kind = self.0.iter().filter(|object| object["kind"] == kind);
-        of_kind
-            .map(|object| object["metadata"]["name"].to_string().replace('"', ""))
-            .collect()
+        names(&self.objects, kind)
     }
 
     /// The only object of `kind` called `name`.
     pub(crate) fn get(&self, kind: &str, name: &str) -> anyhow::Result<&Value> {
-        let found = self
-            .0
-            .iter()
-            .find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
-        found.with_context(|| format!("no {kind} {name} among {:?}", self.names(kind)))
+        get(&self.objects, kind, name)
     }
 
-    /// Every pod in the objects, with its metadata.
+    /// Names of the `CronJobs` that the operator makes.
+    pub(crate) fn cron_jobs(&self) -> Vec<String> {
+        names(&self.managed, "CronJob")
+    }
+
+    /// The `CronJob` called `name` that the operator makes.
+    pub(crate) fn cron_job(&self, name: &str) -> anyhow::Result<&Value> {
+        get(&self.managed, "CronJob", name)
+    }
+
+    /// Every pod in the objects, and in those that the operator makes, with its metadata.
     pub(crate) fn pods(&self) -> Vec<&Value> {
-        self.0
-            .iter()
-            .filter_map(|object| match object["kind"].as_str()? {
-                "Pod" => Some(object),
-                "Deployment" | "StatefulSet" | "Job" => Some(&object["spec"]["template"]),
-                "CronJob" => Some(&object["spec"]["jobTemplate"]["spec"]["template"]),
-                _ => None,
-            })
-            .collect()
+        let all = self.objects.iter().chain(&self.managed);
+        all.filter_map(|object| match object["kind"].as_str()? {
+            "Pod" => Some(object),
+            "Deployment" | "StatefulSet" | "Job" => Some(&object["spec"]["template"]),
+            "CronJob" => Some(&object["spec"]["jobTemplate"]["spec"]["template"]),
+            _ => None,
+        })
+        .collect()
     }
 
     /// Every pod spec in the objects.
     pub(crate) fn pod_specs(&self) -> Vec<&Value> {
         self.pods().into_iter().map(|pod| &pod["spec"]).collect()
     }
+}
+
+fn names(objects: &[Value], kind: &str) -> Vec<String> {
+    let of_kind = objects.iter().filter(|object| object["kind"] == kind);
+    of_kind
+        .map(|object| object["metadata"]["name"].to_string().replace('"', ""))
+        .collect()
+}
+
+fn get<'a>(objects: &'a [Value], kind: &str, name: &str) -> anyhow::Result<&'a Value> {
+    let found = objects
+        .iter()
+        .find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+    found.with_context(|| format!("no {kind} {name} among {:?}", names(objects, kind)))
 }

@@ -7,7 +7,7 @@ use minichat_cluster::{Kubectl, OwnedApiTier};
 use serde_json::{Value, json};
 
 use crate::examples;
-use crate::helm::{NAMESPACE, Rendered, chart, helm, render_file, render_values};
+use crate::helm::{NAMESPACE, Rendered, chart, helm, render, render_file, render_values};
 
 const WITHIN: Duration = Duration::from_secs(30);
 const EXAMPLE: &str = concat!(
@@ -141,6 +141,66 @@ fn the_pods_of_install_and_upgrade_are_admitted_where_restricted_is_enforced() -
     server.helm(&["rollback", "minichat", "1"])?;
     server.await_pods("pool", 1)?;
     server.get(&["statefulset", "minichat-pool"])?;
+    Ok(())
+}
+
+/// The chart as it was when it made the `CronJobs` itself.
+fn older_chart() -> anyhow::Result<tempfile::TempDir> {
+    let older = tempfile::tempdir()?;
+    let copied = std::process::Command::new("cp")
+        .args([
+            "-r".into(),
+            chart("minichat").join("."),
+            older.path().to_owned(),
+        ])
+        .status()?;
+    ensure!(copied.success(), "the chart is not copied");
+    let template = r#"apiVersion: batch/v1
+kind: CronJob
+metadata:
+  name: {{ include "minichat.watchdog" . }}
+  labels:
+    {{- include "minichat.labels" (list . "watchdog") | nindent 4 }}
+{{ pick (include "minichat.watchdogCronJob" . | fromYaml) "spec" | toYaml }}
+"#;
+    std::fs::write(older.path().join("templates/watchdog.yaml"), template)?;
+    Ok(older)
+}
+
+/// K8S-40, K8S-70, D38: what Helm owned and what the operator makes have different names.
+#[test]
+fn cron_jobs_of_an_older_chart_go_with_an_upgrade_and_come_back_with_a_rollback()
+-> anyhow::Result<()> {
+    let server = Server::start()?;
+    server.install("minichat-crds")?;
+    server.await_definitions()?;
+    let settings = [
+        "database.existingSecret=database",
+        "watchdog.schedule=0 3 1 1 *",
+    ];
+    let older = older_chart()?;
+    let path = older.path().display().to_string();
+    let mut install = vec!["install", "minichat", &path];
+    settings
+        .iter()
+        .for_each(|setting| install.extend(["--set", setting]));
+    server.helm(&install)?;
+    let names = || {
+        let found = server.get(&["cronjobs"])?;
+        let items = found["items"].as_array().into_iter().flatten();
+        let names = items.map(|item| item["metadata"]["name"].to_string().replace('"', ""));
+        anyhow::Ok(names.collect::<Vec<_>>())
+    };
+    assert_eq!(names()?, ["minichat-watchdog"]);
+    // As the operator would, before or after Helm deletes the other one.
+    let made = render(&settings)?
+        .cron_job("minichat-pool-watchdog")?
+        .clone();
+    server.kubectl().apply(&made)?;
+    server.upgrade(&settings)?;
+    assert_eq!(names()?, ["minichat-pool-watchdog"]);
+    server.helm(&["rollback", "minichat", "1"])?;
+    assert_eq!(names()?, ["minichat-pool-watchdog", "minichat-watchdog"]);
     Ok(())
 }
 

@@ -11,6 +11,8 @@ mod helm;
 #[cfg(test)]
 mod installed;
 #[cfg(test)]
+mod managed;
+#[cfg(test)]
 mod migration;
 #[cfg(test)]
 mod monitoring;

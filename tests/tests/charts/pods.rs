@@ -202,14 +202,15 @@ fn labels_and_annotations_of_pods_and_of_what_makes_them() -> anyhow::Result<()>
             "podLabels": {"sidecar.istio.io/inject": "false"}, "podAnnotations": {"note": "inner"},
         });
         let rendered = rendered(&json!({component: own}))?;
-        let name = format!("minichat-{component}");
         let makes_pods = |object: &&Value| {
-            object["metadata"]["name"] == *name
+            let label = &object["metadata"]["labels"]["app.kubernetes.io/component"];
+            *label == component
                 && ["Deployment", "CronJob"]
                     .iter()
                     .any(|kind| object["kind"] == *kind)
         };
-        let outer = rendered.all().iter().find(makes_pods).unwrap();
+        let mut all = rendered.all().iter().chain(rendered.managed());
+        let outer = all.find(makes_pods).unwrap();
         assert_eq!(outer["metadata"]["labels"]["team"], "chat");
         assert_eq!(outer["metadata"]["annotations"]["note"], "outer");
         for pod in rendered.pods() {

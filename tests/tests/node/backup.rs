@@ -9,7 +9,7 @@ use minichat_cluster::programs::Program;
 use minichat_cluster::{NodeTier, image};
 use minichat_tests::client::Api;
 use minichat_tests::cluster;
-use minichat_tests::installation::Installation;
+use minichat_tests::installation::{Installation, eventually};
 use minichat_tests::pool::PostgresPool;
 use minichat_tests::postgres_programs;
 use serde_json::{Value, json};
@@ -200,7 +200,7 @@ async fn a_pool_on_postgres_is_restored_by_the_commands_of_the_page() -> anyhow:
     let suspended = [
         "get",
         "cronjob",
-        "minichat-watchdog",
+        "minichat-pool-watchdog",
         "--output=jsonpath={.spec.suspend}",
     ];
     assert_eq!(installation.kubectl(&suspended)?, "true");
@@ -208,7 +208,10 @@ async fn a_pool_on_postgres_is_restored_by_the_commands_of_the_page() -> anyhow:
     shell.run(keep)?;
     shell.run(restore)?;
     shell.run(start)?;
-    assert_eq!(installation.kubectl(&suspended)?, "false");
+    eventually("resumed by the operator", async || {
+        Ok(installation.kubectl(&suspended)? == "false")
+    })
+    .await?;
     let ready = [
         "rollout",
         "status",

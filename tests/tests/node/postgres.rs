@@ -1,18 +1,24 @@
 //! A pool of two pods on one PostgreSQL, while its tenant changes.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use http::Method;
-use minichat_tests::installation::eventually;
+use minichat_tests::installation::{Installation, eventually};
 use minichat_tests::pool::{Answered, COMPLETED, PostgresPool};
 use minichat_tests::postgres;
 use minichat_tests::scripted_provider::RecordedRequest;
+use minichat_tests::site;
 use serde_json::Value;
 use uuid::Uuid;
 
 const STREAMS: usize = 200;
 const EDITS: usize = 100;
+/// The `CronJob` that the operator makes.
+const WATCHDOG: &str = "minichat-pool-watchdog";
+/// A Job starts each minute, and another one may run when the turn becomes an orphan.
+const SCHEDULED: Duration = Duration::from_secs(150);
 const USAGE: &str =
     "SELECT payload FROM outbox_messages WHERE queue = 'mini-chat.usage_snapshot' ORDER BY id";
 
@@ -122,7 +128,7 @@ fn key(number: usize) -> String {
     format!("sk-test-rotated-{number:04}")
 }
 
-/// TURN-59, K8S-7, K8S-9, K8S-40, K8S-41, K8S-44, K8S-71
+/// TURN-59, TURN-62, K8S-7, K8S-9, K8S-40, K8S-41, K8S-44, K8S-71; check 15 of chapter 06
 #[tokio::test(flavor = "multi_thread")]
 async fn a_turn_of_a_killed_pod_is_ended_by_the_watchdog_and_counted_by_the_operator()
 -> anyhow::Result<()> {
@@ -130,6 +136,7 @@ async fn a_turn_of_a_killed_pod_is_ended_by_the_watchdog_and_counted_by_the_oper
     let (streams, _) = pool.open(1).await?;
     let pod = pool.pods[0].name.as_str();
     let installation = &pool.installation;
+    installation.await_cron_job(WATCHDOG)?;
     installation.kubectl(&["delete", "pod", pod, "--grace-period=1"])?;
     drop(streams);
     let url = pool.database.url();
@@ -138,40 +145,56 @@ async fn a_turn_of_a_killed_pod_is_ended_by_the_watchdog_and_counted_by_the_oper
     let running = postgres::query(url, aged).await?;
     assert_eq!(running.len(), 1, "nobody has ended the turn");
 
-    // As its schedule would.
-    let from = "--from=cronjob/minichat-watchdog";
-    installation.kubectl(&["create", "job", "look", from])?;
-    let complete = [
-        "wait",
-        "job/look",
-        "--for=condition=complete",
-        "--timeout=90s",
-    ];
-    installation.kubectl(&complete)?;
     let turns = "SELECT state, error_code FROM chat_turns WHERE state <> 'completed'";
-    let ended = ["failed", "orphan_timeout"].map(|text| Some(text.to_owned()));
-    assert_eq!(postgres::query(url, turns).await?, [ended]);
+    let ended = [["failed", "orphan_timeout"].map(|text| Some(text.to_owned()))];
+    let is_ended = async || Ok(postgres::query(url, turns).await? == ended);
+    site::eventually("ended by a Job of the schedule", SCHEDULED, is_ended).await?;
     let reserved = "SELECT count(*) FROM quota_usage WHERE reserved_credits_micro <> 0";
     let reserved = postgres::query(url, reserved).await?;
     assert_eq!(reserved[0][0].as_deref(), Some("0"));
 
     eventually("on the operator's metrics page", async || {
-        let metrics = installation.metrics("operator").await?;
-        let failed = [("error_code", "orphan_timeout")];
-        Ok(metrics.count("mini_chat_orphan_finalized_total", &[])? == 1
-            && metrics.count("mini_chat_stream_failed_total", &failed)? == 1)
+        Ok(counted(installation).await? == (1, 1))
     })
     .await?;
-    let mark = "--output=jsonpath={.metadata.annotations.minichat\\.dev/reported}";
-    let mark = installation.kubectl(&["get", "job", "look", mark])?;
-    assert!(!mark.is_empty());
-    let turns = "--field-selector=reason=OrphansFinalized";
-    let events = ["get", "events.events.k8s.io", turns, "--output=name"];
-    eventually("event of the Job", async || {
-        Ok(installation.kubectl(&events)?.lines().count() == 1)
+    let event = "--field-selector=reason=OrphansFinalized";
+    let name = "--output=jsonpath={.items[*].regarding.name}";
+    let events = async || installation.kubectl(&["get", "events.events.k8s.io", event, name]);
+    eventually("event of the Job", async || Ok(!events().await?.is_empty())).await?;
+    let job = events().await?;
+    let job: Vec<_> = job.split_whitespace().collect();
+    let [job] = job.as_slice() else {
+        anyhow::bail!("several Jobs have ended it: {job:?}");
+    };
+    let mark = "--output=jsonpath={.metadata.ownerReferences[0].name} {.metadata.annotations.minichat\\.dev/reported}";
+    eventually("the Job is marked", async || {
+        let mark = installation.kubectl(&["get", "job", job, mark])?;
+        Ok(mark
+            .strip_prefix(WATCHDOG)
+            .is_some_and(|mark| mark.len() > 1))
     })
     .await?;
     let healthy = "--for=condition=JobsHealthy";
     installation.kubectl_of_tenants(&["wait", "chattenant/acme", healthy, "--timeout=60s"])?;
+
+    // The next operator begins with what was counted, and counts it no more.
+    let operator = "deployment/minichat-operator";
+    installation.kubectl(&["rollout", "restart", operator])?;
+    installation.kubectl(&["rollout", "status", operator, "--timeout=120s"])?;
+    eventually("on the page of the next operator", async || {
+        Ok(counted(installation).await? == (1, 1))
+    })
+    .await?;
+    assert_eq!(&events().await?, job);
     pool.remove().await
+}
+
+/// Turns that the operator counts as ended, and as failed for that reason.
+async fn counted(installation: &Installation) -> anyhow::Result<(usize, usize)> {
+    let metrics = installation.metrics("operator").await?;
+    let failed = [("error_code", "orphan_timeout")];
+    Ok((
+        metrics.count("mini_chat_orphan_finalized_total", &[])?,
+        metrics.count("mini_chat_stream_failed_total", &failed)?,
+    ))
 }

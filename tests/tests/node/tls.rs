@@ -69,12 +69,13 @@ async fn a_pool_believes_the_certificate_of_its_database_and_no_other() -> anyho
     assert_eq!(encrypted, [[Some("t".to_owned())]]);
 
     // A pod that starts now believes another authority.
+    installation.await_cron_job("minichat-pool-watchdog")?;
     trust(&installation, &another)?;
     installation.kubectl(&[
         "create",
         "job",
         "refused",
-        "--from=cronjob/minichat-watchdog",
+        "--from=cronjob/minichat-pool-watchdog",
     ])?;
     let failed = [
         "wait",

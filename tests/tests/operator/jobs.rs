@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use kube::api::{Patch, PatchParams};
 use minichat_metrics::{ErrorLabel, JobMetrics, Metrics as _};
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::site::{Operator, Site, eventually};
+use serde_json::{Value, json};
 
 use super::programs;
 
@@ -59,17 +61,17 @@ async fn what_a_job_counted_is_added_once_however_often_operators_start() -> any
     assert!(operator.log()?.contains("a Job has left no report"));
     operator.kill().await?;
 
-    // A new process starts at zero; counts of other processes stay theirs.
+    // A new process begins with the totals of the others; observations of other processes stay theirs.
     site.finished_job("third", &report(1)).await?;
     let operator = site.operator().await?;
-    has_counted(&operator, 1, 1).await?;
+    has_counted(&operator, 6, 1).await?;
     site.finished_job("fourth", &report(0)).await?;
-    has_counted(&operator, 1, 2).await?;
+    has_counted(&operator, 6, 2).await?;
     assert_eq!(site.reported("before").await?, reader);
     Ok(())
 }
 
-/// K8S-44: the mark is set, but its acknowledgement is lost.
+/// K8S-44: the totals are written and the mark is set, but both acknowledgements are lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_mark_was_set_unheard_is_counted_once() -> anyhow::Result<()> {
     let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
@@ -77,7 +79,7 @@ async fn a_job_whose_mark_was_set_unheard_is_counted_once() -> anyhow::Result<()
     let operator = site.operator_on(&way).await?;
     site.finished_job("acknowledged", &report(1)).await?;
     has_counted(&operator, 1, 1).await?;
-    way.lose_marks(1);
+    way.lose_marks(2);
     site.finished_job("unacknowledged", &report(3)).await?;
     has_counted(&operator, 4, 2).await?;
     assert_eq!(way.to_lose(), 0);
@@ -92,10 +94,10 @@ async fn a_job_whose_mark_was_set_unheard_is_counted_once() -> anyhow::Result<()
     operator.kill().await?;
     let operator = site.operator().await?;
     site.finished_job("of-another", &report(0)).await?;
-    has_counted(&operator, 0, 1).await
+    has_counted(&operator, 4, 1).await
 }
 
-/// K8S-44: if two operators see the end of a Job, one counts it.
+/// K8S-44: if two operators see the end of a Job that has counted nothing, one adds what it observed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_somebody_else_has_marked_meanwhile_is_counted_by_that_one() -> anyhow::Result<()>
 {
@@ -103,7 +105,7 @@ async fn a_job_that_somebody_else_has_marked_meanwhile_is_counted_by_that_one() 
     let way = site.lossy_way().await?;
     let operator = site.operator_on(&way).await?;
     way.overtake_marks(1);
-    site.finished_job("overtaken", &report(3)).await?;
+    site.finished_job("overtaken", &report(0)).await?;
     let is_tried = async || Ok(operator.log()?.contains("a Job cannot be marked"));
     eventually("tried", SOON, is_tried).await?;
     // A later Job is counted, so this one was left to the other operator.
@@ -171,28 +173,87 @@ async fn a_failed_job_whose_pod_is_seen_late_is_told_once_and_counted_once() -> 
     has_counted(&operator, 2, 2).await
 }
 
-/// K8S-44: a Job that cannot be marked could be counted twice.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_that_may_not_be_marked_is_counted_when_it_may() -> anyhow::Result<()> {
-    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+/// Takes a right to Jobs or their totals from the operator, and returns its Role as it was.
+async fn without<'a>(site: &'a Site, verb: &str, resource: &str) -> anyhow::Result<&'a Value> {
     let pool = site.namespace.as_str();
     let role = site.role(pool)?;
     let mut less = role.clone();
     let rules = less["rules"].as_array_mut().context("no rules")?;
-    let of_jobs = rules.iter_mut().find(|rule| rule["resources"][0] == "jobs");
-    let verbs = &mut of_jobs.context("no rule about jobs")?["verbs"];
+    let rule = rules
+        .iter_mut()
+        .find(|rule| rule["resources"][0] == resource);
+    let verbs = &mut rule.context("no such rule")?["verbs"];
     verbs
         .as_array_mut()
         .context("no verbs")?
-        .retain(|verb| verb != "patch");
+        .retain(|found| found != verb);
     site.tier().kubectl().apply(&less)?;
-    site.await_right(pool, "patch", "jobs", false).await?;
+    site.await_right(pool, verb, resource, false).await?;
+    Ok(role)
+}
+
+/// K8S-44: a Job whose counts cannot be stored could be counted twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_counts_may_not_be_stored_is_counted_when_they_may() -> anyhow::Result<()> {
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let role = without(&site, "patch", "configmaps").await?;
     let operator = site.operator().await?;
     site.finished_job("finished", &report(2)).await?;
-    let is_reported = async || Ok(operator.log()?.matches("a Job cannot be marked").count() > 1);
+    let refused = "the counts of a Job cannot be stored";
+    let is_reported = async || Ok(operator.log()?.matches(refused).count() > 1);
     eventually("reported and tried again", SOON, is_reported).await?;
     assert_eq!(counted(&operator).await?, (0, 0, 0));
     assert_eq!(site.reported("finished").await?, None);
     site.tier().kubectl().apply(role)?;
     has_counted(&operator, 2, 1).await
+}
+
+/// K8S-44, D38: the process ends between counting a Job and marking it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_was_counted_and_not_marked_is_not_counted_again() -> anyhow::Result<()> {
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let role = without(&site, "patch", "jobs").await?;
+    let operator = site.operator().await?;
+    site.finished_job("finished", &report(2)).await?;
+    has_counted(&operator, 2, 1).await?;
+    let is_reported = async || Ok(operator.log()?.contains("a Job cannot be marked"));
+    eventually("it cannot be marked", SOON, is_reported).await?;
+    operator.kill().await?;
+    site.tier().kubectl().apply(role)?;
+    let operator = site.operator().await?;
+    let is_marked = async || Ok(site.reported("finished").await?.is_some());
+    eventually("marked", SOON, is_marked).await?;
+    let is_told = async || Ok(site.events_of_job("finished").await?.len() == 1);
+    eventually("its event is published", SOON, is_told).await?;
+    site.finished_job("later", &report(1)).await?;
+    has_counted(&operator, 3, 1).await
+}
+
+/// K8S-40, K8S-44: until then it stays, however long the operator is away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_that_ended_without_an_operator_are_counted_and_go_soon_afterwards()
+-> anyhow::Result<()> {
+    const AWAY: usize = 5;
+    let site = Site::shared(programs(), DatabaseKind::Sqlite).await?;
+    let jobs = site.api("Job", &site.namespace)?;
+    let stays = json!({"spec": {"ttlSecondsAfterFinished": 7200}});
+    let names: Vec<_> = (0..AWAY).map(|number| format!("away-{number}")).collect();
+    for name in &names {
+        site.begin_job(name).await?;
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(&stays));
+        jobs.patch(name, &parameters, &patch).await?;
+        let code = u8::from(name == "away-0");
+        site.end_pod_of_job(name, code, &report(1)).await?;
+    }
+    let operator = site.operator().await?;
+    has_counted(&operator, AWAY, AWAY).await?;
+    for name in &names {
+        let seconds = if name == "away-0" { 3600 } else { 300 };
+        let goes_soon = async || {
+            let job = jobs.get(name).await?;
+            Ok(job.data["spec"]["ttlSecondsAfterFinished"] == seconds)
+        };
+        eventually(&format!("{name} goes in {seconds} s"), SOON, goes_soon).await?;
+    }
+    Ok(())
 }

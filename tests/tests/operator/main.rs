@@ -8,6 +8,8 @@ mod broken;
 #[cfg(test)]
 mod children;
 #[cfg(test)]
+mod cron_jobs;
+#[cfg(test)]
 mod deletion;
 #[cfg(test)]
 mod delivery;

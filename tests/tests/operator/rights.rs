@@ -15,6 +15,8 @@ use uuid::Uuid;
 use super::programs;
 
 const SOON: Duration = Duration::from_secs(30);
+/// The pool's jobs exist, but start nothing.
+const SUSPENDED: [&str; 2] = ["watchdog.suspend=true", "cleanup.suspend=true"];
 
 /// One right that a rule of a Role grants.
 #[derive(Debug)]
@@ -75,13 +77,15 @@ impl Right {
             ("secrets", _) if is_read => Shows::Missing("secrets in namespace"),
             ("configmaps", _) if is_read => Shows::Missing("configmaps called minichat-managed"),
             ("pods", _) if is_read => Shows::Missing("pods in namespace"),
+            ("cronjobs", _) if is_read => Shows::Missing("cronjobs in namespace"),
             ("jobs", _) if is_read => Shows::Missing("jobs in namespace"),
-            ("chattenants" | "chattenants/status" | "chatquotas/status" | "jobs", "patch") => {
-                Shows::Refused("patch")
-            }
+            (
+                "chattenants" | "chattenants/status" | "chatquotas/status" | "jobs" | "configmaps",
+                "patch",
+            ) => Shows::Refused("patch"),
             // An apply of a missing object creates it.
-            ("secrets", "patch" | "create") if is_of_pool => Shows::Refused("patch"),
-            ("secrets", "delete") if is_of_pool => Shows::Refused("delete"),
+            ("secrets" | "cronjobs", "patch" | "create") if is_of_pool => Shows::Refused("patch"),
+            ("secrets" | "cronjobs", "delete") if is_of_pool => Shows::Refused("delete"),
             ("events", "create") => Shows::Refused("create"),
             ("leases", "get" | "create" | "patch") if is_of_pool => {
                 Shows::Logged("the Lease cannot be renewed")
@@ -162,11 +166,33 @@ async fn leave_work(site: &Site, tenant: &Tenant, number: u64) -> anyhow::Result
         },
     });
     site.apply(&left_over).await?;
+    leave_cron_jobs(site).await?;
     site.finished_job(&format!("run-{number}"), &super::jobs::report(1))
         .await?;
     let leases: Api<Lease> = Api::namespaced(site.client.clone(), &site.namespace);
     let _ = leases.delete(&site.lease(), &DeleteParams::default()).await;
     Ok(())
+}
+
+/// One `CronJob` is missing, and one is left over.
+async fn leave_cron_jobs(site: &Site) -> anyhow::Result<()> {
+    let cron_jobs = site.cron_jobs()?;
+    // It may not exist.
+    let _ = cron_jobs
+        .delete("minichat-pool-watchdog", &DeleteParams::default())
+        .await;
+    let left_over = json!({
+        "apiVersion": "batch/v1", "kind": "CronJob",
+        "metadata": {
+            "name": "left-over", "namespace": site.namespace,
+            "labels": {"app.kubernetes.io/managed-by": "minichat-operator"},
+            "ownerReferences": [site.managed_owner().await?],
+        },
+        "spec": {"schedule": "0 3 1 1 *", "suspend": true, "jobTemplate": {"spec": {"template": {"spec": {
+            "restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}],
+        }}}}},
+    });
+    site.apply(&left_over).await
 }
 
 /// K8S-15, K8S-16; check 8 of chapter 06
@@ -193,7 +219,7 @@ async fn without_any_one_verb_of_the_chart_the_operator_fails_and_says_where() -
         } = right;
         site.await_right(namespace, verb, resource, false).await?;
         let seen = site.operator_writes()?.len();
-        let operator = site.operator().await?;
+        let operator = site.operator_of_jobs(&SUSPENDED).await?;
         let is_shown = async || right.is_shown(&site, &operator, seen).await;
         let shown = eventually(&format!("shown that {right:?} is missing"), SOON, is_shown).await;
         shown.with_context(|| operator.log().unwrap_or_default())?;
@@ -203,7 +229,7 @@ async fn without_any_one_verb_of_the_chart_the_operator_fails_and_says_where() -
     }
 
     // With all rights it works.
-    let operator = site.operator().await?;
+    let operator = site.operator_of_jobs(&SUSPENDED).await?;
     let ready = site.await_ready(&tenant).await;
     ready.with_context(|| operator.log().unwrap_or_default())?;
     let is_ready = async || Ok(operator.readiness().await?.0 == 200);

@@ -1,6 +1,6 @@
-{{- /* Deletes what deleted chats and attachments have at their providers (CONT-170). It has the credentials of the tenants, from
-the same source as the pool. */}}
-{{- if include "minichat.hasCleanup" . }}
+{{/* Deletes what deleted chats and attachments have at their providers (CONT-170). It has the credentials of the tenants, from
+the same source as the pool. The operator makes it of this manifest (D38). */}}
+{{- define "minichat.cleanupCronJob" -}}
 {{- $call := dig "cleanup_worker" "call_timeout_secs" 30 .Values.pool.config | int }}
 {{- $budget := int .Values.cleanup.timeBudgetSeconds }}
 {{- if le $budget $call }}
@@ -12,7 +12,7 @@ the same source as the pool. */}}
 apiVersion: batch/v1
 kind: CronJob
 metadata:
-  name: {{ include "minichat.cleanup" . }}
+  name: {{ include "minichat.cronJob" (list . "cleanup") }}
   {{- include "minichat.workloadMetadata" (list . "cleanup" .Values.cleanup) | nindent 2 }}
 spec:
   schedule: {{ .Values.cleanup.schedule | quote }}
@@ -22,15 +22,14 @@ spec:
   suspend: {{ .Values.cleanup.suspend }}
   concurrencyPolicy: Forbid
   startingDeadlineSeconds: {{ .Values.cleanup.startingDeadlineSeconds }}
-  successfulJobsHistoryLimit: 1
-  failedJobsHistoryLimit: 3
+  {{- include "minichat.jobHistory" . | nindent 2 }}
   jobTemplate:
     metadata:
       labels:
         {{- include "minichat.podLabels" (list . "cleanup") | nindent 8 }}
     spec:
       activeDeadlineSeconds: {{ .Values.cleanup.activeDeadlineSeconds }}
-      ttlSecondsAfterFinished: 3600
+      ttlSecondsAfterFinished: 7200
       backoffLimit: 0
       podReplacementPolicy: Failed
       template:

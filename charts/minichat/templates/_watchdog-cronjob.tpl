@@ -1,9 +1,9 @@
-{{- /* Ends turns that a crashed process left running (TURN-59). */}}
-{{- if include "minichat.hasWatchdog" . }}
+{{/* Ends turns that a crashed process left running (TURN-59). The operator makes it of this manifest (D38). */}}
+{{- define "minichat.watchdogCronJob" -}}
 apiVersion: batch/v1
 kind: CronJob
 metadata:
-  name: {{ include "minichat.watchdog" . }}
+  name: {{ include "minichat.cronJob" (list . "watchdog") }}
   {{- include "minichat.workloadMetadata" (list . "watchdog" .Values.watchdog) | nindent 2 }}
 spec:
   schedule: {{ .Values.watchdog.schedule | quote }}
@@ -13,15 +13,14 @@ spec:
   suspend: {{ .Values.watchdog.suspend }}
   concurrencyPolicy: Forbid
   startingDeadlineSeconds: {{ .Values.watchdog.startingDeadlineSeconds }}
-  successfulJobsHistoryLimit: 1
-  failedJobsHistoryLimit: 3
+  {{- include "minichat.jobHistory" . | nindent 2 }}
   jobTemplate:
     metadata:
       labels:
         {{- include "minichat.podLabels" (list . "watchdog") | nindent 8 }}
     spec:
       activeDeadlineSeconds: {{ .Values.watchdog.activeDeadlineSeconds }}
-      ttlSecondsAfterFinished: 3600
+      ttlSecondsAfterFinished: 7200
       backoffLimit: 0
       podReplacementPolicy: Failed
       template:
