@@ -95,7 +95,6 @@ pub(super) fn standing(found: &CronJob, owner: &OwnerReference) -> Standing {
         Some(before) if (&before.kind, &before.name) == (&owner.kind, &owner.name) => {
             Standing::Ending
         }
-        Some(_) => Standing::Foreign,
         // Somebody took the owner away.
         None if found
             .labels()
@@ -104,7 +103,7 @@ pub(super) fn standing(found: &CronJob, owner: &OwnerReference) -> Standing {
         {
             Standing::Ours
         }
-        None => Standing::Foreign,
+        Some(_) | None => Standing::Foreign,
     }
 }
 

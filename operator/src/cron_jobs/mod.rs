@@ -178,8 +178,8 @@ impl CronJobs {
             let mut owners = found.owner_references().iter();
             owners.any(|one| one.uid == owner.uid) && standing(found, owner) == Standing::Ours
         };
-        let owned = self.found.all().filter(|found| is_owned(found));
-        let names = owned.map(ResourceExt::name_any);
+        let ours = self.found.all().filter(|found| is_owned(found));
+        let names = ours.map(ResourceExt::name_any);
         names.filter(|name| !is_wanted(name)).collect()
     }
 

@@ -109,7 +109,7 @@ fn manifests(objects: &[Value]) -> anyhow::Result<Vec<Value>> {
         .filter(is_managed)
         .map(|object| &object["data"]);
     let data = data.filter_map(Value::as_object).flatten();
-    let manifests = data.filter(|(key, _)| key.ends_with(".yaml"));
+    let manifests = data.filter(|(key, _)| *key != "about");
     let parsed = manifests.map(|(_, text)| yaml::document(text.as_str().unwrap_or_default()));
     parsed
         .collect::<Result<_, _>>()

@@ -181,9 +181,9 @@ fn cron_jobs_of_an_older_chart_go_with_an_upgrade_and_come_back_with_a_rollback(
     let older = older_chart()?;
     let path = older.path().display().to_string();
     let mut install = vec!["install", "minichat", &path];
-    settings
-        .iter()
-        .for_each(|setting| install.extend(["--set", setting]));
+    for setting in &settings {
+        install.extend(["--set", setting]);
+    }
     server.helm(&install)?;
     let names = || {
         let found = server.get(&["cronjobs"])?;

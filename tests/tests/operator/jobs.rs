@@ -179,14 +179,12 @@ async fn without<'a>(site: &'a Site, verb: &str, resource: &str) -> anyhow::Resu
     let role = site.role(pool)?;
     let mut less = role.clone();
     let rules = less["rules"].as_array_mut().context("no rules")?;
-    let rule = rules
-        .iter_mut()
-        .find(|rule| rule["resources"][0] == resource);
-    let verbs = &mut rule.context("no such rule")?["verbs"];
+    let found = rules.iter_mut().find(|one| one["resources"][0] == resource);
+    let verbs = &mut found.context("no such rule")?["verbs"];
     verbs
         .as_array_mut()
         .context("no verbs")?
-        .retain(|found| found != verb);
+        .retain(|one| one != verb);
     site.tier().kubectl().apply(&less)?;
     site.await_right(pool, verb, resource, false).await?;
     Ok(role)
