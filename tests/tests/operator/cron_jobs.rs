@@ -184,6 +184,7 @@ async fn a_suspended_job_is_suspended_and_a_disabled_one_is_gone_and_tenants_are
     site.await_condition(TENANT, "JobsHealthy", "True/Succeeded")
         .await?;
     let uid = await_made(&site, WATCHDOG).await?["metadata"]["uid"].clone();
+    await_made(&site, CLEANUP).await?;
     await_events(&site, WATCHDOG, &["Created"]).await?;
     operator.kill().await?;
 
