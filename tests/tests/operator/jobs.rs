@@ -82,8 +82,10 @@ async fn a_job_whose_mark_was_set_unheard_is_counted_once() -> anyhow::Result<()
     way.lose_marks(2);
     site.finished_job("unacknowledged", &report(3)).await?;
     has_counted(&operator, 4, 2).await?;
+    // The mark is set after the counts are shown.
+    let is_tried = async || Ok(operator.log()?.contains("a Job cannot be marked"));
+    eventually("tried", SOON, is_tried).await?;
     assert_eq!(way.to_lose(), 0);
-    assert!(operator.log()?.contains("a Job cannot be marked"));
     let is_reported = async || Ok(!site.events_of_job("unacknowledged").await?.is_empty());
     eventually("reported", SOON, is_reported).await?;
     // A later Job is counted, so this one was counted once.
