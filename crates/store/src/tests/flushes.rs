@@ -66,7 +66,10 @@ async fn until(db: &Db, sql: &'static str, count: i64) {
 async fn crash(server: &mut TestPostgres, db: &Db) {
     tokio::task::block_in_place(|| server.crash()).unwrap();
     // Finds the sessions that are dead.
-    while db.store.ping().await.is_err() {}
+    let is_back = async { while db.store.ping().await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(60), is_back)
+        .await
+        .expect("the server answers within a minute of its crash");
 }
 
 /// A running turn of the user in a chat of its own.
