@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use minichat_config::process::ProcessConfig;
-use minichat_core::Clock;
+use minichat_core::{Clock, ProcessId};
 use minichat_metrics::Metrics;
 use minichat_provider::ProviderClient;
 use minichat_store::Store;
@@ -32,6 +32,8 @@ pub struct App {
     /// What was last seen of the outbox.
     pub survey: Arc<Survey>,
     pub clock: Arc<dyn Clock>,
+    /// What the turns of this process name, if it has heartbeats (TURN-68).
+    pub process: Option<ProcessId>,
     /// Fires when no new turn may begin (D29).
     pub refusing: Signal,
     /// The turns that are open in this process.

@@ -17,6 +17,7 @@ pub mod database;
 pub mod dead_letter;
 pub mod drain;
 pub mod erasure;
+mod heartbeat;
 pub mod http;
 pub mod jobs;
 pub mod open_turns;

@@ -23,6 +23,7 @@ use crate::cleanup::Cleanup;
 use crate::config_source::{ConfigSource, StoredPolicyVersions};
 use crate::database::{self, Probe};
 use crate::drain;
+use crate::heartbeat::Heartbeat;
 use crate::http;
 use crate::jobs::{CleanupHost, Watchdog, WatchdogHost};
 use crate::open_turns::OpenTurns;
@@ -65,6 +66,8 @@ pub struct Running {
     /// Receives the stop requests of other processes on the same PostgreSQL
     /// (D3).
     stops: Option<JoinHandle<()>>,
+    /// Says to other processes on the same PostgreSQL that this one lives.
+    heartbeat: Option<Heartbeat>,
 }
 
 /// Time that a process may take to end in addition to its drain (K8S-50).
@@ -103,6 +106,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
     .await?;
     let application = listen(config.server.bind_addr, "server.bind_addr").await?;
     let admin_listener = listen(config.metrics.bind_addr, "metrics.bind_addr").await?;
+    let heartbeat = Heartbeat::start(&store, config.orphan_watchdog.process_timeout).await?;
     let outbox = Outbox::new(
         config.outbox.clone(),
         source.tenants(),
@@ -123,6 +127,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
         }),
         metrics,
         clock,
+        process: heartbeat.as_ref().map(Heartbeat::id),
         refusing: Signal::new(),
         turns: OpenTurns::default(),
         uploads: UploadPermits::new(config.uploads.max_concurrent),
@@ -134,6 +139,7 @@ pub async fn start_traced(config: ProcessConfig, tracer: Tracer) -> anyhow::Resu
     let workers = Workers::per_core().context("the threads for connections cannot be started")?;
     let running = Running {
         stops: stops.map(|stops| tokio::spawn(turn::obey(app.turns.clone(), stops))),
+        heartbeat,
         app_addr: application.local_addr()?,
         admin_addr: admin_listener.local_addr()?,
         application: Listener::serve_on(
@@ -178,6 +184,7 @@ async fn recover(
         store: store.clone(),
         metrics: Arc::clone(metrics),
         timeout: config.orphan_watchdog.timeout,
+        process_timeout: config.orphan_watchdog.process_timeout,
         open_turns: OpenTurns::default(),
         outbox: Arc::new(Outbox::without_dispatcher(config.outbox.clone())),
     };
@@ -250,6 +257,7 @@ fn watchdog(app: &App) -> Watchdog {
         store: app.store.clone(),
         metrics: Arc::clone(&app.metrics),
         timeout: app.config.orphan_watchdog.timeout,
+        process_timeout: app.config.orphan_watchdog.process_timeout,
         open_turns: OpenTurns::default(),
         outbox: Arc::clone(&app.outbox),
     }
@@ -338,6 +346,7 @@ impl Running {
             cleanup,
             dispatcher,
             stops,
+            heartbeat,
         } = self;
         drain::cut(&app, &application.lifecycle).await;
         // The listener logs its own failure.
@@ -353,6 +362,10 @@ impl Running {
         drain::finalized(&app.turns, GOODBYE).await;
         drain::uploads_recorded(&app).await;
         drop(workers);
+        // From here on this process ends no turn.
+        if let Some(heartbeat) = heartbeat {
+            heartbeat.stop().await;
+        }
         if let Some(stops) = stops {
             end(stops).await;
         }

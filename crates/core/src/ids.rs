@@ -94,6 +94,10 @@ id! {
     TurnId
 }
 id! {
+    /// A serving process, from its start to its end (TURN-68).
+    ProcessId
+}
+id! {
     /// The idempotency key of a turn, unique within its chat (API-63).
     RequestId
 }

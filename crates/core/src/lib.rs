@@ -18,7 +18,7 @@ pub mod turn;
 
 pub use attachment::AttachmentKind;
 pub use error_code::ErrorCode;
-pub use ids::{AttachmentId, ChatId, MessageId, RequestId, TenantId, TurnId, UserId};
+pub use ids::{AttachmentId, ChatId, MessageId, ProcessId, RequestId, TenantId, TurnId, UserId};
 pub use namespaced_name::{NamespacedName, NotANamespacedName};
 pub use time::{Clock, Date, SystemClock, Timestamp};
 pub use tool::HostedTool;

@@ -28,6 +28,7 @@ mod outbox;
 mod page;
 mod policy_snapshots;
 mod postgres;
+mod processes;
 mod purge;
 mod quota;
 mod reactions;
@@ -70,7 +71,7 @@ pub use message_attachments::{MessageKey, UsableAttachment};
 pub use messages::{Message, NewMessage, Reaction, Role};
 pub use mutations::{DeletedTurn, MutationQuery, MutationTarget, TargetTurn};
 pub use one_statement::{AdmissionSnapshot, ConditionalReserve, Finalization, SummaryRequest};
-pub use orphans::{Orphan, OrphanKey, OrphanQuery};
+pub use orphans::{Orphan, OrphanKey, OrphanQuery, OrphanRule};
 pub use outbox::{
     Buried, DeadLetter, DeadLetterBacklog, DeadLetterFilter, DeadLetterStatus, Delivery, DueTenant,
     Holder, OutboxMessage, OutboxQueue, ParkedTenant, PendingMessage, QueueMismatch, Share,
@@ -79,6 +80,7 @@ pub use outbox::{
 pub use page::{Direction, Key, Order, Page, PageRequest, Sort};
 pub use policy_snapshots::PolicySnapshot;
 pub use postgres::StopRequests;
+pub use processes::Silence;
 pub use purge::{PurgeStep, PurgeableChat};
 pub use quota::{QuotaCell, QuotaCells, QuotaDay, SettlementBooking, SettlementFault};
 pub use reactions::NewReaction;

@@ -289,9 +289,9 @@ const RESERVE_SQL: &str = concat!(
      requester_user_id, state, provider_name, effective_model, reserve_tokens, \
      reserved_credits_micro, policy_version_applied, max_output_tokens_applied, \
      minimal_generation_floor_applied, reserve_day, web_search_enabled, \
-     started_at, last_progress_at, updated_at) \
+     process_id, started_at, last_progress_at, updated_at) \
      SELECT $14, $1, $3, $15, 'user', $2, 'running', $16, $17, $18, $12, $19, $20, $21, \
-     $6, $22, s.at, s.at, s.at FROM allowed CROSS JOIN (SELECT \
+     $6, $22, $26, s.at, s.at, s.at FROM allowed CROSS JOIN (SELECT \
      GREATEST($13, COALESCE(MAX(started_at) + INTERVAL '1 microsecond', $13)) AS at \
      FROM chat_turns WHERE chat_id = $3 AND tenant_id = $1 AND deleted_at IS NULL) s), \
      message AS (INSERT INTO messages (id, tenant_id, chat_id, request_id, role, content, \
@@ -475,7 +475,7 @@ fn finalized_row(row: &Row<'_>) -> Result<FinalizedRow, StoreError> {
 }
 
 impl ConditionalReserve<'_> {
-    fn params(&self, commits: Commits) -> [Param<'_>; 25] {
+    fn params(&self, commits: Commits) -> [Param<'_>; 26] {
         let Self {
             turn,
             message,
@@ -510,6 +510,7 @@ impl ConditionalReserve<'_> {
             message.id,
             message.content,
             commits == Commits::Unflushed,
+            turn.process_id,
         ]
     }
 }

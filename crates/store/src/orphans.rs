@@ -1,18 +1,28 @@
 //! Running turns whose process may be gone, with everything their settlement
 //! needs besides the stored policy (TURN-56, TURN-58). The watchdog decides how
-//! old an orphan is.
+//! old an orphan is, and how long a dead process is silent.
 
 use minichat_core::{ChatId, Date, RequestId, TenantId, Timestamp, TurnId, UserId};
 
+use crate::processes::process_is_dead;
 use crate::value::{Param, Row, params};
-use crate::{StoreError, Tx};
+use crate::{Silence, StoreError, Tx};
+
+/// When a running turn is an orphan (TURN-57): if one of the two holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OrphanRule {
+    /// Its last progress is not later than this.
+    pub stale_at: Timestamp,
+    /// Its process is dead (TURN-69); `None`: no process is judged.
+    pub silence: Option<Silence>,
+}
 
 /// Which running turns to list, of all tenants. The turn with the oldest
 /// progress comes first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OrphanQuery {
-    /// Only turns whose last progress is not later than this; `None` = all.
-    pub stale_at: Option<Timestamp>,
+    /// Only orphans by this rule; `None` = all.
+    pub rule: Option<OrphanRule>,
     /// Only turns after this one in the order of the list.
     pub after: Option<OrphanKey>,
     /// Maximum number of rows.
@@ -51,25 +61,28 @@ impl Tx {
     /// The running turns of `query`, without locks. The finalization of each
     /// checks the condition again (TURN-60).
     pub async fn orphan_list(&mut self, query: &OrphanQuery) -> Result<Vec<Orphan>, StoreError> {
-        let OrphanQuery {
-            stale_at,
-            after,
-            limit,
-        } = *query;
+        let OrphanQuery { rule, after, limit } = *query;
+        let [since, witnessed_after] = Silence::params_of(rule);
         self.query(
-            "SELECT t.last_progress_at, t.id, t.tenant_id, t.chat_id, t.request_id, \
+            concat!(
+                "SELECT t.last_progress_at, t.id, t.tenant_id, t.chat_id, t.request_id, \
              t.requester_type, t.requester_user_id, c.model, t.provider_name, \
              t.effective_model, t.policy_version_applied, t.reserve_day, t.started_at \
              FROM chat_turns t JOIN chats c ON c.id = t.chat_id AND c.tenant_id = t.tenant_id \
              WHERE t.state = 'running' AND t.deleted_at IS NULL \
-             AND (CAST($1 AS TIMESTAMPTZ) IS NULL OR t.last_progress_at <= $1) \
+             AND (CAST($1 AS TIMESTAMPTZ) IS NULL OR t.last_progress_at <= $1 OR ",
+                process_is_dead!("$5", "$6"),
+                ") \
              AND (CAST($2 AS TIMESTAMPTZ) IS NULL OR (t.last_progress_at, t.id) > ($2, $3)) \
-             ORDER BY t.last_progress_at, t.id LIMIT $4",
+             ORDER BY t.last_progress_at, t.id LIMIT $4"
+            ),
             &params![
-                stale_at,
+                rule.map(|rule| rule.stale_at),
                 after.map(|key| key.last_progress_at),
                 after.map(|key| key.turn_id),
                 Param::from(u64::from(limit)),
+                since,
+                witnessed_after,
             ],
             orphan_row,
         )

@@ -5,13 +5,14 @@ use minichat_core::turn::{Outcome, SettlementMethod, TurnErrorCode, TurnState};
 use uuid::Uuid;
 
 use minichat_core::{
-    ChatId, Date, HostedTool, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId,
+    ChatId, Date, HostedTool, MessageId, ProcessId, RequestId, TenantId, Timestamp, TurnId, UserId,
 };
 
+use crate::processes::process_is_dead;
 use crate::quota::{QuotaCells, QuotaDay, cell_row};
 use crate::tx::{Dialect, Query, only_column};
 use crate::value::{FromValue, Param, Row, Value, params};
-use crate::{StoreError, Tx};
+use crate::{OrphanRule, Silence, StoreError, Tx};
 
 /// A stored turn, which may be deleted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,6 +52,8 @@ pub struct NewTurn<'a> {
     pub reserve_day: Date,
     pub web_search_enabled: bool,
     pub started_at: Timestamp,
+    /// The process that runs it, if it has heartbeats (TURN-68).
+    pub process_id: Option<ProcessId>,
 }
 
 /// How a turn ends.
@@ -62,9 +65,9 @@ pub struct TurnFinish<'a> {
     pub provider_response_id: Option<&'a str>,
     /// By which this attempt is recognized, other than any before it.
     pub finalization_id: Uuid,
-    /// The watchdog's predicate (TURN-60): only if the last progress is not
-    /// later than this instant.
-    pub stale_at: Option<Timestamp>,
+    /// The watchdog's predicate (TURN-60): only if the turn is an orphan by this
+    /// rule.
+    pub orphan: Option<OrphanRule>,
 }
 
 /// What the winner of the compare-and-set gets.
@@ -125,15 +128,16 @@ impl Tx {
             reserve_day,
             web_search_enabled,
             started_at,
+            process_id,
         } = *turn;
         self.execute_later(
             "INSERT INTO chat_turns (id, tenant_id, chat_id, request_id, requester_type, \
              requester_user_id, state, provider_name, effective_model, reserve_tokens, \
              reserved_credits_micro, policy_version_applied, max_output_tokens_applied, \
              minimal_generation_floor_applied, reserve_day, web_search_enabled, \
-             started_at, last_progress_at, updated_at) \
+             process_id, started_at, last_progress_at, updated_at) \
              SELECT $1, $2, $3, $4, 'user', $5, 'running', $6, $7, $8, $9, $10, $11, $12, \
-             $13, $14, s.at, s.at, s.at FROM (SELECT \
+             $13, $14, $17, s.at, s.at, s.at FROM (SELECT \
              GREATEST($15, COALESCE(MAX(started_at) + $16, $15)) AS at \
              FROM chat_turns WHERE chat_id = $3 AND tenant_id = $2 AND deleted_at IS NULL) s",
             params![
@@ -153,6 +157,7 @@ impl Tx {
                 web_search_enabled,
                 started_at,
                 Param::Micros(1),
+                process_id,
             ],
         )
     }
@@ -260,14 +265,17 @@ impl Tx {
         scope: QuotaDay,
     ) -> Result<Option<FinishedTurn>, StoreError> {
         let outcome = finish.outcome;
+        let [since, witnessed_after] = Silence::params_of(finish.orphan);
         let update = params![
             finish.tenant_id,
             finish.turn_id,
             outcome.state().as_str(),
             outcome.error_code().map(TurnErrorCode::as_str),
             finish.provider_response_id,
-            finish.stale_at,
+            finish.orphan.map(|rule| rule.stale_at),
             finish.finalization_id,
+            since,
+            witnessed_after,
         ];
         let lock = scope.params();
         let (cells, ended) = self
@@ -278,16 +286,21 @@ impl Tx {
                     map: cell_row,
                 },
                 Query {
-                    sql: "UPDATE chat_turns SET state = $3, error_code = $4, \
+                    sql: concat!(
+                        "UPDATE chat_turns SET state = $3, error_code = $4, \
                           provider_response_id = COALESCE($5, provider_response_id), \
                           finalization_id = $7, completed_at = statement_timestamp(), \
                           updated_at = statement_timestamp() \
                           WHERE tenant_id = $1 AND id = $2 AND state = 'running' \
-                          AND (CAST($6 AS TIMESTAMPTZ) IS NULL OR (deleted_at IS NULL AND last_progress_at <= $6)) \
+                          AND (CAST($6 AS TIMESTAMPTZ) IS NULL OR (deleted_at IS NULL \
+                          AND (last_progress_at <= $6 OR ",
+                        process_is_dead!("$8", "$9"),
+                        "))) \
                           RETURNING completed_at, reserve_tokens, \
                           max_output_tokens_applied, minimal_generation_floor_applied, \
                           reserved_credits_micro, web_search_completed_count, \
-                          code_interpreter_completed_count",
+                          code_interpreter_completed_count"
+                    ),
                     params: &update,
                     map: ended_row,
                 },

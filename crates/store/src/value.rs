@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use std::cell::Cell;
 
 use minichat_core::{
-    AttachmentId, ChatId, Date, MessageId, NamespacedName, RequestId, TenantId, Timestamp, TurnId,
-    UserId,
+    AttachmentId, ChatId, Date, MessageId, NamespacedName, ProcessId, RequestId, TenantId,
+    Timestamp, TurnId, UserId,
 };
 use uuid::Uuid;
 
@@ -208,6 +208,7 @@ id_values!(
     ChatId,
     MessageId,
     TurnId,
+    ProcessId,
     RequestId,
     AttachmentId
 );

@@ -50,6 +50,7 @@ pub async fn watchdog(
         store,
         metrics: metrics.clone(),
         timeout: config.orphan_watchdog.timeout,
+        process_timeout: config.orphan_watchdog.process_timeout,
         open_turns: OpenTurns::default(),
         outbox: Arc::new(Outbox::without_dispatcher(config.outbox.clone())),
     };

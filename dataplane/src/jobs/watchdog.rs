@@ -1,12 +1,13 @@
 //! The orphan watchdog: ends turns whose process is gone (TURN-56 to TURN-64).
 //! A turn is orphaned if and only if its row is `running`, is not deleted, and
-//! its `last_progress_at` is at least `orphan_watchdog.timeout_secs` old by the
-//! database's clock (TURN-57). The task of a live turn makes sure that its row
-//! never gets that old. It stores progress every 30 s: while the provider is
-//! called, while the provider sends, and while the turn waits for its reader.
-//! It ends the call to a silent provider `timeout_secs` - 60 s after the last
-//! event (TURN-1). When the owner of an embedded database starts, every running
-//! turn is orphaned, because no other process could be running it (TURN-63).
+//! either its `last_progress_at` is at least `orphan_watchdog.timeout_secs` old by
+//! the database's clock (TURN-57), or its process is dead (TURN-69). The task of a
+//! live turn makes sure that its row never gets that old. It stores progress every
+//! 30 s: while the provider is called, while the provider sends, and while the turn
+//! waits for its reader. It ends the call to a silent provider `timeout_secs` - 60 s
+//! after the last event (TURN-1). When the owner of an embedded database starts,
+//! every running turn is orphaned, because no other process could be running it
+//! (TURN-63).
 //!
 //! A watchdog in the same process as the turns does not rely on stored progress
 //! alone, because on a full disk none can be stored. It skips a turn that is open
@@ -14,6 +15,13 @@
 //! provider's `totalSeconds` and twice `timeout_secs`. A task that takes longer
 //! hangs, and its turn is orphaned like any other. If the task continues after
 //! all, it loses the compare-and-set.
+//!
+//! A process is dead if its last heartbeat is at least
+//! `orphan_watchdog.process_timeout_secs` old, and another process, the witness, had
+//! its heartbeats in time all the while. After an outage of the database all
+//! heartbeats are old, but there is no witness, so nobody is dead. A process that
+//! lives and cannot reach the database may be taken for dead. Then its turns are
+//! ended here, and it loses the compare-and-set of each.
 //!
 //! The watchdog needs only the database. It lists rows first and ends them
 //! afterwards. If a row ends or makes progress in between, the compare-and-set
@@ -25,12 +33,13 @@ use std::time::Duration;
 
 use minichat_core::Timestamp;
 use minichat_metrics::{AbortTrigger, Metrics};
-use minichat_store::{Orphan, OrphanKey, OrphanQuery, Store, StoreError};
+use minichat_store::{Orphan, OrphanKey, OrphanQuery, OrphanRule, Silence, Store, StoreError};
 use minichat_telemetry::Signal;
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::stored_policy::{PolicyError, StoredPolicies};
+use crate::heartbeat;
 use crate::open_turns::OpenTurns;
 use crate::outbox::Outbox;
 use crate::turn::account::Account;
@@ -55,6 +64,8 @@ pub struct Watchdog {
     pub metrics: Arc<dyn Metrics>,
     /// Age of the last progress from which a turn is an orphan (TURN-57).
     pub timeout: Duration,
+    /// Age of the last heartbeat from which a process is dead (TURN-69).
+    pub process_timeout: Duration,
     /// Turns of this process. While they are live they are not orphans.
     pub open_turns: OpenTurns,
     /// Where ends are reported.
@@ -68,8 +79,8 @@ pub struct Report {
     pub detected: u32,
     /// Turns that this run ended.
     pub finalized: u32,
-    /// Turns that had ended or made progress since their selection, or that are
-    /// live in this process.
+    /// Turns that had ended or were no orphans any more since their selection, or
+    /// that are live in this process.
     pub skipped: u32,
     /// Rows that are still `running` although they should have ended. The log
     /// says why.
@@ -91,7 +102,7 @@ impl Report {
 /// The running turns that a run selects.
 #[derive(Clone, Copy)]
 enum Selection {
-    /// Turns without progress for the timeout.
+    /// Turns without progress for the timeout, and those of dead processes.
     Stale,
     /// All turns. Only their process could have been running them, and it is
     /// gone (TURN-63).
@@ -176,7 +187,7 @@ impl Run<'_> {
         stop: &Signal,
         report_progress: &mut impl FnMut(),
     ) -> Result<u32, StoreError> {
-        let (stale_at, orphans) = self.select().await?;
+        let (rule, orphans) = self.select().await?;
         let selected = u32::try_from(orphans.len()).unwrap_or(u32::MAX);
         self.report.detected += selected;
         if matches!(self.selection, Selection::Stale) {
@@ -195,7 +206,7 @@ impl Run<'_> {
                 continue;
             }
             let failed = self.report.failed;
-            self.end(&orphan, stale_at).await;
+            self.end(&orphan, rule).await;
             report_progress();
             if self.report.failed > failed {
                 // If the database cannot serve, the run ends instead of trying
@@ -210,33 +221,39 @@ impl Run<'_> {
         self.watchdog.open_turns.is_live(orphan.key.turn_id)
     }
 
-    /// The next rows, and the instant by which they were selected. The
-    /// database's clock decides (TURN-57).
-    async fn select(&self) -> Result<(Option<Timestamp>, Vec<Orphan>), StoreError> {
+    /// The next rows, and the rule by which they were selected. The database's
+    /// clock decides (TURN-57).
+    async fn select(&self) -> Result<(Option<OrphanRule>, Vec<Orphan>), StoreError> {
         let (selection, after) = (self.selection, self.behind);
-        let timeout = self.watchdog.timeout.as_micros();
-        let timeout = i64::try_from(timeout).unwrap_or(i64::MAX);
+        let Watchdog {
+            timeout,
+            process_timeout,
+            ..
+        } = *self.watchdog;
         self.watchdog
             .store
             .read(move |tx| {
                 Box::pin(async move {
-                    let stale_at = match selection {
-                        Selection::Stale => Some(tx.now().await?.plus_micros(-timeout)),
+                    let rule = match selection {
+                        Selection::Stale => Some(rule(tx.now().await?, timeout, process_timeout)),
                         Selection::All => None,
-                        Selection::Before(opened_at) => Some(opened_at),
+                        Selection::Before(opened_at) => Some(OrphanRule {
+                            stale_at: opened_at,
+                            silence: None,
+                        }),
                     };
                     let query = OrphanQuery {
-                        stale_at,
+                        rule,
                         after,
                         limit: BATCH,
                     };
-                    Ok((stale_at, tx.orphan_list(&query).await?))
+                    Ok((rule, tx.orphan_list(&query).await?))
                 })
             })
             .await
     }
 
-    async fn end(&mut self, orphan: &Orphan, stale_at: Option<Timestamp>) {
+    async fn end(&mut self, orphan: &Orphan, rule: Option<OrphanRule>) {
         let turn_id = orphan.key.turn_id;
         let account = match self.account(orphan).await {
             Ok(account) => Arc::new(account),
@@ -246,7 +263,7 @@ impl Run<'_> {
                 return;
             }
         };
-        let ending = Ending::orphaned(stale_at);
+        let ending = Ending::orphaned(rule);
         // The time counts from the first failed attempt.
         let given_up = async { tokio::time::sleep(PATIENCE).await };
         match finalize(&self.watchdog.store, &account, ending, given_up).await {
@@ -288,5 +305,20 @@ impl Run<'_> {
             trigger = trigger.as_str(),
             "a turn was left running and is ended"
         );
+    }
+}
+
+/// Which turns are orphans `now`.
+fn rule(now: Timestamp, timeout: Duration, process_timeout: Duration) -> OrphanRule {
+    let ago = |age: Duration| {
+        let micros = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+        now.plus_micros(-micros)
+    };
+    OrphanRule {
+        stale_at: ago(timeout),
+        silence: Some(Silence {
+            since: ago(process_timeout),
+            witnessed_after: ago(heartbeat::gap(process_timeout)),
+        }),
     }
 }

@@ -14,7 +14,7 @@ use minichat_core::turn::{
 use minichat_core::{MessageId, Timestamp};
 use minichat_metrics::SummaryTrigger;
 use minichat_store::{
-    BoxFuture, Finalization, FinishedTurn, NewMessage, OutboxMessage, QuotaCells, Role,
+    BoxFuture, Finalization, FinishedTurn, NewMessage, OrphanRule, OutboxMessage, QuotaCells, Role,
     SettlementBooking, SettlementFault, Store, StoreError, TurnFinish, TurnSettlement, Tx,
 };
 use tokio::time::Instant;
@@ -51,13 +51,13 @@ pub(crate) struct Ending {
     /// Calls of tools that ended, as this process saw them. The turn's row says what
     /// is charged; only the calls that have no column count from here.
     pub(crate) calls: CallCounts,
-    /// End the turn only if it made no progress after this instant (TURN-60).
-    pub(crate) stale_at: Option<Timestamp>,
+    /// End the turn only if it is an orphan by this rule (TURN-60).
+    pub(crate) orphan: Option<OrphanRule>,
 }
 
 impl Ending {
     /// The end of a turn whose process is gone (TURN-60).
-    pub(crate) fn orphaned(stale_at: Option<Timestamp>) -> Self {
+    pub(crate) fn orphaned(orphan: Option<OrphanRule>) -> Self {
         Self {
             outcome: Outcome::Failed(TurnErrorCode::OrphanTimeout),
             answer: None,
@@ -67,7 +67,7 @@ impl Ending {
             began: None,
             ttft: None,
             calls: CallCounts::default(),
-            stale_at,
+            orphan,
         }
     }
 
@@ -119,7 +119,7 @@ pub(crate) struct Finalized {
 #[derive(Debug)]
 pub(crate) enum Verdict {
     Won(Box<Finalized>),
-    /// Another finalizer was first, or the turn made progress. Nothing was
+    /// Another finalizer was first, or the turn is no orphan any more. Nothing was
     /// changed.
     Lost,
     /// Nothing could be committed. The row stays `running` for the watchdog
@@ -319,7 +319,7 @@ async fn in_one_statement(
     };
     // The statement books no calls.
     let has_calls = ending.calls != CallCounts::default();
-    if ending.stale_at.is_some() || has_calls || !tx.has_single_statements() {
+    if ending.orphan.is_some() || has_calls || !tx.has_single_statements() {
         return Ok(None);
     }
     // The statement puts the instant and the cells in.
@@ -388,7 +388,7 @@ fn finish<'a>(account: &Account, ending: &'a Ending, id: Uuid) -> TurnFinish<'a>
         outcome: ending.outcome,
         provider_response_id: ending.response_id.as_deref(),
         finalization_id: id,
-        stale_at: ending.stale_at,
+        orphan: ending.orphan,
     }
 }
 

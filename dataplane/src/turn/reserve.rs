@@ -8,6 +8,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use minichat_core::ProcessId;
 use minichat_core::quota::{Cells, Decision, Tier};
 use minichat_store::{
     AdmissionQuery, AdmissionSnapshot, BoxFuture, ConditionalReserve, Constraint, MessageKey,
@@ -71,6 +72,7 @@ struct Opening {
     caller: Caller,
     request: RequestContext,
     turn: TurnRequest,
+    process: Option<ProcessId>,
     outbox: Arc<Outbox>,
     /// The result of the transaction's last attempt, which is the one that
     /// counts.
@@ -101,6 +103,7 @@ pub(super) async fn reserve(
         caller: caller.clone(),
         request: request.clone(),
         turn,
+        process: app.process,
         outbox: Arc::clone(&app.outbox),
         decided: Mutex::default(),
     });
@@ -227,7 +230,7 @@ impl Opening {
             return Ok(Unlocked::NeedsLocks);
         }
         let reserve = ConditionalReserve {
-            turn: new_turn(caller, &plan),
+            turn: new_turn(caller, &plan, self.process),
             message: new_message(caller, &plan),
             premium,
             revision,
@@ -257,7 +260,7 @@ impl Opening {
                 &self.outbox,
             )?;
         }
-        insert(tx, caller, &plan)?;
+        insert(tx, caller, &plan, self.process)?;
         self.decided().plan = Some(plan);
         Ok(())
     }
@@ -280,7 +283,12 @@ impl Opening {
     }
 }
 
-fn insert(tx: &mut Tx, caller: &Caller, plan: &Plan) -> Result<(), StoreError> {
+fn insert(
+    tx: &mut Tx,
+    caller: &Caller,
+    plan: &Plan,
+    process: Option<ProcessId>,
+) -> Result<(), StoreError> {
     let now = plan.draft.started_at;
     tx.quota_reserve(
         scope(caller, plan),
@@ -289,7 +297,7 @@ fn insert(tx: &mut Tx, caller: &Caller, plan: &Plan) -> Result<(), StoreError> {
         now,
     )?;
     // First, so that a lost race is reported by the turn's own constraints.
-    tx.turn_insert(&new_turn(caller, plan))?;
+    tx.turn_insert(&new_turn(caller, plan, process))?;
     tx.message_insert(&new_message(caller, plan))?;
     let chat = plan.ids().chat_id;
     let message = MessageKey {
@@ -301,7 +309,7 @@ fn insert(tx: &mut Tx, caller: &Caller, plan: &Plan) -> Result<(), StoreError> {
     tx.chat_touch(caller.tenant_id, caller.user_id, chat, now)
 }
 
-fn new_turn<'a>(caller: &Caller, plan: &'a Plan) -> NewTurn<'a> {
+fn new_turn<'a>(caller: &Caller, plan: &'a Plan, process_id: Option<ProcessId>) -> NewTurn<'a> {
     let (ids, model, reserve) = (plan.ids(), plan.model(), &plan.reserve);
     NewTurn {
         id: ids.turn_id,
@@ -319,6 +327,7 @@ fn new_turn<'a>(caller: &Caller, plan: &'a Plan) -> NewTurn<'a> {
         reserve_day: plan.draft.started_at.date(),
         web_search_enabled: plan.draft.web_search_enabled,
         started_at: plan.draft.started_at,
+        process_id,
     }
 }
 

@@ -182,7 +182,7 @@ async fn live(turn: &Arc<OpenTurn>, sink: &Sink, active: ActiveStreamGuard) {
         began: Some(began),
         ttft: answer.ttft,
         calls: answer.calls.ended(),
-        stale_at: None,
+        orphan: None,
     };
     let verdict = end(turn, ending).await;
     let total = began.elapsed();

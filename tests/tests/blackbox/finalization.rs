@@ -240,6 +240,7 @@ fn two_watchdogs_and_a_live_finalizer_settle_500_turns_once() -> anyhow::Result<
                 store,
                 metrics: metrics.clone(),
                 timeout: Duration::from_mins(5),
+                process_timeout: Duration::from_secs(30),
                 open_turns: OpenTurns::default(),
                 outbox: Arc::new(Outbox::without_dispatcher(config.outbox)),
             };

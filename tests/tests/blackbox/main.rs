@@ -32,6 +32,8 @@ mod database_outages;
 #[cfg(test)]
 mod dead_letters;
 #[cfg(test)]
+mod dead_processes;
+#[cfg(test)]
 mod deliveries;
 #[cfg(test)]
 mod delivery_turns;

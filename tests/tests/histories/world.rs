@@ -155,6 +155,7 @@ impl World {
             store: store.clone(),
             metrics: Arc::<RecordingMetrics>::clone(&metrics) as Arc<dyn Metrics>,
             timeout: model::WATCHDOG_TIMEOUT,
+            process_timeout: model::WATCHDOG_TIMEOUT,
             open_turns: OpenTurns::default(),
             outbox: Arc::clone(&outbox),
         };
@@ -166,6 +167,7 @@ impl World {
             provider: ProviderClient::in_memory(&ClientSettings::default(), provider.dial()),
             metrics: Arc::<RecordingMetrics>::clone(&metrics) as Arc<dyn Metrics>,
             clock,
+            process: None,
             outbox,
             survey: Arc::default(),
             refusing: Signal::new(),

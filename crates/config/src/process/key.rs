@@ -471,6 +471,12 @@ pub(super) const KEYS: &[Key] = &[
         "Seconds without progress after which a running turn counts as orphaned. A provider may be silent for at most 60 seconds less. It must be at least 60 more than twice `database.job_timeout_secs`.",
     ),
     key(
+        "orphan_watchdog.process_timeout_secs",
+        Kind::Integer(6, 3600),
+        "30",
+        "Seconds without a heartbeat after which a process on PostgreSQL counts as dead, and the search ends its running turns at once. A process stores a heartbeat every 5 seconds, or six times in this time if that is more often. A process that cannot reach the database for so long, while another one can, loses its running turns.",
+    ),
+    key(
         "rag.uploaded_file_max_size_kb",
         Kind::Integer(1, 1 << 20),
         "25600",

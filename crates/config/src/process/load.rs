@@ -152,6 +152,7 @@ fn orphan_watchdog(settings: &mut Settings) -> OrphanWatchdog {
         enabled: settings.boolean("orphan_watchdog.enabled"),
         scan_interval: settings.seconds("orphan_watchdog.scan_interval_secs"),
         timeout: settings.seconds("orphan_watchdog.timeout_secs"),
+        process_timeout: settings.seconds("orphan_watchdog.process_timeout_secs"),
     }
 }
 

@@ -169,6 +169,12 @@ fn what_turns_cannot_live_by_is_refused_with_its_key() {
     for (section, key, refused, accepted) in [
         ("orphan_watchdog", "timeout_secs", [89, 3601], [90, 3600]),
         ("orphan_watchdog", "scan_interval_secs", [-1, 0], [1, 60]),
+        (
+            "orphan_watchdog",
+            "process_timeout_secs",
+            [5, 3601],
+            [6, 3600],
+        ),
         ("streaming", "sse_channel_capacity", [15, 65], [16, 64]),
         ("streaming", "sse_ping_interval_seconds", [4, 61], [5, 60]),
     ] {

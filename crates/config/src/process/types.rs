@@ -292,6 +292,8 @@ pub struct OrphanWatchdog {
     pub scan_interval: Duration,
     /// A turn whose last progress is at least this old is orphaned.
     pub timeout: Duration,
+    /// A process whose last heartbeat is at least this old is dead (TURN-69).
+    pub process_timeout: Duration,
 }
 
 /// Limits of uploads (CONT-55). Tenants and models may have smaller ones.

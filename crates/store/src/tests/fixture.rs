@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use minichat_core::quota::{Bucket, Period};
 use minichat_core::turn::{Outcome, SettlementMethod, Usage};
-use minichat_core::{ChatId, Clock, MessageId, RequestId, TenantId, Timestamp, TurnId, UserId};
+use minichat_core::{
+    ChatId, Clock, MessageId, ProcessId, RequestId, TenantId, Timestamp, TurnId, UserId,
+};
 use tempfile::TempDir;
 
 use crate::testing::TestPostgres;
@@ -191,6 +193,7 @@ impl Db {
             at,
             premium: false,
             limit: u64::MAX,
+            process: None,
         }
     }
 }
@@ -207,6 +210,7 @@ pub(super) struct OneTurn {
     pub(super) premium: bool,
     /// Daily limit in micro-credits.
     pub(super) limit: u64,
+    pub(super) process: Option<ProcessId>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -260,6 +264,7 @@ impl OneTurn {
             reserve_day: self.at.date(),
             web_search_enabled: false,
             started_at: self.at,
+            process_id: self.process,
         }
     }
 
@@ -290,7 +295,7 @@ impl OneTurn {
             outcome,
             provider_response_id: Some("resp_1"),
             finalization_id: uuid::Uuid::new_v4(),
-            stale_at: None,
+            orphan: None,
         }
     }
 

@@ -15,6 +15,7 @@ mod outbox;
 mod paging;
 mod plans;
 mod pool;
+mod processes;
 mod proxy;
 mod purge;
 mod quota;

@@ -4,7 +4,7 @@ use minichat_core::{RequestId, TurnId};
 use super::fixture::{NOON, SendError};
 use super::{Db, on_both_databases};
 use crate::value::params;
-use crate::{Constraint, StoreError, Turn};
+use crate::{Constraint, OrphanRule, StoreError, Turn};
 
 async fn stored(db: &Db, request: RequestId) -> Option<Turn> {
     let (tenant, user, chat) = (db.tenant, db.user, db.chat);
@@ -69,7 +69,7 @@ on_both_databases! {
         send.reserve(&db.store).await.unwrap();
         let orphan = |stale_at| {
             let mut finish = send.finish(Outcome::Failed(TurnErrorCode::OrphanTimeout));
-            finish.stale_at = Some(stale_at);
+            finish.orphan = Some(OrphanRule { stale_at, silence: None });
             let scope = send.scope();
             db.store.write(move |tx| {
                 Box::pin(async move { tx.turn_finish(&finish, scope).await })

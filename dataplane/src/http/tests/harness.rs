@@ -100,6 +100,7 @@ impl Harness {
             thumbnails: Thumbnailer::new(&config.thumbnails),
             config,
             clock: Arc::clone(&clock) as _,
+            process: None,
             refusing: Signal::default(),
             turns: OpenTurns::default(),
         });

@@ -216,6 +216,7 @@ async fn insert_turn(
         reserve_day: now.date(),
         web_search_enabled: false,
         started_at: now,
+        process_id: None,
     };
     let scope = QuotaDay {
         tenant_id,
@@ -235,7 +236,7 @@ async fn insert_turn(
                         outcome,
                         provider_response_id: None,
                         finalization_id: uuid::Uuid::new_v4(),
-                        stale_at: None,
+                        orphan: None,
                     };
                     tx.turn_finish(&finish, scope).await?;
                 }
