@@ -7,8 +7,6 @@
 //! of it does, and then checks that each message that was read is there as it was. So
 //! no summary contains a message whose deletion was acknowledged.
 
-use std::fmt::Write as _;
-
 use minichat_core::{ChatId, MessageId, TenantId, Timestamp};
 use uuid::Uuid;
 
@@ -16,6 +14,10 @@ use crate::page::Key;
 use crate::tx::{Dialect, only_column};
 use crate::value::{Row, params};
 use crate::{Role, StoreError, Tx};
+
+/// Characters of a range that are read, and up to one message more: as many as the
+/// largest context windows hold. A chat that had no summary for long may have more.
+const MAX_CHARACTERS: u64 = 4_000_000;
 
 /// A committed summary.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,7 +52,8 @@ pub struct ChatToSummarize {
 pub struct MessageToSummarize {
     pub id: MessageId,
     pub role: Role,
-    pub content: String,
+    /// `None`: newer messages of the range fill [`MAX_CHARACTERS`].
+    pub content: Option<String>,
 }
 
 /// A summary to commit.
@@ -92,12 +95,16 @@ impl Tx {
         let Some((model, summary)) = head else {
             return Ok(None);
         };
-        let base = range.base.unwrap_or(Key {
-            at: crate::admission::BEGINNING,
-            id: Uuid::nil(),
-        });
-        let target = range.target;
-        let params = params![tenant, chat, base.at, base.id, target.at, target.id];
+        let (base, target) = (range.base.unwrap_or(FIRST), range.target);
+        let params = params![
+            tenant,
+            chat,
+            base.at,
+            base.id,
+            target.at,
+            target.id,
+            MAX_CHARACTERS
+        ];
         let messages = self.query(MESSAGES_SQL, &params, message_row).await?;
         Ok(Some(ChatToSummarize {
             model,
@@ -154,14 +161,13 @@ impl Tx {
         let Some(now) = written else {
             return Ok(None);
         };
-        let mut list = String::new();
-        for message in messages {
-            // Writing to a String does not fail.
-            let _ = write!(list, "{message},");
-        }
-        let params = params![tenant_id, chat_id, at, list.as_str()];
-        let compressed: Vec<Uuid> = self.query(COMPRESS_SQL, &params, only_column).await?;
-        Ok((compressed.len() == messages.len()).then_some(now))
+        let base = base.unwrap_or(FIRST);
+        let range = params![tenant_id, chat_id, base.at, base.id, at, id];
+        let mut compressed: Vec<MessageId> = self.query(COMPRESS_SQL, &range, only_column).await?;
+        let mut read = messages.to_vec();
+        compressed.sort_unstable();
+        read.sort_unstable();
+        Ok((compressed == read).then_some(now))
     }
 
     /// Forgets the summary of a chat, so that models see its messages again (CONT-141).
@@ -217,10 +223,29 @@ const CHAT_SQL: &str = concat!(
      WHERE c.tenant_id = $1 AND c.id = $2 AND c.deleted_at IS NULL"
 );
 
-const MESSAGES_SQL: &str = "SELECT id, role, content FROM messages \
-     WHERE tenant_id = $1 AND chat_id = $2 AND deleted_at IS NULL AND NOT is_compressed \
-     AND created_at BETWEEN $3 AND $5 AND (created_at, id) > ($3, $4) \
-     AND (created_at, id) <= ($5, $6) ORDER BY created_at, id";
+/// Before all messages.
+const FIRST: Key = Key {
+    at: crate::admission::BEGINNING,
+    id: Uuid::nil(),
+};
+
+/// The messages of a range that no summary covers. The first comparison is for the
+/// index.
+macro_rules! uncovered {
+    () => {
+        "tenant_id = $1 AND chat_id = $2 AND deleted_at IS NULL AND NOT is_compressed \
+         AND created_at BETWEEN $3 AND $5 AND (created_at, id) > ($3, $4) \
+         AND (created_at, id) <= ($5, $6)"
+    };
+}
+
+const MESSAGES_SQL: &str = concat!(
+    "SELECT id, role, CASE WHEN characters - LENGTH(content) < $7 THEN content END FROM (\
+     SELECT id, role, content, created_at, SUM(LENGTH(content)) \
+     OVER (ORDER BY created_at DESC, id DESC) AS characters FROM messages WHERE ",
+    uncovered!(),
+    ") m ORDER BY created_at, id"
+);
 
 macro_rules! live_chat {
     ($lock:literal) => {
@@ -245,9 +270,11 @@ const UPDATE_SQL: &str = "UPDATE thread_summaries SET summary_text = $5, \
      AND summarized_up_to_created_at = $7 AND summarized_up_to_message_id = $8 \
      RETURNING updated_at";
 
-const COMPRESS_SQL: &str = "UPDATE messages SET is_compressed = TRUE WHERE tenant_id = $1 \
-     AND chat_id = $2 AND created_at <= $3 AND deleted_at IS NULL AND NOT is_compressed \
-     AND strpos($4, CAST(id AS TEXT)) > 0 RETURNING id";
+const COMPRESS_SQL: &str = concat!(
+    "UPDATE messages SET is_compressed = TRUE WHERE ",
+    uncovered!(),
+    " RETURNING id"
+);
 
 fn range_row(row: &Row<'_>) -> Result<SummaryRange, StoreError> {
     let (at, id): (Option<Timestamp>, Option<Uuid>) = (row.take()?, row.take()?);

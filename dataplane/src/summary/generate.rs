@@ -180,7 +180,8 @@ impl Task<'_> {
     }
 }
 
-/// System rows are no part of a conversation (CONT-135).
+/// System rows are no part of a conversation (CONT-135), and nobody has room for what
+/// was not read.
 fn of_conversation(message: &MessageToSummarize) -> Option<PlanMessage<'_>> {
     let role = match message.role {
         minichat_store::Role::User => Role::User,
@@ -189,7 +190,7 @@ fn of_conversation(message: &MessageToSummarize) -> Option<PlanMessage<'_>> {
     };
     Some(PlanMessage {
         role,
-        text: &message.content,
+        text: message.content.as_deref()?,
     })
 }
 

@@ -23,6 +23,7 @@ mod running;
 mod schema;
 mod specified_tables;
 mod tenants;
+mod thread_summaries;
 mod tls;
 mod turns;
 mod vector_stores;
