@@ -21,7 +21,7 @@
 //!   instants. Deletion of the chat is a condition of the same row.
 //! * The quota. A decision that needs only room in each cell of its tier holds as
 //!   long as each cell has it ([`Decision::holds_while_there_is_room`]), which is
-//!   checked on each locked row. A row that was inserted after the snapshot cannot
+//!   checked on each locked row, as are the day's calls of tools. A row that was inserted after the snapshot cannot
 //!   be locked, so all rows of the tier must be there; the first turn of a day
 //!   takes the locks first. Rows are not inserted by anyone who does not lock the
 //!   `total` rows.
@@ -62,7 +62,7 @@
 //! [`Decision::holds_while_there_is_room`]:
 //!     minichat_core::quota::Decision::holds_while_there_is_room
 
-use minichat_core::quota::{Bucket, Limits, Period, Reserve};
+use minichat_core::quota::{Bucket, Limits, MostCalls, Period, Reserve};
 use minichat_core::turn::{SettlementMethod, TurnErrorCode};
 use minichat_core::{TenantId, Timestamp, UserId};
 
@@ -94,6 +94,8 @@ pub struct ConditionalReserve<'a> {
     pub revision: u64,
     /// What each cell may hold at most before the reserve, in micro-credits.
     pub most_used: Limits,
+    /// Calls of tools that the day may hold at most.
+    pub most_calls: MostCalls,
 }
 
 /// A finalization of whose turn everything is known before.
@@ -264,7 +266,9 @@ const RESERVE_SQL: &str = concat!(
     "WITH chat AS MATERIALIZED (SELECT id FROM chats WHERE tenant_id = $1 AND user_id = $2 \
      AND id = $3 AND deleted_at IS NULL AND revision = $4 FOR NO KEY UPDATE), \
      cells AS MATERIALIZED (SELECT period_type, bucket, \
-     spent_credits_micro + reserved_credits_micro AS used FROM quota_usage \
+     spent_credits_micro + reserved_credits_micro AS used, \
+     CAST(web_search_calls AS BIGINT) AS searches, \
+     CAST(code_interpreter_calls AS BIGINT) AS codes FROM quota_usage \
      WHERE ",
     of_scope!(),
     " AND EXISTS (SELECT 1 FROM chat) ORDER BY period_type DESC, bucket FOR UPDATE), \
@@ -275,7 +279,9 @@ const RESERVE_SQL: &str = concat!(
     booked!(),
     " AND used > CASE WHEN bucket = 'total' \
      THEN CASE WHEN period_type = 'monthly' THEN $8 ELSE $9 END \
-     ELSE CASE WHEN period_type = 'monthly' THEN $10 ELSE $11 END END)), \
+     ELSE CASE WHEN period_type = 'monthly' THEN $10 ELSE $11 END END) \
+     AND NOT EXISTS (SELECT 1 FROM cells WHERE bucket = 'total' AND period_type = 'daily' \
+     AND (searches > $27 OR codes > $28))), \
      reserved AS (UPDATE quota_usage SET \
      reserved_credits_micro = reserved_credits_micro + $12, updated_at = $13 FROM allowed \
      WHERE ",
@@ -475,13 +481,14 @@ fn finalized_row(row: &Row<'_>) -> Result<FinalizedRow, StoreError> {
 }
 
 impl ConditionalReserve<'_> {
-    fn params(&self, commits: Commits) -> [Param<'_>; 26] {
+    fn params(&self, commits: Commits) -> [Param<'_>; 28] {
         let Self {
             turn,
             message,
             premium,
             revision,
             most_used,
+            most_calls,
         } = self;
         let most = |bucket, period| most_used.of(bucket, period);
         params![
@@ -511,6 +518,8 @@ impl ConditionalReserve<'_> {
             message.content,
             commits == Commits::Unflushed,
             turn.process_id,
+            most_calls.web_search,
+            most_calls.code_interpreter,
         ]
     }
 }

@@ -78,10 +78,10 @@ impl TurnRequest {
     }
 
     /// What a message needs to be admitted without locks; `None`: it needs them,
-    /// because it takes the place of a turn, has files or counts calls of a tool.
+    /// because it takes the place of a turn or has files.
     pub(super) fn snapshot_query(&self, caller: &Caller) -> Option<AdmissionQuery> {
         match &self.kind {
-            Kind::Send(message) if !message.web_search && message.attachment_ids.is_empty() => {
+            Kind::Send(message) if message.attachment_ids.is_empty() => {
                 Some(query(caller, self.ids.chat_id, self.ids.request_id))
             }
             Kind::Send(_) | Kind::Replace { .. } => None,

@@ -8,8 +8,8 @@ use minichat_core::context::{
 };
 use minichat_core::quota::estimate::OfferedTools;
 use minichat_core::quota::{
-    Cells, Decision, InputTooLong, Limits, PolicyModel, QuotaScope, Reserve, check_message_length,
-    offered_tools, preflight,
+    Cells, Decision, InputTooLong, Limits, MostCalls, PolicyModel, QuotaScope, Reserve,
+    check_message_length, offered_tools, preflight,
 };
 use minichat_core::summary::ContextUse;
 use serde_json::json;
@@ -73,6 +73,13 @@ pub(super) fn most_used(caller: &Caller, plan: &Plan) -> Limits {
     let config = &caller.tenant.config;
     let policy = policy::policy(config, &[], caller.user_id);
     policy.most_used(plan.reserve.reserved_credits_micro)
+}
+
+/// What the user's day may hold at most so that the tools of `plan` may still be called.
+pub(super) fn most_calls(caller: &Caller, plan: &Plan) -> MostCalls {
+    let config = &caller.tenant.config;
+    let policy = policy::policy(config, &[], caller.user_id);
+    policy.most_calls(plan.tools.offered())
 }
 
 fn context(

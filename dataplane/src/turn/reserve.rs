@@ -18,7 +18,7 @@ use minichat_store::{
 use super::admission::{self, TurnRequest};
 use super::in_doubt::{PATIENCE, resolve};
 use super::open::{Draft, Ids, Plan};
-use super::plan::{decide, input_too_long, most_used, plan};
+use super::plan::{decide, input_too_long, most_calls, most_used, plan};
 use super::replay::{CompletedTurn, replay};
 use super::{RequestContext, SseBody, instrumentation, mutation, tools};
 use crate::app::App;
@@ -224,7 +224,6 @@ impl Opening {
         let plan = self.plan(draft, &cells)?;
         let premium = plan.model().tier == Tier::Premium;
         if !plan.decision.holds_while_there_is_room()
-            || plan.tools.have_daily_quota()
             || !rows.are_complete(plan.draft.started_at.date(), premium)
         {
             return Ok(Unlocked::NeedsLocks);
@@ -235,6 +234,7 @@ impl Opening {
             premium,
             revision,
             most_used: most_used(caller, &plan),
+            most_calls: most_calls(caller, &plan),
         };
         let reserved = tx.turn_reserve(&reserve).await;
         if matches!(reserved, Ok(false)) {

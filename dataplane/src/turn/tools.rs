@@ -69,9 +69,12 @@ impl PlannedTools {
         }
     }
 
-    /// Whether calls are counted per day, which only the locked rows decide (QUOTA-50).
-    pub(super) const fn have_daily_quota(&self) -> bool {
-        self.has_web_search || !self.code_file_ids.is_empty()
+    pub(super) const fn offered(&self) -> OfferedTools {
+        OfferedTools {
+            web_search: self.has_web_search,
+            file_search: self.vector_store_id.is_some(),
+            code_interpreter: !self.code_file_ids.is_empty(),
+        }
     }
 
     /// The event without ids that only the provider and this process know (CONT-39):

@@ -22,7 +22,8 @@ pub use credits::{CreditsOutOfBounds, credits};
 pub use estimate::EstimationBudgets;
 pub use period::{Bucket, Period, PeriodKeys};
 pub use policy::{
-    KillSwitches, Limits, Policy, PolicyModel, Pricing, Tier, TierLimits, ToolQuotas, ToolSupport,
+    KillSwitches, Limits, MostCalls, Policy, PolicyModel, Pricing, Tier, TierLimits, ToolQuotas,
+    ToolSupport,
 };
 pub use preflight::{
     Cell, Cells, Decision, DowngradeReason, InputTooLong, QuotaScope, RequestFacts, Reserve,

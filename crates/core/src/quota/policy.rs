@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::estimate::OfferedTools;
 use super::{Bucket, EstimationBudgets, Period};
 
 /// The tier of a model. A premium turn counts towards both buckets, a standard
@@ -120,6 +121,36 @@ impl Policy<'_> {
         };
         Limits { standard, premium }
     }
+
+    /// What the user's day may hold at most so that each of the `offered` tools can
+    /// be called once more (QUOTA-50).
+    pub const fn most_calls(&self, offered: OfferedTools) -> MostCalls {
+        let ToolQuotas {
+            web_search_daily,
+            code_interpreter_daily,
+        } = self.tool_quotas;
+        MostCalls {
+            web_search: most_calls(offered.web_search, web_search_daily),
+            code_interpreter: most_calls(offered.code_interpreter, code_interpreter_daily),
+        }
+    }
+}
+
+const fn most_calls(is_offered: bool, daily: u32) -> i64 {
+    // A cast, because conversions are not const.
+    if is_offered {
+        daily as i64 - 1
+    } else {
+        i64::MAX
+    }
+}
+
+/// Completed calls of tools that a day may hold at most. A tool that is not offered
+/// has no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MostCalls {
+    pub web_search: i64,
+    pub code_interpreter: i64,
 }
 
 /// Maximum number of tool calls of one user per day (QUOTA-50).

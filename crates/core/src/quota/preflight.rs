@@ -186,9 +186,9 @@ impl Decision {
     }
 
     /// Whether the decision stays the same as long as every cell of the model's
-    /// tier holds no more than [`Policy::most_used`], whatever else changes in the
-    /// cells. It does not if another tier or another model was passed over for
-    /// what the cells held.
+    /// tier holds no more than [`Policy::most_used`], and the day no more calls than
+    /// [`Policy::most_calls`], whatever else changes in the cells. It does not if
+    /// another tier or another model was passed over for what the cells held.
     pub const fn holds_while_there_is_room(&self) -> bool {
         match self {
             Self::Allow { .. } => true,
@@ -428,12 +428,11 @@ fn tier_available(policy: &Policy<'_>, tier: Tier, reserve: i64, cells: &Cells) 
 
 /// The offered tool whose daily number of calls is used up (QUOTA-50).
 fn exhausted_tool(policy: &Policy<'_>, offered: OfferedTools, cells: &Cells) -> Option<QuotaScope> {
-    let daily = &policy.tool_quotas;
-    if offered.web_search && cells.web_search_calls.max(0) >= i64::from(daily.web_search_daily) {
+    let most = policy.most_calls(offered);
+    if cells.web_search_calls.max(0) > most.web_search {
         return Some(QuotaScope::WebSearch);
     }
-    let code_calls = cells.code_interpreter_calls.max(0);
-    (offered.code_interpreter && code_calls >= i64::from(daily.code_interpreter_daily))
+    (cells.code_interpreter_calls.max(0) > most.code_interpreter)
         .then_some(QuotaScope::CodeInterpreter)
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use minichat_core::quota::{Bucket, Limits, Period, Reserve, TierLimits};
+use minichat_core::quota::{Bucket, Limits, MostCalls, Period, Reserve, TierLimits};
 use minichat_core::turn::{Outcome, SettlementMethod};
 use minichat_core::{MessageId, Timestamp};
 
@@ -41,11 +41,25 @@ pub(super) async fn reserve(
     reserve_in(&db.store, turn, revision, most_used).await
 }
 
+const ANY_CALLS: MostCalls = MostCalls {
+    web_search: i64::MAX,
+    code_interpreter: i64::MAX,
+};
+
 pub(super) async fn reserve_in(
     store: &Store,
     turn: OneTurn,
     revision: u64,
     most_used: Limits,
+) -> Result<bool, StoreError> {
+    reserve_with_calls(store, turn, revision, (most_used, ANY_CALLS)).await
+}
+
+async fn reserve_with_calls(
+    store: &Store,
+    turn: OneTurn,
+    revision: u64,
+    (most_used, most_calls): (Limits, MostCalls),
 ) -> Result<bool, StoreError> {
     let answer = store.write(move |tx: &mut Tx| {
         Box::pin(async move {
@@ -55,6 +69,7 @@ pub(super) async fn reserve_in(
                 premium: turn.premium,
                 revision,
                 most_used,
+                most_calls,
             };
             tx.turn_reserve(&reserve).await
         })
@@ -157,6 +172,29 @@ async fn a_reserve_writes_only_what_still_holds() {
     // Its own reserve has changed the chat.
     assert!(!reserve(&db, db.send(NOON), 0, EVERYBODY).await.unwrap());
     assert!(reserve(&db, db.send(NOON), 1, EVERYBODY).await.unwrap());
+}
+
+/// QUOTA-50, QUOTA-52: nothing is written when the day has more calls of a tool.
+#[tokio::test]
+async fn a_reserve_checks_the_calls_of_the_day() {
+    let db = Db::postgres().await;
+    let turn = with_rows(&db).await;
+    let calls = "UPDATE quota_usage SET web_search_calls = 3, code_interpreter_calls = 5 \
+        WHERE period_type = 'daily'";
+    db.sql(calls, []).await.unwrap();
+    let reserve = async |web_search, code_interpreter| {
+        let most = MostCalls {
+            web_search,
+            code_interpreter,
+        };
+        let reserved = reserve_with_calls(&db.store, turn, 0, (EVERYBODY, most));
+        reserved.await.unwrap()
+    };
+    assert!(!reserve(2, 5).await, "more searches");
+    assert!(!reserve(3, 4).await, "more code");
+    assert_eq!(turns(&db).await, 0);
+    assert!(reserve(3, 5).await);
+    assert_eq!(turns(&db).await, 1);
 }
 
 /// QUOTA-82: what a statement waited for is what it checks.

@@ -513,29 +513,41 @@ proptest! {
         spent in proptest::array::uniform4(0..2_000_000_i64),
         now in proptest::array::uniform4(0..2_000_000_i64),
         limit in 0..2_000_000_i64,
+        tools: (bool, bool),
+        calls in proptest::array::uniform4(-1..4_i64),
     ) {
         let models = catalog();
         let mut policy = policy(&models);
         policy.kill_switches.force_standard_tier = switches.0;
         policy.kill_switches.disable_premium_tier = switches.1;
         policy.limits.premium.daily = limit;
-        let cells = |spent: [i64; 4]| Cells {
+        policy.tool_quotas = crate::quota::ToolQuotas { web_search_daily: 2, code_interpreter_daily: 3 };
+        let message = RequestFacts {
+            web_search_requested: tools.0,
+            has_code_files: tools.1,
+            ..message()
+        };
+        let cells = |spent: [i64; 4], calls: &[i64]| Cells {
             total_daily: Cell { spent: spent[0], reserved: 0 },
             total_monthly: Cell { spent: spent[1], reserved: 0 },
             premium_daily: Cell { spent: spent[2], reserved: 0 },
             premium_monthly: Cell { spent: spent[3], reserved: 0 },
-            ..Cells::default()
+            web_search_calls: calls[0],
+            code_interpreter_calls: calls[1],
         };
         let model = ["std", "prem", "gone"][selected];
-        let decided = preflight(&policy, model, &message(), &cells(spent)).unwrap();
+        let decided = preflight(&policy, model, &message, &cells(spent, &calls[..2])).unwrap();
         if let (true, Some((index, reserve))) = (decided.holds_while_there_is_room(), decided.allowed()) {
             let most = policy.most_used(reserve.reserved_credits_micro);
-            let now = cells(now);
-            let has_room = models[index].tier.buckets().iter().all(|&bucket| {
+            let most_calls = policy.most_calls(offered_tools(&policy, &models[index], &message));
+            let now = cells(now, &calls[2..]);
+            let has_room = now.web_search_calls <= most_calls.web_search
+                && now.code_interpreter_calls <= most_calls.code_interpreter
+                && models[index].tier.buckets().iter().all(|&bucket| {
                 Period::ALL.into_iter().all(|period| now.of(bucket, period).used() <= most.of(bucket, period))
             });
             if has_room {
-                proptest::prop_assert_eq!(preflight(&policy, model, &message(), &now).unwrap(), decided);
+                proptest::prop_assert_eq!(preflight(&policy, model, &message, &now).unwrap(), decided);
             }
         }
     }
