@@ -75,7 +75,7 @@ pub use orphans::{Orphan, OrphanKey, OrphanQuery, OrphanRule};
 pub use outbox::{
     Buried, DeadLetter, DeadLetterBacklog, DeadLetterFilter, DeadLetterStatus, Delivery, DueTenant,
     Holder, OutboxMessage, OutboxQueue, ParkedTenant, PendingMessage, QueueMismatch, Share,
-    UsageEvent, Vacuumed, WaitingTenant, partition_of,
+    UsageEvent, Vacuumed, WaitingShare, partition_of,
 };
 pub use page::{Direction, Key, Order, Page, PageRequest, Sort};
 pub use policy_snapshots::PolicySnapshot;

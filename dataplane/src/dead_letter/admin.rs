@@ -34,7 +34,7 @@ pub(crate) struct Shown<'a> {
     pub(crate) last_error: Option<&'a str>,
     pub(crate) created_at: Timestamp,
     pub(crate) failed_at: Timestamp,
-    pub(crate) payload_bytes: usize,
+    pub(crate) payload_bytes: u64,
 }
 
 impl<'a> Shown<'a> {
@@ -50,7 +50,7 @@ impl<'a> Shown<'a> {
             last_error: letter.last_error.as_deref(),
             created_at: letter.created_at,
             failed_at: letter.failed_at,
-            payload_bytes: letter.payload.len(),
+            payload_bytes: letter.payload_bytes,
         }
     }
 }

@@ -2,13 +2,14 @@
 //! they wait, the queue keeps its name and its number of partitions (PLAT-31). As dead
 //! letters they hold nothing up, and may be requeued or discarded.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use minichat_config::process::{JobConfig, Outbox, OutboxKind};
-use minichat_core::TenantId;
-use minichat_store::{Buried, Store, StoreError, WaitingTenant};
+use minichat_core::{TenantId, Timestamp};
+use minichat_store::{Buried, Store, StoreError, WaitingShare};
 use serde_json::json;
 
 use super::Output;
@@ -16,6 +17,9 @@ use crate::database::open;
 
 /// Messages that one transaction moves.
 const BATCH: u32 = 200;
+
+/// Messages that are counted at a time.
+const PAGE: u32 = 10_000;
 
 const REASON: &str = "buried by hand: no process serves the tenant any more";
 
@@ -26,7 +30,14 @@ pub async fn waiting(
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
     let store = open(&config.database, false).await?;
-    let waiting = delivered(&store, &config.outbox).await?;
+    let mut waiting: BTreeMap<(String, TenantId), (u64, Timestamp)> = BTreeMap::new();
+    each_share(&store, &config.outbox, |share| {
+        let key = (share.queue, share.tenant_id);
+        let (messages, oldest) = waiting.entry(key).or_insert((0, share.oldest));
+        *messages += share.messages;
+        *oldest = share.oldest.min(*oldest);
+    })
+    .await?;
     if output == Output::Table {
         writeln!(
             out,
@@ -34,27 +45,25 @@ pub async fn waiting(
             "KIND", "TENANT", "MESSAGES", "OLDEST"
         )?;
     }
-    for it in &waiting {
-        let kind = config.outbox.kind(&it.queue).map(OutboxKind::as_str);
+    for ((queue, tenant), (messages, oldest)) in &waiting {
+        let kind = config.outbox.kind(queue).map(OutboxKind::as_str);
         match output {
             Output::Json => {
                 let line = json!({
                     "kind": kind,
-                    "queue": it.queue,
-                    "tenant_id": it.tenant_id,
-                    "messages": it.messages,
-                    "oldest": it.oldest.to_string(),
+                    "queue": queue,
+                    "tenant_id": tenant,
+                    "messages": messages,
+                    "oldest": oldest.to_string(),
                 });
                 writeln!(out, "{line}")?;
             }
             Output::Table => writeln!(
                 out,
-                "{:12}  {:36}  {:>8}  {:27}  {}",
+                "{:12}  {:36}  {messages:>8}  {:27}  {queue}",
                 kind.unwrap_or("-"),
-                it.tenant_id.to_string(),
-                it.messages,
-                it.oldest.to_string(),
-                it.queue
+                tenant.to_string(),
+                oldest.to_string(),
             )?,
         }
     }
@@ -69,17 +78,25 @@ pub async fn bury(
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
     let store = open(&config.database, false).await?;
-    let waiting = delivered(&store, &config.outbox).await?;
-    let queues = waiting.into_iter().filter(|it| it.tenant_id == tenant);
-    let queues: Vec<WaitingTenant> = queues.collect();
+    // A share that goes on in the next page ends there.
+    let mut queues: BTreeMap<String, BTreeMap<u32, WaitingShare>> = BTreeMap::new();
+    each_share(&store, &config.outbox, |share| {
+        if share.tenant_id == tenant {
+            let shares = queues.entry(share.queue.clone()).or_default();
+            shares.insert(share.partition, share);
+        }
+    })
+    .await?;
     if queues.is_empty() {
         bail!(
             "no event of {tenant} waits; nothing was changed. `minichat-dataplane dead-letter waiting` shows the tenants with events that wait"
         );
     }
-    for queue in queues {
-        let buried = bury_queue(&store, &queue).await?;
-        let queue = queue.queue;
+    for (queue, shares) in queues {
+        let mut buried = 0;
+        for share in shares.into_values() {
+            buried += bury_share(&store, share).await?;
+        }
         let when = match config.outbox.kind(&queue) {
             Some(_) => "",
             None => {
@@ -96,16 +113,15 @@ pub async fn bury(
 
 /// Goes on until nothing is left of what waited, because a process may deliver some of
 /// it meanwhile.
-async fn bury_queue(store: &Store, waiting: &WaitingTenant) -> anyhow::Result<usize> {
-    let queue: Arc<str> = waiting.queue.as_str().into();
-    let (tenant, last) = (waiting.tenant_id, waiting.last);
+async fn bury_share(store: &Store, share: WaitingShare) -> anyhow::Result<usize> {
+    let share = Arc::new(share);
     let mut all = 0;
     loop {
-        let queue = Arc::clone(&queue);
+        let share = Arc::clone(&share);
         let buried: Result<Buried, StoreError> = store
             .write(move |tx| {
-                let queue = Arc::clone(&queue);
-                Box::pin(async move { tx.outbox_bury(&queue, tenant, last, BATCH, REASON).await })
+                let share = Arc::clone(&share);
+                Box::pin(async move { tx.outbox_bury(&share, BATCH, REASON).await })
             })
             .await;
         let buried = buried.context("the events cannot be moved")?;
@@ -116,14 +132,33 @@ async fn bury_queue(store: &Store, waiting: &WaitingTenant) -> anyhow::Result<us
     }
 }
 
-/// What waits for a sink. What deletions enqueue is read by the clean-up, whoever is
-/// served.
-async fn delivered(store: &Store, outbox: &Outbox) -> anyhow::Result<Vec<WaitingTenant>> {
-    let waiting: Result<_, StoreError> = store
-        .read(|tx| Box::pin(async move { tx.outbox_waiting().await }))
-        .await;
-    let mut waiting: Vec<WaitingTenant> = waiting.context("what waits cannot be read")?;
-    let is_of_cleanup = |queue: &str| outbox.kind(queue).is_some_and(OutboxKind::is_of_cleanup);
-    waiting.retain(|it| !is_of_cleanup(&it.queue));
-    Ok(waiting)
+/// Takes what waits for a sink, in pages, however much it is. What deletions enqueue is
+/// read by the clean-up, whoever is served.
+async fn each_share(
+    store: &Store,
+    outbox: &Outbox,
+    mut take: impl FnMut(WaitingShare),
+) -> anyhow::Result<()> {
+    let mut after: Option<WaitingShare> = None;
+    loop {
+        let before = after.clone();
+        let page: Result<_, StoreError> = store
+            .read(move |tx| {
+                let after = before.clone();
+                Box::pin(async move { tx.outbox_waiting(after.as_ref(), PAGE).await })
+            })
+            .await;
+        let page: Vec<WaitingShare> = page.context("what waits cannot be read")?;
+        let counted: u64 = page.iter().map(|it| it.messages).sum();
+        after = page.last().cloned();
+        let is_of_cleanup = |queue: &str| outbox.kind(queue).is_some_and(OutboxKind::is_of_cleanup);
+        for share in page {
+            if !is_of_cleanup(&share.queue) {
+                take(share);
+            }
+        }
+        if counted < u64::from(PAGE) {
+            return Ok(());
+        }
+    }
 }

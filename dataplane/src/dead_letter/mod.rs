@@ -123,14 +123,19 @@ pub(crate) fn without_content(mut payload: Value) -> Value {
 pub async fn show(config: &JobConfig, id: i64, out: &mut impl Write) -> anyhow::Result<()> {
     let store = open(&config.database, false).await?;
     let letter: Result<_, StoreError> = store
-        .read(move |tx| Box::pin(async move { tx.outbox_dead_letter(id).await }))
+        .read(move |tx| {
+            Box::pin(async move {
+                let letter = tx.outbox_dead_letter(id).await?;
+                Ok(letter.zip(tx.outbox_dead_letter_payload(id).await?))
+            })
+        })
         .await;
-    let Some(letter) = letter.context("the dead letter cannot be read")? else {
+    let Some((letter, payload)) = letter.context("the dead letter cannot be read")? else {
         bail!("there is no dead letter {id}");
     };
     let mut shown = serde_json::to_value(Shown::of(&letter, &config.outbox))?;
     // What cannot be read may contain anything.
-    let payload = serde_json::from_str::<Value>(&letter.payload);
+    let payload = serde_json::from_str::<Value>(&payload);
     shown["payload"] = payload.map_or(Value::Null, without_content);
     writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?;
     Ok(())

@@ -17,8 +17,7 @@ pub struct DeadLetter {
     pub tenant_id: TenantId,
     /// By what receivers recognize the event.
     pub key: String,
-    /// JSON.
-    pub payload: String,
+    pub payload_bytes: u64,
     pub attempts: u32,
     pub last_error: Option<String>,
     pub status: DeadLetterStatus,
@@ -125,6 +124,19 @@ impl Tx {
             ),
             &params![id],
             dead_letter_row,
+        )
+        .await
+    }
+
+    /// The payload of a dead letter, JSON.
+    pub async fn outbox_dead_letter_payload(
+        &mut self,
+        id: i64,
+    ) -> Result<Option<String>, StoreError> {
+        self.query_opt(
+            "SELECT payload FROM outbox_dead_letters WHERE id = $1",
+            &params![id],
+            only_column,
         )
         .await
     }
@@ -249,7 +261,8 @@ impl Tx {
 
 macro_rules! dead_letter_columns {
     () => {
-        "id, queue, message_id, tenant_id, COALESCE(dedupe_key, ''), payload, attempts, \
+        "id, queue, message_id, tenant_id, COALESCE(dedupe_key, ''), octet_length(payload), \
+         attempts, \
          last_error, status, created_at, failed_at"
     };
 }
@@ -262,7 +275,7 @@ fn dead_letter_row(row: &Row<'_>) -> Result<DeadLetter, StoreError> {
         message_id: row.take()?,
         tenant_id: row.take()?,
         key: row.take()?,
-        payload: row.take()?,
+        payload_bytes: row.take()?,
         attempts: row.take()?,
         last_error: row.take()?,
         status: row.take()?,

@@ -20,7 +20,7 @@ use uuid::Uuid;
 pub(crate) use backlog::event_key;
 pub(crate) use leases::micros;
 #[cfg(test)]
-pub(crate) use waiting::NEXT_WAITING_SQL;
+pub(crate) use waiting::{NEXT_WAITING_SQL, TAKE_WAITING_SQL, WAITING_SQL};
 
 use crate::postgres::Commits;
 use crate::value::{Param, Row, params};
@@ -32,7 +32,7 @@ pub use deliveries::{Delivery, Holder, ParkedTenant};
 pub use leases::{OutboxQueue, QueueMismatch};
 pub use usage_event::UsageEvent;
 pub use vacuum::Vacuumed;
-pub use waiting::{Buried, WaitingTenant};
+pub use waiting::{Buried, WaitingShare};
 
 /// A message to enqueue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -429,10 +429,10 @@ async fn the_backlog_of_parked_tenants_is_not_walked() {
 }
 
 /// How many messages a statement with these parameters reads.
-async fn messages_read(db: &Db, sql: &str, params: [&str; 3]) -> f64 {
-    let numbered = ["$1", "$2", "$3"].into_iter().zip(params);
-    let sql = numbered.fold(sql.to_owned(), |sql, (name, value)| {
-        sql.replace(name, value)
+async fn messages_read<const N: usize>(db: &Db, sql: &str, params: [&str; N]) -> f64 {
+    let numbered = (1..).zip(params);
+    let sql = numbered.fold(sql.to_owned(), |sql, (number, value)| {
+        sql.replace(&format!("${number}"), value)
     });
     let sql = format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) {sql}");
     let plan: Result<Vec<String>, StoreError> = db
@@ -445,7 +445,7 @@ async fn messages_read(db: &Db, sql: &str, params: [&str; 3]) -> f64 {
     let plan = plan.unwrap();
     eprintln!("{plan:#?}");
     plan.iter()
-        .filter(|line| line.contains("outbox_messages"))
+        .filter(|line| line.contains(" on outbox_messages"))
         .map(|line| {
             let number = |name: &str| -> f64 {
                 let (_, rest) = line.split_once(name).unwrap();

@@ -6,12 +6,12 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{HOUR, PARKED, SHARE, delivery, messages_read, payloads, queues, tenant};
-use crate::outbox::NEXT_WAITING_SQL;
+use crate::outbox::{NEXT_WAITING_SQL, TAKE_WAITING_SQL, WAITING_SQL};
 use crate::tests::{Db, on_both_databases};
 use crate::tx::only_column;
 use crate::{
     Buried, DeadLetterFilter, DeadLetterStatus, OutboxQueue, PendingMessage, QueueMismatch,
-    StoreError,
+    StoreError, WaitingShare,
 };
 
 on_both_databases! {
@@ -31,14 +31,22 @@ on_both_databases! {
         let again = db.count("SELECT MAX(id) FROM outbox_dead_letters", []).await;
         db.tx(move |tx| Box::pin(async move { tx.outbox_requeue(again).await })).await;
         db.park(&delivery(a, "x"), HOUR).await;
-        let waiting = || db.tx(|tx| Box::pin(async move { tx.outbox_waiting().await }));
+        let waiting = async || {
+            let pages = waiting(&db, 10).await;
+            assert_eq!(pages.len(), 1);
+            pages.into_iter().flatten().collect::<Vec<_>>()
+        };
         let numbers = waiting().await.into_iter().map(|it| (it.tenant_id, it.messages));
         assert_eq!(numbers.collect::<Vec<_>>(), [(a, 3), (b, 1)]);
-        let last = waiting().await[0].last;
+        let share = waiting().await.remove(0);
 
-        let bury = || db.tx(move |tx| Box::pin(async move {
-            tx.outbox_bury("usage", a, last, 2, "gone").await
-        }));
+        let bury = || {
+            let share = share.clone();
+            db.tx(move |tx| {
+                let share = share.clone();
+                Box::pin(async move { tx.outbox_bury(&share, 2, "gone").await })
+            })
+        };
         let buried = |letters, is_more| Buried { letters, is_more };
         let parked = "SELECT COUNT(*) FROM outbox_parked";
         assert_eq!((bury().await, db.count(parked, []).await), (buried(2, true), 1));
@@ -55,7 +63,13 @@ on_both_databases! {
             Box::pin(async move { tx.outbox_dead_letters(&all).await })
         });
         let letters = letters.await;
-        let payloads: Vec<_> = letters.iter().map(|it| it.payload.as_str()).collect();
+        let mut payloads = Vec::new();
+        for letter in &letters {
+            let id = letter.id;
+            let payload = db.tx(move |tx| Box::pin(async move { tx.outbox_dead_letter_payload(id).await }));
+            payloads.push(payload.await.unwrap());
+            assert_eq!(letter.payload_bytes, payloads.last().unwrap().len() as u64);
+        }
         assert_eq!(payloads, ["{}", "[]", "1"]);
         for letter in &letters {
             assert_eq!(letter.status, DeadLetterStatus::Pending);
@@ -64,6 +78,42 @@ on_both_databases! {
         let keys: Vec<_> = letters.iter().map(|it| it.key.clone()).collect();
         let expected: Vec<_> = messages.iter().map(PendingMessage::key).collect();
         assert_eq!(keys, expected);
+    }
+
+    /// PLAT-31: pages of any length count each message once.
+    async fn what_waits_is_counted_in_pages(db: Db) {
+        db.register(queues(4)).await;
+        assert_eq!(waiting(&db, 3).await, [vec![]]);
+        let (a, b) = (tenant(1), tenant(2));
+        for tenant in [a, b, b, a, a, a, b] {
+            db.enqueue(tenant, "{}").await;
+        }
+        for sql in [
+            "UPDATE outbox_messages SET partition = 1 WHERE id = (SELECT MAX(id) FROM outbox_messages)",
+            "UPDATE outbox_messages SET queue = 'audit' WHERE id = (SELECT MIN(id) FROM outbox_messages)",
+            "INSERT INTO outbox_messages (queue, partition, tenant_id, payload_type, payload, \
+             created_at, done_at) SELECT queue, partition, tenant_id, payload_type, payload, \
+             created_at, created_at FROM outbox_messages",
+        ] {
+            db.sql(sql, []).await.unwrap();
+        }
+        let numbers = async |limit| {
+            let shares = waiting(&db, limit).await.into_iter().flatten();
+            let numbers = shares.map(|it| (it.queue, it.partition, it.tenant_id, it.messages));
+            numbers.collect::<Vec<_>>()
+        };
+        let share = |queue: &str, partition, tenant, messages| {
+            (queue.to_owned(), partition, tenant, messages)
+        };
+        let first = share("audit", 0, a, 1);
+        let last = share("usage", 1, b, 1);
+        let whole = [first.clone(), share("usage", 0, a, 3), share("usage", 0, b, 2), last.clone()];
+        assert_eq!(numbers(7).await, whole);
+        assert_eq!(numbers(100).await, whole);
+        let [x, y] = [share("usage", 0, a, 2), share("usage", 0, a, 1)];
+        let [v, w] = [share("usage", 0, b, 1), share("usage", 0, b, 1)];
+        assert_eq!(numbers(3).await, [first, x, y, share("usage", 0, b, 2), last.clone()]);
+        assert_eq!(numbers(5).await[2..], [v, w, last]);
     }
 
     /// PLAT-31: messages that wait decide how many partitions there are, and how
@@ -153,6 +203,25 @@ on_both_databases! {
     }
 }
 
+/// What waits, in pages of `limit` messages.
+async fn waiting(db: &Db, limit: u32) -> Vec<Vec<WaitingShare>> {
+    let mut pages: Vec<Vec<WaitingShare>> = Vec::new();
+    loop {
+        let after = pages.last().and_then(|page| page.last()).cloned();
+        let page = db
+            .tx(move |tx| {
+                let after = after.clone();
+                Box::pin(async move { tx.outbox_waiting(after.as_ref(), limit).await })
+            })
+            .await;
+        let counted: u64 = page.iter().map(|it| it.messages).sum();
+        pages.push(page);
+        if counted < u64::from(limit) {
+            return pages;
+        }
+    }
+}
+
 /// PLAT-31: what is delivered while it would be buried does not end it.
 #[tokio::test]
 async fn a_delivery_meanwhile_leaves_the_rest_to_be_buried() {
@@ -183,9 +252,12 @@ async fn a_delivery_meanwhile_leaves_the_rest_to_be_buried() {
         }
     });
     marked.notified().await;
+    let share = waiting(&db, 10).await.remove(0).remove(0);
     let bury = || {
+        let share = share.clone();
         db.tx(move |tx| {
-            Box::pin(async move { tx.outbox_bury("usage", a, i64::MAX, 2, "gone").await })
+            let share = share.clone();
+            Box::pin(async move { tx.outbox_bury(&share, 2, "gone").await })
         })
     };
     let lets_go = async {
@@ -215,4 +287,37 @@ async fn the_next_tenant_that_waits_is_found_by_its_index() {
     let after = format!("'{}'", Uuid::from_u128(25));
     let read = messages_read(&db, NEXT_WAITING_SQL, ["'usage'", "0", &after]).await;
     assert!((1.0..=2.0).contains(&read), "{read} rows");
+}
+
+/// PLAT-31: however much waits, one page is read at a time, and one batch is moved.
+#[tokio::test]
+async fn a_backlog_is_counted_and_buried_piece_by_piece() {
+    let db = Db::postgres().await;
+    db.register(queues(4)).await;
+    for _ in 0..2 {
+        db.sql(PARKED, []).await.unwrap();
+    }
+    db.sql("ANALYZE outbox_messages", []).await.unwrap();
+    let pages = waiting(&db, 10_000).await;
+    assert_eq!(pages.len(), 11);
+    let counted =
+        |pages: &[Vec<WaitingShare>]| -> u64 { pages.iter().flatten().map(|it| it.messages).sum() };
+    assert_eq!(counted(&pages), 100_000);
+    assert!(
+        pages
+            .iter()
+            .all(|page| page.len() <= 6 && counted(std::slice::from_ref(page)) <= 10_000)
+    );
+    let middle = pages[5].last().unwrap();
+    let (tenant, last) = (format!("'{}'", middle.tenant_id), middle.last.to_string());
+    let read = messages_read(&db, WAITING_SQL, ["'usage'", "0", &tenant, &last, "10000"]).await;
+    assert!((10_000.0..=10_001.0).contains(&read), "{read} rows");
+    // It deletes them: they are found, found again by their ids, and deleted.
+    let read = messages_read(
+        &db,
+        TAKE_WAITING_SQL,
+        ["'usage'", "0", &tenant, &last, "200"],
+    )
+    .await;
+    assert!((400.0..=801.0).contains(&read), "{read} rows");
 }
