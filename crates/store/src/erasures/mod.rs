@@ -203,13 +203,13 @@ impl Tx {
         }
         for sql in [
             "DELETE FROM message_reactions WHERE tenant_id = $1 AND chat_id = $2",
-            "DELETE FROM message_attachments WHERE tenant_id = $1 AND chat_id = $2",
             "DELETE FROM thread_summaries WHERE tenant_id = $1 AND chat_id = $2",
             "UPDATE chat_turns SET error_detail = NULL, provider_response_id = NULL \
              WHERE tenant_id = $1 AND chat_id = $2",
         ] {
             self.execute_later(sql, params![tenant_id, chat])?;
         }
+        // The links to messages go with the files.
         let files = self.erasure_delete_files(tenant_id, chat).await?;
         let messages = self.erasure_empty_messages(tenant_id, chat, now).await?;
         self.execute_later(
