@@ -2,12 +2,15 @@
 //! is only read, beside the processes that use the database: a `SQLite` file is not
 //! taken from its owner, and PostgreSQL reads in one transaction.
 
+use std::time::Duration;
+
 use futures_util::TryStreamExt as _;
 use rusqlite::Connection;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Executor as _};
+use tokio::time::timeout;
 
-use crate::postgres::{connections, types};
+use crate::postgres::{connections, silent, types};
 use crate::settings::Location;
 use crate::sqlite::bind;
 use crate::value::{Param, Row};
@@ -48,7 +51,9 @@ impl Snapshot {
             Location::Postgres(servers) => {
                 settings.check_files()?;
                 let url = servers.direct.as_ref().unwrap_or(&servers.main);
-                Source::Postgres(Box::new(connect(connections(url)).await?))
+                Source::Postgres(Box::new(
+                    connect(connections(url), settings.connect_timeout).await?,
+                ))
             }
         };
         Ok(Self { source })
@@ -83,21 +88,35 @@ impl Snapshot {
     }
 }
 
-/// A connection to the first server that answers, which may be a replica.
+/// A connection to the first server that answers in time, which may be a replica.
 async fn connect(
-    servers: Vec<sqlx::postgres::PgConnectOptions>,
+    servers: Vec<PgConnectOptions>,
+    limit: Duration,
 ) -> Result<PgConnection, StoreError> {
     let mut failure = StoreError::Closed;
     for server in servers {
-        match server.connect().await {
-            Ok(mut connection) => {
-                let version = sqlx::query_scalar(migrate::READ_VERSION).persistent(false);
-                migrate::check(version.fetch_one(&mut connection).await?)?;
-                connection.execute(sqlx::raw_sql(BEGIN)).await?;
-                return Ok(connection);
-            }
-            Err(error) => failure = error.into(),
+        let connected = timeout(limit, begin(&server)).await;
+        match connected.unwrap_or_else(|_| Err(silent(limit))) {
+            Ok(connection) => return Ok(connection),
+            Err(error) if is_final(&error) => return Err(error),
+            Err(error) => failure = error,
         }
     }
     Err(failure)
+}
+
+/// Whether another server would say the same.
+const fn is_final(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::NewerSchema { .. } | StoreError::OlderSchema { .. }
+    )
+}
+
+async fn begin(server: &PgConnectOptions) -> Result<PgConnection, StoreError> {
+    let mut connection = server.connect().await?;
+    let version = sqlx::query_scalar(migrate::READ_VERSION).persistent(false);
+    migrate::check(version.fetch_one(&mut connection).await?)?;
+    connection.execute(sqlx::raw_sql(BEGIN)).await?;
+    Ok(connection)
 }

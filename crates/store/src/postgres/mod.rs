@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 pub(crate) use options::check_files;
 use pool::Pool;
+pub(crate) use pool::silent;
 use sessions::Sessions;
 pub use stops::StopRequests;
 pub(crate) use tx::{Commits, PostgresTx};

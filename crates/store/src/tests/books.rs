@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use minichat_core::{Date, Timestamp};
 
 use super::fixture::{NOON, RESERVE};
@@ -112,4 +114,21 @@ async fn a_file_that_is_not_there_is_not_made() {
         Err(SnapshotError::File(_))
     ));
     assert!(!file.exists());
+}
+
+/// A server that accepts a connection and says nothing is not waited for without end.
+#[tokio::test]
+async fn a_snapshot_of_a_silent_server_is_given_up() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let settings = DatabaseSettings {
+        connect_timeout: Duration::from_millis(100),
+        ..DatabaseSettings::new(format!("postgres://x@{address}/x?sslmode=disable"))
+    };
+    let opened = tokio::time::timeout(Duration::from_secs(30), Snapshot::open(&settings)).await;
+    let opened = opened.expect("the command waits for a server that says nothing");
+    assert!(matches!(
+        opened,
+        Err(SnapshotError::Store(StoreError::Connection(_)))
+    ));
 }

@@ -64,6 +64,6 @@ impl Pool {
 }
 
 /// The failure of a server that says nothing for `limit`.
-pub(super) fn silent(limit: Duration) -> StoreError {
+pub(crate) fn silent(limit: Duration) -> StoreError {
     StoreError::Connection(format!("no answer within {} s", limit.as_secs_f32()))
 }

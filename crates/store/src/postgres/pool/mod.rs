@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+pub(crate) use connect::silent;
 pub(crate) use session::Session;
 
 use crate::{DatabaseSettings, StoreError};
@@ -293,7 +294,7 @@ impl Pool {
         let (asked, limit) = (Instant::now(), self.0.connect_timeout);
         let answer = timeout(limit, connection.ping()).await;
         let answer = answer.map_or_else(
-            |_| Err(connect::silent(limit)),
+            |_| Err(silent(limit)),
             |answer| answer.map_err(StoreError::from),
         );
         answer.map_err(|error| self.note(&error, asked)).is_ok()
