@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use minichat_config::process::JobConfig;
 use minichat_dataplane::dead_letter::{self, Decision, Listing, Output};
+use minichat_tests::books::check_balanced;
 use minichat_tests::child::Process;
 use minichat_tests::client::Api;
 use minichat_tests::database::{Database, DatabaseKind};
@@ -378,6 +379,7 @@ on_each_database! {
         assert_eq!(got[0], got[1]);
         let done = async || Ok(env.database.number(PARKED).await? == 0);
         wait_for("delivered", done).await?;
+        check_balanced(&env.database).await?;
         second.kill().await?;
     }
 }

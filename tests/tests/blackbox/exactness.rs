@@ -5,6 +5,7 @@ use futures_util::future::try_join_all;
 use http::Response;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use minichat_tests::books::check_balanced;
 use minichat_tests::child::Process;
 use minichat_tests::client::Api;
 use minichat_tests::database::DatabaseKind;
@@ -228,7 +229,7 @@ fn of_two_hundred_sends_a_limit_admits_exactly_seventeen() -> anyhow::Result<()>
             let checked = limited.check(&env, round).await;
             checked.with_context(|| format!("round {round}"))?;
         }
-        Ok(())
+        check_balanced(&env.database).await
     })
 }
 

@@ -11,6 +11,7 @@ use minichat_dataplane::outbox::Outbox;
 use minichat_metrics::RecordingMetrics;
 use minichat_store::{DatabaseSettings, Store};
 use minichat_telemetry::Signal;
+use minichat_tests::books::check_balanced;
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::harness::{Held, Scene, run};
 use minichat_tests::on_each_database;
@@ -207,6 +208,7 @@ on_each_database! {
         let calls = "SELECT CAST(sum(calls) AS BIGINT) FROM quota_usage \
             WHERE bucket = 'total' AND period_type = 'daily'";
         assert_eq!(database.number(calls).await?, turns);
+        check_balanced(&database).await?;
     }
 }
 
@@ -285,6 +287,6 @@ fn two_watchdogs_and_a_live_finalizer_settle_500_turns_once() -> anyhow::Result<
             "SELECT count(*) FROM outbox_messages WHERE queue = 'mini-chat.usage_snapshot'";
         assert_eq!(database.number(events).await?, i64::try_from(TURNS)?);
         assert_eq!(database.payloads(AUDIT).await?.len(), TURNS);
-        Ok(())
+        check_balanced(&database).await
     })
 }

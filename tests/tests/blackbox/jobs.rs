@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use minichat_metrics::catalogue::OF_JOBS;
 use minichat_metrics::{JobReport, Metrics as _, RecordingMetrics};
+use minichat_tests::books::check_balanced;
 use minichat_tests::child::{JobRun, Process, job, job_run, spawn, terminate};
 use minichat_tests::database::Database;
 use minichat_tests::harness::Env;
@@ -97,6 +98,7 @@ on_each_database! {
         let rest = watchdog(&env, &["--once"], &file).await?;
         assert!(rest.status.success(), "{rest:?}");
         assert_eq!(rest.reports[0]["finalized"], 1000 - ended);
+        check_balanced(&env.database).await?;
         let text = std::fs::read_to_string(&file)?;
         assert!(text.len() <= 4096, "{} bytes", text.len());
         let second = JobReport::parse(&text)?;
@@ -133,6 +135,7 @@ on_each_database! {
         let ended = env.database.number(ORPHANED).await?;
         assert_eq!(run["finalized"], ended);
         assert_eq!(env.database.number(RUNNING).await?, 1000 - ended);
+        check_balanced(&env.database).await?;
         let report = JobReport::parse(&std::fs::read_to_string(&file)?)?;
         assert_eq!(i64::try_from(report.count("orphan_finalized"))?, ended);
         // The operator has a family for everything in the report.

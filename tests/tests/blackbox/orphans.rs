@@ -10,6 +10,7 @@ use minichat_metrics::catalogue::Family;
 use minichat_metrics::{Label, Recorder, RecordingMetrics};
 use minichat_store::testing::{Control, Fault};
 use minichat_telemetry::Signal;
+use minichat_tests::books::check_balanced;
 use minichat_tests::database::{Database, DatabaseKind};
 use minichat_tests::harness::{Held, Scene, run};
 use minichat_tests::on_each_database;
@@ -119,6 +120,7 @@ on_each_database! {
         let cells = "SELECT count(*) FROM quota_usage \
             WHERE spent_credits_micro = 4380 AND reserved_credits_micro = 0 AND calls = 1";
         assert_eq!(database.number(cells).await?, 4);
+        check_balanced(database).await?;
 
         let usage = database.payloads(USAGE).await?;
         assert_eq!(usage.len(), 1);
@@ -212,6 +214,7 @@ on_each_database! {
         let mut stream = turn.stream;
         assert_eq!(stream.expect("error").await?.text("code"), "stream_interrupted");
         assert_eq!(database.payloads(USAGE).await?.len(), usage);
+        check_balanced(database).await?;
     }
 
     /// TURN-60: the compare-and-set checks the whole condition again.

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use minichat_tests::books::check_balanced;
 use minichat_tests::child::{Process, Starting};
 use minichat_tests::database::DatabaseKind;
 use minichat_tests::harness::{Env, run};
@@ -52,7 +53,7 @@ async fn the_next_process_serves_when_the_draining_one_has_ended(env: Env) -> an
     let messages = user.messages(&chat).await?;
     eprintln!("served {} ms after the end", ended.elapsed().as_millis());
     assert_eq!(messages.len(), 2, "{messages:?}");
-    Ok(())
+    check_balanced(&env.database).await
 }
 
 async fn a_process_that_waits_ends_at_once_when_it_is_told_to(env: Env) -> anyhow::Result<()> {

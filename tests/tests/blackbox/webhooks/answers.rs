@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use minichat_tests::books::check_balanced;
 use minichat_tests::child::Process;
 use minichat_tests::manifest::Tenant;
 use minichat_tests::on_each_database;
@@ -107,6 +108,7 @@ on_each_database! {
         assert_eq!(deliveries[0].header("idempotency-key"), deliveries[1].header("idempotency-key"));
         assert_eq!(deliveries[0].body, deliveries[1].body);
         assert_eq!(request_ids(&deliveries[1..])?, ids);
+        check_balanced(&env.database).await?;
         second.kill().await?;
     }
 
