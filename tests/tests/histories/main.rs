@@ -56,11 +56,11 @@ fn every_history_on_sqlite_is_as_the_model_says() -> anyhow::Result<()> {
     play_all(SQLITE, number(COUNT)?.unwrap_or(10_000))
 }
 
-/// A twentieth of the number on SQLite, because every transaction costs round
-/// trips. It is enough to find the faults in CONTRIBUTING.md.
+/// A fifth of the number on SQLite, because every transaction costs round trips.
+/// They take two minutes on two cores.
 #[test]
 fn every_history_on_postgres_is_as_the_model_says() -> anyhow::Result<()> {
-    let count = number(COUNT)?.map_or(500, |count| count.div_ceil(20));
+    let count = number(COUNT)?.map_or(2_000, |count| count.div_ceil(5));
     play_all(POSTGRES, count)
 }
 
