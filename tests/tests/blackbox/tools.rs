@@ -4,9 +4,11 @@
 use anyhow::Context as _;
 use minichat_core::ErrorCode;
 use minichat_tests::client::Api;
+use minichat_tests::database::DatabaseKind;
 use minichat_tests::form::{FormFile, beginning};
-use minichat_tests::harness::{Env, Scene};
+use minichat_tests::harness::{Env, Scene, run};
 use minichat_tests::on_each_database;
+use minichat_tests::postgres::Transaction;
 use minichat_tests::scripted_provider::Scenario;
 use minichat_tests::sse::Events;
 use serde_json::{Value, json};
@@ -457,4 +459,56 @@ on_each_database! {
         events.only("done")?;
         assert!(!events.names().contains(&"citations"), "the file is deleted");
     }
+}
+
+/// QUOTA-50, QUOTA-52: a call that is counted after a message was read, and before its
+/// reserve, refuses the message.
+#[test]
+fn a_call_that_is_counted_meanwhile_refuses_the_message() -> anyhow::Result<()> {
+    run(DatabaseKind::Postgres, async |env| {
+        let scene = scene(&env).await?;
+        let user = scene.new_user()?;
+        let chat = user.create_chat(Some("std")).await?;
+        uploaded(&user, &chat, &spreadsheet()).await?;
+        sent(&user, &chat, &searching("hello"))
+            .await?
+            .only("done")?;
+        let waiting = "SELECT count(*) FROM pg_stat_activity \
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let wait_for = async |count: i64| {
+            while env.database.number(waiting).await? != count {
+                tokio::task::yield_now().await;
+            }
+            anyhow::Ok(())
+        };
+        for (column, most, body) in [
+            ("web_search_calls", 75, searching("hello")),
+            ("code_interpreter_calls", 50, json!({"content": "hello"})),
+        ] {
+            let lock = "SELECT pg_advisory_xact_lock(7)";
+            let lock = Transaction::begin(&env.database.url(), lock).await?;
+            // The row stays locked until the lock is free.
+            let count = format!(
+                "WITH counted AS (UPDATE quota_usage SET {column} = {most} \
+                 WHERE bucket = 'total' RETURNING id) \
+                 SELECT count(*), CAST(pg_advisory_xact_lock(7) AS TEXT) FROM counted"
+            );
+            let counted = async { env.database.query(&count).await };
+            let sent = async {
+                wait_for(1).await?;
+                user.refused(&chat, &body).await
+            };
+            let lets_go = async {
+                wait_for(2).await?;
+                drop(lock);
+                anyhow::Ok(())
+            };
+            let (_, refused, ()) = tokio::try_join!(counted, sent, lets_go)?;
+            let code = ErrorCode::QuotaExceeded;
+            refused.problem(code.http_status(), code.token())?;
+            let none = format!("UPDATE quota_usage SET {column} = 0");
+            env.database.query(&none).await?;
+        }
+        Ok(())
+    })
 }
