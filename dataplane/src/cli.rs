@@ -200,7 +200,7 @@ pub(crate) enum DeadLetterCommand {
         /// Process configuration (YAML). Only `database` and `outbox` are read.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Only this kind: `usage` or `audit`.
+        /// Only this kind, such as `usage` or `audit`.
         #[arg(long)]
         kind: Option<String>,
         /// Only this tenant's.

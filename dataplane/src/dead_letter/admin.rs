@@ -85,13 +85,13 @@ pub(crate) fn filter(
         let kind = OutboxKind::ENQUEUED
             .into_iter()
             .find(|kind| kind.as_str() == name);
-        let kind = kind.ok_or_else(|| format!("{name} is no kind: usage, audit, chat_cleanup"))?;
+        let kind = kind
+            .ok_or_else(|| none_of(name, "kind", OutboxKind::ENQUEUED.map(OutboxKind::as_str)))?;
         Ok::<_, String>(config.queue(kind).to_owned())
     });
     let status = status.map(|name| {
-        DeadLetterStatus::parse(name).ok_or_else(|| {
-            format!("{name} is no status: pending, reprocessing, resolved, discarded")
-        })
+        let all = DeadLetterStatus::ALL.map(DeadLetterStatus::as_str);
+        DeadLetterStatus::parse(name).ok_or_else(|| none_of(name, "status", all))
     });
     Ok(DeadLetterFilter {
         queue: queue.transpose()?,
@@ -99,6 +99,11 @@ pub(crate) fn filter(
         limit: LIMIT,
         ..DeadLetterFilter::default()
     })
+}
+
+/// What to write instead of `name`.
+fn none_of<const N: usize>(name: &str, what: &str, all: [&str; N]) -> String {
+    format!("{name} is no {what}: {}", all.join(", "))
 }
 
 async fn list(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> Response {
@@ -140,4 +145,29 @@ fn unavailable(error: &StoreError) -> Response {
     tracing::warn!(%error, "dead letters cannot be read");
     let text = "the database cannot be read; the log says why\n";
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use minichat_config::process::JobConfig;
+
+    use super::*;
+
+    /// PLAT-35: whoever writes a wrong word is told all that there are, and each of
+    /// them is taken.
+    #[test]
+    fn a_wrong_word_is_answered_with_all_right_ones() {
+        let config = JobConfig::load(None, []).unwrap().outbox;
+        let refused = |kind, status| filter(&config, kind, status).unwrap_err();
+        let kinds = refused(Some("mail"), None);
+        for kind in OutboxKind::ENQUEUED.map(OutboxKind::as_str) {
+            assert!(kinds.contains(kind), "{kind}: {kinds}");
+            assert!(filter(&config, Some(kind), None).is_ok());
+        }
+        let statuses = refused(None, Some("lost"));
+        for status in DeadLetterStatus::ALL.map(DeadLetterStatus::as_str) {
+            assert!(statuses.contains(status), "{status}: {statuses}");
+            assert!(filter(&config, None, Some(status)).is_ok());
+        }
+    }
 }
