@@ -253,12 +253,7 @@ impl Jobs {
                 if end.counts().is_none() {
                     self.context.state.metrics.job_reported(report);
                 }
-                let orphans = report.count(FINALIZED);
-                tracing::info!(
-                    job = name,
-                    orphans,
-                    "the report of a Job is added to the metrics"
-                );
+                log_report(&name, self.task, report);
             }
             Some(Err(error)) => tracing::warn!(job = name, error, "a Job has left no report"),
             None => {}
@@ -303,6 +298,20 @@ fn log_uncounted(job: &str, error: &str) {
         error,
         "the counts of a Job cannot be stored; it is tried again"
     );
+}
+
+/// What a Job did, by its task.
+fn log_report(job: &str, task: Task, report: &JobReport) {
+    let message = "the report of a Job is added to the metrics";
+    match task {
+        Task::Cleanup => {
+            let completed = report.count("cleanup_completed");
+            let retried = report.count("cleanup_retry");
+            let failed = report.count("cleanup_failed");
+            tracing::info!(job, completed, retried, failed, "{message}");
+        }
+        Task::Watchdog => tracing::info!(job, orphans = report.count(FINALIZED), "{message}"),
+    }
 }
 
 impl End {
