@@ -22,6 +22,8 @@ pub struct UploadPermits {
 #[derive(Debug, Default)]
 struct Counts {
     all: usize,
+    /// What goes on for uploads whose clients may have left; without a limit.
+    tasks: usize,
     by_tenant: HashMap<TenantId, usize>,
     by_user: HashMap<(TenantId, UserId), usize>,
 }
@@ -35,6 +37,11 @@ pub(crate) struct UploadPermit {
     user: UserId,
 }
 
+/// Counts as work of an upload while it lives.
+#[derive(Debug)]
+#[must_use = "the work counts only while this lives"]
+pub(crate) struct UploadTask(Arc<Mutex<Counts>>);
+
 impl UploadPermits {
     /// For at most `most` uploads at a time.
     pub fn new(most: usize) -> Self {
@@ -44,11 +51,22 @@ impl UploadPermits {
         }
     }
 
-    /// Waits until there is no upload.
+    /// Waits until there is no upload, and nothing goes on for one.
     pub(crate) async fn idle(&self) {
-        while locked(&self.counts).all > 0 {
+        while self.is_busy() {
             sleep(IDLE_POLL).await;
         }
+    }
+
+    fn is_busy(&self) -> bool {
+        let counts = locked(&self.counts);
+        counts.all + counts.tasks > 0
+    }
+
+    /// For work that must be finished although the upload may be over.
+    pub(crate) fn task(&self) -> UploadTask {
+        locked(&self.counts).tasks += 1;
+        UploadTask(Arc::clone(&self.counts))
     }
 
     /// A permit for an upload of `user`; `None` if the process, the tenant or the user
@@ -90,6 +108,13 @@ impl Drop for UploadPermit {
         counts.all = counts.all.saturating_sub(1);
         release(&mut counts.by_tenant, &self.tenant);
         release(&mut counts.by_user, &(self.tenant, self.user));
+    }
+}
+
+impl Drop for UploadTask {
+    fn drop(&mut self) {
+        let mut counts = locked(&self.0);
+        counts.tasks = counts.tasks.saturating_sub(1);
     }
 }
 
@@ -135,5 +160,19 @@ mod tests {
         drop(first);
         let _again = permits.take(tenant, alice, &limits).unwrap();
         assert_eq!(locked(&permits.counts).by_user.len(), 3);
+    }
+
+    /// K8S-50
+    #[test]
+    fn work_for_an_upload_counts_without_a_limit() {
+        let permits = UploadPermits::new(1);
+        let (one, other) = (permits.task(), permits.task());
+        let limits = UploadLimits::default();
+        let upload = permits.take(TenantId::random(), UserId::random(), &limits);
+        assert!(upload.is_some());
+        drop((upload, one));
+        assert!(permits.is_busy());
+        drop(other);
+        assert!(!permits.is_busy());
     }
 }

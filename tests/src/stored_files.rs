@@ -125,7 +125,7 @@ impl StoredFiles {
     pub async fn pass(&self) -> Report {
         let limits = Limits {
             stop: &Signal::new(),
-            deadline: None,
+            deadline: tokio::time::Instant::now() + std::time::Duration::from_mins(1),
         };
         self.stack.cleanup().run_once(limits).await
     }
@@ -229,11 +229,12 @@ pub async fn age(database: &Database) -> anyhow::Result<()> {
     for sql in [
         format!(
             "UPDATE attachments SET cleanup_updated_at = cleanup_updated_at - {hour}, \
-             updated_at = updated_at - {hour}"
+             cleanup_due_at = cleanup_due_at - 24 * {hour}, updated_at = updated_at - {hour}"
         ),
         format!(
             "UPDATE chat_vector_stores SET created_at = created_at - {hour}, \
-             cleanup_updated_at = cleanup_updated_at - {hour}"
+             cleanup_updated_at = cleanup_updated_at - {hour}, \
+             cleanup_due_at = cleanup_due_at - 24 * {hour}"
         ),
     ] {
         database.query(&sql).await?;

@@ -143,6 +143,11 @@ impl Tx {
              AND deleted_at IS NULL",
             params![tenant, chat, now],
         )?;
+        self.execute_later(
+            "UPDATE chat_vector_stores SET cleanup_due_at = $3 \
+             WHERE tenant_id = $1 AND chat_id = $2",
+            params![tenant, chat, now],
+        )?;
         Ok(true)
     }
 

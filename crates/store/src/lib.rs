@@ -58,8 +58,8 @@ pub use books::{BookPeriod, BookedCell, BookedTurns, UsageRollup};
 pub use chats::{Chat, NewChat};
 pub use cleanup::{
     CleanupBacklog, CleanupClaim, CleanupCursor, CleanupHint, CleanupStep, CleanupTimes,
-    DeletedChats, DeletedPage, DroppedStore, DueChat, FailedAttempt, HintedChat, LeftStore,
-    PendingFile,
+    DeletedChats, DeletedPage, DroppedStore, DueChat, DueKind, DuePart, DuePlace, FailedAttempt,
+    FailedDeletion, HintedChat, LeftStore, PendingFile,
 };
 pub use erasures::{Erased, Erasure, ErasureRest, WithoutPerson};
 pub use error::{Constraint, Refused, StoreError};

@@ -22,6 +22,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0008_bounded_cleanup.sql"),
     include_str!("migrations/0009_purge.sql"),
     include_str!("migrations/0010_processes.sql"),
+    include_str!("migrations/0011_cleanup_by_tenant.sql"),
 ];
 
 /// The key of the advisory lock, `minichat` in ASCII.

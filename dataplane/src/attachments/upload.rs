@@ -23,7 +23,7 @@ use super::outcome::{Refusal, Sample};
 use super::transfer::{self, NewFile};
 use crate::app::App;
 use crate::caller::Caller;
-use crate::problem::Problem;
+use crate::problem::{FieldError, Problem};
 use crate::upload_permits::UploadPermit;
 
 /// A file to upload.
@@ -232,7 +232,12 @@ impl Upload {
         let switches = self.caller.tenant.config.kill_switches;
         if file_type.kind == AttachmentKind::Image && switches.disable_images {
             let detail = "Images are switched off.";
-            return Err(Problem::new(ErrorCode::ImagesDisabled, detail));
+            let mut problem = Problem::new(ErrorCode::ImagesDisabled, detail);
+            problem.errors.push(FieldError {
+                field: "file".to_owned(),
+                message: detail.to_owned(),
+            });
+            return Err(problem);
         }
         Ok(())
     }

@@ -2,65 +2,72 @@
 //! the next call; then, if nothing is pending, the vector store of a deleted chat.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use minichat_core::TenantId;
+use minichat_core::{TenantId, Timestamp};
 use minichat_metrics::{CleanupResource, CleanupRetryReason};
 use minichat_store::{
-    CleanupClaim, CleanupCursor, CleanupStep, CleanupTimes, DroppedStore, FailedAttempt, LeftStore,
-    PendingFile, StoreError,
+    CleanupClaim, CleanupCursor, CleanupStep, CleanupTimes, DroppedStore, DuePart, FailedAttempt,
+    FailedDeletion, LeftStore, PendingFile, StoreError,
 };
+use tokio::time::Instant;
 
+use super::backoff;
 use super::pass::Pass;
-use super::provider::Failure;
+use super::provider::{FailedCall, Failure};
+use super::tenants::Chat;
 
 /// Maximum length of `last_cleanup_error` in bytes (CONT-161).
 const MAX_ERROR: usize = 1024;
 
 impl Pass<'_> {
-    /// Cleans a claimed chat as far as it can.
+    /// Cleans what a claimed chat has of `part`. Returns whether it ended: it begins no
+    /// call after `until`, or while the provider is to be left alone.
     pub(super) async fn clean_chat(
         &self,
         claim: &CleanupClaim,
+        part: &DuePart,
+        chat: &mut Chat,
         times: CleanupTimes,
-    ) -> Result<(), StoreError> {
-        let mut behind = None;
-        while !self.must_stop() {
-            match self.next(claim, behind, times).await? {
+        until: Instant,
+    ) -> Result<bool, StoreError> {
+        while !self.must_stop() && Instant::now() < until {
+            match self.next(claim, part, chat.behind, times).await? {
                 CleanupStep::File(file) => {
-                    behind = Some(CleanupCursor {
+                    let cursor = CleanupCursor {
                         since: file.since,
                         id: file.id,
-                    });
+                    };
                     if !self.clean_file(claim, file).await? {
-                        return Ok(());
+                        return Ok(false);
                     }
+                    chat.behind = Some(cursor);
                 }
-                CleanupStep::Store(store) => return self.clean_store(claim, store).await,
-                CleanupStep::Nothing => return Ok(()),
-                CleanupStep::Lost => {
-                    tracing::debug!(chat_id = %claim.chat_id, "another process cleans the chat up");
-                    return Ok(());
+                CleanupStep::Store(store) => {
+                    return self.clean_store(claim, store).await.map(|()| true);
                 }
+                CleanupStep::Nothing => return Ok(true),
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     async fn next(
         &self,
         claim: &CleanupClaim,
+        part: &DuePart,
         behind: Option<CleanupCursor>,
         times: CleanupTimes,
     ) -> Result<CleanupStep, StoreError> {
-        let claim = claim.clone();
+        let (claim, part) = (claim.clone(), part.clone());
         self.write(move |tx| {
-            let claim = claim.clone();
-            Box::pin(async move { tx.cleanup_next(&claim, behind, times).await })
+            let (claim, part) = (claim.clone(), part.clone());
+            Box::pin(async move { tx.cleanup_next(&claim, &part, behind, times).await })
         })
         .await
     }
 
-    /// Returns whether the next file of the chat can be tried.
+    /// Returns whether the file was tried, and the next one can be.
     async fn clean_file(
         &self,
         claim: &CleanupClaim,
@@ -70,16 +77,15 @@ impl Pass<'_> {
         let file = Arc::new(file);
         let recorded = match self.delete_file(tenant, &file).await {
             Ok(()) => self.file_done(tenant, &file).await,
-            // Files of other providers may be in the chat as well.
-            Err(Failure::NotTried) => return Ok(!self.must_stop()),
+            Err(Failure::NotTried) => return Ok(false),
             Err(Failure::Config(why)) => {
                 log_failed(claim, "file", CleanupRetryReason::Config, &why);
                 self.retried(CleanupResource::File, CleanupRetryReason::Config);
                 Ok(())
             }
-            Err(Failure::Call(reason, why)) => {
-                log_failed(claim, "file", reason, &why);
-                self.file_failed(tenant, &file, reason, why).await
+            Err(Failure::Call(failed)) => {
+                log_failed(claim, "file", failed.reason, &failed.why);
+                self.file_failed(tenant, &file, failed).await
             }
         };
         self.recorded(CleanupResource::File, recorded)
@@ -116,18 +122,14 @@ impl Pass<'_> {
         &self,
         tenant: TenantId,
         file: &Arc<PendingFile>,
-        reason: CleanupRetryReason,
-        mut why: String,
+        failed: FailedCall,
     ) -> Result<(), StoreError> {
-        why.truncate(why.floor_char_boundary(MAX_ERROR));
+        let reason = failed.reason;
+        let deletion = self.failed_deletion(file, failed);
         let row = Arc::clone(file);
-        let max_attempts = self.cleanup.settings.max_attempts;
         let attempt = self.write(move |tx| {
-            let (row, why) = (Arc::clone(&row), why.clone());
-            Box::pin(async move {
-                tx.cleanup_file_failed(tenant, &row, &why, max_attempts)
-                    .await
-            })
+            let (row, deletion) = (Arc::clone(&row), deletion.clone());
+            Box::pin(async move { tx.cleanup_file_failed(tenant, &row, &deletion).await })
         });
         match attempt.await? {
             FailedAttempt::Elsewhere => {}
@@ -141,6 +143,34 @@ impl Pass<'_> {
         Ok(())
     }
 
+    fn failed_deletion(&self, file: &PendingFile, failed: FailedCall) -> FailedDeletion {
+        let wait = self.wait_after(Some(file.since), file.due_at, &failed);
+        let mut error = failed.why;
+        error.truncate(error.floor_char_boundary(MAX_ERROR));
+        FailedDeletion {
+            error,
+            is_refusal: failed.is_refusal,
+            wait,
+            max_attempts: self.cleanup.settings.max_attempts,
+        }
+    }
+
+    /// How long something is left alone that was left alone before from `tried_at` to
+    /// `due_at`.
+    fn wait_after(
+        &self,
+        tried_at: Option<Timestamp>,
+        due_at: Option<Timestamp>,
+        failed: &FailedCall,
+    ) -> Duration {
+        let first = self.cleanup.settings.poll_interval;
+        let waited = tried_at.zip(due_at).map(|(from, to)| {
+            let waited = to.as_micros().saturating_sub(from.as_micros());
+            Duration::from_micros(u64::try_from(waited).unwrap_or_default())
+        });
+        backoff::wait(first, waited.unwrap_or_default(), failed.retry_after)
+    }
+
     async fn clean_store(&self, claim: &CleanupClaim, store: LeftStore) -> Result<(), StoreError> {
         let store = Arc::new(store);
         let recorded = match self.delete_store(claim.tenant_id, &store).await {
@@ -151,9 +181,9 @@ impl Pass<'_> {
                 self.retried(CleanupResource::VectorStore, CleanupRetryReason::Config);
                 Ok(())
             }
-            Err(Failure::Call(reason, why)) => {
-                log_failed(claim, "vector_store", reason, &why);
-                self.store_failed(claim.tenant_id, &store, reason).await
+            Err(Failure::Call(failed)) => {
+                log_failed(claim, "vector_store", failed.reason, &failed.why);
+                self.store_failed(claim.tenant_id, &store, &failed).await
             }
         };
         self.recorded(CleanupResource::VectorStore, recorded)
@@ -186,15 +216,16 @@ impl Pass<'_> {
         &self,
         tenant: TenantId,
         store: &Arc<LeftStore>,
-        reason: CleanupRetryReason,
+        failed: &FailedCall,
     ) -> Result<(), StoreError> {
         let row = Arc::clone(store);
+        let wait = self.wait_after(store.tried_at, Some(store.due_at), failed);
         let is_there = self.write(move |tx| {
             let row = Arc::clone(&row);
-            Box::pin(async move { tx.cleanup_store_failed(tenant, &row).await })
+            Box::pin(async move { tx.cleanup_store_failed(tenant, &row, wait).await })
         });
         if is_there.await? {
-            self.retried(CleanupResource::VectorStore, reason);
+            self.retried(CleanupResource::VectorStore, failed.reason);
         }
         Ok(())
     }
@@ -204,7 +235,7 @@ impl Pass<'_> {
         self.report().completed += 1;
     }
 
-    fn retried(&self, resource: CleanupResource, reason: CleanupRetryReason) {
+    pub(super) fn retried(&self, resource: CleanupResource, reason: CleanupRetryReason) {
         self.cleanup.metrics.cleanup_retry(resource, reason);
         self.report().retried += 1;
     }

@@ -1,5 +1,5 @@
-//! Looks through deleted chats for attachments that no deletion has marked
-//! (CONT-174).
+//! Looks through deleted chats for attachments and vector stores that no deletion has
+//! marked (CONT-174).
 //!
 //! A chat may be committed as deleted some time after the instant of its deletion,
 //! and so may an attachment of it. So those that were deleted within [`MARGIN`] are
@@ -23,7 +23,7 @@ impl Pass<'_> {
     pub(super) async fn rearm_deleted_chats(&self) -> Result<(), StoreError> {
         let (stored, settled) = self.looked_until().await?;
         let mut from = stored;
-        while !self.must_stop() {
+        while !self.must_stop_repairs() {
             let page = self.deleted_page(from).await?;
             if page.has_unmarked {
                 if self.rearm(page.chats).await? == 0 {
@@ -76,7 +76,10 @@ impl Pass<'_> {
             .write(move |tx| Box::pin(async move { tx.cleanup_rearm_deleted(chats, BATCH).await }))
             .await?;
         if rearmed > 0 {
-            tracing::info!(rearmed, "attachments of deleted chats are cleaned up");
+            tracing::info!(
+                rearmed,
+                "attachments and vector stores of deleted chats are cleaned up"
+            );
         }
         Ok(rearmed)
     }

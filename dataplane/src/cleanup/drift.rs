@@ -39,7 +39,7 @@ impl Pass<'_> {
         + Send
         + 'static,
     ) -> Result<(), StoreError> {
-        while !self.must_stop() {
+        while !self.must_stop_repairs() {
             let repaired = self.write(repair.clone()).await?;
             if repaired > 0 {
                 tracing::info!(repaired, what, "rows without a deletion are cleaned up");

@@ -19,26 +19,41 @@ impl Pass<'_> {
             outbox: Arc::clone(&self.cleanup.outbox),
             clock: Arc::clone(&self.cleanup.clock),
         };
-        let mut behind = Uuid::nil();
-        while !self.must_stop() {
+        // Each pass begins with another one, as its time may be over before the last.
+        let first = Uuid::new_v4();
+        self.go_on_after(&eraser, first, Uuid::max()).await?;
+        self.go_on_after(&eraser, Uuid::nil(), first).await
+    }
+
+    /// Goes on with the erasures after `behind` and until `last`, in the order of their
+    /// random ids.
+    async fn go_on_after(
+        &self,
+        eraser: &Eraser,
+        mut behind: Uuid,
+        last: Uuid,
+    ) -> Result<(), StoreError> {
+        loop {
             let open: Vec<Erasure> = self
                 .read(move |tx| Box::pin(async move { tx.erasures_open(behind, BATCH).await }))
                 .await?;
-            let Some(last) = open.last() else {
-                break;
-            };
-            behind = last.id;
+            if open.is_empty() {
+                return Ok(());
+            }
             for erasure in open {
-                self.go_on_with(&eraser, erasure).await;
+                if erasure.id > last || self.must_stop_erasing() {
+                    return Ok(());
+                }
+                behind = erasure.id;
+                self.go_on_with(eraser, erasure).await;
             }
         }
-        Ok(())
     }
 
     /// One that fails holds up no other.
     async fn go_on_with(&self, eraser: &Eraser, erasure: Erasure) {
         let (tenant, id) = (erasure.tenant_id, erasure.id);
-        match eraser.advance(erasure).await {
+        match eraser.advance(erasure, &|| self.must_stop_erasing()).await {
             Ok(Progress::Finished(_)) => {
                 tracing::info!(tenant.id = %tenant, erasure_id = %id, "a person is erased");
             }

@@ -28,7 +28,7 @@ impl Pass<'_> {
     pub(super) async fn read_hints(&self) -> Result<(), StoreError> {
         let kinds = OutboxKind::ENQUEUED.into_iter();
         for kind in kinds.filter(|kind| kind.is_of_cleanup()) {
-            while !self.must_stop() {
+            while !self.must_stop_repairs() {
                 let hints = self.hints(kind).await?;
                 let is_last = hints.len() < BATCH as usize;
                 let hints = Arc::<[CleanupHint]>::from(hints);

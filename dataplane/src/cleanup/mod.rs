@@ -14,6 +14,7 @@
 //! The time of one tenant is not another's: tenants are cleaned side by side, and a
 //! provider that does not answer is left to the next pass ([`provider`]).
 
+mod backoff;
 mod chat;
 mod deleted_chats;
 mod drift;
@@ -22,6 +23,7 @@ mod hints;
 mod pass;
 mod provider;
 mod purge;
+mod tenants;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,8 +100,8 @@ pub enum Stopped {
 pub struct Limits<'a> {
     /// Checked before each call.
     pub stop: &'a Signal,
-    /// When the last call must be over; `None`: whenever it is.
-    pub deadline: Option<Instant>,
+    /// When the last call must be over.
+    pub deadline: Instant,
 }
 
 impl Limits<'_> {
@@ -108,8 +110,7 @@ impl Limits<'_> {
         if self.stop.is_fired() {
             return Some(Stopped::Signal);
         }
-        let deadline = self.deadline?;
-        (Instant::now() + wait + call > deadline).then_some(Stopped::Budget)
+        (Instant::now() + wait + call > self.deadline).then_some(Stopped::Budget)
     }
 }
 

@@ -1,26 +1,30 @@
 //! One pass (CONT-171).
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
-use minichat_core::TenantId;
-use minichat_store::{BoxFuture, CleanupClaim, CleanupTimes, DueChat, StoreError, Tx};
+use minichat_store::{BoxFuture, CleanupTimes, StoreError, Tx};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::provider::Providers;
 use super::{Cleanup, Limits, Report, Stopped};
 
-/// Tenants that are cleaned side by side.
-const TENANTS: usize = 8;
+/// The part of a pass's time that is left to erasures: one of so many.
+const ERASURES: u32 = 10;
+/// The part of the time for calls that repairs may use: one of so many.
+const REPAIRS: u32 = 4;
 
 pub(super) struct Pass<'a> {
     pub(super) cleanup: &'a Cleanup,
     pub(super) limits: Limits<'a>,
     pub(super) providers: Providers,
+    /// The time that is left to erasures, however much is due.
+    pub(super) for_erasures: Duration,
+    /// When repairs end, however much is to be repaired.
+    repairs_until: Instant,
     /// Begins the tokens of this pass.
-    instance: String,
+    pub(super) instance: String,
     report: Mutex<Report>,
     report_progress: &'a (dyn Fn() + Sync),
 }
@@ -31,10 +35,14 @@ impl<'a> Pass<'a> {
         limits: Limits<'a>,
         report_progress: &'a (dyn Fn() + Sync),
     ) -> Self {
+        let time = limits.deadline.saturating_duration_since(Instant::now());
+        let for_calls = time.saturating_sub(cleanup.settings.call_timeout);
         Self {
             cleanup,
             limits,
             providers: Providers::default(),
+            for_erasures: (time / ERASURES).min(for_calls / 2),
+            repairs_until: Instant::now() + for_calls / REPAIRS,
             instance: Uuid::new_v4().as_simple().to_string(),
             report: Mutex::default(),
             report_progress,
@@ -42,44 +50,33 @@ impl<'a> Pass<'a> {
     }
 
     pub(super) async fn run(self) -> Report {
-        let worked = self.work().await;
-        let remaining = match worked {
-            Ok(()) => self.cleanup.backlog().await,
-            Err(error) => Err(error),
-        };
-        match remaining {
-            Ok(backlog) => {
-                let mut report = self.report();
-                report.remaining_pending = backlog.pending;
-                report.remaining_failed = backlog.failed;
-            }
-            Err(error) => {
-                tracing::error!(%error, "what is left of deleted chats and attachments cannot be cleaned up");
-                let mut report = self.report();
-                report.stopped = Stopped::Error;
-                report.error = Some(error.to_string());
-            }
-        }
+        // None waits for what another is to do, and one that fails holds up no other.
+        self.ended("repairs", self.repair_drift().await);
+        self.ended("messages", self.read_hints().await);
+        self.purge_chats().await;
+        self.ended("tenants", self.clean_tenants().await);
+        self.ended("erasures", self.go_on_with_erasures().await);
+        self.ended("backlog", self.count_backlog().await);
         self.progressed();
         let report = self.report();
         report.clone()
     }
 
-    async fn work(&self) -> Result<(), StoreError> {
-        self.repair_drift().await?;
-        self.read_hints().await?;
-        self.purge_chats().await;
-        let times = self.times().await?;
-        let mut behind = None;
-        while !self.must_stop() {
-            let due = self.due(times, behind).await?;
-            let Some(last) = due.last() else {
-                break;
-            };
-            behind = Some(*last);
-            self.clean_all(&due, times).await?;
+    async fn count_backlog(&self) -> Result<(), StoreError> {
+        let backlog = self.cleanup.backlog().await?;
+        let mut report = self.report();
+        report.remaining_pending = backlog.pending;
+        report.remaining_failed = backlog.failed;
+        Ok(())
+    }
+
+    fn ended(&self, step: &'static str, result: Result<(), StoreError>) {
+        if let Err(error) = result {
+            tracing::error!(%error, step, "what is left of deleted chats and attachments cannot be cleaned up");
+            let mut report = self.report();
+            report.stopped = Stopped::Error;
+            report.error.get_or_insert(error.to_string());
         }
-        self.go_on_with_erasures().await
     }
 
     pub(super) async fn times(&self) -> Result<CleanupTimes, StoreError> {
@@ -88,7 +85,7 @@ impl<'a> Pass<'a> {
             Box::pin(async move {
                 let now = tx.now().await?;
                 Ok(CleanupTimes {
-                    spaced_before: now.plus_micros(-micros(settings.poll_interval)),
+                    now,
                     stale_before: now.plus_micros(-micros(settings.stale_timeout)),
                 })
             })
@@ -96,81 +93,30 @@ impl<'a> Pass<'a> {
         .await
     }
 
-    async fn due(
-        &self,
-        times: CleanupTimes,
-        behind: Option<DueChat>,
-    ) -> Result<Vec<DueChat>, StoreError> {
-        let limit = self.cleanup.settings.batch_size;
-        self.read(move |tx| Box::pin(async move { tx.cleanup_due(times, behind, limit).await }))
-            .await
-    }
-
-    /// Cleans those of `due` that nobody else has claimed.
-    async fn clean_all(&self, due: &[DueChat], times: CleanupTimes) -> Result<(), StoreError> {
-        let token = format!("{}/{}", self.instance, Uuid::new_v4().as_simple());
-        let lease = 4 * self.cleanup.settings.call_timeout;
-        let (chats, name) = (due.to_vec(), token.clone());
-        let claimed = self.write(move |tx| {
-            let (chats, name) = (chats.clone(), name.clone());
-            Box::pin(async move { tx.cleanup_claim(&chats, &name, lease).await })
-        });
-        let claimed = claimed.await?;
-        let mut tenants = HashMap::<TenantId, Vec<CleanupClaim>>::new();
-        for chat in due.iter().filter(|it| claimed.contains(&it.chat_id)) {
-            let claims = tenants.entry(chat.tenant_id).or_default();
-            claims.push(CleanupClaim {
-                tenant_id: chat.tenant_id,
-                chat_id: chat.chat_id,
-                token: token.clone(),
-                lease,
-            });
-        }
-        let cleaned = tenants
-            .into_values()
-            .map(|claims| self.clean_tenant(claims, times));
-        let cleaned: Vec<_> = stream::iter(cleaned)
-            .buffer_unordered(TENANTS)
-            .collect()
-            .await;
-        cleaned.into_iter().collect()
-    }
-
-    /// Cleans chats of one tenant, one after the other, and gives their claims back.
-    async fn clean_tenant(
-        &self,
-        claims: Vec<CleanupClaim>,
-        times: CleanupTimes,
-    ) -> Result<(), StoreError> {
-        let mut cleaned = Ok(());
-        for claim in claims {
-            if cleaned.is_ok() && !self.must_stop() {
-                cleaned = self.clean_chat(&claim, times).await;
-            }
-            let released = self.release(claim).await;
-            if let Err(error) = released {
-                // A claim that cannot be given back expires.
-                tracing::debug!(%error, "a claim is not given back");
-            }
-        }
-        cleaned
-    }
-
-    async fn release(&self, claim: CleanupClaim) -> Result<(), StoreError> {
-        self.write(move |tx| {
-            let released = tx.cleanup_release(&claim);
-            Box::pin(async move { released })
-        })
-        .await
-    }
-
-    /// Whether no other call may begin, which the report then says.
+    /// Whether no other call may begin, which the report then says. The last part of
+    /// the time is left to erasures.
     pub(super) fn must_stop(&self) -> bool {
-        let call = self.cleanup.settings.call_timeout;
-        match self.limits.why_not(Duration::ZERO, call) {
+        self.is_over(self.for_erasures + self.cleanup.settings.call_timeout)
+    }
+
+    /// Whether nothing else may be repaired.
+    pub(super) fn must_stop_repairs(&self) -> bool {
+        self.must_stop() || Instant::now() >= self.repairs_until
+    }
+
+    /// Whether no other step of an erasure may begin, which calls nobody.
+    pub(super) fn must_stop_erasing(&self) -> bool {
+        self.is_over(Duration::ZERO)
+    }
+
+    fn is_over(&self, needed: Duration) -> bool {
+        match self.limits.why_not(Duration::ZERO, needed) {
             None => false,
             Some(why) => {
-                self.report().stopped = why;
+                let mut report = self.report();
+                if report.error.is_none() {
+                    report.stopped = why;
+                }
                 true
             }
         }

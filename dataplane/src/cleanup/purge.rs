@@ -18,6 +18,8 @@ const STEP: u32 = 100;
 const PAGE: u32 = 50;
 /// How long a pass purges.
 const TIME: Duration = Duration::from_secs(10);
+/// Chats in a row that the database fails to remove, after which no other is tried.
+const FAILURES: u32 = 3;
 
 impl Pass<'_> {
     /// What fails here fails again in the next pass, and holds nothing else up.
@@ -31,7 +33,7 @@ impl Pass<'_> {
     }
 
     async fn purge_deleted(&self, grace: Duration) -> Result<(), StoreError> {
-        let until = Instant::now() + self.time_to_purge();
+        let (mut failures, until) = (0, Instant::now() + self.time_to_purge());
         let mut behind = None;
         while Instant::now() < until && !self.must_stop() {
             let due = self.purgeable(grace, behind).await?;
@@ -40,8 +42,17 @@ impl Pass<'_> {
             };
             behind = Some(*last);
             for chat in due {
-                if !self.purge(chat, until).await? {
-                    return Ok(());
+                match self.purge(chat, until).await {
+                    Ok(true) => failures = 0,
+                    Ok(false) => return Ok(()),
+                    // It is left to the next pass, and others go on.
+                    Err(error) => {
+                        tracing::warn!(%error, tenant.id = %chat.tenant_id, chat_id = %chat.chat_id, "a deleted chat is not removed from the database");
+                        failures += 1;
+                        if failures >= FAILURES {
+                            return Err(error);
+                        }
+                    }
                 }
             }
         }
@@ -51,10 +62,10 @@ impl Pass<'_> {
     /// Most of the time in which calls of providers may begin is left to them.
     fn time_to_purge(&self) -> Duration {
         let call = self.cleanup.settings.call_timeout;
-        let Some(deadline) = self.limits.deadline else {
-            return TIME;
-        };
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = self
+            .limits
+            .deadline
+            .saturating_duration_since(Instant::now());
         TIME.min(left.saturating_sub(call) / 4)
     }
 

@@ -48,7 +48,7 @@ pub async fn erase(
     let gives_up_at = Instant::now() + request.patience;
     let mut seen = None;
     loop {
-        match eraser.advance(erasure).await {
+        match eraser.advance(erasure, &|| false).await {
             Ok(progress @ Progress::Finished(_)) => {
                 return write(&erasure, progress, out).map(|()| true);
             }

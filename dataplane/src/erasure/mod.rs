@@ -29,6 +29,9 @@ pub(crate) enum Progress {
     Finished(Erased),
 }
 
+/// Says whether no further row may be changed.
+pub(crate) type MustStop<'a> = &'a (dyn Fn() -> bool + Sync);
+
 /// Carries out erasures.
 #[derive(Clone)]
 pub(crate) struct Eraser {
@@ -58,16 +61,24 @@ impl Eraser {
         }
     }
 
-    /// Does everything of an erasure that can be done now.
-    pub(crate) async fn advance(&self, erasure: Erasure) -> Result<Progress, StoreError> {
-        self.delete_chats(erasure).await?;
-        self.empty_chats(erasure).await?;
+    /// Does everything of an erasure that can be done now, until `must_stop`, which it
+    /// asks between rows.
+    pub(crate) async fn advance(
+        &self,
+        erasure: Erasure,
+        must_stop: MustStop<'_>,
+    ) -> Result<Progress, StoreError> {
+        self.delete_chats(erasure, must_stop).await?;
+        self.empty_chats(erasure, must_stop).await?;
         let rest = self.rest(erasure).await?;
-        if rest.chats > 0 {
+        if rest.chats > 0 || must_stop() {
             return Ok(Progress::Waiting(rest));
         }
         // Only once, because it looks through all events that wait.
-        self.empty_events(erasure).await?;
+        self.empty_events(erasure, must_stop).await?;
+        if must_stop() {
+            return Ok(Progress::Waiting(rest));
+        }
         let now = self.clock.now();
         let finished: Option<Erased> = self
             .store
@@ -97,8 +108,12 @@ impl Eraser {
             .await
     }
 
-    async fn empty_events(&self, erasure: Erasure) -> Result<(), StoreError> {
-        loop {
+    async fn empty_events(
+        &self,
+        erasure: Erasure,
+        must_stop: MustStop<'_>,
+    ) -> Result<(), StoreError> {
+        while !must_stop() {
             let changed: u64 = self
                 .store
                 .write(move |tx| {
@@ -109,12 +124,17 @@ impl Eraser {
                 })
                 .await?;
             if changed == 0 {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
-    async fn delete_chats(&self, erasure: Erasure) -> Result<(), StoreError> {
+    async fn delete_chats(
+        &self,
+        erasure: Erasure,
+        must_stop: MustStop<'_>,
+    ) -> Result<(), StoreError> {
         let Erasure {
             tenant_id, user_id, ..
         } = erasure;
@@ -126,6 +146,9 @@ impl Eraser {
                 })
                 .await?;
             for chat in &chats {
+                if must_stop() {
+                    return Ok(());
+                }
                 let deletion = ChatDeletion::new(tenant_id, user_id, *chat, self.clock.now());
                 deletion.run(&self.store, &self.outbox).await?;
             }
@@ -135,7 +158,11 @@ impl Eraser {
         }
     }
 
-    async fn empty_chats(&self, erasure: Erasure) -> Result<(), StoreError> {
+    async fn empty_chats(
+        &self,
+        erasure: Erasure,
+        must_stop: MustStop<'_>,
+    ) -> Result<(), StoreError> {
         let mut after = ChatId(Uuid::nil());
         loop {
             let chats: Vec<ChatId> = self
@@ -149,6 +176,9 @@ impl Eraser {
             };
             after = *last;
             for chat in chats {
+                if must_stop() {
+                    return Ok(());
+                }
                 let now = self.clock.now();
                 let emptied: Result<(), StoreError> = self
                     .store

@@ -30,7 +30,7 @@ pub(super) async fn erase(
     let erasure = eraser.begin(caller.tenant_id, caller.user_id).await?;
     // The clean-up goes on with what takes longer.
     let limit = app.config.server.request_deadline / 2;
-    let progress = match timeout(limit, eraser.advance(erasure)).await {
+    let progress = match timeout(limit, eraser.advance(erasure, &|| false)).await {
         Ok(progress) => progress?,
         Err(_) => Progress::Waiting(eraser.rest(erasure).await?),
     };

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use minichat_telemetry::Signal;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::cleanup::{Cleanup, Limits};
 
 /// Longest time between two readings of the backlog.
 const REFRESH: Duration = Duration::from_mins(1);
+/// How long a pass may work, if calls are not so slow that it needs more.
+const PASS: Duration = Duration::from_mins(4);
 /// How long a pass may take to end. What it does not finish is left to the next
 /// process.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -47,11 +49,12 @@ impl CleanupHost {
 }
 
 async fn passes(cleanup: Cleanup, stop: Signal) {
-    let limits = Limits {
-        stop: &stop,
-        deadline: None,
-    };
+    let time = PASS.max(4 * cleanup.settings.call_timeout);
     while !stop.is_fired() {
+        let limits = Limits {
+            stop: &stop,
+            deadline: Instant::now() + time,
+        };
         let report = cleanup.run_once(limits).await;
         tracing::debug!(?report, "cleaned up after deletions");
         export(&cleanup).await;

@@ -82,7 +82,7 @@ pub async fn cleanup(
     loop {
         let limits = Limits {
             stop,
-            deadline: Some(pass_began + budget),
+            deadline: pass_began + budget,
         };
         let report = cleanup.run_reporting(limits, &write_counts).await;
         print_report(&report)?;

@@ -22,6 +22,8 @@ pub(super) struct Attachments {
     image_file_ids: Vec<String>,
     /// Where the images are stored.
     storage_backends: HashSet<String>,
+    /// Whether the client named them in `attachment_ids`.
+    is_named: bool,
     /// Why the message is refused if nothing else is wrong with it.
     invalid: Option<Invalid>,
 }
@@ -78,7 +80,10 @@ pub(super) async fn copied(tx: &mut Tx, turn: &MutationQuery) -> Result<Attachme
 impl Attachments {
     /// `usable` are those of `ids` that can be used, in any order.
     fn named(ids: &[AttachmentId], usable: Vec<UsableAttachment>) -> Self {
-        let mut attachments = Self::default();
+        let mut attachments = Self {
+            is_named: true,
+            ..Self::default()
+        };
         let mut usable: HashMap<_, _> = usable.into_iter().map(|file| (file.id, file)).collect();
         let mut seen = HashSet::new();
         for (index, &id) in ids.iter().enumerate() {
@@ -140,13 +145,11 @@ impl Attachments {
         if self.images() <= most {
             return Ok(());
         }
-        Err(Problem::new(
-            ErrorCode::TooManyImages,
-            format!(
-                "The message has {} images, at most {most} are allowed.",
-                self.images()
-            ),
-        ))
+        let message = format!(
+            "The message has {} images, at most {most} are allowed.",
+            self.images()
+        );
+        Err(self.refused(ErrorCode::TooManyImages, message))
     }
 
     /// Step 10 of TURN-9, for the effective model.
@@ -155,16 +158,12 @@ impl Attachments {
             return Ok(());
         }
         if config.kill_switches.disable_images {
-            return Err(Problem::new(
-                ErrorCode::ImagesDisabled,
-                "Images are switched off. Send the message without them.",
-            ));
+            let message = "Images are switched off. Send the message without them.";
+            return Err(self.refused(ErrorCode::ImagesDisabled, message.to_owned()));
         }
         if !model.takes_images() {
-            return Err(Problem::new(
-                ErrorCode::UnsupportedMedia,
-                format!("The model {} takes no images.", model.id),
-            ));
+            let message = format!("The model {} takes no images.", model.id);
+            return Err(self.refused(ErrorCode::UnsupportedMedia, message));
         }
         // Ids of files mean nothing to another provider (CONT-38).
         let is_foreign = |backend: &String| {
@@ -172,15 +171,23 @@ impl Attachments {
             holder.is_none_or(|holder| holder.id != model.provider_id)
         };
         if self.storage_backends.iter().any(is_foreign) {
-            return Err(Problem::new(
-                ErrorCode::UnsupportedMedia,
-                format!(
-                    "The images are stored where the model {} cannot see them.",
-                    model.id
-                ),
-            ));
+            let message = format!(
+                "The images are stored where the model {} cannot see them.",
+                model.id
+            );
+            return Err(self.refused(ErrorCode::UnsupportedMedia, message));
         }
         Ok(())
+    }
+
+    /// Names the field, unless the files are those of an earlier message.
+    fn refused(&self, code: ErrorCode, message: String) -> Problem {
+        let mut problem = Problem::new(code, message.clone());
+        if self.is_named {
+            let field = "attachment_ids".to_owned();
+            problem.errors.push(FieldError { field, message });
+        }
+        problem
     }
 
     /// Step 12 of TURN-9: the message is refused for a file only if nothing else is

@@ -113,8 +113,9 @@ on_each_database! {
             // A kept connection that breaks is replaced once; after a timeout there is none.
             (Scenario { drop_connection: true, ..answered("/files/", 200, 1) }, "transport"),
         ];
-        let set = "UPDATE attachments SET cleanup_attempts = 0";
+        let set = "UPDATE attachments SET cleanup_attempts = 0, cleanup_due_at = NULL";
         for (scenario, reason) in failures {
+            let is_refusal = scenario.status == 400;
             let labels = [("resource_type", "file"), ("reason", reason)];
             let before = world.counted("retry", &labels).await?;
             let calls = world.deletions().len();
@@ -122,7 +123,8 @@ on_each_database! {
             let report = world.pass().await;
             assert_eq!((report.retried, report.remaining_pending), (1, 1), "{reason}: {report:?}");
             assert_eq!(world.counted("retry", &labels).await?, before + 1, "{reason}");
-            assert_eq!(world.stack.database.number(ATTEMPTS).await?, 1, "{reason}");
+            let attempts = i64::from(is_refusal);
+            assert_eq!(world.stack.database.number(ATTEMPTS).await?, attempts, "{reason}");
             let error = world.stack.database.query("SELECT last_cleanup_error FROM attachments").await?;
             let error = error[0][0].clone().unwrap_or_default();
             assert!(!error.is_empty() && error.len() <= 1024 && !error.contains("0123456789abcdef"), "{error}");
@@ -139,7 +141,7 @@ on_each_database! {
     /// CONT-161, CONT-166 to CONT-169, CONT-177; checks 60 and 75 of chapter 04
     async fn a_file_is_given_up_after_its_attempts(env) {
         let (world, chat) = one_deleted(&env).await?;
-        world.provider.push_scenario(answered("/files/", 500, 5));
+        world.provider.push_scenario(answered("/files/", 400, 5));
         for attempt in 1..=5 {
             let report = world.pass().await;
             let expected = if attempt < 5 { (1, 0, 0) } else { (0, 1, 1) };
@@ -158,16 +160,35 @@ on_each_database! {
             assert_eq!((report.processed, report.remaining_failed), (0, 1));
         }
         assert_eq!(world.counted("failed", &[("resource_type", "file")]).await?, 1);
-        assert_eq!(world.counted("retry", &[("reason", "provider_5xx")]).await?, 4);
+        assert_eq!(world.counted("retry", &[("reason", "provider_4xx")]).await?, 4);
         assert_eq!(world.counted("vector_store_with_failed_attachments", &[]).await?, 1);
-        let error = "SELECT count(*) FROM attachments WHERE last_cleanup_error LIKE '%500%'";
+        let error = "SELECT count(*) FROM attachments WHERE last_cleanup_error LIKE '%400%'";
         assert_eq!(world.stack.database.number(error).await?, 1, "{chat}");
+    }
+
+    /// CONT-167, CONT-168: an outage gives up no file, and after three answers of it the
+    /// provider is left alone.
+    async fn an_outage_gives_up_no_file(env) {
+        let world = StoredFiles::start(&env, MANUAL).await?;
+        let chat = world.chat_with(5).await?;
+        world.delete_chat(&chat).await?;
+        for status in [503, 429, 401, 403, 500, 503, 429] {
+            world.provider.push_scenario(answered("/files/", status, 3));
+            let calls = world.deletions().len();
+            let report = world.pass().await;
+            assert_eq!((report.retried, report.failed), (3, 0), "{status}: {report:?}");
+            assert_eq!(world.deletions().len(), calls + 3, "{status}");
+            age(&world.stack.database).await?;
+        }
+        assert_eq!(world.stack.database.number(ATTEMPTS).await?, 0);
+        let report = world.pass().await;
+        assert_eq!((report.completed, report.remaining_failed), (6, 0), "{report:?}");
     }
 
     /// CONT-168, CONT-173; check 61 of chapter 04
     async fn two_passes_try_a_failing_file_once(env) {
         let (world, _) = one_deleted(&env).await?;
-        world.provider.push_scenario(answered("/files/", 500, 10));
+        world.provider.push_scenario(answered("/files/", 400, 10));
         let (one, other) = tokio::join!(world.pass(), world.pass());
         assert_eq!(one.retried + other.retried, 1, "{one:?} {other:?}");
         assert_eq!(world.deletions().len(), 1);
@@ -250,7 +271,7 @@ on_each_database! {
         world.provider.push_scenario(silent);
         let report = world.pass().await;
         assert_eq!((report.processed, report.retried, report.remaining_pending), (3, 3, 6), "{report:?}");
-        assert_eq!(world.stack.database.number(ATTEMPTS).await?, 3);
+        assert_eq!(world.deletions().len(), 3);
     }
 
     /// CONT-167: a provider is called no earlier than it wants, and what is not tried is
@@ -264,14 +285,13 @@ on_each_database! {
         let report = world.pass().await;
         assert_eq!((report.processed, report.retried, report.remaining_pending), (1, 1, 3), "{report:?}");
         assert_eq!(world.deletions().len(), 1);
-        assert_eq!(world.stack.database.number(ATTEMPTS).await?, 1);
 
         world.provider.push_scenario(later("1"));
         let began = Instant::now();
         let report = world.pass().await;
         assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
         assert_eq!((report.retried, report.completed, report.remaining_pending), (1, 1, 2), "{report:?}");
-        assert_eq!(world.stack.database.number(ATTEMPTS).await?, 2);
+        assert_eq!(world.stack.database.number(ATTEMPTS).await?, 0, "an outage is no refusal");
     }
 
     /// CONT-167, CONT-168; check 66 of chapter 04

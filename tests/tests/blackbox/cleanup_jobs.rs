@@ -345,3 +345,129 @@ fn two_jobs_at_once_count_everything_once() -> anyhow::Result<()> {
         Ok(())
     })
 }
+
+/// Ways in which a deletion fails (CONT-167).
+fn failure(seed: u64) -> Scenario {
+    let statuses = [500, 503, 429, 401, 403, 400, 408, 504, 301];
+    let at = usize::try_from(seed % 11).unwrap_or_default();
+    let scenario = Scenario {
+        times: 1,
+        status: statuses.get(at).copied().unwrap_or(200),
+        body: Some(json!({})),
+        ..slow(0)
+    };
+    match at {
+        9 => Scenario {
+            drop_connection: true,
+            ..scenario
+        },
+        10 => Scenario {
+            hold_before_head: true,
+            ..scenario
+        },
+        _ => scenario,
+    }
+}
+
+/// CONT-167, CONT-173, CONT-175, CONT-161: two jobs at once, of which one or the other is
+/// killed at any moment, while the provider fails in every way.
+#[test]
+fn two_jobs_are_killed_while_the_provider_fails() -> anyhow::Result<()> {
+    minichat_tests::harness::run(DatabaseKind::Postgres, async |env: Env| {
+        let provider = deleted_chats(&env, 40, 4).await?;
+        let reports = [env.file("one"), env.file("other")];
+        let start_at = |place: usize| {
+            std::fs::write(&reports[place], "")?;
+            let limits = "MINICHAT_CLEANUP_WORKER_MAX_ATTEMPTS=1000\n\
+                MINICHAT_CLEANUP_WORKER_CALL_TIMEOUT_SECS=1";
+            let report = reports[place].display();
+            start(
+                &env,
+                &[],
+                &format!("{limits}\nMINICHAT_JOB_REPORT_FILE={report}"),
+            )
+        };
+        let mut sums = [0, 0];
+        let mut add = |place: usize| {
+            let metrics = counted(&reports[place])?;
+            sums[0] += metrics.counter("cleanup_completed", &["file"]);
+            sums[1] += metrics.counter("cleanup_completed", &["vector_store"]);
+            anyhow::Ok(())
+        };
+        let mut jobs = [start_at(0)?, start_at(1)?];
+        let (mut state, mut kills_at_work) = (20_261_201_u64, 0);
+        for _ in 0..KILLS {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let random = state >> 33;
+            provider.push_scenario(failure(random));
+            provider.push_scenario(Scenario {
+                times: 4,
+                ..slow(2)
+            });
+            let place = usize::from(random % 2 == 0);
+            let seen = provider.requests().len();
+            let began = std::time::Instant::now();
+            let mut has_ended = false;
+            while provider.requests().len() == seen && !has_ended && began.elapsed().as_secs() < 2 {
+                let wait = tokio::time::timeout(Duration::from_millis(1), jobs[place].wait());
+                has_ended = wait.await.is_ok();
+            }
+            let moment = Duration::from_micros(random % 24_000);
+            if tokio::time::timeout(moment, jobs[place].wait())
+                .await
+                .is_err()
+            {
+                jobs[place].kill().await?;
+                kills_at_work += 1;
+            }
+            add(place)?;
+            // As if its claims had expired and what failed was due again.
+            for sql in [
+                "DELETE FROM cleanup_claims",
+                "UPDATE attachments SET cleanup_due_at = NULL",
+                "UPDATE chat_vector_stores SET cleanup_due_at = created_at \
+                 WHERE cleanup_due_at IS NOT NULL",
+            ] {
+                env.database.query(sql).await?;
+            }
+            jobs[place] = start_at(place)?;
+        }
+        provider.clear_scenarios();
+        for (place, job) in jobs.into_iter().enumerate() {
+            assert!(job_run(job).await?.status.success());
+            add(place)?;
+        }
+        for sql in [
+            "DELETE FROM cleanup_claims",
+            "UPDATE attachments SET cleanup_due_at = NULL",
+            "UPDATE chat_vector_stores SET cleanup_due_at = created_at \
+             WHERE cleanup_due_at IS NOT NULL",
+        ] {
+            env.database.query(sql).await?;
+        }
+        assert!(job_run(start_at(0)?).await?.status.success());
+        add(0)?;
+        let kept = provider.stored();
+        assert_eq!(
+            (kept.0.len(), kept.1.len()),
+            (1, 1),
+            "those of the living chat"
+        );
+        assert_eq!(env.database.number(&count("done")).await?, 160);
+        assert_eq!(env.database.number(STORES).await?, 1);
+        let [files, stores] = sums;
+        assert!(kills_at_work > 10, "{kills_at_work}");
+        assert!(
+            files <= 160 && stores <= 40,
+            "{files} files, {stores} stores"
+        );
+        // The count of the row at which one was killed may be lost with it.
+        assert!(
+            files + stores + kills_at_work >= 200,
+            "{files}, {stores}, {kills_at_work} kills"
+        );
+        Ok(())
+    })
+}

@@ -19,6 +19,7 @@ mod chats;
 mod cleanup;
 #[cfg(test)]
 mod cleanup_jobs;
+mod cleanup_tenants;
 #[cfg(test)]
 mod concurrency;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Files in messages: which are refused, how images reach the provider, and what
 //! becomes of them when a turn is replaced.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use minichat_core::ErrorCode;
 use minichat_tests::client::{Answer, Api};
 use minichat_tests::database::Database;
@@ -77,6 +77,18 @@ fn counted(scrape: &Scrape) -> anyhow::Result<[usize; 2]> {
 
 fn check(answer: &Answer, code: ErrorCode) -> anyhow::Result<()> {
     answer.problem(code.http_status(), code.token()).map(drop)
+}
+
+/// A refusal of images says where they were named.
+fn check_field(answer: &Answer, code: ErrorCode) -> anyhow::Result<()> {
+    let is_of_images = matches!(
+        code,
+        ErrorCode::TooManyImages | ErrorCode::ImagesDisabled | ErrorCode::UnsupportedMedia
+    );
+    let problem = answer.problem(code.http_status(), code.token())?;
+    let field = &problem["errors"][0]["field"];
+    ensure!(!is_of_images || field == "attachment_ids", "{problem}");
+    Ok(())
 }
 
 /// The files of each message of the chat.
@@ -259,7 +271,9 @@ on_each_database! {
             (&blind, &unknown, ErrorCode::UnsupportedMedia),
             (&seeing, &message("look", &of_seeing[..3]), ErrorCode::ContextBudgetExceeded),
         ] {
-            check(&user.refused(chat, body).await?, code)?;
+            let answer = user.refused(chat, body).await?;
+            check(&answer, code)?;
+            check_field(&answer, code)?;
             counts.push(preflights().await?);
         }
         assert_eq!(counts, [0, 0, 1, 2, 3]);
@@ -267,7 +281,9 @@ on_each_database! {
         reconfigured(&scene, |spec| {
             spec["killSwitches"] = json!({"disableImages": true});
         }).await?;
-        check(&user.refused(&blind, &unknown).await?, ErrorCode::ImagesDisabled)?;
+        let answer = user.refused(&blind, &unknown).await?;
+        check(&answer, ErrorCode::ImagesDisabled)?;
+        check_field(&answer, ErrorCode::ImagesDisabled)?;
         check(&user.refused(&blind, &long).await?, ErrorCode::InputTooLong)?;
         assert_eq!(counted(&scene.stack.scrape().await?)?, [0, 0]);
         scene.check_nothing_written().await?;

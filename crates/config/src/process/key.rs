@@ -660,7 +660,7 @@ pub(super) const KEYS: &[Key] = &[
         "cleanup_worker.poll_interval_secs",
         Kind::Integer(1, DAY),
         "60",
-        "Seconds between two passes of the clean-up on SQLite; on PostgreSQL the schedule of the job decides. Two counted attempts to delete one file are at least this far apart.",
+        "Seconds between two passes of the clean-up on SQLite; on PostgreSQL the schedule of the job decides. What could not be deleted is left alone for this time at first, and then for longer after each failure, up to an hour.",
     ),
     key(
         "cleanup_worker.stale_in_progress_timeout_secs",
@@ -672,13 +672,13 @@ pub(super) const KEYS: &[Key] = &[
         "cleanup_worker.batch_size",
         Kind::Integer(1, 1000),
         "32",
-        "Chats that a process cleans up at a time; the others are left to other processes.",
+        "Rows of one tenant that a pass of the clean-up reads at a time. Tenants take turns.",
     ),
     key(
         "cleanup_worker.max_attempts",
         Kind::Integer(1, 1000),
         "5",
-        "Failed attempts after which a file is given up. Vector stores are never given up.",
+        "Number of times that a provider may refuse to delete a file before it is given up. Only an answer about that file counts: not an outage, a timeout, a rate limit or a refused credential, for which files wait. Vector stores are never given up.",
     ),
     key(
         "cleanup_worker.call_timeout_secs",

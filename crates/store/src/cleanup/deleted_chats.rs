@@ -1,11 +1,12 @@
-//! Attachments of deleted chats that no deletion has marked (CONT-174): an upload may
-//! have inserted one while the chat was deleted. Deleted chats only become more, so
+//! Attachments and vector stores of deleted chats that no deletion has marked
+//! (CONT-174): an upload may have inserted one while the chat was deleted. Deleted chats only become more, so
 //! they are looked through in the order of their deletion, page by page, and the
 //! database remembers how far.
 
 use minichat_core::Timestamp;
 use uuid::Uuid;
 
+use super::due::UNMARKED_STORES_SQL;
 use crate::tx::{Dialect, only_column};
 use crate::value::params;
 use crate::{StoreError, Tx};
@@ -23,7 +24,7 @@ pub struct DeletedPage {
     pub chats: DeletedChats,
     /// Whether there are no later ones.
     pub is_last: bool,
-    /// Whether an attachment of theirs is not marked.
+    /// Whether an attachment or a vector store of theirs is not marked.
     pub has_unmarked: bool,
 }
 
@@ -31,7 +32,7 @@ impl Tx {
     /// Until when deleted chats have been looked through, in this pass or earlier.
     pub async fn cleanup_looked_until(&mut self) -> Result<Option<Timestamp>, StoreError> {
         self.query_opt(
-            "SELECT deleted_until FROM cleanup_progress WHERE scan = 'deleted_chats'",
+            "SELECT deleted_until FROM cleanup_progress WHERE scan = 'chats_and_stores'",
             &[],
             only_column,
         )
@@ -42,7 +43,7 @@ impl Tx {
     /// through.
     pub fn cleanup_set_looked_until(&mut self, until: Timestamp) -> Result<(), StoreError> {
         self.execute_later(
-            "INSERT INTO cleanup_progress (scan, deleted_until) VALUES ('deleted_chats', $1) \
+            "INSERT INTO cleanup_progress (scan, deleted_until) VALUES ('chats_and_stores', $1) \
              ON CONFLICT (scan) DO UPDATE SET deleted_until = excluded.deleted_until \
              WHERE cleanup_progress.deleted_until < excluded.deleted_until",
             params![until],
@@ -63,22 +64,21 @@ impl Tx {
             from,
             until: deleted.last().copied().unwrap_or(from),
         };
-        let unmarked: Vec<Uuid> = self
-            .query(
-                UNMARKED_SQL,
-                &params![1_u32, chats.from, chats.until],
-                only_column,
-            )
-            .await?;
+        let mut has_unmarked = false;
+        for sql in [UNMARKED_SQL, UNMARKED_STORES_SQL] {
+            let params = params![1_u32, chats.from, chats.until];
+            let unmarked: Option<Uuid> = self.query_opt(sql, &params, only_column).await?;
+            has_unmarked |= unmarked.is_some();
+        }
         Ok(DeletedPage {
             chats,
             is_last: deleted.len() < limit as usize,
-            has_unmarked: !unmarked.is_empty(),
+            has_unmarked,
         })
     }
 
-    /// At most `limit` attachments of `chats` that are not marked become pending.
-    /// Returns how many; those that another process is changing are left to it.
+    /// At most `limit` attachments of `chats` that are not marked become pending, and as
+    /// many stores due. Returns how many; attachments that another process is changing are left to it.
     pub async fn cleanup_rearm_deleted(
         &mut self,
         chats: DeletedChats,
@@ -91,7 +91,7 @@ impl Tx {
         let rearmed: Vec<Uuid> = self
             .query(sql, &params![limit, chats.from, chats.until], only_column)
             .await?;
-        Ok(rearmed.len())
+        Ok(rearmed.len() + self.cleanup_mark_stores(chats, limit).await?)
     }
 }
 
@@ -125,4 +125,8 @@ use rearm;
 
 /// Statements whose plans a test reads, with the values of their parameters.
 #[cfg(test)]
-pub(crate) const PLANNED: [(&str, &str); 2] = [("page", PAGE_SQL), ("unmarked", UNMARKED_SQL)];
+pub(crate) const PLANNED: [(&str, &str); 3] = [
+    ("page", PAGE_SQL),
+    ("unmarked", UNMARKED_SQL),
+    ("unmarked stores", UNMARKED_STORES_SQL),
+];

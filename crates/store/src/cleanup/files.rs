@@ -2,12 +2,28 @@
 //! holds only for the row as it was read, so that of several processes that work on
 //! a row, one changes it.
 
+use std::time::Duration;
+
 use minichat_core::{AttachmentId, TenantId};
 
 use super::{CleanupBacklog, FailedAttempt, PendingFile};
+use crate::outbox::micros;
 use crate::tx::only_column;
 use crate::value::params;
 use crate::{StoreError, Tx};
+
+/// An attempt to delete a file that failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FailedDeletion {
+    /// Scrubbed, at most 1 KiB.
+    pub error: String,
+    /// Whether the provider refused this file. Otherwise it could not serve.
+    pub is_refusal: bool,
+    /// How long the file is left alone.
+    pub wait: Duration,
+    /// Number of refusals of which the last is final.
+    pub max_attempts: u32,
+}
 
 impl Tx {
     /// The file is gone, or there never was one. Returns whether this call wrote it:
@@ -37,24 +53,33 @@ impl Tx {
         Ok(done.is_some())
     }
 
-    /// Counts a failed attempt. `error` is scrubbed and at most 1 KiB. The last of
-    /// `max_attempts` is final.
+    /// Writes down a failed attempt, and counts it if it is a refusal, of which the
+    /// last is final (CONT-168).
     pub async fn cleanup_file_failed(
         &mut self,
         tenant: TenantId,
         file: &PendingFile,
-        error: &str,
-        max_attempts: u32,
+        failed: &FailedDeletion,
     ) -> Result<FailedAttempt, StoreError> {
         let status: Option<String> = self
             .query_opt(
-                "UPDATE attachments SET cleanup_attempts = cleanup_attempts + 1, \
-                 cleanup_status = CASE WHEN cleanup_attempts + 1 >= $5 THEN 'failed' \
-                 ELSE 'pending' END, last_cleanup_error = $4, \
+                "UPDATE attachments SET cleanup_attempts = cleanup_attempts + $5, \
+                 cleanup_status = CASE WHEN $5 > 0 AND cleanup_attempts + $5 >= $6 \
+                 THEN 'failed' ELSE 'pending' END, \
+                 last_cleanup_error = $4, cleanup_due_at = statement_timestamp() + $7, \
                  cleanup_updated_at = statement_timestamp() \
                  WHERE tenant_id = $1 AND id = $2 AND cleanup_status = 'pending' \
-                 AND cleanup_attempts = $3 RETURNING cleanup_status",
-                &params![tenant, file.id, file.attempts, error, max_attempts],
+                 AND COALESCE(cleanup_due_at, cleanup_updated_at, created_at) = $3 \
+                 RETURNING cleanup_status",
+                &params![
+                    tenant,
+                    file.id,
+                    file.due_at.unwrap_or(file.since),
+                    failed.error.as_str(),
+                    u32::from(failed.is_refusal),
+                    failed.max_attempts,
+                    micros(failed.wait),
+                ],
                 only_column,
             )
             .await?;

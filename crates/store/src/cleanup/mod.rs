@@ -7,18 +7,19 @@
 //! deleted chat without pending attachments is due as long as it has a row in
 //! `chat_vector_stores`.
 //!
-//! [`claims`] says who works on a chat, [`files`] and [`stores`] how it ended,
-//! [`drift`] and [`deleted_chats`] repair what no deletion has marked, [`hints`] are the messages of
-//! deletions.
+//! [`due`] finds what is due, [`claims`] says who works on a chat, [`files`] and
+//! [`stores`] how it ended, [`drift`] and [`deleted_chats`] repair what no deletion has
+//! marked, [`hints`] are the messages of deletions.
 
 mod claims;
 mod deleted_chats;
 mod drift;
+mod due;
 mod files;
 mod hints;
 mod stores;
 
-use minichat_core::{AttachmentId, ChatId, TenantId, Timestamp};
+use minichat_core::{AttachmentId, Timestamp};
 use uuid::Uuid;
 
 pub use claims::{CleanupClaim, CleanupCursor};
@@ -27,14 +28,18 @@ pub(crate) use deleted_chats::PLANNED as PLANNED_DELETED;
 pub use deleted_chats::{DeletedChats, DeletedPage};
 #[cfg(test)]
 pub(crate) use drift::PLANNED as PLANNED_DRIFT;
+pub use due::{DueChat, DueKind, DuePart, DuePlace};
+#[cfg(test)]
+pub(crate) use due::{PLANNED as PLANNED_DUE, PLANNED_LABELS};
+pub use files::FailedDeletion;
 pub use hints::{CleanupHint, HintedChat};
 
 /// The instants by which a pass decides what is due. It takes them once, so that it
 /// tries nothing twice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CleanupTimes {
-    /// What failed after this instant is not due.
-    pub spaced_before: Timestamp,
+    /// What may be tried only after this instant is not due.
+    pub now: Timestamp,
     /// Uploads and placeholders of vector stores that have not changed since this
     /// instant are abandoned.
     pub stale_before: Timestamp,
@@ -43,9 +48,7 @@ pub struct CleanupTimes {
 /// The next thing to do in a claimed chat.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CleanupStep {
-    /// The claim is lost: another process may work on the chat.
-    Lost,
-    /// Nothing is due.
+    /// Nothing is due, or the claim is lost, and another process may work on the chat.
     Nothing,
     /// An attachment is pending.
     File(PendingFile),
@@ -57,14 +60,14 @@ pub enum CleanupStep {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PendingFile {
     pub id: AttachmentId,
-    /// The place in the order of the chat's attachments.
+    /// The last attempt. Also the place in the order of the chat's attachments.
     pub since: Timestamp,
     /// `None`: there is no file.
     pub provider_file_id: Option<String>,
     /// Label of the provider that has it.
     pub storage_backend: String,
-    /// Counted failures so far.
-    pub attempts: u32,
+    /// Until when it was left alone, if an attempt has failed.
+    pub due_at: Option<Timestamp>,
     /// The vector store of a living chat that has the file. The store of a deleted
     /// chat is deleted as a whole.
     pub vector_store_id: Option<String>,
@@ -79,6 +82,10 @@ pub struct LeftStore {
     pub vector_store_id: Option<String>,
     /// Label of the provider that has it.
     pub provider: String,
+    /// The last attempt, if one has failed.
+    pub tried_at: Option<Timestamp>,
+    /// Until when it was left alone.
+    pub due_at: Timestamp,
 }
 
 /// What became of an attachment after a failed attempt.
@@ -110,25 +117,25 @@ pub struct CleanupBacklog {
     pub failed: u64,
 }
 
-/// A chat with something due.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DueChat {
-    pub tenant_id: TenantId,
-    pub chat_id: ChatId,
-    /// Since when; the oldest is due first.
-    pub since: Timestamp,
+/// From when on the file of a pending attachment `a` may be deleted; an index has it.
+macro_rules! due_at {
+    () => {
+        "COALESCE(a.cleanup_due_at, a.cleanup_updated_at, a.created_at)"
+    };
 }
+use due_at;
 
-/// The condition on an attachment `a` of a chat `c` to be due: `$spaced` and
+/// The condition on an attachment `a` of a chat `c` to be due: `$now` and
 /// `$stale` are the instants of [`CleanupTimes`]. A row is never touched that a
 /// living chat still uses, whatever its `cleanup_status` is.
 macro_rules! is_due {
-    ($spaced:literal, $stale:literal) => {
+    ($now:literal, $stale:literal) => {
         concat!(
-            "a.cleanup_status = 'pending' \
-             AND (a.cleanup_attempts = 0 OR a.cleanup_updated_at <= ",
-            $spaced,
-            ") AND (a.status <> 'pending' OR a.provider_file_id IS NOT NULL \
+            "a.cleanup_status = 'pending' AND ",
+            due_at!(),
+            " <= ",
+            $now,
+            " AND (a.status <> 'pending' OR a.provider_file_id IS NOT NULL \
              OR a.updated_at <= ",
             $stale,
             ") AND (c.deleted_at IS NOT NULL OR a.deleted_at IS NOT NULL \

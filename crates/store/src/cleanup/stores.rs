@@ -1,10 +1,13 @@
 //! How the deletion of a vector store ended (CONT-166). The row's disappearance is
 //! the mark that the chat is done.
 
+use std::time::Duration;
+
 use minichat_core::{ChatId, TenantId};
 use uuid::Uuid;
 
 use super::{DroppedStore, LeftStore};
+use crate::outbox::micros;
 use crate::tx::only_column;
 use crate::value::params;
 use crate::{StoreError, Tx};
@@ -50,17 +53,20 @@ impl Tx {
         })
     }
 
-    /// The store could not be deleted. Returns whether its row is still there.
+    /// The store could not be deleted, and is due again after `wait`. Returns
+    /// whether this call wrote it.
     pub async fn cleanup_store_failed(
         &mut self,
         tenant: TenantId,
         store: &LeftStore,
+        wait: Duration,
     ) -> Result<bool, StoreError> {
         let tried: Option<Uuid> = self
             .query_opt(
-                "UPDATE chat_vector_stores SET cleanup_updated_at = statement_timestamp() \
-                 WHERE tenant_id = $1 AND id = $2 RETURNING id",
-                &params![tenant, store.id],
+                "UPDATE chat_vector_stores SET cleanup_updated_at = statement_timestamp(), \
+                 cleanup_due_at = statement_timestamp() + $3 \
+                 WHERE tenant_id = $1 AND id = $2 AND cleanup_due_at = $4 RETURNING id",
+                &params![tenant, store.id, micros(wait), store.due_at],
                 only_column,
             )
             .await?;

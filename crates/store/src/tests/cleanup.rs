@@ -10,7 +10,8 @@ use super::{Db, on_both_databases};
 use crate::value::params;
 use crate::{
     BoxFuture, CleanupClaim, CleanupStep, CleanupTimes, DeletedPage, DroppedStore, DueChat,
-    FailedAttempt, LeftStore, PendingFile, StoreError, Tx,
+    DueKind, DuePart, DuePlace, FailedAttempt, FailedDeletion, LeftStore, PendingFile, StoreError,
+    Tx,
 };
 
 const LEASE: Duration = Duration::from_hours(1);
@@ -55,20 +56,20 @@ impl Db {
         self.store.write(job).await.unwrap()
     }
 
-    /// Instants by which a failure of a minute ago is too recent, and an upload of a
-    /// quarter of an hour ago abandoned. The databases have different clocks.
+    /// Now, and an instant by which an upload of a quarter of an hour ago is abandoned.
+    /// The databases have different clocks.
     async fn times(&self) -> CleanupTimes {
         let now = self
             .cleanup(|tx| Box::pin(async move { tx.now().await }))
             .await;
         CleanupTimes {
-            spaced_before: now.plus_micros(-MINUTE),
+            now,
             stale_before: now.plus_micros(-15 * MINUTE),
         }
     }
 
     async fn now(&self) -> Timestamp {
-        self.times().await.spaced_before.plus_micros(MINUTE)
+        self.times().await.now
     }
 
     async fn insert_file(&self, file: File) -> AttachmentId {
@@ -121,30 +122,55 @@ impl Db {
     }
 
     async fn due_chats(&self) -> Vec<DueChat> {
+        let mut due = Vec::new();
+        for kind in [DueKind::Files, DueKind::Stores] {
+            due.extend(self.due_of(self.part(kind, "main")).await);
+        }
+        due
+    }
+
+    fn part(&self, kind: DueKind, label: &str) -> DuePart {
+        DuePart {
+            tenant_id: self.tenant,
+            kind,
+            label: label.to_owned(),
+        }
+    }
+
+    async fn due_of(&self, part: DuePart) -> Vec<DueChat> {
         let times = self.times().await;
-        self.cleanup(move |tx| Box::pin(async move { tx.cleanup_due(times, None, 10).await }))
+        self.cleanup(move |tx| {
+            let part = part.clone();
+            Box::pin(async move { tx.cleanup_due(&part, times, DuePlace::START, 10).await })
+        })
+        .await
+    }
+
+    async fn parts(&self) -> Vec<DuePart> {
+        let now = self.now().await;
+        self.cleanup(move |tx| Box::pin(async move { tx.cleanup_parts(now).await }))
             .await
     }
 
     async fn claim_chat(&self, token: &'static str, lease: Duration) -> bool {
-        let chat = DueChat {
-            tenant_id: self.tenant,
-            chat_id: self.chat,
-            since: NOON,
-        };
+        let (tenant, chat) = (self.tenant, self.chat);
         let claimed = self
             .cleanup(move |tx| {
-                Box::pin(async move { tx.cleanup_claim(&[chat], token, lease).await })
+                Box::pin(async move { tx.cleanup_claim(tenant, &[chat], token, lease).await })
             })
             .await;
         claimed == [self.chat]
     }
 
     async fn next(&self, token: &str) -> CleanupStep {
+        self.next_of(token, self.part(DueKind::Files, "main")).await
+    }
+
+    async fn next_of(&self, token: &str, part: DuePart) -> CleanupStep {
         let (claim, times) = (claimed_by(self, token), self.times().await);
         self.cleanup(move |tx| {
-            let claim = claim.clone();
-            Box::pin(async move { tx.cleanup_next(&claim, None, times).await })
+            let (claim, part) = (claim.clone(), part.clone());
+            Box::pin(async move { tx.cleanup_next(&claim, &part, None, times).await })
         })
         .await
     }
@@ -172,14 +198,18 @@ impl Db {
         .await
     }
 
-    async fn failed(&self, file: &PendingFile, max_attempts: u32) -> FailedAttempt {
+    /// The second refusal is final.
+    async fn failed(&self, file: &PendingFile, is_refusal: bool) -> FailedAttempt {
         let (tenant, file) = (self.tenant, file.clone());
+        let failed = FailedDeletion {
+            error: "why".to_owned(),
+            is_refusal,
+            wait: Duration::from_mins(1),
+            max_attempts: 2,
+        };
         self.cleanup(move |tx| {
-            let file = file.clone();
-            Box::pin(async move {
-                tx.cleanup_file_failed(tenant, &file, "why", max_attempts)
-                    .await
-            })
+            let (file, failed) = (file.clone(), failed.clone());
+            Box::pin(async move { tx.cleanup_file_failed(tenant, &file, &failed).await })
         })
         .await
     }
@@ -201,7 +231,8 @@ impl Db {
     async fn age(&self, minutes: i64) {
         let then = self.now().await.plus_micros(-minutes * MINUTE);
         self.sql(
-            "UPDATE attachments SET cleanup_updated_at = $1, updated_at = $1",
+            "UPDATE attachments SET cleanup_updated_at = $1, updated_at = $1, \
+             cleanup_due_at = CASE WHEN cleanup_due_at IS NOT NULL THEN $1 END",
             params![then],
         )
         .await
@@ -230,16 +261,15 @@ on_both_databases! {
         }).await;
         assert_eq!(db.due_chats().await, [], "it has not expired");
         let lost = db.next("nobody").await;
-        assert_eq!(lost, CleanupStep::Lost);
+        assert_eq!(lost, CleanupStep::Nothing);
         db.sql("UPDATE cleanup_claims SET locked_until = $1", params![NOON.plus_micros(-1)]).await.unwrap();
         assert_eq!(db.due_chats().await.len(), 1);
         assert!(db.claim_chat("5", LEASE).await);
         for token in ["1", "2", "3", "4"] {
-            assert_eq!(db.next(token).await, CleanupStep::Lost);
+            assert_eq!(db.next(token).await, CleanupStep::Nothing);
         }
-        let mine = claimed_by(&db, "5");
-        db.cleanup(move |tx| {
-            let released = tx.cleanup_release(&mine);
+        db.cleanup(|tx| {
+            let released = tx.cleanup_release("5");
             Box::pin(async move { released })
         }).await;
         assert_eq!(db.count("SELECT COUNT(*) FROM cleanup_claims", []).await, 0);
@@ -251,20 +281,79 @@ on_both_databases! {
         db.delete_chat().await;
         assert!(db.claim_chat("1", LEASE).await);
         let file = db.next_file("1").await;
-        assert_eq!((file.id, file.attempts), (id, 0));
-        assert_eq!(db.failed(&file, 2).await, FailedAttempt::Pending);
-        assert_eq!(db.failed(&file, 2).await, FailedAttempt::Elsewhere);
+        assert_eq!((file.id, file.due_at), (id, None));
+        assert_eq!(db.failed(&file, true).await, FailedAttempt::Pending);
+        assert_eq!(db.failed(&file, true).await, FailedAttempt::Elsewhere);
         assert_eq!(db.next("1").await, CleanupStep::Nothing, "too recent");
         db.age(1).await;
         let file = db.next_file("1").await;
-        assert_eq!(file.attempts, 1);
-        assert_eq!(db.failed(&file, 2).await, FailedAttempt::Failed);
+        assert_eq!(file.due_at, Some(file.since), "as the test has written them");
+        assert_eq!(db.failed(&file, true).await, FailedAttempt::Failed);
         assert!(!db.done(&file).await, "what has failed stays so");
         db.age(60).await;
         assert_eq!(db.next("1").await, CleanupStep::Nothing);
         let attempts = "SELECT cleanup_attempts FROM attachments WHERE cleanup_status = 'failed' \
             AND last_cleanup_error = 'why'";
         assert_eq!(db.count(attempts, []).await, 2);
+    }
+
+    /// CONT-168: outages are no refusals, whatever their number, and each is written down
+    /// by one process.
+    async fn outages_are_no_refusals(db: Db) {
+        db.insert_file(File::pending(db.chat)).await;
+        db.delete_chat().await;
+        assert!(db.claim_chat("1", LEASE).await);
+        let mut expected = [false; 9].map(|_| (false, FailedAttempt::Pending)).to_vec();
+        expected.extend([(true, FailedAttempt::Pending), (false, FailedAttempt::Pending)]);
+        expected.push((true, FailedAttempt::Failed));
+        for (is_refusal, expected) in expected {
+            let file = db.next_file("1").await;
+            assert_eq!(db.failed(&file, is_refusal).await, expected);
+            assert_eq!(db.failed(&file, is_refusal).await, FailedAttempt::Elsewhere);
+            db.age(2).await;
+        }
+    }
+
+    /// CONT-171: parts with something due are found, each once, and files and stores by
+    /// their label.
+    async fn parts_with_something_due_are_found(db: Db) {
+        let (files, stores) = (db.part(DueKind::Files, "main"), db.part(DueKind::Stores, "main"));
+        assert_eq!(db.parts().await, []);
+        db.insert_store(Some("vs-1")).await;
+        assert_eq!(db.parts().await, [], "the chat lives");
+        db.delete_chat().await;
+        assert_eq!(db.parts().await, [stores.clone()]);
+        for _ in 0..2 {
+            db.insert_file(File::pending(db.chat)).await;
+        }
+        let without = db.insert_file(File { provider_file_id: None, ..File::pending(db.chat) }).await;
+        assert_eq!(db.parts().await, [files.clone(), stores]);
+        assert_eq!(db.due_of(files).await.len(), 3);
+        assert_eq!(db.due_of(db.part(DueKind::Files, "other")).await, []);
+        let fileless = db.part(DueKind::Fileless, "main");
+        assert_eq!(db.due_of(fileless.clone()).await.len(), 1);
+        assert!(db.claim_chat("1", LEASE).await);
+        let other = db.part(DueKind::Files, "other");
+        assert_eq!(db.next_of("1", other).await, CleanupStep::Nothing);
+        let CleanupStep::File(file) = db.next_of("1", fileless).await else {
+            panic!("it needs no provider");
+        };
+        assert_eq!(file.id, without);
+    }
+
+    /// CONT-174: the store of a chat that an older release deletes, which does not say that
+    /// it is due.
+    async fn a_store_that_no_deletion_has_marked_becomes_due(db: Db) {
+        db.insert_store(Some("vs-1")).await;
+        db.delete_chat().await;
+        db.sql("UPDATE chat_vector_stores SET cleanup_due_at = NULL", []).await.unwrap();
+        assert_eq!(db.parts().await, []);
+        let page = db.deleted_page(NOON.plus_micros(-1)).await;
+        assert!(page.has_unmarked);
+        let marked = db.cleanup(move |tx| Box::pin(tx.cleanup_rearm_deleted(page.chats, 10)));
+        assert_eq!(marked.await, 1);
+        assert!(!db.deleted_page(NOON.plus_micros(-1)).await.has_unmarked);
+        assert_eq!(db.due_chats().await.len(), 1);
     }
 
     /// CONT-166, CONT-173: the store of a deleted chat goes last, and its row once.

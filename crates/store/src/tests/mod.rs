@@ -4,6 +4,7 @@ mod admission;
 mod attachments;
 mod books;
 mod cleanup;
+mod cleanup_upgrade;
 mod deliveries;
 mod fixture;
 mod flushes;

@@ -1,7 +1,7 @@
 //! Which rows statements of the clean-up read: none that only become more.
 
 use crate::StoreError;
-use crate::cleanup::{PLANNED_DELETED, PLANNED_DRIFT};
+use crate::cleanup::{PLANNED_DELETED, PLANNED_DRIFT, PLANNED_DUE, PLANNED_LABELS};
 use crate::purge::PLANNED as PLANNED_PURGE;
 use crate::value::Row;
 
@@ -110,6 +110,67 @@ async fn repairs_of_the_clean_up_read_no_whole_table() {
             "{name}"
         );
     }
+}
+
+/// CONT-171: what is due of a tenant is found by an index.
+#[tokio::test]
+async fn what_is_due_is_found_by_an_index() {
+    let db = Db::sqlite().await;
+    for (name, sql) in PLANNED_DUE {
+        let sql = of_tenant(sql, "'t'", "5");
+        assert_eq!(scans(&db, &sql).await, [""; 0], "{name}");
+    }
+    for (name, sql) in PLANNED_LABELS {
+        let scans = scans(&db, &sql.replace("$1", "5")).await;
+        assert!(
+            scans.iter().all(|scan| scan.contains("_due")),
+            "{name}: {scans:#?}"
+        );
+    }
+}
+
+/// CONT-171: the same on PostgreSQL, among 40,000 files and 5,000 that wait for others.
+#[tokio::test]
+async fn what_is_due_of_others_is_not_read() {
+    let db = Db::postgres().await;
+    for sql in ROWS {
+        db.sql(sql, []).await.unwrap();
+    }
+    for sql in [
+        "UPDATE attachments SET cleanup_status = 'pending', tenant_id = \
+         CASE WHEN id <= CAST(lpad(to_hex(20), 32, '0') AS UUID) \
+         THEN CAST(lpad('2', 32, '0') AS UUID) ELSE CAST(lpad('3', 32, '0') AS UUID) END \
+         WHERE id <= CAST(lpad(to_hex(5000), 32, '0') AS UUID)",
+        "UPDATE chat_vector_stores SET cleanup_due_at = created_at, tenant_id = \
+         CAST(lpad('2', 32, '0') AS UUID) \
+         WHERE id <= CAST(lpad(to_hex(20020), 32, '0') AS UUID)",
+        "ANALYZE",
+    ] {
+        db.sql(sql, []).await.unwrap();
+    }
+    for (name, sql) in PLANNED_DUE {
+        let tenant = "CAST(lpad('2', 32, '0') AS UUID)";
+        let sql = of_tenant(sql, tenant, "TIMESTAMPTZ '2026-01-01'");
+        let read = rows_read(&db, &sql).await;
+        assert!((1.0..300.0).contains(&read), "{name}: {read}");
+    }
+    for (name, sql) in PLANNED_LABELS {
+        let sql = sql.replace("$1", "TIMESTAMPTZ '2026-01-01'");
+        let read = rows_read(&db, &sql).await;
+        assert!((1.0..6000.0).contains(&read), "{name}: {read}");
+    }
+}
+
+/// The statement for a tenant's rows that are due by `now`.
+fn of_tenant(sql: &str, tenant: &str, now: &str) -> String {
+    let start = now.replace("2026", "1970").replace('5', "1");
+    sql.replace("$1", tenant)
+        .replace("$2", now)
+        .replace("$3", now)
+        .replace("$4", &start)
+        .replace("$5", "'00000000-0000-0000-0000-000000000000'")
+        .replace("$6", "32")
+        .replace("$7", "'main'")
 }
 
 /// CONT-174: the same on PostgreSQL, among 40,000 chats.

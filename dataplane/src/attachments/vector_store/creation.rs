@@ -119,7 +119,9 @@ impl ChatStore {
 
     fn close_later(&self, place: VectorStorePlace, created: Option<&VectorStoreId>) {
         let (this, created) = (self.clone(), created.cloned());
+        let counted = self.app.uploads.task();
         let task = async move {
+            let _counted = counted;
             match repeated(CLOSE_PATIENCE, || this.try_close(place)).await {
                 Ok(recorded) => {
                     this.is_kept(recorded.as_deref(), created.as_ref()).await;

@@ -72,7 +72,12 @@ pub(super) async fn get_or_create(chat: &ChatStore) -> Result<VectorStoreId, NoV
         return chat.wait_for_id(found).await;
     }
     let creator = chat.clone();
-    let task = async move { creator.create().await };
+    // A process that ends waits for it: only its row leads to the store.
+    let counted = chat.app.uploads.task();
+    let task = async move {
+        let _counted = counted;
+        creator.create().await
+    };
     let task = tokio::spawn(task.in_current_span());
     task.await.unwrap_or(Err(NoVectorStore::Panicked))
 }

@@ -51,7 +51,7 @@ async fn stores(scene: &Scene) -> anyhow::Result<Vec<String>> {
 async fn pass(scene: &Scene) -> Report {
     let limits = Limits {
         stop: &Signal::new(),
-        deadline: None,
+        deadline: tokio::time::Instant::now() + std::time::Duration::from_mins(1),
     };
     scene.stack.cleanup().run_once(limits).await
 }
@@ -399,9 +399,9 @@ on_each_database! {
                     };
                     let (report, released) = join(pass(&scene), release).await;
                     released?;
-                    // What it has done is not the end of the document: it is due again.
-                    assert_eq!((report.processed, report.completed), (2, 1), "{report:?}");
-                    assert_eq!(report.remaining_pending, 0, "{report:?}");
+                    // What it has done is not the end of the document: the next pass finds it.
+                    assert_eq!((report.processed, report.completed), (1, 0), "{report:?}");
+                    assert_eq!(report.remaining_pending, 1, "{report:?}");
                 } else {
                     let report = pass(&scene).await;
                     assert_eq!((report.completed, report.remaining_pending), (1, 0), "{report:?}");
@@ -412,10 +412,9 @@ on_each_database! {
             let (answer, deleted) = join(upload, deletion).await;
             deleted?;
             answer?.problem(404, "attachment_not_found")?;
-            let in_store = if is_at_work { 1 } else { 2 };
-            assert_eq!(scene.provider.indexed().len(), in_store);
+            assert_eq!(scene.provider.indexed().len(), 2);
             let report = pass(&scene).await;
-            assert_eq!((report.processed, report.remaining_pending), (u64::from(!is_at_work), 0), "{report:?}");
+            assert_eq!((report.processed, report.remaining_pending), (1, 0), "{report:?}");
             assert_eq!(scene.provider.indexed(), kept);
             assert_eq!(scene.provider.stored().0.len(), 1);
         }

@@ -304,7 +304,8 @@ on_each_database! {
         let is_off = async || Ok(user.upload(&with, &xlsx()).await?.status == 400);
         scene.stack.eventually("switched off", is_off).await?;
         user.upload(&with, &xlsx()).await?.problem(400, "code_interpreter_unavailable")?;
-        user.upload(&with, &FormFile::png(10)).await?.problem(400, "images_disabled")?;
+        let refused = user.upload(&with, &FormFile::png(10)).await?;
+        assert_eq!(refused.problem(400, "images_disabled")?["errors"][0]["field"], "file");
         user.upload(&with, &FormFile::text("a")).await?.expect(201)?;
     }
 
