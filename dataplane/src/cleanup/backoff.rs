@@ -16,8 +16,8 @@ pub(super) fn wait(first: Duration, waited: Duration, retry_after: Option<Durati
 }
 
 fn whole(first: Duration, waited: Duration, retry_after: Option<Duration>) -> Duration {
-    let wanted = (4 * waited).max(retry_after.unwrap_or_default());
-    wanted.min(LONGEST).max(first)
+    let longer = (4 * waited).max(retry_after.unwrap_or_default());
+    longer.min(LONGEST).max(first)
 }
 
 fn spread(whole: Duration, random: u64) -> Duration {

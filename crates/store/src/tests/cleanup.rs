@@ -322,7 +322,7 @@ on_both_databases! {
         db.insert_store(Some("vs-1")).await;
         assert_eq!(db.parts().await, [], "the chat lives");
         db.delete_chat().await;
-        assert_eq!(db.parts().await, [stores.clone()]);
+        assert_eq!(db.parts().await, std::slice::from_ref(&stores));
         for _ in 0..2 {
             db.insert_file(File::pending(db.chat)).await;
         }

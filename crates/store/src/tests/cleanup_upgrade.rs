@@ -112,7 +112,7 @@ on_both_databases! {
         let Db { store, settings, clock, directory, tenant, user, chat, .. } = db;
         drop(store);
         let store = Store::open(&settings, clock.clone()).await.unwrap();
-        let db = Db { store, settings, clock, directory, tenant, user, chat };
+        let db = Db { store, settings, clock, tenant, user, chat, directory };
         db.delete_as_before(later, NOON.plus_micros(1)).await;
         assert_eq!(db.count(DUE, params![NOON.plus_micros(1)]).await, 2);
         let without = "UPDATE attachments SET cleanup_status = 'done' WHERE chat_id = $1";
