@@ -166,14 +166,14 @@ impl World {
         self.note().await
     }
 
-    /// A chat whose file can never be deleted.
+    /// A chat whose file the provider refuses to delete.
     async fn cleanups(&mut self) -> anyhow::Result<()> {
         let chat = self.files.chat_with(1).await?;
         self.files.provider.push_scenario(Scenario {
             times: 5,
             for_method: Some("DELETE".to_owned()),
             for_path: Some("/files/".to_owned()),
-            status: 500,
+            status: 400,
             body: Some(json!({})),
             ..Scenario::default()
         });

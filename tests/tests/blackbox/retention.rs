@@ -155,7 +155,7 @@ on_each_database! {
         let refused = |path: &str, times| Scenario {
             times,
             for_method: Some("DELETE".to_owned()),
-            status: 500,
+            status: 400,
             body: Some(json!({})),
             ..Scenario::default().for_path(path)
         };
