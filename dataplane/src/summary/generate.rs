@@ -22,8 +22,11 @@ use super::Summarizer;
 use super::item::Item;
 use crate::config_source::TenantRuntime;
 
-/// Calls of one attempt: after a prompt that was too long, two shorter ones.
+/// Calls for a part: after a prompt that was too long, two shorter ones.
 const CALLS: u32 = 3;
+/// A chat that had no summary for long may have more messages than fit into as many
+/// prompts as this; the oldest are left out then.
+const PARTS: u64 = 4;
 /// How long the calls of one attempt may take (PLAT-118), and what is left of it for
 /// the commit.
 const LIMIT: Duration = Duration::from_secs(50);
@@ -81,20 +84,29 @@ impl Summarizer {
             model,
             expires_at: (deadline - COMMIT).min(Instant::now() + LIMIT),
         };
-        let answer = task.ask(chat).await?;
         let reader = tenant.config.model(&chat.model).unwrap_or(model);
-        let text = parse(&answer.text, longest(reader));
-        if text.is_empty() {
-            return Err(Unusable::Empty);
-        }
-        let output_tokens = answer.usage.map_or(0, |usage| usage.output_tokens);
+        let Part {
+            text,
+            tokens,
+            usage,
+        } = task.ask(chat, longest(reader)).await?;
         Ok(Generated {
-            token_estimate: token_estimate(&text, output_tokens),
+            token_estimate: token_estimate(&text, tokens),
             text,
             model: model.id.clone(),
-            usage: answer.usage.and_then(Usage::known),
+            usage: usage.known(),
         })
     }
+}
+
+/// What the calls have made so far.
+#[derive(Default)]
+struct Part {
+    text: String,
+    /// Output tokens of the call that made the text.
+    tokens: u64,
+    /// Of all calls.
+    usage: Usage,
 }
 
 /// The calls of one attempt.
@@ -107,15 +119,46 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    /// A prompt that is too long for the provider loses its oldest messages (CONT-134).
-    async fn ask(&self, chat: &ChatToSummarize) -> Result<WholeAnswer, Unusable> {
+    /// Messages that do not fit into one prompt are summarized part by part, the oldest
+    /// first: each summary is merged with the next part (CONT-134).
+    async fn ask(&self, chat: &ChatToSummarize, longest: usize) -> Result<Part, Unusable> {
         let messages: Vec<_> = chat.messages.iter().filter_map(of_conversation).collect();
-        let prompt = Prompt {
-            previous: chat.summary.as_ref().map(|summary| summary.text.as_str()),
+        let stored = chat.summary.as_ref().map(|summary| summary.text.as_str());
+        let all = Prompt {
+            previous: stored,
             messages: &messages,
             content_limit: self.summarizer.settings.message_content_limit,
         };
-        let mut prompt = fitting(prompt, self.model);
+        let room = Room::of(self.model, self.instructions());
+        let mut rest = room.newest(all);
+        let mut part = Part::default();
+        loop {
+            let previous = Some(part.text.as_str()).filter(|text| !text.is_empty());
+            let prompt = Prompt {
+                previous: previous.or(stored),
+                messages: rest,
+                ..all
+            };
+            let (messages, behind) = rest.split_at(room.most(prompt));
+            let answer = self.shortened(Prompt { messages, ..prompt }).await?;
+            let usage = answer.usage.unwrap_or_default();
+            part = Part {
+                text: parse(&answer.text, longest),
+                tokens: usage.output_tokens,
+                usage: part.usage.plus(usage),
+            };
+            if part.text.is_empty() {
+                return Err(Unusable::Empty);
+            }
+            if behind.is_empty() {
+                return Ok(part);
+            }
+            rest = behind;
+        }
+    }
+
+    /// A prompt that is too long for the provider loses its oldest messages (CONT-134).
+    async fn shortened(&self, mut prompt: Prompt<'_>) -> Result<WholeAnswer, Unusable> {
         for call in 1.. {
             let failure = match self.call(&prompt.text()).await {
                 Ok(answer) => return Ok(answer),
@@ -132,14 +175,18 @@ impl Task<'_> {
         Err(Unusable::Empty)
     }
 
+    fn instructions(&self) -> &str {
+        let own = &self.tenant.config.document.thread_summary.system_prompt;
+        let of_process = self.summarizer.settings.system_prompt.as_str();
+        let all = [own.as_deref().unwrap_or_default(), of_process];
+        let given = all.into_iter().find(|text| !text.is_empty());
+        given.unwrap_or(SYSTEM_PROMPT)
+    }
+
     async fn call(&self, text: &str) -> Result<WholeAnswer, Unusable> {
         let config = &self.tenant.config;
         let provider = config.provider_of(self.model);
         let provider = provider.ok_or_else(|| Unusable::NoModel("no provider".to_owned()))?;
-        let own = config.document.thread_summary.system_prompt.as_deref();
-        let of_process = self.summarizer.settings.system_prompt.as_str();
-        let instructions = [own.unwrap_or_default(), of_process, SYSTEM_PROMPT];
-        let instructions = instructions.into_iter().find(|text| !text.is_empty());
         let user = system_hash(self.item.tenant_id);
         let api_params = ApiParams {
             extra_body: self.model.api_params.extra_body.clone(),
@@ -154,7 +201,7 @@ impl Task<'_> {
             traceparent: None,
             request: TurnRequest {
                 provider_model_id: &self.model.provider_model_id,
-                instructions,
+                instructions: Some(self.instructions()),
                 messages: &[InputMessage {
                     role: minichat_provider::Role::User,
                     text,
@@ -194,32 +241,67 @@ fn of_conversation(message: &MessageToSummarize) -> Option<PlanMessage<'_>> {
     })
 }
 
-/// The prompt without the oldest messages that the model has no room for, by the
-/// estimate of CONT-7; two stay.
-fn fitting<'a>(prompt: Prompt<'a>, model: &Model) -> Prompt<'a> {
-    let policy = model.policy(model.tool_support);
-    let room = input_budget(&policy);
-    let without = |dropped: usize| Prompt {
-        messages: &prompt.messages[dropped..],
-        ..prompt
-    };
-    let fits = |dropped| {
-        policy
-            .budgets
-            .text_tokens(without(dropped).text().len() as u64)
-            <= room
-    };
-    // The fewer messages, the shorter the text.
-    let (mut least, mut most) = (0, prompt.messages.len().saturating_sub(2));
+/// What a model can read beside the instructions, by the estimate of CONT-7.
+struct Room<'m> {
+    policy: PolicyModel<'m>,
+    /// Tokens of a prompt.
+    budget: u64,
+}
+
+impl<'m> Room<'m> {
+    fn of(model: &'m Model, instructions: &str) -> Self {
+        let policy = model.policy(model.tool_support);
+        let instructions = policy.budgets.text_tokens(instructions.len() as u64);
+        Self {
+            budget: input_budget(&policy).saturating_sub(instructions),
+            policy,
+        }
+    }
+
+    fn tokens(&self, prompt: Prompt<'_>) -> u64 {
+        self.policy.budgets.text_tokens(prompt.text().len() as u64)
+    }
+
+    /// The newest messages of `prompt`: as many as [`PARTS`] prompts have room for, and
+    /// at least two.
+    fn newest<'a>(&self, prompt: Prompt<'a>) -> &'a [PlanMessage<'a>] {
+        let messages = prompt.messages;
+        let fits = |dropped: usize| {
+            let kept = Prompt {
+                messages: &messages[dropped..],
+                ..prompt
+            };
+            self.tokens(kept) <= PARTS * self.budget
+        };
+        &messages[first(0, messages.len().saturating_sub(2), fits)..]
+    }
+
+    /// How many messages of `prompt` there is room for, but at least two.
+    fn most(&self, prompt: Prompt<'_>) -> usize {
+        let messages = prompt.messages;
+        let is_full = |count: usize| {
+            let longer = Prompt {
+                messages: &messages[..=count],
+                ..prompt
+            };
+            self.tokens(longer) > self.budget
+        };
+        first(messages.len().min(2), messages.len(), is_full)
+    }
+}
+
+/// The first number from `least` to before `most` that `holds`, else `most`. If a number
+/// holds, so does each one behind it.
+fn first(mut least: usize, mut most: usize, holds: impl Fn(usize) -> bool) -> usize {
     while least < most {
         let middle = usize::midpoint(least, most);
-        if fits(middle) {
+        if holds(middle) {
             most = middle;
         } else {
             least = middle + 1;
         }
     }
-    without(least)
+    least
 }
 
 fn input_budget(model: &PolicyModel<'_>) -> u64 {

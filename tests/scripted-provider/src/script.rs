@@ -81,6 +81,9 @@ impl Script {
             return Self::calling(call);
         }
         let text = last_user_text(body);
+        if body["metadata"]["request_type"] == "summary" {
+            return Self::summary(text);
+        }
         let has_tool = |name: &str| {
             body["tools"]
                 .as_array()
@@ -198,6 +201,18 @@ impl Script {
             pieces: with_tools(has_tool, pieces),
             ..Self::saying(&[], 300, 20)
         }
+    }
+
+    /// Keeps every word of the conversation that begins with `fact-`.
+    fn summary(conversation: &str) -> Self {
+        let mut facts: Vec<&str> = Vec::new();
+        for word in conversation.split_whitespace() {
+            if word.starts_with("fact-") && !facts.contains(&word) {
+                facts.push(word);
+            }
+        }
+        let text = format!("<summary>Facts: {}</summary>", facts.join(" "));
+        Self::saying(&[&text], 100, 20)
     }
 
     fn calling(call: Call) -> Self {

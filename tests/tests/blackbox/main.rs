@@ -69,6 +69,7 @@ mod lists;
 mod log_steps;
 #[cfg(test)]
 mod logs;
+mod long_chats;
 #[cfg(test)]
 mod manifests;
 #[cfg(test)]

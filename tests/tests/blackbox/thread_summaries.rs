@@ -250,4 +250,55 @@ on_each_database! {
         assert_eq!((talk.summaries().await?, talk.compressed().await?), (0, 0));
         assert!(talk.usage_events().await?.is_empty());
     }
+
+    /// CONT-134: messages of turns that end while the summary is made.
+    async fn messages_that_come_meanwhile_are_not_covered(env) {
+        let talk = Talk::begun(&env).await?;
+        let held = Scenario { hold_before_head: true, ..saying("The code is 4711.") };
+        talk.third(vec![held]).await?;
+        talk.scene
+            .stack
+            .eventually("called", async || Ok(talk.calls("summary").len() == 1))
+            .await?;
+        talk.say().await?.only("done")?;
+        talk.scene.provider.release(1);
+        talk.until("thread_summary_execution", "success", 1).await?;
+        assert_eq!((talk.summaries().await?, talk.compressed().await?), (1, 6));
+        let after = talk.number("SELECT COUNT(*) FROM messages WHERE NOT is_compressed").await?;
+        assert_eq!(after, 2);
+    }
+
+    /// CONT-134, CONT-135, CONT-140: a chat that had no summary for long.
+    async fn what_does_not_fit_into_one_prompt_is_summarized_part_by_part(env) {
+        let talk = Talk::begun(&env).await?;
+        let mut tenant = talk.scene.tenant.clone();
+        let threshold = tenant.spec()["threadSummary"].take();
+        tenant.spec()["threadSummary"] = json!({"enabled": false});
+        talk.scene.stack.apply(&tenant).await?;
+        for turn in 0..7 {
+            let text = format!("fact-{turn} {}", long());
+            talk.user.say(&talk.chat, &text).await?.only("done")?;
+        }
+        assert!(talk.calls("summary").is_empty());
+        tenant.spec()["threadSummary"] = threshold;
+        talk.scene.stack.apply(&tenant).await?;
+        talk.say().await?.only("done")?;
+        talk.until("thread_summary_execution", "success", 1).await?;
+        let calls = talk.calls("summary");
+        assert!(calls.len() > 1, "{calls:?}");
+        for (number, call) in calls.iter().enumerate() {
+            let text = call["input"].to_string();
+            assert!(text.len() < 4 * 1800, "{number}: {}", text.len());
+            assert_eq!(text.contains("<existing_summary>"), number > 0, "{number}: {text}");
+        }
+        let facts: Vec<String> = (0..7).map(|turn| format!("fact-{turn}")).collect();
+        let text = talk.scene.database().query("SELECT summary_text FROM thread_summaries").await?;
+        let text = text[0][0].clone().unwrap_or_default();
+        assert_eq!(text, format!("Facts: {}", facts.join(" ")));
+        assert_eq!(talk.compressed().await?, 20);
+        let events = talk.usage_events().await?;
+        let count = u64::try_from(calls.len())?;
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0]["usage"]["output_tokens"], 20 * count);
+    }
 }

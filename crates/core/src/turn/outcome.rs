@@ -19,6 +19,22 @@ impl Usage {
     /// (D42).
     pub const MAX_COUNT: u64 = 1 << 40;
 
+    /// The usage of both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.saturating_add(other.input_tokens),
+            output_tokens: self.output_tokens.saturating_add(other.output_tokens),
+            cache_read_input_tokens: self
+                .cache_read_input_tokens
+                .saturating_add(other.cache_read_input_tokens),
+            cache_write_input_tokens: self
+                .cache_write_input_tokens
+                .saturating_add(other.cache_write_input_tokens),
+            reasoning_tokens: self.reasoning_tokens.saturating_add(other.reasoning_tokens),
+        }
+    }
+
     /// All-zero usage counts as not reported (QUOTA-57).
     pub fn known(self) -> Option<Self> {
         (self.input_tokens > 0 || self.output_tokens > 0).then_some(self)
