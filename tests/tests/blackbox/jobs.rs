@@ -47,19 +47,21 @@ async fn report_of_work(path: &Path) -> anyhow::Result<JobReport> {
     let reading = async {
         loop {
             let text = std::fs::read_to_string(path).unwrap_or_default();
-            // It is from an earlier run or empty before the first row, but never incomplete.
-            if !text.is_empty() && !text.starts_with(EARLIER) {
-                let report = JobReport::parse(&text)?;
-                if report.count("orphan_finalized") > 0 {
-                    return Ok(report);
-                }
+            // It is from an earlier run or empty before the first row. What is read while
+            // the report becomes longer may be the old one with the end of the new one.
+            if !text.is_empty()
+                && !text.starts_with(EARLIER)
+                && let Ok(report) = JobReport::parse(&text)
+                && report.count("orphan_finalized") > 0
+            {
+                return report;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(30), reading)
         .await
-        .context("no row was reported")?
+        .context("no row was reported")
 }
 
 async fn watchdog(env: &Env, arguments: &[&str], file: &Path) -> anyhow::Result<JobRun> {
