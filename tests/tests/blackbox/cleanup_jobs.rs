@@ -9,7 +9,7 @@ use minichat_metrics::catalogue::OF_JOBS;
 use minichat_metrics::{JobReport, Metrics as _, RecordingMetrics};
 use minichat_tests::books::check_balanced;
 use minichat_tests::child::{JobRun, job, job_run, spawn, terminate, variables_of_a_pool};
-use minichat_tests::database::DatabaseKind;
+use minichat_tests::database::{Database, DatabaseKind};
 use minichat_tests::harness::Env;
 use minichat_tests::on_each_database;
 use minichat_tests::scripted_provider::{Scenario, ScriptedProvider};
@@ -91,6 +91,19 @@ fn counted(path: &Path) -> anyhow::Result<RecordingMetrics> {
         metrics.replay(&JobReport::parse(&text)?);
     }
     Ok(metrics)
+}
+
+/// As if all claims had expired and what failed was due again.
+async fn everything_is_due(database: &Database) -> anyhow::Result<()> {
+    for sql in [
+        "DELETE FROM cleanup_claims",
+        "UPDATE attachments SET cleanup_due_at = NULL",
+        "UPDATE chat_vector_stores SET cleanup_due_at = created_at \
+         WHERE cleanup_due_at IS NOT NULL",
+    ] {
+        database.query(sql).await?;
+    }
+    Ok(())
 }
 
 on_each_database! {
@@ -423,15 +436,7 @@ fn two_jobs_are_killed_while_the_provider_fails() -> anyhow::Result<()> {
                 kills_at_work += 1;
             }
             add(place)?;
-            // As if its claims had expired and what failed was due again.
-            for sql in [
-                "DELETE FROM cleanup_claims",
-                "UPDATE attachments SET cleanup_due_at = NULL",
-                "UPDATE chat_vector_stores SET cleanup_due_at = created_at \
-                 WHERE cleanup_due_at IS NOT NULL",
-            ] {
-                env.database.query(sql).await?;
-            }
+            everything_is_due(&env.database).await?;
             jobs[place] = start_at(place)?;
         }
         provider.clear_scenarios();
@@ -439,14 +444,7 @@ fn two_jobs_are_killed_while_the_provider_fails() -> anyhow::Result<()> {
             assert!(job_run(job).await?.status.success());
             add(place)?;
         }
-        for sql in [
-            "DELETE FROM cleanup_claims",
-            "UPDATE attachments SET cleanup_due_at = NULL",
-            "UPDATE chat_vector_stores SET cleanup_due_at = created_at \
-             WHERE cleanup_due_at IS NOT NULL",
-        ] {
-            env.database.query(sql).await?;
-        }
+        everything_is_due(&env.database).await?;
         assert!(job_run(start_at(0)?).await?.status.success());
         add(0)?;
         let kept = provider.stored();
